@@ -1,0 +1,3 @@
+"""steer: activation steering of language models, from the command line."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The terminal: arguments in, text out. No maths and no tensors here."""

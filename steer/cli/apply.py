@@ -1,0 +1,224 @@
+"""`steer apply`: generate text with vectors."""
+
+from __future__ import annotations
+
+import json as json_library
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli import options, output
+from steer.source import ModelSource
+
+if TYPE_CHECKING:
+    from steer.apply import Generation, Sampling
+    from steer.model import Model
+    from steer.steers import Steer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("apply")(apply)
+
+
+@options.with_model(default="pocket")
+def apply(
+    source: ModelSource,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; - or nothing reads stdin.")
+    ] = None,
+    vector: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-v",
+            "--vector",
+            help="NAME[:COEFFICIENT][@LAYERS][/SCOPE], such as joyful, joyful:1.5@14,"
+            " joyful:15%@10-20, joyful:2@8/response. Several add up.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A prompt a line, or JSONL of {prompt}.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write JSONL here, not text to stdout.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show the same prompt and seed unsteered, beside it.")
+    ] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="A system message; with --chat.")] = None,
+    samples: Annotated[int, typer.Option("-n", "--samples", help="Continuations a prompt.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 64,
+    temperature: Annotated[float, typer.Option("-t", "--temperature", help="0 is greedy.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling; 1 keeps all tokens.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="The k likeliest tokens; 0 keeps all.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Rows that run together.")] = 16,
+    allow_other_model: Annotated[
+        bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
+    ] = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Generate text while steering.
+
+    \b
+    steer apply "One day Mara woke up." -v joyful:2@2 --compare
+    steer apply "Tell me about the sea." --chat -v joyful -v formal:-1
+    steer apply --prompts prompts.txt -v joyful -n 4 -o out.jsonl
+    """
+    from steer import spec, store
+    from steer.errors import UsageError
+    from steer.files import check_writable
+    from steer.steers import resolve
+
+    specs = [spec.parse(text) for text in vector or []]
+    if compare and not specs:
+        raise UsageError("nothing to compare", hint="name a vector with -v")
+    if system is not None and not chat:
+        raise UsageError("--system needs --chat")
+    if out is not None:
+        check_writable(out, force=force)
+    texts = _prompts(prompt, prompts)
+    steers = [resolve(one, store.read(store.find(one.reference))) for one in specs]
+    model = options.load_model(source)
+    from steer.apply import Sampling
+    from steer.steers import check_fits
+
+    for steer in steers:
+        for text in check_fits(steer.vector, model.identity, allow_other_model=allow_other_model):
+            output.warning(text)
+    sampling = Sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        stop=tuple(stop or ()),
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    steered = " + ".join(map(str, steers)) or "unsteered"
+    output.note(f"{model.describe()} · {steered} · temperature {temperature:g} · seed {seed}")
+    run = _Run(model, texts, sampling, chat, system)
+    streams = not (compare or json or out) and len(texts) * samples == 1
+    if streams:
+        run.stream(steers)
+        return
+    results = run.all(steers, "generating")
+    baselines = run.all([], "unsteered") if compare else None
+    records = _records(results, baselines)
+    if out is not None:
+        lines = "".join(json_library.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        from steer.files import write_atomic
+
+        write_atomic(out, lines.encode(), force=force)
+        output.note(f"wrote {out}")
+    if json:
+        output.as_json(
+            {
+                "model": model.identity.id,
+                "steers": [str(steer) for steer in steers],
+                "sampling": asdict(sampling),
+                "results": records,
+            }
+        )
+    elif out is None:
+        _print(results, baselines, steered)
+
+
+def _prompts(prompt: str | None, path: Path | None) -> list[str]:
+    """The prompts of the argument, the file, or stdin.
+
+    Raises:
+        UsageError: two of them at once, or none.
+        InputError: the file holds none, or something else.
+    """
+    from steer import prompts
+    from steer.errors import UsageError
+
+    if path is not None:
+        if prompt is not None:
+            raise UsageError("give a prompt or --prompts, not both")
+        return prompts.read(*options.read_input(path))
+    if prompt is None and sys.stdin.isatty():
+        raise UsageError("no prompt", hint='write steer apply "One day" or pipe one in')
+    if prompt is None or prompt == "-":
+        return [prompts.read_one(sys.stdin.buffer.read())]
+    return [prompt]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Prompts on a model, to be generated from once or twice."""
+
+    model: Model
+    prompts: Sequence[str]
+    sampling: Sampling
+    chat: bool
+    system: str | None
+
+    def all(self, steers: Sequence[Steer], what: str) -> list[Generation]:
+        """Every continuation, with a bar where somebody waits."""
+        with output.progress(what, len(self.prompts) * self.sampling.samples) as advance:
+            return self._generate(steers, on_done=lambda generation: advance(1))
+
+    def stream(self, steers: Sequence[Steer]) -> None:
+        """Write the one continuation to stdout as it comes."""
+        begun = False
+
+        def write(piece: str) -> None:
+            nonlocal begun
+            piece = piece if begun else piece.lstrip()
+            begun = begun or bool(piece)
+            output.write(piece)
+
+        try:
+            self._generate(steers, on_text=write)
+        finally:
+            output.line()
+
+    def _generate(self, steers: Sequence[Steer], **callbacks: Any) -> list[Generation]:
+        from steer.apply import generate
+
+        texts = list(self.prompts)
+        if self.chat:
+            texts = [self.model.chat(prompt, self.system) for prompt in texts]
+        made = generate(
+            self.model, texts, steers, self.sampling, special=not self.chat, **callbacks
+        )
+        return [
+            replace(generation, prompt=self.prompts[index // self.sampling.samples])
+            for index, generation in enumerate(made)
+        ]
+
+
+def _records(
+    steered: Sequence[Generation], baselines: Sequence[Generation] | None
+) -> list[dict[str, Any]]:
+    if baselines is None:
+        return [asdict(generation) for generation in steered]
+    return [
+        asdict(generation) | {"unsteered": baseline.text}
+        for generation, baseline in zip(steered, baselines, strict=True)
+    ]
+
+
+def _print(
+    steered: Sequence[Generation], baselines: Sequence[Generation] | None, title: str
+) -> None:
+    several_prompts = len({generation.prompt for generation in steered}) > 1
+    for index, generation in enumerate(steered):
+        if several_prompts and generation.sample == 0:
+            output.heading(generation.prompt)
+        if baselines is None:
+            output.line(generation.text.strip() + "\n")
+        else:
+            output.beside(("unsteered", title), (baselines[index].text, generation.text))

@@ -1,0 +1,66 @@
+"""The `steer` command: its subcommands, and the one place where errors become text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from steer import __version__
+from steer.cli import apply, demo, extract, list_vectors, output, show, verify
+from steer.errors import SteerError
+
+
+class SteerGroup(TyperGroup):
+    """Reports what a user can cause in a line or two; a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except SteerError as error:
+            output.error(str(error), hint=error.hint)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            output.note("interrupted")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=SteerGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"steer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def steer(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Activation steering of language models.
+
+    \b
+    steer demo                                            see it work
+    steer extract pairs.jsonl -m MODEL -o joyful.safetensors
+    steer apply "One day" -m MODEL -v joyful:1.5 --compare
+    """
+
+
+for command in (extract, apply, show, list_vectors, verify, demo):
+    command.register(app)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

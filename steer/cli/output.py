@@ -1,0 +1,141 @@
+"""The only place that writes: results to stdout, everything else to stderr.
+
+Colour and bars appear on a terminal alone (rich sees to it, and to NO_COLOR). Text that comes from
+a model or a file is never read as markup, and cannot send control sequences to a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from steer.files import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+#: Width of tables that are not for a terminal: nothing in them is cut.
+_PIPE_WIDTH = 200
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def note(message: str) -> None:
+    """One line about what is going on, on stderr."""
+    _console(stderr=True).print(shown(message), style="dim", soft_wrap=True)
+
+
+def warning(message: str) -> None:
+    """Something that the user should know, on stderr."""
+    _console(stderr=True).print(f"warning: {shown(message)}", style="yellow", soft_wrap=True)
+
+
+def error(message: str, *, hint: str | None = None) -> None:
+    """Why it did not work and what to do, on stderr."""
+    console = _console(stderr=True)
+    console.print(f"error: {shown(message)}", style="red", soft_wrap=True)
+    if hint:
+        console.print(f"hint: {shown(hint)}", soft_wrap=True)
+
+
+def line(text: str = "") -> None:
+    """One line of the result."""
+    write(text + "\n")
+
+
+def write(text: str) -> None:
+    """A piece of the result, as it is; on a terminal without control sequences."""
+    sys.stdout.write(shown(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def heading(text: str) -> None:
+    """What the next part of the result belongs to."""
+    from rich.text import Text
+
+    _console(stderr=False).print(Text(shown(text), style="bold"), soft_wrap=True)
+
+
+def as_json(value: Any) -> None:
+    """The result as one JSON object."""
+    line(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+    """Rows under headings; the first `left` columns are words, the others numbers."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, column in enumerate(columns):
+        grid.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(shown(cell)) for cell in row))
+    _console(stderr=False).print(grid)
+
+
+def beside(titles: tuple[str, str], texts: tuple[str, str]) -> None:
+    """Two texts side by side, or one above the other where the terminal is narrow."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = _console(stderr=False)
+    cells = [Text(shown(text.strip())) for text in texts]
+    if console.width < 70:
+        for title, cell in zip(titles, cells, strict=True):
+            console.print(Text(shown(title), style="bold"))
+            console.print(cell)
+            console.print()
+        return
+    grid = Table(box=None, pad_edge=False, padding=(0, 3, 1, 0), header_style="bold", expand=True)
+    for title in titles:
+        grid.add_column(Text(shown(title)), ratio=1, overflow="fold")
+    grid.add_row(*cells)
+    console.print(grid)
+
+
+@contextmanager
+def status(what: str) -> Iterator[None]:
+    """A sign of life on stderr while the block runs, on a terminal alone."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(shown(what)):
+        yield
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, on a terminal alone; gives the function that moves it on."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = _console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)

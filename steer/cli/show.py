@@ -1,0 +1,74 @@
+"""`steer show`: what a vector file says of itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steer.cli import options, output
+
+if TYPE_CHECKING:
+    from steer.metadata import Metadata
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("show")(show)
+
+
+def show(
+    vector: Annotated[str, typer.Argument(help="A file, or a name in ./vectors.")],
+    json: options.Json = False,
+) -> None:
+    """Print what a vector file says of itself: model, data, layers, recommendation.
+
+    \b
+    steer show joyful
+    steer show vectors/joyful.safetensors --json
+    """
+    from steer import store
+    from steer.metadata import to_json
+
+    header = store.read_header(store.find(vector))
+    if json:
+        output.as_json(
+            {"path": str(header.path), "bytes": header.n_bytes} | to_json(header.metadata)
+        )
+        return
+    for label, value in _facts(header.metadata):
+        if value:
+            output.line(f"{label:<12} {value}")
+    output.line()
+    layer_table(header.metadata)
+
+
+def _facts(metadata: Metadata) -> list[tuple[str, str]]:
+    from steer.sites import format_layers
+
+    model, contrast, best = metadata.model, metadata.contrast, metadata.recommended
+    revision = f" at {model.revision[:12]}" if model.revision else ""
+    made = f"{metadata.method.name} of {contrast.n} {contrast.kind}"
+    if contrast.kind == "conditions":
+        made += f", {contrast.positive!r} against {contrast.negative!r}"
+    return [
+        ("name", metadata.name),
+        ("description", metadata.description),
+        ("license", metadata.license),
+        ("model", f"{model.id}{revision} ({model.architecture}, weights {model.fingerprint})"),
+        ("site", f"{metadata.site}, layers {format_layers(metadata.layers)} of {model.n_layers}"),
+        ("made from", f"{made}; {metadata.read.positions} position"),
+        ("recommended", f"×{best.coefficient:g} @ {format_layers(best.layers)} ({best.evidence})"),
+        ("sha256", metadata.sha256),
+    ]
+
+
+def layer_table(metadata: Metadata) -> None:
+    """A row for each layer; the recommended ones are marked."""
+    rows = []
+    for row in metadata.statistics:
+        apart = "–" if row.separability is None else f"{row.separability:.2f}"
+        marked = " *" if row.layer in metadata.recommended.layers else ""
+        share = f"{row.share:.0%}" if row.resid_norm else "–"
+        rows.append([f"{row.layer}{marked}", f"{row.norm:.3g}", share, apart])
+    output.table(["layer", "norm", "of residual", "separability"], rows)

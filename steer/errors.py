@@ -1,0 +1,50 @@
+"""Everything that a user can cause and that `steer` reports without a traceback.
+
+SteerError            exit 1: the work could not be done
++-- UsageError        exit 2: what was typed cannot mean anything
++-- InputError        contrasts, prompts or texts that cannot be read or used
++-- VectorError       a vector, or a file that should hold one
++-- ModelError        a model that cannot be loaded, or is not the one a vector was made for
+    +-- SiteError     a layer or site that the model does not have
+    +-- HookError     a hook that did not fire: the output would be silently unsteered
+
+Each has a subject and a fact (the message) and, where there is one, a next step (the hint).
+"""
+
+from __future__ import annotations
+
+
+class SteerError(Exception):
+    """A failure with a message for the user and, if there is one, what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(SteerError):
+    """The command line itself is wrong."""
+
+    exit_code = 2
+
+
+class InputError(SteerError):
+    """Contrasts, prompts or texts that cannot be read or used."""
+
+
+class VectorError(SteerError):
+    """A vector that is damaged, missing, or of no use here."""
+
+
+class ModelError(SteerError):
+    """A model that cannot be loaded or does not fit."""
+
+
+class SiteError(ModelError):
+    """A layer or site that this model does not have."""
+
+
+class HookError(ModelError):
+    """A hook that could not be placed or did not fire."""

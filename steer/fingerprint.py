@@ -1,0 +1,32 @@
+"""A short hash that tells two sets of weights apart, whatever precision they are loaded in."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+_SAMPLES = 64
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """Hash over samples of every parameter: 16 hex digits.
+
+    Each parameter gives its name, its shape and 64 evenly spaced values, rounded to bfloat16, so a
+    checkpoint in float32 or bfloat16 has one fingerprint in either. A finetune, which moves nearly
+    every weight, has another. Costs milliseconds, since it does not read the rest.
+    A float32 checkpoint loaded in float16 is rounded twice and may differ; weights that were
+    quantised or left on disk do.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name} {list(parameter.shape)}".encode())
+        if parameter.is_meta or parameter.numel() == 0:
+            continue
+        flat = parameter.detach().flatten()
+        count = min(_SAMPLES, flat.numel())
+        # Integers, because evenly spaced floats round differently beyond 2^24 elements.
+        index = torch.arange(count) * (flat.numel() - 1) // max(count - 1, 1)
+        sample = flat[index.to(flat.device)].to(torch.bfloat16).cpu()
+        digest.update(sample.view(torch.int16).numpy().astype("<i2").tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,77 @@
+"""Hooks on the Hugging Face modules that hold the sites: placed, counted, and always removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from steer.errors import HookError
+from steer.hookmap import Place
+from steer.model import Model
+from steer.sites import Site, listed
+
+#: Gets the activations of a site, [row, position, d_model]; what it returns replaces them.
+SiteFunction = Callable[[Tensor], Tensor | None]
+
+
+@contextmanager
+def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
+    """Call each function with its site's activations while the block runs.
+
+    The hooks are gone when the block ends, however it ends.
+
+    Raises:
+        SiteError: the model has no such site.
+        HookError: the block ended well, yet a site was never reached.
+    """
+    waiting = set(functions)
+
+    def counted(site: Site) -> SiteFunction:
+        def function(resid: Tensor) -> Tensor | None:
+            waiting.discard(site)
+            return functions[site](resid)
+
+        return function
+
+    places = {site: model.hooks.place(site) for site in functions}
+    handles = [_place(model.network, place, counted(site)) for site, place in places.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if waiting:
+        raise HookError(
+            f"{model.identity.id} never reached {listed(str(site) for site in sorted(waiting))}",
+            hint="the output would be unsteered, or nothing read: please report this model",
+        )
+
+
+def _place(
+    network: nn.Module, place: Place, function: SiteFunction
+) -> torch.utils.hooks.RemovableHandle:
+    module = network.get_submodule(place.module)
+
+    def on_output(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> object:
+        # Most blocks return a tuple whose first part is the activations; some the tensor alone.
+        if not isinstance(output, tuple):
+            return function(output)
+        edited = function(output[0])
+        return None if edited is None else (edited, *output[1:])
+
+    def on_input(
+        _module: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Tensor]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
+        edited = function(args[0] if args else keywords["hidden_states"])
+        if edited is None:
+            return None
+        if args:
+            return (edited, *args[1:]), keywords
+        return args, {**keywords, "hidden_states": edited}
+
+    if place.side == "input":
+        return module.register_forward_pre_hook(on_input, with_kwargs=True)
+    return module.register_forward_hook(on_output)

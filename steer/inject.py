@@ -1,0 +1,94 @@
+"""The writing half of the hook layer: steers become hooks that edit activations as they pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steer import ops
+from steer.hooks import SiteFunction, placed
+from steer.model import Model
+from steer.spec import Scope
+from steer.steers import Steer, total_deltas
+
+
+@dataclass
+class TokenClock:
+    """Knows the absolute position of every activation that passes.
+
+    prompt_length: tokens of the longest prompt, which is where the response begins for all, since
+    prompts are padded on the left. padding: int64 [prompt], pad tokens before each. The rest is
+    counted, from the cache that the model is given, so that a forward of one token, of a chunk or
+    of everything again without a cache all know where they stand.
+    """
+
+    prompt_length: int
+    padding: Tensor
+    start: int = field(default=0, init=False)
+
+    def tick(self, _module: nn.Module, _args: object, keywords: dict[str, Any]) -> None:
+        """Forward pre-hook of the model's body."""
+        cache = keywords.get("past_key_values")
+        self.start = int(cache.get_seq_length()) if cache is not None else 0
+
+    def mask(self, scope: Scope, resid: Tensor) -> Tensor | None:
+        """Where `scope` is, bool [row, position, 1] for resid [row, position, d_model].
+
+        None stands for everywhere.
+        """
+        if scope.kind == "all":
+            return None
+        column = torch.arange(self.start, self.start + resid.shape[1], device=resid.device)
+        last_of_prompt = self.prompt_length - 1
+        if scope.kind == "response":
+            return (column >= last_of_prompt)[None, :, None]
+        if scope.kind == "prompt":
+            return (column < last_of_prompt)[None, :, None]
+        padding = self.padding.to(resid.device)
+        # Several samples of one prompt stand next to each other.
+        padding = padding.repeat_interleave(resid.shape[0] // len(padding))
+        position = column[None, :] - padding[:, None]
+        inside = position >= scope.start
+        if scope.stop is not None:
+            inside &= position <= scope.stop
+        return inside[:, :, None]
+
+
+@contextmanager
+def injected(model: Model, steers: Sequence[Steer], clock: TokenClock) -> Iterator[None]:
+    """Steer every forward of the block. All `steers` act; where they meet, they add up.
+
+    Raises:
+        SiteError: the model has no such layer or site.
+        HookError: the block ended well, yet a steer was never applied.
+    """
+    functions = {
+        site: _edit(deltas, clock)
+        for site, deltas in (
+            (site, {scope: torch.from_numpy(delta) for scope, delta in scopes.items()})
+            for site, scopes in total_deltas(steers).items()
+        )
+    }
+    handle = model.body.register_forward_pre_hook(clock.tick, with_kwargs=True)
+    try:
+        with placed(model, functions):
+            yield
+    finally:
+        handle.remove()
+
+
+def _edit(deltas: dict[Scope, Tensor], clock: TokenClock) -> SiteFunction:
+    def edit(resid: Tensor) -> Tensor:
+        for scope, delta in deltas.items():
+            if delta.device != resid.device:
+                # Once: which device a layer is on is known only when its output arrives.
+                delta = deltas[scope] = delta.to(resid.device)
+            resid = ops.add(resid, delta, clock.mask(scope, resid))
+        return resid
+
+    return edit

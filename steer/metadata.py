@@ -1,0 +1,233 @@
+"""What a vector file says about itself: typed, checked once, and byte-stable as JSON.
+
+The JSON has sorted keys and no timestamp, so that the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Literal
+
+import msgspec
+
+from steer.errors import VectorError
+from steer.sites import SiteName, format_layers
+
+FORMAT = 1
+#: The first release that reads `FORMAT`: an older one can then say what to install.
+NEEDS = "0.1.0"
+
+Op = Literal["add"]
+ContrastKind = Literal["pairs", "conditions"]
+Positions = Literal["last", "mean"]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Frozen, and unknown fields are refused: a misspelt one would be lost in silence."""
+
+
+class ModelIdentity(_Record):
+    """Which model a vector was made on, and so which models it fits.
+
+    `fingerprint` is a hash over samples of every weight (see `steer.fingerprint`); `tokenizer` and
+    `chat_template` are sha256 of what they do, or None where the model has none.
+    """
+
+    id: str
+    architecture: str
+    d_model: int
+    n_layers: int
+    fingerprint: str
+    revision: str | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.d_model < 1 or self.n_layers < 1:
+            raise ValueError("d_model and n_layers are at least 1")
+
+
+class Method(_Record):
+    """How the vector was fitted."""
+
+    name: Literal["mean_diff"]
+
+
+class Read(_Record):
+    """Which tokens were read: `last`, or `mean` over the text's own tokens (`steer.reading`)."""
+
+    positions: Positions
+
+
+class ContrastSummary(_Record):
+    """What the vector was made from: the number of pairs and a hash of all of them.
+
+    `positive` and `negative` are the two conditions, where the contrast is of that kind.
+    """
+
+    kind: ContrastKind
+    n: int
+    sha256: str
+    positive: str | None = None
+    negative: str | None = None
+
+
+class Spread(_Record):
+    """Mean and standard deviation of a projection, in activation units."""
+
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        _finite(self.mean, self.std)
+
+
+class LayerStatistics(_Record):
+    """What was seen at one layer while the vector was made.
+
+    norm: length of the stored vector, in activation units.
+    resid_norm: mean length of the activations read there.
+    separability: AUC of the projection on held-out folds, 0.5 is chance; None with too few pairs.
+    positive, negative: projection of each side's activations on the unit vector.
+    """
+
+    layer: int
+    norm: float
+    resid_norm: float
+    positive: Spread
+    negative: Spread
+    separability: float | None = None
+
+    def __post_init__(self) -> None:
+        _finite(self.norm, self.resid_norm, self.separability or 0.0)
+        if self.layer < 0 or self.norm < 0 or self.resid_norm < 0:
+            raise ValueError("layer, norm and resid_norm are not negative")
+
+    @property
+    def share(self) -> float:
+        """The vector's length as a share of the mean activation's length."""
+        return self.norm / self.resid_norm if self.resid_norm else math.nan
+
+
+class Recommended(_Record):
+    """What `-v NAME` does when no numbers are given, and why."""
+
+    layers: tuple[int, ...]
+    coefficient: float
+    evidence: str
+    op: Op = "add"
+
+    def __post_init__(self) -> None:
+        _finite(self.coefficient)
+
+
+class Metadata(_Record):
+    """The JSON of a vector file. `layers[i]` is the layer of row i of the tensor."""
+
+    name: str
+    model: ModelIdentity
+    site: SiteName
+    layers: tuple[int, ...]
+    method: Method
+    read: Read
+    contrast: ContrastSummary
+    statistics: tuple[LayerStatistics, ...]
+    recommended: Recommended
+    description: str = ""
+    license: str = ""
+    sha256: str = ""
+    format: int = FORMAT
+    needs: str = NEEDS
+
+    def __post_init__(self) -> None:
+        if not self.layers or list(self.layers) != sorted(set(self.layers)):
+            raise ValueError("layers are not a rising list")
+        if self.layers[0] < 0 or self.layers[-1] >= self.model.n_layers:
+            raise ValueError(f"layers are outside 0-{self.model.n_layers - 1}")
+        if tuple(row.layer for row in self.statistics) != self.layers:
+            raise ValueError("statistics are not one for each layer")
+        if not self.recommended.layers or not set(self.recommended.layers) <= set(self.layers):
+            raise ValueError("recommended layers are not among the stored ones")
+
+    def at(self, layer: int) -> LayerStatistics:
+        """Statistics of one stored layer.
+
+        Raises:
+            VectorError: the vector has no such layer.
+        """
+        if layer not in self.layers:
+            raise VectorError(
+                f"vector {self.name!r} has no layer {layer}",
+                hint=f"it has layers {format_layers(self.layers)}",
+            )
+        return self.statistics[self.layers.index(layer)]
+
+
+def encode(metadata: Metadata) -> str:
+    """One line of JSON, keys sorted: equal metadata give equal bytes."""
+    return json.dumps(
+        to_json(metadata),
+        sort_keys=True,
+        ensure_ascii=False,
+        allow_nan=False,
+        separators=(",", ":"),
+    )
+
+
+def to_json(metadata: Metadata) -> dict[str, Any]:
+    """Plain dicts, lists, numbers and strings."""
+    return dict(msgspec.to_builtins(metadata))
+
+
+def decode(text: str, subject: str) -> Metadata:
+    """Metadata from JSON; `subject` names the file in errors.
+
+    Raises:
+        VectorError: not JSON, a key twice, a newer format, or fields that are missing or wrong.
+    """
+    raw = load_strict_json(text, subject)
+    if not isinstance(raw, dict):
+        raise VectorError(f"{subject}: the metadata are not a JSON object")
+    version = raw.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise VectorError(
+            f"{subject}: written in format {version}; this steer reads up to {FORMAT}",
+            hint=f"install steer {str(raw.get('needs', ''))[:20] or 'of a later version'} or later",
+        )
+    if version != FORMAT:
+        raise VectorError(f"{subject}: {version!r} is not a format number")
+    try:
+        return msgspec.convert(raw, Metadata)
+    except msgspec.ValidationError as error:
+        raise VectorError(f"{subject}: metadata are wrong: {error}") from None
+
+
+def load_strict_json(text: str, subject: str) -> Any:
+    """JSON without repeated keys and without NaN.
+
+    Raises:
+        VectorError: naming `subject` and what is wrong.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        repeated = {key for key in keys if keys.count(key) > 1}
+        if repeated:
+            raise VectorError(f"{subject}: the key {min(repeated)!r} stands twice in the header")
+        return dict(pairs)
+
+    def no_constant(constant: str) -> float:
+        raise VectorError(f"{subject}: the header has the number {constant}")
+
+    try:
+        raw = json.loads(text, object_pairs_hook=once, parse_constant=no_constant)
+        json.dumps(raw, ensure_ascii=False).encode()  # half a surrogate pair has no bytes
+    except (RecursionError, ValueError) as error:
+        raise VectorError(f"{subject}: the header is not JSON: {error}") from None
+    return raw
+
+
+def _finite(*values: float) -> None:
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError("a number is not finite")

@@ -1,0 +1,30 @@
+"""What an edit does to activations: tensor to tensor, never in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def add(resid: Tensor, delta: Tensor, mask: Tensor | None = None) -> Tensor:
+    """h + delta, at the positions of `mask`.
+
+    resid [..., position, d_model] of any float type; delta float32 [d_model]; mask bool
+    [..., position, 1] or None for all. Computed in float32 and cast back, so that a small delta is
+    not lost to half precision before it is added. Turner et al. 2023 (arXiv 2308.10248, section 3).
+    """
+    edited = resid.float() + (delta if mask is None else mask * delta)
+    return edited.to(resid.dtype)
+
+
+def pool(resid: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums over positions: resid [row, position, d_model], weights [row, position].
+
+    Returns float32 [row, d_model].
+    """
+    return torch.einsum("rpd,rp->rd", resid.float(), weights)
+
+
+def pooled_norm(resid: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean length of the activations, float32 [row]; shapes as in `pool`."""
+    return (resid.float().norm(dim=-1) * weights).sum(-1)

@@ -1,0 +1,93 @@
+"""Names of the places in a transformer where activations are read and written.
+
+The names are TransformerLens's. `resid_pre` of layer L+1 and `resid_post` of layer L are one
+tensor; the canonical form is `resid_post`, so that two files about one place look alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from steer.errors import SiteError, UsageError
+
+SiteName = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
+SITE_NAMES: tuple[SiteName, ...] = get_args(SiteName)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Site:
+    """One place: a layer (block index from 0) and what is read or written there."""
+
+    layer: int
+    name: SiteName = "resid_post"
+
+    def __post_init__(self) -> None:
+        if self.layer < 0:
+            raise SiteError(f"layer {self.layer} is negative", hint="layers count from 0")
+        if self.name not in SITE_NAMES:
+            raise SiteError(f"{self.name!r} is not a site", hint=f"use one of {listed(SITE_NAMES)}")
+
+    @property
+    def hook_name(self) -> str:
+        """TransformerLens's name, such as `blocks.3.hook_resid_post`."""
+        return f"blocks.{self.layer}.hook_{self.name}"
+
+    @property
+    def canonical(self) -> Site:
+        """The same tensor as `resid_post` of the block before, where there is one."""
+        if self.name == "resid_pre" and self.layer > 0:
+            return Site(self.layer - 1, "resid_post")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.layer}"
+
+
+def site_name(text: str) -> SiteName:
+    """`text` as a site name.
+
+    Raises:
+        UsageError: it is none of `SITE_NAMES`.
+    """
+    if text not in SITE_NAMES:
+        raise UsageError(f"{text!r} is not a site", hint=f"use one of {listed(SITE_NAMES)}")
+    return cast(SiteName, text)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Layers from `3`, `2,5`, `4-7` or a mixture, sorted and without repeats.
+
+    Raises:
+        UsageError: the text is none of these, or a range runs backwards.
+    """
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"{text!r} is not a list of layers", hint="write 3, 2,5 or 4-7")
+        start, stop = int(first), int(last or first)
+        if stop < start:
+            raise UsageError(f"layers {part.strip()!r} run backwards", hint=f"write {stop}-{start}")
+        if stop >= 10_000:
+            raise UsageError(f"layer {stop} is more than any model has")
+        layers.update(range(start, stop + 1))
+    return tuple(sorted(layers))
+
+
+def format_layers(layers: Iterable[int]) -> str:
+    """The shortest text that `parse_layers` reads back: `0-3,7`."""
+    runs: list[list[int]] = []
+    for layer in sorted(set(layers)):
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a, b and c`, for messages."""
+    *most, last = list(words)
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,125 @@
+"""A steer: a vector, how much of it, at which layers and positions. Data, not yet hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from steer.errors import ModelError, SiteError, VectorError
+from steer.metadata import ModelIdentity
+from steer.sites import Site, format_layers
+from steer.spec import EVERYWHERE, Coefficient, Scope, SteerSpec
+from steer.vector import Directions, SteeringVector
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """Add `coefficient` times the vector at `layers`, at the positions of `scope`.
+
+    Raises:
+        VectorError: the vector has no direction at one of the layers.
+    """
+
+    vector: SteeringVector
+    coefficient: Coefficient
+    layers: tuple[int, ...]
+    scope: Scope = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            self.vector.metadata.at(layer)
+
+    def deltas(self) -> dict[Site, Directions]:
+        """What is added at each site, float32 [d_model], in activation units."""
+        name = self.vector.metadata.site
+        return {Site(layer, name).canonical: self._delta(layer) for layer in self.layers}
+
+    def _delta(self, layer: int) -> Directions:
+        factor = self.coefficient.value
+        if self.coefficient.unit == "residual":
+            statistics = self.vector.metadata.at(layer)
+            if not statistics.norm:
+                raise VectorError(
+                    f"vector {self.vector.name!r} is zero at layer {layer}",
+                    hint="a share of the activations' length needs a direction",
+                )
+            factor *= statistics.resid_norm / statistics.norm
+        return np.asarray(factor * self.vector.direction(layer), dtype=np.float32)
+
+    def __str__(self) -> str:
+        scope = "" if self.scope.kind == "all" else f" {self.scope}"
+        site = f"{self.vector.metadata.site} {format_layers(self.layers)}"
+        return f"{self.vector.name} ×{self.coefficient} @ {site}{scope}"
+
+
+def resolve(spec: SteerSpec, vector: SteeringVector) -> Steer:
+    """What was typed, completed by what the file recommends.
+
+    Raises:
+        VectorError: the vector has none of the layers that were asked for.
+    """
+    recommended = vector.metadata.recommended
+    return Steer(
+        vector,
+        spec.coefficient or Coefficient(recommended.coefficient),
+        spec.layers if spec.layers is not None else recommended.layers,
+        spec.scope,
+    )
+
+
+def check_fits(
+    vector: SteeringVector, model: ModelIdentity, *, allow_other_model: bool = False
+) -> list[str]:
+    """Warnings about using a vector on a model, none if it is the one it was made on.
+
+    Raises:
+        ModelError: another architecture or width; another set of weights, unless
+            `allow_other_model`, which turns that into a warning.
+        SiteError: the model has fewer layers than the vector needs.
+    """
+    made_on = vector.metadata.model
+    subject = f"vector {vector.name!r} was made on {made_on.id}"
+    for what, theirs, ours in (
+        ("architecture", made_on.architecture, model.architecture),
+        ("width", made_on.d_model, model.d_model),
+    ):
+        if theirs != ours:
+            raise ModelError(
+                f"{subject} ({what} {theirs}); {model.id} has {what} {ours}",
+                hint=f"run it with -m {made_on.id}, or extract it again on {model.id}",
+            )
+    if vector.metadata.layers[-1] >= model.n_layers:
+        raise SiteError(
+            f"{subject} with {made_on.n_layers} layers; {model.id} has {model.n_layers}"
+        )
+    warnings = []
+    if made_on.fingerprint != model.fingerprint:
+        fact = f"{subject}; the weights of {model.id} are others"
+        if not allow_other_model:
+            raise ModelError(
+                fact, hint="pass --allow-other-model to try it all the same (on a finetune, say)"
+            )
+        warnings.append(fact)
+    if made_on.tokenizer != model.tokenizer:
+        warnings.append(f"{subject}, with another tokenizer than {model.id} has now")
+    if made_on.chat_template != model.chat_template:
+        warnings.append(f"{subject}, with another chat template than {model.id} has now")
+    return warnings
+
+
+def total_deltas(steers: Sequence[Steer]) -> dict[Site, dict[Scope, Directions]]:
+    """All steers summed by site and scope, float32 [d_model] each.
+
+    Summed in float64, so that their order does not show.
+    """
+    sums: dict[Site, dict[Scope, np.ndarray]] = {}
+    for steer in steers:
+        for site, delta in steer.deltas().items():
+            at_site = sums.setdefault(site, {})
+            at_site[steer.scope] = at_site.get(steer.scope, 0.0) + delta.astype(np.float64)
+    return {
+        site: {scope: total.astype(np.float32) for scope, total in scopes.items()}
+        for site, scopes in sums.items()
+    }

@@ -1,0 +1,84 @@
+"""Shared fixtures: nothing here reaches a network or the user's own files."""
+
+from __future__ import annotations
+
+import os
+
+# Before any import of the libraries that read these.
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1")
+os.environ.pop("STEER_MODEL", None)
+
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+from steer.metadata import (  # noqa: E402
+    ContrastSummary,
+    LayerStatistics,
+    Metadata,
+    Method,
+    ModelIdentity,
+    Read,
+    Recommended,
+    Spread,
+)
+from steer.vector import SteeringVector  # noqa: E402
+
+settings.register_profile(
+    "steer", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steer")
+
+SHARED = Path(__file__).parents[2] / "shared"
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the folder of real data and models lies beside the project only"
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each test in an empty folder, with no vectors of its user's and no model chosen."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STEER_VECTORS", raising=False)
+    monkeypatch.delenv("STEER_DEVICE", raising=False)
+
+
+def make_vector(
+    identity: ModelIdentity | None = None,
+    *,
+    layers: tuple[int, ...] = (0, 2),
+    site: str = "resid_post",
+    seed: int = 0,
+    name: str = "calm",
+) -> SteeringVector:
+    """A random vector (never all ones: a LayerNorm does not see those)."""
+    identity = identity or ModelIdentity(
+        id="tiny", architecture="Tiny", d_model=8, n_layers=4, fingerprint="0" * 16
+    )
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(len(layers), identity.d_model)).astype(np.float32)
+    statistics = tuple(
+        LayerStatistics(
+            layer=layer,
+            norm=float(np.linalg.norm(row)),
+            resid_norm=10.0,
+            separability=0.9,
+            positive=Spread(mean=1.0, std=0.5),
+            negative=Spread(mean=-1.0, std=0.5),
+        )
+        for layer, row in zip(layers, directions, strict=True)
+    )
+    metadata = Metadata(
+        name=name,
+        model=identity,
+        site=site,  # type: ignore[arg-type]
+        layers=layers,
+        method=Method(name="mean_diff"),
+        read=Read(positions="mean"),
+        contrast=ContrastSummary(kind="pairs", n=12, sha256="ab"),
+        statistics=statistics,
+        recommended=Recommended(layers=layers[:1], coefficient=1.0, evidence="none"),
+    )
+    return SteeringVector(metadata, directions)
