@@ -145,11 +145,7 @@ def _batch(
             pad_token_id=model.pad_id,
             logits_processor=processors,
             streamer=streamer,
-            **(
-                {"stop_strings": list(sampling.stop), "tokenizer": model.tokenizer}
-                if sampling.stop
-                else {}
-            ),
+            stopping_criteria=[_Stops(model, sampling.stop, width)] if sampling.stop else [],
         )
     new = output[:, width:].tolist()
     return [_generation(model, row, ids, sampling) for row, ids in zip(rows, new, strict=True)]
@@ -196,6 +192,22 @@ class _Draw:
         self._step += 1
         token = torch.searchsorted(summed, draw, right=True).clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -math.inf).scatter(1, token, 0.0)
+
+
+class _Stops:
+    """Stopping criterion: which rows have written a stop string since column `start`.
+
+    Hugging Face's own reads each token of the vocabulary by itself, which fails for tokenizers that
+    do not write their tokens in a row, and takes seconds for a large one.
+    """
+
+    def __init__(self, model: Model, stop: Sequence[str], start: int) -> None:
+        self._model, self._stop, self._start = model, stop, start
+
+    def __call__(self, ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
+        texts = map(self._model.decode, ids[:, self._start :].tolist())
+        done = [any(word in text for word in self._stop) for text in texts]
+        return torch.tensor(done, device=ids.device)
 
 
 def _uniform(row: _Row, sampling: Sampling) -> np.ndarray:

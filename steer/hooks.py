@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,12 @@ def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
 
     def counted(site: Site) -> SiteFunction:
         def function(resid: Tensor) -> Tensor | None:
+            if resid.ndim != 3 or resid.shape[-1] != model.identity.d_model:
+                raise HookError(
+                    f"{site} of {model.identity.id} gave {list(resid.shape)},"
+                    f" not [rows, positions, {model.identity.d_model}]",
+                    hint="use another site, such as resid_post",
+                )
             waiting.discard(site)
             return functions[site](resid)
 
@@ -55,12 +62,12 @@ def _place(
 ) -> torch.utils.hooks.RemovableHandle:
     module = network.get_submodule(place.module)
 
-    def on_output(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> object:
-        # Most blocks return a tuple whose first part is the activations; some the tensor alone.
-        if not isinstance(output, tuple):
+    def on_output(_module: nn.Module, _args: object, output: Any) -> object:
+        # The tensor alone, or a tuple (in OpenAI GPT a list) that begins with it.
+        if isinstance(output, Tensor):
             return function(output)
         edited = function(output[0])
-        return None if edited is None else (edited, *output[1:])
+        return None if edited is None else type(output)((edited, *output[1:]))
 
     def on_input(
         _module: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Tensor]

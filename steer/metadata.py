@@ -27,7 +27,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Frozen, and unknown fields are refused: a misspelt one would be lost in silence."""
 
 
-class ModelIdentity(_Record):
+class ModelIdentity(_Record, frozen=True):
     """Which model a vector was made on, and so which models it fits.
 
     `fingerprint` is a hash over samples of every weight (see `steer.fingerprint`); `tokenizer` and
@@ -48,19 +48,19 @@ class ModelIdentity(_Record):
             raise ValueError("d_model and n_layers are at least 1")
 
 
-class Method(_Record):
+class Method(_Record, frozen=True):
     """How the vector was fitted."""
 
     name: Literal["mean_diff"]
 
 
-class Read(_Record):
+class Read(_Record, frozen=True):
     """Which tokens were read: `last`, or `mean` over the text's own tokens (`steer.reading`)."""
 
     positions: Positions
 
 
-class ContrastSummary(_Record):
+class ContrastSummary(_Record, frozen=True):
     """What the vector was made from: the number of pairs and a hash of all of them.
 
     `positive` and `negative` are the two conditions, where the contrast is of that kind.
@@ -73,7 +73,7 @@ class ContrastSummary(_Record):
     negative: str | None = None
 
 
-class Spread(_Record):
+class Spread(_Record, frozen=True):
     """Mean and standard deviation of a projection, in activation units."""
 
     mean: float
@@ -83,7 +83,7 @@ class Spread(_Record):
         _finite(self.mean, self.std)
 
 
-class LayerStatistics(_Record):
+class LayerStatistics(_Record, frozen=True):
     """What was seen at one layer while the vector was made.
 
     norm: length of the stored vector, in activation units.
@@ -110,7 +110,7 @@ class LayerStatistics(_Record):
         return self.norm / self.resid_norm if self.resid_norm else math.nan
 
 
-class Recommended(_Record):
+class Recommended(_Record, frozen=True):
     """What `-v NAME` does when no numbers are given, and why."""
 
     layers: tuple[int, ...]
@@ -122,7 +122,7 @@ class Recommended(_Record):
         _finite(self.coefficient)
 
 
-class Metadata(_Record):
+class Metadata(_Record, frozen=True):
     """The JSON of a vector file. `layers[i]` is the layer of row i of the tensor."""
 
     name: str

@@ -27,4 +27,5 @@ def pool(resid: Tensor, weights: Tensor) -> Tensor:
 
 def pooled_norm(resid: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean length of the activations, float32 [row]; shapes as in `pool`."""
-    return (resid.float().norm(dim=-1) * weights).sum(-1)
+    lengths: Tensor = torch.linalg.vector_norm(resid.float(), dim=-1)
+    return (lengths * weights).sum(-1)

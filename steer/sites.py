@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from steer.errors import SiteError, UsageError
 
@@ -53,7 +53,7 @@ def site_name(text: str) -> SiteName:
     """
     if text not in SITE_NAMES:
         raise UsageError(f"{text!r} is not a site", hint=f"use one of {listed(SITE_NAMES)}")
-    return cast(SiteName, text)
+    return text
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

@@ -8,13 +8,13 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1")
 os.environ.pop("STEER_MODEL", None)
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
 
-from steer.metadata import (  # noqa: E402
+from steer.metadata import (
     ContrastSummary,
     LayerStatistics,
     Metadata,
@@ -24,7 +24,7 @@ from steer.metadata import (  # noqa: E402
     Recommended,
     Spread,
 )
-from steer.vector import SteeringVector  # noqa: E402
+from steer.vector import SteeringVector
 
 settings.register_profile(
     "steer", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -43,6 +43,11 @@ def _own_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STEER_VECTORS", raising=False)
     monkeypatch.delenv("STEER_DEVICE", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 def make_vector(

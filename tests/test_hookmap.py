@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
 import pytest
+import tiny
 import torch
 import transformers
 from families import D_MODEL, FAMILIES, N_LAYERS, VOCABULARY, build, randomised
@@ -18,6 +18,9 @@ from transformer_lens.utilities.attn_implementation import force_eager_attention
 
 from steer.errors import ModelError, SiteError
 from steer.hookmap import HookMap, Place, hook_map
+from steer.inject import TokenClock, injected
+from steer.model import Model
+from steer.record import capture
 from steer.sites import SITE_NAMES, Site, SiteName
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -28,66 +31,25 @@ MISSING: dict[str, set[SiteName]] = {
     "opt": {"mlp_out"},  # rows: [batch * positions, d_model]
 }
 
-Change = Callable[[Tensor], Tensor]
+
+def as_model(network: torch.nn.Module) -> Model:
+    """The map and the hooks need no tokenizer that has learned anything."""
+    return tiny.wrapped(network, "tiny")
 
 
-@contextmanager
-def hooked(model: torch.nn.Module, places: Iterable[tuple[Place, Change]]) -> Iterator[None]:
-    """Pass what is at each place through its change while the context is open."""
-
-    def on_input(change: Change) -> Callable[..., Any]:
-        return lambda module, args: (change(args[0]), *args[1:])
-
-    def on_output(change: Change) -> Callable[..., Any]:
-        def hook(module: torch.nn.Module, args: Any, output: Any) -> Any:
-            if isinstance(output, Tensor):
-                return change(output)
-            return type(output)((change(output[0]), *output[1:]))
-
-        return hook
-
-    handles = []
-    for place, change in places:
-        module = model.get_submodule(place.module)
-        if place.side == "input":
-            handles.append(module.register_forward_pre_hook(on_input(change)))
-        else:
-            handles.append(module.register_forward_hook(on_output(change)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def read(
-    model: torch.nn.Module, places: HookMap, sites: Iterable[Site], input_ids: Tensor
-) -> dict[Site, Tensor]:
+def read(network: torch.nn.Module, sites: Iterable[Site], input_ids: Tensor) -> dict[Site, Tensor]:
     """What is at `sites`, each [batch, positions, d_model]."""
-    seen: dict[Site, Tensor] = {}
-
-    def keep(site: Site) -> Change:
-        def change(tensor: Tensor) -> Tensor:
-            assert site not in seen, "one forward pass, one value"
-            # Falcon adds the attention's output to the MLP's in place, after our hook.
-            seen[site] = tensor.clone()
-            return tensor
-
-        return change
-
-    with hooked(model, [(places.place(site), keep(site)) for site in sites]):
-        model(input_ids)
-    return seen
+    return capture(as_model(network), input_ids, torch.ones_like(input_ids), list(sites))
 
 
 @torch.no_grad()
-def write(
-    model: torch.nn.Module, places: HookMap, site: Site, vector: Tensor, input_ids: Tensor
-) -> Tensor:
+def write(network: torch.nn.Module, site: Site, vector: Tensor, input_ids: Tensor) -> Tensor:
     """Logits with `vector` added at `site`, at all positions."""
-    with hooked(model, [(places.place(site), lambda tensor: tensor + vector)]):
-        logits: Tensor = model(input_ids).logits
+    model = as_model(network)
+    steer = tiny.steer_at(model, site, vector)
+    clock = TokenClock(input_ids.shape[1], torch.zeros(len(input_ids), dtype=torch.int64))
+    with injected(model, [steer], clock):
+        logits: Tensor = network(input_ids).logits
     return logits
 
 
@@ -152,7 +114,7 @@ def test_paths_outside_the_blocks_exist(family: str) -> None:
 @torch.no_grad()
 def test_reads_what_the_bridge_reads(family: str, input_ids: Tensor) -> None:
     sites = list(map_of(family).places)
-    seen = read(model_of(family), map_of(family), sites, input_ids)
+    seen = read(model_of(family), sites, input_ids)
     _, oracle = bridge_of(family).run_with_cache(input_ids)
     assert len(seen) == len(sites)
     for site in sites:
@@ -169,7 +131,7 @@ def test_writes_what_the_bridge_writes(family: str, input_ids: Tensor, vector: T
     plain = model(input_ids).logits
     for name in found.sites:
         site = Site(1, name)
-        steered = write(model, found, site, vector, input_ids)
+        steered = write(model, site, vector, input_ids)
         oracle = bridge.run_with_hooks(
             input_ids, fwd_hooks=[(site.hook_name, lambda tensor, hook: tensor + vector)]
         )
@@ -181,7 +143,7 @@ def test_writes_what_the_bridge_writes(family: str, input_ids: Tensor, vector: T
 @each_family
 def test_residual_stream_is_a_sum(family: str, input_ids: Tensor) -> None:
     found = map_of(family)
-    seen = read(model_of(family), found, found.places, input_ids)
+    seen = read(model_of(family), found.places, input_ids)
     for layer in range(N_LAYERS - 1):
         assert torch.equal(seen[Site(layer, "resid_post")], seen[Site(layer + 1, "resid_pre")])
     if "mlp_out" not in found.sites:
@@ -196,7 +158,7 @@ def test_residual_stream_is_a_sum(family: str, input_ids: Tensor) -> None:
 @torch.no_grad()
 def test_resid_pre_0_is_the_embedding(family: str, input_ids: Tensor) -> None:
     site = Site(0, "resid_pre")
-    seen = read(model_of(family), map_of(family), [site], input_ids)
+    seen = read(model_of(family), [site], input_ids)
     hidden_states = model_of(family)(input_ids, output_hidden_states=True).hidden_states
     torch.testing.assert_close(seen[site], hidden_states[0], **TOLERANCE)
 
@@ -205,7 +167,7 @@ def test_resid_pre_0_is_the_embedding(family: str, input_ids: Tensor) -> None:
 def test_resid_pre_0_of_a_llama_is_its_embedding_matrix(input_ids: Tensor) -> None:
     model = model_of("llama")
     site = Site(0, "resid_pre")
-    seen = read(model, map_of("llama"), [site], input_ids)
+    seen = read(model, [site], input_ids)
     assert torch.equal(seen[site], model.get_submodule("model.embed_tokens")(input_ids))
 
 
@@ -280,7 +242,7 @@ def test_a_hybrid_model_has_a_site_at_some_layers(input_ids: Tensor) -> None:
     assert found.sites == SITE_NAMES
     assert found.layers("attn_out") == (1, 3)
     assert found.layers("mlp_out") == (0, 1, 2, 3)
-    assert len(read(model, found, found.places, input_ids)) == len(found.places)
+    assert len(read(model, found.places, input_ids)) == len(found.places)
     with pytest.raises(SiteError) as caught:
         found.place(Site(2, "attn_out"))
     assert str(caught.value) == "Lfm2ForCausalLM has no attn_out at layer 2"
@@ -303,7 +265,7 @@ def test_experts_that_flatten_to_rows_are_no_site(input_ids: Tensor) -> None:
     model = randomised(transformers.Llama4ForCausalLM, config)
     found = hook_map(model)
     assert found.sites == ("resid_pre", "resid_post", "attn_out")
-    for tensor in read(model, found, found.places, input_ids).values():
+    for tensor in read(model, found.places, input_ids).values():
         assert tensor.shape == (*input_ids.shape, D_MODEL)
 
 
@@ -326,7 +288,7 @@ def test_attention_that_the_block_scales_is_no_site(input_ids: Tensor) -> None:
     model = randomised(transformers.FalconH1ForCausalLM, config)
     found = hook_map(model)
     assert found.sites == ("resid_pre", "resid_post", "mlp_out")
-    assert len(read(model, found, found.places, input_ids)) == len(found.places)
+    assert len(read(model, found.places, input_ids)) == len(found.places)
 
 
 def test_a_text_model_inside_another_is_found_where_it_is() -> None:

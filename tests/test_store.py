@@ -37,7 +37,9 @@ def test_reading_gives_back_what_was_written(tmp_path: Path) -> None:
     vector = make_vector()
     written = store.write(tmp_path / "a.safetensors", vector)
     read = store.read(tmp_path / "a.safetensors")
-    assert read.metadata == written.metadata == store.read_header(tmp_path / "a.safetensors").metadata
+    assert (
+        read.metadata == written.metadata == store.read_header(tmp_path / "a.safetensors").metadata
+    )
     assert np.array_equal(read.directions, vector.directions)
 
 

@@ -1,0 +1,241 @@
+"""The engine of the pocket grammar: draw a text from stages, and find how a text was drawn.
+
+Both directions read the same `options`, so what is drawn is what is recognised. A derivation
+keeps the log-probability of its structure apart from the values of the markers it drew; the
+probability of a text under any mood, style and topic then follows without parsing again.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+from .lexicon import HE, KINDS, MARKERS, NAMES, NEUTRAL, OWN_SHARE, split
+from .requests import tools
+from .templates import Stage
+
+Bindings = Mapping[str, str]
+"""What the text has introduced so far: hero, friend, place, thing, or a request's act."""
+
+Draws = tuple[tuple[str, str], ...]
+"""The (kind, value) of each marker drawn, in the order of the text."""
+
+PRONOUNS: dict[str, tuple[str, str]] = {
+    "he": ("she", "he"),
+    "him": ("her", "him"),
+    "his": ("her", "his"),
+}
+REMEMBERED = ("hero", "friend", "place", "thing", "verb", "person", "object")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One filling of a slot. `log_share` is its log-probability given its value."""
+
+    word: str
+    log_share: float
+    draw: Draws = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a template: literal text where `slot` is empty, else a slot and its marks."""
+
+    literal: str = ""
+    slot: str = ""
+    article: bool = False
+    capital: bool = False
+    introduces: bool = False
+
+    def surface(self, word: str) -> str:
+        """The word as it stands in the text."""
+        if self.article:
+            word = f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+        return word[0].upper() + word[1:] if self.capital else word
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """One way to draw a text. `open` says that the text ended before the grammar did."""
+
+    end: int
+    bindings: Bindings
+    log_structure: float = 0.0
+    draws: Draws = ()
+    open: bool = False
+
+    def log_prob(self, latent: Bindings) -> float:
+        """Nats, under a text whose value of each kind is `latent`."""
+        return self.log_structure + sum(
+            math.log(value_share(kind, value, latent[kind])) for kind, value in self.draws
+        )
+
+
+def value_share(kind: str, value: str, own: str) -> float:
+    """How often a marker of `kind` bears `value` in a text whose own value is `own`."""
+    share = OWN_SHARE[kind]
+    return share if value == own else (1 - share) / (len(KINDS[kind]) - 1)
+
+
+@cache
+def parse_template(template: str) -> tuple[Part, ...]:
+    """Split a template into its parts."""
+    parts = []
+    for literal, slot in re.findall(r"([^{}]+)|\{([^{}]+)\}", template):
+        marks, name = re.fullmatch(r"(\W*(?:a:)?\W*)(\w+)", slot).groups() if slot else ("", "")
+        parts.append(Part(literal, name, "a:" in marks, "^" in marks, "+" in marks))
+    return tuple(parts)
+
+
+@cache
+def marker_options(slot: str) -> tuple[Option, ...]:
+    """The fillings of a slot of markers, all values together."""
+    return tuple(
+        Option(word, -math.log(len(split(words))), ((kind, value),))
+        for kind, slots in MARKERS.items()
+        if slot in slots
+        for value, words in slots[slot].items()
+        for word in split(words)
+    )
+
+
+def uniform(words: tuple[str, ...]) -> tuple[Option, ...]:
+    """Fillings that bear no attribute, all alike."""
+    return tuple(Option(word, -math.log(len(words))) for word in words)
+
+
+@cache
+def neutral_options(slot: str) -> tuple[Option, ...]:
+    """The fillings of a slot that bears no attribute."""
+    return uniform(split(NEUTRAL[slot]))
+
+
+@cache
+def name_options(taken: str) -> tuple[Option, ...]:
+    """Every name but the one that is taken."""
+    return uniform(tuple(name for name in NAMES if name != taken))
+
+
+def options(part: Part, bindings: Bindings) -> tuple[Option, ...]:
+    """The fillings of a part where `bindings` is known."""
+    slot = part.slot
+    if not slot:
+        return (Option(part.literal, 0.0),)
+    if slot in PRONOUNS:
+        return (Option(PRONOUNS[slot][bindings["hero"] in HE], 0.0),)
+    if slot in bindings:
+        return (Option(bindings[slot], 0.0),)
+    if slot in ("hero", "friend"):
+        return name_options(bindings.get("hero", ""))
+    if slot == "tool":
+        return uniform(tools(bindings["verb"]))
+    if slot in NEUTRAL:
+        return neutral_options(slot)
+    return marker_options(slot)
+
+
+@cache
+def _available(templates: tuple[str, ...], known: frozenset[str]) -> tuple[str, ...]:
+    def fits(template: str) -> bool:
+        return all(
+            part.introduces or part.slot not in REMEMBERED or part.slot in known
+            for part in parse_template(template)
+        )
+
+    return tuple(template for template in templates if fits(template))
+
+
+def available(stage: Stage, bindings: Bindings) -> tuple[str, ...]:
+    """The templates of a stage whose references are bound."""
+    return _available(stage.templates, frozenset(bindings))
+
+
+def _extended(derivation: Derivation, part: Part, option: Option, end: int) -> Derivation:
+    bindings = derivation.bindings
+    if part.introduces:
+        bindings = {**bindings, part.slot: option.word}
+    return Derivation(
+        end,
+        bindings,
+        derivation.log_structure + option.log_share,
+        derivation.draws + option.draw,
+    )
+
+
+def _draw_option(part: Part, bindings: Bindings, latent: Bindings, rng: random.Random) -> Option:
+    choices = options(part, bindings)
+    if not choices[0].draw:
+        return rng.choice(choices)
+    kind = choices[0].draw[0][0]
+    weights = [value_share(kind, value, latent[kind]) for value in KINDS[kind]]
+    value = rng.choices(KINDS[kind], weights)[0]
+    return rng.choice([choice for choice in choices if choice.draw == ((kind, value),)])
+
+
+def draw(
+    stages: tuple[Stage, ...], bindings: Bindings, latent: Bindings, rng: random.Random
+) -> tuple[str, Derivation]:
+    """Draw a text from the stages, and how it was drawn."""
+    text = ""
+    derivation = Derivation(0, bindings)
+    for stage in stages:
+        present = rng.random() < stage.probability
+        chance = stage.probability if present else 1 - stage.probability
+        log_structure = derivation.log_structure + math.log(chance)
+        if present:
+            templates = available(stage, derivation.bindings)
+            log_structure -= math.log(len(templates))
+            template = rng.choice(templates)
+            text += " " if text else ""
+        derivation = replace(derivation, log_structure=log_structure, end=len(text))
+        for part in parse_template(template) if present else ():
+            option = _draw_option(part, derivation.bindings, latent, rng)
+            text += part.surface(option.word)
+            derivation = _extended(derivation, part, option, len(text))
+    return text, derivation
+
+
+def _match_parts(
+    parts: tuple[Part, ...], text: str, derivation: Derivation
+) -> Iterator[Derivation]:
+    if not parts or derivation.open:
+        yield derivation
+        return
+    part, start = parts[0], derivation.end
+    rest = len(text) - start
+    for option in options(part, derivation.bindings):
+        surface = part.surface(option.word)
+        if text.startswith(surface, start):
+            longer = _extended(derivation, part, option, start + len(surface))
+            yield from _match_parts(parts[1:], text, longer)
+        elif rest < len(surface) and surface.startswith(text[start:]):
+            yield replace(derivation, end=len(text), open=True)
+
+
+def derivations(
+    stages: tuple[Stage, ...], text: str, derivation: Derivation
+) -> Iterator[Derivation]:
+    """Every way the stages draw `text` from `derivation.end` on, complete or cut short."""
+    if derivation.open or not stages:
+        if derivation.end == len(text):
+            yield derivation
+        return
+    stage = stages[0]
+    if stage.probability < 1:
+        skipped = derivation.log_structure + math.log(1 - stage.probability)
+        yield from derivations(stages[1:], text, replace(derivation, log_structure=skipped))
+    templates = available(stage, derivation.bindings)
+    log_structure = (
+        derivation.log_structure + math.log(stage.probability) - math.log(len(templates))
+    )
+    for template in templates:
+        parts = parse_template(template)
+        if derivation.end:
+            parts = (Part(" "), *parts)
+        started = replace(derivation, log_structure=log_structure)
+        for matched in _match_parts(parts, text, started):
+            yield from derivations(stages[1:], text, matched)

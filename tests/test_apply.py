@@ -1,0 +1,258 @@
+"""Laws of steered generation, on tiny random models of several architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steer.apply import Generation, Sampling, generate
+from steer.errors import HookError, SteerError
+from steer.hooks import placed
+from steer.inject import TokenClock, injected
+from steer.model import Model
+from steer.sites import Site
+from steer.spec import Coefficient, Scope
+from steer.steers import Steer
+from steer.text import TextDeltas, cut
+
+FAMILIES = ["llama", "gpt2", "gptj", "gemma2", "qwen3", "falcon", "mpt", "bloom"]
+each_family = pytest.mark.parametrize("family", FAMILIES)
+
+PROMPTS = ["w5 w9", "w12 w7 w33 w8 w41 w6 w19", "w60", "w4 w4 w50 w21"]
+GREEDY = Sampling(max_tokens=8, temperature=0)
+SAMPLED = Sampling(max_tokens=8, temperature=1.0, samples=2, top_k=20, top_p=0.9)
+
+
+def texts(generations: Sequence[Generation]) -> list[str]:
+    return [generation.text for generation in generations]
+
+
+def run(
+    model: Model,
+    steers: Sequence[Steer],
+    sampling: Sampling = GREEDY,
+    prompts: Sequence[str] = PROMPTS,
+) -> list[str]:
+    return texts(generate(model, prompts, steers, sampling))
+
+
+@each_family
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
+def test_coefficient_0_is_the_baseline_and_1_is_not(family: str, sampling: Sampling) -> None:
+    model = tiny.model(family)
+    baseline = run(model, [], sampling)
+    assert run(model, [tiny.steer(model, 0.0)], sampling) == baseline
+    assert run(model, [tiny.steer(model, 3.0)], sampling) != baseline
+
+
+@each_family
+@pytest.mark.parametrize(
+    "scope", [Scope(), Scope("response"), Scope("prompt"), Scope("range", 1, 2)]
+)
+def test_each_prompt_gets_in_a_batch_what_it_gets_alone(family: str, scope: Scope) -> None:
+    model = tiny.model(family)
+    steers = [tiny.steer(model, 1.5, scope)]
+    for sampling in (GREEDY, SAMPLED):
+        together = run(model, steers, sampling)
+        alone = [text for prompt in PROMPTS for text in run(model, steers, sampling, [prompt])]
+        assert together == alone
+
+
+@each_family
+def test_a_vector_and_its_negative_cancel(family: str) -> None:
+    model = tiny.model(family)
+    assert run(model, [tiny.steer(model, 2.0), tiny.steer(model, -2.0)]) == run(model, [])
+
+
+@each_family
+def test_the_order_of_steers_does_not_matter(family: str) -> None:
+    model = tiny.model(family)
+    steers = [tiny.steer(model, 1.0 + seed, seed=seed) for seed in range(3)]
+    assert run(model, steers) == run(model, steers[::-1])
+
+
+@each_family
+def test_resid_post_of_a_layer_is_resid_pre_of_the_next(family: str) -> None:
+    model = tiny.model(family)
+    post = tiny.vector(model, layers=(0, 1))
+    pre = tiny.vector(model, layers=(1, 2), site="resid_pre")
+    one, other = (
+        run(model, [Steer(vector, Coefficient(2), vector.metadata.layers)])
+        for vector in (post, pre)
+    )
+    assert one == other != run(model, [])
+
+
+@each_family
+@torch.no_grad()
+def test_a_scope_and_its_complement_add_up_to_all(family: str) -> None:
+    model = tiny.model(family)
+    ids, mask = model.padded([model.encode(prompt) for prompt in PROMPTS], left=True)
+
+    def logits(steers: Sequence[Steer]) -> torch.Tensor:
+        clock = TokenClock(4, ids.shape[1] - mask.sum(1))
+        with injected(model, steers, clock):
+            return torch.as_tensor(model.network(input_ids=ids, attention_mask=mask).logits)
+
+    everywhere = logits([tiny.steer(model)])
+    real = mask.bool()
+    for parts in (
+        [Scope("prompt"), Scope("response")],
+        [Scope("range", 0, 2), Scope("range", 3)],
+    ):
+        split = logits([tiny.steer(model, 1.0, scope) for scope in parts])
+        torch.testing.assert_close(split[real], everywhere[real], rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(
+            logits([tiny.steer(model, 1.0, parts[0])])[real], everywhere[real]
+        )
+
+
+@each_family
+def test_cached_generation_equals_uncached(family: str) -> None:
+    """Each token again from the whole text so far, with steers that depend on positions."""
+    model = tiny.model(family)
+    steers = [
+        tiny.steer(model, 1.5, Scope("response")),
+        tiny.steer(model, 1.5, Scope("range", 2, 6), seed=1),
+    ]
+    cached = generate(model, PROMPTS[:1], steers, GREEDY)[0]
+    ids = model.encode(PROMPTS[0])
+    start = len(ids)
+    for _ in range(GREEDY.max_tokens):
+        clock = TokenClock(start, torch.zeros(1, dtype=torch.int64))
+        with torch.no_grad(), injected(model, steers, clock):
+            scores = model.network(input_ids=torch.tensor([ids]), use_cache=False).logits
+        ids.append(int(scores[0, -1].argmax()))
+    assert model.decode(ids[start:]) == cached.text
+
+
+@each_family
+def test_no_hook_stays(family: str) -> None:
+    model = tiny.model(family)
+
+    def n_hooks() -> int:
+        modules = list(model.network.modules())
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+
+    assert n_hooks() == 0
+    run(model, [tiny.steer(model)])
+    assert n_hooks() == 0
+    for error in (KeyboardInterrupt, RuntimeError):
+
+        def fail(_text: str, error: type[BaseException] = error) -> None:
+            raise error
+
+        with pytest.raises(error):
+            generate(model, PROMPTS[:1], [tiny.steer(model)], GREEDY, on_text=fail)
+        assert n_hooks() == 0
+
+
+def test_a_steer_that_is_never_applied_is_an_error() -> None:
+    model = tiny.model("llama")
+    clock = TokenClock(1, torch.zeros(1, dtype=torch.int64))
+    with (
+        pytest.raises(HookError, match="resid_post 1"),
+        injected(model, [tiny.steer(model)], clock),
+    ):
+        pass
+
+
+def test_activations_of_another_shape_are_an_error() -> None:
+    model = tiny.model("llama")
+    block = model.network.get_submodule("model.layers.0")
+    wrong = block.register_forward_hook(lambda _m, _a, output: output.flatten(0, 1))
+    try:
+        with (
+            pytest.raises(HookError, match="rows, positions"),
+            placed(model, {Site(0): lambda _: None}),
+        ):
+            model.network(torch.tensor([[3, 4]]))
+    finally:
+        wrong.remove()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_steers_and_keeps_its_type(dtype: torch.dtype) -> None:
+    model = tiny.wrapped(tiny.build("llama").to(dtype), "half")
+    assert run(model, [tiny.steer(model, 0.0)]) == run(model, [])
+    assert run(model, [tiny.steer(model, 3.0)]) != run(model, [])
+
+
+def test_residual_share_has_the_length_it_says() -> None:
+    model = tiny.model("llama")
+    vector = tiny.vector(model)
+    steer = Steer(vector, Coefficient(0.15, "residual"), (1,))
+    (delta,) = steer.deltas().values()
+    expected = 0.15 * vector.metadata.at(1).resid_norm
+    assert float((delta.astype(float) ** 2).sum() ** 0.5) == pytest.approx(expected, rel=1e-5)
+
+
+def test_samples_differ_and_seeds_decide() -> None:
+    model = tiny.model("llama")
+    sampling = Sampling(max_tokens=12, temperature=1.5, samples=4)
+    first = run(model, [], sampling)
+    assert len(set(first)) > 4
+    assert run(model, [], sampling) == first
+    other = Sampling(max_tokens=12, temperature=1.5, samples=4, seed=1)
+    assert run(model, [], other) != first
+
+
+def test_sampling_follows_the_probabilities() -> None:
+    model = tiny.model("llama")
+    sampling = Sampling(max_tokens=1, temperature=1.0, samples=4_000, batch_size=500)
+    drawn = run(model, [], sampling, ["w5 w9"])
+    with torch.no_grad():
+        scores = model.network(torch.tensor([model.encode("w5 w9")])).logits[0, -1]
+    for token, probability in enumerate(scores.softmax(-1).tolist()):
+        if token < 3:
+            continue  # special tokens are not shown
+        share = drawn.count(f"w{token}") / len(drawn)
+        assert abs(share - probability) < 5 * (probability / len(drawn)) ** 0.5 + 1e-3
+
+
+def test_streamed_text_is_the_text() -> None:
+    model = tiny.model("llama")
+    pieces: list[str] = []
+    (done,) = generate(model, PROMPTS[:1], [], GREEDY, on_text=pieces.append)
+    assert "".join(pieces) == done.text
+    assert len([piece for piece in pieces if piece]) > 3
+
+
+def test_a_stop_string_ends_the_text_before_it() -> None:
+    model = tiny.model("llama")
+    whole = run(model, [])[0]
+    word = whole.split()[3]
+    stopped = generate(model, PROMPTS, [], Sampling(max_tokens=8, temperature=0, stop=(word,)))
+    assert stopped[0].text == cut(whole, [word])
+    assert stopped[0].finish == "stop"
+    assert stopped[0].n_tokens < 8
+
+
+def test_a_prompt_without_room_is_an_error_that_counts() -> None:
+    model = tiny.model("llama")
+    room = model.context
+    assert room is not None
+    with pytest.raises(SteerError, match="prompt 2 has") as caught:
+        generate(model, ["w3", " ".join(["w4"] * room)], [], GREEDY)
+    assert caught.value.hint == "shorten the prompt"
+
+
+characters = st.text(st.sampled_from("abc é😀\n"), max_size=30)
+
+
+@given(characters, st.lists(st.text(st.sampled_from("abc"), min_size=1, max_size=3), max_size=2))
+@settings(max_examples=300)
+def test_what_was_shown_is_the_text_up_to_the_stop(text: str, stop: list[str]) -> None:
+    data = text.encode()
+    deltas = TextDeltas(lambda ids: bytes(ids).decode(errors="replace"), stop)
+    shown = ""
+    for byte in data:
+        shown += deltas.push(byte)
+        assert cut(text, stop).startswith(shown)
+    assert shown + deltas.finish() == cut(text, stop)

@@ -1,0 +1,87 @@
+"""Tiny random models with a tokenizer of a few words, as the tool sees them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import torch
+from conftest import make_vector
+from families import VOCABULARY, build
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from steer.model import Model, wrap
+from steer.sites import Site
+from steer.spec import EVERYWHERE, Coefficient, Scope
+from steer.steers import Steer
+from steer.vector import SteeringVector
+
+WORDS = [f"w{number}" for number in range(3, VOCABULARY)]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """`w3 w4 ...` by word; a first token; padding that is not the end."""
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2} | {word: int(word[1:]) for word in WORDS}
+    inner = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
+    inner.pre_tokenizer = WhitespaceSplit()
+    inner.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+def wrapped(network: torch.nn.Module, name: str) -> Model:
+    """A network with the tokenizer above. It never ends a text by itself."""
+    network.generation_config.eos_token_id = None
+    network.generation_config.bos_token_id = 1
+    made = wrap(network, tokenizer(), model_id=name)
+    made.tokenizer.eos_token = None
+    return made
+
+
+@cache
+def model(family: str) -> Model:
+    """One of the families; shared, so tests leave it as it is."""
+    return wrapped(build(family), f"tiny-{family}")
+
+
+def save(folder: Path, family: str = "llama") -> Path:
+    """The model as a Hugging Face folder."""
+    build(family).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def vector(
+    on: Model, *, layers: tuple[int, ...] = (1,), site: str = "resid_post", seed: int = 0
+) -> SteeringVector:
+    """A random vector that fits `on`."""
+    return make_vector(on.identity, layers=layers, site=site, seed=seed)
+
+
+def steer_at(on: Model, site: Site, delta: Tensor) -> Steer:
+    """Adds exactly `delta` at `site`."""
+    made = vector(on, layers=(site.layer,), site=site.name)
+    exact = SteeringVector(made.metadata, delta.numpy()[None].astype("float32"))
+    return Steer(exact, Coefficient(1), (site.layer,))
+
+
+def steer(
+    on: Model, coefficient: float = 1.0, scope: Scope = EVERYWHERE, **vector_options: object
+) -> Steer:
+    """A steer with a random vector at its recommended layers."""
+    made = vector(on, **vector_options)  # type: ignore[arg-type]
+    return Steer(made, Coefficient(coefficient), made.metadata.layers, scope)
+
+
+def renamed(original: SteeringVector, **changes: object) -> SteeringVector:
+    """The same numbers with other metadata."""
+    return SteeringVector(
+        msgspec.structs.replace(original.metadata, **changes), original.directions
+    )
