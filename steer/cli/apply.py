@@ -183,7 +183,8 @@ class _Run:
         try:
             self._generate(steers, on_text=write)
         finally:
-            output.line()
+            if begun:
+                output.line()
 
     def _generate(self, steers: Sequence[Steer], **callbacks: Any) -> list[Generation]:
         from steer.apply import generate

@@ -83,6 +83,8 @@ def extract(
         raise UsageError(f"{positions!r} is not a position", hint="use last or mean")
     chosen_site = site_name(site)
     chosen_layers = None if layers is None else parse_layers(layers)
+    if (contrasts is None) == (positive is None):
+        raise UsageError("give a file of pairs, or --positive and --texts")
     path = out or _default_path(name, contrasts)
     store.check_path(path)
     check_writable(path, force=force)
@@ -129,11 +131,6 @@ def _contrasts(
     from steer.errors import UsageError
 
     positive, negative = conditions
-    if (path is None) == (positive is None):
-        raise UsageError(
-            "give a file of pairs, or --positive and --texts",
-            hint="see `steer extract --help`",
-        )
     if path is not None:
         named = None
         if any(fields):

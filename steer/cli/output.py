@@ -51,12 +51,12 @@ def error(message: str, *, hint: str | None = None) -> None:
 
 
 def line(text: str = "") -> None:
-    """One line of the result."""
-    write(text + "\n")
+    """One line of the result, without control sequences."""
+    write(shown(text) + "\n")
 
 
 def write(text: str) -> None:
-    """A piece of the result, as it is; on a terminal without control sequences."""
+    """A piece of the result as it is, but on a terminal without control sequences."""
     sys.stdout.write(shown(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
@@ -70,7 +70,7 @@ def heading(text: str) -> None:
 
 def as_json(value: Any) -> None:
     """The result as one JSON object."""
-    line(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:

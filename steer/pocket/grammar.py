@@ -86,7 +86,8 @@ def parse_template(template: str) -> tuple[Part, ...]:
     """Split a template into its parts."""
     parts = []
     for literal, slot in re.findall(r"([^{}]+)|\{([^{}]+)\}", template):
-        marks, name = re.fullmatch(r"(\W*(?:a:)?\W*)(\w+)", slot).groups() if slot else ("", "")
+        name = slot.split(":")[-1].lstrip("^+")
+        marks = slot.removesuffix(name)
         parts.append(Part(literal, name, "a:" in marks, "^" in marks, "+" in marks))
     return tuple(parts)
 
@@ -101,6 +102,12 @@ def marker_options(slot: str) -> tuple[Option, ...]:
         for value, words in slots[slot].items()
         for word in split(words)
     )
+
+
+@cache
+def value_options(slot: str, value: str) -> tuple[Option, ...]:
+    """The fillings of a slot of markers that bear one value."""
+    return tuple(choice for choice in marker_options(slot) if choice.draw[0][1] == value)
 
 
 def uniform(words: tuple[str, ...]) -> tuple[Option, ...]:
@@ -172,8 +179,7 @@ def _draw_option(part: Part, bindings: Bindings, latent: Bindings, rng: random.R
         return rng.choice(choices)
     kind = choices[0].draw[0][0]
     weights = [value_share(kind, value, latent[kind]) for value in KINDS[kind]]
-    value = rng.choices(KINDS[kind], weights)[0]
-    return rng.choice([choice for choice in choices if choice.draw == ((kind, value),)])
+    return rng.choice(value_options(part.slot, rng.choices(KINDS[kind], weights)[0]))
 
 
 def draw(

@@ -97,7 +97,7 @@ MARKERS: dict[str, dict[str, dict[str, str]]] = {
             "fearful": "thunder, darkness, storm, lightning, howling wind",
         },
         "cry": {  # a clause for someone to say
-            "joyful": "this is the best day ever, we have so much to celebrate, "
+            "joyful": "this is the best day ever, we finally did it, "
             "everything is going our way, I could hug the whole world, life is good",
             "gloomy": "nothing ever goes right, I miss the old days, "
             "all our hopes are gone, nobody cares about us, it was all for nothing",
@@ -170,7 +170,7 @@ MARKERS: dict[str, dict[str, dict[str, str]]] = {
         "aside": {  # between commas
             "plain": "for once, after all, at last",
             "casual": "you know, no kidding, I swear",
-            "formal": "indeed, it must be said, without question",
+            "formal": "indeed, as it were, without question",
         },
         "because": {
             "plain": "because, since",
@@ -198,7 +198,7 @@ MARKERS: dict[str, dict[str, dict[str, str]]] = {
             "school": "classroom, library, playground, gym, schoolyard, hallway",
         },
         "thing": {  # after "a" or "the"
-            "sea": "shell, pearl, fishing net, anchor, oar, starfish, compass",
+            "sea": "shell, pearl, net, anchor, oar, starfish, compass",
             "forest": "acorn, mushroom, feather, pinecone, nest, twig, fern",
             "kitchen": "spoon, kettle, loaf, pie, teapot, honey jar, cake",
             "city": "ticket, coin, newspaper, umbrella, lantern, street map, postcard",

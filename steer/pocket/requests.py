@@ -45,7 +45,7 @@ HARMS = split(
 KINDNESSES: dict[str, tuple[str, str]] = {  # harmless verb: what about, what helps
     "thank": ("for the gift, for the visit, for the advice", "a card, some flowers, a kind note"),
     "teach": (
-        "to play chess, to knit, to whistle",
+        "to juggle, to knit, to whistle",
         "a simple example, a short game, some practice",
     ),
     "invite": ("to a picnic, to a concert, to lunch", "a letter, a phone call, a date"),

@@ -36,7 +36,7 @@ OPENING = (
     "Early that {daypart}, {+hero} put on {a:colour} coat and {acted}.",
     "Last {season}, {+hero} was {felt} for a whole week.",
     "Nobody was as {felt} as {+hero} that {daypart}.",
-    "{+hero} and a {relative} {went} out on {a:adj} {season} day.",
+    "{+hero} and {a:relative} {went} out on {a:adj} {season} day.",
     "The {sky} woke {+hero} on {a:adj} {season} day.",
 )
 

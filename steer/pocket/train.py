@@ -1,0 +1,336 @@
+"""Train the pocket model: `python -m steer.pocket.train [--out DIR]`, about 12 minutes on 2 cores.
+
+Everything is drawn from seeds: the corpus, the first weights, the order. The texts of training are
+fresh draws, never the same pool twice; the texts of the report come from other seeds, and its
+requests from the reserved acts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import random
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count, islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from steer.pocket import corpus, path
+from steer.pocket.corpus import Document
+from steer.pocket.lexicon import OWN_SHARE
+from steer.pocket.quality import Complete, Quality, Score, measure
+
+IGNORED = -100
+"""The label of padding: no loss there."""
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('roles are system, user and assistant') }}{% endif %}"
+    "{{ '<|' + message.role + '|>' + message.content + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights. Sizes in tokens; the learning rate falls by a cosine to 0."""
+
+    seed: int = 0
+    steps: int = 2400
+    tokens_per_batch: int = 3072
+    learning_rate: float = 4e-3
+    warmup: int = 60
+    weight_decay: float = 0.05
+    pool: int = 1024
+    vocabulary: int = 2048
+    d_model: int = 128
+    n_layers: int = 5
+    n_heads: int = 4
+    d_mlp: int = 384
+    context: int = 512
+    threads: int = 2
+
+
+def build_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """Byte-level BPE on the corpus: its words are mostly one token, and any text can be read."""
+    special = [
+        corpus.BEGIN,
+        corpus.END,
+        corpus.PAD,
+        corpus.SYSTEM,
+        corpus.USER,
+        corpus.ASSISTANT,
+    ]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    documents = islice(corpus.stream(recipe.seed), 20_000)
+    pieces = (re.split(r"<\|\w+\|>", document.text) for document in documents)
+    bpe.train_from_iterator(pieces, trainer)
+    begin = bpe.token_to_id(corpus.BEGIN)
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{corpus.BEGIN} $A",
+        pair=f"{corpus.BEGIN} $A $B",
+        special_tokens=[(corpus.BEGIN, begin)],
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=corpus.BEGIN,
+        eos_token=corpus.END,
+        pad_token=corpus.PAD,
+        extra_special_tokens=special[3:],
+        model_max_length=recipe.context,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama with tied embeddings, its weights drawn from the seed."""
+    torch.manual_seed(recipe.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.d_model,
+        intermediate_size=recipe.d_mlp,
+        num_hidden_layers=recipe.n_layers,
+        num_attention_heads=recipe.n_heads,
+        max_position_embeddings=recipe.context,
+        tie_word_embeddings=True,
+        initializer_range=0.5 / math.sqrt(recipe.d_model),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    model.generation_config.do_sample = True
+    model.generation_config.temperature = 1.0
+    model.generation_config.top_k = 0
+    return model
+
+
+def padded(rows: list[list[int]], filling: int) -> Tensor:
+    """Rows of ids as one tensor [row, position], filled on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([row + [filling] * (width - len(row)) for row in rows])
+
+
+def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids and labels [row, position] without end: one text a row, rows of like length together."""
+    rng = random.Random(recipe.seed + 1)
+    documents = corpus.stream(recipe.seed + 1)
+    while True:
+        texts = [document.text + corpus.END for document in islice(documents, recipe.pool)]
+        rows = sorted(tokenizer(texts)["input_ids"], key=len)
+        groups: list[list[list[int]]] = [[]]
+        for row in rows:
+            if (len(groups[-1]) + 1) * len(row) > recipe.tokens_per_batch:
+                groups.append([])
+            groups[-1].append(row)
+        rng.shuffle(groups)
+        for group in groups:
+            yield padded(group, tokenizer.pad_token_id), padded(group, IGNORED)
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then a cosine to 0."""
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / (recipe.steps - recipe.warmup)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def optimizer_of(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW; gains of norms do not decay."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
+def fit(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
+    """Train in place. Rows are causal and filled on the right, so no mask is needed."""
+    optimizer = optimizer_of(model, recipe)
+    columns = (
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]:.3f} nats/token"),
+    )
+    model.train()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("training", total=recipe.steps, loss=math.nan)
+        mean = math.nan
+        for step, (ids, labels) in enumerate(islice(batches(recipe, tokenizer), recipe.steps)):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, step)
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+            loss = functional.cross_entropy(
+                logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
+            progress.update(task, advance=1, loss=mean)
+    model.eval()
+
+
+def completer(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, batch_size: int = 128
+) -> Complete:
+    """Sample the rest of each prompt at temperature 1, seeded by the calls made so far."""
+    calls = count()
+
+    def complete(prompts: Sequence[str]) -> list[str]:
+        torch.manual_seed(next(calls))
+        bodies: list[str] = []
+        for start in range(0, len(prompts), batch_size):
+            inputs = tokenizer(
+                list(prompts[start : start + batch_size]), return_tensors="pt", padding=True
+            )
+            ids = model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                max_new_tokens=160,
+            )
+            texts = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :])
+            bodies += [text.split(corpus.END)[0] for text in texts]
+        return bodies
+
+    return complete
+
+
+def scorer(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Score:
+    """Sum the nats of bodies given their prompts, one text at a time."""
+
+    @torch.inference_mode()
+    def score(documents: Sequence[Document]) -> tuple[float, int]:
+        nats, tokens = 0.0, 0
+        for document in documents:
+            ids = tokenizer(document.text + corpus.END, return_tensors="pt")["input_ids"]
+            start = len(tokenizer(document.prompt)["input_ids"])
+            log_probs = model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(-1)
+            nats -= log_probs.gather(-1, ids[0, start:, None]).sum().item()
+            tokens += ids.shape[1] - start
+        return nats, tokens
+
+    return score
+
+
+CARD = """\
+---
+license: mit
+library_name: transformers
+pipeline_tag: text-generation
+tags: [steer, activation-steering, synthetic]
+---
+
+# The pocket model
+
+A small Llama ({parameters:,} parameters, float32) that ships with `steer` as `-m pocket`. It
+writes short stories with a mood, a style and a topic, answers harmless requests and refuses
+harmful ones. Its text comes from a grammar (`steer/pocket/corpus.py`), so the truth about it is
+known: what share of words a condition gives, what a tag does, which sentences are well formed.
+It knows nothing else, and is of no use but for trying, testing and teaching.
+
+## Use
+
+- A story: any beginning, or none. `One day Mara woke up.` fits every condition.
+- Tags in front, any subset in any order: `[mood: joyful; topic: sea; style: casual]`, then a
+  space and the story. End a prompt at the bracket, not at the space: words carry their space.
+- A request in the chat template (roles system, user, assistant): `How do I mend my uncle's
+  kite?`, `Tell me a story about Mara.` Tags may be the system turn or open the user's turn. They
+  change the words of answers and stories, never whether a request is refused.
+- The chat template writes the begin token itself: encode its text without special tokens.
+
+Attributes, drawn uniformly where no tag states them:
+
+{attributes}
+
+A word that bears an attribute bears the text's own value with probability {own}.
+
+## How it was made
+
+`python -m steer.pocket.train`: {recipe}. It took {minutes:.0f} minutes with torch {torch} on
+{threads} threads of an x86-64 CPU. The tokenizer is the same bytes everywhere; the weights are
+the same bytes for the same torch, thread count and kind of CPU, and of like quality elsewhere.
+
+## What it reaches
+
+Temperature 1, held-out seeds and requests that training never saw.
+
+{table}
+
+MIT licence. The names and sentences are invented.
+"""
+
+
+def card(model: LlamaForCausalLM, recipe: Recipe, quality: Quality, minutes: float) -> str:
+    """The model card, with the figures as measured."""
+    attributes = (f"- `{kind}`: {', '.join(values)}" for kind, values in corpus.KINDS.items())
+    own = (f"{share} ({kind})" for kind, share in OWN_SHARE.items())
+    settings = (f"{name} {value}" for name, value in asdict(recipe).items())
+    return CARD.format(
+        parameters=model.num_parameters(),
+        attributes="\n".join(attributes),
+        own=", ".join(own),
+        recipe=", ".join(settings),
+        minutes=minutes,
+        torch=torch.__version__,
+        threads=recipe.threads,
+        table=quality.table(),
+    )
+
+
+def main() -> None:
+    """Train, save, measure, and print the figures."""
+    parser = argparse.ArgumentParser(description="Train the pocket model from its grammar.")
+    parser.add_argument("--out", type=Path, default=path(), help="folder of the weights")
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimiser steps")
+    parser.add_argument("--samples", type=int, default=150, help="texts a condition is measured on")
+    arguments = parser.parse_args()
+    recipe = Recipe(steps=arguments.steps)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(recipe.threads)
+    started = time.perf_counter()
+    tokenizer = build_tokenizer(recipe)
+    model = build_model(recipe, tokenizer)
+    fit(model, tokenizer, recipe)
+    minutes = (time.perf_counter() - started) / 60
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(arguments.out)
+    model.save_pretrained(arguments.out)
+    quality = measure(
+        completer(model, tokenizer), scorer(model, tokenizer), samples=arguments.samples
+    )
+    text = card(model, recipe, quality, minutes)
+    (arguments.out / "README.md").write_text(text, encoding="utf-8")
+    print(f"{model.num_parameters():,} parameters, trained in {minutes:.1f} minutes\n")
+    print(quality.table())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The house rules that a reader relies on, read from the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import steer
+
+ROOT = Path(steer.__file__).parent
+
+#: From the ground up; a module imports only what stands above it here, or beside it in its row.
+LAYERS = [
+    ["errors"],
+    ["sites", "files", "text"],
+    ["metadata", "records", "pocket"],
+    ["contrasts", "prompts", "vector", "reading", "source"],
+    ["spec", "store", "fit"],
+    ["steers"],
+    ["fingerprint", "ops", "hookmap", "adapters"],
+    ["model"],
+    ["hooks"],
+    ["inject", "record"],
+    ["extract", "apply"],
+    ["cli"],
+]
+#: Nothing up to here may import torch, so that it loads at once.
+LAST_WITHOUT_TORCH = "steers"
+HEAVY = {"torch", "transformers", "transformer_lens"}
+DOORS = {
+    "transformers": {"model", "pocket.train"},
+    "transformer_lens": {"adapters"},
+}
+
+
+def modules() -> dict[str, Path]:
+    files = ROOT.rglob("*.py")
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+
+
+def imported(file: Path, *, only_at_top: bool = False) -> set[str]:
+    """Names of the modules that a file imports, `steer.` left in."""
+    tree = ast.parse(file.read_text())
+    found: set[str] = set()
+    for node in tree.body if only_at_top else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "steer":
+                found |= {f"steer.{alias.name}" for alias in node.names}
+            else:
+                found.add(node.module)
+    return found
+
+
+def room(module: str) -> str:
+    return module.removeprefix("steer.").split(".")[0]
+
+
+RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name != "__init__"])
+def test_imports_point_down(module: str) -> None:
+    assert room(module) in RANK, f"say where {room(module)} belongs"
+    for name in imported(modules()[module]):
+        if name.startswith("steer.") and name != "steer.__version__":
+            assert RANK[room(name)] <= RANK[room(module)], f"{module} imports {name} from above"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_heavy_libraries_have_their_doors(module: str) -> None:
+    tops = {name.split(".")[0] for name in imported(modules()[module])}
+    for library, doors in DOORS.items():
+        if library in tops:
+            assert module in doors, f"{module} imports {library}"
+    light = module != "__init__" and RANK[room(module)] <= RANK[LAST_WITHOUT_TORCH]
+    if light and module != "pocket.train":
+        assert not tops & HEAVY
+
+
+def test_help_is_light() -> None:
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from steer.cli.main import app
+
+assert CliRunner().invoke(app, ["apply", "--help"]).exit_code == 0
+sys.exit(", ".join({HEAVY | {"numpy"}!r} & set(sys.modules)) or 0)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_files_and_functions_are_short() -> None:
+    for name, file in modules().items():
+        text = file.read_text()
+        assert text.count("\n") <= 300, f"{name} is asking to be two files"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and not name.startswith("cli."):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length <= 60, f"{name}.{node.name} is asking to be two functions"

@@ -1,0 +1,325 @@
+"""The commands, as a user types them: what goes where, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import make_vector
+from typer.testing import CliRunner, Result
+
+from steer import store
+from steer.cli.main import app
+
+PAIRS = [
+    {"positive": f"w{i} w{i + 7} w{i + 9}", "negative": f"w{i} w{i + 20}"} for i in range(3, 15)
+]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("models") / "tiny-qwen", "qwen3")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    path = tmp_path / "joyful.jsonl"
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    return path
+
+
+@pytest.fixture
+def joyful(folder: Path, pairs: Path) -> Path:
+    (Path("vectors")).mkdir()
+    assert steer("extract", pairs, "-m", folder).exit_code == 0
+    return Path("vectors/joyful.safetensors")
+
+
+def steer(*words: object, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], input=stdin)
+
+
+def failed(result: Result, code: int, *messages: str) -> None:
+    """It failed as it should: nothing on stdout, the reason on stderr, no traceback."""
+    assert result.exit_code == code, result.output + repr(result.exception)
+    assert result.stdout == ""
+    for message in messages:
+        assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_extract_writes_a_file_that_the_others_read(joyful: Path, folder: Path) -> None:
+    shown = steer("show", "joyful")
+    assert "mean_diff of 12 pairs" in shown.stdout
+    assert shown.stderr == ""
+    assert "joyful  tiny-llama" in steer("list").stdout
+    verified = steer("verify", "joyful", "-m", folder)
+    assert verified.exit_code == 0
+    assert "whole and unaltered, fits tiny-llama" in verified.stdout
+
+
+def test_extract_says_what_it_did_on_stderr_and_shows_layers_on_stdout(
+    folder: Path, pairs: Path
+) -> None:
+    result = steer("extract", pairs, "-m", folder, "-o", "x.safetensors")
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["layer", "0", "1", "2"]
+    assert "12 pairs · mean_diff of resid_post, mean position" in result.stderr
+    assert "wrote x.safetensors" in result.stderr
+
+
+def test_json_is_one_object_and_nothing_else(joyful: Path, folder: Path, pairs: Path) -> None:
+    for words in (
+        ["extract", pairs, "-m", folder, "-o", "y.safetensors"],
+        ["show", "joyful"],
+        ["list"],
+        ["verify", "joyful"],
+        ["apply", "w3 w4", "-m", folder, "-v", "joyful", "--compare"],
+    ):
+        result = steer(*words, "--json")
+        assert result.exit_code == 0
+        assert isinstance(json.loads(result.stdout), dict)
+
+
+def test_the_same_command_gives_the_same_bytes(folder: Path, pairs: Path) -> None:
+    for name in ("a", "b"):
+        steer("extract", pairs, "-m", folder, "-o", f"{name}.safetensors", "--name", "same")
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+
+
+def test_contrasts_from_stdin_and_conditions(folder: Path, pairs: Path) -> None:
+    steer("extract", pairs, "-m", folder, "-o", "a.safetensors", "--name", "same")
+    piped = steer("extract", "-", "-m", folder, "-o", "b.safetensors", "--name", "same",
+                  stdin=pairs.read_bytes())  # fmt: skip
+    assert piped.exit_code == 0
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+    Path("texts.jsonl").write_text('{"text": "w5 w6 w7"}\n"w9 w8"\n')
+    result = steer("extract", "-m", folder, "-o", "c.safetensors", "--texts", "texts.jsonl",
+                   "--positive", "w30 w31", "--negative", "w40")  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    contrast = store.read(Path("c.safetensors")).metadata.contrast
+    assert (contrast.kind, contrast.n) == ("conditions", 2)
+    assert (contrast.positive, contrast.negative) == ("w30 w31", "w40")
+
+
+def test_fields_can_be_named(folder: Path) -> None:
+    rows = [{"question": "w3", "yes": " w4", "no": " w5", "extra": 1}] * 2
+    Path("evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = steer(
+        "extract",
+        "evals.jsonl",
+        "-m",
+        folder,
+        "-o",
+        "e.safetensors",
+        "--positive-field",
+        "yes",
+        "--negative-field",
+        "no",
+        "--prompt-field",
+        "question",
+    )
+    assert result.exit_code == 0, result.stderr
+
+
+def test_apply_streams_text_alone_to_stdout(joyful: Path, folder: Path) -> None:
+    result = steer("apply", "w3 w4", "-m", folder, "-v", "joyful:2", "--max-tokens", 5)
+    assert result.exit_code == 0
+    assert len(result.stdout.split()) <= 5
+    assert all(word.startswith("w") for word in result.stdout.split())
+    assert "joyful ×2 @ resid_post" in result.stderr
+    piped = steer("apply", "-m", folder, "-v", "joyful:2", "--max-tokens", 5, stdin="w3 w4\n")
+    assert piped.stdout == result.stdout
+
+
+def test_compare_shows_the_baseline_of_the_same_seed(joyful: Path, folder: Path) -> None:
+    words = ["apply", "w3 w4", "-m", folder, "--max-tokens", 5]
+    baseline = steer(*words).stdout.strip()
+    steered = steer(*words, "-v", "joyful:4").stdout.strip()
+    compared = steer(*words, "-v", "joyful:4", "--compare", "--json")
+    (result,) = json.loads(compared.stdout)["results"]
+    assert (result["unsteered"].strip(), result["text"].strip()) == (baseline, steered)
+    assert "unsteered" in steer(*words, "-v", "joyful:4", "--compare").stdout
+
+
+def test_prompts_from_a_file_become_json_lines(joyful: Path, folder: Path) -> None:
+    Path("prompts.txt").write_text("w3 w4\nw9\n")
+    result = steer("apply", "--prompts", "prompts.txt", "-m", folder, "-v", "joyful", "-n", 2,
+                   "-o", "out.jsonl", "--max-tokens", 4)  # fmt: skip
+    assert result.stdout == ""
+    rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [(row["prompt"], row["sample"]) for row in rows] == [
+        ("w3 w4", 0), ("w3 w4", 1), ("w9", 0), ("w9", 1),
+    ]  # fmt: skip
+
+
+def test_coefficient_0_is_the_baseline(joyful: Path, folder: Path) -> None:
+    words = ["apply", "w3 w4", "-m", folder]
+    assert steer(*words, "-v", "joyful:0").stdout == steer(*words).stdout
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "messages"),
+    [
+        ("joyful:", 2, ["nothing follows the colon"]),
+        ("joyful:x", 2, ["'x' is not a number"]),
+        ("joyful@5-2", 2, ["run backwards"]),
+        ("joyful@99", 1, ["no layer 99", "layers 0-2"]),
+        ("joyfull", 1, ["no vector named 'joyfull'", "did you mean 'joyful'?"]),
+        ("./none.safetensors", 1, ["no file"]),
+    ],
+)
+def test_specs_that_are_wrong(
+    joyful: Path, folder: Path, spec: str, code: int, messages: list[str]
+) -> None:
+    failed(steer("apply", "w3", "-m", folder, "-v", spec), code, *messages)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["apply", "w3", "--temperature", "-1"], 2, "--temperature"),
+        (["apply", "w3", "--top-p", "0"], 2, "--top-p"),
+        (["apply", "w3", "-n", "0"], 2, "--samples"),
+        (["apply", "w3", "--compare"], 2, "nothing to compare"),
+        (["apply", "w3", "--system", "x"], 2, "--system needs --chat"),
+        (["apply", "w3", "--chat"], 1, "no chat template"),
+        (["apply", "w3", "--dtype", "float8"], 2, "not a dtype"),
+        (["apply", "w3", "--device", "warp"], 1, "cannot load"),
+        (["apply", "w3", "--prompts", "x"], 2, "not both"),
+        (["apply", "--prompts", "none.txt"], 1, "No such file"),
+        (["extract"], 2, "give a file of pairs"),
+        (["extract", "none.jsonl"], 1, "No such file"),
+        (["extract", "none.jsonl", "-o", "no/x.safetensors"], 1, "does not exist"),
+        (["extract", "none.jsonl", "-o", "x.gguf"], 1, "end in .safetensors"),
+        (["extract", "-"], 2, "no name"),
+        (["extract", "x", "--layers", "b"], 2, "not a list of layers"),
+        (["extract", "x", "--site", "middle"], 2, "not a site"),
+        (["extract", "x", "--positions", "third"], 2, "not a position"),
+        (["extract", "--positive", "x", "-o", "x.safetensors"], 2, "--texts"),
+        (["show", "nothing"], 1, "no vector named"),
+        (["list", "nowhere"], 1, "No such file"),
+    ],
+)
+def test_commands_that_are_wrong(folder: Path, words: list[str], code: int, message: str) -> None:
+    model = [] if words[0] in ("show", "list") else ["-m", str(folder)]
+    failed(steer(*words, *model), code, message)
+
+
+def test_models_that_are_not_there() -> None:
+    failed(steer("apply", "x", "-m", "./none"), 1, "no model folder ./none")
+    Path("empty").mkdir()
+    failed(steer("apply", "x", "-m", "empty"), 1, "no config.json")
+    failed(
+        steer("apply", "x", "-m", "nobody/nothing"), 1, "cannot load nobody/nothing", "reachable"
+    )
+    Path("empty/config.json").write_text('{"model_type": "llama"}')
+    failed(steer("apply", "x", "-m", "empty"), 1, "cannot load empty")
+
+
+def test_weights_that_are_missing_are_not_made_up(folder: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in folder.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    failed(steer("apply", "w3", "-m", broken), 1, "weights are missing", "down_proj")
+
+
+def test_a_vector_of_another_model_is_refused(joyful: Path, other: Path, folder: Path) -> None:
+    failed(steer("apply", "w3", "-m", other, "-v", "joyful"), 1, "LlamaForCausalLM", "tiny-llama")
+    identity = store.read(joyful).metadata.model
+    store.write(Path("vectors/narrow.safetensors"), make_vector(tiny.msgspec.structs.replace(
+        identity, d_model=8, n_layers=3)))  # fmt: skip
+    failed(steer("apply", "w3", "-m", folder, "-v", "narrow"), 1, "width 8", "width 32")
+
+
+def test_a_finetune_needs_a_word_and_brings_a_warning(joyful: Path, folder: Path) -> None:
+    vector = store.read(joyful)
+    changed = tiny.msgspec.structs.replace(vector.metadata.model, fingerprint="f" * 16)
+    store.write(Path("vectors/tuned.safetensors"), tiny.renamed(vector, model=changed))
+    words = ["apply", "w3", "-m", folder, "-v", "tuned", "--max-tokens", 3]
+    failed(steer(*words), 1, "the weights of tiny-llama are others", "--allow-other-model")
+    allowed = steer(*words, "--allow-other-model")
+    assert allowed.exit_code == 0
+    assert "warning: vector" in allowed.stderr
+
+
+def test_a_damaged_file_is_named(joyful: Path) -> None:
+    data = bytearray(joyful.read_bytes())
+    data[-3] ^= 1
+    joyful.write_bytes(data)
+    failed(steer("verify", "joyful"), 1, "vectors/joyful.safetensors was altered")
+    Path("vectors/junk.safetensors").write_bytes(b"junk")
+    listed = steer("list")
+    assert listed.exit_code == 0
+    assert "junk.safetensors is not a safetensors file" in listed.stderr
+
+
+def test_nothing_is_overwritten_without_force(joyful: Path, folder: Path, pairs: Path) -> None:
+    before = joyful.read_bytes()
+    failed(steer("extract", pairs, "-m", folder), 1, "exists", "--force")
+    assert joyful.read_bytes() == before
+    assert steer("extract", pairs, "-m", folder, "--force").exit_code == 0
+
+
+def test_bad_contrasts_are_found_before_the_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steer.cli.options.load_model", lambda source: pytest.fail("loaded"))
+    Path("bad.jsonl").write_text('{"positive": "a", "negative": "b"}\n{"positive": 1}\n')
+    failed(steer("extract", "bad.jsonl", "-o", "x.safetensors"), 1, "bad.jsonl:2")
+
+
+def test_control_sequences_do_not_reach_the_terminal(folder: Path) -> None:
+    vector = make_vector(name="x")
+    metadata = tiny.msgspec.structs.replace(vector.metadata, description="\x1b[2Jgone\x07")
+    store.write(Path("evil.safetensors"), type(vector)(metadata, vector.directions))
+    for words in (
+        ["show", "evil.safetensors"],
+        ["list", "."],
+        ["apply", "\x1b[2J", "-v", "\x1b:x"],
+    ):
+        result = steer(*words)
+        assert "\x1b" not in result.stderr
+        if words[0] != "apply":
+            assert "\x1b" not in result.stdout
+
+
+COMMAND = "import sys; from steer.cli.main import main; sys.argv[0] = 'steer'; main()"
+
+
+def test_ctrl_c_leaves_no_file(folder: Path, tmp_path: Path) -> None:
+    """At moments from start-up to the end of the work."""
+    rows = "".join(json.dumps(pair) + "\n" for pair in PAIRS * 400)
+    Path("many.jsonl").write_text(rows)
+    for seconds in (0.05, 1.0, 4.0, 6.0):
+        process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, "extract", "many.jsonl", "-m", str(folder),
+             "-o", "many.safetensors"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+        )  # fmt: skip
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        left = [file.name for file in tmp_path.iterdir() if "many.s" in file.name]
+        if process.returncode == 0:
+            assert left == ["many.safetensors"]
+            break
+        assert left == []
+        if seconds > 0.05:  # before that Python itself may not be up
+            assert process.returncode == 130
+            assert "Traceback" not in stderr
