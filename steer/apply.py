@@ -101,6 +101,43 @@ def generate(
     return done
 
 
+def continue_ids(
+    model: Model,
+    beginnings: Sequence[tuple[Sequence[int], int]],
+    steers: Sequence[Steer],
+    sampling: Sampling,
+    on_done: Callable[[int], None] = lambda n_texts: None,
+) -> list[list[int]]:
+    """New token ids after each beginning, (token ids, which sample of it this is).
+
+    The end is among them where the model wrote one. Stop strings are not looked at. As in
+    `generate`, random numbers belong to (seed, beginning, sample). A batch that does not fit in
+    memory is halved and run again.
+
+    Raises:
+        HookError: a steer was never applied.
+    """
+    rows = [_Row("", sample, list(ids)) for ids, sample in beginnings]
+    made: list[list[int]] = []
+    size = sampling.batch_size
+    while len(made) < len(rows):
+        try:
+            batch = _continued(model, rows[len(made) : len(made) + size], steers, sampling)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+            continue
+        made += [_up_to_end(model, ids) for ids in batch]
+        on_done(len(batch))
+    return made
+
+
+def _up_to_end(model: Model, ids: list[int]) -> list[int]:
+    stop = next((index for index, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
+    return ids[:stop]
+
+
 def _rows(model: Model, prompts: Sequence[str], sampling: Sampling, *, special: bool) -> list[_Row]:
     rows = []
     for number, prompt in enumerate(prompts, 1):
@@ -127,6 +164,19 @@ def _batch(
     sampling: Sampling,
     on_text: Callable[[str], None] | None,
 ) -> list[Generation]:
+    streamer = None if on_text is None else _Streamer(model, sampling.stop, on_text)
+    new = _continued(model, rows, steers, sampling, streamer)
+    return [_generation(model, row, ids, sampling) for row, ids in zip(rows, new, strict=True)]
+
+
+def _continued(
+    model: Model,
+    rows: Sequence[_Row],
+    steers: Sequence[Steer],
+    sampling: Sampling,
+    streamer: _Streamer | None = None,
+) -> list[list[int]]:
+    """New token ids of each row, as many as the longest has."""
     ids, mask = model.padded([row.ids for row in rows], left=True)
     width = ids.shape[1]
     clock = TokenClock(prompt_length=width, padding=width - mask.sum(1))
@@ -134,7 +184,6 @@ def _batch(
     if sampling.temperature > 0:
         processors = model.warpers(sampling.temperature, sampling.top_k, sampling.top_p)
         processors.append(_Draw(rows, sampling, model.device))
-    streamer = None if on_text is None else _Streamer(model, sampling.stop, on_text)
     with torch.no_grad(), injected(model, steers, clock):
         output = model.network.generate(
             input_ids=ids,
@@ -147,8 +196,7 @@ def _batch(
             streamer=streamer,
             stopping_criteria=[_Stops(model, sampling.stop, width)] if sampling.stop else [],
         )
-    new = output[:, width:].tolist()
-    return [_generation(model, row, ids, sampling) for row, ids in zip(rows, new, strict=True)]
+    return list(output[:, width:].tolist())
 
 
 def _generation(model: Model, row: _Row, ids: list[int], sampling: Sampling) -> Generation:

@@ -181,20 +181,20 @@ def _statistics(
     return tuple(
         LayerStatistics(
             layer=site.layer,
-            norm=_rounded(float(np.linalg.norm(directions[row]))),
-            resid_norm=_rounded(float(moments.resid_norm[row])),
-            separability=None if aucs is None else _rounded(float(aucs[row])),
-            positive=_spread(projections[row, 0]),
-            negative=_spread(projections[row, 1]),
+            norm=rounded(float(np.linalg.norm(directions[row]))),
+            resid_norm=rounded(float(moments.resid_norm[row])),
+            separability=None if aucs is None else rounded(float(aucs[row])),
+            positive=spread(projections[row, 0]),
+            negative=spread(projections[row, 1]),
         )
         for row, site in enumerate(sites)
     )
 
 
-def _spread(values: NDArray[np.float64]) -> Spread:
-    return Spread(mean=_rounded(float(values.mean())), std=_rounded(float(values.std())))
+def spread(values: NDArray[np.float64]) -> Spread:
+    return Spread(mean=rounded(float(values.mean())), std=rounded(float(values.std())))
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Six significant digits: more would only record in which order a CPU added numbers."""
     return float(f"{value:.6g}")

@@ -14,7 +14,7 @@ from steer import ops
 from steer.hooks import SiteFunction, placed
 from steer.model import Model
 from steer.spec import Scope
-from steer.steers import Steer, total_deltas
+from steer.steers import Edit, Steer, total_edits
 
 
 @dataclass
@@ -67,13 +67,7 @@ def injected(model: Model, steers: Sequence[Steer], clock: TokenClock) -> Iterat
         SiteError: the model has no such layer or site.
         HookError: the block ended well, yet a steer was never applied.
     """
-    functions = {
-        site: _edit(deltas, clock)
-        for site, deltas in (
-            (site, {scope: torch.from_numpy(delta) for scope, delta in scopes.items()})
-            for site, scopes in total_deltas(steers).items()
-        )
-    }
+    functions = {site: _edit(edits, clock) for site, edits in total_edits(steers).items()}
     handle = model.body.register_forward_pre_hook(clock.tick, with_kwargs=True)
     try:
         with placed(model, functions):
@@ -82,13 +76,25 @@ def injected(model: Model, steers: Sequence[Steer], clock: TokenClock) -> Iterat
         handle.remove()
 
 
-def _edit(deltas: dict[Scope, Tensor], clock: TokenClock) -> SiteFunction:
+def _edit(edits: dict[Scope, Edit], clock: TokenClock) -> SiteFunction:
+    tensors = {scope: _tensors(edit) for scope, edit in edits.items()}
+
     def edit(resid: Tensor) -> Tensor:
-        for scope, delta in deltas.items():
-            if delta.device != resid.device:
+        edited = resid
+        for scope, parts in tensors.items():
+            if parts[0].device != resid.device:
                 # Once: which device a layer is on is known only when its output arrives.
-                delta = deltas[scope] = delta.to(resid.device)
-            resid = ops.add(resid, delta, clock.mask(scope, resid))
-        return resid
+                parts = tensors[scope] = [part.to(resid.device) for part in parts]
+            delta, *factors = parts
+            if factors:
+                # All act on what came in, so that their order does not show.
+                delta = delta + ops.low_rank(resid, *factors)
+            edited = ops.add(edited, delta, clock.mask(scope, resid))
+        return edited
 
     return edit
+
+
+def _tensors(edit: Edit) -> list[Tensor]:
+    parts = (edit.delta, edit.down, edit.up)
+    return [torch.from_numpy(part) for part in parts if part is not None]

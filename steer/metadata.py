@@ -19,8 +19,8 @@ FORMAT = 1
 NEEDS = "0.1.0"
 
 Op = Literal["add"]
-ContrastKind = Literal["pairs", "conditions"]
-Positions = Literal["last", "mean"]
+ContrastKind = Literal["pairs", "conditions", "condition"]
+Positions = Literal["last", "mean", "all", "response"]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,14 +48,50 @@ class ModelIdentity(_Record, frozen=True):
             raise ValueError("d_model and n_layers are at least 1")
 
 
-class Method(_Record, frozen=True):
+class Distillation(_Record, frozen=True):
+    """Settings of a distilled edit, and what became of them.
+
+    samples, held_out: continuations to learn from, and to judge by. max_tokens: their length at
+    most. batch_size, steps, learning_rate, seed: of the optimiser; best_step is the state that was
+    kept. recovery: on the held-out samples (`steer.recovery`), with its 95 % interval.
+    extra_nats: nats per token that the edit's own texts have under the unsteered model, more than
+    the model's own texts have; condition_extra_nats: the same of the condition's texts.
+    """
+
+    samples: int
+    held_out: int
+    max_tokens: int
+    batch_size: int
+    steps: int
+    best_step: int
+    learning_rate: float
+    seed: int
+    recovery: float
+    interval: tuple[float, float]
+    extra_nats: float
+    condition_extra_nats: float
+
+    def __post_init__(self) -> None:
+        _finite(self.learning_rate, self.recovery, *self.interval)
+        _finite(self.extra_nats, self.condition_extra_nats)
+
+
+class Method(_Record, frozen=True, omit_defaults=True):
     """How the vector was fitted."""
 
-    name: Literal["mean_diff"]
+    name: Literal["mean_diff", "distill"]
+    distillation: Distillation | None = None
+
+    def __post_init__(self) -> None:
+        if (self.name == "distill") != (self.distillation is not None):
+            raise ValueError("a distilled vector, and no other, says how it was distilled")
 
 
 class Read(_Record, frozen=True):
-    """Which tokens were read: `last`, or `mean` over the text's own tokens (`steer.reading`)."""
+    """Which tokens were read: `last`, or `mean` over the text's own tokens (`steer.reading`).
+
+    A distilled edit was made to act on `all` tokens, or on those of the `response`.
+    """
 
     positions: Positions
 
@@ -63,7 +99,9 @@ class Read(_Record, frozen=True):
 class ContrastSummary(_Record, frozen=True):
     """What the vector was made from: the number of pairs and a hash of all of them.
 
-    `positive` and `negative` are the two conditions, where the contrast is of that kind.
+    `positive` and `negative` are the two conditions, where the contrast is of that kind. Of the
+    kind `condition`, n counts the texts that the model wrote under the positive one, and the hash
+    is of both conditions and the prompts.
     """
 
     kind: ContrastKind
@@ -86,7 +124,8 @@ class Spread(_Record, frozen=True):
 class LayerStatistics(_Record, frozen=True):
     """What was seen at one layer while the vector was made.
 
-    norm: length of the stored vector, in activation units.
+    norm: length of the stored vector, in activation units; of a low-rank edit, the mean length of
+        what it adds.
     resid_norm: mean length of the activations read there.
     separability: AUC of the projection on held-out folds, 0.5 is chance; None with too few pairs.
     positive, negative: projection of each side's activations on the unit vector.
@@ -123,7 +162,10 @@ class Recommended(_Record, frozen=True):
 
 
 class Metadata(_Record, frozen=True):
-    """The JSON of a vector file. `layers[i]` is the layer of row i of the tensor."""
+    """The JSON of a vector file. `layers[i]` is the layer of row i of the tensors.
+
+    rank: of the low-rank part; 0 where there is only a vector.
+    """
 
     name: str
     model: ModelIdentity
@@ -137,10 +179,13 @@ class Metadata(_Record, frozen=True):
     description: str = ""
     license: str = ""
     sha256: str = ""
+    rank: int = 0
     format: int = FORMAT
     needs: str = NEEDS
 
     def __post_init__(self) -> None:
+        if not 0 <= self.rank <= self.model.d_model:
+            raise ValueError(f"rank is outside 0-{self.model.d_model}")
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise ValueError("layers are not a rising list")
         if self.layers[0] < 0 or self.layers[-1] >= self.model.n_layers:
@@ -176,8 +221,11 @@ def encode(metadata: Metadata) -> str:
 
 
 def to_json(metadata: Metadata) -> dict[str, Any]:
-    """Plain dicts, lists, numbers and strings."""
-    return dict(msgspec.to_builtins(metadata))
+    """Plain dicts, lists, numbers and strings; without a rank where there is only a vector."""
+    plain = dict(msgspec.to_builtins(metadata))
+    if not metadata.rank:
+        del plain["rank"]
+    return plain
 
 
 def decode(text: str, subject: str) -> Metadata:

@@ -15,11 +15,25 @@ from steer.vector import Directions, SteeringVector
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """What happens to activations h at one site: h + delta + up (down h).
+
+    delta: float32 [d_model], in activation units. down, up: float32 [k, d_model] and [d_model, k],
+    where something of low rank is among it.
+    """
+
+    delta: Directions
+    down: Directions | None = None
+    up: Directions | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Steer:
-    """Add `coefficient` times the vector at `layers`, at the positions of `scope`.
+    """Add `coefficient` times the vector (or low-rank edit) at `layers`, where `scope` says.
 
     Raises:
-        VectorError: the vector has no direction at one of the layers.
+        VectorError: the vector has no direction at one of the layers, or is of low rank, and the
+            coefficient a share of the activations' length.
     """
 
     vector: SteeringVector
@@ -30,11 +44,20 @@ class Steer:
     def __post_init__(self) -> None:
         for layer in self.layers:
             self.vector.metadata.at(layer)
+        if self.coefficient.unit == "residual" and self.vector.metadata.rank:
+            raise VectorError(
+                f"vector {self.vector.name!r} is a low-rank edit: what it adds has no one length",
+                hint="use a multiple of it, such as 1 or 0.5, not a percentage",
+            )
+
+    def sites(self) -> dict[Site, int]:
+        """Where it acts, and the layer whose numbers it takes there."""
+        name = self.vector.metadata.site
+        return {Site(layer, name).canonical: layer for layer in self.layers}
 
     def deltas(self) -> dict[Site, Directions]:
-        """What is added at each site, float32 [d_model], in activation units."""
-        name = self.vector.metadata.site
-        return {Site(layer, name).canonical: self._delta(layer) for layer in self.layers}
+        """The vector that is added at each site, float32 [d_model], in activation units."""
+        return {site: self._delta(layer) for site, layer in self.sites().items()}
 
     def _delta(self, layer: int) -> Directions:
         factor = self.coefficient.value
@@ -109,17 +132,36 @@ def check_fits(
     return warnings
 
 
-def total_deltas(steers: Sequence[Steer]) -> dict[Site, dict[Scope, Directions]]:
-    """All steers summed by site and scope, float32 [d_model] each.
+def total_edits(steers: Sequence[Steer]) -> dict[Site, dict[Scope, Edit]]:
+    """All steers summed by site and scope: one edit, of the same h, that does what all of them do.
 
-    Summed in float64, so that their order does not show.
+    Vectors are summed in float64, so that their order does not show.
     """
-    sums: dict[Site, dict[Scope, np.ndarray]] = {}
+    placed: dict[Site, dict[Scope, list[Steer]]] = {}
     for steer in steers:
-        for site, delta in steer.deltas().items():
-            at_site = sums.setdefault(site, {})
-            at_site[steer.scope] = at_site.get(steer.scope, 0.0) + delta.astype(np.float64)
+        for site in steer.sites():
+            placed.setdefault(site, {}).setdefault(steer.scope, []).append(steer)
     return {
-        site: {scope: total.astype(np.float32) for scope, total in scopes.items()}
-        for site, scopes in sums.items()
+        site: {scope: _sum(together, site) for scope, together in scopes.items()}
+        for site, scopes in placed.items()
     }
+
+
+def _sum(steers: Sequence[Steer], site: Site) -> Edit:
+    delta = np.sum([steer.deltas()[site].astype(np.float64) for steer in steers], axis=0)
+    # By vector, so that one and its negative leave nothing at all.
+    factors: dict[tuple[SteeringVector, int], float] = {}
+    for steer in steers:
+        key = steer.vector, steer.sites()[site]
+        factors[key] = factors.get(key, 0.0) + steer.coefficient.value
+    parts = [
+        (pair[0], factor * pair[1])
+        for (vector, layer), factor in factors.items()
+        if factor and (pair := vector.low_rank(layer)) is not None
+    ]
+    if not parts:
+        return Edit(delta.astype(np.float32))
+    # Side by side: up (down h) is then the sum over the parts.
+    down = np.concatenate([down for down, _ in parts])
+    up = np.concatenate([up for _, up in parts], axis=1)
+    return Edit(delta.astype(np.float32), down, up.astype(np.float32))

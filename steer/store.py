@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import struct
 from dataclasses import dataclass
@@ -15,10 +16,9 @@ from safetensors.numpy import load, save
 from steer.errors import SteerError, VectorError
 from steer.files import read_bytes, reported, write_atomic
 from steer.metadata import Metadata, decode, encode, load_strict_json
-from steer.vector import SteeringVector
+from steer.vector import SteeringVector, tensor_shapes
 
 SUFFIX = ".safetensors"
-_TENSOR = "directions"
 # Generous for any model (1,000 layers of 100,000 numbers), small enough to refuse a weight file.
 _MAX_BYTES = 400_000_000
 _MAX_HEADER = 4_000_000
@@ -47,7 +47,7 @@ def write(path: Path, vector: SteeringVector, *, force: bool = False) -> Steerin
 def to_bytes(vector: SteeringVector) -> bytes:
     """The bytes of the file of a sealed vector."""
     # One metadata key: safetensors writes several in random order.
-    return save({_TENSOR: vector.directions}, metadata={"steer": encode(vector.metadata)})
+    return save(vector.tensors, metadata={"steer": encode(vector.metadata)})
 
 
 def read_header(path: Path) -> Header:
@@ -80,10 +80,10 @@ def from_bytes(data: bytes, subject: str) -> SteeringVector:
     """As `read`; `subject` names the file in errors."""
     metadata = _parse_header(data, len(data), subject)
     try:
-        directions = load(data)[_TENSOR]
+        tensors = load(data)
     except SafetensorError as error:
         raise VectorError(f"{subject} is damaged: {error}") from None
-    vector = SteeringVector(metadata, directions)
+    vector = SteeringVector(metadata, **tensors)
     if vector.sha256 != metadata.sha256:
         raise VectorError(
             f"{subject} was altered: its contents do not match its sha256",
@@ -109,15 +109,19 @@ def _parse_header(data: bytes, size: int, subject: str) -> Metadata:
             hint="a vector file has one metadata key, `steer`",
         )
     metadata = decode(texts["steer"], subject)
-    n_bytes = len(metadata.layers) * metadata.model.d_model * 4
-    expected = {
-        "dtype": "F32",
-        "shape": [len(metadata.layers), metadata.model.d_model],
-        "data_offsets": [0, n_bytes],
-    }
-    if raw != {_TENSOR: expected}:
+    if raw != _expected(metadata):
         raise VectorError(f"{subject}: its tensors are not what its metadata say")
     return metadata
+
+
+def _expected(metadata: Metadata) -> dict[str, Any]:
+    """The tensors of a header, each after the other."""
+    expected = {}
+    end = 0
+    for name, shape in tensor_shapes(metadata).items():
+        start, end = end, end + 4 * math.prod(shape)
+        expected[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    return expected
 
 
 def _raw_header(data: bytes, size: int, subject: str) -> dict[str, Any]:

@@ -1,6 +1,21 @@
-"""`steer demo`."""
+"""`steer demo`: the whole way once, on the embedded model."""
+
+from __future__ import annotations
+
+import json as json_library
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from steer.cli import options, output
+
+if TYPE_CHECKING:
+    from steer.demo import Row
+
+PROMPT = "One day Mara woke up."
+SPEC = "joyful:2@2"
 
 
 def register(app: typer.Typer) -> None:
@@ -8,5 +23,65 @@ def register(app: typer.Typer) -> None:
     app.command("demo")(demo)
 
 
-def demo() -> None:
-    """See it work."""
+def demo(
+    contrasts: Annotated[
+        Path | None,
+        typer.Argument(help="Pairs of joyful and gloomy stories. Default: drawn by the grammar."),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Stories for each row of the table.")] = 48,
+    json: options.Json = False,
+) -> None:
+    """Extract a vector on the embedded model, steer with it, and measure what it did.
+
+    \b
+    steer demo
+    steer demo examples/contrasts/joyful.jsonl
+    """
+    from steer.contrasts import pairs
+    from steer.pocket.pairs import story_pairs
+    from steer.source import ModelSource
+
+    if contrasts is not None:
+        contrast_set = pairs(*options.read_input(contrasts))
+    else:
+        drawn = story_pairs("mood", "joyful", "gloomy")
+        text = "".join(json_library.dumps(pair) + "\n" for pair in drawn)
+        contrast_set = pairs(text.encode(), "joyful.jsonl")
+    model = options.load_model(ModelSource())
+    from steer import spec, store
+    from steer.apply import Sampling, generate
+    from steer.cli.show import layer_table
+    from steer.demo import measure, n_generations
+    from steer.extract import ExtractSettings, extract
+    from steer.steers import resolve
+
+    with output.progress("reading", 2 * len(contrast_set.pairs)) as advance:
+        extracted = extract(model, contrast_set, ExtractSettings(name="joyful"), advance)
+    with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go
+        path = Path(folder) / "joyful.safetensors"
+        store.write(path, extracted)
+        vector = store.read(path)
+    steer = resolve(spec.parse(SPEC), vector)
+    if not json:
+        output.command("steer extract joyful.jsonl -o joyful.safetensors")
+        layer_table(vector.metadata)
+        output.command(f'steer apply "{PROMPT}" -v {SPEC} --compare')
+        one = Sampling(temperature=1.0, max_tokens=60)
+        texts = [generate(model, [PROMPT], steers, one)[0].text for steers in ([], [steer])]
+        output.beside(("unsteered", str(steer)), (PROMPT + texts[0], PROMPT + texts[1]))
+    sampling = Sampling(temperature=1.0, max_tokens=60, samples=samples, batch_size=samples)
+    with output.progress("measuring", n_generations(sampling)) as advance:
+        rows = list(measure(model, steer, PROMPT, sampling, lambda generation: advance(1)))
+    if json:
+        output.as_json({"rows": [_as_json(row) for row in rows], "samples": samples})
+        return
+    output.line(f"Share of joyful words among mood words, {samples} stories a row [95 % interval]:")
+    output.line()
+    cells = [[row.label, str(row.joyful), f"{row.grammatical.value:.0%}"] for row in rows]
+    output.table(["", "joyful words", "sentences that parse"], cells)
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(row)

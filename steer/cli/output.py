@@ -68,6 +68,11 @@ def heading(text: str) -> None:
     _console(stderr=False).print(Text(shown(text), style="bold"), soft_wrap=True)
 
 
+def command(text: str) -> None:
+    """A command, shown above what it prints."""
+    heading(f"$ {text}")
+
+
 def as_json(value: Any) -> None:
     """The result as one JSON object."""
     write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

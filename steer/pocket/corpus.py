@@ -149,11 +149,11 @@ def sample(
     return Document(form, prompt, body, tags, latent, derivation.log_prob(latent))
 
 
-def stream(seed: int, **choices: bool) -> Iterator[Document]:
+def stream(seed: int) -> Iterator[Document]:
     """Drawn texts without end, the same for the same seed."""
     rng = random.Random(seed)
     while True:
-        yield sample(rng, **choices)  # type: ignore[arg-type]
+        yield sample(rng)
 
 
 def _read_request(said: str) -> tuple[dict[str, str], tuple[Stage, ...]] | None:

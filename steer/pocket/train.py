@@ -48,17 +48,17 @@ class Recipe:
     """All that decides the weights. Sizes in tokens; the learning rate falls by a cosine to 0."""
 
     seed: int = 0
-    steps: int = 2400
-    tokens_per_batch: int = 3072
+    steps: int = 2000
+    tokens_per_batch: int = 2048
     learning_rate: float = 4e-3
     warmup: int = 60
     weight_decay: float = 0.05
     pool: int = 1024
     vocabulary: int = 2048
     d_model: int = 128
-    n_layers: int = 5
+    n_layers: int = 6
     n_heads: int = 4
-    d_mlp: int = 384
+    d_mlp: int = 352
     context: int = 512
     threads: int = 2
 

@@ -1,0 +1,76 @@
+"""The demonstration: a vector from the pocket grammar's stories, and its measured effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from steer.apply import Generation, Sampling, generate
+from steer.intervals import Interval, ratio
+from steer.model import Model
+from steer.pocket import corpus
+from steer.steers import Steer
+from steer.vector import SteeringVector
+
+TAG = "[mood: joyful] "
+N_RANDOM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Share of joyful words among all mood words, and of sentences that the grammar can parse."""
+
+    label: str
+    joyful: Interval
+    grammatical: Interval
+
+
+def measure(
+    model: Model,
+    steer: Steer,
+    prompt: str,
+    sampling: Sampling,
+    on_done: Callable[[Generation], None] = lambda generation: None,
+) -> Iterator[Row]:
+    """The effect of `steer` on stories that begin with `prompt`, with its baselines beside it.
+
+    Baselines: unsteered, random directions of the same length (`N_RANDOM` seeds together), and the
+    condition as a prompt. Yields each row as it is known.
+    """
+
+    def stories(steers: Sequence[Steer], start: str = prompt) -> list[str]:
+        made = generate(model, [start], steers, sampling, on_done=on_done)
+        return [prompt + generation.text for generation in made]
+
+    yield _row("unsteered", stories([]))
+    noise = [story for seed in range(N_RANDOM) for story in stories([_random(steer, seed)])]
+    yield _row("random direction", noise)
+    yield _row(str(steer), stories([steer]))
+    yield _row(f"prompt {TAG.strip()}", stories([], TAG + prompt))
+
+
+def n_generations(sampling: Sampling) -> int:
+    """How often `measure` will call `on_done`."""
+    return (3 + N_RANDOM) * sampling.samples
+
+
+def _row(label: str, stories: Sequence[str]) -> Row:
+    moods = [corpus.counts(story)["mood"] for story in stories]
+    parsed = [corpus.parsed_sentences(story) for story in stories]
+    return Row(
+        label,
+        ratio([mood["joyful"] for mood in moods], [sum(mood.values()) for mood in moods]),
+        ratio([good for good, _ in parsed], [count for _, count in parsed]),
+    )
+
+
+def _random(steer: Steer, seed: int) -> Steer:
+    """The same steer with each layer's vector turned to a random direction."""
+    original = steer.vector.directions
+    drawn = np.random.default_rng(seed).normal(size=original.shape)
+    lengths = np.linalg.norm(original, axis=1, keepdims=True)
+    turned = drawn / np.linalg.norm(drawn, axis=1, keepdims=True) * lengths
+    vector = SteeringVector(steer.vector.metadata, turned.astype(np.float32))
+    return replace(steer, vector=vector)
