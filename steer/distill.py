@@ -16,12 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import msgspec
 import numpy as np
 
+from steer import fit
+from steer.descent import CANDIDATES, SEARCH_STEPS, Schedule, Task, candidates, descend
 from steer.errors import InputError, UsageError
+from steer.extract import rounded, spread
 from steer.intervals import Interval
 from steer.lessons import Conditions, Lesson, nats_per_token, rewritten, write_lessons
-from steer.lowrank import Edits, Schedule, State, Teacher, divergences, train
+from steer.lowrank import Edits, Teacher, divergences
 from steer.metadata import (
     ContrastSummary,
     Distillation,
@@ -32,21 +36,18 @@ from steer.metadata import (
     Recommended,
 )
 from steer.model import Model
-from steer.record import record
 from steer.reading import Reading
+from steer.record import record
 from steer.recovery import recovery
 from steer.sites import Site
-from steer.spec import EVERYWHERE, Coefficient, Scope
+from steer.spec import Coefficient, Scope
 from steer.steers import Steer
 from steer.vector import SteeringVector
 
-#: Layers that are tried where none is named, evenly spread, and the steps that each of them gets.
-CANDIDATES = 8
-SEARCH_STEPS = 25
 #: Prompts from which on some are held out; with fewer, other texts after the same ones are.
 ENOUGH_PROMPTS = 10
-#: A condition that moves the next token by less than this many nats cannot be told from none.
-LEAST_EFFECT = 1e-7
+#: Texts that are enough to know the mean length of an activation.
+ENOUGH_TEXTS = 64
 
 #: Gets what is being done, how many units of `n_units` were just done, and R so far, once known.
 Progress = Callable[[str, int, float | None], None]
@@ -54,9 +55,9 @@ Progress = Callable[[str, int, float | None], None]
 
 @dataclass(frozen=True, slots=True)
 class DistillSettings:
-    """What to distil into. rank 0 is a vector. layers None: the best one; () means all.
+    """What to distil into. rank 0 is a vector. layers None: the best one; empty: all.
 
-    samples are learned from; `held_out` others decide what R is. max_tokens is their length.
+    samples: texts to learn from, of max_tokens at most; held_out: others, which decide what R is.
 
     Raises:
         UsageError: a number out of its range.
@@ -71,7 +72,7 @@ class DistillSettings:
     held_out: int = 128
     max_tokens: int = 128
     batch_size: int = 16
-    learning_rate: float = 0.005
+    learning_rate: float = 0.01
     seed: int = 0
     description: str = ""
     license: str = ""
@@ -87,6 +88,9 @@ class DistillSettings:
     def validation(self) -> int:
         """Texts that decide which state is kept, so that those which give R do not."""
         return max(1, self.held_out // 2)
+
+    def schedule(self, steps: int) -> Schedule:
+        return Schedule(steps, self.learning_rate, self.batch_size, self.seed)
 
 
 def n_units(model: Model, settings: DistillSettings) -> int:
@@ -108,7 +112,7 @@ def distill(
     conditions: Conditions,
     prompts: Sequence[str],
     settings: DistillSettings,
-    on_progress: Progress = lambda what, n, recovery: None,
+    on_progress: Progress = lambda what, n, recovered: None,
 ) -> SteeringVector:
     """The edit that does most of what the condition does, with what it recovers and costs.
 
@@ -116,17 +120,17 @@ def distill(
         InputError: the condition changes nothing, or no edit was found that comes nearer to it
             than the unsteered model does.
         SiteError: a layer that the model does not have.
+        UsageError: a rank above the model's width.
     """
     if settings.rank > model.identity.d_model:
-        raise UsageError(f"--rank is at most {model.identity.d_model}, the model's width")
-    named = settings.layers or tuple(range(model.n_layers))
-    for layer in named:
+        raise UsageError(f"--rank is at most {model.identity.d_model}, the width of the model")
+    for layer in settings.layers or ():
         model.hooks.place(Site(layer))
     texts = _write(model, conditions, prompts, settings, on_progress)
     teacher = Teacher(model)
-    run = _Run(model, settings, texts, teacher, _scales(model, texts.validation), on_progress)
-    layers = run.search() if settings.layers is None else named
-    edits, best_step = run.fit(layers)
+    task = Task.of(model, texts.lessons, texts.validation, teacher)
+    scales = _scales(model, texts.validation)
+    edits, best_step = _fit(task, scales, settings, on_progress)
     base = divergences(model, texts.held_out, teacher, None)
     found = recovery(divergences(model, texts.held_out, teacher, edits), base)
     if best_step == 0 or found.value <= 0:
@@ -134,8 +138,49 @@ def distill(
             "no edit was found that comes nearer to the condition than the unsteered model",
             hint="try more --samples and --steps, a higher --rank or --layers all",
         )
-    unfinished = _vector(run, edits, conditions, prompts, layers)
-    return _with_evidence(run, unfinished, found, best_step)
+    digest = hashlib.sha256(
+        json.dumps(
+            [conditions.condition, conditions.baseline, conditions.chat, list(prompts)]
+        ).encode()
+    )
+    contrast = ContrastSummary(
+        kind="condition",
+        n=len(texts.lessons),
+        sha256=digest.hexdigest(),
+        positive=conditions.condition,
+        negative=conditions.baseline,
+    )
+    vector = _vector(model, settings, edits, texts.held_out, contrast)
+    return _with_evidence(model, settings, vector, texts, found, best_step)
+
+
+def _fit(
+    task: Task, scales: dict[Site, float], settings: DistillSettings, on_progress: Progress
+) -> tuple[Edits, int]:
+    """Edits at the layers of the settings, or at the one at which a short run comes furthest."""
+    response = settings.scope == "response"
+
+    def run(layers: Sequence[int], steps: int, what: str) -> tuple[Edits, float, int]:
+        here = {Site(layer): scales[Site(layer)] for layer in layers}
+        edits = Edits(task.model, here, settings.rank, settings.seed, response=response)
+        best, best_step = descend(
+            task,
+            edits,
+            settings.schedule(steps),
+            lambda recovered: on_progress(what, 1, recovered),
+        )
+        return edits, best, best_step
+
+    every = [site.layer for site in scales]
+    layers = every if settings.layers == () else settings.layers
+    if layers is None:
+        reached = {
+            layer: run((layer,), SEARCH_STEPS, f"trying layer {layer}")[1]
+            for layer in candidates(every)
+        }
+        layers = (max(reached, key=lambda layer: reached[layer]),)
+    edits, _, best_step = run(layers, settings.steps, "distilling")
+    return edits, best_step
 
 
 def _write(
@@ -145,19 +190,17 @@ def _write(
     settings: DistillSettings,
     on_progress: Progress,
 ) -> _Texts:
-    n, n_validation, n_held_out = settings.samples, settings.validation, settings.held_out
-    n_new = n_validation + n_held_out
-    learned, other = prompts, prompts
-    first = n
+    """Texts to learn from, and others after prompts that were held out, where there are enough."""
+    learned = other = list(prompts)
+    n_other = settings.validation + settings.held_out
+    first = -(-settings.samples // len(learned)) * len(learned)  # the next text of each prompt
     if len(prompts) >= ENOUGH_PROMPTS:
         order = np.random.default_rng([settings.seed, 2]).permutation(len(prompts)).tolist()
-        cut = len(prompts) // 5
-        other, learned = [prompts[i] for i in order[:cut]], [prompts[i] for i in order[cut:]]
-        first = 0
-    else:
-        first += -n % len(prompts)  # the next sample of each prompt
+        shuffled = [prompts[index] for index in order]
+        n_held_out = len(prompts) // 5
+        other, learned, first = shuffled[:n_held_out], shuffled[n_held_out:], 0
 
-    def write(chosen: Sequence[str], samples: range) -> list[Lesson]:
+    def write(chosen: list[str], samples: range) -> list[Lesson]:
         return write_lessons(
             model,
             conditions,
@@ -168,118 +211,114 @@ def _write(
             on_done=lambda count: on_progress("sampling", count, None),
         )
 
-    lessons = write(learned, range(n))
-    new = write(other, range(first, first + n_new))
-    cut = max(1, len(new) * n_validation // n_new)
+    lessons = write(learned, range(settings.samples))
+    new = write(other, range(first, first + n_other))
+    cut = max(1, len(new) - settings.held_out)
     return _Texts(lessons, new[:cut], new[cut:])
 
 
 def _scales(model: Model, lessons: Sequence[Lesson]) -> dict[Site, float]:
-    """Root mean square of the activations' entries at each layer, over the texts' own tokens."""
+    """Root mean square of an activation's entries at each layer, over the texts' own tokens."""
     sites = [Site(layer) for layer in model.hooks.layers("resid_post")]
-    readings = [_reading(lesson.baseline, lesson.n) for lesson in lessons[:64]]
-    norms = np.concatenate([batch.norms for batch in record(model, readings, sites)])
+    _, norms = _read(model, [(one.baseline, one.n) for one in lessons[:ENOUGH_TEXTS]], sites)
     width = model.identity.d_model
-    return {
-        site: float(norm) / width**0.5
-        for site, norm in zip(sites, norms.mean(0), strict=True)
-    }
+    return {site: float(norm) / width**0.5 for site, norm in zip(sites, norms.mean(0), strict=True)}
 
 
-def _reading(ids: tuple[int, ...], n: int) -> Reading:
-    return Reading(ids, len(ids) - n, len(ids))
-
-
-@dataclass
-class _Run:
-    model: Model
-    settings: DistillSettings
-    texts: _Texts
-    teacher: Teacher
-    scales: dict[Site, float]
-    on_progress: Progress
-
-    def __post_init__(self) -> None:
-        base = divergences(self.model, self.texts.validation, self.teacher, None)
-        self.base = sum(base)
-        if self.base / sum(lesson.n for lesson in self.texts.validation) < LEAST_EFFECT:
-            raise InputError(
-                "the condition changes nothing in what the model writes",
-                hint="does the model heed it as a prompt? see what it writes: steer apply",
-            )
-
-    def search(self) -> tuple[int, ...]:
-        """The layer at which a short run comes furthest."""
-        layers = self.model.hooks.layers("resid_post")
-        spread = np.linspace(0, len(layers) - 1, min(CANDIDATES, len(layers))).round().astype(int)
-        reached = {}
-        for layer in (layers[index] for index in spread):
-            what = f"trying layer {layer}"
-            edits, _ = self.fit((layer,), SEARCH_STEPS, 1, what)
-            reached[layer] = self.validate(edits)
-        return (max(reached, key=lambda layer: reached[layer]),)
-
-    def validate(self, edits: Edits) -> float:
-        """R on the validation texts."""
-        left = divergences(self.model, self.texts.validation, self.teacher, edits)
-        return 1 - sum(left) / self.base
-
-    def fit(
-        self,
-        layers: tuple[int, ...],
-        steps: int | None = None,
-        checks: int = 10,
-        what: str = "distilling",
-    ) -> tuple[Edits, int]:
-        """The best state of a run on the validation texts, and its step; 0 is no edit at all."""
-        settings = self.settings
-        schedule = Schedule(
-            steps or settings.steps,
-            settings.learning_rate,
-            settings.batch_size,
-            settings.seed,
-            checks,
-        )
-        scales = {Site(layer): self.scales[Site(layer)] for layer in layers}
-        edits = Edits(
-            self.model,
-            scales,
-            settings.rank,
-            settings.seed,
-            response=settings.scope == "response",
-        )
-        best: tuple[float, int, State] = (0.0, 0, edits.copy())
-        so_far: float | None = None
-        checked = 0
-
-        def check(step: int) -> bool:
-            nonlocal best, so_far, checked
-            checked += 1
-            so_far = self.validate(edits)
-            if so_far > best[0]:
-                best = (so_far, checked, edits.copy())
-                best_steps.append(step)
-            return checked - best[1] >= schedule.checks // 2 + 1
-
-        best_steps = [0]
-        train(
-            self.model,
-            edits,
-            self.texts.lessons,
-            self.teacher,
-            schedule,
-            check,
-            lambda step: self.on_progress(what, 1, so_far),
-        )
-        edits.restore(best[2])
-        return edits, best_steps[-1]
+def _read(
+    model: Model, rows: Sequence[tuple[tuple[int, ...], int]], sites: Sequence[Site]
+) -> tuple[fit.Array, fit.Array]:
+    """Mean activations [row, site, d_model] and mean lengths [row, site] of the last n tokens."""
+    readings = [Reading(ids, len(ids) - n, len(ids)) for ids, n in rows]
+    means = np.zeros((len(rows), len(sites), model.identity.d_model))
+    norms = np.zeros((len(rows), len(sites)))
+    for batch in record(model, readings, sites):
+        means[batch.indices], norms[batch.indices] = batch.activations, batch.norms
+    return means, norms
 
 
 def _vector(
-    run: _Run,
+    model: Model,
+    settings: DistillSettings,
     edits: Edits,
-    conditions: Conditions,
-    prompts: Sequence[str],
-    layers: tuple[int, ...],
+    lessons: Sequence[Lesson],
+    contrast: ContrastSummary,
 ) -> SteeringVector:
-    ...
+    """The edits as a file has them, but for the evidence."""
+    sites = edits.sites
+    positive, _ = _read(model, [(one.conditioned, one.n) for one in lessons], sites)
+    negative, norms = _read(model, [(one.baseline, one.n) for one in lessons], sites)
+    stacked = [np.stack(parts) for parts in zip(*map(edits.arrays, sites), strict=True)]
+    statistics = []
+    for index, site in enumerate(sites):
+        direction, *factors = edits.arrays(site)
+        added = direction[None]
+        if factors:
+            down, up = factors
+            added = direction + negative[:, index] @ down.T @ up.T
+        unit = fit.unit(direction[None].astype(np.float64))[0]
+        statistics.append(
+            LayerStatistics(
+                layer=site.layer,
+                norm=rounded(float(np.linalg.norm(added, axis=1).mean())),
+                resid_norm=rounded(float(norms[:, index].mean())),
+                positive=spread(positive[:, index] @ unit),
+                negative=spread(negative[:, index] @ unit),
+            )
+        )
+    layers = tuple(site.layer for site in sites)
+    metadata = Metadata(
+        name=settings.name,
+        description=settings.description,
+        license=settings.license,
+        model=model.identity,
+        site="resid_post",
+        layers=layers,
+        rank=settings.rank,
+        method=Method(name="mean_diff"),
+        read=Read(positions=settings.scope),
+        contrast=contrast,
+        statistics=tuple(statistics),
+        recommended=Recommended(layers=layers, coefficient=1.0, evidence=""),
+    )
+    return SteeringVector(metadata, *stacked)
+
+
+def _with_evidence(
+    model: Model,
+    settings: DistillSettings,
+    vector: SteeringVector,
+    texts: _Texts,
+    found: Interval,
+    best_step: int,
+) -> SteeringVector:
+    """The vector with R and what its own texts cost under the unsteered model."""
+    layers, scope = vector.metadata.layers, Scope(settings.scope)
+    steer = Steer(vector, Coefficient(1.0), layers, scope)
+    lessons = texts.held_out
+    own, steered = (
+        nats_per_token(model, rewritten(model, lessons, steers, seed=settings.seed))
+        for steers in ([], [steer])
+    )
+    conditioned = nats_per_token(model, [(one.baseline, one.n) for one in lessons])
+    told = Distillation(
+        samples=len(texts.lessons),
+        held_out=len(lessons),
+        max_tokens=settings.max_tokens,
+        batch_size=settings.batch_size,
+        steps=settings.steps,
+        best_step=best_step,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+        recovery=rounded(found.value),
+        interval=(rounded(found.low), rounded(found.high)),
+        extra_nats=rounded(steered - own),
+        condition_extra_nats=rounded(conditioned - own),
+    )
+    evidence = f"recovery {found} on {len(lessons)} held-out texts"
+    metadata = msgspec.structs.replace(
+        vector.metadata,
+        method=Method(name="distill", distillation=told),
+        recommended=Recommended(layers=layers, coefficient=1.0, evidence=evidence),
+    )
+    return replace(vector, metadata=metadata)

@@ -128,8 +128,7 @@ def write_lessons(
     order = [(both[0], sample) for both, sample in rows]
     written = continue_ids(model, order, (), sampling, on_done)
     made = [
-        _lesson(model, conditions, both, new)
-        for (both, _), new in zip(rows, written, strict=True)
+        _lesson(model, conditions, both, new) for (both, _), new in zip(rows, written, strict=True)
     ]
     lessons = [lesson for lesson in made if lesson is not None]
     if len(lessons) < len(rows) / 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -46,6 +46,10 @@ class Edits:
                 parts += [down, torch.zeros(width, rank)]
             device = _device(model, site)
             self.state[site] = tuple(part.to(device).requires_grad_() for part in parts)
+
+    @property
+    def sites(self) -> list[Site]:
+        return list(self.state)
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -159,50 +163,3 @@ def divergences(
                 tokens = token_kl(teacher(part), log_probs(model, rows))
             sums += [float(one.sum()) for one in tokens.split([lesson.n for lesson in part])]
     return sums
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Adam with a short warm-up, then a cosine to nothing, and gradients clipped to length 1."""
-
-    steps: int
-    learning_rate: float
-    batch_size: int
-    seed: int
-    checks: int = 10
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, from 0."""
-        warm = max(1, min(20, self.steps // 10))
-        cosine = 0.5 * (1 + np.cos(np.pi * step / self.steps))
-        return float(self.learning_rate * min(1.0, (step + 1) / warm) * max(cosine, 0.01))
-
-
-def train(
-    model: Model,
-    edits: Edits,
-    lessons: Sequence[Lesson],
-    teacher: Teacher,
-    schedule: Schedule,
-    check: Callable[[int], bool],
-    on_step: Callable[[int], None],
-) -> None:
-    """Minimise the mean KL. `check(steps done)` is called now and then, and True ends it early."""
-    optimizer = torch.optim.Adam(edits.parameters, lr=schedule.learning_rate)
-    rng = np.random.default_rng([schedule.seed, 1])
-    queue: list[int] = []
-    every = max(1, -(-schedule.steps // schedule.checks))
-    for step in range(schedule.steps):
-        while len(queue) < schedule.batch_size:
-            queue += rng.permutation(len(lessons)).tolist()
-        batch, queue = queue[: schedule.batch_size], queue[schedule.batch_size :]
-        optimizer.zero_grad()
-        backward(model, edits, [lessons[index] for index in batch], teacher)
-        torch.nn.utils.clip_grad_norm_(edits.parameters, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        optimizer.step()
-        on_step(step + 1)
-        done = step + 1 == schedule.steps
-        if ((step + 1) % every == 0 or done) and check(step + 1):
-            return

@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     TemperatureLogitsWarper,
@@ -180,9 +181,12 @@ def load(source: ModelSource) -> Model:
     common = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     with _quiet(), _explained(source):
         placement = _placement(source)
+        # First, because it is small: a hub that cannot be reached is found out after one round of
+        # retries, not after one for each file.
+        config = AutoConfig.from_pretrained(source.location, **common)
         tokenizer = AutoTokenizer.from_pretrained(source.location, **common)
         network, report = AutoModelForCausalLM.from_pretrained(
-            source.location, output_loading_info=True, **placement, **common
+            source.location, config=config, output_loading_info=True, **placement, **common
         )
         if source.device_map is None:
             network.to(_device(source))
