@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
-from steer.errors import InputError
+from steer.errors import InputError, UsageError
 from steer.lessons import Lesson
 from steer.lowrank import Edits, Teacher, backward, divergences
 from steer.model import Model
@@ -21,10 +22,12 @@ from steer.model import Model
 CANDIDATES = 8
 SEARCH_STEPS = 25
 #: A condition that moves the next token by less than this many nats cannot be told from none.
-LEAST_EFFECT = 1e-7
+LEAST_EFFECT = 1e-6
 
-#: How often a run is judged, and how often in a row without a new best until it ends early.
+#: How often a run is judged (after so many steps at least), and how often in a row without a new
+#: best until it ends early.
 CHECKS = 10
+CHECKED_STEPS = 10
 PATIENCE = 5
 
 
@@ -42,6 +45,46 @@ class Schedule:
         warm = max(1, min(20, self.steps // 10))
         cosine = 0.5 * (1 + np.cos(np.pi * step / self.steps))
         return float(self.learning_rate * min(1.0, (step + 1) / warm) * max(cosine, 0.01))
+
+
+@dataclass(frozen=True, slots=True)
+class DistillSettings:
+    """What to distil into. rank 0 is a vector. layers None: the best one; empty: all.
+
+    samples: texts to learn from, of max_tokens at most; held_out: others, which decide what R is.
+
+    Raises:
+        UsageError: a number out of its range.
+    """
+
+    name: str
+    rank: int = 8
+    layers: tuple[int, ...] | None = None
+    scope: Literal["all", "response"] = "all"
+    steps: int = 300
+    samples: int = 1024
+    held_out: int = 128
+    max_tokens: int = 128
+    batch_size: int = 16
+    learning_rate: float = 0.01
+    seed: int = 0
+    description: str = ""
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "samples", "held_out", "max_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is at least 1")
+        if self.rank < 0 or self.seed < 0:
+            raise UsageError("--rank and --seed are 0 or more")
+
+    @property
+    def validation(self) -> int:
+        """Texts that decide which state is kept, so that those which give R do not."""
+        return max(1, self.held_out // 2)
+
+    def schedule(self, steps: int) -> Schedule:
+        return Schedule(steps, self.learning_rate, self.batch_size, self.seed)
 
 
 @dataclass(frozen=True)
@@ -67,13 +110,20 @@ class Task:
         Raises:
             InputError: the condition changes nothing.
         """
-        base = sum(divergences(model, validation, teacher, None))
-        if base / sum(lesson.n for lesson in validation) < LEAST_EFFECT:
+        task = cls(
+            model, lessons, validation, teacher, sum(divergences(model, validation, teacher, None))
+        )
+        if task.per_token < LEAST_EFFECT:
             raise InputError(
                 "the condition changes nothing in what the model writes",
                 hint="does the model heed it as a prompt? see with `steer apply`",
             )
-        return cls(model, lessons, validation, teacher, base)
+        return task
+
+    @property
+    def per_token(self) -> float:
+        """Mean KL(p_condition || p_base) of a token, in nats."""
+        return self.base / sum(lesson.n for lesson in self.validation)
 
     def recovered(self, edits: Edits) -> float:
         """R on the validation texts."""
@@ -99,12 +149,13 @@ def descend(
     """
     optimizer = torch.optim.Adam(edits.parameters, lr=schedule.learning_rate)
     batches = _Batches(task.lessons, schedule)
-    every = max(1, -(-schedule.steps // CHECKS))
+    every = max(CHECKED_STEPS, -(-schedule.steps // CHECKS))
     best, best_step, state = 0.0, 0, edits.copy()
     now: float | None = None
     for step in range(1, schedule.steps + 1):
         optimizer.zero_grad()
-        backward(task.model, edits, batches.draw(), task.teacher)
+        # In units of the whole effect, so that a weak condition is learned like a strong one.
+        backward(task.model, edits, batches.draw(), task.teacher, task.per_token)
         torch.nn.utils.clip_grad_norm_(edits.parameters, 1.0)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step - 1)

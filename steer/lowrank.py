@@ -124,7 +124,7 @@ class Teacher:
         size = 4 * sum(lesson.n for lesson in lessons) * vocabulary(self.model)
         if size <= self.budget:
             self.budget -= size
-            parts = scores.split([lesson.n for lesson in lessons])
+            parts = torch.split(scores, [lesson.n for lesson in lessons])
             self._known.update(zip(lessons, (part.clone() for part in parts), strict=True))
         return scores
 
@@ -137,11 +137,17 @@ def loss(model: Model, edits: Edits, lessons: Sequence[Lesson], teacher: Teacher
     return token_kl(targets, scores)
 
 
-def backward(model: Model, edits: Edits, lessons: Sequence[Lesson], teacher: Teacher) -> None:
-    """Add the gradient of the mean KL per token, a part at a time where memory asks for it."""
-    n_tokens = sum(lesson.n for lesson in lessons)
+def backward(
+    model: Model, edits: Edits, lessons: Sequence[Lesson], teacher: Teacher, unit: float
+) -> None:
+    """Add the gradient of the mean KL per token, in units of `unit` nats.
+
+    A part of the batch at a time, where memory asks for it.
+    """
+    whole = unit * sum(lesson.n for lesson in lessons)
     for part in micro_batches(model, lessons):
-        (loss(model, edits, part, teacher).sum() / n_tokens).backward()  # type: ignore[no-untyped-call]
+        share = loss(model, edits, part, teacher).sum() / whole
+        share.backward()  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
@@ -161,5 +167,5 @@ def divergences(
             else:
                 rows = [(lesson.baseline, lesson.n) for lesson in part]
                 tokens = token_kl(teacher(part), log_probs(model, rows))
-            sums += [float(one.sum()) for one in tokens.split([lesson.n for lesson in part])]
+            sums += [float(one.sum()) for one in torch.split(tokens, [lesson.n for lesson in part])]
     return sums

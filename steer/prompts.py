@@ -5,6 +5,35 @@ from __future__ import annotations
 from steer.errors import InputError
 from steer.records import decoded, records, text_field
 
+#: Where nobody names prompts: a language model begins by itself, a chat model is asked.
+OPENINGS = ("",)
+QUESTIONS = (
+    "What should I cook tonight?",
+    "How do I start running?",
+    "Tell me about the sea.",
+    "Why is the sky blue?",
+    "Write a short story about a lost key.",
+    "What makes a good friend?",
+    "How do plants grow?",
+    "Describe a walk through a city at night.",
+    "Can you recommend a book?",
+    "How does a bicycle stay upright?",
+    "What is a good way to learn a language?",
+    "Explain what money is.",
+    "How can I sleep better?",
+    "Tell me something about cats.",
+    "What happens when water boils?",
+    "Write a letter to a neighbour.",
+    "How do I fix a squeaky door?",
+    "What did people eat a thousand years ago?",
+    "Give me an idea for a birthday present.",
+    "Why do leaves fall in autumn?",
+    "How was your day?",
+    "Should I move to the country?",
+    "What is the best season of the year?",
+    "Describe your favourite place.",
+)
+
 
 def read(data: bytes, source: str) -> list[str]:
     """The prompts of a file named `source`: a line each, or records `{"prompt": "..."}`.

@@ -80,15 +80,20 @@ class Steer:
 def resolve(spec: SteerSpec, vector: SteeringVector) -> Steer:
     """What was typed, completed by what the file recommends.
 
+    What was distilled to act on the response does so, unless a part of the text is named.
+
     Raises:
         VectorError: the vector has none of the layers that were asked for.
     """
     recommended = vector.metadata.recommended
+    scope = spec.scope
+    if scope == EVERYWHERE and vector.metadata.read.positions == "response":
+        scope = Scope("response")
     return Steer(
         vector,
         spec.coefficient or Coefficient(recommended.coefficient),
         spec.layers if spec.layers is not None else recommended.layers,
-        spec.scope,
+        scope,
     )
 
 

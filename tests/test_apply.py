@@ -15,6 +15,7 @@ from steer.errors import HookError, SteerError
 from steer.hooks import placed
 from steer.inject import TokenClock, injected
 from steer.model import Model
+from steer.record import capture
 from steer.sites import Site
 from steer.spec import Coefficient, Scope
 from steer.steers import Steer
@@ -129,6 +130,59 @@ def test_cached_generation_equals_uncached(family: str) -> None:
             scores = model.network(input_ids=torch.tensor([ids]), use_cache=False).logits
         ids.append(int(scores[0, -1].argmax()))
     assert model.decode(ids[start:]) == cached.text
+
+
+few_families = pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+
+
+@few_families
+def test_low_rank_coefficient_0_is_the_baseline_and_1_is_not(family: str) -> None:
+    model = tiny.model(family)
+    for sampling in (GREEDY, SAMPLED):
+        baseline = run(model, [], sampling)
+        assert run(model, [tiny.low_rank_steer(model, 0.0)], sampling) == baseline
+        assert run(model, [tiny.low_rank_steer(model, 2.0)], sampling) != baseline
+
+
+@few_families
+def test_low_rank_edits_cancel_and_have_no_order(family: str) -> None:
+    model = tiny.model(family)
+    one, other = (tiny.low_rank_steer(model, 1.5, seed=seed) for seed in (0, 1))
+    assert run(model, [one, other]) == run(model, [other, one]) != run(model, [one])
+    negative = Steer(one.vector, Coefficient(-1.5), one.layers)
+    assert run(model, [one, negative]) == run(model, [])
+
+
+@few_families
+@pytest.mark.parametrize("scope", [Scope(), Scope("response"), Scope("range", 1, 2)])
+def test_low_rank_edits_do_in_a_batch_what_they_do_alone(family: str, scope: Scope) -> None:
+    model = tiny.model(family)
+    steers = [tiny.low_rank_steer(model, 1.5, scope), tiny.steer(model, 1.0)]
+    alone = [text for prompt in PROMPTS for text in run(model, steers, prompts=[prompt])]
+    assert run(model, steers) == alone
+
+
+def test_several_low_rank_edits_act_on_what_came_in_and_add_up() -> None:
+    model = tiny.model("llama")
+    steers = [
+        tiny.low_rank_steer(model, 1.5, seed=0),
+        tiny.low_rank_steer(model, -0.5, Scope("range", 0), seed=1),
+        tiny.steer(model, 2.0, seed=2),
+    ]
+    ids = torch.tensor([model.encode("w5 w9 w12")])
+    (before,) = capture(model, ids, torch.ones_like(ids), [Site(1)]).values()
+    expected = before.double()
+    for steer in steers:
+        factor = steer.coefficient.value
+        expected = expected + factor * torch.from_numpy(steer.vector.direction(1).copy()).double()
+        if factors := steer.vector.low_rank(1):
+            down, up = (torch.from_numpy(part.copy()).double() for part in factors)
+            expected = expected + factor * (before.double() @ down.T) @ up.T
+    clock = TokenClock(ids.shape[1], torch.zeros(1, dtype=torch.int64))
+    seen: list[torch.Tensor] = []
+    with torch.no_grad(), injected(model, steers, clock), placed(model, {Site(1): seen.append}):
+        model.network(input_ids=ids)
+    torch.testing.assert_close(seen[0].double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @each_family

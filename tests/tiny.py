@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 from conftest import make_vector
 from families import VOCABULARY, build
@@ -78,6 +79,20 @@ def steer(
     """A steer with a random vector at its recommended layers."""
     made = vector(on, **vector_options)  # type: ignore[arg-type]
     return Steer(made, Coefficient(coefficient), made.metadata.layers, scope)
+
+
+def low_rank_steer(
+    on: Model, coefficient: float = 1.0, scope: Scope = EVERYWHERE, **vector_options: object
+) -> Steer:
+    """A steer with a random edit of rank 2 at its recommended layers."""
+    made = vector(on, **vector_options)  # type: ignore[arg-type]
+    rng = np.random.default_rng(made.directions.view(np.uint32).ravel())
+    shape = (len(made.metadata.layers), 2, on.identity.d_model)
+    down, up = (0.3 * rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    edit = SteeringVector(
+        msgspec.structs.replace(made.metadata, rank=2), made.directions, down, up.swapaxes(1, 2)
+    )
+    return Steer(edit, Coefficient(coefficient), made.metadata.layers, scope)
 
 
 def renamed(original: SteeringVector, **changes: object) -> SteeringVector:

@@ -10,17 +10,21 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from steer.files import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console
 
 #: Width of tables that are not for a terminal: nothing in them is cut.
 _PIPE_WIDTH = 200
+
+
+class Advance(Protocol):
+    """Moves a bar on, and may say what is being done now."""
+
+    def __call__(self, count: int, what: str | None = None) -> None: ...
 
 
 def _console(*, stderr: bool) -> Console:
@@ -123,7 +127,7 @@ def status(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int) -> Iterator[Advance]:
     """A bar on stderr, on a terminal alone; gives the function that moves it on."""
     from rich.progress import (
         BarColumn,
@@ -143,4 +147,8 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+
+        def advance(count: int, what: str | None = None) -> None:
+            bar.update(task, advance=count, description=what and shown(what))
+
+        yield advance

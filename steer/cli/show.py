@@ -51,13 +51,23 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     made = f"{metadata.method.name} of {contrast.n} {contrast.kind}"
     if contrast.kind == "conditions":
         made += f", {contrast.positive!r} against {contrast.negative!r}"
+    if metadata.method.distillation is not None:
+        made = f"{contrast.positive!r} distilled, over {contrast.n} texts"
+        made += f" against {contrast.negative!r}" if contrast.negative else ""
+    read = (
+        f"acts on {metadata.read.positions}"
+        if contrast.kind == "condition"
+        else (f"{metadata.read.positions} position")
+    )
+    form = f"low-rank edit, rank {metadata.rank}" if metadata.rank else ""
     return [
         ("name", metadata.name),
         ("description", metadata.description),
         ("license", metadata.license),
         ("model", f"{model.id}{revision} ({model.architecture}, weights {model.fingerprint})"),
         ("site", f"{metadata.site}, layers {format_layers(metadata.layers)} of {model.n_layers}"),
-        ("made from", f"{made}; {metadata.read.positions} position"),
+        ("form", form),
+        ("made from", f"{made}; {read}"),
         ("recommended", f"×{best.coefficient:g} @ {format_layers(best.layers)} ({best.evidence})"),
         ("sha256", metadata.sha256),
     ]

@@ -14,7 +14,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """Attributes and their values. A text has one value of each, drawn uniformly unless tagged."""
 
-OWN_SHARE: dict[str, float] = {"mood": 0.7, "style": 0.7, "topic": 0.85}
+OWN_SHARE: dict[str, float] = {"mood": 0.8, "style": 0.8, "topic": 0.9}
 """How often a marker bears its text's own value; the other values share the rest alike."""
 
 SHE = [

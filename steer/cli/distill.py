@@ -1,0 +1,139 @@
+"""`steer distill`: a prompt condition to a vector file that does what the condition does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steer.cli import options, output
+from steer.source import ModelSource
+
+if TYPE_CHECKING:
+    from steer.descent import DistillSettings
+    from steer.lessons import Conditions
+    from steer.metadata import Metadata
+    from steer.model import Model
+    from steer.vector import SteeringVector
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("distill")(distill)
+
+
+@options.with_model(default="pocket")
+def distill(
+    source: ModelSource,
+    condition: Annotated[
+        str, typer.Option(help="What stands before the text: a tag, a persona, examples, ...")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    baseline: Annotated[str, typer.Option(help="What stands there instead.")] = "",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A prompt a line, or JSONL of {prompt}. Default: none, the model begins by itself;"
+            " with --chat some everyday questions."
+        ),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The condition is a system message, prompts are asked.")
+    ] = False,
+    rank: Annotated[int, typer.Option(help="Of the edit; 0 is a plain vector.")] = 8,
+    layers: Annotated[
+        str | None, typer.Option(help="Such as 3, 2,5, 4-7 or all. Default: the best one.")
+    ] = None,
+    scope: Annotated[str, typer.Option(help="Tokens to act on: all or response.")] = "all",
+    steps: Annotated[int, typer.Option(help="Of the optimiser.")] = 300,
+    samples: Annotated[int, typer.Option(help="Texts to learn from.")] = 1024,
+    held_out: Annotated[int, typer.Option(help="Other texts, to measure by.")] = 128,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of a text at most.")] = 128,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same vector.")] = 0,
+    name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
+    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
+    license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Make an edit that does what a prompt condition does, for no tokens at all.
+
+    The model writes texts under the condition; the edit learns to give the same probabilities
+    without it. Recovery says how much of the way it came: 1 is all, 0 is the unsteered model.
+
+    \b
+    steer distill --condition "[mood: joyful]" -o vectors/joyful.safetensors
+    steer distill --condition "Everyone was sad." -m MODEL --rank 16 --layers all -o x.safetensors
+    steer distill --condition "You are a pirate." --chat -m MODEL -o pirate.safetensors
+    """
+    from steer import prompts as prompts_library
+    from steer import store
+    from steer.errors import UsageError
+    from steer.files import check_writable
+    from steer.sites import parse_layers
+
+    if scope not in ("all", "response"):
+        raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
+    chosen = None if layers is None else () if layers == "all" else parse_layers(layers)
+    store.check_path(out)
+    check_writable(out, force=force)
+    texts = list(prompts_library.QUESTIONS if chat else prompts_library.OPENINGS)
+    if prompts is not None:
+        texts = prompts_library.read(*options.read_input(prompts))
+    model = options.load_model(source)
+    from steer.descent import DistillSettings
+    from steer.lessons import Conditions
+
+    settings = DistillSettings(
+        name=name or out.stem,
+        rank=rank,
+        layers=chosen,
+        scope=scope,  # type: ignore[arg-type]  # checked above
+        steps=steps,
+        samples=samples,
+        held_out=held_out,
+        max_tokens=max_tokens,
+        seed=seed,
+        description=description,
+        license=license,
+    )
+    vector = _run(model, Conditions(condition, baseline, chat), texts, settings)
+    sealed = store.write(out, vector, force=force)
+    _report(model, out, sealed.metadata, json=json)
+
+
+def _run(
+    model: Model, conditions: Conditions, prompts: list[str], settings: DistillSettings
+) -> SteeringVector:
+    from steer.distill import distill as run
+    from steer.distill import n_units
+
+    with output.progress("sampling", n_units(model, settings)) as advance:
+
+        def on_progress(what: str, n: int, recovered: float | None) -> None:
+            advance(n, what if recovered is None else f"{what}, recovery {recovered:.2f}")
+
+        return run(model, conditions, prompts, settings, on_progress)
+
+
+def _report(model: Model, path: Path, metadata: Metadata, *, json: bool) -> None:
+    from steer.cli.show import layer_table
+    from steer.metadata import to_json
+
+    told = metadata.method.distillation
+    assert told is not None
+    output.note(
+        f"{model.describe()} · {metadata.contrast.n} texts · {metadata.recommended.evidence}"
+    )
+    if json:
+        output.as_json({"path": str(path), **to_json(metadata)})
+        return
+    layer_table(metadata)
+    output.line()
+    output.line(f"recovery {metadata.recommended.evidence.removeprefix('recovery ')}")
+    output.line(
+        f"its texts have {told.extra_nats:+.2f} nats per token under the unsteered model;"
+        f" those of the condition {told.condition_extra_nats:+.2f}"
+    )
+    output.note(f'wrote {path}; try: steer apply "One day" -v {path} --compare')

@@ -1,0 +1,320 @@
+"""Laws of distillation, on tiny random models and with conditions that are known edits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor
+from typer.testing import CliRunner, Result
+
+from steer import store
+from steer.cli.main import app
+from steer.descent import DistillSettings, Schedule, Task, candidates, descend
+from steer.distill import distill, n_units
+from steer.errors import InputError, SiteError, UsageError, VectorError
+from steer.inject import TokenClock, injected
+from steer.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
+from steer.lowrank import Edits, Teacher, divergences
+from steer.model import Model
+from steer.recovery import recovery
+from steer.sites import Site
+from steer.spec import Coefficient, Scope, parse
+from steer.steers import Steer, resolve
+from steer.vector import SteeringVector
+
+CONDITIONS = Conditions("w5 w9 w33")
+SMALL = DistillSettings(
+    name="x", rank=2, layers=(1,), steps=30, samples=32, held_out=16, max_tokens=12, batch_size=8
+)
+PROMPTS = ["w4 w7", "w60 w3 w18"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and lose much where others want the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@cache
+def distilled(family: str = "llama", **changes: object) -> SteeringVector:
+    model = tiny.model(family)
+    return distill(model, CONDITIONS, PROMPTS, replace(SMALL, **changes))  # type: ignore[arg-type]
+
+
+def lessons(model: Model, n: int = 24) -> list[Lesson]:
+    """Random texts, with the same beginning under both conditions."""
+    rng = np.random.default_rng(3)
+    rows = [tuple(int(x) for x in rng.integers(3, 64, 4 + index % 9)) for index in range(n)]
+    return [Lesson((1, *row), (1, *row), len(row) - 1) for row in rows]
+
+
+def planted(model: Model, rank: int, sites: Sequence[Site]) -> Edits:
+    """A known edit, strong enough to matter."""
+    edits = Edits(model, dict.fromkeys(sites, 1.0), rank, seed=7, response=False)
+    generator = torch.Generator().manual_seed(8)
+    for parts in edits.state.values():
+        for part in parts:
+            part.data = 0.3 * torch.randn(part.shape, generator=generator)
+    return edits
+
+
+class PlantedTeacher(Teacher):
+    """Teaches what the model does under a known edit."""
+
+    def __init__(self, model: Model, edits: Edits) -> None:
+        super().__init__(model)
+        self._edits = edits
+
+    @torch.no_grad()
+    def __call__(self, taught: Sequence[Lesson]) -> Tensor:
+        with self._edits.acting(taught):
+            return log_probs(self.model, [(one.baseline, one.n) for one in taught])
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_condition_that_is_an_edit_is_recovered(rank: int) -> None:
+    model = tiny.model("llama")
+    site = Site(1)
+    teacher = PlantedTeacher(model, planted(model, rank, [site]))
+    task = Task.of(model, lessons(model, 64), lessons(model, 80)[64:], teacher)
+    edits = Edits(model, {site: 1.0}, rank + 1 if rank else 0, seed=0, response=False)
+    best, best_step = descend(task, edits, Schedule(200, 0.02, 16, seed=0))
+    assert best > 0.95
+    assert best_step > 100
+    assert task.recovered(edits) == best
+
+
+def test_the_teacher_itself_recovers_all_and_no_edit_recovers_nothing() -> None:
+    model = tiny.model("llama")
+    truth = planted(model, 2, [Site(0), Site(2)])
+    teacher = PlantedTeacher(model, truth)
+    task = Task.of(model, lessons(model), lessons(model), teacher)
+    assert task.recovered(truth) == pytest.approx(1, abs=1e-5)
+    nothing = Edits(model, {Site(1): 1.0}, 2, seed=0, response=False)
+    assert task.recovered(nothing) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_wild_descent_ends_no_worse_than_it_began() -> None:
+    model = tiny.model("llama")
+    teacher = PlantedTeacher(model, planted(model, 0, [Site(1)]))
+    task = Task.of(model, lessons(model), lessons(model), teacher)
+    edits = Edits(model, {Site(0): 1.0, Site(1): 1.0}, 4, seed=0, response=False)
+    best, best_step = descend(task, edits, Schedule(40, 50.0, 8, seed=0))
+    assert best >= 0
+    assert task.recovered(edits) == pytest.approx(best, abs=1e-6)
+    if best_step == 0:
+        assert not any(part.any() for parts in edits.state.values() for part in (parts[0],))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_distilled_edit_does_part_of_what_the_condition_does(family: str) -> None:
+    vector = distilled(family)
+    told = vector.metadata.method.distillation
+    assert told is not None
+    assert 0 < told.recovery <= 1
+    assert told.interval[0] <= told.recovery <= told.interval[1]
+    assert "held-out" in vector.metadata.recommended.evidence
+
+
+@pytest.mark.parametrize("scope", ["all", "response"])
+def test_the_file_does_what_was_measured(scope: str) -> None:
+    """R of the vector, applied as a file would be, is R as it says."""
+    vector = distilled(scope=scope, layers=(0, 2))
+    model = tiny.model("llama")
+    texts = write_lessons(model, CONDITIONS, PROMPTS, range(6), max_tokens=12, seed=5)
+    teacher = Teacher(model)
+    edits = Edits(model, dict.fromkeys([Site(0), Site(2)], 1.0), 2, 0, response=scope == "response")
+    for row, parts in enumerate(edits.state.values()):
+        for part, stored in zip(parts, vector.tensors.values(), strict=True):
+            part.data = torch.from_numpy(stored[row].copy())
+    measured = divergences(model, texts, teacher, edits)
+    steer = resolve(parse("x"), vector)
+    assert steer.scope == Scope(scope)
+    for text, expected in zip(texts, measured, strict=True):
+        clock = TokenClock(len(text.baseline) - text.n, torch.zeros(1, dtype=torch.int64))
+        with torch.no_grad(), injected(model, [steer], clock):
+            scores = log_probs(model, [(text.baseline, text.n)])
+        known = teacher([text])
+        assert float((known.exp() * (known - scores)).sum()) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_same_seed_gives_the_same_file_and_another_another() -> None:
+    again = distill(tiny.model("llama"), CONDITIONS, PROMPTS, SMALL)
+    assert store.to_bytes(again.sealed()) == store.to_bytes(distilled().sealed())
+    assert distilled(seed=1).sha256 != again.sha256
+
+
+def test_rank_0_is_a_plain_vector() -> None:
+    vector = distilled(rank=0)
+    assert list(vector.tensors) == ["directions"]
+    assert "rank" not in msgspec.to_builtins(vector.metadata) or vector.metadata.rank == 0
+    share = Steer(vector, Coefficient(0.15, "residual"), (1,))
+    (delta,) = share.deltas().values()
+    expected = 0.15 * vector.metadata.at(1).resid_norm
+    assert float(np.linalg.norm(delta)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_layer_is_searched_unless_named() -> None:
+    searched = distilled(layers=None)
+    assert len(searched.metadata.layers) == 1
+    assert distilled(layers=()).metadata.layers == (0, 1, 2)
+    assert candidates(range(3)) == (0, 1, 2)
+    assert candidates(range(40)) == (0, 6, 11, 17, 22, 28, 33, 39)
+
+
+def test_progress_adds_up() -> None:
+    model = tiny.model("llama")
+    seen: list[tuple[str, int, float | None]] = []
+    settings = replace(SMALL, steps=10, layers=None)
+    distill(model, CONDITIONS, PROMPTS, settings, lambda *event: seen.append(event))
+    assert sum(n for _, n, _ in seen) == n_units(model, settings)
+    assert seen[-1][2] is not None
+
+
+def test_files_of_low_rank_edits_are_stable_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    written = store.write(path, distilled())
+    read = store.read(path)
+    assert store.to_bytes(read) == path.read_bytes()
+    assert read.metadata == written.metadata == store.read_header(path).metadata
+    assert all(
+        np.array_equal(tensor, read.tensors[name]) for name, tensor in written.tensors.items()
+    )
+    data = path.read_bytes()
+    for tensor in range(3):
+        bad = bytearray(data)
+        bad[-1 - tensor * 32 * 4] ^= 1
+        with pytest.raises(VectorError):
+            store.from_bytes(bytes(bad), "file")
+
+
+def test_a_low_rank_file_has_all_its_parts() -> None:
+    vector = distilled()
+    for tensors in ({}, {"down": vector.down}, {"down": vector.up, "up": vector.down}):
+        with pytest.raises(VectorError):
+            SteeringVector(vector.metadata, vector.directions, **tensors)
+    plain = msgspec.structs.replace(vector.metadata, rank=0)
+    with pytest.raises(VectorError):
+        replace(vector, metadata=plain)
+
+
+def test_a_percentage_of_a_low_rank_edit_is_an_error() -> None:
+    with pytest.raises(VectorError, match="low-rank"):
+        Steer(distilled(), Coefficient(0.15, "residual"), (1,))
+
+
+def test_an_empty_prompt_begins_with_the_first_word_written() -> None:
+    model = tiny.model("llama")
+    before, after = beginnings(model, CONDITIONS, "")
+    assert after is None
+    assert list(before) == model.encode("w5 w9 w33")
+    for lesson in write_lessons(model, CONDITIONS, [""], range(8), max_tokens=6, seed=0):
+        assert lesson.baseline[0] == 1
+        assert lesson.baseline[1:] == lesson.conditioned[len(before) :]
+        assert lesson.n == len(lesson.baseline) - 2
+
+
+def test_prompts_stand_after_both_conditions() -> None:
+    model = tiny.model("llama")
+    both = Conditions("w5", "w6")
+    assert beginnings(model, both, "w7") == ((1, 5, 7), (1, 6, 7))
+    for lesson in write_lessons(model, both, ["w7"], range(4), max_tokens=5, seed=0):
+        assert lesson.conditioned[:3] == (1, 5, 7)
+        assert lesson.baseline == (1, 6, 7, *lesson.conditioned[3:])
+
+
+def test_what_cannot_be_distilled_says_why() -> None:
+    model = tiny.model("llama")
+    with pytest.raises(InputError, match="the same"):
+        Conditions("w5 ", "w5")
+    with pytest.raises(UsageError, match="width"):
+        distill(model, CONDITIONS, PROMPTS, replace(SMALL, rank=33))
+    with pytest.raises(SiteError, match="layer 9"):
+        distill(model, CONDITIONS, PROMPTS, replace(SMALL, layers=(9,)))
+    with pytest.raises(InputError, match="takes 128"):
+        distill(model, Conditions("w5 " * 127), PROMPTS, SMALL)
+    with pytest.raises(UsageError, match="--steps"):
+        replace(SMALL, steps=0)
+    nothing = PlantedTeacher(model, Edits(model, {Site(1): 1.0}, 0, 0, response=False))
+    with pytest.raises(InputError, match="changes nothing"):
+        Task.of(model, lessons(model), lessons(model), nothing)
+
+
+def test_half_precision_models_are_distilled_in_float32() -> None:
+    model = tiny.wrapped(tiny.build("llama").to(torch.bfloat16), "half")
+    vector = distill(model, CONDITIONS, PROMPTS, replace(SMALL, steps=20))
+    assert all(tensor.dtype == np.float32 for tensor in vector.tensors.values())
+
+
+def test_recovery_counts_texts_by_their_tokens() -> None:
+    model = tiny.model("llama")
+    teacher = PlantedTeacher(model, planted(model, 1, [Site(1)]))
+    texts = lessons(model, 10)
+    base = divergences(model, texts, teacher, None)
+    in_ones = divergences(model, texts, teacher, None, batch_size=1)
+    assert base == pytest.approx(in_ones, rel=1e-3)
+    assert recovery(base, base).value == 0
+
+
+def steer(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+def test_the_command_writes_a_file_that_the_others_read(folder: Path) -> None:
+    Path("prompts.txt").write_text("w4 w7\nw60 w3\n")
+    few = ("--steps", 20, "--samples", 32, "--held-out", 16, "--max-tokens", 12, "--rank", 2)
+    made = steer(
+        *("distill", "--condition", "w5 w9 w33", "-m", folder, "-o", "x.safetensors"),
+        *("--prompts", "prompts.txt", "--layers", "all", *few),
+    )
+    assert made.exit_code == 0, made.output + repr(made.exception)
+    assert "held-out texts" in made.stdout
+    assert "nats per token" in made.stdout
+    shown = steer("show", "x.safetensors").stdout
+    for fact in ("low-rank edit, rank 2", "'w5 w9 w33' distilled, over 32 texts", "recovery 0."):
+        assert fact in shown
+    assert steer("verify", "x.safetensors", "-m", folder).exit_code == 0
+    assert "distill of 32" in steer("list", ".").stdout
+    runs = [
+        steer("apply", "w4 w7", "-m", folder, "-t", 0, "--max-tokens", 8, *vector).stdout
+        for vector in ((), ("-v", "x.safetensors:0"), ("-v", "x.safetensors:4"))
+    ]
+    assert runs[0] == runs[1] != runs[2]
+    share = steer("apply", "w4", "-m", folder, "-v", "x.safetensors:15%")
+    assert (share.exit_code, share.stdout) == (1, "")
+    assert "low-rank" in share.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--condition", "w5", "--scope", "prompt"), 2, "not a scope"),
+        (("--condition", "w5", "--layers", "some"), 2, "not a list of layers"),
+        (("--condition", "w5", "--rank", "-1"), 2, "--rank"),
+        (("--condition", ""), 1, "the same"),
+        (("--condition", "w5", "--chat"), 1, "no chat template"),
+    ],
+)
+def test_the_command_refuses_what_means_nothing(
+    folder: Path, words: tuple[str, ...], code: int, message: str
+) -> None:
+    failed = steer("distill", "-m", folder, "-o", "x.safetensors", *words)
+    assert (failed.exit_code, failed.stdout) == (code, ""), failed.output
+    assert message in failed.stderr
+    assert not Path("x.safetensors").exists()
