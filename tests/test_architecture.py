@@ -19,13 +19,16 @@ LAYERS = [
     ["sites", "files", "text"],
     ["metadata", "records", "pocket"],
     ["contrasts", "prompts", "vector", "reading", "source"],
-    ["spec", "store", "fit"],
+    ["spec", "store", "activations", "intervals"],
+    ["fit"],
+    ["fitting"],
     ["steers"],
     ["fingerprint", "ops", "hookmap", "adapters"],
     ["model"],
     ["hooks"],
     ["inject", "record"],
     ["extract", "apply"],
+    ["demo"],
     ["cli"],
 ]
 #: Nothing up to here may import torch, so that it loads at once.
