@@ -10,7 +10,7 @@ import numpy as np
 
 from steer import fit
 from steer.descent import DistillSettings
-from steer.extract import rounded, spread
+from steer.fitting import rounded, spread
 from steer.intervals import Interval
 from steer.lessons import Lesson, nats_per_token, rewritten
 from steer.lowrank import Edits

@@ -1,134 +1,93 @@
-"""Contrasts to a steering vector: record both sides, fit, and say how well it separates them."""
+"""Contrasts to recorded activations: what is read of which passage, and what is still to do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from steer import fit
+from steer.activations import Activations, Recording, resume
 from steer.contrasts import Contrasts
 from steer.errors import InputError
-from steer.metadata import (
-    ContrastSummary,
-    LayerStatistics,
-    Metadata,
-    Method,
-    Positions,
-    Read,
-    Recommended,
-    Spread,
-)
+from steer.metadata import ContrastSummary, Positions, Read
 from steer.model import Model
 from steer.reading import DEFAULT_POSITIONS, Reading, readings
 from steer.record import record
 from steer.sites import Site, SiteName
-from steer.vector import SteeringVector
-
-#: Pairs whose activations are kept for the held-out test and the projections; enough to tell an
-#: AUC to about 0.03, and few enough to fit in memory for any model.
-KEPT_PAIRS = 256
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class ExtractSettings:
-    """What to read. `layers` None means all; `positions` None means the kind's default.
+class ReadSettings:
+    """What to read. `layers` None means all; `positions` None means the kind's default."""
 
-    `name`, `description` and `license` go into the file as they are.
-    """
-
-    name: str
     site: SiteName = "resid_post"
     layers: tuple[int, ...] | None = None
     positions: Positions | None = None
-    description: str = ""
-    license: str = ""
 
 
-def extract(
+def record_contrasts(
     model: Model,
     contrasts: Contrasts,
-    settings: ExtractSettings,
-    on_progress: Progress = lambda n_passages: None,
-) -> SteeringVector:
-    """Mean difference of the two sides at each layer, with its statistics.
+    settings: ReadSettings,
+    path: Path,
+    on_progress: Callable[[int], None] = lambda n_passages: None,
+) -> Activations:
+    """Record both sides into the file at `path`, going on where an equal recording stopped.
 
-    `on_progress` is called with the number of passages just read.
+    Batches depend on all passages, not on those still to do, so a run that was killed gives the
+    same numbers as one that was not. `on_progress` is called with the number of passages just done.
 
     Raises:
-        InputError: a passage longer than the model takes, or sides that are the same to it.
+        InputError: a passage longer than the model takes.
         SiteError: a layer or site that the model does not have.
+        SteerError: the file cannot be written.
     """
+    positions = settings.positions or DEFAULT_POSITIONS[contrasts.kind]
+    sites = _sites(model, settings)
+    passages = _readings(model, contrasts, positions)
+    found = resume(path, _recording(model, contrasts, positions, sites))
+    done = found.done()
+    on_progress(int(done.sum()))
+    unfinished = lambda indices: not done[indices].all()  # noqa: E731  (a name for the reader)
+    for batch in record(model, passages, sites, wanted=unfinished):
+        found.put(batch.indices, batch.activations, batch.norms)
+        on_progress(int((~done[batch.indices]).sum()))
+    return found
+
+
+def _recording(
+    model: Model, contrasts: Contrasts, positions: Positions, sites: Sequence[Site]
+) -> Recording:
+    positive, negative = contrasts.conditions or (None, None)
+    n = len(contrasts.pairs)
+    summary = ContrastSummary(
+        kind=contrasts.kind, n=n, sha256=contrasts.sha256, positive=positive, negative=negative
+    )
+    return Recording(
+        model=model.identity,
+        contrast=summary,
+        read=Read(positions=positions),
+        sites=tuple(sites),
+        n_positive=n,
+        n_negative=n,
+        paired=True,
+    )
+
+
+def _sites(model: Model, settings: ReadSettings) -> list[Site]:
+    """The sites to read, `resid_pre` as `resid_post` of the layer before unless the embeddings
+    are among them."""
     layers = settings.layers if settings.layers is not None else tuple(range(model.n_layers))
-    sites = _canonical([Site(layer, settings.site) for layer in layers])
+    asked = [Site(layer, settings.site) for layer in layers]
+    canonical = [site.canonical for site in asked]
+    sites = canonical if len({site.name for site in canonical}) == 1 else asked
     for site in sites:
         model.hooks.place(site)
-    positions = settings.positions or DEFAULT_POSITIONS[contrasts.kind]
-    sides = _readings(model, contrasts, positions)
-    moments = fit.Moments(len(sites), model.identity.d_model)
-    kept = np.unique(np.linspace(0, len(contrasts.pairs) - 1, KEPT_PAIRS).astype(np.int64))
-    sample = _record(model, sides, sites, moments, kept, on_progress)
-    directions = moments.mean_diff().astype(np.float32)
-    if not directions.any():
-        raise InputError(
-            "the two sides give the same activations: there is no direction",
-            hint="do they differ before the tokens that are read?",
-        )
-    statistics = _statistics(sites, moments, directions, kept, sample)
-    conditions = contrasts.conditions or (None, None)
-    metadata = Metadata(
-        name=settings.name,
-        description=settings.description,
-        license=settings.license,
-        model=model.identity,
-        site=sites[0].name,
-        layers=tuple(site.layer for site in sites),
-        method=Method(name="mean_diff"),
-        read=Read(positions=positions),
-        contrast=ContrastSummary(
-            kind=contrasts.kind,
-            n=len(contrasts.pairs),
-            sha256=contrasts.sha256,
-            positive=conditions[0],
-            negative=conditions[1],
-        ),
-        statistics=statistics,
-        recommended=recommend(statistics),
-    )
-    return SteeringVector(metadata, directions)
+    return sites
 
 
-def recommend(statistics: Sequence[LayerStatistics]) -> Recommended:
-    """A layer to start from when nothing has been tried: no substitute for a sweep.
-
-    Among the layers that separate held-out pairs about as well as the best one, the first whose
-    vector is long beside its activations (at least nine tenths of the longest share): early
-    enough that the layers above can act on it.
-    """
-    best = max(row.separability or 0.0 for row in statistics)
-    apart = [row for row in statistics if (row.separability or 0.0) >= best - 0.02]
-    longest = max(row.share for row in apart)
-    chosen = next(row for row in apart if row.share >= 0.9 * longest)
-    return Recommended(
-        layers=(chosen.layer,),
-        coefficient=1.0,
-        evidence="separability and length at extraction; no sweep was run",
-    )
-
-
-def _canonical(sites: Sequence[Site]) -> list[Site]:
-    """`resid_pre` as `resid_post` of the layer before, unless the embeddings are among them."""
-    canonical = [site.canonical for site in sites]
-    return canonical if len({site.name for site in canonical}) == 1 else list(sites)
-
-
-def _readings(
-    model: Model, contrasts: Contrasts, positions: Positions
-) -> tuple[list[Reading], list[Reading]]:
+def _readings(model: Model, contrasts: Contrasts, positions: Positions) -> list[Reading]:
+    """What to read of each passage: all positive sides, then all negative ones."""
     positive = model.encode_passages([pair.positive for pair in contrasts.pairs])
     negative = model.encode_passages([pair.negative for pair in contrasts.pairs])
     both = [
@@ -142,59 +101,4 @@ def _readings(
             f" {model.context:,}",
             hint="shorten it, or leave it out",
         )
-    return [side for side, _ in both], [side for _, side in both]
-
-
-def _record(
-    model: Model,
-    sides: tuple[list[Reading], list[Reading]],
-    sites: Sequence[Site],
-    moments: fit.Moments,
-    kept: NDArray[np.int64],
-    on_progress: Progress,
-) -> NDArray[np.float64]:
-    """Fill `moments`; return the activations of the kept pairs, [2, n_kept, n_sites, d_model]."""
-    n = len(sides[0])
-    sample = np.zeros((2, len(kept), len(sites), model.identity.d_model))
-    slot = {int(pair): index for index, pair in enumerate(kept)}
-    for batch in record(model, [*sides[0], *sides[1]], sites):
-        for row, index in enumerate(batch.indices):
-            side, pair = divmod(index, n)
-            activations = batch.activations[row].astype(np.float64)
-            moments.add(pair, side, activations, batch.norms[row].astype(np.float64))
-            if pair in slot:
-                sample[side, slot[pair]] = activations
-        on_progress(len(batch.indices))
-    return sample
-
-
-def _statistics(
-    sites: Sequence[Site],
-    moments: fit.Moments,
-    directions: NDArray[np.float32],
-    kept: NDArray[np.int64],
-    sample: NDArray[np.float64],
-) -> tuple[LayerStatistics, ...]:
-    aucs = fit.separability(moments, kept, sample)
-    units = fit.unit(directions.astype(np.float64))
-    projections = np.einsum("snld,ld->lsn", sample, units)
-    return tuple(
-        LayerStatistics(
-            layer=site.layer,
-            norm=rounded(float(np.linalg.norm(directions[row]))),
-            resid_norm=rounded(float(moments.resid_norm[row])),
-            separability=None if aucs is None else rounded(float(aucs[row])),
-            positive=spread(projections[row, 0]),
-            negative=spread(projections[row, 1]),
-        )
-        for row, site in enumerate(sites)
-    )
-
-
-def spread(values: NDArray[np.float64]) -> Spread:
-    return Spread(mean=rounded(float(values.mean())), std=rounded(float(values.std())))
-
-
-def rounded(value: float) -> float:
-    """Six significant digits: more would only record in which order a CPU added numbers."""
-    return float(f"{value:.6g}")
+    return [side for side, _ in both] + [side for _, side in both]

@@ -21,6 +21,8 @@ NEEDS = "0.1.0"
 Op = Literal["add"]
 ContrastKind = Literal["pairs", "conditions", "condition"]
 Positions = Literal["last", "mean", "all", "response"]
+#: Methods that fit recorded activations (`steer.fit`).
+FitMethod = Literal["mean_diff", "pca", "probe", "lda"]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -79,7 +81,7 @@ class Distillation(_Record, frozen=True):
 class Method(_Record, frozen=True, omit_defaults=True):
     """How the vector was fitted."""
 
-    name: Literal["mean_diff", "distill"]
+    name: Literal["mean_diff", "pca", "probe", "lda", "distill"]
     distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
@@ -129,6 +131,8 @@ class LayerStatistics(_Record, frozen=True):
     resid_norm: mean length of the activations read there.
     separability: AUC of the projection on held-out folds, 0.5 is chance; None with too few pairs.
     positive, negative: projection of each side's activations on the unit vector.
+    coherence: mean cosine of the pair differences with the vector; None without pairs.
+    agreement: cosine with the mean difference.
     """
 
     layer: int
@@ -137,9 +141,12 @@ class LayerStatistics(_Record, frozen=True):
     positive: Spread
     negative: Spread
     separability: float | None = None
+    coherence: float | None = None
+    agreement: float = 1.0
 
     def __post_init__(self) -> None:
-        _finite(self.norm, self.resid_norm, self.separability or 0.0)
+        optional = (self.separability or 0.0, self.coherence or 0.0)
+        _finite(self.norm, self.resid_norm, self.agreement, *optional)
         if self.layer < 0 or self.norm < 0 or self.resid_norm < 0:
             raise ValueError("layer, norm and resid_norm are not negative")
 

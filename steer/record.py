@@ -87,11 +87,16 @@ class Recorded:
 
 
 def record(
-    model: Model, readings: Sequence[Reading], sites: Sequence[Site], max_tokens: int | None = None
+    model: Model,
+    readings: Sequence[Reading],
+    sites: Sequence[Site],
+    max_tokens: int | None = None,
+    wanted: Callable[[list[int]], bool] = lambda indices: True,
 ) -> Iterator[Recorded]:
     """Pooled activations of every reading, batch by batch, shortest first.
 
-    A batch that does not fit in memory is halved and run again.
+    A batch that does not fit in memory is halved and run again. One that is not `wanted`, by the
+    indices of its readings, is left out; the others stay as they are.
 
     Raises:
         HookError: a site was never reached.
@@ -102,6 +107,8 @@ def record(
     pending = batches([len(reading.ids) for reading in readings], max_tokens)[::-1]
     while pending:
         indices = pending.pop()
+        if not wanted(indices):
+            continue
         try:
             yield _record_batch(model, [readings[index] for index in indices], indices, sites)
         except torch.OutOfMemoryError:

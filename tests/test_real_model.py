@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED, needs_shared
+from recorded import extract
 
 from steer.contrasts import ContrastPair, Contrasts, Passage
-from steer.extract import ExtractSettings, extract
 from steer.inject import TokenClock, injected
 from steer.model import Model, load
 from steer.source import ModelSource
@@ -71,7 +71,7 @@ def test_happy_words_rise_steadily_with_the_coefficient(model: Model) -> None:
         for name in NAMES
         for happy, sad in zip(HAPPY, SAD, strict=True)
     ]
-    vector = extract(model, Contrasts("pairs", tuple(pairs)), ExtractSettings(name="happy"))
+    vector = extract(model, Contrasts("pairs", tuple(pairs)))
 
     def steps(layer: int, openings: list[str]) -> list[float]:
         """How much each step of the coefficient adds."""

@@ -8,11 +8,10 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded import extract, pairs
 
-from steer import contrasts, fit
 from steer.errors import InputError, SiteError
-from steer.extract import ExtractSettings, extract, recommend
-from steer.metadata import LayerStatistics, Positions, Spread
+from steer.metadata import Positions
 from steer.model import Model
 from steer.reading import Reading, Tokens, readings
 from steer.record import batches, capture, record
@@ -116,20 +115,13 @@ def test_pairs_are_read_from_the_first_token_that_differs() -> None:
     assert [r.start for r in readings(one, beginning, "pairs", "mean")] == [2, 1]
 
 
-def pairs(*texts: tuple[str, str]) -> contrasts.Contrasts:
-    made = [
-        contrasts.ContrastPair(contrasts.Passage("", p), contrasts.Passage("", n)) for p, n in texts
-    ]
-    return contrasts.Contrasts("pairs", tuple(made))
-
-
 SOME = pairs(*[(f"w{i} w{i + 7} w{i + 9}", f"w{i} w{i + 20} w{i + 3}") for i in range(3, 19)])
 
 
 @pytest.mark.parametrize("site", SITE_NAMES)
 def test_the_vector_is_the_difference_of_the_means(site: str) -> None:
     model = tiny.model("llama")
-    vector = extract(model, SOME, ExtractSettings(name="x", site=site, layers=(1, 2)))
+    vector = extract(model, SOME, site=site, layers=(1, 2))
     expected = np.zeros(model.identity.d_model)
     for pair in SOME.pairs:
         for sign, passage in ((1, pair.positive), (-1, pair.negative)):
@@ -142,10 +134,10 @@ def test_the_vector_is_the_difference_of_the_means(site: str) -> None:
 
 def test_resid_pre_is_stored_as_resid_post_of_the_layer_before() -> None:
     model = tiny.model("llama")
-    pre = extract(model, SOME, ExtractSettings(name="x", site="resid_pre", layers=(1, 2)))
-    post = extract(model, SOME, ExtractSettings(name="x", site="resid_post", layers=(0, 1)))
+    pre = extract(model, SOME, site="resid_pre", layers=(1, 2))
+    post = extract(model, SOME, site="resid_post", layers=(0, 1))
     assert pre.sha256 == post.sha256
-    everywhere = extract(model, SOME, ExtractSettings(name="x", site="resid_pre"))
+    everywhere = extract(model, SOME, site="resid_pre")
     assert everywhere.metadata.site == "resid_pre"
     assert np.array_equal(everywhere.directions[1:], pre.directions[:2])
 
@@ -153,22 +145,20 @@ def test_resid_pre_is_stored_as_resid_post_of_the_layer_before() -> None:
 def test_swapped_sides_give_the_negative() -> None:
     model = tiny.model("llama")
     swapped = pairs(*[(pair.negative.text, pair.positive.text) for pair in SOME.pairs])
-    settings = ExtractSettings(name="x")
     np.testing.assert_allclose(
-        extract(model, swapped, settings).directions,
-        -extract(model, SOME, settings).directions,
+        extract(model, swapped).directions,
+        -extract(model, SOME).directions,
         atol=1e-6,
     )
 
 
 def test_the_same_inputs_give_the_same_vector() -> None:
     model = tiny.model("llama")
-    settings = ExtractSettings(name="x")
-    assert extract(model, SOME, settings).sha256 == extract(model, SOME, settings).sha256
+    assert extract(model, SOME).sha256 == extract(model, SOME).sha256
 
 
 def test_one_pair_is_enough_for_a_vector_but_not_for_separability() -> None:
-    vector = extract(tiny.model("llama"), pairs(("w3", "w4")), ExtractSettings(name="x"))
+    vector = extract(tiny.model("llama"), pairs(("w3", "w4")))
     assert vector.directions.any()
     assert {row.separability for row in vector.metadata.statistics} == {None}
 
@@ -177,69 +167,14 @@ def test_what_cannot_be_read_is_an_error() -> None:
     model = tiny.model("llama")
     long = " ".join(["w5"] * (model.context or 0))
     with pytest.raises(InputError, match="pair 2 has"):
-        extract(model, pairs(("w3", "w4"), (long, "w4")), ExtractSettings(name="x"))
+        extract(model, pairs(("w3", "w4"), (long, "w4")))
     with pytest.raises(SiteError, match="no layer 9"):
-        extract(model, SOME, ExtractSettings(name="x", layers=(0, 9)))
+        extract(model, SOME, layers=(0, 9))
     with pytest.raises(InputError, match="no direction"):  # unknown words are one token
-        extract(model, pairs(("unknown", "words")), ExtractSettings(name="x"))
+        extract(model, pairs(("unknown", "words")))
 
 
 def test_progress_counts_every_passage() -> None:
     counts: list[int] = []
-    extract(tiny.model("llama"), SOME, ExtractSettings(name="x"), counts.append)
+    extract(tiny.model("llama"), SOME, counts.append)
     assert sum(counts) == 2 * len(SOME.pairs)
-
-
-def planted(rng: np.random.Generator, shift: float, n: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Noise of both sides [2, n, 1, 16], moved apart along one direction; and that direction."""
-    direction = rng.normal(size=16)
-    direction /= np.linalg.norm(direction)
-    sides = rng.normal(size=(2, n, 1, 16))
-    sides[0] += shift * direction
-    return sides, direction
-
-
-def moments_of(sides: np.ndarray) -> fit.Moments:
-    moments = fit.Moments(1, 16)
-    for side in range(2):
-        for pair, activations in enumerate(sides[side]):
-            moments.add(pair, side, activations, np.linalg.norm(activations, axis=-1))
-    return moments
-
-
-def test_a_planted_direction_is_recovered_and_seen_as_separable() -> None:
-    sides, direction = planted(np.random.default_rng(0), shift=8.0)
-    moments = moments_of(sides)
-    assert float(fit.unit(moments.mean_diff())[0] @ direction) > 0.99
-    auc = fit.separability(moments, np.arange(200), sides)
-    assert auc is not None and auc[0] > 0.99
-
-
-def test_noise_alone_is_not_separable() -> None:
-    """Held out, so that 16 dimensions of noise cannot be fitted to look like a direction."""
-    values = []
-    for seed in range(20):
-        sides, _ = planted(np.random.default_rng(seed), shift=0.0)
-        auc = fit.separability(moments_of(sides), np.arange(200), sides)
-        assert auc is not None
-        values.append(auc[0])
-    assert abs(np.mean(values) - 0.5) < 0.03
-
-
-def test_auc_by_hand() -> None:
-    assert fit.auc(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == (0.5 + 1 + 1 + 1) / 4
-    assert fit.auc(np.array([1.0]), np.array([1.0])) == 0.5
-    assert fit.auc(np.array([0.0]), np.array([1.0])) == 0
-
-
-def statistics(layer: int, apart: float, norm: float) -> LayerStatistics:
-    zero = Spread(mean=0, std=0)
-    return LayerStatistics(
-        layer=layer, norm=norm, resid_norm=1, positive=zero, negative=zero, separability=apart
-    )
-
-
-def test_the_recommended_layer_separates_and_has_length() -> None:
-    rows = [statistics(0, 0.7, 0.9), statistics(1, 1.0, 0.1), statistics(2, 0.99, 0.5),
-            statistics(3, 1.0, 0.5)]  # fmt: skip
-    assert recommend(rows).layers == (2,)

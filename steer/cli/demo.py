@@ -52,14 +52,18 @@ def demo(
     from steer.apply import Sampling, generate
     from steer.cli.show import layer_table
     from steer.demo import measure, n_generations
-    from steer.extract import ExtractSettings, extract
+    from steer.extract import ReadSettings, record_contrasts
+    from steer.fitting import FitSettings
     from steer.steers import resolve
 
-    with output.progress("reading", 2 * len(contrast_set.pairs)) as advance:
-        extracted = extract(model, contrast_set, ExtractSettings(name="joyful"), advance)
     with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go
         path = Path(folder) / "joyful.safetensors"
-        store.write(path, extracted)
+        with output.progress("reading", 2 * len(contrast_set.pairs)) as advance:
+            found = record_contrasts(
+                model, contrast_set, ReadSettings(), path.with_suffix(".part"), advance
+            )
+        with found:
+            store.write(path, options.fitted(found, FitSettings(name="joyful")))
         vector = store.read(path)
     steer = resolve(spec.parse(SPEC), vector)
     if not json:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steer.cli import options, output
+from steer.errors import SteerError
 from steer.source import ModelSource
 
 if TYPE_CHECKING:
+    from steer.activations import Activations
     from steer.contrasts import Contrasts
-    from steer.metadata import Metadata
+    from steer.extract import ReadSettings
+    from steer.model import Model
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +52,10 @@ def extract(
     prompt_field: Annotated[
         str | None, typer.Option(help="Field of a prompt that both texts follow.")
     ] = None,
+    method: options.MethodOption = "mean_diff",
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the activations here, for `steer fit`.")
+    ] = None,
     positions: Annotated[
         str | None,
         typer.Option(
@@ -77,37 +86,67 @@ def extract(
     from steer import store
     from steer.errors import UsageError
     from steer.files import check_writable
+    from steer.fitting import FitSettings
     from steer.sites import parse_layers, site_name
 
     if positions not in (None, "last", "mean"):
         raise UsageError(f"{positions!r} is not a position", hint="use last or mean")
-    chosen_site = site_name(site)
-    chosen_layers = None if layers is None else parse_layers(layers)
     if (contrasts is None) == (positive is None):
         raise UsageError("give a file of pairs, or --positive and --texts")
+    chosen_site = site_name(site)
+    chosen_layers = None if layers is None else parse_layers(layers)
     path = out or _default_path(name, contrasts)
     store.check_path(path)
     check_writable(path, force=force)
-    fields = (positive_field, negative_field, prompt_field)
-    contrast_set = _contrasts(contrasts, (positive, negative), texts, fields)
-
-    loaded = options.load_model(source)
-    from steer.extract import ExtractSettings
-    from steer.extract import extract as run
-
-    settings = ExtractSettings(
+    if keep is not None:
+        check_writable(keep, force=force)
+    fit_settings = FitSettings(
         name=name or path.stem,
-        site=chosen_site,
-        layers=chosen_layers,
-        positions=positions,  # type: ignore[arg-type]  # checked above
+        method=options.method_name(method),
         description=description,
         license=license,
     )
-    with output.progress("reading", 2 * len(contrast_set.pairs)) as advance:
-        vector = run(loaded, contrast_set, settings, advance)
+    fields = (positive_field, negative_field, prompt_field)
+    contrast_set = _contrasts(contrasts, (positive, negative), texts, fields)
+
+    model = options.load_model(source)
+    from steer.extract import ReadSettings
+
+    read_settings = ReadSettings(chosen_site, chosen_layers, positions)  # type: ignore[arg-type]
+    with _recorded(model, contrast_set, read_settings, path, keep) as found:
+        vector = options.fitted(found, fit_settings)
     sealed = store.write(path, vector, force=force)
-    output.note(f"{loaded.describe()} · {_summary(sealed.metadata)}")
-    _report(path, sealed.metadata, json=json)
+    options.report_vector(path, sealed, described=model.describe(), json=json)
+
+
+@contextmanager
+def _recorded(
+    model: Model, contrasts: Contrasts, settings: ReadSettings, out: Path, keep: Path | None
+) -> Iterator[Activations]:
+    """The recording, in a file that goes when it has served, unless it is to be kept.
+
+    A run that dies leaves it behind, and the same command goes on from it; one that the user
+    interrupts leaves it only if it was to be kept.
+    """
+    from steer.activations import discard
+    from steer.extract import record_contrasts
+
+    target = keep or out
+    part = target.with_name(f"{target.name}.part")
+    try:
+        with output.progress("reading", 2 * len(contrasts.pairs)) as advance:
+            found = record_contrasts(model, contrasts, settings, part, advance)
+        with found:
+            yield found
+    except (KeyboardInterrupt, SteerError):
+        if keep is None:
+            discard(part)
+        raise
+    if keep is None:
+        discard(part)
+    else:
+        part.replace(keep)
+        output.note(f"kept the activations in {keep}; try: steer fit {keep} --method lda")
 
 
 def _default_path(name: str | None, contrasts: Path | None) -> Path:
@@ -139,22 +178,3 @@ def _contrasts(
     if texts is None or positive is None:
         raise UsageError("--positive needs texts to stand before", hint="pass --texts FILE")
     return contrasts.conditions(*options.read_input(texts), positive, negative)
-
-
-def _summary(metadata: Metadata) -> str:
-    contrast = metadata.contrast
-    return (
-        f"{contrast.n} {contrast.kind} · {metadata.method.name} of {metadata.site},"
-        f" {metadata.read.positions} position"
-    )
-
-
-def _report(path: Path, metadata: Metadata, *, json: bool) -> None:
-    from steer.cli.show import layer_table
-    from steer.metadata import to_json
-
-    if json:
-        output.as_json({"path": str(path), **to_json(metadata)})
-        return
-    layer_table(metadata)
-    output.note(f'wrote {path}; try: steer apply "One day" -v {path} --compare')

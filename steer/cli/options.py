@@ -13,14 +13,20 @@ import typer
 from steer.cli import output
 
 if TYPE_CHECKING:
+    from steer.activations import Activations
+    from steer.fitting import FitSettings
+    from steer.metadata import FitMethod
     from steer.model import Model
     from steer.source import ModelSource
+    from steer.vector import SteeringVector
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 
+
+MethodOption = Annotated[str, typer.Option(help="mean_diff, pca, probe or lda.")]
 
 _MODEL_HELP = "pocket (the embedded model), a folder, or a Hugging Face id."
 #: Options that say which model and how to load it; together they make a `ModelSource`.
@@ -96,6 +102,51 @@ def load_model(source: ModelSource) -> Model:
         from steer.model import load
 
         return load(source)
+
+
+def method_name(text: str) -> FitMethod:
+    """A method by its name.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    from typing import get_args
+
+    from steer.errors import UsageError
+    from steer.metadata import FitMethod
+    from steer.sites import listed
+
+    if text not in get_args(FitMethod):
+        raise UsageError(f"{text!r} is not a method", hint=f"use {listed(get_args(FitMethod))}")
+    return cast("FitMethod", text)
+
+
+def fitted(found: Activations, settings: FitSettings) -> SteeringVector:
+    """Fit a recording, with a bar and the warnings that the result deserves."""
+    from steer.fitting import fit_vector, warnings
+
+    with output.progress("fitting", len(found.recording.sites)) as advance:
+        vector = fit_vector(found, settings, advance)
+    for text in warnings(vector):
+        output.warning(text)
+    return vector
+
+
+def report_vector(path: Path, vector: SteeringVector, *, described: str, json: bool) -> None:
+    """What was made, for `extract` and `fit`."""
+    from steer.cli.show import layer_table
+    from steer.metadata import to_json
+
+    metadata = vector.metadata
+    if json:
+        output.as_json({"path": str(path), **to_json(metadata)})
+        return
+    output.note(
+        f"{described} · {metadata.contrast.n} {metadata.contrast.kind} ·"
+        f" {metadata.method.name} of {metadata.site}, {metadata.read.positions} position"
+    )
+    layer_table(metadata)
+    output.note(f'wrote {path}; try: steer apply "One day" -v {path} --compare')
 
 
 def read_input(path: Path) -> tuple[bytes, str]:

@@ -74,11 +74,20 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
 
 
 def layer_table(metadata: Metadata) -> None:
-    """A row for each layer; the recommended ones are marked."""
-    rows = []
-    for row in metadata.statistics:
-        apart = "–" if row.separability is None else f"{row.separability:.2f}"
-        marked = " *" if row.layer in metadata.recommended.layers else ""
-        share = f"{row.share:.0%}" if row.resid_norm else "–"
-        rows.append([f"{row.layer}{marked}", f"{row.norm:.3g}", share, apart])
-    output.table(["layer", "norm", "of residual", "separability"], rows)
+    """A row for each layer, the recommended ones marked; columns that say nothing are left out."""
+    rows = metadata.statistics
+    columns = {
+        "layer": [f"{r.layer}{' *' * (r.layer in metadata.recommended.layers)}" for r in rows],
+        "norm": [f"{r.norm:.3g}" for r in rows],
+        "of residual": [f"{r.share:.0%}" if r.resid_norm else "–" for r in rows],
+        "separability": [_number(r.separability) for r in rows],
+    }
+    if any(r.coherence is not None for r in rows):
+        columns["coherence"] = [_number(r.coherence) for r in rows]
+    if metadata.method.name != "mean_diff":
+        columns["cos mean_diff"] = [_number(r.agreement) for r in rows]
+    output.table(list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

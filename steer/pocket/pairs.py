@@ -36,5 +36,5 @@ def story_pairs(
 
 
 if __name__ == "__main__":
-    for pair in story_pairs(*sys.argv[1:4]):
+    for pair in story_pairs(sys.argv[1], sys.argv[2], sys.argv[3]):
         sys.stdout.write(json.dumps(pair) + "\n")

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.append(str(Path(__file__).parents[1]))
+from recorded import extract, pairs
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from steer import pocket
 from steer.apply import Sampling, generate
-from steer.contrasts import ContrastPair, Contrasts, Passage
-from steer.extract import ExtractSettings, extract
 from steer.model import Model, load
 from steer.source import ModelSource
 from steer.spec import Coefficient
@@ -55,8 +56,7 @@ def seconds(model: Model, steers: Sequence[Steer], prompts: Sequence[str]) -> fl
 
 def ratios(model: Model, prompts: Sequence[str]) -> list[float]:
     """Steered tokens/s over unsteered, a number for each round."""
-    pair = ContrastPair(Passage("", "Mara laughed."), Passage("", "Mara wept."))
-    vector = extract(model, Contrasts("pairs", (pair,)), ExtractSettings(name="joyful"))
+    vector = extract(model, pairs(("Mara laughed.", "Mara wept.")))
     # Too small to change the text: both kinds of run then write the same number of tokens.
     steers = [Steer(vector, Coefficient(1e-6), vector.metadata.layers)]
     seconds(model, steers, prompts)

@@ -1,0 +1,53 @@
+"""`steer fit`: kept activations to another vector, without the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steer.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("fit")(fit)
+
+
+def fit(
+    activations: Annotated[Path, typer.Argument(help="What `steer extract --keep` wrote.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    method: options.MethodOption = "mean_diff",
+    layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
+    name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
+    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
+    license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Make another vector from kept activations: other method, other layers, no model.
+
+    \b
+    steer extract pairs.jsonl --keep acts.safetensors
+    steer fit acts.safetensors --method lda -o joyful-lda.safetensors
+    """
+    from steer import store
+    from steer.activations import open_kept
+    from steer.files import check_writable
+    from steer.fitting import FitSettings
+    from steer.sites import parse_layers
+
+    store.check_path(out)
+    check_writable(out, force=force)
+    settings = FitSettings(
+        name=name or out.stem,
+        method=options.method_name(method),
+        layers=None if layers is None else parse_layers(layers),
+        description=description,
+        license=license,
+    )
+    with open_kept(activations) as found:
+        vector = options.fitted(found, settings)
+    sealed = store.write(out, vector, force=force)
+    options.report_vector(out, sealed, described=found.recording.model.id, json=json)

@@ -1,0 +1,263 @@
+"""Methods: each finds a planted direction, agrees with its reference, and knows noise for noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from recorded import extract, pairs
+from sklearn.linear_model import LogisticRegression
+
+from steer import fit
+from steer.activations import Activations, Recording, open_kept, resume
+from steer.errors import InputError, SiteError
+from steer.fitting import FitSettings, fit_vector, recommend, warnings
+from steer.metadata import ContrastSummary, LayerStatistics, ModelIdentity, Read, Spread
+from steer.sites import Site
+
+WIDTH = 16
+METHODS = list(fit.METHODS)
+each_method = pytest.mark.parametrize("method", METHODS)
+
+
+def recording(n: int, n_negative: int | None = None) -> Recording:
+    return Recording(
+        model=ModelIdentity(
+            id="tiny", architecture="Tiny", d_model=WIDTH, n_layers=4, fingerprint="0"
+        ),
+        contrast=ContrastSummary(kind="pairs", n=n, sha256="0"),
+        read=Read(positions="mean"),
+        sites=(Site(0), Site(2)),
+        n_positive=n,
+        n_negative=n if n_negative is None else n_negative,
+        paired=n_negative is None,
+    )
+
+
+def stored(path: Path, positive: np.ndarray, negative: np.ndarray) -> Activations:
+    """A recording whose two sites hold the same activations, [n, WIDTH] a side."""
+    n_negative = None if len(positive) == len(negative) else len(negative)
+    found = resume(path, recording(len(positive), n_negative))
+    rows = np.concatenate([positive, negative]).astype(np.float32)
+    lengths = np.linalg.norm(rows, axis=1)[:, None].repeat(2, 1).astype(np.float32)
+    found.put(range(len(rows)), rows[:, None].repeat(2, 1), lengths)
+    return found
+
+
+def planted(seed: int, shift: float, n: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both sides, noise apart by `shift` along one direction, and that direction."""
+    rng = np.random.default_rng(seed)
+    direction = fit.unit(rng.normal(size=WIDTH))
+    sides = rng.normal(size=(2, n, WIDTH))
+    return sides[0] + shift * direction, sides[1], direction
+
+
+@each_method
+def test_a_planted_direction_is_recovered(tmp_path: Path, method: str) -> None:
+    positive, negative, direction = planted(seed=0, shift=3.0, n=4_000)
+    with stored(tmp_path / "a", positive, negative) as found:
+        site = fit.fit_site(found, 1, method)  # type: ignore[arg-type]
+    assert float(fit.unit(site.direction) @ direction) > 0.99
+    assert site.separability is not None and site.separability > 0.97
+    assert site.agreement > 0.99
+    assert np.linalg.norm(site.direction) == pytest.approx(3, rel=0.05)
+    assert site.projections[0].mean() - site.projections[1].mean() == pytest.approx(3, rel=0.05)
+
+
+@each_method
+def test_swapped_sides_turn_the_direction_round(tmp_path: Path, method: str) -> None:
+    positive, negative, _ = planted(seed=1, shift=1.0)
+    one, other = fit.METHODS[method](positive, negative), fit.METHODS[method](negative, positive)
+    np.testing.assert_allclose(one, -other, rtol=1e-4, atol=1e-6)
+
+
+@each_method
+def test_noise_alone_is_no_better_than_chance(tmp_path: Path, method: str) -> None:
+    """Held out, so that 16 dimensions of noise cannot be fitted to look like a direction."""
+    values = []
+    for seed in range(8):
+        positive, negative, _ = planted(seed, shift=0.0)
+        with stored(tmp_path / f"a{seed}", positive, negative) as found:
+            values.append(fit.fit_site(found, 0, method).separability)  # type: ignore[arg-type]
+    assert abs(np.mean(values) - 0.5) < 0.05
+
+
+def test_pca_is_the_leading_direction_of_the_uncentred_differences() -> None:
+    positive, negative, _ = planted(seed=2, shift=1.0)
+    differences = positive - negative
+    eigenvectors = np.linalg.eigh(differences.T @ differences)[1]
+    assert abs(fit.unit(fit.pca(positive, negative)) @ eigenvectors[:, -1]) > 1 - 1e-9
+
+
+def test_lda_whitens() -> None:
+    positive, negative, _ = planted(seed=3, shift=1.0, n=4_000)
+    for side in (positive, negative):
+        side[:, 0] *= 4
+    centred = np.concatenate([side - side.mean(0) for side in (positive, negative)])
+    whitened = np.linalg.solve(centred.T @ centred, positive.mean(0) - negative.mean(0))
+    ours = fit.unit(fit.lda(positive, negative))
+    assert ours @ fit.unit(whitened) > 0.999
+    assert ours @ fit.unit(fit.mean_diff(positive, negative)) < 0.99
+
+
+def test_probe_is_the_one_of_scikit_learn() -> None:
+    positive, negative, _ = planted(seed=4, shift=0.7)
+    rows, labels = np.concatenate([positive, negative]), np.r_[np.ones(200), np.zeros(200)]
+    reference = LogisticRegression(max_iter=1_000).fit(rows / rows.std(0), labels)
+    ours = fit.unit(fit.probe(positive, negative))
+    assert ours @ fit.unit(reference.coef_[0] / rows.std(0)) > 1 - 1e-9
+
+
+def test_chunks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    positive, negative, _ = planted(seed=5, shift=1.0, n=50)
+    fits = []
+    for chunk in (7, 1_000):
+        monkeypatch.setattr("steer.activations.CHUNK", chunk)
+        with stored(tmp_path / f"{chunk}", positive, negative) as found:
+            fits.append(fit.fit_site(found, 0, "mean_diff"))
+    np.testing.assert_allclose(fits[0].direction, fits[1].direction, rtol=1e-9)
+    np.testing.assert_allclose(fits[0].direction, positive.mean(0) - negative.mean(0), atol=1e-6)
+    assert fits[0].separability == fits[1].separability
+
+
+def test_a_single_pair_is_enough_where_it_makes_sense(tmp_path: Path) -> None:
+    positive, negative, _ = planted(seed=6, shift=1.0, n=1)
+    with stored(tmp_path / "a", positive, negative) as found:
+        site = fit.fit_site(found, 0, "mean_diff")
+        np.testing.assert_allclose(site.direction, positive[0] - negative[0], atol=1e-6)
+        assert site.separability is None
+        assert site.coherence == pytest.approx(1)
+        with pytest.raises(InputError, match="two texts"):
+            fit.fit_site(found, 0, "probe")
+
+
+def test_unpaired_sets_have_no_coherence_and_no_pca(tmp_path: Path) -> None:
+    positive, negative, direction = planted(seed=7, shift=8.0)
+    with stored(tmp_path / "a", positive, negative[:90]) as found:
+        site = fit.fit_site(found, 0, "mean_diff")
+        assert site.coherence is None
+        assert fit.unit(site.direction) @ direction > 0.98
+        with pytest.raises(InputError, match="needs pairs"):
+            fit.fit_site(found, 0, "pca")
+
+
+def test_auc_by_hand() -> None:
+    assert fit.auc(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == (0.5 + 1 + 1 + 1) / 4
+    assert fit.auc(np.array([1.0]), np.array([1.0])) == 0.5
+    assert fit.auc(np.array([0.0]), np.array([1.0])) == 0
+
+
+def statistics(layer: int, apart: float, norm: float) -> LayerStatistics:
+    zero = Spread(mean=0, std=0)
+    return LayerStatistics(
+        layer=layer, norm=norm, resid_norm=1, positive=zero, negative=zero, separability=apart
+    )
+
+
+def test_the_recommended_layer_separates_and_has_length() -> None:
+    rows = [
+        statistics(layer, apart, norm)
+        for layer, (apart, norm) in enumerate([(0.7, 0.9), (1.0, 0.1), (0.99, 0.5), (1.0, 0.5)])
+    ]
+    assert recommend(rows).layers == (2,)
+
+
+def test_data_without_a_signal_are_called_so(tmp_path: Path) -> None:
+    for shift, silent in ((0.0, False), (6.0, True)):
+        positive, negative, _ = planted(seed=8, shift=shift)
+        with stored(tmp_path / f"{shift}", positive, negative) as found:
+            vector = fit_vector(found, FitSettings(name="x"))
+        told = warnings(vector)
+        assert (told == []) == silent
+        if not silent:
+            assert "no better than chance" in told[0]
+
+
+def test_sites_that_were_not_recorded(tmp_path: Path) -> None:
+    positive, negative, _ = planted(seed=9, shift=1.0)
+    with stored(tmp_path / "a", positive, negative) as found:
+        assert fit_vector(found, FitSettings(name="x", layers=(2,))).metadata.layers == (2,)
+        with pytest.raises(SiteError, match="not recorded at layer 1"):
+            fit_vector(found, FitSettings(name="x", layers=(0, 1)))
+        with pytest.raises(SiteError, match="mlp_out was not recorded"):
+            fit_vector(found, FitSettings(name="x", site="mlp_out"))
+
+
+def test_a_kept_recording_is_safetensors_that_others_read(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    positive, negative, _ = planted(seed=10, shift=1.0, n=30)
+    with stored(tmp_path / "a", positive, negative):
+        pass
+    tensors = load_file(tmp_path / "a")
+    np.testing.assert_array_equal(tensors["resid_post.2"][:30], positive.astype(np.float32))
+    np.testing.assert_array_equal(tensors["resid_post.0"][30:], negative.astype(np.float32))
+    with open_kept(tmp_path / "a") as found:
+        assert found.done().all()
+
+
+def test_damaged_recordings_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    positive, negative, _ = planted(seed=11, shift=1.0, n=4)
+    with stored(path, positive, negative):
+        pass
+    good = path.read_bytes()
+    with resume(tmp_path / "unfinished", recording(4)):
+        pass
+    for data, message in (
+        (good[:-4], "damaged"),
+        (good + b"1234", "damaged"),
+        (b"", "no recorded"),
+        (b"junk" * 10, "no recorded"),
+        (good.replace(b'n_positive\\":4', b'n_positive\\":0'), "no recorded"),
+        ((tmp_path / "unfinished").read_bytes(), "not complete"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=message):
+            open_kept(path)
+
+
+SOME = pairs(*[(f"w{i} w{i + 7} w{i + 9}", f"w{i} w{i + 20} w{i + 3}") for i in range(3, 39)])
+
+
+@each_method
+def test_every_method_makes_a_vector_of_a_model(method: str) -> None:
+    vector = extract(tiny.model("llama"), SOME, method=method)
+    assert vector.metadata.method.name == method
+    assert vector.directions.any(axis=1).all()
+
+
+def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    from steer.extract import ReadSettings, record_contrasts
+
+    class PowerCutError(Exception):
+        pass
+
+    model = tiny.model("llama")
+    whole = extract(model, SOME)
+    batches_done = 0
+
+    def cut(count: int) -> None:
+        nonlocal batches_done
+        batches_done += count > 0
+        if batches_done == 2:
+            raise PowerCutError
+
+    path = tmp_path / "part"
+    import steer.record
+
+    original = steer.record.CPU_TOKENS
+    steer.record.CPU_TOKENS = 40  # several batches
+    try:
+        whole = extract(model, SOME)
+        with pytest.raises(PowerCutError):
+            record_contrasts(model, SOME, ReadSettings(), path, cut)
+        counts: list[int] = []
+        with record_contrasts(model, SOME, ReadSettings(), path, counts.append) as found:
+            again = fit_vector(found, FitSettings(name="x"))
+    finally:
+        steer.record.CPU_TOKENS = original
+    assert counts[0] > 0 and sum(counts) == 2 * len(SOME.pairs)
+    assert again.sha256 == whole.sha256
