@@ -74,7 +74,7 @@ def as_vector(
         if factors:
             down, up = factors
             added = direction + negative[:, index] @ down.T @ up.T
-        unit = fit.unit(direction[None].astype(np.float64))[0]
+        unit = fit.unit(direction.astype(np.float64))
         statistics.append(
             LayerStatistics(
                 layer=site.layer,
