@@ -156,14 +156,11 @@ def _record(
     """Fill `moments`; return the activations of the kept pairs, [2, n_kept, n_sites, d_model]."""
     n = len(sides[0])
     sample = np.zeros((2, len(kept), len(sites), model.identity.d_model))
-    slot = {int(pair): index for index, pair in enumerate(kept)}
     for batch in record(model, [*sides[0], *sides[1]], sites):
-        for row, index in enumerate(batch.indices):
-            side, pair = divmod(index, n)
-            activations = batch.activations[row].astype(np.float64)
-            moments.add(pair, side, activations, batch.norms[row].astype(np.float64))
-            if pair in slot:
-                sample[side, slot[pair]] = activations
+        side, pair = np.divmod(np.asarray(batch.indices), n)
+        moments.add(pair, side, batch.activations, batch.norms)
+        held = np.isin(pair, kept)
+        sample[side[held], np.searchsorted(kept, pair[held])] = batch.activations[held]
         on_progress(len(batch.indices))
     return sample
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +32,23 @@ class Moments:
         self.norms = np.zeros((2, self.n_sites))
         self.counts = np.zeros((N_FOLDS, 2))
 
-    def add(self, pair: int, side: int, activations: Array, norms: Array) -> None:
-        """Count one passage: activations [n_sites, d_model] and mean token lengths [n_sites]."""
-        self.sums[pair % N_FOLDS, side] += activations
-        self.norms[side] += norms
-        self.counts[pair % N_FOLDS, side] += 1
+    def add(
+        self,
+        pairs: NDArray[np.int64],
+        sides: NDArray[np.int64],
+        activations: NDArray[np.floating[Any]],
+        norms: NDArray[np.floating[Any]],
+    ) -> None:
+        """Count n passages, the side `sides[i]` (0 positive, 1 negative) of the pair `pairs[i]`.
+
+        activations [n, n_sites, d_model] and mean token lengths [n, n_sites].
+        """
+        folds = pairs % N_FOLDS
+        for fold, side in np.unique(np.stack([folds, sides], axis=1), axis=0):
+            here = (folds == fold) & (sides == side)
+            self.sums[fold, side] += activations[here].sum(0, dtype=np.float64)
+            self.norms[side] += norms[here].sum(0, dtype=np.float64)
+            self.counts[fold, side] += here.sum()
 
     @property
     def n(self) -> int:

@@ -14,8 +14,9 @@ from steer.errors import InputError, SiteError
 from steer.extract import ExtractSettings, extract, recommend
 from steer.metadata import LayerStatistics, Positions, Spread
 from steer.model import Model
+from steer.packing import batches
 from steer.reading import Reading, Tokens, readings
-from steer.record import batches, capture, record
+from steer.record import capture, record
 from steer.sites import SITE_NAMES, Site
 
 FAMILIES = ["llama", "gpt2", "gemma2", "qwen3", "falcon", "bloom"]
@@ -201,9 +202,10 @@ def planted(rng: np.random.Generator, shift: float, n: int = 200) -> tuple[np.nd
 
 def moments_of(sides: np.ndarray) -> fit.Moments:
     moments = fit.Moments(1, 16)
-    for side in range(2):
-        for pair, activations in enumerate(sides[side]):
-            moments.add(pair, side, activations, np.linalg.norm(activations, axis=-1))
+    pairs = np.arange(sides.shape[1])
+    for side, activations in enumerate(sides):
+        norms = np.linalg.norm(activations, axis=-1)
+        moments.add(pairs, np.full_like(pairs, side), activations, norms)
     return moments
 
 
