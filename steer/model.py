@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,9 @@ from steer.hookmap import HookMap, hook_map
 from steer.metadata import ModelIdentity
 from steer.reading import Tokens
 from steer.source import POCKET, ModelSource
+
+#: Enough for a tokenizer to use all cores.
+PASSAGES_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,14 @@ class Model:
                 return value
         return None
 
+    @cached_property
+    def window(self) -> int | None:
+        """The fewest tokens that a layer looks back on; None where all look back on all."""
+        config = self.network.config.get_text_config()
+        names = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
+        values = (getattr(config, name, None) for name in names)
+        return min((v for v in values if isinstance(v, int) and v > 0), default=None)
+
     def describe(self) -> str:
         """`pocket · cpu float32`, for the line that says what was used."""
         weight = self.network.get_input_embeddings().weight
@@ -107,14 +119,19 @@ class Model:
         """
         if not self.tokenizer.is_fast:
             raise ModelError(f"the tokenizer of {self.identity.id} gives no offsets")
-        encoded = self.tokenizer(
-            [passage.whole for passage in passages],
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-        )
-        columns = ("input_ids", "offset_mapping", "special_tokens_mask")
-        rows = zip(passages, *(encoded[column] for column in columns), strict=True)
-        return [_tokens(passage, *row) for passage, *row in rows]
+        made: list[Tokens] = []
+        # A part at a time: what a tokenizer says of a token takes a hundred times its id's bytes.
+        for start in range(0, len(passages), PASSAGES_AT_ONCE):
+            part = passages[start : start + PASSAGES_AT_ONCE]
+            encoded = self.tokenizer(
+                [passage.whole for passage in part],
+                return_offsets_mapping=True,
+                return_special_tokens_mask=True,
+            )
+            columns = ("input_ids", "offset_mapping", "special_tokens_mask")
+            rows = zip(part, *(encoded[column] for column in columns), strict=True)
+            made += [_tokens(passage, *row) for passage, *row in rows]
+        return made
 
     def chat(self, prompt: str, system: str | None = None) -> str:
         """A user's message in the model's chat template, up to where the answer begins.
@@ -168,7 +185,7 @@ def _tokens(
     ]
     if not own:
         raise ModelError(f"the tokenizer makes no tokens of {passage.text[:40]!r}")
-    return Tokens(tuple(ids), own[0], own[-1] + 1)
+    return Tokens(array("i", ids), own[0], own[-1] + 1)
 
 
 def load(source: ModelSource) -> Model:

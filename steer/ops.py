@@ -29,14 +29,14 @@ def low_rank(resid: Tensor, down: Tensor, up: Tensor) -> Tensor:
 
 
 def pool(resid: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums over positions: resid [row, position, d_model], weights [row, position].
+    """Weighted sums over positions: resid [row, position, d_model], weights [row, sum, position].
 
-    Returns float32 [row, d_model].
+    Returns float32 [row, sum, d_model].
     """
-    return torch.einsum("rpd,rp->rd", resid.float(), weights)
+    return weights @ resid.float()
 
 
 def pooled_norm(resid: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean length of the activations, float32 [row]; shapes as in `pool`."""
-    lengths: Tensor = torch.linalg.vector_norm(resid.float(), dim=-1)
-    return (lengths * weights).sum(-1)
+    """Weighted mean lengths of the activations, float32 [row, sum]; shapes as in `pool`."""
+    lengths: Tensor = torch.linalg.vector_norm(resid.float(), dim=-1, keepdim=True)
+    return (weights @ lengths).squeeze(-1)

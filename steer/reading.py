@@ -16,7 +16,7 @@ DEFAULT_POSITIONS: dict[ContrastKind, Positions] = {"pairs": "mean", "conditions
 class Tokens:
     """Token ids of a passage; `text_start` to `text_stop` (without) are those of its text."""
 
-    ids: tuple[int, ...]
+    ids: Sequence[int]
     text_start: int
     text_stop: int
 
@@ -25,7 +25,7 @@ class Tokens:
 class Reading:
     """Token ids to run, and the span `start` to `stop` (without) whose activations are averaged."""
 
-    ids: tuple[int, ...]
+    ids: Sequence[int]
     start: int
     stop: int
 

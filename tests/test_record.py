@@ -13,8 +13,9 @@ from recorded import extract, pairs
 from steer.errors import InputError, SiteError
 from steer.metadata import Positions
 from steer.model import Model
+from steer.packing import batches
 from steer.reading import Reading, Tokens, readings
-from steer.record import batches, capture, record
+from steer.record import capture, record
 from steer.sites import SITE_NAMES, Site
 
 FAMILIES = ["llama", "gpt2", "gemma2", "qwen3", "falcon", "bloom"]
