@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from steer import fit
 from steer.activations import Activations, Recording, open_kept, resume
 from steer.errors import InputError, SiteError
+from steer.extract import ReadSettings, record_contrasts
 from steer.fitting import FitSettings, fit_vector, recommend, warnings
 from steer.metadata import ContrastSummary, LayerStatistics, ModelIdentity, Read, Spread
 from steer.sites import Site
@@ -229,35 +230,29 @@ def test_every_method_makes_a_vector_of_a_model(method: str) -> None:
     assert vector.directions.any(axis=1).all()
 
 
-def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    from steer.extract import ReadSettings, record_contrasts
-
+def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class PowerCutError(Exception):
         pass
 
+    monkeypatch.setattr("steer.record.token_budget", lambda model: 40)  # several batches
     model = tiny.model("llama")
     whole = extract(model, SOME)
-    batches_done = 0
+    n_batches = 0
 
     def cut(count: int) -> None:
-        nonlocal batches_done
-        batches_done += count > 0
-        if batches_done == 2:
+        nonlocal n_batches
+        n_batches += count > 0
+        if n_batches == 2:
             raise PowerCutError
 
     path = tmp_path / "part"
-    import steer.record
-
-    original = steer.record.CPU_TOKENS
-    steer.record.CPU_TOKENS = 40  # several batches
-    try:
-        whole = extract(model, SOME)
-        with pytest.raises(PowerCutError):
-            record_contrasts(model, SOME, ReadSettings(), path, cut)
-        counts: list[int] = []
-        with record_contrasts(model, SOME, ReadSettings(), path, counts.append) as found:
-            again = fit_vector(found, FitSettings(name="x"))
-    finally:
-        steer.record.CPU_TOKENS = original
-    assert counts[0] > 0 and sum(counts) == 2 * len(SOME.pairs)
+    with pytest.raises(PowerCutError):
+        record_contrasts(model, SOME, ReadSettings(), path, cut)
+    counts: list[int] = []
+    with record_contrasts(model, SOME, ReadSettings(), path, counts.append) as found:
+        again = fit_vector(found, FitSettings(name="x"))
+    assert counts[0] > 0
+    assert sum(counts) == 2 * len(SOME.pairs)
     assert again.sha256 == whole.sha256
