@@ -22,7 +22,8 @@ import numpy as np
 from steer import fit
 from steer.descent import CANDIDATES, SEARCH_STEPS, Schedule, Task, candidates, descend
 from steer.errors import InputError, UsageError
-from steer.extract import rounded, spread
+from steer.extract import spread
+from steer.fit import rounded
 from steer.intervals import Interval
 from steer.lessons import Conditions, Lesson, nats_per_token, rewritten, write_lessons
 from steer.lowrank import Edits, Teacher, divergences

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from steer import fit
 from steer.contrasts import Contrasts
 from steer.errors import InputError
+from steer.fit import rounded
 from steer.metadata import (
     ContrastSummary,
     LayerStatistics,
@@ -193,8 +194,3 @@ def _statistics(
 
 def spread(values: NDArray[np.float64]) -> Spread:
     return Spread(mean=rounded(float(values.mean())), std=rounded(float(values.std())))
-
-
-def rounded(value: float) -> float:
-    """Six significant digits: more would only record in which order a CPU added numbers."""
-    return float(f"{value:.6g}")

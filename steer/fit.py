@@ -98,3 +98,8 @@ def unit(directions: Array) -> Array:
     """Each row at length 1; a row of zeros stays."""
     norms = np.linalg.norm(directions, axis=-1, keepdims=True)
     return np.asarray(np.divide(directions, norms, out=np.zeros_like(directions), where=norms > 0))
+
+
+def rounded(value: float) -> float:
+    """Six significant digits: more would only record in which order a CPU added numbers."""
+    return float(f"{value:.6g}")

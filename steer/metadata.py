@@ -13,14 +13,16 @@ import msgspec
 
 from steer.errors import VectorError
 from steer.sites import SiteName, format_layers
+from steer.strict_json import load_strict_json
 
 FORMAT = 1
 #: The first release that reads `FORMAT`: an older one can then say what to install.
 NEEDS = "0.1.0"
 
 Op = Literal["add"]
-ContrastKind = Literal["pairs", "conditions", "condition"]
-Positions = Literal["last", "mean", "all", "response"]
+ContrastKind = Literal["pairs", "conditions", "condition", "vectors"]
+Positions = Literal["last", "mean", "all", "response", "mixed"]
+CombineOp = Literal["sum", "mean"]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -76,21 +78,56 @@ class Distillation(_Record, frozen=True):
         _finite(self.extra_nats, self.condition_extra_nats)
 
 
-class Method(_Record, frozen=True, omit_defaults=True):
-    """How the vector was fitted."""
+class Part(_Record, frozen=True, omit_defaults=True):
+    """A vector that another was combined from; sha256 is its file's own.
 
-    name: Literal["mean_diff", "distill"]
+    coefficient: times the stored vector or, where `unit` is residual, the share of the mean
+    activation's length that it was brought to at each layer.
+    """
+
+    name: str
+    sha256: str
+    coefficient: float = 1.0
+    unit: Literal["vector", "residual"] = "vector"
+
+    def __post_init__(self) -> None:
+        _finite(self.coefficient)
+
+
+class Combination(_Record, frozen=True, omit_defaults=True):
+    """How a vector was combined from others, in the order in which they were named.
+
+    orthogonal_to: vectors whose directions were taken out of the result, at each layer.
+    """
+
+    op: CombineOp
+    parts: tuple[Part, ...]
+    orthogonal_to: tuple[Part, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("a combination of nothing")
+
+
+class Method(_Record, frozen=True, omit_defaults=True):
+    """How the vector was fitted, or combined from others."""
+
+    name: Literal["mean_diff", "distill", "combine"]
     distillation: Distillation | None = None
+    combination: Combination | None = None
 
     def __post_init__(self) -> None:
         if (self.name == "distill") != (self.distillation is not None):
             raise ValueError("a distilled vector, and no other, says how it was distilled")
+        if (self.name == "combine") != (self.combination is not None):
+            raise ValueError("a combined vector, and no other, names its parts")
 
 
 class Read(_Record, frozen=True):
     """Which tokens were read: `last`, or `mean` over the text's own tokens (`steer.reading`).
 
-    A distilled edit was made to act on `all` tokens, or on those of the `response`.
+    A distilled edit was made to act on `all` tokens, or on those of the `response`. The parts of a
+    combined vector may differ: `mixed`.
     """
 
     positions: Positions
@@ -101,7 +138,8 @@ class ContrastSummary(_Record, frozen=True):
 
     `positive` and `negative` are the two conditions, where the contrast is of that kind. Of the
     kind `condition`, n counts the texts that the model wrote under the positive one, and the hash
-    is of both conditions and the prompts.
+    is of both conditions and the prompts. Of the kind `vectors`, n counts the parts, and the hash
+    is of what `Combination` says.
     """
 
     kind: ContrastKind
@@ -129,13 +167,14 @@ class LayerStatistics(_Record, frozen=True):
     resid_norm: mean length of the activations read there.
     separability: AUC of the projection on held-out folds, 0.5 is chance; None with too few pairs.
     positive, negative: projection of each side's activations on the unit vector.
+    The last three are None of a combined vector: they would need the activations again.
     """
 
     layer: int
     norm: float
     resid_norm: float
-    positive: Spread
-    negative: Spread
+    positive: Spread | None = None
+    negative: Spread | None = None
     separability: float | None = None
 
     def __post_init__(self) -> None:
@@ -249,31 +288,6 @@ def decode(text: str, subject: str) -> Metadata:
         return msgspec.convert(raw, Metadata)
     except msgspec.ValidationError as error:
         raise VectorError(f"{subject}: metadata are wrong: {error}") from None
-
-
-def load_strict_json(text: str, subject: str) -> Any:
-    """JSON without repeated keys and without NaN.
-
-    Raises:
-        VectorError: naming `subject` and what is wrong.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        repeated = {key for key in keys if keys.count(key) > 1}
-        if repeated:
-            raise VectorError(f"{subject}: the key {min(repeated)!r} stands twice in the header")
-        return dict(pairs)
-
-    def no_constant(constant: str) -> float:
-        raise VectorError(f"{subject}: the header has the number {constant}")
-
-    try:
-        raw = json.loads(text, object_pairs_hook=once, parse_constant=no_constant)
-        json.dumps(raw, ensure_ascii=False).encode()  # half a surrogate pair has no bytes
-    except (RecursionError, ValueError) as error:
-        raise VectorError(f"{subject}: the header is not JSON: {error}") from None
-    return raw
 
 
 def _finite(*values: float) -> None:

@@ -97,6 +97,13 @@ class Model:
             )
         )
 
+    def token(self, token: int) -> str:
+        """The text of one token, special or not, with the blank that it begins with."""
+        text = str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        piece = self.tokenizer.convert_ids_to_tokens(token)
+        # Where blanks are U+2581, decoders drop the first one of a text.
+        return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
+
     def encode_passages(self, passages: Sequence[Passage]) -> list[Tokens]:
         """Token ids of whole passages, and which of them belong to the text.
 

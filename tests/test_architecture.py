@@ -16,20 +16,21 @@ ROOT = Path(steer.__file__).parent
 #: From the ground up; a module imports only what stands above it here, or beside it in its row.
 LAYERS = [
     ["errors"],
-    ["sites", "files", "text"],
+    ["sites", "files", "text", "strict_json"],
     ["metadata", "records", "pocket"],
     ["contrasts", "prompts", "vector", "reading", "source"],
     ["spec", "store", "fit"],
     ["steers"],
+    ["algebra"],
     ["fingerprint", "ops", "hookmap", "adapters"],
     ["model"],
     ["hooks"],
     ["inject", "record"],
-    ["extract", "apply"],
+    ["extract", "apply", "lens"],
     ["cli"],
 ]
 #: Nothing up to here may import torch, so that it loads at once.
-LAST_WITHOUT_TORCH = "steers"
+LAST_WITHOUT_TORCH = "algebra"
 HEAVY = {"torch", "transformers", "transformer_lens"}
 DOORS = {
     "transformers": {"model", "pocket.train"},

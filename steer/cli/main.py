@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from steer import __version__
-from steer.cli import apply, demo, extract, list_vectors, output, show, verify
+from steer.cli import apply, combine, compare, demo, extract, list_vectors, output, show, verify
 from steer.errors import SteerError
 
 
@@ -57,7 +57,7 @@ def steer(
     """
 
 
-for command in (extract, apply, show, list_vectors, verify, demo):
+for command in (extract, apply, show, compare, combine, list_vectors, verify, demo):
     command.register(app)
 
 
