@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from steer.errors import InputError, SteerError
 from steer.files import check_writable, reported
-from steer.metadata import ContrastSummary, ModelIdentity, Read
+from steer.provenance import ContrastSummary, ModelIdentity, Read
 from steer.sites import Site
 
 Rows = NDArray[np.float32]

@@ -15,7 +15,7 @@ import json
 from dataclasses import dataclass
 
 from steer.errors import InputError
-from steer.metadata import ContrastKind
+from steer.provenance import ContrastKind
 from steer.records import Record, records, text_field
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from steer.activations import Activations, Recording, resume
 from steer.contrasts import Contrasts
 from steer.errors import InputError
-from steer.metadata import ContrastSummary, Positions, Read
+from steer.provenance import ContrastSummary, Positions, Read
 from steer.model import Model
 from steer.reading import DEFAULT_POSITIONS, Reading, readings
 from steer.record import record

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from steer.activations import Activations
 from steer.errors import InputError
-from steer.metadata import FitMethod
+from steer.provenance import FitMethod
 
 Array = NDArray[np.float64]
 

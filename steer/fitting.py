@@ -10,7 +10,8 @@ import numpy as np
 from steer.activations import Activations
 from steer.errors import InputError, SiteError
 from steer.fit import Array, SiteFit, fit_site
-from steer.metadata import FitMethod, LayerStatistics, Metadata, Method, Recommended, Spread
+from steer.metadata import LayerStatistics, Metadata, Recommended, Spread
+from steer.provenance import FitMethod, Method
 from steer.sites import Site, SiteName, format_layers, listed
 from steer.vector import SteeringVector
 

@@ -12,118 +12,28 @@ from typing import Any, Literal
 import msgspec
 
 from steer.errors import VectorError
+from steer.provenance import ContrastSummary, Method, ModelIdentity, Read, Record, finite
 from steer.sites import SiteName, format_layers
+from steer.strict_json import load_strict_json
 
 FORMAT = 1
 #: The first release that reads `FORMAT`: an older one can then say what to install.
 NEEDS = "0.1.0"
 
 Op = Literal["add"]
-ContrastKind = Literal["pairs", "conditions", "condition"]
-Positions = Literal["last", "mean", "all", "response"]
-#: Methods that fit recorded activations (`steer.fit`).
-FitMethod = Literal["mean_diff", "pca", "probe", "lda"]
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Frozen, and unknown fields are refused: a misspelt one would be lost in silence."""
-
-
-class ModelIdentity(_Record, frozen=True):
-    """Which model a vector was made on, and so which models it fits.
-
-    `fingerprint` is a hash over samples of every weight (see `steer.fingerprint`); `tokenizer` and
-    `chat_template` are sha256 of what they do, or None where the model has none.
-    """
-
-    id: str
-    architecture: str
-    d_model: int
-    n_layers: int
-    fingerprint: str
-    revision: str | None = None
-    tokenizer: str | None = None
-    chat_template: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.d_model < 1 or self.n_layers < 1:
-            raise ValueError("d_model and n_layers are at least 1")
-
-
-class Distillation(_Record, frozen=True):
-    """Settings of a distilled edit, and what became of them.
-
-    samples, held_out: continuations to learn from, and to judge by. max_tokens: their length at
-    most. batch_size, steps, learning_rate, seed: of the optimiser; best_step is the state that was
-    kept. recovery: on the held-out samples (`steer.recovery`), with its 95 % interval.
-    extra_nats: nats per token that the edit's own texts have under the unsteered model, more than
-    the model's own texts have; condition_extra_nats: the same of the condition's texts.
-    """
-
-    samples: int
-    held_out: int
-    max_tokens: int
-    batch_size: int
-    steps: int
-    best_step: int
-    learning_rate: float
-    seed: int
-    recovery: float
-    interval: tuple[float, float]
-    extra_nats: float
-    condition_extra_nats: float
-
-    def __post_init__(self) -> None:
-        _finite(self.learning_rate, self.recovery, *self.interval)
-        _finite(self.extra_nats, self.condition_extra_nats)
-
-
-class Method(_Record, frozen=True, omit_defaults=True):
-    """How the vector was fitted."""
-
-    name: Literal["mean_diff", "pca", "probe", "lda", "distill"]
-    distillation: Distillation | None = None
-
-    def __post_init__(self) -> None:
-        if (self.name == "distill") != (self.distillation is not None):
-            raise ValueError("a distilled vector, and no other, says how it was distilled")
-
-
-class Read(_Record, frozen=True):
-    """Which tokens were read: `last`, or `mean` over the text's own tokens (`steer.reading`).
-
-    A distilled edit was made to act on `all` tokens, or on those of the `response`.
-    """
-
-    positions: Positions
-
-
-class ContrastSummary(_Record, frozen=True):
-    """What the vector was made from: the number of pairs and a hash of all of them.
-
-    `positive` and `negative` are the two conditions, where the contrast is of that kind. Of the
-    kind `condition`, n counts the texts that the model wrote under the positive one, and the hash
-    is of both conditions and the prompts.
-    """
-
-    kind: ContrastKind
-    n: int
-    sha256: str
-    positive: str | None = None
-    negative: str | None = None
-
-
-class Spread(_Record, frozen=True):
+class Spread(Record, frozen=True):
     """Mean and standard deviation of a projection, in activation units."""
 
     mean: float
     std: float
 
     def __post_init__(self) -> None:
-        _finite(self.mean, self.std)
+        finite(self.mean, self.std)
 
 
-class LayerStatistics(_Record, frozen=True):
+class LayerStatistics(Record, frozen=True):
     """What was seen at one layer while the vector was made.
 
     norm: length of the stored vector, in activation units; of a low-rank edit, of what it adds
@@ -133,20 +43,21 @@ class LayerStatistics(_Record, frozen=True):
     positive, negative: projection of each side's activations on the unit vector.
     coherence: mean cosine of the pair differences with the vector; None without pairs.
     agreement: cosine with the mean difference.
+    A combined vector has neither sides nor separability: they would need the activations again.
     """
 
     layer: int
     norm: float
     resid_norm: float
-    positive: Spread
-    negative: Spread
+    positive: Spread | None = None
+    negative: Spread | None = None
     separability: float | None = None
     coherence: float | None = None
-    agreement: float = 1.0
+    agreement: float | None = None
 
     def __post_init__(self) -> None:
-        optional = (self.separability or 0.0, self.coherence or 0.0)
-        _finite(self.norm, self.resid_norm, self.agreement, *optional)
+        optional = (self.separability, self.coherence, self.agreement)
+        finite(self.norm, self.resid_norm, *(value or 0.0 for value in optional))
         if self.layer < 0 or self.norm < 0 or self.resid_norm < 0:
             raise ValueError("layer, norm and resid_norm are not negative")
 
@@ -156,7 +67,7 @@ class LayerStatistics(_Record, frozen=True):
         return self.norm / self.resid_norm if self.resid_norm else math.nan
 
 
-class Recommended(_Record, frozen=True):
+class Recommended(Record, frozen=True):
     """What `-v NAME` does when no numbers are given, and why."""
 
     layers: tuple[int, ...]
@@ -165,10 +76,10 @@ class Recommended(_Record, frozen=True):
     op: Op = "add"
 
     def __post_init__(self) -> None:
-        _finite(self.coefficient)
+        finite(self.coefficient)
 
 
-class Metadata(_Record, frozen=True):
+class Metadata(Record, frozen=True):
     """The JSON of a vector file. `layers[i]` is the layer of row i of the tensors.
 
     rank: of the low-rank part; 0 where there is only a vector.
@@ -256,33 +167,3 @@ def decode(text: str, subject: str) -> Metadata:
         return msgspec.convert(raw, Metadata)
     except msgspec.ValidationError as error:
         raise VectorError(f"{subject}: metadata are wrong: {error}") from None
-
-
-def load_strict_json(text: str, subject: str) -> Any:
-    """JSON without repeated keys and without NaN.
-
-    Raises:
-        VectorError: naming `subject` and what is wrong.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        repeated = {key for key in keys if keys.count(key) > 1}
-        if repeated:
-            raise VectorError(f"{subject}: the key {min(repeated)!r} stands twice in the header")
-        return dict(pairs)
-
-    def no_constant(constant: str) -> float:
-        raise VectorError(f"{subject}: the header has the number {constant}")
-
-    try:
-        raw = json.loads(text, object_pairs_hook=once, parse_constant=no_constant)
-        json.dumps(raw, ensure_ascii=False).encode()  # half a surrogate pair has no bytes
-    except (RecursionError, ValueError) as error:
-        raise VectorError(f"{subject}: the header is not JSON: {error}") from None
-    return raw
-
-
-def _finite(*values: float) -> None:
-    if not all(math.isfinite(value) for value in values):
-        raise ValueError("a number is not finite")

@@ -27,7 +27,7 @@ from steer.contrasts import Passage
 from steer.errors import ModelError
 from steer.fingerprint import fingerprint
 from steer.hookmap import HookMap, hook_map
-from steer.metadata import ModelIdentity
+from steer.provenance import ModelIdentity
 from steer.reading import Tokens
 from steer.source import POCKET, ModelSource
 
@@ -108,6 +108,13 @@ class Model:
                 list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         )
+
+    def token(self, token: int) -> str:
+        """The text of one token, special or not, with the blank that it begins with."""
+        text = str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        piece = self.tokenizer.convert_ids_to_tokens(token)
+        # Where blanks are U+2581, decoders drop the first one of a text.
+        return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
 
     def encode_passages(self, passages: Sequence[Passage]) -> list[Tokens]:
         """Token ids of whole passages, and which of them belong to the text.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steer.metadata import ContrastKind, Positions
+from steer.provenance import ContrastKind, Positions
 
 #: Where each kind of contrast carries its direction best: over the tokens that differ or that
 #: follow the condition. One token alone, `last`, often ends in a full stop that says nothing.

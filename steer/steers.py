@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from steer.errors import ModelError, SiteError, VectorError
-from steer.metadata import ModelIdentity
+from steer.provenance import ModelIdentity
 from steer.sites import Site, format_layers
 from steer.spec import EVERYWHERE, Coefficient, Scope, SteerSpec
 from steer.vector import Directions, SteeringVector
@@ -57,9 +57,14 @@ class Steer:
 
     def deltas(self) -> dict[Site, Directions]:
         """The vector that is added at each site, float32 [d_model], in activation units."""
-        return {site: self._delta(layer) for site, layer in self.sites().items()}
+        return {site: self.delta(layer) for site, layer in self.sites().items()}
 
-    def _delta(self, layer: int) -> Directions:
+    def delta(self, layer: int) -> Directions:
+        """What is added at `layer`, float32 [d_model], in activation units.
+
+        Raises:
+            VectorError: a share of the activations' length of a vector that is zero.
+        """
         factor = self.coefficient.value
         if self.coefficient.unit == "residual":
             statistics = self.vector.metadata.at(layer)

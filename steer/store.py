@@ -15,7 +15,8 @@ from safetensors.numpy import load, save
 
 from steer.errors import SteerError, VectorError
 from steer.files import read_bytes, reported, write_atomic
-from steer.metadata import Metadata, decode, encode, load_strict_json
+from steer.metadata import Metadata, decode, encode
+from steer.strict_json import load_strict_json
 from steer.vector import SteeringVector, tensor_shapes
 
 SUFFIX = ".safetensors"

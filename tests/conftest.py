@@ -14,16 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from steer.metadata import (
-    ContrastSummary,
-    LayerStatistics,
-    Metadata,
-    Method,
-    ModelIdentity,
-    Read,
-    Recommended,
-    Spread,
-)
+from steer.metadata import LayerStatistics, Metadata, Recommended, Spread
+from steer.provenance import ContrastSummary, Method, ModelIdentity, Read
 from steer.vector import SteeringVector
 
 settings.register_profile(

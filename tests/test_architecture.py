@@ -16,19 +16,21 @@ ROOT = Path(steer.__file__).parent
 #: From the ground up; a module imports only what stands above it here, or beside it in its row.
 LAYERS = [
     ["errors"],
-    ["sites", "files", "text"],
-    ["metadata", "records", "pocket"],
+    ["sites", "files", "text", "strict_json"],
+    ["provenance", "records", "pocket"],
+    ["metadata"],
     ["contrasts", "prompts", "vector", "reading", "source"],
     ["spec", "store", "activations", "intervals", "packing"],
     ["fit"],
     ["fitting"],
     ["steers"],
+    ["algebra"],
     ["fingerprint", "ops", "recovery", "hookmap", "adapters"],
     ["model"],
     ["hooks"],
     ["memory"],
     ["inject", "record"],
-    ["extract", "apply"],
+    ["extract", "apply", "lens"],
     ["lessons"],
     ["lowrank"],
     ["descent"],
@@ -37,7 +39,7 @@ LAYERS = [
     ["cli"],
 ]
 #: Nothing up to here may import torch, so that it loads at once.
-LAST_WITHOUT_TORCH = "steers"
+LAST_WITHOUT_TORCH = "algebra"
 HEAVY = {"torch", "transformers", "transformer_lens"}
 DOORS = {
     "transformers": {"model", "pocket.train"},

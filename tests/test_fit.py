@@ -15,7 +15,8 @@ from steer.activations import Activations, Recording, open_kept, resume
 from steer.errors import InputError, SiteError
 from steer.extract import ReadSettings, record_contrasts
 from steer.fitting import FitSettings, fit_vector, recommend, warnings
-from steer.metadata import ContrastSummary, LayerStatistics, ModelIdentity, Read, Spread
+from steer.metadata import LayerStatistics, Spread
+from steer.provenance import ContrastSummary, ModelIdentity, Read
 from steer.sites import Site
 
 WIDTH = 16

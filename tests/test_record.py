@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recorded import extract, pairs
 
 from steer.errors import InputError, SiteError
-from steer.metadata import Positions
+from steer.provenance import Positions
 from steer.model import Model
 from steer.packing import batches
 from steer.reading import Reading, Tokens, readings

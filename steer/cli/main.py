@@ -8,7 +8,19 @@ import typer
 from typer.core import TyperGroup
 
 from steer import __version__
-from steer.cli import apply, demo, distill, extract, fit, list_vectors, output, show, verify
+from steer.cli import (
+    apply,
+    combine,
+    compare,
+    demo,
+    distill,
+    extract,
+    fit,
+    list_vectors,
+    output,
+    show,
+    verify,
+)
 from steer.errors import SteerError
 
 
@@ -57,7 +69,18 @@ def steer(
     """
 
 
-for command in (extract, fit, distill, apply, show, list_vectors, verify, demo):
+for command in (
+    extract,
+    fit,
+    distill,
+    apply,
+    show,
+    compare,
+    combine,
+    list_vectors,
+    verify,
+    demo,
+):
     command.register(app)
 
 

@@ -15,7 +15,7 @@ from steer.cli import output
 if TYPE_CHECKING:
     from steer.activations import Activations
     from steer.fitting import FitSettings
-    from steer.metadata import FitMethod
+    from steer.provenance import FitMethod
     from steer.model import Model
     from steer.source import ModelSource
     from steer.vector import SteeringVector
@@ -113,7 +113,7 @@ def method_name(text: str) -> FitMethod:
     from typing import get_args
 
     from steer.errors import UsageError
-    from steer.metadata import FitMethod
+    from steer.provenance import FitMethod
     from steer.sites import listed
 
     if text not in get_args(FitMethod):

@@ -1,0 +1,98 @@
+"""`steer combine`: vectors to one vector file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steer.cli import options, output
+
+if TYPE_CHECKING:
+    from steer.steers import Steer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("combine")(combine)
+
+
+def combine(
+    parts: Annotated[
+        list[str],
+        typer.Argument(
+            help="NAME[:COEFFICIENT][@LAYERS], such as joyful, calm:-0.5, formal:15%@2-4."
+            " Without a coefficient: 1."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    op: Annotated[str, typer.Option(help="sum, or mean (sum by the number of parts).")] = "sum",
+    orthogonal_to: Annotated[
+        list[str] | None,
+        typer.Option(help="Take this vector's direction out of the result. May be repeated."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
+    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
+    license: Annotated[str, typer.Option(help="Default: the parts', if it is one.")] = "",
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Combine vectors into one: sum, mean, difference, multiple, without another's direction.
+
+    The result has the layers that all of them have, and says what it was made from. Applied once
+    it does what all parts do together. No model is loaded.
+
+    \b
+    steer combine joyful formal:-0.5 -o vectors/playful.safetensors
+    steer combine run1 run2 run3 --op mean -o vectors/joyful.safetensors
+    steer combine gloomy:-1 -o vectors/cheer.safetensors
+    steer combine joyful --orthogonal-to formal -o vectors/joy-alone.safetensors
+    """
+    from steer import algebra, store
+    from steer.errors import UsageError
+    from steer.files import check_writable
+
+    if op not in ("sum", "mean"):
+        raise UsageError(f"{op!r} is not a way to combine", hint="use sum or mean")
+    store.check_path(out)
+    check_writable(out, force=force)
+    combined = algebra.combine(
+        [_part(text) for text in parts],
+        name=name or out.stem,
+        op=op,  # type: ignore[arg-type]  # checked above
+        orthogonal_to=[store.read(store.find(other)) for other in orthogonal_to or ()],
+        description=description,
+        license=license,
+    )
+    metadata = store.write(out, combined, force=force).metadata
+    if json:
+        from steer.metadata import to_json
+
+        output.as_json({"path": str(out), **to_json(metadata)})
+        return
+    from steer.cli.show import layer_table
+
+    layer_table(metadata)
+    output.note(f'wrote {out}; try: steer apply "One day" -v {out} --compare')
+
+
+def _part(text: str) -> Steer:
+    """A part as typed.
+
+    Raises:
+        UsageError: it names positions, which a vector does not have.
+    """
+    from steer import spec, store
+    from steer.errors import UsageError
+    from steer.steers import Steer
+
+    typed = spec.parse(text)
+    if typed.scope != spec.EVERYWHERE:
+        raise UsageError(
+            f"{text!r}: a vector has no positions; {str(typed.scope)!r} is a matter of its use",
+            hint=f"leave /{typed.scope} out, and write it after -v when you apply the result",
+        )
+    vector = store.read(store.find(typed.reference))
+    coefficient = typed.coefficient or spec.Coefficient(1.0)
+    return Steer(vector, coefficient, typed.layers or vector.metadata.layers)

@@ -1,0 +1,122 @@
+"""`steer compare`: how alike are vectors, and can they be combined?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli import options, output
+
+if TYPE_CHECKING:
+    from steer.algebra import Likeness
+    from steer.vector import SteeringVector
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("compare")(compare)
+
+
+def compare(
+    vectors: Annotated[list[str], typer.Argument(help="Two or more files, or names in ./vectors.")],
+    json: options.Json = False,
+) -> None:
+    """Compare vectors: length and cosine at each layer, and whether they can be combined.
+
+    A cosine of 1 is the same direction, -1 its opposite, 0 nothing in common. No model is loaded.
+
+    \b
+    steer compare joyful calm
+    steer compare run1.safetensors run2.safetensors run3.safetensors --json
+    """
+    from steer import algebra, store
+    from steer.errors import UsageError
+
+    if len(vectors) < 2:
+        raise UsageError("one vector has nothing to be compared with", hint="name another")
+    read = [store.read(store.find(name)) for name in vectors]
+    likenesses = algebra.likenesses(read)
+    obstacles = algebra.obstacles(read)
+    shared = algebra.shared_layers(read)
+    if json:
+        output.as_json(_as_json(vectors, read, likenesses, shared, obstacles))
+        return
+    output.table(
+        ["vector", "model", "site", "layers", "positions", "made by"],
+        [_facts(*named) for named in zip(vectors, read, strict=True)],
+        left=6,
+    )
+    output.line()
+    _layer_table(vectors, read, likenesses)
+    output.line()
+    if obstacles:
+        output.line(f"cannot be combined: {'; '.join(obstacles)}")
+        return
+    from steer.sites import format_layers
+
+    output.line(f"can be combined, at layers {format_layers(shared)}")
+
+
+def _facts(reference: str, vector: SteeringVector) -> list[str]:
+    from steer.sites import format_layers
+
+    metadata = vector.metadata
+    layers = format_layers(metadata.layers)
+    positions, method = metadata.read.positions, metadata.method.name
+    return [reference, metadata.model.id, metadata.site, layers, positions, method]
+
+
+def _layer_table(
+    references: Sequence[str], vectors: Sequence[SteeringVector], likenesses: Sequence[Likeness]
+) -> None:
+    """A row for each layer of any vector; lengths first, then cosines."""
+    columns = [f"norm {reference}" for reference in references]
+    columns += [f"{references[one.first]} · {references[one.second]}" for one in likenesses]
+    rows = []
+    for layer in sorted({layer for vector in vectors for layer in vector.metadata.layers}):
+        norms = [
+            f"{vector.metadata.at(layer).norm:.3g}" if layer in vector.metadata.layers else "–"
+            for vector in vectors
+        ]
+        cosines = [one.cosines.get(layer) for one in likenesses]
+        told = ["–" if cosine is None else f"{cosine:.3f}" for cosine in cosines]
+        rows.append([str(layer), *norms, *told])
+    output.table(["layer", *columns], rows)
+
+
+def _as_json(
+    references: Sequence[str],
+    vectors: Sequence[SteeringVector],
+    likenesses: Sequence[Likeness],
+    shared: tuple[int, ...],
+    obstacles: list[str],
+) -> dict[str, Any]:
+    return {
+        "vectors": [
+            {
+                "vector": reference,
+                "name": vector.name,
+                "sha256": vector.metadata.sha256,
+                "model": vector.metadata.model.id,
+                "fingerprint": vector.metadata.model.fingerprint,
+                "site": vector.metadata.site,
+                "positions": vector.metadata.read.positions,
+                "method": vector.metadata.method.name,
+                "norms": {str(row.layer): row.norm for row in vector.metadata.statistics},
+            }
+            for reference, vector in zip(references, vectors, strict=True)
+        ],
+        "cosines": [
+            {
+                "first": references[one.first],
+                "second": references[one.second],
+                "layers": {str(layer): cosine for layer, cosine in one.cosines.items()},
+            }
+            for one in likenesses
+        ],
+        "shared_layers": list(shared),
+        "can_be_combined": not obstacles,
+        "obstacles": obstacles,
+    }

@@ -1,0 +1,118 @@
+"""The logit lens of a vector: the tokens that it raises and lowers most.
+
+With F(h) the model's own path from the last residual stream to logits, final norm and unembedding,
+
+    lens(v) = (F(v) - F(-v)) / 2,    then centred over the vocabulary and divided by its deviation.
+
+For a LayerNorm or RMSNorm with gain g this is W_U (g * (v - mean v) / std v), or without the mean:
+biases cancel, and so a vector and its negative give opposite scores. It is, up to a factor, the
+change of the logits when a little of v is added to a residual stream that does not overlap with it.
+Centring leaves out what softmax does not see; the deviation makes layers and models comparable and
+takes out constant factors of the logits.
+
+The logit lens is nostalgebraist's (2020, "interpreting GPT: the logit lens"), reading parameters
+and directions through it Dar et al.'s (2022, arXiv 2209.02535). It shows the straight path alone:
+what later layers make of an early vector it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steer.errors import ModelError
+from steer.model import Model
+from steer.vector import SteeringVector
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token, and its score in standard deviations over the vocabulary."""
+
+    id: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerLens:
+    """The tokens that one layer's vector raises and lowers, most first; none where it is zero."""
+
+    layer: int
+    raised: tuple[ScoredToken, ...]
+    lowered: tuple[ScoredToken, ...]
+
+
+def lens(model: Model, vector: SteeringVector, *, top: int = 8) -> list[LayerLens]:
+    """The `top` tokens at both ends, for each layer of the vector.
+
+    Of a low-rank edit it is the part that does not depend on the activations.
+
+    Raises:
+        ModelError: the model has no unembedding of the residual stream's width.
+    """
+    directions = torch.tensor(vector.directions)
+    ids = sorted(set(model.tokenizer.get_vocab().values()))
+    scores = lens_scores(model, directions)
+    tokens = torch.tensor([token for token in ids if token < scores.shape[1]])
+    found = []
+    for layer, direction, row in zip(vector.metadata.layers, directions, scores, strict=True):
+        standing = _standardised(row[tokens]) if direction.any() else torch.zeros(0)
+        raised, lowered = (
+            _first(model, tokens, sign * standing, sign, min(top, len(standing)))
+            for sign in (1, -1)
+        )
+        found.append(LayerLens(layer, raised, lowered))
+    return found
+
+
+@torch.no_grad()
+def lens_scores(model: Model, directions: Tensor) -> Tensor:
+    """(F(v) - F(-v)) / 2 of each row v: [n, d_model] to float32 [n, vocabulary], on the CPU.
+
+    Raises:
+        ModelError: as `lens`.
+    """
+    unembed = _module(model, model.hooks.unembed)
+    norm = _module(model, model.hooks.final_norm)
+    weight = getattr(unembed, "weight", None)
+    if unembed is None or weight is None or weight.shape[-1] != directions.shape[-1]:
+        raise ModelError(
+            f"{model.identity.id} has no unembedding of its residual stream's width",
+            hint="leave --lens out",
+        )
+    # At a root mean square of 1 the norm's epsilon does not show, however short the vector is.
+    sizes = directions.pow(2).mean(-1, keepdim=True).sqrt()
+    units = (directions / sizes.where(sizes > 0, 1)).to(weight.device, weight.dtype)
+    # Norms may stand on another device, or be kept in another precision, than the unembedding.
+    both = torch.cat([units, -units])
+    if norm is not None:
+        like = next(norm.parameters(), both)
+        both = norm(both.to(like.device, like.dtype))
+    logits = unembed(both.to(weight.device, weight.dtype)).float().cpu()
+    forward, backward = logits.chunk(2)
+    scores: Tensor = (forward - backward) / 2
+    return scores
+
+
+def _module(model: Model, path: str | None) -> torch.nn.Module | None:
+    return None if path is None else model.network.get_submodule(path)
+
+
+def _standardised(row: Tensor) -> Tensor:
+    centred = row - row.mean()
+    return centred / centred.pow(2).mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _first(
+    model: Model, tokens: Tensor, scores: Tensor, sign: int, top: int
+) -> tuple[ScoredToken, ...]:
+    # Stable, so that among tokens of the same score the order is that of their ids.
+    order: Sequence[int] = scores.argsort(descending=True, stable=True)[:top].tolist()
+    return tuple(
+        ScoredToken(int(tokens[at]), model.token(int(tokens[at])), sign * float(scores[at]))
+        for at in order
+    )
