@@ -29,8 +29,8 @@ from steer.distilled import as_vector, scales, with_evidence
 from steer.errors import InputError, UsageError
 from steer.lessons import Conditions, Lesson, write_lessons
 from steer.lowrank import Edits, Teacher, divergences
-from steer.provenance import ContrastSummary
 from steer.model import Model
+from steer.provenance import ContrastSummary
 from steer.recovery import recovery
 from steer.sites import Site
 from steer.vector import SteeringVector

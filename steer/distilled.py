@@ -15,8 +15,8 @@ from steer.intervals import Interval
 from steer.lessons import Lesson, nats_per_token, rewritten
 from steer.lowrank import Edits
 from steer.metadata import LayerStatistics, Metadata, Recommended
-from steer.provenance import ContrastSummary, Distillation, Method, Read
 from steer.model import Model
+from steer.provenance import ContrastSummary, Distillation, Method, Read
 from steer.reading import Reading
 from steer.record import record
 from steer.sites import Site

@@ -9,8 +9,8 @@ from pathlib import Path
 from steer.activations import Activations, Recording, resume
 from steer.contrasts import Contrasts
 from steer.errors import InputError
-from steer.provenance import ContrastSummary, Positions, Read
 from steer.model import Model
+from steer.provenance import ContrastSummary, Positions, Read
 from steer.reading import DEFAULT_POSITIONS, Reading, readings
 from steer.record import record
 from steer.sites import Site, SiteName

@@ -43,8 +43,9 @@ def test_vectors_are_made_from_the_contrasts(name: str, tmp_path: Path) -> None:
     kind, positive, negative = MADE[name]
     shipped = ROOT / f"vectors/{name}.safetensors"
     made = tmp_path / f"{name}.safetensors"
-    steer("extract", ROOT / f"examples/contrasts/{name}.jsonl", "-m", "pocket", "-o", made,
-          "--description", f"{kind}: {positive}, away from {negative}", "--license", "CC0-1.0")  # fmt: skip
+    words = ["--description", f"{kind}: {positive}, away from {negative}", "--license", "CC0-1.0"]
+    contrasts = ROOT / f"examples/contrasts/{name}.jsonl"
+    steer("extract", contrasts, "-m", "pocket", "-o", made, *words)
     if made.read_bytes() == shipped.read_bytes():
         return
     # Another kind of CPU adds in another order: then the numbers agree, if not the bytes.

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from recorded import extract, pairs
 
 from steer.errors import InputError, SiteError
-from steer.provenance import Positions
 from steer.model import Model
 from steer.packing import batches
+from steer.provenance import Positions
 from steer.reading import Reading, Tokens, readings
 from steer.record import capture, record
 from steer.sites import SITE_NAMES, Site

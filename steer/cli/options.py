@@ -15,8 +15,8 @@ from steer.cli import output
 if TYPE_CHECKING:
     from steer.activations import Activations
     from steer.fitting import FitSettings
-    from steer.provenance import FitMethod
     from steer.model import Model
+    from steer.provenance import FitMethod
     from steer.source import ModelSource
     from steer.vector import SteeringVector
 

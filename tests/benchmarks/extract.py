@@ -1,4 +1,4 @@
-"""Seconds to make a vector, beside rivals and the bare forward: `python tests/benchmarks/extract.py`.
+"""Seconds to make a vector, beside rivals and the bare forward.
 
     python tests/benchmarks/extract.py                       steer and the forward alone
     python tests/benchmarks/extract.py --setup DIR           makes the rivals' environment in DIR
@@ -25,6 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.append(str(Path(__file__).parents[1]))
+from recorded import extract
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -33,7 +36,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steer import record
 from steer.contrasts import ContrastPair, Contrasts, Passage
-from steer.extract import ExtractSettings, extract
 from steer.memory import token_budget
 from steer.model import Model, load
 from steer.packing import batches
@@ -92,7 +94,7 @@ def steer_seconds(model: Model, pairs: Pairs) -> float:
     record._tried.clear()
     start = time.perf_counter()
     made = tuple(ContrastPair(Passage("", p), Passage("", n)) for p, n in pairs)
-    extract(model, Contrasts("pairs", made), ExtractSettings(name="x", positions="last"))
+    extract(model, Contrasts("pairs", made), positions="last")
     return time.perf_counter() - start
 
 
