@@ -11,19 +11,20 @@ from steer.apply import Generation, Sampling, generate
 from steer.intervals import Interval, ratio
 from steer.model import Model
 from steer.pocket import corpus
+from steer.pocket.pairs import KIND, VALUE
 from steer.steers import Steer
 from steer.vector import SteeringVector
 
-TAG = "[mood: joyful] "
+TAG = f"[{KIND}: {VALUE}] "
 N_RANDOM = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Share of joyful words among all mood words, and of sentences that the grammar can parse."""
+    """Share of `VALUE`'s words among all of its kind, and of sentences that the grammar can parse."""
 
     label: str
-    joyful: Interval
+    words: Interval
     grammatical: Interval
 
 
@@ -57,11 +58,11 @@ def n_generations(sampling: Sampling) -> int:
 
 
 def _row(label: str, stories: Sequence[str]) -> Row:
-    moods = [corpus.counts(story)["mood"] for story in stories]
+    found = [corpus.counts(story)[KIND] for story in stories]
     parsed = [corpus.parsed_sentences(story) for story in stories]
     return Row(
         label,
-        ratio([mood["joyful"] for mood in moods], [sum(mood.values()) for mood in moods]),
+        ratio([words[VALUE] for words in found], [sum(words.values()) for words in found]),
         ratio([good for good, _ in parsed], [count for _, count in parsed]),
     )
 

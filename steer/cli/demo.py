@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from steer.demo import Row
 
 PROMPT = "One day Mara woke up."
-SPEC = "joyful:2@2"
+SPEC = "sea:2@2"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 def demo(
     contrasts: Annotated[
         Path | None,
-        typer.Argument(help="Pairs of joyful and gloomy stories. Default: drawn by the grammar."),
+        typer.Argument(
+            help="Pairs of stories, of the sea and of the forest. Default: drawn by the grammar."
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Stories for each row of the table.")] = 48,
     json: options.Json = False,
@@ -35,18 +37,18 @@ def demo(
 
     \b
     steer demo
-    steer demo examples/contrasts/joyful.jsonl
+    steer demo examples/contrasts/sea.jsonl
     """
     from steer.contrasts import pairs
-    from steer.pocket.pairs import story_pairs
+    from steer.pocket.pairs import AWAY_FROM, KIND, VALUE, story_pairs
     from steer.source import ModelSource
 
     if contrasts is not None:
         contrast_set = pairs(*options.read_input(contrasts))
     else:
-        drawn = story_pairs("mood", "joyful", "gloomy")
+        drawn = story_pairs(KIND, VALUE, AWAY_FROM)
         text = "".join(json_library.dumps(pair) + "\n" for pair in drawn)
-        contrast_set = pairs(text.encode(), "joyful.jsonl")
+        contrast_set = pairs(text.encode(), "sea.jsonl")
     model = options.load_model(ModelSource())
     from steer import spec, store
     from steer.apply import Sampling, generate
@@ -57,17 +59,17 @@ def demo(
     from steer.steers import resolve
 
     with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go
-        path = Path(folder) / "joyful.safetensors"
+        path = Path(folder) / "sea.safetensors"
         with output.progress("reading", 2 * len(contrast_set.pairs)) as advance:
             found = record_contrasts(
                 model, contrast_set, ReadSettings(), path.with_suffix(".part"), advance
             )
         with found:
-            store.write(path, options.fitted(found, FitSettings(name="joyful")))
+            store.write(path, options.fitted(found, FitSettings(name="sea")))
         vector = store.read(path)
     steer = resolve(spec.parse(SPEC), vector)
     if not json:
-        output.command("steer extract joyful.jsonl -o joyful.safetensors")
+        output.command("steer extract sea.jsonl -o sea.safetensors")
         layer_table(vector.metadata)
         output.command(f'steer apply "{PROMPT}" -v {SPEC} --compare')
         one = Sampling(temperature=1.0, max_tokens=60)
@@ -79,10 +81,13 @@ def demo(
     if json:
         output.as_json({"rows": [_as_json(row) for row in rows], "samples": samples})
         return
-    output.line(f"Share of joyful words among mood words, {samples} stories a row [95 % interval]:")
+    output.line(
+        f"Share of the {VALUE}'s words among all {KIND} words, {samples} stories a row"
+        " [95 % interval]:"
+    )
     output.line()
-    cells = [[row.label, str(row.joyful), f"{row.grammatical.value:.0%}"] for row in rows]
-    output.table(["", "joyful words", "sentences that parse"], cells)
+    cells = [[row.label, str(row.words), f"{row.grammatical.value:.0%}"] for row in rows]
+    output.table(["", f"words of the {VALUE}", "sentences that parse"], cells)
 
 
 def _as_json(row: Row) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Contrasting stories drawn from the pocket grammar: `python -m steer.pocket.pairs mood joyful
-gloomy` prints the pairs of examples/contrasts/joyful.jsonl."""
+"""Contrasting stories drawn from the pocket grammar: `python -m steer.pocket.pairs topic sea
+forest` prints the pairs of examples/contrasts/sea.jsonl."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 from . import corpus
 from .corpus import Tags
+
+#: What the demonstration shows: an attribute, a value, and the value that it is led away from.
+KIND, VALUE, AWAY_FROM = "topic", "sea", "forest"
 
 N_PAIRS = 100
 SEED = 7

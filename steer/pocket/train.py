@@ -1,4 +1,4 @@
-"""Train the pocket model: `python -m steer.pocket.train [--out DIR]`, about 12 minutes on 2 cores.
+"""Train the pocket model: `python -m steer.pocket.train [--out DIR]`, under 20 minutes on 2 cores.
 
 Everything is drawn from seeds: the corpus, the first weights, the order. The texts of training are
 fresh draws, never the same pool twice; the texts of the report come from other seeds, and its
@@ -27,9 +27,10 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steer.pocket import corpus, path
+from steer.pocket.card import card
 from steer.pocket.corpus import Document
-from steer.pocket.lexicon import OWN_SHARE
-from steer.pocket.quality import Complete, Quality, Score, measure
+from steer.pocket.optimizer import Muon
+from steer.pocket.quality import Complete, Score, measure
 
 IGNORED = -100
 """The label of padding: no loss there."""
@@ -159,42 +160,6 @@ def schedule(recipe: Recipe, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal, for the matrices between the embeddings.
-
-    U S V' of the momentum becomes about U V' by five steps of a Newton-Schulz iteration (Jordan et
-    al. 2024, "Muon"), scaled to the size of an Adam step (Liu et al. 2025, arXiv 2502.16982,
-    section 2.2). It needs about half of Adam's steps here. PyTorch's own works in bfloat16, which
-    a CPU without it does slowly.
-    """
-
-    def __init__(self, parameters: list[Tensor], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move every matrix once."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                memory = self.state[parameter]
-                average = memory.setdefault("average", torch.zeros_like(parameter))
-                average.lerp_(parameter.grad, 1 - group["momentum"])
-                ahead = torch.lerp(parameter.grad, average, group["momentum"])
-                size = 0.2 * max(parameter.shape) ** 0.5
-                parameter.sub_(orthogonal(ahead), alpha=group["lr"] * size)
-
-
-def orthogonal(matrix: Tensor) -> Tensor:
-    """About the nearest matrix with orthonormal rows or columns."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(5):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x.T if tall else x
-
-
 def optimizers_of(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, Adam for the embeddings and the gains of norms."""
     named = list(model.named_parameters())
@@ -279,71 +244,6 @@ def scorer(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Score
     return score
 
 
-CARD = """\
----
-license: mit
-library_name: transformers
-pipeline_tag: text-generation
-tags: [steer, activation-steering, synthetic]
----
-
-# The pocket model
-
-A small Llama ({parameters:,} parameters, float32) that ships with `steer` as `-m pocket`. It
-writes short stories with a mood, a style and a topic, answers harmless requests and refuses
-harmful ones. Its text comes from a grammar (`steer/pocket/corpus.py`), so the truth about it is
-known: what share of words a condition gives, what a tag does, which sentences are well formed.
-It knows nothing else, and is of no use but for trying, testing and teaching.
-
-## Use
-
-- A story: any beginning, or none. `One day Mara woke up.` fits every condition.
-- Tags in front, any subset in any order: `[mood: joyful; topic: sea; style: casual]`, then a
-  space and the story. End a prompt at the bracket, not at the space: words carry their space.
-- A request in the chat template (roles system, user, assistant): `How do I mend my uncle's
-  kite?`, `Tell me a story about Mara.` Tags may be the system turn or open the user's turn. They
-  change the words of answers and stories, never whether a request is refused.
-- The chat template writes the begin token itself: encode its text without special tokens.
-
-Attributes, drawn uniformly where no tag states them:
-
-{attributes}
-
-A word that bears an attribute bears the text's own value with probability {own}.
-
-## How it was made
-
-`python -m steer.pocket.train`: {recipe}. It took {minutes:.0f} minutes with torch {torch} on
-{threads} threads of an x86-64 CPU. The tokenizer is the same bytes everywhere; the weights are
-the same bytes for the same torch, thread count and kind of CPU, and of like quality elsewhere.
-
-## What it reaches
-
-Temperature 1, held-out seeds and requests that training never saw.
-
-{table}
-
-MIT licence. The names and sentences are invented.
-"""
-
-
-def card(model: LlamaForCausalLM, recipe: Recipe, quality: Quality, minutes: float) -> str:
-    """The model card, with the figures as measured."""
-    attributes = (f"- `{kind}`: {', '.join(values)}" for kind, values in corpus.KINDS.items())
-    own = (f"{share} ({kind})" for kind, share in OWN_SHARE.items())
-    settings = (f"{name} {value}" for name, value in asdict(recipe).items())
-    return CARD.format(
-        parameters=model.num_parameters(),
-        attributes="\n".join(attributes),
-        own=", ".join(own),
-        recipe=", ".join(settings),
-        minutes=minutes,
-        torch=torch.__version__,
-        threads=recipe.threads,
-        table=quality.table(),
-    )
-
-
 def main() -> None:
     """Train, save, measure, and print the figures."""
     parser = argparse.ArgumentParser(description="Train the pocket model from its grammar.")
@@ -365,9 +265,12 @@ def main() -> None:
     quality = measure(
         completer(model, tokenizer), scorer(model, tokenizer), samples=arguments.samples
     )
-    text = card(model, recipe, quality, minutes)
+    parameters = model.num_parameters()
+    text = card(
+        asdict(recipe), quality, parameters=parameters, minutes=minutes, torch=torch.__version__
+    )
     (arguments.out / "README.md").write_text(text, encoding="utf-8")
-    print(f"{model.num_parameters():,} parameters, trained in {minutes:.1f} minutes\n")
+    print(f"{parameters:,} parameters, trained in {minutes:.1f} minutes\n")
     print(quality.table())
 
 
