@@ -21,7 +21,7 @@ N_RANDOM = 3
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Share of `VALUE`'s words among all of its kind, and of sentences that the grammar can parse."""
+    """Share of `VALUE`'s words among its kind's, and of sentences that the grammar can parse."""
 
     label: str
     words: Interval

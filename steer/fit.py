@@ -156,7 +156,7 @@ def _stacked(positive: Array, negative: Array) -> tuple[Array, Array]:
 
 
 def _without(side: Array, fold: int) -> Array:
-    return side[np.arange(len(side)) % N_FOLDS != fold]
+    return np.asarray(side[np.arange(len(side)) % N_FOLDS != fold])
 
 
 def _can_hold_out(found: Activations) -> bool:

@@ -124,9 +124,15 @@ class Teacher:
         size = 4 * sum(lesson.n for lesson in lessons) * vocabulary(self.model)
         if size <= self.budget:
             self.budget -= size
-            parts = torch.split(scores, [lesson.n for lesson in lessons])
+            parts = by_lesson(scores, lessons)
             self._known.update(zip(lessons, (part.clone() for part in parts), strict=True))
         return scores
+
+
+def by_lesson(rows: Tensor, lessons: Sequence[Lesson]) -> list[Tensor]:
+    """The rows of each lesson, of rows [sum of n, ...] lesson after lesson."""
+    ends = np.cumsum([lesson.n for lesson in lessons]).tolist()
+    return [rows[end - lesson.n : end] for end, lesson in zip(ends, lessons, strict=True)]
 
 
 def loss(model: Model, edits: Edits, lessons: Sequence[Lesson], teacher: Teacher) -> Tensor:
@@ -167,5 +173,5 @@ def divergences(
             else:
                 rows = [(lesson.baseline, lesson.n) for lesson in part]
                 tokens = token_kl(teacher(part), log_probs(model, rows))
-            sums += [float(one.sum()) for one in torch.split(tokens, [lesson.n for lesson in part])]
+            sums += [float(one.sum()) for one in by_lesson(tokens, part)]
     return sums

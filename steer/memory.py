@@ -27,7 +27,7 @@ def token_budget(model: Model) -> int:
         return most
     token = NUMBERS_A_TOKEN * model.identity.d_model * model.network.dtype.itemsize
     fits = max(free // 2 // token, 1)
-    return max(FEWEST_TOKENS, min(most, 1 << (fits.bit_length() - 1)))
+    return int(max(FEWEST_TOKENS, min(most, 1 << (fits.bit_length() - 1))))
 
 
 def _free_bytes(device: torch.device) -> int | None:
