@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from steer.demo import Row
 
 PROMPT = "One day Mara woke up."
-SPEC = "sea:2@2"
+SPEC = "formal:2@2"
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def demo(
     contrasts: Annotated[
         Path | None,
         typer.Argument(
-            help="Pairs of stories, of the sea and of the forest. Default: drawn by the grammar."
+            help="Pairs of formal and casual stories. Default: drawn by the grammar."
         ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Stories for each row of the table.")] = 48,
@@ -37,7 +37,7 @@ def demo(
 
     \b
     steer demo
-    steer demo examples/contrasts/sea.jsonl
+    steer demo examples/contrasts/formal.jsonl
     """
     from steer.contrasts import pairs
     from steer.pocket.pairs import AWAY_FROM, KIND, VALUE, story_pairs
@@ -48,7 +48,7 @@ def demo(
     else:
         drawn = story_pairs(KIND, VALUE, AWAY_FROM)
         text = "".join(json_library.dumps(pair) + "\n" for pair in drawn)
-        contrast_set = pairs(text.encode(), "sea.jsonl")
+        contrast_set = pairs(text.encode(), "formal.jsonl")
     model = options.load_model(ModelSource())
     from steer import spec, store
     from steer.apply import Sampling, generate
@@ -59,17 +59,17 @@ def demo(
     from steer.steers import resolve
 
     with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go
-        path = Path(folder) / "sea.safetensors"
+        path = Path(folder) / "formal.safetensors"
         with output.progress("reading", 2 * len(contrast_set.pairs)) as advance:
             found = record_contrasts(
                 model, contrast_set, ReadSettings(), path.with_suffix(".part"), advance
             )
         with found:
-            store.write(path, options.fitted(found, FitSettings(name="sea")))
+            store.write(path, options.fitted(found, FitSettings(name="formal")))
         vector = store.read(path)
     steer = resolve(spec.parse(SPEC), vector)
     if not json:
-        output.command("steer extract sea.jsonl -o sea.safetensors")
+        output.command("steer extract formal.jsonl -o formal.safetensors")
         layer_table(vector.metadata)
         output.command(f'steer apply "{PROMPT}" -v {SPEC} --compare')
         one = Sampling(temperature=1.0, max_tokens=60)
@@ -82,12 +82,12 @@ def demo(
         output.as_json({"rows": [_as_json(row) for row in rows], "samples": samples})
         return
     output.line(
-        f"Share of the {VALUE}'s words among all {KIND} words, {samples} stories a row"
+        f"Share of {VALUE} words among all {KIND} words, {samples} stories a row"
         " [95 % interval]:"
     )
     output.line()
     cells = [[row.label, str(row.words), f"{row.grammatical.value:.0%}"] for row in rows]
-    output.table(["", f"words of the {VALUE}", "sentences that parse"], cells)
+    output.table(["", f"{VALUE} words", "sentences that parse"], cells)
 
 
 def _as_json(row: Row) -> dict[str, Any]:
