@@ -208,7 +208,7 @@ def _part(part: Steer) -> Part:
     return Part(
         name=part.vector.name,
         sha256=part.vector.sha256,
-        coefficient=part.coefficient.value,
+        coefficient=float(part.coefficient.value),
         unit=part.coefficient.unit,
     )
 

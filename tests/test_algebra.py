@@ -190,7 +190,9 @@ def test_vectors_without_parts_do_not_mention_any() -> None:
 
 def test_cosines_are_those_of_the_numbers() -> None:
     turned = combine([part(CALM, -2)], name="x")
-    wide = make_vector(changed(CALM, d_model=9).metadata.model, layers=(1,), name="wide")
+    wide = make_vector(
+        msgspec.structs.replace(CALM.metadata.model, d_model=9), layers=(1,), name="wide"
+    )
     found = likenesses([CALM, turned, WARM, wide])
     assert [(one.first, one.second) for one in found[:2]] == [(0, 1), (0, 2)]
     assert found[0].cosines == pytest.approx({0: -1.0, 1: -1.0, 2: -1.0})

@@ -27,7 +27,7 @@ def standardised(scores: Tensor) -> Tensor:
 
 def logits_of(model: Model) -> Callable[[Tensor], Tensor]:
     """The whole model as a function of its last residual stream: softcaps, biases and all."""
-    network: Any = copy.deepcopy(model.network).double()
+    network: Any = copy.deepcopy(model.network)
     place = model.hooks.place(Site(model.n_layers - 1, "resid_post"))
     put = torch.zeros(0)
 
@@ -50,16 +50,16 @@ def logits_of(model: Model) -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_is_the_change_of_the_models_own_logits(family: str) -> None:
     model = tiny.model(family)
-    direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1)).double()
+    direction = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(1))
     centred = direction - direction.mean()
-    resid = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(2)).double()
+    resid = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(2))
     resid = resid - resid.mean()
     resid = resid - resid @ centred / (centred @ centred) * centred
     logits = logits_of(model)
-    change = logits(resid + 1e-4 * direction) - logits(resid - 1e-4 * direction)
-    seen = lens_scores(model, direction[None].float())[0].double()
+    change = logits(resid + 1e-2 * direction) - logits(resid - 1e-2 * direction)
+    seen = lens_scores(model, direction[None])[0]
     # A softcap bends the model's logits a little, at each token by itself.
-    tolerance = 0.05 if getattr(model.network.config, "final_logit_softcapping", None) else 1e-4
+    tolerance = 0.05 if getattr(model.network.config, "final_logit_softcapping", None) else 5e-3
     assert torch.allclose(standardised(seen), standardised(change), atol=tolerance)
 
 

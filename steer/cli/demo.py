@@ -26,9 +26,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     contrasts: Annotated[
         Path | None,
-        typer.Argument(
-            help="Pairs of formal and casual stories. Default: drawn by the grammar."
-        ),
+        typer.Argument(help="Pairs of formal and casual stories. Default: drawn by the grammar."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Stories for each row of the table.")] = 48,
     json: options.Json = False,
@@ -82,8 +80,7 @@ def demo(
         output.as_json({"rows": [_as_json(row) for row in rows], "samples": samples})
         return
     output.line(
-        f"Share of {VALUE} words among all {KIND} words, {samples} stories a row"
-        " [95 % interval]:"
+        f"Share of {VALUE} words among all {KIND} words, {samples} stories a row [95 % interval]:"
     )
     output.line()
     cells = [[row.label, str(row.words), f"{row.grammatical.value:.0%}"] for row in rows]
