@@ -11,3 +11,6 @@ make_one() { # name, kind, positive, negative
 
 make_one formal style formal casual
 make_one sea topic sea forest
+
+# A set that is not of pairs: harmful and harmless requests.
+python examples/requests.py > examples/contrasts/refusal.jsonl

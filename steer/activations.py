@@ -1,10 +1,10 @@
 """Recorded activations in a file: written in place as they come, read back by site.
 
 The file is a safetensors file from its first byte on, with its tensors filled in later: `lengths`,
-float32 [n_passages, n_sites], the mean length of what was read, and for each site `SITE.LAYER`,
-float32 [n_passages, d_model]; the first `n_positive` rows are the positive side. A row whose
-lengths are 0 has not been recorded yet, so a run that was killed goes on where it stopped. Under
-its final name the file is complete.
+float32 [n_passages, n_columns], the mean length of what was read, and for each site `SITE.LAYER`
+(where several positions were read, `SITE.LAYER@POSITION` for each), float32 [n_passages, d_model];
+the first `n_positive` rows are the positive side. A row whose lengths are 0 has not been recorded
+yet, so a run that was killed goes on where it stopped. Under its final name the file is complete.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ _MAX_HEADER = 4_000_000
 
 
 class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What was recorded: enough to make a vector, and to know a recording again."""
+    """What was recorded: enough to make a vector, and to know a recording again.
+
+    reads: one for each position; all sites were read at each.
+    """
 
     model: ModelIdentity
     contrast: ContrastSummary
-    read: Read
+    reads: tuple[Read, ...]
     sites: tuple[Site, ...]
     n_positive: int
     n_negative: int
@@ -46,14 +49,19 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     format: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.n_positive, self.n_negative) < 1 or not self.sites:
-            raise ValueError("a recording has passages of both sides, and sites")
+        if min(self.n_positive, self.n_negative) < 1 or not self.sites or not self.reads:
+            raise ValueError("a recording has passages of both sides, sites and positions")
         if self.paired and self.n_positive != self.n_negative:
             raise ValueError("pairs have as many positive sides as negative")
 
     @property
     def n_passages(self) -> int:
         return self.n_positive + self.n_negative
+
+    @property
+    def columns(self) -> list[tuple[Read, Site]]:
+        """What was read of each passage, in the order in which it is stored."""
+        return [(read, site) for read in self.reads for site in self.sites]
 
 
 @dataclass(frozen=True)
@@ -70,30 +78,28 @@ class Activations:
         return np.asarray((self.lengths() > 0).all(1))
 
     def lengths(self) -> Rows:
-        """Mean length of what was read, float32 [n_passages, n_sites]."""
-        return self._read(0, self.recording.n_passages, len(self.recording.sites))
+        """Mean length of what was read, float32 [n_passages, n_columns]."""
+        return self._read(0, self.recording.n_passages, len(self.recording.columns))
 
     def put(self, passages: Sequence[int], activations: Rows, lengths: Rows) -> None:
         """Keep what was read of some passages.
 
-        activations: float32 [n, n_sites, d_model]; lengths: float32 [n, n_sites].
+        activations: float32 [n, n_columns, d_model]; lengths: float32 [n, n_columns].
 
         Raises:
             SteerError: the disk does not take it.
         """
         width = self.recording.model.d_model
         with reported(self.path):
-            for column in range(len(self.recording.sites)):
+            for column in range(len(self.recording.columns)):
                 for row, passage in enumerate(passages):
-                    self._write(
-                        self._site_start(column) + passage * width * 4, activations[row, column]
-                    )
+                    self._write(self._start(column) + passage * width * 4, activations[row, column])
             # Last: they say that the rest is there.
             for row, passage in enumerate(passages):
                 self._write(passage * lengths.shape[1] * 4, lengths[row])
 
     def chunks(self, column: int, side: int) -> Iterator[tuple[slice, Rows]]:
-        """The activations of one site and side (0 is positive), `CHUNK` rows at a time.
+        """The activations of one column and side (0 is positive), `CHUNK` rows at a time.
 
         Gives which of the side's rows, and those, float32 [n, d_model].
         """
@@ -101,11 +107,11 @@ class Activations:
         width = self.recording.model.d_model
         for start in range(first, stop, CHUNK):
             count = min(CHUNK, stop - start)
-            rows = self._read(self._site_start(column) + start * width * 4, count, width)
+            rows = self._read(self._start(column) + start * width * 4, count, width)
             yield slice(start - first, start - first + count), rows
 
     def side(self, column: int, side: int) -> Rows:
-        """All activations of one site and side, float32 [n, d_model]."""
+        """All activations of one column and side, float32 [n, d_model]."""
         return np.concatenate([rows for _, rows in self.chunks(column, side)])
 
     def __enter__(self) -> Activations:
@@ -118,9 +124,9 @@ class Activations:
         n_positive = self.recording.n_positive
         return (0, n_positive) if side == 0 else (n_positive, self.recording.n_passages)
 
-    def _site_start(self, column: int) -> int:
-        n_passages, n_sites = self.recording.n_passages, len(self.recording.sites)
-        return n_passages * n_sites * 4 + column * n_passages * self.recording.model.d_model * 4
+    def _start(self, column: int) -> int:
+        n_passages, n_columns = self.recording.n_passages, len(self.recording.columns)
+        return n_passages * n_columns * 4 + column * n_passages * self.recording.model.d_model * 4
 
     def _read(self, start: int, rows: int, columns: int) -> Rows:
         with reported(self.path):
@@ -179,15 +185,17 @@ def discard(path: Path) -> None:
 
 
 def _n_bytes(recording: Recording) -> int:
-    n_sites = len(recording.sites)
-    return 4 * recording.n_passages * n_sites * (1 + recording.model.d_model)
+    n_columns = len(recording.columns)
+    return 4 * recording.n_passages * n_columns * (1 + recording.model.d_model)
 
 
 def _header(recording: Recording) -> bytes:
     """A safetensors header, as safetensors itself pads it, for the tensors in their order."""
-    shapes = {"lengths": [recording.n_passages, len(recording.sites)]}
-    for site in recording.sites:
-        shapes[f"{site.name}.{site.layer}"] = [recording.n_passages, recording.model.d_model]
+    shapes = {"lengths": [recording.n_passages, len(recording.columns)]}
+    for read, site in recording.columns:
+        position = f"@{read.positions}" if len(recording.reads) > 1 else ""
+        name = f"{site.name}.{site.layer}{position}"
+        shapes[name] = [recording.n_passages, recording.model.d_model]
     entries: dict[str, object] = {
         "__metadata__": {"activations": msgspec.json.encode(recording, order="sorted").decode()}
     }

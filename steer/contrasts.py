@@ -1,147 +1,132 @@
-"""Contrasting texts: read from files, checked, and hashed.
+"""Contrasting texts: what a contrast set is, and how a user names one.
 
-A passage is a prompt and the text that follows it; activations of the text are read. A pair is two
-passages that differ in what the vector should carry. Two kinds:
+A passage is a text and what stands round it; activations of the text are read. A set has a positive
+and a negative side, which differ in what the vector should carry. Kinds:
 
-pairs       JSONL or a JSON list of `{"positive": "...", "negative": "...", "prompt": "..."}`, the
-            shared `prompt` optional; other names by `Fields`
-conditions  the same texts (`{"text": "..."}` or plain strings) after two prompts
+pairs       two passages that differ, or one prompt completed in two ways
+choice      pairs that answer a question by a letter, a number or yes and no
+conditions  the same texts after prompts that differ, each condition with each text
+unpaired    two sets of texts, from two files or from rows with a label
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
 
-from steer.errors import InputError
+from steer.errors import InputError, UsageError
+from steer.frame import PLAIN, Frame
+from steer.passages import Passage
 from steer.provenance import ContrastKind
-from steer.records import Record, records, text_field
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """`prompt` comes first; `text` is what is read."""
-
-    prompt: str
-    text: str
-
-    @property
-    def whole(self) -> str:
-        return self.prompt + self.text
-
-
-@dataclass(frozen=True, slots=True)
-class ContrastPair:
-    """Two passages that differ.
-
-    Raises:
-        InputError: a side is empty, or both are the same.
-    """
-
-    positive: Passage
-    negative: Passage
-
-    def __post_init__(self) -> None:
-        for side, passage in (("positive", self.positive), ("negative", self.negative)):
-            if not passage.text.strip():
-                raise InputError(f"the {side} text is empty")
-        if self.positive.whole == self.negative.whole:
-            raise InputError("positive and negative are the same text")
+from steer.schema import Names
 
 
 @dataclass(frozen=True, slots=True)
 class Contrasts:
-    """A whole contrast set. `conditions` are the two prompts, where the kind is that.
+    """A whole contrast set.
+
+    paired: the i-th passages of the two sides belong together. conditions: the prompts of both
+    sides, where the kind is that. notes: what was left out, for the user to know.
 
     Raises:
-        InputError: it is empty.
+        InputError: a side is empty, all passages of it are also on the other, or some are messages
+            and others not.
     """
 
     kind: ContrastKind
-    pairs: tuple[ContrastPair, ...]
-    conditions: tuple[str, str] | None = None
+    positive: tuple[Passage, ...]
+    negative: tuple[Passage, ...]
+    paired: bool = True
+    frame: Frame = PLAIN
+    conditions: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.pairs:
-            raise InputError("there are no contrasts", hint="each line is one JSON object")
+        for side, passages in (("positive", self.positive), ("negative", self.negative)):
+            if not passages:
+                raise InputError(f"there are no contrasts: no {side} text")
+        if set(self.positive) == set(self.negative) and (
+            not self.paired or self.positive == self.negative
+        ):
+            raise InputError("positive and negative are the same texts")
+        if len({passage.role is None for passage in chain(self.positive, self.negative)}) > 1:
+            raise InputError(
+                "some contrasts are chat messages and others plain texts",
+                hint="pass --chat to make messages of all",
+            )
+
+    @property
+    def n_passages(self) -> int:
+        return len(self.positive) + len(self.negative)
+
+    @property
+    def completes(self) -> bool:
+        """Whether every text is a completion."""
+        return all(passage.completes for passage in chain(self.positive, self.negative))
 
     @property
     def sha256(self) -> str:
         """Hash of all passages in order."""
+        rows: Iterable[Any]
+        if self.paired:
+            both = zip(self.positive, self.negative, strict=True)
+            rows = ([_plain(side) for side in pair] for pair in both)
+        else:
+            sides = (("positive", self.positive), ("negative", self.negative))
+            rows = ([name, _plain(passage)] for name, side in sides for passage in side)
         digest = hashlib.sha256()
-        for pair in self.pairs:
-            sides = [[side.prompt, side.text] for side in (pair.positive, pair.negative)]
-            digest.update(json.dumps(sides).encode() + b"\n")
+        for row in rows:
+            digest.update(json.dumps(row).encode() + b"\n")
         return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
-    """Which fields of a record hold what; others are ignored.
+class ContrastSource:
+    """Contrasts as the user names them.
 
-    For anthropics/evals: `Fields("answer_matching_behavior", "answer_not_matching_behavior",
-    "question")`.
-    """
-
-    positive: str = "positive"
-    negative: str = "negative"
-    prompt: str | None = None
-
-
-_KNOWN = ("positive", "negative", "prompt")
-
-
-def pairs(data: bytes, source: str, fields: Fields | None = None) -> Contrasts:
-    """Pairs from the bytes of a JSONL or JSON file named `source`.
-
-    Without `fields`, a record has `positive`, `negative` and perhaps `prompt`, and no other: one
-    that was not read could have been meant.
+    file: of contrasts of any kind. Or positive, negative: conditions, and texts: a file of what
+    each stands before. Or positive_file, negative_file: of texts of one side each, which are
+    pairs if `paired`.
 
     Raises:
-        InputError: naming the file, the line and what is wrong.
+        UsageError: none of these, or several.
     """
-    return Contrasts("pairs", tuple(_pair(record, fields) for record in records(data, source)))
 
+    file: str | None = None
+    positive: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+    texts: str | None = None
+    positive_file: str | None = None
+    negative_file: str | None = None
+    paired: bool = False
+    names: Names = field(default_factory=Names)
+    frame: Frame = PLAIN
 
-def conditions(data: bytes, source: str, positive: str, negative: str) -> Contrasts:
-    """The texts of a file, each after two prompt conditions. A condition is joined by a space.
-
-    Raises:
-        InputError: naming the file, the line and what is wrong, or that the conditions are equal.
-    """
-    prompts = (joinable(positive), joinable(negative))
-    if prompts[0] == prompts[1]:
-        raise InputError("the positive and the negative condition are the same")
-    made = []
-    for where, record in records(data, source):
-        text = record if isinstance(record, str) else text_field(where, record, "text")
-        if not text.strip():
-            raise InputError(f"{where}: the text is empty")
-        made.append(ContrastPair(Passage(prompts[0], text), Passage(prompts[1], text)))
-    return Contrasts("conditions", tuple(made), (positive, negative))
-
-
-def joinable(condition: str) -> str:
-    """A condition as it stands before a text: with a space, unless it ends in white space."""
-    return condition if not condition or condition[-1].isspace() else condition + " "
-
-
-def _pair(record: Record, fields: Fields | None) -> ContrastPair:
-    where, raw = record
-    if fields is None:
-        fields = Fields(prompt="prompt" if isinstance(raw, dict) and "prompt" in raw else None)
-        unknown = sorted(set(raw) - set(_KNOWN)) if isinstance(raw, dict) else []
-        if unknown and {"positive", "negative"} <= set(raw):
-            raise InputError(
-                f"{where}: unknown field {unknown[0]!r}",
-                hint="remove it, or say which fields to read with --positive-field and so on",
+    def __post_init__(self) -> None:
+        files = (self.positive_file, self.negative_file)
+        ways = [self.file, self.positive or self.negative or self.texts, any(files)]
+        if sum(map(bool, ways)) != 1:
+            raise UsageError(
+                "name contrasts in one way",
+                hint="a FILE, or --positive and --texts, or --positive-file and --negative-file",
             )
-    positive, negative = (
-        text_field(where, raw, name) for name in (fields.positive, fields.negative)
-    )
-    prompt = text_field(where, raw, fields.prompt) if fields.prompt is not None else ""
-    try:
-        return ContrastPair(Passage(prompt, positive), Passage(prompt, negative))
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
+        if self.texts is None and (self.positive or self.negative):
+            raise UsageError("conditions need texts to stand before", hint="pass --texts FILE")
+        if self.texts is not None and not self.positive:
+            raise UsageError("--texts needs a condition", hint="pass --positive TEXT")
+        if any(files) and not all(files):
+            raise UsageError("--positive-file and --negative-file go together")
+        if self.paired and not all(files):
+            raise UsageError("--paired is for --positive-file and --negative-file")
+
+
+def _plain(passage: Passage) -> list[Any]:
+    """A passage as JSON: short where there is only a prompt and a text."""
+    if passage.role is None and not passage.suffix:
+        return [passage.prompt, passage.text]
+    turns = [[turn.role, turn.content] for turn in passage.turns]
+    return [passage.prompt, passage.text, passage.suffix, passage.role, turns]

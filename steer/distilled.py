@@ -40,7 +40,7 @@ def _read(
     model: Model, rows: Sequence[tuple[tuple[int, ...], int]], sites: Sequence[Site]
 ) -> tuple[fit.Array, fit.Array]:
     """Mean activations [row, site, d_model] and mean lengths [row, site] of the last n tokens."""
-    readings = [Reading(ids, len(ids) - n, len(ids)) for ids, n in rows]
+    readings = [Reading(ids, ((len(ids) - n, len(ids)),)) for ids, n in rows]
     means = np.zeros((len(rows), len(sites), model.identity.d_model))
     norms = np.zeros((len(rows), len(sites)))
     for batch in record(model, readings, sites):

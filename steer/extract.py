@@ -6,29 +6,67 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from steer import check, reading
 from steer.activations import Activations, Recording, resume
 from steer.contrasts import Contrasts
 from steer.errors import InputError
 from steer.model import Model
-from steer.provenance import ContrastSummary, Positions, Read
-from steer.reading import DEFAULT_POSITIONS, Reading, readings
+from steer.positions import Position
+from steer.provenance import ContrastSummary, Read
+from steer.reading import Reading, Tokens
 from steer.record import record
 from steer.sites import Site, SiteName
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSettings:
-    """What to read. `layers` None means all; `positions` None means the kind's default."""
+    """What to read. `layers` None means all; None among `positions` means the template's suffix,
+    and no positions the default for the contrasts."""
 
-    site: SiteName = "resid_post"
+    sites: tuple[SiteName, ...] = ("resid_post",)
     layers: tuple[int, ...] | None = None
-    positions: Positions | None = None
+    positions: tuple[Position | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a recording will hold, what is read for it, and what the contrasts give away."""
+
+    recording: Recording
+    readings: list[Reading]
+    report: check.Report
+
+
+def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
+    """Find out what is to be read.
+
+    Raises:
+        InputError: a passage longer than the model takes, or without a token at a position.
+        SiteError: a layer or site that the model does not have.
+        ModelError: a chat template that there is not, or that refuses the messages.
+    """
+    sites = _sites(model, settings)
+    asked = settings.positions or (reading.default_position(contrasts),)
+    reading.check_positions(contrasts, asked)
+    marker = next((one.marker for one in asked if one is not None and one.marker), "")
+    tokens = (
+        model.encode_passages(contrasts.positive, marker),
+        model.encode_passages(contrasts.negative, marker),
+    )
+    _check_lengths(model, tokens)
+    positions = _expanded(asked, tokens)
+    from_difference = contrasts.paired and contrasts.kind != "conditions"
+    readings = list(reading.readings(*tokens, positions, from_difference=from_difference))
+    return Plan(
+        _recording(model, contrasts, positions, sites), readings, check.report(contrasts, tokens)
+    )
 
 
 def record_contrasts(
     model: Model,
-    contrasts: Contrasts,
-    settings: ReadSettings,
+    planned: Plan,
     path: Path,
     on_progress: Callable[[int], None] = lambda n_passages: None,
 ) -> Activations:
@@ -38,67 +76,94 @@ def record_contrasts(
     same numbers as one that was not. `on_progress` is called with the number of passages just done.
 
     Raises:
-        InputError: a passage longer than the model takes.
-        SiteError: a layer or site that the model does not have.
+        HookError: a site was never reached.
         SteerError: the file cannot be written.
     """
-    positions = settings.positions or DEFAULT_POSITIONS[contrasts.kind]
-    sites = _sites(model, settings)
-    passages = _readings(model, contrasts, positions)
-    found = resume(path, _recording(model, contrasts, positions, sites))
+    found = resume(path, planned.recording)
     done = found.done()
     on_progress(int(done.sum()))
     unfinished = lambda indices: not done[indices].all()  # noqa: E731  (a name for the reader)
-    for batch in record(model, passages, sites, wanted=unfinished):
+    sites = planned.recording.sites
+    for batch in record(model, planned.readings, sites, wanted=unfinished):
         found.put(batch.indices, batch.activations, batch.norms)
         on_progress(int((~done[batch.indices]).sum()))
     return found
 
 
 def _recording(
-    model: Model, contrasts: Contrasts, positions: Positions, sites: Sequence[Site]
+    model: Model, contrasts: Contrasts, positions: Sequence[Position], sites: Sequence[Site]
 ) -> Recording:
     positive, negative = contrasts.conditions or (None, None)
-    n = len(contrasts.pairs)
+    n, m = len(contrasts.positive), len(contrasts.negative)
     summary = ContrastSummary(
-        kind=contrasts.kind, n=n, sha256=contrasts.sha256, positive=positive, negative=negative
+        kind=contrasts.kind,
+        n=n,
+        sha256=contrasts.sha256,
+        positive=None if positive is None else " | ".join(positive),
+        negative=None if negative is None else " | ".join(negative),
+        n_negative=msgspec.UNSET if contrasts.paired else m,
+    )
+    frame = contrasts.frame
+    chat = contrasts.positive[0].role is not None
+    reads = tuple(
+        Read(
+            positions=str(position),
+            chat=chat or msgspec.UNSET,
+            system=msgspec.UNSET if frame.system is None else frame.system,
+            template=msgspec.UNSET if frame.template is None else frame.template,
+        )
+        for position in positions
     )
     return Recording(
         model=model.identity,
         contrast=summary,
-        read=Read(positions=positions),
+        reads=reads,
         sites=tuple(sites),
         n_positive=n,
-        n_negative=n,
-        paired=True,
+        n_negative=m,
+        paired=contrasts.paired,
     )
 
 
 def _sites(model: Model, settings: ReadSettings) -> list[Site]:
-    """The sites to read, `resid_pre` as `resid_post` of the layer before unless the embeddings
-    are among them."""
+    """The sites to read, each once: `resid_pre` as `resid_post` of the layer before, unless the
+    embeddings are among them."""
     layers = settings.layers if settings.layers is not None else tuple(range(model.n_layers))
-    asked = [Site(layer, settings.site) for layer in layers]
-    canonical = [site.canonical for site in asked]
-    sites = canonical if len({site.name for site in canonical}) == 1 else asked
-    for site in sites:
+    found: dict[Site, None] = {}
+    for name in settings.sites:
+        asked = [Site(layer, name) for layer in layers]
+        canonical = [site.canonical for site in asked]
+        one_name = len({site.name for site in canonical}) == 1
+        found.update(dict.fromkeys(canonical if one_name else asked))
+    for site in found:
         model.hooks.place(site)
-    return sites
+    return list(found)
 
 
-def _readings(model: Model, contrasts: Contrasts, positions: Positions) -> list[Reading]:
-    """What to read of each passage: all positive sides, then all negative ones."""
-    positive = model.encode_passages([pair.positive for pair in contrasts.pairs])
-    negative = model.encode_passages([pair.negative for pair in contrasts.pairs])
-    both = [
-        readings(p, n, contrasts.kind, positions) for p, n in zip(positive, negative, strict=True)
-    ]
-    longest = max(range(len(both)), key=lambda index: max(len(side.ids) for side in both[index]))
-    length = max(len(side.ids) for side in both[longest])
-    if model.context is not None and length > model.context:
-        raise InputError(
-            f"pair {longest + 1} has {length:,} tokens, and {model.identity.id} takes"
-            f" {model.context:,}",
-            hint="shorten it, or leave it out",
-        )
-    return [side for side, _ in both] + [side for _, side in both]
+def _expanded(
+    asked: Sequence[Position | None], tokens: tuple[Sequence[Tokens], Sequence[Tokens]]
+) -> list[Position]:
+    """Positions, with one for each token of the template's suffix where that was asked for."""
+    found: dict[Position, None] = {}
+    for position in asked:
+        if position is None:
+            n = min(map(reading.suffix_length, tokens))
+            if n == 0:
+                raise InputError("the chat template puts no token after these texts")
+            found.update(dict.fromkeys(Position("index", index) for index in range(-n, 0)))
+        else:
+            found[position] = None
+    return list(found)
+
+
+def _check_lengths(model: Model, tokens: tuple[Sequence[Tokens], Sequence[Tokens]]) -> None:
+    """Refuse a passage that is longer than the model takes."""
+    for name, side in zip(("positive", "negative"), tokens, strict=True):
+        longest = max(range(len(side)), key=lambda index: len(side[index].ids))
+        length = len(side[longest].ids)
+        if model.context is not None and length > model.context:
+            raise InputError(
+                f"{name} text {longest + 1} has {length:,} tokens, and {model.identity.id} takes"
+                f" {model.context:,}",
+                hint="shorten it, or leave it out",
+            )

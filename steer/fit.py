@@ -29,7 +29,8 @@ class SiteFit:
 
     direction: [d_model], activation units. projections: of both sides' rows on its unit vector,
     [n_positive] and [n_negative]. separability: held-out AUC, None with too few rows.
-    coherence: mean cosine of pair differences with the direction, None where rows are not pairs.
+    coherence: mean cosine of pair differences with the direction, None where rows are not pairs:
+    how alike two sets are inside says nothing of how alike single differences would be.
     agreement: cosine with the mean difference.
     """
 
@@ -46,12 +47,13 @@ def fit_site(found: Activations, column: int, method: FitMethod) -> SiteFit:
     `mean_diff` reads the file in chunks, twice; the other methods hold one site in memory.
 
     Raises:
-        InputError: too few rows for the method.
+        InputError: too few rows for the method, or pca of what is not paired.
     """
     if method == "mean_diff":
         sums = _fold_sums(found, column)
         directions = [_mean_diff(sums, without) for without in (None, *range(N_FOLDS))]
     else:
+        check_method(method, paired=found.recording.paired)
         sides = found.side(column, 0).astype(np.float64), found.side(column, 1).astype(np.float64)
         directions = [METHODS[method](*sides)]
         if _can_hold_out(found):
@@ -60,6 +62,20 @@ def fit_site(found: Activations, column: int, method: FitMethod) -> SiteFit:
             ]
         sums = _fold_sums(found, column)
     return _judge(found, column, directions, _mean_diff(sums, None))
+
+
+def check_method(method: FitMethod, *, paired: bool) -> None:
+    """Refuse a method that needs pairs where there are none.
+
+    Raises:
+        InputError: it is pca. The i-th texts of two sets have nothing to do with each other; and
+            what varies most in all their activations together need not be the contrast.
+    """
+    if method == "pca" and not paired:
+        raise InputError(
+            "pca is of the differences within pairs, and these texts are not pairs",
+            hint="use mean_diff, probe or lda",
+        )
 
 
 def mean_diff(positive: Array, negative: Array) -> Array:
@@ -78,12 +94,7 @@ def pca(positive: Array, negative: Array) -> Array:
     argmax over |u| = 1 of the sum of ((p_i - n_i) . u)^2. Without centring the mean difference,
     which centring would take away, is what dominates where the pairs agree. Zou et al. 2023
     (arXiv 2310.01405, section 3.1) use pair differences too.
-
-    Raises:
-        InputError: the sides are not pairs.
     """
-    if len(positive) != len(negative):
-        raise InputError("pca needs pairs", hint="use mean_diff, probe or lda for unpaired sets")
     return _scaled(
         np.linalg.svd(positive - negative, full_matrices=False)[2][0], positive, negative
     )

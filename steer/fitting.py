@@ -5,77 +5,114 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
-from steer.activations import Activations
+from steer.activations import Activations, Recording
 from steer.errors import InputError, SiteError
 from steer.fit import Array, SiteFit, fit_site
 from steer.metadata import LayerStatistics, Metadata, Recommended, Spread
-from steer.provenance import FitMethod, Method
+from steer.provenance import ContrastSummary, FitMethod, Method, Read
 from steer.sites import Site, SiteName, format_layers, listed
 from steer.vector import SteeringVector
+
+#: Held-out separabilities that differ by no more say the same.
+NEARLY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """What to make of a recording. `site` and `layers` None mean all that were recorded.
+    """What to make of a recording. `sites`, `layers` and `positions` None mean all of it.
 
     `name`, `description` and `license` go into the file as they are.
     """
 
     name: str
     method: FitMethod = "mean_diff"
-    site: SiteName | None = None
+    sites: tuple[SiteName, ...] | None = None
     layers: tuple[int, ...] | None = None
+    positions: tuple[str, ...] | None = None
     description: str = ""
     license: str = ""
 
 
-def fit_vector(
+def fit_vectors(
     found: Activations,
     settings: FitSettings,
-    on_progress: Callable[[int], None] = lambda n_sites: None,
-) -> SteeringVector:
-    """Fit the sites that are asked for, with what is known about each.
+    on_progress: Callable[[int], None] = lambda n_columns: None,
+) -> list[SteeringVector]:
+    """A vector for each site name and position that is asked for, with what is known about it.
 
-    `on_progress` is called with the number of sites just fitted.
+    `on_progress` is called with the number of columns just fitted.
 
     Raises:
         SiteError: a site or layer that was not recorded.
-        InputError: sides that are the same, or too few texts for the method.
+        InputError: a position that was not, or too few texts for the method.
     """
     recording = found.recording
-    columns = _columns(recording.sites, settings)
     lengths = found.lengths().mean(0, dtype=np.float64)
-    fits = []
-    for column in columns:
-        fits.append(fit_site(found, column, settings.method))
-        on_progress(1)
-    directions = np.stack([fit.direction for fit in fits]).astype(np.float32)
-    if not directions.any():
+    made = []
+    for read, columns in _columns(recording, settings):
+        fits = []
+        for column in columns:
+            fits.append(fit_site(found, column, settings.method))
+            on_progress(1)
+        directions = np.stack([fit.direction for fit in fits]).astype(np.float32)
+        sites = [recording.columns[column][1] for column in columns]
+        statistics = tuple(
+            _statistics(site, fit, float(lengths[column]))
+            for site, fit, column in zip(sites, fits, columns, strict=True)
+        )
+        metadata = Metadata(
+            name=settings.name,
+            description=settings.description,
+            license=settings.license,
+            model=recording.model,
+            site=sites[0].name,
+            layers=tuple(site.layer for site in sites),
+            method=Method(name=settings.method),
+            read=read,
+            contrast=recording.contrast,
+            statistics=statistics,
+            recommended=recommend(statistics),
+        )
+        made.append(SteeringVector(metadata, directions))
+    return made
+
+
+def best(vectors: Sequence[SteeringVector]) -> SteeringVector:
+    """Of vectors for several sites and positions the one to start from; its file says that it was
+    chosen.
+
+    As `recommend`, by its recommended layer: among those that separate held-out texts about as well
+    as the best, of the site that comes first (lengths at different sites do not compare), the one
+    that is longest beside its activations.
+
+    Raises:
+        InputError: none has a direction.
+    """
+    there = [vector for vector in vectors if vector.directions.any()]
+    if not there:
         raise InputError(
             "the two sides give the same activations: there is no direction",
             hint="do they differ before the tokens that are read?",
         )
-    sites = [recording.sites[column] for column in columns]
-    statistics = tuple(
-        _statistics(site, fit, float(lengths[column]))
-        for site, fit, column in zip(sites, fits, columns, strict=True)
+    if len(vectors) == 1:
+        return vectors[0]
+
+    def row(vector: SteeringVector) -> LayerStatistics:
+        return vector.metadata.at(vector.metadata.recommended.layers[0])
+
+    top = max(row(vector).separability or 0.0 for vector in there)
+    apart = [one for one in there if (row(one).separability or 0.0) >= top - NEARLY]
+    first = [one for one in apart if one.metadata.site == apart[0].metadata.site]
+    chosen = max(first, key=lambda vector: row(vector).share)
+    recommended = chosen.metadata.recommended
+    evidence = f"{recommended.evidence}; {len(vectors)} sites and positions were compared"
+    metadata = msgspec.structs.replace(
+        chosen.metadata, recommended=msgspec.structs.replace(recommended, evidence=evidence)
     )
-    metadata = Metadata(
-        name=settings.name,
-        description=settings.description,
-        license=settings.license,
-        model=recording.model,
-        site=sites[0].name,
-        layers=tuple(site.layer for site in sites),
-        method=Method(name=settings.method),
-        read=recording.read,
-        contrast=recording.contrast,
-        statistics=statistics,
-        recommended=recommend(statistics),
-    )
-    return SteeringVector(metadata, directions)
+    return SteeringVector(metadata, chosen.directions)
 
 
 def recommend(statistics: Sequence[LayerStatistics]) -> Recommended:
@@ -85,8 +122,8 @@ def recommend(statistics: Sequence[LayerStatistics]) -> Recommended:
     vector is long beside its activations (at least nine tenths of the longest share): early
     enough that the layers above can act on it.
     """
-    best = max(row.separability or 0.0 for row in statistics)
-    apart = [row for row in statistics if (row.separability or 0.0) >= best - 0.02]
+    top = max(row.separability or 0.0 for row in statistics)
+    apart = [row for row in statistics if (row.separability or 0.0) >= top - NEARLY]
     longest = max(row.share for row in apart)
     chosen = next(row for row in apart if row.share >= 0.9 * longest)
     return Recommended(
@@ -105,7 +142,7 @@ def warnings(vector: SteeringVector) -> list[str]:
         found.append(
             "too few texts to tell whether the vector separates new ones; ten a side or more would"
         )
-    elif max(known) < _chance(vector.metadata.contrast.n):
+    elif max(known) < _chance(vector.metadata.contrast):
         found.append(
             f"the vector separates held-out texts no better than chance (AUC {max(known):.2f} at"
             " best); are the labels right, and is the difference at the positions that are read?"
@@ -119,25 +156,38 @@ def warnings(vector: SteeringVector) -> list[str]:
     return found
 
 
-def _chance(n: int) -> float:
-    """The AUC that noise of n against n texts seldom passes: 0.5 and 3 standard deviations."""
-    return 0.5 + 3 * float(np.sqrt((2 * n + 1) / (12 * n * n)))
+def _chance(contrast: ContrastSummary) -> float:
+    """The AUC that noise of so many texts seldom passes: 0.5 and 3 standard deviations."""
+    n = contrast.n
+    m = n if contrast.n_negative is msgspec.UNSET else contrast.n_negative
+    return 0.5 + 3 * float(np.sqrt((n + m + 1) / (12 * n * m)))
 
 
-def _columns(recorded: Sequence[Site], settings: FitSettings) -> list[int]:
-    name = settings.site or recorded[0].name
-    at_site = {site.layer: column for column, site in enumerate(recorded) if site.name == name}
-    if not at_site:
-        names = listed(sorted({site.name for site in recorded}))
-        raise SiteError(f"{name} was not recorded", hint=f"there is {names}")
-    missing = sorted(set(settings.layers or ()) - set(at_site))
-    if missing:
-        raise SiteError(
-            f"{name} was not recorded at layer {format_layers(missing)}",
-            hint=f"there are layers {format_layers(at_site)}",
-        )
-    chosen = sorted(at_site) if settings.layers is None else settings.layers
-    return [at_site[layer] for layer in chosen]
+def _columns(recording: Recording, settings: FitSettings) -> list[tuple[Read, list[int]]]:
+    """For each position and site name, its columns by rising layer."""
+    reads = [read.positions for read in recording.reads]
+    for position in settings.positions or ():
+        if position not in reads:
+            raise InputError(
+                f"position {position} was not recorded", hint=f"there is {listed(reads)}"
+            )
+    recorded = list(dict.fromkeys(site.name for site in recording.sites))
+    found = []
+    for name in settings.sites or recorded:
+        if name not in recorded:
+            raise SiteError(f"{name} was not recorded", hint=f"there is {listed(recorded)}")
+        layers = sorted(site.layer for site in recording.sites if site.name == name)
+        if missing := sorted(set(settings.layers or ()) - set(layers)):
+            raise SiteError(
+                f"{name} was not recorded at layer {format_layers(missing)}",
+                hint=f"there are layers {format_layers(layers)}",
+            )
+        for index, read in enumerate(recording.reads):
+            if settings.positions is None or read.positions in settings.positions:
+                start = index * len(recording.sites)
+                sites = [Site(layer, name) for layer in settings.layers or layers]
+                found.append((read, [start + recording.sites.index(site) for site in sites]))
+    return found
 
 
 def _statistics(site: Site, fit: SiteFit, resid_norm: float) -> LayerStatistics:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from steer.apply import Sampling, continue_ids
-from steer.contrasts import joinable
 from steer.errors import InputError
+from steer.frame import joinable
 from steer.model import Model
 from steer.reading import shared_prefix
 from steer.steers import Steer

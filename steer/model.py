@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,16 +22,14 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from steer.contrasts import Passage
+from steer import encoding
 from steer.errors import ModelError
 from steer.fingerprint import fingerprint
 from steer.hookmap import HookMap, hook_map
+from steer.passages import Message, Passage
 from steer.provenance import ModelIdentity
 from steer.reading import Tokens
 from steer.source import POCKET, ModelSource
-
-#: Enough for a tokenizer to use all cores.
-PASSAGES_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -116,29 +113,13 @@ class Model:
         # Where blanks are U+2581, decoders drop the first one of a text.
         return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
 
-    def encode_passages(self, passages: Sequence[Passage]) -> list[Tokens]:
-        """Token ids of whole passages, and which of them belong to the text.
-
-        A token that holds the end of the prompt and the beginning of the text belongs to the text.
+    def encode_passages(self, passages: Sequence[Passage], marker: str = "") -> list[Tokens]:
+        """Token ids of passages, chat template and all (`steer.encoding.encode_passages`).
 
         Raises:
-            ModelError: the tokenizer is not a fast one, so that it cannot say where tokens stand.
+            ModelError: as there.
         """
-        if not self.tokenizer.is_fast:
-            raise ModelError(f"the tokenizer of {self.identity.id} gives no offsets")
-        made: list[Tokens] = []
-        # A part at a time: what a tokenizer says of a token takes a hundred times its id's bytes.
-        for start in range(0, len(passages), PASSAGES_AT_ONCE):
-            part = passages[start : start + PASSAGES_AT_ONCE]
-            encoded = self.tokenizer(
-                [passage.whole for passage in part],
-                return_offsets_mapping=True,
-                return_special_tokens_mask=True,
-            )
-            columns = ("input_ids", "offset_mapping", "special_tokens_mask")
-            rows = zip(part, *(encoded[column] for column in columns), strict=True)
-            made += [_tokens(passage, *row) for passage, *row in rows]
-        return made
+        return encoding.encode_passages(self.tokenizer, self.identity.id, passages, marker)
 
     def chat(self, prompt: str, system: str | None = None) -> str:
         """A user's message in the model's chat template, up to where the answer begins.
@@ -146,20 +127,8 @@ class Model:
         Raises:
             ModelError: the tokenizer has no template, or the template refuses the messages.
         """
-        if not self.tokenizer.chat_template:
-            raise ModelError(
-                f"{self.identity.id} has no chat template", hint="leave --chat out for plain text"
-            )
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        messages.append({"role": "user", "content": prompt})
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
-            )
-        except Exception as error:  # jinja2 raises what the template's author chose
-            raise ModelError(f"the chat template of {self.identity.id} failed: {error}") from None
+        messages = [Message("system", system)] if system is not None else []
+        return encoding.chat(self.tokenizer, self.identity.id, [*messages, Message("user", prompt)])
 
     def warpers(self, temperature: float, top_k: int, top_p: float) -> list[Any]:
         """Hugging Face's logits processors for these settings, in the order it applies them."""
@@ -180,19 +149,6 @@ class Model:
             ids[index, span] = torch.tensor(row)
             mask[index, span] = 1
         return ids.to(self.device), mask.to(self.device)
-
-
-def _tokens(
-    passage: Passage, ids: list[int], offsets: list[tuple[int, int]], special: list[int]
-) -> Tokens:
-    own = [
-        index
-        for index, ((start, end), is_special) in enumerate(zip(offsets, special, strict=True))
-        if end > len(passage.prompt) and end > start and not is_special
-    ]
-    if not own:
-        raise ModelError(f"the tokenizer makes no tokens of {passage.text[:40]!r}")
-    return Tokens(array("i", ids), own[0], own[-1] + 1)
 
 
 def load(source: ModelSource) -> Model:

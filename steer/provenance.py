@@ -7,8 +7,11 @@ from typing import Literal
 
 import msgspec
 
-ContrastKind = Literal["pairs", "conditions", "condition", "vectors"]
-Positions = Literal["last", "mean", "all", "response", "mixed"]
+from steer.positions import parse
+
+ContrastKind = Literal["pairs", "choice", "conditions", "unpaired", "condition", "vectors"]
+#: Of vectors that no recording was made for: where a distilled one acts, or its parts differ.
+UNREAD = ("all", "response", "mixed")
 #: Methods that fit recorded activations (`steer.fit`).
 FitMethod = Literal["mean_diff", "pca", "probe", "lda"]
 CombineOp = Literal["sum", "mean"]
@@ -113,22 +116,31 @@ class Method(Record, frozen=True, omit_defaults=True):
 
 
 class Read(Record, frozen=True):
-    """Which tokens were read: `last`, or `mean` over the text's own tokens (`steer.reading`).
+    """Which tokens were read, in `steer.positions`' words, and what stood round the texts.
 
     A distilled edit was made to act on `all` tokens, or on those of the `response`. The parts of a
-    combined vector may differ: `mixed`.
+    combined vector may differ: `mixed`. chat: in the model's chat template; system, template: as
+    the user gave them. These three are left out of files where there was nothing of the kind.
     """
 
-    positions: Positions
+    positions: str
+    chat: bool | msgspec.UnsetType = msgspec.UNSET
+    system: str | msgspec.UnsetType = msgspec.UNSET
+    template: str | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.positions not in UNREAD and str(parse(self.positions)) != self.positions:
+            raise ValueError(f"{self.positions!r} is not a position")
 
 
 class ContrastSummary(Record, frozen=True):
     """What the vector was made from: the number of pairs and a hash of all of them.
 
-    `positive` and `negative` are the two conditions, where the contrast is of that kind. Of the
-    kind `condition`, n counts the texts that the model wrote under the positive one, and the hash
-    is of both conditions and the prompts. Of the kind `vectors`, n counts the parts, and the hash
-    is of what `Combination` says.
+    Where there are no pairs n counts the positive texts, n_negative the others. `positive` and
+    `negative` are the conditions, several with ` | ` between, where the contrast is of that kind.
+    Of the kind `condition`, n counts the texts that the model wrote under the positive one, and the
+    hash is of both conditions and the prompts. Of the kind `vectors`, n counts the parts, and the
+    hash is of what `Combination` says.
     """
 
     kind: ContrastKind
@@ -136,6 +148,20 @@ class ContrastSummary(Record, frozen=True):
     sha256: str
     positive: str | None = None
     negative: str | None = None
+    n_negative: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def paired(self) -> bool:
+        """Whether the texts are pairs."""
+        return self.n_negative is msgspec.UNSET
+
+    def __str__(self) -> str:
+        if self.n_negative is msgspec.UNSET:
+            return f"{self.n} {_COUNTED.get(self.kind, self.kind)}"
+        return f"{self.n} and {self.n_negative} {_COUNTED.get(self.kind, self.kind)}"
+
+
+_COUNTED = {"choice": "choices", "unpaired": "unpaired texts"}
 
 
 def finite(*values: float) -> None:

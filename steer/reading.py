@@ -2,53 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from steer.provenance import ContrastKind, Positions
-
-#: Where each kind of contrast carries its direction best: over the tokens that differ or that
-#: follow the condition. One token alone, `last`, often ends in a full stop that says nothing.
-DEFAULT_POSITIONS: dict[ContrastKind, Positions] = {"pairs": "mean", "conditions": "mean"}
+from steer.contrasts import Contrasts
+from steer.errors import InputError
+from steer.positions import SUFFIX, Position
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids of a passage; `text_start` to `text_stop` (without) are those of its text."""
+    """Token ids of a passage; `text_start` to `text_stop` (without) are those of its text.
+
+    stop: where the last token of all ends, without what the tokenizer itself appends. after: the
+    first token after a marker that was looked for; None if there is none.
+    """
 
     ids: Sequence[int]
     text_start: int
     text_stop: int
+    stop: int
+    after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Token ids to run, and the span `start` to `stop` (without) whose activations are averaged."""
+    """Token ids to run, and spans, start to stop (without), each of which is averaged over."""
 
     ids: Sequence[int]
-    start: int
-    stop: int
+    spans: tuple[tuple[int, int], ...]
+
+
+def default_position(contrasts: Contrasts) -> Position:
+    """Where contrasts of this form carry their direction best.
+
+    Over the tokens that differ or that follow the condition: one token alone often ends in a full
+    stop that says nothing. Of what a user says to a chat model, the last token before the answer,
+    where the model has made up its mind (Arditi et al. 2024, arXiv 2406.11717, section 2.3).
+    """
+    asked = all(passage.role == "user" for passage in contrasts.positive + contrasts.negative)
+    return Position("last" if asked else "mean")
+
+
+def check_positions(contrasts: Contrasts, positions: Sequence[Position | None]) -> None:
+    """Refuse positions that the contrasts do not have, before a model is loaded.
+
+    Raises:
+        InputError: `completion`, and a text completes nothing; `suffix`, and there is none.
+    """
+    for position in positions:
+        if position is not None and position.name == "completion" and not contrasts.completes:
+            raise InputError(
+                "the contrasts are no completions: nothing stands before them, or something after",
+                hint="give them a prompt, or read another position",
+            )
+        if position is None and contrasts.positive[0].role in (None, "assistant"):
+            raise InputError(
+                "no template puts anything after these texts, so they have no suffix",
+                hint=f"{SUFFIX} is for what a user says to a chat model; pass --chat",
+            )
 
 
 def readings(
-    positive: Tokens, negative: Tokens, kind: ContrastKind, positions: Positions
-) -> tuple[Reading, Reading]:
-    """What to read of the two sides of a pair.
+    positive: Sequence[Tokens],
+    negative: Sequence[Tokens],
+    positions: Sequence[Position],
+    *,
+    from_difference: bool,
+) -> Iterator[Reading]:
+    """What to read of the positive side, then of the negative one: a span for each position.
 
-    `last`: the last token of the text. `mean`: for conditions, the tokens of the text; for pairs,
-    the first token in which the sides differ and all that follow (if one side is the beginning of
-    the other, its last token).
+    `from_difference`, for pairs: `mean` begins at the first token in which the two sides differ (if
+    one is the beginning of the other, at its last token), else at the first token of the text.
+
+    Raises:
+        InputError: a passage has no token at a position.
     """
-    if positions == "last":
-        return _span(positive, positive.text_stop - 1), _span(negative, negative.text_stop - 1)
-    if kind == "conditions":
-        return _span(positive, positive.text_start), _span(negative, negative.text_start)
-    start = shared_prefix(positive.ids, negative.ids)
-    return _span(positive, start), _span(negative, start)
+    for side, others in ((positive, negative), (negative, positive)):
+        name = "positive" if side is positive else "negative"
+        for number, tokens in enumerate(side):
+            start = tokens.text_start
+            if from_difference:
+                start = first_difference(tokens, others[number])
+            spans = (_span(tokens, one, start, f"{name} text {number + 1}") for one in positions)
+            yield Reading(tokens.ids, tuple(spans))
 
 
-def _span(tokens: Tokens, start: int) -> Reading:
-    return Reading(tokens.ids, min(start, tokens.text_stop - 1), tokens.text_stop)
+def first_difference(tokens: Tokens, other: Tokens) -> int:
+    """The first token in which a passage differs from another, or the last of its text."""
+    return min(shared_prefix(tokens.ids, other.ids), tokens.text_stop - 1)
+
+
+def suffix_length(passages: Sequence[Tokens]) -> int:
+    """How many tokens a template puts after the text of every passage."""
+    return min(tokens.stop - tokens.text_stop for tokens in passages)
+
+
+def _span(tokens: Tokens, position: Position, mean_start: int, subject: str) -> tuple[int, int]:
+    # Most first: what indices and spans count is the text and what follows it.
+    start, stop = tokens.text_start, tokens.stop
+    if position.name == "mean":
+        start, stop = mean_start, tokens.text_stop
+    elif position.name == "completion":
+        stop = tokens.text_stop
+    elif position.name == "after":
+        start = stop if tokens.after is None else tokens.after
+    elif position.name == "span":
+        first, last, _ = slice(position.start, position.stop).indices(stop - start)
+        start, stop = start + first, start + last
+    else:
+        index = {"first": 0, "last": -1}.get(position.name, position.start)
+        assert index is not None
+        start = start + index if index >= 0 else max(stop + index, start - 1)
+        stop = start + 1 if tokens.text_start <= start < stop else start
+    if start >= stop:
+        n = tokens.stop - tokens.text_start
+        raise InputError(
+            f"{subject} has no token at position {position}: it has {n}"
+            if position.name != "after"
+            else f"{subject} has no token after {position.marker!r}",
+            hint="leave it out, or read another position",
+        )
+    return start, stop
 
 
 def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -94,8 +94,9 @@ def capture(model: Model, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> d
 class Recorded:
     """Pooled activations of one batch.
 
-    indices: which readings, [n]. activations: float32 [n, n_sites, d_model], averaged over each
-    reading's span. norms: float32 [n, n_sites], mean length over the span.
+    indices: which readings, [n]. activations: float32 [n, n_spans * n_sites, d_model], averaged
+    over each of a reading's spans, all sites of the first span before those of the second. norms:
+    float32 [n, n_spans * n_sites], mean length over the span.
     """
 
     indices: list[int]
@@ -112,6 +113,7 @@ def record(
 ) -> Iterator[Recorded]:
     """Pooled activations of every reading, batch by batch, shortest first.
 
+    Readings have as many spans each.
     A batch holds at most `max_tokens` tokens, padding counted, or one reading; None finds a number
     that suits the machine. A batch that does not fit in memory is halved and run again. One that is
     not `wanted`, by the indices of its readings, is left out; the others stay as they are.
@@ -164,7 +166,7 @@ def _takes_packed(model: Model, depth: int, length: int) -> bool:
     while len(stem) + (len(branches) - 1) * (depth - depth // 2) < length:
         ending = rng.permutation(stem)[depth // 2 :]
         branches.append(np.concatenate([stem[: depth // 2], ending]))
-    trial = [Reading(tuple(ids.tolist()), depth - 1, depth) for ids in branches]
+    trial = [Reading(tuple(ids.tolist()), ((depth - 1, depth),)) for ids in branches]
     shared = (0, *[depth // 2] * (len(trial) - 1))
     row = Row(tuple(range(len(trial))), shared, sum(depth - n for n in shared))
     top = [max(site for site in model.hooks.places if site.name == "resid_post")]
@@ -224,11 +226,12 @@ def pooled(
         ids, positions = (torch.from_numpy(part).to(model.device) for part in laid[:2])
         mask = _additive(torch.from_numpy(laid.visible), model.network.dtype).to(model.device)
         paths = laid.paths
+    n_spans = len(readings[indices[0]].spans)
     slots = [slot for row in rows for slot in range(len(row.readings))]
-    weights = torch.zeros((len(rows), max(slots) + 1, ids.shape[1]), dtype=torch.float32)
+    weights = torch.zeros((len(rows), n_spans * (max(slots) + 1), ids.shape[1]))
     for index, slot, (row, path) in zip(indices, slots, paths, strict=True):
-        span = path[readings[index].start : readings[index].stop]
-        weights[row, slot, span] = 1 / len(span)
+        for number, (start, stop) in enumerate(readings[index].spans):
+            weights[row, n_spans * slot + number, path[start:stop]] = 1 / (stop - start)
     weights = weights.to(model.device)
     means: dict[Site, tuple[Tensor, Tensor]] = {}
 
@@ -240,12 +243,14 @@ def pooled(
         return read
 
     run(model, ids, mask, {site: reader(site) for site in sites}, positions)
-    where = [row for row, _ in paths], slots
-    return Recorded(
-        indices,
-        torch.stack([means[site][0][where] for site in sites], dim=1).numpy(),
-        torch.stack([means[site][1][where] for site in sites], dim=1).numpy(),
+    # [n, n_spans]: in which row a reading's sums stand, and where there.
+    sums = n_spans * np.array(slots)[:, None] + np.arange(n_spans)
+    where = np.array([row for row, _ in paths])[:, None], sums
+    activations, norms = (
+        torch.stack([means[site][part][where] for site in sites], dim=2).flatten(1, 2).numpy()
+        for part in range(2)
     )
+    return Recorded(indices, activations, norms)
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,10 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from steer.contrasts import ContrastPair, Contrasts, Passage
-from steer.extract import ReadSettings, record_contrasts
-from steer.fitting import FitSettings, fit_vector
+from steer.contrasts import Contrasts
+from steer.extract import ReadSettings, plan, record_contrasts
+from steer.fitting import FitSettings, best, fit_vectors
 from steer.model import Model
+from steer.passages import Passage
+from steer.positions import parse_list
 from steer.vector import SteeringVector
 
 
@@ -22,13 +24,21 @@ def extract(
     **read: Any,
 ) -> SteeringVector:
     """What `steer extract` makes, under the name `x`."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "part"
-        with record_contrasts(model, contrasts, ReadSettings(**read), path, on_progress) as found:
-            return fit_vector(found, FitSettings(name="x", method=method))
+    planned = plan(model, contrasts, settings(**read))
+    with (
+        TemporaryDirectory() as folder,
+        record_contrasts(model, planned, Path(folder) / "part", on_progress) as found,
+    ):
+        return best(fit_vectors(found, FitSettings(name="x", method=method)))
+
+
+def settings(positions: str = "", site: str = "resid_post", layers: Any = None) -> ReadSettings:
+    """As `steer extract` takes them."""
+    asked = parse_list(positions) if positions else ()
+    return ReadSettings(tuple(site.split(",")), layers, asked)  # type: ignore[arg-type]
 
 
 def pairs(*texts: tuple[str, str]) -> Contrasts:
     """Pairs of positive and negative texts."""
-    made = [ContrastPair(Passage("", p), Passage("", n)) for p, n in texts]
-    return Contrasts("pairs", tuple(made))
+    positive, negative = (tuple(Passage("", pair[side]) for pair in texts) for side in (0, 1))
+    return Contrasts("pairs", positive, negative)

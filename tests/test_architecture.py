@@ -16,16 +16,18 @@ ROOT = Path(steer.__file__).parent
 #: From the ground up; a module imports only what stands above it here, or beside it in its row.
 LAYERS = [
     ["errors"],
-    ["sites", "files", "text", "strict_json"],
+    ["sites", "files", "text", "strict_json", "positions", "passages", "near"],
     ["provenance", "records", "pocket"],
-    ["metadata"],
-    ["contrasts", "prompts", "vector", "reading", "source"],
+    ["metadata", "schema", "hubdata"],
+    ["frame"],
+    ["contrasts", "prompts", "vector", "source"],
+    ["contrast_files", "reading"],
     ["spec", "store", "activations", "intervals", "packing"],
     ["fit"],
-    ["fitting"],
+    ["fitting", "check"],
     ["steers"],
     ["algebra"],
-    ["fingerprint", "ops", "recovery", "hookmap", "adapters"],
+    ["fingerprint", "ops", "recovery", "hookmap", "adapters", "encoding"],
     ["model"],
     ["hooks"],
     ["memory"],
@@ -44,7 +46,7 @@ HEAVY = {"torch", "transformers", "transformer_lens"}
 #: Only `python -m steer.pocket.train` comes here.
 TRAINING = {"pocket.train", "pocket.optimizer"}
 DOORS = {
-    "transformers": {"model", "pocket.train"},
+    "transformers": {"model", "encoding", "pocket.train"},
     "transformer_lens": {"adapters"},
 }
 

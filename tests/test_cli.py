@@ -199,7 +199,7 @@ def test_specs_that_are_wrong(
         (["apply", "w3", "--device", "warp"], 1, "cannot load"),
         (["apply", "w3", "--prompts", "x"], 2, "not both"),
         (["apply", "--prompts", "none.txt"], 1, "No such file"),
-        (["extract"], 2, "give a file of pairs"),
+        (["extract"], 2, "name contrasts in one way"),
         (["extract", "none.jsonl"], 1, "No such file"),
         (["extract", "none.jsonl", "-o", "no/x.safetensors"], 1, "does not exist"),
         (["extract", "none.jsonl", "-o", "x.gguf"], 1, "end in .safetensors"),

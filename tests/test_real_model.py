@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED, needs_shared
-from recorded import extract
+from recorded import extract, pairs
 
-from steer.contrasts import ContrastPair, Contrasts, Passage
 from steer.inject import TokenClock, injected
 from steer.model import Model, load
 from steer.source import ModelSource
@@ -66,12 +65,12 @@ def preference(model: Model, openings: list[str], steers: list[Steer]) -> float:
 
 
 def test_happy_words_rise_steadily_with_the_coefficient(model: Model) -> None:
-    pairs = [
-        ContrastPair(Passage("", happy.format(name)), Passage("", sad.format(name)))
+    texts = [
+        (happy.format(name), sad.format(name))
         for name in NAMES
         for happy, sad in zip(HAPPY, SAD, strict=True)
     ]
-    vector = extract(model, Contrasts("pairs", tuple(pairs)))
+    vector = extract(model, pairs(*texts))
 
     def steps(layer: int, openings: list[str]) -> list[float]:
         """How much each step of the coefficient adds."""

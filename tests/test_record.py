@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import extract, pairs
+from recorded import settings as read_settings
 
+from steer.contrasts import Contrasts
 from steer.errors import InputError, SiteError
+from steer.extract import plan
 from steer.model import Model
 from steer.packing import batches
-from steer.provenance import Positions
+from steer.passages import Message, Passage
+from steer.positions import parse
 from steer.reading import Reading, Tokens, readings
 from steer.record import capture, record
 from steer.sites import SITE_NAMES, Site
@@ -27,12 +31,12 @@ def random_readings(model: Model, seed: int, count: int = 12) -> list[Reading]:
     for _ in range(count):
         ids = tuple(int(i) for i in rng.integers(3, 60, rng.integers(2, 14)))
         start = int(rng.integers(0, len(ids)))
-        made.append(Reading(ids, start, int(rng.integers(start + 1, len(ids) + 1))))
+        made.append(Reading(ids, ((start, int(rng.integers(start + 1, len(ids) + 1))),)))
     return made
 
 
 def recorded(model: Model, items: list[Reading], sites: list[Site], budget: int) -> np.ndarray:
-    out = np.zeros((len(items), len(sites), model.identity.d_model))
+    out = np.zeros((len(items), len(sites) * len(items[0].spans), model.identity.d_model))
     for batch in record(model, items, sites, budget):
         out[batch.indices] = batch.activations
     return out
@@ -48,8 +52,8 @@ def test_batches_read_what_one_at_a_time_reads(family: str) -> None:
         ids = torch.tensor([item.ids])
         whole = capture(model, ids, torch.ones_like(ids), sites)
         for column, site in enumerate(sites):
-            alone = whole[site][0, item.start : item.stop].mean(0)
-            np.testing.assert_allclose(together[index, column], alone, rtol=1e-4, atol=1e-5)
+            alone = whole[site][0, slice(*item.spans[0])].mean(0)
+            np.testing.assert_allclose(together[index, column], alone, rtol=1e-5, atol=1e-5)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 100))
@@ -98,22 +102,93 @@ def test_reading_stops_after_the_highest_layer_asked_for() -> None:
 ids = st.lists(st.integers(0, 5), min_size=1, max_size=8).map(tuple)
 
 
-@given(ids, ids, st.sampled_from(["pairs", "conditions"]), st.sampled_from(["last", "mean"]))
+def tokens(ids: tuple[int, ...], *, text: tuple[int, int] | None = None) -> Tokens:
+    """Of which `text` is what is read; without it all."""
+    return Tokens(ids, *(text or (0, len(ids))), len(ids))
+
+
+def spans(
+    one: Tokens, other: Tokens, *asked: str, from_difference: bool = True
+) -> list[tuple[tuple[int, int], ...]]:
+    positions = [parse(text) for text in asked]
+    found = readings([one], [other], positions, from_difference=from_difference)
+    return [reading.spans for reading in found]
+
+
+@given(ids, ids, st.booleans(), st.sampled_from(["last", "first", "mean", "-1", "0", "0:", "-2:"]))
 def test_a_span_is_never_empty_and_is_inside(
-    first: tuple[int, ...], second: tuple[int, ...], kind: str, positions: Positions
+    first: tuple[int, ...], second: tuple[int, ...], from_difference: bool, position: str
 ) -> None:
-    sides = [Tokens(side, 0, len(side)) for side in (first, second)]
-    for side, reading in zip(sides, readings(*sides, kind, positions), strict=True):  # type: ignore[arg-type]
-        assert 0 <= reading.start < reading.stop == len(side.ids)
-        if positions == "last":
-            assert reading.stop - reading.start == 1
+    sides = [tokens(side) for side in (first, second)]
+    found = spans(*sides, position, from_difference=from_difference)
+    for side, ((start, stop),) in zip(sides, found, strict=True):
+        assert 0 <= start < stop <= len(side.ids)
+        if position in ("last", "first", "-1", "0"):
+            assert stop - start == 1
 
 
 def test_pairs_are_read_from_the_first_token_that_differs() -> None:
-    one, other = Tokens((1, 5, 6, 7), 1, 4), Tokens((1, 5, 8, 7, 9), 1, 5)
-    assert [r.start for r in readings(one, other, "pairs", "mean")] == [2, 2]
-    beginning = Tokens((1, 5), 1, 2)
-    assert [r.start for r in readings(one, beginning, "pairs", "mean")] == [2, 1]
+    one, other = tokens((1, 5, 6, 7), text=(1, 4)), tokens((1, 5, 8, 7, 9), text=(1, 5))
+    assert spans(one, other, "mean") == [((2, 4),), ((2, 5),)]
+    assert spans(one, other, "mean", from_difference=False) == [((1, 4),), ((1, 5),)]
+    beginning = tokens((1, 5), text=(1, 2))
+    assert spans(one, beginning, "mean") == [((2, 4),), ((1, 2),)]
+
+
+def test_positions_count_the_text_and_what_follows_it() -> None:
+    #  <s> a prompt | the text | two of a template
+    one = Tokens((1, 9, 9, 5, 6, 7, 8, 8), 3, 6, 8, after=5)
+    expected = {
+        "first": (3, 4), "last": (7, 8), "mean": (3, 6), "completion": (3, 6), "0": (3, 4),
+        "4": (7, 8), "-1": (7, 8), "-5": (3, 4), "-2:": (6, 8), "1:3": (4, 6), "-9:": (3, 8),
+        "after:x": (5, 8),
+    }  # fmt: skip
+    for position, span in expected.items():
+        assert spans(one, one, position, from_difference=False)[0] == (span,), position
+    assert spans(one, one, *expected, from_difference=False)[0] == tuple(expected.values())
+    for beyond in ("5", "-6", "5:"):
+        with pytest.raises(InputError, match="positive text 1 has no token at position"):
+            spans(one, one, beyond, from_difference=False)
+    with pytest.raises(InputError, match="no token after 'x'"):
+        spans(tokens((1, 2)), one, "after:x", from_difference=False)
+
+
+TEXTS = st.lists(st.integers(3, 60), min_size=1, max_size=7).map(
+    lambda numbers: " ".join(f"w{number}" for number in numbers)
+)
+PASSAGES = st.builds(Passage, st.sampled_from(["", "w3 w4 w5 ", "w3 w4 w6 w7 "]), TEXTS)
+POSITIONS = ["last", "first", "mean", "0", "-1", "-2:", "0:1", ":3"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@settings(max_examples=8)
+@given(data=st.data())
+def test_every_position_is_what_one_passage_alone_gives(family: str, data: st.DataObject) -> None:
+    """In any batch size, with prefixes shared, whatever side the tokenizer pads, chat or not."""
+    sides = [
+        tuple(data.draw(st.lists(PASSAGES, min_size=1, max_size=5), side)) for side in ("+", "-")
+    ]
+    chat = data.draw(st.booleans(), "chat")
+    if chat:
+        turns = (Message("system", "w8 w9"),)
+        sides = [tuple(Passage("", p.text, "", "user", turns) for p in side) for side in sides]
+    if set(sides[0]) == set(sides[1]):
+        return
+    asked = ",".join([*POSITIONS, *(["suffix"] if chat else [])])
+    model = tiny.chat_model(family, data.draw(st.sampled_from(["left", "right"]), "padding"))
+    budget = data.draw(st.integers(1, 80), "budget")
+    contrasts = Contrasts("unpaired", *sides, paired=False)
+    planned = plan(model, contrasts, read_settings(asked, site="resid_post,attn_out"))
+    recording = planned.recording
+    found = recorded(model, planned.readings, list(recording.sites), budget)
+    for index, reading in enumerate(planned.readings):
+        ids = torch.tensor([list(reading.ids)])
+        whole = capture(model, ids, torch.ones_like(ids), recording.sites)
+        for column, (span, site) in enumerate(
+            (span, site) for span in reading.spans for site in recording.sites
+        ):
+            alone = whole[site][0, slice(*span)].mean(0)
+            np.testing.assert_allclose(found[index, column], alone, rtol=1e-5, atol=1e-5)
 
 
 SOME = pairs(*[(f"w{i} w{i + 7} w{i + 9}", f"w{i} w{i + 20} w{i + 3}") for i in range(3, 19)])
@@ -124,11 +199,11 @@ def test_the_vector_is_the_difference_of_the_means(site: str) -> None:
     model = tiny.model("llama")
     vector = extract(model, SOME, site=site, layers=(1, 2))
     expected = np.zeros(model.identity.d_model)
-    for pair in SOME.pairs:
-        for sign, passage in ((1, pair.positive), (-1, pair.negative)):
+    for sign, side in ((1, SOME.positive), (-1, SOME.negative)):
+        for passage in side:
             ids = torch.tensor([model.encode(passage.whole)])
             seen = capture(model, ids, torch.ones_like(ids), [Site(2, site)])[Site(2, site)]
-            expected += sign * seen[0, 2:].mean(0).double().numpy() / len(SOME.pairs)
+            expected += sign * seen[0, 2:].mean(0).double().numpy() / len(side)
     row = vector.metadata.layers.index(Site(2, site).canonical.layer)
     np.testing.assert_allclose(vector.directions[row], expected, atol=1e-5)
 
@@ -145,7 +220,7 @@ def test_resid_pre_is_stored_as_resid_post_of_the_layer_before() -> None:
 
 def test_swapped_sides_give_the_negative() -> None:
     model = tiny.model("llama")
-    swapped = pairs(*[(pair.negative.text, pair.positive.text) for pair in SOME.pairs])
+    swapped = Contrasts("pairs", SOME.negative, SOME.positive)
     np.testing.assert_allclose(
         extract(model, swapped).directions,
         -extract(model, SOME).directions,
@@ -167,7 +242,7 @@ def test_one_pair_is_enough_for_a_vector_but_not_for_separability() -> None:
 def test_what_cannot_be_read_is_an_error() -> None:
     model = tiny.model("llama")
     long = " ".join(["w5"] * (model.context or 0))
-    with pytest.raises(InputError, match="pair 2 has"):
+    with pytest.raises(InputError, match="positive text 2 has"):
         extract(model, pairs(("w3", "w4"), (long, "w4")))
     with pytest.raises(SiteError, match="no layer 9"):
         extract(model, SOME, layers=(0, 9))
@@ -178,4 +253,4 @@ def test_what_cannot_be_read_is_an_error() -> None:
 def test_progress_counts_every_passage() -> None:
     counts: list[int] = []
     extract(tiny.model("llama"), SOME, counts.append)
-    assert sum(counts) == 2 * len(SOME.pairs)
+    assert sum(counts) == SOME.n_passages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,12 @@ from steer.spec import EVERYWHERE, Coefficient, Scope
 from steer.steers import Steer
 from steer.vector import SteeringVector
 
+#: Trims, as most do, and puts two tokens after what a user says.
+CHAT_TEMPLATE = (
+    "<s>{% for message in messages %}"
+    " {{ {'system': 'w50', 'user': 'w51'}.get(message.role, 'w52') }}"
+    " {{ message.content | trim }} w62{% endfor %}{% if add_generation_prompt %} w52{% endif %}"
+)
 WORDS = [f"w{number}" for number in range(3, VOCABULARY)]
 
 
@@ -50,6 +57,14 @@ def wrapped(network: torch.nn.Module, name: str) -> Model:
 def model(family: str) -> Model:
     """One of the families; shared, so tests leave it as it is."""
     return wrapped(build(family), f"tiny-{family}")
+
+
+def chat_model(family: str, padding_side: str = "right") -> Model:
+    """The same with a chat template."""
+    original = model(family)
+    made = tokenizer()
+    made.chat_template, made.padding_side = CHAT_TEMPLATE, padding_side
+    return dataclasses.replace(original, tokenizer=made)
 
 
 def save(folder: Path, family: str = "llama") -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json as json_library
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import options, output
+from steer.cli import contrast_options, options, output
 
 if TYPE_CHECKING:
     from steer.demo import Row
@@ -25,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     contrasts: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(help="Pairs of formal and casual stories. Default: drawn by the grammar."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Stories for each row of the table.")] = 48,
@@ -37,33 +36,32 @@ def demo(
     steer demo
     steer demo examples/contrasts/formal.jsonl
     """
-    from steer.contrasts import pairs
+    from steer.contrast_files import read
+    from steer.contrasts import ContrastSource
     from steer.pocket.pairs import AWAY_FROM, KIND, VALUE, story_pairs
     from steer.source import ModelSource
 
     if contrasts is not None:
-        contrast_set = pairs(*options.read_input(contrasts))
+        contrast_set = contrast_options.read_contrasts(ContrastSource(contrasts))
     else:
-        drawn = story_pairs(KIND, VALUE, AWAY_FROM)
-        text = "".join(json_library.dumps(pair) + "\n" for pair in drawn)
-        contrast_set = pairs(text.encode(), "formal.jsonl")
+        drawn = [("drawn", pair) for pair in story_pairs(KIND, VALUE, AWAY_FROM)]
+        contrast_set = read(ContrastSource("drawn"), lambda name: drawn)
     model = options.load_model(ModelSource())
     from steer import spec, store
     from steer.apply import Sampling, generate
     from steer.cli.show import layer_table
     from steer.demo import measure, n_generations
-    from steer.extract import ReadSettings, record_contrasts
+    from steer.extract import ReadSettings, plan, record_contrasts
     from steer.fitting import FitSettings
     from steer.steers import resolve
 
     with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go
         path = Path(folder) / "formal.safetensors"
-        with output.progress("reading", 2 * len(contrast_set.pairs)) as advance:
-            found = record_contrasts(
-                model, contrast_set, ReadSettings(), path.with_suffix(".part"), advance
-            )
+        planned = plan(model, contrast_set, ReadSettings())
+        with output.progress("reading", len(planned.readings)) as advance:
+            found = record_contrasts(model, planned, path.with_suffix(".part"), advance)
         with found:
-            store.write(path, options.fitted(found, FitSettings(name="formal")))
+            store.write(path, options.fitted(found, FitSettings(name="formal"))[0])
         vector = store.read(path)
     steer = resolve(spec.parse(SPEC), vector)
     if not json:

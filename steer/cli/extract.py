@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer.cli import options, output
+from steer.cli import contrast_options, options, output
+from steer.contrasts import ContrastSource
 from steer.errors import SteerError
 from steer.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.activations import Activations
-    from steer.contrasts import Contrasts
-    from steer.extract import ReadSettings
+    from steer.extract import Plan
     from steer.model import Model
 
 
@@ -25,32 +25,14 @@ def register(app: typer.Typer) -> None:
     app.command("extract")(extract)
 
 
+@contrast_options.with_contrasts
 @options.with_model(default="pocket")
 def extract(
+    contrasts: ContrastSource,
     source: ModelSource,
-    contrasts: Annotated[
-        Path | None,
-        typer.Argument(help="JSONL or JSON of pairs {positive, negative, prompt?}; - for stdin."),
-    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="The file to write. Default: vectors/NAME.safetensors."),
-    ] = None,
-    positive: Annotated[
-        str | None, typer.Option(help="A prompt condition, instead of pairs; with --texts.")
-    ] = None,
-    negative: Annotated[str, typer.Option(help="The other condition. Default: none.")] = "",
-    texts: Annotated[
-        Path | None, typer.Option(help="JSONL of {text}: the same texts under both conditions.")
-    ] = None,
-    positive_field: Annotated[
-        str | None, typer.Option(help="Field of the positive text. Default: positive.")
-    ] = None,
-    negative_field: Annotated[
-        str | None, typer.Option(help="Field of the negative text. Default: negative.")
-    ] = None,
-    prompt_field: Annotated[
-        str | None, typer.Option(help="Field of a prompt that both texts follow.")
     ] = None,
     method: options.MethodOption = "mean_diff",
     keep: Annotated[
@@ -59,11 +41,16 @@ def extract(
     positions: Annotated[
         str | None,
         typer.Option(
-            help="last token, or mean over the text (pairs: from where they differ). Default: mean."
+            help="Tokens to read: mean (of pairs from where they differ), last, first, completion,"
+            " an index (-1), a span (-3:), suffix (what the chat template adds, each), after:WORD."
+            " Several with commas are compared. Default: mean; last of what a user says to a chat."
         ),
     ] = None,
     site: Annotated[
-        str, typer.Option(help="resid_pre, resid_post, attn_out or mlp_out.")
+        str,
+        typer.Option(
+            help="resid_pre, resid_post, attn_out or mlp_out; several with commas are compared."
+        ),
     ] = "resid_post",
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
@@ -75,27 +62,30 @@ def extract(
     """Make a steering vector from contrasting texts.
 
     Records activations of both sides and stores the difference of their means, at every layer,
-    with what is known about it.
+    with what is known about it. Of several sites and positions the file gets the one that
+    separates held-out texts best; --keep keeps all, for `steer fit --positions`.
 
     \b
     steer extract joyful.jsonl -o vectors/joyful.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" --texts stories.jsonl
-    steer extract evals.jsonl --prompt-field question \\
-        --positive-field answer_matching_behavior --negative-field answer_not_matching_behavior
+    steer extract --positive-file harmful.txt --negative-file harmless.txt --chat \\
+        --positions suffix -o refusal.safetensors
+    steer extract facts.csv --map text=claim --template "Is this true? {text}\\nIt is"
     """
-    from steer import store
-    from steer.errors import UsageError
-    from steer.files import check_writable
-    from steer.fitting import FitSettings
-    from steer.sites import parse_layers, site_name
+    from dataclasses import asdict
 
-    if positions not in (None, "last", "mean"):
-        raise UsageError(f"{positions!r} is not a position", hint="use last or mean")
-    if (contrasts is None) == (positive is None):
-        raise UsageError("give a file of pairs, or --positive and --texts")
-    chosen_site = site_name(site)
+    from steer import store
+    from steer.files import check_writable
+    from steer.fit import check_method
+    from steer.fitting import FitSettings
+    from steer.positions import parse_list
+    from steer.reading import check_positions
+    from steer.sites import parse_layers
+
+    asked = () if positions is None else parse_list(positions)
+    sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)
-    path = out or _default_path(name, contrasts)
+    path = out or _default_path(name, contrasts.file)
     store.check_path(path)
     check_writable(path, force=force)
     if keep is not None:
@@ -106,23 +96,29 @@ def extract(
         description=description,
         license=license,
     )
-    fields = (positive_field, negative_field, prompt_field)
-    contrast_set = _contrasts(contrasts, (positive, negative), texts, fields)
+    contrast_set = contrast_options.read_contrasts(contrasts)
+    check_positions(contrast_set, asked)
+    check_method(fit_settings.method, paired=contrast_set.paired)
 
     model = options.load_model(source)
-    from steer.extract import ReadSettings
+    from steer.extract import ReadSettings, plan
 
-    read_settings = ReadSettings(chosen_site, chosen_layers, positions)  # type: ignore[arg-type]
-    with _recorded(model, contrast_set, read_settings, path, keep) as found:
-        vector = options.fitted(found, fit_settings)
-    sealed = store.write(path, vector, force=force)
-    options.report_vector(path, sealed, described=model.describe(), json=json)
+    planned = plan(model, contrast_set, ReadSettings(sites, chosen_layers, asked))
+    with _recorded(model, planned, path, keep) as found:
+        vectors = options.fitted(found, fit_settings)
+    sealed = store.write(path, vectors[0], force=force)
+    options.report_vector(
+        path,
+        [sealed, *vectors[1:]],
+        described=model.describe(),
+        json=json,
+        told=planned.report.warnings(),
+        contrasts=asdict(planned.report),
+    )
 
 
 @contextmanager
-def _recorded(
-    model: Model, contrasts: Contrasts, settings: ReadSettings, out: Path, keep: Path | None
-) -> Iterator[Activations]:
+def _recorded(model: Model, planned: Plan, out: Path, keep: Path | None) -> Iterator[Activations]:
     """The recording, in a file that goes when it has served, unless it is to be kept.
 
     A run that dies leaves it behind, and the same command goes on from it; one that the user
@@ -134,8 +130,8 @@ def _recorded(
     target = keep or out
     part = target.with_name(f"{target.name}.part")
     try:
-        with output.progress("reading", 2 * len(contrasts.pairs)) as advance:
-            found = record_contrasts(model, contrasts, settings, part, advance)
+        with output.progress("reading", len(planned.readings)) as advance:
+            found = record_contrasts(model, planned, part, advance)
         with found:
             yield found
     except (KeyboardInterrupt, SteerError):
@@ -149,32 +145,14 @@ def _recorded(
         output.note(f"kept the activations in {keep}; try: steer fit {keep} --method lda")
 
 
-def _default_path(name: str | None, contrasts: Path | None) -> Path:
+def _default_path(name: str | None, contrasts: str | None) -> Path:
     from steer.errors import UsageError
+    from steer.files import safe_name
     from steer.store import SUFFIX
 
-    stem = name or (contrasts.stem if contrasts is not None and str(contrasts) != "-" else None)
-    if stem is None:
+    # Of a dataset its own name; of stdin there is none.
+    stem = name or Path((contrasts or "").partition("@")[0]).stem.removeprefix("hf:")
+    if not name and not (contrasts and safe_name(stem)):
         raise UsageError("no name for the vector", hint="pass -o FILE.safetensors or --name")
     folder = Path("vectors")
     return (folder if folder.is_dir() else Path()) / f"{stem}{SUFFIX}"
-
-
-def _contrasts(
-    path: Path | None,
-    conditions: tuple[str | None, str],
-    texts: Path | None,
-    fields: tuple[str | None, str | None, str | None],
-) -> Contrasts:
-    from steer import contrasts
-    from steer.errors import UsageError
-
-    positive, negative = conditions
-    if path is not None:
-        named = None
-        if any(fields):
-            named = contrasts.Fields(fields[0] or "positive", fields[1] or "negative", fields[2])
-        return contrasts.pairs(*options.read_input(path), named)
-    if texts is None or positive is None:
-        raise UsageError("--positive needs texts to stand before", hint="pass --texts FILE")
-    return contrasts.conditions(*options.read_input(texts), positive, negative)

@@ -19,6 +19,12 @@ def fit(
     activations: Annotated[Path, typer.Argument(help="What `steer extract --keep` wrote.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     method: options.MethodOption = "mean_diff",
+    positions: Annotated[
+        str | None, typer.Option(help="Of those that were kept. Default: all, compared.")
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Of those that were kept. Default: all, compared.")
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
@@ -26,16 +32,18 @@ def fit(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Make another vector from kept activations: other method, other layers, no model.
+    """Make another vector from kept activations: other method, site, position or layers, no model.
 
     \b
     steer extract pairs.jsonl --keep acts.safetensors
     steer fit acts.safetensors --method lda -o joyful-lda.safetensors
+    steer fit acts.safetensors --positions last --site attn_out -o joyful-last.safetensors
     """
     from steer import store
     from steer.activations import open_kept
     from steer.files import check_writable
     from steer.fitting import FitSettings
+    from steer.positions import parse_list
     from steer.sites import parse_layers
 
     store.check_path(out)
@@ -43,11 +51,13 @@ def fit(
     settings = FitSettings(
         name=name or out.stem,
         method=options.method_name(method),
+        sites=None if site is None else options.site_names(site),
         layers=None if layers is None else parse_layers(layers),
+        positions=None if positions is None else tuple(map(str, parse_list(positions))),
         description=description,
         license=license,
     )
     with open_kept(activations) as found:
-        vector = options.fitted(found, settings)
-    sealed = store.write(out, vector, force=force)
-    options.report_vector(out, sealed, described=found.recording.model.id, json=json)
+        vectors = options.fitted(found, settings)
+    vectors[0] = store.write(out, vectors[0], force=force)
+    options.report_vector(out, vectors, described=found.recording.model.id, json=json)

@@ -12,6 +12,7 @@ from steer.cli import (
     apply,
     combine,
     compare,
+    contrasts,
     demo,
     distill,
     extract,
@@ -71,6 +72,7 @@ def steer(
 
 for command in (
     extract,
+    contrasts,
     fit,
     distill,
     apply,

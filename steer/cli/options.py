@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 
 import typer
 
@@ -15,8 +15,10 @@ from steer.cli import output
 if TYPE_CHECKING:
     from steer.activations import Activations
     from steer.fitting import FitSettings
+    from steer.metadata import Metadata
     from steer.model import Model
     from steer.provenance import FitMethod
+    from steer.sites import SiteName
     from steer.source import ModelSource
     from steer.vector import SteeringVector
 
@@ -58,33 +60,45 @@ def with_model(*, default: str | None) -> Callable[[Command], Command]:
     `default` is the model where none is named; None means that the command can do without.
     """
 
+    def make(**chosen: Any) -> ModelSource | None:
+        from steer.source import ModelSource
+
+        name = chosen.pop("model") or default
+        return ModelSource(name, **chosen) if name else None
+
+    return with_options("source", _MODEL_OPTIONS, make)
+
+
+def with_options(
+    parameter: str, added: dict[str, Any], make: Callable[..., Any], *, first: bool = False
+) -> Callable[[Command], Command]:
+    """Give a command options in place of one parameter, which gets what `make` makes of them.
+
+    added: name to annotation, after the command's own or `first`; an option that is absent is None
+    or, a flag, False.
+    """
+
     def decorate(command: Command) -> Command:
         own = dict(inspect.signature(command, eval_str=True).parameters)
-        del own["source"]
+        del own[parameter]
 
         @functools.wraps(command)
         def wrapper(**values: Any) -> Any:
-            from steer.source import ModelSource
+            made = make(**{name: values.pop(name) for name in added})
+            return command(**{parameter: made}, **values)
 
-            chosen = {name: values.pop(name) for name in _MODEL_OPTIONS}
-            name = chosen.pop("model") or default
-            return command(source=name and ModelSource(name, **chosen), **values)
-
-        added = {
-            name: inspect.Parameter(
+        extra = [
+            inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=False if name == "trust_remote_code" else None,
+                default=False if get_args(annotation)[0] is bool else None,
                 annotation=annotation,
             )
-            for name, annotation in _MODEL_OPTIONS.items()
-        }
-        parameters = [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for parameter in [*own.values(), *added.values()]
+            for name, annotation in added.items()
         ]
-        signature = inspect.Signature(parameters)
-        wrapper.__signature__ = signature  # type: ignore[attr-defined]
+        named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values()]
+        parameters = extra + named if first else named + extra
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
         del wrapper.__wrapped__  # typer would look through it at the undecorated command
         return cast(Command, wrapper)
@@ -110,8 +124,6 @@ def method_name(text: str) -> FitMethod:
     Raises:
         UsageError: there is none of this name.
     """
-    from typing import get_args
-
     from steer.errors import UsageError
     from steer.provenance import FitMethod
     from steer.sites import listed
@@ -121,32 +133,100 @@ def method_name(text: str) -> FitMethod:
     return cast("FitMethod", text)
 
 
-def fitted(found: Activations, settings: FitSettings) -> SteeringVector:
-    """Fit a recording, with a bar and the warnings that the result deserves."""
-    from steer.fitting import fit_vector, warnings
+def site_names(text: str) -> tuple[SiteName, ...]:
+    """Site names with commas between.
 
-    with output.progress("fitting", len(found.recording.sites)) as advance:
-        vector = fit_vector(found, settings, advance)
-    for text in warnings(vector):
-        output.warning(text)
-    return vector
+    Raises:
+        UsageError: one is none, or stands there twice.
+    """
+    from steer.errors import UsageError
+    from steer.sites import site_name
+
+    names = tuple(site_name(part.strip()) for part in text.split(","))
+    if len(set(names)) < len(names):
+        raise UsageError(f"{text!r} names a site twice")
+    return names
 
 
-def report_vector(path: Path, vector: SteeringVector, *, described: str, json: bool) -> None:
-    """What was made, for `extract` and `fit`."""
-    from steer.cli.show import layer_table
+def fitted(found: Activations, settings: FitSettings) -> list[SteeringVector]:
+    """Fit a recording, with a bar: the vector to start from, and then all that were compared."""
+    from steer.fitting import best, fit_vectors
+
+    with output.progress("fitting", len(found.recording.columns)) as advance:
+        vectors = fit_vectors(found, settings, advance)
+    return [best(vectors), *vectors]
+
+
+def report_vector(
+    path: Path,
+    vectors: list[SteeringVector],
+    *,
+    described: str,
+    json: bool,
+    told: Sequence[str] = (),
+    **more: Any,
+) -> None:
+    """What was made, for `extract` and `fit`: vectors as from `fitted`, the first as written.
+
+    told: warnings about the data. more: what else goes into the JSON.
+    """
+    from steer.cli.show import layer_table, where_read
+    from steer.fitting import warnings
     from steer.metadata import to_json
 
-    metadata = vector.metadata
+    metadata, compared = vectors[0].metadata, [vector.metadata for vector in vectors[1:]]
+    found = [*told, *warnings(vectors[0])]
+    for text in found:
+        output.warning(text)
     if json:
-        output.as_json({"path": str(path), **to_json(metadata)})
+        rows = [_compared_row(one) for one in compared]
+        more |= {"compared": rows} if len(rows) > 1 else {}
+        output.as_json({"path": str(path), **to_json(metadata), "warnings": found, **more})
         return
     output.note(
-        f"{described} · {metadata.contrast.n} {metadata.contrast.kind} ·"
-        f" {metadata.method.name} of {metadata.site}, {metadata.read.positions} position"
+        f"{described} · {metadata.contrast} · {metadata.method.name} of {metadata.site},"
+        f" {where_read(metadata.read)}"
     )
+    if len(compared) > 1:
+        _comparison(metadata, compared)
+        output.line()
     layer_table(metadata)
-    output.note(f'wrote {path}; try: steer apply "One day" -v {path} --compare')
+    layers = ", ".join(map(str, metadata.recommended.layers))
+    output.note(f"recommended layer {layers}: {metadata.recommended.evidence}")
+    prompt = '"How are you?" --chat' if metadata.read.chat else '"One day"'
+    output.note(f"wrote {path}; try: steer apply {prompt} -v {path} --compare")
+
+
+def _compared_row(metadata: Metadata) -> dict[str, Any]:
+    """A site and position at the layer that is recommended there."""
+    row = metadata.at(metadata.recommended.layers[0])
+    return {
+        "site": metadata.site,
+        "positions": metadata.read.positions,
+        "layer": row.layer,
+        "share": row.share,
+        "separability": row.separability,
+        "coherence": row.coherence,
+    }
+
+
+def _comparison(chosen: Metadata, compared: Sequence[Metadata]) -> None:
+    rows = []
+    for metadata in compared:
+        row = _compared_row(metadata)
+        is_chosen = (metadata.site, metadata.read) == (chosen.site, chosen.read)
+        numbers = [row["separability"], *([row["coherence"]] if chosen.contrast.paired else [])]
+        rows.append(
+            [
+                row["site"],
+                row["positions"] + (" *" if is_chosen else ""),
+                str(row["layer"]),
+                f"{row['share']:.0%}",
+                *("–" if number is None else f"{number:.2f}" for number in numbers),
+            ]
+        )
+    columns = ["site", "position", "best layer", "of residual", "separability", "coherence"]
+    output.table(columns[: len(rows[0])], rows, left=2)
 
 
 def read_input(path: Path) -> tuple[bytes, str]:

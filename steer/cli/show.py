@@ -15,7 +15,7 @@ from steer.source import ModelSource
 if TYPE_CHECKING:
     from steer.lens import LayerLens
     from steer.metadata import Metadata
-    from steer.provenance import Combination
+    from steer.provenance import Combination, Read
 
 
 def register(app: typer.Typer) -> None:
@@ -96,7 +96,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
 
     model, contrast, best = metadata.model, metadata.contrast, metadata.recommended
     revision = f" at {model.revision[:12]}" if model.revision else ""
-    made = f"{metadata.method.name} of {contrast.n} {contrast.kind}"
+    made = f"{metadata.method.name} of {contrast}"
     if contrast.kind == "conditions":
         made += f", {contrast.positive!r} against {contrast.negative!r}"
     if metadata.method.distillation is not None:
@@ -105,7 +105,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     read = (
         f"acts on {metadata.read.positions}"
         if contrast.kind == "condition"
-        else (f"{metadata.read.positions} position")
+        else where_read(metadata.read)
     )
     form = f"low-rank edit, rank {metadata.rank}" if metadata.rank else ""
     if metadata.method.combination is not None:
@@ -121,6 +121,14 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         ("recommended", f"×{best.coefficient:g} @ {format_layers(best.layers)} ({best.evidence})"),
         ("sha256", metadata.sha256),
     ]
+
+
+def where_read(read: Read) -> str:
+    """`-2 position, in a chat`."""
+    frame = [f"system message {read.system!r}"] if read.system else []
+    frame += [f"template {read.template!r}"] if read.template else []
+    chat = ["in a chat"] if read.chat else []
+    return ", ".join([f"{read.positions} position", *chat, *frame])
 
 
 def _combined(how: Combination) -> str:

@@ -28,6 +28,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1]))
 from recorded import extract
+from recorded import pairs as contrasts
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -35,7 +36,6 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steer import record
-from steer.contrasts import ContrastPair, Contrasts, Passage
 from steer.memory import token_budget
 from steer.model import Model, load
 from steer.packing import batches
@@ -93,8 +93,7 @@ def make_pairs(*, common: bool) -> Pairs:
 def steer_seconds(model: Model, pairs: Pairs) -> float:
     record._tried.clear()
     start = time.perf_counter()
-    made = tuple(ContrastPair(Passage("", p), Passage("", n)) for p, n in pairs)
-    extract(model, Contrasts("pairs", made), positions="last")
+    extract(model, contrasts(*pairs), positions="last")
     return time.perf_counter() - start
 
 

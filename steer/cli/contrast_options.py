@@ -1,0 +1,103 @@
+"""The options that name contrasts, for every command that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli import options, output
+from steer.contrasts import ContrastSource
+
+if TYPE_CHECKING:
+    from steer.contrasts import Contrasts
+    from steer.records import Record
+
+_OPTIONS: dict[str, Any] = {
+    "file": Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CONTRASTS]",
+            help="JSONL, JSON or CSV of contrasts, - for stdin, or hf:OWNER/NAME[:CONFIG][@SPLIT];"
+            " see `steer contrasts --help`.",
+        ),
+    ],
+    "positive": Annotated[
+        list[str] | None,
+        typer.Option(help="A prompt condition, instead of CONTRASTS; can be repeated."),
+    ],
+    "negative": Annotated[
+        list[str] | None, typer.Option(help="The condition against it. Default: none.")
+    ],
+    "texts": Annotated[
+        str | None, typer.Option(help="A file of the texts that each condition stands before.")
+    ],
+    "positive_file": Annotated[
+        str | None, typer.Option(help="A file of positive texts alone, a line or a record each.")
+    ],
+    "negative_file": Annotated[str | None, typer.Option(help="And one of negative texts.")],
+    "paired": Annotated[
+        bool, typer.Option("--paired", help="The two files are pairs, line by line.")
+    ],
+    "map": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="OURS=THEIRS",
+            help="What the file calls positive, negative, prompt, text or label; can be repeated.",
+        ),
+    ],
+    "template": Annotated[
+        str | None,
+        typer.Option(help="What stands round each text: {text}, {prompt}, {condition}, \\n."),
+    ],
+    "chat": Annotated[
+        bool, typer.Option("--chat", help="Put the texts into the model's chat template.")
+    ],
+    "system": Annotated[str | None, typer.Option(help="A system message; with --chat.")],
+}
+
+
+def with_contrasts(command: options.Command) -> options.Command:
+    """Give a command these options in place of its parameter `contrasts: ContrastSource`."""
+    decorate: Callable[[options.Command], options.Command] = options.with_options(
+        "contrasts", _OPTIONS, _source, first=True
+    )
+    return decorate(command)
+
+
+def _source(**chosen: Any) -> ContrastSource:
+    from steer.frame import Frame
+    from steer.schema import parse_mapping
+
+    template = chosen.pop("template")
+    if template is not None:
+        template = template.replace("\\n", "\n")
+    frame = Frame(template, chosen.pop("chat"), chosen.pop("system"))
+    names = parse_mapping(chosen.pop("map") or ())
+    for side in ("positive", "negative"):
+        chosen[side] = tuple(chosen[side] or ())
+    return ContrastSource(**chosen, names=names, frame=frame)
+
+
+def read_contrasts(source: ContrastSource) -> Contrasts:
+    """The contrasts, with a note of what was left out.
+
+    Raises:
+        SteerError: they cannot be read.
+    """
+    from steer.contrast_files import read
+    from steer.hubdata import PREFIX, rows
+    from steer.records import records
+
+    def records_of(name: str) -> Iterable[Record]:
+        if name.startswith(PREFIX):
+            return rows(name)
+        return records(*options.read_input(Path(name)), columns=source.names.known)
+
+    contrasts = read(source, records_of)
+    for text in contrasts.notes:
+        output.note(text)
+    return contrasts

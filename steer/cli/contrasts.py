@@ -1,0 +1,121 @@
+"""`steer contrasts`: what a contrast set holds, and what it gives away."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from steer.cli import contrast_options, options, output
+from steer.contrasts import ContrastSource
+from steer.source import ModelSource
+
+if TYPE_CHECKING:
+    from steer.check import Report
+    from steer.contrasts import Contrasts
+    from steer.passages import Passage
+
+_HELP = """Look at contrast sets: what they hold, and what they give away.
+
+\b
+A file is known by the fields of its records. A TEXT is a string, or chat
+messages [{"role": "user", "content": "..."}, ...].
+  {"positive": TEXT, "negative": TEXT}           pairs; with "prompt", two completions of it
+  {"question": ..., "answer_matching_behavior": ..., "answer_not_matching_behavior": ...}
+                                                 multiple choice, as anthropics/evals has it
+  {"text": TEXT, "label": 1 or 0}                two sets that are not pairs; CSV too
+  "..." or {"text": TEXT}                        one side: --positive-file, --negative-file, --texts
+\b
+Or it is one JSON object:
+  {"positive": [TEXT, ...], "negative": [TEXT, ...]}                 two sets
+  {"positive": [CONDITION, ...], "negative": [...], "texts": [...]}  conditions before texts
+
+Other names are given with --map: --map positive=good --map negative=bad.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the app."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    group.command("check")(check)
+    app.add_typer(group, name="contrasts", help=_HELP, short_help="Look at contrast sets.")
+
+
+@contrast_options.with_contrasts
+@options.with_model(default=None)
+def check(
+    contrasts: ContrastSource,
+    source: ModelSource | None,
+    json: options.Json = False,
+) -> None:
+    """Report what a contrast set holds and what gives its sides away, without a model.
+
+    With -m the model's tokenizer counts tokens; without, words are counted.
+
+    \b
+    steer contrasts check pairs.jsonl
+    steer contrasts check facts.csv --map text=claim -m Qwen/Qwen2.5-0.5B-Instruct
+    steer contrasts check --positive-file harmful.txt --negative-file harmless.txt --chat
+    """
+    from dataclasses import asdict
+
+    from steer.check import report
+
+    found = contrast_options.read_contrasts(contrasts)
+    tokens = None
+    if source is not None:
+        from steer import encoding
+
+        with output.status(f"loading the tokenizer of {source.name}"):
+            tokenizer = encoding.load(source)
+        positive, negative = (
+            encoding.encode_passages(tokenizer, source.name, side)
+            for side in (found.positive, found.negative)
+        )
+        tokens = positive, negative
+    told = report(found, tokens)
+    warnings = told.warnings()
+    if json:
+        output.as_json(asdict(told) | {"sha256": found.sha256, "warnings": warnings})
+        return
+    _print(found, told)
+    for text in warnings:
+        output.line()
+        output.line(f"warning: {text}")
+
+
+def _print(contrasts: Contrasts, told: Report) -> None:
+    paired = "" if told.paired or told.kind == "unpaired" else ", not in pairs"
+    output.line(f"{told.kind}{paired}")
+    sides = (contrasts.positive, contrasts.negative)
+    for name, side in zip(("positive", "negative"), sides, strict=True):
+        output.line(f"  {name}, the first: {_example(side[0])}")
+    output.line()
+    lengths = [
+        f"{one.least} – {one.median:g} – {one.most}" for one in (told.positive, told.negative)
+    ]
+    rows = [
+        ["texts", f"{told.n_positive:,}", f"{told.n_negative:,}"],
+        [f"{told.unit} each: least – median – most", *lengths],
+    ]
+    output.table(["", "positive", "negative"], rows)
+    output.line()
+    things = "pairs" if told.paired else "texts"
+    facts = {
+        "duplicates": f"{told.duplicates:,}",
+        "equal sides" if told.paired else "on both sides": f"{told.equal_sides:,}",
+        "nearly like another": f"{told.near_duplicates:.0%} of the {things}",
+    }
+    if told.length_auc is not None:
+        facts["told by length"] = f"AUC {told.length_auc:.2f} (0.50: not at all)"
+    if told.first_token is not None:
+        facts[f"told by the first {told.unit[:-1]}"] = f"{told.first_token:.0%} (50%: not at all)"
+    for label, value in facts.items():
+        output.line(f"{label:<24} {value}")
+
+
+def _example(passage: Passage) -> str:
+    """What is read in short, with a mark where something stands before it."""
+    before = "… " if passage.prompt or passage.turns else ""
+    text = " ".join(passage.text.split())
+    return f"{before}{text[:60]}{'…' if len(text) > 60 else ''}"

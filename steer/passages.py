@@ -1,0 +1,39 @@
+"""A passage: the text that is read, and what stands round it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """`prompt` comes first, then `text`, which is what is read, then `suffix`.
+
+    The three are plain text where `role` is None. Otherwise they are the content of a message of
+    that role, `turns` are the messages before it, and a chat template goes round all of them.
+    """
+
+    prompt: str
+    text: str
+    suffix: str = ""
+    role: str | None = None
+    turns: tuple[Message, ...] = ()
+
+    @property
+    def whole(self) -> str:
+        return self.prompt + self.text + self.suffix
+
+    @property
+    def completes(self) -> bool:
+        """Whether the text is the answer to something, and the end."""
+        if self.suffix:
+            return False
+        return bool(self.prompt.strip()) if self.role is None else self.role == "assistant"

@@ -1,0 +1,111 @@
+"""Passages to tokens: the chat template goes round them, and what is read stays known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steer import encoding
+from steer.errors import ModelError
+from steer.passages import Message, Passage
+from steer.source import ModelSource
+
+TURNS = (Message("system", "w8"), Message("user", "w9 w10"))
+CONTENT = st.lists(st.sampled_from(["w11", "w12", "w13", " "]), max_size=4).map(" ".join)
+
+
+def templated(template: str = tiny.CHAT_TEMPLATE) -> Any:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def words(tokenizer: Any, ids: Any) -> list[str]:
+    return tokenizer.convert_ids_to_tokens(list(ids))
+
+
+def test_a_users_message_is_followed_by_what_the_template_adds() -> None:
+    tokenizer = templated()
+    passage = Passage("w3 ", "w4 w5", " w6", "user", (Message("system", "w8"),))
+    (tokens,) = encoding.encode_passages(tokenizer, "tiny", [passage])
+    said = ["<s>", "w50", "w8", "w62", "w51", "w3", "w4", "w5", "w6", "w62", "w52"]
+    assert words(tokenizer, tokens.ids) == said
+    assert words(tokenizer, tokens.ids[tokens.text_start : tokens.text_stop]) == ["w4", "w5"]
+    assert tokens.stop == len(said)
+
+
+def test_an_answer_ends_where_its_text_ends() -> None:
+    tokenizer = templated()
+    passage = Passage("", " w4 w5", "", "assistant", TURNS)
+    (tokens,) = encoding.encode_passages(tokenizer, "tiny", [passage])
+    assert words(tokenizer, tokens.ids) == [
+        "<s>",
+        "w50",
+        "w8",
+        "w62",
+        "w51",
+        "w9",
+        "w10",
+        "w62",
+        "w52",
+        "w4",
+        "w5",
+    ]
+    assert tokens.text_stop == tokens.stop == len(tokens.ids)
+
+
+@given(CONTENT, CONTENT, CONTENT, st.sampled_from(["user", "assistant"]))
+def test_rendered_passages_are_what_the_template_makes(
+    prompt: str, text: str, suffix: str, role: str
+) -> None:
+    """Whatever blanks are trimmed, what is read is the text and the rest is round it."""
+    tokenizer = templated()
+    passage = Passage(prompt, text, suffix, role, TURNS)
+    (found,) = encoding.render(tokenizer, "tiny", [passage])
+    turns = [{"role": t.role, "content": t.content} for t in (*TURNS, Message(role, passage.whole))]
+    whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert whole.startswith(found.whole)
+    assert found.text.strip() == text.strip()
+    if role == "user":
+        assert whole == found.whole
+    else:
+        assert found.suffix.strip() == suffix.strip()
+
+
+def test_markers_are_found() -> None:
+    tokenizer = tiny.tokenizer()
+    for text, after in (("w3 w9 w4", 3), ("w9 w3 w9 w4", 4), ("w3 w4", None), ("w3 w9", None)):
+        (tokens,) = encoding.encode_passages(tokenizer, "tiny", [Passage("", text)], "w9")
+        assert tokens.after == after, text
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "tiny has no chat template"),
+        ("{{ raise_exception('no') }}", "the chat template of tiny failed: no"),
+        ("{{ messages[-1].content | upper }}", "does not give messages as they are"),
+        ("{{ messages[-1].content * 2 }}", "does not give messages as they are"),
+        ("w3", "does not give messages as they are"),
+    ],
+)
+def test_templates_that_cannot_be_used(template: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        encoding.encode_passages(templated(template), "tiny", [Passage("", "abc", role="user")])
+
+
+def test_the_pocket_model_has_a_suffix_of_two_tokens() -> None:
+    tokenizer = encoding.load(ModelSource())
+    passage = Passage("", "How do I mend my uncle's kite?", "", "user")
+    (tokens,) = encoding.encode_passages(tokenizer, "pocket", [passage])
+    assert words(tokenizer, tokens.ids[tokens.text_stop :]) == ["<|end|>", "<|assistant|>"]
+    assert tokens.stop == len(tokens.ids)
+
+
+def test_a_tokenizer_that_is_not_there() -> None:
+    with pytest.raises(ModelError, match="cannot load the tokenizer of nobody/nothing"):
+        encoding.load(ModelSource("nobody/nothing"))
