@@ -116,20 +116,8 @@ def test_contrasts_from_stdin_and_conditions(folder: Path, pairs: Path) -> None:
 def test_fields_can_be_named(folder: Path) -> None:
     rows = [{"question": "w3", "yes": " w4", "no": " w5", "extra": 1}] * 2
     Path("evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = steer(
-        "extract",
-        "evals.jsonl",
-        "-m",
-        folder,
-        "-o",
-        "e.safetensors",
-        "--positive-field",
-        "yes",
-        "--negative-field",
-        "no",
-        "--prompt-field",
-        "question",
-    )
+    result = steer("extract", "evals.jsonl", "-m", folder, "-o", "e.safetensors",
+                   "--map", "positive=yes", "--map", "negative=no")  # fmt: skip
     assert result.exit_code == 0, result.stderr
 
 

@@ -19,7 +19,7 @@ _OPTIONS: dict[str, Any] = {
     "file": Annotated[
         str | None,
         typer.Argument(
-            metavar="[CONTRASTS]",
+            metavar="CONTRASTS",
             help="JSONL, JSON or CSV of contrasts, - for stdin, or hf:OWNER/NAME[:CONFIG][@SPLIT];"
             " see `steer contrasts --help`.",
         ),
