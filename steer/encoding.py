@@ -92,12 +92,12 @@ def render(tokenizer: Any, name: str, passages: Sequence[Passage]) -> Iterator[P
 
 
 def encode_passages(
-    tokenizer: Any, name: str, passages: Sequence[Passage], marker: str = ""
+    tokenizer: Any, name: str, passages: Sequence[Passage], markers: Sequence[str] = ()
 ) -> list[Tokens]:
     """Token ids of whole passages, and which of them belong to the text.
 
     A token that holds the end of the prompt and the beginning of the text belongs to the text.
-    `marker` is looked for in each; `name` is the model's, for messages.
+    `markers` are looked for in each; `name` is the model's, for messages.
 
     Raises:
         ModelError: the tokenizer is not a fast one, so that it cannot say where tokens stand; or as
@@ -119,13 +119,13 @@ def encode_passages(
         )
         columns = ("input_ids", "offset_mapping", "special_tokens_mask")
         rows = zip(plain, *(encoded[column] for column in columns), strict=True)
-        made += [_tokens(passage, marker, *row) for passage, *row in rows]
+        made += [_tokens(passage, markers, *row) for passage, *row in rows]
     return made
 
 
 def _tokens(
     passage: Passage,
-    marker: str,
+    markers: Sequence[str],
     ids: list[int],
     offsets: list[tuple[int, int]],
     special: list[int],
@@ -139,10 +139,13 @@ def _tokens(
     own = [index for index in real if offsets[index][1] > begin and offsets[index][0] < end]
     if not own:
         raise ModelError(f"the tokenizer makes no tokens of {passage.text[:40]!r}")
-    after = None
-    if marker and (found := passage.whole.rfind(marker)) >= 0:
-        after = next((i for i in real if offsets[i][0] >= found + len(marker)), None)
-    return Tokens(array("i", ids), own[0], own[-1] + 1, real[-1] + 1, after)
+    after = []
+    for marker in markers:
+        found = passage.whole.rfind(marker)
+        behind = [index for index in real if offsets[index][0] >= found + len(marker)]
+        if found >= 0 and behind:
+            after.append((marker, behind[0]))
+    return Tokens(array("i", ids), own[0], own[-1] + 1, real[-1] + 1, tuple(after))
 
 
 def _unlike(name: str) -> ModelError:

@@ -50,10 +50,10 @@ def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
     sites = _sites(model, settings)
     asked = settings.positions or (reading.default_position(contrasts),)
     reading.check_positions(contrasts, asked)
-    marker = next((one.marker for one in asked if one is not None and one.marker), "")
+    markers = [one.marker for one in asked if one is not None and one.marker]
     tokens = (
-        model.encode_passages(contrasts.positive, marker),
-        model.encode_passages(contrasts.negative, marker),
+        model.encode_passages(contrasts.positive, markers),
+        model.encode_passages(contrasts.negative, markers),
     )
     _check_lengths(model, tokens)
     positions = _expanded(asked, tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -38,6 +39,8 @@ def _load(dataset: str, config: str | None, split: str | None) -> Any:
             "datasets of the hub need the `datasets` library", hint="pip install datasets"
         ) from None
     datasets.disable_progress_bars()
+    # What is retried and fails is told once, below.
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
         splits = datasets.load_dataset(dataset, config)
     # The library has errors of its own for each thing that can be wrong, and no common root.

@@ -113,13 +113,15 @@ class Model:
         # Where blanks are U+2581, decoders drop the first one of a text.
         return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
 
-    def encode_passages(self, passages: Sequence[Passage], marker: str = "") -> list[Tokens]:
+    def encode_passages(
+        self, passages: Sequence[Passage], markers: Sequence[str] = ()
+    ) -> list[Tokens]:
         """Token ids of passages, chat template and all (`steer.encoding.encode_passages`).
 
         Raises:
             ModelError: as there.
         """
-        return encoding.encode_passages(self.tokenizer, self.identity.id, passages, marker)
+        return encoding.encode_passages(self.tokenizer, self.identity.id, passages, markers)
 
     def chat(self, prompt: str, system: str | None = None) -> str:
         """A user's message in the model's chat template, up to where the answer begins.

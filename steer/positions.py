@@ -66,15 +66,13 @@ def parse(text: str) -> Position:
 
 
 def parse_list(text: str) -> tuple[Position | None, ...]:
-    """Positions with commas between; None stands for `suffix`. What follows `after:` is one word.
+    """Positions with commas between; None stands for `suffix`.
 
     Raises:
         UsageError: a part is no position, or stands there twice.
     """
-    before, after, marker = text.partition(_AFTER)
-    parts = before.removesuffix(",").split(",") if before else []
-    parts += [after + marker] if after else []
-    found = [None if part.strip() == SUFFIX else parse(part.strip()) for part in parts]
+    parts = [part.strip() for part in text.split(",")]
+    found = [None if part == SUFFIX else parse(part) for part in parts]
     if len(set(found)) < len(found):
         raise UsageError(f"{text!r} names a position twice")
     return tuple(found)

@@ -14,15 +14,15 @@ from steer.positions import SUFFIX, Position
 class Tokens:
     """Token ids of a passage; `text_start` to `text_stop` (without) are those of its text.
 
-    stop: where the last token of all ends, without what the tokenizer itself appends. after: the
-    first token after a marker that was looked for; None if there is none.
+    stop: where the last token of all ends, without what the tokenizer itself appends. after: of
+    each marker that was looked for and found, the first token after it.
     """
 
     ids: Sequence[int]
     text_start: int
     text_stop: int
     stop: int
-    after: int | None = None
+    after: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +99,14 @@ def suffix_length(passages: Sequence[Tokens]) -> int:
 
 
 def _span(tokens: Tokens, position: Position, mean_start: int, subject: str) -> tuple[int, int]:
-    # Most first: what indices and spans count is the text and what follows it.
+    # What indices and spans count: the text and what follows it.
     start, stop = tokens.text_start, tokens.stop
     if position.name == "mean":
         start, stop = mean_start, tokens.text_stop
     elif position.name == "completion":
         stop = tokens.text_stop
     elif position.name == "after":
-        start = stop if tokens.after is None else tokens.after
+        start = dict(tokens.after).get(position.marker, stop)
     elif position.name == "span":
         first, last, _ = slice(position.start, position.stop).indices(stop - start)
         start, stop = start + first, start + last
@@ -116,12 +116,11 @@ def _span(tokens: Tokens, position: Position, mean_start: int, subject: str) -> 
         start = start + index if index >= 0 else max(stop + index, start - 1)
         stop = start + 1 if tokens.text_start <= start < stop else start
     if start >= stop:
-        n = tokens.stop - tokens.text_start
+        where, has = f"at position {position}", f": it has {tokens.stop - tokens.text_start}"
+        if position.name == "after":
+            where, has = f"after {position.marker!r}", ""
         raise InputError(
-            f"{subject} has no token at position {position}: it has {n}"
-            if position.name != "after"
-            else f"{subject} has no token after {position.marker!r}",
-            hint="leave it out, or read another position",
+            f"{subject} has no token {where}{has}", hint="leave it out, or read another position"
         )
     return start, stop
 

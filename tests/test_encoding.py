@@ -79,8 +79,8 @@ def test_rendered_passages_are_what_the_template_makes(
 def test_markers_are_found() -> None:
     tokenizer = tiny.tokenizer()
     for text, after in (("w3 w9 w4", 3), ("w9 w3 w9 w4", 4), ("w3 w4", None), ("w3 w9", None)):
-        (tokens,) = encoding.encode_passages(tokenizer, "tiny", [Passage("", text)], "w9")
-        assert tokens.after == after, text
+        (tokens,) = encoding.encode_passages(tokenizer, "tiny", [Passage("", text)], ["w9", "w1"])
+        assert tokens.after == (() if after is None else (("w9", after),)), text
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_pairs_are_read_from_the_first_token_that_differs() -> None:
 
 def test_positions_count_the_text_and_what_follows_it() -> None:
     #  <s> a prompt | the text | two of a template
-    one = Tokens((1, 9, 9, 5, 6, 7, 8, 8), 3, 6, 8, after=5)
+    one = Tokens((1, 9, 9, 5, 6, 7, 8, 8), 3, 6, 8, (("x", 5),))
     expected = {
         "first": (3, 4), "last": (7, 8), "mean": (3, 6), "completion": (3, 6), "0": (3, 4),
         "4": (7, 8), "-1": (7, 8), "-5": (3, 4), "-2:": (6, 8), "1:3": (4, 6), "-9:": (3, 8),

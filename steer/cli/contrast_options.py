@@ -89,12 +89,16 @@ def read_contrasts(source: ContrastSource) -> Contrasts:
         SteerError: they cannot be read.
     """
     from steer.contrast_files import read
+    from steer.errors import InputError
     from steer.hubdata import PREFIX, rows
     from steer.records import records
 
     def records_of(name: str) -> Iterable[Record]:
         if name.startswith(PREFIX):
-            return rows(name)
+            with output.status(f"loading {name}"):
+                return list(rows(name))
+        if name.count("/") == 1 and not Path(name).parent.exists():
+            raise InputError(f"there is no file {name}", hint=f"on the hub? write hf:{name}")
         return records(*options.read_input(Path(name)), columns=source.names.known)
 
     contrasts = read(source, records_of)
