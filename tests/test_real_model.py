@@ -8,11 +8,12 @@ import torch
 from conftest import SHARED, needs_shared
 from recorded import extract
 
+from steer.clock import TokenClock
 from steer.contrasts import ContrastPair, Contrasts, Passage
-from steer.inject import TokenClock, injected
+from steer.inject import injected
 from steer.model import Model, load
+from steer.operation import Coefficient
 from steer.source import ModelSource
-from steer.spec import Coefficient
 from steer.steers import Steer
 
 pytestmark = needs_shared

@@ -24,8 +24,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from steer import pocket
 from steer.apply import Sampling, generate
 from steer.model import Model, load
+from steer.operation import Coefficient
 from steer.source import ModelSource
-from steer.spec import Coefficient
 from steer.steers import Steer
 
 ROUNDS = 15
