@@ -47,10 +47,12 @@ class TokenClock:
         self._pads = self.padding.tolist()
 
     def tick(self, _module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """Forward pre-hook of the model's body."""
+        """Forward pre-hook of the whole model and of its body: either may be what is called."""
         cache = keywords.get("past_key_values")
         self.start = int(cache.get_seq_length()) if cache is not None else 0
-        self.ids = keywords["input_ids"] if "input_ids" in keywords else next(iter(args), None)
+        ids = keywords["input_ids"] if "input_ids" in keywords else next(iter(args), None)
+        if ids is not None:  # a model may embed them itself, and give its body the rest
+            self.ids = ids
         self._weights.clear()
         self._tokens.clear()
 
@@ -97,7 +99,7 @@ class TokenClock:
     def _weigh(self, when: When, rows: int, width: int, device: torch.device) -> Weight:
         parts = [self._inside(when.scope, rows, width, device)]
         if when.scope.skip_special:
-            parts.append(self._is_not_special(device))
+            parts.append(self._is_not_special(width, device))
         if when.gate is not None:
             parts.append(self._through(when.gate, rows, device))
         if any(part is False for part in parts):
@@ -147,8 +149,8 @@ class TokenClock:
             return begins, [forever]
         return begins, [zero + scope.stop + 1 for zero in zeros]
 
-    def _is_not_special(self, device: torch.device) -> Tensor:
-        if self.ids is None:
+    def _is_not_special(self, width: int, device: torch.device) -> Tensor:
+        if self.ids is None or self.ids.shape[1] != width:
             raise HookError("this model is not given token ids, so none can be told to be special")
         special = torch.tensor(self.special, dtype=self.ids.dtype, device=self.ids.device)
         return ~torch.isin(self.ids, special)[..., None].to(device)

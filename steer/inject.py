@@ -43,12 +43,22 @@ def injected(
     stages = (token_gates(steers, clock), edits, afterwards or {})
     sites = sorted({site for stage in stages for site in stage})
     functions = {site: _in_turn([s[site] for s in stages if site in s]) for site in sites}
-    handle = model.body.register_forward_pre_hook(clock.tick, with_kwargs=True)
+    with placed(model, functions), _ticking(model, clock):
+        yield
+
+
+@contextmanager
+def _ticking(model: Model, clock: TokenClock) -> Iterator[None]:
+    # Some models run parts of their body without calling it, and a body can be run by itself.
+    called = {id(module): module for module in (model.network, model.body)}
+    handles = [
+        module.register_forward_pre_hook(clock.tick, with_kwargs=True) for module in called.values()
+    ]
     try:
-        with placed(model, functions):
-            yield
+        yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def write_sites(hooks: HookMap) -> list[Site]:
