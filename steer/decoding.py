@@ -67,25 +67,29 @@ class StopOnTrip:
         self._watch, self._start, self._stops = watch, start, stops
         self._guards = [guard for guard in watch.guards if guard.on_trip != "ablate"]
         self._end_ids = torch.tensor(sorted(end_ids), dtype=torch.int64)
-        self._ended: Tensor | None = None
         #: Of each row that was stopped: by which guard, and at which new token.
         self.tripped: dict[int, tuple[Guard, int]] = {}
 
     def __call__(self, ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
         step = ids.shape[1] - self._start - 1
-        ended = torch.isin(ids[:, -1], self._end_ids.to(ids.device))
-        if self._ended is not None:
-            ended |= self._ended
+        stops = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        for guard in self._guards:
+            trips = self._watch.tripped(guard, step)
+            if not bool(trips.any()):
+                continue
+            for row in (trips.to(ids.device) & ~self._ended(ids)).nonzero().flatten().tolist():
+                self.tripped[row] = guard, step
+                stops[row] = True
+                if guard.on_trip == "error":
+                    return torch.ones_like(stops)
+        return stops
+
+    def _ended(self, ids: Tensor) -> Tensor:
+        """Rows that were over before a guard looked at their newest token, bool [row]."""
+        ended = torch.isin(ids[:, self._start :], self._end_ids.to(ids.device)).any(1)
+        ended[list(self.tripped)] = True
         if self._stops is not None and self._stops.done is not None:
             ended |= self._stops.done
-        for guard in self._guards:
-            trips = self._watch.tripped(guard, step).to(ids.device) & ~ended
-            for row in trips.nonzero().flatten().tolist():
-                self.tripped[row] = guard, step
-                if guard.on_trip == "error":
-                    ended = torch.ones_like(ended)
-            ended = ended | trips
-        self._ended = ended
         return ended
 
 

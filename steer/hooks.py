@@ -43,17 +43,22 @@ def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
         HookError: the block ended well, yet a site was never reached.
     """
     waiting = set(functions)
+    width = model.identity.d_model
 
     def counted(site: Site) -> SiteFunction:
+        inner = functions[site]
+
+        # It runs for every token: nothing is looked up that can be known before.
         def function(resid: Tensor) -> Tensor | None:
-            if resid.ndim != 3 or resid.shape[-1] != model.identity.d_model:
+            if resid.ndim != 3 or resid.shape[-1] != width:
                 raise HookError(
                     f"{site} of {model.identity.id} gave {list(resid.shape)},"
-                    f" not [rows, positions, {model.identity.d_model}]",
+                    f" not [rows, positions, {width}]",
                     hint="use another site, such as resid_post",
                 )
-            waiting.discard(site)
-            return functions[site](resid)
+            if waiting:
+                waiting.discard(site)
+            return inner(resid)
 
         return function
 

@@ -16,7 +16,7 @@ from steer.hooks import Constants, SiteFunction, placed
 from steer.model import Model
 from steer.plan import Addition, Along, SitePlan, plan
 from steer.sites import Site
-from steer.steers import Steer
+from steer.steers import ALWAYS, Steer
 
 Weigher = Callable[[Tensor], ops.Weight]
 
@@ -99,6 +99,8 @@ def _in_turn(functions: Sequence[SiteFunction]) -> SiteFunction:
 
 
 def _edit(made: SitePlan, clock: TokenClock) -> SiteFunction:
+    if list(made.adds) == [ALWAYS] and not made.kept and not made.others:
+        return _constant(made.adds[ALWAYS], clock)
     adds = [_Add(addition, clock.weigher(when)) for when, addition in made.adds.items()]
     kept = [_Add(addition, clock.weigher(when)) for when, addition in made.kept.items()]
     others = [_Move(along, clock.weigher(along.when)) for along in made.others]
@@ -115,6 +117,15 @@ def _edit(made: SitePlan, clock: TokenClock) -> SiteFunction:
         return None if edited is resid else edited.to(resid.dtype)
 
     return edit
+
+
+def _constant(addition: Addition, clock: TokenClock) -> SiteFunction:
+    """The most common edit, with nothing around it that takes time."""
+    if addition.down is not None:
+        add = _Add(addition, clock.weigher(ALWAYS))
+        return lambda resid: add(resid, resid).to(resid.dtype)
+    numbers = Constants([addition.delta])
+    return lambda resid: ops.add(resid, *numbers.beside(resid)).to(resid.dtype)
 
 
 def _added(h: Tensor, additions: Sequence[_Add]) -> Tensor:

@@ -54,7 +54,7 @@ def ablate(h: Tensor, u: Tensor, _level: float = 0.0, weight: Weight = 1.0) -> T
 
     Arditi et al. 2024 (arXiv 2406.11717, section 2.4), directional ablation.
     """
-    return h.float() - weight * _projection(h, u) * u
+    return _moved(h, u, _projection(h, u), weight, -1.0)
 
 
 def clamp(h: Tensor, u: Tensor, level: float, weight: Weight = 1.0) -> Tensor:
@@ -62,7 +62,7 @@ def clamp(h: Tensor, u: Tensor, level: float, weight: Weight = 1.0) -> Tensor:
 
     As features of a dictionary are clamped: Templeton et al. 2024 (Scaling monosemanticity).
     """
-    return h.float() + weight * (level - _projection(h, u)) * u
+    return _moved(h, u, level - _projection(h, u), weight)
 
 
 def cap(h: Tensor, u: Tensor, level: float, weight: Weight = 1.0) -> Tensor:
@@ -70,12 +70,12 @@ def cap(h: Tensor, u: Tensor, level: float, weight: Weight = 1.0) -> Tensor:
 
     Lu et al. 2026 (arXiv 2601.10387), activation capping, with the bound on the other side.
     """
-    return h.float() + weight * (level - _projection(h, u)).clamp(max=0) * u
+    return _moved(h, u, (level - _projection(h, u)).clamp(max=0), weight)
 
 
 def floor(h: Tensor, u: Tensor, level: float, weight: Weight = 1.0) -> Tensor:
     """h + weight max(0, level - p) u: the projection is at least `level`; source as `cap`."""
-    return h.float() + weight * (level - _projection(h, u)).clamp(min=0) * u
+    return _moved(h, u, (level - _projection(h, u)).clamp(min=0), weight)
 
 
 def rotate(h: Tensor, u: Tensor, degrees: float, weight: Weight = 1.0) -> Tensor:
@@ -130,6 +130,13 @@ def pool(resid: Tensor, weights: Tensor) -> Tensor:
 def pooled_norm(resid: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean lengths of the activations, float32 [row, sum]; shapes as in `pool`."""
     return (weights @ _length(resid.float())).squeeze(-1)
+
+
+def _moved(h: Tensor, u: Tensor, way: Tensor, weight: Weight, sign: float = 1.0) -> Tensor:
+    """h + sign weight way u, in one step where the weight is a number; way float32 [..., 1]."""
+    if isinstance(weight, float):
+        return torch.addcmul(h.float(), way, u, value=sign * weight)
+    return torch.addcmul(h.float(), way * weight, u, value=sign)
 
 
 def _length(h: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ class Watch:
         for one in dict.fromkeys(wanted):
             self._columns.setdefault(one.site, []).append(one)
         self._steps: dict[Site, list[Tensor]] = {site: [] for site in self._columns}
-        self._limits = {guard: Limits([guard.condition]) for guard in guards}
+        # By identity, which is quicker to look up than by value.
+        self._looks = {id(guard): self._look(guard) for guard in self.guards}
 
     @property
     def functions(self) -> dict[Site, SiteFunction]:
@@ -63,16 +64,20 @@ class Watch:
 
     def tripped(self, guard: Guard, step: int) -> Tensor:
         """Which rows meet a guard's condition with new token number `step`, bool [row]."""
+        steps, column, limits = self._looks[id(guard)]
+        return limits(steps[step][:, column, None])[:, 0]
+
+    def _look(self, guard: Guard) -> tuple[list[Tensor], int, Limits]:
+        """The steps that a guard looks at, in which column, and its limit."""
         projection = guard.condition.projection
         column = self._columns[projection.site].index(projection)
-        values = self._steps[projection.site][step][:, column]
-        return self._limits[guard](values[:, None])[:, 0]
+        return self._steps[projection.site], column, Limits([guard.condition])
 
     def _function(self, site: Site) -> SiteFunction:
         read = Reader(self._columns[site])
         ablating = [
             _Ablation(guard, self)
-            for guard in dict.fromkeys(self.guards)
+            for guard in self.guards
             if guard.on_trip == "ablate" and guard.condition.projection.site == site
         ]
 

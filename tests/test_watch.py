@@ -18,6 +18,7 @@ from steer.operation import Operation
 from steer.projection import Condition, Guard, OnTrip, Projection
 from steer.scope import Scope
 from steer.steers import Steer
+from steer.watch import Watch
 
 PROMPTS = ["w5 w9", "w12 w7 w33 w8 w41 w6 w19", "w60"]
 GREEDY = Sampling(max_tokens=8, temperature=0)
@@ -156,8 +157,6 @@ def test_a_guard_that_ablates_does_so_from_the_token_on(family: str) -> None:
 @torch.no_grad()
 def test_a_guard_that_ablates_leaves_nothing_at_its_site_cached_or_not() -> None:
     """Tripped at once: from the last prompt token on the projection is gone, and only there."""
-    from steer.watch import Watch
-
     model = tiny.model("llama")
     read = projections(model)[0]
     ids = torch.tensor([model.encode(PROMPTS[1])])
@@ -166,13 +165,7 @@ def test_a_guard_that_ablates_leaves_nothing_at_its_site_cached_or_not() -> None
     watch = Watch([], [at_site(read, -1e9, "ablate")], clock)
     seen: list[torch.Tensor] = []
 
-    def after(resid: torch.Tensor) -> torch.Tensor | None:
-        edited = watch.functions[read.site](resid)
-        seen.append(resid if edited is None else edited)
-        return edited
-
-    watched = watch.functions
-    function = watched[read.site]
+    function = watch.functions[read.site]
 
     def keep(resid: torch.Tensor) -> torch.Tensor | None:
         edited = function(resid)
