@@ -113,7 +113,16 @@ class Batch:
             {str(one): self.watch.values(one, index, length) for one in self.watched},
             self._gates(index, length),
             self._trips(index, ids, length),
+            self._idle(),
         )
+
+    def _idle(self) -> list[str]:
+        """What a gate holds back, it tells itself."""
+        return [
+            str(steer)
+            for steer in self.steers
+            if steer.coefficient.value and steer.gate is None and steer.when not in self.clock.acted
+        ]
 
     def _gates(self, index: int, length: int) -> list[GateReading]:
         if self.sampling.beams > 1:  # rows are prompts, and what tokens said is lost

@@ -15,6 +15,9 @@ from steer.projection import Gate
 from steer.scope import Schedule, Scope
 from steer.steers import ALWAYS, When
 
+#: Of which steer, rows, columns, and on which device.
+_Asked = tuple[int, int, int, torch.device]
+
 
 @dataclass
 class TokenClock:
@@ -23,9 +26,12 @@ class TokenClock:
     prompt_length: tokens of the longest prompt, which is where the response begins for all, since
     prompts are padded on the left. padding: int64 [prompt], pad tokens before each. open: of each
     gate that looks at prompts, which prompts open it (`steer.gates`). special: ids of special
-    tokens, which `injected` knows. The rest is counted, from the cache that the model is given, so
-    that a forward of one token, of a chunk or of everything again without a cache all know where
-    they stand.
+    tokens, which `injected` knows. acted: when something was given some weight. The rest is
+    counted, from the cache that the model is given, so that a forward of one token, of a chunk or
+    of everything again without a cache all know where they stand.
+
+    starts: of whole texts that are padded on the right, the column of each one's first response
+    token; then prompt_length says nothing.
 
     Rows of one prompt (its samples or beams) stand next to each other, so what holds for a prompt
     holds for them however beams are reordered.
@@ -34,17 +40,22 @@ class TokenClock:
     prompt_length: int
     padding: Tensor
     open: Mapping[Gate, Sequence[bool]] = field(default_factory=dict)
+    starts: Sequence[int] = ()
     special: Sequence[int] = field(default=(), init=False)
     start: int = field(default=0, init=False)
     ids: Tensor | None = field(default=None, init=False)
+    acted: set[When] = field(default_factory=lambda: {ALWAYS}, init=False)
     _pads: list[int] = field(default_factory=list, init=False)
     _weighers: dict[When, Callable[[Tensor], Weight]] = field(default_factory=dict, init=False)
-    _weights: dict[tuple[int, torch.device], Weight] = field(default_factory=dict, init=False)
+    _zeros: list[int] = field(default_factory=list, init=False)
+    _weights: dict[_Asked, Weight] = field(default_factory=dict, init=False)
     _tokens: dict[Gate, Tensor] = field(default_factory=dict, init=False)
     _passed: dict[Gate, list[Tensor]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._pads = self.padding.tolist()
+        #: The column of step 0 in each row, or in all.
+        self._zeros = [start - 1 for start in self.starts] or [self.prompt_length - 1]
 
     def tick(self, _module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Forward pre-hook of the whole model and of its body: either may be what is called."""
@@ -87,10 +98,13 @@ class TokenClock:
         key = len(self._weighers)  # cheaper to look up than `when`
 
         def weight(resid: Tensor) -> Weight:
-            known = self._weights.get((key, resid.device))
+            asked = key, resid.shape[0], resid.shape[1], resid.device
+            known = self._weights.get(asked)
             if known is None:
-                known = self._weigh(when, resid.shape[0], resid.shape[1], resid.device)
-                self._weights[key, resid.device] = known
+                known = self._weigh(when, *asked[1:])
+                if isinstance(known, Tensor) or known:
+                    self.acted.add(when)
+                self._weights[asked] = known
             return known
 
         self._weighers[when] = weight
@@ -104,23 +118,22 @@ class TokenClock:
             parts.append(self._through(when.gate, rows, device))
         if any(part is False for part in parts):
             return 0.0
-        total = self._scheduled(when.schedule, width, device)
+        total = self._scheduled(when.schedule, rows, width, device)
         for part in parts:
             if isinstance(part, Tensor):
                 total = total * part.float()
         return total
 
-    def _scheduled(self, schedule: Schedule, width: int, device: torch.device) -> Weight:
-        """What the schedule says of each column, [1, position, 1], or of all."""
-        first = self.start - (self.prompt_length - 1)
+    def _scheduled(self, schedule: Schedule, rows: int, width: int, device: torch.device) -> Weight:
+        """What the schedule says of each column, [row or 1, position, 1], or of all."""
         if schedule.kind == "constant":
             return 1.0
-        # All before step 0 have what step 0 has.
-        factors = [schedule.factor(step) for step in range(max(first, 0), first + width)]
-        factors = [schedule.factor(0)] * (width - len(factors)) + factors
-        if factors.count(factors[0]) == width:
-            return factors[0]
-        return torch.tensor(factors, device=device)[None, :, None]
+        factors = [_factors(schedule, self.start - zero, width) for zero in self._zeros]
+        first = factors[0][0]
+        if all(row.count(first) == width for row in factors):
+            return first
+        made = torch.tensor(factors, device=device)[..., None]
+        return made if len(made) == 1 else made.repeat_interleave(rows // len(made), dim=0)
 
     def _inside(self, scope: Scope, rows: int, width: int, device: torch.device) -> bool | Tensor:
         """Where the scope is, bool [row or 1, position, 1], or everywhere or nowhere."""
@@ -136,14 +149,14 @@ class TokenClock:
 
     def _columns(self, scope: Scope) -> tuple[list[int], list[int]]:
         """First column, and first column after it, of each prompt, or of all at once."""
-        last_of_prompt, forever = self.prompt_length - 1, 1 << 62
+        forever = 1 << 62
         if scope.kind == "all":
             return [0], [forever]
         if scope.kind == "prompt":
-            return [0], [last_of_prompt]
+            return [0], self._zeros
         if scope.kind == "response":
-            return [last_of_prompt], [forever]
-        zeros = [last_of_prompt] if scope.kind == "steps" else self._pads
+            return self._zeros, [forever]
+        zeros = self._zeros if scope.kind == "steps" else self._pads
         begins = [zero + scope.start for zero in zeros]
         if scope.stop is None:
             return begins, [forever]
@@ -164,6 +177,13 @@ class TokenClock:
         if len(set(passes)) == 1:
             return passes[0]
         return _by_row(passes, rows, device)[..., None]
+
+
+def _factors(schedule: Schedule, first: int, width: int) -> list[float]:
+    """The factor of each of `width` positions, the first of which is of step `first`."""
+    # All before step 0 have what step 0 has.
+    factors = [schedule.factor(step) for step in range(max(first, 0), first + width)]
+    return [schedule.factor(0)] * (width - len(factors)) + factors
 
 
 def _by_row(values: Sequence[int] | Sequence[bool], rows: int, device: torch.device) -> Tensor:

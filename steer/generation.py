@@ -85,6 +85,7 @@ class Generation:
 
     tokens: the text of each new token, and watched: its projections in the file's units, by vector
     and layer; where something is watched. gates, trips: of every gate and every guard that tripped.
+    idle: steers that found no position to act on, in this text and those of its batch.
     """
 
     prompt: str
@@ -96,6 +97,7 @@ class Generation:
     watched: dict[str, list[float]] = field(default_factory=dict)
     gates: list[GateReading] = field(default_factory=list)
     trips: list[Trip] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,14 +37,23 @@ def injected(
         SiteError: the model has no such layer or site.
         HookError: the block ended well, yet a steer was never applied.
     """
+    functions = _staged([site_functions(model, steers, clock), afterwards or {}])
+    with placed(model, functions), _ticking(model, clock):
+        yield
+
+
+def site_functions(
+    model: Model, steers: Sequence[Steer], clock: TokenClock
+) -> dict[Site, SiteFunction]:
+    """What becomes of each site's activations, by the positions that `clock` knows.
+
+    Raises:
+        SiteError: a write to the residual stream that the model does not show.
+    """
     clock.special = model.tokenizer.all_special_ids
     plans = plan(steers, lambda: write_sites(model.hooks))
     edits = {site: _edit(made, clock) for site, made in plans.items()}
-    stages = (token_gates(steers, clock), edits, afterwards or {})
-    sites = sorted({site for stage in stages for site in stage})
-    functions = {site: _in_turn([s[site] for s in stages if site in s]) for site in sites}
-    with placed(model, functions), _ticking(model, clock):
-        yield
+    return _staged([token_gates(steers, clock), edits])
 
 
 @contextmanager
@@ -81,6 +90,11 @@ def write_sites(hooks: HookMap) -> list[Site]:
             )
         sites += [Site(layer, "attn_out"), Site(layer, "mlp_out" if has_mlp else "resid_post")]
     return sites
+
+
+def _staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunction]:
+    sites = sorted({site for stage in stages for site in stage})
+    return {site: _in_turn([stage[site] for stage in stages if site in stage]) for site in sites}
 
 
 def _in_turn(functions: Sequence[SiteFunction]) -> SiteFunction:

@@ -61,6 +61,11 @@ class Steer:
                 f" not those of {format_layers(self.layers)}",
                 hint=f"name one: {self.vector.name}:{self.op}@{self.layers[0]}",
             )
+        if self.coefficient.unit == "residual" and self.op.name != "add":
+            raise VectorError(
+                f"a percentage is a length to add, and {self.op} adds none",
+                hint="use a share of the edit, such as 0.5",
+            )
         self._check_rank()
         self._check_gate()
 

@@ -265,6 +265,17 @@ def test_a_closed_gate_is_never_left_unsaid(joyful: Path, folder: Path) -> None:
         assert 0 <= gate["share"] <= 1
 
 
+@pytest.mark.parametrize("scope", ["response=50-60", "200-", "after=50"])
+def test_what_finds_nothing_to_act_on_is_never_left_unsaid(
+    joyful: Path, folder: Path, scope: str
+) -> None:
+    words = ["apply", "w3 w4", "-m", folder, "--max-tokens", 5]
+    idle = steer(*words, "-v", f"joyful:4/{scope}")
+    assert idle.stdout == steer(*words).stdout
+    assert "was never applied" in idle.stderr
+    assert "never applied" not in steer(*words, "-v", "joyful:4/response").stderr
+
+
 def test_beams_give_the_best_of_a_search(joyful: Path, folder: Path) -> None:
     words = ["apply", "w3 w4", "-m", folder, "-v", "joyful", "-t", 0, "--beams", 3, "-n", 2]
     rows = json.loads(steer(*words, "--json").stdout)["results"]

@@ -246,6 +246,35 @@ def test_scopes_are_where_they_say() -> None:
             assert found == {c for c in wanted if pads[row] <= c < width}, scope
 
 
+def test_whole_texts_padded_on_the_right_have_starts_of_their_own() -> None:
+    model = tiny.model("llama")
+    site = Site(1)
+    ids, mask = model.padded([model.encode(prompt) for prompt in PROMPTS], left=False)
+    starts = [2, 5, 1, 3]
+    (before,) = capture(model, ids, mask, [site]).values()
+    for steer in (
+        tiny.steer(model, 1.0, Scope("response")),
+        tiny.steer(model, 1.0, Scope("prompt")),
+        tiny.steer(model, 1.0, Scope("steps", 1, 1)),
+        tiny.steer(model, 1.0, Scope("range", 1, 2)),
+        replace(tiny.steer(model), schedule=Schedule("decay", 2)),
+    ):
+        clock = TokenClock(0, torch.zeros(4, dtype=torch.int64), starts=starts)
+        seen: list[Tensor] = []
+        with torch.no_grad(), injected(model, [steer], clock, {site: seen.append}):
+            model.network(input_ids=ids, attention_mask=mask)
+        for row, start in enumerate(starts):
+            # Alone, and with the response where it is.
+            alone: list[Tensor] = []
+            length = int(mask[row].sum())
+            one = TokenClock(start, torch.zeros(1, dtype=torch.int64))
+            with torch.no_grad(), injected(model, [steer], one, {site: alone.append}):
+                model.network(input_ids=ids[row : row + 1, :length])
+            found = (seen[0] - before)[row, :length]
+            expected = alone[0][0] - before[row, :length]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 SCHEDULES = {
     "ramp": (Schedule("ramp", 4), [0, 0.25, 0.5, 0.75, 1, 1]),
     "decay": (Schedule("decay", 2), [1, 0.5**0.5, 0.5, 0.5**1.5, 0.25, 0.5**2.5]),

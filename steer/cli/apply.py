@@ -51,7 +51,7 @@ def apply(
     ] = None,
     watch: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[@LAYER]: show each new token's projection, 0 to 1. Repeatable."),
+        typer.Option(help="NAME[@LAYER]: show each new token's projection. Repeatable."),
     ] = None,
     guard: Annotated[
         list[str] | None,
@@ -149,9 +149,13 @@ def apply(
     model = options.load_model(source)
     from steer.steers import check_fits
 
-    for one in [*vectors, *looking.vectors]:
-        for text in check_fits(one, model.identity, allow_other_model=allow_other_model):
-            output.warning(text)
+    found = [
+        text
+        for one in [*vectors, *looking.vectors]
+        for text in check_fits(one, model.identity, allow_other_model=allow_other_model)
+    ]
+    for text in dict.fromkeys(found):
+        output.warning(text)
     steered = " + ".join(map(str, steers)) or "unsteered"
     output.note(f"{model.describe()} · {steered} · temperature {temperature:g} · seed {seed}")
     run = _Run(model, texts, sampling, chat, system, looking)
@@ -276,7 +280,7 @@ def _records(
 
 def _record(generation: Generation) -> dict[str, Any]:
     """A continuation as JSON, without what nobody asked for."""
-    optional = ("tokens", "watched", "gates", "trips")
+    optional = ("tokens", "watched", "gates", "trips", "idle")
     return {key: value for key, value in asdict(generation).items() if value or key not in optional}
 
 

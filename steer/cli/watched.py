@@ -34,7 +34,7 @@ class Looking:
         if on_trip is not None and on_trip not in ON_TRIP:
             raise UsageError(f"{on_trip!r} is not a way to trip", hint="use stop, error or ablate")
         self._on_trip: Any = on_trip or "stop"
-        self._when = when and spec.parse_condition(when)
+        self._when = None if when is None else spec.parse_condition(when)
         self._watch = [spec.parse_read(text) for text in watch]
         self._guard = [spec.parse_condition(text) for text in guard]
         for one in self._guard:
@@ -52,7 +52,9 @@ class Looking:
         def read(one: ReadSpec) -> SteeringVector:
             return store.read(store.find(one.reference))
 
-        self.gate = self._when and projection.gate(self._when, read(self._when.read))
+        self.gate = None
+        if self._when is not None:
+            self.gate = projection.gate(self._when, read(self._when.read))
         self.watched = [projection.projection(one, read(one)) for one in self._watch]
         self.guards = [
             projection.Guard(projection.condition(one, read(one.read)), self._on_trip)
@@ -70,10 +72,12 @@ class Looking:
         from steer.steers import resolve
 
         pairs = zip(specs, vectors, strict=True)
-        return [resolve(one, vector, self.gate or None) for one, vector in pairs]
+        return [resolve(one, vector, self.gate) for one, vector in pairs]
 
     def report(self, generations: Sequence[Generation]) -> None:
-        """Say on stderr what gates and guards did."""
+        """Say on stderr what gates and guards did, and what did nothing."""
+        for text in dict.fromkeys(text for made in generations for text in made.idle):
+            output.warning(f"{text} was never applied: no text has such positions")
         report_gates(generations)
         report_trips(generations, self.guards)
 
