@@ -2,70 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from steer.batch import Batch
 from steer.errors import SteerError, UsageError
-from steer.inject import TokenClock, injected
+from steer.generation import Generation, Row, Sampling
 from steer.model import Model
+from steer.projection import Guard, Projection
 from steer.steers import Steer
-from steer.text import TextDeltas, cut
 
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How to generate. temperature 0 is greedy; top_k 0 and top_p 1 leave all tokens in.
-
-    Raises:
-        UsageError: a number out of its range.
-    """
-
-    max_tokens: int = 64
-    temperature: float = 0.7
-    top_p: float = 1.0
-    top_k: int = 0
-    stop: tuple[str, ...] = ()
-    samples: int = 1
-    seed: int = 0
-    batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        for name in ("max_tokens", "samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} is at least 1")
-        if not 0 <= self.temperature < math.inf:
-            raise UsageError("--temperature is 0 or more", hint="0 is greedy")
-        if not 0 < self.top_p <= 1:
-            raise UsageError("--top-p is above 0 and at most 1")
-        if self.top_k < 0 or self.seed < 0:
-            raise UsageError("--top-k and --seed are 0 or more")
-        if "" in self.stop:
-            raise UsageError("a stop string is empty")
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One continuation. `finish`: the model ended it, a stop string did, or it is as long as
-    allowed."""
-
-    prompt: str
-    sample: int
-    text: str
-    n_tokens: int
-    finish: Literal["end", "stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    prompt: str
-    sample: int
-    ids: list[int]
+__all__ = ["Generation", "Sampling", "continue_ids", "generate"]
 
 
 def generate(
@@ -75,6 +23,8 @@ def generate(
     sampling: Sampling,
     *,
     special: bool = True,
+    watched: Sequence[Projection] = (),
+    guards: Sequence[Guard] = (),
     on_text: Callable[[str], None] | None = None,
     on_done: Callable[[Generation], None] = lambda generation: None,
 ) -> list[Generation]:
@@ -84,18 +34,30 @@ def generate(
     else is in its batch, and steered and unsteered runs draw the same numbers. `special` is off for
     prompts that a chat template has already given their first token. `on_text` gets text as it
     comes, and needs a single prompt and sample; `on_done` gets each generation when it is whole.
+    What is `watched` is read of each new token, and `guards` look at each (`steer.watch`); neither
+    goes with beams, which are tried and dropped.
 
     Raises:
         SteerError: a prompt that is empty or leaves no room.
         HookError: a steer was never applied.
+        GuardError: a guard tripped, and was to be an error.
     """
+    if sampling.beams > 1 and (watched or guards or on_text):
+        raise UsageError(
+            "beams are tried and dropped: what they say cannot be watched, guarded or streamed",
+            hint="leave --beams out",
+        )
     rows = _rows(model, prompts, sampling, special=special)
     if on_text is not None and len(rows) != 1:
         raise ValueError("text can be streamed for one prompt and one sample only")
+    size = sampling.batch_size
+    if sampling.beams > 1:  # whole prompts
+        size = max(1, size // sampling.samples) * sampling.samples
     done: list[Generation] = []
-    for start in range(0, len(rows), sampling.batch_size):
-        batch = rows[start : start + sampling.batch_size]
-        for generation in _batch(model, batch, steers, sampling, on_text):
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        batch = Batch(model, part, steers, sampling, watched, guards, on_text)
+        for generation in batch.generations():
             done.append(generation)
             on_done(generation)
     return done
@@ -117,12 +79,12 @@ def continue_ids(
     Raises:
         HookError: a steer was never applied.
     """
-    rows = [_Row("", sample, list(ids)) for ids, sample in beginnings]
+    rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
     made: list[list[int]] = []
     size = sampling.batch_size
     while len(made) < len(rows):
         try:
-            batch = _continued(model, rows[len(made) : len(made) + size], steers, sampling)
+            batch = Batch(model, rows[len(made) : len(made) + size], steers, sampling).run()
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -138,7 +100,7 @@ def _up_to_end(model: Model, ids: list[int]) -> list[int]:
     return ids[:stop]
 
 
-def _rows(model: Model, prompts: Sequence[str], sampling: Sampling, *, special: bool) -> list[_Row]:
+def _rows(model: Model, prompts: Sequence[str], sampling: Sampling, *, special: bool) -> list[Row]:
     rows = []
     for number, prompt in enumerate(prompts, 1):
         ids = model.encode(prompt, special=special)
@@ -153,130 +115,5 @@ def _rows(model: Model, prompts: Sequence[str], sampling: Sampling, *, special: 
                 f" that is more than the {model.context:,} that {model.identity.id} takes",
                 hint=f"pass --max-tokens {room}" if room > 0 else "shorten the prompt",
             )
-        rows += [_Row(prompt, sample, ids) for sample in range(sampling.samples)]
+        rows += [Row(prompt, sample, ids) for sample in range(sampling.samples)]
     return rows
-
-
-def _batch(
-    model: Model,
-    rows: Sequence[_Row],
-    steers: Sequence[Steer],
-    sampling: Sampling,
-    on_text: Callable[[str], None] | None,
-) -> list[Generation]:
-    streamer = None if on_text is None else _Streamer(model, sampling.stop, on_text)
-    new = _continued(model, rows, steers, sampling, streamer)
-    return [_generation(model, row, ids, sampling) for row, ids in zip(rows, new, strict=True)]
-
-
-def _continued(
-    model: Model,
-    rows: Sequence[_Row],
-    steers: Sequence[Steer],
-    sampling: Sampling,
-    streamer: _Streamer | None = None,
-) -> list[list[int]]:
-    """New token ids of each row, as many as the longest has."""
-    ids, mask = model.padded([row.ids for row in rows], left=True)
-    width = ids.shape[1]
-    clock = TokenClock(prompt_length=width, padding=width - mask.sum(1))
-    processors = []
-    if sampling.temperature > 0:
-        processors = model.warpers(sampling.temperature, sampling.top_k, sampling.top_p)
-        processors.append(_Draw(rows, sampling, model.device))
-    with torch.no_grad(), injected(model, steers, clock):
-        output = model.network.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=sampling.max_tokens,
-            do_sample=False,  # `_Draw` has drawn already: the most probable token is its choice
-            num_beams=1,
-            pad_token_id=model.pad_id,
-            logits_processor=processors,
-            streamer=streamer,
-            stopping_criteria=[_Stops(model, sampling.stop, width)] if sampling.stop else [],
-        )
-    return list(output[:, width:].tolist())
-
-
-def _generation(model: Model, row: _Row, ids: list[int], sampling: Sampling) -> Generation:
-    ends = model.end_ids
-    length = next((index for index, token in enumerate(ids) if token in ends), len(ids))
-    ended = length < len(ids)
-    whole = model.decode(ids[:length])
-    text = cut(whole, sampling.stop)
-    finish: Literal["end", "stop", "length"] = "end" if ended else "length"
-    if text != whole:
-        finish = "stop"
-        length = _tokens_to(model, ids[:length], len(text))
-    return Generation(row.prompt, row.sample, text, length, finish)
-
-
-def _tokens_to(model: Model, ids: list[int], n_characters: int) -> int:
-    """How many tokens it takes to write the first `n_characters`."""
-    return next(
-        (count for count in range(len(ids)) if len(model.decode(ids[:count])) >= n_characters),
-        len(ids),
-    )
-
-
-class _Draw:
-    """Logits processor that draws a token for each row and leaves it alone possible.
-
-    Inverse transform sampling: the token at which the summed probability passes a uniform number
-    from the row's own stream.
-    """
-
-    def __init__(self, rows: Sequence[_Row], sampling: Sampling, device: torch.device) -> None:
-        draws = [_uniform(row, sampling) for row in rows]
-        # Metal has no float64; elsewhere a vocabulary of 200,000 deserves it.
-        self._precision = torch.float32 if device.type == "mps" else torch.float64
-        self._draws = torch.from_numpy(np.stack(draws)).to(self._precision).to(device)
-        self._step = 0
-
-    def __call__(self, _ids: Tensor, scores: Tensor) -> Tensor:
-        summed = scores.softmax(-1, dtype=self._precision).cumsum(-1)
-        draw = self._draws[:, self._step, None] * summed[:, -1:]
-        self._step += 1
-        token = torch.searchsorted(summed, draw, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -math.inf).scatter(1, token, 0.0)
-
-
-class _Stops:
-    """Stopping criterion: which rows have written a stop string since column `start`.
-
-    Hugging Face's own reads each token of the vocabulary by itself, which fails for tokenizers that
-    do not write their tokens in a row, and takes seconds for a large one.
-    """
-
-    def __init__(self, model: Model, stop: Sequence[str], start: int) -> None:
-        self._model, self._stop, self._start = model, stop, start
-
-    def __call__(self, ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
-        texts = map(self._model.decode, ids[:, self._start :].tolist())
-        done = [any(word in text for word in self._stop) for text in texts]
-        return torch.tensor(done, device=ids.device)
-
-
-def _uniform(row: _Row, sampling: Sampling) -> np.ndarray:
-    stream = np.random.default_rng([sampling.seed, row.sample, *row.ids])
-    return stream.random(sampling.max_tokens)
-
-
-class _Streamer:
-    """What `generate` tells each token to: first the prompt, then one at a time."""
-
-    def __init__(self, model: Model, stop: Sequence[str], on_text: Callable[[str], None]) -> None:
-        self._deltas = TextDeltas(model.decode, stop)
-        self._on_text = on_text
-        self._prompt_seen = False
-
-    def put(self, tokens: Tensor) -> None:
-        if not self._prompt_seen:
-            self._prompt_seen = True
-            return
-        for token in tokens.flatten().tolist():
-            self._on_text(self._deltas.push(token))
-
-    def end(self) -> None:
-        self._on_text(self._deltas.finish())

@@ -16,11 +16,12 @@ from steer.lessons import Lesson, nats_per_token, rewritten
 from steer.lowrank import Edits
 from steer.metadata import LayerStatistics, Metadata, Recommended
 from steer.model import Model
+from steer.operation import Coefficient
 from steer.provenance import ContrastSummary, Distillation, Method, Read
 from steer.reading import Reading
 from steer.record import record
+from steer.scope import Scope
 from steer.sites import Site
-from steer.spec import Coefficient, Scope
 from steer.steers import Steer
 from steer.vector import SteeringVector
 

@@ -4,6 +4,7 @@ SteerError            exit 1: the work could not be done
 +-- UsageError        exit 2: what was typed cannot mean anything
 +-- InputError        contrasts, prompts or texts that cannot be read or used
 +-- VectorError       a vector, or a file that should hold one
++-- GuardError        exit 3: a guard tripped, and was to be an error
 +-- ModelError        a model that cannot be loaded, or is not the one a vector was made for
     +-- SiteError     a layer or site that the model does not have
     +-- HookError     a hook that did not fire: the output would be silently unsteered
@@ -36,6 +37,12 @@ class InputError(SteerError):
 
 class VectorError(SteerError):
     """A vector that is damaged, missing, or of no use here."""
+
+
+class GuardError(SteerError):
+    """A projection passed the threshold of a guard that says `error`; scripts rely on its code."""
+
+    exit_code = 3
 
 
 class ModelError(SteerError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,19 @@ from steer.sites import Site, listed
 
 #: Gets the activations of a site, [row, position, d_model]; what it returns replaces them.
 SiteFunction = Callable[[Tensor], Tensor | None]
+
+
+class Constants:
+    """Numbers that a hook needs, moved once: a layer's device shows only when its output comes."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self._tensors = [torch.from_numpy(array.copy()) for array in arrays]
+
+    def beside(self, tensor: Tensor) -> list[Tensor]:
+        """All of them on the device of `tensor`."""
+        if self._tensors[0].device != tensor.device:
+            self._tensors = [one.to(tensor.device) for one in self._tensors]
+        return self._tensors
 
 
 @contextmanager
@@ -29,17 +43,22 @@ def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
         HookError: the block ended well, yet a site was never reached.
     """
     waiting = set(functions)
+    width = model.identity.d_model
 
     def counted(site: Site) -> SiteFunction:
+        inner = functions[site]
+
+        # It runs for every token: nothing is looked up that can be known before.
         def function(resid: Tensor) -> Tensor | None:
-            if resid.ndim != 3 or resid.shape[-1] != model.identity.d_model:
+            if resid.ndim != 3 or resid.shape[-1] != width:
                 raise HookError(
                     f"{site} of {model.identity.id} gave {list(resid.shape)},"
-                    f" not [rows, positions, {model.identity.d_model}]",
+                    f" not [rows, positions, {width}]",
                     hint="use another site, such as resid_post",
                 )
-            waiting.discard(site)
-            return functions[site](resid)
+            if waiting:
+                waiting.discard(site)
+            return inner(resid)
 
         return function
 

@@ -2,99 +2,187 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steer import ops
-from steer.hooks import SiteFunction, placed
+from steer.clock import TokenClock
+from steer.errors import SiteError
+from steer.gates import token_gates
+from steer.hookmap import HookMap
+from steer.hooks import Constants, SiteFunction, placed
 from steer.model import Model
-from steer.spec import Scope
-from steer.steers import Edit, Steer, total_edits
+from steer.plan import Addition, Along, SitePlan, plan
+from steer.sites import Site
+from steer.steers import ALWAYS, Steer
 
-
-@dataclass
-class TokenClock:
-    """Knows the absolute position of every activation that passes.
-
-    prompt_length: tokens of the longest prompt, which is where the response begins for all, since
-    prompts are padded on the left. padding: int64 [prompt], pad tokens before each. The rest is
-    counted, from the cache that the model is given, so that a forward of one token, of a chunk or
-    of everything again without a cache all know where they stand.
-    """
-
-    prompt_length: int
-    padding: Tensor
-    start: int = field(default=0, init=False)
-
-    def tick(self, _module: nn.Module, _args: object, keywords: dict[str, Any]) -> None:
-        """Forward pre-hook of the model's body."""
-        cache = keywords.get("past_key_values")
-        self.start = int(cache.get_seq_length()) if cache is not None else 0
-
-    def mask(self, scope: Scope, resid: Tensor) -> Tensor | None:
-        """Where `scope` is, bool [row, position, 1] for resid [row, position, d_model].
-
-        None stands for everywhere.
-        """
-        if scope.kind == "all":
-            return None
-        column = torch.arange(self.start, self.start + resid.shape[1], device=resid.device)
-        last_of_prompt = self.prompt_length - 1
-        if scope.kind == "response":
-            return (column >= last_of_prompt)[None, :, None]
-        if scope.kind == "prompt":
-            return (column < last_of_prompt)[None, :, None]
-        padding = self.padding.to(resid.device)
-        # Several samples of one prompt stand next to each other.
-        padding = padding.repeat_interleave(resid.shape[0] // len(padding))
-        position = column[None, :] - padding[:, None]
-        inside = position >= scope.start
-        if scope.stop is not None:
-            inside &= position <= scope.stop
-        return inside[:, :, None]
+Weigher = Callable[[Tensor], ops.Weight]
 
 
 @contextmanager
-def injected(model: Model, steers: Sequence[Steer], clock: TokenClock) -> Iterator[None]:
-    """Steer every forward of the block. All `steers` act; where they meet, they add up.
+def injected(
+    model: Model,
+    steers: Sequence[Steer],
+    clock: TokenClock,
+    afterwards: Mapping[Site, SiteFunction] | None = None,
+) -> Iterator[None]:
+    """Steer every forward of the block. All `steers` act; `steer.plan` says how, where they meet.
+
+    At one site, gates that look at each token read what arrives; then it is edited; then what is in
+    `afterwards` gets what leaves.
 
     Raises:
         SiteError: the model has no such layer or site.
         HookError: the block ended well, yet a steer was never applied.
     """
-    functions = {site: _edit(edits, clock) for site, edits in total_edits(steers).items()}
-    handle = model.body.register_forward_pre_hook(clock.tick, with_kwargs=True)
+    functions = _staged([site_functions(model, steers, clock), afterwards or {}])
+    with placed(model, functions), _ticking(model, clock):
+        yield
+
+
+def site_functions(
+    model: Model, steers: Sequence[Steer], clock: TokenClock
+) -> dict[Site, SiteFunction]:
+    """What becomes of each site's activations, by the positions that `clock` knows.
+
+    Raises:
+        SiteError: a write to the residual stream that the model does not show.
+    """
+    clock.special = model.tokenizer.all_special_ids
+    plans = plan(steers, lambda: write_sites(model.hooks))
+    edits = {site: _edit(made, clock) for site, made in plans.items()}
+    return _staged([token_gates(steers, clock), edits])
+
+
+@contextmanager
+def _ticking(model: Model, clock: TokenClock) -> Iterator[None]:
+    # Some models run parts of their body without calling it, and a body can be run by itself.
+    called = {id(module): module for module in (model.network, model.body)}
+    handles = [
+        module.register_forward_pre_hook(clock.tick, with_kwargs=True) for module in called.values()
+    ]
     try:
-        with placed(model, functions):
-            yield
+        yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def _edit(edits: dict[Scope, Edit], clock: TokenClock) -> SiteFunction:
-    tensors = {scope: _tensors(edit) for scope, edit in edits.items()}
+def write_sites(hooks: HookMap) -> list[Site]:
+    """Every write to the residual stream: the embedding, and each layer's attn_out and mlp_out.
 
-    def edit(resid: Tensor) -> Tensor:
-        edited = resid
-        for scope, parts in tensors.items():
-            if parts[0].device != resid.device:
-                # Once: which device a layer is on is known only when its output arrives.
-                parts = tensors[scope] = [part.to(resid.device) for part in parts]
-            delta, *factors = parts
-            if factors:
-                # All act on what came in, so that their order does not show.
-                delta = delta + ops.low_rank(resid, *factors)
-            edited = ops.add(edited, delta, clock.mask(scope, resid))
-        return edited
+    Where a family does not show its mlp_out, resid_post stands for it: what was written before
+    has nothing along an ablated vector, so to ablate the sum is to ablate the last write. Arditi
+    et al. 2024 (arXiv 2406.11717, section 2.4).
+
+    Raises:
+        SiteError: a layer without an attn_out.
+    """
+    has_mlp = "mlp_out" in hooks.sites
+    sites = [Site(0, "resid_pre")]
+    for layer in range(hooks.n_layers):
+        if Site(layer, "attn_out") not in hooks.places:
+            raise SiteError(
+                f"{hooks.architecture} does not show all that layer {layer} writes: no attn_out",
+                hint="ablate at all layers instead, with ablate@all",
+            )
+        sites += [Site(layer, "attn_out"), Site(layer, "mlp_out" if has_mlp else "resid_post")]
+    return sites
+
+
+def _staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunction]:
+    sites = sorted({site for stage in stages for site in stage})
+    return {site: _in_turn([stage[site] for stage in stages if site in stage]) for site in sites}
+
+
+def _in_turn(functions: Sequence[SiteFunction]) -> SiteFunction:
+    """One function that gives each what the one before left."""
+    if len(functions) == 1:
+        return functions[0]
+
+    def run(resid: Tensor) -> Tensor | None:
+        passed = resid
+        for function in functions:
+            edited = function(passed)
+            passed = passed if edited is None else edited
+        return None if passed is resid else passed
+
+    return run
+
+
+def _edit(made: SitePlan, clock: TokenClock) -> SiteFunction:
+    if list(made.adds) == [ALWAYS] and not made.kept and not made.others:
+        return _constant(made.adds[ALWAYS], clock)
+    adds = [_Add(addition, clock.weigher(when)) for when, addition in made.adds.items()]
+    kept = [_Add(addition, clock.weigher(when)) for when, addition in made.kept.items()]
+    others = [_Move(along, clock.weigher(along.when)) for along in made.others]
+
+    def edit(resid: Tensor) -> Tensor | None:
+        edited = _added(resid, adds)
+        if kept:
+            before = edited
+            edited = _added(edited, kept)
+            if edited is not before:
+                edited = ops.keeping_norm(before, edited)
+        for move in others:
+            edited = move(edited)
+        return None if edited is resid else edited.to(resid.dtype)
 
     return edit
 
 
-def _tensors(edit: Edit) -> list[Tensor]:
-    parts = (edit.delta, edit.down, edit.up)
-    return [torch.from_numpy(part) for part in parts if part is not None]
+def _constant(addition: Addition, clock: TokenClock) -> SiteFunction:
+    """The most common edit, with nothing around it that takes time."""
+    if addition.down is not None:
+        add = _Add(addition, clock.weigher(ALWAYS))
+        return lambda resid: add(resid, resid).to(resid.dtype)
+    numbers = Constants([addition.delta])
+    return lambda resid: ops.add(resid, *numbers.beside(resid)).to(resid.dtype)
+
+
+def _added(h: Tensor, additions: Sequence[_Add]) -> Tensor:
+    """All of them act on what came in, so that their order does not show."""
+    edited = h
+    for addition in additions:
+        edited = addition(edited, h)
+    return edited
+
+
+class _Add:
+    """An addition with its weight."""
+
+    def __init__(self, addition: Addition, weigh: Weigher) -> None:
+        parts = (addition.delta, addition.down, addition.up)
+        self._tensors = Constants([part for part in parts if part is not None])
+        self._weigh = weigh
+
+    def __call__(self, edited: Tensor, h: Tensor) -> Tensor:
+        weight = self._weigh(h)
+        if isinstance(weight, float) and weight == 0.0:
+            return edited
+        delta, *factors = self._tensors.beside(h)
+        if factors:
+            delta = delta + ops.low_rank(h, *factors)
+        return ops.add(edited, delta, weight)
+
+
+class _Move:
+    """An op along a direction with its weight."""
+
+    def __init__(self, along: Along, weigh: Weigher) -> None:
+        self._tensors = Constants([along.direction])
+        self._op, self._level, self._coefficient = (
+            ops.ALONG[along.op],
+            along.level,
+            along.coefficient,
+        )
+        self._weigh = weigh
+
+    def __call__(self, edited: Tensor) -> Tensor:
+        weight = self._weigh(edited)
+        if isinstance(weight, float) and weight == 0.0:
+            return edited
+        (direction,) = self._tensors.beside(edited)
+        return self._op(edited, direction, self._level, self._coefficient * weight)

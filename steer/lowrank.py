@@ -86,16 +86,16 @@ class Edits:
             delta = self._scales[site] * bias
             if factors:
                 delta = delta + ops.low_rank(resid, *factors)
-            return ops.add(resid, delta, self._mask(lessons, resid))
+            return ops.add(resid, delta, self._weight(lessons, resid)).to(resid.dtype)
 
         return edit
 
-    def _mask(self, lessons: Sequence[Lesson], resid: Tensor) -> Tensor | None:
+    def _weight(self, lessons: Sequence[Lesson], resid: Tensor) -> ops.Weight:
         if not self._response:
-            return None
+            return 1.0
         starts = [len(lesson.baseline) - lesson.n - 1 for lesson in lessons]
         column = torch.arange(resid.shape[1], device=resid.device)
-        return (column >= torch.tensor(starts, device=resid.device)[:, None])[..., None]
+        return (column >= torch.tensor(starts, device=resid.device)[:, None])[..., None].float()
 
 
 def _device(model: Model, site: Site) -> torch.device:

@@ -41,6 +41,14 @@ class Site:
             return Site(self.layer - 1, "resid_post")
         return self
 
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Sorts sites by when a forward reaches them, for blocks that add one after another."""
+        site = self.canonical
+        if site.name == "resid_pre":
+            return (0, -1)
+        return site.layer, ("attn_out", "mlp_out", "resid_post").index(site.name)
+
     def __str__(self) -> str:
         return f"{self.name} {self.layer}"
 

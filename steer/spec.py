@@ -1,12 +1,17 @@
-"""The syntax of `-v`: `joyful`, `joyful:1.5@14`, `joyful:15%@10-20`, `mood:2@8/response`.
+"""The syntax of `-v`, and of `--when`, `--watch` and `--guard`.
 
-    REFERENCE[:COEFFICIENT][@LAYERS][/SCOPE]
+    -v        REFERENCE[:AMOUNT][@LAYERS][/SCOPE][/skip-special][/SCHEDULE]
+    --watch   REFERENCE[@LAYER]
+    --guard   REFERENCE[@LAYER]>VALUE  or <VALUE
+    --when    the same, and /mean, /last or /token
 
-REFERENCE    a name or a path
-COEFFICIENT  times the stored vector (1 adds it once, -1 turns it round), or `15%`: a vector whose
-             length is 15 % of the mean activation's length at that layer
-LAYERS       3, 2,5 or 4-7
-SCOPE        `all`, `prompt`, `response`, or a range of positions, from 0: `0-4`, `8-`
+REFERENCE  a name or a path
+AMOUNT     times the stored vector (1 adds it once, -1 turns it round), or `15%`: a vector whose
+           length is 15 % of the mean activation's length at that layer; or an op
+           (`steer.operation`), with a coefficient before a comma: `0.5,ablate`, `2,norm=keep`
+LAYERS     3, 2,5 or 4-7, or `all` that the file has
+SCOPE, SCHEDULE  see `steer.scope`
+VALUE      in the file's units (`steer.projection`), or neg (0), mid (0.5), pos (1), or `auto`
 
 What is left out is taken from the file's recommendation; the scope is `all`.
 """
@@ -16,53 +21,25 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from steer.errors import UsageError
+from steer.operation import ADD, Coefficient, Operation, format_amount, parse_amount, plain
+from steer.scope import CONSTANT, EVERYWHERE, Schedule, Scope, parse_when
 from steer.sites import format_layers, parse_layers
 
-Unit = Literal["vector", "residual"]
+Pooling = Literal["mean", "last", "token"]
 
+_WHEN = r"(?P<when>(/[^:@/\\]*)*)"
 _SPEC = re.compile(
-    r"(?P<reference>.+?)"
-    r"(?P<has_coefficient>:(?P<coefficient>[^:@/\\]*))?"
-    r"(?P<has_layers>@(?P<layers>[^:@/\\]*))?"
-    r"(?P<has_scope>(?<=[\d%])/(?P<scope>[^:@/\\]*))?"
+    r"(?P<reference>.+?)("
+    # A colon that a slash follows belongs to a path, or to the address of one.
+    r"(?P<has_amount>:(?!/)(?P<amount>[^:@/\\]*))?"
+    r"(?P<has_layers>@(?P<layers>[^:@/\\]*))?" + _WHEN + ")",
+    re.DOTALL,
 )
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Coefficient:
-    """A multiple of the stored vector, or (`residual`) a share of the mean activation's length."""
-
-    value: float
-    unit: Unit = "vector"
-
-    def __str__(self) -> str:
-        return f"{self.value * 100:g}%" if self.unit == "residual" else f"{self.value:g}"
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Which positions are steered.
-
-    `response` starts at the last prompt token, whose output predicts the first new one; `prompt`
-    is what comes before it. `range` is `start` (counted from the first token of the prompt,
-    padding left out) up to and with `stop`, or without end.
-    """
-
-    kind: Literal["all", "prompt", "response", "range"] = "all"
-    start: int = 0
-    stop: int | None = None
-
-    def __str__(self) -> str:
-        if self.kind != "range":
-            return self.kind
-        return f"{self.start}-{'' if self.stop is None else self.stop}"
-
-
-EVERYWHERE = Scope()
+_PLACE = re.compile(r"(?P<reference>.+?)(?P<has_layer>@(?P<layer>[^@/\\]*))?", re.DOTALL)
+_NAMED = {"neg": 0.0, "mid": 0.5, "pos": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +48,51 @@ class SteerSpec:
 
     reference: str
     coefficient: Coefficient | None = None
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | Literal["all"] | None = None
     scope: Scope = EVERYWHERE
+    op: Operation = ADD
+    schedule: Schedule = CONSTANT
 
     def __str__(self) -> str:
-        parts = [self.reference]
-        if self.coefficient is not None:
-            parts.append(f":{self.coefficient}")
+        amount = format_amount(self.coefficient, self.op)
+        when = [
+            str(part) for part in (self.scope, self.schedule) if part not in (EVERYWHERE, CONSTANT)
+        ]
+        if when and not amount and self.layers is None:
+            amount = "add"  # a bare `/scope` would read as part of a path
+        text = self.reference + (f":{amount}" if amount else "")
         if self.layers is not None:
-            parts.append(f"@{format_layers(self.layers)}")
-        if self.scope != EVERYWHERE:
-            # A bare `/scope` would read as part of a path.
-            parts.append(f"/{self.scope}" if len(parts) > 1 else f":1/{self.scope}")
-        return "".join(parts)
+            text += f"@{self.layers if self.layers == 'all' else format_layers(self.layers)}"
+        return "/".join([text, *when])
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSpec:
+    """One `--watch` as typed: the vector, and the layer, None where the file decides."""
+
+    reference: str
+    layer: int | None = None
+
+    def __str__(self) -> str:
+        return self.reference + ("" if self.layer is None else f"@{self.layer}")
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionSpec:
+    """One `--when` or `--guard` as typed: a projection that is above or below a threshold.
+
+    threshold: in the file's units, or `auto`. pooling: None where the file decides.
+    """
+
+    read: ReadSpec
+    above: bool
+    threshold: float | Literal["auto"]
+    pooling: Pooling | None = None
+
+    def __str__(self) -> str:
+        value = self.threshold if isinstance(self.threshold, str) else plain(self.threshold)
+        pooling = f"/{self.pooling}" if self.pooling else ""
+        return f"{self.read}{'>' if self.above else '<'}{value}{pooling}"
 
 
 def parse(text: str) -> SteerSpec:
@@ -92,53 +101,72 @@ def parse(text: str) -> SteerSpec:
     Raises:
         UsageError: naming the part that cannot be read.
     """
-    match = _SPEC.fullmatch(text.strip())
+    stripped = text.strip()
+    match = _SPEC.fullmatch(stripped)
     if match is None:
         raise UsageError("an empty vector spec", hint="write -v NAME or -v NAME:2@14")
     reference = match["reference"]
-    modified = match["has_coefficient"] is not None or match["has_layers"] is not None
-    scope = EVERYWHERE
-    if match["has_scope"] is not None:
-        if modified:
-            scope = parse_scope(match["scope"])
-        else:  # `folder2/prompt` is a path
-            reference += match["has_scope"]
+    modified = match["has_amount"] is not None or match["has_layers"] is not None
+    # `folder2/prompt` is a path, and so is what ends as vector files do.
+    if not modified or (match["when"] and stripped.endswith(".safetensors")):
+        reference, modified = stripped, False
     if reference[0] in ":@":
         raise UsageError(f"{text!r} names no vector", hint="write -v NAME or -v NAME:2@14")
-    coefficient = layers = None
-    if match["has_coefficient"] is not None:
-        coefficient = parse_coefficient(match["coefficient"], text)
+    if not modified:
+        return SteerSpec(reference)
+    coefficient, operation = None, ADD
+    if match["has_amount"] is not None:
+        coefficient, operation = parse_amount(match["amount"], text)
+    layers: tuple[int, ...] | Literal["all"] | None = None
     if match["has_layers"] is not None:
-        layers = parse_layers(match["layers"])
-    return SteerSpec(reference, coefficient, layers, scope)
+        layers = "all" if match["layers"] == "all" else parse_layers(match["layers"])
+    scope, schedule = parse_when(match["when"].split("/")[1:])
+    return SteerSpec(reference, coefficient, layers, scope, operation, schedule)
 
 
-def parse_coefficient(text: str, spec: str) -> Coefficient:
-    """A coefficient, `1.5` or `15%`; `spec` is what the message quotes.
-
-    Raises:
-        UsageError: it is not a finite number.
-    """
-    number = text.removesuffix("%")
-    if not _NUMBER.fullmatch(number) or not math.isfinite(float(number)):
-        fact = f"{text!r} is not a number" if text else "nothing follows the colon"
-        raise UsageError(f"{spec!r}: {fact}", hint="write NAME:1.5 or NAME:15%")
-    if number != text:
-        return Coefficient(float(number) / 100, "residual")
-    return Coefficient(float(number))
-
-
-def parse_scope(text: str) -> Scope:
-    """A scope: `all`, `prompt`, `response`, `3-7` or `3-`.
+def parse_read(text: str) -> ReadSpec:
+    """`joyful` or `joyful@3`.
 
     Raises:
-        UsageError: it is none of these, or the range runs backwards.
+        UsageError: no vector is named, or several layers are.
     """
-    if text in ("all", "prompt", "response"):
-        return Scope(text)  # type: ignore[arg-type]  # mypy does not narrow by `in`
-    start, dash, stop = text.partition("-")
-    if not dash or not start.isdecimal() or (stop and not stop.isdecimal()):
-        raise UsageError(f"{text!r} is not a scope", hint="use all, prompt, response, 3-7 or 3-")
-    if stop and int(stop) < int(start):
-        raise UsageError(f"positions {text!r} run backwards", hint=f"write {stop}-{start}")
-    return Scope("range", int(start), int(stop) if stop else None)
+    match = _PLACE.fullmatch(text.strip())
+    if match is None or match["reference"][0] == "@":
+        raise UsageError(f"{text!r} names no vector", hint="write NAME or NAME@14")
+    if match["has_layer"] is None:
+        return ReadSpec(match["reference"])
+    layers = parse_layers(match["layer"])
+    if len(layers) != 1:
+        raise UsageError(f"{text!r} names several layers", hint=f"write @{layers[0]}")
+    return ReadSpec(match["reference"], layers[0])
+
+
+def parse_condition(text: str) -> ConditionSpec:
+    """`refusal>0.4`, `troll@3<mid`, `refusal>auto/last`.
+
+    Raises:
+        UsageError: naming the part that cannot be read.
+    """
+    read, sign, rest = text.strip().rpartition(max("><", key=text.rfind))
+    if not sign or not read:
+        raise UsageError(f"{text!r} is not a condition", hint="write 'NAME>0.5' or 'NAME<0.5'")
+    value, slash, pooling = rest.strip().partition("/")
+    if slash and pooling not in get_args(Pooling):
+        raise UsageError(f"{text!r}: {pooling!r} is not mean, last or token")
+    return ConditionSpec(
+        parse_read(read),
+        sign == ">",
+        "auto" if value == "auto" else _threshold(value, text),
+        pooling if slash else None,  # type: ignore[arg-type]  # checked above
+    )
+
+
+def _threshold(value: str, text: str) -> float:
+    try:
+        number = _NAMED[value] if value in _NAMED else float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        fact = f"{value!r} is not a threshold" if value else "no threshold follows"
+        raise UsageError(f"{text!r}: {fact}", hint="write a number, neg, mid, pos or auto")
+    return number

@@ -1,63 +1,108 @@
-"""A steer: a vector, how much of it, at which layers and positions. Data, not yet hooks."""
+"""A steer: a vector, how much of it, what is done with it, where and when. Data, not yet hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from steer.errors import ModelError, SiteError, VectorError
+from steer.operation import ADD, Coefficient, Operation
+from steer.projection import Gate, level, reading_layer, unit_direction
 from steer.provenance import ModelIdentity
+from steer.scope import CONSTANT, EVERYWHERE, Schedule, Scope
 from steer.sites import Site, format_layers
-from steer.spec import EVERYWHERE, Coefficient, Scope, SteerSpec
+from steer.spec import SteerSpec
 from steer.vector import Directions, SteeringVector
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """What happens to activations h at one site: h + delta + up (down h).
+class When(NamedTuple):
+    """At which positions a steer acts, and with which share of its coefficient."""
 
-    delta: float32 [d_model], in activation units. down, up: float32 [k, d_model] and [d_model, k],
-    where something of low rank is among it.
-    """
+    scope: Scope = EVERYWHERE
+    schedule: Schedule = CONSTANT
+    gate: Gate | None = None
 
-    delta: Directions
-    down: Directions | None = None
-    up: Directions | None = None
+
+ALWAYS = When()
 
 
 @dataclass(frozen=True, slots=True)
 class Steer:
-    """Add `coefficient` times the vector (or low-rank edit) at `layers`, where `scope` says.
+    """Do `op` with `coefficient` times the vector at `layers`, where `scope` says.
+
+    The coefficient is multiplied by what `schedule` says at each step, and is 0 where `gate` is
+    closed. `ablate=writes` takes the vector of the one layer in `layers` to every write.
 
     Raises:
-        VectorError: the vector has no direction at one of the layers, or is of low rank, and the
-            coefficient a share of the activations' length.
+        VectorError: the vector has no direction at one of the layers, or the op cannot be done with
+            it: a low-rank edit can only be added a number of times, a level needs statistics.
+        SiteError: a gate that looks at each token reads behind where the steer acts.
     """
 
     vector: SteeringVector
     coefficient: Coefficient
     layers: tuple[int, ...]
     scope: Scope = EVERYWHERE
+    op: Operation = ADD
+    schedule: Schedule = CONSTANT
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         for layer in self.layers:
             self.vector.metadata.at(layer)
-        if self.coefficient.unit == "residual" and self.vector.metadata.rank:
+            if self.op.name != "add":
+                unit_direction(self.vector, layer)
+                self.level(layer)
+        if self.op.writes and len(self.layers) != 1:
             raise VectorError(
-                f"vector {self.vector.name!r} is a low-rank edit: what it adds has no one length",
+                f"{self.op} takes the vector of one layer to every write,"
+                f" not those of {format_layers(self.layers)}",
+                hint=f"name one: {self.vector.name}:{self.op}@{self.layers[0]}",
+            )
+        if self.coefficient.unit == "residual" and self.op.name != "add":
+            raise VectorError(
+                f"a percentage is a length to add, and {self.op} adds none",
+                hint="use a share of the edit, such as 0.5",
+            )
+        self._check_rank()
+        self._check_gate()
+
+    def _check_rank(self) -> None:
+        if not self.vector.metadata.rank:
+            return
+        subject = f"vector {self.vector.name!r} is a low-rank edit"
+        if self.op.name != "add":
+            raise VectorError(
+                f"{subject}: it has no one direction to {self.op.name}",
+                hint="add it, or use a vector that extract or fit made",
+            )
+        if self.coefficient.unit == "residual":
+            raise VectorError(
+                f"{subject}: what it adds has no one length",
                 hint="use a multiple of it, such as 1 or 0.5, not a percentage",
             )
 
+    def _check_gate(self) -> None:
+        if self.gate is None or self.gate.pooling != "token":
+            return
+        first = Site(0, "resid_pre") if self.op.writes else min(self.sites(), key=lambda s: s.depth)
+        if self.gate.site.depth > first.depth:
+            raise SiteError(
+                f"the gate {self.gate} reads {self.gate.site}, behind {first}, where"
+                f" {self.vector.name!r} acts",
+                hint="read an earlier layer, NAME@LAYER>VALUE, or the prompt, with /mean or /last",
+            )
+
+    @property
+    def when(self) -> When:
+        return When(self.scope, self.schedule, self.gate)
+
     def sites(self) -> dict[Site, int]:
-        """Where it acts, and the layer whose numbers it takes there."""
+        """Where it acts, and the layer whose numbers it takes there (but for `ablate=writes`)."""
         name = self.vector.metadata.site
         return {Site(layer, name).canonical: layer for layer in self.layers}
-
-    def deltas(self) -> dict[Site, Directions]:
-        """The vector that is added at each site, float32 [d_model], in activation units."""
-        return {site: self.delta(layer) for site, layer in self.sites().items()}
 
     def delta(self, layer: int) -> Directions:
         """What is added at `layer`, float32 [d_model], in activation units.
@@ -76,30 +121,54 @@ class Steer:
             factor *= statistics.resid_norm / statistics.norm
         return np.asarray(factor * self.vector.direction(layer), dtype=np.float32)
 
+    def level(self, layer: int) -> float:
+        """The op's value at `layer`: a projection in activation units, or degrees; else 0.
+
+        Raises:
+            VectorError: the value is named after a side, and the file does not say where it lies.
+        """
+        return 0.0 if self.op.value is None else level(self.vector, layer, self.op.value)
+
     def __str__(self) -> str:
-        scope = "" if self.scope.kind == "all" else f" {self.scope}"
         site = f"{self.vector.metadata.site} {format_layers(self.layers)}"
-        return f"{self.vector.name} ×{self.coefficient} @ {site}{scope}"
+        parts = [self.vector.name]
+        if self.op.name == "add" or self.coefficient != Coefficient(1.0):
+            parts.append(f"×{self.coefficient}")
+        if self.op != ADD:
+            parts.append(str(self.op))
+        parts += [
+            "@",
+            site,
+            *(str(one) for one in (self.scope, self.schedule) if one not in _USUAL),
+        ]
+        return " ".join(parts + ([f"when {self.gate}"] if self.gate else []))
 
 
-def resolve(spec: SteerSpec, vector: SteeringVector) -> Steer:
+_USUAL = (EVERYWHERE, CONSTANT)
+
+
+def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -> Steer:
     """What was typed, completed by what the file recommends.
 
     What was distilled to act on the response does so, unless a part of the text is named.
 
     Raises:
-        VectorError: the vector has none of the layers that were asked for.
+        VectorError: the vector has none of the layers that were asked for, or does not suit the op.
+        SiteError: the gate reads behind where the vector acts.
     """
-    recommended = vector.metadata.recommended
+    metadata = vector.metadata
+    recommended = metadata.recommended
     scope = spec.scope
-    if scope == EVERYWHERE and vector.metadata.read.positions == "response":
-        scope = Scope("response")
-    return Steer(
-        vector,
-        spec.coefficient or Coefficient(recommended.coefficient),
-        spec.layers if spec.layers is not None else recommended.layers,
-        scope,
-    )
+    if scope.kind == "all" and metadata.read.positions == "response":
+        scope = Scope("response", skip_special=scope.skip_special)
+    usual = recommended.coefficient if spec.op.name == "add" else 1.0
+    layers = metadata.layers if spec.layers == "all" else spec.layers
+    if layers is None:
+        layers = recommended.layers
+        if spec.op.writes:
+            layers = (reading_layer(metadata, layers),)
+    coefficient = spec.coefficient or Coefficient(usual)
+    return Steer(vector, coefficient, layers, scope, spec.op, spec.schedule, gate)
 
 
 def check_fits(
@@ -140,38 +209,3 @@ def check_fits(
     if made_on.chat_template != model.chat_template:
         warnings.append(f"{subject}, with another chat template than {model.id} has now")
     return warnings
-
-
-def total_edits(steers: Sequence[Steer]) -> dict[Site, dict[Scope, Edit]]:
-    """All steers summed by site and scope: one edit, of the same h, that does what all of them do.
-
-    Vectors are summed in float64, so that their order does not show.
-    """
-    placed: dict[Site, dict[Scope, list[Steer]]] = {}
-    for steer in steers:
-        for site in steer.sites():
-            placed.setdefault(site, {}).setdefault(steer.scope, []).append(steer)
-    return {
-        site: {scope: _sum(together, site) for scope, together in scopes.items()}
-        for site, scopes in placed.items()
-    }
-
-
-def _sum(steers: Sequence[Steer], site: Site) -> Edit:
-    delta = np.sum([steer.deltas()[site].astype(np.float64) for steer in steers], axis=0)
-    # By vector, so that one and its negative leave nothing at all.
-    factors: dict[tuple[SteeringVector, int], float] = {}
-    for steer in steers:
-        key = steer.vector, steer.sites()[site]
-        factors[key] = factors.get(key, 0.0) + steer.coefficient.value
-    parts = [
-        (pair[0], factor * pair[1])
-        for (vector, layer), factor in factors.items()
-        if factor and (pair := vector.low_rank(layer)) is not None
-    ]
-    if not parts:
-        return Edit(delta.astype(np.float32))
-    # Side by side: up (down h) is then the sum over the parts.
-    down = np.concatenate([down for down, _ in parts])
-    up = np.concatenate([up for _, up in parts], axis=1)
-    return Edit(delta.astype(np.float32), down, up.astype(np.float32))

@@ -17,7 +17,7 @@ from steer.algebra import combine, likenesses, obstacles, orthogonalised
 from steer.apply import Sampling, generate
 from steer.errors import VectorError
 from steer.metadata import decode, encode
-from steer.spec import Coefficient
+from steer.operation import Coefficient
 from steer.steers import Steer
 from steer.vector import SteeringVector
 

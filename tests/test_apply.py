@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steer.apply import Generation, Sampling, generate
+from steer.clock import TokenClock
 from steer.errors import HookError, SteerError
 from steer.hooks import placed
-from steer.inject import TokenClock, injected
+from steer.inject import injected
 from steer.model import Model
+from steer.operation import Coefficient
 from steer.record import capture
+from steer.scope import Scope
 from steer.sites import Site
-from steer.spec import Coefficient, Scope
 from steer.steers import Steer
 from steer.text import TextDeltas, cut
 
@@ -242,7 +244,7 @@ def test_residual_share_has_the_length_it_says() -> None:
     model = tiny.model("llama")
     vector = tiny.vector(model)
     steer = Steer(vector, Coefficient(0.15, "residual"), (1,))
-    (delta,) = steer.deltas().values()
+    (delta,) = [steer.delta(layer) for layer in steer.layers]
     expected = 0.15 * vector.metadata.at(1).resid_norm
     assert float((delta.astype(float) ** 2).sum() ** 0.5) == pytest.approx(expected, rel=1e-5)
 

@@ -175,6 +175,103 @@ def test_specs_that_are_wrong(
 
 
 @pytest.mark.parametrize(
+    ("words", "code", "messages"),
+    [
+        (["-v", "joyful:abblate"], 2, ["not a number or an op", "did you mean ablate?"]),
+        (["-v", "joyful:clamp"], 2, ["clamp needs a value"]),
+        (["-v", "joyful:2/somewhere"], 2, ["'somewhere' is not a scope"]),
+        (["-v", "joyful", "--when", "joyful"], 2, ["not a condition"]),
+        (["-v", "joyful", "--when", "joyful>high"], 2, ["not a threshold"]),
+        (["-v", "joyful", "--when", "none>0.5"], 1, ["no vector named 'none'"]),
+        (["--when", "joyful>0.5"], 2, ["nothing to steer"]),
+        (["-v", "joyful@0", "--when", "joyful@2>0.5/token"], 1, ["behind", "resid_post 0"]),
+        (["--guard", "joyful>0.5/mean"], 2, ["looks at each token"]),
+        (["--guard", "joyful>0.5", "--on-trip", "cry"], 2, ["stop, error or ablate"]),
+        (["--on-trip", "stop"], 2, ["--on-trip needs --guard"]),
+        (["--watch", "joyful@9"], 1, ["no layer 9"]),
+        (["--watch", "both"], 1, ["does not say where its two sides lie"]),
+        (["-v", "both:clamp=pos"], 1, ["does not say where its two sides lie"]),
+        (["--beams", 2], 2, ["does not draw", "--temperature 0"]),
+        (["--beams", 2, "-t", 0, "--watch", "joyful"], 2, ["--beams goes with no"]),
+        (["--beams", 2, "-t", 0, "-n", 3], 2, ["cannot end in 3 texts"]),
+    ],
+)
+def test_ops_and_conditions_that_are_wrong_are_found_before_the_model_loads(
+    joyful: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], code: int,
+    messages: list[str],
+) -> None:  # fmt: skip
+    assert steer("combine", "joyful", "joyful", "-o", "vectors/both.safetensors").exit_code == 0
+    monkeypatch.setattr("steer.cli.options.load_model", lambda source: pytest.fail("loaded"))
+    failed(steer("apply", "w3", *words), code, *messages)
+
+
+def test_a_guard_that_is_an_error_exits_with_3(joyful: Path, folder: Path) -> None:
+    words = ["apply", "w3 w4", "-m", folder, "--max-tokens", 5, "--guard", "joyful>-999"]
+    tripped = steer(*words, "--on-trip", "error")
+    assert tripped.exit_code == 3
+    assert "guard joyful@" in tripped.stderr
+    assert "at new token 0, 'w" in tripped.stderr
+    assert tripped.stdout == ""
+    failed(steer(*words, "--on-trip", "error", "--json"), 3, "tripped")
+    stopped = steer(*words)
+    assert (stopped.exit_code, stopped.stdout) == (0, "")
+    assert "the text ends before" in stopped.stderr
+    calm = steer(*words[:-1], "joyful>999", "--on-trip", "error")
+    assert (calm.exit_code, calm.stdout) == (0, steer(*words[:-2]).stdout)
+
+
+def test_watched_values_are_beside_their_tokens(joyful: Path, folder: Path) -> None:
+    words = ["apply", "w3 w4", "-m", folder, "-v", "joyful:3", "--watch", "joyful@1"]
+    words += ["--max-tokens", 6]
+    shown = steer(*words)
+    assert shown.stdout == steer(*words[:-4], "--max-tokens", 6).stdout
+    assert "joyful@1: mean" in shown.stderr
+    (row,) = json.loads(steer(*words, "--json").stdout)["results"]
+    assert len(row["watched"]["joyful@1"]) == len(row["tokens"]) == row["n_tokens"]
+    assert row["tokens"] == row["text"].split()
+    for token, value in zip(row["tokens"], row["watched"]["joyful@1"], strict=True):
+        assert f"{token.strip()} {value:.2f}" in shown.stderr
+    both = json.loads(steer(*words, "--compare", "--json").stdout)["results"][0]
+    assert both["watched"] == row["watched"]
+    assert both["unsteered_watched"] != row["watched"]
+
+
+def test_a_closed_gate_is_never_left_unsaid(joyful: Path, folder: Path) -> None:
+    words = ["apply", "w3 w4", "-m", folder, "--max-tokens", 5]
+    closed = steer(*words, "-v", "joyful:4", "--when", "joyful>999")
+    assert closed.stdout == steer(*words).stdout
+    assert "warning: gate joyful@" in closed.stderr
+    assert "nothing was steered" in closed.stderr
+    opened = steer(*words, "-v", "joyful:4", "--when", "joyful>-999")
+    assert opened.stdout == steer(*words, "-v", "joyful:4").stdout
+    assert "warning" not in opened.stderr
+    Path("prompts.txt").write_text("w3 w4\nw9\n")
+    several = steer("apply", "--prompts", "prompts.txt", "-m", folder, "-v", "joyful:4",
+                    "--when", "joyful>auto/token", "--json")  # fmt: skip
+    for row in json.loads(several.stdout)["results"]:
+        (gate,) = row["gates"]
+        assert 0 <= gate["share"] <= 1
+
+
+@pytest.mark.parametrize("scope", ["response=50-60", "200-", "after=50"])
+def test_what_finds_nothing_to_act_on_is_never_left_unsaid(
+    joyful: Path, folder: Path, scope: str
+) -> None:
+    words = ["apply", "w3 w4", "-m", folder, "--max-tokens", 5]
+    idle = steer(*words, "-v", f"joyful:4/{scope}")
+    assert idle.stdout == steer(*words).stdout
+    assert "was never applied" in idle.stderr
+    assert "never applied" not in steer(*words, "-v", "joyful:4/response").stderr
+
+
+def test_beams_give_the_best_of_a_search(joyful: Path, folder: Path) -> None:
+    words = ["apply", "w3 w4", "-m", folder, "-v", "joyful", "-t", 0, "--beams", 3, "-n", 2]
+    rows = json.loads(steer(*words, "--json").stdout)["results"]
+    assert [row["sample"] for row in rows] == [0, 1]
+    assert rows[0]["text"] != rows[1]["text"]
+
+
+@pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["apply", "w3", "--temperature", "-1"], 2, "--temperature"),

@@ -71,6 +71,8 @@ def test_combine_gives_the_same_bytes_and_one_json_object(vectors: Path) -> None
         (["combine", "calm@0", "warm@1", "-o", "x.safetensors"], 1, "none in common"),
         (["combine", "calm@9", "-o", "x.safetensors"], 1, "no layer 9"),
         (["combine", "calm:1/prompt", "-o", "x.safetensors"], 2, "leave /prompt out"),
+        (["combine", "calm:1/ramp=9", "-o", "x.safetensors"], 2, "leave /ramp=9 out"),
+        (["combine", "calm:ablate", "-o", "x.safetensors"], 2, "depends on the activations"),
         (["combine", "calm:x", "-o", "x.safetensors"], 2, "not a number"),
         (["combine", "calm", "--op", "max", "-o", "x.safetensors"], 2, "use sum or mean"),
         (["combine", "clam", "-o", "x.safetensors"], 1, "did you mean 'calm'?"),

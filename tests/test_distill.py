@@ -17,10 +17,11 @@ from typer.testing import CliRunner, Result
 
 from steer import store
 from steer.cli.main import app
+from steer.clock import TokenClock
 from steer.descent import DistillSettings, Schedule, Task, candidates, descend
 from steer.distill import distill, n_units
 from steer.errors import InputError, SiteError, UsageError, VectorError
-from steer.inject import TokenClock, injected
+from steer.inject import injected
 from steer.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
 from steer.lowrank import Edits, Teacher, divergences
 from steer.model import Model
@@ -160,7 +161,7 @@ def test_rank_0_is_a_plain_vector() -> None:
     assert list(vector.tensors) == ["directions"]
     assert "rank" not in msgspec.to_builtins(vector.metadata) or vector.metadata.rank == 0
     share = Steer(vector, Coefficient(0.15, "residual"), (1,))
-    (delta,) = share.deltas().values()
+    (delta,) = [share.delta(layer) for layer in share.layers]
     expected = 0.15 * vector.metadata.at(1).resid_norm
     assert float(np.linalg.norm(delta)) == pytest.approx(expected, rel=1e-4)
 

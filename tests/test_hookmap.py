@@ -16,9 +16,10 @@ from torch import Tensor
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformer_lens.utilities.attn_implementation import force_eager_attention
 
+from steer.clock import TokenClock
 from steer.errors import ModelError, SiteError
 from steer.hookmap import HookMap, Place, hook_map
-from steer.inject import TokenClock, injected
+from steer.inject import injected
 from steer.model import Model
 from steer.record import capture
 from steer.sites import SITE_NAMES, Site, SiteName

@@ -8,10 +8,11 @@ import torch
 from conftest import SHARED, needs_shared
 from recorded import extract, pairs
 
-from steer.inject import TokenClock, injected
+from steer.clock import TokenClock
+from steer.inject import injected
 from steer.model import Model, load
+from steer.operation import Coefficient
 from steer.source import ModelSource
-from steer.spec import Coefficient
 from steer.steers import Steer
 
 pytestmark = needs_shared

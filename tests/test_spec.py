@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from typing import Any
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steer.errors import SteerError, UsageError
+from steer.operation import ADD, Coefficient, Operation
+from steer.scope import CONSTANT, Schedule, Scope
 from steer.sites import Site, format_layers, parse_layers
-from steer.spec import Coefficient, Scope, SteerSpec, parse
+from steer.spec import ConditionSpec, ReadSpec, SteerSpec, parse, parse_condition
 
 
 @pytest.mark.parametrize(
@@ -23,9 +29,24 @@ from steer.spec import Coefficient, Scope, SteerSpec, parse
         ("mood:2/4-", SteerSpec("mood", Coefficient(2), None, Scope("range", 4))),
         ("mood@1/0-3", SteerSpec("mood", None, (1,), Scope("range", 0, 3))),
         ("team2/response", SteerSpec("team2/response")),
+        ("mood:clamp=0@8/response",
+         SteerSpec("mood", None, (8,), Scope("response"), Operation("clamp", 0.0))),
+        ("mood:0.5,cap=mid@all",
+         SteerSpec("mood", Coefficient(0.5), "all", op=Operation("cap", "mid"))),
+        ("refusal:ablate=writes@3",
+         SteerSpec("refusal", None, (3,), op=Operation("ablate", writes=True))),
+        ("joy:2,norm=keep", SteerSpec("joy", Coefficient(2), op=Operation(keep_norm=True))),
+        ("joy:2/not-response/skip-special/ramp=9",
+         SteerSpec("joy", Coefficient(2), scope=Scope("response", inverted=True, skip_special=True),
+                   schedule=Schedule("ramp", 9))),
+        ("joy:add/response=2-4", SteerSpec("joy", scope=Scope("steps", 2, 4))),
+        ("joy:1/on=0-3,8-",
+         SteerSpec("joy", Coefficient(1), schedule=Schedule("on", spans=((0, 3), (8, None))))),
+        ("x:1/y.safetensors", SteerSpec("x:1/y.safetensors")),
+        ("hf://team/joy:2", SteerSpec("hf://team/joy", Coefficient(2))),
         ("C:\\vectors\\a.safetensors:2", SteerSpec("C:\\vectors\\a.safetensors", Coefficient(2))),
     ],
-)
+)  # fmt: skip
 def test_what_a_spec_means(text: str, spec: SteerSpec) -> None:
     assert parse(text) == spec
 
@@ -41,38 +62,152 @@ def test_typos_are_usage_errors(text: str) -> None:
     assert caught.value.exit_code == 2
 
 
-specs = st.builds(
-    SteerSpec,
-    st.from_regex(r"[a-z][a-z/.]{0,8}[a-z]", fullmatch=True),
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+positions = st.integers(0, 99)
+spans = st.tuples(positions, st.none() | st.integers(99, 200))
+coefficients = st.builds(Coefficient, numbers)
+shares = st.builds(Coefficient, numbers.filter(lambda n: abs(n) < 1e300), st.just("residual"))
+adding = st.sampled_from([ADD, Operation(keep_norm=True)])
+moving = (
+    st.sampled_from([Operation("ablate"), Operation("ablate", writes=True)])
+    | st.builds(Operation, st.just("rotate"), numbers)
+    | st.builds(
+        Operation,
+        st.sampled_from(["clamp", "cap", "floor"]),
+        numbers | st.sampled_from(["neg", "mid", "pos"]),
+    )
+)
+scopes = st.builds(
+    lambda scope, inverted, skip: replace(scope, inverted=inverted, skip_special=skip),
+    st.sampled_from([Scope("prompt"), Scope("response")])
+    | st.builds(
+        lambda kind, span: Scope(kind, *span), st.sampled_from(["range", "steps"]), spans
+    ).filter(lambda scope: (scope.start, scope.stop) != (0, None)),
+    st.booleans(),
+    st.booleans(),
+) | st.sampled_from([Scope(), Scope(skip_special=True)])
+schedules = (
+    st.just(CONSTANT)
+    | st.builds(Schedule, st.sampled_from(["ramp", "decay", "first", "after"]), st.integers(1, 500))
+    | st.builds(
+        lambda found: Schedule("on", spans=tuple(found)), st.lists(spans, min_size=1, max_size=3)
+    )
+)
+layers = (
     st.none()
-    | st.builds(Coefficient, st.integers(-900, 900).map(lambda n: n / 8))
-    | st.builds(Coefficient, st.integers(-400, 400).map(lambda n: n / 100), st.just("residual")),
-    st.none() | st.sets(st.integers(0, 99), min_size=1).map(lambda s: tuple(sorted(s))),
-    st.sampled_from([Scope(), Scope("prompt"), Scope("response"), Scope("range", 2, 5)]),
+    | st.just("all")
+    | st.sets(st.integers(0, 99), min_size=1).map(lambda found: tuple(sorted(found)))
 )
 
 
-@given(specs)
-def test_a_spec_reads_back_as_it_is_written(spec: SteerSpec) -> None:
-    again = parse(str(spec))
-    if spec.coefficient is None and spec.layers is None and spec.scope.kind != "all":
-        spec = SteerSpec(spec.reference, Coefficient(1), None, spec.scope)
-    assert again.reference == spec.reference
-    assert (again.layers, again.scope) == (spec.layers, spec.scope)
-    if spec.coefficient is None:
-        assert again.coefficient is None
-    else:
-        assert again.coefficient is not None
-        assert again.coefficient.unit == spec.coefficient.unit
-        assert again.coefficient.value == pytest.approx(spec.coefficient.value)
+@given(
+    st.from_regex(r"[a-z][a-z/.]{0,8}[a-z]", fullmatch=True),
+    st.tuples(st.none() | coefficients, adding | moving) | st.tuples(shares, adding),
+    layers,
+    scopes,
+    schedules,
+)
+def test_a_spec_reads_back_as_it_is_written(
+    reference: str, amount: tuple[Any, Any], layers: Any, scope: Scope, schedule: Schedule
+) -> None:
+    coefficient, op = amount
+    spec = SteerSpec(reference, coefficient, layers, scope, op, schedule)
+    assert parse(str(spec)) == spec
 
 
-@given(st.text(max_size=30))
-def test_any_text_is_a_spec_or_a_usage_error(text: str) -> None:
+specish = st.text(st.sampled_from("ab:@/,=-.%0123 \\") | st.characters(), max_size=20) | st.lists(
+    st.sampled_from(
+        ["joy", ":", "@", "/", "2", "1.5", "15%", ",", "ablate", "=writes", "clamp=", "mid", "all",
+         "not-", "response", "=0-4", "3-7", "skip-special", "ramp=", "on=", "norm=keep",
+         "rotate=-9"]
+    ),
+    max_size=8,
+).map("".join)  # fmt: skip
+
+
+@given(specish)
+@settings(max_examples=500)
+def test_what_was_read_is_written_as_it_reads_back(text: str) -> None:
     try:
-        parse(text)
+        spec = parse(text)
+    except UsageError as error:
+        assert error.exit_code == 2
+        return
+    assert parse(str(spec)) == spec
+
+
+conditions = st.builds(
+    ConditionSpec,
+    st.builds(ReadSpec, st.from_regex(r"[a-z/]{1,8}", fullmatch=True), st.none() | positions),
+    st.booleans(),
+    numbers | st.just("auto"),
+    st.sampled_from([None, "mean", "last", "token"]),
+)
+
+
+@given(conditions)
+def test_a_condition_reads_back_as_it_is_written(condition: ConditionSpec) -> None:
+    assert parse_condition(str(condition)) == condition
+
+
+@given(st.text(max_size=12) | st.text(st.sampled_from("a@>< 0.5/"), max_size=12))
+def test_any_text_is_a_condition_or_a_usage_error(text: str) -> None:
+    try:
+        found = parse_condition(text)
     except UsageError:
         return
+    assert parse_condition(str(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("refusal", "not a condition"),
+        (">0.4", "not a condition"),
+        ("refusal>", "no threshold follows"),
+        ("refusal>high", "'high' is not a threshold"),
+        ("refusal>nan", "'nan' is not a threshold"),
+        ("refusal>=1", "'=1' is not a threshold"),
+        ("refusal@x>1", "'x' is not a list of layers"),
+        ("refusal@1-2>1", "several layers"),
+        ("refusal>0.4/first", "'first' is not mean, last or token"),
+    ],
+)
+def test_conditions_that_are_wrong(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        parse_condition(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("joyful:abblate", "'abblate' is not a number or an op"),
+        ("joyful:1.5.2", "'1.5.2' is not a number"),
+        ("joyful:clamp", "clamp needs a value"),
+        ("joyful:rotate=", "rotate needs a value"),
+        ("joyful:clamp=top", "clamp='top' is not a value"),
+        ("joyful:rotate=mid", "rotate='mid' is not a value"),
+        ("joyful:clamp=inf", "clamp='inf' is not a value"),
+        ("joyful:ablate=all", "'all' is not a value of ablate"),
+        ("joyful:add=3", "add takes no value"),
+        ("joyful:norm=drop", "'norm=drop' is not an op"),
+        ("joyful:15%,ablate", "a percentage is a length"),
+        ("joyful:ablate,cap=1", "two ops, 'ablate' and 'cap=1'"),
+        ("joyful:1,2", "'2' is not an op"),
+        ("joyful:2/not-all", "nothing would be steered"),
+        ("joyful:2/not-0-", "nothing would be steered"),
+        ("joyful:2/prompt/response", "two scopes"),
+        ("joyful:2/ramp=3/decay=3", "two schedules"),
+        ("joyful:2/ramp=0", "'0' is not a number of tokens"),
+        ("joyful:2/ramp", "not a number of tokens"),
+        ("joyful:2/on=", "not a list of steps"),
+        ("joyful:2/response=x", "not a scope"),
+        ("joyful:2/", "not a scope"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        parse(text)
 
 
 @given(st.sets(st.integers(0, 200), min_size=1))

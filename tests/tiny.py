@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from steer.model import Model, wrap
+from steer.operation import Coefficient
+from steer.scope import EVERYWHERE, Scope
 from steer.sites import Site
-from steer.spec import EVERYWHERE, Coefficient, Scope
 from steer.steers import Steer
 from steer.vector import SteeringVector
 

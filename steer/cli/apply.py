@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import options, output
+from steer.cli.watched import Looking, report_watched
 from steer.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.apply import Generation, Sampling
+    from steer.generation import Generation, Sampling
     from steer.model import Model
     from steer.steers import Steer
 
@@ -36,8 +37,30 @@ def apply(
         typer.Option(
             "-v",
             "--vector",
-            help="NAME[:COEFFICIENT][@LAYERS][/SCOPE], such as joyful, joyful:1.5@14,"
-            " joyful:15%@10-20, joyful:2@8/response. Several add up.",
+            help="NAME[:COEFFICIENT or OP][@LAYERS][/SCOPE][/SCHEDULE], such as joyful,"
+            " joyful:1.5@14, joyful:15%@10-20/response, refusal:ablate@all, mood:clamp=pos."
+            " Several add up.",
+        ),
+    ] = None,
+    when: Annotated[
+        str | None,
+        typer.Option(
+            help="Steer only where this holds, such as 'refusal>0.4' (0 is the vector's negative"
+            " side, 1 the positive) or 'refusal>auto'; /mean or /last of the prompt, or /token."
+        ),
+    ] = None,
+    watch: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME[@LAYER]: show each new token's projection. Repeatable."),
+    ] = None,
+    guard: Annotated[
+        list[str] | None,
+        typer.Option(help="Trip where a new token has this, such as 'troll>0.5'. Repeatable."),
+    ] = None,
+    on_trip: Annotated[
+        str | None,
+        typer.Option(
+            help="stop the text (default), error (exit status 3), or ablate from there on."
         ),
     ] = None,
     prompts: Annotated[
@@ -59,6 +82,9 @@ def apply(
     top_p: Annotated[float, typer.Option(help="Nucleus sampling; 1 keeps all tokens.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="The k likeliest tokens; 0 keeps all.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text.")] = None,
+    beams: Annotated[
+        int, typer.Option(help="Search with so many beams; -n of the best are given.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Rows that run together.")] = 16,
     allow_other_model: Annotated[
@@ -73,28 +99,36 @@ def apply(
     steer apply "One day Mara woke up." -v joyful:2@2 --compare
     steer apply "Tell me about the sea." --chat -v joyful -v formal:-1
     steer apply --prompts prompts.txt -v joyful -n 4 -o out.jsonl
+
+    \b
+    -v joyful:2,norm=keep         add, but keep the activation's length
+    -v refusal:ablate@3-8         remove the projection; ablate=writes@5: at every write
+    -v mood:clamp=pos             set it to the positive side's mean (neg, mid, a number)
+    -v troll:cap=mid              keep it from going above; floor: below
+    -v joyful:rotate=20           turn by 20 degrees
+    -v joyful:2/response          where: also prompt, 4-9, response=0-4, not-prompt,
+                                  skip-special
+    -v joyful:2/decay=20          when: also ramp=N, first=N, after=N, on=0-3,8-
+
+    \b
+    steer apply "..." -v refusal:ablate@all --when 'refusal>0.4'
+    steer apply "..." -v joyful --watch joyful --guard 'troll>0.5' --on-trip error
     """
     from steer import spec, store
     from steer.errors import UsageError
     from steer.files import check_writable
-    from steer.steers import resolve
+    from steer.generation import Sampling
 
     specs = [spec.parse(text) for text in vector or []]
+    looking = Looking(when, watch or [], guard or [], on_trip)
     if compare and not specs:
         raise UsageError("nothing to compare", hint="name a vector with -v")
+    if when is not None and not specs:
+        raise UsageError("--when has nothing to steer", hint="name a vector with -v")
     if system is not None and not chat:
         raise UsageError("--system needs --chat")
-    if out is not None:
-        check_writable(out, force=force)
-    texts = _prompts(prompt, prompts)
-    steers = [resolve(one, store.read(store.find(one.reference))) for one in specs]
-    model = options.load_model(source)
-    from steer.apply import Sampling
-    from steer.steers import check_fits
-
-    for steer in steers:
-        for text in check_fits(steer.vector, model.identity, allow_other_model=allow_other_model):
-            output.warning(text)
+    if beams > 1 and (watch or guard):
+        raise UsageError("beams are tried and dropped: --beams goes with no --watch or --guard")
     sampling = Sampling(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -104,16 +138,33 @@ def apply(
         samples=samples,
         seed=seed,
         batch_size=batch_size,
+        beams=beams,
     )
+    if out is not None:
+        check_writable(out, force=force)
+    texts = _prompts(prompt, prompts)
+    vectors = [store.read(store.find(one.reference)) for one in specs]
+    looking.read_vectors()
+    steers = looking.steers(specs, vectors)
+    model = options.load_model(source)
+    from steer.steers import check_fits
+
+    found = [
+        text
+        for one in [*vectors, *looking.vectors]
+        for text in check_fits(one, model.identity, allow_other_model=allow_other_model)
+    ]
+    for text in dict.fromkeys(found):
+        output.warning(text)
     steered = " + ".join(map(str, steers)) or "unsteered"
     output.note(f"{model.describe()} · {steered} · temperature {temperature:g} · seed {seed}")
-    run = _Run(model, texts, sampling, chat, system)
-    streams = not (compare or json or out) and len(texts) * samples == 1
+    run = _Run(model, texts, sampling, chat, system, looking)
+    streams = not (compare or json or out or beams > 1) and len(texts) * samples == 1
     if streams:
         run.stream(steers)
         return
     results = run.all(steers, "generating")
-    baselines = run.all([], "unsteered") if compare else None
+    baselines = run.all([], "unsteered", guarded=False) if compare else None
     records = _records(results, baselines)
     if out is not None:
         lines = "".join(json_library.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -132,6 +183,7 @@ def apply(
         )
     elif out is None:
         _print(results, baselines, steered)
+    looking.report(results)
 
 
 def _prompts(prompt: str | None, path: Path | None) -> list[str]:
@@ -164,11 +216,12 @@ class _Run:
     sampling: Sampling
     chat: bool
     system: str | None
+    looking: Looking
 
-    def all(self, steers: Sequence[Steer], what: str) -> list[Generation]:
+    def all(self, steers: Sequence[Steer], what: str, *, guarded: bool = True) -> list[Generation]:
         """Every continuation, with a bar where somebody waits."""
         with output.progress(what, len(self.prompts) * self.sampling.samples) as advance:
-            return self._generate(steers, on_done=lambda generation: advance(1))
+            return self._generate(steers, guarded=guarded, on_done=lambda generation: advance(1))
 
     def stream(self, steers: Sequence[Steer]) -> None:
         """Write the one continuation to stdout as it comes."""
@@ -181,19 +234,31 @@ class _Run:
             output.write(piece)
 
         try:
-            self._generate(steers, on_text=write)
+            made = self._generate(steers, on_text=write)
         finally:
             if begun:
                 output.line()
+        report_watched(made[0])
+        self.looking.report(made)
 
-    def _generate(self, steers: Sequence[Steer], **callbacks: Any) -> list[Generation]:
+    def _generate(
+        self, steers: Sequence[Steer], *, guarded: bool = True, **callbacks: Any
+    ) -> list[Generation]:
         from steer.apply import generate
 
         texts = list(self.prompts)
         if self.chat:
             texts = [self.model.chat(prompt, self.system) for prompt in texts]
         made = generate(
-            self.model, texts, steers, self.sampling, special=not self.chat, **callbacks
+            self.model,
+            texts,
+            steers,
+            self.sampling,
+            special=not self.chat,
+            watched=self.looking.watched,
+            # What is compared with is left as it is.
+            guards=self.looking.guards if guarded else (),
+            **callbacks,
         )
         return [
             replace(generation, prompt=self.prompts[index // self.sampling.samples])
@@ -204,12 +269,19 @@ class _Run:
 def _records(
     steered: Sequence[Generation], baselines: Sequence[Generation] | None
 ) -> list[dict[str, Any]]:
-    if baselines is None:
-        return [asdict(generation) for generation in steered]
-    return [
-        asdict(generation) | {"unsteered": baseline.text}
-        for generation, baseline in zip(steered, baselines, strict=True)
-    ]
+    records = [_record(generation) for generation in steered]
+    for record, baseline in zip(records, baselines or (), strict=False):
+        record["unsteered"] = baseline.text
+        if baseline.watched:
+            record["unsteered_tokens"] = baseline.tokens
+            record["unsteered_watched"] = baseline.watched
+    return records
+
+
+def _record(generation: Generation) -> dict[str, Any]:
+    """A continuation as JSON, without what nobody asked for."""
+    optional = ("tokens", "watched", "gates", "trips", "idle")
+    return {key: value for key, value in asdict(generation).items() if value or key not in optional}
 
 
 def _print(
@@ -223,3 +295,4 @@ def _print(
             output.line(generation.text.strip() + "\n")
         else:
             output.beside(("unsteered", title), (baselines[index].text, generation.text))
+        report_watched(generation)

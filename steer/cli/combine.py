@@ -85,14 +85,22 @@ def _part(text: str) -> Steer:
     """
     from steer import spec, store
     from steer.errors import UsageError
+    from steer.operation import ADD, Coefficient
+    from steer.scope import CONSTANT, EVERYWHERE
     from steer.steers import Steer
 
     typed = spec.parse(text)
-    if typed.scope != spec.EVERYWHERE:
+    if (typed.scope, typed.schedule) != (EVERYWHERE, CONSTANT):
+        when = typed.scope if typed.scope != EVERYWHERE else typed.schedule
         raise UsageError(
-            f"{text!r}: a vector has no positions; {str(typed.scope)!r} is a matter of its use",
-            hint=f"leave /{typed.scope} out, and write it after -v when you apply the result",
+            f"{text!r}: a vector has no positions; {str(when)!r} is a matter of its use",
+            hint=f"leave /{when} out, and write it after -v when you apply the result",
+        )
+    if typed.op != ADD:
+        raise UsageError(
+            f"{text!r}: {typed.op} depends on the activations, and cannot be summed beforehand",
+            hint="combine adds multiples of vectors, such as joyful:0.5",
         )
     vector = store.read(store.find(typed.reference))
-    coefficient = typed.coefficient or spec.Coefficient(1.0)
-    return Steer(vector, coefficient, typed.layers or vector.metadata.layers)
+    layers = typed.layers if isinstance(typed.layers, tuple) else vector.metadata.layers
+    return Steer(vector, typed.coefficient or Coefficient(1.0), layers)

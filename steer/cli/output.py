@@ -95,6 +95,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 
     _console(stderr=False).print(grid)
 
 
+def cells(title: str, texts: Sequence[str]) -> None:
+    """Short texts beside each other under a title, on stderr, in as many columns as there is room
+    for."""
+    from rich.columns import Columns
+    from rich.text import Text
+
+    console = _console(stderr=True)
+    console.print(shown(title), style="dim", soft_wrap=True)
+    console.print(Columns([Text(shown(text)) for text in texts], padding=(0, 2)))
+
+
 def beside(titles: tuple[str, str], texts: tuple[str, str]) -> None:
     """Two texts side by side, or one above the other where the terminal is narrow."""
     from rich.table import Table

@@ -133,7 +133,7 @@ def where_read(read: Read) -> str:
 
 def _combined(how: Combination) -> str:
     """`sum of joyful:1 + calm:-50% (orthogonal to sad)`."""
-    from steer.spec import Coefficient
+    from steer.operation import Coefficient
 
     parts = [f"{part.name}:{Coefficient(part.coefficient, part.unit)}" for part in how.parts]
     others = ", ".join(part.name for part in how.orthogonal_to)

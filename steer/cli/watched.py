@@ -1,0 +1,130 @@
+"""Options of gates, guards and watched vectors, and what these said while text was generated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from steer.cli import output
+
+if TYPE_CHECKING:
+    from steer.generation import Generation
+    from steer.projection import Guard
+    from steer.spec import ReadSpec, SteerSpec
+    from steer.steers import Steer
+    from steer.vector import SteeringVector
+
+
+class Looking:
+    """What looks at activations while text is generated: a gate, watched vectors, guards.
+
+    Raises:
+        UsageError: what was typed cannot be read.
+    """
+
+    def __init__(
+        self, when: str | None, watch: list[str], guard: list[str], on_trip: str | None
+    ) -> None:
+        from steer import spec
+        from steer.errors import UsageError
+        from steer.projection import ON_TRIP
+
+        if on_trip is not None and not guard:
+            raise UsageError("--on-trip needs --guard")
+        if on_trip is not None and on_trip not in ON_TRIP:
+            raise UsageError(f"{on_trip!r} is not a way to trip", hint="use stop, error or ablate")
+        self._on_trip: Any = on_trip or "stop"
+        self._when = None if when is None else spec.parse_condition(when)
+        self._watch = [spec.parse_read(text) for text in watch]
+        self._guard = [spec.parse_condition(text) for text in guard]
+        for one in self._guard:
+            if one.pooling not in (None, "token"):
+                raise UsageError(f"{one}: a guard looks at each token, not at the prompt")
+
+    def read_vectors(self) -> None:
+        """Read the files, and what they say of their units.
+
+        Raises:
+            VectorError: a file is not there, or does not say where its sides lie.
+        """
+        from steer import projection, store
+
+        def read(one: ReadSpec) -> SteeringVector:
+            return store.read(store.find(one.reference))
+
+        self.gate = None
+        if self._when is not None:
+            self.gate = projection.gate(self._when, read(self._when.read))
+        self.watched = [projection.projection(one, read(one)) for one in self._watch]
+        self.guards = [
+            projection.Guard(projection.condition(one, read(one.read)), self._on_trip)
+            for one in self._guard
+        ]
+
+    @property
+    def vectors(self) -> list[SteeringVector]:
+        read = [*self.watched, *(guard.condition.projection for guard in self.guards)]
+        read += [self.gate.condition.projection] if self.gate else []
+        return [one.vector for one in read]
+
+    def steers(self, specs: list[SteerSpec], vectors: list[SteeringVector]) -> list[Steer]:
+        """The steers, all behind the gate."""
+        from steer.steers import resolve
+
+        pairs = zip(specs, vectors, strict=True)
+        return [resolve(one, vector, self.gate) for one, vector in pairs]
+
+    def report(self, generations: Sequence[Generation]) -> None:
+        """Say on stderr what gates and guards did, and what did nothing."""
+        for text in dict.fromkeys(text for made in generations for text in made.idle):
+            output.warning(f"{text} was never applied: no text has such positions")
+        report_gates(generations)
+        report_trips(generations, self.guards)
+
+
+def report_gates(generations: Sequence[Generation]) -> None:
+    """How far each gate was open; text that was not steered at all is never left unsaid."""
+    for index, first in enumerate(generations[0].gates if generations else ()):
+        readings = [generation.gates[index] for generation in generations if generation.gates]
+        share = sum(reading.share for reading in readings) / len(readings)
+        if first.value is None:
+            found = f"open at {share:.0%} of the new tokens"
+        elif len(generations) == 1:
+            found = f"{'open' if first.share else 'closed'}, the prompt has {first.value:.2f}"
+        else:
+            n_open = sum(bool(reading.share) for reading in readings)
+            found = f"open for {n_open} of {len(readings)} texts"
+        message = f"gate {first.gate}: {found}"
+        if share:
+            output.note(message)
+        else:
+            output.warning(f"{message}; nothing was steered by what waits for it")
+
+
+def report_trips(generations: Sequence[Generation], guards: Sequence[Guard]) -> None:
+    """Which guards tripped, where, and what came of it."""
+    ablating = {str(guard) for guard in guards if guard.on_trip == "ablate"}
+    for generation in generations:
+        for trip in generation.trips:
+            outcome = "ablated from there on" if trip.guard in ablating else "the text ends before"
+            output.note(f"{trip}: {outcome}")
+
+
+def report_watched(generation: Generation) -> None:
+    """Each new token with its projection, 0 the negative side and 1 the positive."""
+    for name, values in generation.watched.items():
+        if not values:
+            continue
+        highest = max(range(len(values)), key=values.__getitem__)
+        mean = sum(values) / len(values)
+        title = (
+            f"{name}: mean {mean:.2f}, last {values[-1]:.2f},"
+            f" highest {values[highest]:.2f} at token {highest}"
+        )
+        cells = zip(generation.tokens, values, strict=True)
+        output.cells(title, [f"{_visible(token)} {value:.2f}" for token, value in cells])
+
+
+def _visible(token: str) -> str:
+    """A token on one line, blanks at its ends left out where there is something else."""
+    return repr(token)[1:-1].strip() or repr(token)

@@ -1,0 +1,109 @@
+"""What is generated: how it is asked for, and what comes of it. No torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from steer.errors import UsageError
+
+Finish = Literal["end", "stop", "length", "guard"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """A guard that tripped: at which new token, from 0, which text that has, and its value."""
+
+    guard: str
+    token: int
+    text: str
+    value: float
+
+    def __str__(self) -> str:
+        return (
+            f"guard {self.guard} tripped: {self.value:.3g} at new token {self.token}, {self.text!r}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to generate. temperature 0 is greedy; top_k 0 and top_p 1 leave all tokens in.
+
+    beams: how many beginnings a beam search keeps (1: no search); the samples of a prompt are then
+    the best of them.
+
+    Raises:
+        UsageError: a number out of its range.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    samples: int = 1
+    seed: int = 0
+    batch_size: int = 16
+    beams: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "samples", "batch_size", "beams"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is at least 1")
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError("--temperature is 0 or more", hint="0 is greedy")
+        if not 0 < self.top_p <= 1:
+            raise UsageError("--top-p is above 0 and at most 1")
+        if self.top_k < 0 or self.seed < 0:
+            raise UsageError("--top-k and --seed are 0 or more")
+        if "" in self.stop:
+            raise UsageError("a stop string is empty")
+        if self.beams > 1 and self.temperature:
+            raise UsageError("--beams searches, it does not draw", hint="add --temperature 0")
+        if 1 < self.beams < self.samples:
+            raise UsageError(
+                f"--beams {self.beams} cannot end in {self.samples} texts",
+                hint=f"pass --beams {self.samples} or more",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class GateReading:
+    """What a gate did: what it read of the prompt, and which share of the new tokens it let
+    through. Of a gate that looks at each token there is no value."""
+
+    gate: str
+    share: float
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One continuation. `finish`: the model ended it, a stop string or a guard did, or it is as
+    long as allowed.
+
+    tokens: the text of each new token, and watched: its projections in the file's units, by vector
+    and layer; where something is watched. gates, trips: of every gate and every guard that tripped.
+    idle: steers that found no position to act on, in this text and those of its batch.
+    """
+
+    prompt: str
+    sample: int
+    text: str
+    n_tokens: int
+    finish: Finish
+    tokens: list[str] = field(default_factory=list)
+    watched: dict[str, list[float]] = field(default_factory=dict)
+    gates: list[GateReading] = field(default_factory=list)
+    trips: list[Trip] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One continuation to be made, of which the prompt has these token ids."""
+
+    prompt: str
+    sample: int
+    ids: list[int]

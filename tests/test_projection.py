@@ -1,0 +1,166 @@
+"""The file's units, and thresholds in them."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+import tiny
+from conftest import make_vector
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded import extract, pairs
+
+from steer.errors import SiteError, VectorError
+from steer.gates import prompt_values
+from steer.metadata import Spread
+from steer.operation import ADD, Coefficient, Operation
+from steer.projection import Condition, Gate, Projection, gate, projection, reading_layer
+from steer.spec import parse, parse_condition, parse_read
+from steer.steers import Steer, resolve
+from steer.vector import SteeringVector
+
+PAIRS = [(f"w{3 + i} w{20 + i} w{7 + i}", f"w{30 + i} w{9 + i} w{40 + i}") for i in range(12)]
+
+
+def with_sides(low: float, high: float, *, std: tuple[float, float] = (1, 1)) -> SteeringVector:
+    """A vector whose sides lie at `low` and `high` at each layer."""
+    vector = make_vector()
+    rows = tuple(
+        msgspec.structs.replace(row, negative=Spread(low, std[0]), positive=Spread(high, std[1]))
+        for row in vector.metadata.statistics
+    )
+    return tiny.renamed(vector, statistics=rows)
+
+
+def without_sides() -> SteeringVector:
+    vector = make_vector()
+    rows = tuple(
+        msgspec.structs.replace(row, negative=None, positive=None)
+        for row in vector.metadata.statistics
+    )
+    return tiny.renamed(vector, statistics=rows)
+
+
+@given(st.floats(-100, 100), st.floats(-100, 100))
+def test_the_sides_are_0_and_1(low: float, high: float) -> None:
+    if abs(high - low) < 1e-3:
+        return
+    read = Projection(with_sides(low, high), 0)
+    for raw, expected in ((low, 0.0), (high, 1.0), ((low + high) / 2, 0.5)):
+        value = raw * float(read.direction @ read.weights) + read.offset
+        assert value == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["mean", "last"])
+def test_texts_of_the_two_sides_read_1_and_0_on_average(positions: str) -> None:
+    """From the recording to the gate: the same tokens, the same units."""
+    model = tiny.model("llama")
+    vector = extract(model, pairs(*PAIRS), positions=positions)
+    for layer in vector.metadata.layers:
+        made = gate(parse_condition(f"x@{layer}>0.5"), vector)
+        assert made.pooling == positions
+        steer = resolve(parse("x"), vector, made)
+        for side, expected in ((0, 1.0), (1, 0.0)):
+            texts = [model.encode(pair[side]) for pair in PAIRS]
+            (values,) = prompt_values(model, [steer], texts).values()
+            assert np.mean(values) == pytest.approx(expected, abs=1e-3)
+
+
+@given(st.floats(0.05, 3), st.floats(0.05, 3))
+def test_auto_makes_the_fewest_errors_between_the_sides(low: float, high: float) -> None:
+    """Against a search over all thresholds, two normal distributions with these spreads."""
+    threshold = Projection(with_sides(0, 2, std=(2 * low, 2 * high)), 0).auto_threshold
+
+    def errors(x: float) -> float:
+        return 1 - 0.5 * math.erf(x / low / 2**0.5) + 0.5 * math.erf((x - 1) / high / 2**0.5)
+
+    best = min(errors(x) for x in np.linspace(0, 1, 201))
+    assert 0 < threshold < 1
+    if errors(threshold) > best + 1e-4:  # no crossing between the means: half way
+        assert threshold == 0.5
+
+
+def test_auto_is_half_way_between_alike_sides() -> None:
+    for std in ((1.0, 1.0), (0.0, 0.0), (0.0, 2.0)):
+        assert Projection(with_sides(-4, 6, std=std), 0).auto_threshold == 0.5
+
+
+def test_reads_where_the_file_recommends_and_separates_best() -> None:
+    vector = make_vector(layers=(0, 1, 2))
+    separable = tuple(
+        msgspec.structs.replace(row, separability=value)
+        for row, value in zip(vector.metadata.statistics, (0.6, 0.9, 0.99), strict=True)
+    )
+    metadata = msgspec.structs.replace(vector.metadata, statistics=separable)
+    assert reading_layer(metadata, (0, 1)) == 1
+    assert projection(parse_read("calm"), vector).layer == 0
+    assert projection(parse_read("calm@2"), vector).layer == 2
+
+
+def test_what_has_no_units_says_so() -> None:
+    with pytest.raises(VectorError, match="does not say where its two sides lie"):
+        Projection(without_sides(), 0)
+    with pytest.raises(VectorError, match="lie at one place"):
+        Projection(with_sides(3, 3), 0)
+    with pytest.raises(VectorError, match="no layer 9"):
+        projection(parse_read("calm@9"), make_vector())
+    zero = SteeringVector(make_vector().metadata, np.zeros((2, 8), dtype=np.float32))
+    with pytest.raises(VectorError, match="zero at layer 0"):
+        Projection(zero, 0)
+
+
+def test_levels_by_name_are_those_of_the_file() -> None:
+    vector = with_sides(-4, 6)
+    levels = {
+        name: Steer(vector, Coefficient(1), (0,), op=Operation("clamp", name)).level(0)
+        for name in ("neg", "mid", "pos", 2.5)
+    }
+    assert levels == {"neg": -4, "mid": 1, "pos": 6, 2.5: 2.5}
+    with pytest.raises(VectorError, match="two sides"):
+        Steer(without_sides(), Coefficient(1), (0,), op=Operation("cap", "pos"))
+    Steer(without_sides(), Coefficient(1), (0,), op=Operation("cap", 3.0))
+
+
+@pytest.mark.parametrize("text", ["x:ablate", "x:clamp=0", "x:15%,norm=keep", "x:rotate=9"])
+def test_low_rank_edits_are_only_added(text: str) -> None:
+    vector = tiny.low_rank_steer(tiny.model("llama")).vector
+    with pytest.raises(VectorError, match="low-rank edit"):
+        resolve(parse(text), vector)
+
+
+def test_every_write_takes_one_layers_vector() -> None:
+    vector = make_vector(layers=(0, 2))
+    with pytest.raises(VectorError, match="one layer") as caught:
+        resolve(parse("calm:ablate=writes@all"), vector)
+    assert caught.value.hint == "name one: calm:ablate=writes@0"
+    assert resolve(parse("calm:ablate=writes"), vector).layers == (0,)
+
+
+def test_a_gate_of_tokens_reads_no_later_than_its_steer_acts() -> None:
+    vector = make_vector(layers=(0, 1, 2))
+
+    def gated(layer: int, pooling: str = "token", steered: str = "calm@1") -> Steer:
+        condition = Condition(Projection(vector, layer), True, 0.5)
+        return resolve(parse(steered), vector, Gate(condition, pooling))  # type: ignore[arg-type]
+
+    assert gated(0).gate is not None
+    assert gated(1).gate is not None
+    assert gated(2, "mean").gate is not None
+    for late in (lambda: gated(2), lambda: gated(0, steered="calm:ablate=writes@1")):
+        with pytest.raises(SiteError, match="behind") as caught:
+            late()
+        assert caught.value.hint is not None
+        assert "/mean" in caught.value.hint
+
+
+def test_a_file_decides_what_is_left_out() -> None:
+    vector = make_vector(layers=(0, 2))
+    steer = resolve(parse("calm:ablate"), vector)
+    assert (steer.coefficient, steer.layers, steer.op) == (
+        Coefficient(1.0), (0,), Operation("ablate")
+    )  # fmt: skip
+    assert resolve(parse("calm@all"), vector).layers == (0, 2)
+    assert resolve(parse("calm"), vector).op == ADD
