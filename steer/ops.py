@@ -40,3 +40,11 @@ def pooled_norm(resid: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean lengths of the activations, float32 [row, sum]; shapes as in `pool`."""
     lengths: Tensor = torch.linalg.vector_norm(resid.float(), dim=-1, keepdim=True)
     return (weights @ lengths).squeeze(-1)
+
+
+def projections(resid: Tensor, axes: Tensor) -> Tensor:
+    """h . u for each unit vector u: resid [..., d_model], axes float32 [k, d_model].
+
+    Returns float32 [..., k], in activation units.
+    """
+    return resid.float() @ axes.T

@@ -23,14 +23,15 @@ LAYERS = [
     ["spec", "store", "activations", "intervals", "packing"],
     ["fit"],
     ["fitting"],
-    ["steers"],
-    ["algebra"],
+    ["steers", "units"],
+    ["algebra", "traces"],
+    ["heatmap"],
     ["fingerprint", "ops", "recovery", "hookmap", "adapters"],
     ["model"],
     ["hooks"],
     ["memory"],
     ["inject", "record"],
-    ["extract", "apply", "lens"],
+    ["extract", "apply", "lens", "monitor"],
     ["lessons"],
     ["lowrank"],
     ["descent"],
@@ -39,7 +40,7 @@ LAYERS = [
     ["cli"],
 ]
 #: Nothing up to here may import torch, so that it loads at once.
-LAST_WITHOUT_TORCH = "algebra"
+LAST_WITHOUT_TORCH = "heatmap"
 HEAVY = {"torch", "transformers", "transformer_lens"}
 #: Only `python -m steer.pocket.train` comes here.
 TRAINING = {"pocket.train", "pocket.optimizer"}
