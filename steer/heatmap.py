@@ -10,8 +10,8 @@ import html
 from collections.abc import Sequence
 
 from steer.files import shown
+from steer.readouts import Readout
 from steer.traces import Trace, reach, summarise
-from steer.units import Readout
 
 Colour = tuple[int, int, int]
 

@@ -15,10 +15,10 @@ from steer.errors import InputError, ModelError
 from steer.memory import token_budget
 from steer.model import Model
 from steer.packing import batches
+from steer.readouts import Readout
 from steer.record import run
 from steer.sites import Site
 from steer.traces import Trace, TracedToken
-from steer.units import Readout
 
 
 def monitor(
@@ -62,17 +62,17 @@ def _read(
 
     def reader(site: Site) -> Callable[[Tensor], None]:
         columns = [column for column, readout in enumerate(readouts) if readout.site == site]
-        axes = torch.from_numpy(np.stack([readouts[column].axis for column in columns]))
+        weights = torch.from_numpy(np.stack([readouts[column].weights for column in columns], 1))
+        offsets = torch.tensor([readouts[column].offset for column in columns])
 
         def read(resid: Tensor) -> None:
-            found[:, :, columns] = ops.projections(resid, axes.to(resid.device)).cpu()
+            here = weights.to(resid.device), offsets.to(resid.device)
+            found[:, :, columns] = ops.read(resid, *here).cpu()
 
         return read
 
     run(model, ids, mask, {site: reader(site) for site in {one.site for one in readouts}})
-    zeros = np.array([readout.zero for readout in readouts])
-    scales = np.array([readout.scale for readout in readouts])
-    return np.asarray((found.numpy() - zeros) / scales, dtype=np.float32)
+    return found.numpy()
 
 
 def _tokens(model: Model, text: str, number: int, special: bool) -> tuple[TracedToken, ...]:

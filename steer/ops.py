@@ -42,9 +42,9 @@ def pooled_norm(resid: Tensor, weights: Tensor) -> Tensor:
     return (weights @ lengths).squeeze(-1)
 
 
-def projections(resid: Tensor, axes: Tensor) -> Tensor:
-    """h . u for each unit vector u: resid [..., d_model], axes float32 [k, d_model].
+def read(h: Tensor, weights: Tensor, offset: Tensor) -> Tensor:
+    """h . weights + offset, projections in the units that these stand for.
 
-    Returns float32 [..., k], in activation units.
+    weights float32 [d_model, n], offset float32 [n]; float32 [..., n].
     """
-    return resid.float() @ axes.T
+    return h.float() @ weights + offset

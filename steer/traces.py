@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.units import Readout
+from steer.readouts import Readout
 
 
 @dataclass(frozen=True, slots=True)

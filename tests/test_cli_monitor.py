@@ -26,7 +26,7 @@ def test_monitor_prints_tables_json_and_a_page(joyful: Path, folder: Path) -> No
     assert json.loads(piped.stdout) == printed
     made = steer(*words, "--html", "page.html")
     assert "wrote page.html" in made.stderr
-    assert "joyful @ resid_post 0" in Path("page.html").read_text()
+    assert "joyful@0" in Path("page.html").read_text()
     failed(steer(*words, "--html", "page.html"), 1, "exists", "--force")
 
 

@@ -13,8 +13,8 @@ from steer.cli import options, output
 from steer.source import ModelSource
 
 if TYPE_CHECKING:
+    from steer.readouts import Readout
     from steer.traces import Trace
-    from steer.units import Readout
 
 
 def register(app: typer.Typer) -> None:
@@ -108,7 +108,7 @@ def _readouts(typed: str) -> list[Readout]:
     """
     from steer import spec, store
     from steer.errors import UsageError
-    from steer.units import readouts
+    from steer.readouts import readouts
 
     parsed = spec.parse(typed)
     if parsed != spec.SteerSpec(parsed.reference, layers=parsed.layers):
@@ -213,10 +213,7 @@ def _as_json(model: str, traces: Sequence[Trace], readouts: Sequence[Readout]) -
                 "site": readout.vector.metadata.site,
                 "layer": readout.layer,
                 "unit": readout.unit,
-                "zero": readout.zero,
-                "scale": readout.scale,
                 "threshold": readout.threshold,
-                "error_rate": readout.error_rate,
             }
             for readout in readouts
         ],
