@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import options, output
+from steer.cli.recipe import RecipeOption, settings
 from steer.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.apply import Generation, Sampling
+    from steer.apply import Generation
     from steer.model import Model
+    from steer.sampling import Sampling
     from steer.steers import Steer
 
 
@@ -27,6 +29,7 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 def apply(
+    context: typer.Context,
     source: ModelSource,
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt; - or nothing reads stdin.")
@@ -40,6 +43,7 @@ def apply(
             " joyful:15%@10-20, joyful:2@8/response. Several add up.",
         ),
     ] = None,
+    recipe: RecipeOption = None,
     prompts: Annotated[
         Path | None, typer.Option(help="A prompt a line, or JSONL of {prompt}.")
     ] = None,
@@ -73,15 +77,31 @@ def apply(
     steer apply "One day Mara woke up." -v joyful:2@2 --compare
     steer apply "Tell me about the sea." --chat -v joyful -v formal:-1
     steer apply --prompts prompts.txt -v joyful -n 4 -o out.jsonl
+    steer apply "One day" --recipe examples/recipes/captain.toml
     """
     from steer import spec, store
     from steer.errors import UsageError
     from steer.files import check_writable
-    from steer.steers import resolve
+    from steer.sampling import Sampling
+    from steer.steers import check_fits, resolve
 
-    specs = [spec.parse(text) for text in vector or []]
+    typed = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "stop": tuple(stop or ()),
+        "samples": samples,
+        "seed": seed,
+        "chat": chat,
+        "system": system,
+    }
+    named, chosen = settings(context, recipe, typed)
+    chat, system = chosen.pop("chat"), chosen.pop("system")
+    sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})
+    specs = [spec.parse(text) for text in [*named, *(vector or [])]]
     if compare and not specs:
-        raise UsageError("nothing to compare", hint="name a vector with -v")
+        raise UsageError("nothing to compare", hint="name a vector with -v, or a recipe")
     if system is not None and not chat:
         raise UsageError("--system needs --chat")
     if out is not None:
@@ -89,26 +109,14 @@ def apply(
     texts = _prompts(prompt, prompts)
     steers = [resolve(one, store.read(store.find(one.reference))) for one in specs]
     model = options.load_model(source)
-    from steer.apply import Sampling
-    from steer.steers import check_fits
-
     for steer in steers:
         for text in check_fits(steer.vector, model.identity, allow_other_model=allow_other_model):
             output.warning(text)
-    sampling = Sampling(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        stop=tuple(stop or ()),
-        samples=samples,
-        seed=seed,
-        batch_size=batch_size,
-    )
     steered = " + ".join(map(str, steers)) or "unsteered"
-    output.note(f"{model.describe()} · {steered} · temperature {temperature:g} · seed {seed}")
+    drawn = f"temperature {sampling.temperature:g} · seed {sampling.seed}"
+    output.note(f"{model.describe()} · {steered} · {drawn}")
     run = _Run(model, texts, sampling, chat, system)
-    streams = not (compare or json or out) and len(texts) * samples == 1
+    streams = not (compare or json or out) and len(texts) * sampling.samples == 1
     if streams:
         run.stream(steers)
         return

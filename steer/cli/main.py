@@ -19,6 +19,7 @@ from steer.cli import (
     list_vectors,
     monitor,
     output,
+    recipe,
     show,
     verify,
 )
@@ -79,6 +80,7 @@ for command in (
     show,
     compare,
     combine,
+    recipe,
     list_vectors,
     verify,
     demo,

@@ -1,0 +1,80 @@
+"""`steer recipe`: what a recipe comes to; and recipes as other commands take them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steer.cli import options, output
+
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", help="A TOML file of vectors and settings.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    group.command("show")(show)
+    app.add_typer(group, name="recipe", help="What a recipe of vectors and settings comes to.")
+
+
+def show(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file.")],
+    json: options.Json = False,
+) -> None:
+    """Print a recipe with everything that it includes, as one recipe.
+
+    A recipe names vectors as -v does, and settings of `steer apply`; it can include others:
+
+    \b
+    include = ["seafarer.toml"]
+    steers = ["formal:1.5@2", "./calm.safetensors:-1"]
+    [generation]
+    temperature = 0.5
+
+    \b
+    steer recipe show examples/recipes/captain.toml
+    steer recipe show captain.toml > flat.toml
+    """
+    from dataclasses import asdict
+
+    from steer.recipe import read, to_toml
+
+    found = read(recipe)
+    if json:
+        output.as_json(
+            {
+                "path": str(found.path),
+                "description": found.description,
+                "steers": [asdict(one) | {"file": str(one.file)} for one in found.steers],
+                "generation": found.generation,
+            }
+        )
+        return
+    output.write(to_toml(found.steers, found.generation, description=found.description))
+
+
+def settings(
+    context: typer.Context, recipe: Path | None, typed: dict[str, Any]
+) -> tuple[list[str], dict[str, Any]]:
+    """The recipe's steers, as -v takes them, and its settings where none were typed.
+
+    Raises:
+        SteerError: no recipe, or a vector that is missing or another one than the recipe means.
+    """
+    from steer.recipe import read, specs
+
+    if recipe is None:
+        return [], typed
+    found = read(recipe)
+    # By name, since typer keeps its copy of click's enumeration to itself.
+    open_ = {
+        name
+        for name in found.generation
+        if name in typed and context.get_parameter_source(name).name == "DEFAULT"  # type: ignore[union-attr]
+    }
+    chosen = {name: found.generation[name] if name in open_ else typed[name] for name in typed}
+    return specs(found), chosen
