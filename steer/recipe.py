@@ -49,7 +49,7 @@ class Generation(Record, frozen=True, omit_defaults=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    stop: tuple[str, ...] | None = None
+    stop: list[str] | None = None
     samples: int | None = None
     seed: int | None = None
     chat: bool | None = None
