@@ -12,23 +12,13 @@ import torch
 from torch import Tensor
 
 from steer.errors import SteerError
+from steer.generation import Generation, Sampling
 from steer.inject import TokenClock, injected
 from steer.model import Model
-from steer.sampling import Sampling
 from steer.steers import Steer
 from steer.text import TextDeltas, cut
 
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One continuation. `finish`: the model ended it, a stop string did, or it is as long as
-    allowed."""
-
-    prompt: str
-    sample: int
-    text: str
-    n_tokens: int
-    finish: Literal["end", "stop", "length"]
+__all__ = ["Generation", "Sampling", "continue_ids", "generate"]
 
 
 @dataclass(frozen=True, slots=True)

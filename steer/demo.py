@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from steer.apply import Generation, generate
+from steer.apply import Generation, Sampling, generate
 from steer.intervals import Interval, ratio
 from steer.model import Model
 from steer.pocket import corpus
 from steer.pocket.pairs import KIND, VALUE
-from steer.sampling import Sampling
 from steer.steers import Steer
 from steer.vector import SteeringVector
 

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steer.apply import continue_ids
+from steer.apply import Sampling, continue_ids
 from steer.contrasts import joinable
 from steer.errors import InputError
 from steer.model import Model
 from steer.reading import shared_prefix
-from steer.sampling import Sampling
 from steer.steers import Steer
 
 #: Bytes of log-probabilities that are held at once: of a batch in a forward pass, or of all texts.

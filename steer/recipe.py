@@ -27,9 +27,9 @@ import msgspec
 from steer import spec, store
 from steer.errors import InputError, SteerError, UsageError, VectorError
 from steer.files import read_bytes
+from steer.generation import Sampling
 from steer.provenance import Record
 from steer.records import decoded
-from steer.sampling import Sampling
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from steer import store
 from steer.algebra import combine, likenesses, obstacles, orthogonalised
-from steer.apply import generate
+from steer.apply import Sampling, generate
 from steer.errors import VectorError
 from steer.metadata import decode, encode
-from steer.sampling import Sampling
 from steer.spec import Coefficient
 from steer.steers import Steer
 from steer.vector import SteeringVector

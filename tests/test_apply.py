@@ -10,13 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer.apply import Generation, generate
+from steer.apply import Generation, Sampling, generate
 from steer.errors import HookError, SteerError
 from steer.hooks import placed
 from steer.inject import TokenClock, injected
 from steer.model import Model
 from steer.record import capture
-from steer.sampling import Sampling
 from steer.sites import Site
 from steer.spec import Coefficient, Scope
 from steer.steers import Steer

@@ -16,11 +16,11 @@ ROOT = Path(steer.__file__).parent
 #: From the ground up; a module imports only what stands above it here, or beside it in its row.
 LAYERS = [
     ["errors"],
-    ["sites", "files", "text", "strict_json", "sampling"],
+    ["sites", "files", "text", "strict_json"],
     ["provenance", "records", "pocket"],
     ["metadata"],
     ["contrasts", "prompts", "vector", "reading", "source"],
-    ["spec", "store", "activations", "intervals", "packing"],
+    ["spec", "store", "activations", "intervals", "packing", "generation"],
     ["fit", "recipe"],
     ["fitting"],
     ["steers", "projection"],

@@ -16,9 +16,8 @@ from steer.cli.recipe import RecipeOption, settings
 from steer.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.apply import Generation
+    from steer.generation import Generation, Sampling
     from steer.model import Model
-    from steer.sampling import Sampling
     from steer.steers import Steer
 
 
@@ -82,7 +81,7 @@ def apply(
     from steer import spec, store
     from steer.errors import UsageError
     from steer.files import check_writable
-    from steer.sampling import Sampling
+    from steer.generation import Sampling
     from steer.steers import check_fits, resolve
 
     typed = {

@@ -49,12 +49,11 @@ def demo(
         contrast_set = pairs(text.encode(), "formal.jsonl")
     model = options.load_model(ModelSource())
     from steer import spec, store
-    from steer.apply import generate
+    from steer.apply import Sampling, generate
     from steer.cli.show import layer_table
     from steer.demo import measure, n_generations
     from steer.extract import ReadSettings, record_contrasts
     from steer.fitting import FitSettings
-    from steer.sampling import Sampling
     from steer.steers import resolve
 
     with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go

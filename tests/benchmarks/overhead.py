@@ -22,9 +22,8 @@ from recorded import extract, pairs
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from steer import pocket
-from steer.apply import generate
+from steer.apply import Sampling, generate
 from steer.model import Model, load
-from steer.sampling import Sampling
 from steer.source import ModelSource
 from steer.spec import Coefficient
 from steer.steers import Steer

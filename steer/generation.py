@@ -1,9 +1,10 @@
-"""How to generate, checked before anything heavy is imported."""
+"""What is generated: how it is asked for, and what comes of it. No torch."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from steer.errors import UsageError
 
@@ -37,3 +38,15 @@ class Sampling:
             raise UsageError("--top-k and --seed are 0 or more")
         if "" in self.stop:
             raise UsageError("a stop string is empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One continuation. `finish`: the model ended it, a stop string did, or it is as long as
+    allowed."""
+
+    prompt: str
+    sample: int
+    text: str
+    n_tokens: int
+    finish: Literal["end", "stop", "length"]
