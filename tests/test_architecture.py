@@ -17,7 +17,7 @@ ROOT = Path(steer.__file__).parent
 LAYERS = [
     ["errors"],
     ["sites", "files", "text", "strict_json"],
-    ["provenance", "records", "pocket"],
+    ["provenance", "records", "pocket", "checks"],
     ["metadata"],
     ["contrasts", "prompts", "vector", "reading", "source"],
     ["spec", "store", "activations", "intervals", "packing", "generation"],
@@ -32,7 +32,7 @@ LAYERS = [
     ["hooks"],
     ["memory"],
     ["inject", "record"],
-    ["extract", "apply", "lens", "monitor"],
+    ["extract", "apply", "lens", "monitor", "doctor"],
     ["lessons"],
     ["lowrank"],
     ["descent"],

@@ -64,3 +64,27 @@ def test_what_is_wrong_is_said(
     message: str,
 ) -> None:
     failed(steer("monitor", *words, "-m", folder), code, message)
+
+
+def test_doctor_prints_a_report(folder: Path) -> None:  # noqa: F811
+    result = steer("doctor", "-m", folder)
+    assert (result.exit_code, result.stderr.strip()) == (0, "all is well")
+    rows = [line.split(maxsplit=1)[0] for line in result.stdout.splitlines()]
+    assert rows[:3] == ["steer", "python", "platform"]
+    assert rows[-7:] == ["ok"] * 7
+    printed = json.loads(steer("doctor", "-m", folder, "--json").stdout)
+    assert printed["passed"] is True
+    assert str(folder) not in json.dumps(printed)
+
+
+def test_doctor_fails_where_a_check_does(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text((folder / "config.json").read_text())
+    result = steer("doctor", "-m", "broken")
+    assert result.exit_code == 1
+    assert "FAILED  model loads: cannot load broken" in result.stdout
+    assert "1 of 3 checks failed" in result.stderr
+    printed = json.loads(steer("doctor", "-m", "broken", "--json").stdout)
+    assert printed["passed"] is False
+    assert printed["checks"][-1]["advice"]

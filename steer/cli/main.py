@@ -14,6 +14,7 @@ from steer.cli import (
     compare,
     demo,
     distill,
+    doctor,
     extract,
     fit,
     list_vectors,
@@ -83,6 +84,7 @@ for command in (
     recipe,
     list_vectors,
     verify,
+    doctor,
     demo,
 ):
     command.register(app)
