@@ -32,7 +32,7 @@ class TokenClock:
     start: int = field(default=0, init=False)
 
     def tick(self, _module: nn.Module, _args: object, keywords: dict[str, Any]) -> None:
-        """Forward pre-hook of the model's body."""
+        """Forward pre-hook of the model and of its body."""
         cache = keywords.get("past_key_values")
         self.start = int(cache.get_seq_length()) if cache is not None else 0
 
@@ -68,12 +68,17 @@ def injected(model: Model, steers: Sequence[Steer], clock: TokenClock) -> Iterat
         HookError: the block ended well, yet a steer was never applied.
     """
     functions = {site: _edit(edits, clock) for site, edits in total_edits(steers).items()}
-    handle = model.body.register_forward_pre_hook(clock.tick, with_kwargs=True)
+    # Both: the body is also run alone, and OPT with its head goes past the body.
+    handles = [
+        module.register_forward_pre_hook(clock.tick, with_kwargs=True)
+        for module in (model.network, model.body)
+    ]
     try:
         with placed(model, functions):
             yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _edit(edits: dict[Scope, Edit], clock: TokenClock) -> SiteFunction:
