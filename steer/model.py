@@ -140,8 +140,12 @@ class Model:
             made += [_tokens(passage, *row) for passage, *row in rows]
         return made
 
-    def chat(self, prompt: str, system: str | None = None) -> str:
+    def chat(
+        self, prompt: str, system: str | None = None, history: Sequence[tuple[str, str]] = ()
+    ) -> str:
         """A user's message in the model's chat template, up to where the answer begins.
+
+        history: the messages before it, each with its answer.
 
         Raises:
             ModelError: the tokenizer has no template, or the template refuses the messages.
@@ -151,7 +155,8 @@ class Model:
                 f"{self.identity.id} has no chat template", hint="leave --chat out for plain text"
             )
         messages = [{"role": "system", "content": system}] if system is not None else []
-        messages.append({"role": "user", "content": prompt})
+        for number, text in enumerate([text for turn in history for text in turn] + [prompt]):
+            messages.append({"role": ("user", "assistant")[number % 2], "content": text})
         try:
             return str(
                 self.tokenizer.apply_chat_template(

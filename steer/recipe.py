@@ -16,6 +16,7 @@ add up, those of a file that is included twice twice, and of settings the last o
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,6 +150,17 @@ def specs(recipe: Recipe) -> list[str]:
     return [steer.vector for steer in recipe.steers]
 
 
+def placed(text: str, path: Path) -> str:
+    """A spec as a recipe at `path` has to write it, so that it means what it means here."""
+    reference = spec.parse(text).reference
+    if _is_name(reference):
+        return text
+    here = Path(os.path.relpath(reference, path.parent))
+    # Without a folder it would be a name.
+    folder = "./" if here.parent == Path() else ""
+    return f"{folder}{here}{text.strip()[len(reference) :]}"
+
+
 def to_toml(
     steers: Sequence[RecipeSteer], generation: dict[str, Any], *, description: str = ""
 ) -> str:
@@ -223,11 +235,15 @@ def _resolved(text: str, path: Path) -> str:
         reference = spec.parse(text).reference
     except UsageError as error:
         raise InputError(f"{path}: {error}", hint=error.hint) from None
-    here = Path(reference)
-    named = here.suffix != store.SUFFIX and here.parent == Path()
-    if named or "://" in reference:
+    if _is_name(reference):
         return text
-    return f"{path.parent / here}{text[len(reference) :]}"
+    return f"{path.parent / reference}{text[len(reference) :]}"
+
+
+def _is_name(reference: str) -> bool:
+    """Whether it means the same wherever it is written: a vector's name, or an address."""
+    here = Path(reference)
+    return "://" in reference or (here.suffix != store.SUFFIX and here.parent == Path())
 
 
 def _cycle(chain: Sequence[Path], start: int) -> InputError:

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from steer import __version__
 from steer.cli import (
     apply,
+    chat,
     combine,
     compare,
     demo,
@@ -77,6 +78,7 @@ for command in (
     fit,
     distill,
     apply,
+    chat,
     monitor,
     show,
     compare,
