@@ -105,7 +105,7 @@ class Chat:
     def _answer(self, message: str, on_text: OnText) -> Outcome:
         steers = [steer for _, steer in self._steers]
         turn = self.conversation.answer(message, steers, self.sampling, on_text)
-        cut = (f"cut off after {self.sampling.max_tokens} tokens or where the model's room ends",)
+        cut = ("cut off: --max-tokens, or the model's room, is used up",)
         return Outcome(turn=turn, notes=cut if turn.finish == "length" else ())
 
     def _steer(self, typed: str) -> Outcome:

@@ -54,7 +54,9 @@ def chat(
     steer chat -m Qwen/Qwen2.5-0.5B-Instruct -v warm:4 --system "You are a cook."
     printf '/steer sea 2\\nTell me a story.\\n/compare\\n' | steer chat
     """
+    from steer import spec, store
     from steer.generation import Sampling
+    from steer.steers import resolve
 
     typed = {
         "max_tokens": max_tokens,
@@ -68,12 +70,15 @@ def chat(
     named, chosen = settings(context, recipe, typed)
     system = chosen.pop("system")
     sampling = Sampling(**chosen | {"stop": tuple(chosen["stop"])})
+    specs = [*named, *(vector or [])]
+    for one in map(spec.parse, specs):  # what is wrong with them is known before the model loads
+        resolve(one, store.read(store.find(one.reference)))
     model = options.load_model(source)
     from steer.chat import Chat
     from steer.conversation import Conversation
 
     talk = Conversation(model, system=system)
-    chatting = Chat(talk, sampling, [*named, *(vector or [])], allow_other_model=allow_other_model)
+    chatting = Chat(talk, sampling, specs, allow_other_model=allow_other_model)
     for text in chatting.warnings:
         output.warning(text)
     form = "" if talk.has_template else " · no chat template: it continues the text"
