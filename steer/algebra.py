@@ -74,7 +74,7 @@ def combine(
     rows = [_combined(parts, layer, op, orthogonal_to) for layer in layers]
     made_from = Combination(
         op=op,
-        parts=tuple(_part(part) for part in parts),
+        parts=tuple(part_of(part) for part in parts),
         orthogonal_to=tuple(Part(name=v.name, sha256=v.sha256) for v in orthogonal_to),
     )
     directions = np.array(rows, dtype=np.float32)
@@ -91,7 +91,7 @@ def obstacles(vectors: Sequence[SteeringVector]) -> list[str]:
     """Why these vectors cannot be combined; nothing if they can."""
     reasons = []
     sites = [vector.metadata.site for vector in vectors]
-    models = [_model(vector.metadata) for vector in vectors]
+    models = [model_of(vector.metadata) for vector in vectors]
     for what, values in (("sites", sites), ("models", models)):
         if len(set(values)) > 1:
             each = (f"{vector.name} {said}" for vector, said in zip(vectors, values, strict=True))
@@ -192,11 +192,7 @@ def _metadata(
         layers=layers,
         method=Method(name="combine", combination=how),
         read=Read(positions=read.pop() if len(read) == 1 else "mixed"),
-        contrast=ContrastSummary(
-            kind="vectors",
-            n=len(parts),
-            sha256=hashlib.sha256(msgspec.json.encode(how, order="sorted")).hexdigest(),
-        ),
+        contrast=contrast_of(how),
         statistics=statistics,
         recommended=Recommended(
             layers=started or layers, coefficient=1.0, evidence="combined; no sweep was run"
@@ -204,7 +200,17 @@ def _metadata(
     )
 
 
-def _part(part: Steer) -> Part:
+def contrast_of(how: Combination) -> ContrastSummary:
+    """What a combined vector's file says of what it was made from."""
+    return ContrastSummary(
+        kind="vectors",
+        n=len(how.parts),
+        sha256=hashlib.sha256(msgspec.json.encode(how, order="sorted")).hexdigest(),
+    )
+
+
+def part_of(part: Steer) -> Part:
+    """What a combined vector's file says of one of its parts."""
     return Part(
         name=part.vector.name,
         sha256=part.vector.sha256,
@@ -221,7 +227,7 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(sorted(values)))
 
 
-def _model(metadata: Metadata) -> str:
+def model_of(metadata: Metadata) -> str:
     """What has to agree; the same weights may go by several ids."""
     model = metadata.model
     return f"{model.architecture}, width {model.d_model}, weights {model.fingerprint}"

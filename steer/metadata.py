@@ -37,7 +37,7 @@ class LayerStatistics(Record, frozen=True):
     """What was seen at one layer while the vector was made.
 
     norm: length of the stored vector, in activation units; of a low-rank edit, of what it adds
-        to the mean activation of a text, on average.
+        to the mean activation of a text, on average (of combined ones, at most).
     resid_norm: mean length of the activations read there.
     separability: AUC of the projection on held-out folds, 0.5 is chance; None with too few pairs.
     positive, negative: projection of each side's activations on the unit vector.

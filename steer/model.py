@@ -123,13 +123,19 @@ class Model:
         """
         return encoding.encode_passages(self.tokenizer, self.identity.id, passages, markers)
 
-    def chat(self, prompt: str, system: str | None = None) -> str:
+    def chat(
+        self, prompt: str, system: str | None = None, history: Sequence[tuple[str, str]] = ()
+    ) -> str:
         """A user's message in the model's chat template, up to where the answer begins.
+
+        history: the messages before it, each with its answer.
 
         Raises:
             ModelError: the tokenizer has no template, or the template refuses the messages.
         """
         messages = [Message("system", system)] if system is not None else []
+        for said, answer in history:
+            messages += [Message("user", said), Message("assistant", answer)]
         return encoding.chat(self.tokenizer, self.identity.id, [*messages, Message("user", prompt)])
 
     def warpers(self, temperature: float, top_k: int, top_p: float) -> list[Any]:

@@ -35,8 +35,10 @@ QUESTIONS = (
 )
 
 
-def read(data: bytes, source: str) -> list[str]:
+def read(data: bytes, source: str, *, field: str = "prompt") -> list[str]:
     """The prompts of a file named `source`: a line each, or records `{"prompt": "..."}`.
+
+    field: the name in records, and in messages.
 
     Raises:
         InputError: it holds none, or records that are no prompts; with the line.
@@ -44,12 +46,12 @@ def read(data: bytes, source: str) -> list[str]:
     text = decoded(data, source)
     if text.lstrip()[:1] in ("{", "["):
         return [
-            record if isinstance(record, str) else text_field(where, record, "prompt")
+            record if isinstance(record, str) else text_field(where, record, field)
             for where, record in records(data, source)
         ]
     prompts = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
     if not prompts:
-        raise InputError(f"{source} holds no prompts", hint="write one a line")
+        raise InputError(f"{source} holds no {field}s", hint="write one a line")
     return prompts
 
 
@@ -61,5 +63,5 @@ def read_one(data: bytes) -> str:
     """
     text = decoded(data, "stdin")
     if not text.strip():
-        raise InputError("stdin is empty", hint='write steer apply "One day" or pipe a prompt in')
+        raise InputError("stdin is empty", hint="pipe a text in, or write it as an argument")
     return text.rstrip("\r\n")

@@ -96,6 +96,11 @@ class Steer:
             )
 
     @property
+    def vectors(self) -> tuple[SteeringVector, ...]:
+        """Its own, and the one that its gate reads."""
+        return (self.vector, self.gate.condition.projection.vector) if self.gate else (self.vector,)
+
+    @property
     def when(self) -> When:
         return When(self.scope, self.schedule, self.gate)
 

@@ -23,7 +23,7 @@ from steer.sites import Site
 from steer.steers import Steer
 from steer.text import TextDeltas, cut
 
-FAMILIES = ["llama", "gpt2", "gptj", "gemma2", "qwen3", "falcon", "mpt", "bloom"]
+FAMILIES = ["llama", "gpt2", "gptj", "gemma2", "qwen3", "falcon", "mpt", "bloom", "opt"]
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 PROMPTS = ["w5 w9", "w12 w7 w33 w8 w41 w6 w19", "w60", "w4 w4 w50 w21"]

@@ -17,7 +17,7 @@ ROOT = Path(steer.__file__).parent
 LAYERS = [
     ["errors"],
     ["sites", "files", "text", "strict_json", "positions", "passages", "near"],
-    ["provenance", "records", "pocket"],
+    ["provenance", "records", "pocket", "checks"],
     ["metadata", "schema", "hubdata"],
     ["frame"],
     ["contrasts", "prompts", "vector", "source"],
@@ -25,8 +25,9 @@ LAYERS = [
     ["scope", "operation", "store", "activations", "intervals", "packing", "generation"],
     ["spec", "fit"],
     ["projection", "fitting", "check"],
-    ["steers"],
-    ["plan", "algebra"],
+    ["steers", "readouts"],
+    ["plan", "algebra", "written", "traces"],
+    ["heatmap", "collapse", "recipe"],
     ["fingerprint", "ops", "recovery", "hookmap", "adapters", "encoding"],
     ["model"],
     ["hooks"],
@@ -36,8 +37,9 @@ LAYERS = [
     ["inject", "watch"],
     ["decoding"],
     ["batch"],
-    ["extract", "apply", "lens"],
-    ["lessons"],
+    ["extract", "apply", "lens", "monitor", "doctor"],
+    ["lessons", "conversation"],
+    ["chat"],
     ["lowrank"],
     ["descent"],
     ["distilled"],
@@ -45,7 +47,7 @@ LAYERS = [
     ["cli"],
 ]
 #: Nothing up to here may import torch, so that it loads at once.
-LAST_WITHOUT_TORCH = "algebra"
+LAST_WITHOUT_TORCH = "heatmap"
 HEAVY = {"torch", "transformers", "transformer_lens"}
 #: Only `python -m steer.pocket.train` comes here.
 TRAINING = {"pocket.train", "pocket.optimizer"}

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import options, output
+from steer.cli import generated, options, output
+from steer.cli.recipe import RecipeOption, settings
 from steer.cli.watched import Looking, report_watched
 from steer.source import ModelSource
 
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 def apply(
+    context: typer.Context,
     source: ModelSource,
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt; - or nothing reads stdin.")
@@ -63,6 +65,7 @@ def apply(
             help="stop the text (default), error (exit status 3), or ablate from there on."
         ),
     ] = None,
+    recipe: RecipeOption = None,
     prompts: Annotated[
         Path | None, typer.Option(help="A prompt a line, or JSONL of {prompt}.")
     ] = None,
@@ -113,59 +116,68 @@ def apply(
     \b
     steer apply "..." -v refusal:ablate@all --when 'refusal>0.4'
     steer apply "..." -v joyful --watch joyful --guard 'troll>0.5' --on-trip error
+    steer apply "One day" --recipe examples/recipes/captain.toml
     """
-    from steer import spec, store
     from steer.errors import UsageError
     from steer.files import check_writable
     from steer.generation import Sampling
+    from steer.written import behind, resolved
 
-    specs = [spec.parse(text) for text in vector or []]
-    looking = Looking(when, watch or [], guard or [], on_trip)
-    if compare and not specs:
-        raise UsageError("nothing to compare", hint="name a vector with -v")
-    if when is not None and not specs:
-        raise UsageError("--when has nothing to steer", hint="name a vector with -v")
+    typed = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "stop": tuple(stop or ()),
+        "samples": samples,
+        "beams": beams,
+        "seed": seed,
+        "chat": chat,
+        "system": system,
+    }
+    asked, chosen = settings(context, recipe, typed, vector or [])
+    asked = behind(asked, when, "--when")
+    looking = Looking(watch or [], guard or [], on_trip)
+    chat, system = chosen.pop("chat"), chosen.pop("system")
+    sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})
+    if compare and not asked:
+        raise UsageError("nothing to compare", hint="name a vector with -v, or a recipe")
+    if when is not None and not asked:
+        raise UsageError("--when has nothing to steer", hint="name a vector with -v, or a recipe")
     if system is not None and not chat:
         raise UsageError("--system needs --chat")
-    if beams > 1 and (watch or guard):
+    if sampling.beams > 1 and (watch or guard):
         raise UsageError("beams are tried and dropped: --beams goes with no --watch or --guard")
-    sampling = Sampling(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        stop=tuple(stop or ()),
-        samples=samples,
-        seed=seed,
-        batch_size=batch_size,
-        beams=beams,
-    )
     if out is not None:
         check_writable(out, force=force)
     texts = _prompts(prompt, prompts)
-    vectors = [store.read(store.find(one.reference)) for one in specs]
+    steers = resolved(asked)
     looking.read_vectors()
-    steers = looking.steers(specs, vectors)
     model = options.load_model(source)
     from steer.steers import check_fits
 
+    used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
     found = [
         text
-        for one in [*vectors, *looking.vectors]
+        for one in used
         for text in check_fits(one, model.identity, allow_other_model=allow_other_model)
     ]
     for text in dict.fromkeys(found):
         output.warning(text)
     steered = " + ".join(map(str, steers)) or "unsteered"
-    output.note(f"{model.describe()} · {steered} · temperature {temperature:g} · seed {seed}")
+    drawn = f"temperature {sampling.temperature:g} · seed {sampling.seed}"
+    if sampling.beams > 1:
+        drawn = f"{sampling.beams} beams"
+    output.note(f"{model.describe()} · {steered} · {drawn}")
     run = _Run(model, texts, sampling, chat, system, looking)
-    streams = not (compare or json or out or beams > 1) and len(texts) * samples == 1
+    streams = not (compare or json or out or sampling.beams > 1)
+    streams = streams and len(texts) * sampling.samples == 1
     if streams:
         run.stream(steers)
         return
     results = run.all(steers, "generating")
     baselines = run.all([], "unsteered", guarded=False) if compare else None
-    records = _records(results, baselines)
+    records = generated.records(results, baselines)
     if out is not None:
         lines = "".join(json_library.dumps(record, ensure_ascii=False) + "\n" for record in records)
         from steer.files import write_atomic
@@ -182,7 +194,7 @@ def apply(
             }
         )
     elif out is None:
-        _print(results, baselines, steered)
+        generated.show(results, baselines, steered)
     looking.report(results)
 
 
@@ -264,35 +276,3 @@ class _Run:
             replace(generation, prompt=self.prompts[index // self.sampling.samples])
             for index, generation in enumerate(made)
         ]
-
-
-def _records(
-    steered: Sequence[Generation], baselines: Sequence[Generation] | None
-) -> list[dict[str, Any]]:
-    records = [_record(generation) for generation in steered]
-    for record, baseline in zip(records, baselines or (), strict=False):
-        record["unsteered"] = baseline.text
-        if baseline.watched:
-            record["unsteered_tokens"] = baseline.tokens
-            record["unsteered_watched"] = baseline.watched
-    return records
-
-
-def _record(generation: Generation) -> dict[str, Any]:
-    """A continuation as JSON, without what nobody asked for."""
-    optional = ("tokens", "watched", "gates", "trips", "idle")
-    return {key: value for key, value in asdict(generation).items() if value or key not in optional}
-
-
-def _print(
-    steered: Sequence[Generation], baselines: Sequence[Generation] | None, title: str
-) -> None:
-    several_prompts = len({generation.prompt for generation in steered}) > 1
-    for index, generation in enumerate(steered):
-        if several_prompts and generation.sample == 0:
-            output.heading(generation.prompt)
-        if baselines is None:
-            output.line(generation.text.strip() + "\n")
-        else:
-            output.beside(("unsteered", title), (baselines[index].text, generation.text))
-        report_watched(generation)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options, output
+from steer.cli.recipe import RecipeOption
 
 if TYPE_CHECKING:
     from steer.steers import Steer
+    from steer.vector import SteeringVector
 
 
 def register(app: typer.Typer) -> None:
@@ -19,14 +21,15 @@ def register(app: typer.Typer) -> None:
 
 
 def combine(
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     parts: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="NAME[:COEFFICIENT][@LAYERS], such as joyful, calm:-0.5, formal:15%@2-4."
             " Without a coefficient: 1."
         ),
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    ] = None,
+    recipe: RecipeOption = None,
     op: Annotated[str, typer.Option(help="sum, or mean (sum by the number of parts).")] = "sum",
     orthogonal_to: Annotated[
         list[str] | None,
@@ -43,11 +46,14 @@ def combine(
     The result has the layers that all of them have, and says what it was made from. Applied once
     it does what all parts do together. No model is loaded.
 
+    A recipe may hold low-rank edits, and each part acts at its own layers: the result has them all.
+
     \b
     steer combine joyful formal:-0.5 -o vectors/playful.safetensors
     steer combine run1 run2 run3 --op mean -o vectors/joyful.safetensors
     steer combine gloomy:-1 -o vectors/cheer.safetensors
     steer combine joyful --orthogonal-to formal -o vectors/joy-alone.safetensors
+    steer combine --recipe examples/recipes/captain.toml -o vectors/captain.safetensors
     """
     from steer import algebra, store
     from steer.errors import UsageError
@@ -55,16 +61,23 @@ def combine(
 
     if op not in ("sum", "mean"):
         raise UsageError(f"{op!r} is not a way to combine", hint="use sum or mean")
+    if bool(parts) == (recipe is not None):
+        raise UsageError("give vectors to combine, or --recipe")
     store.check_path(out)
     check_writable(out, force=force)
-    combined = algebra.combine(
-        [_part(text) for text in parts],
-        name=name or out.stem,
-        op=op,  # type: ignore[arg-type]  # checked above
-        orthogonal_to=[store.read(store.find(other)) for other in orthogonal_to or ()],
-        description=description,
-        license=license,
-    )
+    if recipe is not None:
+        if op != "sum" or orthogonal_to:
+            raise UsageError("a recipe is a sum", hint="leave --op and --orthogonal-to out")
+        combined = _collapsed(recipe, name or out.stem, description, license)
+    else:
+        combined = algebra.combine(
+            [_part(text) for text in parts or ()],
+            name=name or out.stem,
+            op=op,  # type: ignore[arg-type]  # checked above
+            orthogonal_to=[store.read(store.find(other)) for other in orthogonal_to or ()],
+            description=description,
+            license=license,
+        )
     metadata = store.write(out, combined, force=force).metadata
     if json:
         from steer.metadata import to_json
@@ -75,6 +88,21 @@ def combine(
 
     layer_table(metadata)
     output.note(f'wrote {out}; try: steer apply "One day" -v {out} --compare')
+
+
+def _collapsed(recipe: Path, name: str, description: str, license: str) -> SteeringVector:
+    """All that a recipe steers, as one vector.
+
+    Raises:
+        SteerError: no recipe, a vector that is missing, or steers that no one vector stands for.
+    """
+    from steer.collapse import collapse
+    from steer.recipe import read
+    from steer.written import resolved
+
+    found = read(recipe)
+    description = description or found.description
+    return collapse(resolved(found.steers), name=name, description=description, license=license)
 
 
 def _part(text: str) -> Steer:

@@ -10,15 +10,19 @@ from typer.core import TyperGroup
 from steer import __version__
 from steer.cli import (
     apply,
+    chat,
     combine,
     compare,
     contrasts,
     demo,
     distill,
+    doctor,
     extract,
     fit,
     list_vectors,
+    monitor,
     output,
+    recipe,
     show,
     verify,
 )
@@ -76,11 +80,15 @@ for command in (
     fit,
     distill,
     apply,
+    chat,
+    monitor,
     show,
     compare,
     combine,
+    recipe,
     list_vectors,
     verify,
+    doctor,
     demo,
 ):
     command.register(app)

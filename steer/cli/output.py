@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,6 +70,22 @@ def heading(text: str) -> None:
     from rich.text import Text
 
     _console(stderr=False).print(Text(shown(text), style="bold"), soft_wrap=True)
+
+
+def has_colour() -> bool:
+    """Whether the result goes to somebody who sees colours."""
+    console = _console(stderr=False)
+    return console.is_terminal and console.color_system is not None and not console.no_color
+
+
+def styled(pieces: Iterable[tuple[str, str]]) -> None:
+    """A line or more of text, each piece in its style."""
+    from rich.text import Text
+
+    made = Text()
+    for piece, style in pieces:
+        made.append(shown(piece), style)
+    _console(stderr=False).print(made)
 
 
 def command(text: str) -> None:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from steer.cli import output
 
 if TYPE_CHECKING:
-    from steer.generation import Generation
+    from steer.generation import GateReading, Generation
     from steer.projection import Guard
-    from steer.spec import ReadSpec, SteerSpec
-    from steer.steers import Steer
+    from steer.spec import ReadSpec
     from steer.vector import SteeringVector
 
 
 class Looking:
-    """What looks at activations while text is generated: a gate, watched vectors, guards.
+    """What looks at activations while text is generated: watched vectors and guards.
 
     Raises:
         UsageError: what was typed cannot be read.
     """
 
-    def __init__(
-        self, when: str | None, watch: list[str], guard: list[str], on_trip: str | None
-    ) -> None:
+    def __init__(self, watch: list[str], guard: list[str], on_trip: str | None) -> None:
         from steer import spec
         from steer.errors import UsageError
         from steer.projection import ON_TRIP
@@ -34,7 +31,6 @@ class Looking:
         if on_trip is not None and on_trip not in ON_TRIP:
             raise UsageError(f"{on_trip!r} is not a way to trip", hint="use stop, error or ablate")
         self._on_trip: Any = on_trip or "stop"
-        self._when = None if when is None else spec.parse_condition(when)
         self._watch = [spec.parse_read(text) for text in watch]
         self._guard = [spec.parse_condition(text) for text in guard]
         for one in self._guard:
@@ -52,9 +48,6 @@ class Looking:
         def read(one: ReadSpec) -> SteeringVector:
             return store.read(store.find(one.reference))
 
-        self.gate = None
-        if self._when is not None:
-            self.gate = projection.gate(self._when, read(self._when.read))
         self.watched = [projection.projection(one, read(one)) for one in self._watch]
         self.guards = [
             projection.Guard(projection.condition(one, read(one.read)), self._on_trip)
@@ -64,26 +57,27 @@ class Looking:
     @property
     def vectors(self) -> list[SteeringVector]:
         read = [*self.watched, *(guard.condition.projection for guard in self.guards)]
-        read += [self.gate.condition.projection] if self.gate else []
         return [one.vector for one in read]
-
-    def steers(self, specs: list[SteerSpec], vectors: list[SteeringVector]) -> list[Steer]:
-        """The steers, all behind the gate."""
-        from steer.steers import resolve
-
-        pairs = zip(specs, vectors, strict=True)
-        return [resolve(one, vector, self.gate) for one, vector in pairs]
 
     def report(self, generations: Sequence[Generation]) -> None:
         """Say on stderr what gates and guards did, and what did nothing."""
-        for text in dict.fromkeys(text for made in generations for text in made.idle):
-            output.warning(f"{text} was never applied: no text has such positions")
-        report_gates(generations)
+        report_steering(generations)
         report_trips(generations, self.guards)
 
 
-def report_gates(generations: Sequence[Generation]) -> None:
-    """How far each gate was open; text that was not steered at all is never left unsaid."""
+class Steered(Protocol):
+    """A text that was generated, and what acted on it."""
+
+    @property
+    def gates(self) -> list[GateReading]: ...
+    @property
+    def idle(self) -> list[str]: ...
+
+
+def report_steering(generations: Sequence[Steered]) -> None:
+    """What never acted, and how far each gate was open: unsteered text is never left unsaid."""
+    for text in dict.fromkeys(text for made in generations for text in made.idle):
+        output.warning(f"{text} was never applied: no text has such positions")
     for index, first in enumerate(generations[0].gates if generations else ()):
         readings = [generation.gates[index] for generation in generations if generation.gates]
         share = sum(reading.share for reading in readings) / len(readings)

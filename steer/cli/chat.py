@@ -1,0 +1,196 @@
+"""`steer chat`: a conversation in the terminal, steered as it goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli import options, output
+from steer.cli.recipe import RecipeOption, settings
+from steer.cli.watched import report_steering
+from steer.errors import SteerError
+from steer.source import ModelSource
+
+if TYPE_CHECKING:
+    from steer.chat import Chat, Outcome
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("chat")(chat)
+
+
+@options.with_model(default="pocket")
+def chat(
+    context: typer.Context,
+    source: ModelSource,
+    vector: Annotated[
+        list[str] | None,
+        typer.Option("-v", "--vector", help="As for `steer apply`: steer with it from the start."),
+    ] = None,
+    recipe: RecipeOption = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer at most.")] = 256,
+    temperature: Annotated[float, typer.Option("-t", "--temperature", help="0 is greedy.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling; 1 keeps all tokens.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="The k likeliest tokens; 0 keeps all.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="End an answer before this text.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
+    allow_other_model: Annotated[
+        bool, typer.Option("--allow-other-model", help="Use vectors on a finetune of their model.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Talk with a model, and steer it as you go; /help lists what can be done.
+
+    Ctrl-C stops an answer and keeps what was said; Ctrl-D leaves. A model without a chat template
+    continues the text that is typed. Lines can be piped in: then the first error ends it.
+
+    \b
+    steer chat
+    steer chat -m Qwen/Qwen2.5-0.5B-Instruct -v warm:4 --system "You are a cook."
+    printf '/steer sea 2\\nTell me a story.\\n/compare\\n' | steer chat
+    """
+    from steer.generation import Sampling
+    from steer.written import resolved
+
+    typed = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "stop": stop or [],
+        "seed": seed,
+        "system": system,
+    }
+    steers, chosen = settings(context, recipe, typed, vector or [])
+    system = chosen.pop("system")
+    sampling = Sampling(**chosen | {"stop": tuple(chosen["stop"])})
+    resolved(steers)  # what is wrong with them is known before the model loads
+    model = options.load_model(source)
+    from steer.chat import Chat
+    from steer.conversation import Conversation
+
+    talk = Conversation(model, system=system)
+    chatting = Chat(talk, sampling, steers, allow_other_model=allow_other_model)
+    for text in chatting.warnings:
+        output.warning(text)
+    form = "" if talk.has_template else " · no chat template: it continues the text"
+    output.note(f"{model.describe()}{form} · temperature {sampling.temperature:g}")
+    on_terminal = sys.stdin.isatty() and sys.stdout.isatty() and not json
+    if on_terminal:
+        _talk(chatting)
+        return
+    answers = _obey(chatting, show=not json)
+    if json:
+        output.as_json({"model": model.identity.id, "answers": answers})
+
+
+def _talk(chatting: Chat) -> None:
+    """On a terminal: an error, or Ctrl-C, leads back to the prompt."""
+    output.note("/help lists the commands, Ctrl-D leaves")
+    ask = _prompter(chatting)
+    while True:
+        try:
+            line = ask()
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+        try:
+            outcome = _entered(chatting, line, show=True)
+        except SteerError as error:
+            output.error(str(error), hint=error.hint)
+            continue
+        except KeyboardInterrupt:
+            continue
+        if outcome.over:
+            return
+
+
+def _obey(chatting: Chat, *, show: bool) -> list[dict[str, Any]]:
+    """Lines from a pipe. Nobody would see an error and do something about it, so it is the end.
+
+    Raises:
+        SteerError: a line cannot be done.
+        KeyboardInterrupt: an answer was interrupted.
+    """
+    answers = []
+    for line in _piped():
+        outcome = _entered(chatting, line, show=show)
+        if outcome.over:
+            break
+        if outcome.turn is not None:
+            answers.append(asdict(outcome.turn))
+            if outcome.turn.finish == "interrupted":
+                raise KeyboardInterrupt
+    return answers
+
+
+def _piped() -> Iterator[str]:
+    from steer.records import decoded
+
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        yield decoded(line, f"line {number} of stdin")
+
+
+def _entered(chatting: Chat, line: str, *, show: bool) -> Outcome:
+    """Do what a line says, and write what comes of it."""
+    begun = False
+
+    def write(piece: str) -> None:
+        nonlocal begun
+        piece = piece if begun else piece.lstrip()
+        begun = begun or bool(piece)
+        if show:
+            output.write(piece)
+
+    try:
+        outcome = chatting.enter(line, write)
+    finally:
+        if begun and show:
+            output.line()
+    for text in outcome.notes:
+        output.note(text)
+    if outcome.turn is not None:
+        report_steering([outcome.turn])
+    for text in outcome.lines if show else ():
+        output.line(text)
+    return outcome
+
+
+def _prompter(chatting: Chat) -> Callable[[], str]:
+    """Asks for a line: with history, editing and completion, and what steers before it."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+    from prompt_toolkit.document import Document
+
+    class Words(Completer):
+        def get_completions(self, document: Document, _: CompleteEvent) -> Iterator[Completion]:
+            line = document.text_before_cursor
+            begun = line.partition(" ")[2] if " " in line else line
+            for word in chatting.completions(line):
+                yield Completion(word, start_position=-len(begun))
+
+    session: PromptSession[str] = PromptSession(completer=Words(), complete_while_typing=False)
+
+    def ask() -> str:
+        return session.prompt(
+            prompt_line(map(str, chatting.steers), session.output.get_size().columns)
+        )
+
+    return ask
+
+
+def prompt_line(steers: Iterable[str], width: int) -> str:
+    """What stands before a line that is typed: the steers, above it where they leave no room."""
+    from steer.files import shown
+
+    named = shown(" ".join(steers))
+    if not named:
+        return "> "
+    return f"{named}\n> " if len(named) > width // 2 else f"{named} > "

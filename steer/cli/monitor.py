@@ -1,0 +1,236 @@
+"""`steer monitor`: how far each token of a text is along vectors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli import options, output
+from steer.source import ModelSource
+
+if TYPE_CHECKING:
+    from steer.readouts import Readout
+    from steer.traces import Trace
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("monitor")(monitor)
+
+
+@options.with_model(default="pocket")
+def monitor(
+    source: ModelSource,
+    text: Annotated[str | None, typer.Argument(help="The text; - or nothing reads stdin.")] = None,
+    vector: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-v",
+            "--vector",
+            help="NAME[@LAYERS]. May be repeated. Without layers: the recommended one.",
+        ),
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="A text a line, or JSONL of {text}; - for stdin.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Read it as a message in the model's chat template.")
+    ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Numbers, not colours; as when piped.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a heat map to this page, which needs no network.")
+    ] = None,
+    allow_other_model: Annotated[
+        bool, typer.Option("--allow-other-model", help="Read a finetune of the vector's model.")
+    ] = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Show how far a text is along vectors, token by token.
+
+    The unit is the vector file's own: 0 is where the texts of its negative side are on average, 1
+    where those of its positive side are. A vector without sides (a combined one) is read in
+    activation units. Above the threshold, fitted to both sides, a text counts as positive.
+
+    \b
+    steer monitor "One day Mara walked to the sea." -v sea
+    steer monitor --texts stories.jsonl -v sea@2 -v formal@2 --html stories.html
+    steer apply "One day" -v sea | steer monitor -v sea --json
+    """
+    from steer.errors import UsageError
+    from steer.files import check_writable, write_atomic
+
+    if not vector:
+        raise UsageError("nothing to look for", hint="name a vector with -v")
+    if html is not None:
+        check_writable(html, force=force)
+    readouts = [one for typed in vector for one in _readouts(typed)]
+    given = _texts(text, texts)
+    model = options.load_model(source)
+    from steer.monitor import monitor as run
+    from steer.steers import check_fits
+
+    for readout in {one.vector.name: one for one in readouts}.values():
+        checked = check_fits(readout.vector, model.identity, allow_other_model=allow_other_model)
+        for warning in checked:
+            output.warning(warning)
+    read = [model.chat(one) for one in given] if chat else given
+    with output.progress("reading", len(given)) as advance:
+        traces = run(model, read, readouts, special=not chat, on_done=advance)
+    output.note(f"{model.describe()} · {' · '.join(map(str, readouts))}")
+    if html is not None:
+        from steer.heatmap import page
+
+        title = f"steer monitor · {model.identity.id}"
+        write_atomic(html, page(title, traces, readouts).encode(), force=force)
+        output.note(f"wrote {html}")
+    if json:
+        output.as_json(_as_json(model.identity.id, traces, readouts))
+    elif html is None and output.has_colour() and not table:
+        _coloured(traces, readouts)
+    else:
+        if html is None:
+            _numbers(traces, readouts)
+        _summaries(traces, readouts)
+
+
+def _readouts(typed: str) -> list[Readout]:
+    """A vector as typed, at its layers.
+
+    Raises:
+        UsageError: it says what to do, and when, which reading has not.
+    """
+    from steer import spec, store
+    from steer.errors import UsageError
+    from steer.readouts import readouts
+
+    parsed = spec.parse(typed)
+    if parsed != spec.SteerSpec(parsed.reference, layers=parsed.layers):
+        plain = spec.SteerSpec(parsed.reference, layers=parsed.layers)
+        raise UsageError(
+            f"{typed!r}: reading knows vectors and layers alone", hint=f"write -v {plain}"
+        )
+    vector = store.read(store.find(parsed.reference))
+    layers = vector.metadata.layers if parsed.layers == "all" else parsed.layers
+    return readouts(vector, layers)
+
+
+def _texts(text: str | None, path: Path | None) -> list[str]:
+    """The texts of the argument, the file, or stdin.
+
+    Raises:
+        UsageError: two of them at once, or none.
+        InputError: the file holds none, or something else.
+    """
+    from steer import prompts
+    from steer.errors import UsageError
+
+    if path is not None:
+        if text is not None:
+            raise UsageError("give a text or --texts, not both")
+        return prompts.read(*options.read_input(path), field="text")
+    if text is None and sys.stdin.isatty():
+        raise UsageError("no text", hint='write steer monitor "One day" -v NAME or pipe one in')
+    if text is None or text == "-":
+        return [prompts.read_one(sys.stdin.buffer.read())]
+    return [text]
+
+
+def _coloured(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
+    from steer.heatmap import colour, hexed, ink, meaning, step
+    from steer.traces import reach, summarise
+
+    styles = [
+        f"{hexed(ink(colour(number)))} on {hexed(colour(number))}"
+        for number in range(step(1, 0, 1) + 1)
+    ]
+    reaches = [reach(traces, column, readout) for column, readout in enumerate(readouts)]
+    for number, trace in enumerate(traces, 1):
+        for column, readout in enumerate(readouts):
+            found = summarise(trace, column, readout)
+            output.heading((f"text {number} · " if len(traces) > 1 else "") + str(readout))
+            middle, far = readout.middle, reaches[column]
+            output.styled(
+                (token.text, "dim" if token.special else styles[step(float(value), middle, far)])
+                for token, value in zip(trace.tokens, trace.values[:, column], strict=True)
+            )
+            highest = trace.tokens[found.max_at].text.strip()
+            output.line(
+                f"max {found.max:.2f} {highest!r} · mean {found.mean:.2f} · last {found.last:.2f}"
+                + (f" · {found.side} side" if found.side else "")
+            )
+            output.line()
+    for readout, far in zip(readouts, reaches, strict=True):
+        low, _, high = meaning(readout)
+        ends = (readout.middle - far, readout.middle + far)
+        output.styled(
+            [
+                (f"{readout}  {ends[0]:.2g} ", "dim"),
+                *((" ", style) for style in styles[::2]),
+                (f" {ends[1]:.2g}  {low}, {high}", "dim"),
+            ]
+        )
+
+
+def _numbers(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
+    rows = [
+        [str(number), repr(token.text), *(f"{value:.3f}" for value in values)]
+        for number, trace in enumerate(traces, 1)
+        for token, values in zip(trace.tokens, trace.values, strict=True)
+    ]
+    output.table(["text", "token", *map(str, readouts)], rows, left=2)
+    output.line()
+
+
+def _summaries(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
+    from steer.traces import summarise
+
+    rows = []
+    for number, trace in enumerate(traces, 1):
+        for column, readout in enumerate(readouts):
+            found = summarise(trace, column, readout)
+            numbers = (f"{value:.3f}" for value in (found.max, found.mean, found.last))
+            highest = repr(trace.tokens[found.max_at].text)
+            rows.append([str(number), str(readout), highest, found.side or "–", *numbers])
+    columns = ["text", "vector", "max at", "side", "max", "mean", "last"]
+    output.table(columns, rows, left=4)
+
+
+def _as_json(model: str, traces: Sequence[Trace], readouts: Sequence[Readout]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from steer.traces import summarise
+
+    return {
+        "model": model,
+        "vectors": [
+            {
+                "name": readout.vector.name,
+                "site": readout.vector.metadata.site,
+                "layer": readout.layer,
+                "unit": readout.unit,
+                "threshold": readout.threshold,
+            }
+            for readout in readouts
+        ],
+        "texts": [
+            {
+                "text": trace.text,
+                "summaries": [
+                    asdict(summarise(trace, column, readout))
+                    for column, readout in enumerate(readouts)
+                ],
+                "tokens": [
+                    asdict(token) | {"values": [float(value) for value in values]}
+                    for token, values in zip(trace.tokens, trace.values, strict=True)
+                ],
+            }
+            for trace in traces
+        ],
+    }

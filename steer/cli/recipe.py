@@ -1,0 +1,89 @@
+"""`steer recipe`: what a recipe comes to; and recipes as other commands take them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli import options, output
+
+if TYPE_CHECKING:
+    from steer.written import WrittenSteer
+
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", help="A TOML file of vectors and settings.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    group.command("show")(show)
+    app.add_typer(group, name="recipe", help="What a recipe of vectors and settings comes to.")
+
+
+def show(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file.")],
+    json: options.Json = False,
+) -> None:
+    """Print a recipe with everything that it includes, as one recipe.
+
+    A recipe names vectors as -v does, a condition as --when does, for all or for one of them, and
+    settings of `steer apply`; it can include others:
+
+    \b
+    include = ["seafarer.toml"]
+    steers = ["./calm.safetensors:-1", { vector = "formal:1.5@2", when = "sea>0.2" }]
+    [generation]
+    temperature = 0.5
+
+    \b
+    steer recipe show examples/recipes/captain.toml
+    steer recipe show captain.toml > flat.toml
+    """
+    from dataclasses import asdict
+
+    from steer.recipe import read, to_toml
+
+    found = read(recipe)
+    if json:
+        output.as_json(
+            {
+                "path": str(found.path),
+                "description": found.description,
+                "steers": [asdict(one) | {"file": str(one.file)} for one in found.steers],
+                "generation": found.generation,
+            }
+        )
+        return
+    output.write(to_toml(found.steers, found.generation, description=found.description))
+
+
+def settings(
+    context: typer.Context, recipe: Path | None, typed: dict[str, Any], vectors: list[str]
+) -> tuple[list[WrittenSteer], dict[str, Any]]:
+    """The recipe's steers and those of `vectors`, and the recipe's settings where none were typed.
+
+    Raises:
+        SteerError: no recipe.
+    """
+    from steer.recipe import read
+    from steer.written import WrittenSteer
+
+    added = [WrittenSteer(text) for text in vectors]
+    if recipe is None:
+        return added, typed
+    found = read(recipe)
+    # By name, since typer keeps its copy of click's enumeration to itself.
+    open_ = {
+        name
+        for name in found.generation
+        if name in typed and context.get_parameter_source(name).name == "DEFAULT"  # type: ignore[union-attr]
+    }
+    chosen = {name: found.generation[name] if name in open_ else typed[name] for name in typed}
+    unused = [name for name in found.generation if name not in typed and name != "chat"]
+    if unused:
+        output.note(f"left out, as it is for steer apply: the recipe's {', '.join(unused)}")
+    return [*found.steers, *added], chosen

@@ -1,0 +1,215 @@
+"""Whether steering works on a model: that what is promised of it holds, here and now.
+
+The text is a few random tokens, and the vectors are random: nothing depends on what the model or
+its tokenizer knows. Lengths are those of the activations, so that no dtype loses what is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steer.checks import Check, check
+from steer.clock import TokenClock
+from steer.errors import HookError, ModelError
+from steer.inject import injected
+from steer.metadata import LayerStatistics, Metadata, Recommended
+from steer.model import Model
+from steer.operation import Coefficient
+from steer.provenance import ContrastSummary, Method, Read
+from steer.record import capture
+from steer.scope import EVERYWHERE, Scope
+from steer.sites import Site, format_layers, listed
+from steer.steers import Steer
+from steer.vector import SteeringVector
+
+N_TOKENS = 8
+N_NEW = 6
+#: How far two ways to the same logits may be apart, as a share of the largest logit, by dtype.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+COARSE_TOLERANCE = 0.1
+#: The least that a vector as long as the activations changes a logit, as a share likewise.
+EFFECT = 0.01
+
+_REPORT = "please report this model, with this report"
+
+
+def devices() -> str:
+    """What torch can run on: `cpu, 2 threads` and accelerators."""
+    found = [f"cpu, {torch.get_num_threads()} threads"]
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            name = torch.cuda.get_device_name(index)
+            found.append(
+                f"cuda:{index}, {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+            )
+    elif (accelerator := torch.accelerator.current_accelerator(check_available=True)) is not None:
+        found.append(str(accelerator))
+    return "; ".join(found)
+
+
+def examine(model: Model) -> Iterator[Check]:
+    """Each check as it is done, in an order in which the first that fails explains the others."""
+    patient = _Patient(model)
+    steps: list[tuple[str, Callable[[], str], str]] = [
+        ("model runs", patient.runs, "try another --dtype or --device"),
+        ("sites", patient.sites, _REPORT),
+        ("hooks fire", patient.reads, "use the sites that work; " + _REPORT),
+        ("coefficient 0 changes nothing", patient.zero, _REPORT),
+        ("a large coefficient does", patient.large, "use the sites that work; " + _REPORT),
+        ("a cache changes nothing", patient.cached, _REPORT),
+        ("hooks are gone afterwards", patient.gone, _REPORT),
+    ]
+    for name, look, advice in steps:
+        yield check(name, look, advice)
+
+
+class _Patient:
+    """A model, a text, and the logits that it has for it when nothing is done."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        rng = np.random.default_rng(0)
+        special = set(model.tokenizer.all_special_ids)
+        size = model.network.config.get_text_config().vocab_size
+        ordinary = [token for token in range(size) if token not in special] or list(range(size))
+        chosen = rng.choice(ordinary, N_TOKENS).tolist()
+        self._ids, self._mask = model.padded([chosen], left=True)
+
+    @cached_property
+    def _baseline(self) -> Tensor:
+        return self._logits([])
+
+    def runs(self) -> str:
+        """Unsteered, it gives numbers."""
+        if not torch.isfinite(self._baseline).all():
+            raise ModelError("unsteered logits are not finite")
+        return f"logits {list(self._baseline.shape)}, all finite"
+
+    def sites(self) -> str:
+        """The sites that TransformerLens's map has, and at which layers."""
+        hooks = self._model.hooks
+        every = tuple(range(hooks.n_layers))
+        if hooks.layers("resid_post") != every:
+            raise ModelError(f"{hooks.architecture} has no resid_post at some layers")
+        partly = [
+            f"{name} at {format_layers(hooks.layers(name))}"
+            for name in hooks.sites
+            if hooks.layers(name) != every
+        ]
+        whole = listed(name for name in hooks.sites if hooks.layers(name) == every)
+        return "; ".join([f"{whole} at all {len(every)} layers", *partly])
+
+    def reads(self) -> str:
+        """Every site gives numbers."""
+        places = sorted(self._model.hooks.places)
+        for site, resid in capture(self._model, self._ids, self._mask, places).items():
+            if not torch.isfinite(resid).all():
+                raise HookError(
+                    f"{site} has numbers that are not finite", hint="try another --dtype"
+                )
+        return f"{len(places)} places read, all finite"
+
+    def zero(self) -> str:
+        """A steer with coefficient 0 leaves the logits bit for bit."""
+        for site in self._chosen():
+            if not torch.equal(self._logits([self._steer(site, 0.0)]), self._baseline):
+                raise HookError(f"a steer with coefficient 0 at {site} changes the logits")
+        return "logits are the same, bit for bit"
+
+    def large(self) -> str:
+        """A steer as long as the activations shows in the logits, wherever it is."""
+        changes = {}
+        for site in self._chosen():
+            changes[site] = self._distance(self._logits([self._steer(site)]), self._baseline)
+            if not changes[site] > EFFECT:
+                raise HookError(f"a vector as long as the activations at {site} changes no logit")
+        least = min(changes, key=changes.__getitem__)
+        return f"logits move by {changes[least]:.0%} or more, least by {least}"
+
+    def cached(self) -> str:
+        """Steered greedy generation has the same logits with a cache and without one."""
+        middle = Site(self._model.n_layers // 2)
+        steer = self._steer(middle, scope=Scope("response"))
+        (plain, tokens), (kept, others) = (
+            self._generated(steer, use_cache=use_cache) for use_cache in (False, True)
+        )
+        # After a token that differs, so does all the rest; up to there the logits are comparable.
+        same = int((tokens == others).long().cumprod(0).sum())
+        n = min(same + 1, len(tokens))
+        distance = self._distance(kept[:n], plain[:n])
+        tolerance = TOLERANCE.get(self._model.network.dtype, COARSE_TOLERANCE)
+        if not distance <= tolerance:
+            raise HookError(f"steered logits differ by {distance:.1%} with a cache")
+        return f"logits of {n} new tokens agree to {distance:.0e} of the largest"
+
+    def gone(self) -> str:
+        """The logits are those from before the other checks."""
+        if not torch.equal(self._logits([]), self._baseline):
+            raise HookError("after the checks, the unsteered logits are others than before")
+        return "the unsteered logits are as before"
+
+    def _chosen(self) -> list[Site]:
+        """Each kind of site at its first, middle and last layer."""
+        hooks = self._model.hooks
+        found = []
+        for name in hooks.sites:
+            layers = hooks.layers(name)
+            at = sorted({0, len(layers) // 2, len(layers) - 1})
+            found += [Site(layers[index], name) for index in at]
+        return found
+
+    def _steer(self, site: Site, coefficient: float = 1.0, scope: Scope = EVERYWHERE) -> Steer:
+        """A random vector as long as the activations at a site, which few models have the same."""
+        seen = capture(self._model, self._ids, self._mask, [site])[site]
+        length = float(seen.float().norm(dim=-1).mean())
+        drawn = np.random.default_rng(site.layer).normal(size=self._model.identity.d_model)
+        direction = (length / np.linalg.norm(drawn) * drawn).astype(np.float32)
+        layers = (site.layer,)
+        metadata = Metadata(
+            name="random",
+            model=self._model.identity,
+            site=site.name,
+            layers=layers,
+            method=Method(name="mean_diff"),
+            read=Read(positions="all"),
+            contrast=ContrastSummary(kind="pairs", n=0, sha256=""),
+            statistics=(LayerStatistics(layer=site.layer, norm=length, resid_norm=length),),
+            recommended=Recommended(layers=layers, coefficient=1.0, evidence="none"),
+        )
+        vector = SteeringVector(metadata, direction[None])
+        return Steer(vector, Coefficient(coefficient), layers, scope)
+
+    def _clock(self) -> TokenClock:
+        return TokenClock(N_TOKENS, torch.zeros(1, dtype=torch.int64))
+
+    def _logits(self, steers: list[Steer]) -> Tensor:
+        with torch.no_grad(), injected(self._model, steers, self._clock()):
+            found = self._model.network(input_ids=self._ids, attention_mask=self._mask)
+        return torch.as_tensor(found.logits)
+
+    def _generated(self, steer: Steer, *, use_cache: bool) -> tuple[Tensor, Tensor]:
+        """Logits [new token, vocabulary] and ids [new token] of a greedy continuation."""
+        with torch.no_grad(), injected(self._model, [steer], self._clock()):
+            made = self._model.network.generate(
+                input_ids=self._ids,
+                attention_mask=self._mask,
+                max_new_tokens=N_NEW,
+                do_sample=False,
+                num_beams=1,
+                use_cache=use_cache,
+                pad_token_id=self._model.pad_id,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        return torch.cat(made.logits), made.sequences[0, N_TOKENS:]
+
+    def _distance(self, first: Tensor, second: Tensor) -> float:
+        """The largest difference, as a share of the largest number."""
+        first, second = first.float(), second.float()
+        return float((first - second).abs().max() / second.abs().max())

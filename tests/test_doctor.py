@@ -1,0 +1,94 @@
+"""The doctor: well where steering works, and not where it does not."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from packaging.requirements import Requirement
+
+from steer import checks, doctor
+from steer.checks import check, packages
+from steer.clock import TokenClock
+from steer.doctor import examine
+from steer.errors import SteerError
+from steer.model import Model
+
+
+def failed(model: Model) -> list[str]:
+    return [one.name for one in examine(model) if not one.passed]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen3_moe", "falcon", "opt", "phi"])
+def test_a_model_on_which_steering_works_is_well(family: str) -> None:
+    done = list(examine(tiny.model(family)))
+    assert [one for one in done if not one.passed] == []
+    assert len(done) == 7
+
+
+def test_half_precision_is_well() -> None:
+    network = tiny.build("llama").to(torch.bfloat16)
+    assert failed(tiny.wrapped(network, "half")) == []
+
+
+def test_steers_that_are_not_injected_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "injected", lambda *_: contextlib.nullcontext())
+    assert failed(tiny.model("llama")) == ["a large coefficient does"]
+
+
+def test_steers_that_lose_count_of_positions_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TokenClock, "tick", lambda *_: None)
+    assert failed(tiny.model("llama")) == ["a cache changes nothing"]
+
+
+def test_a_coefficient_of_0_that_does_something_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from steer import steers
+
+    original = steers.Steer.delta
+
+    def leaking(self: steers.Steer, layer: int) -> Any:
+        return original(self, layer) + 1e-3 * self.vector.direction(layer)
+
+    monkeypatch.setattr(steers.Steer, "delta", leaking)
+    assert "coefficient 0 changes nothing" in failed(tiny.model("llama"))
+
+
+def test_hooks_that_stay_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.hooks import RemovableHandle
+
+    model = tiny.wrapped(tiny.build("llama"), "kept")
+    monkeypatch.setattr(RemovableHandle, "remove", lambda self: None)
+    assert "hooks are gone afterwards" in failed(model)
+
+
+def test_numbers_that_are_not_finite_are_found() -> None:
+    network = tiny.build("llama")
+    network.model.layers[1].mlp.down_proj.weight.data.fill_(torch.inf)
+    assert {"model runs", "hooks fire"} <= set(failed(tiny.wrapped(network, "inf")))
+
+
+def test_a_check_tells_what_happened_and_what_to_do() -> None:
+    def fail(error: Exception) -> str:
+        raise error
+
+    assert check("x", lambda: "seen", "do").advice is None
+    for error, detail, advice in (
+        (SteerError("broken", hint="mend it"), "broken", "mend it"),
+        (SteerError("broken"), "broken", "do"),
+        (OSError("libfoo.so is missing"), "OSError: libfoo.so is missing", "do"),
+    ):
+        found = check("x", lambda error=error: fail(error), "do")
+        assert (found.passed, found.detail, found.advice) == (False, detail, advice)
+
+
+def test_packages_that_are_missing_or_old_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert packages().passed
+    needed = [Requirement(text) for text in ("torch>=1", "numpy>=999", "nothing-of-this-name")]
+    monkeypatch.setattr(checks, "_requirements", lambda: needed)
+    found = packages()
+    assert not found.passed
+    assert "numpy is" in found.detail and "nothing-of-this-name is missing" in found.detail
+    assert "torch" not in found.detail
