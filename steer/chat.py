@@ -12,7 +12,7 @@ from steer.conversation import Conversation, OnText, Turn
 from steer.errors import SteerError, UsageError
 from steer.files import write_atomic
 from steer.generation import Sampling
-from steer.steers import Steer, check_fits
+from steer.steers import Steer, check_all_fit
 from steer.written import WrittenSteer, resolved
 
 COMMANDS = {
@@ -180,13 +180,11 @@ class Chat:
 
     def _resolved(self, written: Sequence[WrittenSteer]) -> list[tuple[WrittenSteer, Steer]]:
         steers = resolved(written)
-        model, allowed = self.conversation.model.identity, self._allow_other_model
-        found = [
-            text
-            for vector in dict.fromkeys(one for steer in steers for one in steer.vectors)
-            for text in check_fits(vector, model, allow_other_model=allowed)
-        ]
-        self.warnings += dict.fromkeys(found)
+        self.warnings += check_all_fit(
+            [vector for steer in steers for vector in steer.vectors],
+            self.conversation.model.identity,
+            allow_other_model=self._allow_other_model,
+        )
         return list(zip(written, steers, strict=True))
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.checks import Check, check
 from steer.clock import TokenClock
+from steer.diagnosis import Check, check
 from steer.errors import HookError, ModelError
 from steer.inject import injected
 from steer.metadata import LayerStatistics, Metadata, Recommended

@@ -13,6 +13,7 @@ from steer.hooks import Constants, SiteFunction
 from steer.model import Model
 from steer.projection import Condition, Gate, Projection
 from steer.reading import Reading
+from steer.readouts import Readout
 from steer.record import record
 from steer.sites import Site
 from steer.steers import Steer
@@ -65,13 +66,13 @@ def token_gates(steers: Sequence[Steer], clock: TokenClock) -> dict[Site, SiteFu
 class Reader:
     """Reads several projections at one site at once."""
 
-    def __init__(self, projections: Sequence[Projection]) -> None:
+    def __init__(self, projections: Sequence[Projection | Readout]) -> None:
         weights = np.stack([one.weights for one in projections], axis=1)
         offsets = np.array([one.offset for one in projections], dtype=np.float32)
         self._numbers = Constants([weights, offsets])
 
     def __call__(self, resid: Tensor) -> Tensor:
-        """In the file's units, float32 [..., projection], of resid [..., d_model]."""
+        """In their units, float32 [..., projection], of resid [..., d_model]."""
         return ops.read(resid, *self._numbers.beside(resid))
 
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steer import ops
 from steer.errors import InputError, ModelError
+from steer.gates import Reader
 from steer.memory import token_budget
 from steer.model import Model
 from steer.packing import batches
@@ -62,14 +62,12 @@ def _read(
 
     def reader(site: Site) -> Callable[[Tensor], None]:
         columns = [column for column, readout in enumerate(readouts) if readout.site == site]
-        weights = torch.from_numpy(np.stack([readouts[column].weights for column in columns], 1))
-        offsets = torch.tensor([readouts[column].offset for column in columns])
+        read = Reader([readouts[column] for column in columns])
 
-        def read(resid: Tensor) -> None:
-            here = weights.to(resid.device), offsets.to(resid.device)
-            found[:, :, columns] = ops.read(resid, *here).cpu()
+        def keep(resid: Tensor) -> None:
+            found[:, :, columns] = read(resid).cpu()
 
-        return read
+        return keep
 
     run(model, ids, mask, {site: reader(site) for site in {one.site for one in readouts}})
     return found.numpy()

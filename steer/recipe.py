@@ -47,7 +47,7 @@ _MOST_FILES = 10_000
 _HASH_LENGTH = 64
 
 
-class Generation(Record, frozen=True, omit_defaults=True):
+class Settings(Record, frozen=True, omit_defaults=True):
     """Settings of `steer apply`, as its options have them; None leaves one open."""
 
     max_tokens: int | None = None
@@ -73,7 +73,7 @@ class _File(Record, frozen=True):
     include: tuple[str, ...] = ()
     when: str | None = None
     steers: tuple[str | _Pinned, ...] = ()
-    generation: Generation = Generation()
+    generation: Settings = Settings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ def _parse(path: Path, chain: dict[Path, Path]) -> _File:
     return made
 
 
-def _sampling(generation: Generation) -> dict[str, Any]:
+def _sampling(generation: Settings) -> dict[str, Any]:
     """What can be checked of one file alone: whether beams go with the rest, others may decide."""
     plain = msgspec.to_builtins(generation)
     others = ("chat", "system", "beams")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -214,3 +215,19 @@ def check_fits(
     if made_on.chat_template != model.chat_template:
         warnings.append(f"{subject}, with another chat template than {model.id} has now")
     return warnings
+
+
+def check_all_fit(
+    vectors: Iterable[SteeringVector], model: ModelIdentity, *, allow_other_model: bool = False
+) -> list[str]:
+    """The same of several vectors, each warning once.
+
+    Raises:
+        ModelError, SiteError: as `check_fits`.
+    """
+    warnings = (
+        text
+        for vector in dict.fromkeys(vectors)
+        for text in check_fits(vector, model, allow_other_model=allow_other_model)
+    )
+    return list(dict.fromkeys(warnings))

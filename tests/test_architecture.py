@@ -17,7 +17,7 @@ ROOT = Path(steer.__file__).parent
 LAYERS = [
     ["errors"],
     ["sites", "files", "text", "strict_json", "positions", "passages", "near"],
-    ["provenance", "records", "pocket", "checks"],
+    ["provenance", "records", "pocket", "diagnosis"],
     ["metadata", "schema", "hubdata"],
     ["frame"],
     ["contrasts", "prompts", "vector", "source"],

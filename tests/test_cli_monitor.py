@@ -41,6 +41,19 @@ def test_texts_from_a_file(joyful: Path, folder: Path) -> None:  # noqa: F811
     assert [text["text"] for text in first["texts"]] == ["w3 w4", "w5"]
 
 
+def test_monitor_watch_and_gates_read_the_same(joyful: Path, folder: Path) -> None:  # noqa: F811
+    words = ["w3 w4", "-m", folder, "--json"]
+    (text,) = json.loads(steer("monitor", *words, "-v", "joyful@all").stdout)["texts"]
+    at_last = text["tokens"][-1]["values"]
+    for layer, value in enumerate(at_last):
+        gate = ["-v", "joyful", "--when", f"joyful@{layer}>99/last"]
+        made = steer("apply", *words, "--watch", f"joyful@{layer}", *gate)
+        (made,) = json.loads(made.stdout)["results"]
+        # The first new token is written where the last one of the prompt is read.
+        assert made["watched"][f"joyful@{layer}"][0] == pytest.approx(value, abs=1e-4)
+        assert made["gates"][0]["value"] == pytest.approx(value, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

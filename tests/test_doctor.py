@@ -10,9 +10,9 @@ import tiny
 import torch
 from packaging.requirements import Requirement
 
-from steer import checks, doctor
-from steer.checks import check, packages
+from steer import diagnosis, doctor
 from steer.clock import TokenClock
+from steer.diagnosis import check, packages
 from steer.doctor import examine
 from steer.errors import SteerError
 from steer.model import Model
@@ -87,7 +87,7 @@ def test_a_check_tells_what_happened_and_what_to_do() -> None:
 def test_packages_that_are_missing_or_old_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert packages().passed
     needed = [Requirement(text) for text in ("torch>=1", "numpy>=999", "nothing-of-this-name")]
-    monkeypatch.setattr(checks, "_requirements", lambda: needed)
+    monkeypatch.setattr(diagnosis, "_requirements", lambda: needed)
     found = packages()
     assert not found.passed
     assert "numpy is" in found.detail and "nothing-of-this-name is missing" in found.detail

@@ -142,8 +142,6 @@ def apply(
     sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})
     if compare and not asked:
         raise UsageError("nothing to compare", hint="name a vector with -v, or a recipe")
-    if when is not None and not asked:
-        raise UsageError("--when has nothing to steer", hint="name a vector with -v, or a recipe")
     if system is not None and not chat:
         raise UsageError("--system needs --chat")
     if sampling.beams > 1 and (watch or guard):
@@ -154,15 +152,10 @@ def apply(
     steers = resolved(asked)
     looking.read_vectors()
     model = options.load_model(source)
-    from steer.steers import check_fits
+    from steer.steers import check_all_fit
 
     used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
-    found = [
-        text
-        for one in used
-        for text in check_fits(one, model.identity, allow_other_model=allow_other_model)
-    ]
-    for text in dict.fromkeys(found):
+    for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
         output.warning(text)
     steered = " + ".join(map(str, steers)) or "unsteered"
     drawn = f"temperature {sampling.temperature:g} · seed {sampling.seed}"

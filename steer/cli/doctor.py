@@ -11,7 +11,7 @@ from steer.cli import options, output
 from steer.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.checks import Check
+    from steer.diagnosis import Check
     from steer.model import Model
 
 
@@ -33,7 +33,7 @@ def doctor(source: ModelSource, json: options.Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from steer.checks import versions
+    from steer.diagnosis import versions
 
     facts = versions()
     if not json:
@@ -59,7 +59,7 @@ def doctor(source: ModelSource, json: options.Json = False) -> None:
 
 def _checks(source: ModelSource) -> Iterator[Check]:
     """Every check as it is done; where the model does not load, none after that."""
-    from steer.checks import check, packages
+    from steer.diagnosis import check, packages
 
     yield packages()
     loaded: list[Model] = []

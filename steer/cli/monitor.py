@@ -74,12 +74,11 @@ def monitor(
     given = _texts(text, texts)
     model = options.load_model(source)
     from steer.monitor import monitor as run
-    from steer.steers import check_fits
+    from steer.steers import check_all_fit
 
-    for readout in {one.vector.name: one for one in readouts}.values():
-        checked = check_fits(readout.vector, model.identity, allow_other_model=allow_other_model)
-        for warning in checked:
-            output.warning(warning)
+    used = [readout.vector for readout in readouts]
+    for warning in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
+        output.warning(warning)
     read = [model.chat(one) for one in given] if chat else given
     with output.progress("reading", len(given)) as advance:
         traces = run(model, read, readouts, special=not chat, on_done=advance)
