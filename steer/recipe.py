@@ -62,7 +62,7 @@ class Settings(Record, frozen=True, omit_defaults=True):
     system: str | None = None
 
 
-class _Pinned(Record, frozen=True):
+class _Entry(Record, frozen=True):
     vector: str
     sha256: str | None = None
     when: str | None = None
@@ -72,7 +72,7 @@ class _File(Record, frozen=True):
     description: str = ""
     include: tuple[str, ...] = ()
     when: str | None = None
-    steers: tuple[str | _Pinned, ...] = ()
+    steers: tuple[str | _Entry, ...] = ()
     generation: Settings = Settings()
 
 
@@ -196,15 +196,15 @@ def _steers(file: _File, path: Path) -> list[WrittenSteer]:
     """Its own, as they are written in it."""
     made = []
     for one in file.steers:
-        pinned = one if isinstance(one, _Pinned) else _Pinned(vector=one)
-        digest = pinned.sha256
+        entry = one if isinstance(one, _Entry) else _Entry(vector=one)
+        digest = entry.sha256
         if digest is not None and (
             len(digest) != _HASH_LENGTH or not set(digest) <= set("0123456789abcdef")
         ):
             raise InputError(
                 f"{path}: {digest!r} is not a sha256", hint="`steer show` prints a vector's"
             )
-        made.append(WrittenSteer(pinned.vector, path, digest, pinned.when))
+        made.append(WrittenSteer(entry.vector, path, digest, entry.when))
     return made
 
 

@@ -1,4 +1,4 @@
-"""Options of gates, guards and watched vectors, and what these said while text was generated."""
+"""Options of guards and watched vectors, and what they and gates said of texts that were made."""
 
 from __future__ import annotations
 
