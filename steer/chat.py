@@ -13,7 +13,7 @@ from steer.errors import SteerError, UsageError
 from steer.files import write_atomic
 from steer.generation import Sampling
 from steer.steers import Steer, check_all_fit
-from steer.written import WrittenSteer, resolved
+from steer.named import NamedSteer, resolved
 
 COMMANDS = {
     "/steer": "NAME 2, or a spec such as NAME:2@14: steer with it, or change how much",
@@ -59,7 +59,7 @@ class Chat:
         self,
         conversation: Conversation,
         sampling: Sampling,
-        steers: Sequence[WrittenSteer] = (),
+        steers: Sequence[NamedSteer] = (),
         *,
         allow_other_model: bool = False,
     ) -> None:
@@ -70,7 +70,7 @@ class Chat:
         self._steers = self._resolved(steers)
 
     @property
-    def steers(self) -> tuple[WrittenSteer, ...]:
+    def steers(self) -> tuple[NamedSteer, ...]:
         """What steers now."""
         return tuple(written for written, _ in self._steers)
 
@@ -113,7 +113,7 @@ class Chat:
         if not typed:
             raise UsageError("/steer needs a vector", hint="/steer NAME 2; /list says which")
         name, _, amount = typed.rpartition(" ")
-        written = WrittenSteer(f"{name.strip()}:{amount}" if name else typed)
+        written = NamedSteer(f"{name.strip()}:{amount}" if name else typed)
         self.warnings = []
         made = self._resolved([written])
         others = [one for one in self._steers if _reference(one[0]) != _reference(written)]
@@ -178,7 +178,7 @@ class Chat:
     def _quit(self, _: str) -> Outcome:
         return Outcome(over=True)
 
-    def _resolved(self, written: Sequence[WrittenSteer]) -> list[tuple[WrittenSteer, Steer]]:
+    def _resolved(self, written: Sequence[NamedSteer]) -> list[tuple[NamedSteer, Steer]]:
         steers = resolved(written)
         self.warnings += check_all_fit(
             [vector for steer in steers for vector in steer.vectors],
@@ -188,7 +188,7 @@ class Chat:
         return list(zip(written, steers, strict=True))
 
 
-def _reference(written: WrittenSteer) -> str:
+def _reference(written: NamedSteer) -> str:
     return spec.parse(written.vector).reference
 
 

@@ -34,7 +34,7 @@ from steer.files import read_bytes
 from steer.generation import Sampling
 from steer.provenance import Record
 from steer.records import decoded
-from steer.written import WrittenSteer, behind, condition_with_path, with_paths
+from steer.named import NamedSteer, behind, condition_with_path, with_paths
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -82,7 +82,7 @@ class Recipe:
 
     path: Path
     description: str
-    steers: tuple[WrittenSteer, ...]
+    steers: tuple[NamedSteer, ...]
     generation: dict[str, Any]
 
 
@@ -93,7 +93,7 @@ def read(path: Path) -> Recipe:
         InputError: it, or one that it includes, is no recipe, or includes itself.
         SteerError: a file cannot be read.
     """
-    steers: list[WrittenSteer] = []
+    steers: list[NamedSteer] = []
     generation: dict[str, Any] = {}
     files: dict[Path, _File] = {}
     # From the recipe to the file at hand, by where they really are, and how many steers there were
@@ -125,7 +125,7 @@ def read(path: Path) -> Recipe:
     return Recipe(path, files[path.resolve()].description, tuple(steers), generation)
 
 
-def placed(steer: WrittenSteer, path: Path) -> WrittenSteer:
+def placed(steer: NamedSteer, path: Path) -> NamedSteer:
     """A steer as a recipe at `path` has to write it, so that it means what it means here."""
 
     def moved(reference: str) -> str:
@@ -137,7 +137,7 @@ def placed(steer: WrittenSteer, path: Path) -> WrittenSteer:
 
 
 def to_toml(
-    steers: Sequence[WrittenSteer], generation: dict[str, Any], *, description: str = ""
+    steers: Sequence[NamedSteer], generation: dict[str, Any], *, description: str = ""
 ) -> str:
     """A recipe that includes nothing, as the text of a file."""
     lines = [f"description = {_toml(description)}\n"] if description else []
@@ -192,7 +192,7 @@ def _sampling(generation: Settings) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in others}
 
 
-def _steers(file: _File, path: Path) -> list[WrittenSteer]:
+def _steers(file: _File, path: Path) -> list[NamedSteer]:
     """Its own, as they are written in it."""
     made = []
     for one in file.steers:
@@ -204,11 +204,11 @@ def _steers(file: _File, path: Path) -> list[WrittenSteer]:
             raise InputError(
                 f"{path}: {digest!r} is not a sha256", hint="`steer show` prints a vector's"
             )
-        made.append(WrittenSteer(entry.vector, path, digest, entry.when))
+        made.append(NamedSteer(entry.vector, path, digest, entry.when))
     return made
 
 
-def _whole(included: Sequence[WrittenSteer], file: _File, path: Path) -> list[WrittenSteer]:
+def _whole(included: Sequence[NamedSteer], file: _File, path: Path) -> list[NamedSteer]:
     """All steers of a file, and what it includes before them, behind its gate if it has one."""
 
     def beside(reference: str) -> str:

@@ -26,7 +26,7 @@ LAYERS = [
     ["spec", "fit"],
     ["projection", "fitting", "check"],
     ["steers", "readouts"],
-    ["plan", "algebra", "written", "traces"],
+    ["plan", "algebra", "named", "traces"],
     ["heatmap", "collapse", "recipe"],
     ["fingerprint", "ops", "recovery", "hookmap", "adapters", "encoding"],
     ["model"],

@@ -26,7 +26,7 @@ from steer.recipe import read
 from steer.scope import Scope
 from steer.steers import Steer, resolve
 from steer.vector import SteeringVector
-from steer.written import resolved
+from steer.named import resolved
 
 
 def logits(model: Model, steers: list[Steer]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtur
 from steer import store
 from steer.errors import InputError, VectorError
 from steer.recipe import read, to_toml
-from steer.written import WrittenSteer, resolved
+from steer.named import NamedSteer, resolved
 
 
 def write(path: str, *, include: list[str] | None = None, steers: list[str] | None = None) -> Path:
@@ -102,7 +102,7 @@ def test_what_is_written_reads_back(names: list[str], system: str, stop: list[st
     if "" not in stop:
         generation["stop"] = stop
     steers = [
-        WrittenSteer(
+        NamedSteer(
             f"v{index}", file, *((None, None), ("ab" * 32, None), (None, "w>0.5"))[index % 3]
         )
         for index, _ in enumerate(names)
@@ -191,8 +191,8 @@ def test_a_gate_stands_before_all_of_its_file_and_of_what_that_includes() -> Non
 
 
 def test_what_is_named_twice_is_read_once(joyful: Path) -> None:  # noqa: F811
-    gated = WrittenSteer("joyful:1@1", when="joyful@0>0.5")
-    first, second = resolved([gated, WrittenSteer("joyful:-1@1", when="joyful@0 > 0.50")])
+    gated = NamedSteer("joyful:1@1", when="joyful@0>0.5")
+    first, second = resolved([gated, NamedSteer("joyful:-1@1", when="joyful@0 > 0.50")])
     assert first.vector is second.vector
     assert first.gate is second.gate is not None
     assert first.vectors == (first.vector, first.gate.condition.projection.vector)

@@ -121,7 +121,7 @@ def apply(
     from steer.errors import UsageError
     from steer.files import check_writable
     from steer.generation import Sampling
-    from steer.written import behind, resolved
+    from steer.named import behind, resolved
 
     typed = {
         "max_tokens": max_tokens,

@@ -56,7 +56,7 @@ def chat(
     printf '/steer sea 2\\nTell me a story.\\n/compare\\n' | steer chat
     """
     from steer.generation import Sampling
-    from steer.written import resolved
+    from steer.named import resolved
 
     typed = {
         "max_tokens": max_tokens,

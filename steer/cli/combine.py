@@ -98,7 +98,7 @@ def _collapsed(recipe: Path, name: str, description: str, license: str) -> Steer
     """
     from steer.collapse import collapse
     from steer.recipe import read
-    from steer.written import resolved
+    from steer.named import resolved
 
     found = read(recipe)
     description = description or found.description

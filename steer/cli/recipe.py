@@ -10,7 +10,7 @@ import typer
 from steer.cli import options, output
 
 if TYPE_CHECKING:
-    from steer.written import WrittenSteer
+    from steer.named import NamedSteer
 
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", help="A TOML file of vectors and settings.")
@@ -63,16 +63,16 @@ def show(
 
 def settings(
     context: typer.Context, recipe: Path | None, typed: dict[str, Any], vectors: list[str]
-) -> tuple[list[WrittenSteer], dict[str, Any]]:
+) -> tuple[list[NamedSteer], dict[str, Any]]:
     """The recipe's steers and those of `vectors`, and the recipe's settings where none were typed.
 
     Raises:
         SteerError: no recipe.
     """
     from steer.recipe import read
-    from steer.written import WrittenSteer
+    from steer.named import NamedSteer
 
-    added = [WrittenSteer(text) for text in vectors]
+    added = [NamedSteer(text) for text in vectors]
     if recipe is None:
         return added, typed
     found = read(recipe)

@@ -14,7 +14,7 @@ from steer.vector import SteeringVector
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenSteer:
+class NamedSteer:
     """A steer as `-v` takes it, behind a gate as `--when` takes it.
 
     file: which recipe it stands in, if in one. sha256: the hash that its vector must have.
@@ -29,7 +29,7 @@ class WrittenSteer:
         return f"{self.vector} when {self.when}" if self.when else self.vector
 
 
-def behind(steers: Sequence[WrittenSteer], when: str | None, by: str) -> list[WrittenSteer]:
+def behind(steers: Sequence[NamedSteer], when: str | None, by: str) -> list[NamedSteer]:
     """The same steers, behind the gate that `by` asks for, if it does.
 
     Raises:
@@ -49,7 +49,7 @@ def behind(steers: Sequence[WrittenSteer], when: str | None, by: str) -> list[Wr
     return [replace(one, when=when) for one in steers]
 
 
-def resolved(steers: Sequence[WrittenSteer]) -> list[Steer]:
+def resolved(steers: Sequence[NamedSteer]) -> list[Steer]:
     """The steers with their vectors and gates, of which each is read once.
 
     Raises:
@@ -79,7 +79,7 @@ def resolved(steers: Sequence[WrittenSteer]) -> list[Steer]:
     return made
 
 
-def with_paths(steer: WrittenSteer, moved: Callable[[str], str]) -> WrittenSteer:
+def with_paths(steer: NamedSteer, moved: Callable[[str], str]) -> NamedSteer:
     """A steer whose vectors, where they are paths and not names, stand at other paths.
 
     Raises:
@@ -114,7 +114,7 @@ def _found(reference: str, file: Path | None) -> Path:
     return store.find(reference)
 
 
-def _check_hash(steer: WrittenSteer, vector: SteeringVector) -> None:
+def _check_hash(steer: NamedSteer, vector: SteeringVector) -> None:
     actual = vector.sha256
     if steer.sha256 not in (None, actual):
         raise VectorError(
