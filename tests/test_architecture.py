@@ -42,9 +42,9 @@ LAYERS = [
 LAST_WITHOUT_TORCH = "algebra"
 HEAVY = {"torch", "transformers", "transformer_lens"}
 #: Only `python -m steer.pocket.train` comes here.
-TRAINING = {"pocket.train", "pocket.optimizer"}
+TRAINING = {"pocket.train", "pocket.optimizer", "pocket.lessons"}
 DOORS = {
-    "transformers": {"model", "pocket.train"},
+    "transformers": {"model", "pocket.train", "pocket.lessons"},
     "transformer_lens": {"adapters"},
 }
 

@@ -19,6 +19,7 @@ from steer.pocket.pairs import story_pairs
 ROOT = Path(__file__).parents[1]
 #: As in examples/make.sh.
 MADE = {
+    "joyful": ("mood", "joyful", "gloomy"),
     "formal": ("style", "formal", "casual"),
     "sea": ("topic", "sea", "forest"),
 }

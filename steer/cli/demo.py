@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from steer.demo import Row
 
 PROMPT = "One day Mara woke up."
-SPEC = "formal:2@2"
+SPEC = "joyful:2@2"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     contrasts: Annotated[
         Path | None,
-        typer.Argument(help="Pairs of formal and casual stories. Default: drawn by the grammar."),
+        typer.Argument(help="Pairs of joyful and gloomy stories. Default: drawn by the grammar."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Stories for each row of the table.")] = 48,
     json: options.Json = False,
@@ -35,7 +35,7 @@ def demo(
 
     \b
     steer demo
-    steer demo examples/contrasts/formal.jsonl
+    steer demo examples/contrasts/joyful.jsonl
     """
     from steer.contrasts import pairs
     from steer.pocket.pairs import AWAY_FROM, KIND, VALUE, story_pairs
@@ -46,7 +46,7 @@ def demo(
     else:
         drawn = story_pairs(KIND, VALUE, AWAY_FROM)
         text = "".join(json_library.dumps(pair) + "\n" for pair in drawn)
-        contrast_set = pairs(text.encode(), "formal.jsonl")
+        contrast_set = pairs(text.encode(), "joyful.jsonl")
     model = options.load_model(ModelSource())
     from steer import spec, store
     from steer.apply import Sampling, generate
@@ -57,17 +57,17 @@ def demo(
     from steer.steers import resolve
 
     with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go
-        path = Path(folder) / "formal.safetensors"
+        path = Path(folder) / "joyful.safetensors"
         with output.progress("reading", 2 * len(contrast_set.pairs)) as advance:
             found = record_contrasts(
                 model, contrast_set, ReadSettings(), path.with_suffix(".part"), advance
             )
         with found:
-            store.write(path, options.fitted(found, FitSettings(name="formal")))
+            store.write(path, options.fitted(found, FitSettings(name="joyful")))
         vector = store.read(path)
     steer = resolve(spec.parse(SPEC), vector)
     if not json:
-        output.command("steer extract formal.jsonl -o formal.safetensors")
+        output.command("steer extract joyful.jsonl -o joyful.safetensors")
         layer_table(vector.metadata)
         output.command(f'steer apply "{PROMPT}" -v {SPEC} --compare')
         one = Sampling(temperature=1.0, max_tokens=60)
