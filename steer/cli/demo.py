@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from steer.demo import Row
 
 PROMPT = "One day Mara woke up."
-SPEC = "joyful:2@2"
+SPEC = "joyful:3@2"
 
 
 def register(app: typer.Typer) -> None:
