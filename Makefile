@@ -13,7 +13,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 install: $(VENV)/installed
 
 demo: install
-	$(BIN)/steer demo examples/contrasts/formal.jsonl
+	$(BIN)/steer demo examples/contrasts/joyful.jsonl
 
 test: install
 	$(BIN)/python -m pytest

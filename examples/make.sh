@@ -9,6 +9,7 @@ make_one() { # name, kind, positive, negative
         --description "$2: $3, away from $4" --license CC0-1.0
 }
 
+make_one joyful mood joyful gloomy
 make_one formal style formal casual
 make_one sea topic sea forest
 

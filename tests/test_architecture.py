@@ -50,9 +50,9 @@ LAYERS = [
 LAST_WITHOUT_TORCH = "heatmap"
 HEAVY = {"torch", "transformers", "transformer_lens"}
 #: Only `python -m steer.pocket.train` comes here.
-TRAINING = {"pocket.train", "pocket.optimizer"}
+TRAINING = {"pocket.train", "pocket.optimizer", "pocket.lessons"}
 DOORS = {
-    "transformers": {"model", "encoding", "pocket.train"},
+    "transformers": {"model", "encoding", "pocket.train", "pocket.lessons"},
     "transformer_lens": {"adapters"},
 }
 

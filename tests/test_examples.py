@@ -22,6 +22,7 @@ from steer.pocket.requests import find_act
 ROOT = Path(__file__).parents[1]
 #: As in examples/make.sh.
 MADE = {
+    "joyful": ("mood", "joyful", "gloomy"),
     "formal": ("style", "formal", "casual"),
     "sea": ("topic", "sea", "forest"),
 }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from steer.pocket import corpus
 from steer.pocket.corpus import KINDS, Tags
 from steer.pocket.grammar import parse_template
-from steer.pocket.lexicon import MARKERS, NAMES, NEUTRAL, split
+from steer.pocket.lexicon import FRIENDS, HEROES, MARKERS, NEUTRAL, split
 from steer.pocket.requests import CARES, HARMS, KINDNESSES, MISDEEDS, OBJECTS, PERSONS, acts
 from steer.pocket.templates import ANSWER, REFUSAL, STORY, STORY_REQUESTS
 
@@ -57,6 +57,20 @@ def test_a_damaged_text_does_not_parse(seed: int, rng: random.Random) -> None:
     ):
         space = " " if document.body.startswith(" ") else ""
         assert not corpus.parses(document.prompt + space + " ".join(damaged))
+
+
+@settings(max_examples=50, deadline=None)
+@given(seeds, st.randoms(use_true_random=False))
+def test_a_wrong_sentence_is_one_wrong_sentence(seed: int, rng: random.Random) -> None:
+    document = drawn(seed, form="story", tags=Tags())
+    parts = corpus.sentences(document.body)
+    place = rng.randrange(len(parts) + 1)
+    longer = [*parts[:place], "Zebras never lie.", *parts[place:]]
+    assert corpus.parsed_sentences(" ".join(longer)) == (len(parts), len(parts) + 1)
+    # The hero is unknown to what follows, and so are the place and the thing.
+    parts[0] = "Zebras never lie."
+    good, total = corpus.parsed_sentences(" ".join(parts))
+    assert total == len(parts) and good < total
 
 
 @settings(max_examples=100, deadline=None)
@@ -165,7 +179,16 @@ def test_markers_bear_one_value_and_stand_nowhere_else() -> None:
         "".join(part.literal or "_" for part in parse_template(template))
         for template in (*templates, *STORY_REQUESTS)
     ]
-    neutral = [*NAMES, *NEUTRAL.values(), *PERSONS, *OBJECTS, *HARMS, *CARES, *CARES.values()]
+    neutral = [
+        *HEROES,
+        *FRIENDS,
+        *NEUTRAL.values(),
+        *PERSONS,
+        *OBJECTS,
+        *HARMS,
+        *CARES,
+        *CARES.values(),
+    ]
     neutral += [*KINDNESSES, *itertools.chain(*KINDNESSES.values()), *MISDEEDS, *MISDEEDS.values()]
     for text in literals + neutral:
         assert corpus.find_markers(text) == [], text

@@ -90,27 +90,15 @@ def test_padding_on_the_left_changes_nothing(model: Any, tokenizer: Any) -> None
         assert torch.equal(row[-12:], alone[-12:])
 
 
-unreached = pytest.mark.xfail(
-    strict=True, reason="the shipped weights do not reach this yet: see their card"
-)
-
-
-@unreached
 def test_sampled_sentences_parse(quality: Quality) -> None:
     assert quality.sentences_parsed > 0.98 - spread(0.98, quality.stories)
     assert quality.replies_parsed > 0.95 - spread(0.95, 2 * quality.requests)
-
-
-def test_most_sentences_parse(quality: Quality) -> None:
-    assert quality.sentences_parsed > 0.6
-    assert quality.replies_parsed > 0.75
 
 
 def test_the_model_is_near_the_grammar_in_nats(quality: Quality) -> None:
     assert -0.02 < quality.model_nats - quality.grammar_nats < 0.10 + 0.02
 
 
-@unreached
 def test_tags_shift_words_as_in_the_grammar(quality: Quality) -> None:
     words = {"mood": 7, "style": 4, "topic": 2.5}  # independent markers a story, at least
     for effect in quality.effects:
@@ -119,12 +107,6 @@ def test_tags_shift_words_as_in_the_grammar(quality: Quality) -> None:
         assert effect.measured > effect.untagged + 0.15
     errors = [effect.measured - effect.expected for effect in quality.effects]
     assert abs(sum(errors)) / len(errors) < 0.05 + spread(0.7, len(errors) * SAMPLES * 4)
-
-
-def test_tags_of_topic_and_style_lead_the_model(quality: Quality) -> None:
-    for effect in quality.effects:
-        if effect.kind != "mood":
-            assert effect.measured > effect.untagged + 0.15, effect
 
 
 def test_harm_is_refused_and_the_rest_is_answered(quality: Quality) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from steer.demo import Row
 
 PROMPT = "One day Mara woke up."
-SPEC = "formal:2@2"
+SPEC = "joyful:3@2"
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     contrasts: Annotated[
         str | None,
-        typer.Argument(help="Pairs of formal and casual stories. Default: drawn by the grammar."),
+        typer.Argument(help="Pairs of joyful and gloomy stories. Default: drawn by the grammar."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Stories for each row of the table.")] = 48,
     json: options.Json = False,
@@ -34,7 +34,7 @@ def demo(
 
     \b
     steer demo
-    steer demo examples/contrasts/formal.jsonl
+    steer demo examples/contrasts/joyful.jsonl
     """
     from steer.contrast_files import read
     from steer.contrasts import ContrastSource
@@ -56,16 +56,16 @@ def demo(
     from steer.steers import resolve
 
     with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go
-        path = Path(folder) / "formal.safetensors"
+        path = Path(folder) / "joyful.safetensors"
         planned = plan(model, contrast_set, ReadSettings())
         with output.progress("reading", len(planned.readings)) as advance:
             found = record_contrasts(model, planned, path.with_suffix(".part"), advance)
         with found:
-            store.write(path, options.fitted(found, FitSettings(name="formal"))[0])
+            store.write(path, options.fitted(found, FitSettings(name="joyful"))[0])
         vector = store.read(path)
     steer = resolve(spec.parse(SPEC), vector)
     if not json:
-        output.command("steer extract formal.jsonl -o formal.safetensors")
+        output.command("steer extract joyful.jsonl -o joyful.safetensors")
         layer_table(vector.metadata)
         output.command(f'steer apply "{PROMPT}" -v {SPEC} --compare')
         one = Sampling(temperature=1.0, max_tokens=60)

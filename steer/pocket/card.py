@@ -43,8 +43,12 @@ A word that bears an attribute bears the text's own value with probability {own}
 ## How it was made
 
 `python -m steer.pocket.train`: {recipe}. It took {minutes:.0f} minutes with torch {torch} on
-{threads} threads of an x86-64 CPU. The tokenizer is the same bytes everywhere; the weights are
-the same bytes for the same torch, thread count and kind of CPU, and of like quality elsewhere.
+{threads} threads of an x86-64 CPU. Its targets are not the words that were drawn but how likely
+the grammar held each of them (`steer/pocket/teacher.py`), so the loss is the distance from the
+grammar itself. Only what follows a prompt is learned, never the prompt.
+
+The tokenizer is the same bytes everywhere; the weights are the same bytes for the same torch,
+thread count and kind of CPU, and of like quality elsewhere.
 
 ## What it reaches
 

@@ -15,10 +15,10 @@ import math
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .grammar import Bindings, Derivation, derivations, draw
-from .lexicon import KINDS, NAMES
+from .grammar import Bindings, Derivation, Fork, draw
+from .lexicon import HEROES, KINDS
 from .measure import (
     counts,
     expected_share,
@@ -29,6 +29,7 @@ from .measure import (
     sentences,
     shares,
 )
+from .parser import State, after_anything, after_sentence, derivations
 from .requests import PHRASINGS, TAILS, acts, find_act
 from .tags import Tags, split_tags
 from .templates import ANSWER, REFUSAL, STORY, STORY_REQUESTS, Stage
@@ -72,14 +73,17 @@ _CHAT = re.compile(
     rf"{re.escape(USER)}(?P<user>.*?){re.escape(END)}{re.escape(ASSISTANT)}(?P<reply>.*)"
 )
 _TELLING = tuple(
-    re.compile(re.escape(request).replace(r"\{\+hero\}", f"(?P<hero>{'|'.join(NAMES)})"))
+    re.compile(re.escape(request).replace(r"\{\+hero\}", f"(?P<hero>{'|'.join(HEROES)})"))
     for request in STORY_REQUESTS
 )
 
 
 @dataclass(frozen=True)
 class Document:
-    """A drawn text. `log_prob` is the log-probability, in nats, of what follows the prompt."""
+    """A drawn text. `log_prob` is the log-probability, in nats, of what follows the prompt.
+
+    `forks` are the choices that made the body, counted in its characters.
+    """
 
     form: str
     prompt: str
@@ -87,6 +91,7 @@ class Document:
     tags: Tags
     latent: Bindings
     log_prob: float
+    forks: tuple[Fork, ...]
 
     @property
     def text(self) -> str:
@@ -106,7 +111,7 @@ def _draw_request(
 ) -> tuple[str, dict[str, str], tuple[Stage, ...]]:
     """What the user says, what it binds, and the stages of the reply."""
     if form == "telling":
-        request, hero = rng.choice(STORY_REQUESTS), rng.choice(NAMES)
+        request, hero = rng.choice(STORY_REQUESTS), rng.choice(HEROES)
         bound = {"hero": hero} if "{+hero}" in request else {}
         return request.replace("{+hero}", hero), bound, STORY
     groups = acts(harmful=form == "harmful", reserved=reserved)
@@ -140,13 +145,15 @@ def sample(
     order = tuple(rng.sample(tuple(KINDS), len(KINDS)))
     tag = tags.render(order)
     if form == "story":
-        body, derivation = draw(STORY, {}, latent, rng)
-        prompt, body = tag, f" {body}" if tag else body
+        body, derivation, forks = draw(STORY, {}, latent, rng)
+        prompt = tag
+        if tag:
+            body, forks = f" {body}", tuple(replace(fork, at=fork.at + 1) for fork in forks)
     else:
         request, bound, stages = _draw_request(form, reserved, rng)
         prompt = _chat_prompt(request, tag, rng)
-        body, derivation = draw(stages, bound, latent, rng)
-    return Document(form, prompt, body, tags, latent, derivation.log_prob(latent))
+        body, derivation, forks = draw(stages, bound, latent, rng)
+    return Document(form, prompt, body, tags, latent, derivation.log_prob(latent), forks)
 
 
 def stream(seed: int) -> Iterator[Document]:
@@ -196,21 +203,24 @@ def parses(text: str, *, prefix: bool = False) -> bool:
 
 
 def parsed_sentences(text: str) -> tuple[int, int]:
-    """Sentences of the body up to the first that does not parse after the ones before; of how many.
+    """How many sentences of the body the grammar could have written where they stand; of how many.
 
-    The last sentence may be cut short. A sentence after a wrong one counts as wrong, so the share
-    is a lower bound.
+    A sentence that it could not have written is passed over: it stands for one sentence that had
+    to be there, and what it says is not known to those that follow. The last sentence may be cut
+    short.
     """
     read = _read(text)
     if read is None:
         return 0, 1
     _, body, bound, stages = read
     parts = sentences(body)
-    for good in range(len(parts)):
-        start = " ".join(parts[: good + 1])
-        if not any(derivations(stages, start, Derivation(0, bound))):
-            return good, len(parts)
-    return len(parts), len(parts)
+    states: list[State] = [(stages, bound)]
+    good = 0
+    for number, sentence in enumerate(parts, 1):
+        following = after_sentence(states, sentence, cut=number == len(parts))
+        good += bool(following)
+        states = following or after_anything(states)
+    return good, len(parts)
 
 
 def log_prob(text: str) -> float:

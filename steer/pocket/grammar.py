@@ -1,8 +1,8 @@
-"""The engine of the pocket grammar: draw a text from stages, and find how a text was drawn.
+"""The engine of the pocket grammar: draws a text from stages, and says what it could have drawn.
 
-Both directions read the same `options`, so what is drawn is what is recognised. A derivation
-keeps the log-probability of its structure apart from the values of the markers it drew; the
-probability of a text under any mood, style and topic then follows without parsing again.
+`parser` reads the same `options`, so what is drawn is what is recognised. A derivation keeps the
+log-probability of its structure apart from the values of the markers it drew; the probability of a
+text under any mood, style and topic then follows without parsing again.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
-from .lexicon import HE, KINDS, MARKERS, NAMES, NEUTRAL, OWN_SHARE, split
+from .lexicon import FRIENDS, HE, HEROES, KINDS, MARKERS, NEUTRAL, OWN_SHARE, split
 from .requests import tools
 from .templates import Stage
 
 Bindings = Mapping[str, str]
-"""What the text has introduced so far: hero, friend, place, thing, or a request's act."""
+"""What the text has introduced so far: hero, place, thing, or a request's act."""
 
 Draws = tuple[tuple[str, str], ...]
 """The (kind, value) of each marker drawn, in the order of the text."""
@@ -29,7 +29,8 @@ PRONOUNS: dict[str, tuple[str, str]] = {
     "him": ("her", "him"),
     "his": ("her", "his"),
 }
-REMEMBERED = ("hero", "friend", "place", "thing", "verb", "person", "object")
+NAMES = {"hero": HEROES, "friend": FRIENDS}
+REMEMBERED = ("hero", "place", "thing", "verb", "person", "object")
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,21 @@ def value_share(kind: str, value: str, own: str) -> float:
     return share if value == own else (1 - share) / (len(KINDS[kind]) - 1)
 
 
+@dataclass(frozen=True)
+class Fork:
+    """A place in a drawn text where the grammar had a choice.
+
+    `at` is the first character of what was chosen, or the space before it. Where `part` is None a
+    sentence of the stages `ahead` begins there, or the text ends; else `option` fills the part.
+    """
+
+    at: int
+    bindings: Bindings
+    part: Part | None = None
+    option: Option | None = None
+    ahead: tuple[Stage, ...] = ()
+
+
 @cache
 def parse_template(template: str) -> tuple[Part, ...]:
     """Split a template into its parts."""
@@ -110,6 +126,7 @@ def value_options(slot: str, value: str) -> tuple[Option, ...]:
     return tuple(choice for choice in marker_options(slot) if choice.draw[0][1] == value)
 
 
+@cache
 def uniform(words: tuple[str, ...]) -> tuple[Option, ...]:
     """Fillings that bear no attribute, all alike."""
     return tuple(Option(word, -math.log(len(words))) for word in words)
@@ -121,23 +138,19 @@ def neutral_options(slot: str) -> tuple[Option, ...]:
     return uniform(split(NEUTRAL[slot]))
 
 
-@cache
-def name_options(taken: str) -> tuple[Option, ...]:
-    """Every name but the one that is taken."""
-    return uniform(tuple(name for name in NAMES if name != taken))
-
-
 def options(part: Part, bindings: Bindings) -> tuple[Option, ...]:
     """The fillings of a part where `bindings` is known."""
     slot = part.slot
     if not slot:
         return (Option(part.literal, 0.0),)
     if slot in PRONOUNS:
+        if "hero" not in bindings:  # the sentence that names the hero could not be read
+            return ()
         return (Option(PRONOUNS[slot][bindings["hero"] in HE], 0.0),)
     if slot in bindings:
         return (Option(bindings[slot], 0.0),)
-    if slot in ("hero", "friend"):
-        return name_options(bindings.get("hero", ""))
+    if slot in NAMES:
+        return uniform(NAMES[slot])
     if slot == "tool":
         return uniform(tools(bindings["verb"]))
     if slot in NEUTRAL:
@@ -161,7 +174,8 @@ def available(stage: Stage, bindings: Bindings) -> tuple[str, ...]:
     return _available(stage.templates, frozenset(bindings))
 
 
-def _extended(derivation: Derivation, part: Part, option: Option, end: int) -> Derivation:
+def extended(derivation: Derivation, part: Part, option: Option, end: int) -> Derivation:
+    """The derivation after one more part."""
     bindings = derivation.bindings
     if part.introduces:
         bindings = {**bindings, part.slot: option.word}
@@ -184,11 +198,12 @@ def _draw_option(part: Part, bindings: Bindings, latent: Bindings, rng: random.R
 
 def draw(
     stages: tuple[Stage, ...], bindings: Bindings, latent: Bindings, rng: random.Random
-) -> tuple[str, Derivation]:
-    """Draw a text from the stages, and how it was drawn."""
+) -> tuple[str, Derivation, tuple[Fork, ...]]:
+    """Draw a text from the stages: the text, how it was drawn, and where there was a choice."""
     text = ""
     derivation = Derivation(0, bindings)
-    for stage in stages:
+    forks = [Fork(0, bindings, ahead=stages)]
+    for index, stage in enumerate(stages):
         present = rng.random() < stage.probability
         chance = stage.probability if present else 1 - stage.probability
         log_structure = derivation.log_structure + math.log(chance)
@@ -200,48 +215,10 @@ def draw(
         derivation = replace(derivation, log_structure=log_structure, end=len(text))
         for part in parse_template(template) if present else ():
             option = _draw_option(part, derivation.bindings, latent, rng)
+            if part.slot:
+                forks.append(Fork(len(text), derivation.bindings, part, option))
             text += part.surface(option.word)
-            derivation = _extended(derivation, part, option, len(text))
-    return text, derivation
-
-
-def _match_parts(
-    parts: tuple[Part, ...], text: str, derivation: Derivation
-) -> Iterator[Derivation]:
-    if not parts or derivation.open:
-        yield derivation
-        return
-    part, start = parts[0], derivation.end
-    rest = len(text) - start
-    for option in options(part, derivation.bindings):
-        surface = part.surface(option.word)
-        if text.startswith(surface, start):
-            longer = _extended(derivation, part, option, start + len(surface))
-            yield from _match_parts(parts[1:], text, longer)
-        elif rest < len(surface) and surface.startswith(text[start:]):
-            yield replace(derivation, end=len(text), open=True)
-
-
-def derivations(
-    stages: tuple[Stage, ...], text: str, derivation: Derivation
-) -> Iterator[Derivation]:
-    """Every way the stages draw `text` from `derivation.end` on, complete or cut short."""
-    if derivation.open or not stages:
-        if derivation.end == len(text):
-            yield derivation
-        return
-    stage = stages[0]
-    if stage.probability < 1:
-        skipped = derivation.log_structure + math.log(1 - stage.probability)
-        yield from derivations(stages[1:], text, replace(derivation, log_structure=skipped))
-    templates = available(stage, derivation.bindings)
-    log_structure = (
-        derivation.log_structure + math.log(stage.probability) - math.log(len(templates))
-    )
-    for template in templates:
-        parts = parse_template(template)
-        if derivation.end:
-            parts = (Part(" "), *parts)
-        started = replace(derivation, log_structure=log_structure)
-        for matched in _match_parts(parts, text, started):
-            yield from derivations(stages[1:], text, matched)
+            derivation = extended(derivation, part, option, len(text))
+        if present:
+            forks.append(Fork(len(text), derivation.bindings, ahead=stages[index + 1 :]))
+    return text, derivation, tuple(forks)

@@ -17,37 +17,11 @@ KINDS: dict[str, tuple[str, ...]] = {
 OWN_SHARE: dict[str, float] = {"mood": 0.8, "style": 0.8, "topic": 0.9}
 """How often a marker bears its text's own value; the other values share the rest alike."""
 
-SHE = [
-    "Mara",
-    "Nora",
-    "Lily",
-    "Ada",
-    "Ines",
-    "Rosa",
-    "Hana",
-    "Vera",
-    "Zoe",
-    "Tessa",
-    "Greta",
-    "Freya",
-    "Priya",
-]
-HE = [
-    "Tom",
-    "Omar",
-    "Felix",
-    "Hugo",
-    "Ravi",
-    "Leo",
-    "Oskar",
-    "Milo",
-    "Ivan",
-    "Theo",
-    "Kofi",
-    "Noah",
-    "Emil",
-]
-NAMES: tuple[str, ...] = tuple(SHE + HE)
+SHE = ("Mara", "Nora", "Lily", "Ada", "Ines", "Rosa", "Hana", "Vera", "Zoe")
+HE = ("Tom", "Omar", "Felix", "Hugo", "Ravi", "Leo", "Oskar", "Milo", "Ivan")
+HEROES: tuple[str, ...] = SHE + HE
+FRIENDS = ("Tessa", "Greta", "Freya", "Priya", "Juno", "Theo", "Kofi", "Noah", "Emil", "Sami")
+"""Names of heroes and of friends are apart: nobody meets a namesake."""
 
 NEUTRAL: dict[str, str] = {
     "colour": "blue, green, yellow, brown, white, purple, orange, pink",

@@ -1,5 +1,5 @@
-"""Contrasting stories drawn from the pocket grammar: `python -m steer.pocket.pairs style formal
-casual` prints the pairs of examples/contrasts/formal.jsonl."""
+"""Contrasting stories drawn from the pocket grammar: `python -m steer.pocket.pairs mood joyful
+gloomy` prints the pairs of examples/contrasts/joyful.jsonl."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import corpus
 from .corpus import Tags
 
 #: What the demonstration shows: an attribute, a value, and the value that it is led away from.
-KIND, VALUE, AWAY_FROM = "style", "formal", "casual"
+KIND, VALUE, AWAY_FROM = "mood", "joyful", "gloomy"
 
 N_PAIRS = 100
 SEED = 7

@@ -66,14 +66,14 @@ GOING = (
 )
 
 MEETING = (
-    "There {he} met {his} {pal} {+friend}.",
-    "{^his} {pal} {+friend} was already {doing} there.",
-    "{^link} {+friend} came along and {acted}.",
-    "{+friend}, {his} {adj} {pal}, waited by the {place}.",
-    "{+friend} was there too and seemed {very} {felt}.",
-    "{hero} asked {his} {pal} {+friend} to come along.",
-    "Near the {place}, {+friend} {acted} {manner}.",
-    "{^his} {pal} {+friend} came too, {because} {doing} was such {joy}.",
+    "There {he} met {his} {pal} {friend}.",
+    "{^his} {pal} {friend} was already {doing} there.",
+    "{^link} {friend} came along and {acted}.",
+    "{friend}, {his} {adj} {pal}, waited by the {place}.",
+    "{friend} was there too and seemed {very} {felt}.",
+    "{hero} asked {his} {pal} {friend} to come along.",
+    "Near the {place}, {friend} {acted} {manner}.",
+    "{^his} {pal} {friend} came too, {because} {doing} was such {joy}.",
 )
 
 FINDING = (
@@ -105,8 +105,8 @@ REACTION = (
     "{^his} heart {heart}, and {he} {acted}.",
     "{^he} {acted} {manner}, {aside}.",
     "It was like {like}.",
-    "{hero} and {friend} {acted} with {joy}.",
-    "{friend} {looked} the {thing} with {eyes} eyes.",
+    "{hero} and {his} {pal} {acted} with {joy}.",
+    "{^his} {pal} {looked} the {thing} with {eyes} eyes.",
     "{^he} was full of {joy} and wanted to {wish}.",
     "{^link} {he} {acted}, {because} {he} was {felt}.",
     "The {thing} filled {him} with {joy}.",
@@ -115,14 +115,14 @@ REACTION = (
 SPEECH = (
     '"{^hey}, {cry}!" {said} {hero}.',
     '"{^cry}," {said} {hero} {manner}.',
-    '"{^cry}!" {said} {friend} {manner}.',
+    '"{^cry}!" {said} {his} {pal} {manner}.',
     '{^he} {said}, "{^cry}."',
     '"{^hey}, {cry}," {said} {a:being}.',
     '"I feel {felt}," {said} {hero}.',
-    '"{^hey}, this {thing} is {adj}," {said} {friend}.',
-    '{friend} {said}, "{^hey}, {cry}."',
+    '"{^hey}, this {thing} is {adj}," {said} {his} {pal}.',
+    '{^his} {pal} {said}, "{^hey}, {cry}."',
     '"{^hey}, I want to {wish}," {said} {hero}.',
-    '"Shall we try {doing}?" {said} {friend} {manner}.',
+    '"Shall we try {doing}?" {said} {his} {pal} {manner}.',
     '"It smells of {smell} here," {said} {hero}, and {acted}.',
 )
 
@@ -133,7 +133,7 @@ EVENT = (
     "Far away, the sound of {sound} was {very} {adj}.",
     "{^a:being} {acted} {manner} near the {place}.",
     "{^link} the {thing} fell, and {a:being} {acted}.",
-    "{^link} they both tried {doing}, {because} {friend} wanted to {wish}.",
+    "{^link} they both tried {doing}, {because} {his} {pal} wanted to {wish}.",
 )
 
 ENDING = (
@@ -142,7 +142,7 @@ ENDING = (
     "That evening {he} dreamed of {smell} and {joy}.",
     "In the end {he} felt {very} {felt}.",
     "It had been {a:adj} day at the {place}.",
-    "{hero} and {friend} {went} home, and both {acted}.",
+    "{hero} and {his} {pal} {went} home, and both {acted}.",
     "{^link} {he} put the {thing} by the bed and fell asleep {manner}.",
     "From that day the {thing} meant {joy}, {aside}.",
     "And that was the end of {a:adj} day.",
