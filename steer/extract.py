@@ -10,6 +10,7 @@ from steer.activations import Activations, Recording, resume
 from steer.contrasts import Contrasts
 from steer.errors import InputError
 from steer.model import Model
+from steer.overlap import sketch, texts_of
 from steer.provenance import ContrastSummary, Positions, Read
 from steer.reading import DEFAULT_POSITIONS, Reading, readings
 from steer.record import record
@@ -61,7 +62,12 @@ def _recording(
     positive, negative = contrasts.conditions or (None, None)
     n = len(contrasts.pairs)
     summary = ContrastSummary(
-        kind=contrasts.kind, n=n, sha256=contrasts.sha256, positive=positive, negative=negative
+        kind=contrasts.kind,
+        n=n,
+        sha256=contrasts.sha256,
+        positive=positive,
+        negative=negative,
+        items=sketch(texts_of(contrasts)),
     )
     return Recording(
         model=model.identity,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from steer import ops
 from steer.hooks import SiteFunction, placed
 from steer.model import Model
+from steer.sites import Site
 from steer.spec import Scope
 from steer.steers import Edit, Steer, total_edits
 
@@ -67,13 +68,18 @@ def injected(model: Model, steers: Sequence[Steer], clock: TokenClock) -> Iterat
         SiteError: the model has no such layer or site.
         HookError: the block ended well, yet a steer was never applied.
     """
-    functions = {site: _edit(edits, clock) for site, edits in total_edits(steers).items()}
+    functions = site_functions(steers, clock)
     handle = model.body.register_forward_pre_hook(clock.tick, with_kwargs=True)
     try:
         with placed(model, functions):
             yield
     finally:
         handle.remove()
+
+
+def site_functions(steers: Sequence[Steer], clock: TokenClock) -> dict[Site, SiteFunction]:
+    """What each site's activations become, by the positions that `clock` knows."""
+    return {site: _edit(edits, clock) for site, edits in total_edits(steers).items()}
 
 
 def _edit(edits: dict[Scope, Edit], clock: TokenClock) -> SiteFunction:

@@ -12,6 +12,8 @@ Positions = Literal["last", "mean", "all", "response", "mixed"]
 #: Methods that fit recorded activations (`steer.fit`).
 FitMethod = Literal["mean_diff", "pca", "probe", "lda"]
 CombineOp = Literal["sum", "mean"]
+#: Of a coefficient: times the stored vector, or a share of the mean activation's length.
+Unit = Literal["vector", "residual"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,7 +79,7 @@ class Part(Record, frozen=True, omit_defaults=True):
     name: str
     sha256: str
     coefficient: float = 1.0
-    unit: Literal["vector", "residual"] = "vector"
+    unit: Unit = "vector"
 
     def __post_init__(self) -> None:
         finite(self.coefficient)
@@ -129,6 +131,9 @@ class ContrastSummary(Record, frozen=True):
     kind `condition`, n counts the texts that the model wrote under the positive one, and the hash
     is of both conditions and the prompts. Of the kind `vectors`, n counts the parts, and the hash
     is of what `Combination` says.
+
+    items: hashes of the texts (`steer.overlap`), by which held-out texts are told from them; files
+    of earlier versions have none.
     """
 
     kind: ContrastKind
@@ -136,6 +141,7 @@ class ContrastSummary(Record, frozen=True):
     sha256: str
     positive: str | None = None
     negative: str | None = None
+    items: str | None = None
 
 
 def finite(*values: float) -> None:

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steer.errors import UsageError
+from steer.provenance import Unit
 from steer.sites import format_layers, parse_layers
-
-Unit = Literal["vector", "residual"]
 
 _SPEC = re.compile(
     r"(?P<reference>.+?)"

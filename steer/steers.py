@@ -96,7 +96,7 @@ def resolve(spec: SteerSpec, vector: SteeringVector) -> Steer:
         scope = Scope("response")
     return Steer(
         vector,
-        spec.coefficient or Coefficient(recommended.coefficient),
+        spec.coefficient or Coefficient(recommended.coefficient, recommended.unit),
         spec.layers if spec.layers is not None else recommended.layers,
         scope,
     )

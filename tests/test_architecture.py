@@ -19,23 +19,31 @@ LAYERS = [
     ["sites", "files", "text", "strict_json"],
     ["provenance", "records", "pocket"],
     ["metadata"],
+    ["journal"],
     ["contrasts", "prompts", "vector", "reading", "source"],
-    ["spec", "store", "activations", "intervals", "packing"],
-    ["fit"],
-    ["fitting"],
+    ["spec", "store", "activations", "intervals", "packing", "overlap", "selection"],
+    ["fit", "measures", "heldout"],
+    ["fitting", "concepts"],
     ["steers"],
+    ["baselines", "grids", "pictures"],
+    ["report"],
     ["algebra"],
     ["fingerprint", "ops", "recovery", "hookmap", "adapters"],
     ["model"],
-    ["hooks"],
+    ["hooks", "classifier"],
     ["memory"],
     ["inject", "record"],
     ["extract", "apply", "lens"],
-    ["lessons"],
+    ["lessons", "trunk"],
+    ["scoring"],
     ["lowrank"],
     ["descent"],
     ["distilled"],
-    ["distill", "demo"],
+    ["distill", "demo", "written"],
+    ["evaluate"],
+    ["sweep"],
+    ["verdict"],
+    ["findings"],
     ["cli"],
 ]
 #: Nothing up to here may import torch, so that it loads at once.
@@ -44,7 +52,7 @@ HEAVY = {"torch", "transformers", "transformer_lens"}
 #: Only `python -m steer.pocket.train` comes here.
 TRAINING = {"pocket.train", "pocket.optimizer"}
 DOORS = {
-    "transformers": {"model", "pocket.train"},
+    "transformers": {"model", "classifier", "pocket.train"},
     "transformer_lens": {"adapters"},
 }
 

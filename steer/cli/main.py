@@ -14,11 +14,13 @@ from steer.cli import (
     compare,
     demo,
     distill,
+    evaluate,
     extract,
     fit,
     list_vectors,
     output,
     show,
+    sweep,
     verify,
 )
 from steer.errors import SteerError
@@ -74,6 +76,8 @@ for command in (
     fit,
     distill,
     apply,
+    evaluate,
+    sweep,
     show,
     compare,
     combine,
