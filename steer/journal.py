@@ -29,14 +29,13 @@ class Journal:
         with reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             text = path.read_text() if path.exists() else ""
-            *whole, torn = text.split("\n")
-            for line in whole:
-                with suppress(ValueError):
-                    key, value = json.loads(line)
-                    self._done[key] = value
-            self._file = path.open("a")
-            if torn:  # the last line of a run that was killed while it wrote it
-                self._file.write("\n")
+        *whole, torn = text.split("\n")
+        for line in whole:
+            with suppress(ValueError):
+                key, value = json.loads(line)
+                self._done[key] = value
+        # The last line of a run that was killed while it wrote it is not whole.
+        self._before = "\n" if torn else ""
 
     @classmethod
     def of(cls, kind: str, *parts: Any) -> Journal:
@@ -58,12 +57,10 @@ class Journal:
             SteerError: the disk does not take it.
         """
         self._done[key] = value
-        with reported(self.path):
-            self._file.write(json.dumps([key, value]) + "\n")
-            self._file.flush()
+        with reported(self.path), self.path.open("a") as file:
+            file.write(self._before + json.dumps([key, value]) + "\n")
+        self._before = ""
 
-    def close(self, *, finished: bool) -> None:
-        """The end of the work, or only of this run: what is finished need not be kept."""
-        self._file.close()
-        if finished:
-            self.path.unlink(missing_ok=True)
+    def finish(self) -> None:
+        """The work is done, and need not be kept."""
+        self.path.unlink(missing_ok=True)

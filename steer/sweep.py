@@ -8,7 +8,6 @@ on unrelated texts. The coefficients of a row share what lies below their lowest
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -108,22 +107,19 @@ def n_units(plan: Plan, texts: Bench) -> int:
     return len(plan.layers) * len(plan.coefficients) * n_texts
 
 
-@contextmanager
-def journal(model: Model, plan: Plan, texts: Bench) -> Iterator[Journal]:
-    """The journal of a sweep; it stays behind if the block does not end well."""
+def journal(model: Model, plan: Plan, texts: Bench) -> Journal:
+    """The journal of a sweep: of everything that its numbers depend on.
+
+    Raises:
+        SteerError: it cannot be read or written.
+    """
     weight = model.network.get_input_embeddings().weight
-    kept = Journal.of(
+    return Journal.of(
         "sweeps",
         [model.identity.fingerprint, str(weight.dtype), str(weight.device)],
         [plan.vector.sha256, plan.layers, list(map(str, plan.coefficients)), str(plan.scope)],
         [texts.kind, [asdict(text) for text in [*texts.effect, *texts.unrelated]]],
     )
-    try:
-        yield kept
-    except BaseException:
-        kept.close(finished=False)
-        raise
-    kept.close(finished=True)
 
 
 def run(

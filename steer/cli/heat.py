@@ -15,18 +15,32 @@ if TYPE_CHECKING:
 RAMP = ("#00224e", "#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2c060", "#fee838")
 
 
-def heat_map(plan: Plan, grid: Grid, max_kl: float, choice: tuple[int, int] | None) -> Table:
-    """Layers down, coefficients across. What costs more than the budget is in brackets."""
+def heat_map(
+    plan: Plan,
+    grid: Grid | None,
+    max_kl: float,
+    *,
+    choice: tuple[int, int] | None = None,
+    caption: str | None = None,
+) -> Table:
+    """Layers down, coefficients across. What costs more than the budget is in brackets.
+
+    grid: None before the first row is there; NaN in it is yet to come.
+    """
+    import numpy as np
     from rich.table import Table
     from rich.text import Text
 
     from steer.sites import format_layers
 
-    effects, costs = grid.effects(), grid.costs()
+    shape = len(plan.layers), len(plan.coefficients)
+    effects = np.full(shape, np.nan) if grid is None else grid.effects()
+    costs = np.full(shape, 0.0) if grid is None else np.nan_to_num(grid.costs())
     within = effects[(costs <= max_kl) & (effects > 0)]
     top = float(within.max()) if within.size else math.inf
     drawn = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
-    drawn.add_column(f"{grid.kind}  ")
+    drawn.caption, drawn.caption_justify = caption, "left"
+    drawn.add_column(f"{grid.kind if grid else ''}  ")
     for coefficient in plan.coefficients:
         drawn.add_column(str(coefficient), justify="right")
     for row, layers in enumerate(plan.layers):

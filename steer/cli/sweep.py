@@ -14,7 +14,7 @@ from steer.source import ModelSource
 if TYPE_CHECKING:
     from steer.evaluate import Task
     from steer.findings import Findings
-    from steer.grids import Plan
+    from steer.grids import Grid, Plan
     from steer.model import Model
     from steer.vector import SteeringVector
     from steer.verdict import Budget
@@ -174,19 +174,24 @@ def _run(model: Model, plan: Plan, budget: Budget, task: Task) -> Findings:
     )
     with output.progress("writing", _n_written(task)) as advance:
         texts = bench(model, task, lambda what, n: advance(n, what))
-    with (
-        journal(model, plan, texts) as done,
-        output.live() as show,
-        output.progress("sweep", n_units(plan, texts)) as advance,
-    ):
-        if len(done):
-            output.note("going on with a sweep that was stopped")
-        grid = None
-        for grid in run(texts, plan, done, lambda what, n: advance(n, what)):
-            show(heat_map(plan, grid, budget.kl, None))
-        assert grid is not None
+    done = journal(model, plan, texts)
+    if len(done):
+        output.note("going on with a sweep that was stopped")
+    grid: Grid | None = None
+    finished, total = 0, n_units(plan, texts)
+    with output.live() as show:
+
+        def on_progress(what: str, count: int) -> None:
+            nonlocal finished
+            finished += count
+            show(heat_map(plan, grid, budget.kl, caption=f"{what}, {finished / total:.0%}"))
+
+        for rows in run(texts, plan, done, on_progress):
+            grid = rows
+    assert grid is not None
     with output.status("holding the choice against random directions"):
         verdict = judge(texts, plan, grid, budget, task.writing)
+    done.finish()
     own = tuple(model.decode(one.ids) for one in texts.own[:6])
     return Findings(model.identity, plan, budget, task.writing, grid, verdict, own)
 

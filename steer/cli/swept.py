@@ -36,7 +36,7 @@ def show(model: Model, made: Findings, told: dict[str, Any], reference: str) -> 
     from steer.cli.heat import heat_map
 
     choice = made.verdict.place if made.verdict.recommended else None
-    output.show(heat_map(made.plan, made.grid, made.budget.kl, choice))
+    output.show(heat_map(made.plan, made.grid, made.budget.kl, choice=choice))
     output.line()
     output.line(
         f"in brackets: KL above {made.budget.kl:g} nats per token"
