@@ -12,6 +12,7 @@ from steer.vector import Directions, SteeringVector
 
 #: Random directions that a vector has to beat.
 N_RANDOM = 5
+_STREAM = 0x5EED
 
 
 def random_direction(steer: Steer, seed: int) -> Steer:
@@ -19,7 +20,8 @@ def random_direction(steer: Steer, seed: int) -> Steer:
 
     Of a low-rank edit, what it adds to an activation is turned likewise, column by column of `up`.
     """
-    rng = np.random.default_rng(seed)
+    # A stream of its own: a vector that was itself drawn with `seed` is not met again.
+    rng = np.random.default_rng([seed, _STREAM])
     vector = steer.vector
     up = None if vector.up is None else _turned(rng, vector.up, axis=1)
     directions = _turned(rng, vector.directions, axis=1)
