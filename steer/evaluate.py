@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.baselines import N_RANDOM, opposite, random_direction
+from steer.batches import Text, distance, drift, log_prob
 from steer.concepts import Judge
 from steer.errors import InputError
 from steer.heldout import HeldOut
@@ -21,7 +22,7 @@ from steer.intervals import Interval, difference, mean, ratio
 from steer.lessons import beginnings
 from steer.measures import distinct, moved, multiple_choice, preference
 from steer.model import Model
-from steer.scoring import CONDITION, UNSTEERED, Cell, Sums, Text, distance, drift, log_prob, score
+from steer.scoring import CONDITION, UNSTEERED, Cell, Sums, score
 from steer.steers import Steer
 from steer.written import (
     Writing,

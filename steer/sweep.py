@@ -14,12 +14,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from steer.batches import Measure, Text, distance, drift, log_prob
 from steer.evaluate import Task, own_texts
 from steer.grids import EffectKind, Grid, Plan
 from steer.journal import Journal
 from steer.measures import preference
 from steer.model import Model
-from steer.scoring import UNSTEERED, Cell, Measure, Scorer, Text, distance, drift, log_prob, score
+from steer.scoring import UNSTEERED, Cell, Scorer, score
 from steer.sites import format_layers
 from steer.written import (
     Written,

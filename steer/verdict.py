@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from steer.baselines import N_RANDOM, random_direction
+from steer.batches import log_prob
 from steer.grids import Grid, Plan
 from steer.intervals import Interval, difference, ratio
 from steer.measures import distinct, wrong_way
 from steer.model import Model
-from steer.scoring import UNSTEERED, log_prob, score
+from steer.scoring import UNSTEERED, score
 from steer.selection import Candidate, Rule, nearest, pareto, refusal_direction, strongest
 from steer.sites import format_layers
 from steer.sweep import Bench

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from steer.apply import Sampling, continue_ids
+from steer.batches import Text
 from steer.contrasts import Contrasts, Passage, joinable
 from steer.errors import InputError
 from steer.lessons import MIN_TOKENS, Conditions, Lesson, write_lessons
 from steer.model import Model
 from steer.reading import Tokens, shared_prefix
-from steer.scoring import Text
 from steer.steers import Steer
 
 #: Samples are numbered from here, so that none is a text that a distilled edit has learned from.

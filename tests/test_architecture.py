@@ -35,6 +35,7 @@ LAYERS = [
     ["inject", "record"],
     ["extract", "apply", "lens"],
     ["lessons", "trunk"],
+    ["batches"],
     ["scoring"],
     ["lowrank"],
     ["descent"],

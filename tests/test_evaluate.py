@@ -100,7 +100,7 @@ def test_random_directions_are_as_long_and_point_elsewhere() -> None:
 
 
 def test_thinned_texts_keep_evenly_spread_positions() -> None:
-    from steer.scoring import Text
+    from steer.batches import Text
 
     text = Text(tuple(range(100)), tuple(range(1, 100)))
     (few,) = thinned([text], 16)

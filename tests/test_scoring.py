@@ -12,11 +12,12 @@ from families import FAMILIES
 from torch import Tensor
 
 from steer import scoring, trunk
+from steer.batches import Text, distance, drift, log_prob
 from steer.errors import HookError
 from steer.inject import TokenClock, injected
 from steer.model import Model
 from steer.recovery import token_kl
-from steer.scoring import CONDITION, UNSTEERED, Cell, Text, distance, drift, log_prob, score
+from steer.scoring import CONDITION, UNSTEERED, Cell, score
 from steer.spec import EVERYWHERE, Scope
 from steer.trunk import takes_trunks
 
@@ -119,7 +120,9 @@ def test_other_sites(site: str) -> None:
 def test_what_is_nothing_is_exactly_nothing() -> None:
     model = tiny.model("llama")
     zero: Cell = (tiny.steer(model, 0, layers=(1,)),)
-    assert not score(model, TEXTS, [UNSTEERED, zero], drift).any()
+    nothing, added = score(model, TEXTS, [UNSTEERED, zero], drift)
+    assert not nothing.any()
+    np.testing.assert_allclose(added, 0, atol=1e-5)
     assert not score(model, TEXTS, [CONDITION], distance).any()
 
 

@@ -1,9 +1,9 @@
 """What a sweep costs beside its cells one at a time: `python tests/benchmarks/sweep.py [MODEL]`.
 
-Every stored layer with nine coefficients on texts of the model's own: KL from the unsteered model,
-at the same positions. One at a time, each cell and text is a forward with its hooks, as
-`steer apply` would run it; the sweep runs them as `steer sweep` does. Both in one process, in turns,
-and the numbers have to agree.
+Every layer with nine coefficients on texts of the model's own: KL from the unsteered model, at the
+same positions. One at a time, each cell and text is a forward with its hooks, as `steer apply`
+would run it; the sweep runs them as `steer sweep` does. Both in one process, in turns, in seconds
+of CPU, which a busy machine does not change much; the numbers have to agree.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))
 from recorded import extract, pairs
 
+from steer.batches import Text, drift
 from steer.grids import Plan, default_coefficients
 from steer.inject import TokenClock, injected
 from steer.model import Model, load
 from steer.recovery import token_kl
-from steer.scoring import Scorer, Text, drift
+from steer.scoring import Scorer
 from steer.source import ModelSource
 from steer.sweep import POSITIONS
 from steer.written import Writing, thinned, write
@@ -74,11 +75,11 @@ def main() -> None:
     swept(model, Plan(vector, layers[:1], plan.coefficients), texts[:4])  # tries the trunk
     ratios = []
     for _ in range(ROUNDS):
-        start = time.perf_counter()
+        start = time.process_time()
         fast = swept(model, plan, texts)
-        middle = time.perf_counter()
+        middle = time.process_time()
         slow = one_at_a_time(model, plan, texts)
-        end = time.perf_counter()
+        end = time.process_time()
         np.testing.assert_allclose(fast, slow, rtol=1e-2, atol=1e-3)
         ratios.append((middle - start) / (end - middle))
         print(f"sweep {middle - start:.2f} s, one at a time {end - middle:.2f} s", flush=True)
