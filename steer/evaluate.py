@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from steer.baselines import N_RANDOM, opposite, random_direction
 from steer.batches import Text, distance, drift, log_prob
 from steer.concepts import Judge
+from steer.descent import LEAST_EFFECT
 from steer.errors import InputError
 from steer.heldout import HeldOut
 from steer.intervals import Interval, difference, mean, ratio
@@ -200,8 +201,7 @@ class _Evaluation:
     def _recoveries(self, texts: Sequence[Text]) -> None:
         sums = self._score(texts, distance, "recovery")
         base = sums[0]
-        if not base.sum():
-            raise InputError("the condition changes nothing in what the model writes")
+        check_effect(base, texts)
         for row, one in zip(self.rows, sums, strict=True):
             row.measures["recovery"] = ratio(base - one, base)
 
@@ -249,6 +249,19 @@ class _Evaluation:
         texts = [one.scored for one in written]
         sums = score(self.model, texts, [UNSTEERED], log_prob)[0]
         return -sums, np.array([float(len(text.scored)) for text in texts])
+
+
+def check_effect(base: Array, texts: Sequence[Text]) -> None:
+    """Refuse a condition that cannot be told from none. base: sums of KL(p_condition || p_base).
+
+    Raises:
+        InputError: it moves the next token by less than `LEAST_EFFECT` nats.
+    """
+    if base.sum() < LEAST_EFFECT * sum(len(text.scored) for text in texts):
+        raise InputError(
+            "the condition changes nothing in what the model writes",
+            hint="does the model heed it as a prompt? see with `steer apply`",
+        )
 
 
 def own_texts(model: Model, writing: Writing, written: Sequence[Written]) -> list[Text]:

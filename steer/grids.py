@@ -47,8 +47,8 @@ class Grid:
     """What was scored. Rows are sets of layers, columns coefficients; NaN is yet to come.
 
     effect: [row, column, item], over `weights` [item]: their sums' ratio is the effect. drift: sums
-    of KL [row, column, text], over `counts` [text] positions. level: [row, column] mean preference
-    for the positive ending, in nats; only of pairs.
+    of KL [row, column, text], over `counts` [text] positions. level: preferences for the positive
+    ending themselves, in nats, [row, column, item]; only of pairs.
     """
 
     kind: EffectKind
@@ -61,6 +61,10 @@ class Grid:
     def effects(self, items: slice = slice(None)) -> Array:
         """[row, column], by all items or some."""
         return np.asarray(self.effect[..., items].sum(-1) / self.weights[items].sum())
+
+    def levels(self, items: slice = slice(None)) -> Array:
+        """Mean preference, [row, column], by all items or some."""
+        return np.asarray(self.level[..., items].mean(-1))
 
     def costs(self) -> Array:
         """KL in nats per token, [row, column]."""

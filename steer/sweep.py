@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.batches import Measure, Text, distance, drift, log_prob
-from steer.evaluate import Task, own_texts
+from steer.evaluate import Task, check_effect, own_texts
 from steer.grids import EffectKind, Grid, Plan
 from steer.journal import Journal
 from steer.measures import preference
@@ -132,13 +132,14 @@ def run(
     """Score every cell; yields the grid after each of its rows.
 
     Raises:
+        InputError: the condition changes nothing.
         HookError: a cell was never applied.
     """
     n = len(plan.coefficients)
     shape = (len(plan.layers), n)
     effect = np.full((*shape, texts.n_items), np.nan)
     drifted = np.full((*shape, len(texts.unrelated)), np.nan)
-    level = np.full(shape, np.nan)
+    level = np.full_like(effect, np.nan)
     counts = np.array([float(len(text.scored)) for text in texts.unrelated])
     of_effect = Scorer(texts.model, texts.effect, texts.measure, n)
     of_drift = Scorer(texts.model, texts.unrelated, drift, n)
@@ -147,8 +148,10 @@ def run(
         report = partial(on_progress, f"layer {format_layers(layers)}")
         sums = _row(of_effect, cells, done, f"effect {row}", report)
         effect[row], weights = texts.effects(sums)
+        if texts.kind == "recovery":
+            check_effect(weights, texts.effect)
         if texts.kind == "preference":
-            level[row] = texts.levels(sums)[1:].mean(1)
+            level[row] = texts.levels(sums)[1:]
         drifted[row] = _row(of_drift, cells, done, f"drift {row}", report)[1:]
         yield Grid(texts.kind, effect, weights, drifted, counts, level)
 

@@ -122,7 +122,7 @@ def _ordered(grid: Grid, plan: Plan, budget: Budget, items: slice = slice(None))
     """Cells that the rule lets through, its choice first."""
     effects, costs = grid.effects(items), grid.costs()
     if budget.rule == "refusal_direction":
-        return _by_refusal_direction(grid, plan)
+        return _by_refusal_direction(grid, plan, items)
     left = effects.copy()
     chosen: list[Place] = []
     while True:
@@ -133,17 +133,17 @@ def _ordered(grid: Grid, plan: Plan, budget: Budget, items: slice = slice(None))
         left[chosen[-1]] = -np.inf
 
 
-def _by_refusal_direction(grid: Grid, plan: Plan) -> list[Place]:
+def _by_refusal_direction(grid: Grid, plan: Plan, items: slice) -> list[Place]:
     """The rule with each coefficient for what adds, and its negative for what takes out."""
     columns = {(one.value, one.unit): index for index, one in enumerate(plan.coefficients)}
-    costs = grid.costs()
+    costs, levels = grid.costs(), grid.levels(items)
     places, candidates = [], []
     for row, layers in enumerate(plan.layers):
         for (value, unit), column in columns.items():
             away = columns.get((-value, unit))
             if value > 0 and away is not None:
                 places.append((row, column))
-                level, cost = grid.level[row], float(costs[row, away])
+                level, cost = levels[row], float(costs[row, away])
                 candidates.append(
                     Candidate(layers[-1], float(level[away]), float(level[column]), cost)
                 )

@@ -35,7 +35,7 @@ def grid_of(effects: Any, costs: Any, levels: Any = None, spread: float = 0.0) -
     """Eight items a cell, alternately above and below the cell's effect by `spread`."""
     effect = np.asarray(effects, float)[..., None] + spread * np.resize([1.0, -1.0], 8)
     drift = np.repeat(np.asarray(costs, float)[..., None], 3, axis=-1)
-    level = np.asarray(effects if levels is None else levels, float)
+    level = np.repeat(np.asarray(effects if levels is None else levels, float)[..., None], 8, -1)
     return Grid("preference", effect, np.ones(8), drift, np.ones(3), level)
 
 

@@ -34,8 +34,11 @@ def heat_map(
     from steer.sites import format_layers
 
     shape = len(plan.layers), len(plan.coefficients)
-    effects = np.full(shape, np.nan) if grid is None else grid.effects()
-    costs = np.full(shape, 0.0) if grid is None else np.nan_to_num(grid.costs())
+    effects = costs = np.full(shape, np.nan)
+    if grid is not None:
+        effects, costs = grid.effects(), grid.costs()
+    # What has an effect and not yet a cost is still to come.
+    effects = np.where(np.isnan(costs), np.nan, effects)
     within = effects[(costs <= max_kl) & (effects > 0)]
     top = float(within.max()) if within.size else math.inf
     drawn = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")

@@ -21,11 +21,12 @@ def typed(reference: str, told: dict[str, Any], *, saved: bool) -> str:
 
 
 def hint(told: dict[str, Any]) -> str:
+    """What to do where nothing is recommended: the nearest cell, to be tried or allowed."""
     choice = told["choice"]
     if choice is None:
         return "is the vector right, and its sign? see `steer show`"
     effect, cost = choice["effect"]["value"], choice["kl"]["value"]
-    nats = told["extra_nats"] and f", extra nats {told['extra_nats']['value']:.2f}"
+    nats = told["extra_nats"] and f", extra nats {told['extra_nats']['value']:.3f}"
     return (
         f"the nearest cell is {choice['coefficient']} at layer {choice['layers']}: effect"
         f" {effect:.2f}, KL {cost:.3f}{nats or ''}"
@@ -33,6 +34,7 @@ def hint(told: dict[str, Any]) -> str:
 
 
 def show(model: Model, made: Findings, told: dict[str, Any], reference: str) -> None:
+    """The result: every cell, the front, and what is recommended."""
     from steer.cli.heat import heat_map
 
     choice = made.verdict.place if made.verdict.recommended else None
