@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from steer.errors import VectorError
 from steer.fitting import rounded
 from steer.metadata import LayerStatistics, Metadata, Recommended
+from steer.overlap import merged
 from steer.provenance import Combination, CombineOp, ContrastSummary, Method, Part, Read
 from steer.sites import listed
 from steer.steers import Steer
@@ -196,6 +197,7 @@ def _metadata(
             kind="vectors",
             n=len(parts),
             sha256=hashlib.sha256(msgspec.json.encode(how, order="sorted")).hexdigest(),
+            items=merged([part.vector.metadata.contrast.items for part in parts]),
         ),
         statistics=statistics,
         recommended=Recommended(

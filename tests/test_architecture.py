@@ -18,18 +18,21 @@ LAYERS = [
     ["errors"],
     ["sites", "files", "text", "strict_json", "positions", "passages", "near"],
     ["provenance", "records", "pocket"],
-    ["metadata", "schema", "hubdata"],
+    ["metadata", "schema", "hubdata", "journal"],
     ["frame"],
     ["contrasts", "prompts", "vector", "source"],
-    ["contrast_files", "reading"],
+    ["contrast_files", "reading", "overlap"],
     ["scope", "operation", "store", "activations", "intervals", "packing", "generation"],
+    ["selection", "measures", "heldout", "concepts"],
     ["spec", "fit"],
     ["projection", "fitting", "check"],
     ["steers"],
+    ["baselines", "grids", "pictures"],
+    ["report"],
     ["plan", "algebra"],
     ["fingerprint", "ops", "recovery", "hookmap", "adapters", "encoding"],
     ["model"],
-    ["hooks"],
+    ["hooks", "classifier"],
     ["memory"],
     ["clock", "record"],
     ["gates"],
@@ -37,11 +40,17 @@ LAYERS = [
     ["decoding"],
     ["batch"],
     ["extract", "apply", "lens"],
-    ["lessons"],
+    ["lessons", "trunk"],
+    ["batches"],
+    ["scoring"],
     ["lowrank"],
     ["descent"],
     ["distilled"],
-    ["distill", "demo"],
+    ["distill", "demo", "written"],
+    ["evaluate"],
+    ["sweep"],
+    ["verdict"],
+    ["findings"],
     ["cli"],
 ]
 #: Nothing up to here may import torch, so that it loads at once.
@@ -50,7 +59,7 @@ HEAVY = {"torch", "transformers", "transformer_lens"}
 #: Only `python -m steer.pocket.train` comes here.
 TRAINING = {"pocket.train", "pocket.optimizer"}
 DOORS = {
-    "transformers": {"model", "encoding", "pocket.train"},
+    "transformers": {"model", "encoding", "classifier", "pocket.train"},
     "transformer_lens": {"adapters"},
 }
 

@@ -15,11 +15,13 @@ from steer.cli import (
     contrasts,
     demo,
     distill,
+    evaluate,
     extract,
     fit,
     list_vectors,
     output,
     show,
+    sweep,
     verify,
 )
 from steer.errors import SteerError
@@ -76,6 +78,8 @@ for command in (
     fit,
     distill,
     apply,
+    evaluate,
+    sweep,
     show,
     compare,
     combine,
