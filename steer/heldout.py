@@ -83,7 +83,7 @@ def texts(records: Iterable[Record]) -> HeldOut:
 
 
 def check_unseen(
-    vectors: Sequence[Metadata], held_out: Sequence[str], *, allowed: bool = False
+    vectors: Iterable[Metadata], held_out: Sequence[str], *, allowed: bool = False
 ) -> list[str]:
     """Warnings: of vectors that cannot say what they were made from, or of overlap if `allowed`.
 

@@ -13,7 +13,7 @@ from conftest import make_vector
 from test_cli import PAIRS, failed, steer
 from transformers import BertConfig, BertForSequenceClassification
 
-from steer import store
+from steer import heldout, store
 from steer.baselines import opposite, random_direction
 from steer.concepts import by_classifier, by_grammar, by_words, judge
 from steer.contrasts import Contrasts
@@ -22,7 +22,7 @@ from steer.evaluate import Row, Task, evaluate, n_units, variants
 from steer.heldout import HeldOut
 from steer.lessons import Conditions
 from steer.passages import Passage
-from steer.written import Writing, thinned
+from steer.written import Writing, own_texts, pair_texts, thinned, write
 
 HELD_OUT = Contrasts(
     "pairs",
@@ -172,6 +172,41 @@ def test_vectors_stand_side_by_side(joyful: str, folder: Path) -> None:
     assert len(kinds) == 1 + 2 * 3
 
 
+def row(told: Any, kind: str = "vector") -> dict[str, Any]:
+    assert told.exit_code == 0, told.stderr
+    return next(one for one in json.loads(told.stdout)["rows"] if one["kind"] == kind)
+
+
+def test_ops_and_gates_are_measured_as_what_they_are(joyful: str, folder: Path) -> None:
+    """An ablation is no addition, has no opposite, and behind a closed gate it is nothing."""
+    words = ["eval", "-m", folder, "--texts", "held.jsonl", "--samples", 4, "--max-tokens", 6]
+    words += ["--prompts", "prompts.txt", "--json"]
+    Path("prompts.txt").write_text("w3 w4\nw9\n")
+    added, removed = (steer(*words, "-v", f"joyful:{op}@1") for op in ("1", "ablate"))
+    assert row(added)["shifts"] != row(removed)["shifts"]
+    assert "opposite" in added.stdout
+    assert "opposite" not in removed.stdout
+    removed_by = [*words, "-v", "joyful:ablate@1", "--when"]
+    closed = row(steer(*removed_by, "joyful@0>1e6"))
+    for name in ("preference", "kl", "extra_nats"):
+        assert closed[name]["value"] == pytest.approx(0, abs=1e-6)
+    opened = row(steer(*removed_by, "joyful@0<1e6"))
+    assert opened["shifts"] == pytest.approx(row(removed)["shifts"])
+
+
+def test_fields_have_the_names_of_the_mapping(joyful: str, folder: Path) -> None:
+    rows = [{"good": f"w{i} w{i + 3}", "bad": f"w{i} w{i + 7}"} for i in range(30, 36)]
+    Path("named.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    mapped = ["--map", "positive=good", "--map", "negative=bad", "--json"]
+    named, plain = (
+        run(folder, "--texts", "named.jsonl", *mapped),
+        run(folder, "--texts", "held.jsonl", "--json"),
+    )
+    assert row(named)["shifts"] == row(plain)["shifts"]
+    failed(run(folder, "--texts", "named.jsonl"), 1, "no contrast; it has the fields bad, good")
+    failed(run(folder, "--texts", "named.jsonl", "--map", "good=positive"), 2, "maps no field")
+
+
 def test_what_cannot_be_measured_says_so(joyful: str, folder: Path) -> None:
     failed(run(folder), 1, "nothing to see an effect by", "--texts")
     failed(run(folder, "--texts", "joyful.jsonl"), 1, "made from 24 of these 24", "allow-overlap")
@@ -226,6 +261,34 @@ def test_old_files_are_measured_with_a_warning(joyful: str, folder: Path) -> Non
     told = run(folder, "--texts", "held.jsonl")
     assert told.exit_code == 0
     assert "does not say which texts" in told.stderr
+
+
+def test_a_condition_of_a_chat_stays_a_system_message(tmp_path: Path) -> None:
+    model = tiny.chat_model("llama")
+    found = heldout.read([("x:1", {"prompt": "w3", "positive": "w5", "negative": "w6"})], chat=True)
+    assert found.pairs is not None
+    plain = pair_texts(model, found.pairs, None)
+    told = pair_texts(model, found.pairs, "w40")
+    before = model.encode(model.chat("w3"), special=False)
+    system = model.encode(model.chat("w3", "w40"), special=False)
+    for one, both, ending in zip(plain, told, (5, 6), strict=True):
+        assert list(one.ids) == [*before, ending]
+        assert (one.start, one.scored) == (len(before), (len(before),))
+        assert list(both.conditioned) == [*system, ending]
+
+
+@pytest.mark.parametrize("baseline", ["", "w41"])
+def test_own_texts_are_scored_where_the_model_wrote_them(baseline: str) -> None:
+    """So that scopes and schedules count from where they do in generation."""
+    model = tiny.model("llama")
+    writing = Writing(("w3 w4", "w9"), Conditions("w50 w51", baseline), samples=4, max_tokens=6)
+    written = write(model, writing, ())
+    for one, text in zip(written, own_texts(model, writing, written), strict=True):
+        assert text.ids == one.ids
+        assert text.start == len(one.ids) - one.n
+        n = len(text.scored)
+        assert text.conditioned[-n:] == text.ids[-n:]
+        assert text.conditioned[:3] == (1, 50, 51)
 
 
 def test_a_vector_of_another_model_is_refused(folder: Path) -> None:

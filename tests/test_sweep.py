@@ -127,6 +127,8 @@ def test_what_cannot_be_swept_says_so(
     failed(run(folder), 1, "nothing to see an effect by", "--texts")
     failed(run(folder, "--texts", "joyful.jsonl"), 1, "made from 24 of these")
     failed(run(folder, *held, "-v", "joyful:2"), 2, "a sweep finds the numbers")
+    failed(run(folder, *held, "-v", "joyful:ablate"), 2, "a sweep adds", "steer eval")
+    failed(run(folder, *held, "-v", "joyful:add/response"), 2, "a sweep adds", "steer eval")
     failed(run(folder, *held, "-v", "joyfull"), 1, "did you mean 'joyful'?")
     failed(run(folder, *held, "--coefficients", "5%,x"), 2, "'x' is not a number")
     failed(run(folder, *held, "--coefficients", "5%,5%"), 2, "twice")

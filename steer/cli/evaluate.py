@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import contrast_options, measuring, options, output
+from steer.cli.watched import Looking
 from steer.source import ModelSource
 
 if TYPE_CHECKING:
@@ -56,9 +57,13 @@ def evaluate(
         typer.Option(
             "-v",
             "--vector",
-            help="NAME[:COEFFICIENT][@LAYERS][/SCOPE]; several are rows beside each other.",
+            help="As in `steer apply`, ops, scopes and schedules too; several are rows beside each"
+            " other.",
         ),
     ],
+    when: Annotated[
+        str | None, typer.Option(help="Steer only where this holds, as in `steer apply`.")
+    ] = None,
     texts: measuring.Texts = None,
     condition: measuring.Condition = None,
     baseline: measuring.Baseline = "",
@@ -94,24 +99,27 @@ def evaluate(
     steer eval -v joyful --texts held-out.jsonl
     steer eval -v formal:2@2 --texts pairs.jsonl --condition "[style: formal]" \\
         --concept grammar:formal
+    steer eval -v refusal:ablate@all --when 'refusal>auto' --texts pairs.jsonl
     steer eval -v mean.safetensors -v pca.safetensors --texts pairs.jsonl -m MODEL -o eval.json
     """
     from steer import spec, store
     from steer.errors import InputError
     from steer.files import check_writable
     from steer.schema import parse_mapping
-    from steer.steers import resolve
 
     specs = [spec.parse(text) for text in vector]
+    looking = Looking(when, [], [], None)
     if out is not None:
         check_writable(out, force=force)
     asked = measuring.Asked(
         texts, parse_mapping(map or ()), condition, baseline, chat, prompts, unrelated,
         samples, max_tokens, seed, allow_overlap,
     )  # fmt: skip
-    steers = [resolve(one, store.read(store.find(one.reference))) for one in specs]
-    known = [steer.vector.metadata for steer in steers]
-    held_out = asked.held_out(known)
+    vectors = [store.read(store.find(one.reference)) for one in specs]
+    looking.read_vectors()
+    steers = looking.steers(specs, vectors)
+    known = [one.metadata for one in vectors]
+    held_out = asked.held_out(known, [one.metadata for one in looking.vectors])
     told = asked.condition_of(known)
     if held_out.texts is not None and told is None:
         raise InputError("texts alone say nothing", hint="give pairs, or a --condition")
@@ -122,7 +130,7 @@ def evaluate(
         )
     judge = measuring.concept(concept)
     model = options.load_model(source)
-    measuring.check_fits(steers, model, allow_other_model=allow_other_model)
+    measuring.check_fits([*vectors, *looking.vectors], model, allow_other_model=allow_other_model)
     task = asked.task(held_out, known, judge)
     from steer.evaluate import evaluate as run
     from steer.evaluate import n_units, variants

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from steer.heldout import HeldOut
     from steer.metadata import Metadata
     from steer.schema import Names
-    from steer.steers import Steer
+    from steer.vector import SteeringVector
 
 Texts = Annotated[
     str | None,
@@ -84,8 +84,8 @@ class Asked:
         if self.seed < 0:
             raise UsageError("--seed is 0 or more")
 
-    def held_out(self, vectors: Sequence[Metadata]) -> HeldOut:
-        """The held-out data, which no vector was made from.
+    def held_out(self, vectors: Sequence[Metadata], others: Sequence[Metadata] = ()) -> HeldOut:
+        """The held-out data, which no vector was made from, nor others that have a say.
 
         Raises:
             InputError: the file cannot be used, or a vector was made from some of it.
@@ -98,7 +98,8 @@ class Asked:
         found = heldout.read(records, self.names, chat=self.in_chat(vectors))
         for text in found.notes:
             output.note(text)
-        for text in heldout.check_unseen(vectors, found.all_texts, allowed=self.allow_overlap):
+        seen = {one.sha256: one for one in (*vectors, *others)}.values()
+        for text in heldout.check_unseen(seen, found.all_texts, allowed=self.allow_overlap):
             output.warning(text)
         return found
 
@@ -218,7 +219,7 @@ def command_line(context: typer.Context) -> str:
     return shlex.join(words)
 
 
-def check_fits(steers: Sequence[Steer], model: Any, *, allow_other_model: bool) -> None:
+def check_fits(vectors: Sequence[SteeringVector], model: Any, *, allow_other_model: bool) -> None:
     """Warn of what does not quite fit.
 
     Raises:
@@ -226,6 +227,6 @@ def check_fits(steers: Sequence[Steer], model: Any, *, allow_other_model: bool) 
     """
     from steer.steers import check_fits
 
-    for steer in steers:
-        for text in check_fits(steer.vector, model.identity, allow_other_model=allow_other_model):
+    for vector in {one.sha256: one for one in vectors}.values():
+        for text in check_fits(vector, model.identity, allow_other_model=allow_other_model):
             output.warning(text)

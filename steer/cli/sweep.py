@@ -139,7 +139,7 @@ def sweep(
     from steer.verdict import Budget
 
     steer = resolve(SteerSpec(str(found_at)), read)
-    measuring.check_fits([steer], model, allow_other_model=allow_other_model)
+    measuring.check_fits([read], model, allow_other_model=allow_other_model)
     task = asked.task(held_out, [read.metadata])
     plan = Plan(read, rows, columns, steer.scope)
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))

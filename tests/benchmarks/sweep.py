@@ -21,8 +21,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 from recorded import extract, pairs
 
 from steer.batches import Text, drift
+from steer.clock import TokenClock
 from steer.grids import Plan, default_coefficients
-from steer.inject import TokenClock, injected
+from steer.inject import injected
 from steer.model import Model, load
 from steer.recovery import token_kl
 from steer.scoring import Scorer
