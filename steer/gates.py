@@ -9,7 +9,6 @@ from torch import Tensor
 
 from steer import ops
 from steer.clock import TokenClock
-from steer.errors import InputError
 from steer.hooks import Constants, SiteFunction
 from steer.model import Model
 from steer.projection import Condition, Gate, Projection
@@ -27,15 +26,12 @@ def prompt_values(
     prompts: token ids. The mean is over all tokens but special ones at the beginning.
 
     Raises:
-        InputError: a prompt without a token.
         HookError: the site of a gate was never reached.
         SiteError: the model has no such site.
     """
     gates = [gate for gate in _gates(steers) if gate.pooling != "token"]
     if not gates:
         return {}
-    if not all(prompts):
-        raise InputError(f"a text has no prompt, and the gate {gates[0]} looks at prompts")
     distinct = {tuple(ids): index for index, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
     values = {gate: np.zeros(len(distinct)) for gate in gates}
     for pooling in {gate.pooling for gate in gates}:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steer.batches import Batch, Measure, Text, log_probs
+from steer.errors import InputError
 from steer.gates import opened, prompt_values
 from steer.hooks import SiteFunction, placed
 from steer.inject import site_functions
@@ -124,6 +125,13 @@ class Scorer:
         """What each cell does. Gates that look at prompts see what comes before the response."""
         steers = [steer for cell in cells for steer in cell]
         prompts = [text.ids[: text.start] for text in batch.texts]
+        special = set(self.model.tokenizer.all_special_ids)
+        for gate in (steer.gate for steer in steers):
+            if gate and gate.pooling != "token" and any(map(special.issuperset, prompts)):
+                raise InputError(
+                    f"the gate {gate} looks at prompts, and a text has none",
+                    hint="give --texts and --unrelated a prompt each, and pass --prompts",
+                )
         passes = opened(prompt_values(self.model, steers, prompts))
         return [site_functions(self.model, cell, batch.clock(passes)) for cell in cells]
 

@@ -179,9 +179,13 @@ def row(told: Any, kind: str = "vector") -> dict[str, Any]:
 
 def test_ops_and_gates_are_measured_as_what_they_are(joyful: str, folder: Path) -> None:
     """An ablation is no addition, has no opposite, and behind a closed gate it is nothing."""
-    words = ["eval", "-m", folder, "--texts", "held.jsonl", "--samples", 4, "--max-tokens", 6]
-    words += ["--prompts", "prompts.txt", "--json"]
-    Path("prompts.txt").write_text("w3 w4\nw9\n")
+    pairs = [
+        json.loads(line) | {"prompt": "w3 w4 "}
+        for line in Path("held.jsonl").read_text().splitlines()
+    ]
+    Path("asked.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    words = ["eval", "-m", folder, "--texts", "asked.jsonl", "--samples", 4, "--max-tokens", 6]
+    words += ["--json"]
     added, removed = (steer(*words, "-v", f"joyful:{op}@1") for op in ("1", "ablate"))
     assert row(added)["shifts"] != row(removed)["shifts"]
     assert "opposite" in added.stdout
@@ -192,6 +196,7 @@ def test_ops_and_gates_are_measured_as_what_they_are(joyful: str, folder: Path) 
         assert closed[name]["value"] == pytest.approx(0, abs=1e-6)
     opened = row(steer(*removed_by, "joyful@0<1e6"))
     assert opened["shifts"] == pytest.approx(row(removed)["shifts"])
+    failed(run(folder, "--texts", "held.jsonl", "--when", "joyful>0"), 1, "a text has none")
 
 
 def test_fields_have_the_names_of_the_mapping(joyful: str, folder: Path) -> None:

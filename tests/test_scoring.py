@@ -36,7 +36,7 @@ def text(length: int, start: int, seed: int) -> Text:
     return Text(ids, tuple(range(start, length)), start, (1, 40, 41, *ids))
 
 
-TEXTS = [text(9, 3, 0), text(5, 2, 1), text(12, 6, 2), text(9, 1, 3)]
+TEXTS = [text(9, 3, 0), text(5, 2, 1), text(12, 6, 2), text(9, 2, 3)]
 
 
 def logits(model: Model, one: Text, cell: Cell) -> Tensor:
@@ -175,8 +175,9 @@ def test_a_gate_of_prompts_needs_a_prompt() -> None:
     model = tiny.model("llama")
     gate = Gate(Condition(Projection(tiny.vector(model), 1), True, 0.0), "mean")
     steer = replace(tiny.steer(model), gate=gate)
-    with pytest.raises(InputError, match="has no prompt"):
-        score(model, [Text((5, 6), (1,))], [(steer,)], drift)
+    for none in (Text((5, 6), (1,)), Text((1, 5, 6), (2,), 1)):  # nothing, or the first token
+        with pytest.raises(InputError, match="looks at prompts, and a text has none"):
+            score(model, [TEXTS[0], none], [(steer,)], drift)
 
 
 @pytest.mark.parametrize("site", ["attn_out", "mlp_out", "resid_pre"])
