@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from steer.errors import VectorError
 from steer.fitting import rounded
 from steer.metadata import LayerStatistics, Metadata, Recommended
+from steer.overlap import merged
 from steer.provenance import Combination, CombineOp, ContrastSummary, Method, Part, Read
 from steer.sites import listed
 from steer.steers import Steer
@@ -192,7 +193,7 @@ def _metadata(
         layers=layers,
         method=Method(name="combine", combination=how),
         read=Read(positions=read.pop() if len(read) == 1 else "mixed"),
-        contrast=contrast_of(how),
+        contrast=contrast_of(how, parts),
         statistics=statistics,
         recommended=Recommended(
             layers=started or layers, coefficient=1.0, evidence="combined; no sweep was run"
@@ -200,12 +201,13 @@ def _metadata(
     )
 
 
-def contrast_of(how: Combination) -> ContrastSummary:
+def contrast_of(how: Combination, parts: Sequence[Steer]) -> ContrastSummary:
     """What a combined vector's file says of what it was made from."""
     return ContrastSummary(
         kind="vectors",
         n=len(how.parts),
         sha256=hashlib.sha256(msgspec.json.encode(how, order="sorted")).hexdigest(),
+        items=merged([part.vector.metadata.contrast.items for part in parts]),
     )
 
 

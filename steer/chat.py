@@ -12,8 +12,8 @@ from steer.conversation import Conversation, OnText, Turn
 from steer.errors import SteerError, UsageError
 from steer.files import write_atomic
 from steer.generation import Sampling
-from steer.steers import Steer, check_all_fit
 from steer.named import NamedSteer, resolved
+from steer.steers import Steer, check_all_fit
 
 COMMANDS = {
     "/steer": "NAME 2, or a spec such as NAME:2@14: steer with it, or change how much",

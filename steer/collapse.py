@@ -64,7 +64,7 @@ def collapse(
         rank=rank,
         method=Method(name="combine", combination=how),
         read=Read(positions=_positions(steers)),
-        contrast=contrast_of(how),
+        contrast=contrast_of(how, steers),
         statistics=tuple(
             _statistics(layer, placed[layer], direction)
             for layer, direction in zip(layers, directions, strict=True)

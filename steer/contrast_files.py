@@ -10,7 +10,7 @@ from typing import Any
 from steer.contrasts import Contrasts, ContrastSource
 from steer.errors import InputError
 from steer.frame import Frame
-from steer.passages import Passage
+from steer.passages import Passage, check_alike
 from steer.provenance import ContrastKind
 from steer.records import Record, kind_of
 from steer.schema import Content, Names, Shape, content
@@ -41,6 +41,22 @@ def read(source: ContrastSource, records_of: Callable[[str], Iterable[Record]]) 
     return reader.sets(positive, negative, paired=source.paired)
 
 
+def read_texts(
+    records: Iterable[Record], names: Names, frame: Frame
+) -> tuple[tuple[Passage, ...], tuple[str, ...]]:
+    """Texts of one side, in a frame; and notes of what was left out.
+
+    Raises:
+        InputError: naming the line and what is wrong.
+    """
+    reader = _Reader(names, frame)
+    made = tuple(frame.passage(*one) for one in reader.texts(records))
+    if not made:
+        raise InputError("there are no texts")
+    check_alike(made)
+    return made, reader.notes()
+
+
 #: Where a text stands, the text, and the prompt that it follows.
 _Text = tuple[str, Content, Content]
 
@@ -55,7 +71,7 @@ class _Reader:
         self.empty = 0
 
     def contrasts(self, records: Iterable[Record]) -> Contrasts:
-        first, rest = _first(records)
+        first, rest = first_of(records)
         shape = self.names.shape(*first)
         if shape in ("sets", "conditions"):
             return self._columns(first, rest, shape)
@@ -186,16 +202,21 @@ class _Reader:
     def _made(
         self, kind: ContrastKind, sides: Sequence[Iterable[Passage]], **more: Any
     ) -> Contrasts:
+        positive, negative = map(tuple, sides)
+        notes = self.notes()
+        return Contrasts(kind, positive, negative, frame=self.frame, notes=notes, **more)
+
+    def notes(self) -> tuple[str, ...]:
+        """What was left out."""
         notes = []
         if self.ignored:
             notes.append(f"fields that are not read: {', '.join(list(self.ignored)[:8])}")
         if self.empty:
             notes.append(f"empty texts that are left out: {self.empty}")
-        positive, negative = map(tuple, sides)
-        return Contrasts(kind, positive, negative, frame=self.frame, notes=tuple(notes), **more)
+        return tuple(notes)
 
 
-def _first(records: Iterable[Record]) -> tuple[Record, Iterable[Record]]:
+def first_of(records: Iterable[Record]) -> tuple[Record, Iterable[Record]]:
     """The first record, and all of them."""
     rest = iter(records)
     for record in rest:

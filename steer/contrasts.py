@@ -20,7 +20,7 @@ from typing import Any
 
 from steer.errors import InputError, UsageError
 from steer.frame import PLAIN, Frame
-from steer.passages import Passage
+from steer.passages import Passage, check_alike
 from steer.provenance import ContrastKind
 from steer.schema import Names
 
@@ -53,11 +53,7 @@ class Contrasts:
             not self.paired or self.positive == self.negative
         ):
             raise InputError("positive and negative are the same texts")
-        if len({passage.role is None for passage in chain(self.positive, self.negative)}) > 1:
-            raise InputError(
-                "some contrasts are chat messages and others plain texts",
-                hint="pass --chat to make messages of all",
-            )
+        check_alike(chain(self.positive, self.negative))
 
     @property
     def n_passages(self) -> int:

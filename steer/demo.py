@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
 
 from steer.apply import Generation, Sampling, generate
+from steer.baselines import random_direction
 from steer.intervals import Interval, ratio
 from steer.model import Model
 from steer.pocket import corpus
 from steer.pocket.pairs import KIND, VALUE
 from steer.steers import Steer
-from steer.vector import SteeringVector
 
 TAG = f"[{KIND}: {VALUE}] "
 N_RANDOM = 3
@@ -46,7 +44,8 @@ def measure(
         return [prompt + generation.text for generation in made]
 
     yield _row("unsteered", stories([]))
-    noise = [story for seed in range(N_RANDOM) for story in stories([_random(steer, seed)])]
+    turned = [random_direction(steer, seed) for seed in range(N_RANDOM)]
+    noise = [story for one in turned for story in stories([one])]
     yield _row("random direction", noise)
     yield _row(str(steer), stories([steer]))
     yield _row(f"prompt {TAG.strip()}", stories([], TAG + prompt))
@@ -65,13 +64,3 @@ def _row(label: str, stories: Sequence[str]) -> Row:
         ratio([words[VALUE] for words in found], [sum(words.values()) for words in found]),
         ratio([good for good, _ in parsed], [count for _, count in parsed]),
     )
-
-
-def _random(steer: Steer, seed: int) -> Steer:
-    """The same steer with each layer's vector turned to a random direction."""
-    original = steer.vector.directions
-    drawn = np.random.default_rng(seed).normal(size=original.shape)
-    lengths = np.linalg.norm(original, axis=1, keepdims=True)
-    turned = drawn / np.linalg.norm(drawn, axis=1, keepdims=True) * lengths
-    vector = SteeringVector(steer.vector.metadata, turned.astype(np.float32))
-    return replace(steer, vector=vector)

@@ -94,7 +94,7 @@ def distill(
         positive=conditions.condition,
         negative=conditions.baseline,
     )
-    vector = as_vector(model, settings, edits, texts.held_out, contrast)
+    vector = as_vector(model, settings, edits, texts.held_out, contrast, chat=conditions.chat)
     return with_evidence(model, settings, vector, texts.held_out, found, best_step)
 
 

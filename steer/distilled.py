@@ -55,8 +55,10 @@ def as_vector(
     edits: Edits,
     lessons: Sequence[Lesson],
     contrast: ContrastSummary,
+    *,
+    chat: bool = False,
 ) -> SteeringVector:
-    """The edits as a file has them, but for the evidence."""
+    """The edits as a file has them, but for the evidence; `chat`: of system messages."""
     sites = edits.sites
     positive, _ = _read(model, [(one.conditioned, one.n) for one in lessons], sites)
     negative, norms = _read(model, [(one.baseline, one.n) for one in lessons], sites)
@@ -88,7 +90,7 @@ def as_vector(
         layers=layers,
         rank=settings.rank,
         method=Method(name="mean_diff"),  # until the evidence is there, which takes a vector
-        read=Read(positions=settings.scope),
+        read=Read(positions=settings.scope, chat=chat or msgspec.UNSET),
         contrast=contrast,
         statistics=tuple(statistics),
         recommended=Recommended(layers=layers, coefficient=1.0, evidence=""),

@@ -13,8 +13,9 @@ from steer.activations import Activations, Recording, resume
 from steer.contrasts import Contrasts
 from steer.errors import InputError
 from steer.model import Model
+from steer.overlap import sketch, texts_of
 from steer.positions import Position
-from steer.provenance import ContrastSummary, Read
+from steer.provenance import SEVERAL, ContrastSummary, Read
 from steer.reading import Reading, Tokens
 from steer.record import record
 from steer.sites import Site, SiteName
@@ -99,9 +100,10 @@ def _recording(
         kind=contrasts.kind,
         n=n,
         sha256=contrasts.sha256,
-        positive=None if positive is None else " | ".join(positive),
-        negative=None if negative is None else " | ".join(negative),
+        positive=None if positive is None else SEVERAL.join(positive),
+        negative=None if negative is None else SEVERAL.join(negative),
         n_negative=msgspec.UNSET if contrasts.paired else m,
+        items=sketch(texts_of(contrasts)),
     )
     frame = contrasts.frame
     chat = contrasts.positive[0].role is not None

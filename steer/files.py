@@ -94,6 +94,12 @@ def read_bytes(path: Path, *, limit: int) -> bytes:
         return path.read_bytes()
 
 
+def cache_folder(name: str) -> Path:
+    """Where results may lie that can be made again, under the user's own cache folder."""
+    folder = os.environ.get("XDG_CACHE_HOME")
+    return (Path(folder) if folder else Path("~/.cache").expanduser()) / "steer" / name
+
+
 def safe_name(text: str) -> bool:
     """Whether `text` can be a file's name: no folders, no leading dot, nothing odd."""
     return _NAME.fullmatch(text) is not None

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -21,7 +19,7 @@ import torch
 
 from steer import __version__
 from steer.errors import SiteError, SteerError
-from steer.files import write_atomic
+from steer.files import cache_folder, write_atomic
 from steer.sites import SITE_NAMES, Site, SiteName, format_layers, listed
 
 Side = Literal["input", "output"]
@@ -89,7 +87,7 @@ def hook_map(model: torch.nn.Module) -> HookMap:
         ModelError: TransformerLens does not know the family, the family is not a single stack of
             blocks that generates text, or the modules are not where its map says.
     """
-    file = _cache_folder() / f"{_key(model)}.json"
+    file = cache_folder("hooks") / f"{_key(model)}.json"
     with suppress(OSError, ValueError):  # not there, or not whole: it is made anew
         return _decode(file.read_bytes())
     from steer.adapters import read_map
@@ -99,11 +97,6 @@ def hook_map(model: torch.nn.Module) -> HookMap:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, _encode(found), force=True)
     return found
-
-
-def _cache_folder() -> Path:
-    folder = os.environ.get("XDG_CACHE_HOME")
-    return (Path(folder) if folder else Path("~/.cache").expanduser()) / "steer" / "hooks"
 
 
 def _key(model: Any) -> str:

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 RESAMPLES = 2_000
+
+Numbers = Sequence[float] | NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +25,48 @@ class Interval:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Interval:
+def plain(interval: Interval | None) -> dict[str, float] | None:
+    """An interval as plain JSON; None where there is no number."""
+    if interval is None or not np.isfinite(interval.value):
+        return None
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def ratio(numerators: Numbers, denominators: Numbers, seed: int = 0) -> Interval:
     """Sum of numerators over sum of denominators, both given per item, which are resampled.
 
     Percentile bootstrap (Efron 1979). With denominators of 1 it is the mean. NaN where all
     denominators are 0.
     """
     top, bottom = np.asarray(numerators, float), np.asarray(denominators, float)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(top), (RESAMPLES, len(top)))
+    drawn = _drawn(len(top), seed)
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = top[drawn].sum(1) / bottom[drawn].sum(1)
-        value = float(top.sum() / bottom.sum())
-    low, high = np.nanpercentile(ratios, [2.5, 97.5]) if np.isfinite(value) else (value, value)
-    return Interval(value, float(low), float(high))
+        return _interval(top.sum() / bottom.sum(), top[drawn].sum(1) / bottom[drawn].sum(1))
+
+
+def mean(values: Numbers, seed: int = 0) -> Interval:
+    """Mean of one number an item."""
+    return ratio(values, np.ones(len(values)), seed)
+
+
+def difference(
+    first: tuple[Numbers, Numbers], second: tuple[Numbers, Numbers], seed: int = 0
+) -> Interval:
+    """`ratio(*first) - ratio(*second)` over the same items, which are resampled together."""
+    parts = [np.asarray(part, float) for part in (*first, *second)]
+    drawn = _drawn(len(parts[0]), seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        a, b, c, d = (part.sum() for part in parts)
+        tops_a, bottoms_a, tops_b, bottoms_b = (part[drawn].sum(1) for part in parts)
+        return _interval(a / b - c / d, tops_a / bottoms_a - tops_b / bottoms_b)
+
+
+def _drawn(n: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
+
+
+def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
+    if not np.isfinite(value):
+        return Interval(float(value), float(value), float(value))
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))

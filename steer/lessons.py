@@ -185,9 +185,7 @@ def log_probs(model: Model, rows: Sequence[tuple[Sequence[int], int]]) -> Tensor
     # Padded on the right, so that positions count from 0 in every row.
     ids, mask = model.padded([row for row, _ in rows], left=False)
     start = min(len(row) - n for row, n in rows) - 1
-    kept = {}
-    if "logits_to_keep" in inspect.signature(model.network.forward).parameters:
-        kept = {"logits_to_keep": ids.shape[1] - start}
+    kept = {"logits_to_keep": ids.shape[1] - start} if picks_columns(model) else {}
     logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
     offset = ids.shape[1] - logits.shape[1]
     picked = [
@@ -202,6 +200,11 @@ def micro_batches(model: Model, lessons: Sequence[Lesson]) -> list[Sequence[Less
     longest = max(lesson.n for lesson in lessons)
     size = max(1, LOGITS_BUDGET // (4 * longest * vocabulary(model)))
     return [lessons[start : start + size] for start in range(0, len(lessons), size)]
+
+
+def picks_columns(model: Model) -> bool:
+    """Whether the LM head can be told at which positions to run."""
+    return "logits_to_keep" in inspect.signature(model.network.forward).parameters
 
 
 def vocabulary(model: Model) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from steer.errors import VectorError
-from steer.provenance import ContrastSummary, Method, ModelIdentity, Read, Record, finite
+from steer.provenance import ContrastSummary, Method, ModelIdentity, Read, Record, Unit, finite
 from steer.sites import SiteName, format_layers
 from steer.strict_json import load_strict_json
 
@@ -68,12 +68,17 @@ class LayerStatistics(Record, frozen=True):
 
 
 class Recommended(Record, frozen=True):
-    """What `-v NAME` does when no numbers are given, and why."""
+    """What `-v NAME` does when no numbers are given, and why.
+
+    coefficient: times the stored vector or, where `unit` is residual, the share of the mean
+    activation's length that it is brought to at each layer.
+    """
 
     layers: tuple[int, ...]
     coefficient: float
     evidence: str
     op: Op = "add"
+    unit: Unit = "vector"
 
     def __post_init__(self) -> None:
         finite(self.coefficient)
@@ -139,10 +144,17 @@ def encode(metadata: Metadata) -> str:
 
 
 def to_json(metadata: Metadata) -> dict[str, Any]:
-    """Plain dicts, lists, numbers and strings; without a rank where there is only a vector."""
+    """Plain dicts, lists, numbers and strings.
+
+    Without what earlier files did not have, where it says nothing: they keep their bytes.
+    """
     plain = dict(msgspec.to_builtins(metadata))
     if not metadata.rank:
         del plain["rank"]
+    if metadata.contrast.items is None:
+        del plain["contrast"]["items"]
+    if metadata.recommended.unit == "vector":
+        del plain["recommended"]["unit"]
     return plain
 
 

@@ -167,7 +167,7 @@ def load(source: ModelSource) -> Model:
             weights, or is of a family that TransformerLens does not map.
     """
     common = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    with _quiet(), _explained(source):
+    with quiet(), explained(source):
         placement = _placement(source)
         # First, because it is small: a hub that cannot be reached is found out after one round of
         # retries, not after one for each file.
@@ -227,7 +227,7 @@ def _hash(value: object) -> str | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' warnings and its bar over weights, which take a second."""
     logging = transformers.utils.logging
     before = logging.get_verbosity()
@@ -241,7 +241,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(source: ModelSource) -> Iterator[None]:
+def explained(source: ModelSource) -> Iterator[None]:
     """Turn what loading can raise into an error with a next step.
 
     Raises:

@@ -23,11 +23,11 @@ from decimal import Decimal
 from typing import Literal, get_args
 
 from steer.errors import UsageError
+from steer.provenance import Unit
 
 OpName = Literal["add", "ablate", "clamp", "cap", "floor", "rotate"]
 #: A place between the two sides of a file.
 Between = Literal["neg", "mid", "pos"]
-Unit = Literal["vector", "residual"]
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _EXAMPLES = "write 1.5, 15%, ablate, clamp=0, cap=mid, floor=neg, rotate=30 or 2,norm=keep"

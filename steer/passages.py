@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from steer.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +40,16 @@ class Passage:
         if self.suffix:
             return False
         return bool(self.prompt.strip()) if self.role is None else self.role == "assistant"
+
+
+def check_alike(passages: Iterable[Passage]) -> None:
+    """Refuse messages among plain texts.
+
+    Raises:
+        InputError: there are both.
+    """
+    if len({passage.role is None for passage in passages}) > 1:
+        raise InputError(
+            "some texts are chat messages and others plain texts",
+            hint="pass --chat to make messages of all",
+        )

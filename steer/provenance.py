@@ -10,11 +10,15 @@ import msgspec
 from steer.positions import parse
 
 ContrastKind = Literal["pairs", "choice", "conditions", "unpaired", "condition", "vectors"]
+#: Stands between conditions, where there are several.
+SEVERAL = " | "
 #: Of vectors that no recording was made for: where a distilled one acts, or its parts differ.
 UNREAD = ("all", "response", "mixed")
 #: Methods that fit recorded activations (`steer.fit`).
 FitMethod = Literal["mean_diff", "pca", "probe", "lda"]
 CombineOp = Literal["sum", "mean"]
+#: Of a coefficient: times the stored vector, or a share of the mean activation's length.
+Unit = Literal["vector", "residual"]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,7 +84,7 @@ class Part(Record, frozen=True, omit_defaults=True):
     name: str
     sha256: str
     coefficient: float = 1.0
-    unit: Literal["vector", "residual"] = "vector"
+    unit: Unit = "vector"
 
     def __post_init__(self) -> None:
         finite(self.coefficient)
@@ -137,10 +141,13 @@ class ContrastSummary(Record, frozen=True):
     """What the vector was made from: the number of pairs and a hash of all of them.
 
     Where there are no pairs n counts the positive texts, n_negative the others. `positive` and
-    `negative` are the conditions, several with ` | ` between, where the contrast is of that kind.
-    Of the kind `condition`, n counts the texts that the model wrote under the positive one, and the
+    `negative` are the conditions, with `SEVERAL` between, where the contrast is of that kind. Of
+    the kind `condition`, n counts the texts that the model wrote under the positive one, and the
     hash is of both conditions and the prompts. Of the kind `vectors`, n counts the parts, and the
     hash is of what `Combination` says.
+
+    items: hashes of the texts (`steer.overlap`), by which held-out texts are told from them; files
+    of earlier versions have none.
     """
 
     kind: ContrastKind
@@ -149,6 +156,7 @@ class ContrastSummary(Record, frozen=True):
     positive: str | None = None
     negative: str | None = None
     n_negative: int | msgspec.UnsetType = msgspec.UNSET
+    items: str | None = None
 
     @property
     def paired(self) -> bool:

@@ -32,9 +32,9 @@ import msgspec
 from steer.errors import InputError, SteerError, UsageError
 from steer.files import read_bytes
 from steer.generation import Sampling
+from steer.named import NamedSteer, behind, condition_with_path, with_paths
 from steer.provenance import Record
 from steer.records import decoded
-from steer.named import NamedSteer, behind, condition_with_path, with_paths
 
 if sys.version_info >= (3, 11):
     import tomllib

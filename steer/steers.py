@@ -167,14 +167,15 @@ def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -
     scope = spec.scope
     if scope.kind == "all" and metadata.read.positions == "response":
         scope = Scope("response", skip_special=scope.skip_special)
-    usual = recommended.coefficient if spec.op.name == "add" else 1.0
+    usual = Coefficient(1.0)
+    if spec.op.name == "add":
+        usual = Coefficient(recommended.coefficient, recommended.unit)
     layers = metadata.layers if spec.layers == "all" else spec.layers
     if layers is None:
         layers = recommended.layers
         if spec.op.writes:
             layers = (reading_layer(metadata, layers),)
-    coefficient = spec.coefficient or Coefficient(usual)
-    return Steer(vector, coefficient, layers, scope, spec.op, spec.schedule, gate)
+    return Steer(vector, spec.coefficient or usual, layers, scope, spec.op, spec.schedule, gate)
 
 
 def check_fits(

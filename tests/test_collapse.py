@@ -21,12 +21,12 @@ from steer.collapse import collapse
 from steer.errors import VectorError
 from steer.inject import injected
 from steer.model import Model
+from steer.named import resolved
 from steer.operation import Coefficient
 from steer.recipe import read
 from steer.scope import Scope
 from steer.steers import Steer, resolve
 from steer.vector import SteeringVector
-from steer.named import resolved
 
 
 def logits(model: Model, steers: list[Steer]) -> torch.Tensor:

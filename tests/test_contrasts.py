@@ -249,7 +249,7 @@ def test_what_a_template_leaves_out_is_an_error() -> None:
         (jsonl({"text": "a", "label": 1}, GOOD), "f:2: the fields are not those of the records"),
         (jsonl({"positive": [1], "negative": [2]}), "f:1, positive 1: a number, not an object"),
         (jsonl({"positive": [{"role": "x"}], "negative": "a"}), "but not of chat messages"),
-        (jsonl(GOOD, GOOD | {"positive": ASKED}), "some contrasts are chat messages"),
+        (jsonl(GOOD, GOOD | {"positive": ASKED}), "some texts are chat messages"),
         (jsonl({"positive": "a", "negative": "a"}), "positive and negative are the same texts"),
     ],
 )  # fmt: skip

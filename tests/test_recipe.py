@@ -16,8 +16,8 @@ from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtur
 
 from steer import store
 from steer.errors import InputError, VectorError
-from steer.recipe import read, to_toml
 from steer.named import NamedSteer, resolved
+from steer.recipe import read, to_toml
 
 
 def write(path: str, *, include: list[str] | None = None, steers: list[str] | None = None) -> Path:

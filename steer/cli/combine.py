@@ -97,8 +97,8 @@ def _collapsed(recipe: Path, name: str, description: str, license: str) -> Steer
         SteerError: no recipe, a vector that is missing, or steers that no one vector stands for.
     """
     from steer.collapse import collapse
-    from steer.recipe import read
     from steer.named import resolved
+    from steer.recipe import read
 
     found = read(recipe)
     description = description or found.description

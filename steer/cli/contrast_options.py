@@ -14,6 +14,17 @@ from steer.contrasts import ContrastSource
 if TYPE_CHECKING:
     from steer.contrasts import Contrasts
     from steer.records import Record
+    from steer.schema import Names
+
+#: The option of every command that reads such files.
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="OURS=THEIRS",
+        help="What the file calls positive, negative, prompt, text or label; can be repeated.",
+    ),
+]
 
 _OPTIONS: dict[str, Any] = {
     "file": Annotated[
@@ -41,14 +52,7 @@ _OPTIONS: dict[str, Any] = {
     "paired": Annotated[
         bool, typer.Option("--paired", help="The two files are pairs, line by line.")
     ],
-    "map": Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map",
-            metavar="OURS=THEIRS",
-            help="What the file calls positive, negative, prompt, text or label; can be repeated.",
-        ),
-    ],
+    "map": Map,
     "template": Annotated[
         str | None,
         typer.Option(help="What stands round each text: {text}, {prompt}, {condition}, \\n."),
@@ -89,19 +93,26 @@ def read_contrasts(source: ContrastSource) -> Contrasts:
         SteerError: they cannot be read.
     """
     from steer.contrast_files import read
+
+    contrasts = read(source, lambda name: records_of(name, source.names))
+    for text in contrasts.notes:
+        output.note(text)
+    return contrasts
+
+
+def records_of(name: str, names: Names) -> Iterable[Record]:
+    """The records of a file, of stdin for `-`, or of a dataset of the hub.
+
+    Raises:
+        SteerError: they cannot be read.
+    """
     from steer.errors import InputError
     from steer.hubdata import PREFIX, rows
     from steer.records import records
 
-    def records_of(name: str) -> Iterable[Record]:
-        if name.startswith(PREFIX):
-            with output.status(f"loading {name}"):
-                return list(rows(name))
-        if name.count("/") == 1 and not Path(name).parent.exists():
-            raise InputError(f"there is no file {name}", hint=f"on the hub? write hf:{name}")
-        return records(*options.read_input(Path(name)), columns=source.names.known)
-
-    contrasts = read(source, records_of)
-    for text in contrasts.notes:
-        output.note(text)
-    return contrasts
+    if name.startswith(PREFIX):
+        with output.status(f"loading {name}"):
+            return list(rows(name))
+    if name.count("/") == 1 and not Path(name).parent.exists():
+        raise InputError(f"there is no file {name}", hint=f"on the hub? write hf:{name}")
+    return records(*options.read_input(Path(name)), columns=names.known)

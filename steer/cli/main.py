@@ -17,6 +17,7 @@ from steer.cli import (
     demo,
     distill,
     doctor,
+    evaluate,
     extract,
     fit,
     list_vectors,
@@ -24,6 +25,7 @@ from steer.cli import (
     output,
     recipe,
     show,
+    sweep,
     verify,
 )
 from steer.errors import SteerError
@@ -82,6 +84,8 @@ for command in (
     apply,
     chat,
     monitor,
+    evaluate,
+    sweep,
     show,
     compare,
     combine,

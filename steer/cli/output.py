@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from steer.files import shown
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 #: Width of tables that are not for a terminal: nothing in them is cut.
 _PIPE_WIDTH = 200
@@ -140,6 +140,29 @@ def beside(titles: tuple[str, str], texts: tuple[str, str]) -> None:
         grid.add_column(Text(shown(title)), ratio=1, overflow="fold")
     grid.add_row(*cells)
     console.print(grid)
+
+
+def width() -> int:
+    """Columns that a table may take on stdout."""
+    return _console(stderr=False).width
+
+
+def show(drawing: RenderableType) -> None:
+    """A drawing of rich's, as part of the result."""
+    _console(stderr=False).print(drawing)
+
+
+@contextmanager
+def live() -> Iterator[Callable[[RenderableType], None]]:
+    """A drawing on stderr that changes while the block runs, on a terminal alone."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield lambda drawing: None
+        return
+    from rich.live import Live
+
+    with Live(console=console, transient=True, auto_refresh=False) as screen:
+        yield lambda drawing: screen.update(drawing, refresh=True)
 
 
 @contextmanager

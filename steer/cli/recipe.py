@@ -69,8 +69,8 @@ def settings(
     Raises:
         SteerError: no recipe.
     """
-    from steer.recipe import read
     from steer.named import NamedSteer
+    from steer.recipe import read
 
     added = [NamedSteer(text) for text in vectors]
     if recipe is None:

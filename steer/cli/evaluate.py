@@ -1,0 +1,228 @@
+"""`steer eval`: how well vectors work, what they cost, and against what."""
+
+from __future__ import annotations
+
+import json as json_library
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli import contrast_options, measuring, options, output
+from steer.source import ModelSource
+
+if TYPE_CHECKING:
+    from steer.evaluate import Row, Task
+    from steer.intervals import Interval
+    from steer.model import Model
+
+TITLES = {
+    "preference": "preference",
+    "right_way": "right way",
+    "multiple_choice": "matching",
+    "recovery": "recovery",
+    "concept": "concept",
+    "kl": "KL",
+    "extra_nats": "extra nats",
+    "distinct": "distinct-2",
+}
+MEANINGS = {
+    "preference": "nats by which the positive ending gains on the negative one",
+    "right_way": "share of pairs that move so",
+    "multiple_choice": "probability of the matching answer, of the two",
+    "recovery": "1 is all that the condition does, 0 nothing",
+    "concept": "rate in the written texts",
+    "kl": "nats per token by which unrelated texts are read otherwise",
+    "extra_nats": "per token of the written texts, under the unsteered model",
+    "distinct": "share of different bigrams in a text",
+}
+PERCENT = ("right_way", "multiple_choice", "concept", "distinct")
+#: From this width on, an interval stands beside its number, else below it.
+WIDE = 160
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("eval")(evaluate)
+
+
+@options.with_model(default="pocket")
+def evaluate(
+    source: ModelSource,
+    context: typer.Context,
+    vector: Annotated[
+        list[str],
+        typer.Option(
+            "-v",
+            "--vector",
+            help="As in `steer apply`, ops, scopes and schedules too; several are rows beside each"
+            " other.",
+        ),
+    ],
+    when: Annotated[
+        str | None, typer.Option(help="Steer only where this holds, as in `steer apply`.")
+    ] = None,
+    texts: measuring.Texts = None,
+    condition: measuring.Condition = None,
+    baseline: measuring.Baseline = "",
+    concept: Annotated[
+        str | None,
+        typer.Option(
+            help="What to look for in written texts: words:glad,happy, words:FILE.txt,"
+            " grammar:formal (pocket), classifier:MODEL=LABEL."
+        ),
+    ] = None,
+    prompts: measuring.Prompts = None,
+    chat: measuring.Chat = False,
+    unrelated: measuring.Unrelated = None,
+    samples: Annotated[int, typer.Option(help="Texts to write for each row.")] = 48,
+    max_tokens: measuring.MaxTokens = 64,
+    seed: measuring.Seed = 0,
+    map: contrast_options.Map = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")
+    ] = None,
+    allow_overlap: measuring.AllowOverlap = False,
+    allow_other_model: measuring.AllowOtherModel = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Measure vectors: effect and cost, beside the baselines, with 95 % intervals.
+
+    Effect: preference shift on held-out pairs, recovery of a condition, rate of a concept in
+    written texts. Cost: divergence on unrelated texts, extra nats of written texts, repetition.
+    Beside each vector: nothing, its opposite, random directions as long, the condition as a prompt.
+
+    \b
+    steer eval -v joyful --texts held-out.jsonl
+    steer eval -v formal:2@2 --texts pairs.jsonl --condition "[style: formal]" \\
+        --concept grammar:formal
+    steer eval -v refusal:ablate@all --when 'refusal>auto' --texts pairs.jsonl
+    steer eval -v mean.safetensors -v pca.safetensors --texts pairs.jsonl -m MODEL -o eval.json
+    """
+    from steer.errors import InputError
+    from steer.files import check_writable
+    from steer.named import NamedSteer, behind, resolved
+    from steer.schema import parse_mapping
+    from steer.steers import check_all_fit
+
+    named = behind([NamedSteer(text) for text in vector], when, "--when")
+    if out is not None:
+        check_writable(out, force=force)
+    asked = measuring.Asked(
+        texts, parse_mapping(map or ()), condition, baseline, chat, prompts, unrelated,
+        samples, max_tokens, seed, allow_overlap,
+    )  # fmt: skip
+    steers = resolved(named)
+    known = [steer.vector.metadata for steer in steers]
+    used = [one for steer in steers for one in steer.vectors]
+    held_out = asked.held_out(known, [one.metadata for one in used])
+    told = asked.condition_of(known)
+    if held_out.texts is not None and told is None:
+        raise InputError("texts alone say nothing", hint="give pairs, or a --condition")
+    if held_out.pairs is None and told is None and concept is None:
+        raise InputError(
+            "there is nothing to see an effect by",
+            hint="pass --texts with held-out pairs, a --condition, or a --concept",
+        )
+    judge = measuring.concept(concept)
+    model = options.load_model(source)
+    for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
+        output.warning(text)
+    task = asked.task(held_out, known, judge)
+    from steer.evaluate import evaluate as run
+    from steer.evaluate import n_units, variants
+
+    rows = variants(steers, condition=told and told[0])
+    with output.progress("measuring", n_units(task, rows)) as advance:
+        measured = run(model, rows, task, lambda what, n: advance(n, what))
+    command = measuring.command_line(context)
+    report = _report(model, measured, task, command)
+    if out is not None:
+        from steer.files import write_atomic
+
+        data = json_library.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomic(out, data.encode(), force=force)
+        output.note(f"wrote {out}")
+    if json:
+        output.as_json(report)
+    else:
+        _print(model, measured, task, command)
+
+
+def _report(model: Model, rows: Sequence[Row], task: Task, command: str) -> dict[str, Any]:
+    from steer.intervals import plain
+    from steer.measures import wrong_way
+
+    pairs = task.held_out.pairs
+    conditions = task.writing.conditions
+    return {
+        "command": command,
+        "model": model.identity.id,
+        "fingerprint": model.identity.fingerprint,
+        "seed": task.writing.seed,
+        "condition": conditions and conditions.condition,
+        "n": {
+            "pairs": len(pairs.positive) if pairs is not None else 0,
+            "texts": task.writing.samples,
+            "unrelated": len(task.unrelated) if task.unrelated else task.writing.samples,
+        },
+        "rows": [
+            {
+                "label": row.variant.label,
+                "kind": row.variant.kind,
+                "vector": row.variant.vector,
+                **{name: plain(row.measures.get(name)) for name in TITLES},
+                "shifts": None if row.shifts is None else row.shifts.tolist(),
+                "wrong_way": None if row.shifts is None else wrong_way(row.shifts),
+                "samples": list(row.samples),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _print(model: Model, rows: Sequence[Row], task: Task, command: str) -> None:
+    names = [name for name in TITLES if any(name in row.measures for row in rows)]
+    beside = output.width() >= WIDE
+    cells = [
+        [row.variant.label, *(_cell(name, row.measures.get(name), beside) for name in names)]
+        for row in rows
+    ]
+    output.table(["", *(TITLES[name] for name in names)], cells)
+    output.line()
+    for name in names:
+        output.line(f"{TITLES[name]}: {MEANINGS[name]}")
+    output.line()
+    _print_items(rows)
+    pairs = task.held_out.pairs
+    n = [f"{len(pairs.positive)} pairs"] if pairs is not None else []
+    n += [f"{task.writing.samples} written texts a row", f"seed {task.writing.seed}"]
+    output.line(f"{model.describe()} · {', '.join(n)} · in brackets 95 % bootstrap intervals")
+    output.line(f"again: {command}")
+
+
+def _print_items(rows: Sequence[Row]) -> None:
+    """Which pairs a vector moves the wrong way."""
+    from steer.measures import wrong_way
+
+    for row in rows:
+        if row.variant.kind != "vector" or row.shifts is None:
+            continue
+        wrong = wrong_way(row.shifts)
+        which = ", ".join(str(index + 1) for index in wrong[:8])
+        told = f", the worst first: {which}{', ...' if len(wrong) > 8 else ''}" if wrong else ""
+        output.line(
+            f"{row.variant.label}: {len(wrong)} of {len(row.shifts)} pairs move the wrong way{told}"
+        )
+
+
+def _cell(name: str, interval: Interval | None, beside: bool) -> str:
+    import math
+
+    if interval is None or not math.isfinite(interval.value):
+        return "–"
+    style = "{:.0%}" if name in PERCENT else "{:.2f}" if name != "kl" else "{:.3f}"
+    value, low, high = map(style.format, (interval.value, interval.low, interval.high))
+    return f"{value}{' ' if beside else chr(10)}[{low}, {high}]"

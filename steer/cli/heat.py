@@ -1,0 +1,75 @@
+"""A sweep as a table of rich's: effects by layer and coefficient, on a terminal with colour."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from steer.grids import Grid, Plan
+
+#: From weak to strong; also in grey, and for the colour-blind, each is darker than the next.
+RAMP = ("#00224e", "#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2c060", "#fee838")
+
+
+def heat_map(
+    plan: Plan,
+    grid: Grid | None,
+    max_kl: float,
+    *,
+    choice: tuple[int, int] | None = None,
+    caption: str | None = None,
+) -> Table:
+    """Layers down, coefficients across. What costs more than the budget is in brackets.
+
+    grid: None before the first row is there; NaN in it is yet to come.
+    """
+    import numpy as np
+    from rich.table import Table
+    from rich.text import Text
+
+    from steer.sites import format_layers
+
+    shape = len(plan.layers), len(plan.coefficients)
+    effects = costs = np.full(shape, np.nan)
+    if grid is not None:
+        effects, costs = grid.effects(), grid.costs()
+    # What has an effect and not yet a cost is still to come.
+    effects = np.where(np.isnan(costs), np.nan, effects)
+    within = effects[(costs <= max_kl) & (effects > 0)]
+    top = float(within.max()) if within.size else math.inf
+    drawn = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
+    drawn.caption, drawn.caption_justify = caption, "left"
+    drawn.add_column(f"{grid.kind if grid else ''}  ")
+    for coefficient in plan.coefficients:
+        drawn.add_column(str(coefficient), justify="right")
+    for row, layers in enumerate(plan.layers):
+        cells = [
+            _cell(
+                float(effects[row, column]),
+                within=bool(costs[row, column] <= max_kl),
+                share=float(effects[row, column]) / top,
+                chosen=choice == (row, column),
+            )
+            for column in range(len(plan.coefficients))
+        ]
+        drawn.add_row(Text(f"layer {format_layers(layers)}"), *cells)
+    return drawn
+
+
+def _cell(effect: float, *, within: bool, share: float, chosen: bool) -> Text:
+    from rich.text import Text
+
+    if math.isnan(effect):
+        return Text("·  ", style="dim")
+    number = f"{effect:.2f}" if abs(effect) < 10 else f"{effect:.0f}"
+    if not within:
+        return Text(f" ({number})", style="dim")
+    mark = "*" if chosen else " "
+    shade = RAMP[min(len(RAMP) - 1, max(0, int(share * len(RAMP))))]
+    ink = "white" if RAMP.index(shade) < 4 else "black"
+    weight = "bold " if chosen else ""
+    return Text(f"  {number}{mark}", style=f"{weight}{ink} on {shade}")

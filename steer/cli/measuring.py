@@ -1,0 +1,218 @@
+"""What `steer eval` and `steer sweep` have in common: held-out data, conditions, concepts."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli import contrast_options, options, output
+
+if TYPE_CHECKING:
+    from steer.concepts import Judge
+    from steer.evaluate import Task
+    from steer.heldout import HeldOut
+    from steer.metadata import Metadata
+    from steer.schema import Names
+
+Texts = Annotated[
+    str | None,
+    typer.Option(
+        help="Held-out pairs or texts for a condition, as `steer contrasts check` reads them."
+    ),
+]
+Condition = Annotated[
+    str | None,
+    typer.Option(
+        help="The prompt that the vector is to stand for. Default: what the file knows of; '' is"
+        " none."
+    ),
+]
+Baseline = Annotated[str, typer.Option(help="What stands there instead of the condition.")]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="Prompts are asked, and the condition is a system message."),
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        help="What texts begin with: a prompt a line, or JSONL. Default: those of the pairs, or"
+        " none; with --chat some everyday questions."
+    ),
+]
+Unrelated = Annotated[
+    str | None,
+    typer.Option(help="Texts for the divergence. Default: the unsteered model writes its own."),
+]
+AllowOverlap = Annotated[
+    bool,
+    typer.Option("--allow-overlap", help="Measure on texts that the vector was made from."),
+]
+AllowOtherModel = Annotated[
+    bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
+]
+MaxTokens = Annotated[int, typer.Option(help="Tokens of a written text at most.")]
+Seed = Annotated[int, typer.Option(help="Of the written texts.")]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was typed, as far as both commands have it."""
+
+    texts: str | None
+    names: Names
+    condition: str | None
+    baseline: str
+    chat: bool
+    prompts: Path | None
+    unrelated: str | None
+    samples: int
+    max_tokens: int
+    seed: int
+    allow_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        from steer.errors import UsageError
+
+        if self.samples < 2 or self.max_tokens < 1:
+            raise UsageError("--samples is at least 2, and --max-tokens at least 1")
+        if self.seed < 0:
+            raise UsageError("--seed is 0 or more")
+
+    def held_out(self, vectors: Sequence[Metadata], others: Sequence[Metadata] = ()) -> HeldOut:
+        """The held-out data, which no vector was made from, nor others that have a say.
+
+        Raises:
+            InputError: the file cannot be used, or a vector was made from some of it.
+        """
+        from steer import heldout
+
+        if self.texts is None:
+            return heldout.HeldOut()
+        records = contrast_options.records_of(self.texts, self.names)
+        found = heldout.read(records, self.names, chat=self.in_chat(vectors))
+        for text in found.notes:
+            output.note(text)
+        seen = {one.sha256: one for one in (*vectors, *others)}.values()
+        for text in heldout.check_unseen(seen, found.all_texts, allowed=self.allow_overlap):
+            output.warning(text)
+        return found
+
+    def condition_of(self, vectors: Sequence[Metadata]) -> tuple[str, str] | None:
+        """The condition and what stands there instead; as typed, or as all vectors know it."""
+        if self.condition is not None:
+            return (self.condition, self.baseline) if self.condition else None
+        known = self._known(vectors)
+        return None if known is None else (known[0], known[1])
+
+    def in_chat(self, vectors: Sequence[Metadata]) -> bool:
+        """Whether prompts are asked: as typed, or as the condition was, where files know it."""
+        known = self._known(vectors) if self.condition is None else None
+        return self.chat or (known is not None and known[2])
+
+    def _known(self, vectors: Sequence[Metadata]) -> tuple[str, str, bool] | None:
+        """Condition, baseline, and whether they are system messages, if the files agree."""
+        known = {
+            (positive, self.baseline or _baseline(one), one.read.chat is True)
+            for one in vectors
+            if (positive := _condition(one)) is not None
+        }
+        return known.pop() if len(known) == 1 else None
+
+    def task(
+        self, held_out: HeldOut, vectors: Sequence[Metadata], judge: Judge | None = None
+    ) -> Task:
+        """What to measure on; torch comes with it.
+
+        Raises:
+            InputError: a file that cannot be used.
+        """
+        from steer import heldout, prompts
+        from steer.evaluate import Task
+        from steer.lessons import Conditions
+        from steer.schema import Names
+        from steer.written import Writing
+
+        told = self.condition_of(vectors)
+        chat = self.in_chat(vectors) or held_out.chat
+        chosen: Sequence[str] = prompts.QUESTIONS if chat else prompts.OPENINGS
+        if self.prompts is not None:
+            chosen = prompts.read(*options.read_input(self.prompts))
+        elif held_out.prompts:
+            chosen = held_out.prompts[: self.samples]
+        unrelated = None
+        if self.unrelated is not None:
+            unrelated = heldout.texts(contrast_options.records_of(self.unrelated, Names())).texts
+        writing = Writing(
+            prompts=tuple(chosen),
+            conditions=None if told is None else Conditions(*told, chat),
+            chat=chat,
+            samples=self.samples,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+        )
+        return Task(held_out, writing, unrelated, judge)
+
+
+def _condition(metadata: Metadata) -> str | None:
+    """The one condition that a file knows, if it stood before the texts and in no template."""
+    from steer.provenance import SEVERAL
+
+    positive = metadata.contrast.positive
+    if positive is None or metadata.read.template or SEVERAL in positive:
+        return None
+    return positive
+
+
+def _baseline(metadata: Metadata) -> str:
+    # Of two conditions over the same texts the other one is no baseline: the vector is added to
+    # a model that is told neither.
+    return (metadata.contrast.negative or "") if metadata.contrast.kind == "condition" else ""
+
+
+def concept(text: str | None) -> Judge | None:
+    """A judge by what was typed.
+
+    Raises:
+        UsageError: it means nothing.
+        ModelError: a classifier that cannot be loaded.
+    """
+    from steer import concepts
+
+    if text is None:
+        return None
+    kind, rest = concepts.judge(text)
+    if kind == "words":
+        return concepts.by_words(rest)
+    if kind == "grammar":
+        return concepts.by_grammar(rest)
+    from steer.errors import UsageError
+
+    location, equals, label = rest.rpartition("=")
+    if not equals:
+        raise UsageError("a classifier needs a label", hint=f"write classifier:{rest}=LABEL")
+    with output.status(f"loading {location}"):
+        from steer.classifier import load
+
+        return concepts.by_classifier(load(location), label)
+
+
+def command_line(context: typer.Context) -> str:
+    """The command with every option that was given, to be run again."""
+    words = ["steer", str(context.info_name)]
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        value: Any = context.params.get(str(parameter.name))
+        name = max(parameter.opts, key=len) if parameter.opts else ""
+        if source is None or source.name == "DEFAULT" or parameter.name in ("json", "force"):
+            continue
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if parameter.param_type_name == "argument":
+                words.append(str(one))
+            else:
+                words += [name] if one is True else [name, str(one)]
+    return shlex.join(words)

@@ -1,0 +1,102 @@
+"""What `steer sweep` prints when it is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steer.cli import output
+
+if TYPE_CHECKING:
+    from steer.findings import Findings
+    from steer.model import Model
+
+#: Cells of the front that are shown, the strongest.
+FRONT = 8
+
+
+def typed(reference: str, told: dict[str, Any], *, saved: bool) -> str:
+    """How the choice is given to `steer apply`."""
+    choice = told["choice"]
+    return reference if saved else f"{reference}:{choice['coefficient']}@{choice['layers']}"
+
+
+def hint(told: dict[str, Any]) -> str:
+    """What to do where nothing is recommended: the nearest cell, to be tried or allowed."""
+    choice = told["choice"]
+    if choice is None:
+        return "is the vector right, and its sign? see `steer show`"
+    effect, cost = choice["effect"]["value"], choice["kl"]["value"]
+    nats = told["extra_nats"] and f", extra nats {told['extra_nats']['value']:.3f}"
+    return (
+        f"the nearest cell is {choice['coefficient']} at layer {choice['layers']}: effect"
+        f" {effect:.2f}, KL {cost:.3f}{nats or ''}"
+    )
+
+
+def show(model: Model, made: Findings, told: dict[str, Any], reference: str) -> None:
+    """The result: every cell, the front, and what is recommended."""
+    from steer.cli.heat import heat_map
+
+    choice = made.verdict.place if made.verdict.recommended else None
+    output.show(heat_map(made.plan, made.grid, made.budget.kl, choice=choice))
+    output.line()
+    output.line(
+        f"in brackets: KL above {made.budget.kl:g} nats per token"
+        + "; *: the choice" * bool(choice)
+    )
+    output.line()
+    output.table(
+        ["front", "coefficient", "effect", "KL"],
+        [
+            [
+                f"layer {one['layers']}",
+                one["coefficient"],
+                _told(one["effect"]),
+                _told(one["kl"], 3),
+            ]
+            for one in told["front"][-FRONT:]
+        ],
+        left=1,
+    )
+    output.line()
+    if made.verdict.recommended:
+        for text in _verdict(told, reference):
+            output.line(text)
+    n = told["n"]
+    output.line(
+        f"{model.describe()} · {n['items']} held-out items, {n['unrelated']} unrelated texts, seed"
+        f" {told['seed']} · in brackets 95 % bootstrap intervals"
+    )
+    output.line(f"again: {told['command']}")
+
+
+def _verdict(told: dict[str, Any], reference: str) -> list[str]:
+    """What is recommended, and what speaks for and against it."""
+    choice, n = told["choice"], told["n"]
+    lines = [
+        f"recommended: {typed(reference, told, saved=False)}",
+        f"  {told['effect']} {_told(choice['effect'])}; random directions as long"
+        f" {min(told['random_effects']):.2f} to {max(told['random_effects']):.2f}"
+        f" ({len(told['random_effects'])} seeds)",
+        f"  KL {_told(choice['kl'], 3)}; extra nats {_told(told['extra_nats'])} and distinct-2"
+        f" {_told(told['distinct'])} of {n['texts']} written texts",
+    ]
+    if told["effect"] == "preference":
+        wrong = told["wrong_way"]
+        which = ", ".join(str(index + 1) for index in wrong[:8])
+        lines.append(
+            f"  {len(wrong)} of {n['items']} pairs move the wrong way"
+            + (f", the worst first: {which}" if wrong else "")
+        )
+    if told["stable"]:
+        lines.append("  stable: both halves of the items lead to a neighbouring layer and effect")
+    else:
+        lines.append(f"  unstable: {told['instability']}")
+    return lines
+
+
+def _told(interval: dict[str, float] | None, digits: int = 2) -> str:
+    if interval is None:
+        return "–"
+    value, low, high = (f"{interval[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

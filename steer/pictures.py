@@ -1,0 +1,140 @@
+"""A sweep drawn: effect and cost by layer and coefficient, and the front between the two.
+
+Readable in print and by the colour-blind: one ramp from dark to light, and what matters (the
+choice, what is above the budget) is drawn as a line or a pattern, never by colour alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steer.errors import UsageError
+
+FORMATS = (".png", ".pdf", ".svg")
+RAMP = "cividis"
+#: Where a file's format has a date or a version, it is left out: the same sweep, the same bytes.
+_UNDATED: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    "svg": {"Date": None},
+}
+
+
+def check_format(path: Path | None) -> None:
+    """Find out before the work whether it can be drawn after it.
+
+    Raises:
+        UsageError: matplotlib is not there, or the file's ending is none of `FORMATS`.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("drawing needs matplotlib", hint="pip install 'steer[plots]'")
+    if path is not None and path.suffix not in FORMATS:
+        raise UsageError(f"{path} does not end in {', '.join(FORMATS)}")
+
+
+def draw(told: dict[str, Any], kind: str) -> bytes:
+    """The picture of a sweep, as `Findings.as_json` tells it, as `png`, `pdf` or `svg`."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    shape = len(told["layers"]), len(told["coefficients"])
+    values = {
+        name: np.array([cell[name]["value"] for cell in told["cells"]]).reshape(shape)
+        for name in ("effect", "kl")
+    }
+    height = min(9.0, max(3.4, 1.6 + 0.26 * shape[0]))
+    with mpl.rc_context({"svg.hashsalt": "steer", "font.size": 9}):
+        figure = Figure(figsize=(12, height), layout="constrained")
+        axes = figure.subplots(1, 3, width_ratios=[1.15, 1.15, 1])
+        _heat(axes[0], values["effect"], values["kl"], told, f"effect: {told['effect']}")
+        _heat(axes[1], values["kl"], values["kl"], told, "cost: KL (nats per token)", cost=True)
+        _front(axes[2], values["effect"], values["kl"], told)
+        named = f"{told['vector']} on {told['model']}, {told['n']['items']} held-out items"
+        figure.suptitle(f"{named} (hatched: KL above the budget)")
+        file = io.BytesIO()
+        figure.savefig(file, format=kind, dpi=150, metadata=_UNDATED[kind])
+    return file.getvalue()
+
+
+def _heat(
+    axes: Any, values: Any, costs: Any, told: dict[str, Any], title: str, *, cost: bool = False
+) -> None:
+    """Numbers on a ramp; above the budget hatched; the choice in a double frame."""
+    from matplotlib.patches import Rectangle
+
+    within = costs <= told["budget"]["kl"]
+    # What is above the budget does not stretch the ramp.
+    shown = values[within] if within.any() else values
+    low, high = float(shown.min()), float(shown.max())
+    ramp = f"{RAMP}_r" if cost else RAMP
+    image = axes.imshow(values, aspect="auto", origin="lower", cmap=ramp, vmin=low, vmax=high)
+    chosen = _places(told, [told["choice"]] if told["recommended"] else [])
+    for (row, column), value in np.ndenumerate(values):
+        red, green, blue, _ = image.cmap(image.norm(value))
+        ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.45 else "white"
+        if not within[row, column]:
+            patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch="////", linewidth=0)
+            patch.set(facecolor="white", edgecolor="0.75")
+            axes.add_patch(patch)
+            ink = "black"
+        if min(values.shape[0], 30) <= 16:
+            text = f"{value:.3f}" if cost and value < 1 else f"{value:.2f}"
+            heavy = "bold" if (row, column) in chosen else "normal"
+            axes.text(
+                column, row, text, ha="center", va="center", color=ink, size=6.5, weight=heavy
+            )
+    for row, column in chosen:
+        for colour, width in (("white", 4.5), ("black", 2.0)):
+            frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, zorder=3)
+            frame.set(edgecolor=colour, linewidth=width)
+            axes.add_patch(frame)
+    axes.set_xticks(range(len(told["coefficients"])), told["coefficients"], rotation=45)
+    axes.set_yticks(range(len(told["layers"])), told["layers"])
+    axes.set(title=title, xlabel="coefficient", ylabel="layer")
+
+
+def _front(axes: Any, effects: Any, costs: Any, told: dict[str, Any]) -> None:
+    """Every cell by cost and effect, the front as a line, the budget as another."""
+    floor = 1e-5  # a logarithm has no place for 0
+    axes.scatter(
+        np.maximum(costs, floor), effects, s=12, color="0.7", label="cells", edgecolor="none"
+    )
+    front = [(max(one["kl"]["value"], floor), one["effect"]["value"]) for one in told["front"]]
+    axes.plot(*zip(*front, strict=True), color="#00224e", marker=".", label="front")
+    axes.axvline(told["budget"]["kl"], color="black", linestyle="--", linewidth=1, label="budget")
+    choice = told["choice"]
+    if choice is not None:
+        effect, cost = choice["effect"], max(choice["kl"]["value"], floor)
+        bars = [[effect["value"] - effect["low"]], [effect["high"] - effect["value"]]]
+        label = "choice" if told["recommended"] else "nearest, not recommended"
+        axes.errorbar(
+            [cost], [effect["value"]], bars, fmt="*", color="#b8860b", markersize=13, capsize=3,
+            markeredgecolor="black", label=label, zorder=3,
+        )  # fmt: skip
+        random = told["random_effects"]
+        if random:
+            axes.scatter(
+                [cost] * len(random), random, marker="x", color="black", s=22, zorder=3,
+                label="random directions",
+            )  # fmt: skip
+    axes.set_xscale("log")
+    reach = [*effects[costs <= told["budget"]["kl"]].ravel(), *told["random_effects"], 0.0]
+    if choice is not None:
+        reach += [choice["effect"]["low"], choice["effect"]["high"]]
+    room = 0.08 * (max(reach) - min(reach)) or 1.0
+    axes.set_ylim(min(reach) - room, max(reach) + room)
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    axes.set(title="effect against cost", xlabel="KL (nats per token)", ylabel=told["effect"])
+    axes.legend(fontsize=7, loc="best", frameon=True)
+
+
+def _places(told: dict[str, Any], cells: list[dict[str, Any]]) -> set[tuple[int, int]]:
+    return {
+        (told["layers"].index(cell["layers"]), told["coefficients"].index(cell["coefficient"]))
+        for cell in cells
+    }

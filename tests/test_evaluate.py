@@ -1,0 +1,302 @@
+"""The table of `steer eval`: what each row has to show whatever the model is, and its command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from conftest import make_vector
+from test_cli import PAIRS, failed, steer
+from transformers import BertConfig, BertForSequenceClassification
+
+from steer import heldout, store
+from steer.baselines import opposite, random_direction
+from steer.concepts import by_classifier, by_grammar, by_words, judge
+from steer.contrasts import Contrasts
+from steer.errors import InputError, UsageError
+from steer.evaluate import Row, Task, evaluate, n_units, variants
+from steer.heldout import HeldOut
+from steer.lessons import Conditions
+from steer.passages import Passage
+from steer.written import Writing, own_texts, pair_texts, thinned, write
+
+HELD_OUT = Contrasts(
+    "pairs",
+    tuple(Passage(f"w{i} w{i + 1} ", f"w{i + 5}") for i in range(20, 26)),
+    tuple(Passage(f"w{i} w{i + 1} ", f"w{i}") for i in range(20, 26)),
+)
+WRITING = Writing(("w3 w4", "w9"), Conditions("w50 w51"), samples=6, max_tokens=8)
+
+
+def measured(coefficient: float, held_out: Contrasts = HELD_OUT) -> dict[str, Row]:
+    """Rows by kind, of a random vector on a tiny model."""
+    model = tiny.model("llama")
+    task = Task(HeldOut(held_out), WRITING, judge=by_words("w7,w8"))
+    units: list[int] = []
+    rows = variants([tiny.steer(model, coefficient)], condition="w50 w51")
+    found = evaluate(model, rows, task, lambda what, n: units.append(n))
+    assert sum(units) == n_units(task, rows)
+    return {row.variant.kind: row for row in found}
+
+
+@pytest.fixture(scope="module")
+def strong() -> dict[str, Row]:
+    return measured(4.0)
+
+
+def test_the_ends_of_every_scale(strong: dict[str, Row]) -> None:
+    assert strong["unsteered"].measures["recovery"].value == 0
+    assert strong["prompt"].measures["recovery"].value == pytest.approx(1)
+    assert strong["vector"].measures["recovery"].value < 1
+    for kind in ("vector", "opposite", "random", "prompt"):
+        assert strong[kind].measures["kl"].value > 0
+    for row in strong.values():
+        for interval in row.measures.values():
+            assert interval.low <= interval.value <= interval.high
+
+
+def test_a_coefficient_of_0_changes_nothing() -> None:
+    row = measured(0.0)["vector"]
+    for name in ("preference", "right_way", "recovery", "kl", "extra_nats"):
+        assert row.measures[name].value == pytest.approx(0, abs=1e-6), name
+    assert row.shifts is not None
+    assert not row.shifts.any()
+
+
+def test_shifts_are_what_the_mean_is_of(strong: dict[str, Row]) -> None:
+    row = strong["vector"]
+    assert row.shifts is not None
+    assert len(row.shifts) == len(HELD_OUT.positive)
+    assert row.measures["preference"].value == pytest.approx(row.shifts.mean())
+    assert row.measures["right_way"].value == (row.shifts > 0).mean()
+
+
+def test_the_matching_answer_is_asked_for_where_there_is_a_question(strong: dict[str, Row]) -> None:
+    assert 0 < strong["unsteered"].measures["multiple_choice"].value < 1
+    bare = Contrasts("pairs", (Passage("", "w3 w5"),) * 2, (Passage("", "w3 w6"),) * 2)
+    assert "multiple_choice" not in measured(1.0, bare)["vector"].measures
+
+
+def test_random_directions_are_as_long_and_point_elsewhere() -> None:
+    model = tiny.model("llama")
+    for made in (tiny.steer(model, 2, layers=(0, 2)), tiny.low_rank_steer(model, 2, layers=(0, 2))):
+        original = made.vector
+        turned = [random_direction(made, seed).vector for seed in range(3)]
+        for vector in turned:
+            for name, tensor in original.tensors.items():
+                lengths = np.linalg.norm(tensor, axis=1)
+                if name != "down":
+                    np.testing.assert_allclose(
+                        np.linalg.norm(vector.tensors[name], axis=1), lengths, rtol=1e-5
+                    )
+                    assert not np.allclose(vector.tensors[name], tensor)
+        assert not np.allclose(turned[0].directions, turned[1].directions)
+        assert opposite(opposite(made)) == made
+
+
+def test_thinned_texts_keep_evenly_spread_positions() -> None:
+    from steer.batches import Text
+
+    text = Text(tuple(range(100)), tuple(range(1, 100)))
+    (few,) = thinned([text], 16)
+    assert len(few.scored) <= 16
+    assert set(few.scored) <= set(text.scored)
+    assert len(set(np.diff(few.scored))) == 1
+    assert thinned([text], 99) == [text]
+
+
+def test_concepts_by_words_and_grammar_by_hand(tmp_path: Path) -> None:
+    assert by_words("glad, happy")(["I am HAPPY", "no", "gladly"]) == [(1, 1), (0, 1), (0, 1)]
+    Path("words.txt").write_text("glad\n\nas it were\n")
+    assert by_words("words.txt")(["as it were", "so"]) == [(1, 1), (0, 1)]
+    assert by_grammar("sea")(["The beach.", "The harbour and the clearing."]) == [(1, 1), (1, 2)]
+    with pytest.raises(UsageError, match="knows no 'sadness'"):
+        by_grammar("sadness")
+    with pytest.raises(InputError, match="no words"):
+        by_words(" , ")
+    for wrong in ("words", "words:", "mood:joyful"):
+        with pytest.raises(UsageError, match="is not a concept"):
+            judge(wrong)
+
+
+def test_a_classifier_gives_the_rate_of_its_label() -> None:
+    sides = lambda texts: [{"yes": len(t) / 10, "no": 1 - len(t) / 10} for t in texts]  # noqa: E731
+    assert by_classifier(sides, "yes")(["abc", " ", "a"]) == [(0.3, 1), (0, 0), (0.1, 1)]
+    with pytest.raises(UsageError, match="no label 'maybe'"):
+        by_classifier(sides, "maybe")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture
+def joyful(folder: Path) -> str:
+    Path("vectors").mkdir()
+    Path("joyful.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    held = [{"positive": f"w{i} w{i + 3}", "negative": f"w{i} w{i + 7}"} for i in range(30, 36)]
+    Path("held.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in held))
+    assert steer("extract", "joyful.jsonl", "-m", folder).exit_code == 0
+    return "joyful"
+
+
+def run(folder: Path, *words: object) -> Any:
+    few = ["--samples", 4, "--max-tokens", 6]
+    return steer("eval", "-m", folder, "-v", "joyful:2@1", *few, *words)
+
+
+def test_the_table_its_json_and_the_command_that_makes_them(joyful: str, folder: Path) -> None:
+    concept = ["--condition", "w50", "--concept", "words:w7"]
+    told = run(folder, "--texts", "held.jsonl", *concept, "-o", "e.json")
+    assert told.exit_code == 0, told.stderr
+    for text in ("preference", "recovery", "random (5 seeds)", "condition as prompt", "6 pairs"):
+        assert text in told.stdout
+    report = json.loads(Path("e.json").read_text())
+    assert [row["kind"] for row in report["rows"]] == [
+        "unsteered", "vector", "opposite", "random", "prompt",
+    ]  # fmt: skip
+    assert report["command"] in told.stdout
+    again = steer(*report["command"].split()[1:], "--force", "--json")
+    assert json.loads(again.stdout)["rows"] == report["rows"]
+
+
+def test_vectors_stand_side_by_side(joyful: str, folder: Path) -> None:
+    told = run(folder, "-v", "joyful:1@0", "--texts", "held.jsonl", "--json")
+    kinds = [(row["kind"], row["vector"]) for row in json.loads(told.stdout)["rows"]]
+    assert kinds.count(("vector", "joyful")) == 2
+    assert len(kinds) == 1 + 2 * 3
+
+
+def row(told: Any, kind: str = "vector") -> dict[str, Any]:
+    assert told.exit_code == 0, told.stderr
+    return next(one for one in json.loads(told.stdout)["rows"] if one["kind"] == kind)
+
+
+def test_ops_and_gates_are_measured_as_what_they_are(joyful: str, folder: Path) -> None:
+    """An ablation is no addition, has no opposite, and behind a closed gate it is nothing."""
+    pairs = [
+        json.loads(line) | {"prompt": "w3 w4 "}
+        for line in Path("held.jsonl").read_text().splitlines()
+    ]
+    Path("asked.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    words = ["eval", "-m", folder, "--texts", "asked.jsonl", "--samples", 4, "--max-tokens", 6]
+    words += ["--json"]
+    added, removed = (steer(*words, "-v", f"joyful:{op}@1") for op in ("1", "ablate"))
+    assert row(added)["shifts"] != row(removed)["shifts"]
+    assert "opposite" in added.stdout
+    assert "opposite" not in removed.stdout
+    removed_by = [*words, "-v", "joyful:ablate@1", "--when"]
+    closed = row(steer(*removed_by, "joyful@0>1e6"))
+    for name in ("preference", "kl", "extra_nats"):
+        assert closed[name]["value"] == pytest.approx(0, abs=1e-6)
+    opened = row(steer(*removed_by, "joyful@0<1e6"))
+    assert opened["shifts"] == pytest.approx(row(removed)["shifts"])
+    failed(run(folder, "--texts", "held.jsonl", "--when", "joyful>0"), 1, "a text has none")
+
+
+def test_fields_have_the_names_of_the_mapping(joyful: str, folder: Path) -> None:
+    rows = [{"good": f"w{i} w{i + 3}", "bad": f"w{i} w{i + 7}"} for i in range(30, 36)]
+    Path("named.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    mapped = ["--map", "positive=good", "--map", "negative=bad", "--json"]
+    named, plain = (
+        run(folder, "--texts", "named.jsonl", *mapped),
+        run(folder, "--texts", "held.jsonl", "--json"),
+    )
+    assert row(named)["shifts"] == row(plain)["shifts"]
+    failed(run(folder, "--texts", "named.jsonl"), 1, "no contrast; it has the fields bad, good")
+    failed(run(folder, "--texts", "named.jsonl", "--map", "good=positive"), 2, "maps no field")
+
+
+def test_what_cannot_be_measured_says_so(joyful: str, folder: Path) -> None:
+    failed(run(folder), 1, "nothing to see an effect by", "--texts")
+    failed(run(folder, "--texts", "joyful.jsonl"), 1, "made from 24 of these 24", "allow-overlap")
+    Path("texts.jsonl").write_text('{"text": "w3 w4"}\n')
+    failed(run(folder, "--texts", "texts.jsonl"), 1, "texts alone say nothing")
+    failed(run(folder, "--texts", "none.jsonl"), 1, "No such file")
+    failed(run(folder, "--concept", "mood:x"), 2, "not a concept")
+    failed(run(folder, "--concept", "classifier:nowhere"), 2, "needs a label")
+    failed(run(folder, "--condition", "x", "--samples", "1"), 2, "--samples")
+    failed(run(folder, "--texts", "held.jsonl", "-o", "held.jsonl"), 1, "exists")
+    Path("long.jsonl").write_text(json.dumps({"positive": "w3 " * 200, "negative": "w4"}))
+    failed(run(folder, "--texts", "long.jsonl"), 1, "held-out text 1 has 201 tokens")
+    allowed = run(folder, "--texts", "joyful.jsonl", "--allow-overlap")
+    assert allowed.exit_code == 0
+    assert "warning: vector 'joyful' was made from 24" in allowed.stderr
+
+
+def test_a_vector_of_conditions_knows_its_condition(folder: Path) -> None:
+    Path("vectors").mkdir()
+    Path("texts.jsonl").write_text("".join(f'"w{i} w{i + 3}"\n' for i in range(3, 9)))
+    Path("others.jsonl").write_text("".join(f'"w{i} w{i + 3} w9"\n' for i in range(13, 19)))
+    words = ["--positive", "w50 w51", "--texts", "texts.jsonl", "-o", "vectors/joyful.safetensors"]
+    assert steer("extract", "-m", folder, *words).exit_code == 0
+    told = run(folder, "--json")
+    assert json.loads(told.stdout)["condition"] == "w50 w51"
+    assert run(folder, "--condition", "").exit_code == 1
+    assert run(folder, "--texts", "others.jsonl").exit_code == 0
+    failed(run(folder, "--texts", "texts.jsonl"), 1, "made from 6 of these 6")
+
+
+def test_a_classifier_from_a_folder(joyful: str, folder: Path) -> None:
+    config = BertConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=12, id2label={0: "no", 1: "yes"},
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained("judge")
+    tiny.tokenizer().save_pretrained("judge")
+    told = run(folder, "--concept", "classifier:./judge=yes", "--json")
+    assert told.exit_code == 0, told.stderr
+    for row in json.loads(told.stdout)["rows"]:
+        assert 0 < row["concept"]["value"] < 1
+    failed(run(folder, "--concept", f"classifier:{folder}=yes"), 1, "it is no classifier")
+    failed(run(folder, "--concept", "classifier:./judge=maybe"), 2, "it has no and yes")
+
+
+def test_old_files_are_measured_with_a_warning(joyful: str, folder: Path) -> None:
+    vector = store.read(Path("vectors/joyful.safetensors"))
+    contrast = tiny.msgspec.structs.replace(vector.metadata.contrast, items=None)
+    store.write(
+        Path("vectors/joyful.safetensors"), tiny.renamed(vector, contrast=contrast), force=True
+    )
+    told = run(folder, "--texts", "held.jsonl")
+    assert told.exit_code == 0
+    assert "does not say which texts" in told.stderr
+
+
+def test_a_condition_of_a_chat_stays_a_system_message(tmp_path: Path) -> None:
+    model = tiny.chat_model("llama")
+    found = heldout.read([("x:1", {"prompt": "w3", "positive": "w5", "negative": "w6"})], chat=True)
+    assert found.pairs is not None
+    plain = pair_texts(model, found.pairs, None)
+    told = pair_texts(model, found.pairs, "w40")
+    before = model.encode(model.chat("w3"), special=False)
+    system = model.encode(model.chat("w3", "w40"), special=False)
+    for one, both, ending in zip(plain, told, (5, 6), strict=True):
+        assert list(one.ids) == [*before, ending]
+        assert (one.start, one.scored) == (len(before), (len(before),))
+        assert list(both.conditioned) == [*system, ending]
+
+
+@pytest.mark.parametrize("baseline", ["", "w41"])
+def test_own_texts_are_scored_where_the_model_wrote_them(baseline: str) -> None:
+    """So that scopes and schedules count from where they do in generation."""
+    model = tiny.model("llama")
+    writing = Writing(("w3 w4", "w9"), Conditions("w50 w51", baseline), samples=4, max_tokens=6)
+    written = write(model, writing, ())
+    for one, text in zip(written, own_texts(model, writing, written), strict=True):
+        assert text.ids == one.ids
+        assert text.start == len(one.ids) - one.n
+        n = len(text.scored)
+        assert text.conditioned[-n:] == text.ids[-n:]
+        assert text.conditioned[:3] == (1, 50, 51)
+
+
+def test_a_vector_of_another_model_is_refused(folder: Path) -> None:
+    store.write(Path("joyful.safetensors"), make_vector())
+    words = ["eval", "-m", folder, "-v", "./joyful.safetensors", "--condition", "w5"]
+    failed(steer(*words), 1, "was made on tiny")

@@ -1,0 +1,45 @@
+"""What was done is found again; what was cut off is done again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steer.errors import SteerError
+from steer.journal import Journal
+
+
+def test_another_run_finds_what_was_done() -> None:
+    first = Journal.of("test", "a", [1])
+    first.put("row", [0.1, 1e-300])
+    second = Journal.of("test", "a", [1])
+    assert second.get("row") == [0.1, 1e-300]
+    assert Journal.of("test", "a", [2]).get("row") is None
+    second.finish()
+    assert Journal.of("test", "a", [1]).get("row") is None
+
+
+@given(st.integers(0, 60))
+def test_a_run_that_was_killed_leaves_whole_lines_of_use(cut: int) -> None:
+    path = Path("cut.jsonl")
+    path.unlink(missing_ok=True)
+    journal = Journal(path)
+    for number in range(3):
+        journal.put(f"key {number}", [number / 3])
+    data = path.read_bytes()
+    path.write_bytes(data[: max(0, len(data) - cut)])
+    again = Journal(path)
+    kept = len(again)
+    for number in range(3):
+        assert again.get(f"key {number}") == ([number / 3] if number < kept else None)
+        again.put(f"key {number}", [number / 3])
+    assert [Journal(path).get(f"key {number}") for number in range(3)] == [[0], [1 / 3], [2 / 3]]
+
+
+def test_a_folder_that_cannot_be_made_is_named() -> None:
+    Path("file").write_text("")
+    with pytest.raises(SteerError, match="file/x"):
+        Journal(Path("file/x"))

@@ -1,0 +1,249 @@
+"""Scores of many cells in shared batches are those of each cell and text alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from families import FAMILIES
+from torch import Tensor
+
+from steer import scoring, trunk
+from steer.batches import Text, distance, drift, log_prob
+from steer.clock import TokenClock
+from steer.errors import HookError, InputError
+from steer.gates import opened, prompt_values
+from steer.inject import injected
+from steer.model import Model
+from steer.operation import Coefficient, Operation
+from steer.projection import Condition, Gate, Pooling, Projection
+from steer.recovery import token_kl
+from steer.scope import EVERYWHERE, Scope, parse_schedule, parse_scope
+from steer.scoring import CONDITION, UNSTEERED, Cell, score
+from steer.trunk import takes_trunks
+
+each_family = pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "mixtral"])
+
+
+def text(length: int, start: int, seed: int) -> Text:
+    """Random tokens, two of them special, scored from `start`, and the same after three others."""
+    ids = tuple(np.random.default_rng(seed).integers(3, 60, length).tolist())
+    ids = (1, *ids[1:-2], 2, ids[-1])
+    return Text(ids, tuple(range(start, length)), start, (1, 40, 41, *ids))
+
+
+TEXTS = [text(9, 3, 0), text(5, 2, 1), text(12, 6, 2), text(9, 2, 3)]
+
+
+def logits(model: Model, one: Text, cell: Cell) -> Tensor:
+    """Log-probabilities at the scored positions, of one text under one cell, alone."""
+    ids = one.conditioned if cell is CONDITION else one.ids
+    passes = opened(prompt_values(model, cell or (), [one.ids[: one.start]]))
+    clock = TokenClock(one.start, torch.zeros(1, dtype=torch.int64), passes)
+    with torch.no_grad(), injected(model, cell or (), clock):
+        found = model.network(torch.tensor([ids]), use_cache=False).logits[0].float()
+    first = len(ids) - len(one.ids) - 1
+    return found[[first + position for position in one.scored]].log_softmax(-1)
+
+
+def alone(model: Model, cells: list[Cell]) -> dict[str, np.ndarray]:
+    """Every measure of every cell [cell, text], one at a time."""
+    found: dict[str, list[list[float]]] = {"log_prob": [], "drift": [], "distance": []}
+    baselines = [[logits(model, one, cell) for cell in (UNSTEERED, CONDITION)] for one in TEXTS]
+    for cell in cells:
+        rows: dict[str, list[float]] = {name: [] for name in found}
+        for one, (base, told) in zip(TEXTS, baselines, strict=True):
+            steered = logits(model, one, cell)
+            targets = torch.tensor([one.ids[position] for position in one.scored])
+            rows["log_prob"].append(float(steered.gather(1, targets[:, None]).sum()))
+            rows["drift"].append(float(token_kl(base, steered).sum()))
+            rows["distance"].append(float(token_kl(told, steered).sum()))
+        for name, values in rows.items():
+            found[name].append(values)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def agree(model: Model, cells: list[Cell]) -> None:
+    expected = alone(model, cells)
+    for measure in (log_prob, drift, distance):
+        found = score(model, TEXTS, cells, measure)
+        np.testing.assert_allclose(found, expected[measure.__name__], rtol=2e-4, atol=2e-4)
+
+
+@each_family
+def test_cells_in_a_batch_are_cells_alone(family: str) -> None:
+    model = tiny.model(family)
+    low_rank = tiny.low_rank_steer(model, 0.7, layers=(0,))
+    agree(
+        model,
+        [
+            (tiny.steer(model, 3, layers=(1,)),),
+            UNSTEERED,
+            (tiny.steer(model, -2, layers=(1, 2), seed=1), tiny.steer(model, 1, layers=(0,))),
+            CONDITION,
+            (low_rank,),
+        ],
+    )
+
+
+@each_family
+def test_a_trunk_changes_nothing(family: str) -> None:
+    """Also the layers after one another, as a sweep goes, each from the trunk of the one below."""
+    model = tiny.model(family)
+    scorer = scoring.Scorer(model, TEXTS, drift, 2)
+    for layer in range(model.n_layers):
+        cells: list[Cell] = [(tiny.steer(model, c, layers=(layer,)),) for c in (2.0, -1.0)]
+        expected = alone(model, cells)["drift"]
+        for group, indices in enumerate(scorer.indices):
+            found = scorer.score(group, cells)
+            np.testing.assert_allclose(found, expected[:, indices], rtol=2e-4, atol=2e-4)
+
+
+def test_most_families_take_trunks() -> None:
+    takers = [family for family in FAMILIES if takes_trunks(tiny.model(family))]
+    assert len(takers) >= len(FAMILIES) - 2, set(FAMILIES) - set(takers)
+
+
+@pytest.mark.parametrize(
+    "scope", [Scope("response"), Scope("prompt"), Scope("range", 2, 4), Scope("range", 3)], ids=str
+)
+def test_scopes_are_those_of_each_text(scope: Scope) -> None:
+    for family in ("llama", "gpt2"):
+        model = tiny.model(family)
+        steer, edit = (make(model, 3, scope) for make in (tiny.steer, tiny.low_rank_steer))
+        agree(model, [(steer,), (edit,), (steer, edit, tiny.steer(model, 1, EVERYWHERE))])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_every_op_and_schedule_is_done_as_on_each_text_alone(family: str) -> None:
+    model = tiny.model(family)
+    made = tiny.steer(model, 1.0, layers=(1,))
+    added = replace(made, coefficient=Coefficient(3.0))
+    for op in (
+        Operation("ablate"),
+        Operation("clamp", 2.0),
+        Operation("cap", "mid"),
+        Operation("rotate", 40.0),
+    ):
+        agree(model, [(replace(made, op=op),), (added, replace(made, op=op)), UNSTEERED])
+    agree(
+        model,
+        [
+            (replace(added, op=Operation(keep_norm=True)),),
+            (replace(added, schedule=parse_schedule("decay=2")),),
+            (replace(added, schedule=parse_schedule("ramp=3"), scope=parse_scope("response")),),
+            (replace(added, schedule=parse_schedule("on=1-2")),),
+            (replace(added, scope=parse_scope("not-response=0-1")),),
+            (replace(added, scope=Scope(skip_special=True)),),
+        ],
+    )
+
+
+def test_an_op_at_every_write_is_done_below_the_vectors_layer_too() -> None:
+    """Its layer is where the vector is from, and no trunk may hide what lies below."""
+    model = tiny.model("llama")
+    everywhere = replace(tiny.steer(model, layers=(2,)), op=Operation("ablate", writes=True))
+    agree(model, [(everywhere,), (tiny.steer(model, 2, layers=(2,)),)])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "token"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_gates_open_as_they_do_for_each_text_alone(family: str, pooling: Pooling) -> None:
+    """They read below the steer, where a trunk could hide what is read."""
+    model = tiny.model(family)
+    reading = Projection(tiny.vector(model, layers=(0,), seed=5), 0)
+    probe = Gate(Condition(reading, True, 0.0), "mean" if pooling == "token" else pooling)
+    prompts = [one.ids[: one.start] for one in TEXTS]
+    (values,) = prompt_values(model, [replace(tiny.steer(model), gate=probe)], prompts).values()
+    cells: list[Cell] = []
+    for above in (True, False):
+        gate = Gate(Condition(reading, above, float(np.median(values))), pooling)
+        cells.append((replace(tiny.steer(model, 4, layers=(2,)), gate=gate),))
+    agree(model, cells)
+    sums = score(model, TEXTS, cells, drift)
+    acted = sums > 1e-6
+    assert acted.any(axis=1).all()
+    if pooling != "token":
+        assert (acted.sum(axis=0) == 1).all()  # of a gate and its contrary, one is open
+
+
+def test_a_gate_of_prompts_needs_a_prompt() -> None:
+    model = tiny.model("llama")
+    gate = Gate(Condition(Projection(tiny.vector(model), 1), True, 0.0), "mean")
+    steer = replace(tiny.steer(model), gate=gate)
+    for none in (Text((5, 6), (1,)), Text((1, 5, 6), (2,), 1)):  # nothing, or the first token
+        with pytest.raises(InputError, match="looks at prompts, and a text has none"):
+            score(model, [TEXTS[0], none], [(steer,)], drift)
+
+
+@pytest.mark.parametrize("site", ["attn_out", "mlp_out", "resid_pre"])
+def test_other_sites(site: str) -> None:
+    model = tiny.model("llama")
+    agree(model, [(tiny.steer(model, 2, layers=(layer,), site=site),) for layer in range(3)])
+
+
+def test_what_is_nothing_is_exactly_nothing() -> None:
+    model = tiny.model("llama")
+    zero: Cell = (tiny.steer(model, 0, layers=(1,)),)
+    nothing, added = score(model, TEXTS, [UNSTEERED, zero], drift)
+    assert not nothing.any()
+    np.testing.assert_allclose(added, 0, atol=1e-5)
+    assert not score(model, TEXTS, [CONDITION], distance).any()
+
+
+def test_a_text_with_nothing_to_score_is_0() -> None:
+    model = tiny.model("llama")
+    for texts in ([Text((5,), ())], [Text((5,), ()), TEXTS[0]]):
+        assert score(model, texts, [UNSTEERED], log_prob)[0, 0] == 0
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Room for a text and two cells at a time."""
+    monkeypatch.setattr(scoring, "token_budget", lambda model: 24)
+    monkeypatch.setattr(scoring, "LOGITS_BUDGET", 1)
+    yield
+
+
+def test_short_memory_changes_nothing(small: None) -> None:
+    model = tiny.model("llama")
+    agree(model, [(tiny.steer(model, c, layers=(1,)),) for c in (1.0, 2.0, 3.0)] + [CONDITION])
+
+
+def test_a_model_that_takes_no_trunk_is_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.model("llama")
+    monkeypatch.setattr(scoring, "takes_trunks", lambda model: False)
+    monkeypatch.setattr(scoring, "grown", lambda *_: pytest.fail("a trunk"))
+    agree(model, [(tiny.steer(model, 2, layers=(1,)),)])
+
+
+def test_a_model_with_a_side_channel_is_found_out() -> None:
+    """A block that hands on more than activations gives another result from a trunk."""
+    model = tiny.wrapped(tiny.build("llama"), "side")
+    first, last = model.network.model.layers[0], model.network.model.layers[2]
+    seen: list[Tensor] = []
+    first.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    last.register_forward_hook(lambda module, args, output: output + seen.pop())
+    assert not takes_trunks(model)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = tiny.model("llama")
+    ids, mask = model.padded([TEXTS[0].ids], left=False)
+    before = model.network(ids).logits
+    grown = trunk.grown(model, ids, mask, 1, None)
+    with pytest.raises(RuntimeError, match="stop"), trunk.replayed(model, grown):
+        raise RuntimeError("stop")
+    assert all("forward" not in vars(block) for block in model.network.model.layers)
+    assert torch.equal(model.network(ids).logits, before)
+
+
+def test_a_cell_that_is_never_applied_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.wrapped(tiny.build("llama"), "skips")
+    model.network.model.layers = model.network.model.layers[:2]
+    with pytest.raises((HookError, AttributeError)):
+        score(model, TEXTS, [(tiny.steer(model, 1, layers=(2,)),)], drift)

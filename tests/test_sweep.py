@@ -1,0 +1,257 @@
+"""`steer sweep`: the same numbers however it is run, and nothing recommended that earns it not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from conftest import make_vector
+from test_cli import PAIRS, failed, steer
+
+from steer import pictures, report, store
+from steer.cli.heat import heat_map
+from steer.errors import UsageError
+from steer.grids import Grid, Plan, default_coefficients
+from steer.operation import Coefficient
+from steer.pocket.pairs import story_pairs
+from steer.scoring import Scorer
+from steer.verdict import Budget, _instability, _ordered
+
+
+def plan_of(n_rows: int, shares: tuple[float, ...]) -> Plan:
+    layers = tuple(range(n_rows))
+    identity = make_vector().metadata.model
+    vector = make_vector(tiny.msgspec.structs.replace(identity, n_layers=n_rows), layers=layers)
+    columns = tuple(Coefficient(share, "residual") for share in shares)
+    return Plan(vector, tuple((layer,) for layer in layers), columns)
+
+
+def grid_of(effects: Any, costs: Any, levels: Any = None, spread: float = 0.0) -> Grid:
+    """Eight items a cell, alternately above and below the cell's effect by `spread`."""
+    effect = np.asarray(effects, float)[..., None] + spread * np.resize([1.0, -1.0], 8)
+    drift = np.repeat(np.asarray(costs, float)[..., None], 3, axis=-1)
+    level = np.repeat(np.asarray(effects if levels is None else levels, float)[..., None], 8, -1)
+    return Grid("preference", effect, np.ones(8), drift, np.ones(3), level)
+
+
+def test_the_order_is_the_rules() -> None:
+    plan = plan_of(2, (0.1, 0.2))
+    grid = grid_of([[1, 5], [3, -1]], [[0.0, 0.5], [0.05, 0.0]])
+    assert _ordered(grid, plan, Budget(kl=0.1)) == [(1, 0), (0, 0)]
+    assert _ordered(grid, plan, Budget(kl=1)) == [(0, 1), (1, 0), (0, 0)]
+    assert _ordered(grid, plan, Budget(kl=-1)) == []
+
+
+def test_the_rule_of_refusal_direction_takes_both_signs() -> None:
+    plan = plan_of(10, (0.2, -0.2))
+    added, removed = np.linspace(1, 2, 10), -np.linspace(1, 2, 10)
+    added[6] = -0.5  # adding does not induce
+    costs = np.zeros((10, 2))
+    costs[7, 1] = 0.2  # taking out moves too much; layers 8 and 9 are the last fifth
+    grid = grid_of(np.zeros((10, 2)), costs, np.stack([added, removed], 1))
+    ordered = _ordered(grid, plan, Budget(rule="refusal_direction"))
+    assert ordered == [(row, 0) for row in (5, 4, 3, 2, 1, 0)]
+
+
+def test_halves_that_disagree_are_unstable() -> None:
+    plan, budget = plan_of(4, (0.1,)), Budget(kl=1)
+    costs = np.zeros((4, 1))
+    steady = grid_of([[1], [2], [1], [0]], costs)
+    assert _instability(steady, plan, budget, (1, 0)) == ""
+    effect = steady.effect.copy()
+    effect[3, 0, ::2] = 9.0  # for half of the items the last layer is best
+    torn = replace(steady, effect=effect)
+    assert "layer 3" in _instability(torn, plan, budget, (1, 0))
+    noisy = grid_of([[1], [2], [1], [0]], costs, spread=1.0)
+    assert "an effect of" in _instability(noisy, plan, budget, (1, 0))
+
+
+def test_the_default_grid_suits_the_vector() -> None:
+    assert {one.unit for one in default_coefficients(make_vector())} == {"residual"}
+    low_rank = tiny.low_rank_steer(tiny.model("llama")).vector
+    assert {one.unit for one in default_coefficients(low_rank)} == {"vector"}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture
+def joyful(folder: Path) -> str:
+    Path("vectors").mkdir()
+    Path("joyful.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    held = [{"positive": f"w{i} w{i + 3}", "negative": f"w{i} w{i + 7}"} for i in range(30, 42)]
+    Path("held.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in held))
+    assert steer("extract", "joyful.jsonl", "-m", folder).exit_code == 0
+    return "joyful"
+
+
+def run(folder: Path, *words: object) -> Any:
+    few = ["--samples", 4, "--max-tokens", 6, "--coefficients", "5%,20%,-10%"]
+    return steer("sweep", "-m", folder, "-v", "joyful", *few, *words)
+
+
+def test_a_sweep_that_was_killed_goes_on_to_the_same(
+    joyful: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(folder, "--texts", "held.jsonl", "--json")
+    original, calls = Scorer.score, 0
+
+    def dying(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(Scorer, "score", dying)
+    assert run(folder, "--texts", "held.jsonl", "--json").exit_code == 130
+    monkeypatch.setattr(Scorer, "score", original)
+    resumed = run(folder, "--texts", "held.jsonl", "--json")
+    assert "going on with a sweep" in resumed.stderr
+    assert json.loads(resumed.stdout) == json.loads(whole.stdout)
+    assert "going on" not in run(folder, "--texts", "held.jsonl", "--json").stderr
+
+
+def test_what_cannot_be_swept_says_so(
+    joyful: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steer.cli.options.load_model", lambda source: pytest.fail("loaded"))
+    held = ["--texts", "held.jsonl"]
+    failed(run(folder), 1, "nothing to see an effect by", "--texts")
+    failed(run(folder, "--texts", "joyful.jsonl"), 1, "made from 24 of these")
+    failed(run(folder, *held, "-v", "joyful:2"), 2, "a sweep finds the numbers")
+    failed(run(folder, *held, "-v", "joyful:ablate"), 2, "a sweep adds", "steer eval")
+    failed(run(folder, *held, "-v", "joyful:add/response"), 2, "a sweep adds", "steer eval")
+    failed(run(folder, *held, "-v", "joyfull"), 1, "did you mean 'joyful'?")
+    failed(run(folder, *held, "--coefficients", "5%,x"), 2, "'x' is not a number")
+    failed(run(folder, *held, "--coefficients", "5%,5%"), 2, "twice")
+    failed(run(folder, *held, "--layers", "9"), 1, "no layer 9")
+    failed(run(folder, *held, "--rule", "best"), 2, "not a rule")
+    failed(run(folder, "--condition", "w5", "--rule", "refusal_direction"), 2, "held-out pairs")
+    failed(run(folder, *held, "--plot", "x.bmp"), 2, ".png")
+    failed(run(folder, *held, "-o", "held.jsonl"), 1, "exists")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    failed(run(folder, *held, "--report", "x.html"), 2, "matplotlib", "steer[plots]")
+
+
+def test_a_budget_that_nothing_meets_names_the_nearest(joyful: str, folder: Path) -> None:
+    before = Path("vectors/joyful.safetensors").read_bytes()
+    words = ["--texts", "held.jsonl", "--max-kl", "1e-12", "--save", "-o", "x.json"]
+    told = run(folder, *words)
+    assert told.exit_code == 1
+    assert "error: nothing to recommend: no cell" in told.stderr
+    assert "hint: the nearest cell is" in told.stderr
+    assert "recommended" not in told.stdout
+    found = json.loads(Path("x.json").read_text())
+    assert (found["recommended"], found["choice"]["effect"]["value"] > 0) == (False, True)
+    assert Path("vectors/joyful.safetensors").read_bytes() == before
+    assert "Nothing is recommended" in report.page(found)
+
+
+def test_a_random_direction_is_not_recommended(joyful: str, folder: Path) -> None:
+    made = store.read(Path("vectors/joyful.safetensors"))
+    noise = np.random.default_rng(7).normal(size=made.directions.shape).astype(np.float32)
+    vector = type(made)(made.metadata, noise)
+    store.write(Path("vectors/joyful.safetensors"), vector, force=True)
+    words = ["--texts", "held.jsonl", "--max-kl", "10", "--max-nats", "10", "--save"]
+    told = run(folder, *words)
+    assert told.exit_code == 1
+    assert "does not beat random directions" in told.stderr
+    assert store.read(Path("vectors/joyful.safetensors")).metadata.recommended.unit == "vector"
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A sweep of the topic sea on the pocket model, saved: the vector and what was found."""
+    place = tmp_path_factory.mktemp("swept")
+    for name, seed, n in (("sea", 1, 60), ("held", 2, 16)):
+        rows = story_pairs("topic", "sea", "forest", n, seed)
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    vector = place / "sea.safetensors"
+    assert steer("extract", place / "sea.jsonl", "-o", vector).exit_code == 0
+    words = ["sweep", "-v", vector, "--texts", place / "held.jsonl", "--save"]
+    few = ["--layers", "1-3", "--coefficients", "5%,20%,400%", "--samples", "16"]
+    told = steer(*words, *few, "-o", place / "sea.json")
+    assert told.exit_code == 0, told.stderr
+    (place / "stdout").write_text(told.stdout)
+    return vector, json.loads((place / "sea.json").read_text())
+
+
+def test_what_is_saved_is_what_apply_takes(swept: tuple[Path, dict[str, Any]]) -> None:
+    path, told = swept
+    recommended = store.read(path).metadata.recommended
+    assert (recommended.layers, recommended.coefficient, recommended.unit) == (
+        (int(told["choice"]["layers"]),),
+        float(told["choice"]["coefficient"].removesuffix("%")) / 100,
+        "residual",
+    )
+    assert "preference" in recommended.evidence
+    assert "16 held-out items" in recommended.evidence
+    words = ["apply", "One day", "--max-tokens", 12]
+    plain = steer(*words, "-v", path)
+    choice = f"{told['choice']['coefficient']}@{told['choice']['layers']}"
+    assert plain.stdout == steer(*words, "-v", f"{path}:{choice}").stdout
+    assert plain.stdout != steer(*words).stdout
+
+
+def test_what_is_chosen_is_within_its_budget_and_beats_chance(
+    swept: tuple[Path, dict[str, Any]],
+) -> None:
+    _, told = swept
+    choice = told["choice"]
+    within = [one for one in told["cells"] if one["kl"]["value"] <= told["budget"]["kl"]]
+    assert choice in within
+    assert choice in told["front"]
+    assert told["extra_nats"]["value"] <= told["budget"]["nats"]
+    assert choice["effect"]["value"] > max(told["random_effects"])
+    assert told["margin"]["low"] > 0
+    assert len(told["cells"]) == 3 * 3
+    assert len(told["shifts"]) == told["n"]["items"] == 16
+
+
+def test_the_table_is_plain_in_a_pipe(swept: tuple[Path, dict[str, Any]]) -> None:
+    path, told = swept
+    stdout = (path.parent / "stdout").read_text()
+    assert "\x1b" not in stdout
+    assert f"recommended: {path}:{told['choice']['coefficient']}" in stdout
+    rows = [line for line in stdout.splitlines() if line.startswith("layer ")][:3]
+    assert sum("*" in row for row in rows) == 1
+    assert all("(" in row for row in rows)  # 400% is above any budget
+
+
+def test_rows_that_are_to_come_are_drawn_as_such() -> None:
+    from rich.console import Console
+
+    plan = plan_of(2, (0.1, 0.2))
+    grid = grid_of([[1, 2], [np.nan] * 2], [[0, 9], [np.nan] * 2])
+    for found in (grid, None):
+        console = Console(width=60, no_color=True)
+        with console.capture() as captured:
+            console.print(heat_map(plan, found, 0.1, caption="layer 1, 50%"))
+        assert "·" in captured.get()
+        assert ("(2.00)" in captured.get()) == (found is not None)
+
+
+def test_pictures_are_the_same_bytes_and_the_page_stands_alone(
+    swept: tuple[Path, dict[str, Any]],
+) -> None:
+    _, told = swept
+    for kind, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
+        made = pictures.draw(told, kind)
+        assert made.startswith(start)
+        assert made == pictures.draw(told, kind)
+    page = report.page(told | {"samples": ["<script>alert(1)</script>\x1b[2J"]})
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    assert "\x1b" not in page
+    assert 'src="data:' in page
+    assert not any(outside in page for outside in ("http://", "https://", "<link"))
+    with pytest.raises(UsageError, match="does not end in"):
+        pictures.check_format(Path("x.gif"))
