@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from torch import Tensor
 
@@ -38,7 +38,9 @@ def injected(
         HookError: the block ended well, yet a steer was never applied.
     """
     functions = _staged([site_functions(model, steers, clock), afterwards or {}])
-    with placed(model, functions), _ticking(model, clock):
+    # Where all act everywhere, nobody asks the clock, and it need not be wound at every token.
+    timed = afterwards or any(steer.when != ALWAYS for steer in steers)
+    with placed(model, functions), _ticking(model, clock) if timed else nullcontext():
         yield
 
 
@@ -113,8 +115,10 @@ def _in_turn(functions: Sequence[SiteFunction]) -> SiteFunction:
 
 
 def _edit(made: SitePlan, clock: TokenClock) -> SiteFunction:
-    if list(made.adds) == [ALWAYS] and not made.kept and not made.others:
-        return _constant(made.adds[ALWAYS], clock)
+    always = made.adds.get(ALWAYS)
+    alone = len(made.adds) == 1 and not made.kept and not made.others
+    if always is not None and always.down is None and alone:
+        return _constant(always)
     adds = [_Add(addition, clock.weigher(when)) for when, addition in made.adds.items()]
     kept = [_Add(addition, clock.weigher(when)) for when, addition in made.kept.items()]
     others = [_Move(along, clock.weigher(along.when)) for along in made.others]
@@ -133,13 +137,15 @@ def _edit(made: SitePlan, clock: TokenClock) -> SiteFunction:
     return edit
 
 
-def _constant(addition: Addition, clock: TokenClock) -> SiteFunction:
-    """The most common edit, with nothing around it that takes time."""
-    if addition.down is not None:
-        add = _Add(addition, clock.weigher(ALWAYS))
-        return lambda resid: add(resid, resid).to(resid.dtype)
-    numbers = Constants([addition.delta])
-    return lambda resid: ops.add(resid, *numbers.beside(resid)).to(resid.dtype)
+def _constant(addition: Addition) -> SiteFunction:
+    """The most common edit, a vector everywhere, with nothing around it that takes time."""
+    constants = Constants([addition.delta])
+
+    def add(resid: Tensor) -> Tensor:
+        (delta,) = constants.beside(resid)
+        return ops.add(resid, delta).to(resid.dtype)
+
+    return add
 
 
 def _added(h: Tensor, additions: Sequence[_Add]) -> Tensor:
