@@ -142,8 +142,8 @@ def _constant(addition: Addition) -> SiteFunction:
     constants = Constants([addition.delta])
 
     def add(resid: Tensor) -> Tensor:
-        (delta,) = constants.beside(resid)
-        return ops.add(resid, delta).to(resid.dtype)
+        edited = ops.add(resid, *constants.beside(resid))
+        return edited if edited.dtype is resid.dtype else edited.to(resid.dtype)
 
     return add
 

@@ -24,9 +24,9 @@ def add(h: Tensor, delta: Tensor, weight: Weight = 1.0) -> Tensor:
 
     Turner et al. 2023 (arXiv 2308.10248, section 3).
     """
-    # The common case costs one addition.
+    # The common case costs one addition; what h has of less precision is widened in it.
     scaled = delta if isinstance(weight, float) and weight == 1.0 else weight * delta
-    return h.float() + scaled
+    return h + scaled
 
 
 def keeping_norm(before: Tensor, after: Tensor) -> Tensor:
