@@ -43,11 +43,11 @@ def test_what_is_included_comes_first_and_in_order() -> None:
 
 def test_paths_are_relative_to_the_file_that_names_them() -> None:
     write("a/one.toml", include=["../b/two.toml"], steers=["./x.safetensors:2@1", "name"])
-    write("b/two.toml", steers=["y.safetensors/prompt", "deep/z:1", "/root/v.safetensors:-1"])
+    write("b/two.toml", steers=["y.safetensors/prompt", "deep/z:1", "/far/v.safetensors:-1"])
     assert vectors(Path("a/one.toml")) == [
         "a/../b/y.safetensors/prompt",
         "a/../b/deep/z:1",
-        "/root/v.safetensors:-1",
+        "/far/v.safetensors:-1",
         "a/x.safetensors:2@1",
         "name",
     ]
