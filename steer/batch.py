@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Batch:
     watched: Sequence[Projection] = ()
     guards: Sequence[Guard] = ()
     on_text: Callable[[str], None] | None = None
+    _texts: dict[int, str] = field(default_factory=dict, init=False)
 
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has."""
@@ -109,12 +110,17 @@ class Batch:
             text,
             length,
             finish,
-            [model.token(token) for token in ids[:length]] if self.watched else [],
+            [self._text(token) for token in ids[:length]] if self.watched else [],
             {str(one): self.watch.values(one, index, length) for one in self.watched},
             self._gates(index, length),
             self._trips(index, ids, length),
             self._idle(),
         )
+
+    def _text(self, token: int) -> str:
+        if token not in self._texts:
+            self._texts[token] = self.model.token(token)
+        return self._texts[token]
 
     def _idle(self) -> list[str]:
         """What a gate holds back, it tells itself."""

@@ -67,16 +67,20 @@ class StopOnTrip:
         self._watch, self._start, self._stops = watch, start, stops
         self._guards = [guard for guard in watch.guards if guard.on_trip != "ablate"]
         self._end_ids = torch.tensor(sorted(end_ids), dtype=torch.int64)
+        self._none: Tensor | None = None  # most often no row stops
         #: Of each row that was stopped: by which guard, and at which new token.
         self.tripped: dict[int, tuple[Guard, int]] = {}
 
     def __call__(self, ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
         step = ids.shape[1] - self._start - 1
-        stops = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        if self._none is None:
+            self._none = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        stops = self._none
         for guard in self._guards:
             trips = self._watch.tripped(guard, step)
             if not bool(trips.any()):
                 continue
+            stops = stops.clone()
             for row in (trips.to(ids.device) & ~self._ended(ids)).nonzero().flatten().tolist():
                 self.tripped[row] = guard, step
                 stops[row] = True

@@ -76,27 +76,18 @@ class Reader:
         return ops.read(resid, *self._numbers.beside(resid))
 
 
-class Limits:
-    """Tells which of several conditions hold."""
-
-    def __init__(self, conditions: Sequence[Condition]) -> None:
-        signs = [1.0 if one.above else -1.0 for one in conditions]
-        limits = [one.threshold for one in conditions]
-        self._numbers = Constants([np.array(row, dtype=np.float32) for row in (signs, limits)])
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Bool [..., condition], of values in the file's units."""
-        signs, limits = self._numbers.beside(values)
-        return signs * (values - limits) > 0
+def holds(condition: Condition, values: Tensor) -> Tensor:
+    """Which projections in the file's units meet a condition, bool as `values`."""
+    return values > condition.threshold if condition.above else values < condition.threshold
 
 
 def _teller(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
     conditions = [gate.condition for gate in gates]
-    read, holds = Reader([condition.projection for condition in conditions]), Limits(conditions)
+    read = Reader([condition.projection for condition in conditions])
 
     def tell(resid: Tensor) -> None:
-        for gate, tokens in zip(gates, holds(read(resid)).unbind(-1), strict=True):
-            clock.opened(gate, tokens[..., None])
+        for gate, values in zip(gates, read(resid).unbind(-1), strict=True):
+            clock.opened(gate, holds(gate.condition, values[..., None]))
 
     return tell
 

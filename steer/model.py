@@ -109,7 +109,8 @@ class Model:
     def token(self, token: int) -> str:
         """The text of one token, special or not, with the blank that it begins with."""
         text = str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
-        piece = self.tokenizer.convert_ids_to_tokens(token)
+        # None of an id that only makes the embedding matrix a round size.
+        piece = self.tokenizer.convert_ids_to_tokens(token) or ""
         # Where blanks are U+2581, decoders drop the first one of a text.
         return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steer import ops
 from steer.clock import TokenClock
-from steer.gates import Limits, Reader
+from steer.gates import Reader, holds
 from steer.hooks import Constants, SiteFunction
 from steer.projection import Guard, Projection
 from steer.sites import Site
@@ -64,14 +64,14 @@ class Watch:
 
     def tripped(self, guard: Guard, step: int) -> Tensor:
         """Which rows meet a guard's condition with new token number `step`, bool [row]."""
-        steps, column, limits = self._looks[id(guard)]
-        return limits(steps[step][:, column, None])[:, 0]
+        steps, column = self._looks[id(guard)]
+        return holds(guard.condition, steps[step][:, column])
 
-    def _look(self, guard: Guard) -> tuple[list[Tensor], int, Limits]:
-        """The steps that a guard looks at, in which column, and its limit."""
+    def _look(self, guard: Guard) -> tuple[list[Tensor], int]:
+        """The steps that a guard looks at, and in which column."""
         projection = guard.condition.projection
         column = self._columns[projection.site].index(projection)
-        return self._steps[projection.site], column, Limits([guard.condition])
+        return self._steps[projection.site], column
 
     def _function(self, site: Site) -> SiteFunction:
         read = Reader(self._columns[site])

@@ -250,3 +250,8 @@ def test_one_beam_is_greedy_and_more_find_what_is_likelier() -> None:
     assert [made.sample for made in several] == [0, 1, 2] * 3
     assert [made.text for made in several[::3]] == [made.text for made in beams]
     assert len({made.text for made in several[:3]}) == 3
+
+
+def test_ids_beyond_the_vocabulary_have_a_text() -> None:
+    """An embedding matrix is often a little larger than the vocabulary, to be a round size."""
+    assert isinstance(tiny.model("llama").token(10_000), str)
