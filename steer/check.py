@@ -42,10 +42,10 @@ class Report:
     """What was found. `unit` is what texts were counted in: tokens or, without a tokenizer, words.
 
     length_auc: the chance that a positive text is longer than a negative one, ties counted half.
-    first_token: the share of pairs (of unpaired texts: the AUC) that are told apart by the first
-    token that can differ, from what the others say of it; 0.5 is none, and the least. Both are None
-    where the texts are the same by construction, or too few. duplicates: pairs (or texts) that
-    repeat an earlier one. equal_sides: pairs whose sides are the same, or unpaired texts on both.
+    first_token: the share of pairs (or unpaired texts) whose sides are told by the first token that
+    can differ, from where the others have it; 0.5 is none, and the least. Both are None where the
+    texts are the same by construction, or too few. duplicates: pairs (or texts) that repeat an
+    earlier one. equal_sides: pairs whose sides are the same, or unpaired texts on both.
     near_duplicates: the share that have a near-duplicate in another fold of the held-out test.
     """
 
@@ -140,16 +140,18 @@ def _units(contrasts: Contrasts) -> list[list[str]]:
         counts = list(map(len, contrasts.conditions))
         each = len(contrasts.positive) // (max(counts) if contrasts.paired else counts[0])
         return [[_said(passage) for passage in contrasts.positive[:each]]]
-    wholes = [
-        ["\n".join([*(turn.content for turn in one.turns), one.whole]) for one in side]
-        for side in (contrasts.positive, contrasts.negative)
-    ]
+    sides = contrasts.positive, contrasts.negative
     if not contrasts.paired:
-        return wholes
-    return [["\n".join(pair) for pair in zip(*wholes, strict=True)]]
+        return [[_whole(passage) for passage in side] for side in sides]
+    return [["\n".join(map(_whole, pair)) for pair in zip(*sides, strict=True)]]
+
+
+def _whole(passage: Passage) -> str:
+    return "\n".join([*(turn.content for turn in passage.turns), passage.whole])
 
 
 def _said(passage: Passage) -> str:
+    """Without what may hold a condition."""
     return "\n".join([*(t.content for t in passage.turns if t.role == "user"), passage.text])
 
 
@@ -194,26 +196,30 @@ def _first_tokens(
 
 
 def _told_apart(positive: Sequence[str], negative: Sequence[str], *, paired: bool) -> float:
-    """How well the first token tells the sides, from how often the others have it on which side.
+    """The share of pairs (of texts, the sides weighing the same) that the first token tells apart.
 
-    Leaving each pair (or text) out of its own counts: a token that stands there once says nothing.
+    It says the side on which the others have it more often; ties count half. Each pair (or text) is
+    left out of its own counts: a token that stands there once says nothing.
     """
     counts = Counter(positive), Counter(negative)
 
     def score(token: str, own: tuple[int, int]) -> float:
-        n, m = (count[token] - mine for count, mine in zip(counts, own, strict=True))
-        return (n - m) / (n + m) if n + m else 0.0
-
-    if not paired:
-        scores = (
-            np.array([score(token, own) for token in side])
-            for side, own in ((positive, (1, 0)), (negative, (0, 1)))
+        shares = (
+            (count[token] - mine) / max(1, len(side) - mine)
+            for count, mine, side in zip(counts, own, (positive, negative), strict=True)
         )
-        return max(0.5, auc(*scores))
-    apart = [
-        np.sign(score(p, (1, int(p == n))) - score(n, (int(p == n), 1)))
-        for p, n in zip(positive, negative, strict=True)
-    ]
+        return next(shares) - next(shares)
+
+    if paired:
+        signs = [
+            np.sign(score(p, (1, int(p == n))) - score(n, (int(p == n), 1)))
+            for p, n in zip(positive, negative, strict=True)
+        ]
+        apart = float(np.mean(signs))
+    else:
+        sides = [np.sign([score(token, (1, 0)) for token in positive]),
+                 -np.sign([score(token, (0, 1)) for token in negative])]  # fmt: skip
+        apart = float(np.mean([side.mean() for side in sides]))
     # Less than half comes of leaving out what is counted: of two words as frequent on both sides
     # it leaves the side that a text is on with one less.
-    return max(0.5, float(np.mean(apart) + 1) / 2)
+    return max(0.5, (apart + 1) / 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -25,22 +26,23 @@ def near_duplicates(texts: Sequence[str]) -> set[tuple[int, int]]:
     1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4), which miss one
     in 30,000 pairs at `ALIKE`; each is then compared exactly.
     """
-    shingles = [_shingles(text) for text in texts]
-    buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
     rng = np.random.default_rng(0)
     factors, offsets = rng.integers(1, _PRIME, (2, BANDS * ROWS, 1))
-    for index, own in enumerate(shingles):
-        hashes = np.fromiter(own, np.int64, len(own))
-        signature = ((hashes * factors + offsets) % _PRIME).min(1)
-        for band, part in enumerate(signature.reshape(BANDS, ROWS)):
-            buckets[band, part.tobytes()].append(index)
-    candidates = {
-        (earlier, later)
-        for bucket in buckets.values()
-        for place, later in enumerate(bucket)
-        for earlier in bucket[max(0, place - MOST) : place]
-    }
-    return {(a, b) for a, b in candidates if _jaccard(shingles[a], shingles[b]) >= ALIKE}
+    signatures = np.zeros((len(texts), BANDS, ROWS), np.int32)
+    for index, text in enumerate(texts):
+        hashes = np.fromiter(_shingles(text), np.int64)
+        minima = ((hashes * factors + offsets) % _PRIME).min(1)
+        signatures[index] = minima.reshape(BANDS, ROWS)
+    candidates: set[tuple[int, int]] = set()
+    for band in range(BANDS):
+        buckets: dict[bytes, list[int]] = defaultdict(list)
+        for index, signature in enumerate(signatures[:, band]):
+            bucket = buckets[signature.tobytes()]
+            candidates.update((earlier, index) for earlier in bucket[-MOST:])
+            bucket.append(index)
+    # Again, since all of them at once would take more memory than the texts.
+    shingles = lru_cache(maxsize=1_000)(lambda index: _shingles(texts[index]))
+    return {(a, b) for a, b in candidates if _jaccard(shingles(a), shingles(b)) >= ALIKE}
 
 
 def _shingles(text: str) -> set[int]:

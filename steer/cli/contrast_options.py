@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,10 +66,7 @@ _OPTIONS: dict[str, Any] = {
 
 def with_contrasts(command: options.Command) -> options.Command:
     """Give a command these options in place of its parameter `contrasts: ContrastSource`."""
-    decorate: Callable[[options.Command], options.Command] = options.with_options(
-        "contrasts", _OPTIONS, _source, first=True
-    )
-    return decorate(command)
+    return options.with_options("contrasts", _OPTIONS, _source, first=True)(command)
 
 
 def _source(**chosen: Any) -> ContrastSource:
