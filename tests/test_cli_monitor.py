@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtures)
+
+from steer import store
 
 
 def test_monitor_prints_tables_json_and_a_page(joyful: Path, folder: Path) -> None:  # noqa: F811
@@ -88,3 +91,17 @@ def test_doctor_fails_where_a_check_does(folder: Path, tmp_path: Path) -> None: 
     printed = json.loads(steer("doctor", "-m", "broken", "--json").stdout)
     assert printed["passed"] is False
     assert printed["checks"][-1]["advice"]
+
+
+def test_every_vector_is_held_against_the_model(joyful: Path, folder: Path) -> None:  # noqa: F811
+    vector = store.read(joyful)
+    changed = tiny.msgspec.structs.replace(vector.metadata.model, fingerprint="f" * 16)
+    store.write(Path("tuned.safetensors"), tiny.renamed(vector, model=changed))
+    words = ["monitor", "w3", "-m", folder]
+    # Of the same name, and made on other weights.
+    for vectors in (["joyful", "./tuned.safetensors"], ["./tuned.safetensors", "joyful"]):
+        named = [word for one in vectors for word in ("-v", one)]
+        failed(steer(*words, *named), 1, "the weights of tiny-llama are others")
+        allowed = steer(*words, *named, "--allow-other-model")
+        assert allowed.exit_code == 0
+        assert "warning: vector" in allowed.stderr

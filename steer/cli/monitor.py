@@ -76,9 +76,8 @@ def monitor(
     from steer.monitor import monitor as run
     from steer.steers import check_fits
 
-    for readout in {one.vector.name: one for one in readouts}.values():
-        checked = check_fits(readout.vector, model.identity, allow_other_model=allow_other_model)
-        for warning in checked:
+    for vector_read in {id(one.vector): one.vector for one in readouts}.values():
+        for warning in check_fits(vector_read, model.identity, allow_other_model=allow_other_model):
             output.warning(warning)
     read = [model.chat(one) for one in given] if chat else given
     with output.progress("reading", len(given)) as advance:
