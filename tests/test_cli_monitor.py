@@ -18,7 +18,7 @@ def test_monitor_prints_tables_json_and_a_page(joyful: Path, folder: Path) -> No
     result = steer(*words)
     assert result.exit_code == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
-    assert [row[1] for row in rows[1:5]] == ["'<s>'", "'w3'", "'", "'"]
+    assert [row[0] for row in rows[1:5]] == ["'<s>'", "'w3'", "'", "'"]
     printed = json.loads(steer(*words, "--json").stdout)
     assert [one["layer"] for one in printed["vectors"]] == [0, 1]
     (text,) = printed["texts"]
@@ -42,6 +42,11 @@ def test_texts_from_a_file(joyful: Path, folder: Path) -> None:  # noqa: F811
     )
     assert first == second
     assert [text["text"] for text in first["texts"]] == ["w3 w4", "w5"]
+    printed = steer("monitor", "--texts", "texts.txt", "-v", "joyful", "-m", folder).stdout
+    # Each token, then each text, with the number of its text.
+    assert [line.split()[0] for line in printed.splitlines() if line] == [
+        "text", "1", "1", "1", "2", "2", "text", "1", "2",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
