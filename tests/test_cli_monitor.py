@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtures)
+
+from steer import store
 
 
 def test_monitor_prints_tables_json_and_a_page(joyful: Path, folder: Path) -> None:  # noqa: F811
@@ -15,7 +18,7 @@ def test_monitor_prints_tables_json_and_a_page(joyful: Path, folder: Path) -> No
     result = steer(*words)
     assert result.exit_code == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()]
-    assert [row[1] for row in rows[1:5]] == ["'<s>'", "'w3'", "'", "'"]
+    assert [row[0] for row in rows[1:5]] == ["'<s>'", "'w3'", "'", "'"]
     printed = json.loads(steer(*words, "--json").stdout)
     assert [one["layer"] for one in printed["vectors"]] == [0, 1]
     (text,) = printed["texts"]
@@ -39,6 +42,11 @@ def test_texts_from_a_file(joyful: Path, folder: Path) -> None:  # noqa: F811
     )
     assert first == second
     assert [text["text"] for text in first["texts"]] == ["w3 w4", "w5"]
+    printed = steer("monitor", "--texts", "texts.txt", "-v", "joyful", "-m", folder).stdout
+    # Each token, then each text, with the number of its text.
+    assert [line.split()[0] for line in printed.splitlines() if line] == [
+        "text", "1", "1", "1", "2", "2", "text", "1", "2",
+    ]  # fmt: skip
 
 
 def test_monitor_watch_and_gates_read_the_same(joyful: Path, folder: Path) -> None:  # noqa: F811
@@ -101,3 +109,17 @@ def test_doctor_fails_where_a_check_does(folder: Path, tmp_path: Path) -> None: 
     printed = json.loads(steer("doctor", "-m", "broken", "--json").stdout)
     assert printed["passed"] is False
     assert printed["checks"][-1]["advice"]
+
+
+def test_every_vector_is_held_against_the_model(joyful: Path, folder: Path) -> None:  # noqa: F811
+    vector = store.read(joyful)
+    changed = tiny.msgspec.structs.replace(vector.metadata.model, fingerprint="f" * 16)
+    store.write(Path("tuned.safetensors"), tiny.renamed(vector, model=changed))
+    words = ["monitor", "w3", "-m", folder]
+    # Of the same name, and made on other weights.
+    for vectors in (["joyful", "./tuned.safetensors"], ["./tuned.safetensors", "joyful"]):
+        named = [word for one in vectors for word in ("-v", one)]
+        failed(steer(*words, *named), 1, "the weights of tiny-llama are others")
+        allowed = steer(*words, *named, "--allow-other-model")
+        assert allowed.exit_code == 0
+        assert "warning: vector" in allowed.stderr

@@ -183,7 +183,7 @@ def _numbers(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
         for number, trace in enumerate(traces, 1)
         for token, values in zip(trace.tokens, trace.values, strict=True)
     ]
-    output.table(["text", "token", *map(str, readouts)], rows, left=2)
+    _table(["token", *map(str, readouts)], rows, left=1, several=len(traces) > 1)
     output.line()
 
 
@@ -194,11 +194,21 @@ def _summaries(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
     for number, trace in enumerate(traces, 1):
         for column, readout in enumerate(readouts):
             found = summarise(trace, column, readout)
-            numbers = (f"{value:.3f}" for value in (found.max, found.mean, found.last))
+            numbers = (f"{value:.2f}" for value in (found.max, found.mean, found.last))
             highest = repr(trace.tokens[found.max_at].text)
             rows.append([str(number), str(readout), highest, found.side or "–", *numbers])
-    columns = ["text", "vector", "max at", "side", "max", "mean", "last"]
-    output.table(columns, rows, left=4)
+    columns = ["vector", "max at", "side", "max", "mean", "last"]
+    _table(columns, rows, left=3, several=len(traces) > 1)
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, several: bool
+) -> None:
+    """Rows that begin with the number of their text, which is left out where there is one alone."""
+    if several:
+        output.table(["text", *columns], rows, left=left + 1)
+    else:
+        output.table(columns, [row[1:] for row in rows], left=left)
 
 
 def _as_json(model: str, traces: Sequence[Trace], readouts: Sequence[Readout]) -> dict[str, Any]:
