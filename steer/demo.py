@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from steer.apply import Generation, Sampling, generate
-from steer.baselines import random_direction
+from steer.generate.apply import Generation, Sampling, generate
 from steer.intervals import Interval, ratio
-from steer.model import Model
+from steer.measures.baselines import random_direction
+from steer.models.model import Model
 from steer.pocket import corpus
 from steer.pocket.pairs import KIND, VALUE
-from steer.steers import Steer
+from steer.steering.steers import Steer
 
 TAG = f"[{KIND}: {VALUE}] "
 N_RANDOM = 3

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import msgspec
 
-from steer import check, reading
-from steer.activations import Activations, Recording, resume
-from steer.contrasts import Contrasts
+from steer.contrasts import check, reading
+from steer.contrasts.contrasts import Contrasts
+from steer.contrasts.overlap import sketch, texts_of
+from steer.contrasts.reading import Reading, Tokens
 from steer.errors import InputError
-from steer.model import Model
-from steer.overlap import sketch, texts_of
+from steer.fitting.activations import Activations, Recording, resume
+from steer.hooks.record import record
+from steer.models.model import Model
 from steer.positions import Position
-from steer.provenance import SEVERAL, ContrastSummary, Read
-from steer.reading import Reading, Tokens
-from steer.record import record
 from steer.sites import Site, SiteName
+from steer.vectors.provenance import SEVERAL, ContrastSummary, Read
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from steer.errors import ModelError
-from steer.model import Model
-from steer.vector import SteeringVector
+from steer.models.model import Model
+from steer.vectors.vector import SteeringVector
 
 
 @dataclass(frozen=True, slots=True)

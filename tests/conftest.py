@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from steer.metadata import LayerStatistics, Metadata, Recommended, Spread
-from steer.provenance import ContrastSummary, Method, ModelIdentity, Read
-from steer.vector import SteeringVector
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommended, Spread
+from steer.vectors.provenance import ContrastSummary, Method, ModelIdentity, Read
+from steer.vectors.vector import SteeringVector
 
 settings.register_profile(
     "steer", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

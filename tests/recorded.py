@@ -7,13 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from steer.contrasts import Contrasts
+from steer.contrasts.contrasts import Contrasts
+from steer.contrasts.passages import Passage
 from steer.extract import ReadSettings, plan, record_contrasts
-from steer.fitting import FitSettings, best, fit_vectors
-from steer.model import Model
-from steer.passages import Passage
+from steer.fitting.fitting import FitSettings, best, fit_vectors
+from steer.models.model import Model
 from steer.positions import parse_list
-from steer.vector import SteeringVector
+from steer.vectors.vector import SteeringVector
 
 
 def extract(

@@ -12,14 +12,14 @@ from conftest import make_vector
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer import store
-from steer.algebra import combine, likenesses, obstacles, orthogonalised
-from steer.apply import Sampling, generate
 from steer.errors import VectorError
-from steer.metadata import decode, encode
-from steer.operation import Coefficient
-from steer.steers import Steer
-from steer.vector import SteeringVector
+from steer.generate.apply import Sampling, generate
+from steer.steering.algebra import combine, likenesses, obstacles, orthogonalised
+from steer.steering.operation import Coefficient
+from steer.steering.steers import Steer
+from steer.vectors import store
+from steer.vectors.metadata import decode, encode
+from steer.vectors.vector import SteeringVector
 
 CALM = make_vector(layers=(0, 1, 2), seed=0, name="calm")
 WARM = make_vector(layers=(1, 2, 3), seed=1, name="warm")

@@ -10,17 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer.apply import Generation, Sampling, generate
-from steer.clock import TokenClock
 from steer.errors import HookError, SteerError
-from steer.hooks import placed
-from steer.inject import injected
-from steer.model import Model
-from steer.operation import Coefficient
-from steer.record import capture
-from steer.scope import Scope
+from steer.generate.apply import Generation, Sampling, generate
+from steer.hooks.clock import TokenClock
+from steer.hooks.hooks import placed
+from steer.hooks.inject import injected
+from steer.hooks.record import capture
+from steer.models.model import Model
 from steer.sites import Site
-from steer.steers import Steer
+from steer.steering.operation import Coefficient
+from steer.steering.scope import Scope
+from steer.steering.steers import Steer
 from steer.text import TextDeltas, cut
 
 FAMILIES = ["llama", "gpt2", "gptj", "gemma2", "qwen3", "falcon", "mpt", "bloom", "opt"]

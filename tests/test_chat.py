@@ -10,18 +10,18 @@ import pytest
 import tiny
 from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtures)
 
-from steer import store
-from steer.apply import generate
-from steer.chat import COMMANDS, Chat
 from steer.cli.chat import prompt_line
-from steer.conversation import Conversation
+from steer.contrasts.source import ModelSource
 from steer.errors import ModelError, SteerError, UsageError
-from steer.generation import Sampling
-from steer.model import Model, load
-from steer.recipe import read
-from steer.source import ModelSource
-from steer.spec import parse
-from steer.steers import resolve
+from steer.generate.apply import generate
+from steer.generate.chat import COMMANDS, Chat
+from steer.generate.conversation import Conversation
+from steer.models.model import Model, load
+from steer.steering.generation import Sampling
+from steer.steering.recipe import read
+from steer.steering.spec import parse
+from steer.steering.steers import resolve
+from steer.vectors import store
 
 SAMPLING = Sampling(max_tokens=6)
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import pairs
 
-from steer.check import Report, report
-from steer.contrasts import Contrasts
-from steer.near import near_duplicates
-from steer.passages import Passage
+from steer.contrasts.check import Report, report
+from steer.contrasts.contrasts import Contrasts
+from steer.contrasts.near import near_duplicates
+from steer.contrasts.passages import Passage
 
 N = 60
 rng = random.Random(0)

@@ -15,8 +15,8 @@ import tiny
 from conftest import make_vector
 from typer.testing import CliRunner, Result
 
-from steer import store
 from steer.cli.main import app
+from steer.vectors import store
 
 PAIRS = [
     {"positive": f"w{i} w{i + 7} w{i + 9}", "negative": f"w{i} w{i + 20}"} for i in range(3, 15)

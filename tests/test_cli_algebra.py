@@ -12,7 +12,7 @@ import tiny
 from conftest import make_vector
 from test_cli import failed, folder, joyful, other, pairs, steer  # noqa: F401  (fixtures)
 
-from steer import store
+from steer.vectors import store
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_lens_through_another_model_is_refused(joyful: Path, other: Path) -> Non
 
 
 def test_lens_of_a_low_rank_edit_says_what_it_leaves_out(folder: Path) -> None:  # noqa: F811
-    from steer.model import load
-    from steer.source import ModelSource
+    from steer.contrasts.source import ModelSource
+    from steer.models.model import load
 
     model = load(ModelSource(str(folder)))
     plain = tiny.vector(model)

@@ -11,7 +11,7 @@ import pytest
 import tiny
 from test_cli import failed, steer
 
-from steer import store
+from steer.vectors import store
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtures)
 
-from steer import store
+from steer.vectors import store
 
 
 def test_monitor_prints_tables_json_and_a_page(joyful: Path, folder: Path) -> None:  # noqa: F811

@@ -15,18 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtures)
 
-from steer import spec, store
-from steer.clock import TokenClock
-from steer.collapse import collapse
 from steer.errors import VectorError
-from steer.inject import injected
-from steer.model import Model
-from steer.named import resolved
-from steer.operation import Coefficient
-from steer.recipe import read
-from steer.scope import Scope
-from steer.steers import Steer, resolve
-from steer.vector import SteeringVector
+from steer.hooks.clock import TokenClock
+from steer.hooks.inject import injected
+from steer.models.model import Model
+from steer.steering import spec
+from steer.steering.collapse import collapse
+from steer.steering.named import resolved
+from steer.steering.operation import Coefficient
+from steer.steering.recipe import read
+from steer.steering.scope import Scope
+from steer.steering.steers import Steer, resolve
+from steer.vectors import store
+from steer.vectors.vector import SteeringVector
 
 
 def logits(model: Model, steers: list[Steer]) -> torch.Tensor:
@@ -182,8 +183,8 @@ def test_combine_collapses_a_recipe(joyful: Path, folder: Path) -> None:  # noqa
     Path("a.toml").write_text('description = "both"\nsteers = ["joyful:2@1", "joyful:30%@0"]\n')
     result = steer("combine", "--recipe", "a.toml", "-o", "vectors/both.safetensors")
     assert result.exit_code == 0, result.stderr
-    from steer.model import load
-    from steer.source import ModelSource
+    from steer.contrasts.source import ModelSource
+    from steer.models.model import load
 
     model = load(ModelSource(str(folder)))
     apart = resolved(read(Path("a.toml")).steers)

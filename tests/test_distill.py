@@ -15,21 +15,21 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from steer import store
 from steer.cli.main import app
-from steer.clock import TokenClock
-from steer.descent import DistillSettings, Schedule, Task, candidates, descend
-from steer.distill import distill, n_units
+from steer.distillation.descent import DistillSettings, Schedule, Task, candidates, descend
+from steer.distillation.distill import distill, n_units
+from steer.distillation.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
+from steer.distillation.lowrank import Edits, Teacher, divergences
+from steer.distillation.recovery import recovery
 from steer.errors import InputError, SiteError, UsageError, VectorError
-from steer.inject import injected
-from steer.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
-from steer.lowrank import Edits, Teacher, divergences
-from steer.model import Model
-from steer.recovery import recovery
+from steer.hooks.clock import TokenClock
+from steer.hooks.inject import injected
+from steer.models.model import Model
 from steer.sites import Site
-from steer.spec import Coefficient, Scope, parse
-from steer.steers import Steer, resolve
-from steer.vector import SteeringVector
+from steer.steering.spec import Coefficient, Scope, parse
+from steer.steering.steers import Steer, resolve
+from steer.vectors import store
+from steer.vectors.vector import SteeringVector
 
 CONDITIONS = Conditions("w5 w9 w33")
 SMALL = DistillSettings(

@@ -11,11 +11,11 @@ import torch
 from packaging.requirements import Requirement
 
 from steer import diagnosis, doctor
-from steer.clock import TokenClock
 from steer.diagnosis import check, packages
 from steer.doctor import examine
 from steer.errors import SteerError
-from steer.model import Model
+from steer.hooks.clock import TokenClock
+from steer.models.model import Model
 
 
 def failed(model: Model) -> list[str]:
@@ -45,7 +45,7 @@ def test_steers_that_lose_count_of_positions_are_found(monkeypatch: pytest.Monke
 
 
 def test_a_coefficient_of_0_that_does_something_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from steer import steers
+    from steer.steering import steers
 
     original = steers.Steer.delta
 

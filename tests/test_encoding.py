@@ -9,10 +9,10 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer import encoding
+from steer.contrasts.passages import Message, Passage
+from steer.contrasts.source import ModelSource
 from steer.errors import ModelError
-from steer.passages import Message, Passage
-from steer.source import ModelSource
+from steer.models import encoding
 
 TURNS = (Message("system", "w8"), Message("user", "w9 w10"))
 CONTENT = st.lists(st.sampled_from(["w11", "w12", "w13", " "]), max_size=4).map(" ".join)

@@ -13,16 +13,17 @@ from conftest import make_vector
 from test_cli import PAIRS, failed, steer
 from transformers import BertConfig, BertForSequenceClassification
 
-from steer import heldout, store
-from steer.baselines import opposite, random_direction
-from steer.concepts import by_classifier, by_grammar, by_words, judge
-from steer.contrasts import Contrasts
+from steer.contrasts import heldout
+from steer.contrasts.contrasts import Contrasts
+from steer.contrasts.heldout import HeldOut
+from steer.contrasts.passages import Passage
+from steer.distillation.lessons import Conditions
 from steer.errors import InputError, UsageError
-from steer.evaluate import Row, Task, evaluate, n_units, variants
-from steer.heldout import HeldOut
-from steer.lessons import Conditions
-from steer.passages import Passage
-from steer.written import Writing, own_texts, pair_texts, thinned, write
+from steer.evaluation.evaluate import Row, Task, evaluate, n_units, variants
+from steer.evaluation.written import Writing, own_texts, pair_texts, thinned, write
+from steer.measures.baselines import opposite, random_direction
+from steer.measures.concepts import by_classifier, by_grammar, by_words, judge
+from steer.vectors import store
 
 HELD_OUT = Contrasts(
     "pairs",
@@ -99,7 +100,7 @@ def test_random_directions_are_as_long_and_point_elsewhere() -> None:
 
 
 def test_thinned_texts_keep_evenly_spread_positions() -> None:
-    from steer.batches import Text
+    from steer.evaluation.batches import Text
 
     text = Text(tuple(range(100)), tuple(range(1, 100)))
     (few,) = thinned([text], 16)

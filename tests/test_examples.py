@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from steer import store
 from steer.cli.main import app
 from steer.pocket.pairs import story_pairs
 from steer.pocket.requests import find_act
+from steer.vectors import store
 
 ROOT = Path(__file__).parents[1]
 #: As in examples/make.sh.

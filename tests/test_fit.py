@@ -10,15 +10,15 @@ import tiny
 from recorded import extract, pairs
 from sklearn.linear_model import LogisticRegression
 
-from steer import fit
-from steer.activations import Activations, Recording, open_kept, resume
 from steer.errors import InputError, SiteError
 from steer.extract import ReadSettings, plan, record_contrasts
-from steer.fitting import FitSettings, best, fit_vectors, recommend, warnings
-from steer.metadata import LayerStatistics, Spread
-from steer.provenance import ContrastSummary, ModelIdentity, Read
+from steer.fitting import fit
+from steer.fitting.activations import Activations, Recording, open_kept, resume
+from steer.fitting.fitting import FitSettings, best, fit_vectors, recommend, warnings
 from steer.sites import Site
-from steer.vector import SteeringVector
+from steer.vectors.metadata import LayerStatistics, Spread
+from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
+from steer.vectors.vector import SteeringVector
 
 WIDTH = 16
 METHODS = list(fit.METHODS)
@@ -123,7 +123,7 @@ def test_chunks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     positive, negative, _ = planted(seed=5, shift=1.0, n=50)
     fits = []
     for chunk in (7, 1_000):
-        monkeypatch.setattr("steer.activations.CHUNK", chunk)
+        monkeypatch.setattr("steer.fitting.activations.CHUNK", chunk)
         with stored(tmp_path / f"{chunk}", positive, negative) as found:
             fits.append(fit.fit_site(found, 0, "mean_diff"))
     np.testing.assert_allclose(fits[0].direction, fits[1].direction, rtol=1e-9)
@@ -249,7 +249,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
     class PowerCutError(Exception):
         pass
 
-    monkeypatch.setattr("steer.record.token_budget", lambda model: 40)  # several batches
+    monkeypatch.setattr("steer.hooks.record.token_budget", lambda model: 40)  # several batches
     model = tiny.model("llama")
     whole = extract(model, SOME)
     n_batches = 0

@@ -10,18 +10,18 @@ import tiny
 import torch
 from torch import Tensor
 
-from steer.apply import Sampling, generate
-from steer.clock import TokenClock
 from steer.errors import SiteError
-from steer.gates import opened, prompt_values
-from steer.inject import injected, write_sites
-from steer.model import Model
-from steer.operation import Coefficient, Operation
-from steer.projection import Condition, Gate, Projection
-from steer.record import capture
-from steer.scope import CONSTANT, Schedule, Scope
+from steer.generate.apply import Sampling, generate
+from steer.hooks.clock import TokenClock
+from steer.hooks.gates import opened, prompt_values
+from steer.hooks.inject import injected, write_sites
+from steer.hooks.record import capture
+from steer.models.model import Model
 from steer.sites import Site
-from steer.steers import Steer
+from steer.steering.operation import Coefficient, Operation
+from steer.steering.projection import Condition, Gate, Projection
+from steer.steering.scope import CONSTANT, Schedule, Scope
+from steer.steering.steers import Steer
 
 FAMILIES = ["llama", "gpt2", "gptj", "gemma2", "qwen3", "falcon", "mpt", "opt"]
 each_family = pytest.mark.parametrize("family", FAMILIES)

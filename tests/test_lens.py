@@ -15,9 +15,9 @@ from torch import Tensor
 
 from steer.errors import ModelError
 from steer.lens import lens, lens_scores
-from steer.model import Model
+from steer.models.model import Model
 from steer.sites import Site
-from steer.vector import SteeringVector
+from steer.vectors.vector import SteeringVector
 
 
 def standardised(scores: Tensor) -> Tensor:

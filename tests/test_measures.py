@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steer.intervals import difference, mean, ratio
-from steer.measures import distinct, has_word, moved, multiple_choice, preference, wrong_way
+from steer.measures.measures import (
+    distinct,
+    has_word,
+    moved,
+    multiple_choice,
+    preference,
+    wrong_way,
+)
 
 nats = st.floats(-800, 0)
 

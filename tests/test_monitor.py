@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import extract, pairs
 
-from steer.clock import TokenClock
+from steer.contrasts.source import ModelSource
 from steer.errors import InputError
 from steer.files import shown
-from steer.fit import auc
-from steer.heatmap import N_STEPS, colour, ink, luminance, page, step
-from steer.inject import injected
-from steer.model import Model, load
-from steer.monitor import monitor
-from steer.readouts import Readout, readouts
-from steer.record import capture
+from steer.fitting.fit import auc
+from steer.hooks.clock import TokenClock
+from steer.hooks.inject import injected
+from steer.hooks.record import capture
+from steer.models.model import Model, load
+from steer.monitoring.heatmap import N_STEPS, colour, ink, luminance, page, step
+from steer.monitoring.monitor import monitor
+from steer.monitoring.traces import Trace, TracedToken, reach, summarise
 from steer.sites import Site
-from steer.source import ModelSource
-from steer.traces import Trace, TracedToken, reach, summarise
-from steer.vector import SteeringVector
+from steer.steering.readouts import Readout, readouts
+from steer.vectors.vector import SteeringVector
 
 TEXTS = ["w3 w4 w5 w6 w7 w8", "w9", "w10 w11 w12", "w20 w21 w22 w23 w24 w25 w26 w27"]
 FAMILIES = ["llama", "gpt2", "gemma2", "qwen3", "falcon", "bloom"]

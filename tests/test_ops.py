@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from steer import ops
+from steer.hooks import ops
 
 WIDTH = 16
 seeds = st.integers(0, 10_000)

@@ -8,12 +8,13 @@ from conftest import make_vector
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer import contrast_files, heldout, overlap, store
-from steer.contrasts import Contrasts, ContrastSource
+from steer.contrasts import contrast_files, heldout, overlap
+from steer.contrasts.contrasts import Contrasts, ContrastSource
+from steer.contrasts.frame import Frame
+from steer.contrasts.schema import Names
 from steer.errors import InputError, VectorError
-from steer.frame import Frame
-from steer.metadata import decode, encode
-from steer.schema import Names
+from steer.vectors import store
+from steer.vectors.metadata import decode, encode
 
 words = st.lists(st.text("abc", min_size=1, max_size=6), max_size=12)
 

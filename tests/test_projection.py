@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from recorded import extract, pairs
 
 from steer.errors import SiteError, VectorError
-from steer.gates import prompt_values
-from steer.metadata import Spread
-from steer.operation import ADD, Coefficient, Operation
-from steer.projection import Condition, Gate, Projection, gate, projection, reading_layer
-from steer.spec import parse, parse_condition, parse_read
-from steer.steers import Steer, resolve
-from steer.vector import SteeringVector
+from steer.hooks.gates import prompt_values
+from steer.steering.operation import ADD, Coefficient, Operation
+from steer.steering.projection import Condition, Gate, Projection, gate, projection, reading_layer
+from steer.steering.spec import parse, parse_condition, parse_read
+from steer.steering.steers import Steer, resolve
+from steer.vectors.metadata import Spread
+from steer.vectors.vector import SteeringVector
 
 PAIRS = [(f"w{3 + i} w{20 + i} w{7 + i}", f"w{30 + i} w{9 + i} w{40 + i}") for i in range(12)]
 

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steer.errors import VectorError
-from steer.metadata import Spread
-from steer.readouts import Readout, readout, readouts
 from steer.sites import Site
-from steer.vector import SteeringVector
+from steer.steering.readouts import Readout, readout, readouts
+from steer.vectors.metadata import Spread
+from steer.vectors.vector import SteeringVector
 
 numbers = st.integers(-1_000, 1_000).map(lambda value: value / 10)
 spreads = st.builds(Spread, mean=numbers, std=st.integers(1, 300).map(lambda value: value / 10))

@@ -8,12 +8,12 @@ import torch
 from conftest import SHARED, needs_shared
 from recorded import extract, pairs
 
-from steer.clock import TokenClock
-from steer.inject import injected
-from steer.model import Model, load
-from steer.operation import Coefficient
-from steer.source import ModelSource
-from steer.steers import Steer
+from steer.contrasts.source import ModelSource
+from steer.hooks.clock import TokenClock
+from steer.hooks.inject import injected
+from steer.models.model import Model, load
+from steer.steering.operation import Coefficient
+from steer.steering.steers import Steer
 
 pytestmark = needs_shared
 

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtures)
 
-from steer import store
 from steer.errors import InputError, VectorError
-from steer.named import NamedSteer, resolved
-from steer.recipe import read, to_toml
+from steer.steering.named import NamedSteer, resolved
+from steer.steering.recipe import read, to_toml
+from steer.vectors import store
 
 
 def write(path: str, *, include: list[str] | None = None, steers: list[str] | None = None) -> Path:

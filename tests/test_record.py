@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from recorded import extract, pairs
 from recorded import settings as read_settings
 
-from steer.contrasts import Contrasts
+from steer.contrasts.contrasts import Contrasts
+from steer.contrasts.passages import Message, Passage
+from steer.contrasts.reading import Reading, Tokens, readings
 from steer.errors import InputError, SiteError
 from steer.extract import plan
-from steer.model import Model
-from steer.packing import batches
-from steer.passages import Message, Passage
+from steer.hooks.packing import batches
+from steer.hooks.record import capture, record
+from steer.models.model import Model
 from steer.positions import parse
-from steer.reading import Reading, Tokens, readings
-from steer.record import capture, record
 from steer.sites import SITE_NAMES, Site
 
 FAMILIES = ["llama", "gpt2", "gemma2", "qwen3", "falcon", "bloom"]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from steer.recovery import recovery, token_kl
+from steer.distillation.recovery import recovery, token_kl
 
 
 def log(*rows: list[float]) -> torch.Tensor:

@@ -12,19 +12,19 @@ import torch
 from families import FAMILIES
 from torch import Tensor
 
-from steer import scoring, trunk
-from steer.batches import Text, distance, drift, log_prob
-from steer.clock import TokenClock
+from steer.distillation.recovery import token_kl
 from steer.errors import HookError, InputError
-from steer.gates import opened, prompt_values
-from steer.inject import injected
-from steer.model import Model
-from steer.operation import Coefficient, Operation
-from steer.projection import Condition, Gate, Pooling, Projection
-from steer.recovery import token_kl
-from steer.scope import EVERYWHERE, Scope, parse_schedule, parse_scope
-from steer.scoring import CONDITION, UNSTEERED, Cell, score
-from steer.trunk import takes_trunks
+from steer.evaluation import scoring, trunk
+from steer.evaluation.batches import Text, distance, drift, log_prob
+from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, score
+from steer.evaluation.trunk import takes_trunks
+from steer.hooks.clock import TokenClock
+from steer.hooks.gates import opened, prompt_values
+from steer.hooks.inject import injected
+from steer.models.model import Model
+from steer.steering.operation import Coefficient, Operation
+from steer.steering.projection import Condition, Gate, Pooling, Projection
+from steer.steering.scope import EVERYWHERE, Scope, parse_schedule, parse_scope
 
 each_family = pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "mixtral"])
 

@@ -10,7 +10,7 @@ from conftest import SHARED, needs_shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer.selection import Candidate, nearest, pareto, refusal_direction, strongest
+from steer.measures.selection import Candidate, nearest, pareto, refusal_direction, strongest
 
 number = st.floats(-10, 10)
 cells = st.lists(st.tuples(number, st.floats(0, 10)), min_size=1)

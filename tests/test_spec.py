@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steer.errors import SteerError, UsageError
-from steer.operation import ADD, Coefficient, Operation
-from steer.scope import CONSTANT, Schedule, Scope
 from steer.sites import Site, format_layers, parse_layers
-from steer.spec import ConditionSpec, ReadSpec, SteerSpec, parse, parse_condition
+from steer.steering.operation import ADD, Coefficient, Operation
+from steer.steering.scope import CONSTANT, Schedule, Scope
+from steer.steering.spec import ConditionSpec, ReadSpec, SteerSpec, parse, parse_condition
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from steer import files, store
+from steer import files
 from steer.errors import SteerError, VectorError
-from steer.metadata import FORMAT, decode, encode
-from steer.vector import SteeringVector
+from steer.vectors import store
+from steer.vectors.metadata import FORMAT, decode, encode
+from steer.vectors.vector import SteeringVector
 
 
 def sealed_bytes() -> bytes:

@@ -13,14 +13,15 @@ import tiny
 from conftest import make_vector
 from test_cli import PAIRS, failed, steer
 
-from steer import pictures, report, store
 from steer.cli.heat import heat_map
 from steer.errors import UsageError
-from steer.grids import Grid, Plan, default_coefficients
-from steer.operation import Coefficient
+from steer.evaluation.scoring import Scorer
+from steer.evaluation.verdict import Budget, _instability, _ordered
+from steer.measures import pictures, report
+from steer.measures.grids import Grid, Plan, default_coefficients
 from steer.pocket.pairs import story_pairs
-from steer.scoring import Scorer
-from steer.verdict import Budget, _instability, _ordered
+from steer.steering.operation import Coefficient
+from steer.vectors import store
 
 
 def plan_of(n_rows: int, shares: tuple[float, ...]) -> Plan:

@@ -9,16 +9,16 @@ import pytest
 import tiny
 import torch
 
-from steer.apply import Generation, Sampling, generate
-from steer.clock import TokenClock
 from steer.errors import GuardError, UsageError
-from steer.inject import injected
-from steer.model import Model
-from steer.operation import Operation
-from steer.projection import Condition, Guard, OnTrip, Projection
-from steer.scope import Scope
-from steer.steers import Steer
-from steer.watch import Watch
+from steer.generate.apply import Generation, Sampling, generate
+from steer.hooks.clock import TokenClock
+from steer.hooks.inject import injected
+from steer.hooks.watch import Watch
+from steer.models.model import Model
+from steer.steering.operation import Operation
+from steer.steering.projection import Condition, Guard, OnTrip, Projection
+from steer.steering.scope import Scope
+from steer.steering.steers import Steer
 
 PROMPTS = ["w5 w9", "w12 w7 w33 w8 w41 w6 w19", "w60"]
 GREEDY = Sampling(max_tokens=8, temperature=0)

@@ -18,12 +18,12 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from steer.model import Model, wrap
-from steer.operation import Coefficient
-from steer.scope import EVERYWHERE, Scope
+from steer.models.model import Model, wrap
 from steer.sites import Site
-from steer.steers import Steer
-from steer.vector import SteeringVector
+from steer.steering.operation import Coefficient
+from steer.steering.scope import EVERYWHERE, Scope
+from steer.steering.steers import Steer
+from steer.vectors.vector import SteeringVector
 
 #: Trims, as most do, and puts two tokens after what a user says.
 CHAT_TEMPLATE = (

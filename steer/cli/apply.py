@@ -14,12 +14,12 @@ import typer
 from steer.cli import generated, options, output
 from steer.cli.recipe import RecipeOption, settings
 from steer.cli.watched import Looking, report_watched
-from steer.source import ModelSource
+from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.generation import Generation, Sampling
-    from steer.model import Model
-    from steer.steers import Steer
+    from steer.models.model import Model
+    from steer.steering.generation import Generation, Sampling
+    from steer.steering.steers import Steer
 
 
 def register(app: typer.Typer) -> None:
@@ -120,8 +120,8 @@ def apply(
     """
     from steer.errors import UsageError
     from steer.files import check_writable
-    from steer.generation import Sampling
-    from steer.named import behind, resolved
+    from steer.steering.generation import Sampling
+    from steer.steering.named import behind, resolved
 
     typed = {
         "max_tokens": max_tokens,
@@ -152,7 +152,7 @@ def apply(
     steers = resolved(asked)
     looking.read_vectors()
     model = options.load_model(source)
-    from steer.steers import check_all_fit
+    from steer.steering.steers import check_all_fit
 
     used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
     for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
@@ -198,7 +198,7 @@ def _prompts(prompt: str | None, path: Path | None) -> list[str]:
         UsageError: two of them at once, or none.
         InputError: the file holds none, or something else.
     """
-    from steer import prompts
+    from steer.contrasts import prompts
     from steer.errors import UsageError
 
     if path is not None:
@@ -249,7 +249,7 @@ class _Run:
     def _generate(
         self, steers: Sequence[Steer], *, guarded: bool = True, **callbacks: Any
     ) -> list[Generation]:
-        from steer.apply import generate
+        from steer.generate.apply import generate
 
         texts = list(self.prompts)
         if self.chat:

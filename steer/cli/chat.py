@@ -12,11 +12,11 @@ import typer
 from steer.cli import options, output
 from steer.cli.recipe import RecipeOption, settings
 from steer.cli.watched import report_steering
+from steer.contrasts.source import ModelSource
 from steer.errors import SteerError
-from steer.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.chat import Chat, Outcome
+    from steer.generate.chat import Chat, Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -55,8 +55,8 @@ def chat(
     steer chat -m Qwen/Qwen2.5-0.5B-Instruct -v warm:4 --system "You are a cook."
     printf '/steer sea 2\\nTell me a story.\\n/compare\\n' | steer chat
     """
-    from steer.generation import Sampling
-    from steer.named import resolved
+    from steer.steering.generation import Sampling
+    from steer.steering.named import resolved
 
     typed = {
         "max_tokens": max_tokens,
@@ -72,8 +72,8 @@ def chat(
     sampling = Sampling(**chosen | {"stop": tuple(chosen["stop"])})
     resolved(steers)  # what is wrong with them is known before the model loads
     model = options.load_model(source)
-    from steer.chat import Chat
-    from steer.conversation import Conversation
+    from steer.generate.chat import Chat
+    from steer.generate.conversation import Conversation
 
     talk = Conversation(model, system=system)
     chatting = Chat(talk, sampling, steers, allow_other_model=allow_other_model)
@@ -132,7 +132,7 @@ def _obey(chatting: Chat, *, show: bool) -> list[dict[str, Any]]:
 
 
 def _piped() -> Iterator[str]:
-    from steer.records import decoded
+    from steer.contrasts.records import decoded
 
     for number, line in enumerate(sys.stdin.buffer, 1):
         yield decoded(line, f"line {number} of stdin")

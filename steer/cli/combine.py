@@ -11,8 +11,8 @@ from steer.cli import options, output
 from steer.cli.recipe import RecipeOption
 
 if TYPE_CHECKING:
-    from steer.steers import Steer
-    from steer.vector import SteeringVector
+    from steer.steering.steers import Steer
+    from steer.vectors.vector import SteeringVector
 
 
 def register(app: typer.Typer) -> None:
@@ -55,9 +55,10 @@ def combine(
     steer combine joyful --orthogonal-to formal -o vectors/joy-alone.safetensors
     steer combine --recipe examples/recipes/captain.toml -o vectors/captain.safetensors
     """
-    from steer import algebra, store
     from steer.errors import UsageError
     from steer.files import check_writable
+    from steer.steering import algebra
+    from steer.vectors import store
 
     if op not in ("sum", "mean"):
         raise UsageError(f"{op!r} is not a way to combine", hint="use sum or mean")
@@ -80,11 +81,11 @@ def combine(
         )
     metadata = store.write(out, combined, force=force).metadata
     if json:
-        from steer.metadata import to_json
+        from steer.vectors.metadata import to_json
 
         output.as_json({"path": str(out), **to_json(metadata)})
         return
-    from steer.cli.show import layer_table
+    from steer.cli.tables import layer_table
 
     layer_table(metadata)
     output.note(f'wrote {out}; try: steer apply "One day" -v {out} --compare')
@@ -96,9 +97,9 @@ def _collapsed(recipe: Path, name: str, description: str, license: str) -> Steer
     Raises:
         SteerError: no recipe, a vector that is missing, or steers that no one vector stands for.
     """
-    from steer.collapse import collapse
-    from steer.named import resolved
-    from steer.recipe import read
+    from steer.steering.collapse import collapse
+    from steer.steering.named import resolved
+    from steer.steering.recipe import read
 
     found = read(recipe)
     description = description or found.description
@@ -111,11 +112,12 @@ def _part(text: str) -> Steer:
     Raises:
         UsageError: it names positions, which a vector does not have.
     """
-    from steer import spec, store
     from steer.errors import UsageError
-    from steer.operation import ADD, Coefficient
-    from steer.scope import CONSTANT, EVERYWHERE
-    from steer.steers import Steer
+    from steer.steering import spec
+    from steer.steering.operation import ADD, Coefficient
+    from steer.steering.scope import CONSTANT, EVERYWHERE
+    from steer.steering.steers import Steer
+    from steer.vectors import store
 
     typed = spec.parse(text)
     if (typed.scope, typed.schedule) != (EVERYWHERE, CONSTANT):

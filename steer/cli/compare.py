@@ -10,8 +10,8 @@ import typer
 from steer.cli import options, output
 
 if TYPE_CHECKING:
-    from steer.algebra import Likeness
-    from steer.vector import SteeringVector
+    from steer.steering.algebra import Likeness
+    from steer.vectors.vector import SteeringVector
 
 
 def register(app: typer.Typer) -> None:
@@ -31,8 +31,9 @@ def compare(
     steer compare joyful calm
     steer compare run1.safetensors run2.safetensors run3.safetensors --json
     """
-    from steer import algebra, store
     from steer.errors import UsageError
+    from steer.steering import algebra
+    from steer.vectors import store
 
     if len(vectors) < 2:
         raise UsageError("one vector has nothing to be compared with", hint="name another")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import options, output
-from steer.contrasts import ContrastSource
+from steer.contrasts.contrasts import ContrastSource
 
 if TYPE_CHECKING:
-    from steer.contrasts import Contrasts
-    from steer.records import Record
-    from steer.schema import Names
+    from steer.contrasts.contrasts import Contrasts
+    from steer.contrasts.records import Record
+    from steer.contrasts.schema import Names
 
 #: The option of every command that reads such files.
 Map = Annotated[
@@ -70,8 +70,8 @@ def with_contrasts(command: options.Command) -> options.Command:
 
 
 def _source(**chosen: Any) -> ContrastSource:
-    from steer.frame import Frame
-    from steer.schema import parse_mapping
+    from steer.contrasts.frame import Frame
+    from steer.contrasts.schema import parse_mapping
 
     template = chosen.pop("template")
     if template is not None:
@@ -89,7 +89,7 @@ def read_contrasts(source: ContrastSource) -> Contrasts:
     Raises:
         SteerError: they cannot be read.
     """
-    from steer.contrast_files import read
+    from steer.contrasts.contrast_files import read
 
     contrasts = read(source, lambda name: records_of(name, source.names))
     for text in contrasts.notes:
@@ -103,9 +103,9 @@ def records_of(name: str, names: Names) -> Iterable[Record]:
     Raises:
         SteerError: they cannot be read.
     """
+    from steer.contrasts.hubdata import PREFIX, rows
+    from steer.contrasts.records import records
     from steer.errors import InputError
-    from steer.hubdata import PREFIX, rows
-    from steer.records import records
 
     if name.startswith(PREFIX):
         with output.status(f"loading {name}"):

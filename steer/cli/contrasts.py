@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from steer.cli import contrast_options, options, output
-from steer.contrasts import ContrastSource
-from steer.source import ModelSource
+from steer.contrasts.contrasts import ContrastSource
+from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.check import Report
-    from steer.contrasts import Contrasts
-    from steer.passages import Passage
+    from steer.contrasts.check import Report
+    from steer.contrasts.contrasts import Contrasts
+    from steer.contrasts.passages import Passage
 
 _HELP = """Look at contrast sets: what they hold, and what they give away.
 
@@ -59,12 +59,12 @@ def check(
     """
     from dataclasses import asdict
 
-    from steer.check import report
+    from steer.contrasts.check import report
 
     found = contrast_options.read_contrasts(contrasts)
     tokens = None
     if source is not None:
-        from steer import encoding
+        from steer.models import encoding
 
         with output.status(f"loading the tokenizer of {source.name}"):
             tokenizer = encoding.load(source)

@@ -36,10 +36,10 @@ def demo(
     steer demo
     steer demo examples/contrasts/joyful.jsonl
     """
-    from steer.contrast_files import read
-    from steer.contrasts import ContrastSource
+    from steer.contrasts.contrast_files import read
+    from steer.contrasts.contrasts import ContrastSource
+    from steer.contrasts.source import ModelSource
     from steer.pocket.pairs import AWAY_FROM, KIND, VALUE, story_pairs
-    from steer.source import ModelSource
 
     if contrasts is not None:
         contrast_set = contrast_options.read_contrasts(ContrastSource(contrasts))
@@ -47,13 +47,14 @@ def demo(
         drawn = [("drawn", pair) for pair in story_pairs(KIND, VALUE, AWAY_FROM)]
         contrast_set = read(ContrastSource("drawn"), lambda name: drawn)
     model = options.load_model(ModelSource())
-    from steer import spec, store
-    from steer.apply import Sampling, generate
-    from steer.cli.show import layer_table
+    from steer.cli.tables import layer_table
     from steer.demo import measure, n_generations
     from steer.extract import ReadSettings, plan, record_contrasts
-    from steer.fitting import FitSettings
-    from steer.steers import resolve
+    from steer.fitting.fitting import FitSettings
+    from steer.generate.apply import Sampling, generate
+    from steer.steering import spec
+    from steer.steering.steers import resolve
+    from steer.vectors import store
 
     with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go
         path = Path(folder) / "joyful.safetensors"

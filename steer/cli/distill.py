@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options, output
-from steer.source import ModelSource
+from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.descent import DistillSettings
-    from steer.lessons import Conditions
-    from steer.metadata import Metadata
-    from steer.model import Model
-    from steer.vector import SteeringVector
+    from steer.distillation.descent import DistillSettings
+    from steer.distillation.lessons import Conditions
+    from steer.models.model import Model
+    from steer.vectors.metadata import Metadata
+    from steer.vectors.vector import SteeringVector
 
 
 def register(app: typer.Typer) -> None:
@@ -67,11 +67,11 @@ def distill(
     steer distill --condition "Everyone was sad." -m MODEL --rank 16 --layers all -o x.safetensors
     steer distill --condition "You are a pirate." --chat -m MODEL -o pirate.safetensors
     """
-    from steer import prompts as prompts_library
-    from steer import store
+    from steer.contrasts import prompts as prompts_library
     from steer.errors import UsageError
     from steer.files import check_writable
     from steer.sites import parse_layers
+    from steer.vectors import store
 
     if scope not in ("all", "response"):
         raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
@@ -82,8 +82,8 @@ def distill(
     if prompts is not None:
         texts = prompts_library.read(*options.read_input(prompts))
     model = options.load_model(source)
-    from steer.descent import DistillSettings
-    from steer.lessons import Conditions
+    from steer.distillation.descent import DistillSettings
+    from steer.distillation.lessons import Conditions
 
     settings = DistillSettings(
         name=name or out.stem,
@@ -106,8 +106,8 @@ def distill(
 def _run(
     model: Model, conditions: Conditions, prompts: list[str], settings: DistillSettings
 ) -> SteeringVector:
-    from steer.distill import distill as run
-    from steer.distill import n_units
+    from steer.distillation.distill import distill as run
+    from steer.distillation.distill import n_units
 
     with output.progress("sampling", n_units(model, settings)) as advance:
 
@@ -118,8 +118,8 @@ def _run(
 
 
 def _report(model: Model, path: Path, metadata: Metadata, *, json: bool) -> None:
-    from steer.cli.show import layer_table
-    from steer.metadata import to_json
+    from steer.cli.tables import layer_table
+    from steer.vectors.metadata import to_json
 
     told = metadata.method.distillation
     assert told is not None

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from steer.cli import options, output
-from steer.source import ModelSource
+from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.diagnosis import Check
-    from steer.model import Model
+    from steer.models.model import Model
 
 
 def register(app: typer.Typer) -> None:

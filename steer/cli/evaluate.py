@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import contrast_options, measuring, options, output
-from steer.source import ModelSource
+from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.evaluate import Row, Task
+    from steer.evaluation.evaluate import Row, Task
     from steer.intervals import Interval
-    from steer.model import Model
+    from steer.models.model import Model
 
 TITLES = {
     "preference": "preference",
@@ -101,11 +101,11 @@ def evaluate(
     steer eval -v refusal:ablate@all --when 'refusal>auto' --texts pairs.jsonl
     steer eval -v mean.safetensors -v pca.safetensors --texts pairs.jsonl -m MODEL -o eval.json
     """
+    from steer.contrasts.schema import parse_mapping
     from steer.errors import InputError
     from steer.files import check_writable
-    from steer.named import NamedSteer, behind, resolved
-    from steer.schema import parse_mapping
-    from steer.steers import check_all_fit
+    from steer.steering.named import NamedSteer, behind, resolved
+    from steer.steering.steers import check_all_fit
 
     named = behind([NamedSteer(text) for text in vector], when, "--when")
     if out is not None:
@@ -131,8 +131,8 @@ def evaluate(
     for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
         output.warning(text)
     task = asked.task(held_out, known, judge)
-    from steer.evaluate import evaluate as run
-    from steer.evaluate import n_units, variants
+    from steer.evaluation.evaluate import evaluate as run
+    from steer.evaluation.evaluate import n_units, variants
 
     rows = variants(steers, condition=told and told[0])
     with output.progress("measuring", n_units(task, rows)) as advance:
@@ -153,7 +153,7 @@ def evaluate(
 
 def _report(model: Model, rows: Sequence[Row], task: Task, command: str) -> dict[str, Any]:
     from steer.intervals import plain
-    from steer.measures import wrong_way
+    from steer.measures.measures import wrong_way
 
     pairs = task.held_out.pairs
     conditions = task.writing.conditions
@@ -205,7 +205,7 @@ def _print(model: Model, rows: Sequence[Row], task: Task, command: str) -> None:
 
 def _print_items(rows: Sequence[Row]) -> None:
     """Which pairs a vector moves the wrong way."""
-    from steer.measures import wrong_way
+    from steer.measures.measures import wrong_way
 
     for row in rows:
         if row.variant.kind != "vector" or row.shifts is None:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer.cli import contrast_options, options, output
-from steer.contrasts import ContrastSource
+from steer.cli import contrast_options, options, output, tables
+from steer.contrasts.contrasts import ContrastSource
+from steer.contrasts.source import ModelSource
 from steer.errors import SteerError
-from steer.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.activations import Activations
     from steer.extract import Plan
-    from steer.model import Model
+    from steer.fitting.activations import Activations
+    from steer.models.model import Model
 
 
 def register(app: typer.Typer) -> None:
@@ -74,13 +74,13 @@ def extract(
     """
     from dataclasses import asdict
 
-    from steer import store
+    from steer.contrasts.reading import check_positions
     from steer.files import check_writable
-    from steer.fit import check_method
-    from steer.fitting import FitSettings
+    from steer.fitting.fit import check_method
+    from steer.fitting.fitting import FitSettings
     from steer.positions import parse_list
-    from steer.reading import check_positions
     from steer.sites import parse_layers
+    from steer.vectors import store
 
     asked = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
@@ -107,7 +107,7 @@ def extract(
     with _recorded(model, planned, path, keep) as found:
         vectors = options.fitted(found, fit_settings)
     sealed = store.write(path, vectors[0], force=force)
-    options.report_vector(
+    tables.report_vector(
         path,
         [sealed, *vectors[1:]],
         described=model.describe(),
@@ -124,8 +124,8 @@ def _recorded(model: Model, planned: Plan, out: Path, keep: Path | None) -> Iter
     A run that dies leaves it behind, and the same command goes on from it; one that the user
     interrupts leaves it only if it was to be kept.
     """
-    from steer.activations import discard
     from steer.extract import record_contrasts
+    from steer.fitting.activations import discard
 
     target = keep or out
     part = target.with_name(f"{target.name}.part")
@@ -148,7 +148,7 @@ def _recorded(model: Model, planned: Plan, out: Path, keep: Path | None) -> Iter
 def _default_path(name: str | None, contrasts: str | None) -> Path:
     from steer.errors import UsageError
     from steer.files import safe_name
-    from steer.store import SUFFIX
+    from steer.vectors.store import SUFFIX
 
     # Of a dataset its own name; of stdin there is none.
     stem = name or Path((contrasts or "").partition("@")[0]).stem.removeprefix("hf:")

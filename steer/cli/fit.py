@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from steer.cli import options
+from steer.cli import options, tables
 
 
 def register(app: typer.Typer) -> None:
@@ -39,12 +39,12 @@ def fit(
     steer fit acts.safetensors --method lda -o joyful-lda.safetensors
     steer fit acts.safetensors --positions last --site attn_out -o joyful-last.safetensors
     """
-    from steer import store
-    from steer.activations import open_kept
     from steer.files import check_writable
-    from steer.fitting import FitSettings
+    from steer.fitting.activations import open_kept
+    from steer.fitting.fitting import FitSettings
     from steer.positions import parse_list
     from steer.sites import parse_layers
+    from steer.vectors import store
 
     store.check_path(out)
     check_writable(out, force=force)
@@ -60,4 +60,4 @@ def fit(
     with open_kept(activations) as found:
         vectors = options.fitted(found, settings)
     vectors[0] = store.write(out, vectors[0], force=force)
-    options.report_vector(out, vectors, described=found.recording.model.id, json=json)
+    tables.report_vector(out, vectors, described=found.recording.model.id, json=json)

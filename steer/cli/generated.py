@@ -10,7 +10,7 @@ from steer.cli import output
 from steer.cli.watched import report_watched
 
 if TYPE_CHECKING:
-    from steer.generation import Generation
+    from steer.steering.generation import Generation
 
 
 def records(

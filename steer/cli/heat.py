@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from steer.grids import Grid, Plan
+    from steer.measures.grids import Grid, Plan
 
 #: From weak to strong; also in grey, and for the colour-blind, each is darker than the next.
 RAMP = ("#00224e", "#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2c060", "#fee838")

@@ -28,10 +28,10 @@ def list_vectors(
     steer list
     steer list ~/team/vectors --json
     """
-    from steer import store
     from steer.errors import VectorError
-    from steer.metadata import to_json
     from steer.sites import format_layers
+    from steer.vectors import store
+    from steer.vectors.metadata import to_json
 
     searched = folders or [folder for folder in store.folders() if folder.is_dir()]
     headers = []

@@ -13,11 +13,11 @@ import typer
 from steer.cli import contrast_options, options, output
 
 if TYPE_CHECKING:
-    from steer.concepts import Judge
-    from steer.evaluate import Task
-    from steer.heldout import HeldOut
-    from steer.metadata import Metadata
-    from steer.schema import Names
+    from steer.contrasts.heldout import HeldOut
+    from steer.contrasts.schema import Names
+    from steer.evaluation.evaluate import Task
+    from steer.measures.concepts import Judge
+    from steer.vectors.metadata import Metadata
 
 Texts = Annotated[
     str | None,
@@ -89,7 +89,7 @@ class Asked:
         Raises:
             InputError: the file cannot be used, or a vector was made from some of it.
         """
-        from steer import heldout
+        from steer.contrasts import heldout
 
         if self.texts is None:
             return heldout.HeldOut()
@@ -131,11 +131,11 @@ class Asked:
         Raises:
             InputError: a file that cannot be used.
         """
-        from steer import heldout, prompts
-        from steer.evaluate import Task
-        from steer.lessons import Conditions
-        from steer.schema import Names
-        from steer.written import Writing
+        from steer.contrasts import heldout, prompts
+        from steer.contrasts.schema import Names
+        from steer.distillation.lessons import Conditions
+        from steer.evaluation.evaluate import Task
+        from steer.evaluation.written import Writing
 
         told = self.condition_of(vectors)
         chat = self.in_chat(vectors) or held_out.chat
@@ -160,7 +160,7 @@ class Asked:
 
 def _condition(metadata: Metadata) -> str | None:
     """The one condition that a file knows, if it stood before the texts and in no template."""
-    from steer.provenance import SEVERAL
+    from steer.vectors.provenance import SEVERAL
 
     positive = metadata.contrast.positive
     if positive is None or metadata.read.template or SEVERAL in positive:
@@ -181,7 +181,7 @@ def concept(text: str | None) -> Judge | None:
         UsageError: it means nothing.
         ModelError: a classifier that cannot be loaded.
     """
-    from steer import concepts
+    from steer.measures import concepts
 
     if text is None:
         return None
@@ -196,7 +196,7 @@ def concept(text: str | None) -> Judge | None:
     if not equals:
         raise UsageError("a classifier needs a label", hint=f"write classifier:{rest}=LABEL")
     with output.status(f"loading {location}"):
-        from steer.classifier import load
+        from steer.evaluation.classifier import load
 
         return concepts.by_classifier(load(location), label)
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import options, output
-from steer.source import ModelSource
+from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.readouts import Readout
-    from steer.traces import Trace
+    from steer.monitoring.traces import Trace
+    from steer.steering.readouts import Readout
 
 
 def register(app: typer.Typer) -> None:
@@ -73,8 +73,8 @@ def monitor(
     readouts = [one for typed in vector for one in _readouts(typed)]
     given = _texts(text, texts)
     model = options.load_model(source)
-    from steer.monitor import monitor as run
-    from steer.steers import check_all_fit
+    from steer.monitoring.monitor import monitor as run
+    from steer.steering.steers import check_all_fit
 
     used = [readout.vector for readout in readouts]
     for warning in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
@@ -84,7 +84,7 @@ def monitor(
         traces = run(model, read, readouts, special=not chat, on_done=advance)
     output.note(f"{model.describe()} · {' · '.join(map(str, readouts))}")
     if html is not None:
-        from steer.heatmap import page
+        from steer.monitoring.heatmap import page
 
         title = f"steer monitor · {model.identity.id}"
         write_atomic(html, page(title, traces, readouts).encode(), force=force)
@@ -105,9 +105,10 @@ def _readouts(typed: str) -> list[Readout]:
     Raises:
         UsageError: it says what to do, and when, which reading has not.
     """
-    from steer import spec, store
     from steer.errors import UsageError
-    from steer.readouts import readouts
+    from steer.steering import spec
+    from steer.steering.readouts import readouts
+    from steer.vectors import store
 
     parsed = spec.parse(typed)
     if parsed != spec.SteerSpec(parsed.reference, layers=parsed.layers):
@@ -127,7 +128,7 @@ def _texts(text: str | None, path: Path | None) -> list[str]:
         UsageError: two of them at once, or none.
         InputError: the file holds none, or something else.
     """
-    from steer import prompts
+    from steer.contrasts import prompts
     from steer.errors import UsageError
 
     if path is not None:
@@ -142,8 +143,8 @@ def _texts(text: str | None, path: Path | None) -> list[str]:
 
 
 def _coloured(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
-    from steer.heatmap import colour, hexed, ink, meaning, step
-    from steer.traces import reach, summarise
+    from steer.monitoring.heatmap import colour, hexed, ink, meaning, step
+    from steer.monitoring.traces import reach, summarise
 
     styles = [
         f"{hexed(ink(colour(number)))} on {hexed(colour(number))}"
@@ -188,7 +189,7 @@ def _numbers(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
 
 
 def _summaries(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
-    from steer.traces import summarise
+    from steer.monitoring.traces import summarise
 
     rows = []
     for number, trace in enumerate(traces, 1):
@@ -214,7 +215,7 @@ def _table(
 def _as_json(model: str, traces: Sequence[Trace], readouts: Sequence[Readout]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from steer.traces import summarise
+    from steer.monitoring.traces import summarise
 
     return {
         "model": model,

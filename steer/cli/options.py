@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 
@@ -13,14 +13,13 @@ import typer
 from steer.cli import output
 
 if TYPE_CHECKING:
-    from steer.activations import Activations
-    from steer.fitting import FitSettings
-    from steer.metadata import Metadata
-    from steer.model import Model
-    from steer.provenance import FitMethod
+    from steer.contrasts.source import ModelSource
+    from steer.fitting.activations import Activations
+    from steer.fitting.fitting import FitSettings
+    from steer.models.model import Model
     from steer.sites import SiteName
-    from steer.source import ModelSource
-    from steer.vector import SteeringVector
+    from steer.vectors.provenance import FitMethod
+    from steer.vectors.vector import SteeringVector
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -61,7 +60,7 @@ def with_model(*, default: str | None) -> Callable[[Command], Command]:
     """
 
     def make(**chosen: Any) -> ModelSource | None:
-        from steer.source import ModelSource
+        from steer.contrasts.source import ModelSource
 
         name = chosen.pop("model") or default
         return ModelSource(name, **chosen) if name else None
@@ -113,7 +112,7 @@ def load_model(source: ModelSource) -> Model:
         ModelError: it cannot be loaded.
     """
     with output.status(f"loading {source.name}"):
-        from steer.model import load
+        from steer.models.model import load
 
         return load(source)
 
@@ -125,8 +124,8 @@ def method_name(text: str) -> FitMethod:
         UsageError: there is none of this name.
     """
     from steer.errors import UsageError
-    from steer.provenance import FitMethod
     from steer.sites import listed
+    from steer.vectors.provenance import FitMethod
 
     if text not in get_args(FitMethod):
         raise UsageError(f"{text!r} is not a method", hint=f"use {listed(get_args(FitMethod))}")
@@ -150,83 +149,11 @@ def site_names(text: str) -> tuple[SiteName, ...]:
 
 def fitted(found: Activations, settings: FitSettings) -> list[SteeringVector]:
     """Fit a recording, with a bar: the vector to start from, and then all that were compared."""
-    from steer.fitting import best, fit_vectors
+    from steer.fitting.fitting import best, fit_vectors
 
     with output.progress("fitting", len(found.recording.columns)) as advance:
         vectors = fit_vectors(found, settings, advance)
     return [best(vectors), *vectors]
-
-
-def report_vector(
-    path: Path,
-    vectors: list[SteeringVector],
-    *,
-    described: str,
-    json: bool,
-    told: Sequence[str] = (),
-    **more: Any,
-) -> None:
-    """What was made, for `extract` and `fit`: vectors as from `fitted`, the first as written.
-
-    told: warnings about the data. more: what else goes into the JSON.
-    """
-    from steer.cli.show import layer_table, where_read
-    from steer.fitting import warnings
-    from steer.metadata import to_json
-
-    metadata, compared = vectors[0].metadata, [vector.metadata for vector in vectors[1:]]
-    found = [*told, *warnings(vectors[0])]
-    for text in found:
-        output.warning(text)
-    if json:
-        rows = [_compared_row(one) for one in compared]
-        more |= {"compared": rows} if len(rows) > 1 else {}
-        output.as_json({"path": str(path), **to_json(metadata), "warnings": found, **more})
-        return
-    output.note(
-        f"{described} · {metadata.contrast} · {metadata.method.name} of {metadata.site},"
-        f" {where_read(metadata.read)}"
-    )
-    if len(compared) > 1:
-        _comparison(metadata, compared)
-        output.line()
-    layer_table(metadata)
-    layers = ", ".join(map(str, metadata.recommended.layers))
-    output.note(f"recommended layer {layers}: {metadata.recommended.evidence}")
-    prompt = '"How are you?" --chat' if metadata.read.chat else '"One day"'
-    output.note(f"wrote {path}; try: steer apply {prompt} -v {path} --compare")
-
-
-def _compared_row(metadata: Metadata) -> dict[str, Any]:
-    """A site and position at the layer that is recommended there."""
-    row = metadata.at(metadata.recommended.layers[0])
-    return {
-        "site": metadata.site,
-        "positions": metadata.read.positions,
-        "layer": row.layer,
-        "share": row.share,
-        "separability": row.separability,
-        "coherence": row.coherence,
-    }
-
-
-def _comparison(chosen: Metadata, compared: Sequence[Metadata]) -> None:
-    rows = []
-    for metadata in compared:
-        row = _compared_row(metadata)
-        is_chosen = (metadata.site, metadata.read) == (chosen.site, chosen.read)
-        numbers = [row["separability"], *([row["coherence"]] if chosen.contrast.paired else [])]
-        rows.append(
-            [
-                row["site"],
-                row["positions"] + (" *" if is_chosen else ""),
-                str(row["layer"]),
-                f"{row['share']:.0%}",
-                *("–" if number is None else f"{number:.2f}" for number in numbers),
-            ]
-        )
-    columns = ["site", "position", "best layer", "of residual", "separability", "coherence"]
-    output.table(columns[: len(rows[0])], rows, left=2)
 
 
 def read_input(path: Path) -> tuple[bytes, str]:

@@ -10,7 +10,7 @@ import typer
 from steer.cli import options, output
 
 if TYPE_CHECKING:
-    from steer.named import NamedSteer
+    from steer.steering.named import NamedSteer
 
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", help="A TOML file of vectors and settings.")
@@ -45,7 +45,7 @@ def show(
     """
     from dataclasses import asdict
 
-    from steer.recipe import read, to_toml
+    from steer.steering.recipe import read, to_toml
 
     found = read(recipe)
     if json:
@@ -69,8 +69,8 @@ def settings(
     Raises:
         SteerError: no recipe.
     """
-    from steer.named import NamedSteer
-    from steer.recipe import read
+    from steer.steering.named import NamedSteer
+    from steer.steering.recipe import read
 
     added = [NamedSteer(text) for text in vectors]
     if recipe is None:

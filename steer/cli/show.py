@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer.cli import options, output
-from steer.source import ModelSource
+from steer.cli import options, output, tables
+from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.lens import LayerLens
-    from steer.metadata import Metadata
-    from steer.provenance import Combination, Read
+    from steer.vectors.metadata import Metadata
+    from steer.vectors.provenance import Combination
 
 
 def register(app: typer.Typer) -> None:
@@ -48,8 +48,8 @@ def show(
     steer show joyful --lens -m pocket
     steer show vectors/joyful.safetensors --json
     """
-    from steer import store
-    from steer.metadata import to_json
+    from steer.vectors import store
+    from steer.vectors.metadata import to_json
 
     header = store.read_header(store.find(vector))
     rows = _lens(source, header.path, top, allow_other_model) if lens else []
@@ -61,15 +61,15 @@ def show(
         if value:
             output.line(f"{label:<12} {value}")
     output.line()
-    layer_table(header.metadata)
+    tables.layer_table(header.metadata)
     if lens:
         output.line()
         _lens_table(header.metadata, rows)
 
 
 def _lens(source: ModelSource, path: Path, top: int, allow_other_model: bool) -> list[LayerLens]:
-    from steer import store
-    from steer.steers import check_fits
+    from steer.steering.steers import check_fits
+    from steer.vectors import store
 
     vector = store.read(path)
     model = options.load_model(source)
@@ -87,7 +87,7 @@ def _lens_table(metadata: Metadata, rows: Sequence[LayerLens]) -> None:
     for row in rows:
         ends = (row.raised, row.lowered)
         words = ["  ".join(f"{one.text!r} {one.score:.1f}" for one in end) or "–" for end in ends]
-        cells.append([_marked(row.layer, metadata), *words])
+        cells.append([tables.marked(row.layer, metadata), *words])
     output.table(["layer", "raises", "lowers"], cells, left=3)
 
 
@@ -105,7 +105,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     read = (
         f"acts on {metadata.read.positions}"
         if contrast.kind == "condition"
-        else where_read(metadata.read)
+        else tables.where_read(metadata.read)
     )
     form = f"low-rank edit, rank {metadata.rank}" if metadata.rank else ""
     if metadata.method.combination is not None:
@@ -123,42 +123,10 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     ]
 
 
-def where_read(read: Read) -> str:
-    """`-2 position, in a chat`."""
-    frame = [f"system message {read.system!r}"] if read.system else []
-    frame += [f"template {read.template!r}"] if read.template else []
-    chat = ["in a chat"] if read.chat else []
-    return ", ".join([f"{read.positions} position", *chat, *frame])
-
-
 def _combined(how: Combination) -> str:
     """`sum of joyful:1 + calm:-50% (orthogonal to sad)`."""
-    from steer.operation import Coefficient
+    from steer.steering.operation import Coefficient
 
     parts = [f"{part.name}:{Coefficient(part.coefficient, part.unit)}" for part in how.parts]
     others = ", ".join(part.name for part in how.orthogonal_to)
     return f"{how.op} of {' + '.join(parts)}" + (f" (orthogonal to {others})" if others else "")
-
-
-def layer_table(metadata: Metadata) -> None:
-    """A row for each layer, the recommended ones marked; columns that say nothing are left out."""
-    rows = metadata.statistics
-    columns = {
-        "layer": [_marked(r.layer, metadata) for r in rows],
-        "norm": [f"{r.norm:.3g}" for r in rows],
-        "of residual": [f"{r.share:.0%}" if r.resid_norm else "–" for r in rows],
-        "separability": [_number(r.separability) for r in rows],
-    }
-    if any(r.coherence is not None for r in rows):
-        columns["coherence"] = [_number(r.coherence) for r in rows]
-    if metadata.method.name != "mean_diff" and any(r.agreement is not None for r in rows):
-        columns["cos mean_diff"] = [_number(r.agreement) for r in rows]
-    output.table(list(columns), list(zip(*columns.values(), strict=True)))
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _marked(layer: int, metadata: Metadata) -> str:
-    return f"{layer} *" if layer in metadata.recommended.layers else str(layer)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from steer.cli import contrast_options, measuring, options, output, swept
-from steer.source import ModelSource
+from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.evaluate import Task
-    from steer.findings import Findings
-    from steer.grids import Grid, Plan
-    from steer.model import Model
-    from steer.vector import SteeringVector
-    from steer.verdict import Budget
+    from steer.evaluation.evaluate import Task
+    from steer.evaluation.findings import Findings
+    from steer.evaluation.verdict import Budget
+    from steer.measures.grids import Grid, Plan
+    from steer.models.model import Model
+    from steer.vectors.vector import SteeringVector
 
 
 def register(app: typer.Typer) -> None:
@@ -100,10 +100,10 @@ def sweep(
     steer sweep -v pirate.safetensors --max-kl 0.05 --report sweep.html
     steer sweep -v warm --texts pairs.jsonl -m MODEL --layers 10-20 --coefficients 5%,10%,20%
     """
-    from steer import store
+    from steer.contrasts.schema import parse_mapping
     from steer.errors import InputError, UsageError
     from steer.files import check_writable
-    from steer.schema import parse_mapping
+    from steer.vectors import store
 
     if rule not in ("budget", "refusal_direction"):
         raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
@@ -111,7 +111,7 @@ def sweep(
         if path is not None:
             check_writable(path, force=force)
     if plot is not None or report is not None:
-        from steer.pictures import check_format
+        from steer.measures.pictures import check_format
 
         check_format(plot)
     asked = measuring.Asked(
@@ -133,10 +133,10 @@ def sweep(
     if rule != "budget" and held_out.pairs is None:
         raise UsageError(f"the rule {rule} needs held-out pairs", hint="pass --texts")
     model = options.load_model(source)
-    from steer.grids import Plan
-    from steer.spec import SteerSpec
-    from steer.steers import check_fits, resolve
-    from steer.verdict import Budget
+    from steer.evaluation.verdict import Budget
+    from steer.measures.grids import Plan
+    from steer.steering.spec import SteerSpec
+    from steer.steering.steers import check_fits, resolve
 
     steer = resolve(SteerSpec(str(found_at)), read)
     for text in check_fits(read, model.identity, allow_other_model=allow_other_model):
@@ -163,9 +163,9 @@ def sweep(
 
 def _run(model: Model, plan: Plan, budget: Budget, task: Task) -> Findings:
     from steer.cli.heat import heat_map
-    from steer.findings import Findings
-    from steer.sweep import bench, journal, n_units, run
-    from steer.verdict import judge
+    from steer.evaluation.findings import Findings
+    from steer.evaluation.sweep import bench, journal, n_units, run
+    from steer.evaluation.verdict import judge
 
     output.note(
         f"{model.describe()} · {len(plan.layers)} layers × {len(plan.coefficients)} coefficients ·"
@@ -201,8 +201,8 @@ def _n_written(task: Task) -> int:
 
 
 def _name(text: str) -> str:
-    from steer import spec
     from steer.errors import UsageError
+    from steer.steering import spec
 
     parsed = spec.parse(text)
     if parsed.coefficient is not None or parsed.layers is not None:
@@ -219,10 +219,10 @@ def _name(text: str) -> str:
 
 def _coefficients(text: str | None, vector: SteeringVector, rule: str) -> tuple[Any, ...]:
     from steer.errors import UsageError
-    from steer.operation import Coefficient, parse_coefficient
+    from steer.steering.operation import Coefficient, parse_coefficient
 
     if text is None:
-        from steer.grids import default_coefficients
+        from steer.measures.grids import default_coefficients
 
         chosen = default_coefficients(vector)
     else:
@@ -264,20 +264,20 @@ def _write(
         write_atomic(out, data.encode(), force=force)
         output.note(f"wrote {out}")
     if plot is not None:
-        from steer.pictures import draw
+        from steer.measures.pictures import draw
 
         write_atomic(plot, draw(told, plot.suffix[1:]), force=force)
         output.note(f"wrote {plot}")
     if report is not None:
-        from steer.report import page
+        from steer.measures.report import page
 
         write_atomic(report, page(told).encode(), force=force)
         output.note(f"wrote {report}")
 
 
 def _save(path: Path, read: SteeringVector, made: Findings) -> None:
-    from steer import store
     from steer.errors import VectorError
+    from steer.vectors import store
 
     if store.read(path).sha256 != read.sha256:
         raise VectorError(f"{path} has changed since the sweep began", hint="run it again")

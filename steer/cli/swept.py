@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from steer.cli import output
 
 if TYPE_CHECKING:
-    from steer.findings import Findings
-    from steer.model import Model
+    from steer.evaluation.findings import Findings
+    from steer.models.model import Model
 
 #: Cells of the front that are shown, the strongest.
 FRONT = 8

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from steer.cli import options, output
-from steer.source import ModelSource
+from steer.contrasts.source import ModelSource
 
 
 def register(app: typer.Typer) -> None:
@@ -27,8 +27,8 @@ def verify(
     steer verify joyful
     steer verify vectors/*.safetensors -m pocket
     """
-    from steer import store
-    from steer.steers import check_fits
+    from steer.steering.steers import check_fits
+    from steer.vectors import store
 
     checked = [(path, store.read(path)) for path in map(store.find, vectors)]
     loaded = options.load_model(source) if source else None

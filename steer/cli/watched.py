@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from steer.cli import output
 
 if TYPE_CHECKING:
-    from steer.generation import GateReading, Generation
-    from steer.projection import Guard
-    from steer.spec import ReadSpec
-    from steer.vector import SteeringVector
+    from steer.steering.generation import GateReading, Generation
+    from steer.steering.projection import Guard
+    from steer.steering.spec import ReadSpec
+    from steer.vectors.vector import SteeringVector
 
 
 class Looking:
@@ -22,9 +22,9 @@ class Looking:
     """
 
     def __init__(self, watch: list[str], guard: list[str], on_trip: str | None) -> None:
-        from steer import spec
         from steer.errors import UsageError
-        from steer.projection import ON_TRIP
+        from steer.steering import spec
+        from steer.steering.projection import ON_TRIP
 
         if on_trip is not None and not guard:
             raise UsageError("--on-trip needs --guard")
@@ -43,7 +43,8 @@ class Looking:
         Raises:
             VectorError: a file is not there, or does not say where its sides lie.
         """
-        from steer import projection, store
+        from steer.steering import projection
+        from steer.vectors import store
 
         def read(one: ReadSpec) -> SteeringVector:
             return store.read(store.find(one.reference))

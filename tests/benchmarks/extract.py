@@ -35,11 +35,11 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from steer import record
-from steer.memory import token_budget
-from steer.model import Model, load
-from steer.packing import batches
-from steer.source import ModelSource
+from steer.contrasts.source import ModelSource
+from steer.hooks import record
+from steer.hooks.packing import batches
+from steer.models.memory import token_budget
+from steer.models.model import Model, load
 
 PINNED = ["torch==2.13.0", "repeng==0.4.0", "steering-vectors==0.12.2"]
 RIVALS = [("repeng", 8), ("repeng", 32), ("repeng", 64), ("steering-vectors", 1),

@@ -24,14 +24,14 @@ from recorded import extract, pairs
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from steer import pocket
-from steer.apply import Sampling, generate
-from steer.model import Model, load
-from steer.operation import Coefficient, Operation
-from steer.projection import Condition, Gate, Guard, Projection
-from steer.scope import Schedule, Scope
-from steer.source import ModelSource
-from steer.steers import Steer
-from steer.vector import SteeringVector
+from steer.contrasts.source import ModelSource
+from steer.generate.apply import Sampling, generate
+from steer.models.model import Model, load
+from steer.steering.operation import Coefficient, Operation
+from steer.steering.projection import Condition, Gate, Guard, Projection
+from steer.steering.scope import Schedule, Scope
+from steer.steering.steers import Steer
+from steer.vectors.vector import SteeringVector
 
 ROUNDS = int(os.environ.get("ROUNDS", "15"))
 PROMPTS = ["One day Mara woke up."] * 8

@@ -20,16 +20,16 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))
 from recorded import extract, pairs
 
-from steer.batches import Text, drift
-from steer.clock import TokenClock
-from steer.grids import Plan, default_coefficients
-from steer.inject import injected
-from steer.model import Model, load
-from steer.recovery import token_kl
-from steer.scoring import Scorer
-from steer.source import ModelSource
-from steer.sweep import POSITIONS
-from steer.written import Writing, thinned, write
+from steer.contrasts.source import ModelSource
+from steer.distillation.recovery import token_kl
+from steer.evaluation.batches import Text, drift
+from steer.evaluation.scoring import Scorer
+from steer.evaluation.sweep import POSITIONS
+from steer.evaluation.written import Writing, thinned, write
+from steer.hooks.clock import TokenClock
+from steer.hooks.inject import injected
+from steer.measures.grids import Plan, default_coefficients
+from steer.models.model import Model, load
 
 TEXTS = 50
 ROUNDS = 3

@@ -1,0 +1,118 @@
+"""What several commands print of a vector: where it was read, its layers, how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steer.cli import output
+
+if TYPE_CHECKING:
+    from steer.vectors.metadata import Metadata
+    from steer.vectors.provenance import Read
+    from steer.vectors.vector import SteeringVector
+
+
+def report_vector(
+    path: Path,
+    vectors: list[SteeringVector],
+    *,
+    described: str,
+    json: bool,
+    told: Sequence[str] = (),
+    **more: Any,
+) -> None:
+    """What was made, for `extract` and `fit`: vectors as from `fitted`, the first as written.
+
+    told: warnings about the data. more: what else goes into the JSON.
+    """
+    from steer.fitting.fitting import warnings
+    from steer.vectors.metadata import to_json
+
+    metadata, compared = vectors[0].metadata, [vector.metadata for vector in vectors[1:]]
+    found = [*told, *warnings(vectors[0])]
+    for text in found:
+        output.warning(text)
+    if json:
+        rows = [_compared_row(one) for one in compared]
+        more |= {"compared": rows} if len(rows) > 1 else {}
+        output.as_json({"path": str(path), **to_json(metadata), "warnings": found, **more})
+        return
+    output.note(
+        f"{described} · {metadata.contrast} · {metadata.method.name} of {metadata.site},"
+        f" {where_read(metadata.read)}"
+    )
+    if len(compared) > 1:
+        _comparison(metadata, compared)
+        output.line()
+    layer_table(metadata)
+    layers = ", ".join(map(str, metadata.recommended.layers))
+    output.note(f"recommended layer {layers}: {metadata.recommended.evidence}")
+    prompt = '"How are you?" --chat' if metadata.read.chat else '"One day"'
+    output.note(f"wrote {path}; try: steer apply {prompt} -v {path} --compare")
+
+
+def _compared_row(metadata: Metadata) -> dict[str, Any]:
+    """A site and position at the layer that is recommended there."""
+    row = metadata.at(metadata.recommended.layers[0])
+    return {
+        "site": metadata.site,
+        "positions": metadata.read.positions,
+        "layer": row.layer,
+        "share": row.share,
+        "separability": row.separability,
+        "coherence": row.coherence,
+    }
+
+
+def _comparison(chosen: Metadata, compared: Sequence[Metadata]) -> None:
+    rows = []
+    for metadata in compared:
+        row = _compared_row(metadata)
+        is_chosen = (metadata.site, metadata.read) == (chosen.site, chosen.read)
+        numbers = [row["separability"], *([row["coherence"]] if chosen.contrast.paired else [])]
+        rows.append(
+            [
+                row["site"],
+                row["positions"] + (" *" if is_chosen else ""),
+                str(row["layer"]),
+                f"{row['share']:.0%}",
+                *("–" if number is None else f"{number:.2f}" for number in numbers),
+            ]
+        )
+    columns = ["site", "position", "best layer", "of residual", "separability", "coherence"]
+    output.table(columns[: len(rows[0])], rows, left=2)
+
+
+def where_read(read: Read) -> str:
+    """`-2 position, in a chat`."""
+    frame = [f"system message {read.system!r}"] if read.system else []
+    frame += [f"template {read.template!r}"] if read.template else []
+    chat = ["in a chat"] if read.chat else []
+    return ", ".join([f"{read.positions} position", *chat, *frame])
+
+
+def layer_table(metadata: Metadata) -> None:
+    """A row for each layer, the recommended ones marked; columns that say nothing are left out."""
+    rows = metadata.statistics
+    columns = {
+        "layer": [marked(r.layer, metadata) for r in rows],
+        "norm": [f"{r.norm:.3g}" for r in rows],
+        "of residual": [f"{r.share:.0%}" if r.resid_norm else "–" for r in rows],
+        "separability": [_number(r.separability) for r in rows],
+    }
+    if any(r.coherence is not None for r in rows):
+        columns["coherence"] = [_number(r.coherence) for r in rows]
+    if metadata.method.name != "mean_diff" and any(r.agreement is not None for r in rows):
+        columns["cos mean_diff"] = [_number(r.agreement) for r in rows]
+    output.table(list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def marked(layer: int, metadata: Metadata) -> str:
+    """The layer, with a star where it is recommended."""
+    return f"{layer} *" if layer in metadata.recommended.layers else str(layer)

@@ -1,0 +1,225 @@
+"""What a contrast set gives away by itself: lengths, first tokens, repeats. No model, no torch.
+
+A direction finds whatever tells the two sides apart. Where their length does, or the first token,
+it may be a direction of just that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from steer.contrasts.contrasts import Contrasts
+from steer.contrasts.near import near_duplicates
+from steer.contrasts.passages import Passage
+from steer.contrasts.reading import Tokens, first_difference
+from steer.fitting.fit import N_FOLDS, auc
+
+#: Where a give-away is spoken of: 0.5 is none, 1 is all.
+TELLS = 0.8
+#: The share of near-duplicates that is spoken of.
+MANY = 0.2
+#: The fewest texts a side of which an AUC says something.
+ENOUGH = 10
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Of the texts of one side."""
+
+    least: int
+    median: float
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found. `unit` is what texts were counted in: tokens or, without a tokenizer, words.
+
+    length_auc: the chance that a positive text is longer than a negative one, ties counted half.
+    first_token: the share of pairs (or unpaired texts) whose sides are told by the first token that
+    can differ, from where the others have it; 0.5 is none, and the least. Both are None where the
+    texts are the same by construction, or too few. duplicates: pairs (or texts) that repeat an
+    earlier one. equal_sides: pairs whose sides are the same, or unpaired texts on both.
+    near_duplicates: the share that have a near-duplicate in another fold of the held-out test.
+    """
+
+    kind: str
+    paired: bool
+    n_positive: int
+    n_negative: int
+    unit: str
+    positive: Lengths
+    negative: Lengths
+    length_auc: float | None
+    first_token: float | None
+    duplicates: int
+    equal_sides: int
+    near_duplicates: float
+
+    def warnings(self) -> list[str]:
+        """What speaks against the set, each with what to try; none if nothing does."""
+        found = []
+        if self.length_auc is not None and abs(self.length_auc - 0.5) >= TELLS - 0.5:
+            found.append(
+                f"length alone tells the sides apart (AUC {self.length_auc:.2f}; in the median"
+                f" {self.positive.median:g} {self.unit} against {self.negative.median:g}): the"
+                " vector may be one of length; even the lengths out"
+            )
+        if self.first_token is not None and self.first_token >= TELLS:
+            found.append(
+                f"the first {self.unit[:-1]} gives the side away in {self.first_token:.0%} of the"
+                f" {'pairs' if self.paired else 'texts'}: the vector may be one of single words;"
+                " vary how texts begin, or swap the answers in half of the questions"
+            )
+        things = "pairs" if self.paired else "texts"
+        if self.duplicates:
+            found.append(
+                f"{things} that repeat an earlier one, and so count twice: {self.duplicates:,};"
+                " leave them out"
+            )
+        if self.equal_sides:
+            found.append(
+                f"pairs whose sides are the same, and so say nothing: {self.equal_sides:,};"
+                " leave them out"
+                if self.paired
+                else f"texts that stand on both sides: {self.equal_sides:,}; take them from one"
+            )
+        if self.near_duplicates >= MANY:
+            found.append(
+                f"{self.near_duplicates:.0%} of the {things} are nearly the same as others, so that"
+                " held-out separability is partly about texts that were seen; vary them"
+            )
+        return found
+
+
+def report(
+    contrasts: Contrasts, tokens: tuple[Sequence[Tokens], Sequence[Tokens]] | None = None
+) -> Report:
+    """What the set gives away; in `tokens` of both sides where they are known, else in words."""
+    sides = contrasts.positive, contrasts.negative
+    if tokens is None:
+        words = [[_WORD.findall(passage.text) for passage in side] for side in sides]
+        lengths = [[len(one) for one in side] for side in words]
+        firsts = _first_words(words, paired=contrasts.paired)
+    else:
+        lengths = [[one.text_stop - one.text_start for one in side] for side in tokens]
+        firsts = _first_tokens(tokens, paired=contrasts.paired)
+    enough = min(map(len, sides)) >= ENOUGH
+    # Under conditions the texts are the same.
+    told = enough and contrasts.kind != "conditions"
+    units = _units(contrasts)
+    same = sum(p == n for p, n in zip(*sides, strict=False)) if contrasts.paired else 0
+    return Report(
+        kind=contrasts.kind,
+        paired=contrasts.paired,
+        n_positive=len(sides[0]),
+        n_negative=len(sides[1]),
+        unit="words" if tokens is None else "tokens",
+        positive=_lengths(lengths[0]),
+        negative=_lengths(lengths[1]),
+        length_auc=auc(*(np.array(side, float) for side in lengths)) if told else None,
+        first_token=_told_apart(*firsts, paired=contrasts.paired) if told else None,
+        duplicates=sum(len(side) - len(set(side)) for side in units),
+        equal_sides=same if contrasts.paired else len(set(sides[0]) & set(sides[1])),
+        near_duplicates=_near(units) if enough else 0.0,
+    )
+
+
+def _units(contrasts: Contrasts) -> list[list[str]]:
+    """The texts that repeats are looked for in: pairs as one, else the texts of each side.
+
+    Of conditions the texts that stand after them, each once.
+    """
+    if contrasts.conditions is not None:
+        counts = list(map(len, contrasts.conditions))
+        each = len(contrasts.positive) // (max(counts) if contrasts.paired else counts[0])
+        return [[_said(passage) for passage in contrasts.positive[:each]]]
+    sides = contrasts.positive, contrasts.negative
+    if not contrasts.paired:
+        return [[_whole(passage) for passage in side] for side in sides]
+    return [["\n".join(map(_whole, pair)) for pair in zip(*sides, strict=True)]]
+
+
+def _whole(passage: Passage) -> str:
+    return "\n".join([*(turn.content for turn in passage.turns), passage.whole])
+
+
+def _said(passage: Passage) -> str:
+    """Without what may hold a condition."""
+    return "\n".join([*(t.content for t in passage.turns if t.role == "user"), passage.text])
+
+
+def _near(units: Sequence[Sequence[str]]) -> float:
+    """The share of texts with a near-duplicate that a held-out fold does not hold with them."""
+    total = sum(map(len, units))
+    folds = [np.arange(len(side)) % N_FOLDS for side in units]
+    found = 0
+    for side, fold in zip(units, folds, strict=True):
+        pairs = near_duplicates(side)
+        found += len({one for pair in pairs if fold[pair[0]] != fold[pair[1]] for one in pair})
+    return found / total
+
+
+def _lengths(lengths: Sequence[int]) -> Lengths:
+    return Lengths(min(lengths), float(np.median(lengths)), max(lengths))
+
+
+def _first_words(words: Sequence[Sequence[Sequence[str]]], *, paired: bool) -> list[list[str]]:
+    """Of each text the first word, in pairs the first that differs; nothing where none is left."""
+    if not paired:
+        return [[one[0] if one else "" for one in side] for side in words]
+    made: list[list[str]] = [[], []]
+    for pair in zip(*words, strict=True):
+        differ = (i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b)
+        first = next(differ, min(map(len, pair)))
+        for side, text in zip(made, pair, strict=True):
+            side.append(text[first] if first < len(text) else "")
+    return made
+
+
+def _first_tokens(
+    tokens: tuple[Sequence[Tokens], Sequence[Tokens]], *, paired: bool
+) -> list[list[str]]:
+    if not paired:
+        return [[str(one.ids[one.text_start]) for one in side] for side in tokens]
+    pairs = list(zip(*tokens, strict=True))
+    return [
+        [str(one.ids[first_difference(one, other)]) for one, other in side]
+        for side in (pairs, [(n, p) for p, n in pairs])
+    ]
+
+
+def _told_apart(positive: Sequence[str], negative: Sequence[str], *, paired: bool) -> float:
+    """The share of pairs (of texts, the sides weighing the same) that the first token tells apart.
+
+    It says the side on which the others have it more often; ties count half. Each pair (or text) is
+    left out of its own counts: a token that stands there once says nothing.
+    """
+    counts = Counter(positive), Counter(negative)
+
+    def score(token: str, own: tuple[int, int]) -> float:
+        shares = (
+            (count[token] - mine) / max(1, len(side) - mine)
+            for count, mine, side in zip(counts, own, (positive, negative), strict=True)
+        )
+        return next(shares) - next(shares)
+
+    if paired:
+        signs = [
+            np.sign(score(p, (1, int(p == n))) - score(n, (int(p == n), 1)))
+            for p, n in zip(positive, negative, strict=True)
+        ]
+        apart = float(np.mean(signs))
+    else:
+        sides = [np.sign([score(token, (1, 0)) for token in positive]),
+                 -np.sign([score(token, (0, 1)) for token in negative])]  # fmt: skip
+        apart = float(np.mean([side.mean() for side in sides]))
+    # Less than half comes of leaving out what is counted: of two words as frequent on both sides
+    # it leaves the side that a text is on with one less.
+    return max(0.5, (apart + 1) / 2)

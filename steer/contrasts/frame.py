@@ -1,0 +1,123 @@
+"""What stands round every text of a set: a template, a chat, a system message."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+
+from steer.contrasts.passages import Message, Passage
+from steer.contrasts.schema import Content
+from steer.errors import InputError, UsageError
+
+PLACEHOLDERS = ("text", "prompt", "condition")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How texts are put to the model.
+
+    template: with `{text}`, `{prompt}` and `{condition}`; a text that is not in it follows it.
+    chat: as messages, for the model's chat template. What the template makes is then the user's
+        message, and a text that is not in it is the answer. Without a template a prompt is the
+        user's message and its text the answer, a text alone the user's message, and a condition the
+        system message. system: a system message before the others.
+
+    Raises:
+        UsageError: a template that cannot be read, or a system message without a chat.
+    """
+
+    template: str | None = None
+    chat: bool = False
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.system is not None and not self.chat:
+            raise UsageError("--system needs --chat")
+        if self.template is None:
+            return
+        try:
+            fields = {name for _, name, *_ in string.Formatter().parse(self.template) if name}
+            empty = any(name == "" for _, name, *_ in string.Formatter().parse(self.template))
+        except ValueError as error:
+            raise UsageError(
+                f"the template cannot be read: {error}", hint="write {{ for a brace"
+            ) from None
+        if unknown := sorted(fields - set(PLACEHOLDERS)) or (["{}"] if empty else []):
+            raise UsageError(
+                f"the template has {unknown[0]!r}, which stands for nothing",
+                hint="use {text}, {prompt} and {condition}, and {{ for a brace",
+            )
+
+    def passage(
+        self, where: str, text: Content, prompt: Content = "", condition: str | None = None
+    ) -> Passage:
+        """A text with what stands round it.
+
+        Raises:
+            InputError: naming the place: a template with no place for the prompt or the condition,
+                or with one for a prompt that is not there; or round messages.
+        """
+        if not isinstance(text, str) or not isinstance(prompt, str):
+            return self._conversation(where, text, prompt, condition)
+        before, after, holds_text = self._filled(where, prompt, condition)
+        if not self.chat:
+            return Passage(before if holds_text else joinable(before), text, after)
+        system = self.system
+        if self.template is None:
+            if system is not None and condition is not None:
+                raise UsageError("--system: the conditions are the system messages already")
+            system, before = system if condition is None else condition, prompt
+        turns = (Message("system", system),) if system else ()
+        if holds_text and not (self.template is None and prompt):
+            return Passage(before, text, after, "user", turns)
+        return Passage("", text, "", "assistant", (*turns, Message("user", before)))
+
+    def _filled(self, where: str, prompt: str, condition: str | None) -> tuple[str, str, bool]:
+        """What stands before the text and after it, and whether the template holds it at all."""
+        if self.template is None:
+            return joinable(condition or "") + prompt, "", True
+        values = {"prompt": prompt or None, "condition": condition}
+        parts, sides = list(string.Formatter().parse(self.template)), [""]
+        named = {name for _, name, *_ in parts}
+        for name, value in values.items():
+            if (value is not None) != (name in named):
+                has = "no" if value is not None else "a"
+                lacks = "is one" if value is not None else "is none"
+                raise InputError(f"{where}: the template has {has} {{{name}}}, and here {lacks}")
+        for literal, field, *_ in parts:
+            sides[-1] += literal
+            if field == "text":
+                sides.append("")
+            elif field is not None:
+                sides[-1] += values[field] or ""
+        if len(sides) > 2:
+            raise UsageError("the template has {text} twice; which of them is to be read?")
+        return sides[0], sides[1] if len(sides) == 2 else "", len(sides) == 2
+
+    def _conversation(
+        self, where: str, text: Content, prompt: Content, condition: str | None
+    ) -> Passage:
+        if self.template is not None:
+            raise InputError(
+                f"{where}: chat messages have no place in a template", hint="leave --template out"
+            )
+        turns = (Message("assistant", text),) if isinstance(text, str) else text
+        if not isinstance(prompt, str):
+            turns = prompt + turns
+        elif prompt and turns[0].role == "assistant":
+            turns = (Message("user", prompt), *turns)
+        system = self.system if condition is None else condition
+        if system:
+            if turns[0].role == "system":
+                raise InputError(f"{where}: there is a system message already")
+            turns = (Message("system", system), *turns)
+        return Passage("", turns[-1].content, "", turns[-1].role, turns[:-1])
+
+
+#: Nothing round the texts.
+PLAIN = Frame()
+
+
+def joinable(condition: str) -> str:
+    """A condition as it stands before a text: with a space, unless it ends in white space."""
+    return condition if not condition or condition[-1].isspace() else condition + " "

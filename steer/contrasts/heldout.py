@@ -1,0 +1,115 @@
+"""Held-out data: what a vector is measured on, and whether it was made from any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from steer.contrasts import contrast_files, overlap
+from steer.contrasts.contrasts import Contrasts, ContrastSource
+from steer.contrasts.frame import PLAIN, Frame
+from steer.contrasts.passages import Passage
+from steer.contrasts.records import Record
+from steer.contrasts.schema import Names
+from steer.errors import InputError
+from steer.vectors.metadata import Metadata
+
+_PAIRS = 'write {"positive": "...", "negative": "...", "prompt": "..."}'
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Pairs, or texts that a condition is to act on; one of them is None.
+
+    notes: what was left out, for the user to know.
+    """
+
+    pairs: Contrasts | None = None
+    texts: tuple[Passage, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def all_texts(self) -> list[str]:
+        """Everything in it, one text after the other, as `overlap.sketch` wants it."""
+        if self.pairs is not None:
+            return overlap.texts_of(self.pairs)
+        return [passage.text for passage in self.texts or ()]
+
+    @property
+    def chat(self) -> bool:
+        """Whether it is chat messages."""
+        passages = self.pairs.positive if self.pairs is not None else self.texts
+        return bool(passages) and passages is not None and passages[0].role is not None
+
+    @property
+    def prompts(self) -> list[str]:
+        """What the pairs follow, each once: plain texts, or what a user says first."""
+        found = []
+        for passage in self.pairs.positive if self.pairs is not None else ():
+            turns = [turn for turn in passage.turns if turn.role != "system"]
+            if passage.role is None:
+                found.append(passage.prompt)
+            elif passage.role == "assistant" and len(turns) == 1:
+                found.append(turns[0].content)
+        return list(dict.fromkeys(found))
+
+
+def read(records: Iterable[Record], names: Names | None = None, *, chat: bool = False) -> HeldOut:
+    """Pairs, or texts, as contrast files have them; with `chat` put as messages.
+
+    Raises:
+        InputError: naming the file, the line and what is wrong.
+    """
+    names, frame = names or Names(), Frame(chat=chat)
+    first, rest = contrast_files.first_of(records)
+    if names.shape(*first) == "texts":
+        found, notes = contrast_files.read_texts(rest, names, frame)
+        return HeldOut(texts=found, notes=notes)
+    pairs = contrast_files.read(ContrastSource("-", names=names, frame=frame), lambda _: rest)
+    if not pairs.paired or pairs.conditions is not None:
+        what = "conditions" if pairs.conditions is not None else "texts that are not paired"
+        raise InputError(f"{first[0]}: {what}, where held-out pairs are to be", hint=_PAIRS)
+    return HeldOut(pairs, notes=pairs.notes)
+
+
+def texts(records: Iterable[Record]) -> HeldOut:
+    """Texts alone, as they are.
+
+    Raises:
+        InputError: naming the file, the line and what is wrong.
+    """
+    found, notes = contrast_files.read_texts(records, Names(), PLAIN)
+    return HeldOut(texts=found, notes=notes)
+
+
+def check_unseen(
+    vectors: Iterable[Metadata], held_out: Sequence[str], *, allowed: bool = False
+) -> list[str]:
+    """Warnings: of vectors that cannot say what they were made from, or of overlap if `allowed`.
+
+    Raises:
+        InputError: a vector was made from some of the texts.
+    """
+    warnings = []
+    for metadata in vectors:
+        if metadata.contrast.items is None:
+            if metadata.method.name != "distill":  # made from texts that the model wrote
+                warnings.append(
+                    f"vector {metadata.name!r} does not say which texts it was made from: whether"
+                    " these were held out is for you to know"
+                )
+            continue
+        seen = overlap.known(held_out, metadata.contrast.items)
+        if not seen:
+            continue
+        example = " ".join(held_out[seen[0]].split())[:40]
+        fact = (
+            f"vector {metadata.name!r} was made from {len(seen)} of these {len(held_out)} texts,"
+            f" such as {example!r}"
+        )
+        if not allowed:
+            raise InputError(
+                fact, hint="measure on other texts, or pass --allow-overlap and say so"
+            )
+        warnings.append(fact)
+    return warnings

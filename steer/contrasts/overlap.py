@@ -1,0 +1,83 @@
+"""Whether held-out texts were among those that a vector was made from.
+
+A vector file keeps a hash of each text, which says nothing about the text itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from steer.contrasts.contrasts import Contrasts
+from steer.contrasts.passages import Passage
+from steer.errors import VectorError
+
+#: Bytes of a hash: of ten thousand texts against ten thousand, one in ten thousand times two
+#: different ones meet.
+SIZE = 5
+#: Of more texts than this, those with the smallest hashes are kept: a sample, the same of any set.
+MOST = 20_000
+
+
+def sketch(texts: Iterable[str]) -> str:
+    """Hashes of the different texts, sorted, in base64: the same for the same set of texts."""
+    return _encoded({_hash(text) for text in texts})
+
+
+def merged(sketches: Sequence[str | None]) -> str | None:
+    """The sketch of all texts together; None where one of them is not known."""
+    hashes: set[bytes] = set()
+    for kept in sketches:
+        if kept is None:
+            return None
+        hashes |= _hashes(kept)
+    return _encoded(hashes)
+
+
+def known(texts: Sequence[str], kept: str) -> list[int]:
+    """Which of the texts are among those that `sketch` saw.
+
+    Raises:
+        VectorError: `kept` is no sketch.
+    """
+    hashes = _hashes(kept)
+    return [index for index, text in enumerate(texts) if _hash(text) in hashes]
+
+
+def texts_of(contrasts: Contrasts) -> list[str]:
+    """The texts of a contrast set: those of both sides, or the texts without their conditions.
+
+    What stands round all of them is left out, so that a text is known in a chat and out of it.
+    """
+    if contrasts.conditions is not None:
+        return [passage.text for passage in contrasts.positive]
+    sides = contrasts.positive + contrasts.negative
+    template = contrasts.frame.template
+    if template is not None and "{prompt}" not in template:
+        return [passage.text for passage in sides]
+    return [_said(passage) for passage in sides]
+
+
+def _said(passage: Passage) -> str:
+    turns = [turn.content for turn in passage.turns if turn.role != "system"]
+    return " ".join([*turns, passage.whole])
+
+
+def _encoded(hashes: set[bytes]) -> str:
+    return base64.b64encode(b"".join(sorted(hashes)[:MOST])).decode()
+
+
+def _hashes(kept: str) -> set[bytes]:
+    try:
+        joined = base64.b64decode(kept, validate=True)
+    except ValueError:
+        joined = b"?"
+    if len(joined) % SIZE:
+        raise VectorError("the hashes of the texts that a vector was made from are damaged")
+    return {joined[start : start + SIZE] for start in range(0, len(joined), SIZE)}
+
+
+def _hash(text: str) -> bytes:
+    # White space does not make another text: a chat's turns have it, a prompt may end in it.
+    return hashlib.sha256("".join(text.split()).encode()).digest()[:SIZE]

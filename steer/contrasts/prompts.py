@@ -1,0 +1,67 @@
+"""Prompts from a file: plain text, one a line, or JSONL."""
+
+from __future__ import annotations
+
+from steer.contrasts.records import decoded, records, text_field
+from steer.errors import InputError
+
+#: Where nobody names prompts: a language model begins by itself, a chat model is asked.
+OPENINGS = ("",)
+QUESTIONS = (
+    "What should I cook tonight?",
+    "How do I start running?",
+    "Tell me about the sea.",
+    "Why is the sky blue?",
+    "Write a short story about a lost key.",
+    "What makes a good friend?",
+    "How do plants grow?",
+    "Describe a walk through a city at night.",
+    "Can you recommend a book?",
+    "How does a bicycle stay upright?",
+    "What is a good way to learn a language?",
+    "Explain what money is.",
+    "How can I sleep better?",
+    "Tell me something about cats.",
+    "What happens when water boils?",
+    "Write a letter to a neighbour.",
+    "How do I fix a squeaky door?",
+    "What did people eat a thousand years ago?",
+    "Give me an idea for a birthday present.",
+    "Why do leaves fall in autumn?",
+    "How was your day?",
+    "Should I move to the country?",
+    "What is the best season of the year?",
+    "Describe your favourite place.",
+)
+
+
+def read(data: bytes, source: str, *, field: str = "prompt") -> list[str]:
+    """The prompts of a file named `source`: a line each, or records `{"prompt": "..."}`.
+
+    field: the name in records, and in messages.
+
+    Raises:
+        InputError: it holds none, or records that are no prompts; with the line.
+    """
+    text = decoded(data, source)
+    if text.lstrip()[:1] in ("{", "["):
+        return [
+            record if isinstance(record, str) else text_field(where, record, field)
+            for where, record in records(data, source)
+        ]
+    prompts = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    if not prompts:
+        raise InputError(f"{source} holds no {field}s", hint="write one a line")
+    return prompts
+
+
+def read_one(data: bytes) -> str:
+    """All of stdin as one prompt, without the end of its last line.
+
+    Raises:
+        InputError: it is empty or not UTF-8.
+    """
+    text = decoded(data, "stdin")
+    if not text.strip():
+        raise InputError("stdin is empty", hint="pipe a text in, or write it as an argument")
+    return text.rstrip("\r\n")

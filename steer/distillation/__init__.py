@@ -1,0 +1,1 @@
+"""From a condition to an edit that does what it does."""

@@ -1,0 +1,224 @@
+"""Texts that a model writes under a condition, and how it reads them with and without.
+
+The texts are on-policy: sampled from the conditioned model at temperature 1, where the edit that
+imitates it will live. With texts from elsewhere, an edit looks as good and writes badly.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steer.contrasts.frame import joinable
+from steer.contrasts.reading import shared_prefix
+from steer.errors import InputError
+from steer.generate.apply import Sampling, continue_ids
+from steer.models.model import Model
+from steer.steering.steers import Steer
+
+#: Bytes of log-probabilities that are held at once: of a batch in a forward pass, or of all texts.
+LOGITS_BUDGET = 256_000_000
+#: Texts that are sampled together.
+SAMPLED_TOGETHER = 128
+#: New tokens for which there must be room.
+MIN_TOKENS = 4
+
+_LETTERS = "AQZaqz"
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One continuation after two beginnings, in token ids; its last `n` tokens are learned from.
+
+    Both end in the same n tokens; what comes before differs by the condition.
+    """
+
+    conditioned: tuple[int, ...]
+    baseline: tuple[int, ...]
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What stands before a prompt, and what stands there instead; with `chat` as system messages.
+
+    Raises:
+        InputError: they are the same.
+    """
+
+    condition: str
+    baseline: str = ""
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        if joinable(self.condition) == joinable(self.baseline):
+            raise InputError("the condition and the baseline are the same")
+
+
+def beginnings(
+    model: Model, conditions: Conditions, prompt: str
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Token ids before the continuation of a prompt: under the condition, and at the baseline.
+
+    Of an empty prompt there is no baseline yet: the first word that the model writes is taken for
+    the prompt. A tokenizer may write that word otherwise at the beginning of a text, and some have
+    no first token that could predict it.
+    """
+    if conditions.chat:
+        system = (conditions.condition or None, conditions.baseline or None)
+        texts = [model.chat(prompt, one) for one in system]
+        condition, baseline = (tuple(model.encode(text, special=False)) for text in texts)
+        return condition, baseline
+    before = joinable(conditions.condition)
+    if not prompt:
+        return _opening(model, before), None
+    condition, baseline = (
+        tuple(model.encode(text + prompt)) for text in (before, joinable(conditions.baseline))
+    )
+    if not baseline:
+        raise InputError(f"{model.identity.id} makes no tokens of the prompt {prompt!r}")
+    return condition, baseline
+
+
+def _opening(model: Model, before: str) -> tuple[int, ...]:
+    """The tokens that `before` has whatever follows: without a space that joins the next word."""
+    ids = [model.encode(before + letter) for letter in _LETTERS]
+    if all(row == ids[0] for row in ids):  # one token stands for all unknown words
+        return tuple(model.encode(before))
+    return tuple(ids[0][: min(shared_prefix(ids[0], row) for row in ids[1:])])
+
+
+def write_lessons(
+    model: Model,
+    conditions: Conditions,
+    prompts: Sequence[str],
+    samples: range,
+    *,
+    max_tokens: int,
+    seed: int,
+    on_done: Callable[[int], None] = lambda n_texts: None,
+) -> list[Lesson]:
+    """Sample continuations from the conditioned model.
+
+    Number i of `samples` continues prompt i % len(prompts); other numbers are other texts. A text
+    that has no token to learn from is left out.
+
+    Raises:
+        InputError: the model writes nothing, or a prompt leaves no room.
+    """
+    begun = [beginnings(model, conditions, prompt) for prompt in prompts]
+    room = max_tokens
+    if model.context is not None:
+        longest = max(max(len(both[0]), len(both[1] or ())) for both in begun)
+        room = min(room, model.context - longest)
+        if room < MIN_TOKENS:
+            raise InputError(
+                f"the condition and a prompt have {longest:,} tokens, and {model.identity.id}"
+                f" takes {model.context:,}",
+                hint="shorten them",
+            )
+    rows = [(begun[i % len(begun)], i // len(begun)) for i in samples]
+    sampling = Sampling(
+        max_tokens=room, temperature=1.0, seed=seed, batch_size=min(SAMPLED_TOGETHER, len(rows))
+    )
+    order = [(both[0], sample) for both, sample in rows]
+    written = continue_ids(model, order, (), sampling, on_done)
+    made = [
+        _lesson(model, conditions, both, new) for (both, _), new in zip(rows, written, strict=True)
+    ]
+    lessons = [lesson for lesson in made if lesson is not None]
+    if len(lessons) < len(rows) / 2:
+        raise InputError(
+            f"{model.identity.id} writes nothing after the condition",
+            hint="give prompts of your own, with --prompts",
+        )
+    return lessons
+
+
+def _lesson(
+    model: Model,
+    conditions: Conditions,
+    both: tuple[tuple[int, ...], tuple[int, ...] | None],
+    new: list[int],
+) -> Lesson | None:
+    before, baseline = both
+    n = len(new)
+    if baseline is None:
+        word = model.decode(new[:1]).strip()
+        baseline = tuple(model.encode(joinable(conditions.baseline) + word))
+        n -= 1
+        if not word or "\ufffd" in word:
+            return None
+    if n < 1 or not baseline:
+        return None
+    return Lesson((*before, *new), (*baseline, *new[len(new) - n :]), n)
+
+
+def rewritten(
+    model: Model, lessons: Sequence[Lesson], steers: Sequence[Steer], *, seed: int
+) -> list[tuple[tuple[int, ...], int]]:
+    """The same beginnings at the baseline, continued by the model while it is steered.
+
+    Returns token ids, and how many of them at the end are new.
+    """
+    starts = [lesson.baseline[: len(lesson.baseline) - lesson.n] for lesson in lessons]
+    sampling = Sampling(
+        max_tokens=max(lesson.n for lesson in lessons),
+        temperature=1.0,
+        seed=seed,
+        batch_size=min(SAMPLED_TOGETHER, len(starts)),
+    )
+    written = continue_ids(model, [(start, i) for i, start in enumerate(starts)], steers, sampling)
+    return [((*start, *new), len(new)) for start, new in zip(starts, written, strict=True)]
+
+
+def log_probs(model: Model, rows: Sequence[tuple[Sequence[int], int]]) -> Tensor:
+    """Log-probabilities at the positions that predict the last n tokens of each row.
+
+    rows: (token ids, n). Returns float32 [sum of n, vocabulary], row after row. The LM head runs
+    on the columns where there is such a position only, where the model can be told so.
+    """
+    # Padded on the right, so that positions count from 0 in every row.
+    ids, mask = model.padded([row for row, _ in rows], left=False)
+    start = min(len(row) - n for row, n in rows) - 1
+    kept = {"logits_to_keep": ids.shape[1] - start} if picks_columns(model) else {}
+    logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
+    offset = ids.shape[1] - logits.shape[1]
+    picked = [
+        logits[index, len(row) - n - 1 - offset : len(row) - 1 - offset]
+        for index, (row, n) in enumerate(rows)
+    ]
+    return torch.cat(picked).float().log_softmax(-1)
+
+
+def micro_batches(model: Model, lessons: Sequence[Lesson]) -> list[Sequence[Lesson]]:
+    """Parts of a batch, each of which has log-probabilities of at most `LOGITS_BUDGET` bytes."""
+    longest = max(lesson.n for lesson in lessons)
+    size = max(1, LOGITS_BUDGET // (4 * longest * vocabulary(model)))
+    return [lessons[start : start + size] for start in range(0, len(lessons), size)]
+
+
+def picks_columns(model: Model) -> bool:
+    """Whether the LM head can be told at which positions to run."""
+    return "logits_to_keep" in inspect.signature(model.network.forward).parameters
+
+
+def vocabulary(model: Model) -> int:
+    """How many tokens the LM head tells apart."""
+    return int(model.network.config.get_text_config().vocab_size)
+
+
+def nats_per_token(model: Model, rows: Sequence[tuple[Sequence[int], int]]) -> float:
+    """Mean -log p of the last n tokens of each row, under the model as it is."""
+    total = 0.0
+    for index in range(0, len(rows), 8):
+        part = rows[index : index + 8]
+        wanted = [token for row, n in part for token in row[len(row) - n :]]
+        with torch.no_grad():
+            scores = log_probs(model, part)
+        total -= float(scores.gather(1, torch.tensor(wanted, device=scores.device)[:, None]).sum())
+    return total / sum(n for _, n in rows)

@@ -1,0 +1,177 @@
+"""Low-rank edits with parameters that a gradient can change, and how well they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steer.distillation.lessons import LOGITS_BUDGET, Lesson, log_probs, micro_batches, vocabulary
+from steer.distillation.recovery import token_kl
+from steer.hooks import ops
+from steer.hooks.hooks import SiteFunction, placed
+from steer.models.model import Model
+from steer.sites import Site
+
+#: Per site: bias [d_model], down [k, d_model], up [d_model, k].
+State = dict[Site, tuple[Tensor, ...]]
+
+
+class Edits:
+    """h + up (down h) + scale * bias at each site, float32 whatever the model's own type is.
+
+    bias is in units of `scale`, the root mean square of an activation's entries at that site, so
+    that one learning rate suits every layer of every model; of `up` and `down` the product has no
+    unit. `down` begins random with rows of about unit length, `up` and bias at 0: so it begins as
+    no edit at all, and yet with a gradient.
+    """
+
+    def __init__(
+        self, model: Model, scales: dict[Site, float], rank: int, seed: int, *, response: bool
+    ) -> None:
+        width = model.identity.d_model
+        generator = torch.Generator().manual_seed(seed)
+        self._model, self._response = model, response
+        self._scales = scales
+        self.rank = rank
+        self.state: State = {}
+        for site in sorted(scales):
+            parts = [torch.zeros(width)]
+            if rank:
+                down = torch.randn((rank, width), generator=generator) / width**0.5
+                parts += [down, torch.zeros(width, rank)]
+            device = _device(model, site)
+            self.state[site] = tuple(part.to(device).requires_grad_() for part in parts)
+
+    @property
+    def sites(self) -> list[Site]:
+        return list(self.state)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [part for parts in self.state.values() for part in parts]
+
+    def copy(self) -> State:
+        """The numbers as they are now."""
+        return {
+            site: tuple(part.detach().clone() for part in parts)
+            for site, parts in self.state.items()
+        }
+
+    def restore(self, state: State) -> None:
+        """Numbers that were copied before."""
+        with torch.no_grad():
+            for site, parts in self.state.items():
+                for part, kept in zip(parts, state[site], strict=True):
+                    part.copy_(kept)
+
+    def arrays(self, site: Site) -> list[np.ndarray]:
+        """direction, down, up of one site in activation units, as a file has them."""
+        bias, *factors = (part.detach().cpu().numpy() for part in self.state[site])
+        return [np.float32(self._scales[site]) * bias, *factors]
+
+    @contextmanager
+    def acting(self, lessons: Sequence[Lesson]) -> Iterator[None]:
+        """Edit the forwards of the block, which are of the baseline rows of `lessons`."""
+        with placed(self._model, {site: self._function(site, lessons) for site in self.state}):
+            yield
+
+    def _function(self, site: Site, lessons: Sequence[Lesson]) -> SiteFunction:
+        def edit(resid: Tensor) -> Tensor:
+            bias, *factors = (part.to(resid.device) for part in self.state[site])
+            delta = self._scales[site] * bias
+            if factors:
+                delta = delta + ops.low_rank(resid, *factors)
+            return ops.add(resid, delta, self._weight(lessons, resid)).to(resid.dtype)
+
+        return edit
+
+    def _weight(self, lessons: Sequence[Lesson], resid: Tensor) -> ops.Weight:
+        if not self._response:
+            return 1.0
+        starts = [len(lesson.baseline) - lesson.n - 1 for lesson in lessons]
+        column = torch.arange(resid.shape[1], device=resid.device)
+        return (column >= torch.tensor(starts, device=resid.device)[:, None])[..., None].float()
+
+
+def _device(model: Model, site: Site) -> torch.device:
+    module = model.network.get_submodule(model.hooks.place(site).module)
+    weight = next(module.parameters(), None)
+    return model.device if weight is None else torch.device(weight.device)
+
+
+@dataclass
+class Teacher:
+    """log p(. | condition, text) of lessons, remembered where the vocabulary is small enough."""
+
+    model: Model
+    budget: int = LOGITS_BUDGET
+
+    def __post_init__(self) -> None:
+        self._known: dict[Lesson, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, lessons: Sequence[Lesson]) -> Tensor:
+        """float32 [sum of n, vocabulary], lesson after lesson."""
+        unknown = [lesson for lesson in lessons if lesson not in self._known]
+        if not unknown:
+            return torch.cat([self._known[lesson] for lesson in lessons])
+        scores = log_probs(self.model, [(lesson.conditioned, lesson.n) for lesson in lessons])
+        size = 4 * sum(lesson.n for lesson in lessons) * vocabulary(self.model)
+        if size <= self.budget:
+            self.budget -= size
+            parts = by_lesson(scores, lessons)
+            self._known.update(zip(lessons, (part.clone() for part in parts), strict=True))
+        return scores
+
+
+def by_lesson(rows: Tensor, lessons: Sequence[Lesson]) -> list[Tensor]:
+    """The rows of each lesson, of rows [sum of n, ...] lesson after lesson."""
+    ends = np.cumsum([lesson.n for lesson in lessons]).tolist()
+    return [rows[end - lesson.n : end] for end, lesson in zip(ends, lessons, strict=True)]
+
+
+def loss(model: Model, edits: Edits, lessons: Sequence[Lesson], teacher: Teacher) -> Tensor:
+    """KL(p_condition || p_steered) of each token, float32 [sum of n], with gradients."""
+    targets = teacher(lessons)
+    with edits.acting(lessons):
+        scores = log_probs(model, [(lesson.baseline, lesson.n) for lesson in lessons])
+    return token_kl(targets, scores)
+
+
+def backward(
+    model: Model, edits: Edits, lessons: Sequence[Lesson], teacher: Teacher, unit: float
+) -> None:
+    """Add the gradient of the mean KL per token, in units of `unit` nats.
+
+    A part of the batch at a time, where memory asks for it.
+    """
+    whole = unit * sum(lesson.n for lesson in lessons)
+    for part in micro_batches(model, lessons):
+        share = loss(model, edits, part, teacher).sum() / whole
+        share.backward()  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def divergences(
+    model: Model,
+    lessons: Sequence[Lesson],
+    teacher: Teacher,
+    edits: Edits | None,
+    batch_size: int = 32,
+) -> list[float]:
+    """Sum over its tokens of KL(p_condition || p_steered) for each lesson; edits None: p_base."""
+    sums: list[float] = []
+    for start in range(0, len(lessons), batch_size):
+        for part in micro_batches(model, lessons[start : start + batch_size]):
+            if edits is not None:
+                tokens = loss(model, edits, part, teacher)
+            else:
+                rows = [(lesson.baseline, lesson.n) for lesson in part]
+                tokens = token_kl(teacher(part), log_probs(model, rows))
+            sums += [float(one.sum()) for one in by_lesson(tokens, part)]
+    return sums

@@ -1,0 +1,125 @@
+"""Texts as batches of token ids, and what is measured of each token. No text is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from steer.distillation.lessons import picks_columns, vocabulary
+from steer.distillation.recovery import token_kl
+from steer.hooks.clock import TokenClock
+from steer.models.model import Model
+from steer.steering.projection import Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Token ids, and which of them are scored, each by what the model predicts before it.
+
+    scored: rising positions, from 1. start: where the response begins, for scopes and gates.
+    conditioned: ids of the same text after a condition, where there is one; the scored tokens end
+    both alike.
+    """
+
+    ids: tuple[int, ...]
+    scored: tuple[int, ...]
+    start: int = 0
+    conditioned: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Texts that run together. columns: int64 [column], where one of them is predicted. targets:
+    int64 [text, column], the token that comes. weights: float32 [text, column], 1 where it counts.
+    """
+
+    model: Model
+    texts: Sequence[Text]
+    ids: Tensor
+    mask: Tensor
+    columns: Tensor
+    targets: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, model: Model, texts: Sequence[Text]) -> Batch:
+        ids, mask = model.padded([text.ids for text in texts], left=False)
+        columns = sorted({position - 1 for text in texts for position in text.scored}) or [0]
+        place = {column: index for index, column in enumerate(columns)}
+        weights = torch.zeros((len(texts), len(columns)))
+        for row, text in enumerate(texts):
+            weights[row, [place[position - 1] for position in text.scored]] = 1
+        which = torch.tensor(columns, device=ids.device)
+        targets = ids[:, (which + 1).clamp(max=ids.shape[1] - 1)]
+        return cls(model, texts, ids, mask, which, targets, weights.to(ids.device))
+
+    def clock(self, opened: Mapping[Gate, Sequence[bool]] | None = None) -> TokenClock:
+        """A clock for one way of steering: it has a row for each text. opened: as its `open`."""
+        nothing = torch.zeros(len(self.texts), dtype=torch.int64)
+        clock = TokenClock(0, nothing, opened or {}, [text.start for text in self.texts])
+        clock.ids = self.ids
+        return clock
+
+    @cached_property
+    def base(self) -> Tensor:
+        """Log-probabilities of the unsteered model at the columns, float32 [text, column,
+        vocabulary]."""
+        return log_probs(self.model, self.ids, self.mask, self.columns)
+
+    @cached_property
+    def conditioned(self) -> Tensor:
+        """The same after the condition."""
+        ids, mask = self.model.padded([text.conditioned for text in self.texts], left=False)
+        shifts = [len(text.conditioned) - len(text.ids) for text in self.texts]
+        columns = torch.tensor(shifts)[:, None] + self.columns.cpu()[None]
+        # What a text does not score is as good as anything.
+        columns = columns.clamp(0, ids.shape[1] - 1)
+        kept, index = torch.unique(columns, return_inverse=True)
+        found = log_probs(self.model, ids, mask, kept.to(ids.device))
+        return found[torch.arange(len(ids))[:, None], index.to(found.device)]
+
+    @property
+    def n_logits(self) -> int:
+        """Numbers in the log-probabilities of one cell."""
+        return self.targets.numel() * vocabulary(self.model)
+
+    def forget(self) -> None:
+        """Let go of log-probabilities that are remembered."""
+        for name in ("base", "conditioned"):
+            self.__dict__.pop(name, None)
+
+
+#: Log-probabilities [cell, text, column, vocabulary] of cells of a batch, to a number for each
+#: [cell, text, column].
+Measure = Callable[[Tensor, Batch], Tensor]
+
+
+def log_prob(cells: Tensor, batch: Batch) -> Tensor:
+    """log p of the token that comes, in nats."""
+    targets = batch.targets.to(cells.device).expand(cells.shape[:-1])
+    return cells.gather(-1, targets[..., None]).squeeze(-1)
+
+
+def drift(cells: Tensor, batch: Batch) -> Tensor:
+    """KL(p_base || p_steered), in nats."""
+    return token_kl(batch.base[None], cells)
+
+
+def distance(cells: Tensor, batch: Batch) -> Tensor:
+    """KL(p_condition || p_steered), in nats."""
+    return token_kl(batch.conditioned[None], cells)
+
+
+def log_probs(model: Model, ids: Tensor, mask: Tensor, columns: Tensor) -> Tensor:
+    """log p float32 [row, column, vocabulary] at the columns; the LM head runs there only."""
+    if picks_columns(model):
+        output = model.network(
+            input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=columns
+        )
+        return torch.as_tensor(output.logits).float().log_softmax(-1)
+    logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return torch.as_tensor(logits[:, columns.to(logits.device)]).float().log_softmax(-1)

@@ -1,0 +1,56 @@
+"""A text classifier of Hugging Face, to look for a concept in what a model wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from steer.contrasts.source import ModelSource
+from steer.models.model import explained, quiet
+
+TOGETHER = 16
+
+Classify = Callable[[Sequence[str]], list[dict[str, float]]]
+
+
+def load(location: str) -> Classify:
+    """The probability of each label, of texts, by a classifier of that id or folder.
+
+    With one label alone its logit is taken for the log-odds. Longer texts than it takes are cut.
+
+    Raises:
+        ModelError: it cannot be loaded, or lacks the weights of a classifier.
+    """
+    source = ModelSource(location)
+    with quiet(), explained(source):
+        tokenizer = AutoTokenizer.from_pretrained(source.location)
+        network, report = AutoModelForSequenceClassification.from_pretrained(
+            source.location, output_loading_info=True
+        )
+        if report["missing_keys"]:
+            raise ValueError(f"it is no classifier: it lacks {sorted(report['missing_keys'])[0]}")
+    network.eval()
+    labels = [network.config.id2label[index] for index in range(network.config.num_labels)]
+    limit = getattr(network.config, "max_position_embeddings", None)
+    if network.config.pad_token_id is None:
+        network.config.pad_token_id = tokenizer.pad_token_id
+
+    @torch.no_grad()
+    def classify(texts: Sequence[str]) -> list[dict[str, float]]:
+        found: list[dict[str, float]] = []
+        for start in range(0, len(texts), TOGETHER):
+            encoded = tokenizer(
+                list(texts[start : start + TOGETHER]),
+                return_tensors="pt",
+                padding=True,
+                truncation=limit is not None,
+                max_length=limit,
+            )
+            logits = network(**encoded).logits.float()
+            scores = logits.sigmoid() if len(labels) == 1 else logits.softmax(-1)
+            found += [dict(zip(labels, row, strict=True)) for row in scores.tolist()]
+        return found
+
+    return classify

@@ -1,0 +1,282 @@
+"""How well vectors work and what they cost, beside the baselines that a number needs.
+
+Every row of the table is a way of steering: none, each vector, its opposite (of ops
+that have one), random directions of its length (`N_RANDOM` seeds together), and the condition as a
+prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steer.contrasts.heldout import HeldOut
+from steer.contrasts.passages import Passage
+from steer.distillation.descent import LEAST_EFFECT
+from steer.errors import InputError
+from steer.evaluation.batches import Text, distance, drift, log_prob
+from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, Sums, score
+from steer.evaluation.written import (
+    Writing,
+    Written,
+    lesson_text,
+    own_texts,
+    pair_texts,
+    plain_texts,
+    write,
+    write_conditioned,
+)
+from steer.intervals import Interval, difference, mean, ratio
+from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_direction
+from steer.measures.concepts import Judge
+from steer.measures.measures import distinct, moved, multiple_choice, preference
+from steer.models.model import Model
+from steer.steering.steers import Steer
+
+Kind = Literal["unsteered", "vector", "opposite", "random", "prompt"]
+Array = NDArray[np.float64]
+
+#: What a row may have, in the order of the table: effect, then cost.
+MEASURES = (
+    "preference",
+    "right_way",
+    "multiple_choice",
+    "recovery",
+    "concept",
+    "kl",
+    "extra_nats",
+    "distinct",
+)
+
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A row of the table; of several cells (random seeds) it shows all together."""
+
+    label: str
+    kind: Kind
+    cells: tuple[Cell, ...]
+    vector: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was measured of a variant, by the names of `MEASURES`.
+
+    shifts: change of each pair's preference, in nats, [pair]. samples: some of its texts.
+    """
+
+    variant: Variant
+    measures: dict[str, Interval] = field(default_factory=dict)
+    shifts: Array | None = None
+    samples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to measure on. unrelated: texts for the divergence; None takes the unsteered model's
+    own. judge: of the concept, where there is one.
+    """
+
+    held_out: HeldOut
+    writing: Writing
+    unrelated: tuple[Passage, ...] | None = None
+    judge: Judge | None = None
+
+
+def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]:
+    """The rows of the table, in their order."""
+    rows = [Variant("unsteered", "unsteered", (UNSTEERED,))]
+    for steer in steers:
+        name = steer.vector.name
+        noise: tuple[Cell, ...] = tuple(
+            (random_direction(steer, seed),) for seed in range(N_RANDOM)
+        )
+        rows += [
+            Variant(str(steer), "vector", ((steer,),), name),
+            Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name),
+        ]
+        if steer.op.name in SIGNED:
+            turned = Variant(f"{name}, opposite", "opposite", ((opposite(steer),),), name)
+            rows.insert(-1, turned)
+    if condition is not None:
+        rows.append(Variant("condition as prompt", "prompt", (CONDITION,)))
+    return rows
+
+
+def n_units(task: Task, rows: Sequence[Variant]) -> int:
+    """Units of work that `Progress` counts: texts written, and texts scored under a cell."""
+    n_cells = sum(len(row.cells) for row in rows)
+    scored = 0
+    if task.held_out.pairs is not None:
+        scored += 2 * len(task.held_out.pairs.positive)
+    if task.writing.conditions is not None:
+        scored += len(task.held_out.texts or ()) or task.writing.samples
+    scored += task.writing.samples if task.unrelated is None else len(task.unrelated)
+    return n_cells * scored + len(rows) * task.writing.samples
+
+
+def evaluate(
+    model: Model,
+    rows: Sequence[Variant],
+    task: Task,
+    on_progress: Progress = lambda what, n_units: None,
+) -> list[Row]:
+    """Measure every row.
+
+    Raises:
+        InputError: texts that the model does not take, or a condition that changes nothing.
+        HookError: a steer was never applied.
+    """
+    return _Evaluation(model, rows, task, on_progress).run()
+
+
+@dataclass
+class _Evaluation:
+    model: Model
+    variants: Sequence[Variant]
+    task: Task
+    on_progress: Progress
+
+    def __post_init__(self) -> None:
+        self.rows = [Row(variant) for variant in self.variants]
+        self.cells = [cell for variant in self.variants for cell in variant.cells]
+
+    def run(self) -> list[Row]:
+        condition = self.task.writing.conditions
+        if self.task.held_out.pairs is not None:
+            self._preferences()
+        lessons = []
+        if condition is not None:
+            lessons = write_conditioned(
+                self.model, self.task.writing, lambda n: self.on_progress("writing", n)
+            )
+            given = self.task.held_out.texts
+            texts = [lesson_text(lesson) for lesson in lessons]
+            if given is not None:
+                texts = plain_texts(self.model, given, condition)
+            self._recoveries(texts)
+        written = [
+            [Written(one.baseline, one.n) for one in lessons]
+            if row.variant.kind == "prompt"
+            else self._write(row.variant)
+            for row in self.rows
+        ]
+        self._drifts(written[0])
+        self._writings(written)
+        return self.rows
+
+    def _score(self, texts: Sequence[Text], measure: object, what: str) -> list[Sums]:
+        """Sums [text] of each row, the mean over its cells."""
+        sums = score(
+            self.model,
+            texts,
+            self.cells,
+            measure,  # type: ignore[arg-type]
+            lambda n: self.on_progress(what, n),
+        )
+        ends = np.cumsum([len(row.variant.cells) for row in self.rows])
+        return [part.mean(0) for part in np.split(sums, ends[:-1].tolist())]
+
+    def _preferences(self) -> None:
+        pairs, condition = self.task.held_out.pairs, self.task.writing.conditions
+        assert pairs is not None
+        texts = pair_texts(self.model, pairs, condition.condition if condition else None)
+        sums = self._score(texts, log_prob, "scoring pairs")
+        n = len(pairs.positive)
+        found = [preference(one[:n], one[n:]) for one in sums]
+        # Endings of nothing in common are no answers to choose from.
+        asked = pairs.completes
+        for index, (row, one) in enumerate(zip(self.rows, found, strict=True)):
+            shifts = one - found[0]
+            measures = dict(row.measures)
+            if row.variant.kind != "unsteered":
+                measures |= {"preference": mean(shifts), "right_way": moved(shifts)}
+            if asked:
+                measures["multiple_choice"] = mean(multiple_choice(one))
+            self.rows[index] = Row(row.variant, measures, shifts)
+
+    def _recoveries(self, texts: Sequence[Text]) -> None:
+        sums = self._score(texts, distance, "recovery")
+        base = sums[0]
+        check_effect(base, texts)
+        for row, one in zip(self.rows, sums, strict=True):
+            row.measures["recovery"] = ratio(base - one, base)
+
+    def _write(self, variant: Variant) -> list[Written]:
+        """Texts of all cells of a row together, as many as of any other row."""
+        n, cells = self.task.writing.samples, variant.cells
+        cuts = [round(n * part / len(cells)) for part in range(len(cells) + 1)]
+        made = []
+        for cell, start, stop in zip(cells, cuts, cuts[1:], strict=False):
+            if start < stop:
+                made += write(
+                    self.model,
+                    self.task.writing,
+                    cell or (),
+                    range(start, stop),
+                    lambda count: self.on_progress("writing", count),
+                )
+        return made
+
+    def _drifts(self, own: Sequence[Written]) -> None:
+        condition = self.task.writing.conditions
+        if self.task.unrelated is not None:
+            texts = plain_texts(self.model, self.task.unrelated, condition)
+        else:
+            texts = own_texts(self.model, self.task.writing, own)
+        counts = [len(text.scored) for text in texts]
+        for row, sums in zip(self.rows, self._score(texts, drift, "KL"), strict=True):
+            if row.variant.kind != "unsteered":
+                row.measures["kl"] = ratio(sums, counts)
+
+    def _writings(self, written: Sequence[Sequence[Written]]) -> None:
+        """What the texts of each row cost the unsteered model, and what is in them."""
+        nats = [self._nats(one) for one in written]
+        for index, row in enumerate(self.rows):
+            texts = [self.model.decode(one.own) for one in written[index]]
+            if row.variant.kind != "unsteered":
+                row.measures["extra_nats"] = _extra(nats[index], nats[0])
+            row.measures["distinct"] = ratio(*_columns([distinct(w.own) for w in written[index]]))
+            if self.task.judge is not None:
+                row.measures["concept"] = ratio(*_columns(self.task.judge(texts)))
+            self.rows[index] = Row(row.variant, row.measures, row.shifts, tuple(texts[:3]))
+
+    def _nats(self, written: Sequence[Written]) -> tuple[Array, Array]:
+        """-log p of each text's own tokens under the unsteered model, and how many they are."""
+        texts = [one.scored for one in written]
+        sums = score(self.model, texts, [UNSTEERED], log_prob)[0]
+        return -sums, np.array([float(len(text.scored)) for text in texts])
+
+
+def check_effect(base: Array, texts: Sequence[Text]) -> None:
+    """Refuse a condition that cannot be told from none. base: sums of KL(p_condition || p_base).
+
+    Raises:
+        InputError: it moves the next token by less than `LEAST_EFFECT` nats.
+    """
+    if base.sum() < LEAST_EFFECT * sum(len(text.scored) for text in texts):
+        raise InputError(
+            "the condition changes nothing in what the model writes",
+            hint="does the model heed it as a prompt? see with `steer apply`",
+        )
+
+
+def _extra(own: tuple[Array, Array], base: tuple[Array, Array]) -> Interval:
+    """Nats per token more than the unsteered model's own texts have."""
+    if len(own[0]) == len(base[0]):
+        return difference(own, base)
+    # The condition's texts may be fewer: one that has no token to learn from is left out.
+    n = min(len(own[0]), len(base[0]))
+    return difference((own[0][:n], own[1][:n]), (base[0][:n], base[1][:n]))
+
+
+def _columns(rows: Sequence[tuple[float, float]]) -> tuple[Array, Array]:
+    both = np.array(rows, dtype=np.float64)
+    return both[:, 0], both[:, 1]

@@ -1,0 +1,205 @@
+"""Texts scored under many ways of steering at once, teacher-forced: no text is generated.
+
+A cell is one way of steering: a tuple of steers, empty for none. A batch holds each of its texts
+once for every cell, and each cell edits its own rows. What lies below the lowest layer of a batch
+runs once (`steer.evaluation.trunk`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
+from steer.errors import InputError
+from steer.evaluation.batches import Batch, Measure, Text, log_probs
+from steer.evaluation.trunk import Trunk, grown, replayed, takes_trunks
+from steer.hooks.gates import opened, prompt_values
+from steer.hooks.hooks import SiteFunction, placed
+from steer.hooks.inject import site_functions
+from steer.models.memory import token_budget
+from steer.models.model import Model
+from steer.sites import Site
+from steer.steering.steers import Steer
+
+Sums = NDArray[np.float64]
+Functions = dict[Site, SiteFunction]
+#: A way of steering; None stands for no steering, but the condition before the text.
+Cell = tuple[Steer, ...] | None
+
+UNSTEERED: Cell = ()
+CONDITION: Cell = None
+#: Bytes of logits that one batch makes: more would leave a CPU's caches.
+LOGITS_BYTES = {"cpu": 16_000_000, "cuda": 1_000_000_000}
+
+
+@dataclass
+class Scorer:
+    """Scores texts under cells, batch by batch; `trunks` keeps what lies below the last layer."""
+
+    model: Model
+    texts: Sequence[Text]
+    measure: Measure
+    n_cells: int
+
+    def __post_init__(self) -> None:
+        order = sorted(range(len(self.texts)), key=lambda index: len(self.texts[index].ids))
+        self.groups = _groups(self.model, [self.texts[index] for index in order], self.n_cells)
+        ends = np.cumsum([len(group) for group in self.groups]).tolist()
+        self.indices = [
+            order[end - len(group) : end] for end, group in zip(ends, self.groups, strict=True)
+        ]
+        self._batches = [Batch.of(self.model, group) for group in self.groups]
+        self._trunks: dict[int, Trunk] = {}
+        self._kept: set[Batch] = set()
+        self._bytes = 0
+
+    @torch.no_grad()
+    def score(self, group: int, cells: Sequence[Cell]) -> Sums:
+        """Sums over each text's scored tokens, float64 [cell, text of the group]; `indices` says
+        which texts those are.
+
+        Raises:
+            HookError: a cell was never applied.
+            InputError: a text without the prompt that a gate looks at.
+        """
+        batch = self._batches[group]
+        # Condition and baseline are the batch's own, the same whatever else is asked of it.
+        steered = self._functions(batch, [cell for cell in cells if cell])
+        layer = _shared_layer(steered)
+        trunk = None
+        if layer is not None and takes_trunks(self.model):
+            trunk = self._trunk(group, layer, batch)
+        most = self._at_once(batch)
+        parts = [
+            self._sums(self._forward(batch, steered[start : start + most], trunk), batch)
+            for start in range(0, len(steered), most)
+        ]
+        made = iter(np.concatenate(parts) if parts else ())
+        sums: list[Sums] = []
+        for cell in cells:
+            if cell:
+                sums.append(next(made))
+            else:
+                own = batch.base if cell is not CONDITION else batch.conditioned
+                sums.append(self._sums(own[None], batch)[0])
+        self._remember(batch)
+        return np.stack(sums)
+
+    def _sums(self, cells: Tensor, batch: Batch) -> Sums:
+        """Sums [cell, text] over the columns that count, of log-probabilities."""
+        values = self.measure(cells, batch)
+        counts = batch.weights.to(values.device).bool()
+        found = values.masked_fill(~counts, 0.0).double().sum(-1).cpu().numpy()
+        return np.asarray(found)
+
+    def _remember(self, batch: Batch) -> None:
+        """Keep the batch's own log-probabilities for the next layer, where there is room."""
+        size = 4 * batch.n_logits * sum(name in vars(batch) for name in ("base", "conditioned"))
+        if batch not in self._kept and self._bytes + size > LOGITS_BUDGET:
+            batch.forget()
+        elif batch not in self._kept:
+            self._kept.add(batch)
+            self._bytes += size
+
+    def _at_once(self, batch: Batch) -> int:
+        """How many cells of a batch run together."""
+        logits = LOGITS_BUDGET // (4 * batch.n_logits)
+        return max(1, min(logits, token_budget(self.model) // batch.ids.numel()))
+
+    def _trunk(self, group: int, layer: int, batch: Batch) -> Trunk:
+        lower = self._trunks.get(group)
+        if lower is not None and lower.layer == layer:
+            return lower
+        if lower is not None and lower.layer > layer:
+            lower = None
+        self._trunks[group] = grown(self.model, batch.ids, batch.mask, layer, lower)
+        return self._trunks[group]
+
+    def _functions(self, batch: Batch, cells: Sequence[Sequence[Steer]]) -> list[Functions]:
+        """What each cell does. Gates that look at prompts see what comes before the response."""
+        steers = [steer for cell in cells for steer in cell]
+        prompts = [text.ids[: text.start] for text in batch.texts]
+        special = set(self.model.tokenizer.all_special_ids)
+        for gate in (steer.gate for steer in steers):
+            if gate and gate.pooling != "token" and any(map(special.issuperset, prompts)):
+                raise InputError(
+                    f"the gate {gate} looks at prompts, and a text has none",
+                    hint="give --texts and --unrelated a prompt each, and pass --prompts",
+                )
+        passes = opened(prompt_values(self.model, steers, prompts))
+        return [site_functions(self.model, cell, batch.clock(passes)) for cell in cells]
+
+    def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
+        """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
+        times = len(cells)
+        functions = _by_rows(cells, len(batch.ids))
+        with placed(self.model, functions), replayed(self.model, trunk, times):
+            found = log_probs(
+                self.model, batch.ids.repeat(times, 1), batch.mask.repeat(times, 1), batch.columns
+            )
+        return found.view(times, len(batch.ids), *found.shape[1:])
+
+
+def score(
+    model: Model,
+    texts: Sequence[Text],
+    cells: Sequence[Cell],
+    measure: Measure,
+    on_done: Callable[[int], None] = lambda n_scores: None,
+) -> Sums:
+    """Sums over each text's scored tokens under every cell, float64 [cell, text]."""
+    scorer = Scorer(model, texts, measure, len(cells))
+    sums = np.zeros((len(cells), len(texts)))
+    for group, indices in enumerate(scorer.indices):
+        sums[:, indices] = scorer.score(group, cells)
+        on_done(len(cells) * len(indices))
+    return sums
+
+
+def _groups(model: Model, texts: Sequence[Text], n_cells: int) -> list[list[Text]]:
+    """Texts of like length, as many as fit with all their cells."""
+    tokens = token_budget(model)
+    logits = LOGITS_BYTES.get(model.device.type, LOGITS_BYTES["cuda"]) // (4 * vocabulary(model))
+    groups: list[list[Text]] = []
+    for text in texts:
+        here = [*(groups[-1] if groups else []), text]
+        columns = len({position for one in here for position in one.scored})
+        rows = len(here) * n_cells
+        if groups and rows * len(text.ids) <= tokens and rows * columns <= logits:
+            groups[-1].append(text)
+        else:
+            groups.append([text])
+    return groups
+
+
+def _shared_layer(cells: Sequence[Functions]) -> int | None:
+    """The highest layer below which no cell reads or edits the texts; it may at `resid_post`."""
+    sites = [site for cell in cells for site in cell]
+    lowest = min(
+        (site.layer if site.name == "resid_post" else site.layer - 1 for site in sites), default=-1
+    )
+    return lowest if lowest >= 0 else None
+
+
+def _by_rows(cells: Sequence[Functions], n: int) -> Functions:
+    """Functions that give each cell's n rows to its own."""
+
+    def function(site: Site) -> SiteFunction:
+        own = [cell.get(site) for cell in cells]
+
+        def edit(resid: Tensor) -> Tensor:
+            parts = []
+            for one, rows in zip(own, torch.split(resid, n), strict=True):
+                edited = rows if one is None else one(rows)
+                parts.append(rows if edited is None else edited)
+            return torch.cat(parts)
+
+        return edit
+
+    return {site: function(site) for cell in cells for site in cell}

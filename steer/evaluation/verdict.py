@@ -1,0 +1,193 @@
+"""Which cell of a sweep to recommend, held against random directions and against itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from steer.evaluation.batches import log_prob
+from steer.evaluation.scoring import UNSTEERED, score
+from steer.evaluation.sweep import Bench
+from steer.evaluation.written import Writing, Written, write
+from steer.intervals import Interval, difference, ratio
+from steer.measures.baselines import N_RANDOM, random_direction
+from steer.measures.grids import Grid, Plan
+from steer.measures.measures import distinct, wrong_way
+from steer.measures.selection import Candidate, Rule, nearest, pareto, refusal_direction, strongest
+from steer.models.model import Model
+from steer.sites import format_layers
+
+Place = tuple[int, int]
+
+#: How many cells are tried for the budget of nats, and what share of the last one's KL the next one
+#: may have at most: texts fall apart by degrees.
+TRIES = 6
+NEXT = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a cell may cost. kl: nats per token on unrelated texts; nats: extra ones of its own
+    texts under the unsteered model."""
+
+    kl: float = 0.1
+    nats: float = 0.1
+    rule: Rule = "budget"
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A cell whose texts were looked at. distinct: share of different bigrams in a text."""
+
+    place: Place
+    extra_nats: Interval
+    distinct: Interval
+    samples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of it. place: the cell that is recommended, or the nearest one, with `reason`
+    why it is not recommended.
+
+    random: the effect of each random direction there. margin: how much more the cell does than
+    these on the same items. stable: whether both halves of the items lead to the same.
+    """
+
+    place: Place | None
+    reason: str | None
+    front: tuple[Place, ...]
+    tried: Tried | None = None
+    random: tuple[float, ...] = ()
+    margin: Interval | None = None
+    stable: bool = True
+    instability: str = ""
+    wrong_way: tuple[int, ...] = ()
+
+    @property
+    def recommended(self) -> bool:
+        return self.place is not None and self.reason is None
+
+
+def judge(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writing) -> Verdict:
+    """Choose a cell, and find out whether it deserves it.
+
+    Raises:
+        HookError: a cell was never applied.
+    """
+    effects, costs = grid.effects(), grid.costs()
+    front = tuple(_places(effects, pareto(effects.ravel().tolist(), costs.ravel().tolist())))
+    ordered = _ordered(grid, plan, budget)
+    if not ordered:
+        near = nearest(effects.ravel().tolist(), costs.ravel().tolist())
+        if near is None:
+            return Verdict(None, "no cell has an effect above 0", front)
+        place = _places(effects, [near])[0]
+        return Verdict(place, f"no cell with an effect has a KL of at most {budget.kl:g}", front)
+    for _ in range(TRIES):
+        tried = _tried(texts, plan, ordered[0], writing)
+        if tried.extra_nats.value <= budget.nats:
+            break
+        most = NEXT * costs[tried.place]
+        ordered = [place for place in ordered if costs[place] <= most]
+        if not ordered:
+            break
+    if tried.extra_nats.value > budget.nats:
+        reason = f"no cell that was tried has extra nats of at most {budget.nats:g} per token"
+        return Verdict(tried.place, reason, front, tried)
+    return _held_against_chance(texts, plan, grid, budget, front, tried)
+
+
+def _held_against_chance(
+    texts: Bench, plan: Plan, grid: Grid, budget: Budget, front: tuple[Place, ...], tried: Tried
+) -> Verdict:
+    row, column = tried.place
+    steer = plan.steer(row, column)
+    found, weights = texts.score([(random_direction(steer, seed),) for seed in range(N_RANDOM)])
+    random = tuple(float(one) for one in found.sum(1) / weights.sum())
+    own = grid.effect[row, column]
+    margin = difference((own, weights), (found.mean(0), weights))
+    reason = None
+    if margin.low <= 0 or ratio(own, weights).value <= max(random):
+        reason = "it does not beat random directions of its length"
+    instability = _instability(grid, plan, budget, tried.place)
+    wrong = tuple(wrong_way(own)) if grid.kind == "preference" else ()
+    return Verdict(
+        tried.place, reason, front, tried, random, margin, not instability, instability, wrong
+    )
+
+
+def _ordered(grid: Grid, plan: Plan, budget: Budget, items: slice = slice(None)) -> list[Place]:
+    """Cells that the rule lets through, its choice first."""
+    effects, costs = grid.effects(items), grid.costs()
+    if budget.rule == "refusal_direction":
+        return _by_refusal_direction(grid, plan, items)
+    left = effects.copy()
+    chosen: list[Place] = []
+    while True:
+        best = strongest(left.ravel().tolist(), costs.ravel().tolist(), budget.kl)
+        if best is None:
+            return chosen
+        chosen += _places(effects, [best])
+        left[chosen[-1]] = -np.inf
+
+
+def _by_refusal_direction(grid: Grid, plan: Plan, items: slice) -> list[Place]:
+    """The rule with each coefficient for what adds, and its negative for what takes out."""
+    columns = {(one.value, one.unit): index for index, one in enumerate(plan.coefficients)}
+    costs, levels = grid.costs(), grid.levels(items)
+    places, candidates = [], []
+    for row, layers in enumerate(plan.layers):
+        for (value, unit), column in columns.items():
+            away = columns.get((-value, unit))
+            if value > 0 and away is not None:
+                places.append((row, column))
+                level, cost = levels[row], float(costs[row, away])
+                candidates.append(
+                    Candidate(layers[-1], float(level[away]), float(level[column]), cost)
+                )
+    n_layers = plan.vector.metadata.model.n_layers
+    return [places[index] for index in refusal_direction(candidates, n_layers)]
+
+
+def _tried(texts: Bench, plan: Plan, place: Place, writing: Writing) -> Tried:
+    steer = plan.steer(*place)
+    written = write(texts.model, writing, [steer])
+    own, base = (_nats(texts.model, one) for one in (written, texts.own))
+    pieces = [distinct(one.own) for one in written]
+    return Tried(
+        place,
+        difference(own, base),
+        ratio([n for n, _ in pieces], [n for _, n in pieces]),
+        tuple(texts.model.decode(one.ids) for one in written[:6]),
+    )
+
+
+def _nats(model: Model, written: list[Written]) -> tuple[list[float], list[float]]:
+    texts = [one.scored for one in written]
+    sums = score(model, texts, [UNSTEERED], log_prob)[0]
+    return (-sums).tolist(), [float(len(text.scored)) for text in texts]
+
+
+def _instability(grid: Grid, plan: Plan, budget: Budget, place: Place) -> str:
+    """How the halves of the items disagree with the choice of all; empty if they do not."""
+    whole = grid.effect_at(*place)
+    # The halves choose among what costs no more than the choice: the rest failed in its texts.
+    within = replace(budget, kl=float(grid.costs()[place]))
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        ordered = _ordered(grid, plan, within, half)
+        if not ordered:
+            return "half of the items leads to no choice at all"
+        row, _ = ordered[0]
+        if abs(row - place[0]) > 1:
+            layers = format_layers(plan.layers[row])
+            return f"half of the items leads to layer {layers}"
+        effect = float(grid.effects(half)[ordered[0]])
+        if not whole.low <= effect <= whole.high:
+            return f"half of the items gives an effect of {effect:.2f}"
+    return ""
+
+
+def _places(shape: np.ndarray, flat: list[int]) -> list[Place]:
+    return [(index // shape.shape[1], index % shape.shape[1]) for index in flat]

@@ -1,0 +1,241 @@
+"""Held-out data as token ids to be scored, and texts that a model writes to be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from steer.contrasts.contrasts import Contrasts
+from steer.contrasts.frame import joinable
+from steer.contrasts.passages import Message, Passage
+from steer.contrasts.reading import Tokens, shared_prefix
+from steer.distillation.lessons import MIN_TOKENS, Conditions, Lesson, beginnings, write_lessons
+from steer.errors import InputError
+from steer.evaluation.batches import Text
+from steer.generate.apply import Sampling, continue_ids
+from steer.models.model import Model
+from steer.steering.steers import Steer
+
+#: Samples are numbered from here, so that none is a text that a distilled edit has learned from.
+FRESH = 1_000_000
+TOGETHER = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How texts are begun: by prompts, plain or in the chat template, after a baseline or a
+    condition.
+    """
+
+    prompts: tuple[str, ...]
+    conditions: Conditions | None = None
+    chat: bool = False
+    samples: int = 48
+    max_tokens: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A text by the model: token ids at the baseline, of which the last n are its own."""
+
+    ids: tuple[int, ...]
+    n: int
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        return self.ids[len(self.ids) - self.n :]
+
+    @property
+    def scored(self) -> Text:
+        """Its own tokens, to be scored."""
+        start = len(self.ids) - self.n
+        return Text(self.ids, tuple(range(max(start, 1), len(self.ids))), start)
+
+
+def write(
+    model: Model,
+    writing: Writing,
+    steers: Sequence[Steer],
+    samples: range | None = None,
+    on_done: Callable[[int], None] = lambda n_texts: None,
+) -> list[Written]:
+    """Sample texts at temperature 1; number i continues prompt i % len(prompts).
+
+    Random numbers belong to the seed, the prompt and the number, so what differs by steering
+    differs by nothing else.
+
+    Raises:
+        InputError: a prompt that is empty for this model, or leaves no room.
+    """
+    starts = [_beginning(model, writing, prompt) for prompt in writing.prompts]
+    room = _room(model, max(map(len, starts)), writing.max_tokens)
+    numbers = samples or range(writing.samples)
+    sampling = Sampling(
+        max_tokens=room, temperature=1.0, seed=writing.seed, batch_size=min(TOGETHER, len(numbers))
+    )
+    order = [(starts[i % len(starts)], FRESH + i // len(starts)) for i in numbers]
+    made = continue_ids(model, order, steers, sampling, on_done)
+    return [Written((*start, *new), len(new)) for (start, _), new in zip(order, made, strict=True)]
+
+
+def write_conditioned(
+    model: Model, writing: Writing, on_done: Callable[[int], None] = lambda n_texts: None
+) -> list[Lesson]:
+    """The same under the condition, as lessons: after the condition, and after the baseline.
+
+    Raises:
+        InputError: the model writes nothing, or a prompt leaves no room.
+    """
+    assert writing.conditions is not None
+    first = FRESH * len(writing.prompts)
+    return write_lessons(
+        model,
+        writing.conditions,
+        writing.prompts,
+        range(first, first + writing.samples),
+        max_tokens=writing.max_tokens,
+        seed=writing.seed,
+        on_done=on_done,
+    )
+
+
+def _beginning(model: Model, writing: Writing, prompt: str) -> tuple[int, ...]:
+    before = writing.conditions.baseline if writing.conditions is not None else ""
+    if writing.chat:
+        return tuple(model.encode(model.chat(prompt, before or None), special=False))
+    ids = tuple(model.encode(joinable(before) + prompt))
+    if not ids:
+        raise InputError(
+            f"{model.identity.id} has no first token to begin a text with",
+            hint="give prompts, with --prompts",
+        )
+    return ids
+
+
+def _room(model: Model, longest: int, wanted: int) -> int:
+    room = wanted if model.context is None else min(wanted, model.context - longest)
+    if room < MIN_TOKENS:
+        raise InputError(
+            f"a prompt has {longest:,} tokens, and {model.identity.id} takes {model.context:,}",
+            hint="shorten it",
+        )
+    return room
+
+
+def pair_texts(model: Model, pairs: Contrasts, condition: str | None) -> list[Text]:
+    """All positive sides, then all negative ones; scored from where the two differ.
+
+    Under a condition some tokenizers write the first word otherwise; it is then not scored.
+
+    Raises:
+        InputError: a text longer than the model takes.
+    """
+    sides = pairs.positive, pairs.negative
+    positive, negative = (model.encode_passages(side) for side in sides)
+    starts = [shared_prefix(p.ids, n.ids) for p, n in zip(positive, negative, strict=True)]
+    taught: list[Tokens | None] = [None] * (2 * len(starts))
+    if condition is not None:
+        told = [_after(condition, passage) for side in sides for passage in side]
+        taught = list(model.encode_passages(told))
+    plain = [*positive, *negative]
+    made = [
+        _text(one, start, other)
+        for one, start, other in zip(plain, starts * 2, taught, strict=True)
+    ]
+    _check_lengths(model, made)
+    return made
+
+
+def plain_texts(
+    model: Model, texts: Sequence[Passage], conditions: Conditions | None
+) -> list[Text]:
+    """Texts at the baseline and, where there is one, under the condition.
+
+    Raises:
+        InputError: a text longer than the model takes.
+    """
+    before = "" if conditions is None else conditions.baseline
+    plain = model.encode_passages([_after(before, passage) for passage in texts])
+    taught: list[Tokens | None] = [None] * len(texts)
+    if conditions is not None:
+        told = [_after(conditions.condition, passage) for passage in texts]
+        taught = list(model.encode_passages(told))
+    made = [_text(one, one.text_start, other) for one, other in zip(plain, taught, strict=True)]
+    _check_lengths(model, made)
+    return made
+
+
+def own_texts(model: Model, writing: Writing, written: Sequence[Written]) -> list[Text]:
+    """Texts that the unsteered model wrote, to be scored; also after the condition, if one is
+    known. A text of no prompt has its first word for one.
+
+    Raises:
+        InputError: with the condition, a text is longer than the model takes.
+    """
+    conditions, prompts = writing.conditions, writing.prompts
+    if conditions is None:
+        return [one.scored for one in written if one.n]
+    known = {prompt: beginnings(model, conditions, prompt) for prompt in prompts}
+    made: list[Text] = []
+    for index, one in enumerate(written):
+        start, baseline = known[prompts[index % len(prompts)]]
+        if baseline is None:
+            text = model.decode(one.own)
+            made += plain_texts(model, [Passage("", text)], conditions) if text.strip() else []
+        elif one.n:
+            made.append(replace(one.scored, conditioned=(*start, *one.own)))
+    _check_lengths(model, made)
+    return made
+
+
+def lesson_text(lesson: Lesson) -> Text:
+    """The text of a lesson; its last n tokens are scored."""
+    start = len(lesson.baseline) - lesson.n
+    return Text(
+        lesson.baseline, tuple(range(start, len(lesson.baseline))), start, lesson.conditioned
+    )
+
+
+def thinned(texts: Sequence[Text], most: int) -> list[Text]:
+    """The same texts with at most `most` scored positions each, evenly spread, at like places."""
+    made = []
+    for text in texts:
+        step = max(1, -(-len(text.scored) // most))
+        made.append(Text(text.ids, text.scored[step // 2 :: step], text.start, text.conditioned))
+    return made
+
+
+def _after(condition: str, passage: Passage) -> Passage:
+    """A passage after a condition, which is a system message to a chat."""
+    if passage.role is None:
+        return replace(passage, prompt=joinable(condition) + passage.prompt)
+    if not condition:
+        return passage
+    if passage.turns and passage.turns[0].role == "system":
+        raise InputError("a held-out text has a system message, where the condition is to be one")
+    return replace(passage, turns=(Message("system", condition), *passage.turns))
+
+
+def _text(plain: Tokens, start: int, taught: Tokens | None) -> Text:
+    ids = tuple(plain.ids[: plain.text_stop])
+    first = max(1, min(start, len(ids)))
+    conditioned: tuple[int, ...] = ()
+    if taught is not None:
+        conditioned = tuple(taught.ids[: taught.text_stop])
+        same = shared_prefix(ids[::-1], conditioned[::-1])
+        first = max(first, len(ids) - same, len(ids) - len(conditioned) + 1)
+    return Text(ids, tuple(range(first, len(ids))), plain.text_start, conditioned)
+
+
+def _check_lengths(model: Model, texts: Sequence[Text]) -> None:
+    lengths = [max(len(text.ids), len(text.conditioned)) for text in texts]
+    if model.context is not None and max(lengths, default=0) > model.context:
+        longest, n = int(np.argmax(lengths)), len(texts)
+        raise InputError(
+            f"held-out text {longest % n + 1} has {lengths[longest]:,} tokens, and"
+            f" {model.identity.id} takes {model.context:,}",
+            hint="shorten it, or leave it out",
+        )

@@ -1,0 +1,1 @@
+"""From recorded activations to directions, in numpy. No torch."""

@@ -1,0 +1,221 @@
+"""Recorded activations in a file: written in place as they come, read back by site.
+
+The file is a safetensors file from its first byte on, with its tensors filled in later: `lengths`,
+float32 [n_passages, n_columns], the mean length of what was read, and for each site `SITE.LAYER`
+(where several positions were read, `SITE.LAYER@POSITION` for each), float32 [n_passages, d_model];
+the first `n_positive` rows are the positive side. A row whose lengths are 0 has not been recorded
+yet, so a run that was killed goes on where it stopped. Under its final name the file is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from steer.errors import InputError, SteerError
+from steer.files import check_writable, reported
+from steer.sites import Site
+from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
+
+Rows = NDArray[np.float32]
+
+#: Rows that are read at once: enough to be fast, few enough to be small.
+CHUNK = 1_024
+_MAX_HEADER = 4_000_000
+
+
+class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What was recorded: enough to make a vector, and to know a recording again.
+
+    reads: one for each position; all sites were read at each.
+    """
+
+    model: ModelIdentity
+    contrast: ContrastSummary
+    reads: tuple[Read, ...]
+    sites: tuple[Site, ...]
+    n_positive: int
+    n_negative: int
+    paired: bool
+    format: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.n_positive, self.n_negative) < 1 or not self.sites or not self.reads:
+            raise ValueError("a recording has passages of both sides, sites and positions")
+        if self.paired and self.n_positive != self.n_negative:
+            raise ValueError("pairs have as many positive sides as negative")
+
+    @property
+    def n_passages(self) -> int:
+        return self.n_positive + self.n_negative
+
+    @property
+    def columns(self) -> list[tuple[Read, Site]]:
+        """What was read of each passage, in the order in which it is stored."""
+        return [(read, site) for read in self.reads for site in self.sites]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """An open recording. `offset` is where its first tensor begins, in bytes."""
+
+    recording: Recording
+    path: Path
+    descriptor: int
+    offset: int
+
+    def done(self) -> NDArray[np.bool_]:
+        """Which passages have been recorded, [n_passages]."""
+        return np.asarray((self.lengths() > 0).all(1))
+
+    def lengths(self) -> Rows:
+        """Mean length of what was read, float32 [n_passages, n_columns]."""
+        return self._read(0, self.recording.n_passages, len(self.recording.columns))
+
+    def put(self, passages: Sequence[int], activations: Rows, lengths: Rows) -> None:
+        """Keep what was read of some passages.
+
+        activations: float32 [n, n_columns, d_model]; lengths: float32 [n, n_columns].
+
+        Raises:
+            SteerError: the disk does not take it.
+        """
+        width = self.recording.model.d_model
+        with reported(self.path):
+            for column in range(len(self.recording.columns)):
+                for row, passage in enumerate(passages):
+                    self._write(self._start(column) + passage * width * 4, activations[row, column])
+            # Last: they say that the rest is there.
+            for row, passage in enumerate(passages):
+                self._write(passage * lengths.shape[1] * 4, lengths[row])
+
+    def chunks(self, column: int, side: int) -> Iterator[tuple[slice, Rows]]:
+        """The activations of one column and side (0 is positive), `CHUNK` rows at a time.
+
+        Gives which of the side's rows, and those, float32 [n, d_model].
+        """
+        first, stop = self._side(side)
+        width = self.recording.model.d_model
+        for start in range(first, stop, CHUNK):
+            count = min(CHUNK, stop - start)
+            rows = self._read(self._start(column) + start * width * 4, count, width)
+            yield slice(start - first, start - first + count), rows
+
+    def side(self, column: int, side: int) -> Rows:
+        """All activations of one column and side, float32 [n, d_model]."""
+        return np.concatenate([rows for _, rows in self.chunks(column, side)])
+
+    def __enter__(self) -> Activations:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+    def _side(self, side: int) -> tuple[int, int]:
+        n_positive = self.recording.n_positive
+        return (0, n_positive) if side == 0 else (n_positive, self.recording.n_passages)
+
+    def _start(self, column: int) -> int:
+        n_passages, n_columns = self.recording.n_passages, len(self.recording.columns)
+        return n_passages * n_columns * 4 + column * n_passages * self.recording.model.d_model * 4
+
+    def _read(self, start: int, rows: int, columns: int) -> Rows:
+        with reported(self.path):
+            data = os.pread(self.descriptor, rows * columns * 4, self.offset + start)
+        if len(data) < rows * columns * 4:
+            raise InputError(f"{self.path} is cut off")
+        return np.frombuffer(data, "<f4").reshape(rows, columns)
+
+    def _write(self, start: int, row: Rows) -> None:
+        data = np.ascontiguousarray(row, "<f4").tobytes()
+        if os.pwrite(self.descriptor, data, self.offset + start) < len(data):
+            raise OSError(28, "No space left on device")
+
+
+def resume(path: Path, recording: Recording) -> Activations:
+    """A file at `path` for this recording: a new one, or one that was begun and is the same.
+
+    Raises:
+        SteerError: the place cannot be written.
+    """
+    header = _header(recording)
+    check_writable(path, force=True)
+    with reported(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if os.pread(descriptor, len(header), 0) != header:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, header, 0)
+        os.ftruncate(descriptor, len(header) + _n_bytes(recording))
+    return Activations(recording, path, descriptor, len(header))
+
+
+def open_kept(path: Path) -> Activations:
+    """A complete recording, for reading.
+
+    Raises:
+        InputError: it is none, or not whole.
+    """
+    with reported(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        start = os.pread(descriptor, 8 + _MAX_HEADER, 0)
+        size = os.fstat(descriptor).st_size
+    recording = _parse(start, str(path))
+    header = _header(recording)
+    if size != len(header) + _n_bytes(recording) or not start.startswith(header):
+        raise InputError(f"{path} is damaged: it is not as long as it says, or its header differs")
+    found = Activations(recording, path, descriptor, len(header))
+    if not found.done().all():
+        raise InputError(f"{path} is not complete", hint="run the same `steer extract` again")
+    return found
+
+
+def discard(path: Path) -> None:
+    """Remove a recording that nobody asked to keep."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+
+
+def _n_bytes(recording: Recording) -> int:
+    n_columns = len(recording.columns)
+    return 4 * recording.n_passages * n_columns * (1 + recording.model.d_model)
+
+
+def _header(recording: Recording) -> bytes:
+    """A safetensors header, as safetensors itself pads it, for the tensors in their order."""
+    shapes = {"lengths": [recording.n_passages, len(recording.columns)]}
+    for read, site in recording.columns:
+        position = f"@{read.positions}" if len(recording.reads) > 1 else ""
+        name = f"{site.name}.{site.layer}{position}"
+        shapes[name] = [recording.n_passages, recording.model.d_model]
+    entries: dict[str, object] = {
+        "__metadata__": {"activations": msgspec.json.encode(recording, order="sorted").decode()}
+    }
+    start = 0
+    for name, shape in shapes.items():
+        stop = start + 4 * shape[0] * shape[1]
+        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _parse(data: bytes, subject: str) -> Recording:
+    try:
+        (length,) = struct.unpack("<Q", data[:8])
+        raw = json.loads(data[8 : 8 + min(length, _MAX_HEADER)])
+        return msgspec.json.decode(raw["__metadata__"]["activations"], type=Recording)
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError, SteerError) as error:
+        raise InputError(
+            f"{subject} holds no recorded activations",
+            hint="`steer extract --keep FILE` writes them",
+        ) from error

@@ -1,0 +1,1 @@
+"""Steered generation: one prompt, many prompts, a conversation."""

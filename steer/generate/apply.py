@@ -1,0 +1,119 @@
+"""Generate text while steering. Hugging Face's `generate` runs; hooks steer it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from steer.errors import SteerError, UsageError
+from steer.generate.batch import Batch
+from steer.models.model import Model
+from steer.steering.generation import Generation, Row, Sampling
+from steer.steering.projection import Guard, Projection
+from steer.steering.steers import Steer
+
+__all__ = ["Generation", "Sampling", "continue_ids", "generate"]
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[str],
+    steers: Sequence[Steer],
+    sampling: Sampling,
+    *,
+    special: bool = True,
+    watched: Sequence[Projection] = (),
+    guards: Sequence[Guard] = (),
+    on_text: Callable[[str], None] | None = None,
+    on_done: Callable[[Generation], None] = lambda generation: None,
+) -> list[Generation]:
+    """Continue each prompt `sampling.samples` times, in the order of the prompts.
+
+    Random numbers belong to (seed, prompt, sample), so a prompt gets what it gets alone, whatever
+    else is in its batch, and steered and unsteered runs draw the same numbers. `special` is off for
+    prompts that a chat template has already given their first token. `on_text` gets text as it
+    comes, and needs a single prompt and sample; `on_done` gets each generation when it is whole.
+    What is `watched` is read of each new token, and `guards` look at each (`steer.hooks.watch`);
+    neither goes with beams, which are tried and dropped.
+
+    Raises:
+        SteerError: a prompt that is empty or leaves no room.
+        HookError: a steer was never applied.
+        GuardError: a guard tripped, and was to be an error.
+    """
+    if sampling.beams > 1 and (watched or guards or on_text):
+        raise UsageError(
+            "beams are tried and dropped: what they say cannot be watched, guarded or streamed",
+            hint="leave --beams out",
+        )
+    rows = _rows(model, prompts, sampling, special=special)
+    if on_text is not None and len(rows) != 1:
+        raise ValueError("text can be streamed for one prompt and one sample only")
+    size = sampling.batch_size
+    if sampling.beams > 1:  # whole prompts
+        size = max(1, size // sampling.samples) * sampling.samples
+    done: list[Generation] = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        batch = Batch(model, part, steers, sampling, watched, guards, on_text)
+        for generation in batch.generations():
+            done.append(generation)
+            on_done(generation)
+    return done
+
+
+def continue_ids(
+    model: Model,
+    beginnings: Sequence[tuple[Sequence[int], int]],
+    steers: Sequence[Steer],
+    sampling: Sampling,
+    on_done: Callable[[int], None] = lambda n_texts: None,
+) -> list[list[int]]:
+    """New token ids after each beginning, (token ids, which sample of it this is).
+
+    The end is among them where the model wrote one. Stop strings are not looked at. As in
+    `generate`, random numbers belong to (seed, beginning, sample). A batch that does not fit in
+    memory is halved and run again.
+
+    Raises:
+        HookError: a steer was never applied.
+    """
+    rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
+    made: list[list[int]] = []
+    size = sampling.batch_size
+    while len(made) < len(rows):
+        try:
+            batch = Batch(model, rows[len(made) : len(made) + size], steers, sampling).run()
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+            continue
+        made += [_up_to_end(model, ids) for ids in batch]
+        on_done(len(batch))
+    return made
+
+
+def _up_to_end(model: Model, ids: list[int]) -> list[int]:
+    stop = next((index for index, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
+    return ids[:stop]
+
+
+def _rows(model: Model, prompts: Sequence[str], sampling: Sampling, *, special: bool) -> list[Row]:
+    rows = []
+    for number, prompt in enumerate(prompts, 1):
+        ids = model.encode(prompt, special=special)
+        if not ids:
+            raise SteerError(
+                f"prompt {number} is empty, and {model.identity.id} has no first token"
+            )
+        if model.context is not None and len(ids) + sampling.max_tokens > model.context:
+            room = model.context - len(ids)
+            raise SteerError(
+                f"prompt {number} has {len(ids):,} tokens; with {sampling.max_tokens:,} new ones"
+                f" that is more than the {model.context:,} that {model.identity.id} takes",
+                hint=f"pass --max-tokens {room}" if room > 0 else "shorten the prompt",
+            )
+        rows += [Row(prompt, sample, ids) for sample in range(sampling.samples)]
+    return rows

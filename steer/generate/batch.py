@@ -1,0 +1,176 @@
+"""One run of Hugging Face's `generate`, steered, watched and guarded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from steer.errors import GuardError
+from steer.generate.decoding import Draw, StopOnTrip, Stops, Streamer
+from steer.hooks.clock import TokenClock
+from steer.hooks.gates import opened, prompt_values
+from steer.hooks.inject import injected
+from steer.hooks.watch import Watch
+from steer.models.model import Model
+from steer.steering.generation import Finish, GateReading, Generation, Row, Sampling, Trip
+from steer.steering.projection import Guard, Projection
+from steer.steering.steers import Steer
+from steer.text import cut
+
+
+@dataclass
+class Batch:
+    """One run of `generate`: its rows, and all that looks on."""
+
+    model: Model
+    rows: Sequence[Row]
+    steers: Sequence[Steer]
+    sampling: Sampling
+    watched: Sequence[Projection] = ()
+    guards: Sequence[Guard] = ()
+    on_text: Callable[[str], None] | None = None
+    _texts: dict[int, str] = field(default_factory=dict, init=False)
+
+    def run(self) -> list[list[int]]:
+        """New token ids of each row, as many as the longest has."""
+        model, sampling = self.model, self.sampling
+        # A beam search has a row for each prompt, and makes its samples itself.
+        rows = self.rows[:: sampling.samples] if sampling.beams > 1 else self.rows
+        ids, mask = model.padded([row.ids for row in rows], left=True)
+        width = ids.shape[1]
+        self.values = prompt_values(model, self.steers, [row.ids for row in rows])
+        self.clock = TokenClock(width, width - mask.sum(1), opened(self.values))
+        self.watch = Watch(self.watched, self.guards, self.clock)
+        with torch.no_grad(), injected(model, self.steers, self.clock, self.watch.functions):
+            output = model.network.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=sampling.max_tokens,
+                do_sample=False,  # `Draw` has drawn already: the most probable token is its choice
+                num_beams=sampling.beams,
+                num_return_sequences=sampling.samples if sampling.beams > 1 else 1,
+                pad_token_id=model.pad_id,
+                **self._parts(width),
+            )
+        return list(output[:, width:].tolist())
+
+    def _parts(self, start: int) -> dict[str, Any]:
+        """Logits processors, stopping criteria and streamer, for new tokens from column `start`."""
+        model, sampling = self.model, self.sampling
+        processors = []
+        if sampling.temperature > 0:
+            processors = model.warpers(sampling.temperature, sampling.top_k, sampling.top_p)
+            processors.append(Draw([_uniform(row, sampling) for row in self.rows], model.device))
+        stops = Stops(model, sampling.stop, start) if sampling.stop else None
+        self.stopper = None
+        if any(guard.on_trip != "ablate" for guard in self.guards):
+            self.stopper = StopOnTrip(self.watch, model.end_ids, start, stops)
+        streamer = None
+        if self.on_text is not None:
+            streamer = Streamer(model, sampling.stop, self.on_text, self.stopper)
+        criteria = [criterion for criterion in (stops, self.stopper) if criterion is not None]
+        return {
+            "logits_processor": processors,
+            "stopping_criteria": criteria,
+            "streamer": streamer,
+        }
+
+    def generations(self) -> list[Generation]:
+        """The rows' continuations.
+
+        Raises:
+            GuardError: a guard tripped, and was to be an error.
+        """
+        new = self.run()
+        made = [self._generation(index, ids) for index, ids in enumerate(new)]
+        for index, (guard, _) in sorted(self.stopper.tripped.items() if self.stopper else ()):
+            if guard.on_trip == "error":
+                raise GuardError(f"{made[index].trips[-1]}{_of_prompt(made[index])}")
+        return made
+
+    def _generation(self, index: int, ids: list[int]) -> Generation:
+        model, row = self.model, self.rows[index]
+        length = next((i for i, token in enumerate(ids) if token in model.end_ids), len(ids))
+        finish: Finish = "end" if length < len(ids) else "length"
+        tripped = self.stopper.tripped.get(index) if self.stopper else None
+        if tripped is not None:
+            length, finish = tripped[1], "guard"
+        whole = model.decode(ids[:length])
+        text = cut(whole, self.sampling.stop)
+        if text != whole:
+            finish = "stop"
+            length = _tokens_to(model, ids[:length], len(text))
+        return Generation(
+            row.prompt,
+            row.sample,
+            text,
+            length,
+            finish,
+            [self._text(token) for token in ids[:length]] if self.watched else [],
+            {str(one): self.watch.values(one, index, length) for one in self.watched},
+            self._gates(index, length),
+            self._trips(index, ids, length),
+            self._idle(),
+        )
+
+    def _text(self, token: int) -> str:
+        if token not in self._texts:
+            self._texts[token] = self.model.token(token)
+        return self._texts[token]
+
+    def _idle(self) -> list[str]:
+        """What a gate holds back, it tells itself."""
+        return [
+            str(steer)
+            for steer in self.steers
+            if steer.coefficient.value and steer.gate is None and steer.when not in self.clock.acted
+        ]
+
+    def _gates(self, index: int, length: int) -> list[GateReading]:
+        if self.sampling.beams > 1:  # rows are prompts, and what tokens said is lost
+            index //= self.sampling.samples
+            shares = {}
+        else:
+            shares = self.clock.shares(index, length)
+        read = [
+            GateReading(str(gate), float(gate.condition.holds(row[index])), row[index])
+            for gate, row in self.values.items()
+        ]
+        return read + [GateReading(str(gate), share) for gate, share in shares.items()]
+
+    def _trips(self, index: int, ids: list[int], length: int) -> list[Trip]:
+        found = []
+        if self.stopper and index in self.stopper.tripped:
+            found.append(self.stopper.tripped[index])
+        for guard in self.guards:
+            if guard.on_trip == "ablate":
+                step = self.watch.first_trip(guard, index, length)
+                found += [] if step is None else [(guard, step)]
+        return [self._trip(guard, index, ids, step) for guard, step in found]
+
+    def _trip(self, guard: Guard, index: int, ids: list[int], step: int) -> Trip:
+        value = self.watch.value(guard, index, step)
+        return Trip(str(guard), step, self.model.token(ids[step]), value)
+
+
+def _uniform(row: Row, sampling: Sampling) -> np.ndarray:
+    stream = np.random.default_rng([sampling.seed, row.sample, *row.ids])
+    return stream.random(sampling.max_tokens)
+
+
+def _tokens_to(model: Model, ids: list[int], n_characters: int) -> int:
+    """How many tokens it takes to write the first `n_characters`."""
+    return next(
+        (count for count in range(len(ids)) if len(model.decode(ids[:count])) >= n_characters),
+        len(ids),
+    )
+
+
+def _of_prompt(generation: Generation) -> str:
+    """Which prompt, where a reader would not know."""
+    prompt = generation.prompt
+    return f" after {prompt if len(prompt) <= 60 else '...' + prompt[-57:]!r}"

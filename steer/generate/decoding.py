@@ -1,0 +1,125 @@
+"""What is our own in Hugging Face's `generate`: how tokens are drawn, and what ends a text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steer.hooks.watch import Watch
+from steer.models.model import Model
+from steer.steering.projection import Guard
+from steer.text import TextDeltas
+
+
+class Draw:
+    """Logits processor that draws a token for each row and leaves it alone possible.
+
+    Inverse transform sampling: the token at which the summed probability passes a uniform number
+    from the row's own stream. draws: float64 [new token] of each row.
+    """
+
+    def __init__(self, draws: Sequence[np.ndarray], device: torch.device) -> None:
+        # Metal has no float64; elsewhere a vocabulary of 200,000 deserves it.
+        self._precision = torch.float32 if device.type == "mps" else torch.float64
+        self._draws = torch.from_numpy(np.stack(draws)).to(self._precision).to(device)
+        self._step = 0
+
+    def __call__(self, _ids: Tensor, scores: Tensor) -> Tensor:
+        summed = scores.softmax(-1, dtype=self._precision).cumsum(-1)
+        draw = self._draws[:, self._step, None] * summed[:, -1:]
+        self._step += 1
+        token = torch.searchsorted(summed, draw, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -math.inf).scatter(1, token, 0.0)
+
+
+class Stops:
+    """Stopping criterion: which rows have written a stop string since column `start`.
+
+    Hugging Face's own reads each token of the vocabulary by itself, which fails for tokenizers that
+    do not write their tokens in a row, and takes seconds for a large one.
+    """
+
+    def __init__(self, model: Model, stop: Sequence[str], start: int) -> None:
+        self._model, self._stop, self._start = model, stop, start
+        self.done: Tensor | None = None
+
+    def __call__(self, ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
+        texts = map(self._model.decode, ids[:, self._start :].tolist())
+        done = [any(word in text for word in self._stop) for text in texts]
+        self.done = torch.tensor(done, device=ids.device)
+        return self.done
+
+
+class StopOnTrip:
+    """Stopping criterion: rows whose newest token trips a guard; all rows where that is an error.
+
+    A text that has ended trips no guard: what a model writes behind its end is not shown. `stops`
+    is asked before this one.
+    """
+
+    def __init__(
+        self, watch: Watch, end_ids: frozenset[int], start: int, stops: Stops | None
+    ) -> None:
+        self._watch, self._start, self._stops = watch, start, stops
+        self._guards = [guard for guard in watch.guards if guard.on_trip != "ablate"]
+        self._end_ids = torch.tensor(sorted(end_ids), dtype=torch.int64)
+        self._none: Tensor | None = None  # most often no row stops
+        #: Of each row that was stopped: by which guard, and at which new token.
+        self.tripped: dict[int, tuple[Guard, int]] = {}
+
+    def __call__(self, ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
+        step = ids.shape[1] - self._start - 1
+        if self._none is None:
+            self._none = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        stops = self._none
+        for guard in self._guards:
+            trips = self._watch.tripped(guard, step)
+            if not bool(trips.any()):
+                continue
+            stops = stops.clone()
+            for row in (trips.to(ids.device) & ~self._ended(ids)).nonzero().flatten().tolist():
+                self.tripped[row] = guard, step
+                stops[row] = True
+                if guard.on_trip == "error":
+                    return torch.ones_like(stops)
+        return stops
+
+    def _ended(self, ids: Tensor) -> Tensor:
+        """Rows that were over before a guard looked at their newest token, bool [row]."""
+        ended = torch.isin(ids[:, self._start :], self._end_ids.to(ids.device)).any(1)
+        ended[list(self.tripped)] = True
+        if self._stops is not None and self._stops.done is not None:
+            ended |= self._stops.done
+        return ended
+
+
+class Streamer:
+    """What `generate` tells each token to: first the prompt, then one at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        stop: Sequence[str],
+        on_text: Callable[[str], None],
+        trips: StopOnTrip | None,
+    ) -> None:
+        self._deltas = TextDeltas(model.decode, stop)
+        self._on_text = on_text
+        self._trips = trips
+        self._step = -1
+
+    def put(self, tokens: Tensor) -> None:
+        self._step += 1
+        if self._step and not self._is_cut_off(self._step - 1):
+            self._on_text(self._deltas.push(int(tokens)))
+
+    def _is_cut_off(self, token: int) -> bool:
+        tripped = self._trips.tripped.get(0) if self._trips else None
+        return tripped is not None and token >= tripped[1]
+
+    def end(self) -> None:
+        self._on_text(self._deltas.finish())

@@ -1,0 +1,1 @@
+"""The hook layer: reads and writes inside a running model."""

@@ -1,0 +1,194 @@
+"""The writing half of the hook layer: steers become hooks that edit activations as they pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+
+from torch import Tensor
+
+from steer.errors import SiteError
+from steer.hooks import ops
+from steer.hooks.clock import TokenClock
+from steer.hooks.gates import token_gates
+from steer.hooks.hooks import Constants, SiteFunction, placed
+from steer.models.hookmap import HookMap
+from steer.models.model import Model
+from steer.sites import Site
+from steer.steering.plan import Addition, Along, SitePlan, plan
+from steer.steering.steers import ALWAYS, Steer
+
+Weigher = Callable[[Tensor], ops.Weight]
+
+
+@contextmanager
+def injected(
+    model: Model,
+    steers: Sequence[Steer],
+    clock: TokenClock,
+    afterwards: Mapping[Site, SiteFunction] | None = None,
+) -> Iterator[None]:
+    """Steer every forward of the block. All `steers` act; `steer.steering.plan` says how they meet.
+
+    At one site, gates that look at each token read what arrives; then it is edited; then what is in
+    `afterwards` gets what leaves.
+
+    Raises:
+        SiteError: the model has no such layer or site.
+        HookError: the block ended well, yet a steer was never applied.
+    """
+    functions = _staged([site_functions(model, steers, clock), afterwards or {}])
+    # Where all act everywhere, nobody asks the clock, and it need not be wound at every token.
+    timed = afterwards or any(steer.when != ALWAYS for steer in steers)
+    with placed(model, functions), _ticking(model, clock) if timed else nullcontext():
+        yield
+
+
+def site_functions(
+    model: Model, steers: Sequence[Steer], clock: TokenClock
+) -> dict[Site, SiteFunction]:
+    """What becomes of each site's activations, by the positions that `clock` knows.
+
+    Raises:
+        SiteError: a write to the residual stream that the model does not show.
+    """
+    clock.special = model.tokenizer.all_special_ids
+    plans = plan(steers, lambda: write_sites(model.hooks))
+    edits = {site: _edit(made, clock) for site, made in plans.items()}
+    return _staged([token_gates(steers, clock), edits])
+
+
+@contextmanager
+def _ticking(model: Model, clock: TokenClock) -> Iterator[None]:
+    # Some models run parts of their body without calling it, and a body can be run by itself.
+    called = {id(module): module for module in (model.network, model.body)}
+    handles = [
+        module.register_forward_pre_hook(clock.tick, with_kwargs=True) for module in called.values()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def write_sites(hooks: HookMap) -> list[Site]:
+    """Every write to the residual stream: the embedding, and each layer's attn_out and mlp_out.
+
+    Where a family does not show its mlp_out, resid_post stands for it: what was written before
+    has nothing along an ablated vector, so to ablate the sum is to ablate the last write. Arditi
+    et al. 2024 (arXiv 2406.11717, section 2.4).
+
+    Raises:
+        SiteError: a layer without an attn_out.
+    """
+    has_mlp = "mlp_out" in hooks.sites
+    sites = [Site(0, "resid_pre")]
+    for layer in range(hooks.n_layers):
+        if Site(layer, "attn_out") not in hooks.places:
+            raise SiteError(
+                f"{hooks.architecture} does not show all that layer {layer} writes: no attn_out",
+                hint="ablate at all layers instead, with ablate@all",
+            )
+        sites += [Site(layer, "attn_out"), Site(layer, "mlp_out" if has_mlp else "resid_post")]
+    return sites
+
+
+def _staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunction]:
+    sites = sorted({site for stage in stages for site in stage})
+    return {site: _in_turn([stage[site] for stage in stages if site in stage]) for site in sites}
+
+
+def _in_turn(functions: Sequence[SiteFunction]) -> SiteFunction:
+    """One function that gives each what the one before left."""
+    if len(functions) == 1:
+        return functions[0]
+
+    def run(resid: Tensor) -> Tensor | None:
+        passed = resid
+        for function in functions:
+            edited = function(passed)
+            passed = passed if edited is None else edited
+        return None if passed is resid else passed
+
+    return run
+
+
+def _edit(made: SitePlan, clock: TokenClock) -> SiteFunction:
+    always = made.adds.get(ALWAYS)
+    alone = len(made.adds) == 1 and not made.kept and not made.others
+    if always is not None and always.down is None and alone:
+        return _constant(always)
+    adds = [_Add(addition, clock.weigher(when)) for when, addition in made.adds.items()]
+    kept = [_Add(addition, clock.weigher(when)) for when, addition in made.kept.items()]
+    others = [_Move(along, clock.weigher(along.when)) for along in made.others]
+
+    def edit(resid: Tensor) -> Tensor | None:
+        edited = _added(resid, adds)
+        if kept:
+            before = edited
+            edited = _added(edited, kept)
+            if edited is not before:
+                edited = ops.keeping_norm(before, edited)
+        for move in others:
+            edited = move(edited)
+        return None if edited is resid else edited.to(resid.dtype)
+
+    return edit
+
+
+def _constant(addition: Addition) -> SiteFunction:
+    """The most common edit, a vector everywhere, with nothing around it that takes time."""
+    constants = Constants([addition.delta])
+
+    def add(resid: Tensor) -> Tensor:
+        edited = ops.add(resid, *constants.beside(resid))
+        return edited if edited.dtype is resid.dtype else edited.to(resid.dtype)
+
+    return add
+
+
+def _added(h: Tensor, additions: Sequence[_Add]) -> Tensor:
+    """All of them act on what came in, so that their order does not show."""
+    edited = h
+    for addition in additions:
+        edited = addition(edited, h)
+    return edited
+
+
+class _Add:
+    """An addition with its weight."""
+
+    def __init__(self, addition: Addition, weigh: Weigher) -> None:
+        parts = (addition.delta, addition.down, addition.up)
+        self._tensors = Constants([part for part in parts if part is not None])
+        self._weigh = weigh
+
+    def __call__(self, edited: Tensor, h: Tensor) -> Tensor:
+        weight = self._weigh(h)
+        if isinstance(weight, float) and weight == 0.0:
+            return edited
+        delta, *factors = self._tensors.beside(h)
+        if factors:
+            delta = delta + ops.low_rank(h, *factors)
+        return ops.add(edited, delta, weight)
+
+
+class _Move:
+    """An op along a direction with its weight."""
+
+    def __init__(self, along: Along, weigh: Weigher) -> None:
+        self._tensors = Constants([along.direction])
+        self._op, self._level, self._coefficient = (
+            ops.ALONG[along.op],
+            along.level,
+            along.coefficient,
+        )
+        self._weigh = weigh
+
+    def __call__(self, edited: Tensor) -> Tensor:
+        weight = self._weigh(edited)
+        if isinstance(weight, float) and weight == 0.0:
+            return edited
+        (direction,) = self._tensors.beside(edited)
+        return self._op(edited, direction, self._level, self._coefficient * weight)

@@ -1,0 +1,259 @@
+"""The reading half of the hook layer: activations at sites, reduced as they appear.
+
+Reads with the model's body (no LM head), without gradients, and stops the forward once every site
+has been seen, so that nothing above the highest layer is run. Tokens that readings begin with in
+common run once, where the model is found to take that (`packing` says how).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from steer.contrasts.reading import Reading
+from steer.hooks import ops
+from steer.hooks.hooks import SiteFunction, placed
+from steer.hooks.packing import Row, alone, batches, halves, layout, pack
+from steer.models.memory import ran_out, token_budget
+from steer.models.model import Model
+from steer.sites import Site
+
+#: How far packed activations may be from unpacked ones, as a share of their length, by type. A
+#: wrong mask or position puts them further off than rounding does.
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+COARSE_TOLERANCE = 0.05
+
+#: Of each network: how deep and how long the row was that was tried, and whether that went well.
+_tried: WeakKeyDictionary[nn.Module, tuple[int, int, bool]] = WeakKeyDictionary()
+
+
+class _AllSeenError(Exception):
+    """Raised inside a forward when nothing more is to be read."""
+
+
+def run(
+    model: Model,
+    ids: Tensor,
+    mask: Tensor,
+    readers: dict[Site, Callable[[Tensor], None]],
+    positions: Tensor | None = None,
+) -> None:
+    """One forward of the body that calls each reader once with [row, position, d_model].
+
+    mask: int [row, position], 0 for padding; or what is added to the attention scores, float
+    [row, 1, position, position], and then positions: int [row, position].
+
+    Raises:
+        HookError: a site was never reached.
+        SiteError: the model has no such site.
+    """
+    waiting = set(readers)
+
+    def reader(site: Site) -> SiteFunction:
+        def read(resid: Tensor) -> None:
+            readers[site](resid)
+            waiting.discard(site)
+            if not waiting:
+                raise _AllSeenError
+
+        return read
+
+    functions = {site: reader(site) for site in readers}
+    # Only where it is needed: not every model has the argument.
+    where = {} if positions is None else {"position_ids": positions}
+    # What raises is the last hook: inside `placed`, so that its block ends well.
+    with torch.no_grad(), placed(model, functions), suppress(_AllSeenError):
+        model.body(input_ids=ids, attention_mask=mask, use_cache=False, **where)
+
+
+def capture(model: Model, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
+    """Whole activations [row, position, d_model] of each site, copied.
+
+    Raises:
+        HookError: a site was never reached.
+        SiteError: the model has no such site.
+    """
+    seen: dict[Site, Tensor] = {}
+
+    def keep(site: Site) -> Callable[[Tensor], None]:
+        # A copy: some blocks go on to add to the tensor in place.
+        return lambda resid: seen.__setitem__(site, resid.detach().clone())
+
+    run(model, ids, mask, {site: keep(site) for site in sites})
+    return seen
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Pooled activations of one batch.
+
+    indices: which readings, [n]. activations: float32 [n, n_spans * n_sites, d_model], averaged
+    over each of a reading's spans, all sites of the first span before those of the second. norms:
+    float32 [n, n_spans * n_sites], mean length over the span.
+    """
+
+    indices: list[int]
+    activations: NDArray[np.float32]
+    norms: NDArray[np.float32]
+
+
+def record(
+    model: Model,
+    readings: Sequence[Reading],
+    sites: Sequence[Site],
+    max_tokens: int | None = None,
+    wanted: Callable[[Sequence[int]], bool] = lambda indices: True,
+) -> Iterator[Recorded]:
+    """Pooled activations of every reading, batch by batch, shortest first.
+
+    Readings have as many spans each.
+    A batch holds at most `max_tokens` tokens, padding counted, or one reading; None finds a number
+    that suits the machine. A batch that does not fit in memory is halved and run again. One that is
+    not `wanted`, by the indices of its readings, is left out; the others stay as they are.
+
+    Raises:
+        HookError: a site was never reached.
+        SiteError: the model has no such site.
+    """
+    limit = token_budget(model) if max_tokens is None else max_tokens
+    rows = _rows(model, readings, limit)
+    made = batches([row.length for row in rows], limit)
+    pending = [[rows[index] for index in batch] for batch in made][::-1]
+    while pending:
+        batch = pending.pop()
+        if not wanted([index for row in batch for index in row.readings]):
+            continue
+        size = len(batch) * max(row.length for row in batch)
+        done = None
+        if size <= limit or not _divisible(batch):
+            done = _attempt(model, readings, batch, sites)
+        if done is not None:
+            yield done
+        else:
+            # What comes is as large and would fail as this did.
+            limit = min(limit, size // 2)
+            pending += _halved(batch, readings)[::-1]
+
+
+def _rows(model: Model, readings: Sequence[Reading], limit: int) -> list[Row]:
+    """Packed where that saves tokens and the model takes it, found by trying."""
+    # A row no longer than the model's context: some keep a mask of that size.
+    longest = min(limit, model.context or limit)
+    rows = pack(readings, model.identity.d_model, longest, model.window)
+    packed = [row for row in rows if len(row.readings) > 1]
+    if not packed:
+        return rows
+    depth = max(len(readings[index].ids) for row in packed for index in row.readings)
+    length = max(row.length for row in packed)
+    known = _tried.get(model.network)
+    if known is None or depth > known[0] or length > known[1]:
+        _tried[model.network] = depth, length, _takes_packed(model, depth, length)
+    return rows if _tried[model.network][2] else alone(readings)
+
+
+def _takes_packed(model: Model, depth: int, length: int) -> bool:
+    """Whether random readings of `depth` tokens give in a row of `length` what they give alone."""
+    rng = np.random.default_rng(0)
+    stem = rng.integers(0, model.network.config.get_text_config().vocab_size, depth)
+    branches = [stem]
+    while len(stem) + (len(branches) - 1) * (depth - depth // 2) < length:
+        ending = rng.permutation(stem)[depth // 2 :]
+        branches.append(np.concatenate([stem[: depth // 2], ending]))
+    trial = [Reading(tuple(ids.tolist()), ((depth - 1, depth),)) for ids in branches]
+    shared = (0, *[depth // 2] * (len(trial) - 1))
+    row = Row(tuple(range(len(trial))), shared, sum(depth - n for n in shared))
+    top = [max(site for site in model.hooks.places if site.name == "resid_post")]
+    expected = pooled(model, [trial[0], trial[-1]], alone([trial[0], trial[-1]]), top)
+    try:
+        found = pooled(model, trial, [row], top).activations[[0, -1]]
+    # A model that knows neither such masks nor positions refuses them with any kind of error.
+    except Exception:
+        return False
+    off = np.linalg.norm(found - expected.activations, axis=-1)
+    tolerance = TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE)
+    return bool((off <= tolerance * np.linalg.norm(expected.activations, axis=-1)).all())
+
+
+def _attempt(
+    model: Model, readings: Sequence[Reading], rows: Sequence[Row], sites: Sequence[Site]
+) -> Recorded | None:
+    """None where memory ran out and the batch can be divided."""
+    try:
+        return pooled(model, readings, rows, sites)
+    except RuntimeError as error:
+        if not (ran_out(error) and _divisible(rows)):
+            raise
+    # Only here is the error gone, and with it the tensors that its frames held.
+    return None
+
+
+def _divisible(rows: Sequence[Row]) -> bool:
+    return len(rows) > 1 or len(rows[0].readings) > 1
+
+
+def _halved(rows: Sequence[Row], readings: Sequence[Reading]) -> list[list[Row]]:
+    if len(rows) == 1:
+        return [[part] for part in halves(rows[0], readings)]
+    half = len(rows) // 2
+    return [list(rows[:half]), list(rows[half:])]
+
+
+def pooled(
+    model: Model, readings: Sequence[Reading], rows: Sequence[Row], sites: Sequence[Site]
+) -> Recorded:
+    """Run the readings of `rows` as one batch.
+
+    Raises:
+        HookError: a site was never reached.
+        SiteError: the model has no such site.
+    """
+    indices = [index for row in rows for index in row.readings]
+    if len(indices) == len(rows):
+        # Padded on the right: positions then count from 0 in every row, whatever the model does
+        # with them, and what follows a token cannot change it.
+        ids, mask = model.padded([readings[index].ids for index in indices], left=False)
+        positions = None
+        paths = [(row, np.arange(len(readings[index].ids))) for row, index in enumerate(indices)]
+    else:
+        laid = layout(rows, readings)
+        ids, positions = (torch.from_numpy(part).to(model.device) for part in laid[:2])
+        mask = _additive(torch.from_numpy(laid.visible), model.network.dtype).to(model.device)
+        paths = laid.paths
+    n_spans = len(readings[indices[0]].spans)
+    slots = [slot for row in rows for slot in range(len(row.readings))]
+    weights = torch.zeros((len(rows), n_spans * (max(slots) + 1), ids.shape[1]))
+    for index, slot, (row, path) in zip(indices, slots, paths, strict=True):
+        for number, (start, stop) in enumerate(readings[index].spans):
+            weights[row, n_spans * slot + number, path[start:stop]] = 1 / (stop - start)
+    weights = weights.to(model.device)
+    means: dict[Site, tuple[Tensor, Tensor]] = {}
+
+    def reader(site: Site) -> Callable[[Tensor], None]:
+        def read(resid: Tensor) -> None:
+            here = weights.to(resid.device)
+            means[site] = ops.pool(resid, here).cpu(), ops.pooled_norm(resid, here).cpu()
+
+        return read
+
+    run(model, ids, mask, {site: reader(site) for site in sites}, positions)
+    # [n, n_spans]: in which row a reading's sums stand, and where there.
+    sums = n_spans * np.array(slots)[:, None] + np.arange(n_spans)
+    where = np.array([row for row, _ in paths])[:, None], sums
+    activations, norms = (
+        torch.stack([means[site][part][where] for site in sites], dim=2).flatten(1, 2).numpy()
+        for part in range(2)
+    )
+    return Recorded(indices, activations, norms)
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores, [row, 1, position, position]: 0 where visible."""
+    hidden = torch.finfo(dtype).min
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, hidden)[:, None]

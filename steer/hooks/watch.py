@@ -1,0 +1,114 @@
+"""What a model's activations say while it generates: projections of each new token, and guards.
+
+The value of a new token is the projection at the position whose output wrote it (the last prompt
+token, for the first), after all edits at that site: where the `response` scope acts too. So every
+new token has one, known before it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from steer.hooks import ops
+from steer.hooks.clock import TokenClock
+from steer.hooks.gates import Reader, holds
+from steer.hooks.hooks import Constants, SiteFunction
+from steer.sites import Site
+from steer.steering.projection import Guard, Projection
+
+_NEVER = 1 << 40
+
+
+class Watch:
+    """Reads projections in every forward that writes a token, and trips guards.
+
+    Values of step k stay where they were computed until they are asked for, so that an accelerator
+    is not waited for.
+    """
+
+    def __init__(
+        self, projections: Sequence[Projection], guards: Sequence[Guard], clock: TokenClock
+    ) -> None:
+        self.guards = list(guards)
+        self._clock = clock
+        wanted = [*projections, *(guard.condition.projection for guard in guards)]
+        self._columns: dict[Site, list[Projection]] = {}
+        for one in dict.fromkeys(wanted):
+            self._columns.setdefault(one.site, []).append(one)
+        self._steps: dict[Site, list[Tensor]] = {site: [] for site in self._columns}
+        # By identity, which is quicker to look up than by value.
+        self._looks = {id(guard): self._look(guard) for guard in self.guards}
+
+    @property
+    def functions(self) -> dict[Site, SiteFunction]:
+        """What is done at each site, after all edits there."""
+        return {site: self._function(site) for site in self._columns}
+
+    def values(self, projection: Projection, row: int, n_tokens: int) -> list[float]:
+        """The projection of each of a row's first `n_tokens` new tokens, in the file's units."""
+        column = self._columns[projection.site].index(projection)
+        steps = self._steps[projection.site][:n_tokens]
+        return torch.stack([values[row, column] for values in steps]).tolist() if steps else []
+
+    def value(self, guard: Guard, row: int, step: int) -> float:
+        """What a guard read of one new token."""
+        return self.values(guard.condition.projection, row, step + 1)[step]
+
+    def first_trip(self, guard: Guard, row: int, n_tokens: int) -> int | None:
+        """The first of a row's first `n_tokens` new tokens that trips a guard."""
+        values = self.values(guard.condition.projection, row, n_tokens)
+        return next((k for k, value in enumerate(values) if guard.condition.holds(value)), None)
+
+    def tripped(self, guard: Guard, step: int) -> Tensor:
+        """Which rows meet a guard's condition with new token number `step`, bool [row]."""
+        steps, column = self._looks[id(guard)]
+        return holds(guard.condition, steps[step][:, column])
+
+    def _look(self, guard: Guard) -> tuple[list[Tensor], int]:
+        """The steps that a guard looks at, and in which column."""
+        projection = guard.condition.projection
+        column = self._columns[projection.site].index(projection)
+        return self._steps[projection.site], column
+
+    def _function(self, site: Site) -> SiteFunction:
+        read = Reader(self._columns[site])
+        ablating = [
+            _Ablation(guard, self)
+            for guard in self.guards
+            if guard.on_trip == "ablate" and guard.condition.projection.site == site
+        ]
+
+        def watch(resid: Tensor) -> Tensor | None:
+            step = self._clock.step(resid.shape[1])
+            if step < 0:
+                return None  # a part of the prompt that writes nothing yet
+            self._steps[site].append(read(resid[:, -1]))
+            edited = resid
+            for ablate in ablating:
+                edited = ablate(edited, step)
+            return None if edited is resid else edited.to(resid.dtype)
+
+        return watch
+
+
+class _Ablation:
+    """Takes a guard's projection away from the token on at which the guard trips."""
+
+    def __init__(self, guard: Guard, watch: Watch) -> None:
+        self._guard, self._watch = guard, watch
+        self._direction = Constants([guard.condition.projection.direction])
+        self._since: Tensor | None = None
+
+    def __call__(self, resid: Tensor, step: int) -> Tensor:
+        rows, width = resid.shape[:2]
+        if self._since is None:
+            self._since = torch.full((rows,), _NEVER, device=resid.device)
+        trips = self._watch.tripped(self._guard, step) & (self._since > step)
+        self._since = torch.where(trips, step, self._since)
+        steps = torch.arange(step - width + 1, step + 1, device=resid.device)
+        weight = (steps >= self._since[:, None])[..., None].float()
+        (direction,) = self._direction.beside(resid)
+        return ops.ablate(resid, direction, weight=weight)

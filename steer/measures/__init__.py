@@ -1,0 +1,1 @@
+"""What is measured, on what grid, and how it is drawn. No torch."""

@@ -1,0 +1,61 @@
+"""What steering did, in numbers, each formula in one place. No tensors.
+
+effect: `preference`, `multiple_choice`, `moved`, `wrong_way`, `concept` words; cost: `distinct`.
+`steer.distillation.recovery` has the divergences, `steer.intervals` says how sure a mean is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steer.intervals import Interval, Numbers, mean
+
+Array = NDArray[np.float64]
+
+
+def preference(positive: Numbers, negative: Numbers) -> Array:
+    """log p(positive ending | prompt) - log p(negative ending | prompt) of each item, in nats.
+
+    positive, negative: log-probabilities of the whole endings.
+    """
+    return np.asarray(positive, np.float64) - np.asarray(negative, np.float64)
+
+
+def multiple_choice(preferences: Numbers) -> Array:
+    """Probability of the matching answer of each item, of the two that there are.
+
+    p(matching) / (p(matching) + p(other)), as Rimsky et al. 2023 (arXiv 2312.06681, section 4.1)
+    report it; it is the logistic function of the preference.
+    """
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(preferences, np.float64))))
+
+
+def moved(shifts: Numbers) -> Interval:
+    """Share of items whose preference moved the right way; one that did not move did not."""
+    return mean((np.asarray(shifts, np.float64) > 0).astype(np.float64))
+
+
+def wrong_way(shifts: Numbers) -> list[int]:
+    """Items whose preference moved the wrong way, the worst first."""
+    values = np.asarray(shifts, np.float64)
+    order = np.argsort(values, kind="stable")
+    return [int(index) for index in order if values[index] < 0]
+
+
+def distinct(tokens: Sequence[Hashable], n: int = 2) -> tuple[int, int]:
+    """How many different n-grams a text has, and of how many: 1 to 1 is no repetition.
+
+    distinct-n of Li et al. 2016 (arXiv 1510.03055, section 5.2), within one text and per n-gram.
+    """
+    grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
+    return len(set(grams)), len(grams)
+
+
+def has_word(text: str, words: Sequence[str]) -> bool:
+    """Whether one of the words or phrases stands in a text, in either case."""
+    inside = "|".join(re.escape(word) for word in words)
+    return re.search(rf"(?<!\w)(?:{inside})(?!\w)", text, re.IGNORECASE) is not None

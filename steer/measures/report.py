@@ -1,0 +1,107 @@
+"""One HTML page with everything that a sweep found; it needs nothing beside itself."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from typing import Any
+
+from steer.files import shown
+from steer.measures.pictures import draw
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
+       color: #111; background: #fff }
+img { width: 100%; height: auto }
+table { border-collapse: collapse; margin: 1rem 0 }
+th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left }
+pre { white-space: pre-wrap; background: #f4f4f4; padding: .8rem }
+.texts { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
+"""
+
+
+def page(told: dict[str, Any]) -> str:
+    """The page of a sweep, as `Findings.as_json` tells it."""
+    title = f"{told['vector']} on {told['model']}"
+    image = base64.b64encode(draw(told, "png")).decode()
+    parts = [
+        f"<h1>{_text(title)}</h1>",
+        f"<p>{_text(_verdict(told))}</p>",
+        f'<img alt="effect and cost by layer and coefficient" src="data:image/png;base64,{image}">',
+        "<h2>Evidence</h2>",
+        _table(["", "value [95 % interval]"], _evidence(told)),
+        "<h2>Front</h2>",
+        "<p>No other cell has more effect for less.</p>",
+        _table(["layer", "coefficient", told["effect"], "KL"], [_cell(c) for c in told["front"]]),
+        "<h2>Texts</h2>",
+        _texts(told),
+        "<h2>All cells</h2>",
+        _table(["layer", "coefficient", told["effect"], "KL"], [_cell(c) for c in told["cells"]]),
+        "<h2>Again</h2>",
+        f"<pre>{_text(told['command'])}</pre>",
+        f"<p>Weights {_text(told['fingerprint'])}, vector {_text(told['vector_sha256'])}.</p>",
+    ]
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}'
+        f"</title><style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
+    )
+
+
+def _verdict(told: dict[str, Any]) -> str:
+    choice = told["choice"]
+    if not told["recommended"]:
+        near = "" if choice is None else f" The nearest: {_named(choice)}."
+        return f"Nothing is recommended: {told['reason']}.{near}"
+    stable = "stable over halves of the items" if told["stable"] else f"({told['instability']})"
+    return f"Recommended: {_named(choice)}, {stable}."
+
+
+def _named(cell: dict[str, Any]) -> str:
+    return f"{cell['coefficient']} at layer {cell['layers']}"
+
+
+def _evidence(told: dict[str, Any]) -> list[list[str]]:
+    choice, n = told["choice"] or {}, told["n"]
+    rows = [
+        [f"{told['effect']}, {n['items']} held-out items", _interval(choice.get("effect"))],
+        ["more than random directions as long", _interval(told["margin"])],
+        [f"KL, {n['unrelated']} unrelated texts", _interval(choice.get("kl"))],
+        [f"extra nats per token, {n['texts']} written texts", _interval(told["extra_nats"])],
+        ["distinct bigrams in a text", _interval(told["distinct"])],
+    ]
+    if told["effect"] == "preference" and told["shifts"]:
+        rows.append(["pairs that move the wrong way", f"{len(told['wrong_way'])} of {n['items']}"])
+    budget = told["budget"]
+    rows.append(["budget", f"KL at most {budget['kl']:g}, extra nats at most {budget['nats']:g}"])
+    return rows
+
+
+def _texts(told: dict[str, Any]) -> str:
+    columns = []
+    for title, texts in (("unsteered", "unsteered_samples"), ("steered", "samples")):
+        cells = "".join(f"<pre>{_text(text)}</pre>" for text in told[texts][:4])
+        columns.append(f"<div><h3>{title}</h3>{cells}</div>")
+    return f'<div class="texts">{"".join(columns)}</div>'
+
+
+def _cell(cell: dict[str, Any]) -> list[str]:
+    return [cell["layers"], cell["coefficient"], _interval(cell["effect"]), _interval(cell["kl"])]
+
+
+def _interval(told: dict[str, float] | None) -> str:
+    if told is None:
+        return "–"
+    return f"{told['value']:.3f} [{told['low']:.3f}, {told['high']:.3f}]"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{_text(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(c)}</td>' for c in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _text(text: str) -> str:
+    return html.escape(shown(text))

@@ -1,0 +1,142 @@
+"""TransformerLens's map of a family, as places in a Hugging Face model.
+
+Only the map is used. The bridge itself never runs, and the model is looked at but never changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from transformer_lens.factories.architecture_adapter_factory import (
+    SUPPORTED_ARCHITECTURES,
+    ArchitectureAdapterFactory,
+)
+from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
+
+from steer.errors import ModelError
+from steer.models.hookmap import HookMap, Place, Side
+from steer.sites import SITE_NAMES, Site, SiteName
+
+_SIDES: dict[str, Side] = {"hook_in": "input", "hook_out": "output"}
+
+# Sites whose module gives something else than what joins the residual stream.
+_NOT_ADDED: dict[str, tuple[SiteName, ...]] = {
+    "OPTForCausalLM": ("mlp_out",),  # rows [batch * positions, d_model]
+    "Llama4ForCausalLM": ("mlp_out",),  # rows, in the layers with experts
+    "Llama4ForConditionalGeneration": ("mlp_out",),
+    "FalconH1ForCausalLM": ("attn_out",),  # multiplied by a constant outside the module
+}
+
+
+def read_map(model: torch.nn.Module) -> HookMap:
+    """Find the sites of a Hugging Face causal language model.
+
+    Raises:
+        ModelError: TransformerLens does not know the family, the family is not a single stack of
+            blocks that generates text, or the modules are not where its map says.
+    """
+    architecture = _architecture(model)
+    adapter = _adapter(model, architecture)
+    mapping: Mapping[str, Any] = adapter.component_mapping or {}
+    blocks = mapping.get("blocks")  # others have encoder_blocks and decoder_blocks, or a core
+    if blocks is None or not adapter.supports_generation:
+        raise _refusal(architecture, "it is not one stack of blocks that writes text in order")
+    if not blocks.hook_out_is_single_residual_stream:
+        raise _refusal(architecture, "its blocks pass on several residual streams")
+    stack = _submodule(model, blocks.name)
+    if not isinstance(stack, torch.nn.ModuleList | torch.nn.Sequential) or not len(stack):
+        raise _refusal(architecture, f"it has no blocks at {blocks.name!r}, where they should be")
+
+    places: dict[Site, Place] = {}
+    for layer, block in enumerate(stack):
+        # Some blocks choose their aliases only when they see the layer that they stand for.
+        bound = copy.deepcopy(blocks)
+        bound.set_original_component(block)
+        for name, place in _places(model, bound, f"{blocks.name}.{layer}"):
+            if name not in _NOT_ADDED.get(architecture, ()):
+                places[Site(layer, name)] = place
+
+    outside = (_path(model, mapping.get(name)) for name in ("embed", "ln_final", "unembed"))
+    found = HookMap(architecture, len(stack), int(adapter.cfg.d_model), places, *outside)
+    if len(found.layers("resid_post")) < found.n_layers:
+        raise _refusal(architecture, "its map does not say where the residual stream is")
+    return found
+
+
+def _architecture(model: torch.nn.Module) -> str:
+    """The name under which TransformerLens knows this model."""
+    # The class is what runs: a configuration may name none, or the wrapper it was taken from.
+    name = type(model).__name__
+    if name in SUPPORTED_ARCHITECTURES:
+        return name
+    config = getattr(model, "config", None)
+    try:
+        return str(determine_architecture_from_hf_config(config))
+    except ValueError:
+        named = (getattr(config, "architectures", None) or [name])[0]
+        raise _refusal(named, "TransformerLens has no adapter for it") from None
+
+
+def _adapter(model: torch.nn.Module, architecture: str) -> Any:
+    """TransformerLens's adapter for the family, which holds the map and no weights."""
+    config: Any = model.config
+    try:
+        settings = build_bridge_config_from_hf(config, architecture, architecture, torch.float32)
+        return ArchitectureAdapterFactory.select_architecture_adapter(settings)
+    except ImportError as error:
+        # Adapters of models with images or sound ask for libraries that text alone does not need.
+        raise ModelError(f"{architecture} needs another library", hint=str(error)) from error
+    except ValueError as error:
+        raise _refusal(architecture, str(error)) from error
+
+
+def _places(model: torch.nn.Module, bound: Any, path: str) -> Iterator[tuple[SiteName, Place]]:
+    """The sites of the block at `path`, `bound` being TransformerLens's view of it."""
+    for name in SITE_NAMES:
+        targets = bound.hook_aliases.get(f"hook_{name}") or []
+        for target in [targets] if isinstance(targets, str) else targets:
+            place = _resolve(bound, target, path)
+            if place is not None and _submodule(model, place.module) is not None:
+                yield name, place
+                break
+
+
+def _resolve(bound: Any, target: str, path: str) -> Place | None:
+    """Follow an alias such as `mlp.out.hook_out` down from the block at `path`."""
+    *parts, hook = target.split(".")
+    component, steps = bound, [path]
+    for part in parts:
+        component = component.submodules.get(part)
+        if component is None:
+            return None
+        # A component without a name is a grouping of TransformerLens's own, and no module.
+        if component.name is not None:
+            steps.append(component.name)
+    if hook not in _SIDES or (parts and component.name is None):
+        return None
+    return Place(".".join(steps), _SIDES[hook])
+
+
+def _path(model: torch.nn.Module, component: Any) -> str | None:
+    """Where the model has a component that is outside the blocks."""
+    name = getattr(component, "name", None)
+    return name if name and _submodule(model, name) is not None else None
+
+
+def _submodule(model: torch.nn.Module, path: str) -> torch.nn.Module | None:
+    """The module at `path`, if there is one."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _refusal(architecture: str, reason: str) -> ModelError:
+    return ModelError(
+        f"steer cannot place hooks in {architecture}: {reason}",
+        hint="use a decoder-only language model, such as Llama, Qwen, Gemma or GPT-2",
+    )

@@ -1,0 +1,68 @@
+"""The hook map of a model, found once.
+
+TransformerLens knows it (`steer.models.adapters`), but takes seconds to import; so a map is kept in
+the user's cache folder, under a hash of all that it depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+import torch
+
+from steer import __version__
+from steer.errors import SteerError
+from steer.files import cache_folder, write_atomic
+from steer.models.hookmap import HookMap, Place
+from steer.sites import Site
+
+
+def hook_map(model: torch.nn.Module) -> HookMap:
+    """The sites of a Hugging Face causal language model.
+
+    Raises:
+        ModelError: TransformerLens does not know the family, the family is not a single stack of
+            blocks that generates text, or the modules are not where its map says.
+    """
+    file = cache_folder("hooks") / f"{_key(model)}.json"
+    with suppress(OSError, ValueError):  # not there, or not whole: it is made anew
+        return _decode(file.read_bytes())
+    from steer.models.adapters import read_map
+
+    found = read_map(model)
+    with suppress(OSError, SteerError):  # a cache that cannot be written costs time, no more
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, _encode(found), force=True)
+    return found
+
+
+def _key(model: Any) -> str:
+    """A hash of all that a map depends on: code, class, configuration and modules."""
+    config = model.config.to_dict() if hasattr(model, "config") else {}
+    told = {name: value for name, value in config.items() if not name.startswith("_")}
+    parts = [
+        [__version__, version("transformer-lens"), version("transformers")],
+        type(model).__qualname__,
+        told,
+        [name for name, _ in model.named_modules()],
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _encode(found: HookMap) -> bytes:
+    places = [(site, place) for site, place in found.places.items()]
+    fields = (found.architecture, found.n_layers, found.d_model)
+    outside = (found.embed, found.final_norm, found.unembed)
+    return msgspec.json.encode((*fields, places, *outside))
+
+
+def _decode(data: bytes) -> HookMap:
+    path = str | None
+    row = tuple[str, int, int, list[tuple[Site, Place]], path, path, path]
+    architecture, n_layers, d_model, places, *outside = msgspec.json.decode(data, type=row)
+    return HookMap(architecture, n_layers, d_model, dict(places), *outside)

@@ -1,0 +1,67 @@
+"""Where each site of a model is: which side of which module of the Hugging Face model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from steer.errors import SiteError
+from steer.sites import SITE_NAMES, Site, SiteName, format_layers, listed
+
+Side = Literal["input", "output"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One side of one module: `input` is its first argument, `output` what it returns.
+
+    Either is [batch, positions, d_model]; an output may be the first of a tuple or list.
+    """
+
+    module: str
+    side: Side
+
+
+@dataclass(frozen=True)
+class HookMap:
+    """Where the sites of one model are. `embed`, `final_norm` and `unembed` are module paths."""
+
+    architecture: str
+    n_layers: int
+    d_model: int
+    places: Mapping[Site, Place] = field(repr=False)
+    embed: str | None = None
+    final_norm: str | None = None
+    unembed: str | None = None
+
+    @property
+    def sites(self) -> tuple[SiteName, ...]:
+        """The sites that this model has, at one layer at least."""
+        return tuple(name for name in SITE_NAMES if self.layers(name))
+
+    def layers(self, name: SiteName) -> tuple[int, ...]:
+        """The layers that have the site `name`: all, or none, or in hybrid models some."""
+        return tuple(layer for layer in range(self.n_layers) if Site(layer, name) in self.places)
+
+    def place(self, site: Site) -> Place:
+        """The module to hook for `site`.
+
+        Raises:
+            SiteError: the model has no such layer, no such site, or not at this layer.
+        """
+        if site in self.places:
+            return self.places[site]
+        if site.layer >= self.n_layers:
+            raise SiteError(
+                f"{self.architecture} has no layer {site.layer}",
+                hint=f"its layers are {format_layers(range(self.n_layers))}",
+            )
+        if layers := self.layers(site.name):
+            raise SiteError(
+                f"{self.architecture} has no {site.name} at layer {site.layer}",
+                hint=f"it has {site.name} at {format_layers(layers)}",
+            )
+        raise SiteError(
+            f"{self.architecture} has no {site.name}", hint=f"it has {listed(self.sites)}"
+        )

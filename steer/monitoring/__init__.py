@@ -1,0 +1,1 @@
+"""Projections of tokens on vectors, and how they are shown."""

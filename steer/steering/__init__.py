@@ -1,0 +1,1 @@
+"""Steers as the user writes them and as data. No torch."""

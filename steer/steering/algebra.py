@@ -1,0 +1,239 @@
+"""Vectors from vectors, and how alike they are. numpy only: no model is needed.
+
+A combination is, at each layer that all parts have,
+
+    v = sum_i c_i v_i        (`mean`: divided by the number of parts)
+    v <- v - Q Q^T v         where the columns of Q span the vectors that v shall be orthogonal to
+
+Steering is addition, so v added once does what all parts together do (task arithmetic: Ilharco et
+al. 2022, arXiv 2212.04089; sums of steering vectors: Subramani et al. 2022, arXiv 2205.05124).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from steer.contrasts.overlap import merged
+from steer.errors import VectorError
+from steer.fitting.fitting import rounded
+from steer.sites import listed
+from steer.steering.steers import Steer
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
+from steer.vectors.provenance import Combination, CombineOp, ContrastSummary, Method, Part, Read
+from steer.vectors.vector import SteeringVector
+
+Array = NDArray[np.float64]
+
+#: Shorter than this share of its parts, a result is what is left of rounding float32 numbers.
+NOTHING = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """Cosine of two vectors, by their place, at the layers they share; None where one is zero."""
+
+    first: int
+    second: int
+    cosines: Mapping[int, float | None]
+
+
+def combine(
+    parts: Sequence[Steer],
+    *,
+    name: str,
+    op: CombineOp = "sum",
+    orthogonal_to: Sequence[SteeringVector] = (),
+    description: str = "",
+    license: str = "",
+) -> SteeringVector:
+    """One vector that does what `parts` do together, at the layers that all of them have.
+
+    The numbers do not depend on the order of the parts; the first one's recommended layers do. A
+    licence that all parts share is kept where none is given.
+
+    Raises:
+        VectorError: they differ in model or site, have no layer in common, one is a low-rank edit,
+            or at some layer nothing is left.
+    """
+    vectors = [*(part.vector for part in parts), *orthogonal_to]
+    layers = _shared([part.layers for part in parts] + [v.metadata.layers for v in orthogonal_to])
+    reasons = obstacles(vectors)
+    if not reasons and not layers:
+        reasons = ["the layers asked for have none in common"]
+    if reasons:
+        raise VectorError(
+            f"{_named(vectors)} cannot be combined: {'; '.join(reasons)}",
+            hint="`steer compare` shows them side by side",
+        )
+    rows = [_combined(parts, layer, op, orthogonal_to) for layer in layers]
+    made_from = Combination(
+        op=op,
+        parts=tuple(part_of(part) for part in parts),
+        orthogonal_to=tuple(Part(name=v.name, sha256=v.sha256) for v in orthogonal_to),
+    )
+    directions = np.array(rows, dtype=np.float32)
+    metadata = _metadata(parts, layers, directions, made_from)
+    licenses = {part.vector.metadata.license for part in parts}
+    shared_license = licenses.pop() if len(licenses) == 1 else ""
+    metadata = msgspec.structs.replace(
+        metadata, name=name, description=description, license=license or shared_license
+    )
+    return SteeringVector(metadata, directions)
+
+
+def obstacles(vectors: Sequence[SteeringVector]) -> list[str]:
+    """Why these vectors cannot be combined; nothing if they can."""
+    reasons = []
+    sites = [vector.metadata.site for vector in vectors]
+    models = [model_of(vector.metadata) for vector in vectors]
+    for what, values in (("sites", sites), ("models", models)):
+        if len(set(values)) > 1:
+            each = (f"{vector.name} {said}" for vector, said in zip(vectors, values, strict=True))
+            reasons.append(f"their {what} differ ({', '.join(each)})")
+    if edits := [vector.name for vector in vectors if vector.metadata.rank]:
+        reasons.append(f"of low rank, not plain vectors: {listed(edits)}")
+    if not shared_layers(vectors):
+        reasons.append("they have no layer in common")
+    return reasons
+
+
+def shared_layers(vectors: Sequence[SteeringVector]) -> tuple[int, ...]:
+    """The layers that all of the vectors have."""
+    return _shared([vector.metadata.layers for vector in vectors])
+
+
+def likenesses(vectors: Sequence[SteeringVector]) -> list[Likeness]:
+    """Cosine of each two of the vectors, at the layers that both have.
+
+    cos = v.w / (|v| |w|), in float64. Vectors of different widths have no layer in common. Of a
+    low-rank edit it is the part that does not depend on the activations.
+    """
+    return [
+        Likeness(first, second, _cosines(vectors[first], vectors[second]))
+        for first, second in combinations(range(len(vectors)), 2)
+    ]
+
+
+def _cosines(first: SteeringVector, second: SteeringVector) -> dict[int, float | None]:
+    if first.metadata.model.d_model != second.metadata.model.d_model:
+        return {}
+    found: dict[int, float | None] = {}
+    for layer in shared_layers([first, second]):
+        v, w = (one.direction(layer).astype(np.float64) for one in (first, second))
+        lengths = float(np.linalg.norm(v) * np.linalg.norm(w))
+        found[layer] = float(np.clip(v @ w / lengths, -1, 1)) if lengths else None
+    return found
+
+
+def _combined(
+    parts: Sequence[Steer], layer: int, op: CombineOp, orthogonal_to: Sequence[SteeringVector]
+) -> Array:
+    """The vector of one layer, float64 [d_model]."""
+    terms = np.array([part.delta(layer) for part in parts], dtype=np.float64)
+    # Each number is added up in rising order, so that the order of the parts does not show.
+    total = np.sort(terms, axis=0).sum(axis=0)
+    if op == "mean":
+        total = total / len(parts)
+    others = np.array([vector.direction(layer) for vector in orthogonal_to], dtype=np.float64)
+    result = orthogonalised(total, others)
+    if np.linalg.norm(result) <= NOTHING * np.linalg.norm(terms, axis=1).max():
+        raise VectorError(
+            f"nothing is left of {_named([part.vector for part in parts])} at layer {layer}",
+            hint="other coefficients, or only some layers, such as NAME:1@2-3",
+        )
+    return result
+
+
+def orthogonalised(vector: Array, others: Array) -> Array:
+    """`vector` [d_model] without its projection on the span of `others` [n, d_model].
+
+    v - Q Q^T v, the residual of the least squares of v on the others; Q are their left singular
+    vectors, so that others which are alike, or zero, do no harm. Done twice, which leaves rounding
+    alone (Giraud et al. 2005, "twice is enough").
+    """
+    if not len(others):
+        return vector
+    lengths = np.linalg.norm(others, axis=1, keepdims=True)
+    units = others / np.where(lengths > 0, lengths, 1)
+    spanning, sizes, _ = np.linalg.svd(units.T, full_matrices=False)
+    basis = spanning[:, sizes > NOTHING]
+    for _ in range(2):
+        vector = vector - basis @ (basis.T @ vector)
+    return np.asarray(vector)
+
+
+def _metadata(
+    parts: Sequence[Steer],
+    layers: tuple[int, ...],
+    directions: NDArray[np.float32],
+    how: Combination,
+) -> Metadata:
+    first = parts[0].vector.metadata
+    read = {part.vector.metadata.read.positions for part in parts}
+    statistics = tuple(
+        LayerStatistics(
+            layer=layer,
+            norm=rounded(float(np.linalg.norm(row.astype(np.float64)))),
+            resid_norm=rounded(_mean(part.vector.metadata.at(layer).resid_norm for part in parts)),
+        )
+        for layer, row in zip(layers, directions, strict=True)
+    )
+    started = tuple(layer for layer in first.recommended.layers if layer in layers)
+    return Metadata(
+        name=first.name,
+        model=first.model,
+        site=first.site,
+        layers=layers,
+        method=Method(name="combine", combination=how),
+        read=Read(positions=read.pop() if len(read) == 1 else "mixed"),
+        contrast=contrast_of(how, parts),
+        statistics=statistics,
+        recommended=Recommended(
+            layers=started or layers, coefficient=1.0, evidence="combined; no sweep was run"
+        ),
+    )
+
+
+def contrast_of(how: Combination, parts: Sequence[Steer]) -> ContrastSummary:
+    """What a combined vector's file says of what it was made from."""
+    return ContrastSummary(
+        kind="vectors",
+        n=len(how.parts),
+        sha256=hashlib.sha256(msgspec.json.encode(how, order="sorted")).hexdigest(),
+        items=merged([part.vector.metadata.contrast.items for part in parts]),
+    )
+
+
+def part_of(part: Steer) -> Part:
+    """What a combined vector's file says of one of its parts."""
+    return Part(
+        name=part.vector.name,
+        sha256=part.vector.sha256,
+        coefficient=float(part.coefficient.value),
+        unit=part.coefficient.unit,
+    )
+
+
+def _shared(layers: Sequence[Iterable[int]]) -> tuple[int, ...]:
+    return tuple(sorted(set.intersection(*map(set, layers))))
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(sorted(values)))
+
+
+def model_of(metadata: Metadata) -> str:
+    """What has to agree; the same weights may go by several ids."""
+    model = metadata.model
+    return f"{model.architecture}, width {model.d_model}, weights {model.fingerprint}"
+
+
+def _named(vectors: Sequence[SteeringVector]) -> str:
+    return listed(vector.name for vector in vectors)

@@ -1,0 +1,135 @@
+"""Steers as they are written, on a command line or in a recipe, and the steers they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from steer.errors import UsageError, VectorError
+from steer.steering import projection, spec
+from steer.steering.steers import Steer, resolve
+from steer.vectors import store
+from steer.vectors.vector import SteeringVector
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSteer:
+    """A steer as `-v` takes it, behind a gate as `--when` takes it.
+
+    file: which recipe it stands in, if in one. sha256: the hash that its vector must have.
+    """
+
+    vector: str
+    file: Path | None = None
+    sha256: str | None = None
+    when: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.vector} when {self.when}" if self.when else self.vector
+
+
+def behind(steers: Sequence[NamedSteer], when: str | None, by: str) -> list[NamedSteer]:
+    """The same steers, behind the gate that `by` asks for, if it does.
+
+    Raises:
+        UsageError: it is no condition, there is nothing to gate, or a steer has another gate.
+    """
+    if when is None:
+        return list(steers)
+    spec.parse_condition(when)
+    if not steers:
+        raise UsageError(f"{by} has nothing to steer", hint="name vectors that wait for it")
+    for one in steers:
+        if one.when not in (None, when):
+            raise UsageError(
+                f"{by} {when!r}: {one.vector!r} waits for {one.when!r} already",
+                hint="a steer has one gate: leave one of the two out",
+            )
+    return [replace(one, when=when) for one in steers]
+
+
+def resolved(steers: Sequence[NamedSteer]) -> list[Steer]:
+    """The steers with their vectors and gates, of which each is read once.
+
+    Raises:
+        UsageError: a spec or a condition means nothing.
+        VectorError: a vector is missing, is another one than its hash says, or does not suit.
+        SiteError: a gate reads behind where its steer acts.
+    """
+
+    @cache
+    def vector(path: Path) -> SteeringVector:
+        return store.read(path)
+
+    @cache
+    def gate(condition: spec.ConditionSpec, path: Path) -> projection.Gate:
+        return projection.gate(condition, vector(path))
+
+    parsed = [
+        (one, spec.parse(one.vector), None if one.when is None else spec.parse_condition(one.when))
+        for one in steers
+    ]
+    made = []
+    for one, typed, condition in parsed:
+        found = vector(_found(typed.reference, one.file))
+        _check_hash(one, found)
+        read = None if condition is None else _found(condition.read.reference, one.file)
+        made.append(resolve(typed, found, gate(condition, read) if condition and read else None))
+    return made
+
+
+def with_paths(steer: NamedSteer, moved: Callable[[str], str]) -> NamedSteer:
+    """A steer whose vectors, where they are paths and not names, stand at other paths.
+
+    Raises:
+        UsageError: a spec or a condition means nothing.
+    """
+    vector = _with_path(steer.vector, spec.parse(steer.vector).reference, moved)
+    when = None if steer.when is None else condition_with_path(steer.when, moved)
+    return replace(steer, vector=vector, when=when)
+
+
+def condition_with_path(text: str, moved: Callable[[str], str]) -> str:
+    """The same for a condition.
+
+    Raises:
+        UsageError: it means nothing.
+    """
+    return _with_path(text, spec.parse_condition(text).read.reference, moved)
+
+
+def _with_path(text: str, reference: str, moved: Callable[[str], str]) -> str:
+    """What follows the reference is left as it was written."""
+    text = text.strip()
+    return text if _is_name(reference) else f"{moved(reference)}{text[len(reference) :]}"
+
+
+def _found(reference: str, file: Path | None) -> Path:
+    if "://" in reference:
+        raise VectorError(
+            f"{_of(file)}the vector {reference} is not on this machine",
+            hint="download it, and name the file's path in its place",
+        )
+    return store.find(reference)
+
+
+def _check_hash(steer: NamedSteer, vector: SteeringVector) -> None:
+    actual = vector.sha256
+    if steer.sha256 not in (None, actual):
+        raise VectorError(
+            f"{_of(steer.file)}{steer.vector} is not the vector that the recipe means: its sha256"
+            f" is {actual[:12]}..., not {str(steer.sha256)[:12]}...",
+            hint="get the file from where the recipe came, or correct the recipe",
+        )
+
+
+def _of(file: Path | None) -> str:
+    return "" if file is None else f"{file}: "
+
+
+def _is_name(reference: str) -> bool:
+    """Whether it means the same wherever it is written: a vector's name, or an address."""
+    here = Path(reference)
+    return "://" in reference or (here.suffix != store.SUFFIX and here.parent == Path())

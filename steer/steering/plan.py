@@ -1,0 +1,133 @@
+"""What happens at each site: the numbers of all steers that meet there, in the order they act.
+
+At one site, on activations h:
+
+1. all adds, low-rank edits too, are summed and act on the same h: their order never shows;
+2. all adds with norm=keep are summed likewise, act on the result, and keep its length;
+3. the other ops follow in the order in which they were given, each on what the one before left.
+
+So what an op other than add promises (a projection of zero, or at most a bound) holds at the site
+whatever is added there, and of several such ops on vectors that are not orthogonal, the last one's
+promise holds exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from steer.sites import Site
+from steer.steering.operation import OpName
+from steer.steering.projection import unit_direction
+from steer.steering.steers import Steer, When
+from steer.vectors.vector import Directions, SteeringVector
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """delta + up (down h), of h as it came in.
+
+    delta: float32 [d_model], in activation units. down, up: float32 [k, d_model] and [d_model, k],
+    where something of low rank is among it.
+    """
+
+    delta: Directions
+    down: Directions | None = None
+    up: Directions | None = None
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.down is None and not self.delta.any()
+
+
+@dataclass(frozen=True, slots=True)
+class Along:
+    """An op other than add: on the projection on `direction`, a unit vector, float32 [d_model].
+
+    level: a projection in activation units, or degrees, as the op takes it.
+    """
+
+    op: OpName
+    direction: Directions
+    level: float
+    coefficient: float
+    when: When
+
+
+@dataclass(slots=True)
+class SitePlan:
+    """Everything that is done at one site, by when it acts. What would do nothing is left out."""
+
+    adds: dict[When, Addition] = field(default_factory=dict)
+    kept: dict[When, Addition] = field(default_factory=dict)
+    others: list[Along] = field(default_factory=list)
+
+
+#: Every write to the residual stream of the model at hand.
+WriteSites = Callable[[], Sequence[Site]]
+
+
+def plan(steers: Sequence[Steer], write_sites: WriteSites) -> dict[Site, SitePlan]:
+    """What is done at each site by all steers together."""
+    placed: dict[Site, list[tuple[Steer, int]]] = {}
+    for steer in steers:
+        for site, layer in _sites(steer, write_sites).items():
+            placed.setdefault(site, []).append((steer, layer))
+    return {site: _site_plan(parts) for site, parts in placed.items()}
+
+
+def _sites(steer: Steer, write_sites: WriteSites) -> dict[Site, int]:
+    if steer.op.writes:
+        return dict.fromkeys(write_sites(), steer.layers[0])
+    return steer.sites()
+
+
+def _site_plan(parts: Sequence[tuple[Steer, int]]) -> SitePlan:
+    made = SitePlan()
+    adds: dict[bool, list[tuple[Steer, int]]] = {False: [], True: []}
+    for steer, layer in parts:
+        if steer.op.name == "add":
+            adds[steer.op.keep_norm].append((steer, layer))
+        elif steer.coefficient.value:
+            made.others.append(_along(steer, layer))
+    made.adds, made.kept = _summed(adds[False]), _summed(adds[True])
+    return made
+
+
+def _along(steer: Steer, layer: int) -> Along:
+    direction = unit_direction(steer.vector, layer)
+    name, coefficient = steer.op.name, steer.coefficient.value
+    return Along(name, direction, steer.level(layer), coefficient, steer.when)
+
+
+def _summed(parts: Sequence[tuple[Steer, int]]) -> dict[When, Addition]:
+    groups: dict[When, list[tuple[Steer, int]]] = {}
+    for steer, layer in parts:
+        groups.setdefault(steer.when, []).append((steer, layer))
+    # In an order of their own: rounding would show that in which the steers were given.
+    ordered = sorted(groups, key=lambda when: [str(part) for part in when])
+    sums = {when: _sum(groups[when]) for when in ordered}
+    return {when: total for when, total in sums.items() if not total.is_nothing}
+
+
+def _sum(parts: Sequence[tuple[Steer, int]]) -> Addition:
+    """Vectors are summed in float64, so that their order does not show."""
+    delta = np.sum([steer.delta(layer).astype(np.float64) for steer, layer in parts], axis=0)
+    # By vector, so that one and its negative leave nothing at all.
+    factors: dict[tuple[SteeringVector, int], float] = {}
+    for steer, layer in parts:
+        key = steer.vector, layer
+        factors[key] = factors.get(key, 0.0) + steer.coefficient.value
+    low_rank = [
+        (pair[0], factor * pair[1])
+        for (vector, layer), factor in factors.items()
+        if factor and (pair := vector.low_rank(layer)) is not None
+    ]
+    if not low_rank:
+        return Addition(delta.astype(np.float32))
+    # Side by side: up (down h) is then the sum over the parts.
+    down = np.concatenate([down for down, _ in low_rank])
+    up = np.concatenate([up for _, up in low_rank], axis=1)
+    return Addition(delta.astype(np.float32), down, up.astype(np.float32))

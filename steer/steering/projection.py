@@ -1,0 +1,222 @@
+"""The file's units: how far along a vector an activation lies, and conditions on that.
+
+The projection of an activation h at a layer is on the stored vector's unit vector u, and a file
+says where its two sides have theirs, neg and pos on average, in activation units. In *the file's
+units* the projection is
+
+    (h . u - neg) / (pos - neg)
+
+so 0 is where the mean of the negative side lies, 1 where that of the positive side lies, and 0.5
+half way. These are the units of `--watch`, `--when`, `--guard` and of the monitor. (`clamp`, `cap`
+and `floor` set a projection, and take it in activation units, or by the names neg, mid and pos.)
+The sides' means are over what was read when the vector was made, for most vectors means over
+texts: single tokens scatter wider about them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from steer.errors import VectorError
+from steer.fitting.fit import unit
+from steer.sites import Site
+from steer.steering.operation import Between
+from steer.steering.spec import ConditionSpec, Pooling, ReadSpec
+from steer.vectors.metadata import LayerStatistics, Metadata
+from steer.vectors.vector import Directions, SteeringVector
+
+OnTrip = Literal["stop", "error", "ablate"]
+ON_TRIP: tuple[OnTrip, ...] = ("stop", "error", "ablate")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Reads activations at one layer in the file's units, as h . weights + offset.
+
+    Raises:
+        VectorError: no such layer, a vector that is zero there, or sides that are not known or lie
+            at one place, so that there are no units.
+    """
+
+    vector: SteeringVector
+    layer: int
+
+    def __post_init__(self) -> None:
+        unit_direction(self.vector, self.layer)
+        if level(self.vector, self.layer, "neg") == level(self.vector, self.layer, "pos"):
+            raise VectorError(
+                f"the two sides of vector {self.vector.name!r} lie at one place at layer"
+                f" {self.layer}, so a projection has no units",
+                hint="read another layer, with @LAYER",
+            )
+
+    @property
+    def site(self) -> Site:
+        """Where it reads."""
+        return Site(self.layer, self.vector.metadata.site).canonical
+
+    @property
+    def direction(self) -> Directions:
+        """The unit vector, float32 [d_model]."""
+        return unit_direction(self.vector, self.layer)
+
+    @cached_property
+    def weights(self) -> Directions:
+        """float32 [d_model], per activation unit."""
+        return np.asarray(self.direction / self._way, dtype=np.float32)
+
+    @cached_property
+    def offset(self) -> float:
+        return -level(self.vector, self.layer, "neg") / self._way
+
+    @property
+    def _way(self) -> float:
+        """From the negative side's mean to the positive side's, in activation units."""
+        return level(self.vector, self.layer, "pos") - level(self.vector, self.layer, "neg")
+
+    @property
+    def auto_threshold(self) -> float:
+        """Where the two sides are told apart best, in the file's units.
+
+        Of two normal distributions with the sides' means and spreads, the place between the means
+        where their densities cross: the fewest errors when both sides are as frequent. CAST (Lee
+        et al. 2024, arXiv 2409.05907) searches threshold and layer over the texts
+        themselves; a file keeps means and spreads only.
+        """
+        row = self.vector.metadata.at(self.layer)
+        spreads = (side.std / abs(self._way) for side in (row.negative, row.positive) if side)
+        return _crossing(*spreads)
+
+    def __str__(self) -> str:
+        return f"{self.vector.name}@{self.layer}"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A projection above, or below, a threshold in the file's units."""
+
+    projection: Projection
+    above: bool
+    threshold: float
+
+    def holds(self, value: float) -> bool:
+        """Whether a projection in the file's units meets it."""
+        return value > self.threshold if self.above else value < self.threshold
+
+    def __str__(self) -> str:
+        return f"{self.projection}{'>' if self.above else '<'}{self.threshold:.4g}"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Open where the condition is met: by the prompt (its mean or last token), or by each token.
+
+    A prompt is read before anything is steered. A token is read where it passes, as other steers
+    have left it, before the edits at the same place.
+    """
+
+    condition: Condition
+    pooling: Pooling
+
+    @property
+    def site(self) -> Site:
+        return self.condition.projection.site
+
+    def __str__(self) -> str:
+        return f"{self.condition}/{self.pooling}"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What happens when a generated token meets the condition.
+
+    stop: its text ends before the token. error: generation fails. ablate: from the token on, the
+    projection is removed at the layer that is read.
+    """
+
+    condition: Condition
+    on_trip: OnTrip = "stop"
+
+    def __str__(self) -> str:
+        return str(self.condition)
+
+
+def projection(spec: ReadSpec, vector: SteeringVector) -> Projection:
+    """What was typed, read where the file recommends."""
+    layer = spec.layer
+    if layer is None:
+        layer = reading_layer(vector.metadata, vector.metadata.recommended.layers)
+    return Projection(vector, layer)
+
+
+def condition(spec: ConditionSpec, vector: SteeringVector) -> Condition:
+    """What was typed, with the threshold of the file where it says `auto`."""
+    read = projection(spec.read, vector)
+    threshold = read.auto_threshold if spec.threshold == "auto" else spec.threshold
+    return Condition(read, spec.above, threshold)
+
+
+def gate(spec: ConditionSpec, vector: SteeringVector) -> Gate:
+    """What was typed; read as the file was, from the last token or the mean."""
+    pooling = spec.pooling
+    if pooling is None:
+        pooling = "last" if vector.metadata.read.positions == "last" else "mean"
+    return Gate(condition(spec, vector), pooling)
+
+
+def reading_layer(metadata: Metadata, layers: Sequence[int]) -> int:
+    """The layer among `layers` that tells the sides apart best; the first where none is known."""
+    return max(layers, key=lambda layer: metadata.at(layer).separability or 0.0)
+
+
+def unit_direction(vector: SteeringVector, layer: int) -> Directions:
+    """The vector of a layer at length 1, float32 [d_model].
+
+    Raises:
+        VectorError: the vector has no such layer, or is zero there.
+    """
+    direction = unit(vector.direction(layer).astype(np.float64))
+    if not direction.any():
+        raise VectorError(f"vector {vector.name!r} is zero at layer {layer}: it has no direction")
+    return np.asarray(direction, dtype=np.float32)
+
+
+def level(vector: SteeringVector, layer: int, value: float | Between) -> float:
+    """A projection in activation units: a number as it is, or where a side lies.
+
+    Raises:
+        VectorError: the file does not say where its sides lie.
+    """
+    if not isinstance(value, str):
+        return value
+    row: LayerStatistics = vector.metadata.at(layer)
+    if row.negative is None or row.positive is None:
+        raise VectorError(
+            f"vector {vector.name!r} does not say where its two sides lie"
+            f" (it was made by {vector.metadata.method.name})",
+            hint="clamp, cap and floor also take numbers; thresholds need a vector that extract,"
+            " fit or distill made",
+        )
+    negative, positive = row.negative.mean, row.positive.mean
+    return {"neg": negative, "mid": (negative + positive) / 2, "pos": positive}[value]
+
+
+def _crossing(low: float, high: float) -> float:
+    """Where normal densities about 0 (std `low`) and 1 (std `high`) cross, between 0 and 1.
+
+    x^2 / low^2 + 2 ln low = (x - 1)^2 / high^2 + 2 ln high, a quadratic in x.
+    """
+    if not low or not high or math.isclose(low, high, rel_tol=1e-6):
+        return 0.5
+    a = 1 / low**2 - 1 / high**2
+    b = 2 / high**2
+    c = -1 / high**2 + 2 * math.log(low / high)
+    root = math.sqrt(max(b * b - 4 * a * c, 0.0))
+    between = [x for x in ((-b + root) / (2 * a), (-b - root) / (2 * a)) if 0 < x < 1]
+    return between[0] if between else 0.5

@@ -1,0 +1,227 @@
+"""Recipes: steers, gates and generation settings as a TOML file that can include others.
+
+    description = "A sea captain, in good form"
+    include = ["seafarer.toml"]
+    when = "sea>0.2"
+    steers = ["formal:1.5@2", { vector = "./gloomy.safetensors:-1", sha256 = "9f86d0..." }]
+
+    [generation]
+    temperature = 0.5
+    system = "You are a captain."
+
+`steers` are what `-v` takes. A vector's path and an included file's are relative to the file that
+names them; a vector's name is looked up as everywhere. What is included comes first: all steers
+act, those of a file that is included twice twice, and of settings the last one counts.
+
+`when` is what `--when` takes, and a gate before all steers of the file and of what it includes; one
+steer has its own as `{ vector = "formal", when = "sea>0.2" }`. No steer has two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from steer.contrasts.records import decoded
+from steer.errors import InputError, SteerError, UsageError
+from steer.files import read_bytes
+from steer.steering.generation import Sampling
+from steer.steering.named import NamedSteer, behind, condition_with_path, with_paths
+from steer.vectors.provenance import Record
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_MAX_BYTES = 1_000_000
+#: Inclusions in all: includes of includes multiply.
+_MOST_FILES = 10_000
+_HASH_LENGTH = 64
+
+
+class Settings(Record, frozen=True, omit_defaults=True):
+    """Settings of `steer apply`, as its options have them; None leaves one open."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: list[str] | None = None
+    samples: int | None = None
+    beams: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    seed: int | None = None
+    chat: bool | None = None
+    system: str | None = None
+
+
+class _Entry(Record, frozen=True):
+    vector: str
+    sha256: str | None = None
+    when: str | None = None
+
+
+class _File(Record, frozen=True):
+    description: str = ""
+    include: tuple[str, ...] = ()
+    when: str | None = None
+    steers: tuple[str | _Entry, ...] = ()
+    generation: Settings = Settings()
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe with everything that it includes. generation: the settings that are made."""
+
+    path: Path
+    description: str
+    steers: tuple[NamedSteer, ...]
+    generation: dict[str, Any]
+
+
+def read(path: Path) -> Recipe:
+    """A recipe, flattened.
+
+    Raises:
+        InputError: it, or one that it includes, is no recipe, or includes itself.
+        SteerError: a file cannot be read.
+    """
+    steers: list[NamedSteer] = []
+    generation: dict[str, Any] = {}
+    files: dict[Path, _File] = {}
+    # From the recipe to the file at hand, by where they really are, and how many steers there were
+    # before each. A stack, not recursion, so that no depth is too deep.
+    chain: dict[Path, Path] = {}
+    before: list[int] = []
+    todo = [(path, False)]
+    n_files = 0
+    while todo:
+        here, included = todo.pop()
+        key = here.resolve()
+        if included:
+            del chain[key]
+            start = before.pop()
+            steers[start:] = _whole(steers[start:], files[key], here)
+            generation |= msgspec.to_builtins(files[key].generation)
+            continue
+        if key in chain:
+            raise _cycle([*chain.values(), here], list(chain).index(key))
+        n_files += 1
+        if n_files > _MOST_FILES:
+            raise InputError(f"{path} includes more than {_MOST_FILES:,} files")
+        if key not in files:
+            files[key] = _parse(here, chain)
+        chain[key] = here
+        before.append(len(steers))
+        todo.append((here, True))
+        todo += [(here.parent / other, False) for other in reversed(files[key].include)]
+    return Recipe(path, files[path.resolve()].description, tuple(steers), generation)
+
+
+def placed(steer: NamedSteer, path: Path) -> NamedSteer:
+    """A steer as a recipe at `path` has to write it, so that it means what it means here."""
+
+    def moved(reference: str) -> str:
+        here = Path(os.path.relpath(reference, path.parent))
+        # Without a folder it would be a name.
+        return f"./{here}" if here.parent == Path() else str(here)
+
+    return with_paths(replace(steer, file=path), moved)
+
+
+def to_toml(
+    steers: Sequence[NamedSteer], generation: dict[str, Any], *, description: str = ""
+) -> str:
+    """A recipe that includes nothing, as the text of a file."""
+    lines = [f"description = {_toml(description)}\n"] if description else []
+    lines.append("steers = [")
+    for steer in steers:
+        value = _toml(steer.vector)
+        more = [
+            f"{name} = {_toml(text)}"
+            for name, text in (("sha256", steer.sha256), ("when", steer.when))
+            if text is not None
+        ]
+        if more:
+            value = f"{{ vector = {value}, {', '.join(more)} }}"
+        lines.append(f"    {value},")
+    lines.append("]")
+    if generation:
+        lines.append("\n[generation]")
+        lines += [f"{name} = {_toml(value)}" for name, value in generation.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A text, number, truth value or list; TOML writes them as JSON does, but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _parse(path: Path, chain: dict[Path, Path]) -> _File:
+    try:
+        text = decoded(read_bytes(path, limit=_MAX_BYTES), str(path))
+    except SteerError as error:
+        by = f" (included by {list(chain.values())[-1]})" if chain else ""
+        raise InputError(f"{error}{by}") from None
+    try:
+        raw = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not TOML: {error}") from None
+    try:
+        made = msgspec.convert(raw, _File)
+        Sampling(**_sampling(made.generation))
+    except (msgspec.ValidationError, UsageError) as error:
+        raise InputError(
+            f"{path}: {error}",
+            hint="a recipe has description, include, when, steers and [generation]",
+        ) from None
+    return made
+
+
+def _sampling(generation: Settings) -> dict[str, Any]:
+    """What can be checked of one file alone: whether beams go with the rest, others may decide."""
+    plain = msgspec.to_builtins(generation)
+    others = ("chat", "system", "beams")
+    return {name: value for name, value in plain.items() if name not in others}
+
+
+def _steers(file: _File, path: Path) -> list[NamedSteer]:
+    """Its own, as they are written in it."""
+    made = []
+    for one in file.steers:
+        entry = one if isinstance(one, _Entry) else _Entry(vector=one)
+        digest = entry.sha256
+        if digest is not None and (
+            len(digest) != _HASH_LENGTH or not set(digest) <= set("0123456789abcdef")
+        ):
+            raise InputError(
+                f"{path}: {digest!r} is not a sha256", hint="`steer show` prints a vector's"
+            )
+        made.append(NamedSteer(entry.vector, path, digest, entry.when))
+    return made
+
+
+def _whole(included: Sequence[NamedSteer], file: _File, path: Path) -> list[NamedSteer]:
+    """All steers of a file, and what it includes before them, behind its gate if it has one."""
+
+    def beside(reference: str) -> str:
+        return str(path.parent / reference)
+
+    try:
+        steers = [*included, *(with_paths(steer, beside) for steer in _steers(file, path))]
+        when = None if file.when is None else condition_with_path(file.when, beside)
+        return behind(steers, when, "when")
+    except UsageError as error:
+        raise InputError(f"{path}: {error}", hint=error.hint) from None
+
+
+def _cycle(chain: Sequence[Path], start: int) -> InputError:
+    named = " -> ".join(str(path) for path in chain[start:])
+    return InputError(f"a recipe includes itself: {named}", hint="take one of the includes out")

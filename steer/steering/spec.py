@@ -1,0 +1,173 @@
+"""The syntax of `-v`, and of `--when`, `--watch` and `--guard`.
+
+    -v        REFERENCE[:AMOUNT][@LAYERS][/SCOPE][/skip-special][/SCHEDULE]
+    --watch   REFERENCE[@LAYER]
+    --guard   REFERENCE[@LAYER]>VALUE  or <VALUE
+    --when    the same, and /mean, /last or /token
+
+REFERENCE  a name or a path
+AMOUNT     times the stored vector (1 adds it once, -1 turns it round), or `15%`: a vector whose
+           length is 15 % of the mean activation's length at that layer; or an op
+           (`steer.steering.operation`), after a coefficient and comma: `0.5,ablate`, `2,norm=keep`
+LAYERS     3, 2,5 or 4-7, or `all` that the file has
+SCOPE, SCHEDULE  see `steer.steering.scope`
+VALUE      in the file's units (`steer.steering.projection`): a number, neg (0), mid (0.5),
+           pos (1), or `auto`
+
+What is left out is taken from the file's recommendation; the scope is `all`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from steer.errors import UsageError
+from steer.sites import format_layers, parse_layers
+from steer.steering.operation import ADD, Coefficient, Operation, format_amount, parse_amount, plain
+from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope, parse_when
+
+Pooling = Literal["mean", "last", "token"]
+
+_WHEN = r"(?P<when>(/[^:@/\\]*)*)"
+_SPEC = re.compile(
+    r"(?P<reference>.+?)("
+    # A colon that a slash follows belongs to a path, or to the address of one.
+    r"(?P<has_amount>:(?!/)(?P<amount>[^:@/\\]*))?"
+    r"(?P<has_layers>@(?P<layers>[^:@/\\]*))?" + _WHEN + ")",
+    re.DOTALL,
+)
+_PLACE = re.compile(r"(?P<reference>.+?)(?P<has_layer>@(?P<layer>[^@/\\]*))?", re.DOTALL)
+_NAMED = {"neg": 0.0, "mid": 0.5, "pos": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class SteerSpec:
+    """One `-v` as typed; None where the file decides."""
+
+    reference: str
+    coefficient: Coefficient | None = None
+    layers: tuple[int, ...] | Literal["all"] | None = None
+    scope: Scope = EVERYWHERE
+    op: Operation = ADD
+    schedule: Schedule = CONSTANT
+
+    def __str__(self) -> str:
+        amount = format_amount(self.coefficient, self.op)
+        when = [
+            str(part) for part in (self.scope, self.schedule) if part not in (EVERYWHERE, CONSTANT)
+        ]
+        if when and not amount and self.layers is None:
+            amount = "add"  # a bare `/scope` would read as part of a path
+        text = self.reference + (f":{amount}" if amount else "")
+        if self.layers is not None:
+            text += f"@{self.layers if self.layers == 'all' else format_layers(self.layers)}"
+        return "/".join([text, *when])
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSpec:
+    """One `--watch` as typed: the vector, and the layer, None where the file decides."""
+
+    reference: str
+    layer: int | None = None
+
+    def __str__(self) -> str:
+        return self.reference + ("" if self.layer is None else f"@{self.layer}")
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionSpec:
+    """One `--when` or `--guard` as typed: a projection that is above or below a threshold.
+
+    threshold: in the file's units, or `auto`. pooling: None where the file decides.
+    """
+
+    read: ReadSpec
+    above: bool
+    threshold: float | Literal["auto"]
+    pooling: Pooling | None = None
+
+    def __str__(self) -> str:
+        value = self.threshold if isinstance(self.threshold, str) else plain(self.threshold)
+        pooling = f"/{self.pooling}" if self.pooling else ""
+        return f"{self.read}{'>' if self.above else '<'}{value}{pooling}"
+
+
+def parse(text: str) -> SteerSpec:
+    """A spec from what was typed.
+
+    Raises:
+        UsageError: naming the part that cannot be read.
+    """
+    stripped = text.strip()
+    match = _SPEC.fullmatch(stripped)
+    if match is None:
+        raise UsageError("an empty vector spec", hint="write -v NAME or -v NAME:2@14")
+    reference = match["reference"]
+    modified = match["has_amount"] is not None or match["has_layers"] is not None
+    # `folder2/prompt` is a path, and so is what ends as vector files do.
+    if not modified or (match["when"] and stripped.endswith(".safetensors")):
+        reference, modified = stripped, False
+    if reference[0] in ":@":
+        raise UsageError(f"{text!r} names no vector", hint="write -v NAME or -v NAME:2@14")
+    if not modified:
+        return SteerSpec(reference)
+    coefficient, operation = None, ADD
+    if match["has_amount"] is not None:
+        coefficient, operation = parse_amount(match["amount"], text)
+    layers: tuple[int, ...] | Literal["all"] | None = None
+    if match["has_layers"] is not None:
+        layers = "all" if match["layers"] == "all" else parse_layers(match["layers"])
+    scope, schedule = parse_when(match["when"].split("/")[1:])
+    return SteerSpec(reference, coefficient, layers, scope, operation, schedule)
+
+
+def parse_read(text: str) -> ReadSpec:
+    """`joyful` or `joyful@3`.
+
+    Raises:
+        UsageError: no vector is named, or several layers are.
+    """
+    match = _PLACE.fullmatch(text.strip())
+    if match is None or match["reference"][0] == "@":
+        raise UsageError(f"{text!r} names no vector", hint="write NAME or NAME@14")
+    if match["has_layer"] is None:
+        return ReadSpec(match["reference"])
+    layers = parse_layers(match["layer"])
+    if len(layers) != 1:
+        raise UsageError(f"{text!r} names several layers", hint=f"write @{layers[0]}")
+    return ReadSpec(match["reference"], layers[0])
+
+
+def parse_condition(text: str) -> ConditionSpec:
+    """`refusal>0.4`, `troll@3<mid`, `refusal>auto/last`.
+
+    Raises:
+        UsageError: naming the part that cannot be read.
+    """
+    read, sign, rest = text.strip().rpartition(max("><", key=text.rfind))
+    if not sign or not read:
+        raise UsageError(f"{text!r} is not a condition", hint="write 'NAME>0.5' or 'NAME<0.5'")
+    value, slash, pooling = rest.strip().partition("/")
+    if slash and pooling not in get_args(Pooling):
+        raise UsageError(f"{text!r}: {pooling!r} is not mean, last or token")
+    return ConditionSpec(
+        parse_read(read),
+        sign == ">",
+        "auto" if value == "auto" else _threshold(value, text),
+        pooling if slash else None,  # type: ignore[arg-type]  # checked above
+    )
+
+
+def _threshold(value: str, text: str) -> float:
+    try:
+        number = _NAMED[value] if value in _NAMED else float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        fact = f"{value!r} is not a threshold" if value else "no threshold follows"
+        raise UsageError(f"{text!r}: {fact}", hint="write a number, neg, mid, pos or auto")
+    return number

@@ -1,0 +1,234 @@
+"""A steer: a vector, how much of it, what is done with it, where and when. Data, not yet hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from steer.errors import ModelError, SiteError, VectorError
+from steer.sites import Site, format_layers
+from steer.steering.operation import ADD, Coefficient, Operation
+from steer.steering.projection import Gate, level, reading_layer, unit_direction
+from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope
+from steer.steering.spec import SteerSpec
+from steer.vectors.provenance import ModelIdentity
+from steer.vectors.vector import Directions, SteeringVector
+
+
+class When(NamedTuple):
+    """At which positions a steer acts, and with which share of its coefficient."""
+
+    scope: Scope = EVERYWHERE
+    schedule: Schedule = CONSTANT
+    gate: Gate | None = None
+
+
+ALWAYS = When()
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """Do `op` with `coefficient` times the vector at `layers`, where `scope` says.
+
+    The coefficient is multiplied by what `schedule` says at each step, and is 0 where `gate` is
+    closed. `ablate=writes` takes the vector of the one layer in `layers` to every write.
+
+    Raises:
+        VectorError: the vector has no direction at one of the layers, or the op cannot be done with
+            it: a low-rank edit can only be added a number of times, a level needs statistics.
+        SiteError: a gate that looks at each token reads behind where the steer acts.
+    """
+
+    vector: SteeringVector
+    coefficient: Coefficient
+    layers: tuple[int, ...]
+    scope: Scope = EVERYWHERE
+    op: Operation = ADD
+    schedule: Schedule = CONSTANT
+    gate: Gate | None = None
+
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            self.vector.metadata.at(layer)
+            if self.op.name != "add":
+                unit_direction(self.vector, layer)
+                self.level(layer)
+        if self.op.writes and len(self.layers) != 1:
+            raise VectorError(
+                f"{self.op} takes the vector of one layer to every write,"
+                f" not those of {format_layers(self.layers)}",
+                hint=f"name one: {self.vector.name}:{self.op}@{self.layers[0]}",
+            )
+        if self.coefficient.unit == "residual" and self.op.name != "add":
+            raise VectorError(
+                f"a percentage is a length to add, and {self.op} adds none",
+                hint="use a share of the edit, such as 0.5",
+            )
+        self._check_rank()
+        self._check_gate()
+
+    def _check_rank(self) -> None:
+        if not self.vector.metadata.rank:
+            return
+        subject = f"vector {self.vector.name!r} is a low-rank edit"
+        if self.op.name != "add":
+            raise VectorError(
+                f"{subject}: it has no one direction to {self.op.name}",
+                hint="add it, or use a vector that extract or fit made",
+            )
+        if self.coefficient.unit == "residual":
+            raise VectorError(
+                f"{subject}: what it adds has no one length",
+                hint="use a multiple of it, such as 1 or 0.5, not a percentage",
+            )
+
+    def _check_gate(self) -> None:
+        if self.gate is None or self.gate.pooling != "token":
+            return
+        first = Site(0, "resid_pre") if self.op.writes else min(self.sites(), key=lambda s: s.depth)
+        if self.gate.site.depth > first.depth:
+            raise SiteError(
+                f"the gate {self.gate} reads {self.gate.site}, behind {first}, where"
+                f" {self.vector.name!r} acts",
+                hint="read an earlier layer, NAME@LAYER>VALUE, or the prompt, with /mean or /last",
+            )
+
+    @property
+    def vectors(self) -> tuple[SteeringVector, ...]:
+        """Its own, and the one that its gate reads."""
+        return (self.vector, self.gate.condition.projection.vector) if self.gate else (self.vector,)
+
+    @property
+    def when(self) -> When:
+        return When(self.scope, self.schedule, self.gate)
+
+    def sites(self) -> dict[Site, int]:
+        """Where it acts, and the layer whose numbers it takes there (but for `ablate=writes`)."""
+        name = self.vector.metadata.site
+        return {Site(layer, name).canonical: layer for layer in self.layers}
+
+    def delta(self, layer: int) -> Directions:
+        """What is added at `layer`, float32 [d_model], in activation units.
+
+        Raises:
+            VectorError: a share of the activations' length of a vector that is zero.
+        """
+        factor = self.coefficient.value
+        if self.coefficient.unit == "residual":
+            statistics = self.vector.metadata.at(layer)
+            if not statistics.norm:
+                raise VectorError(
+                    f"vector {self.vector.name!r} is zero at layer {layer}",
+                    hint="a share of the activations' length needs a direction",
+                )
+            factor *= statistics.resid_norm / statistics.norm
+        return np.asarray(factor * self.vector.direction(layer), dtype=np.float32)
+
+    def level(self, layer: int) -> float:
+        """The op's value at `layer`: a projection in activation units, or degrees; else 0.
+
+        Raises:
+            VectorError: the value is named after a side, and the file does not say where it lies.
+        """
+        return 0.0 if self.op.value is None else level(self.vector, layer, self.op.value)
+
+    def __str__(self) -> str:
+        site = f"{self.vector.metadata.site} {format_layers(self.layers)}"
+        parts = [self.vector.name]
+        if self.op.name == "add" or self.coefficient != Coefficient(1.0):
+            parts.append(f"×{self.coefficient}")
+        if self.op != ADD:
+            parts.append(str(self.op))
+        parts += [
+            "@",
+            site,
+            *(str(one) for one in (self.scope, self.schedule) if one not in _USUAL),
+        ]
+        return " ".join(parts + ([f"when {self.gate}"] if self.gate else []))
+
+
+_USUAL = (EVERYWHERE, CONSTANT)
+
+
+def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -> Steer:
+    """What was typed, completed by what the file recommends.
+
+    What was distilled to act on the response does so, unless a part of the text is named.
+
+    Raises:
+        VectorError: the vector has none of the layers that were asked for, or does not suit the op.
+        SiteError: the gate reads behind where the vector acts.
+    """
+    metadata = vector.metadata
+    recommended = metadata.recommended
+    scope = spec.scope
+    if scope.kind == "all" and metadata.read.positions == "response":
+        scope = Scope("response", skip_special=scope.skip_special)
+    usual = Coefficient(1.0)
+    if spec.op.name == "add":
+        usual = Coefficient(recommended.coefficient, recommended.unit)
+    layers = metadata.layers if spec.layers == "all" else spec.layers
+    if layers is None:
+        layers = recommended.layers
+        if spec.op.writes:
+            layers = (reading_layer(metadata, layers),)
+    return Steer(vector, spec.coefficient or usual, layers, scope, spec.op, spec.schedule, gate)
+
+
+def check_fits(
+    vector: SteeringVector, model: ModelIdentity, *, allow_other_model: bool = False
+) -> list[str]:
+    """Warnings about using a vector on a model, none if it is the one it was made on.
+
+    Raises:
+        ModelError: another architecture or width; another set of weights, unless
+            `allow_other_model`, which turns that into a warning.
+        SiteError: the model has fewer layers than the vector needs.
+    """
+    made_on = vector.metadata.model
+    subject = f"vector {vector.name!r} was made on {made_on.id}"
+    for what, theirs, ours in (
+        ("architecture", made_on.architecture, model.architecture),
+        ("width", made_on.d_model, model.d_model),
+    ):
+        if theirs != ours:
+            raise ModelError(
+                f"{subject} ({what} {theirs}); {model.id} has {what} {ours}",
+                hint=f"run it with -m {made_on.id}, or extract it again on {model.id}",
+            )
+    if vector.metadata.layers[-1] >= model.n_layers:
+        raise SiteError(
+            f"{subject} with {made_on.n_layers} layers; {model.id} has {model.n_layers}"
+        )
+    warnings = []
+    if made_on.fingerprint != model.fingerprint:
+        fact = f"{subject}; the weights of {model.id} are others"
+        if not allow_other_model:
+            raise ModelError(
+                fact, hint="pass --allow-other-model to try it all the same (on a finetune, say)"
+            )
+        warnings.append(fact)
+    if made_on.tokenizer != model.tokenizer:
+        warnings.append(f"{subject}, with another tokenizer than {model.id} has now")
+    if made_on.chat_template != model.chat_template:
+        warnings.append(f"{subject}, with another chat template than {model.id} has now")
+    return warnings
+
+
+def check_all_fit(
+    vectors: Iterable[SteeringVector], model: ModelIdentity, *, allow_other_model: bool = False
+) -> list[str]:
+    """The same of several vectors, each warning once.
+
+    Raises:
+        ModelError, SiteError: as `check_fits`.
+    """
+    warnings = (
+        text
+        for vector in dict.fromkeys(vectors)
+        for text in check_fits(vector, model, allow_other_model=allow_other_model)
+    )
+    return list(dict.fromkeys(warnings))

@@ -1,0 +1,1 @@
+"""The steering vector and its file. No torch."""

@@ -1,0 +1,189 @@
+"""What a vector file says about itself: typed, checked once, and byte-stable as JSON.
+
+The JSON has sorted keys and no timestamp, so that the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Literal
+
+import msgspec
+
+from steer.errors import VectorError
+from steer.sites import SiteName, format_layers
+from steer.strict_json import load_strict_json
+from steer.vectors.provenance import (
+    ContrastSummary,
+    Method,
+    ModelIdentity,
+    Read,
+    Record,
+    Unit,
+    finite,
+)
+
+FORMAT = 1
+#: The first release that reads `FORMAT`: an older one can then say what to install.
+NEEDS = "0.1.0"
+
+Op = Literal["add"]
+
+
+class Spread(Record, frozen=True):
+    """Mean and standard deviation of a projection, in activation units."""
+
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        finite(self.mean, self.std)
+
+
+class LayerStatistics(Record, frozen=True):
+    """What was seen at one layer while the vector was made.
+
+    norm: length of the stored vector, in activation units; of a low-rank edit, of what it adds
+        to the mean activation of a text, on average (of combined ones, at most).
+    resid_norm: mean length of the activations read there.
+    separability: AUC of the projection on held-out folds, 0.5 is chance; None with too few pairs.
+    positive, negative: projection of each side's activations on the unit vector.
+    coherence: mean cosine of the pair differences with the vector; None without pairs.
+    agreement: cosine with the mean difference.
+    A combined vector has neither sides nor separability: they would need the activations again.
+    """
+
+    layer: int
+    norm: float
+    resid_norm: float
+    positive: Spread | None = None
+    negative: Spread | None = None
+    separability: float | None = None
+    coherence: float | None = None
+    agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        optional = (self.separability, self.coherence, self.agreement)
+        finite(self.norm, self.resid_norm, *(value or 0.0 for value in optional))
+        if self.layer < 0 or self.norm < 0 or self.resid_norm < 0:
+            raise ValueError("layer, norm and resid_norm are not negative")
+
+    @property
+    def share(self) -> float:
+        """The vector's length as a share of the mean activation's length."""
+        return self.norm / self.resid_norm if self.resid_norm else math.nan
+
+
+class Recommended(Record, frozen=True):
+    """What `-v NAME` does when no numbers are given, and why.
+
+    coefficient: times the stored vector or, where `unit` is residual, the share of the mean
+    activation's length that it is brought to at each layer.
+    """
+
+    layers: tuple[int, ...]
+    coefficient: float
+    evidence: str
+    op: Op = "add"
+    unit: Unit = "vector"
+
+    def __post_init__(self) -> None:
+        finite(self.coefficient)
+
+
+class Metadata(Record, frozen=True):
+    """The JSON of a vector file. `layers[i]` is the layer of row i of the tensors.
+
+    rank: of the low-rank part; 0 where there is only a vector.
+    """
+
+    name: str
+    model: ModelIdentity
+    site: SiteName
+    layers: tuple[int, ...]
+    method: Method
+    read: Read
+    contrast: ContrastSummary
+    statistics: tuple[LayerStatistics, ...]
+    recommended: Recommended
+    description: str = ""
+    license: str = ""
+    sha256: str = ""
+    rank: int = 0
+    format: int = FORMAT
+    needs: str = NEEDS
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank <= self.model.d_model:
+            raise ValueError(f"rank is outside 0-{self.model.d_model}")
+        if not self.layers or list(self.layers) != sorted(set(self.layers)):
+            raise ValueError("layers are not a rising list")
+        if self.layers[0] < 0 or self.layers[-1] >= self.model.n_layers:
+            raise ValueError(f"layers are outside 0-{self.model.n_layers - 1}")
+        if tuple(row.layer for row in self.statistics) != self.layers:
+            raise ValueError("statistics are not one for each layer")
+        if not self.recommended.layers or not set(self.recommended.layers) <= set(self.layers):
+            raise ValueError("recommended layers are not among the stored ones")
+
+    def at(self, layer: int) -> LayerStatistics:
+        """Statistics of one stored layer.
+
+        Raises:
+            VectorError: the vector has no such layer.
+        """
+        if layer not in self.layers:
+            raise VectorError(
+                f"vector {self.name!r} has no layer {layer}",
+                hint=f"it has layers {format_layers(self.layers)}",
+            )
+        return self.statistics[self.layers.index(layer)]
+
+
+def encode(metadata: Metadata) -> str:
+    """One line of JSON, keys sorted: equal metadata give equal bytes."""
+    return json.dumps(
+        to_json(metadata),
+        sort_keys=True,
+        ensure_ascii=False,
+        allow_nan=False,
+        separators=(",", ":"),
+    )
+
+
+def to_json(metadata: Metadata) -> dict[str, Any]:
+    """Plain dicts, lists, numbers and strings.
+
+    Without what earlier files did not have, where it says nothing: they keep their bytes.
+    """
+    plain = dict(msgspec.to_builtins(metadata))
+    if not metadata.rank:
+        del plain["rank"]
+    if metadata.contrast.items is None:
+        del plain["contrast"]["items"]
+    if metadata.recommended.unit == "vector":
+        del plain["recommended"]["unit"]
+    return plain
+
+
+def decode(text: str, subject: str) -> Metadata:
+    """Metadata from JSON; `subject` names the file in errors.
+
+    Raises:
+        VectorError: not JSON, a key twice, a newer format, or fields that are missing or wrong.
+    """
+    raw = load_strict_json(text, subject)
+    if not isinstance(raw, dict):
+        raise VectorError(f"{subject}: the metadata are not a JSON object")
+    version = raw.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise VectorError(
+            f"{subject}: written in format {version}; this steer reads up to {FORMAT}",
+            hint=f"install steer {str(raw.get('needs', ''))[:20] or 'of a later version'} or later",
+        )
+    if version != FORMAT:
+        raise VectorError(f"{subject}: {version!r} is not a format number")
+    try:
+        return msgspec.convert(raw, Metadata)
+    except msgspec.ValidationError as error:
+        raise VectorError(f"{subject}: metadata are wrong: {error}") from None

@@ -1,0 +1,182 @@
+"""What a vector was made from, and how: the typed records of a vector file's JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from steer.positions import parse
+
+ContrastKind = Literal["pairs", "choice", "conditions", "unpaired", "condition", "vectors"]
+#: Stands between conditions, where there are several.
+SEVERAL = " | "
+#: Of vectors that no recording was made for: where a distilled one acts, or its parts differ.
+UNREAD = ("all", "response", "mixed")
+#: Methods that fit recorded activations (`steer.fitting.fit`).
+FitMethod = Literal["mean_diff", "pca", "probe", "lda"]
+CombineOp = Literal["sum", "mean"]
+#: Of a coefficient: times the stored vector, or a share of the mean activation's length.
+Unit = Literal["vector", "residual"]
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Frozen, and unknown fields are refused: a misspelt one would be lost in silence."""
+
+
+class ModelIdentity(Record, frozen=True):
+    """Which model a vector was made on, and so which models it fits.
+
+    `fingerprint` is a hash over samples of every weight (see `steer.models.fingerprint`);
+    `tokenizer` and `chat_template` are sha256 of what they do, or None where the model has none.
+    """
+
+    id: str
+    architecture: str
+    d_model: int
+    n_layers: int
+    fingerprint: str
+    revision: str | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.d_model < 1 or self.n_layers < 1:
+            raise ValueError("d_model and n_layers are at least 1")
+
+
+class Distillation(Record, frozen=True):
+    """Settings of a distilled edit, and what became of them.
+
+    samples, held_out: continuations to learn from, and to judge by. max_tokens: their length at
+    most. batch_size, steps, learning_rate, seed: of the optimiser; best_step is the state that was
+    kept. recovery: on the held-out samples (`steer.distillation.recovery`), with its 95 % interval.
+    extra_nats: nats per token that the edit's own texts have under the unsteered model, more than
+    the model's own texts have; condition_extra_nats: the same of the condition's texts.
+    """
+
+    samples: int
+    held_out: int
+    max_tokens: int
+    batch_size: int
+    steps: int
+    best_step: int
+    learning_rate: float
+    seed: int
+    recovery: float
+    interval: tuple[float, float]
+    extra_nats: float
+    condition_extra_nats: float
+
+    def __post_init__(self) -> None:
+        finite(self.learning_rate, self.recovery, *self.interval)
+        finite(self.extra_nats, self.condition_extra_nats)
+
+
+class Part(Record, frozen=True, omit_defaults=True):
+    """A vector that another was combined from; sha256 is its file's own.
+
+    coefficient: times the stored vector or, where `unit` is residual, the share of the mean
+    activation's length that it was brought to at each layer.
+    """
+
+    name: str
+    sha256: str
+    coefficient: float = 1.0
+    unit: Unit = "vector"
+
+    def __post_init__(self) -> None:
+        finite(self.coefficient)
+
+
+class Combination(Record, frozen=True, omit_defaults=True):
+    """How a vector was combined from others, in the order in which they were named.
+
+    orthogonal_to: vectors whose directions were taken out of the result, at each layer.
+    """
+
+    op: CombineOp
+    parts: tuple[Part, ...]
+    orthogonal_to: tuple[Part, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("a combination of nothing")
+
+
+class Method(Record, frozen=True, omit_defaults=True):
+    """How the vector was fitted, or combined from others."""
+
+    name: Literal["mean_diff", "pca", "probe", "lda", "distill", "combine"]
+    distillation: Distillation | None = None
+    combination: Combination | None = None
+
+    def __post_init__(self) -> None:
+        if (self.name == "distill") != (self.distillation is not None):
+            raise ValueError("a distilled vector, and no other, says how it was distilled")
+        if (self.name == "combine") != (self.combination is not None):
+            raise ValueError("a combined vector, and no other, names its parts")
+
+
+class Read(Record, frozen=True):
+    """Which tokens were read, in `steer.positions`' words, and what stood round the texts.
+
+    A distilled edit was made to act on `all` tokens, or on those of the `response`. The parts of a
+    combined vector may differ: `mixed`. chat: in the model's chat template; system, template: as
+    the user gave them. These three are left out of files where there was nothing of the kind.
+    """
+
+    positions: str
+    chat: bool | msgspec.UnsetType = msgspec.UNSET
+    system: str | msgspec.UnsetType = msgspec.UNSET
+    template: str | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.positions not in UNREAD and str(parse(self.positions)) != self.positions:
+            raise ValueError(f"{self.positions!r} is not a position")
+
+
+class ContrastSummary(Record, frozen=True):
+    """What the vector was made from: the number of pairs and a hash of all of them.
+
+    Where there are no pairs n counts the positive texts, n_negative the others. `positive` and
+    `negative` are the conditions, with `SEVERAL` between, where the contrast is of that kind. Of
+    the kind `condition`, n counts the texts that the model wrote under the positive one, and the
+    hash is of both conditions and the prompts. Of the kind `vectors`, n counts the parts, and the
+    hash is of what `Combination` says.
+
+    items: hashes of the texts (`steer.contrasts.overlap`), by which held-out texts are told from
+    them; files of earlier versions have none.
+    """
+
+    kind: ContrastKind
+    n: int
+    sha256: str
+    positive: str | None = None
+    negative: str | None = None
+    n_negative: int | msgspec.UnsetType = msgspec.UNSET
+    items: str | None = None
+
+    @property
+    def paired(self) -> bool:
+        """Whether the texts are pairs."""
+        return self.n_negative is msgspec.UNSET
+
+    def __str__(self) -> str:
+        if self.n_negative is msgspec.UNSET:
+            return f"{self.n} {_COUNTED.get(self.kind, self.kind)}"
+        return f"{self.n} and {self.n_negative} {_COUNTED.get(self.kind, self.kind)}"
+
+
+_COUNTED = {"choice": "choices", "unpaired": "unpaired texts"}
+
+
+def finite(*values: float) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        ValueError: one of the values is infinite or NaN.
+    """
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError("a number is not finite")

@@ -1,0 +1,204 @@
+"""Vector files on disk: one `.safetensors` each, checked in full before use, never unpickled."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from steer.errors import SteerError, VectorError
+from steer.files import read_bytes, reported, write_atomic
+from steer.strict_json import load_strict_json
+from steer.vectors.metadata import Metadata, decode, encode
+from steer.vectors.vector import SteeringVector, tensor_shapes
+
+SUFFIX = ".safetensors"
+# Generous for any model (1,000 layers of 100,000 numbers), small enough to refuse a weight file.
+_MAX_BYTES = 400_000_000
+_MAX_HEADER = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What can be known of a file without reading its numbers."""
+
+    path: Path
+    metadata: Metadata
+    n_bytes: int
+
+
+def write(path: Path, vector: SteeringVector, *, force: bool = False) -> SteeringVector:
+    """Write one vector, atomically, with its hash; the same vector gives the same bytes.
+
+    Returns the vector as the file has it. Raises SteerError where `path` cannot be written.
+    """
+    check_path(path)
+    sealed = vector.sealed()
+    write_atomic(path, to_bytes(sealed), force=force)
+    return sealed
+
+
+def to_bytes(vector: SteeringVector) -> bytes:
+    """The bytes of the file of a sealed vector."""
+    # One metadata key: safetensors writes several in random order.
+    return save(vector.tensors, metadata={"steer": encode(vector.metadata)})
+
+
+def read_header(path: Path) -> Header:
+    """Metadata and size of a vector file; the hash is not checked, since no numbers are read.
+
+    Raises:
+        VectorError: not a vector file, damaged, or in a newer format.
+    """
+    subject = str(path)
+    with reported(path):
+        size = path.stat().st_size
+        if not path.is_file():
+            raise VectorError(f"{subject} is not a file")
+        with path.open("rb") as file:
+            start = file.read(8 + min(size, _MAX_HEADER))
+    return Header(path, _parse_header(start, size, subject), size)
+
+
+def read(path: Path) -> SteeringVector:
+    """A vector, with everything that the file says of itself checked, the hash included.
+
+    Raises:
+        VectorError: not a vector file, damaged, altered, or in a newer format.
+    """
+    subject = str(path)
+    return from_bytes(read_bytes(path, limit=_MAX_BYTES), subject)
+
+
+def from_bytes(data: bytes, subject: str) -> SteeringVector:
+    """As `read`; `subject` names the file in errors."""
+    metadata = _parse_header(data, len(data), subject)
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise VectorError(f"{subject} is damaged: {error}") from None
+    vector = SteeringVector(metadata, **tensors)
+    if vector.sha256 != metadata.sha256:
+        raise VectorError(
+            f"{subject} was altered: its contents do not match its sha256",
+            hint="get the file again from where it came",
+        )
+    return vector
+
+
+def _parse_header(data: bytes, size: int, subject: str) -> Metadata:
+    """Check a safetensors header strictly and decode what it says.
+
+    safetensors itself takes repeated keys and any tensor names, so this does not ask it.
+    """
+    raw = _raw_header(data, size, subject)
+    texts = raw.pop("__metadata__", None)
+    if (
+        not isinstance(texts, dict)
+        or set(texts) != {"steer"}
+        or not isinstance(texts["steer"], str)
+    ):
+        raise VectorError(
+            f"{subject} is a safetensors file, but not a steering vector",
+            hint="a vector file has one metadata key, `steer`",
+        )
+    metadata = decode(texts["steer"], subject)
+    if raw != _expected(metadata):
+        raise VectorError(f"{subject}: its tensors are not what its metadata say")
+    return metadata
+
+
+def _expected(metadata: Metadata) -> dict[str, Any]:
+    """The tensors of a header, each after the other."""
+    expected = {}
+    end = 0
+    for name, shape in tensor_shapes(metadata).items():
+        start, end = end, end + 4 * math.prod(shape)
+        expected[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    return expected
+
+
+def _raw_header(data: bytes, size: int, subject: str) -> dict[str, Any]:
+    if len(data) < 8:
+        raise VectorError(f"{subject} is not a safetensors file: it has {len(data)} bytes")
+    (length,) = struct.unpack("<Q", data[:8])
+    if length > _MAX_HEADER or data[8:9] != b"{":
+        raise VectorError(f"{subject} is not a safetensors file")
+    if size < 8 + length:
+        raise VectorError(f"{subject} is cut off: its header is not whole")
+    try:
+        raw = load_strict_json(data[8 : 8 + length].decode(), subject)
+    except UnicodeDecodeError:
+        raise VectorError(f"{subject}: its header is not text") from None
+    if not isinstance(raw, dict):
+        raise VectorError(f"{subject}: its header is not an object")
+    declared = max((_end(entry) for key, entry in raw.items() if key != "__metadata__"), default=0)
+    if size < 8 + length + declared:
+        raise VectorError(f"{subject} is cut off: {8 + length + declared - size} bytes are missing")
+    if size > 8 + length + declared:
+        raise VectorError(f"{subject}: bytes follow its last tensor")
+    return raw
+
+
+def _end(entry: Any) -> int:
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if isinstance(offsets, list) and len(offsets) == 2 and isinstance(offsets[1], int):
+        return int(offsets[1])
+    return 0
+
+
+def check_path(path: Path) -> None:
+    """Refuse an output name that the readers would not find again.
+
+    Raises:
+        SteerError: the name does not end in `.safetensors`.
+    """
+    if path.suffix != SUFFIX:
+        raise SteerError(f"{path} does not end in {SUFFIX}", hint=f"write -o {path.stem}{SUFFIX}")
+
+
+def folders() -> list[Path]:
+    """Where vectors are found by name: `./vectors`, then each folder of $STEER_VECTORS."""
+    named = os.environ.get("STEER_VECTORS", "")
+    return [Path("vectors"), *(Path(part) for part in named.split(os.pathsep) if part)]
+
+
+def files(folder: Path) -> list[Path]:
+    """The vector files of a folder, by name."""
+    with reported(folder):
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix == SUFFIX and not path.name.startswith(".")
+        )
+
+
+def find(reference: str) -> Path:
+    """The file that a path or a name means; names are looked up in `folders()`.
+
+    Raises:
+        VectorError: there is none; the message has the nearest name.
+    """
+    path = Path(reference)
+    if path.suffix == SUFFIX or path.parent != Path():
+        if path.is_file():
+            return path
+        raise VectorError(f"there is no file {reference}", hint="see `steer list`")
+    searched = [folder for folder in folders() if folder.is_dir()]
+    for folder in searched:
+        candidate = folder / (reference + SUFFIX)
+        if candidate.is_file():
+            return candidate
+    names = [file.stem for folder in searched for file in files(folder)]
+    close = difflib.get_close_matches(reference, names, n=1)
+    raise VectorError(
+        f"no vector named {reference!r} in {' or '.join(str(f) for f in folders())}",
+        hint=f"did you mean {close[0]!r}?" if close else "see `steer list`",
+    )

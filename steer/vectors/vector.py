@@ -1,0 +1,106 @@
+"""A steering vector: numbers and what is known about them. Frozen; checks itself once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from steer.errors import VectorError
+from steer.sites import listed
+from steer.vectors.metadata import Metadata, encode
+
+Directions = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """Raw (not normalised) vectors for one site at one or more layers, or low-rank edits.
+
+    directions: float32 [n_layers_stored, d_model], in activation units; row i belongs to layer
+        `metadata.layers[i]`, and added once (coefficient 1) moves the negative side's mean to the
+        positive side's.
+    down, up: float32 [n_layers_stored, k, d_model] and [n_layers_stored, d_model, k] where
+        `metadata.rank` is k > 0, else None: the edit is then h + up (down h) + direction.
+
+    Raises:
+        VectorError: a wrong shape, or numbers that are not finite.
+    """
+
+    metadata: Metadata
+    directions: Directions
+    down: Directions | None = None
+    up: Directions | None = None
+
+    def __post_init__(self) -> None:
+        shapes = tensor_shapes(self.metadata)
+        if set(self.tensors) != set(shapes):
+            raise VectorError(
+                f"vector {self.name!r} of rank {self.metadata.rank} has {listed(self.tensors)}"
+            )
+        for name, tensor in self.tensors.items():
+            if tensor.dtype != np.float32 or tensor.shape != shapes[name]:
+                raise VectorError(
+                    f"vector {self.name!r}: {name} are {tensor.dtype}"
+                    f" {list(tensor.shape)}, not float32 {list(shapes[name])}"
+                )
+            if not np.isfinite(tensor).all():
+                raise VectorError(f"vector {self.name!r}: some numbers are not finite")
+            tensor.setflags(write=False)
+
+    @property
+    def tensors(self) -> dict[str, Directions]:
+        """What is stored, by name, in the order of the file."""
+        named = {"directions": self.directions, "down": self.down, "up": self.up}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def direction(self, layer: int) -> Directions:
+        """The raw vector of one layer, float32 [d_model].
+
+        Raises:
+            VectorError: the vector has no such layer.
+        """
+        self.metadata.at(layer)
+        return np.asarray(self.directions[self.metadata.layers.index(layer)])
+
+    def low_rank(self, layer: int) -> tuple[Directions, Directions] | None:
+        """`down` [k, d_model] and `up` [d_model, k] of one layer, or None of a plain vector.
+
+        Raises:
+            VectorError: the vector has no such layer.
+        """
+        self.metadata.at(layer)
+        if self.down is None or self.up is None:
+            return None
+        row = self.metadata.layers.index(layer)
+        return np.asarray(self.down[row]), np.asarray(self.up[row])
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything that the file says: the metadata (but this hash) and the numbers."""
+        unsigned = encode(msgspec.structs.replace(self.metadata, sha256=""))
+        digest = hashlib.sha256(unsigned.encode() + b"\0")
+        for tensor in self.tensors.values():
+            digest.update(np.ascontiguousarray(tensor, dtype="<f4").tobytes())
+        return digest.hexdigest()
+
+    def sealed(self) -> SteeringVector:
+        """The same vector with its hash in its metadata."""
+        sealed = msgspec.structs.replace(self.metadata, sha256=self.sha256)
+        return replace(self, metadata=sealed)
+
+
+def tensor_shapes(metadata: Metadata) -> dict[str, tuple[int, ...]]:
+    """Which tensors a file with these metadata has, in their order, and their shapes."""
+    n, width, rank = len(metadata.layers), metadata.model.d_model, metadata.rank
+    shapes: dict[str, tuple[int, ...]] = {"directions": (n, width)}
+    if rank:
+        shapes |= {"down": (n, rank, width), "up": (n, width, rank)}
+    return shapes
