@@ -29,7 +29,8 @@ LAYERS = [
     ["distillation", "demo"],
     ["evaluation"],
     ["suite", "engines"],
-    ["cli", "__main__"],
+    ["cli"],
+    ["__main__"],
 ]
 #: Nothing up to here may import torch, so that it loads at once.
 LAST_WITHOUT_TORCH = "sharing"
