@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from steer import __version__
 from steer.cli import (
     apply,
+    bake,
     chat,
     combine,
     compare,
@@ -90,6 +91,7 @@ for command in (
     compare,
     combine,
     recipe,
+    bake,
     list_vectors,
     verify,
     doctor,

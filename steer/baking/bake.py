@@ -1,0 +1,162 @@
+"""Edit a network's weights so that it does by itself what hooks made it do.
+
+Of a write y = W x + b, a constant v is b + v, and a direction u that is ablated by the share c is
+
+    W - c u (u^T W),   b - c u (u^T b)
+
+(Arditi et al. 2024, arXiv 2406.11717, section 4.1 and appendix E, weight orthogonalisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steer.baking.edits import Add, Edits, Project, Writer, edits_of
+from steer.baking.families import family_of
+from steer.baking.places import Matrix, Placement, place
+from steer.errors import ModelError
+from steer.models.checkpoint import rebuilt
+from steer.models.model import Model
+from steer.steering.steers import Steer
+
+
+@dataclass(frozen=True, slots=True)
+class Baked:
+    """A network with steers in its weights, good for saving only, and what was done to it.
+
+    n_matrices: how many a direction was taken out of, those of experts counted each. n_constants:
+    how many writes got a constant.
+    """
+
+    network: Any
+    edits: Edits
+    placement: Placement
+    n_matrices: int
+    n_constants: int
+
+
+def bake(
+    model: Model, steers: Sequence[Steer], *, dtype: torch.dtype, approximate: bool = False
+) -> Baked:
+    """A network of `dtype` that does unhooked what `model` does under `steers`.
+
+    The model stays as it is, and shares with the result what is the same in both.
+
+    Raises:
+        VectorError: a steer that no weights can do.
+        ModelError: an architecture without a place for it, or one that nobody has tried.
+    """
+    edits = edits_of(steers, model.hooks)
+    placement = place(model, edits, approximate=approximate)
+    return _Baking(model, placement, dtype).baked(edits)
+
+
+class _Baking:
+    """The weights while they are edited."""
+
+    def __init__(self, model: Model, placement: Placement, dtype: torch.dtype) -> None:
+        self.model, self.placement, self.dtype = model, placement, dtype
+        self.family = family_of(model.hooks.architecture)
+        self.original: dict[str, Tensor] = dict(model.network.state_dict())
+        self.edited: dict[str, Tensor] = {}
+        self.n_matrices = 0
+
+    def baked(self, edits: Edits) -> Baked:
+        if any(tensor.is_meta for tensor in self.original.values()):
+            raise ModelError(
+                "some weights are not in memory", hint="leave --device-map out, or use more memory"
+            )
+        constants: dict[Writer, Tensor] = {}
+        for writer, steps in edits.items():
+            constant = torch.zeros(self.model.identity.d_model, dtype=torch.float64)
+            for step in steps:
+                if isinstance(step, Add):
+                    constant += torch.from_numpy(step.delta.copy())
+                else:
+                    self._project(writer, step)
+                    unit = torch.from_numpy(step.direction.copy()).double()
+                    constant = without(constant, unit, step.share, -1)
+            constants[writer] = constant
+        # Last, since one writer's constant may be another's bias, which is projected otherwise.
+        for writer in self.placement.biases:
+            self._add(writer, constants[writer])
+        if self.placement.matrices and not self.n_matrices:
+            raise ModelError("no matrix was found to take the direction out of")
+        if self.placement.untied:
+            self._untie()
+        weights = {
+            name: self._cast(tensor) for name, tensor in (self.original | self.edited).items()
+        }
+        network = rebuilt(
+            self.model.network,
+            weights,
+            self.placement.changes,
+            model_type=self.placement.model_type,
+        )
+        return Baked(network, edits, self.placement, self.n_matrices, len(self.placement.biases))
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    def _now(self, name: str) -> Tensor:
+        """A parameter as edited so far, in float64: what is rounded is rounded once."""
+        return (self.edited if name in self.edited else self.original)[name].double()
+
+    def _project(self, writer: Writer, step: Project) -> None:
+        for matrix in self.placement.matrices[writer]:
+            weight = self._now(matrix.name)
+            unit = self._unit(step, matrix).to(weight.device)
+            self.edited[matrix.name] = without(weight, unit, step.share, matrix.axis)
+            self.n_matrices += weight.shape[0] if weight.ndim == 3 else 1
+            for bias in _biases(matrix.name):
+                if bias in self.original and writer.part != "embedding":
+                    self.edited[bias] = without(self._now(bias), unit, step.share, -1)
+
+    def _unit(self, step: Project, matrix: Matrix) -> Tensor:
+        """The direction to take out of a matrix; where a norm follows, what it makes of that."""
+        unit = torch.from_numpy(step.direction.copy()).double()
+        if matrix.norm is not None:
+            gain = self.original[matrix.norm].double().cpu() + self.family.norm_offset
+            unit = unit * gain
+            unit = unit / unit.norm()
+        return unit
+
+    def _add(self, writer: Writer, constant: Tensor) -> None:
+        """constant: float64 [d_model], in activation units, after all that follows in the write."""
+        name = self.placement.biases[writer]
+        if writer.part == "embedding":
+            constant = constant / _embedding_scale(self.model)
+        elif self.family.scale is not None:
+            constant = constant / getattr(self.model.network.config, self.family.scale)
+        known = name in self.original or name in self.edited
+        now = self._now(name) if known else torch.zeros_like(constant)
+        self.edited[name] = now + constant.to(now.device)
+
+    def _untie(self) -> None:
+        head = f"{self.model.hooks.unembed}.weight"
+        if head not in self.original:
+            raise ModelError(f"{head} is not among the weights, so it cannot be untied")
+        self.edited[head] = self.original[head].clone()
+
+
+def without(weight: Tensor, unit: Tensor, share: float, axis: int) -> Tensor:
+    """`weight` without `share` of its projection on `unit` [d_model] along `axis`."""
+    rows = weight.movedim(axis, -1)
+    return (rows - share * (rows @ unit)[..., None] * unit).movedim(-1, axis).contiguous()
+
+
+def _biases(matrix: str) -> tuple[str, str]:
+    """What the bias of a matrix would be called, of a module and of experts."""
+    return matrix.removesuffix(".weight") + ".bias", f"{matrix}_bias"
+
+
+def _embedding_scale(model: Model) -> float:
+    """What the embedding is multiplied by on its way to the stream."""
+    module = model.network.get_input_embeddings()
+    scale = float(getattr(module, "embed_scale", 1.0))
+    return scale * float(getattr(model.network.config, "embedding_multiplier", 1.0))

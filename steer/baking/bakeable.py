@@ -1,0 +1,60 @@
+"""What no weights can do, found out before a model is loaded. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steer.errors import VectorError
+from steer.steering.scope import CONSTANT
+from steer.steering.steers import Steer
+
+
+def check_bakeable(steers: Sequence[Steer]) -> None:
+    """Refuse, before a model is loaded, what no weights can do.
+
+    Raises:
+        VectorError: with what comes nearest.
+    """
+    if not steers:
+        raise VectorError("there is nothing to bake", hint="name vectors with -v, or a recipe")
+    for steer in steers:
+        reason, nearest = _obstacle(steer) or ("", "")
+        if reason:
+            raise VectorError(f"{steer} cannot be baked: {reason}", hint=nearest)
+
+
+def _obstacle(steer: Steer) -> tuple[str, str] | None:
+    """Why no weights can do what a steer does, and what comes nearest."""
+    name, op = steer.vector.name, steer.op
+    if steer.gate is not None:
+        return "weights cannot wait for a gate", "leave --when out to bake it for every prompt"
+    if str(steer.scope) != "all":
+        if steer.vector.metadata.read.positions == "response" and str(steer.scope) == "response":
+            nearest = "it was made to act on the response; `steer apply` does that"
+        else:
+            nearest = f"leave /{steer.scope} out to bake it for every token"
+        return f"weights act on every token, not on {steer.scope} alone", nearest
+    if steer.schedule != CONSTANT:
+        return (
+            "weights do not change from token to token",
+            f"leave /{steer.schedule} out to bake all of it",
+        )
+    if op.name == "ablate" and not op.writes:
+        return (
+            "earlier layers have written along the direction already, and one layer's weights do"
+            " not see that",
+            f"take it out of every write: {name}:ablate=writes@{steer.layers[-1]}",
+        )
+    if op.name not in ("add", "ablate"):
+        return (
+            f"{op} depends on the activations",
+            f"add a constant ({name}:1), or {name}:ablate=writes@{steer.layers[-1]}",
+        )
+    if op.keep_norm:
+        return "keeping the length depends on the activations", "leave norm=keep out"
+    if steer.vector.metadata.rank:
+        return (
+            "a low-rank edit depends on the activations",
+            "distill with --rank 0, which makes a vector",
+        )
+    return None

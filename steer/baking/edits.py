@@ -1,0 +1,119 @@
+"""From steers to what has to be done at each write to the residual stream. No weights yet.
+
+What can be a part of the weights is what acts on every token alike and is affine in what is
+written: constants that are added, and projections that are taken out of every write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from steer.baking.bakeable import check_bakeable
+from steer.errors import ModelError, SiteError, VectorError
+from steer.hooks.inject import write_sites
+from steer.models.hookmap import HookMap
+from steer.sites import Site, format_layers
+from steer.steering.plan import SitePlan, plan
+from steer.steering.steers import Steer
+from steer.vectors.vector import Directions
+
+Part = Literal["embedding", "attention", "mlp"]
+
+
+class Writer(NamedTuple):
+    """What writes to the stream: the embedding (layer 0), or a layer's attention or MLP."""
+
+    layer: int
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Add `delta`, float32 [d_model], to everything that is written."""
+
+    delta: Directions
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Take the share `share` of the projection on `direction`, a unit vector, out of it."""
+
+    direction: Directions
+    share: float
+
+
+Edits = dict[Writer, list[Add | Project]]
+
+_WRITER: dict[str, Part] = {
+    "resid_pre": "embedding",
+    "attn_out": "attention",
+    "mlp_out": "mlp",
+    # Nothing is between what the MLP writes and the end of the layer.
+    "resid_post": "mlp",
+}
+
+
+def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
+    """What is done at each write, in the order in which the hooks do it.
+
+    Raises:
+        VectorError: what cannot be baked, or nothing is left.
+        SiteError: the model does not have a site.
+        ModelError: the hooks have something else in place of this model's writes.
+    """
+    check_bakeable(steers)
+    for steer in steers:
+        if not steer.op.writes:
+            for site in steer.sites():
+                hooks.place(site)
+    plans = plan(steers, lambda: _writes(steers, hooks))
+    made: Edits = {}
+    for site in sorted(plans, key=lambda site: site.depth):
+        found = _steps(plans[site])
+        if found:
+            made.setdefault(Writer(site.layer, _WRITER[site.name]), []).extend(found)
+    if not made:
+        raise VectorError("nothing is left to bake: the steers cancel, or are 0")
+    return made
+
+
+def _steps(made: SitePlan) -> list[Add | Project]:
+    adds: list[Add | Project] = [Add(addition.delta) for addition in made.adds.values()]
+    return adds + [Project(along.direction, along.coefficient) for along in made.others]
+
+
+def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
+    """As `write_sites`, where weights can stand for all of them.
+
+    Raises:
+        ModelError: they cannot.
+    """
+    try:
+        sites = write_sites(hooks)
+    except SiteError as error:
+        raise ModelError(
+            f"ablate=writes cannot be baked: {error}",
+            hint="`steer apply` can ablate at all layers, with ablate@all",
+        ) from None
+    if "mlp_out" not in hooks.sites and (len(steers) > 1 or steers[0].coefficient.value != 1):
+        # There all of the stream is ablated, in place of what the MLP has written.
+        raise ModelError(
+            f"{hooks.architecture} does not show what its MLPs write: beside ablate=writes, whole"
+            " and alone, nothing else can be baked",
+            hint="bake it alone, with coefficient 1",
+        )
+    return sites
+
+
+def describe(edits: Edits) -> str:
+    """`constants added at layer 2-3; a direction taken out of ...`, for the card."""
+    steps = [(writer.layer, step) for writer, made in edits.items() for step in made]
+    layers = {layer for layer, step in steps if isinstance(step, Add)}
+    parts = [f"constants added at layer {format_layers(layers)}"] if layers else []
+    directions = {step.direction.tobytes() for _, step in steps if isinstance(step, Project)}
+    if directions:
+        what = "a direction" if len(directions) == 1 else f"{len(directions)} directions"
+        parts.append(f"{what} taken out of every write to the residual stream")
+    return "; ".join(parts)

@@ -1,0 +1,147 @@
+"""Bake, write the folder with a card and a report, and hold it against the hooks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steer import __version__
+from steer.baking.bake import Baked, bake
+from steer.baking.check import TEXTS, Difference, compare, reference
+from steer.baking.edits import describe
+from steer.baking.target import REPORT, new_folder
+from steer.contrasts.source import ModelSource
+from steer.files import shown
+from steer.models.checkpoint import save
+from steer.models.model import Model
+from steer.steering.steers import Steer
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was baked, from what, and how near it is to the hooks.
+
+    vectors: name and sha256 of each. architecture: of the result; untied, matrices, constants: as
+    of `steer.baking.bake.Baked`. approximations: empty where it was to be exact.
+    """
+
+    model: str
+    revision: str | None
+    fingerprint: str
+    architecture: str
+    dtype: str
+    steers: list[str]
+    vectors: list[dict[str, str]]
+    edits: str
+    matrices: int
+    constants: int
+    untied: bool
+    approximations: list[str]
+    difference: Difference
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        told = asdict(self)
+        told["difference"] |= {
+            "tolerance": self.difference.tolerance,
+            "passed": self.difference.passed,
+        }
+        return {"steer": __version__, **told}
+
+
+def export(
+    model: Model,
+    steers: Sequence[Steer],
+    folder: Path,
+    source: ModelSource,
+    *,
+    dtype: str,
+    max_shard_size: str = "5GB",
+    approximate: bool = False,
+    texts: Sequence[str] = TEXTS,
+    force: bool = False,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Report:
+    """Bake `steers` into `model`, write the folder, reload it, and compare it with the hooks.
+
+    model: loaded from `source`, in float32. The folder stays also where the comparison fails, and
+    says so.
+
+    Raises:
+        VectorError, ModelError: what cannot be baked.
+        SteerError: the folder cannot be written.
+    """
+    on_stage("editing the weights")
+    made = bake(model, steers, dtype=getattr(torch, dtype), approximate=approximate)
+    on_stage("asking the hooks")
+    expected = reference(model, steers, texts)
+    with new_folder(folder, force=force) as temporary:
+        on_stage(f"writing {folder}")
+        save(temporary, made.network, model.tokenizer, source, max_shard_size=max_shard_size)
+        on_stage("reloading it and comparing")
+        baked = ModelSource(
+            str(temporary), device=source.device, device_map=source.device_map, dtype="float32"
+        )
+        exact = not made.placement.approximations
+        difference = compare(baked, expected, dtype=dtype, exact=exact)
+        report = _report(model, steers, made, difference)
+        told = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        (temporary / REPORT).write_text(told + "\n")
+        (temporary / "README.md").write_text(_card(report))
+    return report
+
+
+def _report(model: Model, steers: Sequence[Steer], made: Baked, difference: Difference) -> Report:
+    vectors = dict.fromkeys(steer.vector for steer in steers)
+    return Report(
+        model=model.identity.id,
+        revision=model.identity.revision,
+        fingerprint=model.identity.fingerprint,
+        architecture=type(made.network).__name__,
+        dtype=difference.dtype,
+        steers=[str(steer) for steer in steers],
+        vectors=[{"name": one.name, "sha256": one.sha256} for one in vectors],
+        edits=describe(made.edits),
+        matrices=made.n_matrices,
+        constants=made.n_constants,
+        untied=made.placement.untied,
+        approximations=made.placement.approximations,
+        difference=difference,
+    )
+
+
+def _card(report: Report) -> str:
+    """A model card that the hub reads too."""
+    base = f"base_model: {report.model}\n" if "/" in report.model else ""
+    vectors = "".join(
+        f"- vector `{_plain(one['name'])}`, sha256 `{one['sha256']}`\n" for one in report.vectors
+    )
+    status = "Does what the hooks do, as far as its precision goes."
+    if report.approximations:
+        reasons = "; ".join(report.approximations)
+        status = f"**Approximate, not equal to steering with hooks:** {reasons}."
+    elif not report.difference.passed:
+        status = "**It does not do what the hooks do: use it for nothing but finding out why.**"
+    return (
+        f"---\n{base}library_name: transformers\npipeline_tag: text-generation\n"
+        "tags: [steer, activation-steering]\n---\n\n"
+        f"# {_plain(report.model)}, steered\n\n"
+        f"`{_plain(' + '.join(report.steers))}`, baked into the weights: {report.edits}.\n\n"
+        f"{status}\n\n"
+        f"- made from: `{_plain(report.model)}`, weights {report.fingerprint}\n{vectors}"
+        f"- architecture: {report.architecture}, {report.dtype}\n"
+        f"- checked on {report.difference.n_tokens} tokens: {report.difference}\n"
+        f"- made by: steer {__version__}; `{REPORT}` has the figures\n\n"
+        "The licence is that of the model it was made from. An engine that does not expect a bias"
+        " may drop it in silence: `steer probe` says whether a running server steers.\n"
+    )
+
+
+def _plain(text: str) -> str:
+    """`text` as it can stand between backticks."""
+    return shown(text).replace("`", "'").replace("\n", " ")

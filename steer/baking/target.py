@@ -1,0 +1,80 @@
+"""A folder that is whole under its name at every moment, or not there. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from steer.errors import SteerError
+from steer.files import reported
+
+#: What tells a folder that was baked from one that holds something else.
+REPORT = "bake_report.json"
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
+    """A folder to fill, which stands under `path` when the block ends well; else nothing does.
+
+    Raises:
+        SteerError: as `check_folder`, or the disk does not take it.
+    """
+    check_folder(path, force=force)
+    with reported(path):
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        try:
+            yield temporary
+            _open_up(temporary)
+            _put(temporary, path, force=force)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(temporary: Path, path: Path, *, force: bool) -> None:
+    check_folder(path, force=force)  # it may have come meanwhile
+    if path.exists() and any(path.iterdir()):
+        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+        path.rename(old / path.name)
+        temporary.rename(path)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(path)
+
+
+def check_folder(path: Path, *, force: bool) -> None:
+    """Find out before the work whether a folder can be written after it.
+
+    Raises:
+        SteerError: its parent is missing or not writable, or it is there: `force` replaces what was
+            baked before, and nothing else.
+    """
+    parent = path.resolve().parent
+    if not parent.is_dir():
+        raise SteerError(f"the folder {parent} does not exist", hint=f"mkdir -p {parent}")
+    if not os.access(parent, os.W_OK):
+        raise SteerError(f"the folder {parent} is not writable")
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise SteerError(f"{path} is a file", hint="name a folder")
+    if not any(path.iterdir()):
+        return
+    if not (path / REPORT).is_file():
+        raise SteerError(
+            f"{path} holds something else than a baked checkpoint", hint="name another folder"
+        )
+    if not force:
+        raise SteerError(f"{path} exists", hint="pass --force to replace it")
+
+
+def _open_up(folder: Path) -> None:
+    """Give a temporary folder, and weights in it, the rights that new files have."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)

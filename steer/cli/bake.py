@@ -1,0 +1,142 @@
+"""`steer bake`: a checkpoint that is steered without hooks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steer.cli import options, output
+from steer.cli.recipe import RecipeOption, settings
+from steer.contrasts.source import ModelSource
+
+if TYPE_CHECKING:
+    from steer.baking.folder import Report
+    from steer.steering.steers import Steer
+
+_SIZE = re.compile(r"\d+(\.\d+)?[KMGT]I?B", re.IGNORECASE)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("bake")(bake)
+
+
+@options.with_model(default="pocket")
+def bake(
+    context: typer.Context,
+    source: ModelSource,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
+    vector: Annotated[
+        list[str] | None,
+        typer.Option("-v", "--vector", help="As for steer apply: joyful:2@2. Several add up."),
+    ] = None,
+    recipe: RecipeOption = None,
+    approximate: Annotated[
+        bool,
+        typer.Option("--approximate", help="Where nothing is exact, bake what comes nearest."),
+    ] = False,
+    max_shard_size: Annotated[str, typer.Option(help="Of one weight file, at most.")] = "5GB",
+    texts: Annotated[
+        Path | None, typer.Option(help="A text a line to compare on, in place of the usual ones.")
+    ] = None,
+    allow_other_model: Annotated[
+        bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a folder that was baked before.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Write steering into the weights: a checkpoint that any engine serves, with no hook.
+
+    Adds become biases, where the architecture has a place for them; ablate=writes is taken out of
+    every matrix that writes. What no weights can do is refused, with what comes nearest. Then the
+    folder is loaded and held against the hooks; exit status 1 where they differ.
+
+    It runs in float32; --dtype is what is written, by default what the model is stored in.
+
+    \b
+    steer bake -v joyful:2@2 -o joyful-pocket
+    steer bake -m MODEL -v refusal:ablate=writes@14 -o open-model --dtype bfloat16
+    steer bake -m MODEL --recipe captain.toml -o captain-model
+    """
+    from steer.baking.bakeable import check_bakeable
+    from steer.baking.target import check_folder
+    from steer.contrasts import prompts
+    from steer.contrasts.source import DTYPES
+    from steer.errors import SteerError, UsageError
+    from steer.sites import listed
+
+    if not _SIZE.fullmatch(max_shard_size):
+        raise UsageError(f"{max_shard_size!r} is not a size", hint="write 5GB or 500MB")
+    steers = _steers(context, recipe, vector or [])
+    check_bakeable(steers)
+    check_folder(out, force=force)
+    chosen = {} if texts is None else {"texts": prompts.read(*options.read_input(texts))}
+    from steer.models.checkpoint import stored_dtype
+
+    dtype = source.dtype or stored_dtype(source)
+    if dtype not in DTYPES:
+        raise SteerError(
+            f"{source.name} is stored in {dtype}", hint=f"pass --dtype {listed(DTYPES)}"
+        )
+    source = replace(source, dtype="float32")
+    model = options.load_model(source)
+    from steer.baking.folder import export
+    from steer.steering.steers import check_all_fit
+
+    vectors = [steer.vector for steer in steers]
+    for text in check_all_fit(vectors, model.identity, allow_other_model=allow_other_model):
+        output.warning(text)
+    with output.progress("baking", 4) as advance:
+        report = export(
+            model,
+            steers,
+            out,
+            source,
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+            approximate=approximate,
+            force=force,
+            on_stage=lambda stage: advance(1, stage),
+            **chosen,
+        )
+    _tell(report, out, json=json)
+
+
+def _steers(context: typer.Context, recipe: Path | None, vectors: list[str]) -> list[Steer]:
+    """The steers of the recipe and of the command line."""
+    from steer.steering.named import resolved
+
+    asked, _ = settings(context, recipe, {}, vectors)
+    return resolved(asked)
+
+
+def _tell(report: Report, out: Path, *, json: bool) -> None:
+    """What was done, and whether it is what the hooks do.
+
+    Raises:
+        typer.Exit: it is not.
+    """
+    if json:
+        output.as_json({"path": str(out), **report.to_json()})
+    else:
+        counts = f"constants in {report.constants} writes, {report.matrices} matrices projected"
+        untied = ", LM head untied" if report.untied else ""
+        output.line(f"{out}: {report.architecture}, {report.dtype}; {counts}{untied}")
+        output.line(str(report.difference))
+    for text in report.approximations:
+        output.warning(f"approximate: {text}")
+    if report.difference.says_nothing:
+        output.warning("these steers change next to nothing, so the comparison says little")
+    if not report.difference.passed:
+        output.error(
+            f"{out} does not do what the hooks do",
+            hint="the folder is kept; `steer doctor` checks the hooks, --texts compares on others",
+        )
+        raise typer.Exit(1)
+    output.note(f'wrote {out}; try: steer apply "One day" -m {out} -t 0')

@@ -1,0 +1,100 @@
+"""Checkpoints that are made here: a network with other weights, and its Hugging Face folder."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import cached_file
+
+from steer.contrasts.source import ModelSource
+from steer.errors import ModelError
+from steer.models.model import explained, quiet
+
+
+def stored_dtype(source: ModelSource) -> str:
+    """The dtype that a checkpoint says it is in.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    with quiet(), explained(source):
+        config = AutoConfig.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+    return str(config.get_text_config().dtype or torch.float32).removeprefix("torch.")
+
+
+def rebuilt(
+    network: Any,
+    weights: Mapping[str, Tensor],
+    changes: Mapping[str, Any],
+    *,
+    model_type: str | None = None,
+) -> Any:
+    """A network like `network`, its configuration changed, with these weights.
+
+    model_type: another kind of model that has weights of the same names and shapes. Biases that the
+    changed configuration asks for and that are not among the weights are 0. It is good for saving
+    only: what is computed when a model is loaded is not there.
+
+    Raises:
+        ModelError: the weights are not those of the changed configuration.
+    """
+    config = copy.deepcopy(network.config)
+    if model_type is not None:
+        known = AutoConfig.for_model(model_type).to_dict()
+        told = {name: value for name, value in config.to_dict().items() if name in known}
+        for name in ("model_type", "architectures", "transformers_version"):
+            told.pop(name, None)
+        config = AutoConfig.for_model(model_type, **told)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+    with quiet(), torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    expected = made.state_dict()
+    filled = dict(weights)
+    for name, tensor in expected.items():
+        if name not in weights and name.endswith("bias"):
+            filled[name] = torch.zeros(tensor.shape, dtype=dtype)
+    if wrong := [n for n in {*expected, *filled} if _shape(expected, n) != _shape(filled, n)]:
+        raise ModelError(
+            f"the weights are not those of {type(made).__name__}: {', '.join(sorted(wrong)[:3])}"
+        )
+    made.load_state_dict(filled, strict=True, assign=True)
+    made.tie_weights()
+    made.generation_config = network.generation_config
+    return made
+
+
+def save(
+    folder: Path, network: Any, tokenizer: Any, source: ModelSource, *, max_shard_size: str
+) -> None:
+    """Write a folder that Hugging Face loads: weights, configurations, tokenizer, chat template.
+
+    A tokenizer that `source` has as SentencePiece too is copied: converters for other engines look
+    for it.
+    """
+    with quiet():
+        network.save_pretrained(folder, max_shard_size=max_shard_size)
+        tokenizer.save_pretrained(folder)
+        found = cached_file(
+            source.location,
+            "tokenizer.model",
+            revision=source.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    if found is not None:
+        shutil.copyfile(found, folder / "tokenizer.model")
+
+
+def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(weights[name].shape) if name in weights else None
