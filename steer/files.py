@@ -69,7 +69,7 @@ def _put(temporary: Path, path: Path, *, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def reported(path: Path) -> Iterator[None]:
+def reported(path: Path, hint: str | None = None) -> Iterator[None]:
     """Turn the operating system's refusal about `path` into an error for the user.
 
     Raises:
@@ -78,7 +78,7 @@ def reported(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SteerError(f"{path}: {error.strerror or error}") from error
+        raise SteerError(f"{path}: {error.strerror or error}", hint=hint) from error
 
 
 def read_bytes(path: Path, *, limit: int) -> bytes:

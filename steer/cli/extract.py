@@ -121,8 +121,8 @@ def extract(
 def _recorded(model: Model, planned: Plan, out: Path, keep: Path | None) -> Iterator[Activations]:
     """The recording, in a file that goes when it has served, unless it is to be kept.
 
-    A run that dies leaves it behind, and the same command goes on from it; one that the user
-    interrupts leaves it only if it was to be kept.
+    A run that dies or fills the disk leaves it behind, and the same command goes on from it; one
+    that the user interrupts leaves it only if it was to be kept.
     """
     from steer.extract import record_contrasts
     from steer.fitting.activations import discard
@@ -134,8 +134,8 @@ def _recorded(model: Model, planned: Plan, out: Path, keep: Path | None) -> Iter
             found = record_contrasts(model, planned, part, advance)
         with found:
             yield found
-    except (KeyboardInterrupt, SteerError):
-        if keep is None:
+    except (KeyboardInterrupt, SteerError) as error:
+        if keep is None and not isinstance(error.__cause__, OSError):
             discard(part)
         raise
     if keep is None:

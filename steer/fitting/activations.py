@@ -90,7 +90,9 @@ class Activations:
             SteerError: the disk does not take it.
         """
         width = self.recording.model.d_model
-        with reported(self.path):
+        # What is exactly 0 long, as from a layer that was pruned away, has been recorded too.
+        lengths = np.maximum(lengths, np.finfo(np.float32).tiny)
+        with reported(self.path, hint="make room, and run the same again: it goes on from there"):
             for column in range(len(self.recording.columns)):
                 for row, passage in enumerate(passages):
                     self._write(self._start(column) + passage * width * 4, activations[row, column])

@@ -1,0 +1,94 @@
+"""A recording that was cut short, however and whenever, goes on to the bytes of one that was not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from killed import PAIRS
+from recorded import pairs
+from test_cli import PAIRS as ROWS
+from test_cli import failed, folder, steer  # noqa: F401  (fixtures)
+from test_cli import pairs as pairs_file  # noqa: F401
+
+from steer.extract import ReadSettings, plan, record_contrasts
+from steer.fitting.activations import resume
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
+def test_kill_9_at_any_moment_leaves_no_trace(tmp_path: Path) -> None:
+    n = 4
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("killed.py"), tmp_path, str(n)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert run.returncode == 0, run.stderr
+    rounds = [[int(count) for count in line.split()] for line in run.stdout.splitlines()]
+    assert len(rounds) == n
+    assert all(held == sorted(held) for held in rounds), "what was recorded was lost"
+    counts = [count for held in rounds for count in held]
+    assert any(0 < count < 2 * len(PAIRS) for count in counts), "no run was killed in its midst"
+    whole = (tmp_path / "whole").read_bytes()
+    assert all((tmp_path / f"killed-{number}").read_bytes() == whole for number in range(n))
+
+
+class Disk:
+    """`os.pwrite` that fails, with half of the bytes written, once `room` bytes are."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room, self.written, self.real = 1 << 60, 0, os.pwrite
+        monkeypatch.setattr(os, "pwrite", self.pwrite)
+
+    def pwrite(self, descriptor: int, data: bytes, offset: int) -> int:
+        if self.written + len(data) > self.room:
+            self.real(descriptor, data[: len(data) // 2], offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.written += len(data)
+        return self.real(descriptor, data, offset)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.99])
+def test_a_disk_that_fills_up_costs_nothing_but_time(
+    folder: Path,  # noqa: F811
+    pairs_file: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    keep: bool,
+    share: float,
+) -> None:
+    monkeypatch.setattr("steer.hooks.record.token_budget", lambda model: 8)
+    disk = Disk(monkeypatch)
+    words = ["extract", pairs_file, "-m", folder, "--name", "x", "-o"]
+    assert steer(*words, "a.safetensors", "--keep", "a.acts").exit_code == 0
+    whole = disk.written
+    disk.room, disk.written = int(share * whole), 0
+    words += ["b.safetensors", *(["--keep", "b.acts"] if keep else [])]
+    failed(steer(*words), 1, "No space left on device", "it goes on from there")
+    (part,) = Path().glob("b.*")
+    assert part.name == ("b.acts.part" if keep else "b.safetensors.part")
+    disk.room, disk.written = 1 << 60, 0
+    again = steer(*words)
+    assert again.exit_code == 0, again.stderr
+    assert disk.written <= (1.2 - share) * whole, "it began anew"
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+    assert not part.exists()
+    assert not keep or Path("a.acts").read_bytes() == Path("b.acts").read_bytes()
+
+
+def test_what_is_exactly_zero_has_been_recorded(tmp_path: Path) -> None:
+    model = tiny.model("llama")
+    planned = plan(model, pairs(("w3", "w4")), ReadSettings(layers=(0,)))
+    with resume(tmp_path / "a", planned.recording) as found:
+        found.put([0], np.zeros((1, 1, 32), np.float32), np.zeros((1, 1), np.float32))
+        assert found.done().tolist() == [True, False]
+    with record_contrasts(model, planned, tmp_path / "a") as found:
+        assert found.done().all()
