@@ -11,7 +11,7 @@ import msgspec
 from steer.contrasts import check, reading
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.overlap import sketch, texts_of
-from steer.contrasts.reading import Reading, Tokens
+from steer.contrasts.reading import Readings, Tokens
 from steer.errors import InputError
 from steer.fitting.activations import Activations, Recording, resume
 from steer.hooks.record import record
@@ -36,7 +36,7 @@ class Plan:
     """What a recording will hold, what is read for it, and what the contrasts give away."""
 
     recording: Recording
-    readings: list[Reading]
+    readings: Readings
     report: check.Report
 
 
@@ -59,7 +59,7 @@ def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
     _check_lengths(model, tokens)
     positions = _expanded(asked, tokens)
     from_difference = contrasts.paired and contrasts.kind != "conditions"
-    readings = list(reading.readings(*tokens, positions, from_difference=from_difference))
+    readings = Readings(*tokens, positions, from_difference=from_difference)
     return Plan(
         _recording(model, contrasts, positions, sites), readings, check.report(contrasts, tokens)
     )

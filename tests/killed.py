@@ -38,7 +38,7 @@ def main() -> None:
         took = time.perf_counter() - start
     for number in range(int(sys.argv[2])):
         held = survived(model, planned, folder / f"killed-{number}", random.Random(number), took)
-        print(*held, flush=True)
+        sys.stdout.write(" ".join(map(str, held)) + "\n")
 
 
 def survived(model: Model, planned: Plan, path: Path, rng: random.Random, took: float) -> list[int]:

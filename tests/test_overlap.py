@@ -60,9 +60,9 @@ PAIR = {"prompt": "p ", "positive": "a", "negative": "b"}
 
 
 def test_texts_of_every_kind_of_contrast_are_kept() -> None:
-    assert overlap.texts_of(read(PAIR)) == ["p a", "p b"]
+    assert list(overlap.texts_of(read(PAIR))) == ["p a", "p b"]
     of_sets = read({"text": "a", "label": 1}, {"text": "b", "label": 0}, {"text": "c", "label": 0})
-    assert overlap.texts_of(of_sets) == ["a", "b", "c"]
+    assert list(overlap.texts_of(of_sets)) == ["a", "b", "c"]
     of_conditions = read("t", texts="x", positive=("glad", "merry"), negative=("sad",))
     assert set(overlap.texts_of(of_conditions)) == {"t"}
 
@@ -75,7 +75,7 @@ def test_texts_of_every_kind_of_contrast_are_kept() -> None:
 def test_what_stands_round_all_texts_makes_no_other_text(frame: Frame) -> None:
     """A vector of a chat, measured on plain texts, and the other way round."""
     pair = PAIR if frame.template is None else {"positive": "a", "negative": "b"}
-    framed, plain = overlap.texts_of(read(pair, frame=frame)), overlap.texts_of(read(pair))
+    framed, plain = (list(overlap.texts_of(read(pair, frame=one))) for one in (frame, Frame()))
     assert overlap.known(plain, overlap.sketch(framed)) == [0, 1]
     assert overlap.known(framed, overlap.sketch(plain)) == [0, 1]
 

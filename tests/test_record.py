@@ -13,7 +13,7 @@ from recorded import settings as read_settings
 
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.passages import Message, Passage
-from steer.contrasts.reading import Reading, Tokens, readings
+from steer.contrasts.reading import Reading, Readings, Tokens, TokensOfMany
 from steer.errors import InputError, SiteError
 from steer.extract import plan
 from steer.hooks.packing import batches
@@ -111,8 +111,21 @@ def spans(
     one: Tokens, other: Tokens, *asked: str, from_difference: bool = True
 ) -> list[tuple[tuple[int, int], ...]]:
     positions = [parse(text) for text in asked]
-    found = readings([one], [other], positions, from_difference=from_difference)
+    found = Readings([one], [other], positions, from_difference=from_difference)
     return [reading.spans for reading in found]
+
+
+@given(st.lists(ids, max_size=9))
+def test_tokens_of_many_are_what_was_put_in(rows: list[tuple[int, ...]]) -> None:
+    made = [
+        Tokens(row, 0, n % len(row) + 1, len(row), (("x", n),) if n % 2 else ())
+        for n, row in enumerate(rows)
+    ]
+    kept = TokensOfMany(made)
+    back = [Tokens(tuple(one.ids), *(getattr(one, name) for name in Tokens.__slots__[1:]))
+            for one in kept]  # fmt: skip
+    assert back == made
+    assert len(kept) == len(made)
 
 
 @given(ids, ids, st.booleans(), st.sampled_from(["last", "first", "mean", "-1", "0", "0:", "-2:"]))

@@ -1,4 +1,4 @@
-"""A recording that was cut short, however and whenever, goes on to the bytes of one that was not."""
+"""A recording that was cut short, however and whenever, goes on to the bytes of a whole one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 import tiny
 from killed import PAIRS
 from recorded import pairs
-from test_cli import PAIRS as ROWS
 from test_cli import failed, folder, steer  # noqa: F401  (fixtures)
 from test_cli import pairs as pairs_file  # noqa: F401
 

@@ -104,6 +104,7 @@ def extract(
     from steer.extract import ReadSettings, plan
 
     planned = plan(model, contrast_set, ReadSettings(sites, chosen_layers, asked))
+    del contrast_set  # Their tokens are left; of many, the texts take more.
     with _recorded(model, planned, path, keep) as found:
         vectors = options.fitted(found, fit_settings)
     sealed = store.write(path, vectors[0], force=force)

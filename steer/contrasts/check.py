@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -125,13 +126,27 @@ def report(
         negative=_lengths(lengths[1]),
         length_auc=auc(*(np.array(side, float) for side in lengths)) if told else None,
         first_token=_told_apart(*firsts, paired=contrasts.paired) if told else None,
-        duplicates=sum(len(side) - len(set(side)) for side in units),
+        duplicates=sum(len(side) - len(set(map(hash, side))) for side in units),
         equal_sides=same if contrasts.paired else len(set(sides[0]) & set(sides[1])),
         near_duplicates=_near(units) if enough else 0.0,
     )
 
 
-def _units(contrasts: Contrasts) -> list[list[str]]:
+class _Joined(Sequence[str]):
+    """Texts of several passages each, put together when they are asked for: of many pairs they
+    would take as much memory as the passages."""
+
+    def __init__(self, texts: Callable[[Passage], str], *sides: Sequence[Passage]) -> None:
+        self._text, self._sides = texts, sides
+
+    def __len__(self) -> int:
+        return len(self._sides[0])
+
+    def __getitem__(self, index: Any) -> Any:
+        return "\n".join(self._text(side[index]) for side in self._sides)
+
+
+def _units(contrasts: Contrasts) -> list[_Joined]:
     """The texts that repeats are looked for in: pairs as one, else the texts of each side.
 
     Of conditions the texts that stand after them, each once.
@@ -139,11 +154,11 @@ def _units(contrasts: Contrasts) -> list[list[str]]:
     if contrasts.conditions is not None:
         counts = list(map(len, contrasts.conditions))
         each = len(contrasts.positive) // (max(counts) if contrasts.paired else counts[0])
-        return [[_said(passage) for passage in contrasts.positive[:each]]]
+        return [_Joined(_said, contrasts.positive[:each])]
     sides = contrasts.positive, contrasts.negative
     if not contrasts.paired:
-        return [[_whole(passage) for passage in side] for side in sides]
-    return [["\n".join(map(_whole, pair)) for pair in zip(*sides, strict=True)]]
+        return [_Joined(_whole, side) for side in sides]
+    return [_Joined(_whole, *sides)]
 
 
 def _whole(passage: Passage) -> str:

@@ -32,7 +32,7 @@ class HeldOut:
     def all_texts(self) -> list[str]:
         """Everything in it, one text after the other, as `overlap.sketch` wants it."""
         if self.pairs is not None:
-            return overlap.texts_of(self.pairs)
+            return list(overlap.texts_of(self.pairs))
         return [passage.text for passage in self.texts or ()]
 
     @property

@@ -41,8 +41,8 @@ def near_duplicates(texts: Sequence[str]) -> set[tuple[int, int]]:
             candidates.update((earlier, index) for earlier in bucket[-MOST:])
             bucket.append(index)
     # Again, since all of them at once would take more memory than the texts.
-    shingles = lru_cache(maxsize=1_000)(lambda index: _shingles(texts[index]))
-    return {(a, b) for a, b in candidates if _jaccard(shingles(a), shingles(b)) >= ALIKE}
+    shingles = lru_cache(maxsize=100)(lambda index: _shingles(texts[index]))
+    return {(a, b) for a, b in sorted(candidates) if _jaccard(shingles(a), shingles(b)) >= ALIKE}
 
 
 def _shingles(text: str) -> set[int]:

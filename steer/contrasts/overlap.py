@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.passages import Passage
@@ -45,18 +45,18 @@ def known(texts: Sequence[str], kept: str) -> list[int]:
     return [index for index, text in enumerate(texts) if _hash(text) in hashes]
 
 
-def texts_of(contrasts: Contrasts) -> list[str]:
+def texts_of(contrasts: Contrasts) -> Iterator[str]:
     """The texts of a contrast set: those of both sides, or the texts without their conditions.
 
     What stands round all of them is left out, so that a text is known in a chat and out of it.
     """
     if contrasts.conditions is not None:
-        return [passage.text for passage in contrasts.positive]
+        return (passage.text for passage in contrasts.positive)
     sides = contrasts.positive + contrasts.negative
     template = contrasts.frame.template
     if template is not None and "{prompt}" not in template:
-        return [passage.text for passage in sides]
-    return [_said(passage) for passage in sides]
+        return (passage.text for passage in sides)
+    return map(_said, sides)
 
 
 def _said(passage: Passage) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 from steer.contrasts.contrasts import Contrasts
 from steer.errors import InputError
@@ -25,12 +28,80 @@ class Tokens:
     after: tuple[tuple[str, int], ...] = ()
 
 
+class TokensOfMany(Sequence[Tokens]):
+    """Tokens of many passages, in flat arrays: a list of objects takes several times the memory."""
+
+    def __init__(self, passages: Iterable[Tokens]) -> None:
+        self._ids = array("i")
+        self._numbers = array("i")  # where the ids end, text_start, text_stop and stop of each
+        self._after: dict[int, tuple[tuple[str, int], ...]] = {}
+        for index, one in enumerate(passages):
+            self._ids.extend(one.ids)
+            self._numbers.extend((len(self._ids), one.text_start, one.text_stop, one.stop))
+            if one.after:
+                self._after[index] = one.after
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 4
+
+    def __getitem__(self, index: Any) -> Any:
+        place = range(len(self))[index]
+        end, text_start, text_stop, stop = self._numbers[4 * place : 4 * place + 4]
+        begin = self._numbers[4 * place - 4] if place else 0
+        after = self._after.get(place, ())
+        return Tokens(self._ids[begin:end], text_start, text_stop, stop, after)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Token ids to run, and spans, start to stop (without), each of which is averaged over."""
 
     ids: Sequence[int]
     spans: tuple[tuple[int, int], ...]
+
+
+class Readings(Sequence[Reading]):
+    """What to read of the positive side, then of the negative one: a span for each position.
+
+    `from_difference`, for pairs: `mean` begins at the first token in which the two sides differ (if
+    one is the beginning of the other, at its last token), else at the first token of the text.
+
+    Raises:
+        InputError: a passage has no token at a position.
+    """
+
+    def __init__(
+        self,
+        positive: Sequence[Tokens],
+        negative: Sequence[Tokens],
+        positions: Sequence[Position],
+        *,
+        from_difference: bool,
+    ) -> None:
+        self._sides = positive, negative
+        self._spans = array("i")  # flat, as the tokens are
+        self._n_spans = len(positions)
+        for side, others in ((positive, negative), (negative, positive)):
+            name = "positive" if side is positive else "negative"
+            for number, tokens in enumerate(side):
+                start = tokens.text_start
+                if from_difference:
+                    start = first_difference(tokens, others[number])
+                subject = f"{name} text {number + 1}"
+                spans = (_span(tokens, one, start, subject) for one in positions)
+                self._spans.extend(chain.from_iterable(spans))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sides))
+
+    def __getitem__(self, index: Any) -> Any:
+        place = range(len(self))[index]
+        positive, negative = self._sides
+        n = len(positive)
+        tokens = positive[place] if place < n else negative[place - n]
+        first = 2 * self._n_spans * place
+        flat = self._spans[first : first + 2 * self._n_spans]
+        return Reading(tokens.ids, tuple(zip(flat[::2], flat[1::2], strict=True)))
 
 
 def default_position(contrasts: Contrasts) -> Position:
@@ -61,31 +132,6 @@ def check_positions(contrasts: Contrasts, positions: Sequence[Position | None]) 
                 "no template puts anything after these texts, so they have no suffix",
                 hint=f"{SUFFIX} is for what a user says to a chat model; pass --chat",
             )
-
-
-def readings(
-    positive: Sequence[Tokens],
-    negative: Sequence[Tokens],
-    positions: Sequence[Position],
-    *,
-    from_difference: bool,
-) -> Iterator[Reading]:
-    """What to read of the positive side, then of the negative one: a span for each position.
-
-    `from_difference`, for pairs: `mean` begins at the first token in which the two sides differ (if
-    one is the beginning of the other, at its last token), else at the first token of the text.
-
-    Raises:
-        InputError: a passage has no token at a position.
-    """
-    for side, others in ((positive, negative), (negative, positive)):
-        name = "positive" if side is positive else "negative"
-        for number, tokens in enumerate(side):
-            start = tokens.text_start
-            if from_difference:
-                start = first_difference(tokens, others[number])
-            spans = (_span(tokens, one, start, f"{name} text {number + 1}") for one in positions)
-            yield Reading(tokens.ids, tuple(spans))
 
 
 def first_difference(tokens: Tokens, other: Tokens) -> int:

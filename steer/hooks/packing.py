@@ -68,7 +68,7 @@ def pack(
     rows: list[Row] = []
     row = _Growing([], [], 0)
     for index in sorted(range(len(keys)), key=keys.__getitem__):
-        length = len(readings[index].ids)
+        length = len(keys[index]) // 4
         shared = _shared(keys[row.readings[-1]], keys[index]) if row.readings else 0
         new = row.length + length - shared
         longer = (new**2 - row.length**2 - length**2) / (ATTENTION * d_model)
@@ -82,7 +82,7 @@ def pack(
         row.length = new
     if row.readings:
         rows.append(row.done())
-    total = sum(len(reading.ids) for reading in readings)
+    total = sum(map(len, keys)) // 4
     worth = total - sum(row.length for row in rows) >= LEAST_SAVED * total
     return rows if worth else alone(readings)
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
 from steer.contrasts.passages import Message, Passage
-from steer.contrasts.reading import Tokens
+from steer.contrasts.reading import Tokens, TokensOfMany
 from steer.contrasts.source import ModelSource
 from steer.errors import ModelError
 
 #: Enough for a tokenizer to use all cores.
-PASSAGES_AT_ONCE = 512
+PASSAGES_AT_ONCE = 128
 #: Stands in for a message while the template round it is found out; no template trims its middle.
 _STAND_IN = "steer0message0"
 
@@ -93,7 +92,7 @@ def render(tokenizer: Any, name: str, passages: Sequence[Passage]) -> Iterator[P
 
 def encode_passages(
     tokenizer: Any, name: str, passages: Sequence[Passage], markers: Sequence[str] = ()
-) -> list[Tokens]:
+) -> TokensOfMany:
     """Token ids of whole passages, and which of them belong to the text.
 
     A token that holds the end of the prompt and the beginning of the text belongs to the text.
@@ -105,7 +104,12 @@ def encode_passages(
     """
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {name} gives no offsets")
-    made: list[Tokens] = []
+    return TokensOfMany(_encoded(tokenizer, name, passages, markers))
+
+
+def _encoded(
+    tokenizer: Any, name: str, passages: Sequence[Passage], markers: Sequence[str]
+) -> Iterator[Tokens]:
     # A part at a time: what a tokenizer says of a token takes a hundred times its id's bytes.
     for start in range(0, len(passages), PASSAGES_AT_ONCE):
         part = passages[start : start + PASSAGES_AT_ONCE]
@@ -119,8 +123,8 @@ def encode_passages(
         )
         columns = ("input_ids", "offset_mapping", "special_tokens_mask")
         rows = zip(plain, *(encoded[column] for column in columns), strict=True)
-        made += [_tokens(passage, markers, *row) for passage, *row in rows]
-    return made
+        for passage, *row in rows:
+            yield _tokens(passage, markers, *row)
 
 
 def _tokens(
@@ -145,7 +149,7 @@ def _tokens(
         behind = [index for index in real if offsets[index][0] >= found + len(marker)]
         if found >= 0 and behind:
             after.append((marker, behind[0]))
-    return Tokens(array("i", ids), own[0], own[-1] + 1, real[-1] + 1, tuple(after))
+    return Tokens(ids, own[0], own[-1] + 1, real[-1] + 1, tuple(after))
 
 
 def _unlike(name: str) -> ModelError:

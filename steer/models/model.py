@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from steer.contrasts.passages import Message, Passage
-from steer.contrasts.reading import Tokens
+from steer.contrasts.reading import TokensOfMany
 from steer.contrasts.source import POCKET, ModelSource
 from steer.errors import ModelError
 from steer.models import encoding
@@ -117,7 +117,7 @@ class Model:
 
     def encode_passages(
         self, passages: Sequence[Passage], markers: Sequence[str] = ()
-    ) -> list[Tokens]:
+    ) -> TokensOfMany:
         """Token ids of passages, chat template and all (`steer.models.encoding.encode_passages`).
 
         Raises:
