@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check install lint bench clean
+.PHONY: demo test test-llama test-repeng check install lint bench clean
 
 # Made again when what it is made from changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -25,5 +25,26 @@ lint: install
 
 check: test lint
 
+# Other programs, in environments of their own. llama.cpp is built, which takes a quarter of an hour
+# on one core.
+.venv-llama/installed:
+	$(PYTHON) -m venv .venv-llama
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=ON -DGGML_OPENMP=OFF" .venv-llama/bin/python -m pip \
+		install --quiet --no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf==0.19.0
+	touch $@
+
+.venv-repeng/installed:
+	$(PYTHON) -m venv .venv-repeng
+	.venv-repeng/bin/python -m pip install --quiet torch==2.13.0 transformers==4.57.6 repeng==0.4.0
+	touch $@
+
+# Our control vectors in llama.cpp itself: its log-probs are ours.
+test-llama: install .venv-llama/installed
+	STEER_LLAMA_PYTHON=$(CURDIR)/.venv-llama/bin/python $(BIN)/python -m pytest tests/test_llama_cpp.py
+
+test-repeng: install .venv-repeng/installed
+	STEER_REPENG_PYTHON=$(CURDIR)/.venv-repeng/bin/python \
+		$(BIN)/python -m pytest tests/test_cli_convert.py
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-llama .venv-repeng build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

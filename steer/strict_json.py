@@ -16,18 +16,19 @@ def load_strict_json(text: str, subject: str) -> Any:
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        repeated = {key for key in keys if keys.count(key) > 1}
-        if repeated:
-            raise VectorError(f"{subject}: the key {min(repeated)!r} stands twice in the header")
-        return dict(pairs)
+        made: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in made:
+                raise VectorError(f"{subject}: the key {key[:40]!r} stands twice in its JSON")
+            made[key] = value
+        return made
 
     def no_constant(constant: str) -> float:
-        raise VectorError(f"{subject}: the header has the number {constant}")
+        raise VectorError(f"{subject}: its JSON has the number {constant}")
 
     try:
         raw = json.loads(text, object_pairs_hook=once, parse_constant=no_constant)
         json.dumps(raw, ensure_ascii=False).encode()  # half a surrogate pair has no bytes
     except (RecursionError, ValueError) as error:
-        raise VectorError(f"{subject}: the header is not JSON: {error}") from None
+        raise VectorError(f"{subject} is not JSON: {error}") from None
     return raw

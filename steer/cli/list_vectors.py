@@ -52,5 +52,7 @@ def list_vectors(
         metadata = header.metadata
         where = f"{metadata.site} {format_layers(metadata.layers)}"
         made = f"{metadata.method.name} of {metadata.contrast.n}"
+        if metadata.method.source is not None:
+            made = f"{metadata.method.source.format} file"
         lines.append([header.path.stem, metadata.model.id, where, made, metadata.description])
     output.table(["name", "model", "site", "made from", "description"], lines, left=5)

@@ -96,6 +96,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
 
     model, contrast, best = metadata.model, metadata.contrast, metadata.recommended
     revision = f" at {model.revision[:12]}" if model.revision else ""
+    known = f"{model.architecture}, weights {model.fingerprint}" if model.bound else "not bound"
     made = f"{metadata.method.name} of {contrast}"
     if contrast.kind == "conditions":
         made += f", {contrast.positive!r} against {contrast.negative!r}"
@@ -108,13 +109,16 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         else tables.where_read(metadata.read)
     )
     form = f"low-rank edit, rank {metadata.rank}" if metadata.rank else ""
+    if (source := metadata.method.source) is not None:
+        made = f"{source.format} file, sha256 {source.sha256[:12]}"
+        read = f"{source.convention} (layer here = number there {source.offset:+d})"
     if metadata.method.combination is not None:
         made = _combined(metadata.method.combination)
     return [
         ("name", metadata.name),
         ("description", metadata.description),
         ("license", metadata.license),
-        ("model", f"{model.id}{revision} ({model.architecture}, weights {model.fingerprint})"),
+        ("model", f"{model.id}{revision} ({known})"),
         ("site", f"{metadata.site}, layers {format_layers(metadata.layers)} of {model.n_layers}"),
         ("form", form),
         ("made from", f"{made}; {read}"),

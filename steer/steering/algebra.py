@@ -181,7 +181,7 @@ def _metadata(
         LayerStatistics(
             layer=layer,
             norm=rounded(float(np.linalg.norm(row.astype(np.float64)))),
-            resid_norm=rounded(_mean(part.vector.metadata.at(layer).resid_norm for part in parts)),
+            resid_norm=mean_length(part.vector.metadata.at(layer).resid_norm for part in parts),
         )
         for layer, row in zip(layers, directions, strict=True)
     )
@@ -225,13 +225,18 @@ def _shared(layers: Sequence[Iterable[int]]) -> tuple[int, ...]:
     return tuple(sorted(set.intersection(*map(set, layers))))
 
 
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(sorted(values)))
+def mean_length(lengths: Iterable[float | None]) -> float | None:
+    """The mean length of activations; None where one of them is not known."""
+    each = list(lengths)
+    known = sorted(length for length in each if length is not None)
+    return rounded(float(np.mean(known))) if len(known) == len(each) else None
 
 
 def model_of(metadata: Metadata) -> str:
     """What has to agree; the same weights may go by several ids."""
     model = metadata.model
+    if not model.bound:
+        return f"not bound to a model, width {model.d_model}"
     return f"{model.architecture}, width {model.d_model}, weights {model.fingerprint}"
 
 

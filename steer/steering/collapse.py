@@ -18,7 +18,7 @@ import numpy as np
 from steer.errors import VectorError
 from steer.fitting.fitting import rounded
 from steer.sites import SiteName, listed
-from steer.steering.algebra import contrast_of, model_of, part_of
+from steer.steering.algebra import contrast_of, mean_length, model_of, part_of
 from steer.steering.operation import ADD
 from steer.steering.scope import CONSTANT
 from steer.steering.steers import Steer
@@ -179,11 +179,11 @@ def _statistics(layer: int, meeting: _Meeting, direction: Directions) -> LayerSt
         # What a sum of low-rank edits adds to a text is not known without the text; at most this.
         norm = sum(
             abs(steer.coefficient.value)
-            * (row.norm if steer.coefficient.unit == "vector" else row.resid_norm)
+            * (row.norm if steer.coefficient.unit == "vector" else row.resid_norm or 0.0)
             for steer, row in rows
         )
-    resid_norm = float(np.mean([row.resid_norm for _, row in rows]))
-    return LayerStatistics(layer=layer, norm=rounded(norm), resid_norm=rounded(resid_norm))
+    resid_norm = mean_length(row.resid_norm for _, row in rows)
+    return LayerStatistics(layer=layer, norm=rounded(norm), resid_norm=resid_norm)
 
 
 def _named(steers: Sequence[Steer]) -> str:

@@ -114,7 +114,8 @@ class Steer:
         """What is added at `layer`, float32 [d_model], in activation units.
 
         Raises:
-            VectorError: a share of the activations' length of a vector that is zero.
+            VectorError: a share of the activations' length of a vector that is zero, or whose file
+                does not say how long they are.
         """
         factor = self.coefficient.value
         if self.coefficient.unit == "residual":
@@ -123,6 +124,12 @@ class Steer:
                 raise VectorError(
                     f"vector {self.vector.name!r} is zero at layer {layer}",
                     hint="a share of the activations' length needs a direction",
+                )
+            if not statistics.resid_norm:
+                raise VectorError(
+                    f"vector {self.vector.name!r} does not say how long activations are at layer"
+                    f" {layer}, so a percentage of it means nothing",
+                    hint=f"use a multiple of the vector, such as {self.vector.name}:1",
                 )
             factor *= statistics.resid_norm / statistics.norm
         return np.asarray(factor * self.vector.direction(layer), dtype=np.float32)
@@ -189,6 +196,8 @@ def check_fits(
         SiteError: the model has fewer layers than the vector needs.
     """
     made_on = vector.metadata.model
+    if not made_on.bound:
+        return _unbound(vector, model, allow_other_model=allow_other_model)
     subject = f"vector {vector.name!r} was made on {made_on.id}"
     for what, theirs, ours in (
         ("architecture", made_on.architecture, model.architecture),
@@ -216,6 +225,24 @@ def check_fits(
     if made_on.chat_template != model.chat_template:
         warnings.append(f"{subject}, with another chat template than {model.id} has now")
     return warnings
+
+
+def _unbound(vector: SteeringVector, model: ModelIdentity, *, allow_other_model: bool) -> list[str]:
+    """`check_fits` of a vector whose model is not known: by its width and layers alone."""
+    subject = f"vector {vector.name!r} came from another tool and is not bound to a model"
+    width, last = vector.metadata.model.d_model, vector.metadata.layers[-1]
+    if width != model.d_model or last >= model.n_layers:
+        raise ModelError(
+            f"{subject}; it has width {width} and goes up to layer {last}; {model.id} has width"
+            f" {model.d_model} and layers 0-{model.n_layers - 1}"
+        )
+    if not allow_other_model:
+        raise ModelError(
+            subject,
+            hint=f"bind it if it was made on {model.id}: steer convert FILE"
+            f" NEW.safetensors -m {model.id}; or pass --allow-other-model",
+        )
+    return [subject]
 
 
 def check_all_fit(

@@ -46,7 +46,7 @@ class LayerStatistics(Record, frozen=True):
 
     norm: length of the stored vector, in activation units; of a low-rank edit, of what it adds
         to the mean activation of a text, on average (of combined ones, at most).
-    resid_norm: mean length of the activations read there.
+    resid_norm: mean length of the activations read there; None of an imported vector.
     separability: AUC of the projection on held-out folds, 0.5 is chance; None with too few pairs.
     positive, negative: projection of each side's activations on the unit vector.
     coherence: mean cosine of the pair differences with the vector; None without pairs.
@@ -56,7 +56,7 @@ class LayerStatistics(Record, frozen=True):
 
     layer: int
     norm: float
-    resid_norm: float
+    resid_norm: float | None
     positive: Spread | None = None
     negative: Spread | None = None
     separability: float | None = None
@@ -64,9 +64,9 @@ class LayerStatistics(Record, frozen=True):
     agreement: float | None = None
 
     def __post_init__(self) -> None:
-        optional = (self.separability, self.coherence, self.agreement)
-        finite(self.norm, self.resid_norm, *(value or 0.0 for value in optional))
-        if self.layer < 0 or self.norm < 0 or self.resid_norm < 0:
+        optional = (self.resid_norm, self.separability, self.coherence, self.agreement)
+        finite(self.norm, *(value or 0.0 for value in optional))
+        if self.layer < 0 or self.norm < 0 or (self.resid_norm or 0) < 0:
             raise ValueError("layer, norm and resid_norm are not negative")
 
     @property

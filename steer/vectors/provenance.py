@@ -9,11 +9,14 @@ import msgspec
 
 from steer.positions import parse
 
-ContrastKind = Literal["pairs", "choice", "conditions", "unpaired", "condition", "vectors"]
+ContrastKind = Literal[
+    "pairs", "choice", "conditions", "unpaired", "condition", "vectors", "unknown"
+]
 #: Stands between conditions, where there are several.
 SEVERAL = " | "
-#: Of vectors that no recording was made for: where a distilled one acts, or its parts differ.
-UNREAD = ("all", "response", "mixed")
+#: Of vectors that no recording was made for: where a distilled one acts, its parts differ, or
+#: another tool made it.
+UNREAD = ("all", "response", "mixed", "unknown")
 #: Methods that fit recorded activations (`steer.fitting.fit`).
 FitMethod = Literal["mean_diff", "pca", "probe", "lda"]
 CombineOp = Literal["sum", "mean"]
@@ -30,6 +33,8 @@ class ModelIdentity(Record, frozen=True):
 
     `fingerprint` is a hash over samples of every weight (see `steer.models.fingerprint`);
     `tokenizer` and `chat_template` are sha256 of what they do, or None where the model has none.
+    A vector from another tool's file that was converted without its model is unbound: architecture
+    and fingerprint are empty, and n_layers counts no further than its last layer.
     """
 
     id: str
@@ -44,6 +49,11 @@ class ModelIdentity(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.d_model < 1 or self.n_layers < 1:
             raise ValueError("d_model and n_layers are at least 1")
+
+    @property
+    def bound(self) -> bool:
+        """Whether it is known which weights these are."""
+        return bool(self.fingerprint)
 
 
 class Distillation(Record, frozen=True):
@@ -105,18 +115,36 @@ class Combination(Record, frozen=True, omit_defaults=True):
             raise ValueError("a combination of nothing")
 
 
-class Method(Record, frozen=True, omit_defaults=True):
-    """How the vector was fitted, or combined from others."""
+class Import(Record, frozen=True, omit_defaults=True):
+    """The file of another tool that a vector was read from.
 
-    name: Literal["mean_diff", "pca", "probe", "lda", "distill", "combine"]
+    format: one of `steer.formats`. sha256: of the file, or of all files in the order of their
+    layers. convention: where the format's numbers of layers lie. offset: a layer here, less its
+    number in the file. model: what the file says of its model.
+    """
+
+    format: str
+    sha256: str
+    convention: str
+    offset: int
+    model: str = ""
+
+
+class Method(Record, frozen=True, omit_defaults=True):
+    """How the vector was fitted, combined from others, or where another tool's was."""
+
+    name: Literal["mean_diff", "pca", "probe", "lda", "distill", "combine", "import"]
     distillation: Distillation | None = None
     combination: Combination | None = None
+    source: Import | None = None
 
     def __post_init__(self) -> None:
         if (self.name == "distill") != (self.distillation is not None):
             raise ValueError("a distilled vector, and no other, says how it was distilled")
         if (self.name == "combine") != (self.combination is not None):
             raise ValueError("a combined vector, and no other, names its parts")
+        if (self.name == "import") != (self.source is not None):
+            raise ValueError("an imported vector, and no other, names its source")
 
 
 class Read(Record, frozen=True):
@@ -144,7 +172,7 @@ class ContrastSummary(Record, frozen=True):
     `negative` are the conditions, with `SEVERAL` between, where the contrast is of that kind. Of
     the kind `condition`, n counts the texts that the model wrote under the positive one, and the
     hash is of both conditions and the prompts. Of the kind `vectors`, n counts the parts, and the
-    hash is of what `Combination` says.
+    hash is of what `Combination` says. Of an imported vector it is `unknown`.
 
     items: hashes of the texts (`steer.contrasts.overlap`), by which held-out texts are told from
     them; files of earlier versions have none.

@@ -98,7 +98,7 @@ def _parse_header(data: bytes, size: int, subject: str) -> Metadata:
 
     safetensors itself takes repeated keys and any tensor names, so this does not ask it.
     """
-    raw = _raw_header(data, size, subject)
+    raw = raw_header(data, size, subject)
     texts = raw.pop("__metadata__", None)
     if (
         not isinstance(texts, dict)
@@ -125,7 +125,23 @@ def _expected(metadata: Metadata) -> dict[str, Any]:
     return expected
 
 
-def _raw_header(data: bytes, size: int, subject: str) -> dict[str, Any]:
+def is_vector(path: Path) -> bool:
+    """Whether a safetensors file says that it is a steering vector, rightly or not.
+
+    Raises:
+        SteerError: it cannot be read, or is not safetensors.
+    """
+    data = read_bytes(path, limit=_MAX_BYTES)
+    texts = raw_header(data, len(data), str(path)).get("__metadata__")
+    return isinstance(texts, dict) and "steer" in texts
+
+
+def raw_header(data: bytes, size: int, subject: str) -> dict[str, Any]:
+    """The JSON of any safetensors file; `data` are its first bytes, `size` counts all.
+
+    Raises:
+        VectorError: not safetensors, cut off, or longer than its tensors.
+    """
     if len(data) < 8:
         raise VectorError(f"{subject} is not a safetensors file: it has {len(data)} bytes")
     (length,) = struct.unpack("<Q", data[:8])

@@ -1,0 +1,374 @@
+"""Other tools' files: the same numbers at the layers that their conventions mean, or a refusal."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from conftest import make_vector
+from safetensors.numpy import save_file
+
+from steer.errors import ModelError, SteerError, UsageError, VectorError
+from steer.formats import gguf, reading, writing
+from steer.formats.reading import Found, Told
+from steer.models import torch_files
+from steer.steering import spec
+from steer.steering.operation import Coefficient
+from steer.steering.steers import Steer, check_fits, resolve
+from steer.vectors import store
+from steer.vectors.provenance import ModelIdentity
+from steer.vectors.vector import SteeringVector
+
+WRITTEN = Path(__file__).parent / "data" / "foreign"
+MODEL = ModelIdentity(
+    id="tiny", architecture="TinyForCausalLM", d_model=8, n_layers=6, fingerprint="0" * 16
+)
+ROW = np.linspace(-1, 2, 8).astype(np.float32)
+
+
+def found(path: Path, **told: object) -> Found:
+    return reading.read(path, Told(**told), torch_files.read)  # type: ignore[arg-type]
+
+
+def rows(path: Path, **told: object) -> dict[int, np.ndarray]:
+    """The layers here, and their numbers."""
+    read = found(path, **told)
+    return {number + read.offset: row for number, row in read.foreign.rows.items()}
+
+
+def expected(file: str) -> dict[int, np.ndarray]:
+    with np.load(WRITTEN / "expected.npz") as archive:
+        return {
+            int(key.partition(":")[2]): archive[key]
+            for key in archive.files
+            if key.startswith(f"{file}:")
+        }
+
+
+@pytest.mark.parametrize(
+    ("file", "format"),
+    [
+        ("repeng.gguf", "repeng"),
+        ("dialz.gguf", "dialz"),
+        ("vec_layer_3.pt", "caa"),
+        ("direction.pt", "refusal-direction"),
+        ("kind_response_avg_diff.pt", "persona-vectors"),
+        ("steering-lite.safetensors", "safetensors"),
+    ],
+)
+def test_files_of_other_tools_have_the_numbers_that_the_tools_have(file: str, format: str) -> None:
+    told = {} if format == "safetensors" else {"format": format}
+    theirs = expected(file)
+    assert theirs
+    for read in (rows(WRITTEN / file), rows(WRITTEN / file, **told)):
+        assert set(read) == set(theirs)
+        assert all(np.array_equal(read[layer], row) for layer, row in theirs.items())
+
+
+def steer_of(vector: SteeringVector, coefficient: float = 1.0) -> Steer:
+    return Steer(vector, Coefficient(coefficient), vector.metadata.layers)
+
+
+@pytest.fixture
+def vector() -> SteeringVector:
+    return make_vector(MODEL, layers=(1, 3, 4))
+
+
+@pytest.mark.parametrize("suffix", [".gguf", ".svec", ".npz"])
+def test_what_is_written_is_read_back_the_same(
+    suffix: str, vector: SteeringVector, tmp_path: Path
+) -> None:
+    path = tmp_path / f"out{suffix}"
+    data, _ = writing.write(steer_of(vector), path)
+    assert data == writing.write(steer_of(vector), path)[0]
+    path.write_bytes(data)
+    back = reading.steering_vector(found(path), MODEL, name="calm")
+    assert back.metadata.layers == vector.metadata.layers
+    assert back.metadata.model == vector.metadata.model
+    assert np.array_equal(back.directions, vector.directions)
+    store.write(tmp_path / "back.safetensors", back)
+    assert store.read(tmp_path / "back.safetensors").metadata.method.source is not None
+
+
+@pytest.mark.parametrize("suffix", [".gguf", ".svec"])
+def test_an_offset_means_the_same_in_and_out(
+    suffix: str, vector: SteeringVector, tmp_path: Path
+) -> None:
+    path = tmp_path / f"out{suffix}"
+    path.write_bytes(writing.write(steer_of(vector), path, offset=-1)[0])
+    assert set(found(path).foreign.rows) == {2, 4, 5}
+    assert set(rows(path, offset=-1)) == {1, 3, 4}
+
+
+def test_a_coefficient_is_in_the_numbers(vector: SteeringVector, tmp_path: Path) -> None:
+    path = tmp_path / "out.gguf"
+    path.write_bytes(writing.write(steer_of(vector, -2.5), path)[0])
+    assert np.allclose(rows(path)[3], -2.5 * vector.direction(3))
+
+
+def test_vllm_lens_gets_rows_by_layer(vector: SteeringVector) -> None:
+    data, _ = writing.write(steer_of(vector), Path("out.json"))
+    (told,) = json.loads(json.loads(data)["vllm_xargs"]["apply_steering_vectors"])
+    raw = base64.b64decode(told["activations"]["data"])
+    array = np.frombuffer(raw, told["activations"]["dtype"]).reshape(told["activations"]["shape"])
+    assert np.array_equal(array, vector.directions)
+    assert told["layer_indices"] == [1, 3, 4] and told["scale"] == 1.0
+
+
+def test_readers_that_only_add_get_nothing_else(vector: SteeringVector) -> None:
+    low_rank = SteeringVector(
+        msgspec.structs.replace(vector.metadata, rank=1),
+        vector.directions,
+        np.zeros((3, 1, 8), np.float32),
+        np.zeros((3, 8, 1), np.float32),
+    )
+    refused = [
+        resolve(spec.parse("x:ablate"), vector),
+        resolve(spec.parse("x:1,norm=keep"), vector),
+        resolve(spec.parse("x:1/response"), vector),
+        resolve(spec.parse("x:1/decay=3"), vector),
+        steer_of(low_rank),
+        steer_of(make_vector(MODEL, layers=(1, 3), site="attn_out")),
+    ]
+    for one in refused:
+        for suffix in (".gguf", ".svec", ".json"):
+            with pytest.raises(VectorError):
+                writing.write(one, Path(f"out{suffix}"))
+
+
+def test_llama_cpp_is_not_given_the_first_block() -> None:
+    with pytest.raises(VectorError, match="first block"):
+        writing.write(steer_of(make_vector(MODEL, layers=(0, 2))), Path("out.gguf"))
+
+
+def test_resid_pre_is_the_output_of_the_block_before(tmp_path: Path) -> None:
+    vector = make_vector(MODEL, layers=(2, 3), site="resid_pre")
+    path = tmp_path / "out.gguf"
+    path.write_bytes(writing.write(steer_of(vector), path)[0])
+    assert np.array_equal(rows(path)[1], vector.direction(2))
+
+
+def gguf_file(
+    path: Path, numbers: list[int], *, count: int, kind: str = "I", **values: str
+) -> Path:
+    """As a generator would name the layers; `kind` is struct's letter of layer_count."""
+    named = {"general.architecture": "controlvector", **values, "controlvector.layer_count": count}
+    data = gguf.build(named, {f"direction.{number}": number * ROW for number in numbers})
+    if kind == "i":
+        key = b"controlvector.layer_count"
+        data = data.replace(key + struct.pack("<I", 4), key + struct.pack("<I", 5))
+    path.write_bytes(data)
+    return path
+
+
+def test_gguf_conventions_are_told_apart(tmp_path: Path) -> None:
+    def read(format: str, numbers: list[int], **made: object) -> set[int]:
+        path = gguf_file(tmp_path / "x.gguf", numbers, **made)  # type: ignore[arg-type]
+        assert found(path).foreign.format == format
+        return set(rows(path))
+
+    assert read("repeng", [1, 2, 3], count=3) == {1, 2, 3}
+    assert read("cvector-generator", [1, 2, 3], count=3, kind="i") == {0, 1, 2}
+    assert read("jukofyork", [2, 3], count=4) == {1, 2}
+    extra = {"controlvector.method": "diffmean"}
+    assert read("easysteer", [0, 1, 2], count=3, **extra) == {0, 1, 2}
+
+
+def test_a_named_format_and_an_offset_overrule_the_guess(tmp_path: Path) -> None:
+    path = gguf_file(tmp_path / "x.gguf", [1, 2, 3], count=3)
+    assert set(rows(path, format="jukofyork")) == {0, 1, 2}
+    assert set(rows(path, format="jukofyork", offset=0)) == {1, 2, 3}
+    assert "offset" in found(path, offset=2).assumed
+    with pytest.raises(UsageError, match="would be layer -1"):
+        rows(path, offset=-2)
+    with pytest.raises(UsageError, match="does not come in"):
+        rows(path, format="ster")
+    with pytest.raises(UsageError, match="not a format"):
+        rows(path, format="repent")
+
+
+def test_both_dialects_of_svec(tmp_path: Path) -> None:
+    path = tmp_path / "x.svec"
+    for directions, format in (
+        ({"2": ROW.tolist(), "10": ROW.tolist()}, "ibm-svec"),
+        ({"2": [ROW.tolist()], "10": [ROW.tolist()]}, "aisteer360"),
+    ):
+        path.write_text(json.dumps({"model_type": "llama", "directions": directions}))
+        assert found(path).foreign.format == format
+        assert list(rows(path)) == [2, 10]
+        assert np.array_equal(rows(path)[2], ROW)
+    path.write_text(json.dumps({"model_type": "x", "directions": {"2": [[1.0], [2.0]]}}))
+    with pytest.raises(VectorError, match="2 rows"):
+        rows(path)
+    path.write_text(json.dumps({"num_heads": 2, "directions": {"2": [[1.0], [2.0]]}}))
+    with pytest.raises(VectorError, match="heads"):
+        rows(path)
+
+
+def ster(**changes: object) -> str:
+    entry = {"layer": 3, "values": ROW.tolist(), "train_margin": 1.0, "train_accuracy": 1.0}
+    return json.dumps(
+        {"schema_version": 1, "product": "ster", "model": "toy", "hidden_size": 8}
+        | {"vectors": [entry], "metadata": {}}
+        | changes
+    )
+
+
+def test_ster(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(ster())
+    assert np.array_equal(rows(path)[3], ROW)
+    for changes in ({"schema_version": 2}, {"product": "x"}, {"hidden_size": 9}, {"vectors": []}):
+        path.write_text(ster(**changes))
+        with pytest.raises(VectorError):
+            rows(path)
+
+
+def test_bare_arrays_need_a_layer(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", ROW.astype(np.float64))
+    np.save(tmp_path / "two.npy", np.asfortranarray(np.stack([ROW, 2 * ROW])))
+    save_file({"anything": ROW.astype(np.float16)}, tmp_path / "one.safetensors")
+    save_file({"layer.2": ROW, "layer.5": -ROW}, tmp_path / "many.safetensors")
+    assert np.array_equal(rows(tmp_path / "one.npy", layers=(4,))[4], ROW)
+    assert np.array_equal(rows(tmp_path / "two.npy", layers=(4, 5))[5], 2 * ROW)
+    assert np.array_equal(rows(tmp_path / "two.npy", layers=(4,), row=1)[4], 2 * ROW)
+    assert np.allclose(rows(tmp_path / "one.safetensors", layers=(4,))[4], ROW, atol=1e-3)
+    assert np.array_equal(rows(tmp_path / "many.safetensors")[5], -ROW)
+    for path, told in (
+        ("one.npy", {}),
+        ("two.npy", {"layers": (4,)}),
+        ("two.npy", {"layers": (4,), "row": 2}),
+        ("one.safetensors", {}),
+    ):
+        with pytest.raises(UsageError):
+            rows(tmp_path / path, **told)
+
+
+def test_bfloat16_is_read(tmp_path: Path) -> None:
+    from safetensors.torch import save_file as save_torch
+
+    row = torch.from_numpy(ROW).bfloat16()
+    save_torch({"v": row}, tmp_path / "x.safetensors")
+    read = rows(tmp_path / "x.safetensors", layers=(1,))[1]
+    assert np.array_equal(read, row.float().numpy())
+
+
+def test_axbench_is_a_table_of_concepts(tmp_path: Path) -> None:
+    torch.save(torch.from_numpy(np.stack([ROW, 3 * ROW])), tmp_path / "DiffMean_weight.pt")
+    read = found(tmp_path / "DiffMean_weight.pt", layers=(2,), row=1)
+    assert read.foreign.format == "axbench" and read.foreign.notes
+    assert np.array_equal(read.foreign.rows[2], 3 * ROW)
+
+
+def test_a_folder_of_one_file_a_layer(tmp_path: Path) -> None:
+    for layer in (7, 11):
+        torch.save(torch.from_numpy(layer * ROW), tmp_path / f"layer_{layer}.pt")
+    (tmp_path / "config.yaml").write_text("alg: caa")
+    assert {layer: row[0] for layer, row in rows(tmp_path).items()} == {7: -7, 11: -11}
+    (tmp_path / "vec_layer_7.pt").write_bytes((tmp_path / "layer_7.pt").read_bytes())
+    with pytest.raises(VectorError, match="several files of layer 7"):
+        rows(tmp_path)
+
+
+class Touch:
+    """What a hostile pickle does."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("touched"),))  # type: ignore[return-value]
+
+
+def test_pickles_run_nothing(tmp_path: Path) -> None:
+    torch.save({"layer.1": torch.from_numpy(ROW), "x": Touch()}, tmp_path / "x.pt")
+    torch.save(Touch(), tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    torch.save(Touch(), tmp_path / "y.pt")
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04.")
+    for name in ("x.pt", "y.pt", "x.pkl"):
+        with pytest.raises(VectorError):
+            rows(tmp_path / name, layers=(1,))
+    assert not Path("touched").exists()
+
+
+def test_a_pickle_of_steering_vectors_brings_the_lines_that_export_it(tmp_path: Path) -> None:
+    module = type(torch)("steering_vectors")
+    kind = type("SteeringVector", (), {"__module__": "steering_vectors"})
+    module.SteeringVector = kind  # type: ignore[attr-defined]
+    import sys
+
+    sys.modules["steering_vectors"] = module
+    try:
+        torch.save(kind(), tmp_path / "sv.pt")
+    finally:
+        del sys.modules["steering_vectors"]
+    with pytest.raises(VectorError, match="steering-vectors") as caught:
+        rows(tmp_path / "sv.pt")
+    lines = str(caught.value.hint).splitlines()[1:]
+    assert len(lines) == 2
+    # The lines work: what they write is read here.
+    theirs = type("V", (), {"layer_activations": OrderedDict({3: torch.from_numpy(ROW)})})
+    code = "\n".join(line.strip() for line in lines).replace('torch.load("sv.pt"', "load((")
+    code = code.replace("load((, weights_only=False)", "loaded")
+    exec(code, {"loaded": theirs})
+    assert np.array_equal(rows(Path("sv.safetensors"))[3], ROW)
+
+
+def test_a_tensor_without_end_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.zeros(1).expand(10**6, 10**6), tmp_path / "x.pt")
+    with pytest.raises(VectorError, match="1,000,000,000,000 numbers"):
+        rows(tmp_path / "x.pt", layers=(1,))
+
+
+def imported(tmp_path: Path, model: ModelIdentity | None) -> SteeringVector:
+    path = gguf_file(tmp_path / "x.gguf", [1, 3], count=2)
+    return reading.steering_vector(found(path), model, name="x")
+
+
+def test_an_unbound_vector_is_used_only_when_asked_for(tmp_path: Path) -> None:
+    unbound = imported(tmp_path, None)
+    with pytest.raises(ModelError, match="not bound"):
+        check_fits(unbound, MODEL)
+    assert check_fits(unbound, MODEL, allow_other_model=True)
+    for change in ({"d_model": 9}, {"n_layers": 3}):
+        other = msgspec.structs.replace(MODEL, **change)
+        with pytest.raises(ModelError, match="width"):
+            check_fits(unbound, other, allow_other_model=True)
+        with pytest.raises(ModelError):
+            reading.bind(unbound, other)
+    bound = reading.bind(unbound, MODEL)
+    assert check_fits(bound, MODEL) == []
+    with pytest.raises(VectorError, match="stays bound"):
+        reading.bind(bound, MODEL)
+
+
+def test_a_share_of_lengths_that_are_not_known_is_refused(tmp_path: Path) -> None:
+    """Else it would be a share of nothing, and the output unsteered."""
+    steer = Steer(imported(tmp_path, MODEL), Coefficient(0.1, "residual"), (1,))
+    with pytest.raises(VectorError, match="does not say how long"):
+        steer.delta(1)
+
+
+def numbers() -> Iterator[tuple[str, object]]:
+    yield "nan", float("nan")
+    yield "infinite", float("inf")
+    yield "too large for float32", 1e39
+
+
+@pytest.mark.parametrize("number", [pytest.param(n, id=name) for name, n in numbers()])
+def test_numbers_that_are_not_finite_are_refused(number: float, tmp_path: Path) -> None:
+    row = ROW.astype(np.float64)
+    row[3] = number
+    np.save(tmp_path / "x.npy", row)
+    torch.save(torch.from_numpy(row), tmp_path / "x.pt")
+    (tmp_path / "x.svec").write_text(json.dumps({"directions": {"1": row.tolist()}}))
+    for name in ("x.npy", "x.pt"):
+        with pytest.raises(VectorError, match="finite"):
+            rows(tmp_path / name, layers=(1,))
+    with pytest.raises(SteerError):
+        rows(tmp_path / "x.svec")
