@@ -1,0 +1,1 @@
+"""Other engines: what they serve, and whether they steer."""

@@ -1,0 +1,264 @@
+"""`steer probe` against real servers on this machine: steered, unsteered, reticent and broken."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from steer.baking.bake import bake
+from steer.cli.main import app
+from steer.contrasts.source import ModelSource
+from steer.engines.endpoint import Endpoint
+from steer.engines.probe import Probe, Prompted, _agreement
+from steer.errors import SteerError
+from steer.generate.apply import continue_ids
+from steer.models.checkpoint import save
+from steer.models.model import Model, load
+from steer.steering.generation import Sampling
+from steer.steering.operation import Coefficient
+from steer.steering.steers import Steer
+from steer.vectors import store
+
+ROOT = Path(__file__).parents[1]
+Reply = Callable[[str, dict[str, Any]], tuple[int, bytes]]
+
+
+@pytest.fixture(autouse=True)
+def _vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEER_VECTORS", str(ROOT / "vectors"))
+
+
+@contextmanager
+def served(reply: Reply) -> Iterator[str]:
+    """The address of a server that answers so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            body = json.loads(self.rfile.read(length) or b"{}")
+            status, data = reply(self.path, body)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = _answer  # noqa: N815  # http.server's names
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@cache
+def pocket() -> Model:
+    return load(ModelSource())
+
+
+def baked(folder: Path, coefficient: float) -> Model:
+    """The pocket model with joy in its weights, loaded from its folder without any hook."""
+    vector = store.read(ROOT / "vectors/joyful.safetensors")
+    steer = Steer(vector, Coefficient(coefficient), (2,))
+    made = bake(pocket(), [steer], dtype=torch.float32)
+    save(folder, made.network, pocket().tokenizer, ModelSource(), max_shard_size="5GB")
+    return load(ModelSource(str(folder)))
+
+
+def serving(model: Model, *, log_probs: bool = True, refuses: bool = False) -> Reply:
+    """Greedy text of a model, as an engine gives it."""
+
+    def reply(path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        if path == "/v1/models":
+            return 200, json.dumps({"data": [{"id": "made"}]}).encode()
+        if refuses and "logprobs" in body:
+            return 400, b'{"error": {"message": "logprobs are not supported"}}'
+        chat = path == "/v1/chat/completions"
+        text = model.chat(body["messages"][0]["content"]) if chat else body["prompt"]
+        ids = model.encode(text, special=not chat)
+        sampling = Sampling(max_tokens=body["max_tokens"], temperature=body["temperature"])
+        (new,) = continue_ids(model, [(ids, 0)], [], sampling)
+        with torch.no_grad():
+            scores = model.network(torch.tensor([ids + new])).logits[0].log_softmax(-1)
+        values = [float(scores[len(ids) - 1 + i, token]) for i, token in enumerate(new)]
+        written = model.decode(new)
+        choice: dict[str, Any] = {"text": written, "logprobs": {"token_logprobs": values}}
+        if chat:
+            told = {"content": [{"token": "", "logprob": value} for value in values]}
+            choice = {"message": {"content": written}, "logprobs": told}
+        if not log_probs:
+            choice["logprobs"] = None
+        return 200, json.dumps({"choices": [choice]}).encode()
+
+    return reply
+
+
+def probe(url: str, *words: str) -> Any:
+    return CliRunner().invoke(app, ["probe", url, "-v", "joyful:2@2", *words])
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["text", "chat"])
+@pytest.mark.parametrize(
+    ("coefficient", "verdict", "code"),
+    [(2.0, "steered", 0), (0.0, "unsteered", 1), (-1.0, "neither", 1)],
+)
+def test_the_verdict_is_what_the_server_does(
+    coefficient: float, verdict: str, code: int, chat: bool, tmp_path: Path
+) -> None:
+    model = baked(tmp_path / "made", coefficient) if coefficient else pocket()
+    asked = ["Tell me a story about Mara.", "How do I bake bread?", "Tell me a story."]
+    words = ["--chat", *(word for text in asked for word in ("--prompt", text))] if chat else []
+    reticent: list[dict[str, bool]] = [] if chat else [{"log_probs": False}, {"refuses": True}]
+    for options in [{}, *reticent]:
+        with served(serving(model, **options)) as url:
+            found = probe(url, *words, "--json")
+        assert found.exit_code == code, found.output
+        told = json.loads(found.stdout)
+        assert (told["verdict"], told["served"]) == (verdict, "made")
+        if options:
+            assert told["nats"] is None or options.get("refuses")
+        elif coefficient != -1.0:
+            near, far = sorted((told["nats"]["to_steered"], told["nats"]["to_unsteered"]))
+            assert near < 1e-3 < 0.05 < far
+
+
+def test_it_says_so_in_words(tmp_path: Path) -> None:
+    with served(serving(pocket(), log_probs=False)) as url:
+        found = probe(url + "/v1/", "--prompt", "One day")
+    assert found.exit_code == 1
+    assert "is not steered" in found.stdout and "texts decide" in found.stderr
+    assert found.stdout.count("unsteered") >= 2
+
+
+def broken(status: int, data: bytes) -> Reply:
+    def reply(path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        if path == "/v1/models":
+            return 200, b'{"data": [{"id": "made"}]}'
+        return status, data
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("status", "data"),
+    [
+        (500, b"out of memory\x1b[2J"),
+        (404, b'{"error": {"message": "no such path"}}'),
+        (401, b'{"detail": "who are you?"}'),
+        (400, b'{"error": "no"}'),
+        (200, b"<html>hello</html>"),
+        (200, b"[1, 2]"),
+        (200, b'{"choices": []}'),
+        (200, b'{"choices": [{"text": 5}]}'),
+        (200, b'{"choices": ["text"]}'),
+        (200, b"[" * 100_000),
+    ],
+)
+def test_a_broken_server_is_an_error_in_a_line(status: int, data: bytes) -> None:
+    with served(broken(status, data)) as url:
+        found = probe(url)
+    assert found.exit_code == 1 and found.stdout == ""
+    assert found.stderr.startswith("error: ") and "\x1b" not in found.stderr
+
+
+@pytest.mark.parametrize("data", [b"{}", b'{"data": []}', b'{"data": [5]}', b"\xff\xfe"])
+def test_a_server_without_models_is_an_error(data: bytes) -> None:
+    with served(lambda path, body: (200, data)) as url:
+        found = probe(url)
+    assert found.exit_code == 1 and found.stderr.startswith("error: ")
+
+
+def test_what_is_no_server_is_found_before_the_model_loads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("steer.cli.options.load_model", lambda source: pytest.fail("it loaded"))
+    with served(broken(200, b"")) as url:
+        gone = url
+    assert probe(gone).exit_code == 1
+    assert probe("localhost:8000").exit_code == 2
+    assert CliRunner().invoke(app, ["probe", gone]).exit_code == 2
+
+
+def test_an_endless_answer_is_cut_off() -> None:
+    with (
+        served(lambda path, body: (200, b" " * 11_000_000)) as url,
+        Endpoint(url) as endpoint,
+        pytest.raises(SteerError, match="more than"),
+    ):
+        endpoint.models()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "nonsense",
+        [None],
+        {"token_logprobs": [None, 1]},
+        {"content": [1]},
+        {"content": [{"logprob": "x"}]},
+    ],
+)
+def test_log_probs_that_are_none_are_left_out(told: object) -> None:
+    answer = json.dumps({"choices": [{"text": "a", "logprobs": told}]}).encode()
+    with served(broken(200, answer)) as url, Endpoint(url) as endpoint:
+        assert endpoint.complete("a", served="made", max_tokens=1).log_probs is None
+
+
+@pytest.mark.parametrize(
+    ("text", "agrees"),
+    [
+        (" happy days", "steered"),
+        ("happy but otherwise", "steered"),
+        ("happ!", "neither"),
+        ("hapless", "unsteered"),
+        ("hazy", "neither"),
+        ("hap", "neither"),
+        ("", "neither"),
+    ],
+)
+def test_texts_agree_up_to_where_the_two_part(text: str, agrees: str) -> None:
+    assert _agreement(text, " happy days", " hapless days") == agrees
+    assert _agreement(text, "same", " same") is None
+
+
+def test_a_text_that_ends_early_is_told_from_one_that_goes_on() -> None:
+    assert _agreement("one", "one", "one two") == "steered"
+    assert _agreement("one two", "one", "one two") == "unsteered"
+
+
+def row(agrees: Any, *distances: float) -> Prompted:
+    return Prompted("p", "s", "u", "t", agrees, *distances)
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([row("steered")] * 3 + [row("neither")], "steered"),
+        ([row("steered")] * 2 + [row("unsteered")] * 2, "neither"),
+        ([row(None)] * 3 + [row("unsteered")], "unsteered"),
+        ([row(None)] * 4, "unclear"),
+        ([row("unsteered", 0.01, 1.0, 1.0)], "steered"),  # log-probs go before texts
+        ([row("steered", 0.5, 0.5, 1.0)], "neither"),
+        ([row("steered", 0.0, 0.001, 0.001)], "steered"),  # too faint for log-probs
+        ([row(None, 0.0, 0.001, 0.001)], "unclear"),
+    ],
+)
+def test_what_prompts_come_to(rows: list[Prompted], verdict: str) -> None:
+    assert Probe(rows).verdict == verdict
