@@ -80,7 +80,7 @@ def _notes(format: str, rows: Mapping[int, Directions], subject: str) -> tuple[s
     if format == "jukofyork" and "__debias" not in subject:
         return ("jukofyork's vectors go with their __debias file: apply both",)
     if format == "cvector-generator":
-        return ("cvector-generator leaves the sign to chance: try both",)
+        return ("cvector-generator's --method pca leaves the sign to chance: try both",)
     return ()
 
 
