@@ -59,10 +59,7 @@ def save_model(folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     ).save_pretrained(folder)
-    # What transformers 4, which the rivals bring, knows the class by.
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    path.write_text(json.dumps(config))
+    name_tokenizer_class(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -72,6 +69,26 @@ def save_model(folder: Path) -> None:
         num_attention_heads=8,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def name_tokenizer_class(folder: Path) -> None:
+    """Call the tokenizer what transformers 4, which the rivals bring, knows its class by."""
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(config))
+
+
+def start_rivals(place: Path, folder: Path, threads: int) -> subprocess.Popen[str]:
+    """The rivals' own process, in the environment at `place`, with the model in `folder` loaded."""
+    script = Path(__file__).with_name("rivals.py")
+    worker = subprocess.Popen(
+        [place / "bin/python", script, folder, str(threads)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout and worker.stdout.readline() == "ready\n"
+    return worker
 
 
 def make_pairs(*, common: bool) -> Pairs:
@@ -114,7 +131,7 @@ def rival_seconds(worker: subprocess.Popen[str], tool: str, batch: int, pairs: P
     assert worker.stdin and worker.stdout
     worker.stdin.write(json.dumps({"tool": tool, "batch": batch, "pairs": pairs}) + "\n")
     worker.stdin.flush()
-    return float(worker.stdout.readline())
+    return float(json.loads(worker.stdout.readline())["seconds"])
 
 
 def table(title: str, runs: dict[str, Callable[[], float]], rounds: int, n_tokens: int) -> None:
@@ -152,12 +169,7 @@ def main() -> None:
         model = load(ModelSource(folder, device="cpu"))
         worker = None
         if options.rivals:
-            script = Path(__file__).with_name("rivals.py")
-            command = [options.rivals / "bin/python", script, folder, str(options.threads)]
-            worker = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            assert worker.stdout and worker.stdout.readline() == "ready\n"
+            worker = start_rivals(options.rivals, Path(folder), options.threads)
         for title, common in (("a prefix in common", True), ("nothing in common", False)):
             pairs = make_pairs(common=common)
             runs = {

@@ -1,7 +1,8 @@
 """What `extract.py` starts in the rivals' own environment: does the same job with their tools.
 
 `python rivals.py MODEL THREADS`; a line of JSON on standard input,
-`{"tool": "repeng", "batch": 32, "pairs": [["...", "..."], ...]}`, is answered by the seconds taken.
+`{"tool": "repeng", "batch": 32, "pairs": [["...", "..."], ...]}`, is answered by one with the
+`seconds` taken and the `directions` by layer.
 """
 
 from __future__ import annotations
@@ -30,11 +31,18 @@ def main() -> None:
         with contextlib.redirect_stderr(io.StringIO()):
             if job["tool"] == "repeng":
                 entries = [DatasetEntry(positive=p, negative=n) for p, n in job["pairs"]]
-                ControlVector.train(model, tokenizer, entries, batch_size=job["batch"])
+                method = {"method": job.get("method", "pca_diff")}
+                found = ControlVector.train(
+                    model, tokenizer, entries, batch_size=job["batch"], **method
+                ).directions
             else:
                 texts = [(positive, negative) for positive, negative in job["pairs"]]
-                train_steering_vector(model, tokenizer, texts, batch_size=job["batch"])
-        print(time.perf_counter() - start, flush=True)
+                found = train_steering_vector(
+                    model, tokenizer, texts, batch_size=job["batch"]
+                ).layer_activations
+        seconds = time.perf_counter() - start
+        directions = {layer: row.tolist() for layer, row in found.items()}
+        print(json.dumps({"seconds": seconds, "directions": directions}), flush=True)
 
 
 if __name__ == "__main__":
