@@ -193,6 +193,7 @@ def test_specs_that_are_wrong(
         (["-v", "both:clamp=pos"], 1, ["does not say where its two sides lie"]),
         (["--beams", 2], 2, ["does not draw", "--temperature 0"]),
         (["--beams", 2, "-t", 0, "--watch", "joyful"], 2, ["--beams goes with no"]),
+        (["--beams", 2, "-t", 0, "-v", "joyful", "--when", "joyful@0>9/token"], 2, ["no gate at"]),
         (["--beams", 2, "-t", 0, "-n", 3], 2, ["cannot end in 3 texts"]),
     ],
 )

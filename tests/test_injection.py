@@ -10,7 +10,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from steer.errors import SiteError
+from steer.errors import SiteError, UsageError
 from steer.generate.apply import Sampling, generate
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import opened, prompt_values
@@ -402,9 +402,11 @@ def test_a_gate_of_tokens_steers_those_that_open_it(family: str) -> None:
     assert not moved[real].all()
     assert seen.shape == before[site].shape
     steers = [acting(model, "add", gate=gate)]
-    for sampling in (GREEDY, SAMPLED, BEAMS):
+    for sampling in (GREEDY, SAMPLED):
         alone = [text for prompt in PROMPTS for text in texts(model, steers, sampling, [prompt])]
         assert texts(model, steers, sampling) == alone
+    with pytest.raises(UsageError, match="no gate at each token"):
+        generate(model, PROMPTS, steers, BEAMS)
 
 
 def test_what_gates_did_is_told() -> None:

@@ -120,7 +120,7 @@ def apply(
     """
     from steer.errors import UsageError
     from steer.files import check_writable
-    from steer.steering.generation import Sampling
+    from steer.steering.generation import Sampling, check_gates
     from steer.steering.named import behind, resolved
 
     typed = {
@@ -150,6 +150,7 @@ def apply(
         check_writable(out, force=force)
     texts = _prompts(prompt, prompts)
     steers = resolved(asked)
+    check_gates(sampling, steers)
     looking.read_vectors()
     model = options.load_model(source)
     from steer.steering.steers import check_all_fit

@@ -9,7 +9,7 @@ import torch
 from steer.errors import SteerError, UsageError
 from steer.generate.batch import Batch
 from steer.models.model import Model
-from steer.steering.generation import Generation, Row, Sampling
+from steer.steering.generation import Generation, Row, Sampling, check_gates
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 
@@ -35,9 +35,10 @@ def generate(
     prompts that a chat template has already given their first token. `on_text` gets text as it
     comes, and needs a single prompt and sample; `on_done` gets each generation when it is whole.
     What is `watched` is read of each new token, and `guards` look at each (`steer.hooks.watch`);
-    neither goes with beams, which are tried and dropped.
+    neither goes with beams, which are tried and dropped, nor does a gate at each token.
 
     Raises:
+        UsageError: beams, with what does not go with them.
         SteerError: a prompt that is empty or leaves no room.
         HookError: a steer was never applied.
         GuardError: a guard tripped, and was to be an error.
@@ -47,6 +48,7 @@ def generate(
             "beams are tried and dropped: what they say cannot be watched, guarded or streamed",
             hint="leave --beams out",
         )
+    check_gates(sampling, steers)
     rows = _rows(model, prompts, sampling, special=special)
     if on_text is not None and len(rows) != 1:
         raise ValueError("text can be streamed for one prompt and one sample only")

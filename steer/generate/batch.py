@@ -131,7 +131,7 @@ class Batch:
         ]
 
     def _gates(self, index: int, length: int) -> list[GateReading]:
-        if self.sampling.beams > 1:  # rows are prompts, and what tokens said is lost
+        if self.sampling.beams > 1:  # rows are prompts, and no gate looks at tokens
             index //= self.sampling.samples
             shares = {}
         else:

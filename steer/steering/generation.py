@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from steer.errors import UsageError
+from steer.steering.steers import Steer
 
 Finish = Literal["end", "stop", "length", "guard"]
 
@@ -65,6 +67,21 @@ class Sampling:
             raise UsageError(
                 f"--beams {self.beams} cannot end in {self.samples} texts",
                 hint=f"pass --beams {self.samples} or more",
+            )
+
+
+def check_gates(sampling: Sampling, steers: Sequence[Steer]) -> None:
+    """Whether what gates did can be told of what is generated.
+
+    Raises:
+        UsageError: a gate looks at each token, of beams that are tried and dropped.
+    """
+    for steer in steers:
+        if sampling.beams > 1 and steer.gate is not None and steer.gate.pooling == "token":
+            raise UsageError(
+                f"beams are tried and dropped: --beams goes with no gate at each token"
+                f" ({steer.gate})",
+                hint="let it read the prompt, with /mean or /last, or leave --beams out",
             )
 
 
