@@ -70,7 +70,21 @@ def evaluate(
         str | None,
         typer.Option(
             help="What to look for in written texts: words:glad,happy, words:FILE.txt,"
-            " grammar:formal (pocket), classifier:MODEL=LABEL."
+            " grammar:formal (pocket), classifier:MODEL=LABEL, 'judge:a cheerful mood'."
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None,
+        typer.Option(
+            envvar="STEER_JUDGE_MODEL",
+            help="The model that judges, behind an endpoint that speaks OpenAI's protocol; the key"
+            " is $OPENAI_API_KEY.",
+        ),
+    ] = None,
+    judge_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="STEER_JUDGE_URL", help="Its address, http://HOST:PORT/v1. Default: OpenAI's."
         ),
     ] = None,
     prompts: measuring.Prompts = None,
@@ -126,7 +140,7 @@ def evaluate(
             "there is nothing to see an effect by",
             hint="pass --texts with held-out pairs, a --condition, or a --concept",
         )
-    judge = measuring.concept(concept)
+    judge = measuring.concept(concept, judge_model, judge_url, seed)
     model = options.load_model(source)
     for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
         output.warning(text)

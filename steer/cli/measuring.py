@@ -174,12 +174,15 @@ def _baseline(metadata: Metadata) -> str:
     return (metadata.contrast.negative or "") if metadata.contrast.kind == "condition" else ""
 
 
-def concept(text: str | None) -> Judge | None:
+def concept(
+    text: str | None, judge_model: str | None, judge_url: str | None, seed: int
+) -> Judge | None:
     """A judge by what was typed.
 
     Raises:
         UsageError: it means nothing.
         ModelError: a classifier that cannot be loaded.
+        SteerError: a judge that does not answer.
     """
     from steer.measures import concepts
 
@@ -192,6 +195,15 @@ def concept(text: str | None) -> Judge | None:
         return concepts.by_grammar(rest)
     from steer.errors import UsageError
 
+    if kind == "judge":
+        from steer.evaluation.endpoint import Endpoint, Grader
+
+        if not judge_model:
+            raise UsageError(
+                "a judge needs a model", hint="pass --judge-model, or set $STEER_JUDGE_MODEL"
+            )
+        with output.status(f"asking {judge_model}"):
+            return Grader(Endpoint(judge_model, judge_url, seed), rest, output.warning)
     location, equals, label = rest.rpartition("=")
     if not equals:
         raise UsageError("a classifier needs a label", hint=f"write classifier:{rest}=LABEL")

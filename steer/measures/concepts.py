@@ -1,4 +1,5 @@
-"""Whether texts show a concept: by words, by the pocket grammar, or by a classifier.
+"""Whether texts show a concept: by words, by the pocket grammar, by a classifier, or by a judge
+behind an endpoint (`steer.evaluation.endpoint`).
 
 A judge takes texts and gives (n, of how many) for each: the rate over many texts is the sum of the
 first over the sum of the second.
@@ -18,11 +19,12 @@ from steer.sites import listed
 
 Judge = Callable[[Sequence[str]], list[tuple[float, float]]]
 
-KINDS = ("words", "grammar", "classifier")
+KINDS = ("words", "grammar", "classifier", "judge")
 
 
 def judge(text: str) -> tuple[str, str]:
-    """The kind and the rest of `words:glad,happy`, `grammar:formal` or `classifier:FOLDER`.
+    """The kind and the rest of `words:glad,happy`, `grammar:formal`, `classifier:FOLDER=LABEL` or
+    `judge:a cheerful mood`.
 
     Raises:
         UsageError: it is none of these.
@@ -31,7 +33,8 @@ def judge(text: str) -> tuple[str, str]:
     if kind not in KINDS or not colon or not rest.strip():
         raise UsageError(
             f"{text!r} is not a concept",
-            hint="write words:glad,happy, words:FILE.txt, grammar:formal or classifier:MODEL=LABEL",
+            hint="write words:glad,happy, words:FILE.txt, grammar:formal, classifier:MODEL=LABEL or"
+            " 'judge:a cheerful mood'",
         )
     return kind, rest
 
