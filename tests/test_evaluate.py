@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import tiny
+import torch
 from conftest import make_vector
 from test_cli import PAIRS, failed, steer
 from transformers import BertConfig, BertForSequenceClassification
@@ -19,7 +21,9 @@ from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.distillation.lessons import Conditions
 from steer.errors import InputError, UsageError
+from steer.evaluation.batches import Batch, surprise
 from steer.evaluation.evaluate import Row, Task, evaluate, n_units, variants
+from steer.evaluation.nats import extra
 from steer.evaluation.written import Writing, own_texts, pair_texts, thinned, write
 from steer.measures.baselines import opposite, random_direction
 from steer.measures.concepts import by_classifier, by_grammar, by_words, judge
@@ -108,6 +112,19 @@ def test_thinned_texts_keep_evenly_spread_positions() -> None:
     assert set(few.scored) <= set(text.scored)
     assert len(set(np.diff(few.scored))) == 1
     assert thinned([text], 99) == [text]
+
+
+def test_extra_nats_by_hand() -> None:
+    base = torch.tensor([[[0.25, 0.75, 0.0], [0.5, 0.25, 0.25]]]).log()
+    steered = torch.tensor([[[[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]]]).log()
+    batch = cast("Batch", SimpleNamespace(base=base))
+    first = 0.5 * np.log(4) + 0.5 * np.log(4 / 3)  # of what the model excludes nothing is written
+    np.testing.assert_allclose(surprise(steered, batch), [[[first, np.log(4)]]], rtol=1e-6)
+    entropies = [0.25 * np.log(4) + 0.75 * np.log(4 / 3), 0.5 * np.log(2) + 0.5 * np.log(4)]
+    np.testing.assert_allclose(surprise(base[None], batch), [[entropies]], rtol=1e-6)
+    # (3 + 5) / (2 + 2) - (1 + 2) / (1 + 3) nats a token; the third text has no partner.
+    own = np.array([3.0, 5.0, 99.0]), np.array([2.0, 2.0, 1.0])
+    assert extra(own, (np.array([1.0, 2.0]), np.array([1.0, 3.0]))).value == pytest.approx(1.25)
 
 
 def test_concepts_by_words_and_grammar_by_hand(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from steer.distillation.recovery import token_kl
 from steer.errors import HookError, InputError
 from steer.evaluation import scoring, trunk
-from steer.evaluation.batches import Text, distance, drift, log_prob
+from steer.evaluation.batches import Text, distance, drift, log_prob, surprise
 from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, score
 from steer.evaluation.trunk import takes_trunks
 from steer.hooks.clock import TokenClock
@@ -52,7 +52,8 @@ def logits(model: Model, one: Text, cell: Cell) -> Tensor:
 
 def alone(model: Model, cells: list[Cell]) -> dict[str, np.ndarray]:
     """Every measure of every cell [cell, text], one at a time."""
-    found: dict[str, list[list[float]]] = {"log_prob": [], "drift": [], "distance": []}
+    names = ("log_prob", "drift", "distance", "surprise")
+    found: dict[str, list[list[float]]] = {name: [] for name in names}
     baselines = [[logits(model, one, cell) for cell in (UNSTEERED, CONDITION)] for one in TEXTS]
     for cell in cells:
         rows: dict[str, list[float]] = {name: [] for name in found}
@@ -62,6 +63,7 @@ def alone(model: Model, cells: list[Cell]) -> dict[str, np.ndarray]:
             rows["log_prob"].append(float(steered.gather(1, targets[:, None]).sum()))
             rows["drift"].append(float(token_kl(base, steered).sum()))
             rows["distance"].append(float(token_kl(told, steered).sum()))
+            rows["surprise"].append(float(-(steered.exp() * base).sum()))
         for name, values in rows.items():
             found[name].append(values)
     return {name: np.array(values) for name, values in found.items()}
@@ -69,7 +71,7 @@ def alone(model: Model, cells: list[Cell]) -> dict[str, np.ndarray]:
 
 def agree(model: Model, cells: list[Cell]) -> None:
     expected = alone(model, cells)
-    for measure in (log_prob, drift, distance):
+    for measure in (log_prob, drift, distance, surprise):
         found = score(model, TEXTS, cells, measure)
         np.testing.assert_allclose(found, expected[measure.__name__], rtol=2e-4, atol=2e-4)
 

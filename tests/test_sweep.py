@@ -18,7 +18,7 @@ from steer.errors import UsageError
 from steer.evaluation.scoring import Scorer
 from steer.evaluation.verdict import Budget, _instability, _ordered
 from steer.measures import pictures, report
-from steer.measures.grids import Grid, Plan, default_coefficients
+from steer.measures.grids import Grid, Plan, Row, default_coefficients
 from steer.pocket.pairs import story_pairs
 from steer.steering.operation import Coefficient
 from steer.vectors import store
@@ -29,7 +29,7 @@ def plan_of(n_rows: int, shares: tuple[float, ...]) -> Plan:
     identity = make_vector().metadata.model
     vector = make_vector(tiny.msgspec.structs.replace(identity, n_layers=n_rows), layers=layers)
     columns = tuple(Coefficient(share, "residual") for share in shares)
-    return Plan(vector, tuple((layer,) for layer in layers), columns)
+    return Plan(tuple(Row(vector, (layer,), columns, "joyful") for layer in layers))
 
 
 def grid_of(effects: Any, costs: Any, levels: Any = None, spread: float = 0.0) -> Grid:
@@ -128,8 +128,10 @@ def test_what_cannot_be_swept_says_so(
     failed(run(folder), 1, "nothing to see an effect by", "--texts")
     failed(run(folder, "--texts", "joyful.jsonl"), 1, "made from 24 of these")
     failed(run(folder, *held, "-v", "joyful:2"), 2, "a sweep finds the numbers")
-    failed(run(folder, *held, "-v", "joyful:ablate"), 2, "a sweep adds", "steer eval")
-    failed(run(folder, *held, "-v", "joyful:add/response"), 2, "a sweep adds", "steer eval")
+    failed(run(folder, *held, "-v", "joyful:ablate"), 1, "a percentage is a length to add")
+    failed(run(folder, *held, "-v", "joyful:add/response"), 2, "a sweep steers", "steer eval")
+    failed(run(folder, *held, "-v", "joyful:ablate/response"), 2, "a sweep steers", "steer eval")
+    failed(run(folder, *held, "-v", "joyful"), 2, "twice")
     failed(run(folder, *held, "-v", "joyfull"), 1, "did you mean 'joyful'?")
     failed(run(folder, *held, "--coefficients", "5%,x"), 2, "'x' is not a number")
     failed(run(folder, *held, "--coefficients", "5%,5%"), 2, "twice")
@@ -140,6 +142,25 @@ def test_what_cannot_be_swept_says_so(
     failed(run(folder, *held, "-o", "held.jsonl"), 1, "exists")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     failed(run(folder, *held, "--report", "x.html"), 2, "matplotlib", "steer[plots]")
+
+
+def test_vectors_and_ops_are_swept_beside_each_other(joyful: str, folder: Path) -> None:
+    words = ["--texts", "held.jsonl", "-v", "joyful:norm=keep", "-o", "x.json"]
+    told = run(folder, *words)
+    assert told.exit_code in (0, 1), told.stderr
+    assert "Traceback" not in told.stderr
+    found = json.loads(Path("x.json").read_text())
+    typed = [cell["typed"] for cell in found["cells"]]
+    assert len(set(typed)) == len(typed) == 3 * len(found["rows"])
+    kept = ["norm=keep" in one for one in typed]
+    assert sum(kept) == len(kept) // 2
+    assert [
+        cell["kl"]["value"] for cell, is_kept in zip(found["cells"], kept, strict=True) if is_kept
+    ] != [
+        cell["kl"]["value"]
+        for cell, is_kept in zip(found["cells"], kept, strict=True)
+        if not is_kept
+    ]
 
 
 def test_a_budget_that_nothing_meets_names_the_nearest(joyful: str, folder: Path) -> None:

@@ -31,9 +31,7 @@ def heat_map(
     from rich.table import Table
     from rich.text import Text
 
-    from steer.sites import format_layers
-
-    shape = len(plan.layers), len(plan.coefficients)
+    shape = len(plan.rows), plan.n_columns
     effects = costs = np.full(shape, np.nan)
     if grid is not None:
         effects, costs = grid.effects(), grid.costs()
@@ -44,9 +42,13 @@ def heat_map(
     drawn = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
     drawn.caption, drawn.caption_justify = caption, "left"
     drawn.add_column(f"{grid.kind if grid else ''}  ")
-    for coefficient in plan.coefficients:
-        drawn.add_column(str(coefficient), justify="right")
-    for row, layers in enumerate(plan.layers):
+    # A percentage stands over the digits, as a number's bracket closes behind them.
+    heads = [[f"{one} " for one in row.coefficients] for row in plan.rows]
+    for head in heads[0]:
+        drawn.add_column(head, justify="right")
+    for row, label in enumerate(plan.labels()):
+        if row and heads[row] != heads[row - 1]:
+            drawn.add_row("", *heads[row], style="bold")
         cells = [
             _cell(
                 float(effects[row, column]),
@@ -54,9 +56,9 @@ def heat_map(
                 share=float(effects[row, column]) / top,
                 chosen=choice == (row, column),
             )
-            for column in range(len(plan.coefficients))
+            for column in range(plan.n_columns)
         ]
-        drawn.add_row(Text(f"layer {format_layers(layers)}"), *cells)
+        drawn.add_row(Text(f"{label} "), *cells)
     return drawn
 
 

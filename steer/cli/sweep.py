@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json as json_library
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from steer.cli import contrast_options, measuring, options, output, swept
+from steer.cli.sweep_rows import rows_of
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from steer.evaluation.verdict import Budget
     from steer.measures.grids import Grid, Plan
     from steer.models.model import Model
-    from steer.vectors.vector import SteeringVector
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +30,15 @@ def register(app: typer.Typer) -> None:
 def sweep(
     source: ModelSource,
     context: typer.Context,
-    vector: Annotated[str, typer.Option("-v", "--vector", help="NAME or path.")],
+    vector: Annotated[
+        list[str],
+        typer.Option(
+            "-v",
+            "--vector",
+            help="NAME or path, with an op (NAME:ablate) where that is not add; several are swept"
+            " beside each other, such as methods or positions.",
+        ),
+    ],
     texts: measuring.Texts = None,
     condition: measuring.Condition = None,
     baseline: measuring.Baseline = "",
@@ -43,7 +52,7 @@ def sweep(
         str | None,
         typer.Option(
             help="Such as 5%,10%,20% (of the activations' length) or 0.5,1,2 (times the vector)."
-            " Default: nine from 2% to 60%."
+            " Default: nine from 2% to 60%; of other ops, shares of the edit."
         ),
     ] = None,
     max_kl: Annotated[
@@ -63,6 +72,13 @@ def sweep(
             " most), for pairs."
         ),
     ] = "budget",
+    every_text: Annotated[
+        bool,
+        typer.Option(
+            "--every-text",
+            help="Score every cell on every text, also what a first look at some rules out.",
+        ),
+    ] = False,
     save: Annotated[
         bool, typer.Option("--save", help="Write the choice into the vector file, for `-v NAME`.")
     ] = False,
@@ -93,12 +109,14 @@ def sweep(
 
     Every layer with every coefficient is scored on held-out pairs (preference shift) or by a
     condition (recovery), and by how far it moves the model on unrelated texts. A choice that does
-    not beat random directions is not recommended. A sweep that was killed goes on where it was.
+    not beat random directions is not recommended. With many texts each cell gets a first look at
+    a quarter of them, and what that rules out no second. A sweep that was killed goes on.
 
     \b
     steer sweep -v joyful --texts held-out.jsonl --save
     steer sweep -v pirate.safetensors --max-kl 0.05 --report sweep.html
     steer sweep -v warm --texts pairs.jsonl -m MODEL --layers 10-20 --coefficients 5%,10%,20%
+    steer sweep -v mean.safetensors -v lda.safetensors -v mean.safetensors:norm=keep --texts p.jsonl
     """
     from steer.contrasts.schema import parse_mapping
     from steer.errors import InputError, UsageError
@@ -118,14 +136,13 @@ def sweep(
         texts, parse_mapping(map or ()), condition, baseline, chat, prompts, unrelated,
         samples, max_tokens, seed, allow_overlap,
     )  # fmt: skip
-    found_at = store.find(_name(vector))
-    read = store.read(found_at)
+    rows = rows_of(vector, layers, coefficients, rule, together=together)
+    known = [row.vector.metadata for row in rows]
     if save:
-        check_writable(found_at, force=True)
-    columns = _coefficients(coefficients, read, rule)
-    rows = _rows(layers, read, together=together)
-    held_out = asked.held_out([read.metadata])
-    if held_out.pairs is None and asked.condition_of([read.metadata]) is None:
+        for row in rows:
+            check_writable(store.find(row.reference), force=True)
+    held_out = asked.held_out(known)
+    if held_out.pairs is None and asked.condition_of(known) is None:
         raise InputError(
             "there is nothing to see an effect by",
             hint="pass --texts with held-out pairs, or a --condition",
@@ -135,40 +152,39 @@ def sweep(
     model = options.load_model(source)
     from steer.evaluation.verdict import Budget
     from steer.measures.grids import Plan
-    from steer.steering.spec import SteerSpec
-    from steer.steering.steers import check_fits, resolve
+    from steer.steering.steers import check_all_fit
 
-    steer = resolve(SteerSpec(str(found_at)), read)
-    for text in check_fits(read, model.identity, allow_other_model=allow_other_model):
+    for text in check_all_fit(
+        [row.vector for row in rows], model.identity, allow_other_model=allow_other_model
+    ):
         output.warning(text)
-    task = asked.task(held_out, [read.metadata])
-    plan = Plan(read, rows, columns, steer.scope)
+    task = asked.task(held_out, known)
+    plan = Plan(rows)
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))
-    made = _run(model, plan, budget, task)
+    made = _run(model, plan, budget, task, every_text=every_text)
     told = made.as_json(measuring.command_line(context))
     _write(told, out, plot, report, force=force)
     if save and made.verdict.recommended:
-        _save(found_at, read, made)
+        _save(made)
     if json:
         output.as_json(told)
     else:
-        swept.show(model, made, told, vector)
+        swept.show(model, made, told)
     if not made.verdict.recommended:
         raise InputError(f"nothing to recommend: {made.verdict.reason}", hint=swept.hint(told))
     if not json:
-        output.note(
-            f'try: steer apply "One day" -v {swept.typed(vector, told, saved=save)} --compare'
-        )
+        typed = told["choice"]["vector" if save else "typed"]
+        output.note(f'try: steer apply "One day" -v {shlex.quote(typed)} --compare')
 
 
-def _run(model: Model, plan: Plan, budget: Budget, task: Task) -> Findings:
+def _run(model: Model, plan: Plan, budget: Budget, task: Task, *, every_text: bool) -> Findings:
     from steer.cli.heat import heat_map
     from steer.evaluation.findings import Findings
-    from steer.evaluation.sweep import bench, journal, n_units, run
+    from steer.evaluation.sweep import bench, journal, run
     from steer.evaluation.verdict import judge
 
     output.note(
-        f"{model.describe()} · {len(plan.layers)} layers × {len(plan.coefficients)} coefficients ·"
+        f"{model.describe()} · {len(plan.rows)} rows × {plan.n_columns} coefficients ·"
         f" budget: KL at most {budget.kl:g} and extra nats at most {budget.nats:g} per token"
     )
     with output.progress("writing", _n_written(task)) as advance:
@@ -177,15 +193,15 @@ def _run(model: Model, plan: Plan, budget: Budget, task: Task) -> Findings:
     if len(done):
         output.note("going on with a sweep that was stopped")
     grid: Grid | None = None
-    finished, total = 0, n_units(plan, texts)
     with output.live() as show:
 
-        def on_progress(what: str, count: int) -> None:
-            nonlocal finished
-            finished += count
-            show(heat_map(plan, grid, budget.kl, caption=f"{what}, {finished / total:.0%}"))
+        def on_progress(what: str, share: float) -> None:
+            show(heat_map(plan, grid, budget.kl, caption=f"{what}, {share:.0%}"))
 
-        for rows in run(texts, plan, done, on_progress):
+        # The other rule looks at what costs much, too.
+        looking = budget.rule == "budget" and not every_text
+        max_kl = budget.kl if looking else None
+        for rows in run(texts, plan, done, on_progress, max_kl=max_kl):
             grid = rows
     assert grid is not None
     with output.status("holding the choice against random directions"):
@@ -198,60 +214,6 @@ def _run(model: Model, plan: Plan, budget: Budget, task: Task) -> Findings:
 def _n_written(task: Task) -> int:
     both = task.held_out.pairs is None and task.held_out.texts is None
     return task.writing.samples * (2 if both else 1)
-
-
-def _name(text: str) -> str:
-    from steer.errors import UsageError
-    from steer.steering import spec
-
-    parsed = spec.parse(text)
-    if parsed.coefficient is not None or parsed.layers is not None:
-        raise UsageError(
-            f"{text!r}: a sweep finds the numbers", hint="use --coefficients and --layers"
-        )
-    if parsed != spec.SteerSpec(parsed.reference):
-        raise UsageError(
-            f"{text!r}: a sweep adds the vector, everywhere and always",
-            hint="measure ops, scopes and schedules with `steer eval`",
-        )
-    return parsed.reference
-
-
-def _coefficients(text: str | None, vector: SteeringVector, rule: str) -> tuple[Any, ...]:
-    from steer.errors import UsageError
-    from steer.steering.operation import Coefficient, parse_coefficient
-
-    if text is None:
-        from steer.measures.grids import default_coefficients
-
-        chosen = default_coefficients(vector)
-    else:
-        chosen = tuple(parse_coefficient(part.strip(), part) for part in text.split(","))
-    if rule == "refusal_direction" and all(one.value > 0 for one in chosen):
-        chosen += tuple(Coefficient(-one.value, one.unit) for one in chosen)
-    if len(set(chosen)) < len(chosen):
-        raise UsageError(f"a coefficient twice in {text!r}")
-    if any(one.unit == "residual" for one in chosen) and vector.metadata.rank:
-        raise UsageError(
-            f"vector {vector.name!r} is a low-rank edit: what it adds has no one length",
-            hint="write multiples of it, such as 0.5,1,1.5",
-        )
-    return chosen
-
-
-def _rows(
-    text: str | None, vector: SteeringVector, *, together: bool
-) -> tuple[tuple[int, ...], ...]:
-    from steer.sites import parse_layers
-
-    metadata = vector.metadata
-    layers = metadata.layers if text is None else parse_layers(text)
-    for layer in layers:
-        metadata.at(layer)
-    # What was learned for several layers at once is meant to act at all of them.
-    if together or (metadata.method.name == "distill" and text is None):
-        return (layers,)
-    return tuple((layer,) for layer in layers)
 
 
 def _write(
@@ -275,11 +237,21 @@ def _write(
         output.note(f"wrote {report}")
 
 
-def _save(path: Path, read: SteeringVector, made: Findings) -> None:
+def _save(made: Findings) -> None:
     from steer.errors import VectorError
+    from steer.steering.operation import ADD
     from steer.vectors import store
 
-    if store.read(path).sha256 != read.sha256:
+    place = made.verdict.place
+    assert place is not None
+    row = made.plan.rows[place[0]]
+    if row.op != ADD:
+        output.warning(
+            f"a file recommends additions only, and the choice is {row.op}: nothing was saved"
+        )
+        return
+    path = store.find(row.reference)
+    if store.read(path).sha256 != row.vector.sha256:
         raise VectorError(f"{path} has changed since the sweep began", hint="run it again")
     store.write(path, made.recommending(), force=True)
     output.note(f"wrote the recommendation into {path}")

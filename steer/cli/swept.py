@@ -14,12 +14,6 @@ if TYPE_CHECKING:
 FRONT = 8
 
 
-def typed(reference: str, told: dict[str, Any], *, saved: bool) -> str:
-    """How the choice is given to `steer apply`."""
-    choice = told["choice"]
-    return reference if saved else f"{reference}:{choice['coefficient']}@{choice['layers']}"
-
-
 def hint(told: dict[str, Any]) -> str:
     """What to do where nothing is recommended: the nearest cell, to be tried or allowed."""
     choice = told["choice"]
@@ -27,13 +21,10 @@ def hint(told: dict[str, Any]) -> str:
         return "is the vector right, and its sign? see `steer show`"
     effect, cost = choice["effect"]["value"], choice["kl"]["value"]
     nats = told["extra_nats"] and f", extra nats {told['extra_nats']['value']:.3f}"
-    return (
-        f"the nearest cell is {choice['coefficient']} at layer {choice['layers']}: effect"
-        f" {effect:.2f}, KL {cost:.3f}{nats or ''}"
-    )
+    return f"the nearest cell is {choice['typed']}: effect {effect:.2f}, KL {cost:.3f}{nats or ''}"
 
 
-def show(model: Model, made: Findings, told: dict[str, Any], reference: str) -> None:
+def show(model: Model, made: Findings, told: dict[str, Any]) -> None:
     """The result: every cell, the front, and what is recommended."""
     from steer.cli.heat import heat_map
 
@@ -44,15 +35,21 @@ def show(model: Model, made: Findings, told: dict[str, Any], reference: str) -> 
         f"in brackets: KL above {made.budget.kl:g} nats per token"
         + "; *: the choice" * bool(choice)
     )
+    looked = [one for one in told["cells"] if one["items"] < told["n"]["items"]]
+    if looked:
+        output.line(
+            f"{len(looked)} of {len(told['cells'])} cells were ruled out on {looked[0]['items']}"
+            f" items; --every-text scores them on all {told['n']['items']}"
+        )
     output.line()
     output.table(
-        ["front", "coefficient", "effect", "KL"],
+        ["front", "effect", "KL", "items"],
         [
             [
-                f"layer {one['layers']}",
-                one["coefficient"],
+                one["typed"],
                 _told(one["effect"]),
                 _told(one["kl"], 3),
+                str(one["items"]),
             ]
             for one in told["front"][-FRONT:]
         ],
@@ -60,7 +57,7 @@ def show(model: Model, made: Findings, told: dict[str, Any], reference: str) -> 
     )
     output.line()
     if made.verdict.recommended:
-        for text in _verdict(told, reference):
+        for text in _verdict(told):
             output.line(text)
     n = told["n"]
     output.line(
@@ -70,11 +67,11 @@ def show(model: Model, made: Findings, told: dict[str, Any], reference: str) -> 
     output.line(f"again: {told['command']}")
 
 
-def _verdict(told: dict[str, Any], reference: str) -> list[str]:
+def _verdict(told: dict[str, Any]) -> list[str]:
     """What is recommended, and what speaks for and against it."""
     choice, n = told["choice"], told["n"]
     lines = [
-        f"recommended: {typed(reference, told, saved=False)}",
+        f"recommended: {choice['typed']}",
         f"  {told['effect']} {_told(choice['effect'])}; random directions as long"
         f" {min(told['random_effects']):.2f} to {max(told['random_effects']):.2f}"
         f" ({len(told['random_effects'])} seeds)",
@@ -89,7 +86,9 @@ def _verdict(told: dict[str, Any], reference: str) -> list[str]:
             + (f", the worst first: {which}" if wrong else "")
         )
     if told["stable"]:
-        lines.append("  stable: both halves of the items lead to a neighbouring layer and effect")
+        lines.append(
+            "  stable: each half of the items and texts leads to a neighbouring layer and effect"
+        )
     else:
         lines.append(f"  unstable: {told['instability']}")
     return lines

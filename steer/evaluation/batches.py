@@ -114,6 +114,15 @@ def distance(cells: Tensor, batch: Batch) -> Tensor:
     return token_kl(batch.conditioned[None], cells)
 
 
+def surprise(cells: Tensor, batch: Batch) -> Tensor:
+    """What the next token is expected to cost the unsteered model, in nats: the cross-entropy
+    -sum_v p_steered(v) log p_base(v). It takes all that could have been written, not only what was.
+    """
+    chances = cells.exp()
+    # A token that is not written costs nothing, also where the unsteered model excludes it.
+    return -(chances * batch.base[None]).masked_fill(chances == 0, 0.0).sum(-1)
+
+
 def log_probs(model: Model, ids: Tensor, mask: Tensor, columns: Tensor) -> Tensor:
     """log p float32 [row, column, vocabulary] at the columns; the LM head runs there only."""
     if picks_columns(model):

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.distillation.descent import LEAST_EFFECT
+from steer.distillation.lessons import Lesson
 from steer.errors import InputError
 from steer.evaluation.batches import Text, distance, drift, log_prob
+from steer.evaluation.nats import Nats, expected_nats, extra
 from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, Sums, score
 from steer.evaluation.written import (
     Writing,
@@ -30,7 +32,7 @@ from steer.evaluation.written import (
     write,
     write_conditioned,
 )
-from steer.intervals import Interval, difference, mean, ratio
+from steer.intervals import Interval, mean, ratio
 from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_direction
 from steer.measures.concepts import Judge
 from steer.measures.measures import distinct, moved, multiple_choice, preference
@@ -146,24 +148,24 @@ class _Evaluation:
 
     def __post_init__(self) -> None:
         self.rows = [Row(variant) for variant in self.variants]
+        self.lessons: list[Lesson] = []
         self.cells = [cell for variant in self.variants for cell in variant.cells]
 
     def run(self) -> list[Row]:
         condition = self.task.writing.conditions
         if self.task.held_out.pairs is not None:
             self._preferences()
-        lessons = []
         if condition is not None:
-            lessons = write_conditioned(
+            self.lessons = write_conditioned(
                 self.model, self.task.writing, lambda n: self.on_progress("writing", n)
             )
             given = self.task.held_out.texts
-            texts = [lesson_text(lesson) for lesson in lessons]
+            texts = [lesson_text(lesson) for lesson in self.lessons]
             if given is not None:
                 texts = plain_texts(self.model, given, condition)
             self._recoveries(texts)
         written = [
-            [Written(one.baseline, one.n) for one in lessons]
+            [Written(one.baseline, one.n) for one in self.lessons]
             if row.variant.kind == "prompt"
             else self._write(row.variant)
             for row in self.rows
@@ -211,19 +213,23 @@ class _Evaluation:
 
     def _write(self, variant: Variant) -> list[Written]:
         """Texts of all cells of a row together, as many as of any other row."""
+        made = []
+        for cell, part in self._parts(variant):
+            made += write(
+                self.model,
+                self.task.writing,
+                cell or (),
+                part,
+                lambda count: self.on_progress("writing", count),
+            )
+        return made
+
+    def _parts(self, variant: Variant) -> list[tuple[Cell, range]]:
+        """The numbers of the texts that each cell writes, of those that write any."""
         n, cells = self.task.writing.samples, variant.cells
         cuts = [round(n * part / len(cells)) for part in range(len(cells) + 1)]
-        made = []
-        for cell, start, stop in zip(cells, cuts, cuts[1:], strict=False):
-            if start < stop:
-                made += write(
-                    self.model,
-                    self.task.writing,
-                    cell or (),
-                    range(start, stop),
-                    lambda count: self.on_progress("writing", count),
-                )
-        return made
+        parts = zip(cells, map(range, cuts, cuts[1:]), strict=False)
+        return [(cell, part) for cell, part in parts if part]
 
     def _drifts(self, own: Sequence[Written]) -> None:
         condition = self.task.writing.conditions
@@ -238,21 +244,27 @@ class _Evaluation:
 
     def _writings(self, written: Sequence[Sequence[Written]]) -> None:
         """What the texts of each row cost the unsteered model, and what is in them."""
-        nats = [self._nats(one) for one in written]
+        nats = [self._nats(row.variant, one) for row, one in zip(self.rows, written, strict=True)]
         for index, row in enumerate(self.rows):
             texts = [self.model.decode(one.own) for one in written[index]]
             if row.variant.kind != "unsteered":
-                row.measures["extra_nats"] = _extra(nats[index], nats[0])
+                row.measures["extra_nats"] = extra(nats[index], nats[0])
             row.measures["distinct"] = ratio(*_columns([distinct(w.own) for w in written[index]]))
             if self.task.judge is not None:
                 row.measures["concept"] = ratio(*_columns(self.task.judge(texts)))
             self.rows[index] = Row(row.variant, row.measures, row.shifts, tuple(texts[:3]))
 
-    def _nats(self, written: Sequence[Written]) -> tuple[Array, Array]:
-        """-log p of each text's own tokens under the unsteered model, and how many they are."""
-        texts = [one.scored for one in written]
-        sums = score(self.model, texts, [UNSTEERED], log_prob)[0]
-        return -sums, np.array([float(len(text.scored)) for text in texts])
+    def _nats(self, variant: Variant, written: Sequence[Written]) -> Nats:
+        """What the texts of a row were expected to cost the unsteered model."""
+        if variant.kind == "prompt":
+            texts = [lesson_text(one) for one in self.lessons]
+            return expected_nats(self.model, texts, CONDITION)
+        parts = [
+            expected_nats(self.model, [one.scored for one in written[part.start : part.stop]], cell)
+            for cell, part in self._parts(variant)
+        ]
+        sums, counts = zip(*parts, strict=True)
+        return np.concatenate(sums), np.concatenate(counts)
 
 
 def check_effect(base: Array, texts: Sequence[Text]) -> None:
@@ -266,15 +278,6 @@ def check_effect(base: Array, texts: Sequence[Text]) -> None:
             "the condition changes nothing in what the model writes",
             hint="does the model heed it as a prompt? see with `steer apply`",
         )
-
-
-def _extra(own: tuple[Array, Array], base: tuple[Array, Array]) -> Interval:
-    """Nats per token more than the unsteered model's own texts have."""
-    if len(own[0]) == len(base[0]):
-        return difference(own, base)
-    # The condition's texts may be fewer: one that has no token to learn from is left out.
-    n = min(len(own[0]), len(base[0]))
-    return difference((own[0][:n], own[1][:n]), (base[0][:n], base[1][:n]))
 
 
 def _columns(rows: Sequence[tuple[float, float]]) -> tuple[Array, Array]:

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from steer.evaluation.verdict import Budget, Place, Verdict
+from steer.evaluation.verdict import Budget, Verdict
 from steer.evaluation.written import Writing
 from steer.intervals import plain
-from steer.measures.grids import Grid, Plan
+from steer.measures.grids import Array, Grid, Place, Plan
 from steer.sites import format_layers
 from steer.vectors.metadata import Recommended
 from steer.vectors.provenance import ModelIdentity
@@ -30,10 +31,14 @@ class Findings:
     own: tuple[str, ...]
 
     def cell(self, place: Place) -> dict[str, Any]:
-        """One cell, as plain JSON."""
+        """One cell, as plain JSON. typed: what `-v` takes. items: how many it was scored on."""
+        row = self.plan.rows[place[0]]
         return {
-            "layers": format_layers(self.plan.layers[place[0]]),
-            "coefficient": str(self.plan.coefficients[place[1]]),
+            "vector": str(row),
+            "layers": format_layers(row.layers),
+            "coefficient": str(row.coefficients[place[1]]),
+            "typed": row.typed(place[1]),
+            "items": int(self.grid.n_items()[place]),
             "effect": plain(self.grid.effect_at(*place)),
             "kl": plain(self.grid.cost_at(*place)),
         }
@@ -41,15 +46,17 @@ class Findings:
     def as_json(self, command: str) -> dict[str, Any]:
         """All of it, as plain JSON. `cells` go row by row."""
         grid, plan, verdict = self.grid, self.plan, self.verdict
-        n_rows, n_columns = len(plan.layers), len(plan.coefficients)
-        places = [(row, column) for row in range(n_rows) for column in range(n_columns)]
+        places = [(r, c) for r in range(len(plan.rows)) for c in range(plan.n_columns)]
+        vectors = {row.reference: row.vector for row in plan.rows}
         place, tried = verdict.place, verdict.tried
         return {
             "command": command,
             "model": self.model.id,
             "fingerprint": self.model.fingerprint,
-            "vector": plan.vector.name,
-            "vector_sha256": plan.vector.sha256,
+            "vectors": [
+                {"reference": reference, "name": one.name, "sha256": one.sha256}
+                for reference, one in vectors.items()
+            ],
             "effect": grid.kind,
             "seed": self.writing.seed,
             "budget": asdict(self.budget),
@@ -58,8 +65,8 @@ class Findings:
                 "unrelated": len(grid.counts),
                 "texts": self.writing.samples,
             },
-            "layers": [format_layers(one) for one in plan.layers],
-            "coefficients": [str(one) for one in plan.coefficients],
+            "rows": plan.labels(),
+            "coefficients": [list(map(str, row.coefficients)) for row in plan.rows],
             "cells": [self.cell(one) for one in places],
             "front": [self.cell(one) for one in verdict.front],
             "recommended": verdict.recommended,
@@ -72,7 +79,7 @@ class Findings:
             "stable": verdict.stable,
             "instability": verdict.instability or None,
             "wrong_way": list(verdict.wrong_way),
-            "shifts": None if place is None else grid.effect[place].tolist(),
+            "shifts": None if place is None else _known(grid.effect[place]),
             "samples": list(tried.samples) if tried else [],
             "unsteered_samples": list(self.own),
         }
@@ -81,10 +88,11 @@ class Findings:
         """The vector with the choice and its evidence, so that `-v NAME` needs no number."""
         place, verdict, grid, plan = self.verdict.place, self.verdict, self.grid, self.plan
         assert place is not None
-        coefficient = plan.coefficients[place[1]]
+        row = plan.rows[place[0]]
+        coefficient = row.coefficients[place[1]]
         n = int(grid.effect.shape[-1])
         told = [
-            f"sweep of {len(plan.layers)} x {len(plan.coefficients)} cells",
+            f"sweep of {len(plan.rows)} x {plan.n_columns} cells",
             f"{grid.kind} {grid.effect_at(*place)} on {n} held-out items",
             f"random directions at most {max(verdict.random):.2f}",
             f"KL {grid.cost_at(*place).value:.3f} nats per token (at most {self.budget.kl:g})",
@@ -92,11 +100,16 @@ class Findings:
             f"seed {self.writing.seed}",
         ]
         recommended = Recommended(
-            layers=plan.layers[place[0]],
+            layers=row.layers,
             coefficient=coefficient.value,
             unit=coefficient.unit,
             evidence="; ".join(told),
         )
-        vector = plan.vector
+        vector = row.vector
         metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)
         return SteeringVector(metadata, vector.directions, vector.down, vector.up)
+
+
+def _known(values: Array) -> list[float | None]:
+    """Numbers of items; None of one that was left out."""
+    return [None if np.isnan(one) else float(one) for one in values]

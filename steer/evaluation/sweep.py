@@ -2,13 +2,14 @@
 
 Effect: the preference shift on pairs, or the recovery of a condition. Cost: KL(p_base || p_steered)
 on unrelated texts. The coefficients of a row share what lies below their lowest layer
-(`steer.evaluation.scoring`); what is done is kept in a journal, row by row and batch by batch.
+(`steer.evaluation.scoring`); what is done is kept in a journal, row by row and batch by batch. With
+many texts every cell gets a first look, and only what may still be chosen is scored on all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -28,7 +29,7 @@ from steer.evaluation.written import (
     write_conditioned,
 )
 from steer.journal import Journal
-from steer.measures.grids import EffectKind, Grid, Plan
+from steer.measures.grids import EffectKind, Grid, Plan, survivors
 from steer.measures.measures import preference
 from steer.models.model import Model
 from steer.sites import format_layers
@@ -37,9 +38,12 @@ Array = NDArray[np.float64]
 
 #: Positions of each text at which divergences are taken: neighbours tell much the same.
 POSITIONS = 16
+#: A first look is at one text in `LOOK`, and at `FEWEST` at least.
+LOOK, FEWEST = 4, 12
 
-#: Gets what is being done, and how many units were just done.
-Progress = Callable[[str, int], None]
+#: Gets what is being done, and which share of it is done.
+Progress = Callable[[str, float], None]
+Chosen = NDArray[np.bool_]
 
 
 @dataclass
@@ -80,7 +84,7 @@ class Bench:
         return self.effects(score(self.model, self.effect, [UNSTEERED, *cells], self.measure))
 
 
-def bench(model: Model, task: Task, on_progress: Progress) -> Bench:
+def bench(model: Model, task: Task, on_progress: Callable[[str, int], None]) -> Bench:
     """Texts to score on, those included that the model has to write first.
 
     Raises:
@@ -103,12 +107,6 @@ def bench(model: Model, task: Task, on_progress: Progress) -> Bench:
     return Bench(model, kind, effect, thinned(unrelated, POSITIONS), written)
 
 
-def n_units(plan: Plan, texts: Bench) -> int:
-    """Scores of a text under a cell."""
-    n_texts = len(texts.effect) + len(texts.unrelated)
-    return len(plan.layers) * len(plan.coefficients) * n_texts
-
-
 def journal(model: Model, plan: Plan, texts: Bench) -> Journal:
     """The journal of a sweep: of everything that its numbers depend on.
 
@@ -116,10 +114,20 @@ def journal(model: Model, plan: Plan, texts: Bench) -> Journal:
         SteerError: it cannot be read or written.
     """
     weight = model.network.get_input_embeddings().weight
+    rows = [
+        [
+            row.vector.sha256,
+            row.layers,
+            list(map(str, row.coefficients)),
+            str(row.op),
+            str(row.scope),
+        ]
+        for row in plan.rows
+    ]
     return Journal.of(
         "sweeps",
         [model.identity.fingerprint, str(weight.dtype), str(weight.device)],
-        [plan.vector.sha256, plan.layers, list(map(str, plan.coefficients)), str(plan.scope)],
+        rows,
         [texts.kind, [asdict(text) for text in [*texts.effect, *texts.unrelated]]],
     )
 
@@ -128,33 +136,104 @@ def run(
     texts: Bench,
     plan: Plan,
     done: Journal,
-    on_progress: Progress = lambda what, n_units: None,
+    on_progress: Progress = lambda what, share: None,
+    *,
+    max_kl: float | None = None,
 ) -> Iterator[Grid]:
-    """Score every cell; yields the grid after each of its rows.
+    """Score the cells; yields the grid after each of its rows.
+
+    With a budget, every cell is scored on a part of the texts first, and on the others only what
+    may still be chosen (`steer.measures.grids.survivors`); without, every cell on every text.
 
     Raises:
         InputError: the condition changes nothing.
         HookError: a cell was never applied.
     """
-    n = len(plan.coefficients)
-    shape = (len(plan.layers), n)
-    effect = np.full((*shape, texts.n_items), np.nan)
-    drifted = np.full((*shape, len(texts.unrelated)), np.nan)
-    level = np.full_like(effect, np.nan)
-    counts = np.array([float(len(text.scored)) for text in texts.unrelated])
-    of_effect = Scorer(texts.model, texts.effect, texts.measure, n)
-    of_drift = Scorer(texts.model, texts.unrelated, drift, n)
-    for row, layers in enumerate(plan.layers):
-        cells: list[Cell] = [UNSTEERED, *((plan.steer(row, column),) for column in range(n))]
-        report = partial(on_progress, f"layer {format_layers(layers)}")
-        sums = _row(of_effect, cells, done, f"effect {row}", report)
-        effect[row], weights = texts.effects(sums)
-        if texts.kind == "recovery":
-            check_effect(weights, texts.effect)
-        if texts.kind == "preference":
-            level[row] = texts.levels(sums)[1:]
-        drifted[row] = _row(of_drift, cells, done, f"drift {row}", report)[1:]
-        yield Grid(texts.kind, effect, weights, drifted, counts, level)
+    shape = (len(plan.rows), plan.n_columns)
+    grid = Grid(
+        texts.kind,
+        np.full((*shape, texts.n_items), np.nan),
+        np.zeros(texts.n_items),
+        np.full((*shape, len(texts.unrelated)), np.nan),
+        np.array([float(len(text.scored)) for text in texts.unrelated]),
+        np.full((*shape, texts.n_items), np.nan),
+    )
+    every = np.ones(shape, dtype=bool)
+    looked = _looked(texts) if max_kl is not None else None
+    if looked is None or max_kl is None:
+        whole = _Part.of(texts, [range(texts.n_items), range(len(texts.unrelated))])
+        yield from _scored(whole, plan, grid, every, done, on_progress)
+        return
+    first, rest = (_Part.of(texts, which) for which in looked)
+
+    def at_first(what: str, share: float) -> None:
+        on_progress(f"first look: {what}", share)
+
+    yield from _scored(first, plan, grid, every, done, at_first)
+    yield from _scored(rest, plan, grid, survivors(grid, max_kl), done, on_progress)
+
+
+def _looked(texts: Bench) -> tuple[list[Sequence[int]], list[Sequence[int]]] | None:
+    """Items and unrelated texts for a first look, and the others; None where these are few."""
+    sizes = texts.n_items, len(texts.unrelated)
+    steps = [min(LOOK, size // FEWEST) for size in sizes]
+    if min(steps) < 2:
+        return None
+    first: list[Sequence[int]] = [range(0, n, step) for n, step in zip(sizes, steps, strict=True)]
+    return first, [
+        [index for index in range(n) if index % step] for n, step in zip(sizes, steps, strict=True)
+    ]
+
+
+@dataclass
+class _Part:
+    """Some of the texts: the items and unrelated texts that they are, and a bench of them alone."""
+
+    items: list[int]
+    unrelated: list[int]
+    bench: Bench
+
+    @classmethod
+    def of(cls, texts: Bench, which: Sequence[Sequence[int]]) -> _Part:
+        items, unrelated = map(list, which)
+        sides = len(texts.effect) // texts.n_items
+        effect = [texts.effect[side * texts.n_items + i] for side in range(sides) for i in items]
+        part = replace(texts, effect=effect, unrelated=[texts.unrelated[i] for i in unrelated])
+        return cls(items, unrelated, part)
+
+
+def _scored(
+    part: _Part, plan: Plan, grid: Grid, wanted: Chosen, done: Journal, on_progress: Progress
+) -> Iterator[Grid]:
+    """The grid with the wanted cells of some texts filled in, after each row."""
+    bench = part.bench
+    most = max(1, int(wanted.sum(1).max()))
+    of_effect = Scorer(bench.model, bench.effect, bench.measure, most)
+    of_drift = Scorer(bench.model, bench.unrelated, drift, most)
+    total = wanted.sum() * (len(bench.effect) + len(bench.unrelated))
+    finished = 0
+    labels = plan.labels()
+
+    def report(row: int, n_units: int) -> None:
+        nonlocal finished
+        finished += n_units
+        on_progress(labels[row], finished / total)
+
+    for row in np.flatnonzero(wanted.any(1)).tolist():
+        columns = np.flatnonzero(wanted[row]).tolist()
+        cells: list[Cell] = [UNSTEERED, *((plan.steer(row, column),) for column in columns)]
+        key, count = f"{row} {columns}", partial(report, row)
+        sums = _row(of_effect, cells, done, f"effect {key} {part.items[:2]}", count)
+        effects, weights = bench.effects(sums)
+        if bench.kind == "recovery":
+            check_effect(weights, bench.effect)
+        grid.weights[part.items] = weights
+        grid.effect[row, np.ix_(columns, part.items)[0], part.items] = effects
+        if bench.kind == "preference":
+            grid.level[row, np.ix_(columns, part.items)[0], part.items] = bench.levels(sums)[1:]
+        sums = _row(of_drift, cells, done, f"drift {key} {part.unrelated[:2]}", count)
+        grid.drift[row, np.ix_(columns, part.unrelated)[0], part.unrelated] = sums[1:]
+        yield grid
 
 
 def _row(

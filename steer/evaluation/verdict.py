@@ -6,19 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from steer.evaluation.batches import log_prob
-from steer.evaluation.scoring import UNSTEERED, score
+from steer.evaluation.nats import expected_nats, extra
+from steer.evaluation.scoring import UNSTEERED
 from steer.evaluation.sweep import Bench
-from steer.evaluation.written import Writing, Written, write
+from steer.evaluation.written import Writing, write
 from steer.intervals import Interval, difference, ratio
 from steer.measures.baselines import N_RANDOM, random_direction
-from steer.measures.grids import Grid, Plan
+from steer.measures.grids import Grid, Place, Plan
 from steer.measures.measures import distinct, wrong_way
 from steer.measures.selection import Candidate, Rule, nearest, pareto, refusal_direction, strongest
-from steer.models.model import Model
-from steer.sites import format_layers
-
-Place = tuple[int, int]
 
 #: How many cells are tried for the budget of nats, and what share of the last one's KL the next one
 #: may have at most: texts fall apart by degrees.
@@ -118,12 +114,13 @@ def _held_against_chance(
     )
 
 
-def _ordered(grid: Grid, plan: Plan, budget: Budget, items: slice = slice(None)) -> list[Place]:
-    """Cells that the rule lets through, its choice first."""
-    effects, costs = grid.effects(items), grid.costs()
+def _ordered(grid: Grid, plan: Plan, budget: Budget, part: slice = slice(None)) -> list[Place]:
+    """Cells that the rule lets through by all items and texts or some, its choice first."""
+    effects, costs = grid.effects(part), grid.costs(part)
     if budget.rule == "refusal_direction":
-        return _by_refusal_direction(grid, plan, items)
-    left = effects.copy()
+        return _by_refusal_direction(grid, plan, part)
+    # What was only looked at was ruled out.
+    left = np.where(grid.whole(), effects, -np.inf)
     chosen: list[Place] = []
     while True:
         best = strongest(left.ravel().tolist(), costs.ravel().tolist(), budget.kl)
@@ -133,56 +130,54 @@ def _ordered(grid: Grid, plan: Plan, budget: Budget, items: slice = slice(None))
         left[chosen[-1]] = -np.inf
 
 
-def _by_refusal_direction(grid: Grid, plan: Plan, items: slice) -> list[Place]:
+def _by_refusal_direction(grid: Grid, plan: Plan, part: slice) -> list[Place]:
     """The rule with each coefficient for what adds, and its negative for what takes out."""
-    columns = {(one.value, one.unit): index for index, one in enumerate(plan.coefficients)}
-    costs, levels = grid.costs(), grid.levels(items)
+    costs, levels = grid.costs(part), grid.levels(part)
     places, candidates = [], []
-    for row, layers in enumerate(plan.layers):
+    for row, one in enumerate(plan.rows):
+        columns = {(c.value, c.unit): index for index, c in enumerate(one.coefficients)}
         for (value, unit), column in columns.items():
             away = columns.get((-value, unit))
             if value > 0 and away is not None:
                 places.append((row, column))
                 level, cost = levels[row], float(costs[row, away])
                 candidates.append(
-                    Candidate(layers[-1], float(level[away]), float(level[column]), cost)
+                    Candidate(one.layers[-1], float(level[away]), float(level[column]), cost)
                 )
-    n_layers = plan.vector.metadata.model.n_layers
+    n_layers = plan.rows[0].vector.metadata.model.n_layers
     return [places[index] for index in refusal_direction(candidates, n_layers)]
 
 
 def _tried(texts: Bench, plan: Plan, place: Place, writing: Writing) -> Tried:
     steer = plan.steer(*place)
     written = write(texts.model, writing, [steer])
-    own, base = (_nats(texts.model, one) for one in (written, texts.own))
+    own = expected_nats(texts.model, [one.scored for one in written], (steer,))
+    base = expected_nats(texts.model, [one.scored for one in texts.own], UNSTEERED)
     pieces = [distinct(one.own) for one in written]
     return Tried(
         place,
-        difference(own, base),
+        extra(own, base),
         ratio([n for n, _ in pieces], [n for _, n in pieces]),
         tuple(texts.model.decode(one.ids) for one in written[:6]),
     )
 
 
-def _nats(model: Model, written: list[Written]) -> tuple[list[float], list[float]]:
-    texts = [one.scored for one in written]
-    sums = score(model, texts, [UNSTEERED], log_prob)[0]
-    return (-sums).tolist(), [float(len(text.scored)) for text in texts]
-
-
 def _instability(grid: Grid, plan: Plan, budget: Budget, place: Place) -> str:
-    """How the halves of the items disagree with the choice of all; empty if they do not."""
+    """How the halves disagree with the choice of all; empty if they do not.
+
+    A half has every second item, and every second unrelated text: others, and by other seeds.
+    """
     whole = grid.effect_at(*place)
-    # The halves choose among what costs no more than the choice: the rest failed in its texts.
-    within = replace(budget, kl=float(grid.costs()[place]))
     for half in (slice(0, None, 2), slice(1, None, 2)):
+        # They choose among what costs no more than the choice: the rest failed in its texts.
+        within = replace(budget, kl=float(grid.costs(half)[place]))
         ordered = _ordered(grid, plan, within, half)
         if not ordered:
             return "half of the items leads to no choice at all"
         row, _ = ordered[0]
-        if abs(row - place[0]) > 1:
-            layers = format_layers(plan.layers[row])
-            return f"half of the items leads to layer {layers}"
+        chosen, other = plan.rows[place[0]], plan.rows[row]
+        if str(other) != str(chosen) or abs(row - place[0]) > 1:
+            return f"half of the items leads to {plan.labels()[row]}"
         effect = float(grid.effects(half)[ordered[0]])
         if not whole.low <= effect <= whole.high:
             return f"half of the items gives an effect of {effect:.2f}"

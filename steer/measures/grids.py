@@ -9,35 +9,80 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.intervals import Interval, ratio
-from steer.steering.operation import Coefficient
+from steer.measures.selection import nearest
+from steer.sites import format_layers
+from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.scope import EVERYWHERE, Scope
+from steer.steering.spec import SteerSpec
 from steer.steering.steers import Steer
 from steer.vectors.vector import SteeringVector
 
 Array = NDArray[np.float64]
 EffectKind = Literal["preference", "recovery"]
+Place = tuple[int, int]
 
 #: Shares of the mean activation's length, so that they suit any model and layer.
 SHARES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6)
 #: Multiples of a low-rank edit, which has no one length.
 MULTIPLES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+#: Shares of an edit that is made once, such as to take a projection out.
+PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A vector by one op at a set of layers, with each of the coefficients.
+
+    reference: how the vector was named.
+    """
+
+    vector: SteeringVector
+    layers: tuple[int, ...]
+    coefficients: tuple[Coefficient, ...]
+    reference: str
+    op: Operation = ADD
+    scope: Scope = EVERYWHERE
+
+    def steer(self, column: int) -> Steer:
+        coefficient = self.coefficients[column]
+        return Steer(self.vector, coefficient, self.layers, self.scope, self.op)
+
+    def typed(self, column: int) -> str:
+        """What `-v` takes for this cell."""
+        coefficient = self.coefficients[column]
+        return str(SteerSpec(self.reference, coefficient, self.layers, op=self.op))
+
+    def __str__(self) -> str:
+        """What is swept in this row, without its layers."""
+        return str(SteerSpec(self.reference, op=self.op))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which cells: every set of layers with every coefficient."""
+    """Which cells. The rows have equally many coefficients."""
 
-    vector: SteeringVector
-    layers: tuple[tuple[int, ...], ...]
-    coefficients: tuple[Coefficient, ...]
-    scope: Scope = EVERYWHERE
+    rows: tuple[Row, ...]
+
+    @property
+    def n_columns(self) -> int:
+        return len(self.rows[0].coefficients)
 
     def steer(self, row: int, column: int) -> Steer:
-        return Steer(self.vector, self.coefficients[column], self.layers[row], self.scope)
+        return self.rows[row].steer(column)
+
+    def labels(self) -> list[str]:
+        """The rows' names: their layers, with what is swept there where it differs."""
+        several = len({str(row) for row in self.rows}) > 1
+        layers = [f"layer {format_layers(row.layers)}" for row in self.rows]
+        if not several:
+            return layers
+        return [f"{row} {layer}" for row, layer in zip(self.rows, layers, strict=True)]
 
 
-def default_coefficients(vector: SteeringVector) -> tuple[Coefficient, ...]:
+def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[Coefficient, ...]:
     """The grid where none is given."""
+    if op.name != "add":
+        return tuple(Coefficient(value) for value in PARTS)
     if vector.metadata.rank:
         return tuple(Coefficient(value) for value in MULTIPLES)
     return tuple(Coefficient(share, "residual") for share in SHARES)
@@ -45,7 +90,7 @@ def default_coefficients(vector: SteeringVector) -> tuple[Coefficient, ...]:
 
 @dataclass(frozen=True)
 class Grid:
-    """What was scored. Rows are sets of layers, columns coefficients; NaN is yet to come.
+    """What was scored. NaN is yet to come, or was left out.
 
     effect: [row, column, item], over `weights` [item]: their sums' ratio is the effect. drift: sums
     of KL [row, column, text], over `counts` [text] positions. level: preferences for the positive
@@ -61,18 +106,64 @@ class Grid:
 
     def effects(self, items: slice = slice(None)) -> Array:
         """[row, column], by all items or some."""
-        return np.asarray(self.effect[..., items].sum(-1) / self.weights[items].sum())
+        return _ratios(self.effect[..., items], self.weights[items])
 
     def levels(self, items: slice = slice(None)) -> Array:
         """Mean preference, [row, column], by all items or some."""
         return np.asarray(self.level[..., items].mean(-1))
 
-    def costs(self) -> Array:
-        """KL in nats per token, [row, column]."""
-        return np.asarray(self.drift.sum(-1) / self.counts.sum())
+    def costs(self, texts: slice = slice(None)) -> Array:
+        """KL in nats per token, [row, column], on all texts or some."""
+        return _ratios(self.drift[..., texts], self.counts[texts])
 
     def effect_at(self, row: int, column: int) -> Interval:
-        return ratio(self.effect[row, column], self.weights)
+        return _ratio(self.effect[row, column], self.weights)
 
     def cost_at(self, row: int, column: int) -> Interval:
-        return ratio(self.drift[row, column], self.counts)
+        return _ratio(self.drift[row, column], self.counts)
+
+    def n_items(self) -> NDArray[np.int64]:
+        """Items that were scored, [row, column]."""
+        return np.asarray((~np.isnan(self.effect)).sum(-1))
+
+    def whole(self) -> NDArray[np.bool_]:
+        """Which cells were scored on everything, [row, column]."""
+        return np.asarray(~(np.isnan(self.effect).any(-1) | np.isnan(self.drift).any(-1)))
+
+
+def survivors(grid: Grid, max_kl: float) -> NDArray[np.bool_]:
+    """Cells [row, column] that a first look at some of the texts does not rule out.
+
+    Ruled out is what costs more than the budget at the lower end of its interval, and what another
+    cell beats that costs no more: that one's effect at its lower end is above this one's at its
+    upper end. Where all are, the one that costs least stays, to be named.
+    """
+    shape = grid.effect.shape[:2]
+    effects = [grid.effect_at(*place) for place in np.ndindex(*shape)]
+    costs = [grid.cost_at(*place) for place in np.ndindex(*shape)]
+    left = [
+        cost.low <= max_kl
+        and effect.high > 0
+        and not any(
+            rival.low > effect.high and other.value <= cost.value
+            for rival, other in zip(effects, costs, strict=True)
+        )
+        for effect, cost in zip(effects, costs, strict=True)
+    ]
+    near = nearest([one.value for one in effects], [one.value for one in costs])
+    if near is not None and not any(left):
+        left[near] = True
+    return np.array(left).reshape(shape)
+
+
+def _ratios(tops: Array, bottoms: Array) -> Array:
+    """Sums over the last axis of what is known of `tops`, over those of the same of `bottoms`."""
+    known = ~np.isnan(tops)
+    with np.errstate(invalid="ignore"):
+        over = np.where(known, bottoms, 0.0).sum(-1)
+        return np.asarray(np.where(known, tops, 0.0).sum(-1) / over)
+
+
+def _ratio(top: Array, bottom: Array) -> Interval:
+    known = ~np.isnan(top)
+    return ratio(top[known], bottom[known])

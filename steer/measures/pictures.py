@@ -42,7 +42,7 @@ def draw(told: dict[str, Any], kind: str) -> bytes:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    shape = len(told["layers"]), len(told["coefficients"])
+    shape = len(told["rows"]), len(told["coefficients"][0])
     values = {
         name: np.array([cell[name]["value"] for cell in told["cells"]]).reshape(shape)
         for name in ("effect", "kl")
@@ -54,11 +54,16 @@ def draw(told: dict[str, Any], kind: str) -> bytes:
         _heat(axes[0], values["effect"], values["kl"], told, f"effect: {told['effect']}")
         _heat(axes[1], values["kl"], values["kl"], told, "cost: KL (nats per token)", cost=True)
         _front(axes[2], values["effect"], values["kl"], told)
-        named = f"{told['vector']} on {told['model']}, {told['n']['items']} held-out items"
+        named = f"{title(told)}, {told['n']['items']} held-out items"
         figure.suptitle(f"{named} (hatched: KL above the budget)")
         file = io.BytesIO()
         figure.savefig(file, format=kind, dpi=150, metadata=_UNDATED[kind])
     return file.getvalue()
+
+
+def title(told: dict[str, Any]) -> str:
+    """What was swept, and on which model."""
+    return f"{', '.join(one['name'] for one in told['vectors'])} on {told['model']}"
 
 
 def _heat(
@@ -73,7 +78,7 @@ def _heat(
     low, high = float(shown.min()), float(shown.max())
     ramp = f"{RAMP}_r" if cost else RAMP
     image = axes.imshow(values, aspect="auto", origin="lower", cmap=ramp, vmin=low, vmax=high)
-    chosen = _places(told, [told["choice"]] if told["recommended"] else [])
+    chosen = {_place(told)} if told["recommended"] else set()
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = image.cmap(image.norm(value))
         ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.45 else "white"
@@ -93,9 +98,12 @@ def _heat(
             frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, zorder=3)
             frame.set(edgecolor=colour, linewidth=width)
             axes.add_patch(frame)
-    axes.set_xticks(range(len(told["coefficients"])), told["coefficients"], rotation=45)
-    axes.set_yticks(range(len(told["layers"])), told["layers"])
-    axes.set(title=title, xlabel="coefficient", ylabel="layer")
+    # Rows by other ops have coefficients of their own: one below the other.
+    heads = list(dict.fromkeys(map(tuple, told["coefficients"])))
+    ticks = ["\n".join(one) for one in zip(*heads, strict=True)]
+    axes.set_xticks(range(len(ticks)), ticks, rotation=45 if len(heads) == 1 else 0)
+    axes.set_yticks(range(len(told["rows"])), told["rows"])
+    axes.set(title=title, xlabel="coefficient")
 
 
 def _front(axes: Any, effects: Any, costs: Any, told: dict[str, Any]) -> None:
@@ -133,8 +141,8 @@ def _front(axes: Any, effects: Any, costs: Any, told: dict[str, Any]) -> None:
     axes.legend(fontsize=7, loc="best", frameon=True)
 
 
-def _places(told: dict[str, Any], cells: list[dict[str, Any]]) -> set[tuple[int, int]]:
-    return {
-        (told["layers"].index(cell["layers"]), told["coefficients"].index(cell["coefficient"]))
-        for cell in cells
-    }
+def _place(told: dict[str, Any]) -> tuple[int, int]:
+    """Row and column of the choice."""
+    typed = [cell["typed"] for cell in told["cells"]]
+    row, column = divmod(typed.index(told["choice"]["typed"]), len(told["coefficients"][0]))
+    return row, column

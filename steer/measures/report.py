@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steer.files import shown
-from steer.measures.pictures import draw
+from steer.measures import pictures
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
@@ -24,8 +24,8 @@ pre { white-space: pre-wrap; background: #f4f4f4; padding: .8rem }
 
 def page(told: dict[str, Any]) -> str:
     """The page of a sweep, as `Findings.as_json` tells it."""
-    title = f"{told['vector']} on {told['model']}"
-    image = base64.b64encode(draw(told, "png")).decode()
+    title = pictures.title(told)
+    image = base64.b64encode(pictures.draw(told, "png")).decode()
     parts = [
         f"<h1>{_text(title)}</h1>",
         f"<p>{_text(_verdict(told))}</p>",
@@ -34,14 +34,14 @@ def page(told: dict[str, Any]) -> str:
         _table(["", "value [95 % interval]"], _evidence(told)),
         "<h2>Front</h2>",
         "<p>No other cell has more effect for less.</p>",
-        _table(["layer", "coefficient", told["effect"], "KL"], [_cell(c) for c in told["front"]]),
+        _table(["-v", told["effect"], "KL", "items"], [_cell(c) for c in told["front"]]),
         "<h2>Texts</h2>",
         _texts(told),
         "<h2>All cells</h2>",
-        _table(["layer", "coefficient", told["effect"], "KL"], [_cell(c) for c in told["cells"]]),
+        _table(["-v", told["effect"], "KL", "items"], [_cell(c) for c in told["cells"]]),
         "<h2>Again</h2>",
         f"<pre>{_text(told['command'])}</pre>",
-        f"<p>Weights {_text(told['fingerprint'])}, vector {_text(told['vector_sha256'])}.</p>",
+        f"<p>Weights {_text(told['fingerprint'])}, {_text(_hashes(told))}.</p>",
     ]
     body = "\n".join(parts)
     return (
@@ -55,12 +55,20 @@ def _verdict(told: dict[str, Any]) -> str:
     if not told["recommended"]:
         near = "" if choice is None else f" The nearest: {_named(choice)}."
         return f"Nothing is recommended: {told['reason']}.{near}"
-    stable = "stable over halves of the items" if told["stable"] else f"({told['instability']})"
+    stable = (
+        "stable over halves of the items and texts"
+        if told["stable"]
+        else f"({told['instability']})"
+    )
     return f"Recommended: {_named(choice)}, {stable}."
 
 
+def _hashes(told: dict[str, Any]) -> str:
+    return ", ".join(f"{one['reference']} {one['sha256']}" for one in told["vectors"])
+
+
 def _named(cell: dict[str, Any]) -> str:
-    return f"{cell['coefficient']} at layer {cell['layers']}"
+    return str(cell["typed"])
 
 
 def _evidence(told: dict[str, Any]) -> list[list[str]]:
@@ -88,7 +96,8 @@ def _texts(told: dict[str, Any]) -> str:
 
 
 def _cell(cell: dict[str, Any]) -> list[str]:
-    return [cell["layers"], cell["coefficient"], _interval(cell["effect"]), _interval(cell["kl"])]
+    intervals = [_interval(cell["effect"]), _interval(cell["kl"])]
+    return [cell["typed"], *intervals, str(cell["items"])]
 
 
 def _interval(told: dict[str, float] | None) -> str:

@@ -28,7 +28,7 @@ from steer.evaluation.sweep import POSITIONS
 from steer.evaluation.written import Writing, thinned, write
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.measures.grids import Plan, default_coefficients
+from steer.measures.grids import Plan, Row, default_coefficients
 from steer.models.model import Model, load
 
 TEXTS = 50
@@ -36,10 +36,10 @@ ROUNDS = 3
 
 
 def swept(model: Model, plan: Plan, texts: Sequence[Text]) -> np.ndarray:
-    n = len(plan.coefficients)
+    n = plan.n_columns
     scorer = Scorer(model, texts, drift, n)
-    sums = np.zeros((len(plan.layers), n, len(texts)))
-    for row in range(len(plan.layers)):
+    sums = np.zeros((len(plan.rows), n, len(texts)))
+    for row in range(len(plan.rows)):
         cells = [(plan.steer(row, column),) for column in range(n)]
         for group, indices in enumerate(scorer.indices):
             sums[row][:, indices] = scorer.score(group, cells)
@@ -51,12 +51,12 @@ def one_at_a_time(model: Model, plan: Plan, texts: Sequence[Text]) -> np.ndarray
         logits = model.network(torch.tensor([text.ids], device=model.device)).logits[0]
         return logits[[position - 1 for position in text.scored]].float().log_softmax(-1)
 
-    n = len(plan.coefficients)
-    sums = np.zeros((len(plan.layers), n, len(texts)))
+    n = plan.n_columns
+    sums = np.zeros((len(plan.rows), n, len(texts)))
     clock = TokenClock(1, torch.zeros(1, dtype=torch.int64))
     with torch.no_grad():
         base = [log_probs(text) for text in texts]
-        for row in range(len(plan.layers)):
+        for row in range(len(plan.rows)):
             for column in range(n):
                 steers = [plan.steer(row, column)]
                 for index, text in enumerate(texts):
@@ -69,11 +69,12 @@ def one_at_a_time(model: Model, plan: Plan, texts: Sequence[Text]) -> np.ndarray
 def main() -> None:
     model = load(ModelSource(sys.argv[1] if len(sys.argv) > 1 else "pocket"))
     vector = extract(model, pairs(("One day Mara laughed.", "One day Mara wept.")))
-    layers = tuple((layer,) for layer in vector.metadata.layers)
-    plan = Plan(vector, layers, default_coefficients(vector))
+    columns = default_coefficients(vector)
+    rows = tuple(Row(vector, (layer,), columns, "joyful") for layer in vector.metadata.layers)
+    plan = Plan(rows)
     written = write(model, Writing(("One day",), samples=TEXTS, max_tokens=64), ())
     texts = thinned([one.scored for one in written if one.n], POSITIONS)
-    swept(model, Plan(vector, layers[:1], plan.coefficients), texts[:4])  # tries the trunk
+    swept(model, Plan(rows[:1]), texts[:4])  # tries the trunk
     ratios = []
     for _ in range(ROUNDS):
         start = time.process_time()
@@ -84,7 +85,7 @@ def main() -> None:
         np.testing.assert_allclose(fast, slow, rtol=1e-2, atol=1e-3)
         ratios.append((middle - start) / (end - middle))
         print(f"sweep {middle - start:.2f} s, one at a time {end - middle:.2f} s", flush=True)
-    cells = len(layers) * len(plan.coefficients)
+    cells = len(rows) * plan.n_columns
     print(f"{cells} cells x {len(texts)} texts: {statistics.median(ratios):.3f} of the time")
 
 

@@ -1,0 +1,92 @@
+"""Which cells `steer sweep` scores: vectors and ops at their layers, with their coefficients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from steer.measures.grids import Row
+    from steer.steering.operation import Coefficient, Operation
+    from steer.steering.spec import SteerSpec
+    from steer.vectors.vector import SteeringVector
+
+
+def rows_of(
+    vectors: list[str], layers: str | None, coefficients: str | None, rule: str, *, together: bool
+) -> tuple[Row, ...]:
+    """What is swept: each vector at each of its layers."""
+    from steer.errors import UsageError
+    from steer.measures.grids import Row
+    from steer.steering.spec import SteerSpec
+    from steer.steering.steers import resolve
+    from steer.vectors import store
+
+    specs = [_spec(text) for text in vectors]
+    if len(set(specs)) < len(specs):
+        raise UsageError("a vector twice, by the same op")
+    rows = []
+    for spec in specs:
+        read = store.read(store.find(spec.reference))
+        columns = _coefficients(coefficients, read, spec.op, rule)
+        scope = resolve(SteerSpec(spec.reference), read).scope
+        for row in _layers(layers, read, together=together):
+            made = Row(read, row, columns, spec.reference, spec.op, scope)
+            made.steer(0)  # what cannot be done shows before the model is loaded
+            rows.append(made)
+    return tuple(rows)
+
+
+def _spec(text: str) -> SteerSpec:
+    from steer.errors import UsageError
+    from steer.steering import spec
+
+    parsed = spec.parse(text)
+    if parsed.coefficient is not None or parsed.layers is not None:
+        raise UsageError(
+            f"{text!r}: a sweep finds the numbers", hint="use --coefficients and --layers"
+        )
+    if parsed != spec.SteerSpec(parsed.reference, op=parsed.op):
+        raise UsageError(
+            f"{text!r}: a sweep steers everywhere and always",
+            hint="measure scopes and schedules with `steer eval`",
+        )
+    return parsed
+
+
+def _coefficients(
+    text: str | None, vector: SteeringVector, op: Operation, rule: str
+) -> tuple[Coefficient, ...]:
+    from steer.errors import UsageError
+    from steer.steering.operation import Coefficient, parse_coefficient
+
+    if text is None:
+        from steer.measures.grids import default_coefficients
+
+        chosen = default_coefficients(vector, op)
+    else:
+        chosen = tuple(parse_coefficient(part.strip(), part) for part in text.split(","))
+    if rule == "refusal_direction" and all(one.value > 0 for one in chosen):
+        chosen += tuple(Coefficient(-one.value, one.unit) for one in chosen)
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"a coefficient twice in {text!r}")
+    if any(one.unit == "residual" for one in chosen) and vector.metadata.rank:
+        raise UsageError(
+            f"vector {vector.name!r} is a low-rank edit: what it adds has no one length",
+            hint="write multiples of it, such as 0.5,1,1.5",
+        )
+    return chosen
+
+
+def _layers(
+    text: str | None, vector: SteeringVector, *, together: bool
+) -> tuple[tuple[int, ...], ...]:
+    from steer.sites import parse_layers
+
+    metadata = vector.metadata
+    layers = metadata.layers if text is None else parse_layers(text)
+    for layer in layers:
+        metadata.at(layer)
+    # What was learned for several layers at once is meant to act at all of them.
+    if together or (metadata.method.name == "distill" and text is None):
+        return (layers,)
+    return tuple((layer,) for layer in layers)
