@@ -52,7 +52,7 @@ def sweep(
         str | None,
         typer.Option(
             help="Such as 5%,10%,20% (of the activations' length) or 0.5,1,2 (times the vector)."
-            " Default: nine from 2% to 60%; of other ops, shares of the edit."
+            " Default: ten from 2% to 60%; of other ops, shares of the edit."
         ),
     ] = None,
     max_kl: Annotated[

@@ -22,7 +22,7 @@ EffectKind = Literal["preference", "recovery"]
 Place = tuple[int, int]
 
 #: Shares of the mean activation's length, so that they suit any model and layer.
-SHARES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6)
+SHARES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.33, 0.4, 0.6)
 #: Multiples of a low-rank edit, which has no one length.
 MULTIPLES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 #: Shares of an edit that is made once, such as to take a projection out.

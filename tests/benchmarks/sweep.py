@@ -1,6 +1,6 @@
 """What a sweep costs beside its cells one at a time: `python tests/benchmarks/sweep.py [MODEL]`.
 
-Every layer with nine coefficients on texts of the model's own: KL from the unsteered model, at the
+Every layer with ten coefficients on texts of the model's own: KL from the unsteered model, at the
 same positions. One at a time, each cell and text is a forward with its hooks, as `steer apply`
 would run it; the sweep runs them as `steer sweep` does. Both in one process, in turns, in seconds
 of CPU, which a busy machine does not change much; the numbers have to agree.
