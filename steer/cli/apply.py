@@ -149,7 +149,7 @@ def apply(
     if out is not None:
         check_writable(out, force=force)
     texts = _prompts(prompt, prompts)
-    steers = resolved(asked)
+    steers = resolved(asked, options.find)
     check_gates(sampling, steers)
     looking.read_vectors()
     model = options.load_model(source)

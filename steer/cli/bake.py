@@ -113,7 +113,7 @@ def _steers(context: typer.Context, recipe: Path | None, vectors: list[str]) -> 
     from steer.steering.named import resolved
 
     asked, _ = settings(context, recipe, {}, vectors)
-    return resolved(asked)
+    return resolved(asked, options.find)
 
 
 def _tell(report: Report, out: Path, *, json: bool) -> None:

@@ -70,13 +70,13 @@ def chat(
     steers, chosen = settings(context, recipe, typed, vector or [])
     system = chosen.pop("system")
     sampling = Sampling(**chosen | {"stop": tuple(chosen["stop"])})
-    resolved(steers)  # what is wrong with them is known before the model loads
+    resolved(steers, options.find)  # what is wrong with them is known before the model loads
     model = options.load_model(source)
     from steer.generate.chat import Chat
     from steer.generate.conversation import Conversation
 
     talk = Conversation(model, system=system)
-    chatting = Chat(talk, sampling, steers, allow_other_model=allow_other_model)
+    chatting = Chat(talk, sampling, steers, find=options.find, allow_other_model=allow_other_model)
     for text in chatting.warnings:
         output.warning(text)
     form = "" if talk.has_template else " · no chat template: it continues the text"

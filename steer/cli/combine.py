@@ -75,7 +75,7 @@ def combine(
             [_part(text) for text in parts or ()],
             name=name or out.stem,
             op=op,  # type: ignore[arg-type]  # checked above
-            orthogonal_to=[store.read(store.find(other)) for other in orthogonal_to or ()],
+            orthogonal_to=[store.read(options.find(other)) for other in orthogonal_to or ()],
             description=description,
             license=license,
         )
@@ -103,7 +103,9 @@ def _collapsed(recipe: Path, name: str, description: str, license: str) -> Steer
 
     found = read(recipe)
     description = description or found.description
-    return collapse(resolved(found.steers), name=name, description=description, license=license)
+    return collapse(
+        resolved(found.steers, options.find), name=name, description=description, license=license
+    )
 
 
 def _part(text: str) -> Steer:
@@ -131,6 +133,6 @@ def _part(text: str) -> Steer:
             f"{text!r}: {typed.op} depends on the activations, and cannot be summed beforehand",
             hint="combine adds multiples of vectors, such as joyful:0.5",
         )
-    vector = store.read(store.find(typed.reference))
+    vector = store.read(options.find(typed.reference))
     layers = typed.layers if isinstance(typed.layers, tuple) else vector.metadata.layers
     return Steer(vector, typed.coefficient or Coefficient(1.0), layers)

@@ -37,7 +37,7 @@ def compare(
 
     if len(vectors) < 2:
         raise UsageError("one vector has nothing to be compared with", hint="name another")
-    read = [store.read(store.find(name)) for name in vectors]
+    read = [store.read(options.find(name)) for name in vectors]
     likenesses = algebra.likenesses(read)
     obstacles = algebra.obstacles(read)
     shared = algebra.shared_layers(read)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from steer.evaluation.evaluate import Row, Task
     from steer.intervals import Interval
     from steer.models.model import Model
+    from steer.steering.steers import Steer
 
 TITLES = {
     "preference": "preference",
@@ -128,7 +129,7 @@ def evaluate(
         texts, parse_mapping(map or ()), condition, baseline, chat, prompts, unrelated,
         samples, max_tokens, seed, allow_overlap,
     )  # fmt: skip
-    steers = resolved(named)
+    steers = resolved(named, options.find)
     known = [steer.vector.metadata for steer in steers]
     used = [one for steer in steers for one in steer.vectors]
     held_out = asked.held_out(known, [one.metadata for one in used])
@@ -152,7 +153,7 @@ def evaluate(
     with output.progress("measuring", n_units(task, rows)) as advance:
         measured = run(model, rows, task, lambda what, n: advance(n, what))
     command = measuring.command_line(context)
-    report = _report(model, measured, task, command)
+    report = _report(model, measured, task, command, steers)
     if out is not None:
         from steer.files import write_atomic
 
@@ -165,7 +166,9 @@ def evaluate(
         _print(model, measured, task, command)
 
 
-def _report(model: Model, rows: Sequence[Row], task: Task, command: str) -> dict[str, Any]:
+def _report(
+    model: Model, rows: Sequence[Row], task: Task, command: str, steers: Sequence[Steer]
+) -> dict[str, Any]:
     from steer.intervals import plain
     from steer.measures.measures import wrong_way
 
@@ -175,6 +178,7 @@ def _report(model: Model, rows: Sequence[Row], task: Task, command: str) -> dict
         "command": command,
         "model": model.identity.id,
         "fingerprint": model.identity.fingerprint,
+        "vectors": {steer.vector.name: steer.vector.sha256 for steer in steers},
         "seed": task.writing.seed,
         "condition": conditions and conditions.condition,
         "n": {

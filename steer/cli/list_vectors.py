@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steer.cli import options, output
+
+if TYPE_CHECKING:
+    from steer.vectors.metadata import Metadata
 
 
 def register(app: typer.Typer) -> None:
@@ -17,42 +20,74 @@ def register(app: typer.Typer) -> None:
 
 def list_vectors(
     folders: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Default: ./vectors and the folders of $STEER_VECTORS."),
+        list[str] | None,
+        typer.Argument(
+            help="Folders or addresses. Default: ./vectors and the folders of $STEER_VECTORS."
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """List vector files, a line each. Reads headers only.
+    """List vector files, a line each. Reads headers only, also of those that are elsewhere.
 
     \b
     steer list
     steer list ~/team/vectors --json
+    steer list hf://team/vectors
     """
-    from steer.errors import VectorError
-    from steer.sites import format_layers
     from steer.vectors import store
     from steer.vectors.metadata import to_json
 
-    searched = folders or [folder for folder in store.folders() if folder.is_dir()]
-    headers = []
-    for path in [path for folder in searched for path in store.files(folder)]:
+    searched = folders or [str(folder) for folder in store.folders() if folder.is_dir()]
+    rows = [row for folder in searched for row in _rows(folder)]
+    if json:
+        output.as_json({"vectors": [{"path": path} | to_json(one) for path, _, one in rows]})
+        return
+    if not rows:
+        output.note(f"no vectors in {' or '.join(folders or map(str, store.folders()))}")
+        return
+    lines = [_line(name, metadata) for _, name, metadata in rows]
+    output.table(["name", "model", "site", "made from", "description"], lines, left=5)
+
+
+def _rows(folder: str) -> list[tuple[str, str, Metadata]]:
+    """Path or address, name and metadata of each; what is no vector is told."""
+    from steer.errors import VectorError
+    from steer.sharing.address import is_url
+    from steer.vectors import store
+
+    if is_url(folder):
+        return _remote_rows(folder)
+    rows = []
+    for path in store.files(Path(folder)):
         try:
-            headers.append(store.read_header(path))
+            rows.append((str(path), path.stem, store.read_header(path).metadata))
         except VectorError as error:
             output.warning(str(error))
-    if json:
-        rows = [{"path": str(header.path)} | to_json(header.metadata) for header in headers]
-        output.as_json({"vectors": rows})
-        return
-    if not headers:
-        output.note(f"no vectors in {' or '.join(str(f) for f in folders or store.folders())}")
-        return
-    lines = []
-    for header in headers:
-        metadata = header.metadata
-        where = f"{metadata.site} {format_layers(metadata.layers)}"
-        made = f"{metadata.method.name} of {metadata.contrast.n}"
-        if metadata.method.source is not None:
-            made = f"{metadata.method.source.format} file"
-        lines.append([header.path.stem, metadata.model.id, where, made, metadata.description])
-    output.table(["name", "model", "site", "made from", "description"], lines, left=5)
+    return rows
+
+
+def _remote_rows(folder: str) -> list[tuple[str, str, Metadata]]:
+    from steer.sharing.address import parse_folder
+    from steer.sharing.opening import open_place
+    from steer.sharing.places import listing
+
+    address = parse_folder(folder)
+    with output.status(f"listing {address}"):
+        place = open_place(address)
+        _ = place.revision  # of a repository that is not there this is an error, and no empty list
+        listed = listing(place)
+    rows = []
+    for one in listed:
+        if one.metadata is None:
+            output.warning(one.error)
+        else:
+            rows.append((f"{address}/{one.name}", one.name, one.metadata))
+    return rows
+
+
+def _line(name: str, metadata: Metadata) -> list[str]:
+    from steer.sites import format_layers
+
+    where = f"{metadata.site} {format_layers(metadata.layers)}"
+    made = f"{metadata.method.name} of {metadata.contrast.n}"
+    return [name, metadata.model.id, where, made, metadata.description]

@@ -26,8 +26,11 @@ from steer.cli import (
     monitor,
     output,
     probe,
+    pull,
+    push,
     recipe,
     show,
+    sign,
     sweep,
     verify,
 )
@@ -97,7 +100,10 @@ for command in (
     bake,
     probe,
     list_vectors,
+    push,
+    pull,
     verify,
+    sign,
     doctor,
     demo,
 ):

@@ -116,7 +116,7 @@ def _readouts(typed: str) -> list[Readout]:
         raise UsageError(
             f"{typed!r}: reading knows vectors and layers alone", hint=f"write -v {plain}"
         )
-    vector = store.read(store.find(parsed.reference))
+    vector = store.read(options.find(parsed.reference))
     layers = vector.metadata.layers if parsed.layers == "all" else parsed.layers
     return readouts(vector, layers)
 

@@ -117,6 +117,18 @@ def load_model(source: ModelSource) -> Model:
         return load(source)
 
 
+def find(reference: str) -> Path:
+    """The file of a name, a path or an address, which is fetched, saying so.
+
+    Raises:
+        SteerError: it cannot be had.
+    """
+    from steer.sharing import fetch
+
+    with output.status(f"looking for {reference}"):
+        return fetch.find(reference, output.note)
+
+
 def method_name(text: str) -> FitMethod:
     """A method by its name.
 

@@ -71,7 +71,7 @@ def probe(
     asked, _ = settings(context, recipe, {}, vector or [])
     if not asked:
         raise UsageError("nothing to look for", hint="name vectors with -v, or a recipe")
-    steers = resolved(asked)
+    steers = resolved(asked, options.find)
     with Endpoint(url, api_key=api_key) as endpoint:
         name = served or _first(endpoint)
         model = options.load_model(source)

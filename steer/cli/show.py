@@ -51,7 +51,7 @@ def show(
     from steer.vectors import store
     from steer.vectors.metadata import to_json
 
-    header = store.read_header(store.find(vector))
+    header = store.read_header(options.find(vector))
     rows = _lens(source, header.path, top, allow_other_model) if lens else []
     if json:
         printed = {"path": str(header.path), "bytes": header.n_bytes} | to_json(header.metadata)

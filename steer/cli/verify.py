@@ -1,13 +1,17 @@
-"""`steer verify`: is a vector file whole, unaltered, and does it fit a model?"""
+"""`steer verify`: is a vector file whole, unaltered, whose is it, and does it fit a model?"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steer.cli import options, output
 from steer.contrasts.source import ModelSource
+
+if TYPE_CHECKING:
+    from steer.vectors.vector import SteeringVector
 
 
 def register(app: typer.Typer) -> None:
@@ -17,29 +21,69 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default=None)
 def verify(
-    vectors: Annotated[list[str], typer.Argument(help="Files, or names in ./vectors.")],
+    vectors: Annotated[list[str], typer.Argument(help="Files, names in ./vectors, or addresses.")],
     source: ModelSource | None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Whose signature each must have, as PEM.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Check vector files: hash, shapes, finite numbers, and the fit with a model.
 
+    Of a pulled one also that it is the one that `steer.lock` has, and with --public-key that its
+    owner has signed it.
+
     \b
     steer verify joyful
     steer verify vectors/*.safetensors -m pocket
+    steer verify joyful --public-key k.pub
     """
     from steer.steering.steers import check_fits
-    from steer.vectors import store
 
-    checked = [(path, store.read(path)) for path in map(store.find, vectors)]
+    checked = [_checked(path, public_key) for path in map(options.find, vectors)]
     loaded = options.load_model(source) if source else None
     rows = []
-    for path, vector in checked:
+    for vector, row in checked:
         warnings = check_fits(vector, loaded.identity) if loaded else []
-        rows.append({"path": str(path), "sha256": vector.metadata.sha256, "warnings": warnings})
+        rows.append(row | {"warnings": warnings})
         for text in warnings:
             output.warning(text)
         if not json:
-            fits = f", fits {loaded.identity.id}" if loaded else ""
-            output.line(f"{path}: whole and unaltered{fits}")
+            told = ["whole and unaltered"]
+            told += [f"from {row['origin']}"] if row["origin"] else []
+            told += [f"signed by {row['signed_by']}"] if row["signed_by"] else []
+            told += [f"fits {loaded.identity.id}"] if loaded else []
+            output.line(f"{row['path']}: {', '.join(told)}")
     if json:
         output.as_json({"vectors": rows, "model": loaded.identity.id if loaded else None})
+
+
+def _checked(path: Path, public_key: Path | None) -> tuple[SteeringVector, dict[str, Any]]:
+    """A vector with what is known of where it came from.
+
+    Raises:
+        SteerError: it is damaged, not the one that was pulled, or not signed so.
+    """
+    from steer.errors import VectorError
+    from steer.files import read_bytes
+    from steer.sharing import lock, signing
+    from steer.vectors import store
+
+    data = read_bytes(path, limit=store.MAX_BYTES)
+    vector = store.from_bytes(data, str(path))
+    digest = vector.metadata.sha256
+    origin = lock.origins(path.parent).get(path.stem)
+    if origin is not None and origin.sha256 != digest:
+        raise VectorError(
+            f"{path} is whole, but not the vector that was pulled from {origin}: its sha256 is"
+            f" {digest[:12]}..., not {origin.sha256[:12]}...",
+            hint=f"pull it again with --force, or take its entry out of {path.parent / lock.NAME}",
+        )
+    signed_by = signing.check(path, data, public_key) if public_key else None
+    row = {
+        "path": str(path),
+        "sha256": digest,
+        "origin": None if origin is None else str(origin),
+        "signed_by": signed_by,
+    }
+    return vector, row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from steer.cli import output
+from steer.cli import options, output
 
 if TYPE_CHECKING:
     from steer.steering.generation import GateReading, Generation
@@ -47,7 +47,7 @@ class Looking:
         from steer.vectors import store
 
         def read(one: ReadSpec) -> SteeringVector:
-            return store.read(store.find(one.reference))
+            return store.read(options.find(one.reference))
 
         self.watched = [projection.projection(one, read(one)) for one in self._watch]
         self.guards = [

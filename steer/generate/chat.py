@@ -48,7 +48,8 @@ class Outcome:
 class Chat:
     """A conversation and what steers it, to begin with `steers`.
 
-    warnings: about vectors that may not fit the model, as they were last chosen.
+    find: the file that a reference means. warnings: about vectors that may not fit the model, as
+    they were last chosen.
 
     Raises:
         VectorError: a vector that is missing, or lacks a layer that a spec names.
@@ -62,8 +63,10 @@ class Chat:
         sampling: Sampling,
         steers: Sequence[NamedSteer] = (),
         *,
+        find: Callable[[str], Path] = store.find,
         allow_other_model: bool = False,
     ) -> None:
+        self._find = find
         self.conversation = conversation
         self.sampling = sampling
         self.warnings: list[str] = []
@@ -168,7 +171,12 @@ class Chat:
         } | {"chat": talk.has_template}
         if talk.system is not None:
             generation["system"] = talk.system
-        steers = [recipe.placed(one, path) for one in self.steers]
+        # What a recipe names by address it has to name by hash.
+        hashed = [
+            replace(one, sha256=steer.vector.sha256) if "://" in one.vector else one
+            for one, steer in self._steers
+        ]
+        steers = [recipe.placed(one, path) for one in hashed]
         write_atomic(path, recipe.to_toml(steers, generation).encode())
         return Outcome(notes=(f"wrote {path}; try: steer apply --recipe {path}",))
 
@@ -180,7 +188,7 @@ class Chat:
         return Outcome(over=True)
 
     def _resolved(self, written: Sequence[NamedSteer]) -> list[tuple[NamedSteer, Steer]]:
-        steers = resolved(written)
+        steers = resolved(written, self._find)
         self.warnings += check_all_fit(
             [vector for steer in steers for vector in steer.vectors],
             self.conversation.model.identity,

@@ -50,8 +50,10 @@ def behind(steers: Sequence[NamedSteer], when: str | None, by: str) -> list[Name
     return [replace(one, when=when) for one in steers]
 
 
-def resolved(steers: Sequence[NamedSteer]) -> list[Steer]:
+def resolved(steers: Sequence[NamedSteer], find: Callable[[str], Path] = store.find) -> list[Steer]:
     """The steers with their vectors and gates, of which each is read once.
+
+    find: the file that a reference means, fetched from an address if it can do that.
 
     Raises:
         UsageError: a spec or a condition means nothing.
@@ -73,9 +75,13 @@ def resolved(steers: Sequence[NamedSteer]) -> list[Steer]:
     ]
     made = []
     for one, typed, condition in parsed:
-        found = vector(_found(typed.reference, one.file))
+        _check_address(typed.reference, one, one.sha256)
+        found = vector(find(typed.reference))
         _check_hash(one, found)
-        read = None if condition is None else _found(condition.read.reference, one.file)
+        read = None
+        if condition is not None:
+            _check_address(condition.read.reference, one, None)
+            read = find(condition.read.reference)
         made.append(resolve(typed, found, gate(condition, read) if condition and read else None))
     return made
 
@@ -106,13 +112,13 @@ def _with_path(text: str, reference: str, moved: Callable[[str], str]) -> str:
     return text if _is_name(reference) else f"{moved(reference)}{text[len(reference) :]}"
 
 
-def _found(reference: str, file: Path | None) -> Path:
-    if "://" in reference:
+def _check_address(reference: str, steer: NamedSteer, sha256: str | None) -> None:
+    """A file that came from elsewhere has nothing fetched but what it names by its hash."""
+    if "://" in reference and steer.file is not None and sha256 is None:
         raise VectorError(
-            f"{_of(file)}the vector {reference} is not on this machine",
-            hint="download it, and name the file's path in its place",
+            f"{_of(steer.file)}the vector {reference} is not on this machine, and has no sha256",
+            hint='write { vector = "...", sha256 = "..." }, or get it with steer pull',
         )
-    return store.find(reference)
 
 
 def _check_hash(steer: NamedSteer, vector: SteeringVector) -> None:

@@ -5,7 +5,7 @@
     --guard   REFERENCE[@LAYER]>VALUE  or <VALUE
     --when    the same, and /mean, /last or /token
 
-REFERENCE  a name or a path
+REFERENCE  a name, a path, or an address: hf://OWNER/REPO[@REVISION]/NAME, s3://...
 AMOUNT     times the stored vector (1 adds it once, -1 turns it round), or `15%`: a vector whose
            length is 15 % of the mean activation's length at that layer; or an op
            (`steer.steering.operation`), after a coefficient and comma: `0.5,ablate`, `2,norm=keep`
@@ -32,14 +32,19 @@ from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope, parse_wh
 Pooling = Literal["mean", "last", "token"]
 
 _WHEN = r"(?P<when>(/[^:@/\\]*)*)"
+# What stands before the first folder of an address may have colons and @ of its own.
+_REFERENCE = (
+    r"(?P<reference>(?:hf://[^/@]+/[^/@]+(?:@(?:refs/(?:pr|convert)/)?[^/]+)?/"
+    r"|[a-z][a-z0-9+.-]*://[^/]*/)?.+?)"
+)
 _SPEC = re.compile(
-    r"(?P<reference>.+?)("
+    _REFERENCE + r"("
     # A colon that a slash follows belongs to a path, or to the address of one.
     r"(?P<has_amount>:(?!/)(?P<amount>[^:@/\\]*))?"
     r"(?P<has_layers>@(?P<layers>[^:@/\\]*))?" + _WHEN + ")",
     re.DOTALL,
 )
-_PLACE = re.compile(r"(?P<reference>.+?)(?P<has_layer>@(?P<layer>[^@/\\]*))?", re.DOTALL)
+_PLACE = re.compile(_REFERENCE + r"(?P<has_layer>@(?P<layer>[^@/\\]*))?", re.DOTALL)
 _NAMED = {"neg": 0.0, "mid": 0.5, "pos": 1.0}
 
 

@@ -21,7 +21,7 @@ from steer.vectors.vector import SteeringVector, tensor_shapes
 
 SUFFIX = ".safetensors"
 # Generous for any model (1,000 layers of 100,000 numbers), small enough to refuse a weight file.
-_MAX_BYTES = 400_000_000
+MAX_BYTES = 400_000_000
 _MAX_HEADER = 4_000_000
 
 
@@ -64,7 +64,7 @@ def read_header(path: Path) -> Header:
             raise VectorError(f"{subject} is not a file")
         with path.open("rb") as file:
             start = file.read(8 + min(size, _MAX_HEADER))
-    return Header(path, _parse_header(start, size, subject), size)
+    return Header(path, parse_header(start, size, subject), size)
 
 
 def read(path: Path) -> SteeringVector:
@@ -74,12 +74,12 @@ def read(path: Path) -> SteeringVector:
         VectorError: not a vector file, damaged, altered, or in a newer format.
     """
     subject = str(path)
-    return from_bytes(read_bytes(path, limit=_MAX_BYTES), subject)
+    return from_bytes(read_bytes(path, limit=MAX_BYTES), subject)
 
 
 def from_bytes(data: bytes, subject: str) -> SteeringVector:
     """As `read`; `subject` names the file in errors."""
-    metadata = _parse_header(data, len(data), subject)
+    metadata = parse_header(data, len(data), subject)
     try:
         tensors = load(data)
     except SafetensorError as error:
@@ -93,8 +93,8 @@ def from_bytes(data: bytes, subject: str) -> SteeringVector:
     return vector
 
 
-def _parse_header(data: bytes, size: int, subject: str) -> Metadata:
-    """Check a safetensors header strictly and decode what it says.
+def parse_header(data: bytes, size: int, subject: str) -> Metadata:
+    """Check a safetensors header strictly and decode what it says; `data` begins a file of `size`.
 
     safetensors itself takes repeated keys and any tensor names, so this does not ask it.
     """
@@ -131,9 +131,23 @@ def is_vector(path: Path) -> bool:
     Raises:
         SteerError: it cannot be read, or is not safetensors.
     """
-    data = read_bytes(path, limit=_MAX_BYTES)
+    data = read_bytes(path, limit=MAX_BYTES)
     texts = raw_header(data, len(data), str(path)).get("__metadata__")
     return isinstance(texts, dict) and "steer" in texts
+
+
+def header_end(data: bytes, subject: str) -> int:
+    """Where the header ends of a file that begins with `data`.
+
+    Raises:
+        VectorError: not a safetensors file, or a header that is too long.
+    """
+    if len(data) < 8:
+        raise VectorError(f"{subject} is not a safetensors file: it has {len(data)} bytes")
+    (length,) = struct.unpack("<Q", data[:8])
+    if length > _MAX_HEADER or data[8:9] != b"{":
+        raise VectorError(f"{subject} is not a safetensors file")
+    return 8 + int(length)
 
 
 def raw_header(data: bytes, size: int, subject: str) -> dict[str, Any]:
@@ -142,11 +156,7 @@ def raw_header(data: bytes, size: int, subject: str) -> dict[str, Any]:
     Raises:
         VectorError: not safetensors, cut off, or longer than its tensors.
     """
-    if len(data) < 8:
-        raise VectorError(f"{subject} is not a safetensors file: it has {len(data)} bytes")
-    (length,) = struct.unpack("<Q", data[:8])
-    if length > _MAX_HEADER or data[8:9] != b"{":
-        raise VectorError(f"{subject} is not a safetensors file")
+    length = header_end(data, subject) - 8
     if size < 8 + length:
         raise VectorError(f"{subject} is cut off: its header is not whole")
     try:
@@ -202,6 +212,11 @@ def find(reference: str) -> Path:
     Raises:
         VectorError: there is none; the message has the nearest name.
     """
+    if "://" in reference:
+        raise VectorError(
+            f"the vector {reference} is not on this machine",
+            hint="get it first: steer pull, and name the file's path in its place",
+        )
     path = Path(reference)
     if path.suffix == SUFFIX or path.parent != Path():
         if path.is_file():

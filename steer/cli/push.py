@@ -1,0 +1,77 @@
+"""`steer push`: vectors to the hub, a bucket, another machine or a shared folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steer.cli import options, output
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("push")(push)
+
+
+def push(
+    vectors: Annotated[list[str], typer.Argument(help="Files, or names in ./vectors.")],
+    to: Annotated[
+        str,
+        typer.Argument(help="hf://OWNER/REPO, s3://BUCKET/FOLDER, ssh://HOST/FOLDER, or a folder."),
+    ],
+    evidence: Annotated[
+        list[Path] | None,
+        typer.Option(help="What `steer eval -o` measured, for the card. May be repeated."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="If a hub repository has to be made, a private one.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace another vector of the same name there.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Push vectors, each with a card, and keep the place's index (README.md) right.
+
+    The card says what the vector does, how it was made, what was measured (or that nothing was),
+    and how to use it. The hub's own login is used: `hf auth login`. Needs nothing but the name of
+    the place; s3://, gs://, ssh:// and others need an extra, such as pip install 'steer[s3]'.
+
+    \b
+    steer push joyful hf://team/vectors
+    steer push joyful calm s3://bucket/vectors --evidence eval.json
+    steer push vectors/*.safetensors /mnt/team/vectors
+    """
+    from steer.errors import InputError
+    from steer.sharing import evidence as measured
+    from steer.sharing.address import parse_folder
+    from steer.sharing.push import parcel
+    from steer.sharing.push import push as run
+    from steer.vectors import store
+
+    address = parse_folder(to)
+    told = {digest: one for file in evidence or () for digest, one in measured.read(file).items()}
+    parcels = [parcel(store.find(name)) for name in dict.fromkeys(vectors)]
+    foreign = set(told) - {one.metadata.sha256 for one in parcels}
+    if foreign:
+        raise InputError(
+            f"--evidence is of another vector: sha256 {min(foreign)[:12]}...",
+            hint="measure the file as it is now: steer eval -v FILE ... -o eval.json",
+        )
+    with output.status(f"pushing to {address}"):
+        done = run(address, parcels, told, force=force, private=private)
+    for one in parcels:
+        state = "pushed" if one.name in done.changed else "was there already"
+        at = f" at {done.revision}" if done.revision else ""
+        if not json:
+            output.line(f"{one.name}: {state}, {address}{at}")
+    if done.own_readme:
+        output.note(f"{address} has a README.md of its own, which was left as it is")
+    if json:
+        rows = [
+            {"name": p.name, "sha256": p.metadata.sha256, "changed": p.name in done.changed}
+            for p in parcels
+        ]
+        output.as_json({"place": str(address), "revision": done.revision, "vectors": rows})

@@ -1,0 +1,53 @@
+"""`steer sign`: say who made a vector file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steer.cli import options, output
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("sign")(sign)
+
+
+def sign(
+    vectors: Annotated[list[str], typer.Argument(help="Files, or names in ./vectors.")],
+    key: Annotated[Path, typer.Option(help="Your private key, an Ed25519 key as PEM.")],
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="Make the key first, and KEY.pub to give to others.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Sign vector files: NAME.safetensors.sig beside each, which push and pull take along.
+
+    Who has your public key, from yourself and not from where the file is, checks it with
+    `steer verify NAME --public-key k.pub`. Needs pip install 'steer[sign]'.
+
+    \b
+    steer sign joyful --key k.pem --new-key
+    steer verify joyful --public-key k.pub
+    """
+    from steer.files import read_bytes
+    from steer.sharing import signing
+    from steer.vectors import store
+
+    found = [store.find(name) for name in vectors]
+    read = [(path, read_bytes(path, limit=store.MAX_BYTES)) for path in found]
+    for path, data in read:
+        store.from_bytes(data, str(path))
+    if new_key:
+        public = signing.make_keys(key)
+        output.note(f"wrote {key}, which is yours alone, and {public}, which is for others")
+    rows = []
+    for path, data in read:
+        written = signing.sign(path, data, key)
+        rows.append({"path": str(path), "signature": str(written)})
+        if not json:
+            output.line(f"{path}: signed, {written}")
+    if json:
+        output.as_json({"vectors": rows})

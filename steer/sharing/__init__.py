@@ -1,0 +1,1 @@
+"""Vectors in other places: the hub, object stores, other machines, shared folders. No torch."""

@@ -1,0 +1,134 @@
+"""Addresses of folders of vectors, and of one vector in them.
+
+    hf://OWNER/REPO[@REVISION][/FOLDERS][/NAME[@REVISION]]    a model repository of the hub
+    PROTOCOL://HOST/FOLDERS[/NAME]                            whatever fsspec reaches
+    FOLDERS[/NAME]                                            a folder on this machine
+
+A name may end in `.safetensors`. In `-v` an `@` after the name stands before layers, so there a
+revision stands after the repository, where huggingface_hub has it too.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from steer.errors import UsageError
+from steer.files import safe_name
+
+SUFFIX = ".safetensors"
+HUB = "hf"
+LOCAL = "file"
+_PROTOCOL = re.compile(r"[a-z][a-z0-9+.-]*")
+_HUB = re.compile(
+    r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[\w.-]+))?"
+    r"(?:/(?P<path>[^@]*))?",
+    re.ASCII,
+)
+_REVISION = re.compile(r"(?:refs/(?:pr|convert)/)?[\w.-]+", re.ASCII)
+#: Repositories of another kind begin so.
+_OTHER_KINDS = ("datasets", "spaces", "buckets", "models", "kernels")
+_FORM = "write hf://OWNER/REPO/NAME, s3://BUCKET/FOLDER/NAME, or a path"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A folder of vectors, and a vector's name where one is meant.
+
+    root: of the hub OWNER/REPO; else what stands before the folder, with `://`; of a folder on this
+    machine nothing. revision: a branch, tag or commit of the hub.
+    """
+
+    protocol: str
+    root: str
+    folder: str
+    name: str | None = None
+    revision: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The folder as an address, passwords included."""
+        if self.protocol == HUB:
+            at = f"@{self.revision}" if self.revision else ""
+            return f"hf://{self.root}{at}" + (f"/{self.folder}" if self.folder else "")
+        return self.root + self.folder
+
+    def __str__(self) -> str:
+        """The address as it may be shown and kept: without passwords and signatures."""
+        place = public(self.place)
+        return place if self.name is None else f"{place.rstrip('/')}/{self.name}"
+
+
+def is_url(text: str) -> bool:
+    """Whether a reference is an address and no name or path."""
+    return "://" in text
+
+
+def parse_folder(text: str) -> Address:
+    """The address of a folder of vectors.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not text or "\0" in text or "::" in text:
+        raise UsageError(f"{text!r} is not a place", hint=_FORM)
+    if not is_url(text):
+        return Address(LOCAL, "", str(Path(text).expanduser()))
+    protocol, _, rest = text.partition("://")
+    if not _PROTOCOL.fullmatch(protocol) or not rest:
+        raise UsageError(f"{public(text)!r} is not a place", hint=_FORM)
+    if protocol == HUB:
+        return _hub(text, rest)
+    if protocol in (LOCAL, "local"):
+        return Address(LOCAL, "", rest)
+    root, slash, folder = rest.partition("/")
+    return Address(protocol, f"{protocol}://{root}{slash}", folder.rstrip("/"))
+
+
+def parse_vector(text: str) -> Address:
+    """The address of a vector.
+
+    Raises:
+        UsageError: it is none, or its name could leave the folder.
+    """
+    tail = text.rpartition("/")[2]
+    name, at, revision = tail.partition("@")
+    if not text.startswith(f"{HUB}://"):
+        name, at = tail, ""
+    if at and not _REVISION.fullmatch(revision):
+        raise UsageError(f"{text!r}: {revision!r} is not a revision")
+    place = text[: len(text) - len(tail)]
+    if place.endswith("://"):
+        raise UsageError(f"{text!r} names no vector", hint=_FORM)
+    folder = parse_folder(place.rstrip("/") or place or ".")
+    if at and folder.revision:
+        raise UsageError(f"{text!r} names two revisions", hint="leave one out")
+    name = name.removesuffix(SUFFIX)
+    if not safe_name(name):
+        raise UsageError(f"{public(text)!r} names no vector", hint=_FORM)
+    return replace(folder, name=name, revision=revision if at else folder.revision)
+
+
+def public(url: str) -> str:
+    """An address without what lets somebody in: passwords, and queries, which may be signatures."""
+    if not is_url(url):
+        return url
+    try:
+        parts = urlsplit(url)
+        who, at, host = parts.netloc.rpartition("@")
+    except ValueError:
+        return url.partition("://")[0] + "://..."
+    user = who.partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query="", fragment=""))
+
+
+def _hub(text: str, rest: str) -> Address:
+    match = _HUB.fullmatch(rest.rstrip("/"))
+    if match is None or match["repo"].split("/")[0] in _OTHER_KINDS:
+        raise UsageError(f"{text!r} is not a place on the hub", hint="write hf://OWNER/REPO/NAME")
+    folder = match["path"] or ""
+    if any(part in ("", ".", "..") for part in folder.split("/")) and folder:
+        raise UsageError(f"{text!r}: {folder!r} is not a folder of a repository")
+    return Address(HUB, match["repo"], folder, revision=match["revision"])

@@ -1,0 +1,95 @@
+"""One vector from an address: fetched, bounded, kept in a cache, and checked like any file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from steer.errors import VectorError
+from steer.files import cache_folder, reported, write_atomic
+from steer.sharing import hub
+from steer.sharing.address import HUB, SUFFIX, Address, is_url, parse_vector
+from steer.sharing.opening import open_place
+from steer.sharing.places import MissingError, UnreachableError, contents
+from steer.vectors import store
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file on this machine that lies at an address. stale: the place did not answer, and this is
+    what it had when it last did.
+    """
+
+    path: Path
+    revision: str | None = None
+    stale: bool = False
+
+
+def find(reference: str, note: Callable[[str], None] = lambda text: None) -> Path:
+    """As `store.find`, and addresses too: what they mean is fetched. note: is told from where.
+
+    Raises:
+        SteerError: it cannot be had.
+    """
+    if not is_url(reference):
+        return store.find(reference)
+    address = parse_vector(reference)
+    fetched = fetch(address)
+    at = f" at {fetched.revision}" if fetched.revision else ""
+    note(
+        f"{address}{at}" + (", from the cache: the place does not answer" if fetched.stale else "")
+    )
+    return fetched.path
+
+
+def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) -> Fetched:
+    """A file of a vector: itself, its card or its signature.
+
+    Raises:
+        MissingError: the place has no such file.
+        SteerError: it cannot be had, or is too long.
+    """
+    file = f"{address.name}{suffix}"
+    if address.protocol == HUB:
+        return Fetched(*hub.cached(address, file, limit))
+    kept = _kept(address, file)
+    try:
+        data = contents(open_place(address), file, limit)
+    except UnreachableError:
+        if not kept.is_file():
+            raise
+        return Fetched(kept, stale=True)
+    if data is None:
+        raise MissingError(f"there is no {file} in {_folder(address)}")
+    if suffix == SUFFIX:
+        store.from_bytes(data, str(address))  # what is cached is good
+    with reported(kept.parent):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(kept, data, force=True)
+    return Fetched(kept)
+
+
+def read(address: Address) -> tuple[bytes, Fetched]:
+    """The bytes of a vector's file, which are those of a good one.
+
+    Raises:
+        VectorError: it is damaged, altered, or no vector.
+    """
+    fetched = fetch(address)
+    try:
+        data = fetched.path.read_bytes()
+    except OSError as error:
+        raise VectorError(f"{address}: {error}") from error
+    store.from_bytes(data, str(address))
+    return data, fetched
+
+
+def _folder(address: Address) -> str:
+    return str(address).rpartition("/")[0] or "."
+
+
+def _kept(address: Address, file: str) -> Path:
+    key = hashlib.sha256(address.place.encode()).hexdigest()[:32]
+    return cache_folder("vectors") / key / file

@@ -1,0 +1,156 @@
+"""A folder that fsspec reaches: an object store, another machine, a web server, or a shared folder.
+
+A file is whole under its name or not there: object stores show what is uploaded when it is done,
+folders get it under another name first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from pathlib import Path
+from typing import Any
+
+from steer.errors import SteerError
+from steer.files import write_atomic
+from steer.sharing.address import LOCAL, Address
+from steer.sharing.places import ChangedError, MissingError, reaching
+
+#: What each protocol needs besides fsspec: the extra of this package that brings it.
+EXTRAS = {
+    "s3": "s3", "s3a": "s3",
+    "gs": "gs", "gcs": "gs",
+    "sftp": "ssh", "ssh": "ssh",
+    "github": "http", "http": "http", "https": "http",
+}  # fmt: skip
+#: They show an object when it is whole, and have no renaming that is at once.
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci", "oss", "tos", "memory"}
+#: Addresses within addresses, and what runs code or reads templates: no places of vectors.
+_NO_PLACES = {
+    "reference", "generic", "dir", "data", "zip", "tar", "libarchive", "cached", "blockcache",
+    "filecache", "simplecache", "async_wrapper", "asyncwrapper", "dask", "jupyter", "jlab",
+}  # fmt: skip
+
+
+class Folder:
+    """A folder behind an address. It has no commits."""
+
+    revision: str | None = None
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        with reaching(address):
+            self._fs = _file_system(address)
+            place = str(Path(address.place).absolute()) if self._local else address.place
+            self._root = str(self._fs._strip_protocol(place))
+
+    @property
+    def _local(self) -> bool:
+        return self.address.protocol == LOCAL
+
+    def files(self) -> dict[str, int]:
+        """Names and sizes; of a folder that is not there yet, none."""
+        try:
+            with reaching(self.address):
+                self._fs.invalidate_cache()
+                entries = self._fs.ls(self._root, detail=True)
+        except MissingError:
+            return {}
+        sized = [(str(one["name"]).rpartition("/")[2], one.get("size")) for one in entries]
+        return {name: int(size) for name, size in sized if isinstance(size, int)}
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop`."""
+        if start >= stop:
+            return b""
+        with reaching(f"{self.address}/{name}"):
+            return bytes(self._fs.cat_file(self._path(name), start=start, end=stop))
+
+    def write(
+        self, files: dict[str, bytes], message: str, *, replace: frozenset[str]
+    ) -> str | None:
+        """One file after the other, each at once."""
+        with reaching(self.address):
+            if self.address.protocol not in _OBJECT_STORES:
+                self._fs.makedirs(self._root, exist_ok=True)
+        for name, data in files.items():
+            with reaching(f"{self.address}/{name}"):
+                self._put(name, data, force=name in replace)
+        return None
+
+    def _put(self, name: str, data: bytes, *, force: bool) -> None:
+        path = self._path(name)
+        if self._local:
+            try:
+                write_atomic(Path(path), data, force=force)
+            except SteerError:
+                if not force and Path(path).exists():
+                    raise ChangedError(f"{self.address}/{name} is there already") from None
+                raise
+            return
+        try:
+            if self.address.protocol in _OBJECT_STORES:
+                self._fs.pipe_file(path, data, mode="overwrite" if force else "create")
+                return
+            if not force and self._fs.exists(path):
+                raise FileExistsError
+            self._put_renamed(path, data)
+        except FileExistsError:
+            raise ChangedError(f"{self.address}/{name} is there already") from None
+        except NotImplementedError:
+            raise SteerError(f"{self.address} can be read, not written") from None
+
+    def _put_renamed(self, path: str, data: bytes) -> None:
+        folder, _, name = path.rpartition("/")
+        temporary = f"{folder}/.{name}.{secrets.token_hex(4)}.tmp"
+        try:
+            self._fs.pipe_file(temporary, data)
+            self._fs.mv(temporary, path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(temporary)
+            raise
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+
+def _file_system(address: Address) -> Any:
+    import fsspec
+
+    protocol = address.protocol
+    if protocol in _NO_PLACES or protocol not in {*fsspec.available_protocols(), "memory"}:
+        raise SteerError(
+            f"{address}: {protocol}:// is not a place of vectors",
+            hint="use hf://, s3://, gs://, ssh://, github://, https://, or a folder",
+        )
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        extra = EXTRAS.get(protocol)
+        hint = f"pip install 'steer[{extra}]'" if extra else str(error)
+        raise SteerError(f"{protocol}:// needs another library", hint=hint) from None
+    options = dict(kind._get_kwargs_from_urls(address.place))
+    if protocol in ("ssh", "sftp"):
+        options |= {"host_key_policy": known_hosts_only(), "timeout": 30}
+    # A place is opened once and looked at as it is now.
+    return kind(skip_instance_cache=True, **options)
+
+
+def known_hosts_only() -> Any:
+    """paramiko's policy of ssh itself: a host that ~/.ssh/known_hosts does not know is refused."""
+    import paramiko
+
+    class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # it is untyped
+        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+            known = paramiko.HostKeys()
+            file = Path("~/.ssh/known_hosts").expanduser()
+            with contextlib.suppress(OSError):
+                known.load(str(file))
+            if not known.check(hostname, key):
+                raise SteerError(
+                    f"the host {hostname} is not in {file}, or has another key there",
+                    hint="connect once with ssh, and compare its key with what its owner says",
+                )
+
+    return KnownHosts()

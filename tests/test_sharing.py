@@ -1,0 +1,497 @@
+"""Push, pull, list and sign: a hub, a bucket, SFTP and a folder, by the clients that users have."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import msgspec
+import pytest
+from conftest import make_vector
+from hub_server import TOKEN, Hub, served
+from huggingface_hub import constants
+from typer.testing import CliRunner, Result
+
+from steer.cli.main import app
+from steer.errors import SteerError, UsageError, VectorError
+from steer.sharing import fetch, lock
+from steer.sharing.address import parse_folder, parse_vector
+from steer.sharing.opening import open_place
+from steer.sharing.places import ChangedError, listing
+from steer.sharing.pull import pull
+from steer.sharing.push import parcel, push
+from steer.vectors import store
+from steer.vectors.vector import SteeringVector
+
+# huggingface_hub uploads with an argument that the client below it deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def steer(*words: object) -> str:
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(*words: object, because: str, code: int = 1) -> None:
+    result = run(*words)
+    assert result.exit_code == code, result.output
+    assert because in " ".join(result.stderr.split())
+
+
+@pytest.fixture(autouse=True)
+def _own_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The unchanged client talks to a hub on this machine."""
+    with served() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield running
+        huggingface_hub.close_session()
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An S3 server, and the address of an empty bucket in it."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    told = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in told.items():
+            patch.setenv(name, value)
+        import s3fs
+
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("team")
+        yield "s3://team"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An SFTP server whose host key the user's known_hosts has, and an address in it."""
+    import asyncssh
+
+    home = tmp_path_factory.mktemp("home")
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    connections: list[asyncssh.SSHServerConnection] = []
+
+    class Anybody(asyncssh.SSHServer):
+        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+            connections.append(conn)
+
+        def begin_auth(self, username: str) -> bool:
+            return True
+
+        def password_auth_supported(self) -> bool:
+            return True
+
+        def validate_password(self, username: str, password: str) -> bool:
+            return (username, password) == ("ada", "secret")
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+
+    async def start() -> asyncssh.SSHAcceptor:
+        return await asyncssh.listen(
+            "127.0.0.1", 0, server_host_keys=[key], server_factory=Anybody, sftp_factory=True
+        )
+
+    listening = asyncio.run_coroutine_threadsafe(start(), loop).result()
+    port = listening.get_port()
+    (home / ".ssh").mkdir()
+    public = key.export_public_key().decode()
+    (home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{port} {public}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        yield f"sftp://ada:secret@127.0.0.1:{port}{tmp_path_factory.mktemp('files')}"
+
+    async def stop() -> None:
+        listening.close()
+        await listening.wait_closed()
+        for one in connections:
+            one.abort()
+            await one.wait_closed()
+
+    asyncio.run_coroutine_threadsafe(stop(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@dataclass
+class Team:
+    """A place that starts empty. public: its address as it may be shown."""
+
+    url: str
+    public: str
+
+
+@pytest.fixture(params=["hf", "s3", "sftp", "file", "path"])
+def team(request: pytest.FixtureRequest, tmp_path: Path) -> Team:
+    made = tmp_path.name
+    if request.param == "hf":
+        request.getfixturevalue("hub")
+        return Team("hf://team/vectors", "hf://team/vectors")
+    if request.param == "s3":
+        url = f"{request.getfixturevalue('bucket')}/{made}"
+        return Team(url, url)
+    if request.param == "sftp":
+        url = f"{request.getfixturevalue('sftp')}/{made}/deep"
+        return Team(url, url.replace(":secret", ""))
+    url = f"{tmp_path}/shared/team"
+    return Team(f"file://{url}" if request.param == "file" else url, url)
+
+
+def written(name: str = "calm", **options: Any) -> Path:
+    Path("mine").mkdir(exist_ok=True)
+    path = Path(f"mine/{name}.safetensors")
+    store.write(path, make_vector(name=name, **options), force=True)
+    return path
+
+
+def test_what_is_pushed_can_be_listed_pulled_verified_and_used(team: Team) -> None:
+    path = written()
+    assert team.public in steer("push", path, team.url)
+    listed = json.loads(steer("list", team.url, "--json"))["vectors"]
+    suffix = "" if "://" in team.url else ".safetensors"  # a path says which file it means
+    assert [(row["path"], row["name"]) for row in listed] == [
+        (f"{team.public}/calm{suffix}", "calm")
+    ]
+    pulled = json.loads(steer("pull", f"{team.url}/calm", "--json"))["vectors"][0]
+    assert Path(pulled["path"]).read_bytes() == path.read_bytes()
+    assert "secret" not in Path("vectors/steer.lock").read_text()
+    assert lock.origins(Path("vectors"))["calm"] == lock.Origin(
+        url=f"{team.public}/calm", revision=pulled["revision"], sha256=pulled["sha256"]
+    )
+    assert team.public in steer("verify", "calm")
+    assert "# calm" in Path("vectors/calm.md").read_text()
+    shown = json.loads(steer("show", f"{team.url}/calm{suffix}", "--json"))
+    assert shown["sha256"] == pulled["sha256"]
+    assert fetch.find(f"{team.url}/calm{suffix}").read_bytes() == path.read_bytes()
+
+
+def test_nothing_different_is_overwritten_in_silence(team: Team) -> None:
+    first = written()
+    steer("push", first, team.url)
+    steer("pull", f"{team.url}/calm")
+    assert "already" in steer("push", first, team.url)
+    assert "already" in steer("pull", f"{team.url}/calm")
+    other = written(seed=1)
+    refused("push", other, team.url, because="another vector named calm")
+    steer("push", other, team.url, "--force")
+    before = Path("vectors/calm.safetensors").read_bytes()
+    refused("pull", f"{team.url}/calm", because="another vector")
+    assert Path("vectors/calm.safetensors").read_bytes() == before
+    steer("pull", f"{team.url}/calm", "--force")
+    assert Path("vectors/calm.safetensors").read_bytes() == other.read_bytes()
+
+
+def test_an_index_has_all_vectors_and_links_their_cards(team: Team) -> None:
+    steer("push", written(), team.url)
+    place = open_place(parse_folder(team.url))
+    assert b"# calm" in place.read("README.md", 0, 10_000)  # alone, its card is the page
+    steer("push", written("warm"), written("cold"), team.url)
+    place = open_place(parse_folder(team.url))
+    text = place.read("README.md", 0, place.files()["README.md"]).decode()
+    assert all(f"[{name}]({name}.md)" in text for name in ("calm", "warm", "cold"))
+    assert {"calm.md", "warm.md", "cold.md"} <= set(place.files())
+
+
+def test_a_readme_by_hand_is_left_alone(team: Team) -> None:
+    steer("push", written(), team.url)
+    place = open_place(parse_folder(team.url))
+    place.write({"README.md": b"ours\n"}, "by hand", replace=frozenset(["README.md"]))
+    assert "left as it is" in run("push", written("warm"), team.url).stderr
+    assert open_place(parse_folder(team.url)).read("README.md", 0, 99) == b"ours\n"
+
+
+def test_a_place_that_has_no_such_vector_says_so(team: Team) -> None:
+    steer("push", written(), team.url)
+    refused("pull", f"{team.url}/nobody", because="there is no")
+    assert not Path("vectors").exists() or not list(Path("vectors").glob("nobody*"))
+
+
+def test_only_headers_are_read_to_list(hub: Hub) -> None:
+    from steer.vectors.provenance import ModelIdentity
+
+    wide = ModelIdentity(id="t", architecture="T", d_model=50_000, n_layers=4, fingerprint="0" * 16)
+    path = written(identity=wide)
+    push(parse_folder("hf://team/vectors"), [parcel(path)], {})
+    hub.sent, hub.ranges = 0, []
+    listed = listing(open_place(parse_folder("hf://team/vectors")))
+    assert [one.metadata.model for one in listed if one.metadata] == [wide]
+    assert hub.ranges == ["bytes=0-65535"] and hub.sent <= 65536 < path.stat().st_size
+
+
+def test_a_commit_stays_what_it_was(hub: Hub) -> None:
+    first = written()
+    data = first.read_bytes()
+    steer("push", first, "hf://team/vectors")
+    old = hub.repositories["team/vectors"].head
+    steer("push", written(seed=1), "hf://team/vectors", "--force")
+    for n, url in enumerate((f"hf://team/vectors/calm@{old}", f"hf://team/vectors@{old}/calm")):
+        steer("pull", url, "-o", f"v{n}")
+        assert Path(f"v{n}/calm.safetensors").read_bytes() == data
+        assert lock.origins(Path(f"v{n}"))["calm"].revision == old
+    refused("push", written("warm"), f"hf://team/vectors@{old}", because="is a commit", code=2)
+    refused("pull", "hf://team/vectors/calm@" + "0" * 40, because="there is no such thing")
+
+
+def test_one_commit_with_another_content_is_refused(hub: Hub) -> None:
+    steer("push", written(), "hf://team/vectors")
+    steer("pull", "hf://team/vectors/calm")
+    url, revision = "hf://team/vectors/calm", hub.repositories["team/vectors"].head
+    lock.keep(Path("vectors"), "calm", lock.Origin(url=url, revision=revision, sha256="ff"))
+    refused("pull", url, because="another vector than it did for the same commit")
+    refused("verify", "calm", because="not the vector that was pulled")
+
+
+def test_the_hub_is_not_needed_for_what_was_fetched(hub: Hub, monkeypatch: Any) -> None:
+    path = written()
+    steer("push", path, "hf://team/vectors")
+    steer("pull", "hf://team/vectors/calm", "-o", "there")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "cache" in run("pull", "hf://team/vectors/calm").stderr
+    assert Path("vectors/calm.safetensors").read_bytes() == path.read_bytes()
+    assert fetch.find("hf://team/vectors/calm").read_bytes() == path.read_bytes()
+    refused("pull", "hf://team/vectors/warm", because="not in the cache")
+
+
+def test_a_bucket_is_not_needed_for_what_was_fetched(bucket: str, monkeypatch: Any) -> None:
+    path = written()
+    steer("push", path, f"{bucket}/off")
+    assert fetch.find(f"{bucket}/off/calm").read_bytes() == path.read_bytes()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    notes: list[str] = []
+    assert fetch.find(f"{bucket}/off/calm", notes.append).read_bytes() == path.read_bytes()
+    assert "cache" in notes[0]
+
+
+def test_without_a_token_the_next_step_is_told(hub: Hub, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    refused("push", written(), "hf://team/vectors", because="hf auth login")
+
+
+def test_a_host_with_an_unknown_key_is_refused(sftp: str, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    refused("list", sftp, because="known_hosts")
+    refused("push", written(), sftp, because="known_hosts")
+
+
+@pytest.mark.parametrize("at", [0, 100, 1000])
+def test_a_download_that_breaks_off_leaves_nothing(hub: Hub, at: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's tries
+    steer("push", written(), "hf://team/vectors")
+    hub.cut = at
+    result = run("pull", "hf://team/vectors/calm")
+    assert result.exit_code == 1 and not list(Path().glob("vectors/calm*"))
+    hub.cut = None
+    steer("pull", "hf://team/vectors/calm")
+
+
+def test_what_is_damaged_there_is_not_taken(team: Team) -> None:
+    data = bytearray(written().read_bytes())
+    data[-1] ^= 1
+    place = open_place(parse_folder(team.url))
+    place.write({"calm.safetensors": bytes(data)}, "bad", replace=frozenset())
+    refused("pull", f"{team.url}/calm", because="altered")
+    assert not Path("vectors/calm.safetensors").exists()
+    place = open_place(parse_folder(team.url))
+    place.write({"long.safetensors": b"\xff" * 100}, "bad", replace=frozenset())
+    assert "not a safetensors file" in run("list", team.url).stderr
+
+
+def test_a_signature_goes_along_and_holds_for_these_bytes_and_this_key_alone(
+    tmp_path: Path,
+) -> None:
+    path = written()
+    steer("sign", path, "--key", "k.pem", "--new-key")
+    assert Path("k.pem").stat().st_mode & 0o077 == 0
+    refused("sign", path, "--key", "k.pem", "--new-key", because="exists")
+    steer("push", path, "team")
+    assert json.loads(steer("pull", "team/calm", "--json"))["vectors"][0]["signed"]
+    assert "signed by" in steer("verify", "calm", "--public-key", "k.pub")
+    steer("sign", written("other"), "--key", "k2.pem", "--new-key")
+    refused("verify", "calm", "--public-key", "k2.pub", because="is not what the owner")
+    refused("verify", "calm", "--public-key", "k.pem", because="is not a public key")
+    store.write(Path("vectors/calm.safetensors"), make_vector(name="calm", seed=1), force=True)
+    Path("vectors/steer.lock").unlink()
+    refused("verify", "calm", "--public-key", "k.pub", because="is not what the owner")
+    Path("vectors/calm.safetensors.sig").unlink()
+    refused("verify", "calm", "--public-key", "k.pub", because="is not signed")
+
+
+def test_a_card_says_what_was_measured_and_nothing_of_its_text_is_markup() -> None:
+    bad = "<script>x</script> [a](http://b)\n# head"
+    path = Path("calm.safetensors")
+    vector = make_vector()
+    described = msgspec.structs.replace(vector.metadata, description=bad)
+    store.write(path, SteeringVector(described, vector.directions))
+    digest = store.read(path).metadata.sha256
+    measured = {"value": 0.5, "low": 0.25, "high": 0.75}
+    rows = [
+        {"vector": None, "label": "unsteered", "kl": None, "preference": measured},
+        {"vector": "calm", "label": "calm", "kl": measured, "preference": measured},
+    ]
+    told = {"vectors": {"calm": digest}, "rows": rows, "command": "steer eval -v calm"}
+    Path("eval.json").write_text(json.dumps(told))
+    steer("push", path, "team")
+    assert "Nothing was measured" in Path("team/calm.md").read_text()
+    steer("push", path, "team", "--evidence", "eval.json")
+    text = Path("team/calm.md").read_text()
+    assert r"0.500 \[0.250, 0.750\]" in text and "Nothing was measured" not in text
+    assert "<script" not in text and "](http" not in text and "\n# head" not in text
+    refused("push", written(seed=1), "new", "--evidence", "eval.json", because="another vector")
+
+
+def _push_many(url: str, name: str, rounds: int, seeds: list[int]) -> None:
+    for seed in seeds * (rounds // len(seeds)):
+        path = Path(f"by{seeds[0]}/{name}.safetensors")
+        path.parent.mkdir(exist_ok=True)
+        store.write(path, make_vector(name=name, seed=seed), force=True)
+        push(parse_folder(url), [parcel(path)], {}, force=True)
+
+
+def at_once(work: Callable[..., None], *arguments: tuple[Any, ...]) -> None:
+    """Run it with each of the arguments, in threads: a fork would take the servers' locks along."""
+    with ThreadPoolExecutor() as pool:
+        for running in [pool.submit(work, *one) for one in arguments]:
+            running.result()
+
+
+def test_two_who_push_one_name_do_not_corrupt_it(tmp_path: Path) -> None:
+    url = str(tmp_path / "team")
+    at_once(_push_many, (url, "calm", 30, [1, 2]), (url, "calm", 30, [3, 4]))
+    place = open_place(parse_folder(url))
+    assert set(place.files()) == {"calm.safetensors", "calm.md", "README.md"}
+    final = store.read(tmp_path / "team/calm.safetensors")
+    assert final.sha256 in {make_vector(seed=seed).sha256 for seed in (1, 2, 3, 4)}
+
+
+def test_two_who_push_two_names_are_both_in_the_index(tmp_path: Path, hub: Hub) -> None:
+    for url in (str(tmp_path / "team"), "hf://team/vectors"):
+        at_once(_push_many, (url, "calm", 4, [1, 2]), (url, "warm", 4, [3, 4]))
+        place = open_place(parse_folder(url))
+        text = place.read("README.md", 0, 10_000).decode()
+        assert "[calm](calm.md)" in text and "[warm](warm.md)" in text
+
+
+def _note_many(folder: str, name: str) -> None:
+    for number in range(40):
+        lock.keep(Path(folder), f"{name}{number % 10}", lock.Origin(url="a/b", sha256=str(number)))
+
+
+def test_two_who_note_origins_lose_none(tmp_path: Path) -> None:
+    at_once(_note_many, (str(tmp_path), "a"), (str(tmp_path), "b"))
+    assert len(lock.origins(tmp_path)) == 20
+
+
+def test_who_comes_second_is_told(tmp_path: Path) -> None:
+    place = open_place(parse_folder(str(tmp_path)))
+    place.write({"a": b"1"}, "", replace=frozenset())
+    with pytest.raises(ChangedError):
+        place.write({"a": b"2"}, "", replace=frozenset())
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_a_bucket_tells_who_comes_second(bucket: str) -> None:
+    place = open_place(parse_folder(f"{bucket}/second"))
+    place.write({"a": b"1"}, "", replace=frozenset())
+    with pytest.raises(ChangedError):
+        place.write({"a": b"2"}, "", replace=frozenset())
+    assert place.read("a", 0, 1) == b"1"
+
+
+def test_a_hub_that_moved_on_is_read_again(hub: Hub) -> None:
+    steer("push", written(), "hf://team/vectors")
+    late = open_place(parse_folder("hf://team/vectors"))
+    assert late.files()
+    steer("push", written("warm"), "hf://team/vectors")
+    with pytest.raises(ChangedError):
+        late.write({"x.md": b""}, "late", replace=frozenset())
+    assert (
+        "x.md"
+        not in hub.repositories["team/vectors"].commits[hub.repositories["team/vectors"].head]
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hf://team", "hf://datasets/team/x", "hf://team/v/../../x", "s3://b/..", "", "s3://b/a\0",
+     "simplecache::s3://b/x", "hf://team/v/.x", "s3://b/a b", "hf://t/v@a/x@b", "hf://t/v/x@a b"],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_vector(text)
+
+
+@pytest.mark.parametrize("protocol", ["reference", "zip", "data", "generic", "nonsense"])
+def test_addresses_in_addresses_are_no_places(protocol: str) -> None:
+    refused("list", f"{protocol}://x/y", because="not a place")
+
+
+def test_names_in_a_listing_cannot_leave_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "team").mkdir()
+    for name in ("..safetensors", ".hidden.safetensors", "a b.safetensors", "\x1b[2J.safetensors"):
+        (tmp_path / "team" / name).write_bytes(written().read_bytes())
+    assert listing(open_place(parse_folder(str(tmp_path / "team")))) == []
+
+
+def test_a_lock_file_that_is_damaged_is_told(tmp_path: Path) -> None:
+    for text in (
+        "{",
+        "[]",
+        '{"format":2,"vectors":{}}',
+        '{"format":1,"format":1,"vectors":{}}',
+        "\xff",
+    ):
+        (tmp_path / lock.NAME).write_bytes(text.encode("latin-1"))
+        with pytest.raises(VectorError):
+            lock.origins(tmp_path)
+
+
+def test_a_card_by_hand_is_kept(tmp_path: Path) -> None:
+    steer("push", written(), "team")
+    Path("vectors").mkdir()
+    Path("vectors/calm.md").write_text("mine\n")
+    pull(parse_vector("team/calm"), Path("vectors"))
+    assert Path("vectors/calm.md").read_text() == "mine\n"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error() -> None:
+    Path("file").write_text("")
+    with pytest.raises(SteerError):
+        push(parse_folder("file/team"), [parcel(written())], {})
+    refused("pull", "mine/calm", "-o", "file/x", because="file")
