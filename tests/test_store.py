@@ -44,6 +44,22 @@ def test_reading_gives_back_what_was_written(tmp_path: Path) -> None:
     assert np.array_equal(read.directions, vector.directions)
 
 
+def test_a_transposed_array_is_written_as_it_is_hashed(tmp_path: Path) -> None:
+    """safetensors alone writes it as it lies in memory: the file would be refused as altered."""
+    vector = make_vector()
+    factors = np.random.default_rng(1).normal(size=(2, 2, 3, 8)).astype(np.float32)
+    edit = SteeringVector(
+        msgspec.structs.replace(vector.metadata, rank=3),
+        np.asfortranarray(vector.directions),
+        factors[0],
+        factors[1].swapaxes(1, 2),
+    )
+    store.write(tmp_path / "a.safetensors", edit)
+    read = store.read(tmp_path / "a.safetensors")
+    for name, tensor in edit.tensors.items():
+        assert np.array_equal(read.tensors[name], tensor)
+
+
 def test_numbers_cannot_be_changed_after_the_check() -> None:
     with pytest.raises(ValueError, match="read-only"):
         make_vector().directions[0, 0] = 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json as json_library
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steer.cli import engine as engines
 from steer.cli import generated, options, output
 from steer.cli.recipe import RecipeOption, settings
 from steer.cli.watched import Looking, report_watched
@@ -90,6 +92,8 @@ def apply(
     ] = 1,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Rows that run together.")] = 16,
+    engine: engines.EngineOption = None,
+    engine_option: engines.EngineSettings = None,
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
     ] = False,
@@ -117,6 +121,7 @@ def apply(
     steer apply "..." -v refusal:ablate@all --when 'refusal>0.4'
     steer apply "..." -v joyful --watch joyful --guard 'troll>0.5' --on-trip error
     steer apply "One day" --recipe examples/recipes/captain.toml
+    steer apply --prompts prompts.txt -v joyful --engine vllm -o out.jsonl
     """
     from steer.errors import UsageError
     from steer.files import check_writable
@@ -146,13 +151,17 @@ def apply(
         raise UsageError("--system needs --chat")
     if sampling.beams > 1 and (watch or guard):
         raise UsageError("beams are tried and dropped: --beams goes with no --watch or --guard")
+    if engine is not None and (watch or guard or sampling.beams > 1):
+        raise UsageError("--engine goes with no --watch, --guard or --beams")
     if out is not None:
         check_writable(out, force=force)
     texts = _prompts(prompt, prompts)
     steers = resolved(asked, options.find)
     check_gates(sampling, steers)
+    settings_of_engine = engines.check(engine, engine_option or [], steers)
     looking.read_vectors()
-    model = options.load_model(source)
+    # For an engine this process only tells tokens, and whether the vectors fit the weights.
+    model = options.load_model(replace(source, device="cpu") if engine else source)
     from steer.steering.steers import check_all_fit
 
     used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
@@ -162,15 +171,20 @@ def apply(
     drawn = f"temperature {sampling.temperature:g} · seed {sampling.seed}"
     if sampling.beams > 1:
         drawn = f"{sampling.beams} beams"
-    output.note(f"{model.describe()} · {steered} · {drawn}")
+    runs_on = f"{model.identity.id} · {engine}" if engine else model.describe()
+    output.note(f"{runs_on} · {steered} · {drawn}")
     run = _Run(model, texts, sampling, chat, system, looking)
-    streams = not (compare or json or out or sampling.beams > 1)
+    streams = not (compare or json or out or sampling.beams > 1 or engine)
     streams = streams and len(texts) * sampling.samples == 1
     if streams:
         run.stream(steers)
         return
-    results = run.all(steers, "generating")
-    baselines = run.all([], "unsteered", guarded=False) if compare else None
+    with ExitStack() as stack:
+        if engine:
+            started = engines.started(source, model, [steers], sampling, settings_of_engine)
+            run = replace(run, engine=stack.enter_context(started))
+        results = run.all(steers, "generating")
+        baselines = run.all([], "unsteered", guarded=False) if compare else None
     records = generated.records(results, baselines)
     if out is not None:
         lines = "".join(json_library.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -223,6 +237,7 @@ class _Run:
     chat: bool
     system: str | None
     looking: Looking
+    engine: engines.Generate | None = None
 
     def all(self, steers: Sequence[Steer], what: str, *, guarded: bool = True) -> list[Generation]:
         """Every continuation, with a bar where somebody waits."""
@@ -255,17 +270,20 @@ class _Run:
         texts = list(self.prompts)
         if self.chat:
             texts = [self.model.chat(prompt, self.system) for prompt in texts]
-        made = generate(
-            self.model,
-            texts,
-            steers,
-            self.sampling,
-            special=not self.chat,
-            watched=self.looking.watched,
-            # What is compared with is left as it is.
-            guards=self.looking.guards if guarded else (),
-            **callbacks,
-        )
+        if self.engine is not None:
+            made = self.engine(texts, steers, not self.chat)
+        else:
+            made = generate(
+                self.model,
+                texts,
+                steers,
+                self.sampling,
+                special=not self.chat,
+                watched=self.looking.watched,
+                # What is compared with is left as it is.
+                guards=self.looking.guards if guarded else (),
+                **callbacks,
+            )
         return [
             replace(generation, prompt=self.prompts[index // self.sampling.samples])
             for index, generation in enumerate(made)

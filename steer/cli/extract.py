@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from steer.cli import contrast_options, options, output, tables
 from steer.contrasts.contrasts import ContrastSource
 from steer.contrasts.source import ModelSource
 from steer.errors import SteerError
+from steer.processes import follows, several
 
 if TYPE_CHECKING:
     from steer.extract import Plan
@@ -130,6 +132,8 @@ def _recorded(model: Model, planned: Plan, out: Path, keep: Path | None) -> Iter
 
     target = keep or out
     part = target.with_name(f"{target.name}.part")
+    if several():  # all are to begin at the same place
+        part = target.with_name(f"{target.name}.part{os.getpid()}")
     try:
         with output.progress("reading", len(planned.readings)) as advance:
             found = record_contrasts(model, planned, part, advance)
@@ -139,7 +143,7 @@ def _recorded(model: Model, planned: Plan, out: Path, keep: Path | None) -> Iter
         if keep is None and not isinstance(error.__cause__, OSError):
             discard(part)
         raise
-    if keep is None:
+    if keep is None or follows():
         discard(part)
     else:
         part.replace(keep)

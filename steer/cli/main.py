@@ -35,6 +35,7 @@ from steer.cli import (
     verify,
 )
 from steer.errors import SteerError
+from steer.processes import silence_followers
 
 
 class SteerGroup(TyperGroup):
@@ -112,4 +113,5 @@ for command in (
 
 def main() -> None:
     """Entry point of the console script."""
+    silence_followers()
     app()

@@ -47,6 +47,9 @@ _MODEL_OPTIONS: dict[str, Any] = {
     "device_map": Annotated[
         str | None, typer.Option(help="Spread a big model over devices: auto, balanced, ...")
     ],
+    "tensor_parallel": Annotated[
+        bool, typer.Option("--tp", help="Spread each matrix over processes; under torchrun.")
+    ],
     "trust_remote_code": Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from steer import pocket
 from steer.errors import ModelError, UsageError
+from steer.processes import several
 from steer.sites import listed
 
 POCKET = "pocket"
@@ -19,7 +20,8 @@ class ModelSource:
 
     name: `pocket`, a folder, or a hub id. device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the
     first accelerator. device_map: given to Hugging Face as it is (`auto` spreads a model over
-    devices). dtype: one of `DTYPES`; by default float32 on a CPU, elsewhere the checkpoint's own.
+    devices). tensor_parallel: spread each matrix over the processes that torchrun has started.
+    dtype: one of `DTYPES`; by default float32 on a CPU, elsewhere the checkpoint's own.
 
     Raises:
         ModelError: a folder that is not there or holds no model.
@@ -32,12 +34,20 @@ class ModelSource:
     dtype: str | None = None
     device_map: str | None = None
     trust_remote_code: bool = False
+    tensor_parallel: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise UsageError(f"{self.dtype!r} is not a dtype", hint=f"use {listed(DTYPES)}")
         if self.device is not None and self.device_map is not None:
             raise UsageError("--device and --device-map exclude each other")
+        if self.tensor_parallel and (self.device or self.device_map):
+            raise UsageError("--tp places the model itself", hint="leave out where it goes")
+        if self.tensor_parallel != several():
+            raise UsageError(
+                "torchrun runs a command several times at once, --tp makes that one model",
+                hint="write: torchrun --nproc-per-node 2 -m steer extract ... --tp",
+            )
         path = self._path
         if path.is_dir():
             if not (path / "config.json").is_file():

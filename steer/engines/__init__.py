@@ -1,1 +1,1 @@
-"""Other engines: what they serve, and whether they steer."""
+"""Other engines: what they serve and whether they steer; vLLM, steered by the same vectors."""

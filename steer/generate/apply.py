@@ -13,7 +13,7 @@ from steer.steering.generation import Generation, Row, Sampling, check_gates
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 
-__all__ = ["Generation", "Sampling", "continue_ids", "generate"]
+__all__ = ["Generation", "Sampling", "continue_ids", "generate", "rows_of"]
 
 
 def generate(
@@ -49,7 +49,7 @@ def generate(
             hint="leave --beams out",
         )
     check_gates(sampling, steers)
-    rows = _rows(model, prompts, sampling, special=special)
+    rows = rows_of(model, prompts, sampling, special=special)
     if on_text is not None and len(rows) != 1:
         raise ValueError("text can be streamed for one prompt and one sample only")
     size = sampling.batch_size
@@ -102,7 +102,14 @@ def _up_to_end(model: Model, ids: list[int]) -> list[int]:
     return ids[:stop]
 
 
-def _rows(model: Model, prompts: Sequence[str], sampling: Sampling, *, special: bool) -> list[Row]:
+def rows_of(
+    model: Model, prompts: Sequence[str], sampling: Sampling, *, special: bool
+) -> list[Row]:
+    """The continuations that are to be made, prompt by prompt; see `generate`.
+
+    Raises:
+        SteerError: a prompt that is empty or leaves no room.
+    """
     rows = []
     for number, prompt in enumerate(prompts, 1):
         ids = model.encode(prompt, special=special)

@@ -23,7 +23,8 @@ def fingerprint(model: torch.nn.Module) -> str:
         digest.update(f"{name} {list(parameter.shape)}".encode())
         if parameter.is_meta or parameter.numel() == 0:
             continue
-        flat = parameter.detach().flatten()
+        whole = getattr(parameter, "full_tensor", parameter.detach)()  # of one spread over devices
+        flat = whole.flatten()
         count = min(_SAMPLES, flat.numel())
         # Integers, because evenly spaced floats round differently beyond 2^24 elements.
         index = torch.arange(count) * (flat.numel() - 1) // max(count - 1, 1)

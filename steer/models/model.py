@@ -178,7 +178,7 @@ def load(source: ModelSource) -> Model:
         network, report = AutoModelForCausalLM.from_pretrained(
             source.location, config=config, output_loading_info=True, **placement, **common
         )
-        if source.device_map is None:
+        if source.device_map is None and not source.tensor_parallel:
             network.to(_device(source))
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
@@ -221,7 +221,12 @@ def _placement(source: ModelSource) -> dict[str, Any]:
     if source.device_map is not None:
         return {"device_map": source.device_map, "dtype": source.dtype or "auto"}
     on_cpu = _device(source).type == "cpu"
-    return {"dtype": source.dtype or ("float32" if on_cpu else "auto")}
+    dtype = {"dtype": source.dtype or ("float32" if on_cpu else "auto")}
+    if not source.tensor_parallel:
+        return dtype
+    from transformers.distributed import DistributedConfig
+
+    return dtype | {"distributed_config": DistributedConfig(tp_plan="auto")}
 
 
 def _hash(value: object) -> str | None:

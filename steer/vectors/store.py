@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -47,8 +48,10 @@ def write(path: Path, vector: SteeringVector, *, force: bool = False) -> Steerin
 
 def to_bytes(vector: SteeringVector) -> bytes:
     """The bytes of the file of a sealed vector."""
+    # As the hash sees them: of a transposed array safetensors writes the numbers in memory's order.
+    tensors = {name: np.ascontiguousarray(tensor, "<f4") for name, tensor in vector.tensors.items()}
     # One metadata key: safetensors writes several in random order.
-    return save(vector.tensors, metadata={"steer": encode(vector.metadata)})
+    return save(tensors, metadata={"steer": encode(vector.metadata)})
 
 
 def read_header(path: Path) -> Header:

@@ -1,0 +1,102 @@
+"""`--engine`: what generates in place of Hugging Face."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli import output
+from steer.errors import SteerError, UsageError
+
+if TYPE_CHECKING:
+    from steer.contrasts.source import ModelSource
+    from steer.models.model import Model
+    from steer.steering.generation import Generation, Sampling
+    from steer.steering.steers import Steer
+
+    #: Of prompts, steers, and whether prompts get the tokenizer's special tokens.
+    Generate = Callable[[Sequence[str], Sequence[Steer], bool], list[Generation]]
+
+EngineOption = Annotated[
+    str | None,
+    typer.Option(help="vllm: have vLLM generate; it adds, ablates, clamps, caps and floors."),
+]
+EngineSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-option",
+        metavar="KEY=VALUE",
+        help="What vLLM is started with, such as tensor_parallel_size=2. Repeatable.",
+    ),
+]
+
+
+def check(engine: str | None, settings: Sequence[str], steers: Sequence[Steer]) -> dict[str, Any]:
+    """The settings as keyword arguments, once it is sure that the engine can do what is asked.
+
+    Raises:
+        UsageError: another engine, a setting without a value, or a steer that it cannot do.
+        ModelError: an architecture that it is not steered in.
+        SteerError: it is not installed.
+    """
+    if engine is None:
+        if settings:
+            raise UsageError("--engine-option needs --engine")
+        return {}
+    if engine != "vllm":
+        raise UsageError(f"{engine!r} is not an engine", hint="use vllm, or leave --engine out")
+    parsed = dict(_setting(text) for text in settings)
+    from steer.engines import vllm_engine
+
+    for steer in steers:
+        vllm_engine.check([steer], steer.vector.metadata.model.architecture)
+    if find_spec("vllm") is None:
+        raise SteerError("vLLM is not installed here", hint=vllm_engine.INSTALL)
+    return parsed
+
+
+@contextmanager
+def started(
+    source: ModelSource,
+    model: Model,
+    steerings: Sequence[Sequence[Steer]],
+    sampling: Sampling,
+    settings: dict[str, Any],
+) -> Iterator[Generate]:
+    """vLLM with the model, as a function from prompts and steers to texts.
+
+    The weights of `model` are let go of: from then on it is its tokenizer that serves.
+
+    Raises:
+        SteerError: as `steer.engines.vllm_engine.running`.
+    """
+    from steer.engines.vllm_engine import running
+    from steer.generate.apply import rows_of
+
+    model.network.to("meta")
+    with ExitStack() as stack:
+        with output.status("starting vLLM"):
+            engine = stack.enter_context(running(source, steerings, **settings))
+
+        def generate(
+            prompts: Sequence[str], steers: Sequence[Steer], special: bool
+        ) -> list[Generation]:
+            rows = rows_of(model, prompts, sampling, special=special)
+            return engine.generate(rows, [steers] * len(rows), sampling)
+
+        yield generate
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UsageError(f"--engine-option {text!r} is no KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value

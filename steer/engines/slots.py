@@ -1,0 +1,218 @@
+"""Many steerings in one batch: a table with a row, a slot, for each, and which token gets which.
+
+Engines run the tokens of all requests in one flat batch, through graphs that are compiled once. So
+what differs between requests stands in tensors of fixed size that stay where they are: `rows` says
+for each token of a batch which slot it gets, and at each layer slot s has
+
+    h + delta[s] + up (share[s] * (down h)) + the ops of s along directions, one after another
+
+Slot 0 does nothing. The parts that no slot can need are not there, so that they cost nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from steer.sites import Site
+from steer.steering.plan import Along, plan
+from steer.steering.scope import EVERYWHERE
+from steer.steering.steers import ALWAYS, Steer
+from steer.vectors.vector import SteeringVector
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large the tables are: it decides what is compiled, so it is known before the engine is.
+
+    layers: that some slot may edit. n_slots: slot 0 counted in. n_along: most ops other than add at
+    one layer of a slot.
+    """
+
+    layers: tuple[int, ...]
+    n_slots: int
+    n_along: int
+
+
+class LayerSlots(nn.Module):
+    """What every slot does to resid_post of one layer.
+
+    rows: int64 [most tokens of a batch], shared by all layers. low_rank: down [k, d_model] and up
+    [d_model, k] of each vector that has them at this layer.
+    """
+
+    delta: Tensor
+    direction: Tensor
+    along: Tensor
+    down: Tensor
+    up: Tensor
+    share: Tensor
+
+    def __init__(
+        self,
+        layer: int,
+        shape: Shape,
+        d_model: int,
+        rows: Tensor,
+        low_rank: Sequence[tuple[SteeringVector, Tensor, Tensor]],
+    ) -> None:
+        super().__init__()
+        self.layer, self.rows = layer, rows
+        self.n_along = shape.n_along
+        self.columns: dict[SteeringVector, slice] = {}
+        for vector, down, _ in low_rank:
+            start = sum(part.stop - part.start for part in self.columns.values())
+            self.columns[vector] = slice(start, start + down.shape[0])
+        rank = sum(down.shape[0] for _, down, _ in low_rank)
+        self.rank = rank
+        zeros = {
+            "delta": (shape.n_slots, d_model),
+            "direction": (shape.n_slots, shape.n_along, d_model),
+            "along": (shape.n_slots, shape.n_along, 4),
+            "share": (shape.n_slots, rank),
+        }
+        for name, size in zeros.items():
+            made = torch.zeros(size, dtype=torch.float32, device=rows.device)
+            self.register_buffer(name, made, persistent=False)
+        parts = [(down, up) for _, down, up in low_rank]
+        down = torch.cat([down for down, _ in parts]) if parts else torch.zeros(0, d_model)
+        up = torch.cat([up for _, up in parts], dim=1) if parts else torch.zeros(d_model, 0)
+        self.register_buffer("down", down.float().to(rows.device), persistent=False)
+        self.register_buffer("up", up.float().to(rows.device), persistent=False)
+
+    def forward(self, branch: Tensor, skip: Tensor | None) -> Tensor:
+        """The `branch` with the edit added to it, in its own type; `branch + skip` is resid_post.
+
+        Both [token, d_model]; skip None: the branch is all of it.
+        """
+        rows = self.rows[: branch.shape[0]]
+        change = self.delta[rows]
+        if self.rank or self.n_along:
+            h = branch.float() if skip is None else branch.float() + skip.float()
+            if self.rank:
+                change = change + ((h @ self.down.T) * self.share[rows]) @ self.up.T
+            for index in range(self.n_along):
+                u = self.direction[rows, index]
+                coefficient, level, least, most = self.along[rows, index, :, None].unbind(1)
+                way = level - ((h + change) * u).sum(-1, keepdim=True)
+                change = change + coefficient * torch.clamp(way, least, most) * u
+        return (branch.float() + change).to(branch.dtype)
+
+    def write(self, slot: int, steers: Sequence[Steer]) -> None:
+        """Have a slot do at this layer what `steers` do everywhere."""
+        for table in (self.delta, self.direction, self.along, self.share):
+            table[slot].zero_()
+        here = [steer for steer in steers if self.layer in {s.layer for s in steer.sites()}]
+        for site, made in plan(here, _no_write_sites).items():
+            if site.layer != self.layer:
+                continue
+            if (addition := made.adds.get(ALWAYS)) is not None:
+                self.delta[slot] = torch.from_numpy(addition.delta.copy())
+            for index, along in enumerate(made.others):
+                self.direction[slot, index] = torch.from_numpy(along.direction.copy())
+                self.along[slot, index] = torch.tensor(_bounds(along))
+        for steer in here:
+            if steer.vector in self.columns:
+                self.share[slot, self.columns[steer.vector]] += steer.coefficient.value
+
+
+class Slots:
+    """The tables of all layers, and which steering stands in which slot.
+
+    max_tokens: the most tokens that one batch holds.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        vectors: Sequence[SteeringVector],
+        d_model: int,
+        max_tokens: int,
+        device: torch.device,
+    ) -> None:
+        self.rows = torch.zeros(max_tokens, dtype=torch.int64, device=device)
+        self.layers = {
+            layer: LayerSlots(layer, shape, d_model, self.rows, _low_rank(vectors, layer))
+            for layer in shape.layers
+        }
+        self._free = list(range(1, shape.n_slots))
+        self._taken: dict[str, tuple[int, int]] = {"": (0, 0)}
+
+    def find(self, key: str, steers: Sequence[Steer], in_use: Mapping[str, object]) -> None:
+        """See to it that the steering called `key` has its slots, if need be those of one that is
+        not `in_use`.
+
+        Raises:
+            RuntimeError: all are in use; there are too few.
+        """
+        if key in self._taken:
+            return
+        if len(self._free) < 2:
+            for other in [name for name in self._taken if name and name not in in_use]:
+                self._free += self._taken.pop(other)
+        if len(self._free) < 2:
+            raise RuntimeError("more steerings run at once than there are slots")
+        prompt, response = self._free.pop(0), self._free.pop(0)
+        for layer in self.layers.values():
+            layer.write(prompt, _acting(steers, "prompt"))
+            layer.write(response, _acting(steers, "response"))
+        self._taken[key] = prompt, response
+
+    def fill(self, keys: Sequence[str], starts: Sequence[int], firsts: Sequence[int]) -> None:
+        """Say which token of the batch gets which slot.
+
+        keys: the steering of each request. starts: where its tokens begin in the batch, and last,
+        where the batch ends. firsts: where, counted from its start, its response begins; below 0
+        where it began in an earlier batch.
+        """
+        rows = np.zeros(len(self.rows), dtype=np.int64)
+        for index, (key, first) in enumerate(zip(keys, firsts, strict=True)):
+            start, stop = starts[index], starts[index + 1]
+            begin = min(max(start + first, start), stop)
+            rows[start:begin], rows[begin:stop] = self._taken[key]
+        self.rows.copy_(torch.from_numpy(rows))
+
+
+def shape_of(steerings: Sequence[Sequence[Steer]], n_slots: int) -> Shape:
+    """The tables that these steerings need."""
+    plans = [plan(_everywhere(steers), _no_write_sites) for steers in steerings]
+    layers = sorted({site.layer for made in plans for site in made})
+    n_along = max((len(one.others) for made in plans for one in made.values()), default=0)
+    return Shape(tuple(layers), n_slots, n_along)
+
+
+def _acting(steers: Sequence[Steer], part: str) -> list[Steer]:
+    return _everywhere([steer for steer in steers if steer.scope.kind in ("all", part)])
+
+
+def _everywhere(steers: Sequence[Steer]) -> list[Steer]:
+    return [replace(steer, scope=EVERYWHERE) for steer in steers]
+
+
+def _low_rank(
+    vectors: Sequence[SteeringVector], layer: int
+) -> list[tuple[SteeringVector, Tensor, Tensor]]:
+    found = []
+    for vector in vectors:
+        # A vector of resid_pre acts one layer lower, as `Site.canonical` says.
+        own = layer + (vector.metadata.site == "resid_pre")
+        if own in vector.metadata.layers and (pair := vector.low_rank(own)) is not None:
+            down, up = (torch.from_numpy(part.copy()) for part in pair)
+            found.append((vector, down, up))
+    return found
+
+
+def _bounds(along: Along) -> tuple[float, float, float, float]:
+    """Coefficient, level, and between which bounds a projection moves towards the level."""
+    least = 0.0 if along.op == "floor" else -math.inf
+    most = 0.0 if along.op == "cap" else math.inf
+    return along.coefficient, along.level, least, most
+
+
+def _no_write_sites() -> Sequence[Site]:
+    raise AssertionError("wire.check_engine_can refuses ablate=writes")

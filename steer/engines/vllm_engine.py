@@ -1,0 +1,200 @@
+"""Generation by vLLM: offline batches, in which every prompt has a steering of its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steer.contrasts.source import ModelSource
+from steer.engines import wire
+from steer.engines.slots import shape_of
+from steer.errors import HookError, ModelError, SteerError
+from steer.sites import listed
+from steer.steering.generation import Finish, Generation, Row, Sampling
+from steer.steering.steers import Steer
+from steer.vectors import store
+from steer.vectors.vector import SteeringVector
+
+#: Families whose decoder layers give resid_post as (branch, skip) behind `model.layers`, as read in
+#: vLLM's code; those that tests run are Llama and Qwen3. Not Gemma2: a random one gives other
+#: log-probabilities there (by 0.08) than in Hugging Face without any steering.
+ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+INSTALL = "pip install vllm on Linux with a GPU; vLLM's pages tell of other platforms"
+_NAME = "vLLM"
+_WORKER = "steer.engines.vllm_worker.SteeredWorker"
+#: Names the folder of the vectors to the workers. Not in vLLM's configuration, which it hashes to
+#: find what it has compiled: vectors are data, and others need no other graph.
+FOLDER = "STEER_ENGINE_VECTORS"
+
+
+def check(steers: Sequence[Steer], architecture: str) -> None:
+    """Refuse what vLLM cannot do here, before anything is loaded.
+
+    Raises:
+        UsageError: a steer that only hooks in this process can do.
+        ModelError: an architecture whose layers are not known to give what is steered.
+    """
+    for steer in steers:
+        wire.check_engine_can(steer, _NAME)
+    if architecture not in ARCHITECTURES:
+        raise ModelError(
+            f"{architecture} is not steered in {_NAME}",
+            hint=f"it steers {listed(ARCHITECTURES)}; leave --engine out for others",
+        )
+
+
+@contextmanager
+def running(
+    source: ModelSource, steerings: Sequence[Sequence[Steer]], **options: Any
+) -> Iterator[Engine]:
+    """vLLM with a model, ready for these steerings and for none; options are `vllm.LLM`'s.
+
+    Raises:
+        SteerError: vLLM is not installed.
+        ModelError: it does not take the model.
+        HookError: steers that it was given changed nothing.
+    """
+    try:
+        import vllm
+    except ImportError as error:
+        raise SteerError(f"{_NAME} cannot be loaded: {error}", hint=INSTALL) from error
+    # The other runner keeps no place between the batch and the model, where slots are filled.
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    # What vLLM tells of itself is for its own users; errors and warnings stay.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    with tempfile.TemporaryDirectory(prefix="steer-") as folder:
+        os.environ[FOLDER] = folder
+        names: dict[SteeringVector, str] = {}
+        for steer in (steer for steering in steerings for steer in steering):
+            if steer.vector not in names:
+                names[steer.vector] = f"v{len(names)}"
+                store.write(Path(folder) / f"{names[steer.vector]}.safetensors", steer.vector)
+        shape = shape_of(steerings, n_slots=2 * len(steerings) + 1)
+        try:
+            network = vllm.LLM(
+                model=str(source.location),
+                revision=source.revision,
+                trust_remote_code=source.trust_remote_code,
+                dtype=source.dtype or _dtype(),
+                worker_cls=_WORKER,
+                additional_config={"steer": asdict(shape)},
+                **options,
+            )
+        # Starting runs several processes, whose errors have no common root.
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            raise ModelError(
+                f"{_NAME} does not start with {source.name}: {reason}",
+                hint="what it says above tells more; --engine-option sets what it is started with",
+            ) from error
+        try:
+            engine = Engine(network, names)
+            for steering in steerings:
+                engine.check_in_force(steering)
+            yield engine
+        finally:
+            network.llm_engine.engine_core.shutdown()  # its processes hold the memory
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A vLLM that runs. names: what its workers call the vectors that they have read."""
+
+    network: Any  # vllm.LLM
+    names: Mapping[SteeringVector, str]
+
+    def generate(
+        self, rows: Sequence[Row], steerings: Sequence[Sequence[Steer]], sampling: Sampling
+    ) -> list[Generation]:
+        """Continue each row under its own steers.
+
+        Random numbers belong to (seed, row), so a row gets what it gets alone; they are vLLM's, so
+        what is drawn is not what Hugging Face draws. At temperature 0 nothing is drawn.
+        """
+        from vllm import SamplingParams
+
+        settings = []
+        for row in rows:
+            stream = np.random.default_rng([sampling.seed, row.sample, *row.ids])
+            settings.append(
+                SamplingParams(
+                    max_tokens=sampling.max_tokens,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    top_k=sampling.top_k,
+                    stop=list(sampling.stop),
+                    seed=int(stream.integers(2**31)),
+                )
+            )
+        done = self._run([row.ids for row in rows], steerings, settings)
+        return [_generation(row, one.outputs[0]) for row, one in zip(rows, done, strict=True)]
+
+    def log_probs(
+        self, rows: Sequence[Sequence[int]], steerings: Sequence[Sequence[Steer]], top: int
+    ) -> list[dict[int, float]]:
+        """Of the token that follows each row, log-probabilities of the `top` most probable ones.
+
+        -1 gives all tokens, of an engine that was started with max_logprobs=-1.
+        """
+        from vllm import SamplingParams
+
+        asked = [SamplingParams(max_tokens=1, temperature=0, logprobs=top) for _ in rows]
+        done = self._run(rows, steerings, asked)
+        found = [one.outputs[0].logprobs[0] for one in done]
+        return [{token: entry.logprob for token, entry in row.items()} for row in found]
+
+    def check_in_force(self, steering: Sequence[Steer]) -> None:
+        """Find out that steers change something: an engine may drop what it does not know.
+
+        Raises:
+            HookError: they do not.
+        """
+        key = wire.encode(steering, self.names)
+        if not key:
+            return
+        probe = [1, 2, 3, 4]  # any tokens: what is edited changes whatever they say
+        steered, plain = self.log_probs([probe, probe], [steering, []], top=5)
+        if steered == plain:
+            raise HookError(
+                f"{_NAME} runs, but {' + '.join(map(str, steering))} changes nothing in it",
+                hint="leave --engine out, and report this with `steer doctor --json`",
+            )
+
+    def _run(
+        self, rows: Sequence[Sequence[int]], steerings: Sequence[Sequence[Steer]], settings: Any
+    ) -> Any:
+        prompts = []
+        for ids, steering, setting in zip(rows, steerings, settings, strict=True):
+            prompt: dict[str, Any] = {"prompt_token_ids": list(ids)}
+            if key := wire.encode(steering, self.names):
+                setting.extra_args = {"steer": key}
+                # Cached keys and values belong to the steers under which they were made.
+                prompt["cache_salt"] = key
+            prompts.append(prompt)
+        return self.network.generate(prompts, settings, use_tqdm=False)
+
+
+def _dtype() -> str:
+    from vllm.platforms import current_platform
+
+    return "float32" if current_platform.is_cpu() else "auto"
+
+
+def _generation(row: Row, made: Any) -> Generation:
+    finish: Finish = "length"
+    if made.finish_reason == "stop":  # of a stop string vLLM says which it was
+        finish = "stop" if isinstance(made.stop_reason, str) else "end"
+    length = len(made.token_ids) - (finish == "end")
+    return Generation(row.prompt, row.sample, made.text, length, finish)

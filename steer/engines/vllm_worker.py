@@ -1,0 +1,95 @@
+"""A vLLM worker whose model is steered. vLLM imports this, by name, in its own processes.
+
+It reads the vectors that the engine was started with, puts a table of slots behind each decoder
+layer before anything is compiled, and before each forward says which token gets which slot: what a
+request asks for comes with it, in `SamplingParams.extra_args["steer"]` (`steer.engines.wire`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from vllm.platforms import current_platform
+
+from steer.engines.slots import Shape, Slots
+from steer.engines.vllm_engine import FOLDER
+from steer.engines.wire import decode
+from steer.vectors import store
+
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker as _Worker
+else:
+    from vllm.v1.worker.gpu_worker import Worker as _Worker
+
+
+class SteeredWorker(_Worker):  # type: ignore[misc]
+    """vLLM's worker for this platform, steered."""
+
+    def load_model(self, **keywords: Any) -> None:
+        """Load the model, and steer it before its first forward."""
+        super().load_model(**keywords)
+        config = self.vllm_config
+        shape = config.additional_config["steer"]
+        vectors = {file.stem: store.read(file) for file in Path(os.environ[FOLDER]).iterdir()}
+        steering = Steering(
+            Slots(
+                Shape(tuple(shape["layers"]), shape["n_slots"], shape["n_along"]),
+                list(vectors.values()),
+                config.model_config.get_hidden_size(),
+                config.scheduler_config.max_num_batched_tokens,
+                self.device,
+            ),
+            lambda text: decode(text, vectors),
+        )
+        steering.attach(self.model_runner)
+
+
+class Steering:
+    """The slots of one worker, and the requests that it has at the moment."""
+
+    def __init__(self, slots: Slots, decoded: Any) -> None:
+        self._slots, self._decoded = slots, decoded
+
+    def attach(self, runner: Any) -> None:
+        """Hook the layers of the runner's model, and come before each of its forwards."""
+        layers = runner.get_model().model.layers
+        for layer, table in self._slots.layers.items():
+            layers[layer].steer = table
+            layers[layer].register_forward_hook(_steered)
+        forward = runner._model_forward  # vLLM: "can be overridden by subclasses"
+
+        def steered_forward(*arguments: Any, **keywords: Any) -> Any:
+            self._before(runner)
+            return forward(*arguments, **keywords)
+
+        runner._model_forward = steered_forward
+
+    def _before(self, runner: Any) -> None:
+        batch = runner.input_batch
+        n = len(batch.req_ids)
+        asked = [_asked(runner.requests[name]) for name in batch.req_ids]
+        in_use = dict.fromkeys(asked)
+        for key in in_use:
+            self._slots.find(key, self._decoded(key), in_use)
+        starts = runner.query_start_loc.np[: n + 1].tolist()
+        # The last token of a prompt writes the first new one: with it the response begins.
+        firsts = batch.num_prompt_tokens[:n] - 1 - batch.num_computed_tokens_cpu[:n]
+        self._slots.fill(asked, starts, firsts.tolist())
+
+
+def _asked(request: Any) -> str:
+    """What a request asks for, as `wire.encode` wrote it; empty of one that is not steered."""
+    extra = getattr(request.sampling_params, "extra_args", None) or {}
+    return str(extra.get("steer", ""))
+
+
+def _steered(layer: nn.Module, _arguments: Any, output: Any) -> Any:
+    """Forward hook of a decoder layer, which gives resid_post whole, or as a branch and a skip."""
+    table: Any = layer.steer
+    if isinstance(output, Tensor):
+        return table(output, None)
+    branch, skip, *rest = output
+    return (table(branch, skip), skip, *rest)

@@ -1,0 +1,103 @@
+"""vLLM steered, against the hooks. Runs where vLLM is installed: `make test-vllm`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import transformers
+from families import randomised
+
+from steer.contrasts.source import ModelSource
+from steer.hooks.clock import TokenClock
+from steer.hooks.inject import injected
+from steer.models.model import Model, load
+from steer.steering.operation import Coefficient, Operation
+from steer.steering.scope import Scope
+from steer.steering.steers import Steer
+
+vllm_engine = pytest.importorskip("steer.engines.vllm_engine")
+pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-vllm` installs it")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+
+_SIZE: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+FAMILIES = ("Llama", "Qwen3")
+ROWS = [[1, 5, 9, 13, 17], [1, 20, 21], [1, 40, 41, 42, 43, 44, 45, 46]]
+
+
+def saved(folder: Path, family: str) -> Path:
+    config = getattr(transformers, f"{family}Config")(**_SIZE)
+    network = randomised(getattr(transformers, f"{family}ForCausalLM"), config)
+    network.generation_config.eos_token_id = None
+    network.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def steerings(model: Model) -> list[list[Steer]]:
+    """One of each kind that the engine has, and none."""
+    first, second = (tiny.vector(model, layers=(0, 1, 2), seed=seed) for seed in (0, 1))
+    pre = tiny.vector(model, layers=(1,), site="resid_pre", seed=2)
+    one = Coefficient(1.0)
+    return [
+        [],
+        [Steer(first, Coefficient(1.5), (1,))],
+        [Steer(first, one, (0, 1, 2)), Steer(second, Coefficient(-2.0), (2,))],
+        [Steer(pre, one, (1,), Scope("response")), Steer(second, one, (2,), Scope("prompt"))],
+        [Steer(first, one, (1,), op=Operation("ablate"))],
+        [
+            Steer(first, Coefficient(0.5), (2,), op=Operation("clamp", "pos")),
+            Steer(second, one, (2,), op=Operation("cap", 0.1)),
+            Steer(second, one, (0,), op=Operation("floor", 0.3)),
+        ],
+        [tiny.low_rank_steer(model, 0.7, layers=(1, 2)), Steer(second, one, (1,))],
+    ]
+
+
+def hooked(model: Model, ids: list[int], steers: list[Steer]) -> np.ndarray:
+    clock = TokenClock(len(ids), torch.zeros(1, dtype=torch.int64))
+    with torch.no_grad(), injected(model, steers, clock):
+        logits = model.network(torch.tensor([ids])).logits[0, -1]
+    return torch.log_softmax(logits.double(), -1).numpy()
+
+
+@pytest.fixture(params=[(f, m) for f in FAMILIES for m in ("eager", "compiled")], ids="-".join)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Model]]:
+    family, mode = request.param
+    source = ModelSource(str(saved(tmp_path / family, family)))
+    model = load(source)
+    options = {"enforce_eager": mode == "eager", "max_model_len": 64, "max_logprobs": -1}
+    every = steerings(model)
+    with vllm_engine.running(source, every, gpu_memory_utilization=0.2, **options) as engine:
+        yield engine, model, every
+
+
+def test_a_mixed_batch_gives_what_hooks_give(engine: tuple[Any, Model, list[list[Steer]]]) -> None:
+    running, model, every = engine
+    rows = [(ids, steers) for ids in ROWS for steers in every]
+    found = running.log_probs([ids for ids, _ in rows], [steers for _, steers in rows], -1)
+    plain = {tuple(ids): hooked(model, ids, []) for ids in ROWS}
+    for (ids, steers), row in zip(rows, found, strict=True):
+        expected = hooked(model, ids, steers)
+        got = np.array([row[token] for token in range(len(expected))])
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+        if steers:
+            assert np.abs(expected - plain[tuple(ids)]).max() > 1e-2
