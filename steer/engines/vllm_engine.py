@@ -66,14 +66,15 @@ def running(
         ModelError: it does not take the model.
         HookError: steers that it was given changed nothing.
     """
+    # The other runner keeps no place between the batch and the model, where slots are filled.
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    # What vLLM tells of itself is for its own users, and stdout is for the texts. Read at import.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
     try:
         import vllm
     except ImportError as error:
         raise SteerError(f"{_NAME} cannot be loaded: {error}", hint=INSTALL) from error
-    # The other runner keeps no place between the batch and the model, where slots are filled.
-    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-    # What vLLM tells of itself is for its own users; errors and warnings stay.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     with tempfile.TemporaryDirectory(prefix="steer-") as folder:
         os.environ[FOLDER] = folder
         names: dict[SteeringVector, str] = {}
