@@ -24,6 +24,8 @@ SEARCH_STEPS = 25
 #: A condition that moves the next token by less than this many nats cannot be told from none.
 LEAST_EFFECT = 1e-6
 
+#: Batches whose lessons are sorted by length together.
+SORTED_TOGETHER = 8
 #: How often a run is judged (after so many steps at least), and how often in a row without a new
 #: best until it ends early.
 CHECKS = 10
@@ -172,15 +174,25 @@ def descend(
 
 
 class _Batches:
-    """Lessons in a random order, each as often as the others."""
+    """Lessons in a random order, each as often as the others; of a batch about equally long."""
 
     def __init__(self, lessons: Sequence[Lesson], schedule: Schedule) -> None:
         self._lessons, self._size = lessons, schedule.batch_size
         self._rng = np.random.default_rng([schedule.seed, 1])
         self._queue: list[int] = []
+        self._ready: list[list[int]] = []
 
     def draw(self) -> list[Lesson]:
-        while len(self._queue) < self._size:
+        if not self._ready:
+            self._fill()
+        return [self._lessons[index] for index in self._ready.pop()]
+
+    def _fill(self) -> None:
+        """Sort some batches' lessons by length, so that little is padding."""
+        together = SORTED_TOGETHER * self._size
+        while len(self._queue) < together:
             self._queue += self._rng.permutation(len(self._lessons)).tolist()
-        drawn, self._queue = self._queue[: self._size], self._queue[self._size :]
-        return [self._lessons[index] for index in drawn]
+        drawn, self._queue = self._queue[:together], self._queue[together:]
+        drawn.sort(key=lambda index: len(self._lessons[index].baseline))
+        batches = [drawn[start : start + self._size] for start in range(0, together, self._size)]
+        self._ready = [batches[index] for index in self._rng.permutation(len(batches))]

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -176,8 +177,8 @@ def rewritten(
     return [((*start, *new), len(new)) for start, new in zip(starts, written, strict=True)]
 
 
-def log_probs(model: Model, rows: Sequence[tuple[Sequence[int], int]]) -> Tensor:
-    """Log-probabilities at the positions that predict the last n tokens of each row.
+def picked_logits(model: Model, rows: Sequence[tuple[Sequence[int], int]]) -> Tensor:
+    """Logits at the positions that predict the last n tokens of each row.
 
     rows: (token ids, n). Returns float32 [sum of n, vocabulary], row after row. The LM head runs
     on the columns where there is such a position only, where the model can be told so.
@@ -187,12 +188,21 @@ def log_probs(model: Model, rows: Sequence[tuple[Sequence[int], int]]) -> Tensor
     start = min(len(row) - n for row, n in rows) - 1
     kept = {"logits_to_keep": ids.shape[1] - start} if picks_columns(model) else {}
     logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
-    offset = ids.shape[1] - logits.shape[1]
-    picked = [
-        logits[index, len(row) - n - 1 - offset : len(row) - 1 - offset]
+    width = logits.shape[1]
+    shift = width - ids.shape[1] - 1
+    # One index for all rows: the gradient of a slice for each is as large as the whole.
+    places = [
+        index * width + np.arange(len(row) - n, len(row)) + shift
         for index, (row, n) in enumerate(rows)
     ]
-    return torch.cat(picked).float().log_softmax(-1)
+    index = torch.from_numpy(np.concatenate(places)).to(logits.device)
+    picked: Tensor = logits.flatten(0, 1)[index].float()
+    return picked
+
+
+def log_probs(model: Model, rows: Sequence[tuple[Sequence[int], int]]) -> Tensor:
+    """`picked_logits` as log-probabilities."""
+    return picked_logits(model, rows).log_softmax(-1)
 
 
 def micro_batches(model: Model, lessons: Sequence[Lesson]) -> list[Sequence[Lesson]]:

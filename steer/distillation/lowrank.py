@@ -10,8 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.distillation.lessons import LOGITS_BUDGET, Lesson, log_probs, micro_batches, vocabulary
-from steer.distillation.recovery import token_kl
+from steer.distillation.lessons import (
+    LOGITS_BUDGET,
+    Lesson,
+    log_probs,
+    micro_batches,
+    picked_logits,
+    vocabulary,
+)
+from steer.distillation.recovery import Divergence, token_kl
 from steer.hooks import ops
 from steer.hooks.hooks import SiteFunction, placed
 from steer.models.model import Model
@@ -139,8 +146,9 @@ def loss(model: Model, edits: Edits, lessons: Sequence[Lesson], teacher: Teacher
     """KL(p_condition || p_steered) of each token, float32 [sum of n], with gradients."""
     targets = teacher(lessons)
     with edits.acting(lessons):
-        scores = log_probs(model, [(lesson.baseline, lesson.n) for lesson in lessons])
-    return token_kl(targets, scores)
+        logits = picked_logits(model, [(lesson.baseline, lesson.n) for lesson in lessons])
+    divergence: Tensor = Divergence.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return divergence
 
 
 def backward(
