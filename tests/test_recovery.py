@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from steer.distillation.recovery import recovery, token_kl
+from steer.distillation.recovery import Divergence, recovery, token_kl
 
 
 def log(*rows: list[float]) -> torch.Tensor:
@@ -36,3 +38,31 @@ def test_the_condition_itself_recovers_all_and_nothing_recovers_nothing() -> Non
     assert recovery([0.0, 0.0, 0.0], base).value == 1
     assert recovery(base, base).value == 0
     assert recovery([2 * one for one in base], base).value == -1
+
+
+@given(tokens=st.integers(1, 700), vocabulary=st.integers(1, 40), seed=st.integers(0, 999))
+@example(tokens=513, vocabulary=3, seed=0)  # more than are taken at a time
+def test_the_gradient_of_a_divergence_is_autograds(tokens: int, vocabulary: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    teacher, outer = drawn(tokens, vocabulary).log_softmax(-1), drawn(tokens)
+    ours, theirs = (drawn(tokens, vocabulary).requires_grad_() for _ in range(2))
+    theirs.data.copy_(ours.data)
+    found = Divergence.apply(ours, teacher)
+    expected = torch.nn.functional.kl_div(
+        theirs.log_softmax(-1), teacher, log_target=True, reduction="none"
+    ).sum(-1)
+    torch.testing.assert_close(found, expected)
+    (found @ outer).backward()
+    (expected @ outer).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_what_a_teacher_excludes_has_a_finite_gradient() -> None:
+    logits = torch.tensor([[0.0, 0.0]], requires_grad=True)
+    Divergence.apply(logits, log([1.0, 0.0])).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.tolist() == [[-0.5, 0.5]]

@@ -49,7 +49,7 @@ class Divergence(torch.autograd.Function):
         return torch.cat(found)
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
         """Once: the gradient is handed on, not copied."""
         gradient, ctx.gradient = ctx.gradient, None
         return gradient.mul_(outer[:, None]), None
