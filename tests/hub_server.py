@@ -1,7 +1,7 @@
 """A hub on this machine: the calls by which huggingface_hub uploads, lists and downloads.
 
-Models only, one branch each. Commits are whole and stand on the one that their author saw; what
-goes by LFS lies elsewhere and is redirected to, as the hub does.
+Models, and datasets to read, one branch each. Commits are whole and stand on the one that their
+author saw; what goes by LFS lies elsewhere and is redirected to, as the hub does.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+        path = _as_model(unquote(urlsplit(self.path).path))
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             self._info(match[1], match[2] or "main")
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?(.*)", path):
@@ -92,7 +92,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self._body()
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if match := re.fullmatch(
+            r"/api/models/([^/]+/[^/]+)/paths-info/([^/]+)", _as_model(unquote(self.path))
+        ):
+            self._paths(*match.groups(), json.loads(body)["paths"])
+        elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._json(401, {"error": "Invalid credentials"})
         elif self.path == "/api/validate-yaml":
             self._json(200, {"errors": [], "warnings": []})
@@ -173,12 +177,13 @@ class _Handler(BaseHTTPRequestHandler):
             if folder and not inside:
                 self._error("EntryNotFound")
                 return
-            direct = [
-                {"type": "file", "path": p, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
-                for p, d in inside.items()
-                if "/" not in p[len(prefix) :]
-            ]
-            self._json(200, direct)
+            self._json(
+                200, [_entry(p, d) for p, d in inside.items() if "/" not in p[len(prefix) :]]
+            )
+
+    def _paths(self, name: str, revision: str, paths: list[str]) -> None:
+        if found := self._found(name, revision):
+            self._json(200, [_entry(path, found[1][path]) for path in paths if path in found[1]])
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
         if not (found := self._found(name, revision)):
@@ -238,6 +243,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
             return body
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+
+def _as_model(path: str) -> str:
+    """Datasets are asked for as models are, one word aside."""
+    return path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
+
+
+def _entry(path: str, data: bytes) -> dict[str, Any]:
+    oid = hashlib.sha1(data).hexdigest()
+    return {"type": "file", "path": path, "size": len(data), "oid": oid}
 
 
 @contextmanager

@@ -47,7 +47,8 @@ class Disk:
         self.room, self.written, self.real = 1 << 60, 0, os.pwrite
         monkeypatch.setattr(os, "pwrite", self.pwrite)
 
-    def pwrite(self, descriptor: int, data: bytes, offset: int) -> int:
+    def pwrite(self, descriptor: int, row: bytes | np.ndarray, offset: int) -> int:
+        data = bytes(row)
         if self.written + len(data) > self.room:
             self.real(descriptor, data[: len(data) // 2], offset)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -91,7 +91,8 @@ class Activations:
         """
         width = self.recording.model.d_model
         # What is exactly 0 long, as from a layer that was pruned away, has been recorded too.
-        lengths = np.maximum(lengths, np.finfo(np.float32).tiny)
+        lengths = np.maximum(lengths, np.finfo(np.float32).tiny).astype("<f4")
+        activations = np.ascontiguousarray(activations, "<f4")
         with reported(self.path, hint="make room, and run the same again: it goes on from there"):
             for column in range(len(self.recording.columns)):
                 for row, passage in enumerate(passages):
@@ -138,8 +139,7 @@ class Activations:
         return np.frombuffer(data, "<f4").reshape(rows, columns)
 
     def _write(self, start: int, row: Rows) -> None:
-        data = np.ascontiguousarray(row, "<f4").tobytes()
-        if os.pwrite(self.descriptor, data, self.offset + start) < len(data):
+        if os.pwrite(self.descriptor, row.data, self.offset + start) < row.nbytes:
             raise OSError(28, "No space left on device")
 
 
