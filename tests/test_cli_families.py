@@ -87,7 +87,7 @@ def test_every_command_works(model: str) -> None:
     assert max(map(abs, orthogonal["cosines"][0]["layers"].values())) < 1e-5
 
     plain, steered = (
-        run("apply", "The w5", "-m", model, "--max-tokens", 8, *more)
+        run("apply", "The w5", "-m", model, "-n", 4, "--max-tokens", 12, *more)
         for more in ([], ["-v", "./a.safetensors:40"])
     )
     assert plain and steered and plain != steered
