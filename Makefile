@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm
+.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray
 
 # Made again when what it is made from changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -59,5 +59,14 @@ test-repeng: install .venv-repeng/installed
 test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pytest tests/test_vllm.py -W ignore
 
+.venv-ray/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet -c constraints.txt -e '.[ray]' pytest hypothesis
+	touch $@
+
+# A cluster of a head and two nodes, one of which is killed.
+test-ray: .venv-ray/installed
+	.venv-ray/bin/python -m pytest tests/test_ray.py
+
 clean:
-	rm -rf $(VENV) .venv-llama .venv-repeng .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-llama .venv-repeng .venv-vllm .venv-ray build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,11 +15,12 @@ from steer.contrasts.overlap import sketch, texts_of
 from steer.contrasts.reading import Readings, Tokens
 from steer.errors import InputError
 from steer.fitting.activations import Activations, Recording, resume
-from steer.hooks.record import record
+from steer.hooks.record import Recorder, in_batches, readings_of
 from steer.models.model import Model
 from steer.positions import Position
 from steer.sites import Site, SiteName
 from steer.vectors.provenance import SEVERAL, ContrastSummary, Read
+from steer.workers import Workers, once
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,15 @@ class ReadSettings:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a recording will hold, what is read for it, and what the contrasts give away."""
+    """What a recording will hold, what is read for it, and what the contrasts give away.
+
+    described: the model, for the line that says what was used.
+    """
 
     recording: Recording
     readings: Readings
     report: check.Report
+    described: str
 
 
 def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
@@ -61,20 +67,24 @@ def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
     from_difference = contrasts.paired and contrasts.kind != "conditions"
     readings = Readings(*tokens, positions, from_difference=from_difference)
     return Plan(
-        _recording(model, contrasts, positions, sites), readings, check.report(contrasts, tokens)
+        _recording(model, contrasts, positions, sites),
+        readings,
+        check.report(contrasts, tokens),
+        model.describe(),
     )
 
 
 def record_contrasts(
-    model: Model,
+    workers: Workers,
     planned: Plan,
     path: Path,
     on_progress: Callable[[int], None] = lambda n_passages: None,
 ) -> Activations:
     """Record both sides into the file at `path`, going on where an equal recording stopped.
 
-    Batches depend on all passages, not on those still to do, so a run that was killed gives the
-    same numbers as one that was not. `on_progress` is called with the number of passages just done.
+    Batches depend on all passages, not on those still to do nor on who does them, so a run that was
+    killed, or that had many workers, gives the same numbers as any other. `on_progress` is called
+    with the number of passages just done.
 
     Raises:
         HookError: a site was never reached.
@@ -83,11 +93,13 @@ def record_contrasts(
     found = resume(path, planned.recording)
     done = found.done()
     on_progress(int(done.sum()))
-    unfinished = lambda indices: not done[indices].all()  # noqa: E731  (a name for the reader)
-    sites = planned.recording.sites
-    for batch in record(model, planned.readings, sites, wanted=unfinished):
-        found.put(batch.indices, batch.activations, batch.norms)
-        on_progress(int((~done[batch.indices]).sum()))
+    made = once(workers, partial(in_batches, readings=planned.readings))
+    unfinished = [rows for rows in made if not done[readings_of(rows)].all()]
+    job = partial(Recorder, readings=planned.readings, sites=planned.recording.sites)
+    for _, parts in workers.map(job, unfinished):
+        for part in parts:
+            found.put(part.indices, part.activations, part.norms)
+            on_progress(int((~done[part.indices]).sum()))
     return found
 
 

@@ -23,6 +23,7 @@ from steer.extract import Plan, ReadSettings, plan, record_contrasts
 from steer.fitting.activations import resume
 from steer.hooks import record
 from steer.models.model import Model
+from steer.workers import InProcess
 
 PAIRS = [(f"w{i} w{i + 7} w{i + 9}", f"w{i} w{i + 20} w{i + 3}") for i in range(3, 39)]
 
@@ -34,7 +35,7 @@ def main() -> None:
     model = tiny.model("llama")
     planned = plan(model, pairs(*PAIRS), ReadSettings())
     start = time.perf_counter()
-    with record_contrasts(model, planned, folder / "whole"):
+    with record_contrasts(InProcess(model), planned, folder / "whole"):
         took = time.perf_counter() - start
     for number in range(int(sys.argv[2])):
         held = survived(model, planned, folder / f"killed-{number}", random.Random(number), took)
@@ -47,7 +48,7 @@ def survived(model: Model, planned: Plan, path: Path, rng: random.Random, took: 
     while True:
         child = os.fork()
         if child == 0:
-            with record_contrasts(model, planned, path):
+            with record_contrasts(InProcess(model), planned, path):
                 os._exit(0)
         time.sleep(took * rng.uniform(0.05, 0.6))
         os.kill(child, signal.SIGKILL)

@@ -14,6 +14,7 @@ from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.models.model import Model
 from steer.positions import parse_list
 from steer.vectors.vector import SteeringVector
+from steer.workers import InProcess
 
 
 def extract(
@@ -27,7 +28,7 @@ def extract(
     planned = plan(model, contrasts, settings(**read))
     with (
         TemporaryDirectory() as folder,
-        record_contrasts(model, planned, Path(folder) / "part", on_progress) as found,
+        record_contrasts(InProcess(model), planned, Path(folder) / "part", on_progress) as found,
     ):
         return best(fit_vectors(found, FitSettings(name="x", method=method)))
 

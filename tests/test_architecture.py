@@ -24,7 +24,7 @@ LAYERS = [
     ["steering"],
     ["measures", "formats", "sharing"],
     ["models"],
-    ["hooks", "lens"],
+    ["hooks", "lens", "workers"],
     ["generate", "extract", "monitoring", "doctor", "baking"],
     ["distillation", "demo"],
     ["evaluation"],

@@ -19,6 +19,7 @@ from steer.sites import Site
 from steer.vectors.metadata import LayerStatistics, Spread
 from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
 from steer.vectors.vector import SteeringVector
+from steer.workers import InProcess
 
 WIDTH = 16
 METHODS = list(fit.METHODS)
@@ -262,9 +263,9 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
 
     path, planned = tmp_path / "part", plan(model, SOME, ReadSettings())
     with pytest.raises(PowerCutError):
-        record_contrasts(model, planned, path, cut)
+        record_contrasts(InProcess(model), planned, path, cut)
     counts: list[int] = []
-    with record_contrasts(model, planned, path, counts.append) as found:
+    with record_contrasts(InProcess(model), planned, path, counts.append) as found:
         again = fit_one(found, FitSettings(name="x"))
     assert counts[0] > 0
     assert sum(counts) == SOME.n_passages

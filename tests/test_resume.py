@@ -18,6 +18,7 @@ from test_cli import pairs as pairs_file  # noqa: F401
 
 from steer.extract import ReadSettings, plan, record_contrasts
 from steer.fitting.activations import resume
+from steer.workers import InProcess
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
@@ -90,5 +91,5 @@ def test_what_is_exactly_zero_has_been_recorded(tmp_path: Path) -> None:
     with resume(tmp_path / "a", planned.recording) as found:
         found.put([0], np.zeros((1, 1, 32), np.float32), np.zeros((1, 1), np.float32))
         assert found.done().tolist() == [True, False]
-    with record_contrasts(model, planned, tmp_path / "a") as found:
+    with record_contrasts(InProcess(model), planned, tmp_path / "a") as found:
         assert found.done().all()

@@ -55,12 +55,13 @@ def demo(
     from steer.steering import spec
     from steer.steering.steers import resolve
     from steer.vectors import store
+    from steer.workers import InProcess
 
     with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go
         path = Path(folder) / "joyful.safetensors"
         planned = plan(model, contrast_set, ReadSettings())
         with output.progress("reading", len(planned.readings)) as advance:
-            found = record_contrasts(model, planned, path.with_suffix(".part"), advance)
+            found = record_contrasts(InProcess(model), planned, path.with_suffix(".part"), advance)
         with found:
             store.write(path, options.fitted(found, FitSettings(name="joyful"))[0])
         vector = store.read(path)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer.cli import contrast_options, options, output, tables
+from steer.cli import contrast_options, options, output, tables, workers
 from steer.contrasts.contrasts import ContrastSource
 from steer.contrasts.source import ModelSource
 from steer.errors import SteerError
@@ -19,7 +20,7 @@ from steer.processes import follows, several
 if TYPE_CHECKING:
     from steer.extract import Plan
     from steer.fitting.activations import Activations
-    from steer.models.model import Model
+    from steer.workers import Workers
 
 
 def register(app: typer.Typer) -> None:
@@ -58,6 +59,8 @@ def extract(
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
+    ray: workers.RayOption = None,
+    n_workers: workers.CountOption = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -84,6 +87,7 @@ def extract(
     from steer.sites import parse_layers
     from steer.vectors import store
 
+    workers.check(source, ray, n_workers)
     asked = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)
@@ -102,18 +106,20 @@ def extract(
     check_positions(contrast_set, asked)
     check_method(fit_settings.method, paired=contrast_set.paired)
 
-    model = options.load_model(source)
-    from steer.extract import ReadSettings, plan
+    with workers.workers(source, ray, n_workers) as readers:
+        from steer.extract import ReadSettings, plan
+        from steer.workers import once
 
-    planned = plan(model, contrast_set, ReadSettings(sites, chosen_layers, asked))
-    del contrast_set  # Their tokens are left; of many, the texts take more.
-    with _recorded(model, planned, path, keep) as found:
-        vectors = options.fitted(found, fit_settings)
+        settings = ReadSettings(sites, chosen_layers, asked)
+        planned = once(readers, partial(plan, contrasts=contrast_set, settings=settings))
+        del contrast_set  # Their tokens are left; of many, the texts take more.
+        with _recorded(readers, planned, path, keep) as found:
+            vectors = options.fitted(found, fit_settings)
     sealed = store.write(path, vectors[0], force=force)
     tables.report_vector(
         path,
         [sealed, *vectors[1:]],
-        described=model.describe(),
+        described=planned.described,
         json=json,
         told=planned.report.warnings(),
         contrasts=asdict(planned.report),
@@ -121,7 +127,9 @@ def extract(
 
 
 @contextmanager
-def _recorded(model: Model, planned: Plan, out: Path, keep: Path | None) -> Iterator[Activations]:
+def _recorded(
+    readers: Workers, planned: Plan, out: Path, keep: Path | None
+) -> Iterator[Activations]:
     """The recording, in a file that goes when it has served, unless it is to be kept.
 
     A run that dies or fills the disk leaves it behind, and the same command goes on from it; one
@@ -136,7 +144,7 @@ def _recorded(model: Model, planned: Plan, out: Path, keep: Path | None) -> Iter
         part = target.with_name(f"{target.name}.part{os.getpid()}")
     try:
         with output.progress("reading", len(planned.readings)) as advance:
-            found = record_contrasts(model, planned, part, advance)
+            found = record_contrasts(readers, planned, part, advance)
         with found:
             yield found
     except (KeyboardInterrupt, SteerError) as error:

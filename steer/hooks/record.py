@@ -7,6 +7,7 @@ common run once, where the model is found to take that (`packing` says how).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -109,37 +110,61 @@ def record(
     readings: Sequence[Reading],
     sites: Sequence[Site],
     max_tokens: int | None = None,
-    wanted: Callable[[Sequence[int]], bool] = lambda indices: True,
 ) -> Iterator[Recorded]:
-    """Pooled activations of every reading, batch by batch, shortest first.
-
-    Readings have as many spans each.
-    A batch holds at most `max_tokens` tokens, padding counted, or one reading; None finds a number
-    that suits the machine. A batch that does not fit in memory is halved and run again. One that is
-    not `wanted`, by the indices of its readings, is left out; the others stay as they are.
+    """Pooled activations of every reading, batch by batch, shortest first (`in_batches`).
 
     Raises:
         HookError: a site was never reached.
         SiteError: the model has no such site.
     """
+    recorder = Recorder(model, readings, sites)
+    for batch in in_batches(model, readings, max_tokens):
+        yield from recorder(batch)
+
+
+def in_batches(
+    model: Model, readings: Sequence[Reading], max_tokens: int | None = None
+) -> list[list[Row]]:
+    """Readings in batches of at most `max_tokens` tokens, padding counted, or of one reading;
+    None finds a number that suits the machine. Readings have as many spans each.
+    """
     limit = token_budget(model) if max_tokens is None else max_tokens
     rows = _rows(model, readings, limit)
     made = batches([row.length for row in rows], limit)
-    pending = [[rows[index] for index in batch] for batch in made][::-1]
-    while pending:
-        batch = pending.pop()
-        if not wanted([index for row in batch for index in row.readings]):
-            continue
-        size = len(batch) * max(row.length for row in batch)
-        done = None
-        if size <= limit or not _divisible(batch):
-            done = _attempt(model, readings, batch, sites)
-        if done is not None:
-            yield done
-        else:
-            # What comes is as large and would fail as this did.
-            limit = min(limit, size // 2)
-            pending += _halved(batch, readings)[::-1]
+    return [[rows[index] for index in batch] for batch in made]
+
+
+def readings_of(rows: Sequence[Row]) -> list[int]:
+    """The numbers of the readings in some rows."""
+    return [index for row in rows for index in row.readings]
+
+
+@dataclass
+class Recorder:
+    """Runs batches of readings. One that does not fit in memory is halved and run again."""
+
+    model: Model
+    readings: Sequence[Reading]
+    sites: Sequence[Site]
+
+    def __post_init__(self) -> None:
+        #: A batch of as many tokens, or of more, has failed.
+        self._too_many = sys.maxsize
+
+    def __call__(self, rows: Sequence[Row]) -> list[Recorded]:
+        """Pooled activations of the readings of `rows`.
+
+        Raises:
+            HookError: a site was never reached.
+            SiteError: the model has no such site.
+        """
+        size = len(rows) * max(row.length for row in rows)
+        if size < self._too_many or not _divisible(rows):
+            done = _attempt(self.model, self.readings, rows, self.sites)
+            if done is not None:
+                return [done]
+            self._too_many = min(self._too_many, size)
+        return [done for half in _halved(rows, self.readings) for done in self(half)]
 
 
 def _rows(model: Model, readings: Sequence[Reading], limit: int) -> list[Row]:
@@ -214,7 +239,7 @@ def pooled(
         HookError: a site was never reached.
         SiteError: the model has no such site.
     """
-    indices = [index for row in rows for index in row.readings]
+    indices = readings_of(rows)
     if len(indices) == len(rows):
         # Padded on the right: positions then count from 0 in every row, whatever the model does
         # with them, and what follows a token cannot change it.

@@ -1,0 +1,68 @@
+"""`--ray`: who reads and scores in place of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steer.cli import options, output
+from steer.errors import UsageError
+
+if TYPE_CHECKING:
+    from steer.contrasts.source import ModelSource
+    from steer.workers import Workers
+
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Work on a Ray cluster: auto, local or HOST:PORT. The result is the same.",
+    ),
+]
+CountOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="With --ray. Default: one a GPU; without GPUs one a node."
+    ),
+]
+
+
+def check(source: ModelSource, ray: str | None, count: int | None) -> None:
+    """Refuse options that mean nothing together.
+
+    Raises:
+        UsageError: as said.
+    """
+    if count is not None and ray is None:
+        raise UsageError("--workers needs --ray", hint="such as --ray local")
+    if ray is not None and source.tensor_parallel:
+        raise UsageError("--ray and --tp exclude each other")
+
+
+@contextmanager
+def workers(source: ModelSource, ray: str | None, count: int | None) -> Iterator[Workers]:
+    """This process with the model, or a cluster's workers, each with the model.
+
+    Raises:
+        SteerError: the cluster cannot be had.
+        ModelError: the model cannot be loaded.
+    """
+    if ray is None:
+        from steer.workers import InProcess
+
+        yield InProcess(options.load_model(source))
+        return
+    from contextlib import ExitStack
+
+    from steer.engines.ray_workers import on_cluster
+
+    with ExitStack() as stack:
+        with output.status(f"starting workers with {source.name}"):
+            found = stack.enter_context(on_cluster(source, ray, count))
+        n = len(found.actors)
+        output.note(f"Ray: {n} worker{'s' if n > 1 else ''}")
+        yield found

@@ -1,0 +1,199 @@
+"""Workers on a Ray cluster: actors that load the model once each.
+
+What moves: the work once to every worker, and pooled results back to the driver; never weights, and
+never whole activations. A worker that is lost has its item done by another one. The driver keeps
+what comes back, so a driver that is lost goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from steer import __version__
+from steer.contrasts.source import POCKET, ModelSource
+from steer.errors import SteerError
+from steer.workers import Item, Job, Result
+
+INSTALL = "pip install 'steer[ray]'"
+
+
+@contextmanager
+def on_cluster(source: ModelSource, address: str, count: int | None) -> Iterator[RayWorkers]:
+    """Workers on the cluster at `address`: `local` starts one on this machine, `auto` finds the one
+    that this machine is part of. Unless counted they are one a GPU (with a device map, one a node
+    that has GPUs) or, without GPUs, one a node; CPU cores are dealt out evenly.
+
+    Raises:
+        SteerError: Ray is not installed, the cluster cannot be reached, or has not the room.
+        ModelError: a worker cannot load the model.
+    """
+    if find_spec("ray") is None:
+        raise SteerError("Ray is not installed here", hint=INSTALL)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # Ray's default to be; it warns
+    import ray
+
+    own = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SteerError(
+            f"there is no Ray cluster at {address}: {reason}",
+            hint="`ray start --head` begins one; --ray local needs none",
+        ) from error
+    try:
+        yield RayWorkers(_started(source, count))
+    finally:
+        ray.shutdown()
+
+
+@dataclass
+class RayWorkers:
+    """Workers that are actors. actors: those that are not known to be lost."""
+
+    actors: list[Any]
+
+    def map(self, job: Job[Item, Result], items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
+        """Do every item; yields each one's number and result as it is done.
+
+        Raises:
+            SteerError: as the job does, or because no worker is left.
+        """
+        import ray
+
+        shared = ray.put(job)
+        waiting = deque(enumerate(items))
+        idle: list[Any] = []
+        #: What a worker is at: an item with its number, or None while it gets the job.
+        running: dict[Any, tuple[Any, Any]] = {
+            actor.begin.remote(shared): (actor, None) for actor in self.actors
+        }
+        while waiting or any(task for _, task in running.values()):
+            while waiting and idle:
+                actor, task = idle.pop(), waiting.popleft()
+                running[actor.do.remote(task[1])] = actor, task
+            if not running:
+                raise SteerError(
+                    "every worker was lost", hint="run the same again: it goes on from there"
+                )
+            [ready], _ = ray.wait(list(running))
+            actor, task = running.pop(ready)
+            try:
+                made = _result(ready)
+            except ray.exceptions.RayError:  # the worker, its node, or what it had made
+                self.actors.remove(actor)
+                waiting.extendleft([task] if task else [])
+                continue
+            idle.append(actor)
+            if task:
+                yield task[0], made
+
+
+class _Worker:
+    """What an actor is: a process with the model."""
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(max(threads, 1))
+
+    def load(self, source: ModelSource) -> str:
+        from steer.models.model import load
+
+        self.model = load(source)
+        return __version__
+
+    def begin(self, job: Job[Any, Any]) -> None:
+        self.run = job(self.model)
+
+    def do(self, item: Any) -> Any:
+        return self.run(item)
+
+
+def _started(source: ModelSource, count: int | None) -> list[Any]:
+    """Actors, each of which has loaded the model."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    n, cpus, gpus = places(nodes, count, whole_nodes=source.device_map is not None)
+    folder = Path(source.name).expanduser()
+    if source.name != POCKET and folder.is_dir():
+        # A worker runs elsewhere, and pocket is where it has steer.
+        source = replace(source, name=str(folder.resolve()))
+    kind = ray.remote(_Worker).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD")
+    actors = [kind.remote(cpus) for _ in range(n)]
+    try:
+        versions = [_result(loaded) for loaded in [one.load.remote(source) for one in actors]]
+    except ray.exceptions.RayError as error:
+        raise SteerError(
+            f"a worker was lost while it loaded {source.name}",
+            hint="has each node the memory for it, and the same steer and torch?",
+        ) from error
+    if others := set(versions) - {__version__}:
+        raise SteerError(
+            f"workers have steer {', '.join(sorted(others))}, and this is {__version__}",
+            hint="install the same version on every node",
+        )
+    return actors
+
+
+def places(
+    nodes: Sequence[Mapping[str, float]], count: int | None, *, whole_nodes: bool
+) -> tuple[int, int, int]:
+    """How many workers there are to be, and how many CPU cores and GPUs each is to have.
+
+    Raises:
+        SteerError: the cluster has not the room.
+    """
+    with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+    used = with_gpus or [node for node in nodes if node.get("CPU", 0) >= 1]
+    if not used:
+        raise SteerError("the Ray cluster has no CPU core to work on")
+    gpus = 0
+    if with_gpus:
+        gpus = int(min(node["GPU"] for node in used)) if whole_nodes else 1
+
+    def room(cpus: int) -> int:
+        """How many workers of so many cores the nodes hold."""
+        return sum(
+            min(
+                int(node.get(kind, 0)) // each
+                for kind, each in (("CPU", cpus), ("GPU", gpus))
+                if each
+            )
+            for node in used
+        )
+
+    least = 0 if gpus else 1
+    wanted = count or (room(least) if gpus else len(used))
+    if wanted > room(least):
+        raise SteerError(
+            f"{wanted} workers do not fit: the Ray cluster has room for {room(least)}",
+            hint="ask for fewer with --workers",
+        )
+    most = max(int(node.get("CPU", 0)) for node in used)
+    cpus = next(cpus for cpus in range(most, least - 1, -1) if room(cpus) >= wanted)
+    return wanted, cpus, gpus
+
+
+def _result(reference: Any) -> Any:
+    """What a call to an actor came to; a failure of ours as it was there."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SteerError):
+            raise error.cause from None
+        raise RuntimeError(f"a worker failed: {error}") from error
