@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -16,11 +19,14 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from steer.cli.main import app
-from steer.distillation.descent import DistillSettings, Schedule, Task, candidates, descend
-from steer.distillation.distill import distill, n_units
+from steer.distillation.descent import candidates, descend
+from steer.distillation.distill import distill, fit, n_units
 from steer.distillation.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
 from steer.distillation.lowrank import Edits, Teacher, divergences
 from steer.distillation.recovery import recovery
+from steer.distillation.settings import DistillSettings, Schedule
+from steer.distillation.task import Task
+from steer.distillation.texts import Texts, write
 from steer.errors import InputError, SiteError, UsageError, VectorError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
@@ -70,6 +76,11 @@ def planted(model: Model, rank: int, sites: Sequence[Site]) -> Edits:
     return edits
 
 
+def texts(model: Model, n: int = 24) -> Texts:
+    """The same texts for all purposes."""
+    return Texts(CONDITIONS, ("",), *[lessons(model, n)] * 3)
+
+
 class PlantedTeacher(Teacher):
     """Teaches what the model does under a known edit."""
 
@@ -88,7 +99,8 @@ def test_a_condition_that_is_an_edit_is_recovered(rank: int) -> None:
     model = tiny.model("llama")
     site = Site(1)
     teacher = PlantedTeacher(model, planted(model, rank, [site]))
-    task = Task.of(model, lessons(model, 64), lessons(model, 80)[64:], teacher)
+    others = replace(texts(model, 64), validation=lessons(model, 80)[64:])
+    task = Task.of(model, others, teacher)
     edits = Edits(model, {site: 1.0}, rank + 1 if rank else 0, seed=0, response=False)
     best, best_step = descend(task, edits, Schedule(200, 0.02, 16, seed=0))
     assert best > 0.95
@@ -100,7 +112,7 @@ def test_the_teacher_itself_recovers_all_and_no_edit_recovers_nothing() -> None:
     model = tiny.model("llama")
     truth = planted(model, 2, [Site(0), Site(2)])
     teacher = PlantedTeacher(model, truth)
-    task = Task.of(model, lessons(model), lessons(model), teacher)
+    task = Task.of(model, texts(model), teacher)
     assert task.recovered(truth) == pytest.approx(1, abs=1e-5)
     nothing = Edits(model, {Site(1): 1.0}, 2, seed=0, response=False)
     assert task.recovered(nothing) == pytest.approx(0, abs=1e-6)
@@ -109,7 +121,7 @@ def test_the_teacher_itself_recovers_all_and_no_edit_recovers_nothing() -> None:
 def test_a_wild_descent_ends_no_worse_than_it_began() -> None:
     model = tiny.model("llama")
     teacher = PlantedTeacher(model, planted(model, 0, [Site(1)]))
-    task = Task.of(model, lessons(model), lessons(model), teacher)
+    task = Task.of(model, texts(model), teacher)
     edits = Edits(model, {Site(0): 1.0, Site(1): 1.0}, 4, seed=0, response=False)
     best, best_step = descend(task, edits, Schedule(40, 50.0, 8, seed=0))
     assert best >= 0
@@ -249,7 +261,7 @@ def test_what_cannot_be_distilled_says_why() -> None:
         replace(SMALL, steps=0)
     nothing = PlantedTeacher(model, Edits(model, {Site(1): 1.0}, 0, 0, response=False))
     with pytest.raises(InputError, match="changes nothing"):
-        Task.of(model, lessons(model), lessons(model), nothing)
+        Task.of(model, texts(model), nothing)
 
 
 def test_half_precision_models_are_distilled_in_float32() -> None:
@@ -319,3 +331,39 @@ def test_the_command_refuses_what_means_nothing(
     assert (failed.exit_code, failed.stdout) == (code, ""), failed.output
     assert message in failed.stderr
     assert not Path("x.safetensors").exists()
+
+
+def test_one_set_of_texts_serves_edits_of_any_rank() -> None:
+    model = tiny.model("llama")
+    task = Task.of(model, write(model, CONDITIONS, PROMPTS, SMALL))
+    for changes in ({"layers": ()}, {}):
+        alone, shared = distilled(**changes), fit(task, replace(SMALL, **changes))
+        assert store.to_bytes(shared.sealed()) == store.to_bytes(alone.sealed())
+
+
+def test_what_a_teacher_remembers_is_what_it_would_say() -> None:
+    model = tiny.model("llama")
+    taught = lessons(model, 70)
+    room = 4 * 64 * sum(one.n for one in taught[:50])
+    some, none = Teacher(model, taught, budget=room), Teacher(model)
+    torch.testing.assert_close(some(taught), none(taught), rtol=1e-4, atol=1e-5)
+    assert torch.equal(some(taught[3:9]), Teacher(model, taught[:50])(taught[3:9]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
+def test_kill_9_at_any_moment_leaves_no_trace(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("killed_distill.py"), tmp_path, "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert run.returncode == 0, run.stderr
+    rounds = [[int(count) for count in line.split()] for line in run.stdout.splitlines()]
+    assert len(rounds) == 3
+    assert all(kept == sorted(kept) for kept in rounds), "what was written was lost"
+    assert any(kept > 0 for found in rounds for kept in found), "no run was killed in its midst"
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+    killed = (tmp_path / f"killed-{number}.safetensors" for number in range(3))
+    assert all(one.read_bytes() == whole for one in killed)

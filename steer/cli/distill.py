@@ -11,8 +11,8 @@ from steer.cli import options, output
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.distillation.descent import DistillSettings
     from steer.distillation.lessons import Conditions
+    from steer.distillation.settings import DistillSettings
     from steer.models.model import Model
     from steer.vectors.metadata import Metadata
     from steer.vectors.vector import SteeringVector
@@ -82,8 +82,8 @@ def distill(
     if prompts is not None:
         texts = prompts_library.read(*options.read_input(prompts))
     model = options.load_model(source)
-    from steer.distillation.descent import DistillSettings
     from steer.distillation.lessons import Conditions
+    from steer.distillation.settings import DistillSettings
 
     settings = DistillSettings(
         name=name or out.stem,
@@ -108,13 +108,17 @@ def _run(
 ) -> SteeringVector:
     from steer.distillation.distill import distill as run
     from steer.distillation.distill import n_units
+    from steer.distillation.texts import journal
 
+    kept = journal(model, conditions, prompts, settings)
+    if len(kept):
+        output.note("texts of this condition were kept from an earlier run")
     with output.progress("sampling", n_units(model, settings)) as advance:
 
         def on_progress(what: str, n: int, recovered: float | None) -> None:
             advance(n, what if recovered is None else f"{what}, recovery {recovered:.2f}")
 
-        return run(model, conditions, prompts, settings, on_progress)
+        return run(model, conditions, prompts, settings, on_progress, kept)
 
 
 def _report(model: Model, path: Path, metadata: Metadata, *, json: bool) -> None:

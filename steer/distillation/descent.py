@@ -7,22 +7,18 @@ of their layer (`Edits`), and of all states on the way the best on validation te
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
 from steer.distillation.lessons import Lesson
-from steer.distillation.lowrank import Edits, Teacher, backward, divergences
-from steer.errors import InputError, UsageError
-from steer.models.model import Model
+from steer.distillation.lowrank import Edits
+from steer.distillation.settings import Schedule
+from steer.distillation.task import Task
 
 #: Layers that are tried where none is named, evenly spread, and the steps that each of them gets.
 CANDIDATES = 8
 SEARCH_STEPS = 25
-#: A condition that moves the next token by less than this many nats cannot be told from none.
-LEAST_EFFECT = 1e-6
 
 #: Batches whose lessons are sorted by length together.
 SORTED_TOGETHER = 8
@@ -31,105 +27,6 @@ SORTED_TOGETHER = 8
 CHECKS = 10
 CHECKED_STEPS = 10
 PATIENCE = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Adam with a short warm-up, then a cosine to nothing, and gradients clipped to length 1."""
-
-    steps: int
-    learning_rate: float
-    batch_size: int
-    seed: int
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, from 0."""
-        warm = max(1, min(20, self.steps // 10))
-        cosine = 0.5 * (1 + np.cos(np.pi * step / self.steps))
-        return float(self.learning_rate * min(1.0, (step + 1) / warm) * max(cosine, 0.01))
-
-
-@dataclass(frozen=True, slots=True)
-class DistillSettings:
-    """What to distil into. rank 0 is a vector. layers None: the best one; empty: all.
-
-    samples: texts to learn from, of max_tokens at most; held_out: others, which decide what R is.
-
-    Raises:
-        UsageError: a number out of its range.
-    """
-
-    name: str
-    rank: int = 8
-    layers: tuple[int, ...] | None = None
-    scope: Literal["all", "response"] = "all"
-    steps: int = 300
-    samples: int = 1024
-    held_out: int = 128
-    max_tokens: int = 128
-    batch_size: int = 16
-    learning_rate: float = 0.01
-    seed: int = 0
-    description: str = ""
-    license: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "samples", "held_out", "max_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} is at least 1")
-        if self.rank < 0 or self.seed < 0:
-            raise UsageError("--rank and --seed are 0 or more")
-
-    @property
-    def validation(self) -> int:
-        """Texts that decide which state is kept, so that those which give R do not."""
-        return max(1, self.held_out // 2)
-
-    def schedule(self, steps: int) -> Schedule:
-        return Schedule(steps, self.learning_rate, self.batch_size, self.seed)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What every run of a distillation has in common.
-
-    `lessons` are learned from; `validation` texts decide which state is kept. base: sum of
-    KL(p_condition || p_base) over the validation texts.
-    """
-
-    model: Model
-    lessons: Sequence[Lesson]
-    validation: Sequence[Lesson]
-    teacher: Teacher
-    base: float
-
-    @classmethod
-    def of(
-        cls, model: Model, lessons: Sequence[Lesson], validation: Sequence[Lesson], teacher: Teacher
-    ) -> Task:
-        """A task with its `base`.
-
-        Raises:
-            InputError: the condition changes nothing.
-        """
-        task = cls(
-            model, lessons, validation, teacher, sum(divergences(model, validation, teacher, None))
-        )
-        if task.per_token < LEAST_EFFECT:
-            raise InputError(
-                "the condition changes nothing in what the model writes",
-                hint="does the model heed it as a prompt? see with `steer apply`",
-            )
-        return task
-
-    @property
-    def per_token(self) -> float:
-        """Mean KL(p_condition || p_base) of a token, in nats."""
-        return self.base / sum(lesson.n for lesson in self.validation)
-
-    def recovered(self, edits: Edits) -> float:
-        """R on the validation texts."""
-        return 1 - sum(divergences(self.model, self.validation, self.teacher, edits)) / self.base
 
 
 def candidates(layers: Sequence[int]) -> tuple[int, ...]:
@@ -150,14 +47,13 @@ def descend(
     its step; step 0, R 0 is the beginning, which is no edit at all.
     """
     optimizer = torch.optim.Adam(edits.parameters, lr=schedule.learning_rate)
-    batches = _Batches(task.lessons, schedule)
+    batches = _Batches(task.texts.lessons, schedule)
     every = max(CHECKED_STEPS, -(-schedule.steps // CHECKS))
     best, best_step, state = 0.0, 0, edits.copy()
     now: float | None = None
     for step in range(1, schedule.steps + 1):
         optimizer.zero_grad()
-        # In units of the whole effect, so that a weak condition is learned like a strong one.
-        backward(task.model, edits, batches.draw(), task.teacher, task.per_token)
+        task.backward(edits, batches.draw())
         torch.nn.utils.clip_grad_norm_(edits.parameters, 1.0)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step - 1)

@@ -10,33 +10,22 @@ over texts that the conditioned model has written. `Edits` has the form, `recove
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-
-from steer.distillation.descent import (
-    CANDIDATES,
-    SEARCH_STEPS,
-    DistillSettings,
-    Task,
-    candidates,
-    descend,
-)
+from steer.distillation.descent import CANDIDATES, SEARCH_STEPS, candidates, descend
 from steer.distillation.distilled import as_vector, scales, with_evidence
-from steer.distillation.lessons import Conditions, Lesson, write_lessons
-from steer.distillation.lowrank import Edits, Teacher, divergences
+from steer.distillation.lessons import Conditions
+from steer.distillation.lowrank import Edits, divergences
 from steer.distillation.recovery import recovery
+from steer.distillation.settings import DistillSettings
+from steer.distillation.task import Task
+from steer.distillation.texts import write
 from steer.errors import InputError, UsageError
+from steer.journal import Journal
 from steer.models.model import Model
 from steer.sites import Site
-from steer.vectors.provenance import ContrastSummary
 from steer.vectors.vector import SteeringVector
-
-#: Prompts from which on some are held out; with fewer, other texts after the same ones are.
-ENOUGH_PROMPTS = 10
 
 #: Gets what is being done, how many units of `n_units` were just done, and R so far, once known.
 Progress = Callable[[str, int, float | None], None]
@@ -49,25 +38,34 @@ def n_units(model: Model, settings: DistillSettings) -> int:
     return texts + searched * SEARCH_STEPS + settings.steps
 
 
-@dataclass(frozen=True, slots=True)
-class _Texts:
-    lessons: list[Lesson]
-    validation: list[Lesson]
-    held_out: list[Lesson]
-
-
 def distill(
     model: Model,
     conditions: Conditions,
     prompts: Sequence[str],
     settings: DistillSettings,
     on_progress: Progress = lambda what, n, recovered: None,
+    kept: Journal | None = None,
 ) -> SteeringVector:
     """The edit that does most of what the condition does, with what it recovers and costs.
 
+    `write`, then `fit`, of which many can use the same texts.
+
     Raises:
-        InputError: the condition changes nothing, or no edit was found that comes nearer to it
-            than the unsteered model does.
+        InputError, SiteError, UsageError: as those two.
+    """
+    check(model, settings)
+
+    def on_done(count: int) -> None:
+        on_progress("sampling", count, None)
+
+    texts = write(model, conditions, prompts, settings, on_done, kept)
+    return fit(Task.of(model, texts), settings, on_progress, kept)
+
+
+def check(model: Model, settings: DistillSettings) -> None:
+    """What can be known before any text is written.
+
+    Raises:
         SiteError: a layer that the model does not have.
         UsageError: a rank above the model's width.
     """
@@ -75,87 +73,66 @@ def distill(
         raise UsageError(f"--rank is at most {model.identity.d_model}, the width of the model")
     for layer in settings.layers or ():
         model.hooks.place(Site(layer))
-    texts = _write(model, conditions, prompts, settings, on_progress)
-    teacher = Teacher(model)
-    task = Task.of(model, texts.lessons, texts.validation, teacher)
-    edits, best_step = _fit(task, scales(model, texts.validation), settings, on_progress)
-    base = divergences(model, texts.held_out, teacher, None)
-    found = recovery(divergences(model, texts.held_out, teacher, edits), base)
+
+
+def fit(
+    task: Task,
+    settings: DistillSettings,
+    on_progress: Progress = lambda what, n, recovered: None,
+    kept: Journal | None = None,
+) -> SteeringVector:
+    """The edit of one rank at one set of layers.
+
+    Raises:
+        InputError: none was found that comes nearer to the condition than the unsteered model does.
+        SiteError, UsageError: as `check`.
+    """
+    model, texts = task.model, task.texts
+    check(model, settings)
+    edits, best_step = _search(task, settings, on_progress, kept)
+    base = divergences(model, texts.held_out, task.teacher, None)
+    found = recovery(divergences(model, texts.held_out, task.teacher, edits), base)
     if best_step == 0 or found.value <= 0:
         raise InputError(
             "no edit was found that comes nearer to the condition than the unsteered model",
             hint="try more --samples and --steps, a higher --rank or --layers all",
         )
-    asked = [conditions.condition, conditions.baseline, conditions.chat, list(prompts)]
-    contrast = ContrastSummary(
-        kind="condition",
-        n=len(texts.lessons),
-        sha256=hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
-        positive=conditions.condition,
-        negative=conditions.baseline,
+    return with_evidence(
+        model, settings, as_vector(model, settings, edits, texts), texts, found, best_step
     )
-    vector = as_vector(model, settings, edits, texts.held_out, contrast, chat=conditions.chat)
-    return with_evidence(model, settings, vector, texts.held_out, found, best_step)
 
 
-def _fit(
-    task: Task, scale: dict[Site, float], settings: DistillSettings, on_progress: Progress
+def _search(
+    task: Task, settings: DistillSettings, on_progress: Progress, kept: Journal | None
 ) -> tuple[Edits, int]:
-    """Edits at the layers of the settings, or at the one at which a short run comes furthest."""
-    response = settings.scope == "response"
+    """Edits at the layers of the settings, or at the one at which a short run comes furthest.
+
+    Returns the step of the state that was kept with them.
+    """
+    scale = scales(task.model, task.texts.validation)
 
     def run(layers: Sequence[int], steps: int, what: str) -> tuple[Edits, float, int]:
         here = {Site(layer): scale[Site(layer)] for layer in layers}
+        response = settings.scope == "response"
         edits = Edits(task.model, here, settings.rank, settings.seed, response=response)
-        best, best_step = descend(
-            task,
-            edits,
-            settings.schedule(steps),
-            lambda recovered: on_progress(what, 1, recovered),
-        )
-        return edits, best, best_step
+        told = partial(on_progress, what, 1)
+        return edits, *descend(task, edits, settings.schedule(steps), told)
 
-    every = [site.layer for site in scale]
+    def reached(layer: int) -> float:
+        told = [settings.rank, settings.scope, settings.learning_rate, settings.batch_size]
+        key = f"layer {layer} of {told}"
+        known = kept.get(key) if kept is not None else None
+        if known is not None:
+            on_progress(f"trying layer {layer}", SEARCH_STEPS, known)
+            return float(known)
+        best = run((layer,), SEARCH_STEPS, f"trying layer {layer}")[1]
+        if kept is not None:
+            kept.put(key, best)
+        return best
+
+    every = tuple(site.layer for site in scale)
     layers = every if settings.layers == () else settings.layers
     if layers is None:
-        reached = {
-            layer: run((layer,), SEARCH_STEPS, f"trying layer {layer}")[1]
-            for layer in candidates(every)
-        }
-        layers = (max(reached, key=lambda layer: reached[layer]),)
+        layers = (max(candidates(every), key=reached),)
     edits, _, best_step = run(layers, settings.steps, "distilling")
     return edits, best_step
-
-
-def _write(
-    model: Model,
-    conditions: Conditions,
-    prompts: Sequence[str],
-    settings: DistillSettings,
-    on_progress: Progress,
-) -> _Texts:
-    """Texts to learn from, and others after prompts that were held out, where there are enough."""
-    learned = other = list(prompts)
-    n_other = settings.validation + settings.held_out
-    first = -(-settings.samples // len(learned)) * len(learned)  # the next text of each prompt
-    if len(prompts) >= ENOUGH_PROMPTS:
-        order = np.random.default_rng([settings.seed, 2]).permutation(len(prompts)).tolist()
-        shuffled = [prompts[index] for index in order]
-        n_held_out = len(prompts) // 5
-        other, learned, first = shuffled[:n_held_out], shuffled[n_held_out:], 0
-
-    def write(chosen: list[str], samples: range) -> list[Lesson]:
-        return write_lessons(
-            model,
-            conditions,
-            chosen,
-            samples,
-            max_tokens=settings.max_tokens,
-            seed=settings.seed,
-            on_done=lambda count: on_progress("sampling", count, None),
-        )
-
-    lessons = write(learned, range(settings.samples))
-    new = write(other, range(first, first + n_other))
-    cut = max(1, len(new) - settings.held_out)
-    return _Texts(lessons, new[:cut], new[cut:])

@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 
 from steer.contrasts.reading import Reading
-from steer.distillation.descent import DistillSettings
 from steer.distillation.lessons import Lesson, nats_per_token, rewritten
 from steer.distillation.lowrank import Edits
+from steer.distillation.settings import DistillSettings
+from steer.distillation.texts import Texts
 from steer.fitting import fit
 from steer.fitting.fitting import rounded, spread
 from steer.hooks.record import record
@@ -22,7 +23,7 @@ from steer.steering.operation import Coefficient
 from steer.steering.scope import Scope
 from steer.steering.steers import Steer
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
-from steer.vectors.provenance import ContrastSummary, Distillation, Method, Read
+from steer.vectors.provenance import Distillation, Method, Read
 from steer.vectors.vector import SteeringVector
 
 #: Texts that are enough to know the mean length of an activation.
@@ -53,13 +54,10 @@ def as_vector(
     model: Model,
     settings: DistillSettings,
     edits: Edits,
-    lessons: Sequence[Lesson],
-    contrast: ContrastSummary,
-    *,
-    chat: bool = False,
+    texts: Texts,
 ) -> SteeringVector:
-    """The edits as a file has them, but for the evidence; `chat`: of system messages."""
-    sites = edits.sites
+    """The edits as a file has them, but for the evidence."""
+    sites, lessons, chat = edits.sites, texts.held_out, texts.conditions.chat
     positive, _ = _read(model, [(one.conditioned, one.n) for one in lessons], sites)
     negative, norms = _read(model, [(one.baseline, one.n) for one in lessons], sites)
     stacked = [np.stack(parts) for parts in zip(*map(edits.arrays, sites), strict=True)]
@@ -91,7 +89,7 @@ def as_vector(
         rank=settings.rank,
         method=Method(name="mean_diff"),  # until the evidence is there, which takes a vector
         read=Read(positions=settings.scope, chat=chat or msgspec.UNSET),
-        contrast=contrast,
+        contrast=texts.contrast,
         statistics=tuple(statistics),
         recommended=Recommended(layers=layers, coefficient=1.0, evidence=""),
     )
@@ -102,12 +100,12 @@ def with_evidence(
     model: Model,
     settings: DistillSettings,
     vector: SteeringVector,
-    lessons: Sequence[Lesson],
+    texts: Texts,
     found: Interval,
     best_step: int,
 ) -> SteeringVector:
     """The vector with R and what its own texts cost under the unsteered model."""
-    layers, scope = vector.metadata.layers, Scope(settings.scope)
+    layers, scope, lessons = vector.metadata.layers, Scope(settings.scope), texts.held_out
     steer = Steer(vector, Coefficient(1.0), layers, scope)
     own, steered = (
         nats_per_token(model, rewritten(model, lessons, steers, seed=settings.seed))

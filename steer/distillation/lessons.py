@@ -18,6 +18,7 @@ from steer.contrasts.frame import joinable
 from steer.contrasts.reading import shared_prefix
 from steer.errors import InputError
 from steer.generate.apply import Sampling, continue_ids
+from steer.journal import Journal
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
@@ -102,11 +103,12 @@ def write_lessons(
     max_tokens: int,
     seed: int,
     on_done: Callable[[int], None] = lambda n_texts: None,
+    kept: Journal | None = None,
 ) -> list[Lesson]:
     """Sample continuations from the conditioned model.
 
     Number i of `samples` continues prompt i % len(prompts); other numbers are other texts. A text
-    that has no token to learn from is left out.
+    that has no token to learn from is left out. What is `kept` is not sampled again.
 
     Raises:
         InputError: the model writes nothing, or a prompt leaves no room.
@@ -123,11 +125,20 @@ def write_lessons(
                 hint="shorten them",
             )
     rows = [(begun[i % len(begun)], i // len(begun)) for i in samples]
-    sampling = Sampling(
-        max_tokens=room, temperature=1.0, seed=seed, batch_size=min(SAMPLED_TOGETHER, len(rows))
-    )
-    order = [(both[0], sample) for both, sample in rows]
-    written = continue_ids(model, order, (), sampling, on_done)
+    written: list[list[int]] = []
+    for start in range(0, len(rows), SAMPLED_TOGETHER):
+        part = rows[start : start + SAMPLED_TOGETHER]
+        key = f"texts {samples[start]}-{samples[start + len(part) - 1]}"
+        new = kept.get(key) if kept is not None else None
+        if new is None:
+            sampling = Sampling(
+                max_tokens=room, temperature=1.0, seed=seed, batch_size=SAMPLED_TOGETHER
+            )
+            new = continue_ids(model, [(both[0], n) for both, n in part], (), sampling)
+            if kept is not None:
+                kept.put(key, new)
+        written += new
+        on_done(len(part))
     made = [
         _lesson(model, conditions, both, new) for (both, _), new in zip(rows, written, strict=True)
     ]

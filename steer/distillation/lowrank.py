@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +25,8 @@ from steer.sites import Site
 
 #: Per site: bias [d_model], down [k, d_model], up [d_model, k].
 State = dict[Site, tuple[Tensor, ...]]
+#: Texts that are read together.
+TOGETHER = 32
 
 
 class Edits:
@@ -111,29 +112,40 @@ def _device(model: Model, site: Site) -> torch.device:
     return model.device if weight is None else torch.device(weight.device)
 
 
-@dataclass
 class Teacher:
-    """log p(. | condition, text) of lessons, remembered where the vocabulary is small enough."""
+    """log p(. | condition, text) of lessons; of the first of `lessons`, as many as `budget` bytes
+    hold, remembered.
 
-    model: Model
-    budget: int = LOGITS_BUDGET
+    They are run together by length, so what is remembered depends on nothing that came before.
+    """
 
-    def __post_init__(self) -> None:
+    @torch.no_grad()
+    def __init__(
+        self, model: Model, lessons: Sequence[Lesson] = (), budget: int = LOGITS_BUDGET
+    ) -> None:
+        self.model = model
         self._known: dict[Lesson, Tensor] = {}
+        ends = np.cumsum([4 * lesson.n * vocabulary(model) for lesson in lessons])
+        chosen = sorted(
+            lessons[: int((ends <= budget).sum())], key=lambda one: len(one.conditioned)
+        )
+        for start in range(0, len(chosen), TOGETHER):
+            for part in micro_batches(model, chosen[start : start + TOGETHER]):
+                rows = by_lesson(self._log_probs(part), part)
+                self._known.update(zip(part, (row.clone() for row in rows), strict=True))
 
     @torch.no_grad()
     def __call__(self, lessons: Sequence[Lesson]) -> Tensor:
         """float32 [sum of n, vocabulary], lesson after lesson."""
         unknown = [lesson for lesson in lessons if lesson not in self._known]
-        if not unknown:
-            return torch.cat([self._known[lesson] for lesson in lessons])
-        scores = log_probs(self.model, [(lesson.conditioned, lesson.n) for lesson in lessons])
-        size = 4 * sum(lesson.n for lesson in lessons) * vocabulary(self.model)
-        if size <= self.budget:
-            self.budget -= size
-            parts = by_lesson(scores, lessons)
-            self._known.update(zip(lessons, (part.clone() for part in parts), strict=True))
-        return scores
+        if len(unknown) == len(lessons):
+            return self._log_probs(lessons)
+        new = by_lesson(self._log_probs(unknown), unknown) if unknown else []
+        found = self._known | dict(zip(unknown, new, strict=True))
+        return torch.cat([found[lesson] for lesson in lessons])
+
+    def _log_probs(self, lessons: Sequence[Lesson]) -> Tensor:
+        return log_probs(self.model, [(lesson.conditioned, lesson.n) for lesson in lessons])
 
 
 def by_lesson(rows: Tensor, lessons: Sequence[Lesson]) -> list[Tensor]:
@@ -170,7 +182,7 @@ def divergences(
     lessons: Sequence[Lesson],
     teacher: Teacher,
     edits: Edits | None,
-    batch_size: int = 32,
+    batch_size: int = TOGETHER,
 ) -> list[float]:
     """Sum over its tokens of KL(p_condition || p_steered) for each lesson; edits None: p_base."""
     sums: list[float] = []

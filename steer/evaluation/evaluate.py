@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
-from steer.distillation.descent import LEAST_EFFECT
 from steer.distillation.lessons import Lesson
+from steer.distillation.task import LEAST_EFFECT
 from steer.errors import InputError
 from steer.evaluation.batches import Text, distance, drift, log_prob
 from steer.evaluation.nats import Nats, expected_nats, extra

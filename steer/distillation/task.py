@@ -1,0 +1,62 @@
+"""What edits are fitted to: a condition's texts, and how likely it makes each token of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steer.distillation.lessons import Lesson
+from steer.distillation.lowrank import Edits, Teacher, backward, divergences
+from steer.distillation.texts import Texts
+from steer.errors import InputError
+from steer.models.model import Model
+
+#: A condition that moves the next token by less than this many nats cannot be told from none.
+LEAST_EFFECT = 1e-6
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every edit of a distillation has in common.
+
+    base: sum of KL(p_condition || p_base) over the validation texts.
+    """
+
+    model: Model
+    texts: Texts
+    teacher: Teacher
+    base: float
+
+    @classmethod
+    def of(cls, model: Model, texts: Texts, teacher: Teacher | None = None) -> Task:
+        """A task with its `base`.
+
+        Raises:
+            InputError: the condition changes nothing.
+        """
+        if teacher is None:
+            teacher = Teacher(model, [*texts.validation, *texts.lessons])
+        task = cls(model, texts, teacher, sum(divergences(model, texts.validation, teacher, None)))
+        if task.per_token < LEAST_EFFECT:
+            raise InputError(
+                "the condition changes nothing in what the model writes",
+                hint="does the model heed it as a prompt? see with `steer apply`",
+            )
+        return task
+
+    @property
+    def per_token(self) -> float:
+        """Mean KL(p_condition || p_base) of a token, in nats."""
+        return self.base / sum(lesson.n for lesson in self.texts.validation)
+
+    def backward(self, edits: Edits, lessons: Sequence[Lesson]) -> None:
+        """Add the gradient of the loss on some lessons.
+
+        It is in units of the whole effect, so that a weak condition is learned like a strong one.
+        """
+        backward(self.model, edits, lessons, self.teacher, self.per_token)
+
+    def recovered(self, edits: Edits) -> float:
+        """R on the validation texts."""
+        left = divergences(self.model, self.texts.validation, self.teacher, edits)
+        return 1 - sum(left) / self.base

@@ -1,0 +1,108 @@
+"""The texts of a distillation: what is learned from, what decides, and what measures.
+
+Sampling them costs as much as an edit does, so one set serves edits of any rank at any layers, and
+is kept: the same command goes on after a kill, and another rank begins with what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import msgspec
+import numpy as np
+
+from steer.distillation.lessons import Conditions, Lesson, write_lessons
+from steer.distillation.settings import DistillSettings
+from steer.journal import Journal
+from steer.models.model import Model
+from steer.vectors.provenance import ContrastSummary
+
+#: Prompts from which on some are held out; with fewer, other texts after the same ones are.
+ENOUGH_PROMPTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts by the conditioned model.
+
+    `lessons` are learned from, `validation` decides which state of an edit is kept, `held_out`
+    says how good it is.
+    """
+
+    conditions: Conditions
+    prompts: tuple[str, ...]
+    lessons: list[Lesson]
+    validation: list[Lesson]
+    held_out: list[Lesson]
+
+    @property
+    def contrast(self) -> ContrastSummary:
+        """The condition as a file tells of it."""
+        asked = [*asdict(self.conditions).values(), self.prompts]
+        return ContrastSummary(
+            kind="condition",
+            n=len(self.lessons),
+            sha256=hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+            positive=self.conditions.condition,
+            negative=self.conditions.baseline,
+        )
+
+
+def journal(
+    model: Model, conditions: Conditions, prompts: Sequence[str], settings: DistillSettings
+) -> Journal:
+    """Where the texts are kept: of everything that they depend on.
+
+    Raises:
+        SteerError: it cannot be read or written.
+    """
+    weight = model.network.get_input_embeddings().weight
+    return Journal.of(
+        "lessons",
+        [msgspec.to_builtins(model.identity), str(weight.dtype), str(weight.device)],
+        [asdict(conditions), list(prompts)],
+        [settings.samples, settings.held_out, settings.max_tokens, settings.seed],
+    )
+
+
+def write(
+    model: Model,
+    conditions: Conditions,
+    prompts: Sequence[str],
+    settings: DistillSettings,
+    on_done: Callable[[int], None] = lambda n_texts: None,
+    kept: Journal | None = None,
+) -> Texts:
+    """Texts to learn from, and others after prompts that were held out, where there are enough.
+
+    Raises:
+        InputError: the model writes nothing, or a prompt leaves no room.
+    """
+    learned = other = list(prompts)
+    n_other = settings.validation + settings.held_out
+    first = -(-settings.samples // len(learned)) * len(learned)  # the next text of each prompt
+    if len(prompts) >= ENOUGH_PROMPTS:
+        order = np.random.default_rng([settings.seed, 2]).permutation(len(prompts)).tolist()
+        shuffled = [prompts[index] for index in order]
+        n_held_out = len(prompts) // 5
+        other, learned, first = shuffled[:n_held_out], shuffled[n_held_out:], 0
+
+    def written(chosen: list[str], samples: range) -> list[Lesson]:
+        return write_lessons(
+            model,
+            conditions,
+            chosen,
+            samples,
+            max_tokens=settings.max_tokens,
+            seed=settings.seed,
+            on_done=on_done,
+            kept=kept,
+        )
+
+    lessons = written(learned, range(settings.samples))
+    new = written(other, range(first, first + n_other))
+    cut = max(1, len(new) - settings.held_out)
+    return Texts(conditions, tuple(prompts), lessons, new[:cut], new[cut:])
