@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +25,20 @@ from steer.hooks.inject import injected
 from steer.hooks.record import capture
 from steer.models.model import Model, load
 from steer.monitoring.heatmap import N_STEPS, colour, ink, luminance, page, step
-from steer.monitoring.monitor import monitor
+from steer.monitoring.monitor import monitor as monitor_in
+from steer.monitoring.monitor import plan
 from steer.monitoring.traces import Trace, TracedToken, reach, summarise
 from steer.sites import Site
 from steer.steering.readouts import Readout, readouts
 from steer.vectors.vector import SteeringVector
+from steer.workers import InProcess
+
+
+def monitor(
+    model: Model, texts: Sequence[str], chosen: Sequence[Readout], **settings: Any
+) -> list[Trace]:
+    return monitor_in(InProcess(model), plan(model, texts, **settings), chosen)
+
 
 TEXTS = ["w3 w4 w5 w6 w7 w8", "w9", "w10 w11 w12", "w20 w21 w22 w23 w24 w25 w26 w27"]
 FAMILIES = ["llama", "gpt2", "gemma2", "qwen3", "falcon", "bloom"]
@@ -152,7 +163,8 @@ def pocket_readout(pocket: Model) -> Readout:
 
 def test_a_chat_s_own_tokens_are_not_counted(pocket: Model) -> None:
     text = pocket.chat("Tell me about the sea.")
-    (trace,) = monitor(pocket, [text], [pocket_readout(pocket)], special=False)
+    (trace,) = monitor(pocket, ["Tell me about the sea."], [pocket_readout(pocket)], chat=True)
+    assert trace.text == text
     assert "".join(token.text for token in trace.tokens) == text
     counted = "".join(trace.tokens[index].text for index in trace.counted)
     assert counted == "Tell me about the sea."

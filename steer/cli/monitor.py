@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import options, output
+from steer.cli import options, output, workers
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def monitor(
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Read a finetune of the vector's model.")
     ] = False,
+    ray: workers.RayOption = None,
+    n_workers: workers.CountOption = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -66,31 +69,34 @@ def monitor(
     from steer.errors import UsageError
     from steer.files import check_writable, write_atomic
 
+    workers.check(source, ray, n_workers)
     if not vector:
         raise UsageError("nothing to look for", hint="name a vector with -v")
     if html is not None:
         check_writable(html, force=force)
     readouts = [one for typed in vector for one in _readouts(typed)]
     given = _texts(text, texts)
-    model = options.load_model(source)
-    from steer.monitoring.monitor import monitor as run
-    from steer.steering.steers import check_all_fit
+    with workers.workers(source, ray, n_workers) as readers:
+        from steer.monitoring.monitor import monitor as run
+        from steer.monitoring.monitor import plan
+        from steer.steering.steers import check_all_fit
+        from steer.workers import once
 
-    used = [readout.vector for readout in readouts]
-    for warning in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
-        output.warning(warning)
-    read = [model.chat(one) for one in given] if chat else given
-    with output.progress("reading", len(given)) as advance:
-        traces = run(model, read, readouts, special=not chat, on_done=advance)
-    output.note(f"{model.describe()} · {' · '.join(map(str, readouts))}")
+        planned = once(readers, partial(plan, texts=given, chat=chat))
+        used = [readout.vector for readout in readouts]
+        for warning in check_all_fit(used, planned.model, allow_other_model=allow_other_model):
+            output.warning(warning)
+        with output.progress("reading", len(given)) as advance:
+            traces = run(readers, planned, readouts, advance)
+    output.note(f"{planned.described} · {' · '.join(map(str, readouts))}")
     if html is not None:
         from steer.monitoring.heatmap import page
 
-        title = f"steer monitor · {model.identity.id}"
+        title = f"steer monitor · {planned.model.id}"
         write_atomic(html, page(title, traces, readouts).encode(), force=force)
         output.note(f"wrote {html}")
     if json:
-        output.as_json(_as_json(model.identity.id, traces, readouts))
+        output.as_json(_as_json(planned.model.id, traces, readouts))
     elif html is None and output.has_colour() and not table:
         _coloured(traces, readouts)
     else:

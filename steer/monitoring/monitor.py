@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,58 +20,100 @@ from steer.models.model import Model
 from steer.monitoring.traces import Trace, TracedToken
 from steer.sites import Site
 from steer.steering.readouts import Readout
+from steer.vectors.provenance import ModelIdentity
+from steer.workers import Workers
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Texts as tokens, and which of them run together.
+
+    texts: as they are read, chat template and all. rows: the tokens of each. described: the model,
+    for the line that says what was used.
+    """
+
+    texts: tuple[str, ...]
+    rows: tuple[tuple[TracedToken, ...], ...]
+    batches: tuple[tuple[int, ...], ...]
+    model: ModelIdentity
+    described: str
+
+
+def plan(
+    model: Model, texts: Sequence[str], *, chat: bool = False, max_tokens: int | None = None
+) -> Plan:
+    """Find out what is to be read; with `chat`, each text as what a user says.
+
+    Texts run in batches of at most `max_tokens` tokens (None: what suits the machine), padded on
+    the right, so each reads what it reads alone.
+
+    Raises:
+        InputError: a text has no tokens, or more than the model takes.
+        ModelError: the tokenizer cannot say where tokens stand, or has no chat template.
+    """
+    if chat:
+        texts = [model.chat(text) for text in texts]
+    # A chat template has already given its texts their first token.
+    rows = [_tokens(model, text, number, not chat) for number, text in enumerate(texts, 1)]
+    limit = token_budget(model) if max_tokens is None else max_tokens
+    made = batches([len(tokens) for tokens in rows], limit)
+    return Plan(
+        tuple(texts), tuple(rows), tuple(map(tuple, made)), model.identity, model.describe()
+    )
 
 
 def monitor(
-    model: Model,
-    texts: Sequence[str],
+    workers: Workers,
+    planned: Plan,
     readouts: Sequence[Readout],
-    *,
-    special: bool = True,
-    max_tokens: int | None = None,
     on_done: Callable[[int], None] = lambda n_texts: None,
 ) -> list[Trace]:
     """The readouts of each text at each of its tokens, in the order of the texts.
 
-    Texts run in batches of at most `max_tokens` tokens (None: what suits the machine), padded on
-    the right, so each reads what it reads alone. No LM head, and nothing above the highest layer.
-    `special` is off for texts that a chat template has already given their first token.
+    No LM head, and nothing above the highest layer.
 
     Raises:
-        InputError: a text has no tokens, or more than the model takes.
-        ModelError: the tokenizer cannot say where tokens stand.
         HookError: a site was never reached.
         SiteError: the model has no such site.
     """
-    rows = [_tokens(model, text, number, special) for number, text in enumerate(texts, 1)]
-    limit = token_budget(model) if max_tokens is None else max_tokens
     traces: dict[int, Trace] = {}
-    for batch in batches([len(tokens) for tokens in rows], limit):
-        values = _read(model, [rows[index] for index in batch], readouts)
+    ids = [
+        [[token.id for token in planned.rows[index]] for index in batch]
+        for batch in planned.batches
+    ]
+    for number, values in workers.map(partial(_Reading, readouts=readouts), ids):
+        batch = planned.batches[number]
         for index, row in zip(batch, values, strict=True):
-            traces[index] = Trace(texts[index], rows[index], row[: len(rows[index])])
+            tokens = planned.rows[index]
+            traces[index] = Trace(planned.texts[index], tokens, row[: len(tokens)])
         on_done(len(batch))
-    return [traces[index] for index in range(len(texts))]
+    return [traces[index] for index in range(len(planned.texts))]
 
 
-def _read(
-    model: Model, rows: Sequence[Sequence[TracedToken]], readouts: Sequence[Readout]
-) -> NDArray[np.float32]:
-    """Readouts of one batch, float32 [row, position, n_readouts], what is padding included."""
-    ids, mask = model.padded([[token.id for token in row] for row in rows], left=False)
-    found = torch.zeros((*ids.shape, len(readouts)))
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Reads batches of token ids."""
 
-    def reader(site: Site) -> Callable[[Tensor], None]:
-        columns = [column for column, readout in enumerate(readouts) if readout.site == site]
-        read = Reader([readouts[column] for column in columns])
+    model: Model
+    readouts: Sequence[Readout]
 
-        def keep(resid: Tensor) -> None:
-            found[:, :, columns] = read(resid).cpu()
+    def __call__(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Readouts of one batch, float32 [row, position, n_readouts], of padding too."""
+        ids, mask = self.model.padded(rows, left=False)
+        found = torch.zeros((*ids.shape, len(self.readouts)))
 
-        return keep
+        def reader(site: Site) -> Callable[[Tensor], None]:
+            columns = [column for column, one in enumerate(self.readouts) if one.site == site]
+            read = Reader([self.readouts[column] for column in columns])
 
-    run(model, ids, mask, {site: reader(site) for site in {one.site for one in readouts}})
-    return found.numpy()
+            def keep(resid: Tensor) -> None:
+                found[:, :, columns] = read(resid).cpu()
+
+            return keep
+
+        sites = {readout.site for readout in self.readouts}
+        run(self.model, ids, mask, {site: reader(site) for site in sites})
+        return found.numpy()
 
 
 def _tokens(model: Model, text: str, number: int, special: bool) -> tuple[TracedToken, ...]:
