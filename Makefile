@@ -2,7 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray
+# Inputs of `make fuzz`.
+N ?= 200000
+
+.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray fuzz
 
 # Made again when what it is made from changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -24,6 +27,12 @@ lint: install
 	$(BIN)/mypy
 
 check: test lint
+
+# Hostile files to every reader, N in all: `make fuzz N=5000000`. Led by atheris where there is a
+# wheel of it, else by mutation alone; inputs that are defects are kept in fuzzed/.
+fuzz: install
+	-$(BIN)/python -m pip install --quiet --only-binary :all: -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python tests/fuzzing $(N)
 
 # Other programs, in environments of their own. llama.cpp is built, which takes a quarter of an hour
 # on one core.

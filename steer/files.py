@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from steer.errors import SteerError
+from steer.errors import SteerError, UsageError
 from steer.processes import follows
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -25,14 +25,15 @@ def check_writable(path: Path, *, force: bool) -> None:
     if follows():
         return
     folder = path.parent
-    if not folder.is_dir():
-        raise SteerError(f"the folder {folder} does not exist", hint=f"mkdir -p {folder}")
-    if path.is_dir():
-        raise SteerError(f"{path} is a folder", hint="name a file")
-    if not os.access(folder, os.W_OK):
-        raise SteerError(f"the folder {folder} is not writable")
-    if path.exists() and not force:
-        raise _exists(path)
+    with reported(path):
+        if not folder.is_dir():
+            raise SteerError(f"the folder {folder} does not exist", hint=f"mkdir -p {folder}")
+        if path.is_dir():
+            raise SteerError(f"{path} is a folder", hint="name a file")
+        if not os.access(folder, os.W_OK):
+            raise SteerError(f"the folder {folder} is not writable")
+        if path.exists() and not force:
+            raise _exists(path)
 
 
 def write_atomic(path: Path, data: bytes, *, force: bool = False) -> None:
@@ -103,6 +104,18 @@ def cache_folder(name: str) -> Path:
     """Where results may lie that can be made again, under the user's own cache folder."""
     folder = os.environ.get("XDG_CACHE_HOME")
     return (Path(folder) if folder else Path("~/.cache").expanduser()) / "steer" / name
+
+
+def at_home(path: str) -> Path:
+    """A path that may begin with `~` or `~SOMEBODY`.
+
+    Raises:
+        UsageError: that is nobody here.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path!r} begins with the name of nobody here") from None
 
 
 def safe_name(text: str) -> bool:

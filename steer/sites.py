@@ -14,6 +14,7 @@ from steer.errors import SiteError, UsageError
 
 SiteName = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
 SITE_NAMES: tuple[SiteName, ...] = get_args(SiteName)
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -75,6 +76,8 @@ def parse_layers(text: str) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UsageError(f"{text!r} is not a list of layers", hint="write 3, 2,5 or 4-7")
+        if max(len(first), len(last)) > _MOST_DIGITS:
+            raise UsageError(f"layer {part.strip()[:20]}... is more than any model has")
         start, stop = int(first), int(last or first)
         if stop < start:
             raise UsageError(f"layers {part.strip()!r} run backwards", hint=f"write {stop}-{start}")

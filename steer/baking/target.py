@@ -52,12 +52,13 @@ def check_folder(path: Path, *, force: bool) -> None:
         SteerError: its parent is missing or not writable, or it is there: `force` replaces what was
             baked before, and nothing else.
     """
-    parent = path.resolve().parent
+    with reported(path):
+        parent, there = path.resolve().parent, path.exists()
     if not parent.is_dir():
         raise SteerError(f"the folder {parent} does not exist", hint=f"mkdir -p {parent}")
     if not os.access(parent, os.W_OK):
         raise SteerError(f"the folder {parent} is not writable")
-    if not path.exists():
+    if not there:
         return
     if not path.is_dir():
         raise SteerError(f"{path} is a file", hint="name a folder")

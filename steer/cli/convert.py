@@ -75,7 +75,7 @@ def convert(
     steer convert joyful joyful.gguf                       # for llama.cpp, as recommended
     steer convert joyful:1@all joyful.npz
     """
-    from steer.files import check_writable, safe_name
+    from steer.files import check_writable, reported, safe_name
     from steer.formats import reading, writing
     from steer.formats.reading import Told
     from steer.sites import parse_layers
@@ -89,8 +89,9 @@ def convert(
     check_writable(out, force=force)
     named = name or (out.stem if safe_name(out.stem) else "imported")
     path = Path(given)
-    foreign = path.is_dir() or path.suffix.lower() in _foreign_suffixes()
-    foreign = foreign or (path.is_file() and not _is_ours(path))
+    with reported(path):
+        foreign = path.is_dir() or path.suffix.lower() in _foreign_suffixes()
+        foreign = foreign or (path.is_file() and not _is_ours(path))
     if not foreign:
         if to_ours:
             vector = _unbound(given, source, told)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from steer import pocket
 from steer.errors import ModelError, UsageError
+from steer.files import at_home, reported
 from steer.processes import several
 from steer.sites import listed
 
@@ -49,7 +50,9 @@ class ModelSource:
                 hint="write: torchrun --nproc-per-node 2 -m steer extract ... --tp",
             )
         path = self._path
-        if path.is_dir():
+        with reported(path):
+            is_folder = path.is_dir()
+        if is_folder:
             if not (path / "config.json").is_file():
                 raise ModelError(f"the folder {self.name} holds no model: it has no config.json")
         elif path.is_absolute() or self.name.startswith((".", "~")) or self.name.count("/") > 1:
@@ -71,4 +74,4 @@ class ModelSource:
 
     @property
     def _path(self) -> Path:
-        return pocket.path() if self.name == POCKET else Path(self.name).expanduser()
+        return pocket.path() if self.name == POCKET else at_home(self.name)

@@ -94,6 +94,8 @@ def read_safetensors(
     raw = store.raw_header(data, len(data), subject)
     texts = raw.pop("__metadata__", None)
     start = 8 + int.from_bytes(data[:8], "little")
+    if sum(map(_length, raw.values())) > len(data):
+        raise VectorError(f"{subject}: its tensors overlap")
     named = {name: _tensor(data, start, raw[name], f"{subject}, {name}") for name in raw}
     if isinstance(texts, dict) and isinstance(texts.get("cfg"), str):
         return _steering_lite(named, texts["cfg"], subject)
@@ -101,6 +103,14 @@ def read_safetensors(
         only = next(iter(named.values()))
         return table(only, subject, format="safetensors", layers=layers, row=row)
     return by_layer(named, subject, format="safetensors")
+
+
+def _length(entry: Any) -> int:
+    """Bytes of a tensor, as its header has them; what that gets wrong, `_tensor` tells."""
+    match entry:
+        case {"data_offsets": [int(first), int(last)]}:
+            return max(last - first, 0)
+    return 0
 
 
 def _tensor(data: bytes, start: int, entry: Any, subject: str) -> Array:

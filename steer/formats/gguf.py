@@ -111,6 +111,8 @@ def parse(data: bytes, subject: str) -> Gguf:
             raise VectorError(f"{subject}: the tensor {shortened(name)!r} stands twice")
         infos[name] = _tensor_info(cursor, name)
     start = _aligned(cursor.at, _alignment(values, subject))
+    if 4 * sum(length for length, _ in infos.values()) > len(data):
+        raise VectorError(f"{subject} is cut off, or its tensors overlap")
     return Gguf(values, {name: _tensor(data, start, *infos[name], subject) for name in infos})
 
 

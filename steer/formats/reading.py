@@ -76,8 +76,9 @@ def check(path: Path, told: Told) -> None:
         raise UsageError(
             f"{told.format!r} is not a format that is read", hint=f"use one of {listed(FORMATS)}"
         )
-    if not path.exists():
-        raise VectorError(f"there is no file {path}")
+    with reported(path):
+        if not path.exists():
+            raise VectorError(f"there is no file {path}")
     suffix = ".pt" if path.is_dir() else path.suffix.lower()
     if suffix in _PICKLES:
         raise VectorError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steer.errors import SteerError, UsageError
-from steer.files import write_atomic
+from steer.files import reported, write_atomic
 from steer.generate.conversation import Conversation, OnText, Turn
 from steer.steering import recipe, spec
 from steer.steering.generation import Sampling
@@ -144,7 +144,7 @@ class Chat:
     def _seed(self, typed: str) -> Outcome:
         if not typed:
             return Outcome(lines=(str(self.sampling.seed),))
-        if not (typed.isascii() and typed.isdecimal()):
+        if not (typed.isascii() and typed.isdecimal() and len(typed) < 20):
             raise UsageError(f"{typed!r} is not a seed", hint="write a whole number: /seed 1")
         self.sampling = replace(self.sampling, seed=int(typed))
         return Outcome(notes=(f"seed {typed}",))
@@ -162,8 +162,9 @@ class Chat:
         if not typed:
             raise UsageError("/save needs a file", hint="/save recipe.toml")
         path = Path(typed)
-        if path.exists():
-            raise SteerError(f"{path} exists", hint="save it under another name")
+        with reported(path):
+            if path.exists():
+                raise SteerError(f"{path} exists", hint="save it under another name")
         talk, settings = self.conversation, self.sampling
         generation = {
             name: getattr(settings, name)

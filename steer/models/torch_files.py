@@ -24,6 +24,8 @@ Array = NDArray[Any]
 
 #: AxBench keeps the vectors of 16,000 concepts in one file.
 MAX_BYTES = 400_000_000
+#: Numbers in a dictionary of tensors, which may share what is stored once: a vector a layer.
+_MOST = 25_000_000
 
 
 def read(path: Path) -> Loaded:
@@ -46,14 +48,14 @@ def read(path: Path) -> Loaded:
 
 
 def _check(data: bytes, path: Path) -> None:
-    """Refuse what is no zip archive of bounded size: older files are bare pickles."""
+    """Refuse what is no zip archive of its own size: older files are bare pickles."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(info.file_size for info in archive.infolist())
     except Exception as error:  # zipfile's errors have no common root
         raise _refused(path, data, error) from None
-    if size > MAX_BYTES:
-        raise VectorError(f"{path} unpacks to {size:,} bytes, more than {MAX_BYTES:,}")
+    if size > len(data):  # torch packs nothing
+        raise VectorError(f"{path} has {len(data):,} bytes, and unpacks to {size:,}")
 
 
 def _refused(path: Path, data: bytes, error: Exception) -> VectorError:
@@ -73,6 +75,8 @@ def _arrays(loaded: Any, path: Path) -> Loaded:
     if isinstance(loaded, torch.Tensor):
         return _array(loaded, path)
     if isinstance(loaded, dict) and 0 < len(loaded) <= MAX_LAYERS:
+        if sum(one.numel() for one in loaded.values() if isinstance(one, torch.Tensor)) > _MOST:
+            raise VectorError(f"{path} holds more than {_MOST:,} numbers")
         return {str(key): _array(value, path) for key, value in loaded.items()}
     raise VectorError(f"{path} holds a {type(loaded).__name__}, not tensors")
 
@@ -81,6 +85,8 @@ def _array(value: Any, path: Path) -> Array:
     if not isinstance(value, torch.Tensor):
         raise VectorError(f"{path} holds a {type(value).__name__} among its tensors")
     # Before a copy is made: a tensor may be a view that repeats one number without end.
-    if value.numel() * 4 > MAX_BYTES:
-        raise VectorError(f"{path} holds a tensor of {value.numel():,} numbers")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise VectorError(
+            f"{path} holds a tensor of {value.numel():,} numbers, which are not there"
+        )
     return np.asarray(value.detach().to(torch.float32).contiguous().numpy())

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from steer.errors import UsageError
-from steer.files import safe_name
+from steer.files import at_home, safe_name
 
 SUFFIX = ".safetensors"
 HUB = "hf"
@@ -75,7 +74,7 @@ def parse_folder(text: str) -> Address:
     if not text or "\0" in text or "::" in text:
         raise UsageError(f"{text!r} is not a place", hint=_FORM)
     if not is_url(text):
-        return Address(LOCAL, "", str(Path(text).expanduser()))
+        return Address(LOCAL, "", str(at_home(text)))
     protocol, _, rest = text.partition("://")
     if not _PROTOCOL.fullmatch(protocol) or not rest:
         raise UsageError(f"{public(text)!r} is not a place", hint=_FORM)

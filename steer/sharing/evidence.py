@@ -13,7 +13,7 @@ from steer.errors import InputError
 from steer.files import read_bytes
 from steer.strict_json import load_strict_json
 
-_MAX_BYTES = 100_000_000
+_MAX_BYTES = 20_000_000
 #: Measures in their order, their headings, and how a number is written.
 _MEASURES = {
     "preference": ("preference", "{:.2f}"),

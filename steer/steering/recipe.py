@@ -172,7 +172,7 @@ def _parse(path: Path, chain: dict[Path, Path]) -> _File:
         raise InputError(f"{error}{by}") from None
     try:
         raw = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number may be too long for Python
         raise InputError(f"{path}: not TOML: {error}") from None
     try:
         made = msgspec.convert(raw, _File)

@@ -221,15 +221,16 @@ def find(reference: str) -> Path:
             hint="get it first: steer pull, and name the file's path in its place",
         )
     path = Path(reference)
-    if path.suffix == SUFFIX or path.parent != Path():
-        if path.is_file():
-            return path
-        raise VectorError(f"there is no file {reference}", hint="see `steer list`")
     searched = [folder for folder in folders() if folder.is_dir()]
-    for folder in searched:
-        candidate = folder / (reference + SUFFIX)
-        if candidate.is_file():
-            return candidate
+    with reported(path):  # a name may be too long for any file
+        if path.suffix == SUFFIX or path.parent != Path():
+            if path.is_file():
+                return path
+            raise VectorError(f"there is no file {reference}", hint="see `steer list`")
+        for folder in searched:
+            candidate = folder / (reference + SUFFIX)
+            if candidate.is_file():
+                return candidate
     names = [file.stem for folder in searched for file in files(folder)]
     close = difflib.get_close_matches(reference, names, n=1)
     raise VectorError(
