@@ -15,7 +15,7 @@ from steer.contrasts.overlap import sketch, texts_of
 from steer.contrasts.reading import Readings, Tokens
 from steer.errors import InputError
 from steer.fitting.activations import Activations, Recording, resume
-from steer.hooks.record import Recorder, in_batches, readings_of
+from steer.hooks.record import Batch, Recorder, in_batches, readings_of
 from steer.models.model import Model
 from steer.positions import Position
 from steer.sites import Site, SiteName
@@ -94,9 +94,8 @@ def record_contrasts(
     done = found.done()
     on_progress(int(done.sum()))
     made = once(workers, partial(in_batches, readings=planned.readings))
-    unfinished = [rows for rows in made if not done[readings_of(rows)].all()]
-    job = partial(Recorder, readings=planned.readings, sites=planned.recording.sites)
-    for _, parts in workers.map(job, unfinished):
+    ahead = (Batch.of(rows, planned.readings) for rows in made if not done[readings_of(rows)].all())
+    for _, parts in workers.map(partial(Recorder, sites=planned.recording.sites), ahead):
         for part in parts:
             found.put(part.indices, part.activations, part.norms)
             on_progress(int((~done[part.indices]).sum()))

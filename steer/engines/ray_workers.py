@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -73,16 +72,19 @@ class RayWorkers:
         import ray
 
         shared = ray.put(job)
-        waiting = deque(enumerate(items))
+        ahead = enumerate(items)
+        again: list[tuple[int, Item]] = []  # of workers that were lost
         idle: list[Any] = []
         #: What a worker is at: an item with its number, or None while it gets the job.
         running: dict[Any, tuple[Any, Any]] = {
             actor.begin.remote(shared): (actor, None) for actor in self.actors
         }
+        waiting = next(ahead, None)
         while waiting or any(task for _, task in running.values()):
             while waiting and idle:
-                actor, task = idle.pop(), waiting.popleft()
-                running[actor.do.remote(task[1])] = actor, task
+                actor = idle.pop()
+                running[actor.do.remote(waiting[1])] = actor, waiting
+                waiting = again.pop() if again else next(ahead, None)
             if not running:
                 raise SteerError(
                     "every worker was lost", hint="run the same again: it goes on from there"
@@ -93,7 +95,8 @@ class RayWorkers:
                 made = _result(ready)
             except ray.exceptions.RayError:  # the worker, its node, or what it had made
                 self.actors.remove(actor)
-                waiting.extendleft([task] if task else [])
+                again.extend([task] if task else [])
+                waiting = waiting or (again.pop() if again else None)
                 continue
             idle.append(actor)
             if task:

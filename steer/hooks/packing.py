@@ -8,9 +8,9 @@ with nothing cached and wherever its span begins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ from steer.contrasts.reading import Reading
 ATTENTION = 2
 #: Readings are run apart unless packing saves this share of the tokens: it has a price of its own.
 LEAST_SAVED = 0.05
+
+
+#: Readings by their numbers: all that there are, or those of a batch.
+ByNumber: TypeAlias = "Sequence[Reading] | Mapping[int, Reading]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return made
 
 
-def halves(row: Row, readings: Sequence[Reading]) -> tuple[Row, Row]:
+def halves(row: Row, readings: ByNumber) -> tuple[Row, Row]:
     """Two rows with half of the readings each; what both halves begin with is then in both."""
     half = len(row.readings) // 2
     return (
@@ -124,13 +128,13 @@ def halves(row: Row, readings: Sequence[Reading]) -> tuple[Row, Row]:
     )
 
 
-def _part(row: Row, part: slice, readings: Sequence[Reading]) -> Row:
+def _part(row: Row, part: slice, readings: ByNumber) -> Row:
     indices, shared = row.readings[part], (0, *row.shared[part][1:])
     own = (len(readings[i].ids) - n for i, n in zip(indices, shared, strict=True))
     return Row(indices, shared, sum(own))
 
 
-def layout(rows: Sequence[Row], readings: Sequence[Reading]) -> Layout:
+def layout(rows: Sequence[Row], readings: ByNumber) -> Layout:
     """Where the tokens of `rows` stand, and what they see."""
     shape = (len(rows), max(row.length for row in rows))
     ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)

@@ -8,9 +8,10 @@ common run once, where the model is found to take that (`packing` says how).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from steer.contrasts.reading import Reading
 from steer.hooks import ops
 from steer.hooks.hooks import SiteFunction, placed
-from steer.hooks.packing import Row, alone, batches, halves, layout, pack
+from steer.hooks.packing import ByNumber, Row, alone, batches, halves, layout, pack
 from steer.models.memory import ran_out, token_budget
 from steer.models.model import Model
 from steer.sites import Site
@@ -117,9 +118,20 @@ def record(
         HookError: a site was never reached.
         SiteError: the model has no such site.
     """
-    recorder = Recorder(model, readings, sites)
-    for batch in in_batches(model, readings, max_tokens):
-        yield from recorder(batch)
+    recorder = Recorder(model, sites)
+    for rows in in_batches(model, readings, max_tokens):
+        yield from recorder(Batch.of(rows, readings))
+
+
+class Batch(NamedTuple):
+    """Rows that run together, with their readings by number: all that a worker needs."""
+
+    rows: Sequence[Row]
+    readings: Mapping[int, Reading]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], readings: Sequence[Reading]) -> Batch:
+        return cls(rows, {index: readings[index] for index in readings_of(rows)})
 
 
 def in_batches(
@@ -141,30 +153,31 @@ def readings_of(rows: Sequence[Row]) -> list[int]:
 
 @dataclass
 class Recorder:
-    """Runs batches of readings. One that does not fit in memory is halved and run again."""
+    """Runs batches. One that does not fit in memory is halved and run again."""
 
     model: Model
-    readings: Sequence[Reading]
     sites: Sequence[Site]
 
     def __post_init__(self) -> None:
         #: A batch of as many tokens, or of more, has failed.
         self._too_many = sys.maxsize
 
-    def __call__(self, rows: Sequence[Row]) -> list[Recorded]:
-        """Pooled activations of the readings of `rows`.
+    def __call__(self, batch: Batch) -> list[Recorded]:
+        """Pooled activations of the batch's readings, in as many parts as it took.
 
         Raises:
             HookError: a site was never reached.
             SiteError: the model has no such site.
         """
+        rows, readings = batch
         size = len(rows) * max(row.length for row in rows)
         if size < self._too_many or not _divisible(rows):
-            done = _attempt(self.model, self.readings, rows, self.sites)
+            done = _attempt(self.model, readings, rows, self.sites)
             if done is not None:
                 return [done]
             self._too_many = min(self._too_many, size)
-        return [done for half in _halved(rows, self.readings) for done in self(half)]
+        halved = _halved(rows, readings)
+        return [done for half in halved for done in self(Batch(half, readings))]
 
 
 def _rows(model: Model, readings: Sequence[Reading], limit: int) -> list[Row]:
@@ -207,7 +220,7 @@ def _takes_packed(model: Model, depth: int, length: int) -> bool:
 
 
 def _attempt(
-    model: Model, readings: Sequence[Reading], rows: Sequence[Row], sites: Sequence[Site]
+    model: Model, readings: ByNumber, rows: Sequence[Row], sites: Sequence[Site]
 ) -> Recorded | None:
     """None where memory ran out and the batch can be divided."""
     try:
@@ -223,7 +236,7 @@ def _divisible(rows: Sequence[Row]) -> bool:
     return len(rows) > 1 or len(rows[0].readings) > 1
 
 
-def _halved(rows: Sequence[Row], readings: Sequence[Reading]) -> list[list[Row]]:
+def _halved(rows: Sequence[Row], readings: ByNumber) -> list[list[Row]]:
     if len(rows) == 1:
         return [[part] for part in halves(rows[0], readings)]
     half = len(rows) // 2
@@ -231,7 +244,7 @@ def _halved(rows: Sequence[Row], readings: Sequence[Reading]) -> list[list[Row]]
 
 
 def pooled(
-    model: Model, readings: Sequence[Reading], rows: Sequence[Row], sites: Sequence[Site]
+    model: Model, readings: ByNumber, rows: Sequence[Row], sites: Sequence[Site]
 ) -> Recorded:
     """Run the readings of `rows` as one batch.
 
