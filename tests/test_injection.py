@@ -13,7 +13,7 @@ from torch import Tensor
 from steer.errors import SiteError, UsageError
 from steer.generate.apply import Sampling, generate
 from steer.hooks.clock import TokenClock
-from steer.hooks.gates import opened, prompt_values
+from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected, write_sites
 from steer.hooks.record import capture
 from steer.models.model import Model
@@ -86,7 +86,7 @@ def forward(
     }
     values = prompt_values(model, steers, [model.encode(prompt) for prompt in PROMPTS])
     width = ids.shape[1]
-    clock = TokenClock(width - response + 1, width - mask.sum(1), opened(values))
+    clock = TokenClock(width - response + 1, width - mask.sum(1), values)
     # As in generation, where padding is left out of positions.
     where = (mask.cumsum(-1) - 1).clamp(min=0)
     given = {} if "mpt" in model.identity.id else {"position_ids": where}
@@ -314,9 +314,9 @@ def test_cached_generation_equals_uncached(family: str) -> None:
         cached = texts(model, steers, GREEDY, [prompt])[0]
         ids = model.encode(prompt)
         start = len(ids)
-        open_gates = opened(prompt_values(model, steers, [ids]))
+        values = prompt_values(model, steers, [ids])
         for _ in range(GREEDY.max_tokens):
-            clock = TokenClock(start, torch.zeros(1, dtype=torch.int64), open_gates)
+            clock = TokenClock(start, torch.zeros(1, dtype=torch.int64), values)
             with torch.no_grad(), injected(model, steers, clock):
                 scores = model.network(input_ids=torch.tensor([ids]), use_cache=False).logits
             ids.append(int(scores[0, -1].argmax()))
@@ -357,14 +357,20 @@ def test_adds_have_no_order_and_cancel_in_every_scope(family: str) -> None:
     assert torch.equal(forward(model, both)[0], forward(model, [])[0])
 
 
+def opens(model: Model, steer: Steer) -> list[bool]:
+    """Which of `PROMPTS` open its gate."""
+    assert steer.gate is not None
+    values = prompt_values(model, [steer], [model.encode(prompt) for prompt in PROMPTS])
+    return [steer.gate.condition.holds(value) for value in values[steer.gate]]
+
+
 @each_family
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_a_gate_steers_the_prompts_that_open_it_and_no_other(family: str, pooling: str) -> None:
     model = tiny.model(family)
     free = acting(model, "add")
     steer = replace(free, gate=gated(model, pooling))
-    values = prompt_values(model, [steer], [model.encode(prompt) for prompt in PROMPTS])
-    passes = next(iter(opened(values).values()))
+    passes = opens(model, steer)
     assert sum(passes) == 2
     baseline, _ = forward(model, [])
     logits, _ = forward(model, [steer])
@@ -379,8 +385,34 @@ def test_a_gate_steers_the_prompts_that_open_it_and_no_other(family: str, poolin
         alone = [text for prompt in PROMPTS for text in texts(model, [steer], sampling, [prompt])]
         assert found == alone
     below = replace(steer, gate=gated(model, pooling, above=False))
-    values = prompt_values(model, [below], [model.encode(prompt) for prompt in PROMPTS])
-    assert next(iter(opened(values).values())) == [not one for one in passes]
+    assert opens(model, below) == [not one for one in passes]
+
+
+@each_family
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_gates_read_what_nothing_has_steered_in_one_pass_where_that_is_so(
+    family: str, pooling: str
+) -> None:
+    """As the prompts pass, if no edit comes before; else in a pass of its own."""
+    model = tiny.model(family)
+    gate = gated(model, pooling)
+    ids = [model.encode(prompt) for prompt in PROMPTS]
+    behind = Steer(tiny.vector(model), Coefficient(3.0), (1,), gate=gate)
+    first = tiny.steer(model, 3.0, layers=(0,))
+    before = tiny.steer_at(model, Site(0, "resid_pre"), torch.randn(model.identity.d_model))
+    expected = prompt_values(model, [behind], ids)[gate]
+    for others, n_passes in (([], 1), ([first], 1), ([before], 2)):
+        passes: list[int] = []
+        embed = model.network.get_input_embeddings()  # not every model calls its body
+        handle = embed.register_forward_pre_hook(lambda *_, n=passes: n.append(1))
+        once = Sampling(max_tokens=1, temperature=0, samples=2)
+        made = generate(model, PROMPTS, [*others, behind], once)
+        handle.remove()
+        assert len(passes) == n_passes
+        for sampling in (once, BEAMS):
+            made = generate(model, PROMPTS, [*others, behind], sampling)
+            read = [one.gates[0].value for one in made[:: sampling.samples]]
+            assert read == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 @each_family

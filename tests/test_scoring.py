@@ -19,7 +19,7 @@ from steer.evaluation.batches import Text, distance, drift, log_prob, surprise
 from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, score
 from steer.evaluation.trunk import takes_trunks
 from steer.hooks.clock import TokenClock
-from steer.hooks.gates import opened, prompt_values
+from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected
 from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation
@@ -42,8 +42,8 @@ TEXTS = [text(9, 3, 0), text(5, 2, 1), text(12, 6, 2), text(9, 2, 3)]
 def logits(model: Model, one: Text, cell: Cell) -> Tensor:
     """Log-probabilities at the scored positions, of one text under one cell, alone."""
     ids = one.conditioned if cell is CONDITION else one.ids
-    passes = opened(prompt_values(model, cell or (), [one.ids[: one.start]]))
-    clock = TokenClock(one.start, torch.zeros(1, dtype=torch.int64), passes)
+    values = prompt_values(model, cell or (), [one.ids[: one.start]])
+    clock = TokenClock(one.start, torch.zeros(1, dtype=torch.int64), values)
     with torch.no_grad(), injected(model, cell or (), clock):
         found = model.network(torch.tensor([ids]), use_cache=False).logits[0].float()
     first = len(ids) - len(one.ids) - 1

@@ -19,7 +19,7 @@ import torch
 from steer.engines.endpoint import Answer
 from steer.generate.apply import continue_ids
 from steer.hooks.clock import TokenClock
-from steer.hooks.gates import opened, prompt_values
+from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected
 from steer.models.model import Model
 from steer.steering.generation import Sampling
@@ -191,8 +191,8 @@ def _log_probs(
 ) -> np.ndarray:
     """Log-probs of `tokens` after `ids`, in nats."""
     row = torch.tensor([[*ids, *tokens]], device=model.device)
-    gates = opened(prompt_values(model, steers, [ids]))
-    clock = TokenClock(len(ids), torch.zeros(1, dtype=torch.int64), gates)
+    values = prompt_values(model, steers, [ids])
+    clock = TokenClock(len(ids), torch.zeros(1, dtype=torch.int64), values)
     with torch.no_grad(), injected(model, steers, clock):
         logits = model.network(input_ids=row, use_cache=False).logits[0]
     scores = logits[len(ids) - 1 : -1].float().log_softmax(-1)

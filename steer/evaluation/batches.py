@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -57,10 +57,10 @@ class Batch:
         targets = ids[:, (which + 1).clamp(max=ids.shape[1] - 1)]
         return cls(model, texts, ids, mask, which, targets, weights.to(ids.device))
 
-    def clock(self, opened: Mapping[Gate, Sequence[bool]] | None = None) -> TokenClock:
-        """A clock for one way of steering: it has a row for each text. opened: as its `open`."""
+    def clock(self, values: dict[Gate, list[float]]) -> TokenClock:
+        """A clock for one way of steering: it has a row for each text. values: as its own."""
         nothing = torch.zeros(len(self.texts), dtype=torch.int64)
-        clock = TokenClock(0, nothing, opened or {}, [text.start for text in self.texts])
+        clock = TokenClock(0, nothing, values, [text.start for text in self.texts])
         clock.ids = self.ids
         return clock
 

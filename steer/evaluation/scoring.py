@@ -19,7 +19,7 @@ from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.errors import InputError
 from steer.evaluation.batches import Batch, Measure, Text, log_probs
 from steer.evaluation.trunk import Trunk, grown, replayed, takes_trunks
-from steer.hooks.gates import opened, prompt_values
+from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions
 from steer.models.memory import token_budget
@@ -132,8 +132,8 @@ class Scorer:
                     f"the gate {gate} looks at prompts, and a text has none",
                     hint="give --texts and --unrelated a prompt each, and pass --prompts",
                 )
-        passes = opened(prompt_values(self.model, steers, prompts))
-        return [site_functions(self.model, cell, batch.clock(passes)) for cell in cells]
+        values = prompt_values(self.model, steers, prompts)
+        return [site_functions(self.model, cell, batch.clock(values)) for cell in cells]
 
     def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from steer.errors import GuardError
 from steer.generate.decoding import Draw, StopOnTrip, Stops, Streamer
 from steer.hooks.clock import TokenClock
-from steer.hooks.gates import opened, prompt_values
+from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected
 from steer.hooks.watch import Watch
 from steer.models.model import Model
@@ -33,7 +33,6 @@ class Batch:
     watched: Sequence[Projection] = ()
     guards: Sequence[Guard] = ()
     on_text: Callable[[str], None] | None = None
-    _texts: dict[int, str] = field(default_factory=dict, init=False)
 
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has."""
@@ -42,8 +41,10 @@ class Batch:
         rows = self.rows[:: sampling.samples] if sampling.beams > 1 else self.rows
         ids, mask = model.padded([row.ids for row in rows], left=True)
         width = ids.shape[1]
-        self.values = prompt_values(model, self.steers, [row.ids for row in rows])
-        self.clock = TokenClock(width, width - mask.sum(1), opened(self.values))
+        # What gates would read behind an edit they read before.
+        first = min(self._edited(), default=(model.n_layers, 0))
+        values = prompt_values(model, self.steers, [row.ids for row in rows], first)
+        self.clock = TokenClock(width, width - mask.sum(1), values)
         self.watch = Watch(self.watched, self.guards, self.clock)
         with torch.no_grad(), injected(model, self.steers, self.clock, self.watch.functions):
             output = model.network.generate(
@@ -57,6 +58,13 @@ class Batch:
                 **self._parts(width),
             )
         return list(output[:, width:].tolist())
+
+    def _edited(self) -> list[tuple[int, int]]:
+        """How deep edits begin, of each steer and guard."""
+        ablating = [guard for guard in self.guards if guard.on_trip == "ablate"]
+        sites = [steer.first_site for steer in self.steers]
+        sites += [guard.condition.projection.site for guard in ablating]
+        return [site.depth for site in sites]
 
     def _parts(self, start: int) -> dict[str, Any]:
         """Logits processors, stopping criteria and streamer, for new tokens from column `start`."""
@@ -110,24 +118,19 @@ class Batch:
             text,
             length,
             finish,
-            [self._text(token) for token in ids[:length]] if self.watched else [],
+            [model.token(token) for token in ids[:length]] if self.watched else [],
             {str(one): self.watch.values(one, index, length) for one in self.watched},
             self._gates(index, length),
             self._trips(index, ids, length),
             self._idle(),
         )
 
-    def _text(self, token: int) -> str:
-        if token not in self._texts:
-            self._texts[token] = self.model.token(token)
-        return self._texts[token]
-
     def _idle(self) -> list[str]:
         """What a gate holds back, it tells itself."""
         return [
             str(steer)
             for steer in self.steers
-            if steer.coefficient.value and steer.gate is None and steer.when not in self.clock.acted
+            if steer.coefficient.value and steer.gate is None and not self.clock.acted(steer.when)
         ]
 
     def _gates(self, index: int, length: int) -> list[GateReading]:
@@ -136,11 +139,13 @@ class Batch:
             shares = {}
         else:
             shares = self.clock.shares(index, length)
-        read = [
+        gates = dict.fromkeys(steer.gate for steer in self.steers if steer.gate is not None)
+        read = {gate: self.clock.values[gate] for gate in gates if gate in self.clock.values}
+        of_prompt = [
             GateReading(str(gate), float(gate.condition.holds(row[index])), row[index])
-            for gate, row in self.values.items()
+            for gate, row in read.items()
         ]
-        return read + [GateReading(str(gate), share) for gate, share in shares.items()]
+        return of_prompt + [GateReading(str(gate), share) for gate, share in shares.items()]
 
     def _trips(self, index: int, ids: list[int], length: int) -> list[Trip]:
         found = []

@@ -78,10 +78,13 @@ class StopOnTrip:
         stops = self._none
         for guard in self._guards:
             trips = self._watch.tripped(guard, step)
-            if not bool(trips.any()):
+            if not trips:
                 continue
+            ended = self._ended(ids).tolist()
             stops = stops.clone()
-            for row in (trips.to(ids.device) & ~self._ended(ids)).nonzero().flatten().tolist():
+            for row in trips:
+                if ended[row]:
+                    continue
                 self.tripped[row] = guard, step
                 stops[row] = True
                 if guard.on_trip == "error":

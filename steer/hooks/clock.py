@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,27 @@ from steer.steering.projection import Gate
 from steer.steering.scope import Schedule, Scope
 from steer.steering.steers import ALWAYS, When
 
-#: Of which steer, rows, columns, and on which device.
-_Asked = tuple[int, int, int, torch.device]
+_FOREVER = 1 << 62
+
+
+@dataclass
+class Latch:
+    """Which tokens open a gate that looks at each.
+
+    tokens: of the forward that began with that `tick` of the clock, bool [row, position, 1].
+    written: of each forward that writes a token, what the last position says, bool [row, 1, 1].
+    """
+
+    tick: int = -1
+    tokens: Tensor | None = None
+    written: list[Tensor] = field(default_factory=list)
+    _moved: list[list[bool]] = field(default_factory=list)
+
+    def opened(self, n_tokens: int) -> list[list[bool]]:
+        """Which rows opened it, [new token][row]."""
+        if len(self._moved) != len(self.written):
+            self._moved = torch.stack(self.written).flatten(1).tolist()
+        return self._moved[:n_tokens]
 
 
 @dataclass
@@ -24,9 +43,9 @@ class TokenClock:
     """Knows the absolute position of every activation that passes.
 
     prompt_length: tokens of the longest prompt, which is where the response begins for all, since
-    prompts are padded on the left. padding: int64 [prompt], pad tokens before each. open: of each
-    gate that looks at prompts, which prompts open it (`steer.hooks.gates`). special: ids of special
-    tokens, which `injected` knows. acted: when something was given some weight. The rest is
+    prompts are padded on the left. padding: int64 [prompt], pad tokens before each. values: of each
+    gate that looks at prompts, what it reads of each; what is not given is read as the prompts pass
+    (`steer.hooks.gates`). special: ids of special tokens, which `injected` knows. The rest is
     counted, from the cache that the model is given, so that a forward of one token, of a chunk or
     of everything again without a cache all know where they stand.
 
@@ -39,23 +58,21 @@ class TokenClock:
 
     prompt_length: int
     padding: Tensor
-    open: Mapping[Gate, Sequence[bool]] = field(default_factory=dict)
+    values: dict[Gate, list[float]] = field(default_factory=dict)
     starts: Sequence[int] = ()
-    special: Sequence[int] = field(default=(), init=False)
+    special: frozenset[int] = field(default=frozenset(), init=False)
     start: int = field(default=0, init=False)
     ids: Tensor | None = field(default=None, init=False)
-    acted: set[When] = field(default_factory=lambda: {ALWAYS}, init=False)
-    _pads: list[int] = field(default_factory=list, init=False)
-    _weighers: dict[When, Callable[[Tensor], Weight]] = field(default_factory=dict, init=False)
-    _zeros: list[int] = field(default_factory=list, init=False)
-    _weights: dict[_Asked, Weight] = field(default_factory=dict, init=False)
-    _tokens: dict[Gate, Tensor] = field(default_factory=dict, init=False)
-    _passed: dict[Gate, list[Tensor]] = field(default_factory=dict, init=False)
+    ticks: int = field(default=0, init=False)
+    pads: list[int] = field(default_factory=list, init=False)
+    zeros: list[int] = field(default_factory=list, init=False)
+    _weighers: dict[When, Weigher] = field(default_factory=dict, init=False)
+    _latches: dict[Gate, Latch] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._pads = self.padding.tolist()
+        self.pads = self.padding.tolist()
         #: The column of step 0 in each row, or in all.
-        self._zeros = [start - 1 for start in self.starts] or [self.prompt_length - 1]
+        self.zeros = [start - 1 for start in self.starts] or [self.prompt_length - 1]
 
     def tick(self, _module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Forward pre-hook of the whole model and of its body: either may be what is called."""
@@ -64,119 +81,157 @@ class TokenClock:
         ids = keywords["input_ids"] if "input_ids" in keywords else next(iter(args), None)
         if ids is not None:  # a model may embed them itself, and give its body the rest
             self.ids = ids
-        self._weights.clear()
-        self._tokens.clear()
+        self.ticks += 1
 
     def step(self, width: int) -> int:
         """Which new token the last of `width` positions writes, from 0; below 0 in the prompt."""
         return self.start + width - self.prompt_length
 
-    def opened(self, gate: Gate, tokens: Tensor) -> None:
-        """Tell which tokens of this forward open a gate, bool [row, position, 1]."""
-        self._tokens[gate] = tokens
-        if self.step(tokens.shape[1]) >= 0:
-            self._passed.setdefault(gate, []).append(tokens[:, -1, 0])
+    def latch(self, gate: Gate) -> Latch:
+        """Where is said which tokens open a gate."""
+        return self._latches.setdefault(gate, Latch())
 
     def shares(self, row: int, n_tokens: int) -> dict[Gate, float]:
         """Of each gate that looks at tokens, which share of a row's new tokens opened it."""
+        if not n_tokens:
+            return {}
         return {
-            gate: float(torch.stack([step[row] for step in steps[:n_tokens]]).double().mean())
-            for gate, steps in self._passed.items()
-            if n_tokens
+            gate: sum(one[row] for one in latch.opened(n_tokens)) / n_tokens
+            for gate, latch in self._latches.items()
+            if latch.written
         }
 
     def weigher(self, when: When) -> Callable[[Tensor], Weight]:
         """The function that says how much resid [row, position, d_model] gets of a steer.
 
         It gives 1.0 where all of it acts and 0.0 where nothing does, without a tensor; else float32
-        [row or 1, position or 1, 1]. All sites share what the first one of a forward asked for.
+        [row or 1, position or 1, 1].
         """
         if when == ALWAYS:
             return lambda resid: 1.0
-        if when in self._weighers:
-            return self._weighers[when]
-        key = len(self._weighers)  # cheaper to look up than `when`
+        if when not in self._weighers:
+            self._weighers[when] = Weigher(self, when)
+        return self._weighers[when]
 
-        def weight(resid: Tensor) -> Weight:
-            asked = key, resid.shape[0], resid.shape[1], resid.device
-            known = self._weights.get(asked)
-            if known is None:
-                known = self._weigh(when, *asked[1:])
-                if isinstance(known, Tensor) or known:
-                    self.acted.add(when)
-                self._weights[asked] = known
-            return known
+    def acted(self, when: When) -> bool:
+        """Whether some position was given some weight."""
+        return when == ALWAYS or (when in self._weighers and self._weighers[when].acted)
 
-        self._weighers[when] = weight
-        return weight
 
-    def _weigh(self, when: When, rows: int, width: int, device: torch.device) -> Weight:
-        parts = [self._inside(when.scope, rows, width, device)]
-        if when.scope.skip_special:
-            parts.append(self._is_not_special(width, device))
-        if when.gate is not None:
-            parts.append(self._through(when.gate, rows, device))
-        if any(part is False for part in parts):
+class Weigher:
+    """The weights of one `when`. All sites share what the first one of a forward asked for, and
+    all forwards what will not change any more, as a rule once the prompt has passed."""
+
+    def __init__(self, clock: TokenClock, when: When) -> None:
+        self.acted = False
+        self._clock, self._when = clock, when
+        gate = when.gate
+        self._latch = clock.latch(gate) if gate is not None and gate.pooling == "token" else None
+        self._begins, self._ends = _columns(when.scope, clock)
+        #: From this column on a position is inside, or is not, for good; and which of the two.
+        self._last_edge = max(edge for edge in (0, *self._begins, *self._ends) if edge < _FOREVER)
+        self._at_last = (max(self._ends) == _FOREVER) != when.scope.inverted
+        changes = self._latch or when.scope.skip_special or when.schedule.kind != "constant"
+        #: From this column on nothing changes at all.
+        self._settled = _FOREVER if changes else self._last_edge
+        self._known: Weight = 0.0
+        self._shape: torch.Size | None = None
+        self._tick, self._lasts_from = -1, _FOREVER
+
+    def __call__(self, resid: Tensor) -> Weight:
+        clock = self._clock
+        lasts = clock.ticks == self._tick or clock.start >= self._lasts_from
+        if not lasts or resid.shape != self._shape:
+            self._known = self._weigh(resid.shape[0], resid.shape[1], resid.device)
+            self._shape, self._tick = resid.shape, clock.ticks
+            self._lasts_from = self._settled if clock.start >= self._settled else _FOREVER
+            self.acted = self.acted or isinstance(self._known, Tensor) or self._known != 0.0
+        if isinstance(self._known, Tensor) and self._known.device != resid.device:
+            self._known = self._known.to(resid.device)
+        return self._known
+
+    def _weigh(self, rows: int, width: int, device: torch.device) -> Weight:
+        when = self._when
+        inside = self._inside(rows, width, device)
+        if inside is False:
             return 0.0
-        total = self._scheduled(when.schedule, rows, width, device)
-        for part in parts:
-            if isinstance(part, Tensor):
-                total = total * part.float()
+        total = _times(self._scheduled(rows, width, device), inside)
+        if when.scope.skip_special:
+            total = _times(total, self._is_not_special(width, device))
+        if when.gate is not None:
+            total = _times(total, self._through(when.gate, rows, device))
         return total
 
-    def _scheduled(self, schedule: Schedule, rows: int, width: int, device: torch.device) -> Weight:
+    def _scheduled(self, rows: int, width: int, device: torch.device) -> Weight:
         """What the schedule says of each column, [row or 1, position, 1], or of all."""
+        schedule, zeros = self._when.schedule, self._clock.zeros
         if schedule.kind == "constant":
             return 1.0
-        factors = [_factors(schedule, self.start - zero, width) for zero in self._zeros]
+        if width == len(zeros) == 1:
+            return schedule.factor(self._clock.start - zeros[0])
+        factors = [_factors(schedule, self._clock.start - zero, width) for zero in zeros]
         first = factors[0][0]
         if all(row.count(first) == width for row in factors):
             return first
         made = torch.tensor(factors, device=device)[..., None]
         return made if len(made) == 1 else made.repeat_interleave(rows // len(made), dim=0)
 
-    def _inside(self, scope: Scope, rows: int, width: int, device: torch.device) -> bool | Tensor:
+    def _inside(self, rows: int, width: int, device: torch.device) -> bool | Tensor:
         """Where the scope is, bool [row or 1, position, 1], or everywhere or nowhere."""
-        begins, ends = self._columns(scope)
-        stop = self.start + width
-        if max(begins) <= self.start and min(ends) >= stop:
-            return not scope.inverted
-        if max(ends) <= self.start or min(begins) >= stop:
-            return scope.inverted
-        column = torch.arange(self.start, stop, device=device)
+        start = self._clock.start
+        if start >= self._last_edge:
+            return self._at_last
+        begins, ends, inverted = self._begins, self._ends, self._when.scope.inverted
+        stop = start + width
+        if max(begins) <= start and min(ends) >= stop:
+            return not inverted
+        if max(ends) <= start or min(begins) >= stop:
+            return inverted
+        column = torch.arange(start, stop, device=device)
         low, high = (_by_row(edge, rows, device) for edge in (begins, ends))
-        return ((column >= low) & (column < high))[..., None] ^ scope.inverted
-
-    def _columns(self, scope: Scope) -> tuple[list[int], list[int]]:
-        """First column, and first column after it, of each prompt, or of all at once."""
-        forever = 1 << 62
-        if scope.kind == "all":
-            return [0], [forever]
-        if scope.kind == "prompt":
-            return [0], self._zeros
-        if scope.kind == "response":
-            return self._zeros, [forever]
-        zeros = self._zeros if scope.kind == "steps" else self._pads
-        begins = [zero + scope.start for zero in zeros]
-        if scope.stop is None:
-            return begins, [forever]
-        return begins, [zero + scope.stop + 1 for zero in zeros]
+        return ((column >= low) & (column < high))[..., None] ^ inverted
 
     def _is_not_special(self, width: int, device: torch.device) -> Tensor:
-        if self.ids is None or self.ids.shape[1] != width:
+        ids = self._clock.ids
+        if ids is None or ids.shape[1] != width:
             raise HookError("this model is not given token ids, so none can be told to be special")
-        special = torch.tensor(self.special, dtype=self.ids.dtype, device=self.ids.device)
-        return ~torch.isin(self.ids, special)[..., None].to(device)
+        special = torch.tensor(sorted(self._clock.special), dtype=ids.dtype, device=ids.device)
+        return ~torch.isin(ids, special)[..., None].to(device)
 
     def _through(self, gate: Gate, rows: int, device: torch.device) -> bool | Tensor:
-        if gate.pooling == "token":
-            if gate not in self._tokens:
+        if self._latch is not None:
+            if self._latch.tokens is None or self._latch.tick != self._clock.ticks:
                 raise HookError(f"{gate.site} was not reached before a steer that waits for {gate}")
-            return self._tokens[gate].to(device)
-        passes = self.open[gate]
+            return self._latch.tokens.to(device)
+        if gate not in self._clock.values:
+            raise HookError(f"{gate} was not read before a steer that waits for it")
+        passes = [gate.condition.holds(value) for value in self._clock.values[gate]]
         if len(set(passes)) == 1:
             return passes[0]
         return _by_row(passes, rows, device)[..., None]
+
+
+def _times(weight: Weight, part: bool | Tensor) -> Weight:
+    """`weight` where `part` is so, and 0 elsewhere."""
+    if not isinstance(part, Tensor):
+        return weight if part else 0.0
+    whole = isinstance(weight, float) and weight == 1.0
+    return part.float() if whole else weight * part
+
+
+def _columns(scope: Scope, clock: TokenClock) -> tuple[list[int], list[int]]:
+    """First column, and first column after it, of each prompt, or of all at once."""
+    if scope.kind == "all":
+        return [0], [_FOREVER]
+    if scope.kind == "prompt":
+        return [0], clock.zeros
+    if scope.kind == "response":
+        return clock.zeros, [_FOREVER]
+    zeros = clock.zeros if scope.kind == "steps" else clock.pads
+    begins = [zero + scope.start for zero in zeros]
+    if scope.stop is None:
+        return begins, [_FOREVER]
+    return begins, [zero + scope.stop + 1 for zero in zeros]
 
 
 def _factors(schedule: Schedule, first: int, width: int) -> list[float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from steer.contrasts.reading import Reading
+from steer.errors import HookError
 from steer.hooks import ops
 from steer.hooks.clock import TokenClock
 from steer.hooks.hooks import Constants, SiteFunction
@@ -20,17 +21,22 @@ from steer.steering.steers import Steer
 
 
 def prompt_values(
-    model: Model, steers: Sequence[Steer], prompts: Sequence[Sequence[int]]
+    model: Model,
+    steers: Sequence[Steer],
+    prompts: Sequence[Sequence[int]],
+    behind: tuple[int, int] = (-1, 0),
 ) -> dict[Gate, list[float]]:
     """What each gate that looks at prompts reads of each, in the file's units, unsteered.
 
-    prompts: token ids. The mean is over all tokens but special ones at the beginning.
+    prompts: token ids. The mean is over all tokens but special ones at the beginning. Only gates
+    that read behind the depth `behind` are asked: what others read, nothing has steered yet when
+    the prompts pass, and `prompt_readers` reads it then.
 
     Raises:
         HookError: the site of a gate was never reached.
         SiteError: the model has no such site.
     """
-    gates = [gate for gate in _gates(steers) if gate.pooling != "token"]
+    gates = [gate for gate in _gates(steers, of_tokens=False) if gate.site.depth > behind]
     if not gates:
         return {}
     distinct = {tuple(ids): index for index, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
@@ -49,17 +55,21 @@ def prompt_values(
     }
 
 
-def opened(values: Mapping[Gate, Sequence[float]]) -> dict[Gate, list[bool]]:
-    """Which prompts open each gate."""
-    return {gate: [gate.condition.holds(value) for value in row] for gate, row in values.items()}
+def prompt_readers(steers: Sequence[Steer], clock: TokenClock) -> dict[Site, SiteFunction]:
+    """Functions that tell the clock what gates read of the prompts as these pass, by site: of the
+    gates of which it knows nothing yet."""
+    by_site: dict[Site, list[Gate]] = {}
+    for gate in _gates(steers, of_tokens=False):
+        if gate not in clock.values:
+            by_site.setdefault(gate.site, []).append(gate)
+    return {site: _prompt_reader(gates, clock) for site, gates in by_site.items()}
 
 
 def token_gates(steers: Sequence[Steer], clock: TokenClock) -> dict[Site, SiteFunction]:
     """Functions that tell the clock which tokens open gates, by the site that they read."""
     by_site: dict[Site, list[Gate]] = {}
-    for gate in _gates(steers):
-        if gate.pooling == "token":
-            by_site.setdefault(gate.site, []).append(gate)
+    for gate in _gates(steers, of_tokens=True):
+        by_site.setdefault(gate.site, []).append(gate)
     return {site: _teller(gates, clock) for site, gates in by_site.items()}
 
 
@@ -67,7 +77,7 @@ class Reader:
     """Reads several projections at one site at once."""
 
     def __init__(self, projections: Sequence[Projection | Readout]) -> None:
-        weights = np.stack([one.weights for one in projections], axis=1)
+        weights = np.stack([one.weights for one in projections])
         offsets = np.array([one.offset for one in projections], dtype=np.float32)
         self._numbers = Constants([weights, offsets])
 
@@ -81,22 +91,70 @@ def holds(condition: Condition, values: Tensor) -> Tensor:
     return values > condition.threshold if condition.above else values < condition.threshold
 
 
-def _teller(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
-    conditions = [gate.condition for gate in gates]
-    read = Reader([condition.projection for condition in conditions])
+def _prompt_reader(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
+    read = Reader([gate.condition.projection for gate in gates])
+    waiting = True
 
     def tell(resid: Tensor) -> None:
-        for gate, values in zip(gates, read(resid).unbind(-1), strict=True):
-            clock.opened(gate, holds(gate.condition, values[..., None]))
+        nonlocal waiting
+        if not waiting:
+            return
+        if clock.start or resid.shape[1] != clock.prompt_length:
+            raise HookError(f"the prompts came in parts, so {gates[0]} cannot read them")
+        waiting = False
+        values = read(resid)[:: len(resid) // len(clock.pads)].double()  # of beams, the first
+        for column, gate in enumerate(gates):
+            row = values[..., column].tolist()
+            firsts = [-1] * len(row) if gate.pooling == "last" else _firsts(clock)
+            means = [one[first:] for one, first in zip(row, firsts, strict=True)]
+            clock.values[gate] = [sum(one) / len(one) for one in means]
 
     return tell
 
 
-def _gates(steers: Sequence[Steer]) -> list[Gate]:
-    return list(dict.fromkeys(steer.gate for steer in steers if steer.gate is not None))
+def _firsts(clock: TokenClock) -> list[int]:
+    """The column of each prompt's first token that is not special."""
+    if clock.ids is None or clock.ids.shape[1] != clock.prompt_length:
+        raise HookError("this model is not given token ids, so none can be told to be special")
+    rows = clock.ids[:: len(clock.ids) // len(clock.pads)].tolist()
+    pairs = zip(rows, clock.pads, strict=True)
+    return [pad + _first(ids[pad:], clock.special) for ids, pad in pairs]
+
+
+def _teller(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
+    read = Reader([gate.condition.projection for gate in gates])
+    # Compared with a tensor: a number would be made one for every token.
+    thresholds = np.array([gate.condition.threshold for gate in gates], dtype=np.float32)
+    beside = Constants([thresholds]).beside
+    aboves = [gate.condition.above for gate in gates]
+    latches = [clock.latch(gate) for gate in gates]
+
+    def tell(resid: Tensor) -> None:
+        values = read(resid)
+        (bounds,) = beside(values)
+        width = resid.shape[1]
+        for index, latch in enumerate(latches):
+            one, bound = values, bounds
+            if len(latches) > 1:
+                one, bound = values[..., index : index + 1], bounds[index]
+            latch.tick = clock.ticks
+            latch.tokens = one > bound if aboves[index] else one < bound
+            if clock.step(width) >= 0:
+                latch.written.append(latch.tokens if width == 1 else latch.tokens[:, -1:])
+
+    return tell
+
+
+def _gates(steers: Sequence[Steer], *, of_tokens: bool) -> list[Gate]:
+    gates = dict.fromkeys(steer.gate for steer in steers if steer.gate is not None)
+    return [gate for gate in gates if (gate.pooling == "token") == of_tokens]
 
 
 def _reading(model: Model, ids: Sequence[int], *, last: bool) -> Reading:
-    special = set(model.tokenizer.all_special_ids)
-    first = next((index for index, token in enumerate(ids) if token not in special), 0)
-    return Reading(tuple(ids), ((len(ids) - 1 if last else first, len(ids)),))
+    first = len(ids) - 1 if last else _first(ids, model.special_ids)
+    return Reading(tuple(ids), ((first, len(ids)),))
+
+
+def _first(ids: Sequence[int], special: Collection[int]) -> int:
+    """Where the first token that is not special stands; the first of all where all are."""
+    return next((index for index, token in enumerate(ids) if token not in special), 0)

@@ -24,10 +24,12 @@ class Constants:
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self._tensors = [torch.from_numpy(array.copy()) for array in arrays]
+        self._device = torch.device("cpu")
 
     def beside(self, tensor: Tensor) -> list[Tensor]:
         """All of them on the device of `tensor`."""
-        if self._tensors[0].device != tensor.device:
+        if tensor.device != self._device:
+            self._device = tensor.device
             self._tensors = [one.to(tensor.device) for one in self._tensors]
         return self._tensors
 
@@ -43,27 +45,10 @@ def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
         HookError: the block ended well, yet a site was never reached.
     """
     waiting = set(functions)
-    width = model.identity.d_model
-
-    def counted(site: Site) -> SiteFunction:
-        inner = functions[site]
-
-        # It runs for every token: nothing is looked up that can be known before.
-        def function(resid: Tensor) -> Tensor | None:
-            if resid.ndim != 3 or resid.shape[-1] != width:
-                raise HookError(
-                    f"{site} of {model.identity.id} gave {list(resid.shape)},"
-                    f" not [rows, positions, {width}]",
-                    hint="use another site, such as resid_post",
-                )
-            if waiting:
-                waiting.discard(site)
-            return inner(resid)
-
-        return function
-
     places = {site: model.hooks.place(site) for site in functions}
-    handles = [_place(model.network, place, counted(site)) for site, place in places.items()]
+    handles = [
+        _place(model, site, place, functions[site], waiting) for site, place in places.items()
+    ]
     try:
         yield
     finally:
@@ -77,21 +62,34 @@ def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
 
 
 def _place(
-    network: nn.Module, place: Place, function: SiteFunction
+    model: Model, site: Site, place: Place, function: SiteFunction, waiting: set[Site]
 ) -> torch.utils.hooks.RemovableHandle:
-    module = network.get_submodule(place.module)
+    """Hook one module. What was reached is no longer among `waiting`."""
+    module: nn.Module = model.network.get_submodule(place.module)
+    width = model.identity.d_model
 
+    # These run for every token: nothing is looked up or called that can be known before.
     def on_output(_module: nn.Module, _args: object, output: Any) -> object:
         # The tensor alone, or a tuple (in OpenAI GPT a list) that begins with it.
-        if isinstance(output, Tensor):
-            return function(output)
-        edited = function(output[0])
-        return None if edited is None else type(output)((edited, *output[1:]))
+        resid = output if isinstance(output, Tensor) else output[0]
+        if resid.ndim != 3 or resid.shape[-1] != width:
+            raise _unlike(model, site, resid)
+        if waiting:
+            waiting.discard(site)
+        edited = function(resid)
+        if edited is None or resid is output:
+            return edited
+        return type(output)((edited, *output[1:]))
 
     def on_input(
         _module: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Tensor]
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
-        edited = function(args[0] if args else keywords["hidden_states"])
+        resid = args[0] if args else keywords["hidden_states"]
+        if resid.ndim != 3 or resid.shape[-1] != width:
+            raise _unlike(model, site, resid)
+        if waiting:
+            waiting.discard(site)
+        edited = function(resid)
         if edited is None:
             return None
         if args:
@@ -101,3 +99,11 @@ def _place(
     if place.side == "input":
         return module.register_forward_pre_hook(on_input, with_kwargs=True)
     return module.register_forward_hook(on_output)
+
+
+def _unlike(model: Model, site: Site, resid: Tensor) -> HookError:
+    return HookError(
+        f"{site} of {model.identity.id} gave {list(resid.shape)},"
+        f" not [rows, positions, {model.identity.d_model}]",
+        hint="use another site, such as resid_post",
+    )

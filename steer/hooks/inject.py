@@ -10,7 +10,7 @@ from torch import Tensor
 from steer.errors import SiteError
 from steer.hooks import ops
 from steer.hooks.clock import TokenClock
-from steer.hooks.gates import token_gates
+from steer.hooks.gates import prompt_readers, token_gates
 from steer.hooks.hooks import Constants, SiteFunction, placed
 from steer.models.hookmap import HookMap
 from steer.models.model import Model
@@ -19,6 +19,10 @@ from steer.steering.plan import Addition, Along, SitePlan, plan
 from steer.steering.steers import ALWAYS, Steer
 
 Weigher = Callable[[Tensor], ops.Weight]
+#: Activations as they are to be; the very same tensor where nothing acts.
+Edit = Callable[[Tensor], Tensor]
+#: The same of what was edited so far, and what came in.
+Addend = Callable[[Tensor, Tensor], Tensor]
 
 
 @contextmanager
@@ -30,7 +34,7 @@ def injected(
 ) -> Iterator[None]:
     """Steer every forward of the block. All `steers` act; `steer.steering.plan` says how they meet.
 
-    At one site, gates that look at each token read what arrives; then it is edited; then what is in
+    At one site, gates read what arrives; then it is edited; then what is in
     `afterwards` gets what leaves.
 
     Raises:
@@ -52,10 +56,10 @@ def site_functions(
     Raises:
         SiteError: a write to the residual stream that the model does not show.
     """
-    clock.special = model.tokenizer.all_special_ids
+    clock.special = model.special_ids
     plans = plan(steers, lambda: write_sites(model.hooks))
     edits = {site: _edit(made, clock) for site, made in plans.items()}
-    return _staged([token_gates(steers, clock), edits])
+    return _staged([prompt_readers(steers, clock), token_gates(steers, clock), edits])
 
 
 @contextmanager
@@ -115,40 +119,75 @@ def _in_turn(functions: Sequence[SiteFunction]) -> SiteFunction:
 
 
 def _edit(made: SitePlan, clock: TokenClock) -> SiteFunction:
-    always = made.adds.get(ALWAYS)
-    alone = len(made.adds) == 1 and not made.kept and not made.others
-    if always is not None and always.down is None and alone:
-        return _constant(always)
-    adds = [_Add(addition, clock.weigher(when)) for when, addition in made.adds.items()]
-    kept = [_Add(addition, clock.weigher(when)) for when, addition in made.kept.items()]
-    others = [_Move(along, clock.weigher(along.when)) for along in made.others]
+    constant = made.adds.get(ALWAYS)
+    n_edits = len(made.adds) + len(made.kept) + len(made.others)
+    if constant is not None and constant.down is None and n_edits == 1:
+        return _constant(constant)
+    adds, kept = (
+        [_addition(addition, clock.weigher(when)) for when, addition in group.items()]
+        for group in (made.adds, made.kept)
+    )
+    moves = [_move(along, clock.weigher(along.when)) for along in made.others]
+    if len(moves) == n_edits == 1:
+        return _cast(moves[0])
+    if len(adds) == n_edits == 1:
+        return _cast(lambda h: adds[0](h, h))
 
-    def edit(resid: Tensor) -> Tensor | None:
-        edited = _added(resid, adds)
+    def edit(h: Tensor) -> Tensor:
+        edited = _added(h, adds)
         if kept:
             before = edited
             edited = _added(edited, kept)
             if edited is not before:
                 edited = ops.keeping_norm(before, edited)
-        for move in others:
+        for move in moves:
             edited = move(edited)
-        return None if edited is resid else edited.to(resid.dtype)
+        return edited
 
-    return edit
+    return _cast(edit)
+
+
+def _cast(edit: Edit) -> SiteFunction:
+    """`edit`, which computes in float32, for activations of any type."""
+
+    def function(resid: Tensor) -> Tensor | None:
+        edited = edit(resid)
+        if edited.dtype is not resid.dtype:
+            return edited.to(resid.dtype)
+        return None if edited is resid else edited
+
+    return function
 
 
 def _constant(addition: Addition) -> SiteFunction:
     """The most common edit, a vector everywhere, with nothing around it that takes time."""
-    constants = Constants([addition.delta])
+    beside = Constants([addition.delta]).beside
 
     def add(resid: Tensor) -> Tensor:
-        edited = ops.add(resid, *constants.beside(resid))
+        edited = ops.add(resid, *beside(resid))
         return edited if edited.dtype is resid.dtype else edited.to(resid.dtype)
 
     return add
 
 
-def _added(h: Tensor, additions: Sequence[_Add]) -> Tensor:
+def _addition(addition: Addition, weigh: Weigher) -> Addend:
+    """An addition with its weight."""
+    parts = (addition.delta, addition.down, addition.up)
+    beside = Constants([part for part in parts if part is not None]).beside
+
+    def add(edited: Tensor, h: Tensor) -> Tensor:
+        weight = weigh(h)
+        if isinstance(weight, float) and weight == 0.0:
+            return edited
+        delta, *factors = beside(h)
+        if factors:
+            delta = delta + ops.low_rank(h, *factors)
+        return ops.add(edited, delta, weight)
+
+    return add
+
+
+def _added(h: Tensor, additions: Sequence[Addend]) -> Tensor:
     """All of them act on what came in, so that their order does not show."""
     edited = h
     for addition in additions:
@@ -156,39 +195,16 @@ def _added(h: Tensor, additions: Sequence[_Add]) -> Tensor:
     return edited
 
 
-class _Add:
-    """An addition with its weight."""
-
-    def __init__(self, addition: Addition, weigh: Weigher) -> None:
-        parts = (addition.delta, addition.down, addition.up)
-        self._tensors = Constants([part for part in parts if part is not None])
-        self._weigh = weigh
-
-    def __call__(self, edited: Tensor, h: Tensor) -> Tensor:
-        weight = self._weigh(h)
-        if isinstance(weight, float) and weight == 0.0:
-            return edited
-        delta, *factors = self._tensors.beside(h)
-        if factors:
-            delta = delta + ops.low_rank(h, *factors)
-        return ops.add(edited, delta, weight)
-
-
-class _Move:
+def _move(along: Along, weigh: Weigher) -> Edit:
     """An op along a direction with its weight."""
+    beside = Constants([along.direction]).beside
+    op, level, coefficient = ops.ALONG[along.op], along.level, along.coefficient
 
-    def __init__(self, along: Along, weigh: Weigher) -> None:
-        self._tensors = Constants([along.direction])
-        self._op, self._level, self._coefficient = (
-            ops.ALONG[along.op],
-            along.level,
-            along.coefficient,
-        )
-        self._weigh = weigh
-
-    def __call__(self, edited: Tensor) -> Tensor:
-        weight = self._weigh(edited)
+    def move(h: Tensor) -> Tensor:
+        weight = weigh(h)
         if isinstance(weight, float) and weight == 0.0:
-            return edited
-        (direction,) = self._tensors.beside(edited)
-        return self._op(edited, direction, self._level, self._coefficient * weight)
+            return h
+        (direction,) = beside(h)
+        return op(h, direction, level, coefficient * weight)
+
+    return move

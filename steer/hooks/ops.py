@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steer.steering.operation import OpName
 
@@ -24,9 +24,10 @@ def add(h: Tensor, delta: Tensor, weight: Weight = 1.0) -> Tensor:
 
     Turner et al. 2023 (arXiv 2308.10248, section 3).
     """
-    # The common case costs one addition; what h has of less precision is widened in it.
-    scaled = delta if isinstance(weight, float) and weight == 1.0 else weight * delta
-    return h + scaled
+    # One operation, since it runs for every token; what h has of less precision is widened in it.
+    if not isinstance(weight, float):
+        return torch.addcmul(h.float(), weight, delta)
+    return h + delta if weight == 1.0 else torch.add(h, delta, alpha=weight)
 
 
 def keeping_norm(before: Tensor, after: Tensor) -> Tensor:
@@ -114,9 +115,9 @@ ALONG: dict[OpName, Callable[[Tensor, Tensor, float, Weight], Tensor]] = {
 def read(h: Tensor, weights: Tensor, offset: Tensor) -> Tensor:
     """h . weights + offset, projections in the units that these stand for.
 
-    weights float32 [d_model, n], offset float32 [n]; float32 [..., n].
+    weights float32 [n, d_model], offset float32 [n]; float32 [..., n].
     """
-    return h.float() @ weights + offset
+    return nn.functional.linear(h.float(), weights, offset)
 
 
 def pool(resid: Tensor, weights: Tensor) -> Tensor:
@@ -134,9 +135,8 @@ def pooled_norm(resid: Tensor, weights: Tensor) -> Tensor:
 
 def _moved(h: Tensor, u: Tensor, way: Tensor, weight: Weight, sign: float = 1.0) -> Tensor:
     """h + sign weight way u, in one step where the weight is a number; way float32 [..., 1]."""
-    if isinstance(weight, float):
-        return torch.addcmul(h.float(), way, u, value=sign * weight)
-    return torch.addcmul(h.float(), way * weight, u, value=sign)
+    scaled = way if isinstance(weight, float) and weight == 1.0 else way * weight
+    return h + scaled * u if sign > 0 else h - scaled * u
 
 
 def _length(h: Tensor) -> Tensor:
@@ -146,4 +146,4 @@ def _length(h: Tensor) -> Tensor:
 
 def _projection(h: Tensor, u: Tensor) -> Tensor:
     """p = h . u, float32 [..., 1]."""
-    return (h.float() @ u)[..., None]
+    return h.float() @ u.unsqueeze(-1)

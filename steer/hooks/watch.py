@@ -39,6 +39,8 @@ class Watch:
         for one in dict.fromkeys(wanted):
             self._columns.setdefault(one.site, []).append(one)
         self._steps: dict[Site, list[Tensor]] = {site: [] for site in self._columns}
+        #: The same as numbers, [step][row][projection], as far as they were asked for.
+        self._lists: dict[Site, list[list[list[float]]]] = {}
         # By identity, which is quicker to look up than by value.
         self._looks = {id(guard): self._look(guard) for guard in self.guards}
 
@@ -50,8 +52,11 @@ class Watch:
     def values(self, projection: Projection, row: int, n_tokens: int) -> list[float]:
         """The projection of each of a row's first `n_tokens` new tokens, in the file's units."""
         column = self._columns[projection.site].index(projection)
-        steps = self._steps[projection.site][:n_tokens]
-        return torch.stack([values[row, column] for values in steps]).tolist() if steps else []
+        steps = self._steps[projection.site]
+        known = self._lists.get(projection.site, [])
+        if len(known) != len(steps):  # moved once, not number by number
+            known = self._lists[projection.site] = torch.stack(steps).tolist()
+        return [step[row][column] for step in known[:n_tokens]]
 
     def value(self, guard: Guard, row: int, step: int) -> float:
         """What a guard read of one new token."""
@@ -62,8 +67,15 @@ class Watch:
         values = self.values(guard.condition.projection, row, n_tokens)
         return next((k for k, value in enumerate(values) if guard.condition.holds(value)), None)
 
-    def tripped(self, guard: Guard, step: int) -> Tensor:
-        """Which rows meet a guard's condition with new token number `step`, bool [row]."""
+    def tripped(self, guard: Guard, step: int) -> list[int]:
+        """Which rows meet a guard's condition with new token number `step`."""
+        steps, column = self._looks[id(guard)]
+        # As numbers: for a few rows that is quicker than an operation on a tensor.
+        values = steps[step].tolist()
+        return [row for row, read in enumerate(values) if guard.condition.holds(read[column])]
+
+    def trips(self, guard: Guard, step: int) -> Tensor:
+        """The same as bool [row], where the values are."""
         steps, column = self._looks[id(guard)]
         return holds(guard.condition, steps[step][:, column])
 
@@ -106,7 +118,7 @@ class _Ablation:
         rows, width = resid.shape[:2]
         if self._since is None:
             self._since = torch.full((rows,), _NEVER, device=resid.device)
-        trips = self._watch.tripped(self._guard, step) & (self._since > step)
+        trips = self._watch.trips(self._guard, step) & (self._since > step)
         self._since = torch.where(trips, step, self._since)
         steps = torch.arange(step - width + 1, step + 1, device=resid.device)
         weight = (steps >= self._since[:, None])[..., None].float()

@@ -73,6 +73,11 @@ class Model:
         return frozenset([ends] if isinstance(ends, int) else ends or ())
 
     @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are no text: the first of one, the marks of a chat template."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    @cached_property
     def context(self) -> int | None:
         """The most tokens that the model takes, where its configuration says so."""
         config = self.network.config.get_text_config()
@@ -107,8 +112,17 @@ class Model:
             )
         )
 
+    @cached_property
+    def _texts(self) -> dict[int, str]:
+        return {}
+
     def token(self, token: int) -> str:
         """The text of one token, special or not, with the blank that it begins with."""
+        if token not in self._texts:
+            self._texts[token] = self._token(token)
+        return self._texts[token]
+
+    def _token(self, token: int) -> str:
         text = str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
         # None of an id that only makes the embedding matrix a round size.
         piece = self.tokenizer.convert_ids_to_tokens(token) or ""

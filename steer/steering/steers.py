@@ -88,7 +88,7 @@ class Steer:
     def _check_gate(self) -> None:
         if self.gate is None or self.gate.pooling != "token":
             return
-        first = Site(0, "resid_pre") if self.op.writes else min(self.sites(), key=lambda s: s.depth)
+        first = self.first_site
         if self.gate.site.depth > first.depth:
             raise SiteError(
                 f"the gate {self.gate} reads {self.gate.site}, behind {first}, where"
@@ -109,6 +109,13 @@ class Steer:
         """Where it acts, and the layer whose numbers it takes there (but for `ablate=writes`)."""
         name = self.vector.metadata.site
         return {Site(layer, name).canonical: layer for layer in self.layers}
+
+    @property
+    def first_site(self) -> Site:
+        """The first place where a forward is edited."""
+        if self.op.writes:
+            return Site(0, "resid_pre")
+        return min(self.sites(), key=lambda site: site.depth)
 
     def delta(self, layer: int) -> Directions:
         """What is added at `layer`, float32 [d_model], in activation units.
