@@ -4,8 +4,10 @@ BIN := $(VENV)/bin
 
 # Inputs of `make fuzz`.
 N ?= 200000
+# Of each command of `make kills`.
+KILLS ?= 200
 
-.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray fuzz
+.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray fuzz kills
 
 # Made again when what it is made from changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -33,6 +35,11 @@ check: test lint
 fuzz: install
 	-$(BIN)/python -m pip install --quiet --only-binary :all: -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python tests/fuzzing $(N)
+
+# Each command that writes, killed at so many random moments: here, and where it pushes elsewhere.
+kills: install
+	$(BIN)/python tests/kills.py $(KILLS)
+	$(BIN)/python tests/kills.py $(KILLS) --remote
 
 # Other programs, in environments of their own. llama.cpp is built, which takes a quarter of an hour
 # on one core.

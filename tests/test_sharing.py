@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +12,9 @@ from typing import Any
 import huggingface_hub
 import msgspec
 import pytest
+import servers
 from conftest import make_vector
-from hub_server import TOKEN, Hub, served
+from hub_server import Hub, served
 from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
@@ -57,95 +56,33 @@ def _own_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """The unchanged client talks to a hub on this machine."""
     with served() as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        servers.use("hub", running.url, tmp_path, monkeypatch)
         yield running
         huggingface_hub.close_session()
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """An S3 server, and the address of an empty bucket in it."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    told = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in told.items():
-            patch.setenv(name, value)
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an empty bucket of an S3 server."""
+    home = tmp_path_factory.mktemp("home")
+    with servers.s3(home) as address, pytest.MonkeyPatch.context() as patch:
+        servers.use("s3", address, home, patch)
         import s3fs
 
         s3fs.S3FileSystem(skip_instance_cache=True).mkdir("team")
         yield "s3://team"
-    server.stop()
 
 
 @pytest.fixture(scope="module")
 def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An SFTP server whose host key the user's known_hosts has, and an address in it."""
-    import asyncssh
-
+    """An address in an SFTP server whose host key the user's known_hosts has."""
     home = tmp_path_factory.mktemp("home")
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    connections: list[asyncssh.SSHServerConnection] = []
-
-    class Anybody(asyncssh.SSHServer):
-        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-            connections.append(conn)
-
-        def begin_auth(self, username: str) -> bool:
-            return True
-
-        def password_auth_supported(self) -> bool:
-            return True
-
-        def validate_password(self, username: str, password: str) -> bool:
-            return (username, password) == ("ada", "secret")
-
-    key = asyncssh.generate_private_key("ssh-ed25519")
-
-    async def start() -> asyncssh.SSHAcceptor:
-        return await asyncssh.listen(
-            "127.0.0.1", 0, server_host_keys=[key], server_factory=Anybody, sftp_factory=True
-        )
-
-    listening = asyncio.run_coroutine_threadsafe(start(), loop).result()
-    port = listening.get_port()
-    (home / ".ssh").mkdir()
-    public = key.export_public_key().decode()
-    (home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{port} {public}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(home))
-        yield f"sftp://ada:secret@127.0.0.1:{port}{tmp_path_factory.mktemp('files')}"
-
-    async def stop() -> None:
-        listening.close()
-        await listening.wait_closed()
-        for one in connections:
-            one.abort()
-            await one.wait_closed()
-
-    asyncio.run_coroutine_threadsafe(stop(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with servers.sftp(home) as address, pytest.MonkeyPatch.context() as patch:
+        servers.use("sftp", address, home, patch)
+        yield f"{address}{tmp_path_factory.mktemp('files')}"
 
 
 @dataclass
