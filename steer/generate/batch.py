@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from steer.errors import GuardError
 from steer.generate.decoding import Draw, StopOnTrip, Stops, Streamer
@@ -22,6 +23,18 @@ from steer.steering.steers import Steer
 from steer.text import cut
 
 
+class Listener(Protocol):
+    """Hears of each step of all rows; what they are told is not copied, and has to stay as it is.
+
+    scores: before a step's tokens are chosen, [row, vocabulary] as the model gives them. heard:
+    ids with the new tokens at their end; gives which rows are to stop there, bool [row].
+    """
+
+    def scores(self, ids: Tensor, scores: Tensor) -> Tensor: ...
+
+    def heard(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor: ...
+
+
 @dataclass
 class Batch:
     """One run of `generate`: its rows, and all that looks on."""
@@ -33,6 +46,7 @@ class Batch:
     watched: Sequence[Projection] = ()
     guards: Sequence[Guard] = ()
     on_text: Callable[[str], None] | None = None
+    listener: Listener | None = None
 
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has."""
@@ -69,9 +83,9 @@ class Batch:
     def _parts(self, start: int) -> dict[str, Any]:
         """Logits processors, stopping criteria and streamer, for new tokens from column `start`."""
         model, sampling = self.model, self.sampling
-        processors = []
+        processors: list[Any] = [] if self.listener is None else [self.listener.scores]
         if sampling.temperature > 0:
-            processors = model.warpers(sampling.temperature, sampling.top_k, sampling.top_p)
+            processors += model.warpers(sampling.temperature, sampling.top_k, sampling.top_p)
             processors.append(Draw([_uniform(row, sampling) for row in self.rows], model.device))
         stops = Stops(model, sampling.stop, start) if sampling.stop else None
         self.stopper = None
@@ -80,7 +94,8 @@ class Batch:
         streamer = None
         if self.on_text is not None:
             streamer = Streamer(model, sampling.stop, self.on_text, self.stopper)
-        criteria = [criterion for criterion in (stops, self.stopper) if criterion is not None]
+        criteria: list[Any] = [one for one in (stops, self.stopper) if one is not None]
+        criteria += [] if self.listener is None else [self.listener.heard]
         return {
             "logits_processor": processors,
             "stopping_criteria": criteria,

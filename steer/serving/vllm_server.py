@@ -1,0 +1,199 @@
+"""vLLM's own OpenAI server, steered: `Gate` stands before it, and `SteeredWorker` in its processes.
+
+What a request asks of steering travels on in `vllm_xargs`, which clients may not fill in
+themselves. Nothing here imports vLLM: it runs as a program of its own, that imports this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import httpx
+
+from steer.contrasts.source import ModelSource
+from steer.engines import wire
+from steer.engines.slots import Shape, shape_of
+from steer.engines.vllm_engine import FOLDER, NAME, WORKER, default_dtype, environment
+from steer.errors import SteerError, UsageError
+from steer.serving.asked import Shelf
+from steer.serving.gate import Application, Gate, Scope
+from steer.serving.refused import RequestError
+from steer.steering.operation import Coefficient
+from steer.steering.steers import Steer
+from steer.vectors import store
+
+#: Ops other than add that one request can have at one layer: tables are made before anybody asks.
+MOST_ALONG = 2
+#: Tells the server's key to the gate.
+_KEY = "STEER_API_KEY"
+_PROGRAM = "vllm.entrypoints.openai.api_server"
+#: Seconds that vLLM has to end in.
+_LAST = 20
+#: What would reach past the gate: tensors, and what another request has written into the cache.
+_CLOSED = ("prompt_embeds", "kv_transfer_params", "ec_transfer_params")
+
+
+class VllmGate(Gate):
+    """The gate of a server that was started as below; vLLM makes it, by `--middleware`."""
+
+    def __init__(self, app: Application) -> None:
+        files = store.files(Path(os.environ[FOLDER]))
+        shelf = Shelf({file.stem: store.read(file) for file in files})
+
+        def hand_on(body: dict[str, Any], steers: list[Steer], _scope: Scope) -> dict[str, Any]:
+            return handed_on(body, steers, shelf)
+
+        super().__init__(app, shelf, hand_on, api_key=os.environ.get(_KEY))
+
+
+def handed_on(body: dict[str, Any], steers: list[Steer], shelf: Shelf) -> dict[str, Any]:
+    """The body that vLLM is to read.
+
+    Raises:
+        RequestError: it asks for what the engine cannot do, or reaches past the gate.
+    """
+    try:
+        for steer in steers:
+            wire.check_engine_can(steer, NAME)
+    except UsageError as error:
+        raise RequestError(str(error), param="steer", code="bad_steer") from None
+    if shape_of([steers], 1).n_along > MOST_ALONG:
+        raise RequestError(
+            f"at one layer this server does {MOST_ALONG} ops other than add, not more",
+            param="steer",
+            code="bad_steer",
+        )
+    for field in _CLOSED:
+        if body.get(field) is not None:
+            raise RequestError(f"this server takes no {field}", param=field, code="unsupported")
+    extra, salt = body.get("vllm_xargs") or {}, body.get("cache_salt")
+    if not isinstance(extra, dict) or "steer" in extra:
+        raise RequestError("steering goes in 'steer', not in vllm_xargs", param="vllm_xargs")
+    if salt is not None and not isinstance(salt, str):
+        raise RequestError("cache_salt is a text", param="cache_salt")
+    key = wire.encode(steers, shelf.names)
+    if key:
+        body = body | {"vllm_xargs": extra | {"steer": key}}
+    if key or salt:
+        # Cached keys and values belong to the steers under which they were made, whatever salt a
+        # client thinks of.
+        whole = hashlib.sha256(json.dumps([key, salt]).encode()).hexdigest()
+        body = body | {"cache_salt": whole}
+    return body
+
+
+def shape(shelf: Shelf) -> Shape:
+    """Tables for all that requests can ask; how many slots they have, the worker decides."""
+    every = [[Steer(one, Coefficient(1.0), one.metadata.layers)] for one in shelf.vectors.values()]
+    return replace(shape_of(every, n_slots=0), n_along=MOST_ALONG)
+
+
+def serve(
+    source: ModelSource,
+    shelf: Shelf,
+    *,
+    served: str,
+    host: str,
+    port: int,
+    api_key: str | None,
+    options: dict[str, Any],
+    on_up: Callable[[], None],
+) -> None:
+    """Run vLLM's server until the process is interrupted; options are its own.
+
+    Raises:
+        SteerError: it ended by itself.
+    """
+    told: dict[str, Any] = {
+        "model": source.location,
+        "served_model_name": served,
+        "dtype": source.dtype or default_dtype(),
+        "host": host,
+        "port": port,
+        "worker_cls": WORKER,
+        "additional_config": {"steer": asdict(shape(shelf))},
+        "middleware": f"{VllmGate.__module__}.{VllmGate.__qualname__}",
+        "uvicorn_log_level": "error",
+    }
+    told |= {"revision": source.revision} if source.revision else {}
+    told |= {"trust_remote_code": True} if source.trust_remote_code else {}
+    command = [sys.executable, "-m", _PROGRAM, *arguments(told | options)]
+    with tempfile.TemporaryDirectory(prefix="steer-") as folder:
+        for name, vector in shelf.vectors.items():
+            store.write(Path(folder) / f"{name}{store.SUFFIX}", vector)
+        variables = {**os.environ, **environment(), FOLDER: folder}
+        variables.pop(_KEY, None)
+        if api_key is not None:
+            variables[_KEY] = api_key
+        _run(command, variables, f"http://{_reached(host)}:{port}/health", on_up)
+
+
+def arguments(options: Mapping[str, Any]) -> list[str]:
+    """Options as vLLM's command line has them."""
+    made = []
+    for name, value in options.items():
+        dashed = name.replace("_", "-")
+        if isinstance(value, bool):
+            made.append(f"--{'' if value else 'no-'}{dashed}")
+        else:
+            made += [f"--{dashed}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return made
+
+
+def _run(
+    command: list[str], variables: dict[str, str], health: str, on_up: Callable[[], None]
+) -> None:
+    """The program, from its start to its end."""
+
+    def ended(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, ended)
+    process = subprocess.Popen(command, env=variables)
+    try:
+        while process.poll() is None and not _is_up(health):
+            time.sleep(0.5)
+        if process.poll() is None:
+            on_up()
+        status = process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _end(process)
+    raise SteerError(
+        f"vLLM's server ended with status {status}", hint="what it says above tells more"
+    )
+
+
+def _is_up(health: str) -> bool:
+    try:
+        return httpx.get(health, timeout=5, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_LAST)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _reached(host: str) -> str:
+    """Where this machine reaches a server that listens at `host`."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{here}]" if ":" in here else here
