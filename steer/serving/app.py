@@ -46,6 +46,11 @@ def build(model: Model, host: Host, created: int) -> FastAPI:
     async def refused(_request: Request, refusal: RequestError) -> Response:
         return JSONResponse(refusal.body, refusal.status)
 
+    @app.exception_handler(Exception)
+    async def failed(_request: Request, error: Exception) -> Response:
+        told = host.told_of(error)
+        return JSONResponse(told.body, told.status)
+
     @app.get("/health")
     async def health() -> Response:
         return Response()

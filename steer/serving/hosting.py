@@ -110,10 +110,14 @@ class Host:
                 self._do(job)
                 job.tell(None)
             except Exception as error:  # whatever it is, the next one has its turn
-                told = request_error(error)
-                if told.status == 500:
-                    self._log("".join(traceback.format_exception(error)))
-                job.tell(told)
+                job.tell(self.told_of(error))
+
+    def told_of(self, error: Exception) -> RequestError:
+        """What a client is told of an error, which the log gets where it is a bug."""
+        told = request_error(error)
+        if told.status == 500:
+            self._log("".join(traceback.format_exception(error)))
+        return told
 
     def _do(self, job: Job) -> None:
         order = job.order

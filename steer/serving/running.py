@@ -38,6 +38,9 @@ def serve(
     config = uvicorn.Config(
         gate, lifespan="on", log_level="critical", timeout_graceful_shutdown=_LAST
     )
-    uvicorn.Server(config).run(sockets=[at])
-    if gate.failure:
-        raise HookError(gate.failure, hint="steer doctor -m MODEL says more")
+    try:
+        uvicorn.Server(config).run(sockets=[at])
+    except SystemExit:  # so it ends where it does not start
+        raise HookError(
+            gate.failure or "the server does not start", hint="steer doctor -m MODEL says more"
+        ) from None

@@ -129,7 +129,7 @@ def serve(
     }
     told |= {"revision": source.revision} if source.revision else {}
     told |= {"trust_remote_code": True} if source.trust_remote_code else {}
-    command = [sys.executable, "-m", _PROGRAM, *arguments(told | options)]
+    command = [sys.executable, "-W", "ignore", "-m", _PROGRAM, *arguments(told | options)]
     with tempfile.TemporaryDirectory(prefix="steer-") as folder:
         for name, vector in shelf.vectors.items():
             store.write(Path(folder) / f"{name}{store.SUFFIX}", vector)

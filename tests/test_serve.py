@@ -1,0 +1,301 @@
+"""`steer serve` as OpenAI's own client sees it: the same laws on Hugging Face and on vLLM.
+
+vLLM's part runs where it is installed: `make test-vllm`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+openai = pytest.importorskip("openai", reason="the extra `judge` is not installed")
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+
+from steer.contrasts.source import ModelSource
+from steer.generate.apply import generate
+from steer.hooks.clock import TokenClock
+from steer.hooks.inject import injected
+from steer.models.model import Model, load
+from steer.serving.asked import Shelf, read_shelf
+from steer.steering.generation import Sampling
+from steer.vectors import store
+
+ROOT = Path(__file__).parents[1]
+KEY = "open sesame"
+GREEDY = Sampling(max_tokens=12, temperature=0)
+PROMPTS = ("One day Mara woke up.", "The boat", "In the evening Kofi")
+STEERS: list[list[dict[str, Any]]] = [
+    [],
+    [{"vector": "joyful", "coefficient": 2, "layers": [2]}],
+    [{"vector": "sea"}, {"vector": "joyful", "coefficient": -1.5, "layers": [1, 3]}],
+    [{"vector": "joyful", "coefficient": "20%", "layers": [2], "scope": "response"}],
+    [{"vector": "sea", "op": "ablate", "layers": "all"}],
+    [{"vector": "joyful", "op": "clamp=pos"}, {"vector": "edit", "coefficient": 0.7}],
+]
+
+
+@cache
+def model() -> Model:
+    return load(ModelSource("pocket", device="cpu"))
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that runs, and the vectors that it was given."""
+
+    url: str
+    shelf: Shelf
+
+    @property
+    def client(self) -> Any:
+        return openai.OpenAI(base_url=self.url, api_key=KEY, max_retries=0, timeout=300)
+
+    def text(self, prompt: str, steer: Sequence[Any], **options: Any) -> str:
+        asked = {"max_tokens": 12, "temperature": 0, "extra_body": {"steer": steer}} | options
+        answer = self.client.completions.create(model="pocket", prompt=prompt, **asked)
+        return str(answer.choices[0].text)
+
+    def expected(self, prompt: str, steer: Sequence[Any], sampling: Sampling = GREEDY) -> str:
+        """What `steer apply` writes."""
+        return generate(model(), [prompt], self.shelf.steers(steer), sampling)[0].text
+
+
+def folder_of_vectors(folder: Path) -> Path:
+    """Two that ship with the repository, a random low-rank edit, and one of another model."""
+    for name in ("joyful", "sea"):
+        store.write(
+            folder / f"{name}.safetensors", store.read(ROOT / f"vectors/{name}.safetensors")
+        )
+    edit = tiny.low_rank_steer(model(), layers=(1, 2)).vector
+    store.write(folder / "edit.safetensors", edit)
+    store.write(folder / "other.safetensors", tiny.vector(tiny.model("llama")))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["huggingface", "vllm"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Served]:
+    arguments = []
+    if request.param == "vllm":
+        if find_spec("vllm") is None:
+            pytest.skip("vLLM is not installed here; `make test-vllm` installs it")
+        arguments = ["--engine", "vllm", "--engine-option", "enforce_eager=true"]
+    folder = folder_of_vectors(tmp_path_factory.mktemp("vectors"))
+    command = [sys.executable, "-m", "steer", "serve", "--vectors", str(folder), "--port", "0"]
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1"} | os.environ | {"STEER_API_KEY": KEY}
+    process = subprocess.Popen(
+        [*command, "--json", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if request.param == "huggingface" else None,
+        text=True,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    lines = []
+    while not lines or lines[-1] != "}\n":
+        assert (line := process.stdout.readline()), process.communicate()
+        lines.append(line)
+    told = json.loads("".join(lines))
+    assert told["vectors"] == ["edit", "joyful", "sea"]
+    shelf, _ = read_shelf(folder)
+    yield Served(told["url"], shelf)
+    process.terminate()
+    process.communicate(timeout=60)
+
+
+def test_requests_at_once_get_each_what_apply_gives(served: Served) -> None:
+    asked = [(prompt, steer) for steer in STEERS for prompt in PROMPTS]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        found = list(pool.map(lambda one: served.text(*one), asked))
+    assert found == [served.expected(*one) for one in asked]
+    for prompt in PROMPTS:
+        assert len({text for (of, _), text in zip(asked, found, strict=True) if of == prompt}) > 3
+
+
+@pytest.mark.parametrize("steer", STEERS[:3])
+def test_log_probs_are_those_of_the_hooks(served: Served, steer: list[Any]) -> None:
+    answer = served.client.completions.create(
+        model="pocket",
+        prompt=PROMPTS[0],
+        max_tokens=8,
+        temperature=0,
+        logprobs=3,
+        extra_body={"steer": steer},
+    )
+    told = answer.choices[0].logprobs
+    assert "".join(told.tokens) == answer.choices[0].text
+    ids = model().encode(PROMPTS[0])
+    for log_prob, top in zip(told.token_logprobs, told.top_logprobs, strict=True):
+        clock = TokenClock(len(ids), torch.zeros(1, dtype=torch.int64))
+        with torch.no_grad(), injected(model(), served.shelf.steers(steer), clock):
+            row = model().network(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
+        best, at = row.topk(3)
+        assert log_prob == pytest.approx(float(best[0]), abs=1e-4)
+        np.testing.assert_allclose(sorted(top.values())[::-1][:3], best, atol=1e-4)
+        ids = [*ids, int(at[0])]
+
+
+def test_a_stream_is_the_answer_in_pieces(served: Served) -> None:
+    stream = served.client.completions.create(
+        model="pocket",
+        prompt=list(PROMPTS[:2]),
+        max_tokens=12,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"steer": STEERS[1]},
+    )
+    texts, finishes, usage = {0: "", 1: ""}, {}, None
+    n_pieces = 0
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            n_pieces += bool(choice.text)
+            texts[choice.index] += choice.text
+            finishes[choice.index] = choice.finish_reason or finishes.get(choice.index)
+    assert texts == {index: served.expected(PROMPTS[index], STEERS[1]) for index in texts}
+    assert finishes == {0: "length", 1: "length"}
+    assert n_pieces > 4
+    assert usage is not None and usage.completion_tokens == 24
+
+
+def test_a_chat_is_put_into_the_template(served: Served) -> None:
+    messages = [{"role": "user", "content": "Tell me a story about the sea."}]
+    prompt = model().chat(messages[0]["content"])
+    shelf = served.shelf.steers(STEERS[1])
+    (expected,) = generate(model(), [prompt], shelf, GREEDY, special=False)
+    asked: dict[str, Any] = {
+        "model": "pocket",
+        "messages": messages,
+        "max_completion_tokens": 12,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "extra_body": {"steer": STEERS[1]},
+    }
+    answer = served.client.chat.completions.create(**asked)
+    choice = answer.choices[0]
+    assert choice.message.content == expected.text
+    assert [len(one.top_logprobs) for one in choice.logprobs.content] == [2] * 12
+    stream = served.client.chat.completions.create(**asked, stream=True)
+    deltas = [chunk.choices[0].delta for chunk in stream if chunk.choices]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == expected.text
+
+
+def test_what_is_drawn_belongs_to_the_seed(served: Served) -> None:
+    def drawn(seed: int, n: int = 3) -> list[str]:
+        answer = served.client.completions.create(
+            model="pocket", prompt=PROMPTS[0], n=n, seed=seed, top_p=0.95, extra_body={}
+        )
+        return [choice.text for choice in answer.choices]
+
+    first = drawn(1)
+    assert first == drawn(1)
+    assert len({*first, *drawn(2)}) > 3
+
+
+def test_a_stop_string_ends_the_text(served: Served) -> None:
+    whole = served.text(PROMPTS[0], STEERS[1], max_tokens=24)
+    stop = whole[8:11]
+    answer = served.client.completions.create(
+        model="pocket",
+        prompt=PROMPTS[0],
+        max_tokens=24,
+        temperature=0,
+        stop=[stop, "nothing of the kind"],
+        extra_body={"steer": STEERS[1]},
+    )
+    assert answer.choices[0].text == whole[: whole.index(stop)]
+    assert answer.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("steer", "status", "told"),
+    [
+        ([{"vector": "joy"}], 404, "did you mean 'joyful'"),
+        ([{"vector": "joy"}], 404, "edit, joyful and sea"),
+        ([{"vector": "../vectors/joyful.safetensors"}], 404, "there is no vector"),
+        ([{"vector": "other"}], 404, "there is no vector"),
+        ([{"vector": "joyful", "layer": [2]}], 400, "layer"),
+        ([{"vector": "joyful", "layers": [77]}], 400, "layer 77"),
+        ([{"vector": "joyful", "layers": []}], 400, "layers"),
+        ([{"vector": "joyful", "coefficient": "strong"}], 400, "strong"),
+        ([{"vector": "joyful", "coefficient": True}], 400, "coefficient"),
+        ([{"vector": "joyful", "coefficient": 1e30}], 400, "coefficient"),
+        ([{"vector": "joyful", "op": "explode"}], 400, "explode"),
+        ([{"vector": "joyful", "directions": [0.5]}], 400, "directions"),
+        ({"vector": "joyful"}, 400, "array"),
+        ("joyful:2", 400, "array"),
+    ],
+)
+def test_steers_that_mean_nothing_are_errors(
+    served: Served, steer: Any, status: int, told: str
+) -> None:
+    with pytest.raises(openai.APIStatusError, match=told) as caught:
+        served.text(PROMPTS[0], steer)
+    assert caught.value.status_code == status
+    assert caught.value.body["param"].startswith("steer")
+
+
+def test_what_is_asked_for_elsewhere_is_not_dropped(served: Served) -> None:
+    create = served.client.completions.create
+    for body in (
+        {"steering": STEERS[1]},
+        {"Steer": STEERS[1]},
+        {"extra_body": {"steer": STEERS[1]}},
+        {"vllm_xargs": {"steer": "[]"}},
+    ):
+        with pytest.raises(openai.BadRequestError):
+            create(model="pocket", prompt="One", extra_body=body)
+    with pytest.raises(openai.NotFoundError):
+        served.client.responses.create(model="pocket", input="One", extra_body={"steer": STEERS[1]})
+    with pytest.raises(openai.NotFoundError, match="gpt"):
+        create(model="gpt-9", prompt="One")
+    with pytest.raises(openai.BadRequestError):
+        create(model="pocket", prompt="One", max_tokens=10**6)
+    with pytest.raises(openai.APIStatusError) as caught:
+        create(model="pocket", prompt="One " * 3_000_000)
+    assert caught.value.status_code == 413
+
+
+def test_it_says_what_it_has_and_did(served: Served) -> None:
+    assert [one.id for one in served.client.models.list()] == ["pocket"]
+    vectors = served.client.get("/vectors", cast_to=object)["data"]
+    assert [one["id"] for one in vectors] == ["edit", "joyful", "sea"]
+    answer = served.client.completions.with_raw_response.create(
+        model="pocket", prompt="One", max_tokens=1, extra_body={"steer": [{"vector": "sea"}]}
+    )
+    (did,) = json.loads(answer.headers["x-steer"])
+    usual = next(one["recommended"] for one in vectors if one["id"] == "sea")
+    assert did["vector"] == "sea"
+    assert {name: did[name] for name in usual} == usual
+
+
+def test_a_key_is_asked_for(served: Served) -> None:
+    for path in ("/models", "/vectors"):
+        with pytest.raises(openai.AuthenticationError):
+            served.client.with_options(api_key="wrong").get(path, cast_to=object)
+    with pytest.raises(openai.AuthenticationError):
+        served.client.with_options(api_key="wrong").completions.create(model="pocket", prompt="One")
+
+
+def test_sampling_of_apply_is_that_of_the_server(served: Served) -> None:
+    if find_spec("vllm") is not None:
+        pytest.skip("vLLM draws numbers of its own")
+    sampling = replace(GREEDY, temperature=0.8, seed=5, top_p=0.9)
+    found = served.text(PROMPTS[0], STEERS[1], temperature=0.8, seed=5, top_p=0.9)
+    assert found == served.expected(PROMPTS[0], STEERS[1], sampling)
