@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 import tiny
 import torch
-
-openai = pytest.importorskip("openai", reason="the extra `judge` is not installed")
-pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from steer.contrasts.source import ModelSource
 from steer.generate.apply import generate
@@ -104,10 +102,10 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Se
         env=environment | {"PYTHONPATH": str(ROOT)},
     )
     assert process.stdout is not None
-    lines = []
-    while not lines or lines[-1] != "}\n":
-        assert (line := process.stdout.readline()), process.communicate()
-        lines.append(line)
+    lines = [process.stdout.readline()]
+    while lines[-1] != "}\n":
+        assert lines[-1], process.communicate()
+        lines.append(process.stdout.readline())
     told = json.loads("".join(lines))
     assert told["vectors"] == ["edit", "joyful", "sea"]
     shelf, _ = read_shelf(folder)

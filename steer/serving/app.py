@@ -156,8 +156,7 @@ async def _while_there(request: Request, job: Job) -> AsyncIterator[None]:
     async def watch() -> None:
         while not await request.is_disconnected():
             await asyncio.sleep(_PATIENCE)
-        job.gone.set()
-        job.events.put_nowait(None)
+        job.leave()
 
     watching = asyncio.create_task(watch())
     try:

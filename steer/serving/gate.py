@@ -59,7 +59,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, self._when_checked(scope, send))
+            await self._app(scope, receive, self._when_checked(scope.get("app") or self, send))
         elif scope["type"] == "http":
             try:
                 await self._pass(scope, receive, send)
@@ -100,12 +100,13 @@ class Gate:
                 "the API key is missing or wrong", status=401, code="invalid_api_key"
             )
 
-    def _when_checked(self, scope: Scope, send: Send) -> Send:
-        """Says that the server is up once it is known to steer."""
+    def _when_checked(self, whole: Application, send: Send) -> Send:
+        """Says that the server is up once it is known to steer. whole: the application that this
+        is a part of, or it itself."""
 
         async def checked(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self.failure = await self._examined(scope.get("app") or self)
+                self.failure = await self._examined(whole)
                 if self.failure:
                     message = {"type": "lifespan.startup.failed", "message": self.failure}
                 else:
@@ -115,8 +116,7 @@ class Gate:
         return checked
 
     async def _examined(self, whole: Application) -> str | None:
-        """Ask for one token under each vector; what is wrong, if anything is. whole: the
-        application that this is a part of, or it itself."""
+        """Ask for one token under each vector; what is wrong, if anything is."""
         headers = {"authorization": f"Bearer {self._api_key}"} if self._api_key else {}
         transport = httpx.ASGITransport(app=whole)
         async with httpx.AsyncClient(

@@ -74,6 +74,11 @@ class Job:
         finally:
             self.gone.set()
 
+    def leave(self) -> None:
+        """Let go of it, from the loop's thread: nothing more is told."""
+        self.gone.set()
+        self.events.put_nowait(None)
+
     def tell(self, event: Event | RequestError | None) -> None:
         """From the model's thread."""
         if not self.gone.is_set():

@@ -1,0 +1,278 @@
+"""What stands before a server: nothing that is asked of steering is dropped or let through."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import tiny
+from conftest import make_vector
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steer.errors import SteerError, VectorError
+from steer.serving import requests, vllm_server
+from steer.serving.answers import End, Piece
+from steer.serving.asked import LARGEST, Shelf, fitting, read_shelf
+from steer.serving.gate import MAX_BODY, Gate
+from steer.serving.hosting import Host, Order
+from steer.serving.refused import RequestError
+from steer.steering.generation import Row, Sampling
+from steer.steering.operation import Coefficient, Operation
+from steer.steering.scope import Scope
+from steer.steering.steers import Steer
+from steer.vectors import store
+
+SHELF = Shelf({"calm": make_vector(), "wild": make_vector(seed=1)})
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(["vector", "coefficient", "layers", "op", "scope", "schedule", "x"])
+VALUES = JSON | st.sampled_from(["calm", "wild", "ablate", "clamp=pos", "response", "2%", [0, 2]])
+
+
+def test_a_steer_means_what_v_means() -> None:
+    calm, wild = SHELF.vectors["calm"], SHELF.vectors["wild"]
+    asked = [
+        {"vector": "calm"},
+        {"vector": "calm", "coefficient": -2, "layers": [0, 2], "scope": "response"},
+        {"vector": "wild", "coefficient": "15%", "layers": "all"},
+        {"vector": "wild", "op": "clamp=pos", "layers": [2]},
+    ]
+    one = Coefficient(1.0)
+    assert SHELF.steers(asked) == [
+        Steer(calm, one, (0,)),
+        Steer(calm, Coefficient(-2.0), (0, 2), Scope("response")),
+        Steer(wild, Coefficient(0.15, "residual"), (0, 2)),
+        Steer(wild, one, (2,), op=Operation("clamp", "pos")),
+    ]
+    assert SHELF.steers(None) == SHELF.steers([]) == []
+    told = [SHELF.as_asked(steer) for steer in SHELF.steers(asked)]
+    assert SHELF.steers(told) == SHELF.steers(asked)
+
+
+@given(st.lists(st.dictionaries(FIELDS, VALUES, max_size=4), max_size=2) | JSON)
+def test_whatever_is_asked_is_steers_or_an_error_of_the_request(asked: Any) -> None:
+    try:
+        steers = SHELF.steers(asked)
+    except RequestError as error:
+        assert error.status in (400, 404)
+        json.dumps(error.body)
+    else:
+        assert len(steers) == len(asked or [])
+        assert all(abs(steer.coefficient.value) <= LARGEST for steer in steers)
+
+
+@given(JSON | st.dictionaries(st.sampled_from(["prompt", "messages", "n", "stop"]), JSON))
+def test_whatever_is_sent_is_a_request_or_an_error_of_it(body: Any) -> None:
+    data = json.dumps(body).encode()
+    for kind in (requests.Completion, requests.Chat):
+        try:
+            requests.read(data, kind, "m")
+        except RequestError as error:
+            assert error.status in (400, 404)
+
+
+def behind(steered: bool = True, seen: list[Any] | None = None) -> Gate:
+    """A server whose answers are what it was asked for; `steered` off, it does not look."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await send({"type": "lifespan.startup.complete"})
+            return
+        body = json.loads((await receive())["body"])
+        if seen is not None:
+            seen.append(body)
+        told = {"choices": [{"logprobs": {"top_logprobs": body["s"] if steered else 1}}]}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+
+    def hand_on(body: dict[str, Any], steers: list[Steer], _scope: Any) -> dict[str, Any]:
+        return body | {"s": [str(steer) for steer in steers]}
+
+    return Gate(app, SHELF, hand_on, api_key="k")
+
+
+def ask(gate: Gate, method: str, path: str, **options: Any) -> httpx.Response:
+    async def run() -> httpx.Response:
+        transport = httpx.ASGITransport(app=gate)
+        headers = {"authorization": "Bearer k"} | options.pop("headers", {})
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await client.request(method, path, headers=headers, **options)
+
+    return asyncio.run(run())
+
+
+def started(gate: Gate) -> list[str]:
+    sent: list[str] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    asyncio.run(gate({"type": "lifespan"}, None, send))  # type: ignore[arg-type]
+    return sent
+
+
+def test_a_server_that_does_not_steer_does_not_start() -> None:
+    assert started(behind()) == ["lifespan.startup.complete"]
+    deaf = behind(steered=False)
+    assert started(deaf) == ["lifespan.startup.failed"]
+    assert "changes nothing" in str(deaf.failure)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/responses", 404),
+        ("POST", "/v1/chat/completions/batch", 404),
+        ("POST", "/v1/messages", 404),
+        ("POST", "/invocations", 404),
+        ("POST", "/v1/models", 405),
+        ("GET", "/v1/completions", 405),
+        ("GET", "/docs", 404),
+    ],
+)
+def test_only_what_is_steered_is_served(method: str, path: str, status: int) -> None:
+    seen: list[Any] = []
+    answer = ask(behind(seen=seen), method, path, json={"steer": [{"vector": "calm"}]})
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b'{"steer": [{"vector": "calm"}], "steer": []}', 400),
+        (b'{"Steer": []}', 400),
+        (b'{"extra_body": {}}', 400),
+        (b'{"steering_vectors": 1}', 400),
+        (b'{"temperature": NaN}', 400),
+        (b"[1]", 400),
+        (b"\xff", 400),
+        (b"[" * 100_000, 400),
+        (b" " * (MAX_BODY + 1), 413),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_bodies_that_could_be_read_otherwise_are_refused(content: bytes, status: int) -> None:
+    seen: list[Any] = []
+    headers = {"content-type": "application/json"}
+    answer = ask(behind(seen=seen), "POST", "/v1/completions", content=content, headers=headers)
+    assert answer.status_code == status
+    assert not seen
+
+
+@given(st.binary(max_size=40))
+def test_bytes_never_break_it(content: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    answer = ask(behind(), "POST", "/v1/completions", content=content, headers=headers)
+    assert answer.status_code in (200, 400)
+
+
+def test_a_key_is_needed_and_json_is_asked_for() -> None:
+    for path in ("/v1/models", "/v1/vectors", "/metrics"):
+        assert ask(behind(), "GET", path, headers={"authorization": "Bearer j"}).status_code == 401
+    assert ask(behind(), "POST", "/v1/completions", content=b"{}").status_code == 415
+    answer = ask(behind(), "POST", "/v1/completions", json={"steer": [{"vector": "wild"}]})
+    assert answer.status_code == 200
+    assert json.loads(answer.headers["x-steer"])[0]["vector"] == "wild"
+
+
+def test_what_vllm_gets_cannot_be_forged() -> None:
+    shelf = Shelf({"calm": tiny.vector(tiny.model("llama"), layers=(1,))})
+    steers = shelf.steers([{"vector": "calm"}])
+    made = vllm_server.handed_on({"prompt": "a"}, steers, shelf)
+    assert json.loads(made["vllm_xargs"]["steer"])[0]["vector"] == "calm"
+    plain = vllm_server.handed_on({"prompt": "a"}, [], shelf)
+    assert plain == {"prompt": "a"}
+    # A client's own salt neither meets that of steers nor parts from itself.
+    salts = [made["cache_salt"]]
+    for salt in (made["cache_salt"], made["vllm_xargs"]["steer"], "s"):
+        for asked in ([], steers):
+            body = {"cache_salt": salt, "vllm_xargs": {"kept": 1}}
+            again = vllm_server.handed_on(dict(body), asked, shelf)
+            assert again == vllm_server.handed_on(dict(body), asked, shelf)
+            assert again["vllm_xargs"]["kept"] == 1
+            salts.append(again["cache_salt"])
+    assert len(set(salts)) == len(salts)
+    for body in (
+        {"vllm_xargs": {"steer": made["vllm_xargs"]["steer"]}},
+        {"vllm_xargs": {"steer": ""}},
+        {"vllm_xargs": 3},
+        {"cache_salt": 3},
+        {"prompt_embeds": "gAN9cQAu"},
+    ):
+        with pytest.raises(RequestError):
+            vllm_server.handed_on(body, steers, shelf)
+
+
+def test_what_vllm_cannot_do_is_an_error_of_the_request() -> None:
+    shelf = Shelf({"calm": tiny.vector(tiny.model("llama"), layers=(1,))})
+    many = [{"vector": "calm", "op": f"cap={index}"} for index in range(3)]
+    for asked in ([{"vector": "calm", "op": "rotate=20"}], many):
+        with pytest.raises(RequestError):
+            vllm_server.handed_on({}, shelf.steers(asked), shelf)
+    assert vllm_server.shape(shelf).layers == (1,)
+    assert vllm_server.arguments({"a_b": True, "c": False, "d": {"e": 1}, "f": 2}) == [
+        "--a-b", "--no-c", "--d", '{"e": 1}', "--f", "2",
+    ]  # fmt: skip
+
+
+def test_a_folder_is_read_once_and_only_what_fits_is_served(tmp_path: Path) -> None:
+    model = tiny.model("llama")
+    store.write(tmp_path / "mine.safetensors", tiny.vector(model))
+    store.write(tmp_path / "other.safetensors", make_vector())
+    (tmp_path / "broken.safetensors").write_bytes(b"{}")
+    (tmp_path / "a b.safetensors").write_bytes((tmp_path / "mine.safetensors").read_bytes())
+    shelf, notes = read_shelf(tmp_path)
+    assert sorted(shelf.vectors) == ["mine", "other"]
+    assert len(notes) == 2
+    fits, more = fitting(shelf, model.identity)
+    assert list(fits.vectors) == ["mine"]
+    assert "other is left out" in more[0]
+    with pytest.raises(SteerError, match="no folder"):
+        read_shelf(tmp_path / "nowhere")
+    with pytest.raises(VectorError, match="no vector"):
+        fitting(Shelf({"other": make_vector()}), model.identity)
+
+
+def test_nobody_waits_for_a_client_that_has_left() -> None:
+    model = tiny.model("llama")
+    rows = [Row("", 0, [1, 5, 9])]
+    order = Order(rows, [], Sampling(max_tokens=100, temperature=0))
+    host = Host(model, pytest.fail)
+
+    async def run() -> tuple[list[Any], list[Any]]:
+        leaving, staying = host.order(order), host.order(order)
+        left = []
+        async for event in leaving.told():
+            left.append(event)
+            leaving.leave()
+        return left, [event async for event in staying.told()]
+
+    left, stayed = asyncio.run(run())
+    assert len(left) < 100
+    assert isinstance(stayed[-1], End)
+    assert sum(isinstance(event, Piece) for event in stayed) > len(left)
+
+
+def test_a_bug_is_logged_and_told_as_one() -> None:
+    logged: list[str] = []
+    host = Host(tiny.model("llama"), logged.append)
+
+    async def run() -> None:
+        rows = [Row("", 0, [10**9])]  # no such token
+        await anext(host.order(Order(rows, [], Sampling(max_tokens=1))).told())
+
+    with pytest.raises(RequestError) as caught:
+        asyncio.run(run())
+    assert caught.value.status == 500
+    assert "Traceback" in logged[0]
+    assert "Traceback" not in caught.value.message
