@@ -181,8 +181,8 @@ def apply(
         return
     with ExitStack() as stack:
         if engine:
-            started = engines.started(source, model, [steers], sampling, settings_of_engine)
-            run = replace(run, engine=stack.enter_context(started))
+            writing = engines.writing(source, model, [steers], sampling, settings_of_engine)
+            run = replace(run, engine=stack.enter_context(writing))
         results = run.all(steers, "generating")
         baselines = run.all([], "unsteered", guarded=False) if compare else None
     records = generated.records(results, baselines)

@@ -14,6 +14,7 @@ from steer.errors import UsageError
 
 if TYPE_CHECKING:
     from steer.contrasts.source import ModelSource
+    from steer.engines.vllm_engine import Engine
     from steer.models.model import Model
     from steer.steering.generation import Generation, Sampling
     from steer.steering.steers import Steer
@@ -60,26 +61,37 @@ def check(engine: str | None, settings: Sequence[str], steers: Sequence[Steer]) 
 
 @contextmanager
 def started(
+    source: ModelSource, steerings: Sequence[Sequence[Steer]], settings: dict[str, Any]
+) -> Iterator[Engine]:
+    """vLLM with the model, ready for these steerings and for none.
+
+    Raises:
+        SteerError: as `steer.engines.vllm_engine.running`.
+    """
+    from steer.engines.vllm_engine import running
+
+    with ExitStack() as stack:
+        with output.status("starting vLLM"):
+            engine = stack.enter_context(running(source, steerings, **settings))
+        yield engine
+
+
+@contextmanager
+def writing(
     source: ModelSource,
     model: Model,
     steerings: Sequence[Sequence[Steer]],
     sampling: Sampling,
     settings: dict[str, Any],
 ) -> Iterator[Generate]:
-    """vLLM with the model, as a function from prompts and steers to texts.
+    """The same as a function from prompts and steers to texts.
 
     The weights of `model` are let go of: from then on it is its tokenizer that serves.
-
-    Raises:
-        SteerError: as `steer.engines.vllm_engine.running`.
     """
-    from steer.engines.vllm_engine import running
     from steer.generate.apply import rows_of
 
     model.network.to("meta")
-    with ExitStack() as stack:
-        with output.status("starting vLLM"):
-            engine = stack.enter_context(running(source, steerings, **settings))
+    with started(source, steerings, settings) as engine:
 
         def generate(
             prompts: Sequence[str], steers: Sequence[Steer], special: bool

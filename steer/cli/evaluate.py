@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json as json_library
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steer.cli import contrast_options, measuring, options, output
+from steer.cli import engine as engines
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
@@ -98,6 +100,14 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="vllm: it writes the texts of all rows in one batch; what is scored needs whole"
+            " distributions, and stays with Hugging Face."
+        ),
+    ] = None,
+    engine_option: engines.EngineSettings = None,
     allow_overlap: measuring.AllowOverlap = False,
     allow_other_model: measuring.AllowOtherModel = False,
     force: options.Force = False,
@@ -141,6 +151,7 @@ def evaluate(
             "there is nothing to see an effect by",
             hint="pass --texts with held-out pairs, a --condition, or a --concept",
         )
+    settings = engines.check(engine, engine_option or [], steers)
     judge = measuring.concept(concept, judge_model, judge_url, seed)
     model = options.load_model(source)
     for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
@@ -150,8 +161,13 @@ def evaluate(
     from steer.evaluation.evaluate import n_units, variants
 
     rows = variants(steers, condition=told and told[0])
-    with output.progress("measuring", n_units(task, rows)) as advance:
-        measured = run(model, rows, task, lambda what, n: advance(n, what))
+    cells = [cell for row in rows for cell in row.cells if isinstance(cell, tuple)]
+    with ExitStack() as stack:
+        write = None
+        if engine:
+            write = stack.enter_context(engines.started(source, cells, settings)).continue_ids
+        advance = stack.enter_context(output.progress("measuring", n_units(task, rows)))
+        measured = run(model, rows, task, lambda what, n: advance(n, what), write)
     command = measuring.command_line(context)
     report = _report(model, measured, task, command, steers)
     if out is not None:

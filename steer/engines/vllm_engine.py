@@ -165,23 +165,20 @@ class Engine:
         Random numbers belong to (seed, row), so a row gets what it gets alone; they are vLLM's, so
         what is drawn is not what Hugging Face draws. At temperature 0 nothing is drawn.
         """
-        from vllm import SamplingParams
-
-        settings = []
-        for row in rows:
-            stream = np.random.default_rng([sampling.seed, row.sample, *row.ids])
-            settings.append(
-                SamplingParams(
-                    max_tokens=sampling.max_tokens,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    top_k=sampling.top_k,
-                    stop=list(sampling.stop),
-                    seed=int(stream.integers(2**31)),
-                )
-            )
-        done = self._run([row.ids for row in rows], steerings, settings)
+        done = self._sampled(rows, steerings, sampling)
         return [_generation(row, one.outputs[0]) for row, one in zip(rows, done, strict=True)]
+
+    def continue_ids(
+        self,
+        beginnings: Sequence[tuple[Sequence[int], int]],
+        steerings: Sequence[Sequence[Steer]],
+        sampling: Sampling,
+    ) -> list[list[int]]:
+        """New token ids after each beginning, (token ids, which sample of it this is), as
+        `steer.generate.apply.continue_ids`: the end is among them where the model wrote one."""
+        rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
+        done = self._sampled(rows, steerings, sampling)
+        return [list(one.outputs[0].token_ids) for one in done]
 
     def log_probs(
         self, rows: Sequence[Sequence[int]], steerings: Sequence[Sequence[Steer]], top: int
@@ -213,6 +210,26 @@ class Engine:
                 f"{NAME} runs, but {' + '.join(map(str, steering))} changes nothing in it",
                 hint="leave --engine out, and report this with `steer doctor --json`",
             )
+
+    def _sampled(
+        self, rows: Sequence[Row], steerings: Sequence[Sequence[Steer]], sampling: Sampling
+    ) -> Any:
+        from vllm import SamplingParams
+
+        settings = []
+        for row in rows:
+            stream = np.random.default_rng([sampling.seed, row.sample, *row.ids])
+            settings.append(
+                SamplingParams(
+                    max_tokens=sampling.max_tokens,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    top_k=sampling.top_k,
+                    stop=list(sampling.stop),
+                    seed=int(stream.integers(2**31)),
+                )
+            )
+        return self._run([row.ids for row in rows], steerings, settings)
 
     def _run(
         self, rows: Sequence[Sequence[int]], steerings: Sequence[Sequence[Steer]], settings: Any

@@ -23,13 +23,14 @@ from steer.evaluation.batches import Text, distance, drift, log_prob
 from steer.evaluation.nats import Nats, expected_nats, extra
 from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, Sums, score
 from steer.evaluation.written import (
+    Continue,
     Writing,
     Written,
     lesson_text,
     own_texts,
     pair_texts,
     plain_texts,
-    write,
+    write_cells,
     write_conditioned,
 )
 from steer.intervals import Interval, mean, ratio
@@ -129,14 +130,15 @@ def evaluate(
     rows: Sequence[Variant],
     task: Task,
     on_progress: Progress = lambda what, n_units: None,
+    engine: Continue | None = None,
 ) -> list[Row]:
-    """Measure every row.
+    """Measure every row; `engine` writes the texts in place of the model, which scores them.
 
     Raises:
         InputError: texts that the model does not take, or a condition that changes nothing.
         HookError: a steer was never applied.
     """
-    return _Evaluation(model, rows, task, on_progress).run()
+    return _Evaluation(model, rows, task, on_progress, engine).run()
 
 
 @dataclass
@@ -145,6 +147,7 @@ class _Evaluation:
     variants: Sequence[Variant]
     task: Task
     on_progress: Progress
+    engine: Continue | None
 
     def __post_init__(self) -> None:
         self.rows = [Row(variant) for variant in self.variants]
@@ -164,12 +167,7 @@ class _Evaluation:
             if given is not None:
                 texts = plain_texts(self.model, given, condition)
             self._recoveries(texts)
-        written = [
-            [Written(one.baseline, one.n) for one in self.lessons]
-            if row.variant.kind == "prompt"
-            else self._write(row.variant)
-            for row in self.rows
-        ]
+        written = self._written()
         self._drifts(written[0])
         self._writings(written)
         return self.rows
@@ -211,18 +209,23 @@ class _Evaluation:
         for row, one in zip(self.rows, sums, strict=True):
             row.measures["recovery"] = ratio(base - one, base)
 
-    def _write(self, variant: Variant) -> list[Written]:
-        """Texts of all cells of a row together, as many as of any other row."""
-        made = []
-        for cell, part in self._parts(variant):
-            made += write(
+    def _written(self) -> list[list[Written]]:
+        """The texts of each row, of all its cells together."""
+        taught = [Written(one.baseline, one.n) for one in self.lessons]
+        parts = [
+            [] if row.variant.kind == "prompt" else self._parts(row.variant) for row in self.rows
+        ]
+        every = [(cell or (), part) for row in parts for cell, part in row]
+        made = iter(
+            write_cells(
                 self.model,
                 self.task.writing,
-                cell or (),
-                part,
+                every,
                 lambda count: self.on_progress("writing", count),
+                self.engine,
             )
-        return made
+        )
+        return [[text for _ in row for text in next(made)] if row else taught for row in parts]
 
     def _parts(self, variant: Variant) -> list[tuple[Cell, range]]:
         """The numbers of the texts that each cell writes, of those that write any."""

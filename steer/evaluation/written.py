@@ -22,6 +22,11 @@ from steer.steering.steers import Steer
 FRESH = 1_000_000
 TOGETHER = 128
 
+#: Continues beginnings, (token ids, which sample of it this is), each under steers of its own.
+Continue = Callable[
+    [Sequence[tuple[Sequence[int], int]], Sequence[Sequence[Steer]], Sampling], list[list[int]]
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Writing:
@@ -59,26 +64,50 @@ def write(
     model: Model,
     writing: Writing,
     steers: Sequence[Steer],
-    samples: range | None = None,
     on_done: Callable[[int], None] = lambda n_texts: None,
 ) -> list[Written]:
-    """Sample texts at temperature 1; number i continues prompt i % len(prompts).
+    """All texts under one steering (`write_cells`)."""
+    return write_cells(model, writing, [(steers, range(writing.samples))], on_done)[0]
 
-    Random numbers belong to the seed, the prompt and the number, so what differs by steering
-    differs by nothing else.
+
+def write_cells(
+    model: Model,
+    writing: Writing,
+    cells: Sequence[tuple[Sequence[Steer], range]],
+    on_done: Callable[[int], None] = lambda n_texts: None,
+    engine: Continue | None = None,
+) -> list[list[Written]]:
+    """Sample texts at temperature 1: of each cell, which has its steers, those with its numbers.
+
+    Number i continues prompt i % len(prompts). Random numbers belong to the seed, the prompt and
+    the number, so what differs by steering differs by nothing else. `engine` writes all of them in
+    one batch, with random numbers of its own.
 
     Raises:
         InputError: a prompt that is empty for this model, or leaves no room.
     """
     starts = [_beginning(model, writing, prompt) for prompt in writing.prompts]
     room = _room(model, max(map(len, starts)), writing.max_tokens)
-    numbers = samples or range(writing.samples)
-    sampling = Sampling(
-        max_tokens=room, temperature=1.0, seed=writing.seed, batch_size=min(TOGETHER, len(numbers))
-    )
-    order = [(starts[i % len(starts)], FRESH + i // len(starts)) for i in numbers]
-    made = continue_ids(model, order, steers, sampling, on_done)
-    return [Written((*start, *new), len(new)) for (start, _), new in zip(order, made, strict=True)]
+    sampling = Sampling(max_tokens=room, temperature=1.0, seed=writing.seed)
+    orders = [
+        [(starts[i % len(starts)], FRESH + i // len(starts)) for i in numbers]
+        for _, numbers in cells
+    ]
+    if engine is not None:
+        every = [steers for (steers, _), order in zip(cells, orders, strict=True) for _ in order]
+        made = iter(engine([one for order in orders for one in order], every, sampling))
+        on_done(len(every))
+        return [[_written(start, next(made)) for start, _ in order] for order in orders]
+    written = []
+    for (steers, _), order in zip(cells, orders, strict=True):
+        at_once = replace(sampling, batch_size=min(TOGETHER, len(order)))
+        new = continue_ids(model, order, steers, at_once, on_done)
+        written.append([_written(o[0], ids) for o, ids in zip(order, new, strict=True)])
+    return written
+
+
+def _written(start: Sequence[int], new: Sequence[int]) -> Written:
+    return Written((*start, *new), len(new))
 
 
 def write_conditioned(
