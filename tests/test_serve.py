@@ -93,13 +93,13 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Se
         arguments = ["--engine", "vllm", "--engine-option", "enforce_eager=true"]
     folder = folder_of_vectors(tmp_path_factory.mktemp("vectors"))
     command = [sys.executable, "-m", "steer", "serve", "--vectors", str(folder), "--port", "0"]
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1"} | os.environ | {"STEER_API_KEY": KEY}
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"} | os.environ
     process = subprocess.Popen(
         [*command, "--json", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if request.param == "huggingface" else None,
         text=True,
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=environment | {"PYTHONPATH": str(ROOT), "STEER_API_KEY": KEY},
     )
     assert process.stdout is not None
     lines = [process.stdout.readline()]
