@@ -19,6 +19,7 @@ from steer.hooks.record import Batch, Recorder, in_batches, readings_of
 from steer.models.model import Model
 from steer.positions import Position
 from steer.sites import Site, SiteName
+from steer.vectors.giveaways import Giveaways
 from steer.vectors.provenance import SEVERAL, ContrastSummary, Read
 from steer.workers import Workers, once
 
@@ -35,14 +36,13 @@ class ReadSettings:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a recording will hold, what is read for it, and what the contrasts give away.
+    """What a recording will hold, and what is read for it.
 
     described: the model, for the line that says what was used.
     """
 
     recording: Recording
     readings: Readings
-    report: check.Report
     described: str
 
 
@@ -66,12 +66,8 @@ def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
     positions = _expanded(asked, tokens)
     from_difference = contrasts.paired and contrasts.kind != "conditions"
     readings = Readings(*tokens, positions, from_difference=from_difference)
-    return Plan(
-        _recording(model, contrasts, positions, sites),
-        readings,
-        check.report(contrasts, tokens),
-        model.describe(),
-    )
+    told = check.giveaways(contrasts, tokens)
+    return Plan(_recording(model, contrasts, positions, sites, told), readings, model.describe())
 
 
 def record_contrasts(
@@ -103,7 +99,11 @@ def record_contrasts(
 
 
 def _recording(
-    model: Model, contrasts: Contrasts, positions: Sequence[Position], sites: Sequence[Site]
+    model: Model,
+    contrasts: Contrasts,
+    positions: Sequence[Position],
+    sites: Sequence[Site],
+    told: Giveaways,
 ) -> Recording:
     positive, negative = contrasts.conditions or (None, None)
     n, m = len(contrasts.positive), len(contrasts.negative)
@@ -115,6 +115,7 @@ def _recording(
         negative=None if negative is None else SEVERAL.join(negative),
         n_negative=msgspec.UNSET if contrasts.paired else m,
         items=sketch(texts_of(contrasts)),
+        giveaways=told,
     )
     frame = contrasts.frame
     chat = contrasts.positive[0].role is not None

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import pairs
 
-from steer.contrasts.check import Report, report
+from steer.contrasts.check import giveaways
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.near import near_duplicates
 from steer.contrasts.passages import Passage
+from steer.vectors.giveaways import Giveaways
 
 N = 60
 rng = random.Random(0)
@@ -28,14 +29,14 @@ def unpaired(positive: list[str], negative: list[str]) -> Contrasts:
     return Contrasts("unpaired", *sides, paired=False)
 
 
-def told(contrasts: Contrasts) -> Report:
-    return report(contrasts)
+def told(contrasts: Contrasts) -> Giveaways:
+    return giveaways(contrasts)
 
 
 def test_a_set_without_faults_has_no_warnings() -> None:
     sides = [[text(rng.randint(5, 15)) for _ in range(N)] for _ in range(2)]
     for contrasts in (unpaired(*sides), pairs(*zip(*sides, strict=True))):
-        assert told(contrasts).warnings() == []
+        assert told(contrasts).warnings(paired=contrasts.paired) == []
 
 
 @pytest.mark.parametrize("longer", [0, 1])
@@ -45,8 +46,15 @@ def test_a_set_that_differs_only_in_length_is_called_so(paired: bool, longer: in
     contrasts = pairs(*zip(*sides, strict=True)) if paired else unpaired(*sides)
     found = told(contrasts)
     assert found.length_auc == 1 - longer
-    (warning,) = found.warnings()
+    (warning,) = found.warnings(paired=contrasts.paired)
     assert "length alone tells the sides apart" in warning
+
+
+def test_pairs_whose_longer_side_is_always_the_same_differ_in_length() -> None:
+    whole = [text(rng.randint(4, 40)) for _ in range(N)]
+    cut = [one.rsplit(" ", 1)[0] for one in whole]
+    assert told(pairs(*zip(whole, cut, strict=True))).length_auc == 1
+    assert abs(told(unpaired(whole, cut)).length_auc - 0.5) < 0.1
 
 
 def test_first_words_that_give_the_side_away_are_called_so() -> None:
@@ -54,7 +62,7 @@ def test_first_words_that_give_the_side_away_are_called_so() -> None:
     for contrasts in (pairs(*rows), unpaired(*map(list, zip(*rows, strict=True)))):
         found = told(contrasts)
         assert found.first_token == 1
-        (warning,) = found.warnings()
+        (warning,) = found.warnings(paired=contrasts.paired)
         assert "the first word gives the side away" in warning
     # After a common beginning too; but not if each side says it as often.
     assert told(pairs(*((f"I said {a}", f"I said {b}") for a, b in rows))).first_token == 1
@@ -66,7 +74,7 @@ def test_repeats_are_counted() -> None:
     rows = [(text(8), text(8)) for _ in range(N)]
     found = told(pairs(*rows, rows[0], rows[0], ("same", "same")))
     assert (found.duplicates, found.equal_sides) == (2, 1)
-    assert [warning.partition(",")[0] for warning in found.warnings()] == [
+    assert [warning.partition(",")[0] for warning in found.warnings(paired=True)] == [
         "pairs that repeat an earlier one",
         "pairs whose sides are the same",
     ]
@@ -80,7 +88,7 @@ def test_near_duplicates_in_other_folds_are_found() -> None:
     twice = once + [f"{one.upper()}!" for one in once]
     found = told(unpaired(twice, [text(30) for _ in twice]))
     assert found.near_duplicates == 0.5
-    assert "nearly the same as others" in found.warnings()[-1]
+    assert "nearly the same as others" in found.warnings(paired=False)[-1]
     # In one fold they are held out together.
     together = once[:30] + [f"{one}!" for one in once[:30]]
     assert told(unpaired(together, [text(30) for _ in together])).near_duplicates == 0
@@ -93,7 +101,7 @@ def test_under_conditions_only_the_texts_are_looked_at() -> None:
     contrasts = Contrasts("conditions", sides[0], negative, conditions=(("a", "b"), ("", "")))
     found = told(contrasts)
     assert (found.duplicates, found.near_duplicates, found.length_auc) == (0, 0, None)
-    assert found.warnings() == []
+    assert found.warnings(paired=contrasts.paired) == []
 
 
 def test_too_few_texts_say_nothing() -> None:

@@ -167,7 +167,21 @@ def test_faults_of_the_data_are_told_when_a_vector_is_made(folder: Path) -> None
     assert "warning: pairs that repeat an earlier one" in result.stderr
     printed = json.loads(steer(*words, "--force", "--json").stdout)
     assert len(printed["warnings"]) >= 2
-    assert printed["contrasts"]["length_auc"] == 1
+    assert printed["contrast"]["giveaways"]["length_auc"] == 1
+
+
+def test_doubts_are_the_same_wherever_they_are_told(folder: Path) -> None:
+    made = [{"positive": f"w{i} w9 w9 w9", "negative": f"w{i + 1} w9"} for i in range(3, 33)]
+    rows("pairs.jsonl", *made, made[0])
+    words = ["extract", "pairs.jsonl", "-m", folder, "--keep", "acts"]
+    printed = steer(*words, "-o", "x.safetensors").stderr
+    told = json.loads(steer(*words, "-o", "x.safetensors", "--force", "--json").stdout)["warnings"]
+    assert len(told) >= 2
+    assert [line for line in printed.splitlines() if "warning: " in line] == [
+        f"warning: {text}" for text in told
+    ]
+    for again in (["show", "x.safetensors"], ["fit", "acts", "-o", "y.safetensors"]):
+        assert json.loads(steer(*again, "--json").stdout)["warnings"] == told
 
 
 def test_shuffled_labels_are_called_so(folder: Path) -> None:

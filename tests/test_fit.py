@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import tiny
@@ -14,8 +15,10 @@ from steer.errors import InputError, SiteError
 from steer.extract import ReadSettings, plan, record_contrasts
 from steer.fitting import fit
 from steer.fitting.activations import Activations, Recording, open_kept, resume
-from steer.fitting.fitting import FitSettings, best, fit_vectors, recommend, warnings
+from steer.fitting.fitting import FitSettings, best, fit_vectors, recommend
+from steer.fitting.warnings import warnings
 from steer.sites import Site
+from steer.vectors.giveaways import Giveaways, Lengths
 from steer.vectors.metadata import LayerStatistics, Spread
 from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
 from steer.vectors.vector import SteeringVector
@@ -184,10 +187,51 @@ def test_data_without_a_signal_are_called_so(tmp_path: Path) -> None:
         positive, negative, _ = planted(seed=8, shift=shift)
         with stored(tmp_path / f"{shift}", positive, negative) as found:
             vector = fit_one(found, FitSettings(name="x"))
-        told = warnings(vector)
+        told = warnings(vector.metadata)
         assert (told == []) == silent
         if not silent:
             assert "no better than chance" in told[0]
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@each_method
+def test_shuffled_labels_seldom_pass_for_a_signal(
+    tmp_path: Path, method: str, *, paired: bool
+) -> None:
+    """Of labels shuffled between sides that are far apart, which is harder than noise."""
+    if method == "pca" and not paired:
+        return
+    positive, negative, _ = planted(seed=9, shift=6.0, n=30)
+    rng = np.random.default_rng(0)
+    called = 0
+    for number in range(20):
+        if paired:
+            swap = rng.random(30)[:, None] < 0.5
+            sides = np.where(swap, negative, positive), np.where(swap, positive, negative)
+        else:
+            both = rng.permutation(np.concatenate([positive, negative]))
+            sides = both[:30], both[30:]
+        with stored(tmp_path / str(number), *sides, paired=paired) as found:
+            told = warnings(fit_one(found, FitSettings(name="x", method=method)).metadata)
+        called += any("no better than chance" in text for text in told)
+    assert called >= 19
+
+
+def test_a_vector_no_better_than_length_is_called_so(tmp_path: Path) -> None:
+    positive, negative, _ = planted(seed=10, shift=1.5)
+    lengths = Lengths(least=1, median=2, most=3)
+    for length_auc, silent in ((0.5, True), (0.8, True), (0.9, False), (0.1, False)):
+        told = Giveaways(
+            unit="tokens", positive=lengths, negative=lengths, length_auc=length_auc,
+            first_token=None, duplicates=0, equal_sides=0, near_duplicates=0,
+        )  # fmt: skip
+        with stored(tmp_path / f"{length_auc}", positive, negative) as found:
+            metadata = fit_one(found, FitSettings(name="x")).metadata
+        (row, *_) = metadata.statistics
+        assert row.separability is not None and 0.8 < row.separability < 0.9
+        contrast = msgspec.structs.replace(metadata.contrast, giveaways=told)
+        said = warnings(msgspec.structs.replace(metadata, contrast=contrast))
+        assert ("length may be all" not in " ".join(said)) == silent
 
 
 def test_sites_that_were_not_recorded(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from steer.contrasts.contrasts import ContrastSource
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.contrasts.check import Report
     from steer.contrasts.contrasts import Contrasts
     from steer.contrasts.passages import Passage
+    from steer.vectors.giveaways import Giveaways
 
 _HELP = """Look at contrast sets: what they hold, and what they give away.
 
@@ -57,9 +57,9 @@ def check(
     steer contrasts check facts.csv --map text=claim -m Qwen/Qwen2.5-0.5B-Instruct
     steer contrasts check --positive-file harmful.txt --negative-file harmless.txt --chat
     """
-    from dataclasses import asdict
+    import msgspec
 
-    from steer.contrasts.check import report
+    from steer.contrasts.check import giveaways
 
     found = contrast_options.read_contrasts(contrasts)
     tokens = None
@@ -73,10 +73,12 @@ def check(
             for side in (found.positive, found.negative)
         )
         tokens = positive, negative
-    told = report(found, tokens)
-    warnings = told.warnings()
+    told = giveaways(found, tokens)
+    warnings = told.warnings(paired=found.paired)
     if json:
-        output.as_json(asdict(told) | {"sha256": found.sha256, "warnings": warnings})
+        counted = {"n_positive": len(found.positive), "n_negative": len(found.negative)}
+        facts = {"kind": found.kind, "paired": found.paired, **counted, "sha256": found.sha256}
+        output.as_json(facts | msgspec.to_builtins(told) | {"warnings": warnings})
         return
     _print(found, told)
     for text in warnings:
@@ -84,9 +86,9 @@ def check(
         output.line(f"warning: {text}")
 
 
-def _print(contrasts: Contrasts, told: Report) -> None:
-    paired = "" if told.paired or told.kind == "unpaired" else ", not in pairs"
-    output.line(f"{told.kind}{paired}")
+def _print(contrasts: Contrasts, told: Giveaways) -> None:
+    paired = "" if contrasts.paired or contrasts.kind == "unpaired" else ", not in pairs"
+    output.line(f"{contrasts.kind}{paired}")
     sides = (contrasts.positive, contrasts.negative)
     for name, side in zip(("positive", "negative"), sides, strict=True):
         output.line(f"  {name}, the first: {_example(side[0])}")
@@ -95,15 +97,15 @@ def _print(contrasts: Contrasts, told: Report) -> None:
         f"{one.least} – {one.median:g} – {one.most}" for one in (told.positive, told.negative)
     ]
     rows = [
-        ["texts", f"{told.n_positive:,}", f"{told.n_negative:,}"],
+        ["texts", f"{len(sides[0]):,}", f"{len(sides[1]):,}"],
         [f"{told.unit} each: least – median – most", *lengths],
     ]
     output.table(["", "positive", "negative"], rows)
     output.line()
-    things = "pairs" if told.paired else "texts"
+    things = "pairs" if contrasts.paired else "texts"
     facts = {
         "duplicates": f"{told.duplicates:,}",
-        "equal sides" if told.paired else "on both sides": f"{told.equal_sides:,}",
+        "equal sides" if contrasts.paired else "on both sides": f"{told.equal_sides:,}",
         "nearly like another": f"{told.near_duplicates:.0%} of the {things}",
     }
     if told.length_auc is not None:

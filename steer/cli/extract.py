@@ -77,8 +77,6 @@ def extract(
         --positions suffix -o refusal.safetensors
     steer extract facts.csv --map text=claim --template "Is this true? {text}\\nIt is"
     """
-    from dataclasses import asdict
-
     from steer.contrasts.reading import check_positions
     from steer.files import check_writable
     from steer.fitting.fit import check_method
@@ -116,14 +114,7 @@ def extract(
         with _recorded(readers, planned, path, keep) as found:
             vectors = options.fitted(found, fit_settings)
     sealed = store.write(path, vectors[0], force=force)
-    tables.report_vector(
-        path,
-        [sealed, *vectors[1:]],
-        described=planned.described,
-        json=json,
-        told=planned.report.warnings(),
-        contrasts=asdict(planned.report),
-    )
+    tables.report_vector(path, [sealed, *vectors[1:]], described=planned.described, json=json)
 
 
 @contextmanager

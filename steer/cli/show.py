@@ -48,13 +48,16 @@ def show(
     steer show joyful --lens -m pocket
     steer show vectors/joyful.safetensors --json
     """
+    from steer.fitting.warnings import warnings
     from steer.vectors import store
     from steer.vectors.metadata import to_json
 
     header = store.read_header(options.find(vector))
+    found = warnings(header.metadata)
     rows = _lens(source, header.path, top, allow_other_model) if lens else []
     if json:
         printed = {"path": str(header.path), "bytes": header.n_bytes} | to_json(header.metadata)
+        printed["warnings"] = found
         output.as_json(printed | ({"lens": [asdict(row) for row in rows]} if lens else {}))
         return
     for label, value in _facts(header.metadata):
@@ -62,6 +65,8 @@ def show(
             output.line(f"{label:<12} {value}")
     output.line()
     tables.layer_table(header.metadata)
+    for text in found:
+        output.warning(text)
     if lens:
         output.line()
         _lens_table(header.metadata, rows)

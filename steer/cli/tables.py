@@ -14,29 +14,18 @@ if TYPE_CHECKING:
     from steer.vectors.vector import SteeringVector
 
 
-def report_vector(
-    path: Path,
-    vectors: list[SteeringVector],
-    *,
-    described: str,
-    json: bool,
-    told: Sequence[str] = (),
-    **more: Any,
-) -> None:
-    """What was made, for `extract` and `fit`: vectors as from `fitted`, the first as written.
-
-    told: warnings about the data. more: what else goes into the JSON.
-    """
-    from steer.fitting.fitting import warnings
+def report_vector(path: Path, vectors: list[SteeringVector], *, described: str, json: bool) -> None:
+    """What was made, for `extract` and `fit`: vectors as from `fitted`, the first as written."""
+    from steer.fitting.warnings import warnings
     from steer.vectors.metadata import to_json
 
     metadata, compared = vectors[0].metadata, [vector.metadata for vector in vectors[1:]]
-    found = [*told, *warnings(vectors[0])]
+    found = warnings(metadata)
     for text in found:
         output.warning(text)
     if json:
         rows = [_compared_row(one) for one in compared]
-        more |= {"compared": rows} if len(rows) > 1 else {}
+        more = {"compared": rows} if len(rows) > 1 else {}
         output.as_json({"path": str(path), **to_json(metadata), "warnings": found, **more})
         return
     output.note(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,89 +18,17 @@ from steer.contrasts.near import near_duplicates
 from steer.contrasts.passages import Passage
 from steer.contrasts.reading import Tokens, first_difference
 from steer.fitting.fit import N_FOLDS, auc
+from steer.fitting.fitting import rounded
+from steer.vectors.giveaways import Giveaways, Lengths
 
-#: Where a give-away is spoken of: 0.5 is none, 1 is all.
-TELLS = 0.8
-#: The share of near-duplicates that is spoken of.
-MANY = 0.2
 #: The fewest texts a side of which an AUC says something.
 ENOUGH = 10
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Of the texts of one side."""
-
-    least: int
-    median: float
-    most: int
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was found. `unit` is what texts were counted in: tokens or, without a tokenizer, words.
-
-    length_auc: the chance that a positive text is longer than a negative one, ties counted half.
-    first_token: the share of pairs (or unpaired texts) whose sides are told by the first token that
-    can differ, from where the others have it; 0.5 is none, and the least. Both are None where the
-    texts are the same by construction, or too few. duplicates: pairs (or texts) that repeat an
-    earlier one. equal_sides: pairs whose sides are the same, or unpaired texts on both.
-    near_duplicates: the share that have a near-duplicate in another fold of the held-out test.
-    """
-
-    kind: str
-    paired: bool
-    n_positive: int
-    n_negative: int
-    unit: str
-    positive: Lengths
-    negative: Lengths
-    length_auc: float | None
-    first_token: float | None
-    duplicates: int
-    equal_sides: int
-    near_duplicates: float
-
-    def warnings(self) -> list[str]:
-        """What speaks against the set, each with what to try; none if nothing does."""
-        found = []
-        if self.length_auc is not None and abs(self.length_auc - 0.5) >= TELLS - 0.5:
-            found.append(
-                f"length alone tells the sides apart (AUC {self.length_auc:.2f}; in the median"
-                f" {self.positive.median:g} {self.unit} against {self.negative.median:g}): the"
-                " vector may be one of length; even the lengths out"
-            )
-        if self.first_token is not None and self.first_token >= TELLS:
-            found.append(
-                f"the first {self.unit[:-1]} gives the side away in {self.first_token:.0%} of the"
-                f" {'pairs' if self.paired else 'texts'}: the vector may be one of single words;"
-                " vary how texts begin, or swap the answers in half of the questions"
-            )
-        things = "pairs" if self.paired else "texts"
-        if self.duplicates:
-            found.append(
-                f"{things} that repeat an earlier one, and so count twice: {self.duplicates:,};"
-                " leave them out"
-            )
-        if self.equal_sides:
-            found.append(
-                f"pairs whose sides are the same, and so say nothing: {self.equal_sides:,};"
-                " leave them out"
-                if self.paired
-                else f"texts that stand on both sides: {self.equal_sides:,}; take them from one"
-            )
-        if self.near_duplicates >= MANY:
-            found.append(
-                f"{self.near_duplicates:.0%} of the {things} are nearly the same as others, so that"
-                " held-out separability is partly about texts that were seen; vary them"
-            )
-        return found
-
-
-def report(
+def giveaways(
     contrasts: Contrasts, tokens: tuple[Sequence[Tokens], Sequence[Tokens]] | None = None
-) -> Report:
+) -> Giveaways:
     """What the set gives away; in `tokens` of both sides where they are known, else in words."""
     sides = contrasts.positive, contrasts.negative
     if tokens is None:
@@ -116,19 +43,15 @@ def report(
     told = enough and contrasts.kind != "conditions"
     units = _units(contrasts)
     same = sum(p == n for p, n in zip(*sides, strict=False)) if contrasts.paired else 0
-    return Report(
-        kind=contrasts.kind,
-        paired=contrasts.paired,
-        n_positive=len(sides[0]),
-        n_negative=len(sides[1]),
+    return Giveaways(
         unit="words" if tokens is None else "tokens",
         positive=_lengths(lengths[0]),
         negative=_lengths(lengths[1]),
-        length_auc=auc(*(np.array(side, float) for side in lengths)) if told else None,
-        first_token=_told_apart(*firsts, paired=contrasts.paired) if told else None,
+        length_auc=_longer(*lengths, paired=contrasts.paired) if told else None,
+        first_token=rounded(_told_apart(*firsts, paired=contrasts.paired)) if told else None,
         duplicates=sum(len(side) - len(set(map(hash, side))) for side in units),
         equal_sides=same if contrasts.paired else len(set(sides[0]) & set(sides[1])),
-        near_duplicates=_near(units) if enough else 0.0,
+        near_duplicates=rounded(_near(units)) if enough else 0.0,
     )
 
 
@@ -182,7 +105,15 @@ def _near(units: Sequence[Sequence[str]]) -> float:
 
 
 def _lengths(lengths: Sequence[int]) -> Lengths:
-    return Lengths(min(lengths), float(np.median(lengths)), max(lengths))
+    return Lengths(least=min(lengths), median=float(np.median(lengths)), most=max(lengths))
+
+
+def _longer(positive: Sequence[int], negative: Sequence[int], *, paired: bool) -> float:
+    """The chance that the positive text is the longer one, of a pair or of any two; ties half."""
+    sides = np.array(positive, float), np.array(negative, float)
+    if paired:
+        return rounded(float(np.sign(sides[0] - sides[1]).mean() + 1) / 2)
+    return rounded(auc(*sides))
 
 
 def _first_words(words: Sequence[Sequence[Sequence[str]]], *, paired: bool) -> list[list[str]]:

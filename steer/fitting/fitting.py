@@ -13,7 +13,7 @@ from steer.fitting.activations import Activations, Recording
 from steer.fitting.fit import Array, SiteFit, fit_site
 from steer.sites import Site, SiteName, format_layers, listed
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended, Spread
-from steer.vectors.provenance import ContrastSummary, FitMethod, Method, Read
+from steer.vectors.provenance import FitMethod, Method, Read
 from steer.vectors.vector import SteeringVector
 
 #: Held-out separabilities that differ by no more say the same.
@@ -131,36 +131,6 @@ def recommend(statistics: Sequence[LayerStatistics]) -> Recommended:
         coefficient=1.0,
         evidence="separability and length at extraction; no sweep was run",
     )
-
-
-def warnings(vector: SteeringVector) -> list[str]:
-    """What the statistics say against a vector, each with what to try; none if nothing does."""
-    rows = vector.metadata.statistics
-    known = [row.separability for row in rows if row.separability is not None]
-    found = []
-    if not known:
-        found.append(
-            "too few texts to tell whether the vector separates new ones; ten a side or more would"
-        )
-    elif max(known) < _chance(vector.metadata.contrast):
-        found.append(
-            f"the vector separates held-out texts no better than chance (AUC {max(known):.2f} at"
-            " best); are the labels right, and is the difference at the positions that are read?"
-        )
-    coherence = [row.coherence for row in rows if row.coherence is not None]
-    if coherence and known and max(coherence) < 0.1:
-        found.append(
-            f"the pairs differ in many directions (coherence {max(coherence):.2f} at best), which"
-            " predicts that some texts are steered the wrong way; more alike pairs may help"
-        )
-    return found
-
-
-def _chance(contrast: ContrastSummary) -> float:
-    """The AUC that noise of so many texts seldom passes: 0.5 and 3 standard deviations."""
-    n = contrast.n
-    m = n if contrast.n_negative is msgspec.UNSET else contrast.n_negative
-    return 0.5 + 3 * float(np.sqrt((n + m + 1) / (12 * n * m)))
 
 
 def _columns(recording: Recording, settings: FitSettings) -> list[tuple[Read, list[int]]]:

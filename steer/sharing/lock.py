@@ -13,7 +13,7 @@ import msgspec
 from steer.errors import VectorError
 from steer.files import read_bytes, reported, safe_name, write_atomic
 from steer.strict_json import load_strict_json
-from steer.vectors.provenance import Record
+from steer.vectors.record import Record
 
 NAME = "steer.lock"
 FORMAT = 1

@@ -34,7 +34,7 @@ from steer.errors import InputError, SteerError, UsageError
 from steer.files import read_bytes
 from steer.steering.generation import Sampling
 from steer.steering.named import NamedSteer, behind, condition_with_path, with_paths
-from steer.vectors.provenance import Record
+from steer.vectors.record import Record
 
 if sys.version_info >= (3, 11):
     import tomllib

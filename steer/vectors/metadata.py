@@ -19,10 +19,9 @@ from steer.vectors.provenance import (
     Method,
     ModelIdentity,
     Read,
-    Record,
     Unit,
-    finite,
 )
+from steer.vectors.record import Record, finite
 
 FORMAT = 1
 #: The first release that reads `FORMAT`: an older one can then say what to install.

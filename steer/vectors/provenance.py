@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import msgspec
 
 from steer.positions import parse
+from steer.vectors.giveaways import Giveaways
+from steer.vectors.record import Record, finite
 
 ContrastKind = Literal[
     "pairs", "choice", "conditions", "unpaired", "condition", "vectors", "unknown"
@@ -22,10 +23,6 @@ FitMethod = Literal["mean_diff", "pca", "probe", "lda"]
 CombineOp = Literal["sum", "mean"]
 #: Of a coefficient: times the stored vector, or a share of the mean activation's length.
 Unit = Literal["vector", "residual"]
-
-
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Frozen, and unknown fields are refused: a misspelt one would be lost in silence."""
 
 
 class ModelIdentity(Record, frozen=True):
@@ -175,7 +172,8 @@ class ContrastSummary(Record, frozen=True):
     hash is of what `Combination` says. Of an imported vector it is `unknown`.
 
     items: hashes of the texts (`steer.contrasts.overlap`), by which held-out texts are told from
-    them; files of earlier versions have none.
+    them; giveaways: what tells the sides apart beside their meaning. Files of earlier versions have
+    neither.
     """
 
     kind: ContrastKind
@@ -185,6 +183,7 @@ class ContrastSummary(Record, frozen=True):
     negative: str | None = None
     n_negative: int | msgspec.UnsetType = msgspec.UNSET
     items: str | None = None
+    giveaways: Giveaways | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def paired(self) -> bool:
@@ -198,13 +197,3 @@ class ContrastSummary(Record, frozen=True):
 
 
 _COUNTED = {"choice": "choices", "unpaired": "unpaired texts"}
-
-
-def finite(*values: float) -> None:
-    """Refuse what is no number.
-
-    Raises:
-        ValueError: one of the values is infinite or NaN.
-    """
-    if not all(math.isfinite(value) for value in values):
-        raise ValueError("a number is not finite")
