@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import tiny
+from conftest import make_vector
 from recorded import extract, pairs
 from sklearn.linear_model import LogisticRegression
 
@@ -65,6 +66,27 @@ def planted(seed: int, shift: float, n: int = 200) -> tuple[np.ndarray, np.ndarr
     direction = fit.unit(rng.normal(size=WIDTH))
     sides = rng.normal(size=(2, n, WIDTH))
     return sides[0] + shift * direction, sides[1], direction
+
+
+def test_of_two_tokens_that_tell_the_sides_apart_the_last_is_taken() -> None:
+    """What comes next is made of the last token's activations; others may be longer."""
+
+    def read_at(positions: str, share: float) -> SteeringVector:
+        vector = make_vector(layers=(1,))
+        (row,) = vector.metadata.statistics
+        return tiny.renamed(
+            vector,
+            read=Read(positions=positions),
+            statistics=(tiny.msgspec.structs.replace(row, resid_norm=row.norm / share),),
+        )
+
+    def taken(*vectors: SteeringVector) -> str:
+        return best(vectors).metadata.read.positions
+
+    before, last, mean = read_at("-2", 1.5), read_at("-1", 0.9), read_at("mean", 1.2)
+    assert taken(before, last) == taken(last, before) == "-1"
+    assert taken(before, last, mean) == "mean"
+    assert taken(before, mean) == "-2"
 
 
 @each_method

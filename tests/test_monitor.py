@@ -30,6 +30,7 @@ from steer.monitoring.monitor import plan
 from steer.monitoring.traces import Trace, TracedToken, reach, summarise
 from steer.sites import Site
 from steer.steering.readouts import Readout, readouts
+from steer.vectors.provenance import Read
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess
 
@@ -188,6 +189,26 @@ def test_a_summary_counts_no_special_tokens() -> None:
     assert (found.max, found.max_at, found.mean, found.last) == (1.0, 2, -0.5, 1.0)
     assert found.side == "negative"
     assert reach([trace], 0, one) <= 2.5
+
+
+@pytest.mark.parametrize("positions", ["last", "-1", "mean"])
+def test_a_vector_of_last_tokens_judges_by_the_last_one_that_a_template_puts(
+    positions: str,
+) -> None:
+    plain = tiny.vector(tiny.model("llama"))
+    (one,) = readouts(tiny.renamed(plain, read=Read(positions=positions)))
+    tokens = (
+        TracedToken(1, "<s>", True, True),
+        TracedToken(3, "a"),
+        TracedToken(5, "[answer]", True),
+        TracedToken(2, "</s>", True, True),
+    )
+    trace = Trace("a[answer]", tokens, np.array([[99.0], [-2.0], [1.0], [-99.0]], np.float32))
+    found = summarise(trace, 0, one)
+    expected = (-2.0, "negative") if positions == "mean" else (1.0, "positive")
+    assert (found.score, found.side) == expected
+    assert found.last == found.score
+    assert (found.max, found.mean) == (-2.0, -2.0)
 
 
 class Page(HTMLParser):

@@ -13,13 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import extract, pairs
 
-from steer.errors import SiteError, VectorError
+from steer.errors import SiteError, UsageError, VectorError
 from steer.hooks.gates import prompt_values
 from steer.steering.operation import ADD, Coefficient, Operation
-from steer.steering.projection import Condition, Gate, Projection, gate, projection, reading_layer
+from steer.steering.projection import (
+    Condition,
+    Gate,
+    Projection,
+    gate,
+    guard,
+    projection,
+    reading_layer,
+)
 from steer.steering.spec import parse, parse_condition, parse_read
 from steer.steering.steers import Steer, resolve
 from steer.vectors.metadata import Spread
+from steer.vectors.provenance import Read
 from steer.vectors.vector import SteeringVector
 
 PAIRS = [(f"w{3 + i} w{20 + i} w{7 + i}", f"w{30 + i} w{9 + i} w{40 + i}") for i in range(12)]
@@ -86,6 +95,19 @@ def test_auto_makes_the_fewest_errors_between_the_sides(low: float, high: float)
 def test_auto_is_half_way_between_alike_sides() -> None:
     for std in ((1.0, 1.0), (0.0, 0.0), (0.0, 2.0)):
         assert Projection(with_sides(-4, 6, std=std), 0).auto_threshold == 0.5
+
+
+def test_a_guard_looks_where_its_file_has_units() -> None:
+    def pooling(typed: str, positions: str) -> str:
+        vector = tiny.renamed(make_vector(), read=Read(positions=positions))
+        return guard(parse_condition(typed), vector, "stop").pooling
+
+    for positions, expected in (("mean", "token"), ("last", "last"), ("-1", "last")):
+        assert pooling("calm>0.5", positions) == expected
+        assert pooling("calm>0.5/token", positions) == "token"
+        assert pooling("calm>0.5/last", positions) == "last"
+        with pytest.raises(UsageError, match="mean"):
+            pooling("calm>0.5/mean", positions)
 
 
 def test_reads_where_the_file_recommends_and_separates_best() -> None:

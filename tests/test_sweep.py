@@ -129,8 +129,8 @@ def test_what_cannot_be_swept_says_so(
     failed(run(folder, "--texts", "joyful.jsonl"), 1, "made from 24 of these")
     failed(run(folder, *held, "-v", "joyful:2"), 2, "a sweep finds the numbers")
     failed(run(folder, *held, "-v", "joyful:ablate"), 1, "a percentage is a length to add")
-    failed(run(folder, *held, "-v", "joyful:add/response"), 2, "a sweep steers", "steer eval")
-    failed(run(folder, *held, "-v", "joyful:ablate/response"), 2, "a sweep steers", "steer eval")
+    failed(run(folder, *held, "-v", "joyful:add/decay=5"), 2, "a sweep steers", "steer eval")
+    failed(run(folder, *held, "-v", "joyful:ablate/on=0-3"), 2, "a sweep steers", "steer eval")
     failed(run(folder, *held, "-v", "joyful"), 2, "twice")
     failed(run(folder, *held, "-v", "joyfull"), 1, "did you mean 'joyful'?")
     failed(run(folder, *held, "--coefficients", "5%,x"), 2, "'x' is not a number")
@@ -187,6 +187,23 @@ def test_a_random_direction_is_not_recommended(joyful: str, folder: Path) -> Non
     assert told.exit_code == 1
     assert "does not beat random directions" in told.stderr
     assert store.read(Path("vectors/joyful.safetensors")).metadata.recommended.unit == "vector"
+
+
+def test_a_scope_can_be_swept_and_not_saved(joyful: str, folder: Path) -> None:
+    few = ["--samples", 4, "--max-tokens", 6, "--coefficients", "5%,40%"]
+    words = ["sweep", "-m", folder, "--texts", "held.jsonl", *few]
+    path = Path("vectors/joyful.safetensors")
+    before = path.read_bytes()
+    told = [
+        json.loads(steer(*words, "-v", spec, "--json").stdout)["cells"]
+        for spec in ("joyful", "joyful:add/response=0-0", "joyful:add/not-response=0-0")
+    ]
+    assert told[1][0]["typed"] == "joyful:5%@0/response=0-0"
+    effects = [[cell["effect"]["value"] for cell in cells] for cells in told]
+    assert effects[0] != effects[1] != effects[2] != effects[0]
+    saved = steer(*words, "-v", "joyful:add/response=0-0", "--save")
+    assert "nothing was saved" in saved.stderr or saved.exit_code == 1
+    assert path.read_bytes() == before
 
 
 @pytest.fixture(scope="module")

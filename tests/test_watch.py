@@ -108,6 +108,22 @@ def test_a_guard_stops_its_row_before_the_token_that_trips_it(family: str) -> No
     assert sum(bool(made.trips) for made in guarded) == 1
 
 
+@pytest.mark.parametrize("on_trip", ["stop", "ablate"])
+def test_a_guard_of_what_follows_the_prompt_looks_at_one_token(on_trip: OnTrip) -> None:
+    model = tiny.model("llama")
+    read = projections(model)[1]
+    free = run(model, SAMPLED, watched=[read])
+    firsts = sorted({made.watched["calm@2"][0] for made in free})
+    threshold = (firsts[0] + firsts[1]) / 2
+    assert any(max(made.watched["calm@2"]) > threshold >= made.watched["calm@2"][0] for made in free)
+    guard = replace(at_site(read, threshold, on_trip), pooling="last")
+    for before, after in zip(free, run(model, SAMPLED, guards=[guard]), strict=True):
+        trips = before.watched["calm@2"][0] > threshold
+        assert [trip.token for trip in after.trips] == [0] * trips
+        if not trips:
+            assert after.text == before.text
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_guard_that_is_an_error_names_token_and_value(family: str) -> None:
     model = tiny.model(family)

@@ -35,8 +35,9 @@ def sweep(
         typer.Option(
             "-v",
             "--vector",
-            help="NAME or path, with an op (NAME:ablate) where that is not add; several are swept"
-            " beside each other, such as methods or positions.",
+            help="NAME or path, with an op (NAME:ablate) where that is not add, and a scope"
+            " (NAME:add/response=0-0) where it is not all; several are swept beside each other,"
+            " such as methods or positions.",
         ),
     ],
     texts: measuring.Texts = None,
@@ -164,8 +165,7 @@ def sweep(
     made = _run(model, plan, budget, task, every_text=every_text)
     told = made.as_json(measuring.command_line(context))
     _write(told, out, plot, report, force=force)
-    if save and made.verdict.recommended:
-        _save(made)
+    saved = save and made.verdict.recommended and _save(made)
     if json:
         output.as_json(told)
     else:
@@ -173,7 +173,7 @@ def sweep(
     if not made.verdict.recommended:
         raise InputError(f"nothing to recommend: {made.verdict.reason}", hint=swept.hint(told))
     if not json:
-        typed = told["choice"]["vector" if save else "typed"]
+        typed = told["choice"]["vector" if saved else "typed"]
         output.note(f'try: steer apply "One day" -v {shlex.quote(typed)} --compare')
 
 
@@ -237,21 +237,26 @@ def _write(
         output.note(f"wrote {report}")
 
 
-def _save(made: Findings) -> None:
+def _save(made: Findings) -> bool:
+    """Write the recommendation into its file; False where a file cannot hold it."""
     from steer.errors import VectorError
-    from steer.steering.operation import ADD
+    from steer.steering.spec import SteerSpec
+    from steer.steering.steers import resolve
     from steer.vectors import store
 
     place = made.verdict.place
     assert place is not None
     row = made.plan.rows[place[0]]
-    if row.op != ADD:
+    plain = resolve(SteerSpec(row.reference), row.vector)
+    if (row.op, row.scope) != (plain.op, plain.scope):
         output.warning(
-            f"a file recommends additions only, and the choice is {row.op}: nothing was saved"
+            f"a file recommends additions only, and no scope, and the choice is {row}: nothing was"
+            " saved"
         )
-        return
+        return False
     path = store.find(row.reference)
     if store.read(path).sha256 != row.vector.sha256:
         raise VectorError(f"{path} has changed since the sweep began", hint="run it again")
     store.write(path, made.recommending(), force=True)
     output.note(f"wrote the recommendation into {path}")
+    return True

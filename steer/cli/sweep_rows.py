@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def rows_of(
     """What is swept: each vector at each of its layers."""
     from steer.errors import UsageError
     from steer.measures.grids import Row
-    from steer.steering.spec import SteerSpec
+    from steer.steering.operation import ADD
     from steer.steering.steers import resolve
     from steer.vectors import store
 
@@ -28,7 +29,7 @@ def rows_of(
     for spec in specs:
         read = store.read(store.find(spec.reference))
         columns = _coefficients(coefficients, read, spec.op, rule)
-        scope = resolve(SteerSpec(spec.reference), read).scope
+        scope = resolve(replace(spec, op=ADD), read).scope
         for row in _layers(layers, read, together=together):
             made = Row(read, row, columns, spec.reference, spec.op, scope)
             made.steer(0)  # what cannot be done shows before the model is loaded
@@ -39,16 +40,17 @@ def rows_of(
 def _spec(text: str) -> SteerSpec:
     from steer.errors import UsageError
     from steer.steering import spec
+    from steer.steering.scope import CONSTANT
 
     parsed = spec.parse(text)
     if parsed.coefficient is not None or parsed.layers is not None:
         raise UsageError(
             f"{text!r}: a sweep finds the numbers", hint="use --coefficients and --layers"
         )
-    if parsed != spec.SteerSpec(parsed.reference, op=parsed.op):
+    if parsed.schedule != CONSTANT:
         raise UsageError(
-            f"{text!r}: a sweep steers everywhere and always",
-            hint="measure scopes and schedules with `steer eval`",
+            f"{text!r}: a sweep steers all tokens of its scope alike",
+            hint="measure schedules with `steer eval`",
         )
     return parsed
 

@@ -39,7 +39,9 @@ def report_vector(path: Path, vectors: list[SteeringVector], *, described: str, 
     layers = ", ".join(map(str, metadata.recommended.layers))
     output.note(f"recommended layer {layers}: {metadata.recommended.evidence}")
     prompt = '"How are you?" --chat' if metadata.read.chat else '"One day"'
-    output.note(f"wrote {path}; try: steer apply {prompt} -v {path} --compare")
+    # Where it was read: at the one token after which the answer begins.
+    where = ":1/response=0-0" if metadata.read.chat and metadata.read.at_end else ""
+    output.note(f"wrote {path}; try: steer apply {prompt} -v {path}{where} --compare")
 
 
 def _compared_row(metadata: Metadata) -> dict[str, Any]:

@@ -33,9 +33,6 @@ class Looking:
         self._on_trip: Any = on_trip or "stop"
         self._watch = [spec.parse_read(text) for text in watch]
         self._guard = [spec.parse_condition(text) for text in guard]
-        for one in self._guard:
-            if one.pooling not in (None, "token"):
-                raise UsageError(f"{one}: a guard looks at each token, not at the prompt")
 
     def read_vectors(self) -> None:
         """Read the files, and what they say of their units.
@@ -51,9 +48,14 @@ class Looking:
 
         self.watched = [projection.projection(one, read(one)) for one in self._watch]
         self.guards = [
-            projection.Guard(projection.condition(one, read(one.read)), self._on_trip)
-            for one in self._guard
+            projection.guard(one, read(one.read), self._on_trip) for one in self._guard
         ]
+        for typed, guard in zip(self._guard, self.guards, strict=True):
+            if typed.pooling is None and guard.pooling == "last":
+                output.note(
+                    f"guard {guard}: looks at what follows the prompt, where its file was read;"
+                    " /token looks at each new token"
+                )
 
     @property
     def vectors(self) -> list[SteeringVector]:

@@ -86,7 +86,8 @@ def best(vectors: Sequence[SteeringVector]) -> SteeringVector:
 
     As `recommend`, by its recommended layer: among those that separate held-out texts about as well
     as the best, of the site that comes first (lengths at different sites do not compare), the one
-    that is longest beside its activations.
+    that is longest beside its activations. What was read before the last token loses to what was
+    read there: what comes next is made of the last token's activations alone.
 
     Raises:
         InputError: none has a direction.
@@ -106,6 +107,8 @@ def best(vectors: Sequence[SteeringVector]) -> SteeringVector:
     top = max(row(vector).separability or 0.0 for vector in there)
     apart = [one for one in there if (row(one).separability or 0.0) >= top - NEARLY]
     first = [one for one in apart if one.metadata.site == apart[0].metadata.site]
+    if any(one.metadata.read.at_end for one in first):
+        first = [one for one in first if not one.metadata.read.before_end]
     chosen = max(first, key=lambda vector: row(vector).share)
     recommended = chosen.metadata.recommended
     evidence = f"{recommended.evidence}; {len(vectors)} sites and positions were compared"

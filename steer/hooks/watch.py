@@ -65,7 +65,8 @@ class Watch:
     def first_trip(self, guard: Guard, row: int, n_tokens: int) -> int | None:
         """The first of a row's first `n_tokens` new tokens that trips a guard."""
         values = self.values(guard.condition.projection, row, n_tokens)
-        return next((k for k, value in enumerate(values) if guard.condition.holds(value)), None)
+        met = (k for k, value in enumerate(values) if guard.condition.holds(value))
+        return next((k for k in met if guard.looks(k)), None)
 
     def tripped(self, guard: Guard, step: int) -> list[int]:
         """Which rows meet a guard's condition with new token number `step`."""
@@ -77,7 +78,8 @@ class Watch:
     def trips(self, guard: Guard, step: int) -> Tensor:
         """The same as bool [row], where the values are."""
         steps, column = self._looks[id(guard)]
-        return holds(guard.condition, steps[step][:, column])
+        met = holds(guard.condition, steps[step][:, column])
+        return met if guard.looks(step) else torch.zeros_like(met)
 
     def _look(self, guard: Guard) -> tuple[list[Tensor], int]:
         """The steps that a guard looks at, and in which column."""

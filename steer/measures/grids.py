@@ -50,11 +50,11 @@ class Row:
     def typed(self, column: int) -> str:
         """What `-v` takes for this cell."""
         coefficient = self.coefficients[column]
-        return str(SteerSpec(self.reference, coefficient, self.layers, op=self.op))
+        return str(SteerSpec(self.reference, coefficient, self.layers, self.scope, self.op))
 
     def __str__(self) -> str:
         """What is swept in this row, without its layers."""
-        return str(SteerSpec(self.reference, op=self.op))
+        return str(SteerSpec(self.reference, scope=self.scope, op=self.op))
 
 
 @dataclass(frozen=True, slots=True)

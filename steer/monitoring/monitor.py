@@ -136,7 +136,8 @@ def _tokens(model: Model, text: str, number: int, special: bool) -> tuple[Traced
         # character, the first has it.
         piece = model.token(token) if added else text[done:end]
         done = max(done, end)
-        made.append(TracedToken(token, piece, bool(added) or token in named))
+        special = bool(added) or token in named
+        made.append(TracedToken(token, piece, special, bool(added)))
     if all(token.special for token in made):
         raise InputError(f"text {number} has no tokens of its own: {text[:40]!r}")
     if model.context is not None and len(made) > model.context:

@@ -17,12 +17,14 @@ class TracedToken:
     """A token; `text` is what it covers of the text, with the blanks before it.
 
     special: it stands for no text of its own (a first token, a turn of a chat): it is shown and
-    not counted, since its activations are often ten times as long as others.
+    not counted, since its activations are often ten times as long as others. added: the tokenizer
+    put it there.
     """
 
     id: int
     text: str
     special: bool = False
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,20 @@ class Trace:
         """The tokens that are not special."""
         return [index for index, token in enumerate(self.tokens) if not token.special]
 
+    @property
+    def end(self) -> int:
+        """The last token of the text, or of what a template puts after it."""
+        return max(index for index, token in enumerate(self.tokens) if not token.added)
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """One readout over the counted tokens of one text.
 
-    max_at: the token where it is highest. score: what the file's statistics are of, the mean, or
-    the last token where it was made from last tokens. side: on which side of the fitted threshold
-    the score is; None where the file knows no sides.
+    max_at: the token where it is highest. last: of the counted tokens, or of all where the vector
+    was made from last tokens: then it may be one that a chat template puts there. score: what the
+    file's statistics are of, the mean or that last token. side: on which side of the fitted
+    threshold the score is; None where the file knows no sides.
     """
 
     max: float
@@ -60,8 +68,10 @@ def summarise(trace: Trace, column: int, readout: Readout) -> Summary:
     """What readout number `column` comes to over a text."""
     counted = trace.counted
     values = trace.values[counted, column].astype(np.float64)
-    mean, last = float(values.mean()), float(values[-1])
-    score = last if readout.vector.metadata.read.positions == "last" else mean
+    at_end = readout.vector.metadata.read.at_end
+    last = float(trace.values[trace.end if at_end else counted[-1], column])
+    mean = float(values.mean())
+    score = last if at_end else mean
     threshold = readout.threshold
     side: Literal["positive", "negative"] | None = None
     if threshold is not None:

@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 
-from steer.errors import VectorError
+from steer.errors import UsageError, VectorError
 from steer.fitting.fit import unit
 from steer.sites import Site
 from steer.steering.operation import Between
@@ -137,14 +137,20 @@ class Guard:
     """What happens when a generated token meets the condition.
 
     stop: its text ends before the token. error: generation fails. ablate: from the token on, the
-    projection is removed at the layer that is read.
+    projection is removed at the layer that is read. pooling: `token` looks at every new token,
+    `last` at the first alone, which the last token of the prompt writes.
     """
 
     condition: Condition
     on_trip: OnTrip = "stop"
+    pooling: Literal["last", "token"] = "token"
+
+    def looks(self, step: int) -> bool:
+        """Whether it looks at new token number `step`."""
+        return self.pooling == "token" or step == 0
 
     def __str__(self) -> str:
-        return str(self.condition)
+        return f"{self.condition}/last" if self.pooling == "last" else str(self.condition)
 
 
 def projection(spec: ReadSpec, vector: SteeringVector) -> Projection:
@@ -166,8 +172,24 @@ def gate(spec: ConditionSpec, vector: SteeringVector) -> Gate:
     """What was typed; read as the file was, from the last token or the mean."""
     pooling = spec.pooling
     if pooling is None:
-        pooling = "last" if vector.metadata.read.positions == "last" else "mean"
+        pooling = "last" if vector.metadata.read.at_end else "mean"
     return Gate(condition(spec, vector), pooling)
+
+
+def guard(spec: ConditionSpec, vector: SteeringVector, on_trip: OnTrip) -> Guard:
+    """What was typed. A file of last tokens has units there, and elsewhere none that hold: without
+    a word its guard looks there alone.
+
+    Raises:
+        UsageError: it looks at the mean of the prompt.
+    """
+    if spec.pooling == "mean":
+        raise UsageError(
+            f"{spec}: a guard looks at new tokens, not at the prompt's mean",
+            hint="write /token for each of them, or /last for what follows the prompt",
+        )
+    ends = spec.pooling is None and vector.metadata.read.at_end
+    return Guard(condition(spec, vector), on_trip, "last" if ends else spec.pooling or "token")
 
 
 def reading_layer(metadata: Metadata, layers: Sequence[int]) -> int:

@@ -3,6 +3,7 @@
     -v        REFERENCE[:AMOUNT][@LAYERS][/SCOPE][/skip-special][/SCHEDULE]
     --watch   REFERENCE[@LAYER]
     --guard   REFERENCE[@LAYER]>VALUE  or <VALUE
+              and /last or /token
     --when    the same, and /mean, /last or /token
 
 REFERENCE  a name, a path, or an address: hf://OWNER/REPO[@REVISION]/NAME, s3://...

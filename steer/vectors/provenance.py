@@ -161,6 +161,16 @@ class Read(Record, frozen=True):
         if self.positions not in UNREAD and str(parse(self.positions)) != self.positions:
             raise ValueError(f"{self.positions!r} is not a position")
 
+    @property
+    def at_end(self) -> bool:
+        """Whether it was the last token of all that was run, whose output is what comes next."""
+        return self.positions in ("last", "-1")
+
+    @property
+    def before_end(self) -> bool:
+        """Whether it was one token that is counted from the end, and not the last."""
+        return self.positions.startswith("-") and ":" not in self.positions and not self.at_end
+
 
 class ContrastSummary(Record, frozen=True):
     """What the vector was made from: the number of pairs and a hash of all of them.
