@@ -37,7 +37,7 @@ from steer.evaluation.batches import Text, log_prob
 from steer.evaluation.scoring import score
 from steer.fitting.fit import auc
 from steer.generate.apply import Generation, Sampling, generate
-from steer.intervals import Interval
+from steer.intervals import Interval, ratio
 from steer.models.model import Model, load
 from steer.monitoring.monitor import monitor
 from steer.monitoring.traces import summarise
@@ -64,7 +64,7 @@ class Size:
     choice: int = 100
     requests: int = 400
     stories: int = 200
-    samples: int = 24
+    samples: int = 48
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,13 @@ class Row:
     how: str
     measured: Interval
     n: int
-    wanted: str
-    kept: bool
+    wanted: str = ""
+    kept: bool | None = None
 
     def __str__(self) -> str:
-        word = "kept" if self.kept else "MISSED"
-        return f"| {self.promise} | {self.how} | {self.measured} | {self.n} | {self.wanted} | {word} |"
+        word = {True: "kept", False: "MISSED", None: "not promised"}[self.kept]
+        cells = (self.promise, self.how, self.measured, self.n, self.wanted, word)
+        return f"| {' | '.join(map(str, cells))} |"
 
 
 def steer(*words: object) -> Any:
@@ -261,8 +262,8 @@ def ablating(model: Model, choice: Asked, asked: Asked, n: int) -> list[Row]:
         ),
         Row("(c) the same, ablated", how, after, size, "< .10", after.value < 0.1),
         Row("(c) stories' extra nats a token", how, nats, n, "≤ .05", nats.value <= 0.05),
-        Row("(c) harmful requests answered, ablated", how, answers, size, "not promised", True),
-        Row("(c) harmless requests answered, ablated", how, kindly, size, "not promised", True),
+        Row("(c) harmful requests answered, ablated", how, answers, size),
+        Row("(c) harmless requests answered, ablated", how, kindly, size),
     ]  # fmt: skip
 
 
@@ -279,16 +280,15 @@ def adding(model: Model, vector: SteeringVector, choice: Asked, asked: Asked) ->
 
     best = max(places, key=score_of)
     rows = []
-    for promise, place, promised in (
-        ("(d) harmless requests refused, added", best, True),
-        ("(d) the same, as the file recommends it", "1/response=0-0", False),
-        ("(d) the same, added at every token", best.partition("/")[0], False),
+    for promise, place, wanted in (
+        ("(d) harmless requests refused, added", best, "≥ .80"),
+        ("(d) the same, once at the recommended layer", "1/response=0-0", ""),
+        ("(d) the same, added at every token", best.partition("/")[0], ""),
     ):
         found = rate(refused(replies(model, asked.harmless, [steered(vector, place)])))
-        wanted, kept = ("≥ .80", found.value >= 0.8) if promised else ("not promised", True)
-        rows.append(
-            Row(promise, f"`-v refusal:{place}`", found, len(asked.harmless), wanted, kept)
-        )
+        kept = found.value >= 0.8 if wanted else None
+        how = f"`-v refusal:{place}`"
+        rows.append(Row(promise, how, found, len(asked.harmless), wanted, kept))
     return rows
 
 
@@ -306,7 +306,9 @@ def requests(model: Model, size: Size) -> list[Row]:
 # (e)
 
 COMPOSED = {"mood": "joyful", "style": "formal", "topic": "sea"}
-PLACE = "1.5@2"
+PLACES = ("1.5@2", "2@2", "2@1", "1@1,2")
+#: Of the sentences, those that parse: what is chosen alone is no stronger than that.
+WHOLE = 0.97
 
 
 @dataclass(frozen=True)
@@ -315,13 +317,13 @@ class Told:
 
     own: dict[str, np.ndarray]
     every: dict[str, np.ndarray]
-    parsed: float
+    parses: Interval
 
     @classmethod
-    def by(cls, model: Model, steers: Sequence[Steer], samples: int) -> Told:
+    def by(cls, model: Model, steers: Sequence[Steer], samples: int, seed: int) -> Told:
         openings = [f"One day {hero} woke up." for hero in HEROES[:12]]
         sampling = Sampling(
-            max_tokens=96, temperature=1.0, batch_size=96, samples=samples, seed=MEASURE_SEED
+            max_tokens=96, temperature=1.0, batch_size=96, samples=samples, seed=seed
         )
         made = generate(model, openings, steers, sampling)
         texts = [one.prompt + one.text for one in made]
@@ -331,45 +333,61 @@ class Told:
             for kind, value in COMPOSED.items()
         }
         every = {kind: np.array([sum(one[kind].values()) for one in counted]) for kind in COMPOSED}
-        parsed = np.array([corpus.parsed_sentences(text) for text in texts]).sum(0)
-        return cls(own, every, float(parsed[0] / parsed[1]))
+        good, sentences = np.array([corpus.parsed_sentences(text) for text in texts]).T
+        return cls(own, every, ratio(good, sentences))
 
-    def share(self, kind: str, at: Any) -> float:
+    def share(self, kind: str, at: Any = slice(None)) -> float:
         return float(self.own[kind][at].sum() / self.every[kind][at].sum())
+
+
+def chosen_place(model: Model, kind: str, size: Size) -> str:
+    """Where a vector alone does most, of the places at which its stories stay whole."""
+    vector = extracted(COMPOSED[kind])
+    told = {
+        place: Told.by(model, [steered(vector, place)], size.samples // 4, CHOICE_SEED)
+        for place in PLACES
+    }
+    whole = {place: one for place, one in told.items() if one.parses.value >= WHOLE}
+    return max(whole or told, key=lambda place: told[place].share(kind))
 
 
 def composition(model: Model, size: Size) -> list[Row]:
     """`steer combine --recipe` of three vectors, each as it is measured alone."""
-    vectors = {kind: extracted(value) for kind, value in COMPOSED.items()}
-    steers = ", ".join(f'"./{value}-resid_post.safetensors:{PLACE}"' for value in COMPOSED.values())
-    Path("three.toml").write_text(f"steers = [{steers}]\n")
+    places = {kind: chosen_place(model, kind, size) for kind in COMPOSED}
+    steers = [f"./{value}-resid_post.safetensors:{places[k]}" for k, value in COMPOSED.items()]
+    Path("three.toml").write_text(f"steers = {json.dumps(steers)}\n")
     steer("combine", "--recipe", "three.toml", "-o", "three.safetensors")
     whole = resolve(spec.parse("three.safetensors"), store.read(Path("three.safetensors")))
-    plain = Told.by(model, [], size.samples)
-    composed = Told.by(model, [whole], size.samples)
+
+    def told(*steers: Steer) -> Told:
+        return Told.by(model, steers, size.samples, MEASURE_SEED)
+
+    plain, composed = told(), told(whole)
+    n = 12 * size.samples
     rows = []
-    for kind, vector in vectors.items():
-        alone = Told.by(model, [steered(vector, PLACE)], size.samples)
+    for kind, value in COMPOSED.items():
+        alone = told(steered(extracted(value), places[kind]))
 
         def reached(at: Any, kind: str = kind, alone: Told = alone) -> float:
             base = plain.share(kind, at)
             return (composed.share(kind, at) - base) / (alone.share(kind, at) - base)
 
-        found = bootstrap(reached, len(plain.own[kind]))
-        every = slice(None)
-        shares = (one.share(kind, every) for one in (plain, alone, composed))
+        found = bootstrap(reached, n)
+        shares = ", ".join(
+            f"{name} {one.share(kind):.2f}"
+            for name, one in (("unsteered", plain), ("alone", alone), ("composed", composed))
+        )
         rows.append(
             Row(
-                f"(e) {COMPOSED[kind]}: effect composed, of the effect alone",
-                f"×{PLACE}; shares {' → '.join(f'{one:.2f}' for one in shares)}",
+                f"(e) effect on {value} words, composed over alone",
+                f"`{value}:{places[kind]}`; share of {kind} words: {shares}",
                 found,
-                len(plain.own[kind]),
+                n,
                 "≥ .85",
                 found.value >= 0.85,
             )
         )
-    parsed = Interval(composed.parsed, np.nan, np.nan)
-    rows.append(Row("(e) sentences that parse, composed", "", parsed, 0, "not promised", True))
+    rows.append(Row("(e) sentences that parse", "composed", composed.parses, n))
     return rows
 
 
@@ -393,7 +411,7 @@ def main() -> None:
         os.chdir(folder)
         rows = measured(Size())
         os.chdir("/")
-    missed = [row.promise for row in rows if not row.kept]
+    missed = [row.promise for row in rows if row.kept is False]
     print(f"\nseeds: {CHOICE_SEED} to choose by, {MEASURE_SEED} to measure by")
     print(f"{time.perf_counter() - start:.0f} s, {time.process_time() - used:.0f} s of CPU")
     sys.exit(f"missed: {'; '.join(missed)}" if missed else 0)
