@@ -47,9 +47,7 @@ class Looking:
             return store.read(options.find(one.reference))
 
         self.watched = [projection.projection(one, read(one)) for one in self._watch]
-        self.guards = [
-            projection.guard(one, read(one.read), self._on_trip) for one in self._guard
-        ]
+        self.guards = [projection.guard(one, read(one.read), self._on_trip) for one in self._guard]
         for typed, guard in zip(self._guard, self.guards, strict=True):
             if typed.pooling is None and guard.pooling == "last":
                 output.note(
