@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+#: Tokens that are decoded together, and how many of them still are when the first are let go.
+WINDOW, KEPT = 16, 6
+
 
 class TextDeltas:
     """Turns token ids that arrive one by one into pieces of text to show.
 
-    All ids so far are decoded each time and the difference is shown: one token alone may be half a
+    The last ids are decoded each time and the difference is shown: one token alone may be half a
     character, or lose its space. What could still change is held back: half a character, and the
     beginning of a stop string. What was shown, joined, is `cut` of the whole text.
     """
@@ -17,26 +20,42 @@ class TextDeltas:
         self._decode = decode
         self._stop = stop
         self._ids: list[int] = []
-        self._shown = 0
+        self._shown = 0  # characters of what they say
+        self._over = False
 
     def push(self, token: int) -> str:
         """The text that this token completes, perhaps empty."""
         self._ids.append(token)
         text = self._decode(self._ids)
-        end = len(cut(text, self._stop))
-        if end == len(text):
-            end -= _unsure(text, self._stop)
-        return self._advance(text, end)
+        piece = text[self._shown :]
+        if self._stop or piece.endswith("\ufffd"):
+            piece = self._before_stop(piece)
+            if not self._over:
+                piece = piece[: len(piece) - _unsure(piece, self._stop)]
+        self._shown += len(piece)
+        if len(self._ids) > WINDOW:
+            self._let_go(text)
+        return piece
 
     def finish(self) -> str:
         """What was held back and now will not change."""
-        text = cut(self._decode(self._ids), self._stop)
-        return self._advance(text, len(text))
+        return self._before_stop(self._decode(self._ids)[self._shown :])
 
-    def _advance(self, text: str, end: int) -> str:
-        piece = text[self._shown : end]
-        self._shown = max(self._shown, end)
-        return piece
+    def _before_stop(self, piece: str) -> str:
+        """What was not shown, up to a stop string. None begins in what was."""
+        if self._over:
+            return ""
+        before = cut(piece, self._stop)
+        self._over = len(before) < len(piece)
+        return before
+
+    def _let_go(self, text: str) -> None:
+        """Go on with the last ids alone, where they say by themselves what they say here."""
+        kept = self._decode(self._ids[-KEPT:])
+        hidden = len(text) - self._shown
+        if kept and text.endswith(kept) and "\ufffd" not in kept and hidden <= len(kept):
+            self._ids = self._ids[-KEPT:]
+            self._shown = len(kept) - hidden
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
@@ -46,7 +65,8 @@ def cut(text: str, stop: Sequence[str]) -> str:
 
 def _unsure(text: str, stop: Sequence[str]) -> int:
     """How many characters at the end may yet become something else."""
-    unsure = 1 if text.endswith("\ufffd") else 0
+    # All of a run of them: some tokenizers decode bytes in a row together, or not at all.
+    unsure = len(text) - len(text.rstrip("\ufffd"))
     for word in stop:
         for length in range(min(len(word), len(text)), unsure, -1):
             if text.endswith(word[:length]):

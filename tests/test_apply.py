@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import pytest
 import tiny
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from steer.errors import HookError, SteerError
 from steer.generate.apply import Generation, Sampling, generate
@@ -21,7 +19,7 @@ from steer.sites import Site
 from steer.steering.operation import Coefficient
 from steer.steering.scope import Scope
 from steer.steering.steers import Steer
-from steer.text import TextDeltas, cut
+from steer.text import cut
 
 FAMILIES = ["llama", "gpt2", "gptj", "gemma2", "qwen3", "falcon", "mpt", "bloom", "opt"]
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -297,21 +295,3 @@ def test_a_prompt_without_room_is_an_error_that_counts() -> None:
     with pytest.raises(SteerError, match="prompt 2 has") as caught:
         generate(model, ["w3", " ".join(["w4"] * room)], [], GREEDY)
     assert caught.value.hint == "shorten the prompt"
-
-
-characters = st.text(st.sampled_from("abc é😀\n"), max_size=30)
-
-
-@given(characters, st.lists(st.text(st.sampled_from("abc"), min_size=1, max_size=3), max_size=2))
-@settings(max_examples=300)
-def test_what_was_shown_is_the_text_up_to_the_stop(text: str, stop: list[str]) -> None:
-    data = text.encode()
-    deltas = TextDeltas(lambda ids: bytes(ids).decode(errors="replace"), stop)
-    shown = written = ""
-    for length, byte in enumerate(data, 1):
-        shown += deltas.push(byte)
-        written = data[:length].decode(errors="replace")
-        assert cut(written, stop).startswith(shown)
-        if any(word in written for word in stop):  # the text ends here
-            break
-    assert shown + deltas.finish() == cut(written, stop)

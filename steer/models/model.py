@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedTokenizerFast,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -104,13 +105,24 @@ class Model:
         """Token ids; `special` adds what the tokenizer puts round a text (a first token, often)."""
         return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
+    @cached_property
+    def _decode(self) -> Callable[..., str]:
+        """Where its class adds nothing, the tokenizer inside the tokenizer: streaming decodes at
+        every token, and the way there takes as long as the work."""
+        made = type(self.tokenizer)
+        is_plain = (
+            issubclass(made, PreTrainedTokenizerFast)
+            and made.decode is PreTrainedTokenizerFast.decode
+            and made._decode is PreTrainedTokenizerFast._decode
+        )
+        usual: Callable[..., str] = partial(
+            self.tokenizer.decode, clean_up_tokenization_spaces=False
+        )
+        return self.tokenizer.backend_tokenizer.decode if is_plain else usual
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
-        return str(
-            self.tokenizer.decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
+        return str(self._decode(list(ids), skip_special_tokens=True))
 
     @cached_property
     def _texts(self) -> dict[int, str]:
