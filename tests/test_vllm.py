@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,15 @@ import tiny
 import torch
 import transformers
 from families import randomised
+from typer.testing import CliRunner
 
+from steer.cli.main import app
 from steer.contrasts.source import ModelSource
+from steer.generate.apply import continue_ids
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model, load
+from steer.steering.generation import Sampling
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.scope import Scope
 from steer.steering.steers import Steer
@@ -26,6 +31,7 @@ vllm_engine = pytest.importorskip("steer.engines.vllm_engine")
 pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-vllm` installs it")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 
+ROOT = Path(__file__).parents[1]
 _SIZE: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 64,
@@ -39,7 +45,14 @@ _SIZE: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-FAMILIES = ("Llama", "Qwen3")
+MODES = (
+    ("Llama", "eager"),
+    ("Llama", "compiled"),
+    ("Mistral", "compiled"),
+    ("Qwen2", "compiled"),
+    ("Qwen3", "eager"),
+    ("Qwen3", "compiled"),
+)
 ROWS = [[1, 5, 9, 13, 17], [1, 20, 21], [1, 40, 41, 42, 43, 44, 45, 46]]
 
 
@@ -79,7 +92,7 @@ def hooked(model: Model, ids: list[int], steers: list[Steer]) -> np.ndarray:
     return torch.log_softmax(logits.double(), -1).numpy()
 
 
-@pytest.fixture(params=[(f, m) for f in FAMILIES for m in ("eager", "compiled")], ids="-".join)
+@pytest.fixture(params=MODES, ids="-".join)
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Model]]:
     family, mode = request.param
     source = ModelSource(str(saved(tmp_path / family, family)))
@@ -101,3 +114,58 @@ def test_a_mixed_batch_gives_what_hooks_give(engine: tuple[Any, Model, list[list
         np.testing.assert_allclose(got, expected, atol=1e-4)
         if steers:
             assert np.abs(expected - plain[tuple(ids)]).max() > 1e-2
+
+
+def printed(*arguments: str) -> Any:
+    """What a command prints as JSON."""
+    run = CliRunner().invoke(app, [*arguments, "--json"])
+    assert run.exit_code == 0, run.output
+    return json.loads(run.stdout)
+
+
+def test_apply_writes_what_hooks_write() -> None:
+    arguments = ("apply", "One day Mara woke up.", "-t", "0", "--compare", "--max-tokens", "24")
+    steers = [f"{ROOT}/vectors/{name}.safetensors" for name in ("joyful", "sea")]
+    arguments += ("-v", f"{steers[0]}:2@2", "-v", f"{steers[1]}:ablate@1/response")
+    hooks = printed(*arguments)
+    found = printed(*arguments, "--engine", "vllm", "--engine-option", "max_model_len=256")
+    assert found["results"] == hooks["results"]
+    assert found["results"][0]["text"] != found["results"][0]["unsteered"]
+
+
+def test_cells_of_an_evaluation_write_as_hooks_do() -> None:
+    source = ModelSource("pocket", device="cpu")
+    model = load(source)
+    cells = [*steerings(model), [tiny.steer(model, -1.0, layers=(0, 3))]]
+    begun = [(model.encode(text), index) for index, text in enumerate(("One day", "Kofi"))]
+    greedy = Sampling(max_tokens=16, temperature=0)
+    with vllm_engine.running(source, cells, max_model_len=256, enforce_eager=True) as engine:
+        rows = [(one, cell) for cell in cells for one in begun]
+        made = engine.continue_ids([one for one, _ in rows], [cell for _, cell in rows], greedy)
+    expected = [ids for cell in cells for ids in continue_ids(model, begun, cell, greedy)]
+    assert made == expected
+    assert len({tuple(ids) for ids in made}) > len(begun)
+
+
+def test_an_evaluation_differs_by_its_texts_alone(tmp_path: Path) -> None:
+    for name, text in (("pairs", "Mara {} home."), ("more", "Kofi {} along the beach.")):
+        lines = [{"positive": text.format("ran"), "negative": text.format("crept")}]
+        lines += [{"positive": text.format("danced"), "negative": text.format("trudged")}]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    unrelated = tmp_path / "unrelated.txt"
+    unrelated.write_text("The bus was late.\nThe dog slept.\n")
+    arguments = ["eval", "-v", f"{ROOT}/vectors/joyful.safetensors:3@2"]
+    arguments += ["--texts", str(tmp_path / "pairs.jsonl"), "--unrelated", str(unrelated)]
+    arguments += ["--condition", "", "--concept", "words:happy,glad,lovely,cheerful"]
+    arguments += ["--samples", "8", "--max-tokens", "16"]
+    hooks = printed(*arguments)["rows"]
+    options = ("--engine-option", "enforce_eager=true", "--engine-option", "max_model_len=256")
+    rows = printed(*arguments, "--engine", "vllm", *options)["rows"]
+    for row, other in zip(rows, hooks, strict=True):
+        # What is scored is scored by the hooks; what is written is drawn by other numbers.
+        for name in ("preference", "right_way", "kl", "shifts"):
+            assert row[name] == other[name]
+        assert row["samples"] != other["samples"]
+        assert row["label"] == "unsteered" or row["extra_nats"]["value"] is not None
+    texts = [text for row in rows for text in row["samples"]]
+    assert len(set(texts)) == len(texts)
