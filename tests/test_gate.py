@@ -244,12 +244,10 @@ def test_a_folder_is_read_once_and_only_what_fits_is_served(tmp_path: Path) -> N
 
 
 def test_nobody_waits_for_a_client_that_has_left() -> None:
-    model = tiny.model("llama")
     rows = [Row("", 0, [1, 5, 9])]
     order = Order(rows, [], Sampling(max_tokens=100, temperature=0))
-    host = Host(model, pytest.fail)
 
-    async def run() -> tuple[list[Any], list[Any]]:
+    async def run(host: Host) -> tuple[list[Any], list[Any]]:
         leaving, staying = host.order(order), host.order(order)
         left = []
         async for event in leaving.told():
@@ -257,22 +255,36 @@ def test_nobody_waits_for_a_client_that_has_left() -> None:
             leaving.leave()
         return left, [event async for event in staying.told()]
 
-    left, stayed = asyncio.run(run())
+    with Host(tiny.model("llama"), pytest.fail) as host:
+        left, stayed = asyncio.run(run(host))
     assert len(left) < 100
     assert isinstance(stayed[-1], End)
     assert sum(isinstance(event, Piece) for event in stayed) > len(left)
 
 
+def test_a_model_that_is_writing_can_be_stopped() -> None:
+    order = Order([Row("", 0, [1, 5, 9])], [], Sampling(max_tokens=10**6, temperature=0))
+
+    async def run(host: Host) -> None:
+        await anext(host.order(order).told())
+
+    with Host(tiny.model("llama"), pytest.fail) as host, pytest.raises(RuntimeError):
+        asyncio.run(run(host))
+        raise RuntimeError  # leaving is possible at any moment
+
+
 def test_a_bug_is_logged_and_told_as_one() -> None:
     logged: list[str] = []
-    host = Host(tiny.model("llama"), logged.append)
 
-    async def run() -> None:
+    async def run(host: Host) -> None:
         rows = [Row("", 0, [10**9])]  # no such token
         await anext(host.order(Order(rows, [], Sampling(max_tokens=1))).told())
 
-    with pytest.raises(RequestError) as caught:
-        asyncio.run(run())
+    with (
+        Host(tiny.model("llama"), logged.append) as host,
+        pytest.raises(RequestError) as caught,
+    ):
+        asyncio.run(run(host))
     assert caught.value.status == 500
     assert "Traceback" in logged[0]
     assert "Traceback" not in caught.value.message

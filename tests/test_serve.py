@@ -265,6 +265,8 @@ def test_what_is_asked_for_elsewhere_is_not_dropped(served: Served) -> None:
         create(model="gpt-9", prompt="One")
     with pytest.raises(openai.BadRequestError):
         create(model="pocket", prompt="One", max_tokens=10**6)
+    with pytest.raises(openai.BadRequestError):
+        create(model="pocket", prompt=["One"] * 100, n=100)
     with pytest.raises(openai.APIStatusError) as caught:
         create(model="pocket", prompt="One " * 3_000_000)
     assert caught.value.status_code == 413

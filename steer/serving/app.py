@@ -24,6 +24,9 @@ from steer.steering.steers import Steer
 
 #: New tokens of a completion, as OpenAI has it, and of an answer where the model names no context.
 _USUAL, _UNKNOWN = 16, 4096
+_MOST_CHOICES = 128
+#: Below it, dividing by a temperature overflows.
+_COLD = 1e-4
 #: Seconds between two looks at whether a client still waits.
 _PATIENCE = 0.5
 #: Where `Gate` puts the steers of a request.
@@ -101,7 +104,7 @@ async def _answered(
         _check(model, ids, max_tokens)
     sampling = Sampling(
         max_tokens=max_tokens,
-        temperature=1.0 if asked.temperature is None else asked.temperature,
+        temperature=_temperature(asked.temperature),
         top_p=asked.top_p or 1.0,
         top_k=max(asked.top_k or 0, 0),
         stop=asked.stops,
@@ -109,6 +112,8 @@ async def _answered(
         seed=secrets.randbits(31) if asked.seed is None else asked.seed % 2**63,
     )
     rows = [Row("", sample, ids) for ids in prompts for sample in range(sampling.samples)]
+    if len(rows) > _MOST_CHOICES:
+        raise RequestError(f"n times the prompts is more than {_MOST_CHOICES}", param="n")
     job = host.order(Order(rows, request.scope[STEERS], sampling, asked.top))
     is_chat = isinstance(asked, requests.Chat)
     answer = Answer(model.identity.id, is_chat, sum(map(len, prompts)), asked.top is not None)
@@ -118,6 +123,13 @@ async def _answered(
         return StreamingResponse(pieces, media_type="text/event-stream")
     async with _while_there(request, job):
         return JSONResponse(answer.whole([event async for event in job.told()]))
+
+
+def _temperature(asked: float | None) -> float:
+    """Where nothing but the likeliest token is left, none is drawn."""
+    if asked is None:
+        return 1.0
+    return asked if asked >= _COLD else 0.0
 
 
 def _check(model: Model, ids: list[int], max_tokens: int) -> None:

@@ -28,6 +28,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY = 8_000_000
+_MOST_HEADER = 4_000
 VECTORS = "/v1/vectors"
 _GET = ("/health", "/version", "/metrics", "/v1/models", VECTORS)
 _STEERED = ("/v1/completions", "/v1/chat/completions")
@@ -88,8 +89,13 @@ class Gate:
             data = json.dumps(self._hand_on(body, steers, scope)).encode()
             # A scope of its own: what is behind may keep it.
             behind = {**scope, "headers": _headers(scope, len(data))}
-            told = json.dumps([self._shelf.as_asked(steer) for steer in steers])
-            await self._app(behind, _again(data, receive), _telling(send, told))
+            await self._app(behind, _again(data, receive), _telling(send, self._told(steers)))
+
+    def _told(self, steers: list[Steer]) -> str:
+        """What was done, in as many letters as a header has."""
+        told = json.dumps([self._shelf.as_asked(steer) for steer in steers])
+        names = [{"vector": self._shelf.names[steer.vector]} for steer in steers]
+        return told if len(told) <= _MOST_HEADER else json.dumps(names)
 
     def _check_key(self, scope: Scope) -> None:
         if self._api_key is None:

@@ -27,6 +27,8 @@ from steer.text import TextDeltas
 
 #: How many orders wait at most; a client that comes after them is told to try again.
 MOST_WAITING = 64
+#: Seconds after which a thread with nothing to do looks whether it is to end.
+_LOOK = 0.2
 #: OpenAI's number for no chance at all: JSON has no infinity.
 _NEVER = -9999.0
 
@@ -91,7 +93,20 @@ class Host:
     def __init__(self, model: Model, log: Callable[[str], None]) -> None:
         self._model, self._log = model, log
         self._jobs: queue.Queue[Job] = queue.Queue(MOST_WAITING)
-        threading.Thread(target=self._work, name="model", daemon=True).start()
+        self._doing: Job | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End what is being done at its next token: torch aborts a process that leaves it so."""
+        self._closed.set()
+        if (job := self._doing) is not None:
+            job.gone.set()
+        self._thread.join()
 
     def order(self, order: Order) -> Job:
         """Begin; from within an event loop.
@@ -109,8 +124,11 @@ class Host:
         return job
 
     def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
+        while not self._closed.is_set():
+            try:
+                job = self._doing = self._jobs.get(timeout=_LOOK)
+            except queue.Empty:
+                continue
             try:
                 self._do(job)
                 job.tell(None)
@@ -128,7 +146,7 @@ class Host:
         order = job.order
         size = order.sampling.batch_size
         for start in range(0, len(order.rows), size):
-            if job.gone.is_set():
+            if job.gone.is_set() or self._closed.is_set():
                 return
             rows = order.rows[start : start + size]
             told = _Told(self._model, order, job, start, len(rows))

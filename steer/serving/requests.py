@@ -15,7 +15,7 @@ from steer.serving.refused import RequestError
 
 _Stop = Annotated[str, Meta(min_length=1, max_length=1000)]
 _Token = Annotated[int, Meta(ge=0)]
-_Count = Annotated[int, Meta(ge=1, le=2**31)]
+_Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 _Top = Annotated[int, Meta(ge=0, le=20)]
 
 

@@ -33,14 +33,15 @@ def serve(
     Raises:
         HookError: steers change nothing in what it answers.
     """
-    app = build(model, Host(model, log), int(time.time()))
-    gate = Gate(app, shelf, hand_on, api_key=api_key, on_up=on_up)
-    config = uvicorn.Config(
-        gate, lifespan="on", log_level="critical", timeout_graceful_shutdown=_LAST
-    )
-    try:
-        uvicorn.Server(config).run(sockets=[at])
-    except SystemExit:  # so it ends where it does not start
-        raise HookError(
-            gate.failure or "the server does not start", hint="steer doctor -m MODEL says more"
-        ) from None
+    with Host(model, log) as model_thread:
+        app = build(model, model_thread, int(time.time()))
+        gate = Gate(app, shelf, hand_on, api_key=api_key, on_up=on_up)
+        config = uvicorn.Config(
+            gate, lifespan="on", log_level="critical", timeout_graceful_shutdown=_LAST
+        )
+        try:
+            uvicorn.Server(config).run(sockets=[at])
+        except SystemExit:  # so it ends where it does not start
+            raise HookError(
+                gate.failure or "the server does not start", hint="steer doctor -m MODEL says more"
+            ) from None
