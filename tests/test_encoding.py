@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+import torch
+from families import build
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +16,7 @@ from steer.contrasts.passages import Message, Passage
 from steer.contrasts.source import ModelSource
 from steer.errors import ModelError
 from steer.models import encoding
+from steer.models.model import load
 
 TURNS = (Message("system", "w8"), Message("user", "w9 w10"))
 CONTENT = st.lists(st.sampled_from(["w11", "w12", "w13", " "]), max_size=4).map(" ".join)
@@ -109,3 +113,18 @@ def test_the_pocket_model_has_a_suffix_of_two_tokens() -> None:
 def test_a_tokenizer_that_is_not_there() -> None:
     with pytest.raises(ModelError, match="cannot load the tokenizer of nobody/nothing"):
         encoding.load(ModelSource("nobody/nothing"))
+
+
+def test_what_caps_attention_is_not_left_out(tmp_path: Path) -> None:
+    network = build("gemma2")
+    network.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    ids = torch.tensor([[1, 5, 9, 13, 17]])
+    found = load(ModelSource(str(tmp_path), device="cpu")).network(ids).logits
+    network.set_attn_implementation("eager")
+    torch.testing.assert_close(found, network(ids).logits)
+    # The cap is felt: without it the same weights say something else.
+    network.config.attn_logit_softcapping = None
+    for layer in network.model.layers:
+        layer.self_attn.attn_logit_softcapping = None
+    assert (found - network(ids).logits).abs().max() > 1e-3

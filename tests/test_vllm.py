@@ -46,6 +46,8 @@ _SIZE: dict[str, Any] = {
     "pad_token_id": 0,
 }
 MODES = (
+    ("Gemma2", "eager"),
+    ("Gemma2", "compiled"),
     ("Llama", "eager"),
     ("Llama", "compiled"),
     ("Mistral", "compiled"),

@@ -26,10 +26,10 @@ from steer.steering.steers import Steer
 from steer.vectors import store
 from steer.vectors.vector import SteeringVector
 
-#: Families whose decoder layers give resid_post as (branch, skip) behind `model.layers`, as read in
-#: vLLM's code; those that tests run are Llama and Qwen3. Not Gemma2: a random one gives other
-#: log-probabilities there (by 0.08) than in Hugging Face without any steering.
+#: Families whose decoder layers give resid_post as (branch, skip) behind `model.layers`; tests hold
+#: each against the hooks.
 ARCHITECTURES = (
+    "Gemma2ForCausalLM",
     "LlamaForCausalLM",
     "MistralForCausalLM",
     "Qwen2ForCausalLM",

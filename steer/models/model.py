@@ -31,6 +31,7 @@ from steer.models import encoding
 from steer.models.fingerprint import fingerprint
 from steer.models.found import hook_map
 from steer.models.hookmap import HookMap
+from steer.models.placement import attention, device
 from steer.vectors.provenance import ModelIdentity
 
 
@@ -202,10 +203,15 @@ def load(source: ModelSource) -> Model:
         config = AutoConfig.from_pretrained(source.location, **common)
         tokenizer = AutoTokenizer.from_pretrained(source.location, **common)
         network, report = AutoModelForCausalLM.from_pretrained(
-            source.location, config=config, output_loading_info=True, **placement, **common
+            source.location,
+            config=config,
+            output_loading_info=True,
+            attn_implementation=attention(config),
+            **placement,
+            **common,
         )
         if source.device_map is None and not source.tensor_parallel:
-            network.to(_device(source))
+            network.to(device(source))
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(
@@ -236,17 +242,11 @@ def wrap(network: Any, tokenizer: Any, *, model_id: str) -> Model:
     return Model(network, tokenizer, identity, hooks)
 
 
-def _device(source: ModelSource) -> torch.device:
-    if source.device is not None:
-        return torch.device(source.device)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-
-
 def _placement(source: ModelSource) -> dict[str, Any]:
     """Keyword arguments of `from_pretrained` for where and how precise."""
     if source.device_map is not None:
         return {"device_map": source.device_map, "dtype": source.dtype or "auto"}
-    on_cpu = _device(source).type == "cpu"
+    on_cpu = device(source).type == "cpu"
     dtype = {"dtype": source.dtype or ("float32" if on_cpu else "auto")}
     if not source.tensor_parallel:
         return dtype

@@ -16,8 +16,8 @@ def listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise SteerError(
-            f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}",
+            f"cannot listen on {host} port {port}: {error.strerror or error}",
             hint="name another with --port; --port 0 takes any that is free",
         ) from None
