@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -68,6 +69,16 @@ def test_extract_writes_a_file_that_the_others_read(joyful: Path, folder: Path) 
     verified = steer("verify", "joyful", "-m", folder)
     assert verified.exit_code == 0
     assert "whole and unaltered, fits tiny-llama" in verified.stdout
+
+
+@pytest.mark.parametrize("group", [[], ["contrasts"], ["recipe"]])
+def test_help_says_each_command_in_a_line(group: list[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = steer(*group, "--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert said
+    for line in said:
+        assert line.endswith(".") or line.endswith("?"), line
+        assert not line.endswith("...") and len(line) <= 80, line
 
 
 def test_extract_says_what_it_did_on_stderr_and_shows_layers_on_stdout(
@@ -385,19 +396,28 @@ def test_control_sequences_do_not_reach_the_terminal(folder: Path) -> None:
             assert "\x1b" not in result.stdout
 
 
-COMMAND = "import sys; from steer.cli.main import main; sys.argv[0] = 'steer'; main()"
+#: Says when Python itself is up.
+COMMAND = """
+import sys
+from steer.cli.main import main
+
+sys.argv[0] = "steer"
+print("up", file=sys.stderr, flush=True)
+main()
+"""
 
 
 def test_ctrl_c_leaves_no_half_file(folder: Path, tmp_path: Path) -> None:
     """At moments from start-up to the end of the work."""
     rows = "".join(json.dumps(pair) + "\n" for pair in PAIRS * 400)
     Path("many.jsonl").write_text(rows)
-    for seconds in (0.05, 1.0, 4.0, 6.0):
+    for seconds in (0.1, 1.0, 4.0, 6.0):
         process = subprocess.Popen(
             [sys.executable, "-c", COMMAND, "extract", "many.jsonl", "-m", str(folder),
              "-o", "many.safetensors"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
         )  # fmt: skip
+        assert process.stderr and process.stderr.readline() == "up\n"
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
@@ -409,6 +429,5 @@ def test_ctrl_c_leaves_no_half_file(folder: Path, tmp_path: Path) -> None:
             assert left == ["many.safetensors"]
             store.read(Path("many.safetensors"))
             break
-        if seconds > 0.05:  # before that Python itself may not be up
-            assert process.returncode == 130
-            assert "Traceback" not in stderr
+        assert process.returncode == 130
+        assert "Traceback" not in stderr

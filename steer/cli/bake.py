@@ -51,7 +51,7 @@ def bake(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Write steering into the weights: a checkpoint that any engine serves, with no hook.
+    """Write steering into the weights, for any engine.
 
     Adds become biases, where the architecture has a place for them; ablate=writes is taken out of
     every matrix that writes. What no weights can do is refused, with what comes nearest. Then the

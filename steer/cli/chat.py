@@ -45,10 +45,11 @@ def chat(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Talk with a model, and steer it as you go; /help lists what can be done.
+    """Talk with a model, and steer it as you go.
 
-    Ctrl-C stops an answer and keeps what was said; Ctrl-D leaves. A model without a chat template
-    continues the text that is typed. Lines can be piped in: then the first error ends it.
+    /help lists what can be done. Ctrl-C stops an answer and keeps what was said; Ctrl-D leaves. A
+    model without a chat template continues the text that is typed. Lines can be piped in: then the
+    first error ends it.
 
     \b
     steer chat

@@ -41,10 +41,10 @@ def combine(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Combine vectors into one: sum, mean, difference, multiple, without another's direction.
+    """Make one vector of several: sum, mean, difference, multiple.
 
-    The result has the layers that all of them have, and says what it was made from. Applied once
-    it does what all parts do together. No model is loaded.
+    Or one without the directions of others. The result has the layers that all of them have, and
+    says what it was made from. Applied once it does what all parts do together. No model is loaded.
 
     A recipe may hold low-rank edits, and each part acts at its own layers: the result has them all.
 

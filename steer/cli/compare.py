@@ -23,7 +23,7 @@ def compare(
     vectors: Annotated[list[str], typer.Argument(help="Two or more files, or names in ./vectors.")],
     json: options.Json = False,
 ) -> None:
-    """Compare vectors: length and cosine at each layer, and whether they can be combined.
+    """Compare vectors layer by layer; can they be combined?
 
     A cosine of 1 is the same direction, -1 its opposite, 0 nothing in common. No model is loaded.
 

@@ -48,9 +48,9 @@ def check(
     source: ModelSource | None,
     json: options.Json = False,
 ) -> None:
-    """Report what a contrast set holds and what gives its sides away, without a model.
+    """Report what a contrast set holds and what gives its sides away.
 
-    With -m the model's tokenizer counts tokens; without, words are counted.
+    No model is loaded. With -m its tokenizer counts tokens; without, words are counted.
 
     \b
     steer contrasts check pairs.jsonl

@@ -30,7 +30,7 @@ def demo(
     samples: Annotated[int, typer.Option(help="Stories for each row of the table.")] = 48,
     json: options.Json = False,
 ) -> None:
-    """Extract a vector on the embedded model, steer with it, and measure what it did.
+    """Extract a vector, steer with it, and measure what it did.
 
     \b
     steer demo

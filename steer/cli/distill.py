@@ -57,7 +57,7 @@ def distill(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Make an edit that does what a prompt condition does, for no tokens at all.
+    """Make an edit that does what a prompt does, for no tokens.
 
     The model writes texts under the condition; the edit learns to give the same probabilities
     without it. Recovery says how much of the way it came: 1 is all, 0 is the unsteered model.

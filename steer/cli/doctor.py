@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 def doctor(source: ModelSource, json: options.Json = False) -> None:
-    """Check the installation, and that steering holds its promises on a model.
+    """Check the installation, and steering on a model.
 
     Exit status 1 where a check fails; the report says what to do, and is what a bug report needs.
 

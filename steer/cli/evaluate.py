@@ -113,7 +113,7 @@ def evaluate(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Measure vectors: effect and cost, beside the baselines, with 95 % intervals.
+    """Measure vectors: effect and cost, beside baselines.
 
     Effect: preference shift on held-out pairs, recovery of a condition, rate of a concept in
     written texts. Cost: divergence on unrelated texts, extra nats of written texts, repetition.

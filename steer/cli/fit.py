@@ -32,7 +32,7 @@ def fit(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Make another vector from kept activations: other method, site, position or layers, no model.
+    """Make another vector from kept activations, without the model.
 
     \b
     steer extract pairs.jsonl --keep acts.safetensors

@@ -116,4 +116,8 @@ for command in (
 def main() -> None:
     """Entry point of the console script."""
     silence_followers()
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:  # while the commands were still put together
+        output.note("interrupted")
+        raise SystemExit(130) from None

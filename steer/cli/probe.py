@@ -54,7 +54,7 @@ def probe(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Ask a running server, and say whether it is steered with these vectors.
+    """Ask a running server whether it is steered with vectors.
 
     Engines drop what they do not know in silence. This holds a server's greedy answers, and its
     log-probs where it tells them, against what the model does here with and without the vectors.

@@ -28,10 +28,11 @@ def pull(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Pull vectors: check them, and note in `steer.lock` beside them where they came from.
+    """Pull vectors, check them, and note where they came from.
 
-    A card and a signature come along. A vector of the same name that is another one is kept, unless
-    --force. Where the place does not answer, what was fetched from it earlier is used.
+    The note is in `steer.lock` beside them. A card and a signature come along. A vector of the same
+    name that is another one is kept, unless --force. Where the place does not answer, what was
+    fetched from it earlier is used.
 
     \b
     steer pull hf://team/vectors/joyful

@@ -33,11 +33,12 @@ def push(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Push vectors, each with a card, and keep the place's index (README.md) right.
+    """Push vectors, each with a card, and keep the index right.
 
-    The card says what the vector does, how it was made, what was measured (or that nothing was),
-    and how to use it. The hub's own login is used: `hf auth login`. Needs nothing but the name of
-    the place; s3://, gs://, ssh:// and others need an extra, such as pip install 'steer[s3]'.
+    The index is the place's README.md. The card says what the vector does, how it was made, what
+    was measured (or that nothing was), and how to use it. The hub's own login is used: `hf auth
+    login`. Needs nothing but the name of the place; s3://, gs://, ssh:// and others need an extra,
+    such as pip install 'steer[s3]'.
 
     \b
     steer push joyful hf://team/vectors

@@ -47,7 +47,7 @@ def serve(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Serve a model by OpenAI's API; each request says how it is steered.
+    """Serve a model by OpenAI's API, steered as each request says.
 
     Completions and chat completions, streamed or not, with logprobs, n, seed and stop. Requests
     name vectors of one folder, which is read once; GET /v1/vectors lists them. Without "steer"

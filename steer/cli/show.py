@@ -37,7 +37,7 @@ def show(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Print what a vector file says of itself: model, data, layers, recommendation.
+    """Print what a vector file says of itself.
 
     With --lens also what it says to the model's unembedding, layer by layer: the tokens that it
     raises and lowers most, with scores in standard deviations over the vocabulary. A random vector
@@ -66,7 +66,8 @@ def show(
     output.line()
     tables.layer_table(header.metadata)
     for text in found:
-        output.warning(text)
+        output.line()
+        output.line(f"warning: {text}")
     if lens:
         output.line()
         _lens_table(header.metadata, rows)

@@ -23,10 +23,11 @@ def sign(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Sign vector files: NAME.safetensors.sig beside each, which push and pull take along.
+    """Sign vector files.
 
-    Who has your public key, from yourself and not from where the file is, checks it with
-    `steer verify NAME --public-key k.pub`. Needs pip install 'steer[sign]'.
+    Writes NAME.safetensors.sig beside each, which push and pull take along. Who has your public
+    key, from yourself and not from where the file is, checks it with `steer verify NAME
+    --public-key k.pub`. Needs pip install 'steer[sign]'.
 
     \b
     steer sign joyful --key k.pem --new-key

@@ -106,7 +106,7 @@ def sweep(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Find the layer and the coefficient with the strongest effect within a budget.
+    """Find the layer and coefficient that do most within a budget.
 
     Every layer with every coefficient is scored on held-out pairs (preference shift) or by a
     condition (recovery), and by how far it moves the model on unrelated texts. A choice that does

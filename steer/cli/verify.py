@@ -28,7 +28,7 @@ def verify(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Check vector files: hash, shapes, finite numbers, and the fit with a model.
+    """Check that vector files are whole, and fit a model.
 
     Of a pulled one also that it is the one that `steer.lock` has, and with --public-key that its
     owner has signed it.
