@@ -68,8 +68,13 @@ def serve(
     \b
     steer serve -m MODEL --engine vllm --engine-option tensor_parallel_size=2
     """
+    from steer.errors import UsageError
     from steer.serving.asked import fitting, read_shelf
 
+    if source.tensor_parallel:
+        raise UsageError(
+            "one process serves, --tp is for several", hint="spread it with --device-map auto"
+        )
     settings, usable = _ready(engine, engine_option or [])
     shelf, notes = read_shelf(vectors, usable)
     from steer.serving.listening import listening
