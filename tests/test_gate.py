@@ -208,6 +208,7 @@ def test_what_vllm_gets_cannot_be_forged() -> None:
         {"vllm_xargs": 3},
         {"cache_salt": 3},
         {"prompt_embeds": "gAN9cQAu"},
+        {"use_beam_search": True},
     ):
         with pytest.raises(RequestError):
             vllm_server.handed_on(body, steers, shelf)

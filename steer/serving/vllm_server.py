@@ -41,8 +41,9 @@ _KEY = "STEER_API_KEY"
 _PROGRAM = "vllm.entrypoints.openai.api_server"
 #: Seconds that vLLM has to end in.
 _LAST = 20
-#: What would reach past the gate: tensors, and what another request has written into the cache.
-_CLOSED = ("prompt_embeds", "kv_transfer_params", "ec_transfer_params")
+#: What would reach past the gate: tensors, what another request has written into the cache, and a
+#: search that leaves behind what its request had besides.
+_CLOSED = ("prompt_embeds", "kv_transfer_params", "ec_transfer_params", "use_beam_search")
 
 
 class VllmGate(Gate):
@@ -76,7 +77,7 @@ def handed_on(body: dict[str, Any], steers: list[Steer], shelf: Shelf) -> dict[s
             code="bad_steer",
         )
     for field in _CLOSED:
-        if body.get(field) is not None:
+        if body.get(field):
             raise RequestError(f"this server takes no {field}", param=field, code="unsupported")
     extra, salt = body.get("vllm_xargs") or {}, body.get("cache_salt")
     if not isinstance(extra, dict) or "steer" in extra:
