@@ -367,3 +367,28 @@ def test_kill_9_at_any_moment_leaves_no_trace(tmp_path: Path) -> None:
     whole = (tmp_path / "whole.safetensors").read_bytes()
     killed = (tmp_path / f"killed-{number}.safetensors" for number in range(3))
     assert all(one.read_bytes() == whole for one in killed)
+
+
+@pytest.mark.parametrize("steps", [1, 25, 300])
+@pytest.mark.parametrize("ended", [0.3, 0.5, 1.0])
+def test_the_learning_rate_warms_up_stays_and_falls_to_nothing(steps: int, ended: float) -> None:
+    schedule = Schedule(steps, 0.02, 8, seed=0)
+    begins_to_fall = max(1, round(2 / 3 * ended * steps))
+    end = min(steps, schedule.falling(begins_to_fall))
+    before = [schedule.rate(step, steps) for step in range(begins_to_fall)]
+    after = [schedule.rate(step, end) for step in range(begins_to_fall, end)]
+    assert 0 < before[0] <= before[-1] <= max(before) <= 0.02
+    assert after == sorted(after, reverse=True)
+    assert all(0 < rate <= 0.02 for rate in after)
+    assert steps < 25 or max(before) == pytest.approx(0.02)
+    assert not after or after[-1] < 0.5 * max(before)
+
+
+def test_a_run_that_gains_no_more_ends_early() -> None:
+    model = tiny.model("llama")
+    task = Task.of(model, texts(model), PlantedTeacher(model, planted(model, 0, [Site(1)])))
+    steps: list[float | None] = []
+    edits = Edits(model, {Site(1): 1.0}, 0, seed=0, response=False)
+    stuck = replace(task, base=1e-6 * task.base)  # R cannot be above 0
+    _, best_step = descend(stuck, edits, Schedule(100, 0.02, 8, seed=0), steps.append)
+    assert best_step <= len(steps) < 100

@@ -11,14 +11,14 @@ over texts that the conditioned model has written. `Edits` has the form, `recove
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from itertools import count
 
-from steer.distillation.descent import CANDIDATES, SEARCH_STEPS, candidates, descend
+from steer.distillation.descent import CANDIDATES, candidates, descend
 from steer.distillation.distilled import as_vector, scales, with_evidence
 from steer.distillation.lessons import Conditions
 from steer.distillation.lowrank import Edits, divergences
 from steer.distillation.recovery import recovery
-from steer.distillation.settings import DistillSettings
+from steer.distillation.settings import SEARCH_STEPS, DistillSettings, Schedule
 from steer.distillation.task import Task
 from steer.distillation.texts import write
 from steer.errors import InputError, UsageError
@@ -97,9 +97,8 @@ def fit(
             "no edit was found that comes nearer to the condition than the unsteered model",
             hint="try more --samples and --steps, a higher --rank or --layers all",
         )
-    return with_evidence(
-        model, settings, as_vector(model, settings, edits, texts), texts, found, best_step
-    )
+    vector = as_vector(model, settings, edits, texts)
+    return with_evidence(task, settings, vector, found, best_step)
 
 
 def _search(
@@ -111,12 +110,19 @@ def _search(
     """
     scale = scales(task.model, task.texts.validation)
 
-    def run(layers: Sequence[int], steps: int, what: str) -> tuple[Edits, float, int]:
+    def run(layers: Sequence[int], schedule: Schedule, what: str) -> tuple[Edits, float, int]:
         here = {Site(layer): scale[Site(layer)] for layer in layers}
         response = settings.scope == "response"
         edits = Edits(task.model, here, settings.rank, settings.seed, response=response)
-        told = partial(on_progress, what, 1)
-        return edits, *descend(task, edits, settings.schedule(steps), told)
+        steps = count()
+
+        def on_step(recovered: float | None) -> None:
+            next(steps)
+            on_progress(what, 1, recovered)
+
+        best, best_step = descend(task, edits, schedule, on_step)
+        on_progress(what, schedule.steps - next(steps), best)  # it may have ended early
+        return edits, best, best_step
 
     def reached(layer: int) -> float:
         told = [settings.rank, settings.scope, settings.learning_rate, settings.batch_size]
@@ -125,7 +131,7 @@ def _search(
         if known is not None:
             on_progress(f"trying layer {layer}", SEARCH_STEPS, known)
             return float(known)
-        best = run((layer,), SEARCH_STEPS, f"trying layer {layer}")[1]
+        best = run((layer,), settings.search, f"trying layer {layer}")[1]
         if kept is not None:
             kept.put(key, best)
         return best
@@ -134,5 +140,5 @@ def _search(
     layers = every if settings.layers == () else settings.layers
     if layers is None:
         layers = (max(candidates(every), key=reached),)
-    edits, _, best_step = run(layers, settings.steps, "distilling")
+    edits, _, best_step = run(layers, settings.schedule, "distilling")
     return edits, best_step

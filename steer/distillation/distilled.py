@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 
 from steer.contrasts.reading import Reading
-from steer.distillation.lessons import Lesson, nats_per_token, rewritten
+from steer.distillation.lessons import Lesson, nats_per_token
 from steer.distillation.lowrank import Edits
 from steer.distillation.settings import DistillSettings
+from steer.distillation.task import Task
 from steer.distillation.texts import Texts
 from steer.fitting import fit
 from steer.fitting.fitting import rounded, spread
@@ -33,12 +34,12 @@ ENOUGH_TEXTS = 64
 def scales(model: Model, lessons: Sequence[Lesson]) -> dict[Site, float]:
     """Root mean square of an activation's entries at each layer, over the texts' own tokens."""
     sites = [Site(layer) for layer in model.hooks.layers("resid_post")]
-    _, norms = _read(model, [(one.baseline, one.n) for one in lessons[:ENOUGH_TEXTS]], sites)
+    _, norms = read_means(model, [(one.baseline, one.n) for one in lessons[:ENOUGH_TEXTS]], sites)
     width = model.identity.d_model
     return {site: float(norm) / width**0.5 for site, norm in zip(sites, norms.mean(0), strict=True)}
 
 
-def _read(
+def read_means(
     model: Model, rows: Sequence[tuple[tuple[int, ...], int]], sites: Sequence[Site]
 ) -> tuple[fit.Array, fit.Array]:
     """Mean activations [row, site, d_model] and mean lengths [row, site] of the last n tokens."""
@@ -58,8 +59,8 @@ def as_vector(
 ) -> SteeringVector:
     """The edits as a file has them, but for the evidence."""
     sites, lessons, chat = edits.sites, texts.held_out, texts.conditions.chat
-    positive, _ = _read(model, [(one.conditioned, one.n) for one in lessons], sites)
-    negative, norms = _read(model, [(one.baseline, one.n) for one in lessons], sites)
+    positive, _ = read_means(model, [(one.conditioned, one.n) for one in lessons], sites)
+    negative, norms = read_means(model, [(one.baseline, one.n) for one in lessons], sites)
     stacked = [np.stack(parts) for parts in zip(*map(edits.arrays, sites), strict=True)]
     statistics = []
     for index, site in enumerate(sites):
@@ -97,21 +98,14 @@ def as_vector(
 
 
 def with_evidence(
-    model: Model,
-    settings: DistillSettings,
-    vector: SteeringVector,
-    texts: Texts,
-    found: Interval,
-    best_step: int,
+    task: Task, settings: DistillSettings, vector: SteeringVector, found: Interval, best_step: int
 ) -> SteeringVector:
     """The vector with R and what its own texts cost under the unsteered model."""
-    layers, scope, lessons = vector.metadata.layers, Scope(settings.scope), texts.held_out
-    steer = Steer(vector, Coefficient(1.0), layers, scope)
-    own, steered = (
-        nats_per_token(model, rewritten(model, lessons, steers, seed=settings.seed))
-        for steers in ([], [steer])
-    )
-    conditioned = nats_per_token(model, [(one.baseline, one.n) for one in lessons])
+    layers, lessons = vector.metadata.layers, task.texts.held_out
+    steer = Steer(vector, Coefficient(1.0), layers, Scope(settings.scope))
+    own = task.own_nats((), settings.seed)
+    steered = task.own_nats((steer,), settings.seed)
+    conditioned = nats_per_token(task.model, [(one.baseline, one.n) for one in lessons])
     told = Distillation(
         samples=vector.metadata.contrast.n,
         held_out=len(lessons),

@@ -5,25 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from steer.errors import UsageError
+
+#: Steps that a layer gets where the layer is searched.
+SEARCH_STEPS = 25
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Adam with a short warm-up, then a cosine to nothing, and gradients clipped to length 1."""
+    """A learning rate that warms up, stays, and falls to nothing over the last third of the steps.
+
+    steps: at most.
+    """
 
     steps: int
     learning_rate: float
     batch_size: int
     seed: int
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, from 0."""
+    def rate(self, step: int, end: int) -> float:
+        """Learning rate of a step, from 0, of a run that ends after `end`."""
         warm = max(1, min(20, self.steps // 10))
-        cosine = 0.5 * (1 + np.cos(np.pi * step / self.steps))
-        return float(self.learning_rate * min(1.0, (step + 1) / warm) * max(cosine, 0.01))
+        return self.learning_rate * min(1.0, (step + 1) / warm, 3 * (end - step) / end)
+
+    def falling(self, step: int) -> int:
+        """Where a run ends whose rate begins to fall at a step; a fall goes on as it began."""
+        return -(-3 * step // 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ class DistillSettings:
     held_out: int = 128
     max_tokens: int = 128
     batch_size: int = 16
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     seed: int = 0
     description: str = ""
     license: str = ""
@@ -60,7 +67,14 @@ class DistillSettings:
     @property
     def validation(self) -> int:
         """Texts that decide which state is kept, so that those which give R do not."""
-        return max(1, self.held_out // 2)
+        return max(1, self.held_out // 4)
 
-    def schedule(self, steps: int) -> Schedule:
-        return Schedule(steps, self.learning_rate, self.batch_size, self.seed)
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.steps, self.learning_rate, self.batch_size, self.seed)
+
+    @property
+    def search(self) -> Schedule:
+        """Of a layer that is tried: enough to tell it from others."""
+        size = -(-self.batch_size // 2)
+        return Schedule(SEARCH_STEPS, self.learning_rate, size, self.seed)

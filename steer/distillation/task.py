@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from steer.distillation.lessons import Lesson
+from steer.distillation.lessons import Lesson, nats_per_token, rewritten
 from steer.distillation.lowrank import Edits, Teacher, backward, divergences
 from steer.distillation.texts import Texts
 from steer.errors import InputError
 from steer.models.model import Model
+from steer.steering.steers import Steer
 
 #: A condition that moves the next token by less than this many nats cannot be told from none.
 LEAST_EFFECT = 1e-6
@@ -26,6 +27,7 @@ class Task:
     texts: Texts
     teacher: Teacher
     base: float
+    _unsteered: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Model, texts: Texts, teacher: Teacher | None = None) -> Task:
@@ -60,3 +62,15 @@ class Task:
         """R on the validation texts."""
         left = divergences(self.model, self.texts.validation, self.teacher, edits)
         return 1 - sum(left) / self.base
+
+    def own_nats(self, steers: tuple[Steer, ...], seed: int) -> float:
+        """Nats per token, under the unsteered model, of what it writes with `steers` where the
+        held-out texts begin.
+        """
+        if steers or seed not in self._unsteered:
+            written = rewritten(self.model, self.texts.held_out, steers, seed=seed)
+            found = nats_per_token(self.model, written)
+            if steers:
+                return found
+            self._unsteered[seed] = found
+        return self._unsteered[seed]

@@ -1,0 +1,207 @@
+"""What `distill.py` measures of an edit beside its recovery, each beside the same of the tag."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from steer.distillation.distilled import read_means
+from steer.distillation.lessons import log_probs, rewritten
+from steer.distillation.task import Task
+from steer.evaluation.batches import Text, distance, drift, surprise
+from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, score
+from steer.evaluation.written import lesson_text, thinned
+from steer.generate.apply import Sampling, continue_ids
+from steer.hooks.clock import TokenClock
+from steer.hooks.inject import injected
+from steer.intervals import ratio
+from steer.models.model import Model
+from steer.pocket import corpus
+from steer.pocket.measure import markers
+from steer.pocket.tags import Tags
+from steer.sites import Site
+from steer.steering.operation import Coefficient
+from steer.steering.steers import Steer
+from steer.vectors.vector import SteeringVector
+
+#: Texts that shares are measured on, and texts of each kind of prompt that a tag is not about.
+SHARED = 64
+UNRELATED = 16
+COEFFICIENTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def firsts(model: Model) -> dict[int, tuple[str, str]]:
+    """First tokens of words that bear an attribute, with its (kind, value); clear ones only."""
+    found: dict[int, set[tuple[str, str]]] = {}
+    for word, what in markers().items():
+        for surface in (" " + word, " " + word.capitalize(), word.capitalize()):
+            found.setdefault(model.encode(surface, special=False)[0], set()).add(what)
+    return {token: next(iter(what)) for token, what in found.items() if len(what) == 1}
+
+
+def shares(task: Task, steer: Steer, tag: Tags) -> dict[str, Any]:
+    """Share of the tag's own value among words of its kind: under the edit, and under the tag."""
+    model, lessons = task.model, task.texts.held_out[:SHARED]
+    own = rewritten(model, lessons, [steer], seed=1)
+    taught = [(lesson.conditioned, lesson.n) for lesson in lessons]
+    of_edit, of_tag = expected(model, own, [steer]), expected(model, taught, [])
+    found = {
+        kind: {"edit": of_edit[kind, value], "tag": of_tag[kind, value]}
+        for kind, value in tag.stated().items()
+    }
+    return {"shares": found}
+
+
+def expected(
+    model: Model, rows: Sequence[tuple[Sequence[int], int]], steers: Sequence[Steer]
+) -> dict[tuple[str, str], float]:
+    """Mean share of each value where the rows' own last n tokens have a word of its kind."""
+    known = firsts(model)
+    kinds = {
+        kind: {
+            value: [token for token, what in known.items() if what == (kind, value)]
+            for value in values
+        }
+        for kind, values in corpus.KINDS.items()
+    }
+    found: dict[tuple[str, str], list[float]] = {}
+    for start in range(0, len(rows), 32):
+        part = rows[start : start + 32]
+        clock = TokenClock(0, torch.zeros(len(part), dtype=torch.int64))
+        with torch.no_grad(), injected(model, steers, clock) if steers else nullcontext():
+            scores = log_probs(model, part).exp()
+        drawn = [token for row, n in part for token in row[len(row) - n :]]
+        for place, token in enumerate(drawn):
+            if token in known:
+                kind = known[token][0]
+                mass = {
+                    value: float(scores[place, ids].sum()) for value, ids in kinds[kind].items()
+                }
+                for value, one in mass.items():
+                    found.setdefault((kind, value), []).append(one / sum(mass.values()))
+    return {what: float(np.mean(values)) for what, values in found.items()}
+
+
+@dataclass
+class Elsewhere:
+    """Texts of the model's own that a tag is not about: requests answered and refused, and texts
+    under tags of other kinds.
+    """
+
+    model: Model
+    _written: dict[str, list[tuple[tuple[int, ...], int]]] = field(default_factory=dict)
+
+    def texts(self, tag: Tags) -> list[Text]:
+        """Each without the tag, and under it as well."""
+        forms = enumerate(("harmless", "harmful"))
+        asked = [corpus.sample(random.Random(n), tags=Tags(), form=form) for n, form in forms]
+        befores = [(one.prompt, with_tag(one.prompt, tag)) for one in asked]
+        for kind, values in corpus.KINDS.items():
+            if kind not in tag.stated():
+                one = Tags(**{kind: values[0]})
+                befores.append((one.render(), replace(one, **tag.stated()).render()))
+        made = []
+        for before, tagged in befores:
+            start = self.encoded(tagged)
+            for ids, n in self.written(before):
+                first = len(ids) - n
+                both = (*start, *ids[first:])
+                made.append(Text(ids, tuple(range(first, len(ids))), first, both))
+        return thinned(made, 16)
+
+    def encoded(self, before: str) -> list[int]:
+        return self.model.encode(before, special=not before.startswith(corpus.BEGIN))
+
+    def written(self, before: str) -> list[tuple[tuple[int, ...], int]]:
+        """Token ids, and how many of them at the end are the model's own."""
+        if before not in self._written:
+            start, n = self.encoded(before), UNRELATED
+            sampling = Sampling(max_tokens=64, temperature=1.0, seed=2, batch_size=n)
+            new = continue_ids(self.model, [(start, one) for one in range(n)], (), sampling)
+            self._written[before] = [((*start, *one), len(one)) for one in new]
+        return self._written[before]
+
+
+def with_tag(prompt: str, tag: Tags) -> str:
+    """The prompt of a request, with the tag before what the user says."""
+    head, user, said = prompt.rpartition(corpus.USER)
+    return f"{head}{user}{tag.render()} {said}"
+
+
+def per_token(sums: np.ndarray, texts: Sequence[Text]) -> dict[str, float]:
+    found = ratio(sums, [float(len(text.scored)) for text in texts])
+    return asdict(found)
+
+
+def nats(task: Task, steer: Steer) -> dict[str, Any]:
+    """What the next token costs the unsteered model, as the edit and as the tag would write it, at
+    the same places of the tag's own texts: so their difference has little noise.
+    """
+    texts = thinned([lesson_text(one) for one in task.texts.held_out], 16)
+    base, tag, edit = score(task.model, texts, [UNSTEERED, CONDITION, (steer,)], surprise)
+    more = {"edit": edit - base, "tag": tag - base, "between": edit - tag}
+    return {"nats": {name: per_token(sums, texts) for name, sums in more.items()}}
+
+
+def harm(model: Model, texts: Sequence[Text], steer: Steer) -> dict[str, Any]:
+    tag, edit = score(model, texts, [CONDITION, (steer,)], drift)
+    return {"harm": {"edit": per_token(edit, texts), "tag": per_token(tag, texts)}}
+
+
+def mean_differences(task: Task, other: Sequence[Text], steer: Steer) -> dict[str, Any]:
+    """The best mean difference of any layer and coefficient: of all, and of those that harm no more
+    than the edit.
+    """
+    model, vector = task.model, steer.vector
+    sites = [Site(layer) for layer in model.hooks.layers("resid_post")]
+    positive, negative = (
+        read_means(model, [(getattr(one, side), one.n) for one in task.texts.lessons], sites)[0]
+        for side in ("conditioned", "baseline")
+    )
+    cells: list[Cell] = [UNSTEERED, (steer,)]
+    names = []
+    for index, site in enumerate(sites):
+        direction = (positive - negative)[:, index].mean(0, keepdims=True).astype(np.float32)
+        moved = at_layer(vector, site.layer, direction)
+        for coefficient in COEFFICIENTS:
+            cells.append((Steer(moved, Coefficient(coefficient), (site.layer,)),))
+            names.append((site.layer, coefficient))
+    held_out = thinned([lesson_text(one) for one in task.texts.held_out], 16)
+    left = score(model, held_out, cells, distance).sum(1)
+    recovered, harms = 1 - left[1:] / left[0], score(model, other, cells[1:], drift).sum(1)
+
+    def best(allowed: np.ndarray) -> dict[str, Any]:
+        index = int(np.argmax(np.where(allowed, recovered[1:], -np.inf)))
+        layer, coefficient = names[index]
+        return {
+            "recovery": recovered[1:][index],
+            "layer": layer,
+            "coefficient": coefficient,
+            "harm_of_edits": harms[1:][index] / harms[0],
+        }
+
+    return {
+        "vector_at_same_places": recovered[0],
+        "mean_diff": {
+            "any": best(np.full(len(names), True)),
+            "harmless": best(harms[1:] <= harms[0]),
+        },
+    }
+
+
+def at_layer(vector: SteeringVector, layer: int, direction: np.ndarray) -> SteeringVector:
+    (statistics,) = vector.metadata.statistics
+    metadata = msgspec.structs.replace(
+        vector.metadata,
+        layers=(layer,),
+        statistics=(msgspec.structs.replace(statistics, layer=layer),),
+        recommended=msgspec.structs.replace(vector.metadata.recommended, layers=(layer,)),
+    )
+    return SteeringVector(metadata, direction)
