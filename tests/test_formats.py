@@ -182,6 +182,10 @@ def test_gguf_conventions_are_told_apart(tmp_path: Path) -> None:
     assert read("repeng", [1, 2, 3], count=3) == {1, 2, 3}
     assert read("cvector-generator", [1, 2, 3], count=3, kind="i") == {0, 1, 2}
     assert read("jukofyork", [2, 3], count=4) == {1, 2}
+    # All layers, and the name says it: both of a pair, alike.
+    for name in ("calm__debias", "calm__serene"):
+        path = gguf_file(tmp_path / f"{name}.gguf", [1, 2, 3], count=3)
+        assert found(path).foreign.format == "jukofyork" and set(rows(path)) == {0, 1, 2}
     extra = {"controlvector.method": "diffmean"}
     assert read("easysteer", [0, 1, 2], count=3, **extra) == {0, 1, 2}
 
@@ -376,3 +380,20 @@ def test_numbers_that_are_not_finite_are_refused(number: float, tmp_path: Path) 
             rows(tmp_path / name, layers=(1,))
     with pytest.raises(SteerError):
         rows(tmp_path / "x.svec")
+
+
+@pytest.mark.parametrize(
+    ("said", "coefficient"),
+    [("2", 2.0), ("-0.5", -0.5), ("1e999", None), ("true", None), ('"x"', None), ("9" * 400, None)],
+)
+def test_what_steering_lite_multiplies_with_is_kept_or_refused(
+    tmp_path: Path, said: str, coefficient: float | None
+) -> None:
+    path = tmp_path / "x.safetensors"
+    config = f'{{"method": "mean_diff", "coeff": {said}}}'
+    save_file({"layer1.v": ROW}, path, metadata={"cfg": config})
+    if coefficient is None:
+        with pytest.raises(VectorError, match="coefficient"):
+            found(path)
+    else:
+        assert found(path).foreign.coefficient == coefficient

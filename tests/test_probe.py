@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -35,7 +36,9 @@ Reply = Callable[[str, dict[str, Any]], tuple[int, bytes]]
 
 @pytest.fixture(autouse=True)
 def _vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the repository; and the model is loaded once, for all tests but one."""
     monkeypatch.setenv("STEER_VECTORS", str(ROOT / "vectors"))
+    monkeypatch.setattr("steer.cli.options.load_model", lambda source: pocket())
 
 
 @contextmanager
@@ -73,13 +76,17 @@ def pocket() -> Model:
     return load(ModelSource())
 
 
-def baked(folder: Path, coefficient: float) -> Model:
+@cache
+def baked(coefficient: float) -> Model:
     """The pocket model with joy in its weights, loaded from its folder without any hook."""
+    if not coefficient:
+        return pocket()
     vector = store.read(ROOT / "vectors/joyful.safetensors")
     steer = Steer(vector, Coefficient(coefficient), (2,))
     made = bake(pocket(), [steer], dtype=torch.float32)
-    save(folder, made.network, pocket().tokenizer, ModelSource(), max_shard_size="5GB")
-    return load(ModelSource(str(folder)))
+    with TemporaryDirectory() as folder:
+        save(Path(folder), made.network, pocket().tokenizer, ModelSource(), max_shard_size="5GB")
+        return load(ModelSource(folder))
 
 
 def serving(model: Model, *, log_probs: bool = True, refuses: bool = False) -> Reply:
@@ -120,9 +127,9 @@ def probe(url: str, *words: str) -> Any:
     [(2.0, "steered", 0), (0.0, "unsteered", 1), (-1.0, "neither", 1)],
 )
 def test_the_verdict_is_what_the_server_does(
-    coefficient: float, verdict: str, code: int, chat: bool, tmp_path: Path
+    coefficient: float, verdict: str, code: int, chat: bool
 ) -> None:
-    model = baked(tmp_path / "made", coefficient) if coefficient else pocket()
+    model = baked(coefficient)
     asked = ["Tell me a story about Mara.", "How do I bake bread?", "Tell me a story."]
     words = ["--chat", *(word for text in asked for word in ("--prompt", text))] if chat else []
     reticent: list[dict[str, bool]] = [] if chat else [{"log_probs": False}, {"refuses": True}]
@@ -139,7 +146,18 @@ def test_the_verdict_is_what_the_server_does(
             assert near < 1e-3 < 0.05 < far
 
 
-def test_it_says_so_in_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [0.5, 0.9, 1.5, -1.0])
+def test_another_strength_is_told_from_the_one_asked_for(times: float) -> None:
+    with served(serving(baked(2 * times))) as url:
+        found = probe(url, "--json")
+        said = probe(url)
+    told = json.loads(found.stdout)
+    assert (found.exit_code, told["verdict"], told["multiple"]) == (1, "other", times)
+    assert "another strength" in said.stdout and f"about {times:g} times" in said.stdout
+
+
+def test_it_says_so_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steer.cli.options.load_model", load)
     with served(serving(pocket(), log_probs=False)) as url:
         found = probe(url + "/v1/", "--prompt", "One day")
     assert found.exit_code == 1
@@ -243,7 +261,7 @@ def test_a_text_that_ends_early_is_told_from_one_that_goes_on() -> None:
     assert _agreement("one two", "one", "one two") == "unsteered"
 
 
-def row(agrees: Any, *distances: float) -> Prompted:
+def row(agrees: Any, *distances: Any) -> Prompted:
     return Prompted("p", "s", "u", "t", agrees, *distances)
 
 
@@ -258,6 +276,9 @@ def row(agrees: Any, *distances: float) -> Prompted:
         ([row("steered", 0.5, 0.5, 1.0)], "neither"),
         ([row("steered", 0.0, 0.001, 0.001)], "steered"),  # too faint for log-probs
         ([row(None, 0.0, 0.001, 0.001)], "unclear"),
+        ([row("steered", 0.02, 1.0, 1.0, (0.021,) * 10)], "steered"),  # rounding, no multiple
+        ([row("steered", 0.1, 1.0, 1.0, (*(1.0,) * 4, 0.01, *(1.0,) * 5))], "other"),
+        ([row("neither", 1.0, 1.0, 1.0, (*(2.0,) * 4, 0.6, *(2.0,) * 5))], "neither"),
     ],
 )
 def test_what_prompts_come_to(rows: list[Prompted], verdict: str) -> None:

@@ -328,15 +328,6 @@ def at_once(work: Callable[..., None], *arguments: tuple[Any, ...]) -> None:
             running.result()
 
 
-def test_two_who_push_one_name_do_not_corrupt_it(tmp_path: Path) -> None:
-    url = str(tmp_path / "team")
-    at_once(_push_many, (url, "calm", 30, [1, 2]), (url, "calm", 30, [3, 4]))
-    place = open_place(parse_folder(url))
-    assert set(place.files()) == {"calm.safetensors", "calm.md", "README.md"}
-    final = store.read(tmp_path / "team/calm.safetensors")
-    assert final.sha256 in {make_vector(seed=seed).sha256 for seed in (1, 2, 3, 4)}
-
-
 def test_two_who_push_two_names_are_both_in_the_index(tmp_path: Path, hub: Hub) -> None:
     for url in (str(tmp_path / "team"), "hf://team/vectors"):
         at_once(_push_many, (url, "calm", 4, [1, 2]), (url, "warm", 4, [3, 4]))

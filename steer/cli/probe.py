@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _MEANING = {
     "steered": "steered as the vectors say",
+    "other": "steered with these vectors, at another strength: about {multiple:g} times as strong",
     "unsteered": "not steered: it answers as the unsteered model does",
     "neither": "neither the steered nor the unsteered model: other weights, vectors or templates?",
     "unclear": "unclear: the vectors change next to nothing on these prompts",
@@ -58,7 +59,8 @@ def probe(
 
     Engines drop what they do not know in silence. This holds a server's greedy answers, and its
     log-probs where it tells them, against what the model does here with and without the vectors.
-    -m is the model that was baked, not the result. Exit status 0 if it is steered, else 1.
+    Log-probs also tell another strength, such as 0.9 times what you say. -m is the model that was
+    baked, not the result. Exit status 0 if it is steered as you say, else 1.
 
     \b
     steer probe http://localhost:8000 -m MODEL -v joyful:2@2
@@ -121,7 +123,8 @@ def _tell(found: Probe, said: dict[str, Any], *, json: bool) -> None:
         names = ("to_steered", "to_unsteered", "between")
         nats = dict(zip(names, distances, strict=True)) if distances else None
         rows = [asdict(one) for one in found.prompts]
-        output.as_json({"verdict": found.verdict, **said, "nats": nats, "prompts": rows})
+        told = {"verdict": found.verdict, "multiple": found.multiple, **said}
+        output.as_json({**told, "nats": nats, "prompts": rows})
     else:
         output.table(
             ["prompt", "the server's text is", "nats to steered", "to unsteered"],
@@ -135,8 +138,12 @@ def _tell(found: Probe, said: dict[str, Any], *, json: bool) -> None:
             ],
             left=2,
         )
-        output.line(f"{said['served']} at {said['url']} is {_MEANING[found.verdict]}")
+        meaning = _MEANING[found.verdict].format(multiple=found.multiple)
+        output.line(f"{said['served']} at {said['url']} is {meaning}")
         if distances is None:
-            output.note("the server tells no log-probs that could be compared: texts decide")
+            output.note(
+                "the server tells no log-probs that could be compared: texts decide, which do not"
+                " tell a strength from one near it"
+            )
     if found.verdict != "steered":
         raise typer.Exit(1)

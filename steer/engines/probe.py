@@ -4,14 +4,15 @@ Of each prompt there are two texts from here, with the steers and without. The s
 with the one that it follows past the place where the two part, and to its half at least: engines
 that round otherwise go other ways in the end. Where the server tells the log-probs p of its tokens,
 they decide in place of the texts: with s and u the log-probs of the same tokens here, steered and
-unsteered, it is steered where the mean |p - s| is small beside the mean |s - u|.
+unsteered, it is steered where the mean |p - s| is small beside the mean |s - u|. Where those of a
+multiple of the coefficients come much nearer to p, it is that multiple which is in force.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,11 +38,15 @@ CLOSE = 0.1
 ROUNDING = 0.02
 #: Nats per token between the two, below which rounding could be mistaken for steering.
 FAINT = 0.05
+#: Multiples of the coefficients that are tried besides; 0 would be unsteered, 1 as asked.
+MULTIPLES = (-1.0, 0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2.0, 4.0)
+#: One is in force whose distance is less than this share of the one to what was asked.
+NEARER = 0.7
 #: Share of the texts that have to agree, where texts decide.
 MOST = 0.75
 
 Side = Literal["steered", "unsteered", "neither"]
-Verdict = Literal["steered", "unsteered", "neither", "unclear"]
+Verdict = Literal["steered", "other", "unsteered", "neither", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Prompted:
 
     agrees: which of the two texts the server's agrees with; None where they do not part.
     to_steered, to_unsteered, between: mean distances of log-probs, in nats per token; None where
-    the server tells none.
+    the server tells none. to_multiples: to each of `MULTIPLES`, where they can be tried.
     """
 
     prompt: str
@@ -61,6 +66,7 @@ class Prompted:
     to_steered: float | None = None
     to_unsteered: float | None = None
     between: float | None = None
+    to_multiples: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +89,27 @@ class Probe:
         return float(steered), float(unsteered), float(between)
 
     @property
+    def multiple(self) -> float | None:
+        """Of the coefficients, the multiple that is in force in place of them, if one is."""
+        rows = [one.to_multiples for one in self.prompts if one.to_multiples is not None]
+        if not rows or self.distances is None:
+            return None
+        means = np.mean(np.array(rows), axis=0)
+        nearest = int(means.argmin())
+        steered, unsteered, between = self.distances
+        small = means[nearest] <= max(CLOSE * between, ROUNDING)
+        nearer = means[nearest] < NEARER * min(steered, unsteered)
+        return MULTIPLES[nearest] if small and nearer else None
+
+    @property
     def verdict(self) -> Verdict:
-        """`unclear` where the steers change too little to tell."""
+        """`other` where it is steered at another strength; `unclear` where the steers change too
+        little to tell."""
         found = self.distances
         if found is not None and found[2] >= FAINT:
             steered, unsteered, between = found
+            if self.multiple is not None:
+                return "other"
             if min(steered, unsteered) > max(CLOSE * between, ROUNDING):
                 return "neither"
             return "steered" if steered < unsteered else "unsteered"
@@ -141,20 +163,40 @@ def _compared(
     answer: Answer,
 ) -> Prompted:
     steered, unsteered = map(model.decode, here)
-    distances: tuple[float, ...] | None = None
+    distances: tuple[Any, ...] = ()
     tokens = _tokens(model, here, answer)
     if tokens and answer.log_probs:
         told = np.array(answer.log_probs[: len(tokens)])
-        s, u = (_log_probs(model, ids, tokens, some) for some in (steers, []))
+
+        def under(some: Sequence[Steer]) -> np.ndarray:
+            return _log_probs(model, ids, tokens, some)
+
+        s, u = under(steers), under([])
         distances = tuple(float(np.abs(a - b).mean()) for a, b in ((told, s), (told, u), (s, u)))
+        many = [under(some) for some in _multiples(steers)]
+        distances += (tuple(float(np.abs(told - m).mean()) for m in many) or None,)
     return Prompted(
         prompt,
         steered,
         unsteered,
         answer.text,
         _agreement(answer.text, steered, unsteered),
-        *(distances or ()),
+        *distances,
     )
+
+
+def _multiples(steers: Sequence[Steer]) -> list[list[Steer]]:
+    """The steers at each of `MULTIPLES`; none where coefficients are no strengths."""
+    if any(steer.op.name != "add" for steer in steers):
+        return []
+    return [
+        [
+            replace(steer, coefficient=replace(one, value=one.value * multiple))
+            for steer in steers
+            for one in (steer.coefficient,)
+        ]
+        for multiple in MULTIPLES
+    ]
 
 
 def _agreement(text: str, steered: str, unsteered: str) -> Side | None:

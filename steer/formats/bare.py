@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +19,8 @@ Array = NDArray[Any]
 _SAME = "layer N is the output of block N, counted from 0"
 _NUMBERED = re.compile(r"(?:layers?|direction|block)?[._]?([0-9]{1,5})")
 _STEERING_LITE = re.compile(r"layer([0-9]{1,5})\.(.+)")
+#: A coefficient that no activation survives.
+_MOST = 1e30
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
@@ -144,18 +145,26 @@ def _steering_lite(named: Mapping[str, Array], config: str, subject: str) -> For
                 hint="methods that keep one vector, such as mean_diff, can be read",
             )
         rows.append((layer_number(found[1], subject), array))
-    coefficient = cfg.get("coeff", 1.0) if isinstance(cfg, dict) else 1.0
-    # A float for certain: an integer may be too large to be one.
-    if not isinstance(coefficient, float) or not math.isfinite(coefficient):
-        coefficient = 1.0
     return Foreign(
         format="steering-lite",
         rows=checked_rows(rows, subject),
         shift=0,
         convention="layer N was measured at the output of block N, where steering-lite adds it",
-        coefficient=coefficient,
+        coefficient=_coefficient(cfg, subject),
         notes=() if method in _ADDED else (f"steering-lite's {shortened(method)} is no addition",),
     )
 
 
 _ADDED = ("mean_diff", "pca", "random")
+
+
+def _coefficient(cfg: Any, subject: str) -> float:
+    """What steering-lite multiplies the vectors with; 1 where the file does not say.
+
+    Raises:
+        VectorError: it says what is no number.
+    """
+    said = cfg.get("coeff", 1.0) if isinstance(cfg, dict) else 1.0
+    if type(said) not in (int, float) or not abs(said) <= _MOST:
+        raise VectorError(f"{subject}: its coeff is {shortened(said)!r}, which is no coefficient")
+    return float(said)

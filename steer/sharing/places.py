@@ -17,6 +17,8 @@ from steer.vectors.metadata import Metadata
 #: Of a card or an index, in bytes.
 TEXT_LIMIT = 1_000_000
 _START = 1 << 16
+#: So often a file may be replaced while it is read.
+_TRIES = 5
 
 
 class UnreachableError(SteerError):
@@ -103,15 +105,17 @@ def contents(place: Place, file: str, limit: int) -> bytes | None:
     Raises:
         SteerError: it is longer than `limit`, or arrives shorter than it is.
     """
-    size = place.files().get(file)
-    if size is None:
-        return None
-    if size > limit:
-        raise SteerError(f"{place.address}/{file} has {size:,} bytes, more than {limit:,}")
-    data = place.read(file, 0, size)
-    if len(data) != size:
-        raise SteerError(f"{place.address}/{file} did not arrive whole", hint="try again")
-    return data
+    for _ in range(_TRIES):
+        size = place.files().get(file)
+        if size is None:
+            return None
+        if size > limit:
+            raise SteerError(f"{place.address}/{file} has {size:,} bytes, more than {limit:,}")
+        # One byte more, which is there if a longer file has taken the place meanwhile.
+        data = place.read(file, 0, size + 1) if size else b""
+        if len(data) == size:
+            return data
+    raise SteerError(f"{place.address}/{file} did not arrive whole", hint="try again")
 
 
 @contextlib.contextmanager
