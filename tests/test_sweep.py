@@ -16,9 +16,17 @@ from test_cli import PAIRS, failed, steer
 from steer.cli.heat import heat_map
 from steer.errors import UsageError
 from steer.evaluation.scoring import Scorer
-from steer.evaluation.verdict import Budget, _instability, _ordered
+from steer.evaluation.verdict import (
+    Budget,
+    Tried,
+    _cheaper_and_cheaper,
+    _instability,
+    _ordered,
+    _strongest_within,
+)
+from steer.intervals import Interval
 from steer.measures import pictures, report
-from steer.measures.grids import Grid, Plan, Row, default_coefficients
+from steer.measures.grids import SHARES, Grid, Plan, Row, default_coefficients, finer, joined
 from steer.pocket.pairs import story_pairs
 from steer.steering.operation import Coefficient
 from steer.vectors import store
@@ -70,6 +78,55 @@ def test_halves_that_disagree_are_unstable() -> None:
     assert "layer 3" in _instability(torn, plan, budget, (1, 0))
     noisy = grid_of([[1], [2], [1], [0]], costs, spread=1.0)
     assert "an effect of" in _instability(noisy, plan, budget, (1, 0))
+
+
+def test_the_same_layer_again_is_no_instability() -> None:
+    plan = plan_of(4, (0.1,))
+    twice = Plan(plan.rows + plan.rows[:1])
+    grid = grid_of([[2], [1], [1], [0], [2]], np.zeros((5, 1)))
+    grid.effect[0, 0] += np.resize([0.1, -0.1], 8)  # by one half of the items the last row is best
+    assert _instability(grid, twice, Budget(kl=1), (0, 0)) == ""
+
+
+def test_finer_shares_lie_about_the_edge_of_the_budget() -> None:
+    plan = plan_of(3, SHARES)
+    costs = np.array([10 * share**2 for share in SHARES])
+    grid = grid_of(np.outer([1.0, 3.0, 2.0], SHARES), np.tile(costs, (3, 1)))
+    edge = max(share for share in SHARES if 10 * share**2 <= 0.1)
+    more = finer(plan, grid, 0.1)
+    assert more is not None
+    assert [row.layers for row in more.rows] == [(1,), (2,)]
+    for row in more.rows:
+        shares = [one.value for one in row.coefficients]
+        assert len(set(shares)) == len(SHARES)
+        assert any(share < edge for share in shares)
+        assert any(share > edge for share in shares)
+        assert not set(shares) & set(SHARES)
+    assert finer(plan, grid, -1.0) is None
+    assert finer(plan_of(3, (0.1, 0.2)), grid_of(np.ones((3, 2)), np.zeros((3, 2))), 0.1) is None
+    both = joined(grid, grid_of(np.ones((2, 9)), np.zeros((2, 9))))
+    assert both.effects().shape == both.costs().shape == (5, 9)
+
+
+@pytest.mark.parametrize("passing", range(8))
+def test_the_strongest_cell_within_the_nats_is_found(
+    passing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [(0, column) for column in range(8)]
+    looked = []
+
+    def tried(texts: Any, plan: Any, place: tuple[int, int], writing: Any) -> Tried:
+        looked.append(place)
+        nats = Interval(0.0 if place[1] >= passing else 1.0, 0.0, 1.0)
+        return Tried(place, nats, nats, ())
+
+    monkeypatch.setattr("steer.evaluation.verdict._tried", tried)
+    anything: Any = None
+    found = _strongest_within(anything, anything, places, Budget(nats=0.5), anything)
+    assert found.place == (0, passing)
+    assert len(looked) <= 4
+    costs = np.array([[5.0, 4.0, 4.5, 3.0]])
+    assert _cheaper_and_cheaper([(0, 0), (0, 1), (0, 2), (0, 3)], costs) == [(0, 0), (0, 1), (0, 3)]
 
 
 def test_the_default_grid_suits_the_vector() -> None:

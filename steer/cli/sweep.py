@@ -16,7 +16,9 @@ from steer.contrasts.source import ModelSource
 if TYPE_CHECKING:
     from steer.evaluation.evaluate import Task
     from steer.evaluation.findings import Findings
+    from steer.evaluation.sweep import Bench
     from steer.evaluation.verdict import Budget
+    from steer.journal import Journal
     from steer.measures.grids import Grid, Plan
     from steer.models.model import Model
 
@@ -53,7 +55,8 @@ def sweep(
         str | None,
         typer.Option(
             help="Such as 5%,10%,20% (of the activations' length) or 0.5,1,2 (times the vector)."
-            " Default: ten from 2% to 60%; of other ops, shares of the edit."
+            " Default: nine from 2% to 60%, and finer ones about the budget's edge; of other ops,"
+            " shares of the edit."
         ),
     ] = None,
     max_kl: Annotated[
@@ -178,10 +181,10 @@ def sweep(
 
 
 def _run(model: Model, plan: Plan, budget: Budget, task: Task, *, every_text: bool) -> Findings:
-    from steer.cli.heat import heat_map
     from steer.evaluation.findings import Findings
-    from steer.evaluation.sweep import bench, journal, run
+    from steer.evaluation.sweep import bench
     from steer.evaluation.verdict import judge
+    from steer.measures.grids import Plan, finer, joined
 
     output.note(
         f"{model.describe()} · {len(plan.rows)} rows × {plan.n_columns} coefficients ·"
@@ -189,8 +192,34 @@ def _run(model: Model, plan: Plan, budget: Budget, task: Task, *, every_text: bo
     )
     with output.progress("writing", _n_written(task)) as advance:
         texts = bench(model, task, lambda what, n: advance(n, what))
-    done = journal(model, plan, texts)
-    if len(done):
+    journals: list[Journal] = []
+    # The other rule looks at what costs much, too.
+    max_kl = budget.kl if budget.rule == "budget" and not every_text else None
+    grid = _scored(texts, plan, budget, max_kl, journals)
+    more = finer(plan, grid, budget.kl) if budget.rule == "budget" else None
+    if more is not None:
+        second = _scored(texts, more, budget, max_kl, journals)
+        plan, grid = Plan(plan.rows + more.rows), joined(grid, second)
+    with output.status("holding the choice against random directions"):
+        verdict = judge(texts, plan, grid, budget, task.writing)
+    for journal in journals:
+        journal.finish()
+    own = tuple(model.decode(one.ids) for one in texts.own[:6])
+    return Findings(model.identity, plan, budget, task.writing, grid, verdict, own)
+
+
+def _scored(
+    texts: Bench, plan: Plan, budget: Budget, max_kl: float | None, journals: list[Journal]
+) -> Grid:
+    """The grid of a plan, drawn as it fills in; its journal joins the others.
+
+    max_kl: rules cells out at a first look.
+    """
+    from steer.cli.heat import heat_map
+    from steer.evaluation.sweep import journal, run
+
+    journals.append(journal(texts.model, plan, texts))
+    if len(journals[-1]):
         output.note("going on with a sweep that was stopped")
     grid: Grid | None = None
     with output.live() as show:
@@ -198,17 +227,10 @@ def _run(model: Model, plan: Plan, budget: Budget, task: Task, *, every_text: bo
         def on_progress(what: str, share: float) -> None:
             show(heat_map(plan, grid, budget.kl, caption=f"{what}, {share:.0%}"))
 
-        # The other rule looks at what costs much, too.
-        looking = budget.rule == "budget" and not every_text
-        max_kl = budget.kl if looking else None
-        for rows in run(texts, plan, done, on_progress, max_kl=max_kl):
+        for rows in run(texts, plan, journals[-1], on_progress, max_kl=max_kl):
             grid = rows
     assert grid is not None
-    with output.status("holding the choice against random directions"):
-        verdict = judge(texts, plan, grid, budget, task.writing)
-    done.finish()
-    own = tuple(model.decode(one.ids) for one in texts.own[:6])
-    return Findings(model.identity, plan, budget, task.writing, grid, verdict, own)
+    return grid
 
 
 def _n_written(task: Task) -> int:

@@ -78,16 +78,19 @@ def _verdict(told: dict[str, Any]) -> list[str]:
         f"  KL {_told(choice['kl'], 3)}; extra nats {_told(told['extra_nats'])} and distinct-2"
         f" {_told(told['distinct'])} of {n['texts']} written texts",
     ]
-    if told["effect"] == "preference":
-        wrong = told["wrong_way"]
-        which = ", ".join(str(index + 1) for index in wrong[:8])
-        lines.append(
-            f"  {len(wrong)} of {n['items']} pairs move the wrong way"
-            + (f", the worst first: {which}" if wrong else "")
-        )
+    wrong = told["wrong_way"]
+    which = ", ".join(str(index + 1) for index in wrong[:8])
+    items = "pairs" if told["effect"] == "preference" else "texts"
+    lines.append(
+        f"  {len(wrong)} of {n['items']} {items} move the wrong way"
+        + (f", the worst first: {which}" if wrong else "")
+    )
+    again = told["again"]
+    lines.append(f"  with seed {again['seed']} extra nats {_told(again['extra_nats'])}")
     if told["stable"]:
         lines.append(
-            "  stable: each half of the items and texts leads to a neighbouring layer and effect"
+            "  stable: each half of the items, one with texts by that seed, leads to a neighbouring"
+            " layer and effect"
         )
     else:
         lines.append(f"  unstable: {told['instability']}")

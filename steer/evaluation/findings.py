@@ -48,7 +48,7 @@ class Findings:
         grid, plan, verdict = self.grid, self.plan, self.verdict
         places = [(r, c) for r in range(len(plan.rows)) for c in range(plan.n_columns)]
         vectors = {row.reference: row.vector for row in plan.rows}
-        place, tried = verdict.place, verdict.tried
+        place, tried, again = verdict.place, verdict.tried, verdict.again
         return {
             "command": command,
             "model": self.model.id,
@@ -76,6 +76,7 @@ class Findings:
             "margin": plain(verdict.margin),
             "extra_nats": plain(tried.extra_nats if tried else None),
             "distinct": plain(tried.distinct if tried else None),
+            "again": again and {"seed": again.seed, "extra_nats": plain(again.extra_nats)},
             "stable": verdict.stable,
             "instability": verdict.instability or None,
             "wrong_way": list(verdict.wrong_way),

@@ -51,7 +51,7 @@ class Bench:
     """The texts that every cell is scored on.
 
     effect: pairs' positive sides and then their negative ones, or texts of the condition. own: what
-    the unsteered model wrote.
+    the unsteered model wrote. given: whether the unrelated texts are somebody's, and not its own.
     """
 
     model: Model
@@ -59,6 +59,7 @@ class Bench:
     effect: list[Text]
     unrelated: list[Text]
     own: list[Written]
+    given: bool = False
 
     @property
     def measure(self) -> Measure:
@@ -104,7 +105,8 @@ def bench(model: Model, task: Task, on_progress: Callable[[str, int], None]) -> 
     else:
         lessons = write_conditioned(model, task.writing, lambda n: on_progress("writing", n))
         effect = thinned([lesson_text(lesson) for lesson in lessons], POSITIONS)
-    return Bench(model, kind, effect, thinned(unrelated, POSITIONS), written)
+    given = task.unrelated is not None
+    return Bench(model, kind, effect, thinned(unrelated, POSITIONS), written, given)
 
 
 def journal(model: Model, plan: Plan, texts: Bench) -> Journal:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from steer.evaluation.nats import expected_nats, extra
+from steer.evaluation.repeat import HALVES, Repeat, repeat
 from steer.evaluation.scoring import UNSTEERED
 from steer.evaluation.sweep import Bench
 from steer.evaluation.written import Writing, write
 from steer.intervals import Interval, difference, ratio
 from steer.measures.baselines import N_RANDOM, random_direction
-from steer.measures.grids import Grid, Place, Plan
+from steer.measures.grids import Array, Grid, Place, Plan, Row
 from steer.measures.measures import distinct, wrong_way
 from steer.measures.selection import Candidate, Rule, nearest, pareto, refusal_direction, strongest
-
-#: How many cells are tried for the budget of nats, and what share of the last one's KL the next one
-#: may have at most: texts fall apart by degrees.
-TRIES = 6
-NEXT = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,8 @@ class Verdict:
     why it is not recommended.
 
     random: the effect of each random direction there. margin: how much more the cell does than
-    these on the same items. stable: whether both halves of the items lead to the same.
+    these on the same items. again: new texts at the choice. stable: whether both halves of the
+    items lead to the same, the second with new texts.
     """
 
     place: Place | None
@@ -57,6 +55,7 @@ class Verdict:
     tried: Tried | None = None
     random: tuple[float, ...] = ()
     margin: Interval | None = None
+    again: Repeat | None = None
     stable: bool = True
     instability: str = ""
     wrong_way: tuple[int, ...] = ()
@@ -81,22 +80,22 @@ def judge(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writing
             return Verdict(None, "no cell has an effect above 0", front)
         place = _places(effects, [near])[0]
         return Verdict(place, f"no cell with an effect has a KL of at most {budget.kl:g}", front)
-    for _ in range(TRIES):
-        tried = _tried(texts, plan, ordered[0], writing)
-        if tried.extra_nats.value <= budget.nats:
-            break
-        most = NEXT * costs[tried.place]
-        ordered = [place for place in ordered if costs[place] <= most]
-        if not ordered:
-            break
+    tried = _strongest_within(texts, plan, _cheaper_and_cheaper(ordered, costs), budget, writing)
     if tried.extra_nats.value > budget.nats:
         reason = f"no cell that was tried has extra nats of at most {budget.nats:g} per token"
         return Verdict(tried.place, reason, front, tried)
-    return _held_against_chance(texts, plan, grid, budget, front, tried)
+    again = repeat(texts, plan, grid, writing, tried.place)
+    return _held_against_chance(texts, plan, grid, budget, front, tried, again)
 
 
 def _held_against_chance(
-    texts: Bench, plan: Plan, grid: Grid, budget: Budget, front: tuple[Place, ...], tried: Tried
+    texts: Bench,
+    plan: Plan,
+    grid: Grid,
+    budget: Budget,
+    front: tuple[Place, ...],
+    tried: Tried,
+    again: Repeat,
 ) -> Verdict:
     row, column = tried.place
     steer = plan.steer(row, column)
@@ -107,10 +106,20 @@ def _held_against_chance(
     reason = None
     if margin.low <= 0 or ratio(own, weights).value <= max(random):
         reason = "it does not beat random directions of its length"
-    instability = _instability(grid, plan, budget, tried.place)
-    wrong = tuple(wrong_way(own)) if grid.kind == "preference" else ()
+    instability = _instability(again.grid, plan, budget, tried.place)
+    if again.extra_nats.low > budget.nats:
+        instability = f"texts by seed {again.seed} have extra nats of {again.extra_nats}"
     return Verdict(
-        tried.place, reason, front, tried, random, margin, not instability, instability, wrong
+        tried.place,
+        reason,
+        front,
+        tried,
+        random,
+        margin,
+        again,
+        not instability,
+        instability,
+        tuple(wrong_way(own)),
     )
 
 
@@ -148,6 +157,35 @@ def _by_refusal_direction(grid: Grid, plan: Plan, part: slice) -> list[Place]:
     return [places[index] for index in refusal_direction(candidates, n_layers)]
 
 
+def _cheaper_and_cheaper(ordered: Sequence[Place], costs: Array) -> list[Place]:
+    """Of cells in the rule's order those that cost less than all before them."""
+    kept: list[Place] = []
+    for place in ordered:
+        if not kept or costs[place] < costs[kept[-1]]:
+            kept.append(place)
+    return kept
+
+
+def _strongest_within(
+    texts: Bench, plan: Plan, places: Sequence[Place], budget: Budget, writing: Writing
+) -> Tried:
+    """The first cell whose texts are within the budget of nats, by bisection: texts fall apart by
+    degrees, so what is weaker than one that passes passes too. If none is, the last one tried.
+    """
+    tried = _tried(texts, plan, places[0], writing)
+    if tried.extra_nats.value <= budget.nats:
+        return tried
+    passed, low, high = None, 1, len(places)
+    while low < high:
+        middle = (low + high) // 2
+        tried = _tried(texts, plan, places[middle], writing)
+        if tried.extra_nats.value <= budget.nats:
+            passed, high = tried, middle
+        else:
+            low = middle + 1
+    return passed or tried
+
+
 def _tried(texts: Bench, plan: Plan, place: Place, writing: Writing) -> Tried:
     steer = plan.steer(*place)
     written = write(texts.model, writing, [steer])
@@ -165,23 +203,29 @@ def _tried(texts: Bench, plan: Plan, place: Place, writing: Writing) -> Tried:
 def _instability(grid: Grid, plan: Plan, budget: Budget, place: Place) -> str:
     """How the halves disagree with the choice of all; empty if they do not.
 
-    A half has every second item, and every second unrelated text: others, and by other seeds.
+    A half has every second item, and every second unrelated text.
     """
     whole = grid.effect_at(*place)
-    for half in (slice(0, None, 2), slice(1, None, 2)):
+    chosen = plan.rows[place[0]]
+    for half in HALVES:
         # They choose among what costs no more than the choice: the rest failed in its texts.
         within = replace(budget, kl=float(grid.costs(half)[place]))
         ordered = _ordered(grid, plan, within, half)
         if not ordered:
             return "half of the items leads to no choice at all"
         row, _ = ordered[0]
-        chosen, other = plan.rows[place[0]], plan.rows[row]
-        if str(other) != str(chosen) or abs(row - place[0]) > 1:
+        if not _neighbours(plan, chosen, plan.rows[row]):
             return f"half of the items leads to {plan.labels()[row]}"
         effect = float(grid.effects(half)[ordered[0]])
         if not whole.low <= effect <= whole.high:
             return f"half of the items gives an effect of {effect:.2f}"
     return ""
+
+
+def _neighbours(plan: Plan, one: Row, other: Row) -> bool:
+    """Whether two rows sweep the same, at the same layers or at the next ones."""
+    layers = sorted({row.layers for row in plan.rows if str(row) == str(one)})
+    return str(one) == str(other) and abs(layers.index(one.layers) - layers.index(other.layers)) < 2
 
 
 def _places(shape: np.ndarray, flat: list[int]) -> list[Place]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,11 +22,13 @@ EffectKind = Literal["preference", "recovery"]
 Place = tuple[int, int]
 
 #: Shares of the mean activation's length, so that they suit any model and layer.
-SHARES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.33, 0.4, 0.6)
+SHARES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6)
 #: Multiples of a low-rank edit, which has no one length.
 MULTIPLES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 #: Shares of an edit that is made once, such as to take a projection out.
 PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+#: How many rows get shares between those of the grid, and how many steps below the budget's edge.
+FINER_ROWS, STEPS_BELOW = 2, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,43 @@ def survivors(grid: Grid, max_kl: float) -> NDArray[np.bool_]:
     if near is not None and not any(left):
         left[near] = True
     return np.array(left).reshape(shape)
+
+
+def finer(plan: Plan, grid: Grid, max_kl: float) -> Plan | None:
+    """The rows that do most within the budget, with shares about its edge, a few per cent apart.
+
+    None where no row that is within it has the default shares.
+    """
+    within = np.where(grid.costs() <= max_kl, grid.effects(), 0.0)
+    shares = tuple(Coefficient(share, "residual") for share in SHARES)
+    fitting = [
+        index
+        for index, row in enumerate(plan.rows)
+        if row.coefficients == shares and within[index].max() > 0
+    ]
+    best = sorted(fitting, key=lambda index: -float(within[index].max()))[:FINER_ROWS]
+    rows = tuple(
+        replace(plan.rows[index], coefficients=_about(int(np.flatnonzero(within[index] > 0)[-1])))
+        for index in best
+    )
+    return Plan(rows) if rows else None
+
+
+def joined(first: Grid, second: Grid) -> Grid:
+    """The rows of two grids over the same items and texts."""
+    return replace(
+        first,
+        effect=np.concatenate([first.effect, second.effect]),
+        drift=np.concatenate([first.drift, second.drift]),
+        level=np.concatenate([first.level, second.level]),
+    )
+
+
+def _about(edge: int) -> tuple[Coefficient, ...]:
+    """As many as `SHARES`, between the ones some steps below number `edge` and the one above."""
+    low, high = SHARES[max(0, edge - STEPS_BELOW)], SHARES[min(len(SHARES) - 1, edge + 1)]
+    steps = np.geomspace(low, high, len(SHARES) + 2)[1:-1]
+    return tuple(Coefficient(float(f"{step:.3g}"), "residual") for step in steps)
 
 
 def _ratios(tops: Array, bottoms: Array) -> Array:
