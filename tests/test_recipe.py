@@ -114,6 +114,17 @@ def test_what_is_written_reads_back(names: list[str], system: str, stop: list[st
     assert found.description == system
 
 
+def test_what_is_shown_shows_the_same_again() -> None:
+    Path("in.toml").write_text("[generation]\ntemperature = 0.5\nseed = 3\n")
+    Path("out.toml").write_text('include = ["in.toml"]\n[generation]\nmax_tokens = 9\n')
+    shown = []
+    for path in (Path("out.toml"), Path("flat.toml")):
+        found = read(path)
+        shown.append(to_toml(found.steers, found.generation))
+        Path("flat.toml").write_text(shown[0])
+    assert shown[0] == shown[1]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

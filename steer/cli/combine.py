@@ -97,11 +97,14 @@ def _collapsed(recipe: Path, name: str, description: str, license: str) -> Steer
     Raises:
         SteerError: no recipe, a vector that is missing, or steers that no one vector stands for.
     """
+    from steer.errors import InputError
     from steer.steering.collapse import collapse
     from steer.steering.named import resolved
     from steer.steering.recipe import read
 
     found = read(recipe)
+    if not found.steers:
+        raise InputError(f"{recipe} steers nothing", hint='write steers = ["joyful:1.5@2"] in it')
     description = description or found.description
     return collapse(
         resolved(found.steers, options.find), name=name, description=description, license=license

@@ -69,7 +69,9 @@ class Watch:
         return next((k for k in met if guard.looks(k)), None)
 
     def tripped(self, guard: Guard, step: int) -> list[int]:
-        """Which rows meet a guard's condition with new token number `step`."""
+        """Which rows meet a guard's condition with new token number `step`, if it looks at that."""
+        if not guard.looks(step):
+            return []
         steps, column = self._looks[id(guard)]
         # As numbers: for a few rows that is quicker than an operation on a tensor.
         values = steps[step].tolist()

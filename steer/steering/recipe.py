@@ -32,6 +32,7 @@ import msgspec
 from steer.contrasts.records import decoded
 from steer.errors import InputError, SteerError, UsageError
 from steer.files import read_bytes
+from steer.sites import listed
 from steer.steering.generation import Sampling
 from steer.steering.named import NamedSteer, behind, condition_with_path, with_paths
 from steer.vectors.record import Record
@@ -60,6 +61,9 @@ class Settings(Record, frozen=True, omit_defaults=True):
     seed: int | None = None
     chat: bool | None = None
     system: str | None = None
+
+
+_SETTINGS = Settings.__struct_fields__
 
 
 class _Entry(Record, frozen=True):
@@ -122,7 +126,9 @@ def read(path: Path) -> Recipe:
         before.append(len(steers))
         todo.append((here, True))
         todo += [(here.parent / other, False) for other in reversed(files[key].include)]
-    return Recipe(path, files[path.resolve()].description, tuple(steers), generation)
+    # In one order, whichever file made a setting first.
+    settings = {name: generation[name] for name in _SETTINGS if name in generation}
+    return Recipe(path, files[path.resolve()].description, tuple(steers), settings)
 
 
 def placed(steer: NamedSteer, path: Path) -> NamedSteer:
@@ -180,7 +186,9 @@ def _parse(path: Path, chain: dict[Path, Path]) -> _File:
     except (msgspec.ValidationError, UsageError) as error:
         raise InputError(
             f"{path}: {error}",
-            hint="a recipe has description, include, when, steers and [generation]",
+            hint=f"[generation] has {listed(_SETTINGS)}"
+            if "$.generation" in str(error)
+            else "a recipe has description, include, when, steers and [generation]",
         ) from None
     return made
 

@@ -39,14 +39,11 @@ from steer.fitting.fit import auc
 from steer.generate.apply import Generation, Sampling, generate
 from steer.intervals import Interval, ratio
 from steer.models.model import Model, load
-from steer.monitoring.monitor import monitor
-from steer.monitoring.traces import summarise
 from steer.pocket import corpus
 from steer.pocket.corpus import Tags
 from steer.pocket.lexicon import HEROES
 from steer.pocket.pairs import story_pairs
 from steer.steering import projection, spec
-from steer.steering.readouts import readouts
 from steer.steering.steers import Steer, resolve
 from steer.vectors import store
 from steer.vectors.vector import SteeringVector
@@ -64,7 +61,7 @@ class Size:
     choice: int = 100
     requests: int = 400
     stories: int = 200
-    samples: int = 48
+    samples: int = 24
 
 
 @dataclass(frozen=True)
@@ -127,29 +124,29 @@ def bootstrap(statistic: Callable[[Any], float], n: int, seed: int = 0) -> Inter
 # (a)
 
 
-def separation(model: Model, vector: SteeringVector, values: tuple[str, str], n: int) -> Interval:
+def separation(vector: Path, values: tuple[str, str], n: int) -> Interval:
     """How well `steer monitor` tells stories of two moods apart, AUC, at the file's own layer."""
     rng = random.Random(MEASURE_SEED)
-    (readout,) = readouts(vector)
     scores = []
     for value in values:
         drawn = (corpus.sample(rng, tags=Tags(mood=value), form="story") for _ in range(n))
-        texts = [document.body.strip() for document in drawn]
-        traces = monitor(model, texts, [readout])
-        scores.append(np.array([summarise(trace, 0, readout).score for trace in traces]))
+        lines = (json.dumps({"text": document.body.strip()}) + "\n" for document in drawn)
+        Path("stories.jsonl").write_text("".join(lines))
+        read = steer("monitor", "--texts", "stories.jsonl", "-v", vector)["texts"]
+        scores.append(np.array([text["summaries"][0]["score"] for text in read]))
     positive, negative = scores
     return bootstrap(lambda at: auc(positive[at], negative[at]), n)
 
 
-def moods(model: Model, size: Size) -> list[Row]:
+def moods(_: Model, size: Size) -> list[Row]:
     """Two pairs of moods; the second has no example, and is drawn as the examples were."""
     lines = (json.dumps(pair) + "\n" for pair in story_pairs("mood", "calm", "fearful"))
     Path("calm.jsonl").write_text("".join(lines))
-    steer("extract", "calm.jsonl", "-o", "calm-resid_post.safetensors")
+    steer("extract", "calm.jsonl", "-o", "calm.safetensors")
+    steer("extract", CONTRASTS / "joyful.jsonl", "-o", "joyful.safetensors")
     rows = []
     for values in (("joyful", "gloomy"), ("calm", "fearful")):
-        vector = extracted(values[0])
-        found = separation(model, vector, values, size.stories)
+        found = separation(Path(f"{values[0]}.safetensors"), values, size.stories)
         rows.append(
             Row(
                 f"(a) the monitor tells {' from '.join(values)} stories (AUC)",
@@ -344,29 +341,70 @@ def chosen_place(model: Model, kind: str, size: Size) -> str:
     """Where a vector alone does most, of the places at which its stories stay whole."""
     vector = extracted(COMPOSED[kind])
     told = {
-        place: Told.by(model, [steered(vector, place)], size.samples // 4, CHOICE_SEED)
+        place: Told.by(model, [steered(vector, place)], size.samples // 3, CHOICE_SEED)
         for place in PLACES
     }
     whole = {place: one for place, one in told.items() if one.parses.value >= WHOLE}
     return max(whole or told, key=lambda place: told[place].share(kind))
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What is composed: of each kind, the file and what follows it in `-v`."""
+
+    name: str
+    typed: dict[str, str]
+
+    @classmethod
+    def extracted(cls, model: Model, size: Size) -> Parts:
+        """Mean differences, each where it alone does most."""
+        places = {kind: chosen_place(model, kind, size) for kind in COMPOSED}
+        typed = {
+            kind: f"./{value}-resid_post.safetensors:{places[kind]}"
+            for kind, value in COMPOSED.items()
+        }
+        return cls("extracted", typed)
+
+    @classmethod
+    def distilled(cls) -> Parts:
+        """Edits of rank 8, from fewer texts and steps than the default, to be quick."""
+        quick = ["--steps", 60, "--samples", 256, "--held-out", 64, "--max-tokens", 64]
+        typed = {}
+        for kind, value in COMPOSED.items():
+            path = f"{value}-distilled.safetensors"
+            steer("distill", "--condition", f"[{kind}: {value}]", "--layers", 2, "-o", path, *quick)
+            typed[kind] = f"./{path}:1@2"
+        return cls("distilled", typed)
+
+    def alone(self, kind: str) -> Steer:
+        typed = spec.parse(self.typed[kind])
+        return resolve(typed, store.read(Path(typed.reference)))
+
+    def combined(self) -> SteeringVector:
+        """By `steer combine --recipe`."""
+        Path("three.toml").write_text(f"steers = {json.dumps(list(self.typed.values()))}\n")
+        path = Path(f"three-{self.name}.safetensors")
+        steer("combine", "--recipe", "three.toml", "-o", path)
+        return store.read(path)
+
+
 def composition(model: Model, size: Size) -> list[Row]:
-    """`steer combine --recipe` of three vectors, each as it is measured alone."""
-    places = {kind: chosen_place(model, kind, size) for kind in COMPOSED}
-    steers = [f"./{value}-resid_post.safetensors:{places[k]}" for k, value in COMPOSED.items()]
-    Path("three.toml").write_text(f"steers = {json.dumps(steers)}\n")
-    steer("combine", "--recipe", "three.toml", "-o", "three.safetensors")
-    whole = resolve(spec.parse("three.safetensors"), store.read(Path("three.safetensors")))
+    both = (Parts.extracted(model, size), Parts.distilled())
+    return [row for parts in both for row in composed_of(model, parts, size)]
+
+
+def composed_of(model: Model, parts: Parts, size: Size) -> list[Row]:
+    """One file of three beside each of the three alone."""
 
     def told(*steers: Steer) -> Told:
         return Told.by(model, steers, size.samples, MEASURE_SEED)
 
-    plain, composed = told(), told(whole)
+    vector = parts.combined()
+    plain, composed = told(), told(resolve(spec.SteerSpec("three"), vector))
     n = 12 * size.samples
     rows = []
     for kind, value in COMPOSED.items():
-        alone = told(steered(extracted(value), places[kind]))
+        alone = told(parts.alone(kind))
 
         def reached(at: Any, kind: str = kind, alone: Told = alone) -> float:
             base = plain.share(kind, at)
@@ -377,18 +415,20 @@ def composition(model: Model, size: Size) -> list[Row]:
             f"{name} {one.share(kind):.2f}"
             for name, one in (("unsteered", plain), ("alone", alone), ("composed", composed))
         )
+        place = parts.typed[kind].rpartition(":")[2]
         rows.append(
             Row(
-                f"(e) effect on {value} words, composed over alone",
-                f"`{value}:{places[kind]}`; share of {kind} words: {shares}",
+                f"(e) {parts.name} {value}, effect composed over alone",
+                f"`{value}:{place}`; share of {kind} words: {shares}",
                 found,
                 n,
                 "≥ .85",
                 found.value >= 0.85,
             )
         )
-    rows.append(Row("(e) sentences that parse", "composed", composed.parses, n))
-    return rows
+    rank = f", rank {vector.metadata.rank}" if vector.metadata.rank else ""
+    how = f"all three in one file{rank}"
+    return [*rows, Row("(e) sentences that parse", how, composed.parses, n)]
 
 
 def measured(size: Size) -> list[Row]:

@@ -1,0 +1,68 @@
+"""What is promised of the pocket model, at places chosen beforehand and on few texts.
+
+`tests/benchmarks/promises.py` measures the same on many, and chooses the places on others.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from steer.contrasts.source import ModelSource
+from steer.models.model import Model, load
+from steer.vectors.vector import SteeringVector
+
+sys.path.append(str(Path(__file__).parent / "benchmarks"))
+import promises
+
+N = 40
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load(ModelSource())
+
+
+@pytest.fixture(scope="module")
+def asked() -> promises.Asked:
+    return promises.Asked.drawn(N, 5, reserved=True)
+
+
+@pytest.fixture
+def refusal() -> SteeringVector:
+    return promises.extracted("refusal")
+
+
+def test_moods_are_told_apart() -> None:
+    shipped = promises.CONTRASTS.parents[1] / "vectors/joyful.safetensors"
+    found = promises.separation(shipped, ("joyful", "gloomy"), N)
+    assert found.value >= 0.97
+
+
+def test_a_guard_knows_harmful_requests(
+    model: Model, asked: promises.Asked, refusal: SteeringVector
+) -> None:
+    harmful, harmless = promises.guarding(model, refusal, asked)
+    assert harmful.measured.value == 1
+    assert harmless.measured.value == 0
+
+
+def test_without_its_direction_requests_are_not_refused(
+    model: Model, asked: promises.Asked
+) -> None:
+    without = promises.steered(promises.extracted("refusal", "mlp_out"), "ablate=writes@2")
+    assert sum(promises.refused(promises.replies(model, asked.harmful, []))) >= 0.95 * N
+    made = promises.replies(model, asked.harmful, [without])
+    assert sum(promises.refused(made)) < 0.1 * N
+    assert sum(promises.answered(made)) > 0.8 * N
+    assert promises.extra_nats(model, without, N).value < 0.025
+
+
+def test_with_it_harmless_requests_are_refused(
+    model: Model, asked: promises.Asked, refusal: SteeringVector
+) -> None:
+    added = promises.steered(refusal, "2@4/response=0-0")
+    assert sum(promises.answered(promises.replies(model, asked.harmless, []))) > 0.9 * N
+    assert sum(promises.refused(promises.replies(model, asked.harmless, [added]))) > 0.9 * N
