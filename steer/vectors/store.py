@@ -224,8 +224,9 @@ def find(reference: str) -> Path:
     searched = [folder for folder in folders() if folder.is_dir()]
     with reported(path):  # a name may be too long for any file
         if path.suffix == SUFFIX or path.parent != Path():
-            if path.is_file():
-                return path
+            for candidate in (path, Path(reference + SUFFIX)):
+                if candidate.is_file():
+                    return candidate
             raise VectorError(f"there is no file {reference}", hint="see `steer list`")
         for folder in searched:
             candidate = folder / (reference + SUFFIX)

@@ -67,7 +67,7 @@ def fuzz(name: str, target: Target, n: int, seed: int, folder: Path, found: Path
         base = data if rng.random() < 0.4 else rng.choice(target.seeds)
         return mutated(rng, base, target.seeds, name)[:most]
 
-    words = [sys.argv[0], f"-seed={seed + 1}", "-max_len=16384", "-timeout=0", "-rss_limit_mb=0"]
+    words = [sys.argv[0], f"-seed={seed + 1}", "-max_len=16384", "-timeout=600", "-rss_limit_mb=0"]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libFuzzer says of itself
     atheris.Setup([*words, str(corpus)], one, custom_mutator=mutator)
     atheris.Fuzz()
