@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import tiny
@@ -189,13 +190,9 @@ def test_several_low_rank_edits_act_on_what_came_in_and_add_up() -> None:
 def test_no_hook_stays(family: str) -> None:
     model = tiny.model(family)
 
-    def n_hooks() -> int:
-        modules = list(model.network.modules())
-        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
-
-    assert n_hooks() == 0
+    assert tiny.n_hooks(model) == 0
     run(model, [tiny.steer(model)])
-    assert n_hooks() == 0
+    assert tiny.n_hooks(model) == 0
     for error in (KeyboardInterrupt, RuntimeError):
 
         def fail(_text: str, error: type[BaseException] = error) -> None:
@@ -203,7 +200,7 @@ def test_no_hook_stays(family: str) -> None:
 
         with pytest.raises(error):
             generate(model, PROMPTS[:1], [tiny.steer(model)], GREEDY, on_text=fail)
-        assert n_hooks() == 0
+        assert tiny.n_hooks(model) == 0
 
 
 def test_a_steer_that_is_never_applied_is_an_error() -> None:
@@ -228,6 +225,37 @@ def test_activations_of_another_shape_are_an_error() -> None:
             model.network(torch.tensor([[3, 4]]))
     finally:
         wrong.remove()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("site", [Site(1), Site(1, "attn_out")])
+def test_what_others_have_put_on_a_module_stays_and_comes_first(family: str, site: Site) -> None:
+    """Libraries gather or move what a module gives, by hooks or by a `forward` of its own."""
+    model = tiny.wrapped(tiny.build(family), "others")
+    module = model.network.get_submodule(model.hooks.place(site).module)
+    seen: list[torch.Tensor] = []
+
+    def look() -> None:
+        with placed(model, {site: lambda resid: seen.append(resid.clone())}):
+            model.network(torch.tensor([[3, 4, 5]]))
+
+    def doubled(_module: object, _args: object, output: Any) -> object:
+        if isinstance(output, torch.Tensor):
+            return 2 * output
+        return 2 * output[0], *output[1:]
+
+    look()
+    handle = module.register_forward_hook(doubled)
+    look()
+    assert tiny.n_hooks(model) == 1
+    handle.remove()
+    inner = module.forward
+    own = module.forward = lambda *args, **keywords: doubled(None, (), inner(*args, **keywords))
+    look()
+    assert module.forward is own
+    assert torch.equal(seen[1], 2 * seen[0])
+    assert torch.equal(seen[2], seen[1])
 
 
 @torch.no_grad()

@@ -494,11 +494,6 @@ def test_small_adds_are_rounded_together_not_one_by_one() -> None:
     assert not torch.allclose(one_by_one.float(), h.float() + 9 * delta, rtol=2**-8, atol=1e-6)
 
 
-def n_hooks(model: Model) -> int:
-    modules = list(model.network.modules())
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
-
-
 @each_family
 def test_no_hook_stays(family: str) -> None:
     model = tiny.model(family)
@@ -509,7 +504,7 @@ def test_no_hook_stays(family: str) -> None:
     ]
     watched = [Projection(tiny.vector(model, seed=3), 1)]
     generate(model, PROMPTS, steers, GREEDY, watched=watched)
-    assert n_hooks(model) == 0
+    assert tiny.n_hooks(model) == 0
     for error in (KeyboardInterrupt, RuntimeError):
 
         def fail(_text: str, error: type[BaseException] = error) -> None:
@@ -517,14 +512,14 @@ def test_no_hook_stays(family: str) -> None:
 
         with pytest.raises(error):
             generate(model, PROMPTS[:1], steers, GREEDY, watched=watched, on_text=fail)
-        assert n_hooks(model) == 0
+        assert tiny.n_hooks(model) == 0
     with pytest.raises(SiteError):
         late_site = Site(2, "attn_out")
         late = Steer(tiny.vector(model, layers=(2,), site="attn_out"), Coefficient(1), (2,))
         places = {site: place for site, place in model.hooks.places.items() if site != late_site}
         missing = replace(model, hooks=replace(model.hooks, places=places))
         generate(missing, PROMPTS, [*steers, late], GREEDY)
-    assert n_hooks(model) == 0
+    assert tiny.n_hooks(model) == 0
 
 
 def test_constant_schedules_and_full_scopes_cost_no_mask() -> None:

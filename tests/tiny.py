@@ -116,3 +116,10 @@ def renamed(original: SteeringVector, **changes: object) -> SteeringVector:
     return SteeringVector(
         msgspec.structs.replace(original.metadata, **changes), original.directions
     )
+
+
+def n_hooks(on: Model) -> int:
+    """How many hooks, and modules with a `forward` of their own, a model has now."""
+    modules = list(on.network.modules())
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+    return hooks + sum("forward" in vars(m) for m in modules)

@@ -139,7 +139,7 @@ class Scorer:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
         times = len(cells)
         functions = _by_rows(cells, len(batch.ids))
-        with placed(self.model, functions), replayed(self.model, trunk, times):
+        with replayed(self.model, trunk, times), placed(self.model, functions):
             found = log_probs(
                 self.model, batch.ids.repeat(times, 1), batch.mask.repeat(times, 1), batch.columns
             )

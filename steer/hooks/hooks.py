@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -46,14 +47,14 @@ def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
     """
     waiting = set(functions)
     places = {site: model.hooks.place(site) for site in functions}
-    handles = [
-        _place(model, site, place, functions[site], waiting) for site, place in places.items()
-    ]
+    removals: list[Callable[[], None]] = []
     try:
+        for site, place in places.items():
+            removals.append(_place(model, site, place, functions[site], waiting))
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for remove in reversed(removals):
+            remove()
     if waiting:
         raise HookError(
             f"{model.identity.id} never reached {listed(str(site) for site in sorted(waiting))}",
@@ -63,8 +64,8 @@ def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
 
 def _place(
     model: Model, site: Site, place: Place, function: SiteFunction, waiting: set[Site]
-) -> torch.utils.hooks.RemovableHandle:
-    """Hook one module. What was reached is no longer among `waiting`."""
+) -> Callable[[], None]:
+    """Hook one module; returns what removes the hook. What was reached leaves `waiting`."""
     module: nn.Module = model.network.get_submodule(place.module)
     width = model.identity.d_model
 
@@ -97,8 +98,50 @@ def _place(
         return args, {**keywords, "hidden_states": edited}
 
     if place.side == "input":
-        return module.register_forward_pre_hook(on_input, with_kwargs=True)
-    return module.register_forward_hook(on_output)
+        if _is_hooked(module):
+            return module.register_forward_pre_hook(on_input, with_kwargs=True).remove
+        inner = module.forward
+
+        def after_input(*args: Any, **keywords: Any) -> object:
+            edited = on_input(module, args, keywords)
+            if edited is not None:
+                args, keywords = edited
+            return inner(*args, **keywords)
+
+        return _replaced(module, after_input)
+    if _is_hooked(module):
+        return module.register_forward_hook(on_output).remove
+    inner = module.forward
+
+    def before_output(*args: Any, **keywords: Any) -> object:
+        output = inner(*args, **keywords)
+        edited = on_output(module, args, output)
+        return output if edited is None else edited
+
+    return _replaced(module, before_output)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether others have hooked it (to gather the parts of a tensor, say), who come first."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _replaced(module: nn.Module, forward: Callable[..., object]) -> Callable[[], None]:
+    """Give a module another `forward`; returns what gives it back its own.
+
+    What torch does to call hooks takes longer than the edit of a small model. Some libraries have
+    put a `forward` on the instance: it comes back.
+    """
+    before = vars(module).get("forward")
+    vars(module)["forward"] = functools.wraps(module.forward)(forward)
+
+    def remove() -> None:
+        if before is None:
+            vars(module).pop("forward", None)
+        else:
+            vars(module)["forward"] = before
+
+    return remove
 
 
 def _unlike(model: Model, site: Site, resid: Tensor) -> HookError:
