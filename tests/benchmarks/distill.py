@@ -37,7 +37,7 @@ from steer.distillation.distill import fit
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
-from steer.distillation.texts import write
+from steer.distillation.texts import journal, write
 from steer.models.model import load
 from steer.pocket import corpus
 from steer.pocket.tags import Tags, split_tags
@@ -63,7 +63,9 @@ def pieces(elsewhere: Elsewhere, condition: str, edits: Sequence[str]) -> Iterat
     model = elsewhere.model
     start = time.process_time()
     settings = DistillSettings(name="x")
-    texts = write(model, Conditions(condition), [""], settings)
+    conditions, prompts = Conditions(condition), [""]
+    kept = journal(model, conditions, prompts, settings)
+    texts = write(model, conditions, prompts, settings, kept=kept)
     sampled = time.process_time() - start
     task = Task.of(model, texts)
     tag = split_tags(condition + " ")[0]
@@ -72,7 +74,9 @@ def pieces(elsewhere: Elsewhere, condition: str, edits: Sequence[str]) -> Iterat
         rank, layers = edit.split(":")
         start = time.process_time()
         vector = fit(
-            task, replace(settings, rank=int(rank), layers=() if layers == "all" else None)
+            task,
+            replace(settings, rank=int(rank), layers=() if layers == "all" else None),
+            kept=kept,
         )
         took = time.process_time() - start
         steer = Steer(vector, Coefficient(1.0), vector.metadata.layers)
