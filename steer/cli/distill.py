@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options, output
+from steer.cli.contrast_options import Map
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
+    from steer.contrasts.contrasts import Contrasts
     from steer.distillation.lessons import Conditions
     from steer.distillation.settings import DistillSettings
     from steer.models.model import Model
@@ -26,10 +28,15 @@ def register(app: typer.Typer) -> None:
 @options.with_model(default="pocket")
 def distill(
     source: ModelSource,
-    condition: Annotated[
-        str, typer.Option(help="What stands before the text: a tag, a persona, examples, ...")
-    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    condition: Annotated[
+        str | None,
+        typer.Option(help="What stands before the text: a tag, a persona, examples, ..."),
+    ] = None,
+    contrasts: Annotated[
+        str | None, typer.Option(help="Instead of it: a file of pairs, such as for steer extract.")
+    ] = None,
+    map: Map = None,
     baseline: Annotated[str, typer.Option(help="What stands there instead.")] = "",
     prompts: Annotated[
         Path | None,
@@ -66,8 +73,13 @@ def distill(
     steer distill --condition "[mood: joyful]" -o vectors/joyful.safetensors
     steer distill --condition "Everyone was sad." -m MODEL --rank 16 --layers all -o x.safetensors
     steer distill --condition "You are a pirate." --chat -m MODEL -o pirate.safetensors
+    steer distill --contrasts pairs.jsonl -m MODEL -o x.safetensors   # by their log-ratio
     """
+    from steer.cli.contrast_options import read_contrasts
     from steer.contrasts import prompts as prompts_library
+    from steer.contrasts.contrasts import ContrastSource
+    from steer.contrasts.frame import Frame
+    from steer.contrasts.schema import parse_mapping
     from steer.errors import UsageError
     from steer.files import check_writable
     from steer.sites import parse_layers
@@ -75,9 +87,18 @@ def distill(
 
     if scope not in ("all", "response"):
         raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
+    if (condition is None) == (contrasts is None):
+        raise UsageError("distil a condition or pairs", hint="--condition TEXT or --contrasts FILE")
+    if contrasts is not None and (baseline or prompts):
+        raise UsageError("--baseline and --prompts go with --condition")
     chosen = None if layers is None else () if layers == "all" else parse_layers(layers)
     store.check_path(out)
     check_writable(out, force=force)
+    pairs = None
+    if contrasts is not None:
+        names = parse_mapping(map or ())
+        frame = Frame(chat=chat)
+        pairs = read_contrasts(ContrastSource(file=contrasts, names=names, frame=frame))
     texts = list(prompts_library.QUESTIONS if chat else prompts_library.OPENINGS)
     if prompts is not None:
         texts = prompts_library.read(*options.read_input(prompts))
@@ -98,7 +119,11 @@ def distill(
         description=description,
         license=license,
     )
-    vector = _run(model, Conditions(condition, baseline, chat), texts, settings)
+    if pairs is None:
+        assert condition is not None
+        vector = _run(model, Conditions(condition, baseline, chat), texts, settings)
+    else:
+        vector = _run_pairs(model, pairs, settings)
     sealed = store.write(out, vector, force=force)
     _report(model, out, sealed.metadata, json=json)
 
@@ -121,23 +146,36 @@ def _run(
         return run(model, conditions, prompts, settings, on_progress, kept)
 
 
+def _run_pairs(model: Model, contrasts: Contrasts, settings: DistillSettings) -> SteeringVector:
+    from steer.distillation.distill import fit_pairs, n_steps
+    from steer.distillation.pairs import preference
+
+    task = preference(model, contrasts, settings)
+    with output.progress("distilling", n_steps(model, settings)) as advance:
+
+        def on_progress(what: str, n: int, gained: float | None) -> None:
+            advance(n, what if gained is None else f"{what}, loss {1 - gained:.2f} of what it was")
+
+        return fit_pairs(task, settings, on_progress)
+
+
 def _report(model: Model, path: Path, metadata: Metadata, *, json: bool) -> None:
     from steer.cli.tables import layer_table
     from steer.vectors.metadata import to_json
 
     told = metadata.method.distillation
     assert told is not None
-    output.note(
-        f"{model.describe()} · {metadata.contrast.n} texts · {metadata.recommended.evidence}"
-    )
+    evidence = metadata.recommended.evidence
+    output.note(f"{model.describe()} · {metadata.contrast.n} texts · {evidence}")
     if json:
         output.as_json({"path": str(path), **to_json(metadata)})
         return
     layer_table(metadata)
     output.line()
-    output.line(f"recovery {metadata.recommended.evidence.removeprefix('recovery ')}")
+    output.line(evidence)
+    others = "the positive completions" if told.objective == "pairs" else "those of the condition"
     output.line(
         f"its texts have {told.extra_nats:+.2f} nats per token under the unsteered model;"
-        f" those of the condition {told.condition_extra_nats:+.2f}"
+        f" {others} {told.condition_extra_nats:+.2f}"
     )
     output.note(f'wrote {path}; try: steer apply "One day" -v {path} --compare')

@@ -14,6 +14,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ import torch
 from steer.distillation.lessons import Lesson
 from steer.distillation.lowrank import Edits
 from steer.distillation.settings import Schedule
-from steer.distillation.task import Task
+from steer.models.model import Model
 
 #: Layers that are tried where none is named, evenly spread.
 CANDIDATES = 8
@@ -42,6 +43,34 @@ GAIN = 0.005
 AVERAGED = 20
 
 
+class _Long(Protocol):
+    @property
+    def length(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=_Long)
+
+
+class Objective(Protocol[Item]):
+    """What edits are fitted to: `lessons`, a loss on some of them, and a judgement on others.
+
+    read: texts whose activations say how long activations are.
+    """
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def lessons(self) -> Sequence[Item]: ...
+    @property
+    def read(self) -> Sequence[Lesson]: ...
+
+    def backward(self, edits: Edits, lessons: Sequence[Item]) -> None:
+        """Add the gradient of the loss, which is about 1 for no edit."""
+
+    def recovered(self, edits: Edits) -> float:
+        """1 is all that could be had, 0 what no edit has."""
+
+
 def candidates(layers: Sequence[int]) -> tuple[int, ...]:
     """The layers to try of those that there are."""
     spread = np.linspace(0, len(layers) - 1, min(CANDIDATES, len(layers)))
@@ -49,12 +78,12 @@ def candidates(layers: Sequence[int]) -> tuple[int, ...]:
 
 
 def descend(
-    task: Task,
+    task: Objective[Item],
     edits: Edits,
     schedule: Schedule,
     on_step: Callable[[float | None], None] = lambda recovered: None,
 ) -> tuple[float, int]:
-    """Minimise the mean KL per token, and leave `edits` at their best state.
+    """Minimise the loss, and leave `edits` at their best state.
 
     `on_step` gets R on the validation texts as it was last known. Returns R of the best state and
     its step; step 0, R 0 is the beginning, which is no edit at all.
@@ -62,7 +91,7 @@ def descend(
     # The second moment over 100 steps, not 1000: a run has a few hundred.
     optimizer = torch.optim.Adam(edits.parameters, betas=(0.9, 0.99))
     lengths: deque[float] = deque(maxlen=REMEMBERED)
-    batches = _Batches(task.texts.lessons, schedule)
+    batches = _Batches(task.lessons, schedule)
     average = _Average(edits)
     every = max(CHECKED_STEPS, -(-schedule.steps // CHECKS))
     best, best_step, state = 0.0, 0, edits.copy()
@@ -117,16 +146,16 @@ def _clip(edits: Edits, lengths: deque[float]) -> None:
     lengths.append(float(torch.nn.utils.clip_grad_norm_(edits.parameters, most)))
 
 
-class _Batches:
+class _Batches(Generic[Item]):
     """Lessons in a random order, each as often as the others; of a batch about equally long."""
 
-    def __init__(self, lessons: Sequence[Lesson], schedule: Schedule) -> None:
+    def __init__(self, lessons: Sequence[Item], schedule: Schedule) -> None:
         self._lessons, self._size = lessons, schedule.batch_size
         self._rng = np.random.default_rng([schedule.seed, 1])
         self._queue: list[int] = []
         self._ready: list[list[int]] = []
 
-    def draw(self) -> list[Lesson]:
+    def draw(self) -> list[Item]:
         if not self._ready:
             self._fill()
         return [self._lessons[index] for index in self._ready.pop()]
@@ -137,6 +166,6 @@ class _Batches:
         while len(self._queue) < together:
             self._queue += self._rng.permutation(len(self._lessons)).tolist()
         drawn, self._queue = self._queue[:together], self._queue[together:]
-        drawn.sort(key=lambda index: len(self._lessons[index].baseline))
+        drawn.sort(key=lambda index: self._lessons[index].length)
         batches = [drawn[start : start + self._size] for start in range(0, together, self._size)]
         self._ready = [batches[index] for index in self._rng.permutation(len(batches))]

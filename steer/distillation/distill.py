@@ -10,21 +10,29 @@ over texts that the conditioned model has written. `Edits` has the form, `recove
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from steer.distillation.descent import CANDIDATES, candidates, descend
+import numpy as np
+
+from steer.distillation.descent import CANDIDATES, Item, Objective, candidates, descend
 from steer.distillation.distilled import as_vector, scales, with_evidence
-from steer.distillation.lessons import Conditions
+from steer.distillation.lessons import Conditions, nats_per_token, rewritten
 from steer.distillation.lowrank import Edits, divergences
+from steer.distillation.pairs import Preference
 from steer.distillation.recovery import recovery
 from steer.distillation.settings import SEARCH_STEPS, DistillSettings, Schedule
 from steer.distillation.task import Task
 from steer.distillation.texts import write
 from steer.errors import InputError, UsageError
+from steer.intervals import Interval, mean
 from steer.journal import Journal
 from steer.models.model import Model
 from steer.sites import Site
+from steer.steering.operation import Coefficient
+from steer.steering.scope import Scope
+from steer.steering.steers import Steer
 from steer.vectors.vector import SteeringVector
 
 #: Gets what is being done, how many units of `n_units` were just done, and R so far, once known.
@@ -33,9 +41,13 @@ Progress = Callable[[str, int, float | None], None]
 
 def n_units(model: Model, settings: DistillSettings) -> int:
     """Units of work that `Progress` counts: texts that are sampled, and steps."""
-    texts = settings.samples + settings.validation + settings.held_out
+    return settings.samples + settings.validation + settings.held_out + n_steps(model, settings)
+
+
+def n_steps(model: Model, settings: DistillSettings) -> int:
+    """Steps alone, those that search the layer among them."""
     searched = 0 if settings.layers is not None else min(CANDIDATES, model.n_layers)
-    return texts + searched * SEARCH_STEPS + settings.steps
+    return searched * SEARCH_STEPS + settings.steps
 
 
 def distill(
@@ -84,7 +96,7 @@ def fit(
     """The edit of one rank at one set of layers.
 
     Raises:
-        InputError: none was found that comes nearer to the condition than the unsteered model does.
+        InputError: none was found that comes nearer to the condition than the unsteered model.
         SiteError, UsageError: as `check`.
     """
     model, texts = task.model, task.texts
@@ -92,23 +104,85 @@ def fit(
     edits, best_step = _search(task, settings, on_progress, kept)
     base = divergences(model, texts.held_out, task.teacher, None)
     found = recovery(divergences(model, texts.held_out, task.teacher, edits), base)
+    _check_found(best_step, found)
+    conditioned = [(one.conditioned, one.n) for one in texts.held_out]
+    baseline = [(one.baseline, one.n) for one in texts.held_out]
+    vector = as_vector(
+        model, settings, edits, (conditioned, baseline), texts.contrast, chat=texts.conditions.chat
+    )
+    steer = Steer(vector, Coefficient(1.0), vector.metadata.layers, Scope(settings.scope))
+    own = task.own_nats((), settings.seed)
+    return with_evidence(
+        vector,
+        settings,
+        found,
+        held_out=len(baseline),
+        best_step=best_step,
+        extra_nats=task.own_nats((steer,), settings.seed) - own,
+        condition_extra_nats=nats_per_token(model, baseline) - own,
+        evidence=f"recovery {found} on {len(baseline)} held-out texts",
+    )
+
+
+def fit_pairs(
+    task: Preference,
+    settings: DistillSettings,
+    on_progress: Progress = lambda what, n, recovered: None,
+) -> SteeringVector:
+    """The edit that makes the positive completions of pairs likelier.
+
+    Raises:
+        InputError: none was found that does.
+        SiteError, UsageError: as `check`.
+    """
+    model, held_out = task.model, task.held_out
+    check(model, settings)
+    edits, best_step = _search(task, settings, on_progress, None)
+    losses = task.losses(edits, held_out)
+    found = recovery(losses, [math.log(2)] * len(losses))
+    _check_found(best_step, found)
+    rows = [
+        [(getattr(pair, side).baseline, getattr(pair, side).n) for pair in held_out]
+        for side in ("positive", "negative")
+    ]
+    before, after = (np.array(task.log_ratios(held_out, one)) for one in (None, edits))
+    vector = as_vector(model, settings, edits, (rows[0], rows[1]), task.contrast, chat=task.chat)
+    steer = Steer(vector, Coefficient(1.0), vector.metadata.layers, Scope(settings.scope))
+    starts = [pair.positive for pair in held_out]
+    own, steered = (
+        nats_per_token(model, rewritten(model, starts, steers, seed=settings.seed))
+        for steers in ((), (steer,))
+    )
+    return with_evidence(
+        vector,
+        settings,
+        found,
+        held_out=len(held_out),
+        best_step=best_step,
+        objective="pairs",
+        extra_nats=steered - own,
+        condition_extra_nats=nats_per_token(model, rows[0]) - own,
+        evidence=f"log-ratio {mean(after - before)} nats higher on {len(held_out)} held-out pairs,"
+        f" positive likelier in {np.mean(after > 0):.0%}, unsteered {np.mean(before > 0):.0%}",
+    )
+
+
+def _check_found(best_step: int, found: Interval) -> None:
     if best_step == 0 or found.value <= 0:
         raise InputError(
-            "no edit was found that comes nearer to the condition than the unsteered model",
+            "no edit was found that does better than the unsteered model",
             hint="try more --samples and --steps, a higher --rank or --layers all",
         )
-    vector = as_vector(model, settings, edits, texts)
-    return with_evidence(task, settings, vector, found, best_step)
 
 
 def _search(
-    task: Task, settings: DistillSettings, on_progress: Progress, kept: Journal | None
+    task: Objective[Item], settings: DistillSettings, on_progress: Progress, kept: Journal | None
 ) -> tuple[Edits, int]:
     """Edits at the layers of the settings, or at the one at which a short run comes furthest.
 
     Returns the step of the state that was kept with them.
     """
-    scale = scales(task.model, task.texts.validation)
+    scale = scales(task.model, task.read)
 
     def run(layers: Sequence[int], schedule: Schedule, what: str) -> tuple[Edits, float, int]:
         here = {Site(layer): scale[Site(layer)] for layer in layers}

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import msgspec
 import numpy as np
 
 from steer.contrasts.reading import Reading
-from steer.distillation.lessons import Lesson, nats_per_token
+from steer.distillation.lessons import Lesson
 from steer.distillation.lowrank import Edits
 from steer.distillation.settings import DistillSettings
-from steer.distillation.task import Task
-from steer.distillation.texts import Texts
 from steer.fitting import fit
 from steer.fitting.fitting import rounded, spread
 from steer.hooks.record import record
 from steer.intervals import Interval
 from steer.models.model import Model
 from steer.sites import Site
-from steer.steering.operation import Coefficient
-from steer.steering.scope import Scope
-from steer.steering.steers import Steer
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
-from steer.vectors.provenance import Distillation, Method, Read
+from steer.vectors.provenance import ContrastSummary, Distillation, Method, Read
 from steer.vectors.vector import SteeringVector
+
+#: Token ids, and how many of them at the end are read.
+Rows = Sequence[tuple[tuple[int, ...], int]]
 
 #: Texts that are enough to know the mean length of an activation.
 ENOUGH_TEXTS = 64
@@ -39,9 +38,7 @@ def scales(model: Model, lessons: Sequence[Lesson]) -> dict[Site, float]:
     return {site: float(norm) / width**0.5 for site, norm in zip(sites, norms.mean(0), strict=True)}
 
 
-def read_means(
-    model: Model, rows: Sequence[tuple[tuple[int, ...], int]], sites: Sequence[Site]
-) -> tuple[fit.Array, fit.Array]:
+def read_means(model: Model, rows: Rows, sites: Sequence[Site]) -> tuple[fit.Array, fit.Array]:
     """Mean activations [row, site, d_model] and mean lengths [row, site] of the last n tokens."""
     readings = [Reading(ids, ((len(ids) - n, len(ids)),)) for ids, n in rows]
     means = np.zeros((len(rows), len(sites), model.identity.d_model))
@@ -55,12 +52,15 @@ def as_vector(
     model: Model,
     settings: DistillSettings,
     edits: Edits,
-    texts: Texts,
+    rows: tuple[Rows, Rows],
+    contrast: ContrastSummary,
+    *,
+    chat: bool = False,
 ) -> SteeringVector:
-    """The edits as a file has them, but for the evidence."""
-    sites, lessons, chat = edits.sites, texts.held_out, texts.conditions.chat
-    positive, _ = read_means(model, [(one.conditioned, one.n) for one in lessons], sites)
-    negative, norms = read_means(model, [(one.baseline, one.n) for one in lessons], sites)
+    """The edits as a file has them, but for the evidence. rows: held-out texts of both sides."""
+    sites = edits.sites
+    positive, _ = read_means(model, rows[0], sites)
+    negative, norms = read_means(model, rows[1], sites)
     stacked = [np.stack(parts) for parts in zip(*map(edits.arrays, sites), strict=True)]
     statistics = []
     for index, site in enumerate(sites):
@@ -90,7 +90,7 @@ def as_vector(
         rank=settings.rank,
         method=Method(name="mean_diff"),  # until the evidence is there, which takes a vector
         read=Read(positions=settings.scope, chat=chat or msgspec.UNSET),
-        contrast=texts.contrast,
+        contrast=contrast,
         statistics=tuple(statistics),
         recommended=Recommended(layers=layers, coefficient=1.0, evidence=""),
     )
@@ -98,17 +98,21 @@ def as_vector(
 
 
 def with_evidence(
-    task: Task, settings: DistillSettings, vector: SteeringVector, found: Interval, best_step: int
+    vector: SteeringVector,
+    settings: DistillSettings,
+    found: Interval,
+    *,
+    held_out: int,
+    best_step: int,
+    extra_nats: float,
+    condition_extra_nats: float,
+    evidence: str,
+    objective: Literal["condition", "pairs"] = "condition",
 ) -> SteeringVector:
-    """The vector with R and what its own texts cost under the unsteered model."""
-    layers, lessons = vector.metadata.layers, task.texts.held_out
-    steer = Steer(vector, Coefficient(1.0), layers, Scope(settings.scope))
-    own = task.own_nats((), settings.seed)
-    steered = task.own_nats((steer,), settings.seed)
-    conditioned = nats_per_token(task.model, [(one.baseline, one.n) for one in lessons])
+    """The vector with what it recovers, and what its own texts cost under the unsteered model."""
     told = Distillation(
         samples=vector.metadata.contrast.n,
-        held_out=len(lessons),
+        held_out=held_out,
         max_tokens=settings.max_tokens,
         batch_size=settings.batch_size,
         steps=settings.steps,
@@ -117,13 +121,13 @@ def with_evidence(
         seed=settings.seed,
         recovery=rounded(found.value),
         interval=(rounded(found.low), rounded(found.high)),
-        extra_nats=rounded(steered - own),
-        condition_extra_nats=rounded(conditioned - own),
+        extra_nats=rounded(extra_nats),
+        condition_extra_nats=rounded(condition_extra_nats),
+        objective=objective,
     )
-    evidence = f"recovery {found} on {len(lessons)} held-out texts"
     metadata = msgspec.structs.replace(
         vector.metadata,
         method=Method(name="distill", distillation=told),
-        recommended=Recommended(layers=layers, coefficient=1.0, evidence=evidence),
+        recommended=msgspec.structs.replace(vector.metadata.recommended, evidence=evidence),
     )
     return replace(vector, metadata=metadata)

@@ -43,6 +43,11 @@ class Lesson:
     baseline: tuple[int, ...]
     n: int
 
+    @property
+    def length(self) -> int:
+        """Tokens that an edit is run on."""
+        return len(self.baseline)
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:

@@ -47,6 +47,14 @@ class Task:
         return task
 
     @property
+    def lessons(self) -> list[Lesson]:
+        return self.texts.lessons
+
+    @property
+    def read(self) -> list[Lesson]:
+        return self.texts.validation
+
+    @property
     def per_token(self) -> float:
         """Mean KL(p_condition || p_base) of a token, in nats."""
         return self.base / sum(lesson.n for lesson in self.texts.validation)

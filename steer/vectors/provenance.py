@@ -53,7 +53,7 @@ class ModelIdentity(Record, frozen=True):
         return bool(self.fingerprint)
 
 
-class Distillation(Record, frozen=True):
+class Distillation(Record, frozen=True, omit_defaults=True):
     """Settings of a distilled edit, and what became of them.
 
     samples, held_out: continuations to learn from, and to judge by. max_tokens: their length at
@@ -61,6 +61,10 @@ class Distillation(Record, frozen=True):
     kept. recovery: on the held-out samples (`steer.distillation.recovery`), with its 95 % interval.
     extra_nats: nats per token that the edit's own texts have under the unsteered model, more than
     the model's own texts have; condition_extra_nats: the same of the condition's texts.
+
+    Of the objective `pairs` (`steer.distillation.pairs`) these are pairs of completions, recovery
+    is the share of the loss that the edit takes away, and the condition's texts are the positive
+    completions.
     """
 
     samples: int
@@ -75,6 +79,7 @@ class Distillation(Record, frozen=True):
     interval: tuple[float, float]
     extra_nats: float
     condition_extra_nats: float
+    objective: Literal["condition", "pairs"] = "condition"
 
     def __post_init__(self) -> None:
         finite(self.learning_rate, self.recovery, *self.interval)
