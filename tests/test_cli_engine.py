@@ -52,6 +52,7 @@ def commands(vectors: Path, spec: str = "") -> list[list[Any]]:
     return [
         ["apply", "One", "-v", vector],
         ["eval", "-v", vector, "--concept", "words:a"],
+        ["sweep", "-v", vector.split(":")[0], "--condition", "a"],
         ["serve", "--vectors", vectors, "--port", 0],
     ]
 

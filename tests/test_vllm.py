@@ -125,6 +125,11 @@ def printed(*arguments: str) -> Any:
     return json.loads(run.stdout)
 
 
+def unrelated(folder: Path) -> str:
+    (folder / "unrelated.txt").write_text("The bus was late.\nThe dog slept.\n")
+    return f"{folder}/unrelated.txt"
+
+
 def test_apply_writes_what_hooks_write() -> None:
     arguments = ("apply", "One day Mara woke up.", "-t", "0", "--compare", "--max-tokens", "24")
     steers = [f"{ROOT}/vectors/{name}.safetensors" for name in ("joyful", "sea")]
@@ -154,10 +159,8 @@ def test_an_evaluation_differs_by_its_texts_alone(tmp_path: Path) -> None:
         lines = [{"positive": text.format("ran"), "negative": text.format("crept")}]
         lines += [{"positive": text.format("danced"), "negative": text.format("trudged")}]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    unrelated = tmp_path / "unrelated.txt"
-    unrelated.write_text("The bus was late.\nThe dog slept.\n")
     arguments = ["eval", "-v", f"{ROOT}/vectors/joyful.safetensors:3@2"]
-    arguments += ["--texts", str(tmp_path / "pairs.jsonl"), "--unrelated", str(unrelated)]
+    arguments += ["--texts", str(tmp_path / "pairs.jsonl"), "--unrelated", unrelated(tmp_path)]
     arguments += ["--condition", "", "--concept", "words:happy,glad,lovely,cheerful"]
     arguments += ["--samples", "8", "--max-tokens", "16"]
     hooks = printed(*arguments)["rows"]
@@ -171,3 +174,15 @@ def test_an_evaluation_differs_by_its_texts_alone(tmp_path: Path) -> None:
         assert row["label"] == "unsteered" or row["extra_nats"]["value"] is not None
     texts = [text for row in rows for text in row["samples"]]
     assert len(set(texts)) == len(texts)
+
+
+def test_a_sweep_scores_what_it_scores_without(tmp_path: Path) -> None:
+    arguments = ("sweep", "-v", f"{ROOT}/vectors/joyful.safetensors", "--layers", "2,3")
+    arguments += ("--coefficients", "20%,27%", "--texts", f"{ROOT}/examples/contrasts/joyful.jsonl")
+    arguments += ("--samples", "8", "--max-tokens", "16", "--allow-overlap", "--max-nats", "9")
+    arguments += ("--max-kl", "9", "--unrelated", unrelated(tmp_path))
+    hooks = printed(*arguments)
+    options = ("--engine-option", "enforce_eager=true", "--engine-option", "max_model_len=256")
+    found = printed(*arguments, "--engine", "vllm", *options)
+    assert found["cells"] == hooks["cells"]
+    assert found["samples"] != hooks["samples"]

@@ -15,6 +15,7 @@ from steer.errors import UsageError
 if TYPE_CHECKING:
     from steer.contrasts.source import ModelSource
     from steer.engines.vllm_engine import Engine
+    from steer.evaluation.written import Continue
     from steer.models.model import Model
     from steer.steering.generation import Generation, Sampling
     from steer.steering.steers import Steer
@@ -32,6 +33,16 @@ EngineSettings = Annotated[
         "--engine-option",
         metavar="KEY=VALUE",
         help="What vLLM is started with, such as tensor_parallel_size=2. Repeatable.",
+    ),
+]
+
+#: Of commands that score, too.
+WriterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="vllm: it writes the texts. What is scored needs whole distributions, and stays with"
+        " Hugging Face.",
     ),
 ]
 
@@ -74,6 +85,21 @@ def started(
         with output.status("starting vLLM"):
             engine = stack.enter_context(running(source, steerings, **settings))
         yield engine
+
+
+@contextmanager
+def writer(
+    engine: str | None,
+    source: ModelSource,
+    steerings: Sequence[Sequence[Steer]],
+    settings: dict[str, Any],
+) -> Iterator[Continue | None]:
+    """The same for commands that score: what continues token ids; None where the model does."""
+    if engine is None:
+        yield None
+        return
+    with started(source, steerings, settings) as found:
+        yield found.continue_ids
 
 
 @contextmanager

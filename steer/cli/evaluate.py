@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_library
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,13 +99,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")
     ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            help="vllm: it writes the texts of all rows in one batch; what is scored needs whole"
-            " distributions, and stays with Hugging Face."
-        ),
-    ] = None,
+    engine: engines.WriterOption = None,
     engine_option: engines.EngineSettings = None,
     allow_overlap: measuring.AllowOverlap = False,
     allow_other_model: measuring.AllowOtherModel = False,
@@ -162,11 +155,10 @@ def evaluate(
 
     rows = variants(steers, condition=told and told[0])
     cells = [cell for row in rows for cell in row.cells if isinstance(cell, tuple)]
-    with ExitStack() as stack:
-        write = None
-        if engine:
-            write = stack.enter_context(engines.started(source, cells, settings)).continue_ids
-        advance = stack.enter_context(output.progress("measuring", n_units(task, rows)))
+    with (
+        engines.writer(engine, source, cells, settings) as write,
+        output.progress("measuring", n_units(task, rows)) as advance,
+    ):
         measured = run(model, rows, task, lambda what, n: advance(n, what), write)
     command = measuring.command_line(context)
     report = _report(model, measured, task, command, steers)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from steer.cli import contrast_options, measuring, options, output, swept
-from steer.cli.sweep_rows import rows_of
+from steer.cli import engine as engines
+from steer.cli.sweep_rows import rows_of, strongest
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from steer.evaluation.findings import Findings
     from steer.evaluation.sweep import Bench
     from steer.evaluation.verdict import Budget
+    from steer.evaluation.written import Continue
     from steer.journal import Journal
     from steer.measures.grids import Grid, Plan
     from steer.models.model import Model
@@ -104,6 +106,8 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")
     ] = None,
+    engine: engines.WriterOption = None,
+    engine_option: engines.EngineSettings = None,
     allow_overlap: measuring.AllowOverlap = False,
     allow_other_model: measuring.AllowOtherModel = False,
     force: options.Force = False,
@@ -153,9 +157,13 @@ def sweep(
         )
     if rule != "budget" and held_out.pairs is None:
         raise UsageError(f"the rule {rule} needs held-out pairs", hint="pass --texts")
+    from steer.measures.grids import Plan
+
+    plan = Plan(rows)
+    most = strongest(rows)
+    settings = engines.check(engine, engine_option or [], most)
     model = options.load_model(source)
     from steer.evaluation.verdict import Budget
-    from steer.measures.grids import Plan
     from steer.steering.steers import check_all_fit
 
     for text in check_all_fit(
@@ -163,9 +171,9 @@ def sweep(
     ):
         output.warning(text)
     task = asked.task(held_out, known)
-    plan = Plan(rows)
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))
-    made = _run(model, plan, budget, task, every_text=every_text)
+    with engines.writer(engine, source, [[one] for one in most], settings) as write:
+        made = _run(model, plan, budget, task, write, every_text=every_text)
     told = made.as_json(measuring.command_line(context))
     _write(told, out, plot, report, force=force)
     saved = save and made.verdict.recommended and _save(made)
@@ -180,7 +188,15 @@ def sweep(
         output.note(f'try: steer apply "One day" -v {shlex.quote(typed)} --compare')
 
 
-def _run(model: Model, plan: Plan, budget: Budget, task: Task, *, every_text: bool) -> Findings:
+def _run(
+    model: Model,
+    plan: Plan,
+    budget: Budget,
+    task: Task,
+    engine: Continue | None,
+    *,
+    every_text: bool,
+) -> Findings:
     from steer.evaluation.findings import Findings
     from steer.evaluation.sweep import bench
     from steer.evaluation.verdict import judge
@@ -191,7 +207,7 @@ def _run(model: Model, plan: Plan, budget: Budget, task: Task, *, every_text: bo
         f" budget: KL at most {budget.kl:g} and extra nats at most {budget.nats:g} per token"
     )
     with output.progress("writing", _n_written(task)) as advance:
-        texts = bench(model, task, lambda what, n: advance(n, what))
+        texts = bench(model, task, lambda what, n: advance(n, what), engine)
     journals: list[Journal] = []
     # The other rule looks at what costs much, too.
     max_kl = budget.kl if budget.rule == "budget" and not every_text else None

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from steer.measures.grids import Row
     from steer.steering.operation import Coefficient, Operation
     from steer.steering.spec import SteerSpec
+    from steer.steering.steers import Steer
     from steer.vectors.vector import SteeringVector
 
 
@@ -35,6 +36,16 @@ def rows_of(
             made.steer(0)  # what cannot be done shows before the model is loaded
             rows.append(made)
     return tuple(rows)
+
+
+def strongest(rows: tuple[Row, ...]) -> list[Steer]:
+    """Of each row the steer that does most: how much is asked changes nothing in how an engine is
+    made ready."""
+
+    def amount(steer: Steer) -> float:
+        return abs(steer.coefficient.value)
+
+    return [max((row.steer(i) for i in range(len(row.coefficients))), key=amount) for row in rows]
 
 
 def _spec(text: str) -> SteerSpec:

@@ -19,6 +19,7 @@ from steer.evaluation.batches import Measure, Text, distance, drift, log_prob
 from steer.evaluation.evaluate import Task, check_effect
 from steer.evaluation.scoring import UNSTEERED, Cell, Scorer, score
 from steer.evaluation.written import (
+    Continue,
     Written,
     lesson_text,
     own_texts,
@@ -52,6 +53,7 @@ class Bench:
 
     effect: pairs' positive sides and then their negative ones, or texts of the condition. own: what
     the unsteered model wrote. given: whether the unrelated texts are somebody's, and not its own.
+    engine: what writes in place of the model.
     """
 
     model: Model
@@ -60,6 +62,7 @@ class Bench:
     unrelated: list[Text]
     own: list[Written]
     given: bool = False
+    engine: Continue | None = None
 
     @property
     def measure(self) -> Measure:
@@ -85,13 +88,18 @@ class Bench:
         return self.effects(score(self.model, self.effect, [UNSTEERED, *cells], self.measure))
 
 
-def bench(model: Model, task: Task, on_progress: Callable[[str, int], None]) -> Bench:
+def bench(
+    model: Model,
+    task: Task,
+    on_progress: Callable[[str, int], None],
+    engine: Continue | None = None,
+) -> Bench:
     """Texts to score on, those included that the model has to write first.
 
     Raises:
         InputError: texts that the model does not take.
     """
-    written = write(model, task.writing, (), on_done=lambda count: on_progress("writing", count))
+    written = write(model, task.writing, (), lambda count: on_progress("writing", count), engine)
     if task.unrelated is not None:
         unrelated = plain_texts(model, task.unrelated, None)
     else:
@@ -106,7 +114,8 @@ def bench(model: Model, task: Task, on_progress: Callable[[str, int], None]) -> 
         lessons = write_conditioned(model, task.writing, lambda n: on_progress("writing", n))
         effect = thinned([lesson_text(lesson) for lesson in lessons], POSITIONS)
     given = task.unrelated is not None
-    return Bench(model, kind, effect, thinned(unrelated, POSITIONS), written, given)
+    short = thinned(unrelated, POSITIONS)
+    return Bench(model, kind, effect, short, written, given, engine)
 
 
 def journal(model: Model, plan: Plan, texts: Bench) -> Journal:

@@ -188,7 +188,7 @@ def _strongest_within(
 
 def _tried(texts: Bench, plan: Plan, place: Place, writing: Writing) -> Tried:
     steer = plan.steer(*place)
-    written = write(texts.model, writing, [steer])
+    written = write(texts.model, writing, [steer], engine=texts.engine)
     own = expected_nats(texts.model, [one.scored for one in written], (steer,))
     base = expected_nats(texts.model, [one.scored for one in texts.own], UNSTEERED)
     pieces = [distinct(one.own) for one in written]

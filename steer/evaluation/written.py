@@ -65,9 +65,10 @@ def write(
     writing: Writing,
     steers: Sequence[Steer],
     on_done: Callable[[int], None] = lambda n_texts: None,
+    engine: Continue | None = None,
 ) -> list[Written]:
     """All texts under one steering (`write_cells`)."""
-    return write_cells(model, writing, [(steers, range(writing.samples))], on_done)[0]
+    return write_cells(model, writing, [(steers, range(writing.samples))], on_done, engine)[0]
 
 
 def write_cells(
