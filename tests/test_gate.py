@@ -79,8 +79,14 @@ def test_whatever_is_sent_is_a_request_or_an_error_of_it(body: Any) -> None:
             assert error.status in (400, 404)
 
 
-def behind(steered: bool = True, seen: list[Any] | None = None) -> Gate:
-    """A server whose answers are what it was asked for; `steered` off, it does not look."""
+def behind(
+    steered: bool = True, seen: list[Any] | None = None, noise: float = 0, left: float = 0
+) -> Gate:
+    """A server whose answers tell what it was asked for; `steered` off, it does not look.
+
+    noise: what it rounds otherwise each time. left: what each steered answer leaves behind.
+    """
+    state = {"noise": 0.0, "left": 0.0}
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -89,7 +95,10 @@ def behind(steered: bool = True, seen: list[Any] | None = None) -> Gate:
         body = json.loads((await receive())["body"])
         if seen is not None:
             seen.append(body)
-        told = {"choices": [{"logprobs": {"top_logprobs": body["s"] if steered else 1}}]}
+        state["noise"] = noise - state["noise"]
+        value = state["noise"] + state["left"] - 0.5 * (steered and len(body["s"]))
+        state["left"] += left * len(body["s"])
+        told = {"choices": [{"logprobs": {"top_logprobs": [{"a": value, "b": -1.0}]}}]}
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": json.dumps(told).encode()})
 
@@ -124,6 +133,11 @@ def test_a_server_that_does_not_steer_does_not_start() -> None:
     deaf = behind(steered=False)
     assert started(deaf) == ["lifespan.startup.failed"]
     assert "changes nothing" in str(deaf.failure)
+    assert started(behind(noise=0.01)) == ["lifespan.startup.complete"]
+    assert started(behind(steered=False, noise=0.01)) == ["lifespan.startup.failed"]
+    leaking = behind(left=0.1)
+    assert started(leaking) == ["lifespan.startup.failed"]
+    assert "otherwise" in str(leaking.failure)
 
 
 @pytest.mark.parametrize(

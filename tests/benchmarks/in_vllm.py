@@ -1,4 +1,4 @@
-"""Tokens per second of vLLM, steered over unsteered: `python tests/benchmarks/in_vllm.py [MODEL ...]`.
+"""vLLM's tokens per second, steered over unsteered: `python tests/benchmarks/in_vllm.py [MODEL]`.
 
 The unsteered one is vLLM as it comes, without our worker. Both run the same batch in turns, and
 each pair of runs gives a ratio, so a machine that slows down slows both; of the processor's time
