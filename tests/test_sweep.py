@@ -21,6 +21,7 @@ from steer.evaluation.verdict import (
     Tried,
     _cheaper_and_cheaper,
     _instability,
+    _neighbours,
     _ordered,
     _strongest_within,
 )
@@ -80,12 +81,11 @@ def test_halves_that_disagree_are_unstable() -> None:
     assert "an effect of" in _instability(noisy, plan, budget, (1, 0))
 
 
-def test_the_same_layer_again_is_no_instability() -> None:
+def test_neighbours_are_told_by_their_layers() -> None:
     plan = plan_of(4, (0.1,))
     twice = Plan(plan.rows + plan.rows[:1])
-    grid = grid_of([[2], [1], [1], [0], [2]], np.zeros((5, 1)))
-    grid.effect[0, 0] += np.resize([0.1, -0.1], 8)  # by one half of the items the last row is best
-    assert _instability(grid, twice, Budget(kl=1), (0, 0)) == ""
+    near = [_neighbours(twice, twice.rows[4], row) for row in twice.rows]
+    assert near == [True, True, False, False, True]
 
 
 def test_finer_shares_lie_about_the_edge_of_the_budget() -> None:
