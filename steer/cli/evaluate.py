@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import contrast_options, measuring, options, output
+from steer.cli import contrast_options, measuring, options, output, tasks
 from steer.cli import engine as engines
 from steer.contrasts.source import ModelSource
 
@@ -99,6 +99,17 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lm-eval",
+            help="A task of lm-evaluation-harness, by its name or its .yaml file, whose code runs;"
+            " of the unsteered model, each vector and the prompt.",
+        ),
+    ] = None,
+    task_limit: Annotated[
+        int | None, typer.Option("--lm-eval-limit", min=2, help="Items of each task at most.")
+    ] = None,
     engine: engines.WriterOption = None,
     engine_option: engines.EngineSettings = None,
     allow_overlap: measuring.AllowOverlap = False,
@@ -145,11 +156,12 @@ def evaluate(
             hint="pass --texts with held-out pairs, a --condition, or a --concept",
         )
     settings = engines.check(engine, engine_option or [], steers)
+    loaded = tasks.load(task or ())
     judge = measuring.concept(concept, judge_model, judge_url, seed)
     model = options.load_model(source)
     for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
         output.warning(text)
-    task = asked.task(held_out, known, judge)
+    what = asked.task(held_out, known, judge)
     from steer.evaluation.evaluate import evaluate as run
     from steer.evaluation.evaluate import n_units, variants
 
@@ -157,11 +169,13 @@ def evaluate(
     cells = [cell for row in rows for cell in row.cells if isinstance(cell, tuple)]
     with (
         engines.writer(engine, source, cells, settings) as write,
-        output.progress("measuring", n_units(task, rows)) as advance,
+        output.progress("measuring", n_units(what, rows)) as advance,
     ):
-        measured = run(model, rows, task, lambda what, n: advance(n, what), write)
+        measured = run(model, rows, what, lambda doing, n: advance(n, doing), write)
+    if loaded is not None:
+        tasks.run(model, measured, what, loaded, task_limit)
     command = measuring.command_line(context)
-    report = _report(model, measured, task, command, steers)
+    report = _report(model, measured, what, command, steers)
     if out is not None:
         from steer.files import write_atomic
 
@@ -171,7 +185,7 @@ def evaluate(
     if json:
         output.as_json(report)
     else:
-        _print(model, measured, task, command)
+        _print(model, measured, what, command)
 
 
 def _report(
@@ -200,6 +214,7 @@ def _report(
                 "kind": row.variant.kind,
                 "vector": row.variant.vector,
                 **{name: plain(row.measures.get(name)) for name in TITLES},
+                "lm_eval": {name: plain(found) for name, found in row.tasks.items()},
                 "shifts": None if row.shifts is None else row.shifts.tolist(),
                 "wrong_way": None if row.shifts is None else wrong_way(row.shifts),
                 "samples": list(row.samples),
@@ -211,15 +226,22 @@ def _report(
 
 def _print(model: Model, rows: Sequence[Row], task: Task, command: str) -> None:
     names = [name for name in TITLES if any(name in row.measures for row in rows)]
+    asked = list(dict.fromkeys(name for row in rows for name in row.tasks))
     beside = output.width() >= WIDE
     cells = [
-        [row.variant.label, *(_cell(name, row.measures.get(name), beside) for name in names)]
+        [
+            row.variant.label,
+            *(_cell(name, row.measures.get(name), beside) for name in names),
+            *(_cell(name, row.tasks.get(name), beside) for name in asked),
+        ]
         for row in rows
     ]
-    output.table(["", *(TITLES[name] for name in names)], cells)
+    output.table(["", *(TITLES[name] for name in names), *asked], cells)
     output.line()
     for name in names:
         output.line(f"{TITLES[name]}: {MEANINGS[name]}")
+    if asked:
+        output.line(f"{', '.join(asked)}: of lm-evaluation-harness, ± 1.96 of its standard errors")
     output.line()
     _print_items(rows)
     pairs = task.held_out.pairs

@@ -72,13 +72,15 @@ class Variant:
 class Row:
     """What was measured of a variant, by the names of `MEASURES`.
 
-    shifts: change of each pair's preference, in nats, [pair]. samples: some of its texts.
+    shifts: change of each pair's preference, in nats, [pair]. samples: some of its texts. tasks:
+    metrics of lm-evaluation-harness, by their names.
     """
 
     variant: Variant
     measures: dict[str, Interval] = field(default_factory=dict)
     shifts: Array | None = None
     samples: tuple[str, ...] = ()
+    tasks: dict[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 For each mood, style and topic of the pocket grammar: `steer extract` from stories, after the tag
 and after nothing (or, with --pairs, from stories that have the value and others that have another),
-`steer sweep --save` on other stories, and `steer apply -v NAME` on fresh seeds, each with its
-defaults. Printed is the share of the attribute's words that are the value's, and how much of what
-the tag does to it the vector does: 80 % is what the project promises.
+`steer sweep --save` on pairs of other stories, and `steer apply -v NAME` on fresh seeds, each with
+its defaults. Printed is the share of the attribute's words that are the value's, and how much of
+what the tag does to it the vector does: 80 % is what the project promises.
 """
 
 from __future__ import annotations
@@ -64,15 +64,13 @@ def write_stories(path: Path, n: int, seed: int) -> None:
 
 
 def extracted(kind: str, value: str, *, pairs: bool) -> None:
-    """A vector of the value's name, and stories to sweep on."""
+    """A vector of the value's name."""
     place = ["-o", f"vectors/{value}.safetensors"]
     if pairs:
         write_pairs(Path("stories.jsonl"), kind, value, TRAINED, 7)
-        write_pairs(Path("held-out.jsonl"), kind, value, HELD_OUT, 8)
         steer("extract", "stories.jsonl", *place)
     else:
         write_stories(Path("stories.jsonl"), TRAINED, 7)
-        write_stories(Path("held-out.jsonl"), HELD_OUT, 8)
         tag = ["--positive", f"[{kind}: {value}]", "--negative", ""]
         steer("extract", *tag, "--texts", "stories.jsonl", *place)
 
@@ -91,6 +89,7 @@ def measured(kind: str, value: str, *, pairs: bool) -> Interval:
     for name, before in (("plain.txt", ""), ("tagged.txt", f"[{kind}: {value}] ")):
         Path(name).write_text("".join(f"{before}{opening}\n" for opening in openings))
     extracted(kind, value, pairs=pairs)
+    write_pairs(Path("held-out.jsonl"), kind, value, HELD_OUT, 8)
     swept = steer("sweep", "-v", value, "--texts", "held-out.jsonl", "--save")
     rows = written("--prompts", "plain.txt", "-v", value, "--compare")
     tagged = written("--prompts", "tagged.txt")

@@ -1,0 +1,218 @@
+"""Tasks of lm-evaluation-harness on a steered model: its tasks and metrics, our hooks. An extra.
+
+What a task asks (log-probabilities of endings, of whole texts, or texts that are written) is
+answered under a cell, as everything else that is measured.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.evaluator import evaluate
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import Tensor
+
+from steer.contrasts.frame import joinable
+from steer.contrasts.passages import Message
+from steer.distillation.lessons import Conditions
+from steer.errors import InputError
+from steer.evaluation.batches import Batch, Text, log_prob
+from steer.evaluation.scoring import CONDITION, Cell, score
+from steer.generate.apply import Sampling, generate
+from steer.intervals import Interval
+from steer.models import encoding
+from steer.models.model import Model
+
+SEED = 0
+#: For metrics that are no means, whose standard error the harness finds by resampling.
+RESAMPLES = 1_000
+#: Tokens of an answer, where a task does not say.
+MAX_TOKENS = 256
+
+
+def load(tasks: Sequence[str]) -> Any:
+    """Tasks by the harness's names, or files that describe one, with their data.
+
+    Raises:
+        InputError: there is no such task, or its data cannot be had.
+    """
+    own = all(Path(task).suffix in (".yaml", ".yml") for task in tasks)
+    try:
+        with _quiet():
+            loaded = TaskManager(include_defaults=not own).load(list(tasks))
+    except Exception as error:  # of yaml, datasets and the task's own code: no common root
+        reason = next(iter(str(error).strip("'\" \n").splitlines()), "") or type(error).__name__
+        raise InputError(
+            f"cannot load the task {', '.join(tasks)}: {reason}",
+            hint="give a name that `lm-eval ls tasks` lists, or a task's .yaml file",
+        ) from error
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+    return loaded
+
+
+def run(
+    model: Model, loaded: Any, cell: Cell, conditions: Conditions | None, limit: int | None
+) -> dict[str, Interval]:
+    """Metrics of the tasks under a cell, `TASK metric`, with the harness's standard errors: two of
+    them, nearly, either way. A metric that has none is left out.
+
+    Raises:
+        HookError: a steer was never applied.
+    """
+    chat = conditions is not None and conditions.chat
+    condition = conditions.condition if conditions is not None and cell is CONDITION else ""
+    steered = Steered(model, cell or (), "" if chat else condition, special=not chat)
+    for task in loaded["tasks"].values():
+        task.set_fewshot_seed(seed=SEED)
+    with _quiet():
+        found = evaluate(
+            steered,
+            loaded,
+            limit=limit,
+            bootstrap_iters=RESAMPLES,
+            log_samples=False,
+            apply_chat_template=chat,
+            system_instruction=(condition or None) if chat else None,
+        )
+    return _metrics(found["results"])
+
+
+def _metrics(results: dict[str, dict[str, Any]]) -> dict[str, Interval]:
+    made = {}
+    for task, values in results.items():
+        for key, value in values.items():
+            metric, _, filtered = key.partition(",")
+            error = values.get(f"{metric}_stderr,{filtered}")
+            if isinstance(error, float) and not math.isnan(error):
+                name = f"{task} {metric}" + ("" if filtered == "none" else f" {filtered}")
+                made[name] = Interval(value, value - 1.96 * error, value + 1.96 * error)
+    return made
+
+
+class Steered(TemplateLM):  # type: ignore[misc]  # the harness has no types that mypy could follow
+    """The model under a cell, as the harness asks it. before: stands before every context."""
+
+    def __init__(self, model: Model, cell: Cell, before: str, *, special: bool) -> None:
+        super().__init__()
+        self.model, self.cell, self.before = model, cell, joinable(before)
+        self.special = special
+        self.limit = model.context or 2_048
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.model.identity.id
+
+    @property
+    def eot_token_id(self) -> int:
+        return min(self.model.end_ids, default=self.model.pad_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        first = self.model.tokenizer.bos_token_id
+        return self.eot_token_id if first is None else int(first)
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_other: Any
+    ) -> list[int]:
+        special = self.special if add_special_tokens is None else add_special_tokens
+        return self.model.encode(string, special=special)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        turns = [Message(turn["role"], turn["content"]) for turn in chat_history]
+        name = self.model.identity.id
+        return encoding.chat(self.model.tokenizer, name, turns, ask=add_generation_prompt)
+
+    def loglikelihood(
+        self, requests: list[Any], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        asked = [
+            replace(one, arguments=(self.before + one.args[0], one.args[1])) for one in requests
+        ]
+        return list(super().loglikelihood(asked, disable_tqdm=True))
+
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, **_other: Any
+    ) -> list[tuple[float, bool]]:
+        texts = [self._text(context, continuation) for _, context, continuation in requests]
+        sums = score(self.model, texts, [self.cell], log_prob)[0]
+        likeliest = score(self.model, texts, [self.cell], _likeliest)[0]
+        return [
+            (float(total), int(n) == len(text.scored))
+            for total, n, text in zip(sums, likeliest, texts, strict=True)
+        ]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        found = []
+        for (string,) in (one.args for one in requests):
+            ids = self.tok_encode(string, add_special_tokens=False)
+            # The condition takes the place of the first token, where there is one.
+            start = self.tok_encode(self.before.rstrip()) if self.before else [self.prefix_token_id]
+            room = self.limit - len(start)
+            windows = get_rolling_token_windows(ids, start[-1], room, 1)
+            asked = [
+                (None, [*start[:-1], *context], continuation)
+                for context, continuation in map(make_disjoint_window, windows)
+            ]
+            found.append(sum(total for total, _ in self._loglikelihood_tokens(asked)))
+        return found
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        return [self._written(*one.args) for one in requests]
+
+    def _written(self, context: str, asked: dict[str, Any]) -> str:
+        until = asked.get("until") or ()
+        stops = (until,) if isinstance(until, str) else tuple(stop for stop in until if stop)
+        ids = self.tok_encode(self.before + context)
+        most = min(int(asked.get("max_gen_toks", MAX_TOKENS)), self.limit - len(ids))
+        temperature = float(asked.get("temperature", 0.0)) if asked.get("do_sample") else 0.0
+        sampling = Sampling(max(1, most), temperature, stop=stops, seed=SEED)
+        prompts = [self.before + context]
+        [made] = generate(
+            self.model, prompts, list(self.cell or ()), sampling, special=self.special
+        )
+        return made.text
+
+    def _text(self, context: Sequence[int], continuation: Sequence[int]) -> Text:
+        """What is scored; of a context that is too long, the end."""
+        ids = (*context, *continuation)[-self.limit :]
+        start = max(1, len(ids) - len(continuation))
+        return Text(ids, tuple(range(start, len(ids))), start)
+
+
+def _likeliest(cells: Tensor, batch: Batch) -> Tensor:
+    """1 where the token that comes is the most probable one."""
+    targets = batch.targets.to(cells.device).expand(cells.shape[:-1])
+    return (cells.argmax(-1) == targets).to(torch.float32)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the harness's log and bars: how far it is, steer says itself."""
+    from tqdm import tqdm
+
+    logger, original = logging.getLogger("lm_eval"), tqdm.__init__
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+
+    def silent(self: Any, *arguments: Any, **settings: Any) -> None:
+        original(self, *arguments, **{**settings, "disable": True})
+
+    tqdm.__init__ = silent
+    try:
+        yield
+    finally:
+        tqdm.__init__ = original
+        logger.setLevel(before)
