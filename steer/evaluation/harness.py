@@ -157,8 +157,9 @@ class Steered(TemplateLM):  # type: ignore[misc]  # the harness has no types tha
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         found = []
         for (string,) in (one.args for one in requests):
-            ids = self.tok_encode(string, add_special_tokens=False)
-            # The condition takes the place of the first token, where there is one.
+            # As the harness's own models have it: a first token comes twice. A condition takes the
+            # place of one.
+            ids = self.tok_encode(string, add_special_tokens=False if self.before else None)
             start = self.tok_encode(self.before.rstrip()) if self.before else [self.prefix_token_id]
             room = self.limit - len(start)
             windows = get_rolling_token_windows(ids, start[-1], room, 1)
