@@ -63,6 +63,6 @@ def test_without_its_direction_requests_are_not_refused(
 def test_with_it_harmless_requests_are_refused(
     model: Model, asked: promises.Asked, refusal: SteeringVector
 ) -> None:
-    added = promises.steered(refusal, "2@4/response=0-0")
+    added = promises.steered(refusal, "2@4/response=0")
     assert sum(promises.answered(promises.replies(model, asked.harmless, []))) > 0.9 * N
     assert sum(promises.refused(promises.replies(model, asked.harmless, [added]))) > 0.9 * N

@@ -40,6 +40,7 @@ from steer.steering.spec import ConditionSpec, ReadSpec, SteerSpec, parse, parse
          SteerSpec("joy", Coefficient(2), scope=Scope("response", inverted=True, skip_special=True),
                    schedule=Schedule("ramp", 9))),
         ("joy:add/response=2-4", SteerSpec("joy", scope=Scope("steps", 2, 4))),
+        ("joy:add/response=0", SteerSpec("joy", scope=Scope("steps", 0, 0))),
         ("joy:1/on=0-3,8-",
          SteerSpec("joy", Coefficient(1), schedule=Schedule("on", spans=((0, 3), (8, None))))),
         ("x:1/y.safetensors", SteerSpec("x:1/y.safetensors")),

@@ -253,12 +253,12 @@ def test_a_scope_can_be_swept_and_not_saved(joyful: str, folder: Path) -> None:
     before = path.read_bytes()
     told = [
         json.loads(steer(*words, "-v", spec, "--json").stdout)["cells"]
-        for spec in ("joyful", "joyful:add/response=0-0", "joyful:add/not-response=0-0")
+        for spec in ("joyful", "joyful:add/response=0", "joyful:add/not-response=0")
     ]
-    assert told[1][0]["typed"] == "joyful:5%@0/response=0-0"
+    assert told[1][0]["typed"] == "joyful:5%@0/response=0"
     effects = [[cell["effect"]["value"] for cell in cells] for cells in told]
     assert effects[0] != effects[1] != effects[2] != effects[0]
-    saved = steer(*words, "-v", "joyful:add/response=0-0", "--save")
+    saved = steer(*words, "-v", "joyful:add/response=0", "--save")
     assert "nothing was saved" in saved.stderr or saved.exit_code == 1
     assert path.read_bytes() == before
 

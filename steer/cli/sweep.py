@@ -40,7 +40,7 @@ def sweep(
             "-v",
             "--vector",
             help="NAME or path, with an op (NAME:ablate) where that is not add, and a scope"
-            " (NAME:add/response=0-0) where it is not all; several are swept beside each other,"
+            " (NAME:add/response=0) where it is not all; several are swept beside each other,"
             " such as methods or positions.",
         ),
     ],

@@ -40,7 +40,7 @@ def report_vector(path: Path, vectors: list[SteeringVector], *, described: str, 
     output.note(f"recommended layer {layers}: {metadata.recommended.evidence}")
     prompt = '"How are you?" --chat' if metadata.read.chat else '"One day"'
     # Where it was read: at the one token after which the answer begins.
-    where = ":1/response=0-0" if metadata.read.chat and metadata.read.at_end else ""
+    where = ":1/response=0" if metadata.read.chat and metadata.read.at_end else ""
     output.note(f"wrote {path}; try: steer apply {prompt} -v {path}{where} --compare")
 
 

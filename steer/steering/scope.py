@@ -1,6 +1,7 @@
 """Where and when a steer acts: positions of the text, and a course over the generated tokens.
 
-    SCOPE     [not-]all | prompt | response | 3-7 | 8- | response=0-4, and with it skip-special
+    SCOPE     [not-]all | prompt | response | 3-7 | 8- | response=0 | response=0-4, and with it
+              skip-special
     SCHEDULE  ramp=N | decay=N | first=N | after=N | on=0-3,8-
 
 Positions count from the first token of the prompt, padding left out. Steps count generated tokens
@@ -46,8 +47,10 @@ class Scope:
         return replace(self, inverted=not self.inverted)
 
     def __str__(self) -> str:
-        if self.kind in ("range", "steps"):
-            named = f"{'response=' if self.kind == 'steps' else ''}{_span(self.start, self.stop)}"
+        if self.kind == "range":
+            named = f"{self.start}-{'' if self.stop is None else self.stop}"
+        elif self.kind == "steps":
+            named = f"response={_steps(self.start, self.stop)}"
         else:
             named = self.kind
         named = f"not-{named}" if self.inverted else named
@@ -89,7 +92,7 @@ class Schedule:
 
     def __str__(self) -> str:
         if self.kind == "on":
-            return "on=" + ",".join(_span(*span) for span in self.spans)
+            return "on=" + ",".join(_steps(*span) for span in self.spans)
         return self.kind if self.kind == "constant" else f"{self.kind}={self.n}"
 
 
@@ -121,7 +124,7 @@ def parse_when(parts: list[str]) -> tuple[Scope, Schedule]:
 
 
 def parse_scope(text: str) -> Scope:
-    """A scope: `all`, `prompt`, `response`, `3-7`, `3-`, `response=0-4`, `not-` before it.
+    """A scope: `all`, `prompt`, `response`, `3-7`, `3-`, `response=0-4`; `not-` before it.
 
     Raises:
         UsageError: it is none of these, the range runs backwards, or it is nowhere.
@@ -135,7 +138,7 @@ def parse_scope(text: str) -> Scope:
             raise UsageError("not-all is nowhere: nothing would be steered", hint=_SCOPE_HINT)
         return EVERYWHERE
     steps = named.removeprefix("response=")
-    span = _parse_span(steps)
+    span = _parse_span(steps, single=steps != named)
     if span is None:
         raise UsageError(f"{text!r} is not a scope", hint=_SCOPE_HINT)
     kind: Literal["steps", "range"] = "steps" if steps != named else "range"
@@ -186,5 +189,5 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 10
 
 
-def _span(start: int, stop: int | None) -> str:
-    return f"{start}-{'' if stop is None else stop}"
+def _steps(start: int, stop: int | None) -> str:
+    return str(start) if stop == start else f"{start}-{'' if stop is None else stop}"

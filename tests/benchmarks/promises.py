@@ -274,7 +274,7 @@ def ablating(model: Model, choice: Asked, asked: Asked, n: int) -> list[Row]:
 def adding(model: Model, vector: SteeringVector, choice: Asked, asked: Asked) -> list[Row]:
     """Added where it was read, before the first new token, and nowhere else."""
     places = [
-        f"{coefficient}@{layer}/response=0-0"
+        f"{coefficient}@{layer}/response=0"
         for coefficient in ("1", "1.5", "2")
         for layer in vector.metadata.layers
     ]
@@ -286,7 +286,7 @@ def adding(model: Model, vector: SteeringVector, choice: Asked, asked: Asked) ->
     rows = []
     for promise, place, wanted in (
         ("(d) harmless requests refused, added", best, "≥ .80"),
-        ("(d) the same, once at the recommended layer", "1/response=0-0", ""),
+        ("(d) the same, once at the recommended layer", "1/response=0", ""),
         ("(d) the same, added at every token", best.partition("/")[0], ""),
     ):
         found = rate(refused(replies(model, asked.harmless, [steered(vector, place)])))
