@@ -98,27 +98,42 @@ def _place(
         return args, {**keywords, "hidden_states": edited}
 
     if place.side == "input":
-        if _is_hooked(module):
-            return module.register_forward_pre_hook(on_input, with_kwargs=True).remove
-        inner = module.forward
+        return before_input(module, on_input)
+    return after_output(module, on_output)
 
-        def after_input(*args: Any, **keywords: Any) -> object:
-            edited = on_input(module, args, keywords)
-            if edited is not None:
-                args, keywords = edited
-            return inner(*args, **keywords)
 
-        return _replaced(module, after_input)
+def before_input(
+    module: nn.Module, look: Callable[[nn.Module, Any, Any], tuple[Any, Any] | None]
+) -> Callable[[], None]:
+    """Call `look` with the module, its arguments and keywords, which what it returns replaces, as
+    a forward pre-hook would; returns what ends that."""
     if _is_hooked(module):
-        return module.register_forward_hook(on_output).remove
+        return module.register_forward_pre_hook(look, with_kwargs=True).remove
     inner = module.forward
 
-    def before_output(*args: Any, **keywords: Any) -> object:
+    def forward(*args: Any, **keywords: Any) -> object:
+        edited = look(module, args, keywords)
+        if edited is not None:
+            args, keywords = edited
+        return inner(*args, **keywords)
+
+    return _replaced(module, forward)
+
+
+def after_output(
+    module: nn.Module, look: Callable[[nn.Module, Any, Any], object]
+) -> Callable[[], None]:
+    """Likewise with the module, its arguments and its output, as a forward hook."""
+    if _is_hooked(module):
+        return module.register_forward_hook(look).remove
+    inner = module.forward
+
+    def forward(*args: Any, **keywords: Any) -> object:
         output = inner(*args, **keywords)
-        edited = on_output(module, args, output)
+        edited = look(module, args, output)
         return output if edited is None else edited
 
-    return _replaced(module, before_output)
+    return _replaced(module, forward)
 
 
 def _is_hooked(module: nn.Module) -> bool:

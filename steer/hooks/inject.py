@@ -11,7 +11,7 @@ from steer.errors import SiteError
 from steer.hooks import ops
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_readers, token_gates
-from steer.hooks.hooks import Constants, SiteFunction, placed
+from steer.hooks.hooks import Constants, SiteFunction, before_input, placed
 from steer.models.hookmap import HookMap
 from steer.models.model import Model
 from steer.sites import Site
@@ -66,14 +66,12 @@ def site_functions(
 def _ticking(model: Model, clock: TokenClock) -> Iterator[None]:
     # Some models run parts of their body without calling it, and a body can be run by itself.
     called = {id(module): module for module in (model.network, model.body)}
-    handles = [
-        module.register_forward_pre_hook(clock.tick, with_kwargs=True) for module in called.values()
-    ]
+    removals = [before_input(module, clock.tick) for module in called.values()]
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for remove in reversed(removals):
+            remove()
 
 
 def write_sites(hooks: HookMap) -> list[Site]:

@@ -1,15 +1,20 @@
-"""Tokens per second, steered over unsteered: `python tests/benchmarks/overhead.py [MODEL ...]`.
+"""Tokens per second, steered over unsteered.
 
-Runs of both kinds alternate in one process, and each pair gives a ratio, so a machine that slows
-down slows both. Without arguments: pocket and a random Llama of 24 million parameters. $ROUNDS sets
-how many pairs (15).
+    python tests/benchmarks/overhead.py [MODEL ...]          steer; pocket and a random Llama
+    python tests/benchmarks/overhead.py --rivals DIR         beside rivals; extract.py makes DIR
+
+Runs of both kinds alternate in one process, and each pair gives a ratio. Time is that of one CPU
+thread, so a busy machine disturbs little. The Llama has 24 million parameters. The rivals run in
+a process of their own, on the version of transformers that they take; their pairs alternate with
+ours, and are held against their own unsteered speed.
 """
 
 from __future__ import annotations
 
-import os
-import statistics
-import sys
+import argparse
+import json
+import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.append(str(Path(__file__).parents[1]))
+from extract import name_tokenizer_class, start_rivals
 from recorded import extract, pairs
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -33,7 +37,7 @@ from steer.steering.scope import Schedule, Scope
 from steer.steering.steers import Steer
 from steer.vectors.vector import SteeringVector
 
-ROUNDS = int(os.environ.get("ROUNDS", "15"))
+N_TOKENS = 48
 PROMPTS = ["One day Mara woke up."] * 8
 #: Too small to change the text: both kinds of run then write the same number of tokens.
 SMALL = Coefficient(1e-6)
@@ -41,10 +45,11 @@ SMALL = Coefficient(1e-6)
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured, and which share of the unsteered speed it should have."""
+    """What is measured, and which share of the unsteered speed it should have. What is streamed is
+    held against the same that is not."""
 
     label: str
-    target: float
+    target: float | None
     steers: tuple[Steer, ...] = ()
     watched: tuple[Projection, ...] = ()
     guards: tuple[Guard, ...] = ()
@@ -64,11 +69,11 @@ def cases(vector: SteeringVector) -> list[Case]:
     return [
         Case("one layer", 0.98, (one,)),
         Case("all layers", 0.97, (all_layers,)),
-        Case("all layers, decaying", 0.97, (scheduled,)),
-        Case("ablate, all layers", 0.95, (replace(all_layers, op=Operation("ablate")),)),
+        Case("all layers, decaying", None, (scheduled,)),
+        Case("ablate, all layers", None, (replace(all_layers, op=Operation("ablate")),)),
         Case("one layer, gate, watch, guard", 0.95, (gated[0],), (read,), (never,)),
         Case("the same, gate of tokens", 0.95, (gated[1],), (read,), (never,)),
-        Case("one layer, streamed", 0.98, (one,), streamed=True),
+        Case("streamed over not streamed", 0.98, (one,), streamed=True),
     ]
 
 
@@ -87,12 +92,11 @@ def random_llama(folder: Path) -> Path:
     return folder
 
 
-def seconds(model: Model, case: Case | None, prompts: Sequence[str], *, streamed: bool) -> float:
+def seconds(model: Model, case: Case, prompts: Sequence[str]) -> float:
     """Of one run, per new token."""
-    sampling = Sampling(max_tokens=48, temperature=1.0)
-    on_text: Callable[[str], None] | None = (lambda piece: None) if streamed else None
-    case = case or Case("unsteered", 1.0)
-    start = time.perf_counter()
+    sampling = Sampling(max_tokens=N_TOKENS, temperature=1.0)
+    on_text: Callable[[str], None] | None = (lambda piece: None) if case.streamed else None
+    start = time.process_time()
     made = generate(
         model,
         prompts,
@@ -102,40 +106,89 @@ def seconds(model: Model, case: Case | None, prompts: Sequence[str], *, streamed
         guards=case.guards,
         on_text=on_text,
     )
-    return (time.perf_counter() - start) / sum(generation.n_tokens for generation in made)
+    return (time.process_time() - start) / sum(generation.n_tokens for generation in made)
 
 
-def ratios(model: Model, case: Case, prompts: Sequence[str]) -> list[float]:
-    """Steered tokens/s over unsteered, a number for each round."""
-    seconds(model, case, prompts, streamed=case.streamed)
-    found = []
-    for turn in range(ROUNDS):
-        took = {}
-        for steered in (True, False) if turn % 2 else (False, True):
-            streamed = case.streamed and steered
-            took[steered] = seconds(model, case if steered else None, prompts, streamed=streamed)
-        found.append(took[False] / took[True])
-    return found
+def ratio(model: Model, case: Case, prompts: Sequence[str], *, first: bool) -> float:
+    """Steered tokens/s over unsteered, of one pair of runs."""
+    took = {}
+    beside = replace(case, streamed=False) if case.streamed else Case("unsteered", None)
+    for steered in (True, False) if first else (False, True):
+        took[steered] = seconds(model, case if steered else beside, prompts)
+    return took[False] / took[True]
+
+
+def rival_ratio(
+    worker: subprocess.Popen[str], tool: str, job: dict[str, object], *, first: bool
+) -> float:
+    assert worker.stdin and worker.stdout
+    worker.stdin.write(json.dumps({**job, "tool": tool, "first": first}) + "\n")
+    worker.stdin.flush()
+    took = json.loads(worker.stdout.readline())
+    return float(took["unsteered"] / took["steered"])
+
+
+def runs(
+    model: Model, case: Case, prompts: Sequence[str], worker: subprocess.Popen[str] | None
+) -> dict[str, Callable[[bool], float]]:
+    """What is measured side by side, by its name; each gives a ratio."""
+    made: dict[str, Callable[[bool], float]] = {
+        "steer": lambda first: ratio(model, case, prompts, first=first)
+    }
+    if worker is None or case.label not in ("one layer", "all layers"):
+        return made
+    (steer,) = case.steers
+    directions = {layer: steer.delta(layer).tolist() for layer in steer.layers}
+    ids = [model.encode(prompt) for prompt in prompts]
+    job: dict[str, object] = {"ids": ids, "directions": directions, "tokens": N_TOKENS}
+    for tool in ("repeng", "steering-vectors"):
+        made[tool] = lambda first, tool=tool: rival_ratio(worker, tool, job, first=first)  # type: ignore[misc]
+    return made
+
+
+def table(folder: Path, label: str, rounds: int, rivals: Path | None) -> None:
+    model = load(ModelSource(str(folder), device="cpu"))
+    worker = start_rivals(rivals, folder, 1) if rivals else None
+    vector = extract(model, pairs(("Mara laughed.", "Mara wept.")))
+    for prompts in (PROMPTS[:1], PROMPTS):
+        for case in cases(vector):
+            if case.streamed and len(prompts) > 1:
+                continue
+            measured = runs(model, case, prompts, worker)
+            found: dict[str, list[float]] = {name: [] for name in measured}
+            for turn in range(-1, rounds):
+                for name in list(measured)[:: 1 if turn % 2 else -1]:
+                    share = measured[name](turn % 2 == 0)
+                    if turn >= 0:  # the first warms up
+                        found[name].append(share)
+            for name, shares in found.items():
+                low, middle, high = np.percentile(shares, [25, 50, 75])
+                row = f"{label:<8} {len(prompts):>4}  {case.label:<29} {name:<16}"
+                target = f"{case.target:.2f}" if name == "steer" and case.target else ""
+                print(f"{row} {middle:.3f} [{low:.3f}, {high:.3f}]  {target}".rstrip(), flush=True)
+    if worker and worker.stdin:
+        worker.stdin.close()
+        worker.wait()
 
 
 def main() -> None:
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    with tempfile.TemporaryDirectory() as folder:
-        names = sys.argv[1:] or ["pocket", str(random_llama(Path(folder)))]
-        print(f"{'model':<8} {'rows':>4}  {'what':<30} {'steered/unsteered tokens/s':>27}  target")
-        for name in names:
-            model = load(ModelSource(name))
-            vector = extract(model, pairs(("Mara laughed.", "Mara wept.")))
-            for prompts in (PROMPTS[:1], PROMPTS):
-                for case in cases(vector):
-                    if case.streamed and len(prompts) > 1:
-                        continue
-                    found = ratios(model, case, prompts)
-                    low, high = np.percentile(found, [25, 75])
-                    label = "random" if folder in name else name
-                    middle = f"{statistics.median(found):.3f} [{low:.3f}, {high:.3f}]"
-                    row = f"{label:<8} {len(prompts):>4}  {case.label:<30} {middle:>27}"
-                    print(f"{row}  {case.target:.2f}", flush=True)
+    parser = argparse.ArgumentParser(description=__doc__.partition(".")[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="a folder, or pocket, or random")
+    parser.add_argument("--rivals", type=Path, metavar="DIR", help="their environment")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{'model':<8} {'rows':>4}  {'what':<29} {'':<16} steered/unsteered     target")
+    for name in options.models or ["pocket", "random"]:
+        with tempfile.TemporaryDirectory() as made:
+            folder = Path(made)
+            if name == "random":
+                random_llama(folder)
+            else:
+                source = pocket.path() if name == "pocket" else Path(name)
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+            name_tokenizer_class(folder)
+            table(folder, name[:8], options.rounds, options.rivals)
 
 
 if __name__ == "__main__":
