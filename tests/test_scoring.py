@@ -235,9 +235,9 @@ def test_a_model_with_a_side_channel_is_found_out() -> None:
 
 def test_the_model_is_left_as_it_was() -> None:
     model = tiny.model("llama")
-    ids, mask = model.padded([TEXTS[0].ids], left=False)
+    ids, _ = model.padded([TEXTS[0].ids], left=False)
     before = model.network(ids).logits
-    grown = trunk.grown(model, ids, mask, 1, None)
+    grown = trunk.grown(model, ids, 1, None)
     with pytest.raises(RuntimeError, match="stop"), trunk.replayed(model, grown):
         raise RuntimeError("stop")
     assert all("forward" not in vars(block) for block in model.network.model.layers)

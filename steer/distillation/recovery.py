@@ -19,9 +19,9 @@ from steer.intervals import Interval, ratio
 
 def token_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """KL(teacher || student) in nats, float32 [token], of log-probabilities [token, vocabulary]."""
-    terms = teacher.exp() * (teacher - student)
+    terms = (teacher - student).mul_(teacher.exp())
     # A token that the teacher excludes adds 0, also where the student excludes it as well.
-    return terms.masked_fill(teacher.isneginf(), 0.0).sum(-1)
+    return terms.masked_fill_(teacher == -torch.inf, 0.0).sum(-1)
 
 
 #: Tokens at a time, whose numbers stay in a processor's cache where the vocabulary is small.

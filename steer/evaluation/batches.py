@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from steer.distillation.lessons import picks_columns, vocabulary
 from steer.distillation.recovery import token_kl
+from steer.evaluation.trunk import can_be_spared, sparing
 from steer.hooks.clock import TokenClock
 from steer.models.model import Model
 from steer.steering.projection import Gate
@@ -40,14 +42,13 @@ class Batch:
     model: Model
     texts: Sequence[Text]
     ids: Tensor
-    mask: Tensor
     columns: Tensor
     targets: Tensor
     weights: Tensor
 
     @classmethod
     def of(cls, model: Model, texts: Sequence[Text]) -> Batch:
-        ids, mask = model.padded([text.ids for text in texts], left=False)
+        ids, _ = model.padded([text.ids for text in texts], left=False)
         columns = sorted({position - 1 for text in texts for position in text.scored}) or [0]
         place = {column: index for index, column in enumerate(columns)}
         weights = torch.zeros((len(texts), len(columns)))
@@ -55,7 +56,7 @@ class Batch:
             weights[row, [place[position - 1] for position in text.scored]] = 1
         which = torch.tensor(columns, device=ids.device)
         targets = ids[:, (which + 1).clamp(max=ids.shape[1] - 1)]
-        return cls(model, texts, ids, mask, which, targets, weights.to(ids.device))
+        return cls(model, texts, ids, which, targets, weights.to(ids.device))
 
     def clock(self, values: dict[Gate, list[float]]) -> TokenClock:
         """A clock for one way of steering: it has a row for each text. values: as its own."""
@@ -68,18 +69,18 @@ class Batch:
     def base(self) -> Tensor:
         """Log-probabilities of the unsteered model at the columns, float32 [text, column,
         vocabulary]."""
-        return log_probs(self.model, self.ids, self.mask, self.columns)
+        return log_probs(self.model, self.ids, self.columns)
 
     @cached_property
     def conditioned(self) -> Tensor:
         """The same after the condition."""
-        ids, mask = self.model.padded([text.conditioned for text in self.texts], left=False)
+        ids, _ = self.model.padded([text.conditioned for text in self.texts], left=False)
         shifts = [len(text.conditioned) - len(text.ids) for text in self.texts]
         columns = torch.tensor(shifts)[:, None] + self.columns.cpu()[None]
         # What a text does not score is as good as anything.
         columns = columns.clamp(0, ids.shape[1] - 1)
         kept, index = torch.unique(columns, return_inverse=True)
-        found = log_probs(self.model, ids, mask, kept.to(ids.device))
+        found = log_probs(self.model, ids, kept.to(ids.device))
         return found[torch.arange(len(ids))[:, None], index.to(found.device)]
 
     @property
@@ -123,12 +124,17 @@ def surprise(cells: Tensor, batch: Batch) -> Tensor:
     return -(chances * batch.base[None]).masked_fill(chances == 0, 0.0).sum(-1)
 
 
-def log_probs(model: Model, ids: Tensor, mask: Tensor, columns: Tensor) -> Tensor:
-    """log p float32 [row, column, vocabulary] at the columns; the LM head runs there only."""
-    if picks_columns(model):
-        output = model.network(
-            input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=columns
-        )
-        return torch.as_tensor(output.logits).float().log_softmax(-1)
-    logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return torch.as_tensor(logits[:, columns.to(logits.device)]).float().log_softmax(-1)
+def log_probs(model: Model, ids: Tensor, columns: Tensor) -> Tensor:
+    """log p float32 [row, column, vocabulary] at the columns; the LM head runs there only.
+
+    ids: int64 [row, position], padded on the right: no token sees what comes after it, so nothing
+    has to be masked, and attention without a mask is faster.
+    """
+    asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+    with sparing(model, columns) if can_be_spared(model) else nullcontext():
+        if picks_columns(model):
+            logits = model.network(**asked, logits_to_keep=columns).logits
+        else:
+            logits = model.network(**asked).logits
+            logits = logits[:, columns.to(logits.device)]
+    return torch.as_tensor(logits).float().log_softmax(-1)

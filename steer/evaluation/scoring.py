@@ -118,7 +118,7 @@ class Scorer:
             return lower
         if lower is not None and lower.layer > layer:
             lower = None
-        self._trunks[group] = grown(self.model, batch.ids, batch.mask, layer, lower)
+        self._trunks[group] = grown(self.model, batch.ids, layer, lower)
         return self._trunks[group]
 
     def _functions(self, batch: Batch, cells: Sequence[Sequence[Steer]]) -> list[Functions]:
@@ -140,9 +140,7 @@ class Scorer:
         times = len(cells)
         functions = _by_rows(cells, len(batch.ids))
         with replayed(self.model, trunk, times), placed(self.model, functions):
-            found = log_probs(
-                self.model, batch.ids.repeat(times, 1), batch.mask.repeat(times, 1), batch.columns
-            )
+            found = log_probs(self.model, batch.ids.repeat(times, 1), batch.columns)
         return found.view(times, len(batch.ids), *found.shape[1:])
 
 

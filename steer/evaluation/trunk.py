@@ -1,13 +1,14 @@
-"""What a batch of texts is at one block, so that the blocks up to it need not run again.
+"""What of a forward need not run: the blocks up to one, and what nobody asks of the last.
 
 Steering at layer L leaves everything below it as it is. A trunk holds what block L returned for the
 unsteered texts; while it is `replayed`, the blocks up to L do nothing, block L returns it once more
-(hooks on it fire as ever), and only what lies above is computed.
+(hooks on it fire as ever), and only what lies above is computed. In the last block no position
+looks at another once attention is done, so its MLP runs only where something is scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,8 @@ from steer.hooks.record import COARSE_TOLERANCE, TOLERANCE
 from steer.models.model import Model
 from steer.sites import Site
 
-#: Of each network: whether what is replayed was found to be what is computed.
-_tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+#: Of each network: which trials found that what is left out changes nothing.
+_tried: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class _SeenError(Exception):
 
 
 @torch.no_grad()
-def grown(model: Model, ids: Tensor, mask: Tensor, layer: int, lower: Trunk | None) -> Trunk:
+def grown(model: Model, ids: Tensor, layer: int, lower: Trunk | None) -> Trunk:
     """The trunk of unsteered texts at `layer`, from one of a lower layer where there is one."""
     kept: list[Any] = []
 
@@ -49,7 +50,7 @@ def grown(model: Model, ids: Tensor, mask: Tensor, layer: int, lower: Trunk | No
     handle = _block(model, layer).register_forward_hook(keep)
     try:
         with replayed(model, lower), suppress(_SeenError):
-            model.body(input_ids=ids, attention_mask=mask, use_cache=False)
+            model.body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     finally:
         handle.remove()
     return Trunk(layer, kept[0])
@@ -63,53 +64,110 @@ def replayed(model: Model, trunk: Trunk | None, times: int = 1) -> Iterator[None
         return
     output = _repeated(trunk.output, times)
     blocks = [_block(model, layer) for layer in range(trunk.layer + 1)]
+    with _running(blocks, lambda *_args, **_keywords: output):
+        yield
+
+
+@contextmanager
+def sparing(model: Model, columns: Tensor) -> Iterator[None]:
+    """The last block's MLP runs at `columns` [column] alone, and gives 0 elsewhere."""
+    place = model.hooks.places.get(Site(model.n_layers - 1, "mlp_out"))
+    if place is None or place.side != "output":
+        yield
+        return
+    module = model.network.get_submodule(place.module)
+    own = module.forward
+
+    def spared(hidden: Tensor, *args: Any, **keywords: Any) -> Tensor:
+        made = own(hidden[:, columns.to(hidden.device)], *args, **keywords)
+        out = made.new_zeros((*hidden.shape[:2], made.shape[-1]))
+        return out.index_copy_(1, columns.to(made.device), made)
+
+    with _running([module], spared):
+        yield
+
+
+@contextmanager
+def _running(modules: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
+    """The modules run `forward` in place of their own; their hooks fire as ever."""
     # Some libraries have put a `forward` of their own on the instance: it comes back.
-    before = [block.__dict__.get("forward") for block in blocks]
+    before = [module.__dict__.get("forward") for module in modules]
     try:
-        for block in blocks:
-            block.__dict__["forward"] = lambda *_args, **_keywords: output
+        for module in modules:
+            module.__dict__["forward"] = forward
         yield
     finally:
-        for block, own in zip(blocks, before, strict=True):
+        for module, own in zip(modules, before, strict=True):
             if own is None:
-                block.__dict__.pop("forward", None)
+                module.__dict__.pop("forward", None)
             else:
-                block.__dict__["forward"] = own
+                module.__dict__["forward"] = own
 
 
 def takes_trunks(model: Model) -> bool:
     """Whether this model gives, from a trunk, what it gives without; found by trying."""
-    if model.network not in _tried:
+    return _found(model, _same_from_trunks)
+
+
+def can_be_spared(model: Model) -> bool:
+    """Whether it gives, with its last MLP `sparing`, what it gives without; found by trying."""
+    return _found(model, _same_where_asked)
+
+
+def _found(model: Model, same: Callable[[Model], bool]) -> bool:
+    tried = _tried.setdefault(model.network, {})
+    if same.__name__ not in tried:
         try:
-            _tried[model.network] = _same(model)
+            tried[same.__name__] = same(model)
         # A model that passes more than activations from block to block may fail in any way.
         except Exception:
-            _tried[model.network] = False
-    return _tried[model.network]
+            tried[same.__name__] = False
+    return tried[same.__name__]
 
 
 @torch.no_grad()
-def _same(model: Model) -> bool:
+def _same_from_trunks(model: Model) -> bool:
     sides = {model.hooks.place(Site(layer)).side for layer in range(model.n_layers)}
     if sides != {"output"}:
         return False
+    ids, expected = _trial(model)
+    trunk = None
+    for layer in sorted({0, model.n_layers // 2, model.n_layers - 1}):
+        trunk = grown(model, ids, layer, trunk)
+        with replayed(model, trunk, 2):
+            logits = _logits(model, ids.repeat(2, 1))
+        if not all(_alike(model, half, expected) for half in logits.chunk(2)):
+            return False
+    return True
+
+
+@torch.no_grad()
+def _same_where_asked(model: Model) -> bool:
+    ids, expected = _trial(model)
+    columns = torch.tensor([1, 4], device=ids.device)
+    with sparing(model, columns):
+        logits = _logits(model, ids)
+    where = columns.to(logits.device)
+    return _alike(model, logits[:, where], expected[:, where])
+
+
+def _trial(model: Model) -> tuple[Tensor, Tensor]:
+    """Random token ids, and their logits."""
     generator = torch.Generator().manual_seed(0)
     size = int(model.network.config.get_text_config().vocab_size)
     ids = torch.randint(size, (2, 6), generator=generator).to(model.device)
+    return ids, _logits(model, ids)
+
+
+def _logits(model: Model, ids: Tensor) -> Tensor:
     mask = torch.ones_like(ids)
-    expected = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    output = model.network(input_ids=ids, attention_mask=mask, use_cache=False)
+    return torch.as_tensor(output.logits).float()
+
+
+def _alike(model: Model, found: Tensor, expected: Tensor) -> bool:
     tolerance = TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE)
-    trunk = None
-    for layer in sorted({0, model.n_layers // 2, model.n_layers - 1}):
-        trunk = grown(model, ids, mask, layer, trunk)
-        with replayed(model, trunk, 2):
-            logits = model.network(
-                input_ids=ids.repeat(2, 1), attention_mask=mask.repeat(2, 1), use_cache=False
-            ).logits.float()
-        for half in logits.chunk(2):
-            if (half - expected).norm() > tolerance * expected.norm():
-                return False
-    return True
+    return bool((found - expected).norm() <= tolerance * expected.norm())
 
 
 def _block(model: Model, layer: int) -> nn.Module:

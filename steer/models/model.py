@@ -30,6 +30,7 @@ from steer.errors import ModelError
 from steer.models import encoding
 from steer.models.fingerprint import fingerprint
 from steer.models.found import hook_map
+from steer.models.heap import keep_freed
 from steer.models.hookmap import HookMap
 from steer.models.placement import attention, device
 from steer.vectors.provenance import ModelIdentity
@@ -212,6 +213,7 @@ def load(source: ModelSource) -> Model:
         )
         if source.device_map is None and not source.tensor_parallel:
             network.to(device(source))
+    keep_freed()
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(

@@ -1,9 +1,9 @@
 """What a sweep costs beside its cells one at a time: `python tests/benchmarks/sweep.py [MODEL]`.
 
-Every layer with ten coefficients on texts of the model's own: KL from the unsteered model, at the
-same positions. One at a time, each cell and text is a forward with its hooks, as `steer apply`
-would run it; the sweep runs them as `steer sweep` does. Both in one process, in turns, in seconds
-of CPU, which a busy machine does not change much; the numbers have to agree.
+Every layer with nine coefficients on 50 texts of the model's own: KL from the unsteered model, at
+the same positions. One at a time, each cell and text is a forward with its hooks, as `steer apply`
+would run it; the sweep runs them as `steer sweep` does. Both in one process, in turns row by row,
+in seconds of CPU, which a busy machine does not change much; the numbers have to agree.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1]))
 from recorded import extract, pairs
@@ -23,70 +24,66 @@ from recorded import extract, pairs
 from steer.contrasts.source import ModelSource
 from steer.distillation.recovery import token_kl
 from steer.evaluation.batches import Text, drift
-from steer.evaluation.scoring import Scorer
+from steer.evaluation.scoring import Scorer, Sums
 from steer.evaluation.sweep import POSITIONS
 from steer.evaluation.written import Writing, thinned, write
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.measures.grids import Plan, Row, default_coefficients
+from steer.measures.grids import Row, default_coefficients
 from steer.models.model import Model, load
+from steer.steering.steers import Steer
 
-TEXTS = 50
-ROUNDS = 3
-
-
-def swept(model: Model, plan: Plan, texts: Sequence[Text]) -> np.ndarray:
-    n = plan.n_columns
-    scorer = Scorer(model, texts, drift, n)
-    sums = np.zeros((len(plan.rows), n, len(texts)))
-    for row in range(len(plan.rows)):
-        cells = [(plan.steer(row, column),) for column in range(n)]
-        for group, indices in enumerate(scorer.indices):
-            sums[row][:, indices] = scorer.score(group, cells)
-    return sums
+TEXTS, COEFFICIENTS = 50, 9
 
 
-def one_at_a_time(model: Model, plan: Plan, texts: Sequence[Text]) -> np.ndarray:
-    def log_probs(text: Text) -> torch.Tensor:
-        logits = model.network(torch.tensor([text.ids], device=model.device)).logits[0]
-        return logits[[position - 1 for position in text.scored]].float().log_softmax(-1)
-
-    n = plan.n_columns
-    sums = np.zeros((len(plan.rows), n, len(texts)))
+def one_at_a_time(model: Model, steer: Steer, texts: Sequence[Text], base: list[Tensor]) -> Sums:
+    """KL of one cell summed over each text's positions, [text]."""
     clock = TokenClock(1, torch.zeros(1, dtype=torch.int64))
-    with torch.no_grad():
-        base = [log_probs(text) for text in texts]
-        for row in range(len(plan.rows)):
-            for column in range(n):
-                steers = [plan.steer(row, column)]
-                for index, text in enumerate(texts):
-                    with injected(model, steers, clock):
-                        found = log_probs(text)
-                    sums[row, column, index] = float(token_kl(base[index], found).sum())
-    return sums
+    found = np.zeros(len(texts))
+    for index, text in enumerate(texts):
+        with injected(model, [steer], clock):
+            found[index] = float(token_kl(base[index], log_probs(model, text)).sum())
+    return found
 
 
+def log_probs(model: Model, text: Text) -> Tensor:
+    logits = model.network(torch.tensor([text.ids], device=model.device)).logits[0]
+    return logits[[position - 1 for position in text.scored]].float().log_softmax(-1)
+
+
+@torch.no_grad()
 def main() -> None:
     model = load(ModelSource(sys.argv[1] if len(sys.argv) > 1 else "pocket"))
     vector = extract(model, pairs(("One day Mara laughed.", "One day Mara wept.")))
-    columns = default_coefficients(vector)
-    rows = tuple(Row(vector, (layer,), columns, "joyful") for layer in vector.metadata.layers)
-    plan = Plan(rows)
+    columns = default_coefficients(vector)[:COEFFICIENTS]
+    rows = [Row(vector, (layer,), columns, "joyful") for layer in vector.metadata.layers]
     written = write(model, Writing(("One day",), samples=TEXTS, max_tokens=64), ())
-    texts = thinned([one.scored for one in written if one.n], POSITIONS)
-    swept(model, Plan(rows[:1]), texts[:4])  # tries the trunk
-    ratios = []
-    for _ in range(ROUNDS):
+    texts = thinned([one.scored for one in written], POSITIONS)
+    Scorer(model, texts[:2], drift, 1).score(0, [(rows[0].steer(0),)])  # tries what can be left out
+    fast = slow = 0.0
+    start = time.process_time()
+    scorer = Scorer(model, texts, drift, COEFFICIENTS)
+    fast += time.process_time() - start
+    base = [log_probs(model, text) for text in texts]
+    sys.stdout.write("       sweep  one at a time  ratio\n")
+    for row in rows:
+        cells = [(row.steer(column),) for column in range(COEFFICIENTS)]
+        shared = np.zeros((COEFFICIENTS, len(texts)))
         start = time.process_time()
-        fast = swept(model, plan, texts)
+        for group, indices in enumerate(scorer.indices):
+            shared[:, indices] = scorer.score(group, cells)
         middle = time.process_time()
-        slow = one_at_a_time(model, plan, texts)
+        alone = [one_at_a_time(model, steer, texts, base) for (steer,) in cells]
         end = time.process_time()
-        np.testing.assert_allclose(fast, slow, rtol=1e-2, atol=1e-3)
-        ratios.append((middle - start) / (end - middle))
-        print(f"sweep {middle - start:.2f} s, one at a time {end - middle:.2f} s", flush=True)
-    cells = len(rows) * plan.n_columns
-    print(f"{cells} cells x {len(texts)} texts: {statistics.median(ratios):.3f} of the time")
+        np.testing.assert_allclose(shared, alone, rtol=1e-4, atol=1e-4)
+        fast, slow = fast + middle - start, slow + end - middle
+        ratio = (middle - start) / (end - middle)
+        sys.stdout.write(f"layer {row.layers[0]:<2} {middle - start:4.2f} {end - middle:13.2f}")
+        sys.stdout.write(f" {ratio:7.3f}\n")
+        sys.stdout.flush()
+    length = statistics.mean(len(text.ids) for text in texts)
+    sys.stdout.write(f"all      {fast:.2f} {slow:13.2f} {fast / slow:7.3f}\n")
+    sys.stdout.write(f"{len(rows)} x {COEFFICIENTS} cells, {TEXTS} texts of {length:.0f} tokens\n")
 
 
 if __name__ == "__main__":
