@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,20 @@ from steer.processes import several
 
 
 class Journal:
-    """A line of JSON for each piece of work that is done, under its key.
+    """A line of JSON for each piece of work that is done, under its key; path None: kept in memory.
 
     Raises:
         SteerError: the folder or the file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self._done: dict[str, Any] = {}
+        self._before = ""
+        if path is not None:
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
         with reported(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             text = path.read_text() if path.exists() else ""
@@ -62,10 +68,23 @@ class Journal:
             SteerError: the disk does not take it.
         """
         self._done[key] = value
+        if self.path is None:
+            return
         with reported(self.path), self.path.open("a") as file:
             file.write(self._before + json.dumps([key, value]) + "\n")
         self._before = ""
 
+    def kept(self, key: str, make: Callable[[], Any]) -> Any:
+        """What was kept under `key`; else what `make` gives, plain JSON, which is kept from now on.
+
+        Raises:
+            SteerError: the disk does not take it.
+        """
+        if key not in self._done:
+            self.put(key, make())
+        return self._done[key]
+
     def finish(self) -> None:
         """The work is done, and need not be kept."""
-        self.path.unlink(missing_ok=True)
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

@@ -22,8 +22,9 @@ from steer.contrasts.passages import Passage
 from steer.distillation.lessons import Conditions
 from steer.errors import InputError, UsageError
 from steer.evaluation.batches import Batch, surprise
-from steer.evaluation.evaluate import Row, Task, evaluate, n_units, variants
+from steer.evaluation.evaluate import Row, evaluate
 from steer.evaluation.nats import extra
+from steer.evaluation.task import Task, n_units, variants
 from steer.evaluation.written import Writing, own_texts, pair_texts, thinned, write
 from steer.measures.baselines import opposite, random_direction
 from steer.measures.concepts import by_classifier, by_grammar, by_words, judge

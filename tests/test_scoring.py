@@ -17,7 +17,7 @@ from steer.errors import HookError, InputError
 from steer.evaluation import scoring, trunk
 from steer.evaluation.batches import Text, distance, drift, log_prob, surprise
 from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, score
-from steer.evaluation.trunk import takes_trunks
+from steer.evaluation.trunk import can_be_spared, takes_trunks
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected
@@ -108,6 +108,17 @@ def test_a_trunk_changes_nothing(family: str) -> None:
 def test_most_families_take_trunks() -> None:
     takers = [family for family in FAMILIES if takes_trunks(tiny.model(family))]
     assert len(takers) >= len(FAMILIES) - 2, set(FAMILIES) - set(takers)
+
+
+def test_the_last_mlp_of_most_families_runs_where_something_is_scored_alone() -> None:
+    spared = [family for family in FAMILIES if can_be_spared(tiny.model(family))]
+    assert len(spared) >= len(FAMILIES) - 2, set(FAMILIES) - set(spared)
+    model = tiny.model("llama")
+    widths: list[int] = []
+    mlp = model.network.model.layers[-1].mlp.up_proj
+    with mlp.register_forward_hook(lambda module, args, output: widths.append(output.shape[1])):
+        score(model, [text(9, 7, 0)], [(tiny.steer(model, 2, layers=(0,)),)], drift)
+    assert set(widths) == {2}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from steer.cli import engine as engines
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.evaluation.evaluate import Row, Task
+    from steer.evaluation.evaluate import Row
+    from steer.evaluation.task import Task
     from steer.intervals import Interval
     from steer.models.model import Model
     from steer.steering.steers import Steer
@@ -163,15 +164,18 @@ def evaluate(
         output.warning(text)
     what = asked.task(held_out, known, judge)
     from steer.evaluation.evaluate import evaluate as run
-    from steer.evaluation.evaluate import n_units, variants
+    from steer.evaluation.task import journal, n_units, variants
 
     rows = variants(steers, condition=told and told[0])
     cells = [cell for row in rows for cell in row.cells if isinstance(cell, tuple)]
+    done = journal(model, rows, what, [engine or "", *(engine_option or [])])
+    if len(done):
+        output.note("going on with an evaluation that was stopped")
     with (
         engines.writer(engine, source, cells, settings) as write,
         output.progress("measuring", n_units(what, rows)) as advance,
     ):
-        measured = run(model, rows, what, lambda doing, n: advance(n, doing), write)
+        measured = run(model, rows, what, lambda doing, n: advance(n, doing), write, done)
     if loaded is not None:
         tasks.run(model, measured, what, loaded, task_limit)
     command = measuring.command_line(context)
@@ -186,6 +190,7 @@ def evaluate(
         output.as_json(report)
     else:
         _print(model, measured, what, command)
+    done.finish()
 
 
 def _report(

@@ -15,7 +15,7 @@ from steer.cli import contrast_options, options, output
 if TYPE_CHECKING:
     from steer.contrasts.heldout import HeldOut
     from steer.contrasts.schema import Names
-    from steer.evaluation.evaluate import Task
+    from steer.evaluation.task import Task
     from steer.measures.concepts import Judge
     from steer.vectors.metadata import Metadata
 
@@ -134,7 +134,7 @@ class Asked:
         from steer.contrasts import heldout, prompts
         from steer.contrasts.schema import Names
         from steer.distillation.lessons import Conditions
-        from steer.evaluation.evaluate import Task
+        from steer.evaluation.task import Task
         from steer.evaluation.written import Writing
 
         told = self.condition_of(vectors)

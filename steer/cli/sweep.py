@@ -15,9 +15,9 @@ from steer.cli.sweep_rows import rows_of, strongest
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.evaluation.evaluate import Task
     from steer.evaluation.findings import Findings
     from steer.evaluation.sweep import Bench
+    from steer.evaluation.task import Task
     from steer.evaluation.verdict import Budget
     from steer.evaluation.written import Continue
     from steer.journal import Journal
@@ -78,13 +78,6 @@ def sweep(
             " most), for pairs."
         ),
     ] = "budget",
-    every_text: Annotated[
-        bool,
-        typer.Option(
-            "--every-text",
-            help="Score every cell on every text, also what a first look at some rules out.",
-        ),
-    ] = False,
     save: Annotated[
         bool, typer.Option("--save", help="Write the choice into the vector file, for `-v NAME`.")
     ] = False,
@@ -117,8 +110,7 @@ def sweep(
 
     Every layer with every coefficient is scored on held-out pairs (preference shift) or by a
     condition (recovery), and by how far it moves the model on unrelated texts. A choice that does
-    not beat random directions is not recommended. With many texts each cell gets a first look at
-    a quarter of them, and what that rules out no second. A sweep that was killed goes on.
+    not beat random directions is not recommended. A sweep that was killed goes on.
 
     \b
     steer sweep -v joyful --texts held-out.jsonl --save
@@ -173,7 +165,7 @@ def sweep(
     task = asked.task(held_out, known)
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))
     with engines.writer(engine, source, [[one] for one in most], settings) as write:
-        made = _run(model, plan, budget, task, write, every_text=every_text)
+        made = _run(model, plan, budget, task, write)
     told = made.as_json(measuring.command_line(context))
     _write(told, out, plot, report, force=force)
     saved = save and made.verdict.recommended and _save(made)
@@ -188,15 +180,7 @@ def sweep(
         output.note(f'try: steer apply "One day" -v {shlex.quote(typed)} --compare')
 
 
-def _run(
-    model: Model,
-    plan: Plan,
-    budget: Budget,
-    task: Task,
-    engine: Continue | None,
-    *,
-    every_text: bool,
-) -> Findings:
+def _run(model: Model, plan: Plan, budget: Budget, task: Task, engine: Continue | None) -> Findings:
     from steer.evaluation.findings import Findings
     from steer.evaluation.sweep import bench
     from steer.evaluation.verdict import judge
@@ -209,12 +193,10 @@ def _run(
     with output.progress("writing", _n_written(task)) as advance:
         texts = bench(model, task, lambda what, n: advance(n, what), engine)
     journals: list[Journal] = []
-    # The other rule looks at what costs much, too.
-    max_kl = budget.kl if budget.rule == "budget" and not every_text else None
-    grid = _scored(texts, plan, budget, max_kl, journals)
+    grid = _scored(texts, plan, budget, journals)
     more = finer(plan, grid, budget.kl) if budget.rule == "budget" else None
     if more is not None:
-        second = _scored(texts, more, budget, max_kl, journals)
+        second = _scored(texts, more, budget, journals)
         plan, grid = Plan(plan.rows + more.rows), joined(grid, second)
     with output.status("holding the choice against random directions"):
         verdict = judge(texts, plan, grid, budget, task.writing)
@@ -224,13 +206,8 @@ def _run(
     return Findings(model.identity, plan, budget, task.writing, grid, verdict, own)
 
 
-def _scored(
-    texts: Bench, plan: Plan, budget: Budget, max_kl: float | None, journals: list[Journal]
-) -> Grid:
-    """The grid of a plan, drawn as it fills in; its journal joins the others.
-
-    max_kl: rules cells out at a first look.
-    """
+def _scored(texts: Bench, plan: Plan, budget: Budget, journals: list[Journal]) -> Grid:
+    """The grid of a plan, drawn as it fills in; its journal joins the others."""
     from steer.cli.heat import heat_map
     from steer.evaluation.sweep import journal, run
 
@@ -243,7 +220,7 @@ def _scored(
         def on_progress(what: str, share: float) -> None:
             show(heat_map(plan, grid, budget.kl, caption=f"{what}, {share:.0%}"))
 
-        for rows in run(texts, plan, journals[-1], on_progress, max_kl=max_kl):
+        for rows in run(texts, plan, journals[-1], on_progress):
             grid = rows
     assert grid is not None
     return grid

@@ -35,22 +35,11 @@ def show(model: Model, made: Findings, told: dict[str, Any]) -> None:
         f"in brackets: KL above {made.budget.kl:g} nats per token"
         + "; *: the choice" * bool(choice)
     )
-    looked = [one for one in told["cells"] if one["items"] < told["n"]["items"]]
-    if looked:
-        output.line(
-            f"{len(looked)} of {len(told['cells'])} cells were ruled out on {looked[0]['items']}"
-            f" items; --every-text scores them on all {told['n']['items']}"
-        )
     output.line()
     output.table(
-        ["front", "effect", "KL", "items"],
+        ["front", "effect", "KL"],
         [
-            [
-                one["typed"],
-                _told(one["effect"]),
-                _told(one["kl"], 3),
-                str(one["items"]),
-            ]
+            [one["typed"], _told(one["effect"]), _told(one["kl"], 3)]
             for one in told["front"][-FRONT:]
         ],
         left=1,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from steer.cli import output
 
 if TYPE_CHECKING:
-    from steer.evaluation.evaluate import Row, Task
+    from steer.evaluation.evaluate import Row
+    from steer.evaluation.task import Task
     from steer.models.model import Model
 
 #: Rows whose figures are worth the time: tasks take longer than all else.

@@ -37,6 +37,7 @@ class Text:
 class Batch:
     """Texts that run together. columns: int64 [column], where one of them is predicted. targets:
     int64 [text, column], the token that comes. weights: float32 [text, column], 1 where it counts.
+    spared: whether the last MLP runs at the columns alone.
     """
 
     model: Model
@@ -45,6 +46,7 @@ class Batch:
     columns: Tensor
     targets: Tensor
     weights: Tensor
+    spared: bool
 
     @classmethod
     def of(cls, model: Model, texts: Sequence[Text]) -> Batch:
@@ -56,7 +58,9 @@ class Batch:
             weights[row, [place[position - 1] for position in text.scored]] = 1
         which = torch.tensor(columns, device=ids.device)
         targets = ids[:, (which + 1).clamp(max=ids.shape[1] - 1)]
-        return cls(model, texts, ids, which, targets, weights.to(ids.device))
+        # Found out here, where no hooks stand in the way of a trial.
+        spared = can_be_spared(model)
+        return cls(model, texts, ids, which, targets, weights.to(ids.device), spared)
 
     def clock(self, values: dict[Gate, list[float]]) -> TokenClock:
         """A clock for one way of steering: it has a row for each text. values: as its own."""
@@ -69,7 +73,7 @@ class Batch:
     def base(self) -> Tensor:
         """Log-probabilities of the unsteered model at the columns, float32 [text, column,
         vocabulary]."""
-        return log_probs(self.model, self.ids, self.columns)
+        return self.log_probs(self.ids, self.columns)
 
     @cached_property
     def conditioned(self) -> Tensor:
@@ -80,8 +84,23 @@ class Batch:
         # What a text does not score is as good as anything.
         columns = columns.clamp(0, ids.shape[1] - 1)
         kept, index = torch.unique(columns, return_inverse=True)
-        found = log_probs(self.model, ids, kept.to(ids.device))
+        found = self.log_probs(ids, kept.to(ids.device))
         return found[torch.arange(len(ids))[:, None], index.to(found.device)]
+
+    def log_probs(self, ids: Tensor, columns: Tensor) -> Tensor:
+        """log p float32 [row, column, vocabulary] at the columns; the LM head runs there only.
+
+        ids: int64 [row, position], padded on the right: no token sees what comes after it, so
+        nothing has to be masked, and attention without a mask is faster.
+        """
+        asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        with sparing(self.model, columns) if self.spared else nullcontext():
+            if picks_columns(self.model):
+                logits = self.model.network(**asked, logits_to_keep=columns).logits
+            else:
+                logits = self.model.network(**asked).logits
+                logits = logits[:, columns.to(logits.device)]
+        return torch.as_tensor(logits).float().log_softmax(-1)
 
     @property
     def n_logits(self) -> int:
@@ -122,19 +141,3 @@ def surprise(cells: Tensor, batch: Batch) -> Tensor:
     chances = cells.exp()
     # A token that is not written costs nothing, also where the unsteered model excludes it.
     return -(chances * batch.base[None]).masked_fill(chances == 0, 0.0).sum(-1)
-
-
-def log_probs(model: Model, ids: Tensor, columns: Tensor) -> Tensor:
-    """log p float32 [row, column, vocabulary] at the columns; the LM head runs there only.
-
-    ids: int64 [row, position], padded on the right: no token sees what comes after it, so nothing
-    has to be masked, and attention without a mask is faster.
-    """
-    asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-    with sparing(model, columns) if can_be_spared(model) else nullcontext():
-        if picks_columns(model):
-            logits = model.network(**asked, logits_to_keep=columns).logits
-        else:
-            logits = model.network(**asked).logits
-            logits = logits[:, columns.to(logits.device)]
-    return torch.as_tensor(logits).float().log_softmax(-1)

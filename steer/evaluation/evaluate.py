@@ -1,30 +1,26 @@
 """How well vectors work and what they cost, beside the baselines that a number needs.
 
-Every row of the table is a way of steering: none, each vector, its opposite (of ops
-that have one), random directions of its length (`N_RANDOM` seeds together), and the condition as a
-prompt.
+What is done is kept in a journal, batch by batch, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.contrasts.heldout import HeldOut
-from steer.contrasts.passages import Passage
 from steer.distillation.lessons import Lesson
 from steer.distillation.task import LEAST_EFFECT
 from steer.errors import InputError
 from steer.evaluation.batches import Text, distance, drift, log_prob
-from steer.evaluation.nats import Nats, expected_nats, extra
-from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, Sums, score
+from steer.evaluation.nats import expected_nats, extra
+from steer.evaluation.scoring import CONDITION, Cell, Sums, score
+from steer.evaluation.task import Task, Variant
 from steer.evaluation.written import (
     Continue,
-    Writing,
     Written,
     lesson_text,
     own_texts,
@@ -34,13 +30,11 @@ from steer.evaluation.written import (
     write_conditioned,
 )
 from steer.intervals import Interval, mean, ratio
-from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_direction
-from steer.measures.concepts import Judge
+from steer.journal import Journal
 from steer.measures.measures import distinct, moved, multiple_choice, preference
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
-Kind = Literal["unsteered", "vector", "opposite", "random", "prompt"]
 Array = NDArray[np.float64]
 
 #: What a row may have, in the order of the table: effect, then cost.
@@ -59,16 +53,6 @@ Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
-    """A row of the table; of several cells (random seeds) it shows all together."""
-
-    label: str
-    kind: Kind
-    cells: tuple[Cell, ...]
-    vector: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """What was measured of a variant, by the names of `MEASURES`.
 
@@ -83,64 +67,24 @@ class Row:
     tasks: dict[str, Interval] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What to measure on. unrelated: texts for the divergence; None takes the unsteered model's
-    own. judge: of the concept, where there is one.
-    """
-
-    held_out: HeldOut
-    writing: Writing
-    unrelated: tuple[Passage, ...] | None = None
-    judge: Judge | None = None
-
-
-def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]:
-    """The rows of the table, in their order."""
-    rows = [Variant("unsteered", "unsteered", (UNSTEERED,))]
-    for steer in steers:
-        name = steer.vector.name
-        noise: tuple[Cell, ...] = tuple(
-            (random_direction(steer, seed),) for seed in range(N_RANDOM)
-        )
-        rows += [
-            Variant(str(steer), "vector", ((steer,),), name),
-            Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name),
-        ]
-        if steer.op.name in SIGNED:
-            turned = Variant(f"{name}, opposite", "opposite", ((opposite(steer),),), name)
-            rows.insert(-1, turned)
-    if condition is not None:
-        rows.append(Variant("condition as prompt", "prompt", (CONDITION,)))
-    return rows
-
-
-def n_units(task: Task, rows: Sequence[Variant]) -> int:
-    """Units of work that `Progress` counts: texts written, and texts scored under a cell."""
-    n_cells = sum(len(row.cells) for row in rows)
-    scored = 0
-    if task.held_out.pairs is not None:
-        scored += 2 * len(task.held_out.pairs.positive)
-    if task.writing.conditions is not None:
-        scored += len(task.held_out.texts or ()) or task.writing.samples
-    scored += task.writing.samples if task.unrelated is None else len(task.unrelated)
-    return n_cells * scored + len(rows) * task.writing.samples
-
-
 def evaluate(
     model: Model,
     rows: Sequence[Variant],
     task: Task,
     on_progress: Progress = lambda what, n_units: None,
     engine: Continue | None = None,
+    done: Journal | None = None,
 ) -> list[Row]:
     """Measure every row; `engine` writes the texts in place of the model, which scores them.
+
+    done: what an evaluation that was stopped has kept, and this one keeps; see `journal`.
 
     Raises:
         InputError: texts that the model does not take, or a condition that changes nothing.
         HookError: a steer was never applied.
     """
-    return _Evaluation(model, rows, task, on_progress, engine).run()
+    kept = Journal(None) if done is None else done
+    return _Evaluation(model, rows, task, on_progress, engine, kept).run()
 
 
 @dataclass
@@ -150,6 +94,7 @@ class _Evaluation:
     task: Task
     on_progress: Progress
     engine: Continue | None
+    done: Journal
 
     def __post_init__(self) -> None:
         self.rows = [Row(variant) for variant in self.variants]
@@ -162,7 +107,7 @@ class _Evaluation:
             self._preferences()
         if condition is not None:
             self.lessons = write_conditioned(
-                self.model, self.task.writing, lambda n: self.on_progress("writing", n)
+                self.model, self.task.writing, lambda n: self.on_progress("writing", n), self.done
             )
             given = self.task.held_out.texts
             texts = [lesson_text(lesson) for lesson in self.lessons]
@@ -182,6 +127,7 @@ class _Evaluation:
             self.cells,
             measure,  # type: ignore[arg-type]
             lambda n: self.on_progress(what, n),
+            lambda key, make: self.done.kept(f"{what} {key}", make),
         )
         ends = np.cumsum([len(row.variant.cells) for row in self.rows])
         return [part.mean(0) for part in np.split(sums, ends[:-1].tolist())]
@@ -218,16 +164,31 @@ class _Evaluation:
             [] if row.variant.kind == "prompt" else self._parts(row.variant) for row in self.rows
         ]
         every = [(cell or (), part) for row in parts for cell, part in row]
+        # An engine writes all of them in one batch, and the model those of one cell.
+        batches = [every] if self.engine is not None else [[one] for one in every]
         made = iter(
-            write_cells(
-                self.model,
-                self.task.writing,
-                every,
-                lambda count: self.on_progress("writing", count),
-                self.engine,
-            )
+            texts for index, cells in enumerate(batches) for texts in self._write(index, cells)
         )
         return [[text for _ in row for text in next(made)] if row else taught for row in parts]
+
+    def _write(
+        self, index: int, cells: Sequence[tuple[Sequence[Steer], range]]
+    ) -> list[list[Written]]:
+        """The texts of some cells, of which the `index`th batch is."""
+        key = f"texts {index}"
+        found = self.done.get(key)
+        if found is None:
+            made = write_cells(
+                self.model,
+                self.task.writing,
+                cells,
+                lambda n: self.on_progress("writing", n),
+                self.engine,
+            )
+            self.done.put(key, [[[one.ids, one.n] for one in row] for row in made])
+            return made
+        self.on_progress("writing", sum(len(part) for _, part in cells))
+        return [[Written(tuple(ids), n) for ids, n in row] for row in found]
 
     def _parts(self, variant: Variant) -> list[tuple[Cell, range]]:
         """The numbers of the texts that each cell writes, of those that write any."""
@@ -249,7 +210,10 @@ class _Evaluation:
 
     def _writings(self, written: Sequence[Sequence[Written]]) -> None:
         """What the texts of each row cost the unsteered model, and what is in them."""
-        nats = [self._nats(row.variant, one) for row, one in zip(self.rows, written, strict=True)]
+        nats = []
+        for index, (row, one) in enumerate(zip(self.rows, written, strict=True)):
+            found = self.done.kept(f"nats {index}", partial(self._nats, row.variant, one))
+            nats.append((np.array(found[0]), np.array(found[1])))
         for index, row in enumerate(self.rows):
             texts = [self.model.decode(one.own) for one in written[index]]
             if row.variant.kind != "unsteered":
@@ -259,17 +223,17 @@ class _Evaluation:
                 row.measures["concept"] = ratio(*_columns(self.task.judge(texts)))
             self.rows[index] = Row(row.variant, row.measures, row.shifts, tuple(texts[:3]))
 
-    def _nats(self, variant: Variant, written: Sequence[Written]) -> Nats:
-        """What the texts of a row were expected to cost the unsteered model."""
+    def _nats(self, variant: Variant, written: Sequence[Written]) -> list[list[float]]:
+        """What the texts of a row were expected to cost the unsteered model, as `Nats`."""
         if variant.kind == "prompt":
             texts = [lesson_text(one) for one in self.lessons]
-            return expected_nats(self.model, texts, CONDITION)
+            return [one.tolist() for one in expected_nats(self.model, texts, CONDITION)]
         parts = [
             expected_nats(self.model, [one.scored for one in written[part.start : part.stop]], cell)
             for cell, part in self._parts(variant)
         ]
         sums, counts = zip(*parts, strict=True)
-        return np.concatenate(sums), np.concatenate(counts)
+        return [np.concatenate(one).tolist() for one in (sums, counts)]
 
 
 def check_effect(base: Array, texts: Sequence[Text]) -> None:

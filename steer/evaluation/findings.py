@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from steer.evaluation.verdict import Budget, Verdict
 from steer.evaluation.written import Writing
 from steer.intervals import plain
-from steer.measures.grids import Array, Grid, Place, Plan
+from steer.measures.grids import Grid, Place, Plan
 from steer.sites import format_layers
 from steer.vectors.metadata import Recommended
 from steer.vectors.provenance import ModelIdentity
@@ -31,14 +30,13 @@ class Findings:
     own: tuple[str, ...]
 
     def cell(self, place: Place) -> dict[str, Any]:
-        """One cell, as plain JSON. typed: what `-v` takes. items: how many it was scored on."""
+        """One cell, as plain JSON. typed: what `-v` takes."""
         row = self.plan.rows[place[0]]
         return {
             "vector": str(row),
             "layers": format_layers(row.layers),
             "coefficient": str(row.coefficients[place[1]]),
             "typed": row.typed(place[1]),
-            "items": int(self.grid.n_items()[place]),
             "effect": plain(self.grid.effect_at(*place)),
             "kl": plain(self.grid.cost_at(*place)),
         }
@@ -80,7 +78,7 @@ class Findings:
             "stable": verdict.stable,
             "instability": verdict.instability or None,
             "wrong_way": list(verdict.wrong_way),
-            "shifts": None if place is None else _known(grid.effect[place]),
+            "shifts": None if place is None else grid.effect[place].tolist(),
             "samples": list(tried.samples) if tried else [],
             "unsteered_samples": list(self.own),
         }
@@ -109,8 +107,3 @@ class Findings:
         vector = row.vector
         metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)
         return SteeringVector(metadata, vector.directions, vector.down, vector.up)
-
-
-def _known(values: Array) -> list[float | None]:
-    """Numbers of items; None of one that was left out."""
-    return [None if np.isnan(one) else float(one) for one in values]

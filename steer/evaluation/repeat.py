@@ -63,5 +63,5 @@ def _rivals(grid: Grid, place: Place) -> list[Place]:
     for half in HALVES:
         effects = grid.effects(half)
         there |= effects >= effects[place]
-    found = np.argwhere(there & grid.whole()).tolist()
+    found = np.argwhere(there).tolist()
     return [(row, column) for row, column in found]

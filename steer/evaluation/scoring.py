@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +19,20 @@ from torch import Tensor
 
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.errors import InputError
-from steer.evaluation.batches import Batch, Measure, Text, log_probs
+from steer.evaluation.batches import Batch, Measure, Text
 from steer.evaluation.trunk import Trunk, grown, replayed, takes_trunks
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions
 from steer.models.memory import token_budget
 from steer.models.model import Model
-from steer.sites import Site
+from steer.sites import Site, format_layers
 from steer.steering.steers import Steer
 
 Sums = NDArray[np.float64]
 Functions = dict[Site, SiteFunction]
+#: Gives what is known under a key, or makes it: plain JSON.
+Kept = Callable[[str, Callable[[], Any]], Any]
 #: A way of steering; None stands for no steering, but the condition before the text.
 Cell = tuple[Steer, ...] | None
 
@@ -91,6 +95,18 @@ class Scorer:
         self._remember(batch)
         return np.stack(sums)
 
+    def every(self, cells: Sequence[Cell], on_done: Callable[[int], None], kept: Kept) -> Sums:
+        """Sums [cell, text] of all texts, batch by batch; see `score`."""
+        sums = np.zeros((len(cells), len(self.texts)))
+        for group, indices in enumerate(self.indices):
+            made = partial(self._plain, group, cells)
+            sums[:, indices] = kept(format_layers(indices), made)
+            on_done(len(cells) * len(indices))
+        return sums
+
+    def _plain(self, group: int, cells: Sequence[Cell]) -> list[list[float]]:
+        return self.score(group, cells).tolist()  # type: ignore[no-any-return]
+
     def _sums(self, cells: Tensor, batch: Batch) -> Sums:
         """Sums [cell, text] over the columns that count, of log-probabilities."""
         values = self.measure(cells, batch)
@@ -140,7 +156,7 @@ class Scorer:
         times = len(cells)
         functions = _by_rows(cells, len(batch.ids))
         with replayed(self.model, trunk, times), placed(self.model, functions):
-            found = log_probs(self.model, batch.ids.repeat(times, 1), batch.columns)
+            found = batch.log_probs(batch.ids.repeat(times, 1), batch.columns)
         return found.view(times, len(batch.ids), *found.shape[1:])
 
 
@@ -150,14 +166,13 @@ def score(
     cells: Sequence[Cell],
     measure: Measure,
     on_done: Callable[[int], None] = lambda n_scores: None,
+    kept: Kept = lambda key, make: make(),
 ) -> Sums:
-    """Sums over each text's scored tokens under every cell, float64 [cell, text]."""
-    scorer = Scorer(model, texts, measure, len(cells))
-    sums = np.zeros((len(cells), len(texts)))
-    for group, indices in enumerate(scorer.indices):
-        sums[:, indices] = scorer.score(group, cells)
-        on_done(len(cells) * len(indices))
-    return sums
+    """Sums over each text's scored tokens under every cell, float64 [cell, text].
+
+    kept: has what was scored before, batch by batch (`steer.journal.Journal.kept`).
+    """
+    return Scorer(model, texts, measure, len(cells)).every(cells, on_done, kept)
 
 
 def _groups(model: Model, texts: Sequence[Text], n_cells: int) -> list[list[Text]]:

@@ -79,9 +79,10 @@ def sparing(model: Model, columns: Tensor) -> Iterator[None]:
     own = module.forward
 
     def spared(hidden: Tensor, *args: Any, **keywords: Any) -> Tensor:
-        made = own(hidden[:, columns.to(hidden.device)], *args, **keywords)
-        out = made.new_zeros((*hidden.shape[:2], made.shape[-1]))
-        return out.index_copy_(1, columns.to(made.device), made)
+        made: Tensor = own(hidden[:, columns.to(hidden.device)], *args, **keywords)
+        whole = made.new_zeros((*hidden.shape[:2], made.shape[-1]))
+        whole[:, columns.to(made.device)] = made
+        return whole
 
     with _running([module], spared):
         yield

@@ -128,8 +128,7 @@ def _ordered(grid: Grid, plan: Plan, budget: Budget, part: slice = slice(None)) 
     effects, costs = grid.effects(part), grid.costs(part)
     if budget.rule == "refusal_direction":
         return _by_refusal_direction(grid, plan, part)
-    # What was only looked at was ruled out.
-    left = np.where(grid.whole(), effects, -np.inf)
+    left = effects.copy()
     chosen: list[Place] = []
     while True:
         best = strongest(left.ravel().tolist(), costs.ravel().tolist(), budget.kl)

@@ -15,6 +15,7 @@ from steer.distillation.lessons import MIN_TOKENS, Conditions, Lesson, beginning
 from steer.errors import InputError
 from steer.evaluation.batches import Text
 from steer.generate.apply import Sampling, continue_ids
+from steer.journal import Journal
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
@@ -112,9 +113,14 @@ def _written(start: Sequence[int], new: Sequence[int]) -> Written:
 
 
 def write_conditioned(
-    model: Model, writing: Writing, on_done: Callable[[int], None] = lambda n_texts: None
+    model: Model,
+    writing: Writing,
+    on_done: Callable[[int], None] = lambda n_texts: None,
+    kept: Journal | None = None,
 ) -> list[Lesson]:
     """The same under the condition, as lessons: after the condition, and after the baseline.
+
+    What is `kept` is not written again.
 
     Raises:
         InputError: the model writes nothing, or a prompt leaves no room.
@@ -129,6 +135,7 @@ def write_conditioned(
         max_tokens=writing.max_tokens,
         seed=writing.seed,
         on_done=on_done,
+        kept=kept,
     )
 
 

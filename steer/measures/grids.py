@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.intervals import Interval, ratio
-from steer.measures.selection import nearest
 from steer.sites import format_layers
 from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.scope import EVERYWHERE, Scope
@@ -92,7 +91,7 @@ def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[C
 
 @dataclass(frozen=True)
 class Grid:
-    """What was scored. NaN is yet to come, or was left out.
+    """What was scored. NaN is yet to come.
 
     effect: [row, column, item], over `weights` [item]: their sums' ratio is the effect. drift: sums
     of KL [row, column, text], over `counts` [text] positions. level: preferences for the positive
@@ -119,43 +118,10 @@ class Grid:
         return _ratios(self.drift[..., texts], self.counts[texts])
 
     def effect_at(self, row: int, column: int) -> Interval:
-        return _ratio(self.effect[row, column], self.weights)
+        return ratio(self.effect[row, column], self.weights)
 
     def cost_at(self, row: int, column: int) -> Interval:
-        return _ratio(self.drift[row, column], self.counts)
-
-    def n_items(self) -> NDArray[np.int64]:
-        """Items that were scored, [row, column]."""
-        return np.asarray((~np.isnan(self.effect)).sum(-1))
-
-    def whole(self) -> NDArray[np.bool_]:
-        """Which cells were scored on everything, [row, column]."""
-        return np.asarray(~(np.isnan(self.effect).any(-1) | np.isnan(self.drift).any(-1)))
-
-
-def survivors(grid: Grid, max_kl: float) -> NDArray[np.bool_]:
-    """Cells [row, column] that a first look at some of the texts does not rule out.
-
-    Ruled out is what costs more than the budget at the lower end of its interval, and what another
-    cell beats that costs no more: that one's effect at its lower end is above this one's at its
-    upper end. Where all are, the one that costs least stays, to be named.
-    """
-    shape = grid.effect.shape[:2]
-    effects = [grid.effect_at(*place) for place in np.ndindex(*shape)]
-    costs = [grid.cost_at(*place) for place in np.ndindex(*shape)]
-    left = [
-        cost.low <= max_kl
-        and effect.high > 0
-        and not any(
-            rival.low > effect.high and other.value <= cost.value
-            for rival, other in zip(effects, costs, strict=True)
-        )
-        for effect, cost in zip(effects, costs, strict=True)
-    ]
-    near = nearest([one.value for one in effects], [one.value for one in costs])
-    if near is not None and not any(left):
-        left[near] = True
-    return np.array(left).reshape(shape)
+        return ratio(self.drift[row, column], self.counts)
 
 
 def finer(plan: Plan, grid: Grid, max_kl: float) -> Plan | None:
@@ -196,13 +162,5 @@ def _about(edge: int) -> tuple[Coefficient, ...]:
 
 
 def _ratios(tops: Array, bottoms: Array) -> Array:
-    """Sums over the last axis of what is known of `tops`, over those of the same of `bottoms`."""
-    known = ~np.isnan(tops)
-    with np.errstate(invalid="ignore"):
-        over = np.where(known, bottoms, 0.0).sum(-1)
-        return np.asarray(np.where(known, tops, 0.0).sum(-1) / over)
-
-
-def _ratio(top: Array, bottom: Array) -> Interval:
-    known = ~np.isnan(top)
-    return ratio(top[known], bottom[known])
+    """Sums over the last axis, over the sum of `bottoms`."""
+    return np.asarray(tops.sum(-1) / bottoms.sum())

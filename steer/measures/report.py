@@ -34,11 +34,11 @@ def page(told: dict[str, Any]) -> str:
         _table(["", "value [95 % interval]"], _evidence(told)),
         "<h2>Front</h2>",
         "<p>No other cell has more effect for less.</p>",
-        _table(["-v", told["effect"], "KL", "items"], [_cell(c) for c in told["front"]]),
+        _table(["-v", told["effect"], "KL"], [_cell(c) for c in told["front"]]),
         "<h2>Texts</h2>",
         _texts(told),
         "<h2>All cells</h2>",
-        _table(["-v", told["effect"], "KL", "items"], [_cell(c) for c in told["cells"]]),
+        _table(["-v", told["effect"], "KL"], [_cell(c) for c in told["cells"]]),
         "<h2>Again</h2>",
         f"<pre>{_text(told['command'])}</pre>",
         f"<p>Weights {_text(told['fingerprint'])}, {_text(_hashes(told))}.</p>",
@@ -97,7 +97,7 @@ def _texts(told: dict[str, Any]) -> str:
 
 def _cell(cell: dict[str, Any]) -> list[str]:
     intervals = [_interval(cell["effect"]), _interval(cell["kl"])]
-    return [cell["typed"], *intervals, str(cell["items"])]
+    return [cell["typed"], *intervals]
 
 
 def _interval(told: dict[str, float] | None) -> str:

@@ -1,0 +1,107 @@
+"""What an evaluation is to measure, on what, and where it keeps what it has done.
+
+Every row of its table is a way of steering: none, each vector, its opposite (of ops that have one),
+random directions of its length (`N_RANDOM` seeds together), and the condition as a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from steer.contrasts.heldout import HeldOut
+from steer.contrasts.passages import Passage
+from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell
+from steer.evaluation.written import Writing
+from steer.journal import Journal
+from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_direction
+from steer.measures.concepts import Judge
+from steer.models.model import Model
+from steer.steering.steers import Steer
+
+Kind = Literal["unsteered", "vector", "opposite", "random", "prompt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A row of the table; of several cells (random seeds) it shows all together."""
+
+    label: str
+    kind: Kind
+    cells: tuple[Cell, ...]
+    vector: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to measure on. unrelated: texts for the divergence; None takes the unsteered model's
+    own. judge: of the concept, where there is one.
+    """
+
+    held_out: HeldOut
+    writing: Writing
+    unrelated: tuple[Passage, ...] | None = None
+    judge: Judge | None = None
+
+
+def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]:
+    """The rows of the table, in their order."""
+    rows = [Variant("unsteered", "unsteered", (UNSTEERED,))]
+    for steer in steers:
+        name = steer.vector.name
+        noise: tuple[Cell, ...] = tuple(
+            (random_direction(steer, seed),) for seed in range(N_RANDOM)
+        )
+        rows += [
+            Variant(str(steer), "vector", ((steer,),), name),
+            Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name),
+        ]
+        if steer.op.name in SIGNED:
+            turned = Variant(f"{name}, opposite", "opposite", ((opposite(steer),),), name)
+            rows.insert(-1, turned)
+    if condition is not None:
+        rows.append(Variant("condition as prompt", "prompt", (CONDITION,)))
+    return rows
+
+
+def n_units(task: Task, rows: Sequence[Variant]) -> int:
+    """Units of work that `Progress` counts: texts written, and texts scored under a cell."""
+    n_cells = sum(len(row.cells) for row in rows)
+    scored = 0
+    if task.held_out.pairs is not None:
+        scored += 2 * len(task.held_out.pairs.positive)
+    if task.writing.conditions is not None:
+        scored += len(task.held_out.texts or ()) or task.writing.samples
+    scored += task.writing.samples if task.unrelated is None else len(task.unrelated)
+    return n_cells * scored + len(rows) * task.writing.samples
+
+
+def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[str]) -> Journal:
+    """Where an evaluation keeps what it has done: of everything that its numbers depend on.
+
+    engine: what writes the texts, and its settings. What a judge says is not kept here: an
+    endpoint's grades have a journal of their own, and the others are quick.
+
+    Raises:
+        SteerError: it cannot be read or written.
+    """
+    weight = model.network.get_input_embeddings().weight
+    return Journal.of(
+        "evaluations",
+        [model.identity.fingerprint, str(weight.dtype), str(weight.device)],
+        [[cell and [_told(steer) for steer in cell] for cell in row.cells] for row in rows],
+        msgspec.to_builtins([task.held_out, task.writing, task.unrelated]),
+        list(engine),
+    )
+
+
+def _told(steer: Steer) -> list[Any]:
+    """All that a steer is, as plain JSON."""
+    vectors = [[one.sha256, msgspec.to_builtins(one.metadata)] for one in steer.vectors]
+    parts = steer.coefficient, steer.layers, steer.op, steer.scope, steer.schedule
+    gate = steer.gate
+    read = gate and [str(gate), gate.condition.threshold, gate.condition.projection.layer]
+    return [vectors, [repr(one) for one in parts], read]

@@ -1,0 +1,93 @@
+"""An evaluation that was stopped, however and whenever, goes on to what a whole one gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_endpoint import Server, graded, server  # noqa: F401  (a fixture)
+from test_evaluate import folder, joyful, run  # noqa: F401  (fixtures)
+
+from steer.evaluation import endpoint
+from steer.evaluation.scoring import Scorer
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
+def test_kill_9_at_any_moment_leaves_no_trace(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("killed_eval.py"), tmp_path, "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert run.returncode == 0, run.stderr
+    rounds = [[int(count) for count in line.split()] for line in run.stdout.splitlines()]
+    assert len(rounds) == 3
+    assert all(kept == sorted(kept) for kept in rounds), "what was done was lost"
+    assert any(kept > 0 for found in rounds for kept in found), "no run was killed in its midst"
+    whole = (tmp_path / "whole.json").read_bytes()
+    assert all((tmp_path / f"killed-{number}.json").read_bytes() == whole for number in range(3))
+
+
+@pytest.mark.parametrize("calls", [1, 5])
+def test_ctrl_c_and_then_the_same_command(
+    joyful: str,  # noqa: F811
+    folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    calls: int,
+) -> None:
+    words = ["--texts", "held.jsonl", "--condition", "w50", "--json"]
+    whole = run(folder, *words)
+    left, original = calls, Scorer.score
+
+    def dying(*arguments: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(Scorer, "score", dying)
+    assert run(folder, *words).exit_code == 130
+    left = 100
+    resumed = run(folder, *words)
+    assert "going on with an evaluation" in resumed.stderr
+    assert resumed.stdout == whole.stdout
+    again = run(folder, *words)  # what is done is not kept
+    assert "going on" not in again.stderr
+    # Another condition is another evaluation.
+    left = calls
+    assert run(folder, *words).exit_code == 130
+    left = 100
+    assert "going on" not in run(folder, *words, "--seed", 1).stderr
+
+
+def test_a_judge_that_dies_midway_costs_nothing_that_was_done(
+    joyful: str,  # noqa: F811
+    folder: Path,  # noqa: F811
+    server: Server,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoint, "AT_ONCE", 1)
+    words = ["--texts", "held.jsonl", "--concept", "judge:a cheerful mood", "--json"]
+    words += ["--judge-model", "grader-1", "--judge-url", server.url]
+    server.behaviour = lambda request, number: (
+        graded(request, number) if number < 6 else (500, {"retry-after-ms": "1"}, b"{}")
+    )
+    stopped = run(folder, *words)
+    assert stopped.exit_code == 1
+    assert "status 500" in stopped.stderr
+    assert "it goes on from there" in stopped.stderr
+    asked = set(server.texts[:6])
+    server.behaviour, first = graded, len(server.requests)
+    with monkeypatch.context() as patched:
+        patched.setattr(Scorer, "score", lambda *_: pytest.fail("scored again"))
+        resumed = run(folder, *words)
+    assert resumed.exit_code == 0, resumed.stderr
+    assert not asked & set(server.texts[first:]), "graded again"
+    assert run(folder, *words).stdout == resumed.stdout
