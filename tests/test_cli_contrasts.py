@@ -129,6 +129,10 @@ def test_templates_are_recorded(folder: Path) -> None:
     words = ["extract", "pairs.jsonl", "-m", folder, "-o", "x.safetensors"]
     assert steer(*words, "--template", "w9\\nw8 {text} w7").exit_code == 0
     assert metadata().read.template == "w9\nw8 {text} w7"
+    # What goes on after the text is where the model has made up its mind; a full stop is not.
+    assert metadata().read.positions == "last"
+    assert steer(*words, "--template", "w8 {text} .", "--force").exit_code == 0
+    assert metadata().read.positions == "mean"
     failed(steer(*words, "--force", "--positions", "completion"), 1, "no completions")
 
 

@@ -240,9 +240,9 @@ def test_shuffled_labels_seldom_pass_for_a_signal(
 
 
 def test_a_vector_no_better_than_length_is_called_so(tmp_path: Path) -> None:
-    positive, negative, _ = planted(seed=10, shift=1.5)
+    positive, negative, _ = planted(seed=10, shift=1.0)
     lengths = Lengths(least=1, median=2, most=3)
-    for length_auc, silent in ((0.5, True), (0.8, True), (0.9, False), (0.1, False)):
+    for length_auc, silent in ((0.5, True), (0.7, True), (0.79, False), (0.21, False)):
         told = Giveaways(
             unit="tokens", positive=lengths, negative=lengths, length_auc=length_auc,
             first_token=None, duplicates=0, equal_sides=0, near_duplicates=0,
@@ -250,7 +250,7 @@ def test_a_vector_no_better_than_length_is_called_so(tmp_path: Path) -> None:
         with stored(tmp_path / f"{length_auc}", positive, negative) as found:
             metadata = fit_one(found, FitSettings(name="x")).metadata
         (row, *_) = metadata.statistics
-        assert row.separability is not None and 0.8 < row.separability < 0.9
+        assert row.separability is not None and 0.7 < row.separability < 0.79
         contrast = msgspec.structs.replace(metadata.contrast, giveaways=told)
         said = warnings(msgspec.structs.replace(metadata, contrast=contrast))
         assert ("length may be all" not in " ".join(said)) == silent

@@ -46,7 +46,8 @@ def extract(
         typer.Option(
             help="Tokens to read: mean (of pairs from where they differ), last, first, completion,"
             " an index (-1), a span (-3:), suffix (what the chat template adds, each), after:WORD."
-            " Several with commas are compared. Default: mean; last of what a user says to a chat."
+            " Several with commas are compared. Default: mean; last of what a user says to a chat,"
+            " and where the template goes on after the text."
         ),
     ] = None,
     site: Annotated[

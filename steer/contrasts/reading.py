@@ -108,10 +108,14 @@ def default_position(contrasts: Contrasts) -> Position:
     """Where contrasts of this form carry their direction best.
 
     Over the tokens that differ or that follow the condition: one token alone often ends in a full
-    stop that says nothing. Of what a user says to a chat model, the last token before the answer,
-    where the model has made up its mind (Arditi et al. 2024, arXiv 2406.11717, section 2.3).
+    stop that says nothing. Of what a user says to a chat model, or what a template asks about in
+    words of its own, the last token before the answer, where the model has made up its mind (Arditi
+    et al. 2024, arXiv 2406.11717, section 2.3).
     """
-    asked = all(passage.role == "user" for passage in contrasts.positive + contrasts.negative)
+    passages = contrasts.positive + contrasts.negative
+    asked = all(
+        passage.role == "user" or any(map(str.isalnum, passage.suffix)) for passage in passages
+    )
     return Position("last" if asked else "mean")
 
 

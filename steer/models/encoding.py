@@ -120,6 +120,8 @@ def _encoded(
             add_special_tokens=part[0].role is None,
             return_offsets_mapping=True,
             return_special_tokens_mask=True,
+            # What is too long is told of where it is run.
+            verbose=False,
         )
         columns = ("input_ids", "offset_mapping", "special_tokens_mask")
         rows = zip(plain, *(encoded[column] for column in columns), strict=True)

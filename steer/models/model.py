@@ -105,7 +105,8 @@ class Model:
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids; `special` adds what the tokenizer puts round a text (a first token, often)."""
-        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        # What is too long is told of where it is run.
+        return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
     @cached_property
     def _decode(self) -> Callable[..., str]:

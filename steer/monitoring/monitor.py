@@ -125,6 +125,7 @@ def _tokens(model: Model, text: str, number: int, special: bool) -> tuple[Traced
         add_special_tokens=special,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
+        verbose=False,
     )
     columns = ("input_ids", "offset_mapping", "special_tokens_mask")
     # In a chat template's text special tokens are typed out, and not in the mask.

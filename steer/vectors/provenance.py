@@ -206,9 +206,10 @@ class ContrastSummary(Record, frozen=True):
         return self.n_negative is msgspec.UNSET
 
     def __str__(self) -> str:
-        if self.n_negative is msgspec.UNSET:
-            return f"{self.n} {_COUNTED.get(self.kind, self.kind)}"
-        return f"{self.n} and {self.n_negative} {_COUNTED.get(self.kind, self.kind)}"
+        things = _COUNTED.get(self.kind, self.kind)
+        if self.n_negative is not msgspec.UNSET:
+            return f"{self.n} and {self.n_negative} {things}"
+        return f"{self.n} {things.removesuffix('s') if self.n == 1 else things}"
 
 
 _COUNTED = {"choice": "choices", "unpaired": "unpaired texts"}
