@@ -35,7 +35,7 @@ from steer.vectors.vector import SteeringVector
 
 ROUNDS = int(os.environ.get("ROUNDS", "9"))
 EAGER = bool(os.environ.get("EAGER"))
-N_TOKENS = 64
+N_TOKENS = 192
 #: Too small to change the text, so that all runs read and write the same.
 SMALL = Coefficient(1e-6)
 OPTIONS: dict[str, Any] = {
