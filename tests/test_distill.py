@@ -19,6 +19,7 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from steer.cli.main import app
+from steer.contrasts.source import ModelSource
 from steer.distillation.descent import candidates, descend
 from steer.distillation.distill import distill, fit, n_units
 from steer.distillation.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
@@ -30,7 +31,7 @@ from steer.distillation.texts import Texts, write
 from steer.errors import InputError, SiteError, UsageError, VectorError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.models.model import Model
+from steer.models.model import Model, load
 from steer.sites import Site
 from steer.steering.spec import Coefficient, Scope, parse
 from steer.steering.steers import Steer, resolve
@@ -268,6 +269,42 @@ def test_half_precision_models_are_distilled_in_float32() -> None:
     model = tiny.wrapped(tiny.build("llama").to(torch.bfloat16), "half")
     vector = distill(model, CONDITIONS, PROMPTS, replace(SMALL, steps=20))
     assert all(tensor.dtype == np.float32 for tensor in vector.tensors.values())
+
+
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_a_model_in_half_precision_that_is_spread_is_distilled(
+    folder: Path, offloaded: bool
+) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = load(ModelSource(str(folder), dtype="bfloat16", device_map="auto"))
+    if offloaded:  # a layer's weights are in memory only while it runs
+        layer = model.network.model.layers[1]
+        accelerate.cpu_offload(layer, execution_device=torch.device("cpu"))
+        assert next(layer.parameters()).is_meta
+    assert model.network.dtype == torch.bfloat16
+    vector = distill(model, CONDITIONS, PROMPTS, replace(SMALL, steps=10, samples=16))
+    assert vector.up is not None and vector.up.any()
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        Conditions("w4 w7 w9\nw60 w3 w9\nw20 w11 w9\n"),  # examples
+        Conditions("w5 w9 w33", baseline="w41 w7"),
+        Conditions("w5 w9 w33", chat=True),
+        Conditions("w5 w9 w33", baseline="w41 w7", chat=True),
+    ],
+)
+def test_every_kind_of_condition_is_distilled(conditions: Conditions) -> None:
+    model = tiny.chat_model("llama")
+    vector = distill(model, conditions, PROMPTS, replace(SMALL, steps=10, samples=16))
+    assert vector.metadata.contrast.negative == conditions.baseline
+    assert (vector.metadata.read.chat is True) == conditions.chat
+    before = beginnings(model, conditions, "w7")
+    for ids, text in zip(before, (conditions.condition, conditions.baseline), strict=True):
+        assert ids is not None
+        words = [int(word[1:]) for word in text.split()]
+        assert any(list(ids[start : start + len(words)]) == words for start in range(len(ids)))
 
 
 def test_recovery_counts_texts_by_their_tokens() -> None:

@@ -107,9 +107,13 @@ class Edits:
 
 
 def _device(model: Model, site: Site) -> torch.device:
+    """Where a site's module has its weights or, where it gets them only to run, the first module.
+
+    It is for speed alone: an edit goes wherever the activations are.
+    """
     module = model.network.get_submodule(model.hooks.place(site).module)
     weight = next(module.parameters(), None)
-    return model.device if weight is None else torch.device(weight.device)
+    return model.device if weight is None or weight.is_meta else torch.device(weight.device)
 
 
 class Teacher:

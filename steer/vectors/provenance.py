@@ -212,4 +212,4 @@ class ContrastSummary(Record, frozen=True):
         return f"{self.n} {things.removesuffix('s') if self.n == 1 else things}"
 
 
-_COUNTED = {"choice": "choices", "unpaired": "unpaired texts"}
+_COUNTED = {"choice": "choices", "condition": "texts", "unpaired": "unpaired texts"}
