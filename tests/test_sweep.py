@@ -234,6 +234,20 @@ def test_a_budget_that_nothing_meets_names_the_nearest(joyful: str, folder: Path
     assert "Nothing is recommended" in report.page(found)
 
 
+def test_a_vector_from_an_address_is_swept_and_not_written(joyful: str, folder: Path) -> None:
+    address = f"file://{Path.cwd()}/vectors/joyful"
+    few = ["--samples", 4, "--max-tokens", 6, "--coefficients", "20%", "--texts", "held.jsonl"]
+    words = ["sweep", "-m", folder, "-v", address, *few]
+    failed(steer(*words, "--save"), 2, "is elsewhere", f"steer pull {address}")
+    told = steer(*words, "-o", "far.json")
+    assert "Traceback" not in told.stderr
+    here = steer("sweep", "-m", folder, "-v", "joyful", *few, "-o", "near.json")
+    far, near = (json.loads(Path(name).read_text()) for name in ("far.json", "near.json"))
+    assert far["choice"]["typed"] == near["choice"]["typed"].replace("joyful", address)
+    assert far["choice"]["effect"] == near["choice"]["effect"]
+    assert told.exit_code == here.exit_code
+
+
 def test_a_random_direction_is_not_recommended(joyful: str, folder: Path) -> None:
     made = store.read(Path("vectors/joyful.safetensors"))
     noise = np.random.default_rng(7).normal(size=made.directions.shape).astype(np.float32)

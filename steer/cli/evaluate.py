@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as json_library
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,10 +34,16 @@ MEANINGS = {
     "right_way": "share of pairs that move so",
     "multiple_choice": "probability of the matching answer, of the two",
     "recovery": "1 is all that the condition does, 0 nothing",
-    "concept": "rate in the written texts",
     "kl": "nats per token by which unrelated texts are read otherwise",
     "extra_nats": "per token of the written texts, under the unsteered model",
     "distinct": "share of different bigrams in a text",
+}
+#: What a concept's number is, by the kind of judge.
+CONCEPTS = {
+    "words": "share of the written texts with one of the words",
+    "grammar": "share of the written words that say the attribute and say it so",
+    "classifier": "mean probability of the label, over the written texts",
+    "judge": "mean grade of the written texts, as a share of the best one",
 }
 PERCENT = ("right_way", "multiple_choice", "concept", "distinct")
 #: From this width on, an interval stands beside its number, else below it.
@@ -97,9 +102,7 @@ def evaluate(
     max_tokens: measuring.MaxTokens = 64,
     seed: measuring.Seed = 0,
     map: contrast_options.Map = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")
-    ] = None,
+    out: measuring.Out = None,
     task: Annotated[
         list[str] | None,
         typer.Option(
@@ -189,7 +192,7 @@ def evaluate(
     if json:
         output.as_json(report)
     else:
-        _print(model, measured, what, command)
+        _print(model, measured, what, command, CONCEPTS.get((concept or "").partition(":")[0]))
     done.finish()
 
 
@@ -229,7 +232,9 @@ def _report(
     }
 
 
-def _print(model: Model, rows: Sequence[Row], task: Task, command: str) -> None:
+def _print(
+    model: Model, rows: Sequence[Row], task: Task, command: str, concept: str | None
+) -> None:
     names = [name for name in TITLES if any(name in row.measures for row in rows)]
     asked = list(dict.fromkeys(name for row in rows for name in row.tasks))
     beside = output.width() >= WIDE
@@ -244,7 +249,7 @@ def _print(model: Model, rows: Sequence[Row], task: Task, command: str) -> None:
     output.table(["", *(TITLES[name] for name in names), *asked], cells)
     output.line()
     for name in names:
-        output.line(f"{TITLES[name]}: {MEANINGS[name]}")
+        output.line(f"{TITLES[name]}: {MEANINGS.get(name, concept)}")
     if asked:
         output.line(f"{', '.join(asked)}: of lm-evaluation-harness, ± 1.96 of its standard errors")
     output.line()

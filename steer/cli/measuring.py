@@ -55,6 +55,7 @@ AllowOverlap = Annotated[
 AllowOtherModel = Annotated[
     bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
 ]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")]
 MaxTokens = Annotated[int, typer.Option(help="Tokens of a written text at most.")]
 Seed = Annotated[int, typer.Option(help="Of the written texts.")]
 

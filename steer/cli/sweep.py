@@ -39,7 +39,7 @@ def sweep(
         typer.Option(
             "-v",
             "--vector",
-            help="NAME or path, with an op (NAME:ablate) where that is not add, and a scope"
+            help="NAME, path or address; with an op (NAME:ablate) where that is not add, a scope"
             " (NAME:add/response=0) where it is not all; several are swept beside each other,"
             " such as methods or positions.",
         ),
@@ -96,9 +96,7 @@ def sweep(
     max_tokens: measuring.MaxTokens = 64,
     seed: measuring.Seed = 0,
     map: contrast_options.Map = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")
-    ] = None,
+    out: measuring.Out = None,
     engine: engines.WriterOption = None,
     engine_option: engines.EngineSettings = None,
     allow_overlap: measuring.AllowOverlap = False,
@@ -121,7 +119,6 @@ def sweep(
     from steer.contrasts.schema import parse_mapping
     from steer.errors import InputError, UsageError
     from steer.files import check_writable
-    from steer.vectors import store
 
     if rule not in ("budget", "refusal_direction"):
         raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
@@ -136,11 +133,8 @@ def sweep(
         texts, parse_mapping(map or ()), condition, baseline, chat, prompts, unrelated,
         samples, max_tokens, seed, allow_overlap,
     )  # fmt: skip
-    rows = rows_of(vector, layers, coefficients, rule, together=together)
+    rows = rows_of(vector, layers, coefficients, rule, together=together, save=save)
     known = [row.vector.metadata for row in rows]
-    if save:
-        for row in rows:
-            check_writable(store.find(row.reference), force=True)
     held_out = asked.held_out(known)
     if held_out.pairs is None and asked.condition_of(known) is None:
         raise InputError(

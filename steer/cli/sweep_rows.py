@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from steer.cli import options
+
 if TYPE_CHECKING:
     from steer.measures.grids import Row
     from steer.steering.operation import Coefficient, Operation
@@ -14,9 +16,15 @@ if TYPE_CHECKING:
 
 
 def rows_of(
-    vectors: list[str], layers: str | None, coefficients: str | None, rule: str, *, together: bool
+    vectors: list[str],
+    layers: str | None,
+    coefficients: str | None,
+    rule: str,
+    *,
+    together: bool,
+    save: bool,
 ) -> tuple[Row, ...]:
-    """What is swept: each vector at each of its layers."""
+    """What is swept: each vector at each of its layers. save: their files are to be written."""
     from steer.errors import UsageError
     from steer.measures.grids import Row
     from steer.steering.operation import ADD
@@ -26,9 +34,11 @@ def rows_of(
     specs = [_spec(text) for text in vectors]
     if len(set(specs)) < len(specs):
         raise UsageError("a vector twice, by the same op")
+    for spec in specs if save else ():
+        _check_savable(spec.reference)
     rows = []
     for spec in specs:
-        read = store.read(store.find(spec.reference))
+        read = store.read(options.find(spec.reference))
         columns = _coefficients(coefficients, read, spec.op, rule)
         scope = resolve(replace(spec, op=ADD), read).scope
         for row in _layers(layers, read, together=together):
@@ -36,6 +46,20 @@ def rows_of(
             made.steer(0)  # what cannot be done shows before the model is loaded
             rows.append(made)
     return tuple(rows)
+
+
+def _check_savable(reference: str) -> None:
+    from steer.errors import UsageError
+    from steer.files import check_writable
+    from steer.sharing.address import is_url
+    from steer.vectors import store
+
+    if is_url(reference):
+        raise UsageError(
+            f"--save writes into a file on this machine, and {reference} is elsewhere",
+            hint=f"fetch it with `steer pull {reference}`, and sweep the copy; or leave --save out",
+        )
+    check_writable(store.find(reference), force=True)
 
 
 def strongest(rows: tuple[Row, ...]) -> list[Steer]:
