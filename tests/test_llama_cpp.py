@@ -23,7 +23,7 @@ from steer.contrasts.source import ModelSource
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model, load
-from steer.steering.operation import Coefficient
+from steer.steering.operation import Coefficient, Operation
 from steer.steering.steers import Steer
 from steer.vectors import store
 
@@ -92,3 +92,23 @@ def test_llama_cpp_gives_our_log_probs(tmp_path: Path) -> None:
     assert max(distances) < 1e-4
     # That could fail: each vector does much, and none what another does.
     assert min(float((a - b).abs().max()) for a, b in combinations(ours, 2)) > 0.1
+
+
+def test_a_baked_model_gives_the_hooks_log_probs_in_llama_cpp(tmp_path: Path) -> None:
+    """Constants in biases, and a direction taken out of every matrix: no control vector needed."""
+    interpreter()
+    model, joyful = load(ModelSource()), store.read(JOYFUL)
+    tokens = model.encode(TEXT)
+    ablated = Steer(joyful, Coefficient(1.0), (2,), op=Operation("ablate", writes=True))
+    added = Steer(joyful, Coefficient(2.0), (2,))
+    cases = {"2": added, "ablate=writes": ablated}
+    plain = in_ours(model, tokens, [])
+    for amount, steer_it in cases.items():
+        made = tmp_path / amount
+        run = CliRunner().invoke(app, ["bake", "-v", f"{JOYFUL}:{amount}@2", "-o", str(made)])
+        assert run.exit_code == 0, run.output
+        baked = load(ModelSource(str(made)))
+        ours = in_ours(model, tokens, [steer_it])
+        theirs = in_llama_cpp(baked, tokens, [None], tmp_path)[0]
+        assert float((ours - theirs).abs().max()) < 1e-4
+        assert float((ours - plain).abs().max()) > 0.1

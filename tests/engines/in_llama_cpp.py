@@ -32,7 +32,7 @@ NAMES = {
 
 def interleaved(weight: np.ndarray, n_heads: int) -> np.ndarray:
     """Rows in the order of llama.cpp's rotary embedding, which pairs neighbours."""
-    halves = weight.reshape(n_heads, 2, -1, weight.shape[1])
+    halves = weight.reshape(n_heads, 2, -1, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -54,10 +54,10 @@ def write_model(folder: Path, config: dict, weights: dict[str, np.ndarray]) -> P
     for name, weight in weights.items():
         if name.startswith("model.layers."):
             _, _, layer, rest = name.split(".", 3)
-            rest = rest.removesuffix(".weight")
+            rest, _, kind = rest.rpartition(".")  # a weight, or a bias, as `steer bake` adds
             if rest[-6:] == "q_proj" or rest[-6:] == "k_proj":
                 weight = interleaved(weight, heads[rest[-6]])
-            writer.add_tensor(f"blk.{layer}.{NAMES[rest]}.weight", weight)
+            writer.add_tensor(f"blk.{layer}.{NAMES[rest]}.{kind}", weight)
         else:
             ours = {"model.embed_tokens.weight": "token_embd", "model.norm.weight": "output_norm"}
             writer.add_tensor(f"{ours.get(name, 'output')}.weight", weight)
