@@ -12,7 +12,9 @@ from pathlib import Path
 from steer.errors import SteerError, UsageError
 from steer.processes import follows
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
@@ -124,8 +126,14 @@ def safe_name(text: str) -> bool:
 
 
 def shown(text: object) -> str:
-    """`text` without what could move the cursor, colour the screen or turn the writing round."""
+    """`text` without what could move the cursor, colour the screen or turn the writing round, and
+    without bytes of names that are no text."""
     return _CONTROL.sub("\ufffd", str(text))
+
+
+def escaped(json: str) -> str:
+    """JSON with the same meaning, and none of what `shown` takes out."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", json)
 
 
 def _exists(path: Path) -> SteerError:

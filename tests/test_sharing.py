@@ -378,7 +378,8 @@ def test_a_hub_that_moved_on_is_read_again(hub: Hub) -> None:
 @pytest.mark.parametrize(
     "text",
     ["hf://team", "hf://datasets/team/x", "hf://team/v/../../x", "s3://b/..", "", "s3://b/a\0",
-     "simplecache::s3://b/x", "hf://team/v/.x", "s3://b/a b", "hf://t/v@a/x@b", "hf://t/v/x@a b"],
+     "simplecache::s3://b/x", "hf://team/v/.x", "s3://b/a b", "hf://t/v@a/x@b", "hf://t/v/x@a b",
+     "hf://team/vectors", "s3://", "s3://b/\udcff/x", "team/\x1b[2J/x"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError):

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import make_vector
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -263,3 +263,11 @@ def test_an_unknown_name_brings_the_nearest(tmp_path: Path) -> None:
 @given(st.text())
 def test_nothing_shown_can_drive_a_terminal(text: str) -> None:
     assert not any(character in files.shown(text) for character in "\x1b\x07\x08\r\x9b\u202e")
+
+
+@given(st.text(st.characters(exclude_categories=())))
+@example("\x9b2J\u202e\udcff\x7f")
+def test_json_that_is_shown_says_the_same(text: str) -> None:
+    told = files.escaped(json.dumps(text, ensure_ascii=False))
+    assert files.shown(told) == told and json.loads(told) == text
+    files.shown(text).encode()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from steer.files import shown
+from steer.files import escaped, shown
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -95,7 +95,7 @@ def command(text: str) -> None:
 
 def as_json(value: Any) -> None:
     """The result as one JSON object."""
-    write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write(escaped(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:

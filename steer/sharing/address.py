@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit, urlunsplit
 
 from steer.errors import UsageError
-from steer.files import at_home, safe_name
+from steer.files import at_home, safe_name, shown
 
 SUFFIX = ".safetensors"
 HUB = "hf"
@@ -71,7 +71,7 @@ def parse_folder(text: str) -> Address:
     Raises:
         UsageError: it is none.
     """
-    if not text or "\0" in text or "::" in text:
+    if not text or "\0" in text or "::" in text or shown(text) != text:
         raise UsageError(f"{text!r} is not a place", hint=_FORM)
     if not is_url(text):
         return Address(LOCAL, "", str(at_home(text)))
@@ -101,7 +101,11 @@ def parse_vector(text: str) -> Address:
     place = text[: len(text) - len(tail)]
     if place.endswith("://"):
         raise UsageError(f"{text!r} names no vector", hint=_FORM)
-    folder = parse_folder(place.rstrip("/") or place or ".")
+    try:
+        folder = parse_folder(place.rstrip("/") or place or ".")
+    except UsageError:
+        parse_folder(text)  # if that is one, only the name is missing
+        raise UsageError(f"{public(text)!r} names no vector", hint=_FORM) from None
     if at and folder.revision:
         raise UsageError(f"{text!r} names two revisions", hint="leave one out")
     name = name.removesuffix(SUFFIX)
@@ -112,7 +116,7 @@ def parse_vector(text: str) -> Address:
 
 def public(url: str) -> str:
     """An address without what lets somebody in: passwords, and queries, which may be signatures."""
-    if not is_url(url):
+    if not is_url(url) or url.endswith("://"):
         return url
     try:
         parts = urlsplit(url)
