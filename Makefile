@@ -97,5 +97,14 @@ test-vllm:
 test-ray: .venv-ray/installed
 	.venv-ray/bin/python -m pytest tests/test_ray.py
 
+# Seconds of `steer extract` and `steer apply`, beside repeng and steering-vectors in their own place.
+.venv-rivals/installed: | install
+	$(BIN)/python tests/benchmarks/extract.py --setup .venv-rivals
+	touch $@
+
+bench: install .venv-rivals/installed
+	$(BIN)/python tests/benchmarks/extract.py --rivals .venv-rivals
+	$(BIN)/python tests/benchmarks/overhead.py --rivals .venv-rivals
+
 clean:
-	rm -rf $(VENV) .venv-llama .venv-repeng .venv-vllm .venv-ray build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-llama .venv-repeng .venv-vllm .venv-ray .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """What `extract.py` and `overhead.py` start in the rivals' environment: does the same with theirs.
 
 `python rivals.py MODEL THREADS`; each line of JSON on standard input is answered by one.
-`{"tool": "repeng", "batch": 32, "pairs": [["...", "..."], ...]}` makes a vector: the `seconds`
+`{"tool": "repeng", "batch": 32, "pairs": [["...", "..."], ...]}` makes a vector: the CPU `seconds`
 taken and the `directions` by layer. `{"tool": "repeng", "ids": [[...], ...], "tokens": 48,
 "directions": {"0": [...], ...}, "first": true}` generates steered and unsteered, steered first
 where `first`: the CPU seconds of both.
@@ -36,7 +36,7 @@ def main() -> None:
 
 def trained(model: Any, job: dict[str, Any]) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-    start = time.perf_counter()
+    start = time.process_time()
     # Their progress bars are drawn to nowhere.
     with contextlib.redirect_stderr(io.StringIO()):
         if job["tool"] == "repeng":
@@ -50,7 +50,7 @@ def trained(model: Any, job: dict[str, Any]) -> dict[str, Any]:
             found = train_steering_vector(
                 model, tokenizer, texts, batch_size=job["batch"]
             ).layer_activations
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return {"seconds": seconds, "directions": {at: row.tolist() for at, row in found.items()}}
 
 
