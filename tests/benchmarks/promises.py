@@ -78,7 +78,9 @@ class Row:
 
     def __str__(self) -> str:
         word = {True: "kept", False: "MISSED", None: "not promised"}[self.kept]
-        cells = (self.promise, self.how, self.measured, self.n, self.wanted, word)
+        found = self.measured
+        told = f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        cells = (self.promise, self.how, told, self.n, self.wanted, word)
         return f"| {' | '.join(map(str, cells))} |"
 
 
