@@ -344,7 +344,7 @@ def test_rows_that_are_to_come_are_drawn_as_such() -> None:
     for found in (grid, None):
         console = Console(width=60, no_color=True)
         with console.capture() as captured:
-            console.print(heat_map(plan, found, 0.1, caption="layer 1, 50%"))
+            console.print(heat_map(plan, found, 0.1, width=60, caption="layer 1, 50%"))
         assert "·" in captured.get()
         assert ("(2.00)" in captured.get()) == (found is not None)
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 #: From weak to strong; also in grey, and for the colour-blind, each is darker than the next.
 RAMP = ("#00224e", "#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2c060", "#fee838")
+#: As many of them are dark, and want white ink.
+DARK = 3
+#: Columns of a terminal that a cell takes with two decimals, and that the rows' names take.
+CELL, NAMES = 7, 12
 
 
 def heat_map(
@@ -21,11 +25,13 @@ def heat_map(
     max_kl: float,
     *,
     choice: tuple[int, int] | None = None,
+    width: int = 200,
     caption: str | None = None,
 ) -> Table:
     """Layers down, coefficients across. What costs more than the budget is in brackets.
 
-    grid: None before the first row is there; NaN in it is yet to come.
+    grid: None before the first row is there; NaN in it is yet to come. width: of the terminal; in
+    a narrow one numbers have a decimal less.
     """
     import numpy as np
     from rich.table import Table
@@ -41,11 +47,12 @@ def heat_map(
     top = float(within.max()) if within.size else math.inf
     drawn = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
     drawn.caption, drawn.caption_justify = caption, "left"
-    drawn.add_column(f"{grid.kind if grid else ''}  ")
+    decimals = 2 if NAMES + CELL * plan.n_columns <= width else 1
+    drawn.add_column(f"{grid.kind if grid else ''}  ", no_wrap=True)
     # A percentage stands over the digits, as a number's bracket closes behind them.
     heads = [[f"{one} " for one in row.coefficients] for row in plan.rows]
     for head in heads[0]:
-        drawn.add_column(head, justify="right")
+        drawn.add_column(head, justify="right", no_wrap=True, min_width=CELL - 4 + decimals)
     for row, label in enumerate(plan.labels()):
         if row and heads[row] != heads[row - 1]:
             drawn.add_row("", *heads[row], style="bold")
@@ -55,6 +62,7 @@ def heat_map(
                 within=bool(costs[row, column] <= max_kl),
                 share=float(effects[row, column]) / top,
                 chosen=choice == (row, column),
+                decimals=decimals,
             )
             for column in range(plan.n_columns)
         ]
@@ -62,16 +70,17 @@ def heat_map(
     return drawn
 
 
-def _cell(effect: float, *, within: bool, share: float, chosen: bool) -> Text:
+def _cell(effect: float, *, within: bool, share: float, chosen: bool, decimals: int) -> Text:
     from rich.text import Text
 
     if math.isnan(effect):
         return Text("·  ", style="dim")
-    number = f"{effect:.2f}" if abs(effect) < 10 else f"{effect:.0f}"
+    number = f"{effect:.{decimals}f}" if abs(effect) < 10 else f"{effect:.0f}"
+    room = " " * (decimals - 1)
     if not within:
-        return Text(f" ({number})", style="dim")
+        return Text(f"{room}({number})", style="dim")
     mark = "*" if chosen else " "
     shade = RAMP[min(len(RAMP) - 1, max(0, int(share * len(RAMP))))]
-    ink = "white" if RAMP.index(shade) < 4 else "black"
+    ink = "#ffffff" if RAMP.index(shade) < DARK else "#000000"
     weight = "bold " if chosen else ""
-    return Text(f"  {number}{mark}", style=f"{weight}{ink} on {shade}")
+    return Text(f"{room} {number}{mark}", style=f"{weight}{ink} on {shade}")

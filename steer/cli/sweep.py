@@ -212,7 +212,8 @@ def _scored(texts: Bench, plan: Plan, budget: Budget, journals: list[Journal]) -
     with output.live() as show:
 
         def on_progress(what: str, share: float) -> None:
-            show(heat_map(plan, grid, budget.kl, caption=f"{what}, {share:.0%}"))
+            caption = f"{what}, {share:.0%}"
+            show(heat_map(plan, grid, budget.kl, width=output.width(), caption=caption))
 
         for rows in run(texts, plan, journals[-1], on_progress):
             grid = rows

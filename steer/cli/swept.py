@@ -29,7 +29,7 @@ def show(model: Model, made: Findings, told: dict[str, Any]) -> None:
     from steer.cli.heat import heat_map
 
     choice = made.verdict.place if made.verdict.recommended else None
-    output.show(heat_map(made.plan, made.grid, made.budget.kl, choice=choice))
+    output.show(heat_map(made.plan, made.grid, made.budget.kl, choice=choice, width=output.width()))
     output.line()
     output.line(
         f"in brackets: KL above {made.budget.kl:g} nats per token"

@@ -47,7 +47,8 @@ def draw(told: dict[str, Any], kind: str) -> bytes:
         name: np.array([cell[name]["value"] for cell in told["cells"]]).reshape(shape)
         for name in ("effect", "kl")
     }
-    height = min(9.0, max(3.4, 1.6 + 0.26 * shape[0]))
+    several = len(set(map(tuple, told["coefficients"]))) > 1
+    height = min(9.0, max(3.4, 1.6 + (0.4 if several else 0.26) * shape[0]))
     with mpl.rc_context({"svg.hashsalt": "steer", "font.size": 9}):
         figure = Figure(figsize=(12, height), layout="constrained")
         axes = figure.subplots(1, 3, width_ratios=[1.15, 1.15, 1])
@@ -77,6 +78,8 @@ def _heat(
     shown = values[within] if within.any() else values
     low, high = float(shown.min()), float(shown.max())
     ramp = f"{RAMP}_r" if cost else RAMP
+    # Finer rows, and rows by other ops, have coefficients of their own: they stand in the cells.
+    heads = told["coefficients"]
     image = axes.imshow(values, aspect="auto", origin="lower", cmap=ramp, vmin=low, vmax=high)
     chosen = {_place(told)} if told["recommended"] else set()
     for (row, column), value in np.ndenumerate(values):
@@ -87,8 +90,10 @@ def _heat(
             patch.set(facecolor="white", edgecolor="0.75")
             axes.add_patch(patch)
             ink = "black"
-        if min(values.shape[0], 30) <= 16:
+        if values.shape[0] <= 16:
             text = f"{value:.3f}" if cost and value < 1 else f"{value:.2f}"
+            if heads[row] != heads[0]:
+                text = f"{heads[row][column]}\n{text}"
             heavy = "bold" if (row, column) in chosen else "normal"
             axes.text(
                 column, row, text, ha="center", va="center", color=ink, size=6.5, weight=heavy
@@ -98,10 +103,10 @@ def _heat(
             frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, zorder=3)
             frame.set(edgecolor=colour, linewidth=width)
             axes.add_patch(frame)
-    # Rows by other ops have coefficients of their own: one below the other.
-    heads = list(dict.fromkeys(map(tuple, told["coefficients"])))
-    ticks = ["\n".join(one) for one in zip(*heads, strict=True)]
-    axes.set_xticks(range(len(ticks)), ticks, rotation=45 if len(heads) == 1 else 0)
+    for row in range(1, len(heads)):
+        if heads[row] != heads[row - 1]:
+            axes.axhline(row - 0.5, color="black", linewidth=1.5)
+    axes.set_xticks(range(len(heads[0])), heads[0], rotation=45)
     axes.set_yticks(range(len(told["rows"])), told["rows"])
     axes.set(title=title, xlabel="coefficient")
 

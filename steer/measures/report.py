@@ -18,8 +18,12 @@ table { border-collapse: collapse; margin: 1rem 0 }
 th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left }
 pre { white-space: pre-wrap; background: #f4f4f4; padding: .8rem }
-.texts { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
+.texts { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem }
 """
+
+
+#: Cells of the front that stand before the texts; all cells stand behind them.
+FRONT = 10
 
 
 def page(told: dict[str, Any]) -> str:
@@ -33,8 +37,8 @@ def page(told: dict[str, Any]) -> str:
         "<h2>Evidence</h2>",
         _table(["", "value [95 % interval]"], _evidence(told)),
         "<h2>Front</h2>",
-        "<p>No other cell has more effect for less.</p>",
-        _table(["-v", told["effect"], "KL"], [_cell(c) for c in told["front"]]),
+        "<p>Cells that no other beats in effect and cost at once; the strongest.</p>",
+        _table(["-v", told["effect"], "KL"], [_cell(c) for c in told["front"][-FRONT:]]),
         "<h2>Texts</h2>",
         _texts(told),
         "<h2>All cells</h2>",
@@ -88,11 +92,9 @@ def _evidence(told: dict[str, Any]) -> list[list[str]]:
 
 
 def _texts(told: dict[str, Any]) -> str:
-    columns = []
-    for title, texts in (("unsteered", "unsteered_samples"), ("steered", "samples")):
-        cells = "".join(f"<pre>{_text(text)}</pre>" for text in told[texts][:4])
-        columns.append(f"<div><h3>{title}</h3>{cells}</div>")
-    return f'<div class="texts">{"".join(columns)}</div>'
+    pairs = zip(told["unsteered_samples"][:4], told["samples"][:4], strict=False)
+    cells = "".join(f"<pre>{_text(text)}</pre>" for pair in pairs for text in pair)
+    return f'<div class="texts"><h3>unsteered</h3><h3>steered</h3>{cells}</div>'
 
 
 def _cell(cell: dict[str, Any]) -> list[str]:
@@ -103,7 +105,7 @@ def _cell(cell: dict[str, Any]) -> list[str]:
 def _interval(told: dict[str, float] | None) -> str:
     if told is None:
         return "–"
-    return f"{told['value']:.3f} [{told['low']:.3f}, {told['high']:.3f}]"
+    return f"{told['value']:.3g} [{told['low']:.3g}, {told['high']:.3g}]"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
