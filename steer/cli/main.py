@@ -32,6 +32,7 @@ from steer.cli import (
     serve,
     show,
     sign,
+    suite,
     sweep,
     verify,
 )
@@ -94,6 +95,7 @@ for command in (
     monitor,
     evaluate,
     sweep,
+    suite,
     show,
     compare,
     combine,

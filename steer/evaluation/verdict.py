@@ -73,19 +73,32 @@ def judge(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writing
     """
     effects, costs = grid.effects(), grid.costs()
     front = tuple(_places(effects, pareto(effects.ravel().tolist(), costs.ravel().tolist())))
-    ordered = _ordered(grid, plan, budget)
-    if not ordered:
+    tried = choose(texts, plan, grid, budget, writing)
+    if tried is None:
         near = nearest(effects.ravel().tolist(), costs.ravel().tolist())
         if near is None:
             return Verdict(None, "no cell has an effect above 0", front)
         place = _places(effects, [near])[0]
         return Verdict(place, f"no cell with an effect has a KL of at most {budget.kl:g}", front)
-    tried = _strongest_within(texts, plan, _cheaper_and_cheaper(ordered, costs), budget, writing)
     if tried.extra_nats.value > budget.nats:
         reason = f"no cell that was tried has extra nats of at most {budget.nats:g} per token"
         return Verdict(tried.place, reason, front, tried)
     again = repeat(texts, plan, grid, writing, tried.place)
     return _held_against_chance(texts, plan, grid, budget, front, tried, again)
+
+
+def choose(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writing) -> Tried | None:
+    """The cell that the rule takes of those within the budget; of those that cost too much in their
+    texts the cheapest one, and None where all cost too much before.
+
+    Raises:
+        HookError: a cell was never applied.
+    """
+    ordered = _ordered(grid, plan, budget)
+    if not ordered:
+        return None
+    places = _cheaper_and_cheaper(ordered, grid.costs())
+    return _strongest_within(texts, plan, places, budget, writing)
 
 
 def _held_against_chance(

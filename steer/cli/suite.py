@@ -1,0 +1,218 @@
+"""`steer suite`: every method on known conditions, beside the prompt that it is to beat."""
+
+from __future__ import annotations
+
+import json as json_library
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.cli import contrast_options, measuring, options, output
+from steer.contrasts.source import ModelSource
+
+if TYPE_CHECKING:
+    from steer.models.model import Model
+    from steer.suite.subjects import Subject, Texts
+    from steer.suite.suite import Settings
+    from steer.vectors.vector import SteeringVector
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("suite")(suite)
+
+
+@options.with_model(default="pocket")
+def suite(
+    source: ModelSource,
+    context: typer.Context,
+    tags: Annotated[
+        str | None,
+        typer.Option(help="Values of the pocket grammar, such as joyful,sea. Default: all."),
+    ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="A prompt in place of the tags, of any model; several are rows."),
+    ] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(help="With --condition: texts that know nothing of it, a hundred or so."),
+    ] = None,
+    prompts: measuring.Prompts = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Separated by ';'. Default: all, distill on one tag of each kind."),
+    ] = None,
+    vector: Annotated[
+        list[str] | None,
+        typer.Option("-v", "--vector", help="VALUE=FILE: a rival's vector for a tag, of any tool."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Texts that each row writes.")] = 48,
+    max_tokens: measuring.MaxTokens = 64,
+    seed: measuring.Seed = 0,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes. Default: of pocket one a core, else 1.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")
+    ] = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Compare methods: what each makes of known conditions, and at what cost.
+
+    Of the pocket model's tags (or of --condition) every method makes a vector from the same texts;
+    the layer and the coefficient are chosen within the budget of `steer sweep`, and effect and cost
+    measured on other texts and seeds, beside the tag as a prompt. What is done is kept: a suite
+    that was killed goes on.
+
+    \b
+    steer suite
+    steer suite --tags joyful,sea --methods "mean_diff;lda" -v joyful=happy.gguf
+    steer suite -m MODEL --condition "You are cheerful." --texts texts.jsonl
+    """
+    from steer.errors import UsageError
+    from steer.files import check_writable
+    from steer.suite import methods as known
+    from steer.suite.suite import Settings
+
+    if condition and tags:
+        raise UsageError("--tags are pocket's; --condition stands in their place")
+    if (texts or prompts) and not condition:
+        raise UsageError("--texts and --prompts go with --condition")
+    if condition and not texts:
+        raise UsageError("a --condition needs --texts", hint="texts that know nothing of it")
+    if out is not None:
+        check_writable(out, force=force)
+    named = tuple(part.strip() for part in methods.split(";")) if methods else known.METHODS
+    known.check(named)
+    subjects, contents = _subjects(tags, condition, texts, prompts)
+    settings = Settings(named, samples, max_tokens, seed)
+    model = options.load_model(source)
+    rivals = _rivals(vector or [], subjects, model)
+    workers = jobs or ((os.cpu_count() or 1) if source.name == "pocket" else 1)
+    rows = _rows(model, source, subjects, contents, settings, rivals, workers)
+    command = measuring.command_line(context)
+    _report(model, rows, command, out, force=force, json=json)
+
+
+def _subjects(
+    tags: str | None, conditions: list[str] | None, texts: str | None, prompts: Path | None
+) -> tuple[list[Subject], Texts]:
+    from steer.contrasts import heldout
+    from steer.contrasts import prompts as library
+    from steer.contrasts.schema import Names
+    from steer.suite.subjects import Texts, of_conditions, of_pocket, stories
+
+    if not conditions:
+        return of_pocket([one.strip() for one in tags.split(",")] if tags else ()), stories()
+    assert texts is not None
+    found = heldout.texts(contrast_options.records_of(texts, Names())).texts or ()
+    begun = library.read(*options.read_input(prompts)) if prompts else library.OPENINGS
+    return of_conditions(conditions, begun), Texts.of([one.text for one in found])
+
+
+def _rivals(
+    named: list[str], subjects: list[Subject], model: Model
+) -> dict[str, dict[str, SteeringVector]]:
+    """By subject and file name, the vectors that others made."""
+    from steer.errors import UsageError
+
+    found: dict[str, dict[str, SteeringVector]] = {one.name: {} for one in subjects}
+    for text in named:
+        subject, equals, file = text.rpartition("=")
+        if not equals or subject not in found:
+            raise UsageError(f"{text!r} names no tag here", hint="write joyful=happy.gguf")
+        found[subject][Path(file).name] = _read(Path(file), model)
+    return found
+
+
+def _read(path: Path, model: Model) -> SteeringVector:
+    """A vector of ours, or of another tool, which is then taken for one of this model."""
+    from steer.formats import reading
+    from steer.models import torch_files
+    from steer.steering.steers import check_fits
+    from steer.vectors import store
+
+    if path.suffix == store.SUFFIX and path.exists() and store.is_vector(path):
+        vector = store.read(path)
+        check_fits(vector, model.identity)
+        return vector
+    found = reading.read(path, reading.Told(), torch_files.read)
+    output.note(f"{path.name}: {found.assumed}")
+    return reading.steering_vector(found, model.identity, name=path.stem)
+
+
+def _rows(
+    model: Model,
+    source: ModelSource,
+    subjects: list[Subject],
+    texts: Texts,
+    settings: Settings,
+    rivals: dict[str, dict[str, SteeringVector]],
+    jobs: int,
+) -> list[dict[str, Any]]:
+    """The rows of all subjects, in their order; those that were done before are not done again."""
+    from steer.journal import Journal
+    from steer.suite.suite import measured
+
+    hashes = {name: {file: one.sha256 for file, one in own.items()} for name, own in rivals.items()}
+    weight = model.network.get_input_embeddings().weight
+    kept = Journal.of(
+        "suites", [model.identity.fingerprint, str(weight.dtype)], asdict(texts), asdict(settings)
+    )
+    keys = {one.name: f"{asdict(one)} {hashes[one.name]}" for one in subjects}
+    rows = {one.name: kept.get(keys[one.name]) for one in subjects}
+    waiting = [one for one in subjects if rows[one.name] is None]
+    if len(waiting) < len(subjects):
+        output.note(f"{len(subjects) - len(waiting)} of {len(subjects)} were done before")
+    job = partial(measured, texts=texts, settings=settings, rivals=rivals)
+    with output.progress("measuring", len(waiting)) as advance:
+        for subject, made in _done(model, source, waiting, job, min(jobs, len(waiting))):
+            kept.put(keys[subject.name], made)
+            rows[subject.name] = made
+            advance(1, subject.name)
+    kept.finish()
+    return [row for one in subjects for row in rows[one.name]]
+
+
+def _done(
+    model: Model, source: ModelSource, subjects: list[Subject], job: Any, jobs: int
+) -> Iterator[tuple[Subject, list[dict[str, Any]]]]:
+    from steer.suite import parallel
+
+    if jobs > 1:
+        yield from parallel.done(source, subjects, job, jobs)
+        return
+    for subject in subjects:
+        yield subject, job(model, subject)
+
+
+def _report(
+    model: Model,
+    rows: list[dict[str, Any]],
+    command: str,
+    out: Path | None,
+    *,
+    force: bool,
+    json: bool,
+) -> None:
+    from steer.files import write_atomic
+    from steer.suite.table import summary
+
+    told = {"command": command, "model": model.identity.id, "rows": rows, "summary": summary(rows)}
+    if out is not None:
+        data = json_library.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomic(out, data.encode(), force=force)
+        output.note(f"wrote {out}")
+    if json:
+        output.as_json(told)
+        return
+    from steer.cli.suite_tables import show
+
+    show(model.describe(), told)

@@ -1,0 +1,1 @@
+"""The benchmark of methods: conditions by every method, beside the prompt."""
