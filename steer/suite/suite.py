@@ -12,8 +12,9 @@ from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.distillation.lessons import Conditions
 from steer.evaluation.evaluate import Row as Measured
-from steer.evaluation.evaluate import Task, Variant, evaluate, variants
+from steer.evaluation.evaluate import evaluate
 from steer.evaluation.sweep import Bench, bench, run
+from steer.evaluation.task import Task, Variant, variants
 from steer.evaluation.verdict import Budget, choose
 from steer.evaluation.written import Writing
 from steer.intervals import Interval, plain
@@ -93,7 +94,7 @@ def _chosen(
     """The strongest cell within the budget; None where there is none."""
     plan = Plan(_rows(vector))
     with tempfile.TemporaryDirectory() as folder:
-        *_, grid = run(benched, plan, Journal(Path(folder) / "journal"), max_kl=budget.kl)
+        *_, grid = run(benched, plan, Journal(Path(folder) / "journal"))
     found = choose(benched, plan, grid, budget, writing)
     if found is None or found.extra_nats.value > budget.nats:
         return None
