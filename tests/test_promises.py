@@ -12,6 +12,8 @@ import pytest
 
 from steer.contrasts.source import ModelSource
 from steer.models.model import Model, load
+from steer.steering.spec import SteerSpec
+from steer.steering.steers import resolve
 from steer.vectors.vector import SteeringVector
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
@@ -66,3 +68,15 @@ def test_with_it_harmless_requests_are_refused(
     added = promises.steered(refusal, "2@4/response=0")
     assert sum(promises.answered(promises.replies(model, asked.harmless, []))) > 0.9 * N
     assert sum(promises.refused(promises.replies(model, asked.harmless, [added]))) > 0.9 * N
+
+
+def test_three_vectors_in_one_file_all_act(model: Model) -> None:
+    typed = {}
+    for kind, value in promises.COMPOSED.items():
+        promises.extracted(value)
+        typed[kind] = f"./{value}-resid_post.safetensors:1.5@2"
+    whole = resolve(SteerSpec("three"), promises.Parts("all", typed).combined())
+    plain, composed = (promises.Told.by(model, steers, 4, seed=7) for steers in ((), (whole,)))
+    for kind, least in (("mood", 0.1), ("style", 0.25), ("topic", 0.03)):
+        assert composed.share(kind) > plain.share(kind) + least
+    assert composed.parses.value > 0.9
