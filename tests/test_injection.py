@@ -128,6 +128,24 @@ def test_each_prompt_gets_in_a_batch_what_it_gets_alone(
 
 
 @each_family
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, BEAMS])
+def test_all_ops_at_once_give_in_a_batch_what_they_give_alone(
+    family: str, sampling: Sampling
+) -> None:
+    """In batches of any size, so that a prompt has much padding or none."""
+    model = tiny.model(family)
+    names = [name for name in OPS if name != "writes" or family != "opt"]
+    steers = [
+        acting(model, name, 0.7, scope=Scope("range", index % 3, 5 + index))
+        for index, name in enumerate(names)
+    ]
+    expected = [text for prompt in PROMPTS for text in texts(model, steers, sampling, [prompt])]
+    assert expected != texts(model, [], sampling)
+    for size in (1, 3, 64):
+        assert texts(model, steers, replace(sampling, batch_size=size)) == expected
+
+
+@each_family
 def test_what_an_op_promises_holds_at_its_site(family: str) -> None:
     model = tiny.model(family)
     site = Site(1)
@@ -299,7 +317,7 @@ def test_schedules_are_what_they_say(name: str) -> None:
     torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
+@each_family
 def test_cached_generation_equals_uncached(family: str) -> None:
     """Each token again from the whole text so far, with all that depends on positions."""
     model = tiny.model(family)
@@ -321,6 +339,22 @@ def test_cached_generation_equals_uncached(family: str) -> None:
                 scores = model.network(input_ids=torch.tensor([ids]), use_cache=False).logits
             ids.append(int(scores[0, -1].argmax()))
         assert model.decode(ids[start:]) == cached
+
+
+@each_family
+def test_a_model_that_keeps_no_cache_writes_the_same(family: str) -> None:
+    cached, uncached = (tiny.wrapped(tiny.build(family), f"tiny-{family}") for _ in range(2))
+    uncached.network.generation_config.use_cache = False
+    steers = [
+        acting(cached, "add", scope=Scope("response", skip_special=True)),
+        acting(cached, "ablate", schedule=Schedule("ramp", 3), scope=Scope("range", 1)),
+        acting(cached, "rotate", gate=gated(cached, "token")),
+        acting(cached, "add", gate=gated(cached, "last", seed=6)),
+    ]
+    for sampling in (GREEDY, SAMPLED):
+        assert texts(uncached, steers, sampling) == texts(cached, steers, sampling)
+    for steer in (steers[0], steers[3]):  # no gate at each token goes with beams
+        assert texts(uncached, [steer], BEAMS) == texts(cached, [steer], BEAMS)
 
 
 def test_adds_come_first_and_others_in_the_order_given() -> None:
@@ -457,10 +491,13 @@ def test_what_gates_did_is_told() -> None:
 
 
 @torch.no_grad()
+@few_families
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @each_op
-def test_half_precision_keeps_its_type_and_the_promise(name: str, dtype: torch.dtype) -> None:
-    model = tiny.wrapped(tiny.build("llama").to(dtype), "half")
+def test_half_precision_keeps_its_type_and_the_promise(
+    family: str, name: str, dtype: torch.dtype
+) -> None:
+    model = tiny.wrapped(tiny.build(family).to(dtype), "half")
     site = Site(1)
     baseline, before = forward(model, [], [site])
     assert torch.equal(forward(model, [acting(model, name, 0.0)])[0], baseline)
