@@ -24,10 +24,17 @@ def fingerprint(model: torch.nn.Module) -> str:
         if parameter.is_meta or parameter.numel() == 0:
             continue
         whole = getattr(parameter, "full_tensor", parameter.detach)()  # of one spread over devices
-        flat = whole.flatten()
+        flat = _flat(whole)
         count = min(_SAMPLES, flat.numel())
         # Integers, because evenly spaced floats round differently beyond 2^24 elements.
         index = torch.arange(count) * (flat.numel() - 1) // max(count - 1, 1)
         sample = flat[index.to(flat.device)].to(torch.bfloat16).cpu()
         digest.update(sample.view(torch.int16).numpy().astype("<i2").tobytes())
     return digest.hexdigest()[:16]
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    try:
+        return tensor.flatten()
+    except NotImplementedError:  # what torchao quantises knows no views
+        return tensor.dequantize().flatten()
