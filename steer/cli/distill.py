@@ -34,7 +34,7 @@ def distill(
         typer.Option(help="What stands before the text: a tag, a persona, examples, ..."),
     ] = None,
     contrasts: Annotated[
-        str | None, typer.Option(help="Instead of it: a file of pairs, such as for steer extract.")
+        str | None, typer.Option(help="Instead of it: a file of pairs; two fifths are held out.")
     ] = None,
     map: Map = None,
     baseline: Annotated[str, typer.Option(help="What stands there instead.")] = "",
