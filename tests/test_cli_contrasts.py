@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import tiny
 from test_cli import failed, steer
 
+from steer.fitting.fit import METHODS
 from steer.vectors import store
 
 
@@ -192,6 +194,32 @@ def test_shuffled_labels_are_called_so(folder: Path) -> None:
     made = [{"text": f"w{3 + i * 7 % 50} w{3 + i * 11 % 53}", "label": i % 2} for i in range(60)]
     result = steer("extract", rows("f.jsonl", *made), "-m", folder, "-o", "x.safetensors")
     assert "no better than chance" in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["pairs", "choice", "unpaired"])
+def test_sides_that_mean_nothing_are_called_so_by_every_method(folder: Path, kind: str) -> None:
+    rng = random.Random(0)
+
+    def text() -> str:
+        return " ".join(f"w{rng.randint(3, 60)}" for _ in range(6))
+
+    answers = ["answer_matching_behavior", "answer_not_matching_behavior"]
+    made: list[dict[str, object]] = []
+    for number in range(60):
+        if kind == "choice":  # either answer as often on either side
+            sides = zip(answers, rng.sample([" w5", " w6"], 2), strict=True)
+            made.append({"question": text()} | dict(sides))
+        elif kind == "pairs":
+            made.append({"positive": text(), "negative": text()})
+        else:
+            made.append({"text": text(), "label": number % 2})
+    words = ["extract", rows("f.jsonl", *made), "-m", folder, "-o", "x.safetensors"]
+    assert steer(*words, "--keep", "acts").exit_code == 0
+    for method in METHODS:
+        if (kind, method) != ("unpaired", "pca"):
+            told = steer("fit", "acts", "--method", method, "-o", f"{method}.safetensors").stderr
+            assert "no better than chance" in told, method
+            assert "length" not in told.partition("recommended")[0], method
 
 
 def test_check_reports_without_a_model(unpaired: str) -> None:

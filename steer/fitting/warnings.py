@@ -34,9 +34,9 @@ def warnings(metadata: Metadata) -> list[str]:
     best, chance = max(known), _chance(contrast)
     if best < chance:
         found.append(
-            f"the vector separates held-out texts no better than chance (AUC {best:.2f} at best;"
-            f" shuffled, {contrast} reach {min(chance, 1):.2f}); are the labels right, is the"
-            " difference at the positions that are read, are the texts enough?"
+            f"the vector separates held-out texts no better than chance can (AUC {best:.2f} at"
+            f" best; shuffled, {contrast} reach {min(chance, 1):.2f}); are the labels right, is"
+            " the difference at the positions that are read, are the texts enough?"
         )
     length = None if told is msgspec.UNSET else told.length_auc
     apart = 0.5 if length is None else max(length, 1 - length)
