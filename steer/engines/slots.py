@@ -143,6 +143,10 @@ class Slots:
         self._free = list(range(1, shape.n_slots))
         self._taken: dict[str, tuple[int, int]] = {"": (0, 0)}
 
+    def __contains__(self, key: str) -> bool:
+        """Whether a steering has its slots."""
+        return key in self._taken
+
     def find(self, key: str, steers: Sequence[Steer], in_use: Mapping[str, object]) -> None:
         """See to it that the steering called `key` has its slots, if need be those of one that is
         not `in_use`.
@@ -150,7 +154,7 @@ class Slots:
         Raises:
             RuntimeError: all are in use; there are too few.
         """
-        if key in self._taken:
+        if key in self:
             return
         if len(self._free) < 2:
             for other in [name for name in self._taken if name and name not in in_use]:
@@ -170,12 +174,12 @@ class Slots:
         where the batch ends. firsts: where, counted from its start, its response begins; below 0
         where it began in an earlier batch.
         """
-        rows = np.zeros(len(self.rows), dtype=np.int64)
+        rows = np.empty(starts[-1], dtype=np.int64)  # what is behind belongs to nobody
         for index, (key, first) in enumerate(zip(keys, firsts, strict=True)):
             start, stop = starts[index], starts[index + 1]
             begin = min(max(start + first, start), stop)
             rows[start:begin], rows[begin:stop] = self._taken[key]
-        self.rows.copy_(torch.from_numpy(rows))
+        self.rows[: len(rows)].copy_(torch.from_numpy(rows))
 
 
 def shape_of(steerings: Sequence[Sequence[Steer]], n_slots: int) -> Shape:

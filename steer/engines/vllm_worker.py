@@ -75,7 +75,8 @@ class Steering:
         asked = [_asked(runner.requests[name]) for name in batch.req_ids]
         in_use = dict.fromkeys(asked)
         for key in in_use:
-            self._slots.find(key, self._decoded(key), in_use)
+            if key not in self._slots:
+                self._slots.find(key, self._decoded(key), in_use)
         starts = runner.query_start_loc.np[: n + 1].tolist()
         # The last token of a prompt writes the first new one: with it the response begins.
         firsts = batch.num_prompt_tokens[:n] - 1 - batch.num_computed_tokens_cpu[:n]
