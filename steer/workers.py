@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from steer.contrasts.source import ModelSource
 from steer.models.model import Model
+from steer.models.outline import outline
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,3 +47,31 @@ def once(workers: Workers, task: Callable[[Model], Result]) -> Result:
     """Have one worker do one thing."""
     [(_, result)] = workers.map(lambda model: lambda _: task(model), [None])
     return result
+
+
+@dataclass(frozen=True)
+class Elsewhere(Model):
+    """A model whose weights its workers have. Here are its tokenizer and its shape."""
+
+    workers: Workers
+    described: str
+
+    def describe(self) -> str:
+        """`pocket · cpu float32`, as a worker has it."""
+        return self.described
+
+
+def elsewhere(workers: Workers, source: ModelSource) -> Elsewhere:
+    """The model of some workers, without loading it here.
+
+    Raises:
+        ModelError: the model's own files cannot be read here.
+    """
+    shape = outline(source)
+    identity, described = once(workers, lambda model: (model.identity, model.describe()))
+    return Elsewhere(shape.network, shape.tokenizer, identity, shape.hooks, workers, described)
+
+
+def workers_of(model: Model) -> Workers:
+    """Those who have the model's weights."""
+    return model.workers if isinstance(model, Elsewhere) else InProcess(model)

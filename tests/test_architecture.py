@@ -42,6 +42,7 @@ DOORS = {
     "transformers": {
         "models.model",
         "models.checkpoint",
+        "models.outline",
         "models.encoding",
         "evaluation.classifier",
         "pocket.train",

@@ -167,6 +167,31 @@ def test_the_command_line_gives_the_bytes_of_one_process(
     ).read_bytes()
 
 
+def test_measures_are_those_of_one_process(
+    cluster: Any, source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, part in (("pairs", PAIRS[:40]), ("held", PAIRS[40:80])):
+        lines = [json.dumps({"positive": a, "negative": b}) for a, b in part]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    vector, model = tmp_path / "x.safetensors", ("-m", source.name)
+    made = steer("extract", tmp_path / "pairs.jsonl", "-o", vector, *model)
+    assert made.returncode == 0, made.stderr
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("w3 w4\nw5 w6")
+    asked = ("--texts", tmp_path / "held.jsonl", "--prompts", prompts, *model, "--json")
+    size = ("--samples", "8", "--max-tokens", "12")
+    for command in (("eval", "-v", f"{vector}:2@1"), ("sweep", "-v", vector)):
+        found = []
+        for options in ((), ("--ray", cluster.address)):
+            run = steer(*command, *asked, *size, *options)
+            assert run.stdout, run.stderr
+            told = json.loads(run.stdout)
+            told.pop("command")
+            found.append(told)
+        assert found[1] == found[0], command
+
+
 def test_no_cluster_is_said(source: ModelSource, tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"positive": "w3", "negative": "w4"}')
     run = steer(

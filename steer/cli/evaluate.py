@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import contrast_options, measuring, options, output, tasks
+from steer.cli import contrast_options, measuring, options, output, tasks, workers
 from steer.cli import engine as engines
 from steer.contrasts.source import ModelSource
 
@@ -116,6 +116,8 @@ def evaluate(
     ] = None,
     engine: engines.WriterOption = None,
     engine_option: engines.EngineSettings = None,
+    ray: workers.RayOption = None,
+    n_workers: workers.CountOption = None,
     allow_overlap: measuring.AllowOverlap = False,
     allow_other_model: measuring.AllowOtherModel = False,
     force: options.Force = False,
@@ -140,6 +142,7 @@ def evaluate(
     from steer.steering.named import NamedSteer, behind, resolved
     from steer.steering.steers import check_all_fit
 
+    workers.check(source, ray, n_workers, ("--engine", engine), ("--lm-eval", task))
     named = behind([NamedSteer(text) for text in vector], when, "--when")
     if out is not None:
         check_writable(out, force=force)
@@ -162,7 +165,7 @@ def evaluate(
     settings = engines.check(engine, engine_option or [], steers)
     loaded = tasks.load(task or ())
     judge = measuring.concept(concept, judge_model, judge_url, seed)
-    model = options.load_model(source)
+    model = workers.model(source, ray, n_workers)
     for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
         output.warning(text)
     what = asked.task(held_out, known, judge)
@@ -171,11 +174,11 @@ def evaluate(
 
     rows = variants(steers, condition=told and told[0])
     cells = [cell for row in rows for cell in row.cells if isinstance(cell, tuple)]
-    done = journal(model, rows, what, [engine or "", *(engine_option or [])])
+    done = journal(model, rows, what, [engine or (ray and "ray") or "", *(engine_option or [])])
     if len(done):
         output.note("going on with an evaluation that was stopped")
     with (
-        engines.writer(engine, source, cells, settings) as write,
+        engines.writer(engine, source, model, cells, settings) as write,
         output.progress("measuring", n_units(what, rows)) as advance,
     ):
         measured = run(model, rows, what, lambda doing, n: advance(n, doing), write, done)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from steer.cli import contrast_options, measuring, options, output, swept
+from steer.cli import contrast_options, measuring, options, output, swept, workers
 from steer.cli import engine as engines
 from steer.cli.sweep_rows import rows_of, strongest
 from steer.contrasts.source import ModelSource
@@ -99,6 +99,8 @@ def sweep(
     out: measuring.Out = None,
     engine: engines.WriterOption = None,
     engine_option: engines.EngineSettings = None,
+    ray: workers.RayOption = None,
+    n_workers: workers.CountOption = None,
     allow_overlap: measuring.AllowOverlap = False,
     allow_other_model: measuring.AllowOtherModel = False,
     force: options.Force = False,
@@ -120,6 +122,7 @@ def sweep(
     from steer.errors import InputError, UsageError
     from steer.files import check_writable
 
+    workers.check(source, ray, n_workers, ("--engine", engine))
     if rule not in ("budget", "refusal_direction"):
         raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
     for path in (out, plot, report):
@@ -148,7 +151,7 @@ def sweep(
     plan = Plan(rows)
     most = strongest(rows)
     settings = engines.check(engine, engine_option or [], most)
-    model = options.load_model(source)
+    model = workers.model(source, ray, n_workers)
     from steer.evaluation.verdict import Budget
     from steer.steering.steers import check_all_fit
 
@@ -158,7 +161,7 @@ def sweep(
         output.warning(text)
     task = asked.task(held_out, known)
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))
-    with engines.writer(engine, source, [[one] for one in most], settings) as write:
+    with engines.writer(engine, source, model, [[one] for one in most], settings) as write:
         made = _run(model, plan, budget, task, write)
     told = made.as_json(measuring.command_line(context))
     _write(told, out, plot, report, force=force)

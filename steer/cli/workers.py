@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from click import get_current_context
 
 from steer.cli import options, output
 from steer.errors import UsageError
 
 if TYPE_CHECKING:
     from steer.contrasts.source import ModelSource
+    from steer.models.model import Model
     from steer.workers import Workers
 
 RayOption = Annotated[
@@ -31,16 +33,19 @@ CountOption = Annotated[
 ]
 
 
-def check(source: ModelSource, ray: str | None, count: int | None) -> None:
-    """Refuse options that mean nothing together.
+def check(
+    source: ModelSource, ray: str | None, count: int | None, *others: tuple[str, object]
+) -> None:
+    """Refuse options that mean nothing together; `others`, by name, exclude `--ray`.
 
     Raises:
         UsageError: as said.
     """
     if count is not None and ray is None:
         raise UsageError("--workers needs --ray", hint="such as --ray local")
-    if ray is not None and source.tensor_parallel:
-        raise UsageError("--ray and --tp exclude each other")
+    for name, value in (("--tp", source.tensor_parallel), *others):
+        if ray is not None and value:
+            raise UsageError(f"--ray and {name} exclude each other")
 
 
 @contextmanager
@@ -66,3 +71,18 @@ def workers(source: ModelSource, ray: str | None, count: int | None) -> Iterator
         n = len(found.actors)
         output.note(f"Ray: {n} worker{'s' if n > 1 else ''}")
         yield found
+
+
+def model(source: ModelSource, ray: str | None, count: int | None) -> Model:
+    """The model, here or, until the command ends, with a cluster's workers.
+
+    Raises:
+        SteerError: the cluster cannot be had.
+        ModelError: the model cannot be loaded.
+    """
+    if ray is None:
+        return options.load_model(source)
+    from steer.workers import elsewhere
+
+    found = get_current_context().with_resource(workers(source, ray, count))
+    return elsewhere(found, source)

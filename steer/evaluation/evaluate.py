@@ -127,7 +127,8 @@ class _Evaluation:
             self.cells,
             measure,  # type: ignore[arg-type]
             lambda n: self.on_progress(what, n),
-            lambda key, make: self.done.kept(f"{what} {key}", make),
+            self.done,
+            what,
         )
         ends = np.cumsum([len(row.variant.cells) for row in self.rows])
         return [part.mean(0) for part in np.split(sums, ends[:-1].tolist())]

@@ -7,10 +7,10 @@ runs once (`steer.evaluation.trunk`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,15 +24,15 @@ from steer.evaluation.trunk import Trunk, grown, replayed, takes_trunks
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions
+from steer.journal import Journal
 from steer.models.memory import token_budget
 from steer.models.model import Model
 from steer.sites import Site, format_layers
 from steer.steering.steers import Steer
+from steer.workers import once, workers_of
 
 Sums = NDArray[np.float64]
 Functions = dict[Site, SiteFunction]
-#: Gives what is known under a key, or makes it: plain JSON.
-Kept = Callable[[str, Callable[[], Any]], Any]
 #: A way of steering; None stands for no steering, but the condition before the text.
 Cell = tuple[Steer, ...] | None
 
@@ -52,13 +52,10 @@ class Scorer:
     n_cells: int
 
     def __post_init__(self) -> None:
-        order = sorted(range(len(self.texts)), key=lambda index: len(self.texts[index].ids))
-        self.groups = _groups(self.model, [self.texts[index] for index in order], self.n_cells)
-        ends = np.cumsum([len(group) for group in self.groups]).tolist()
-        self.indices = [
-            order[end - len(group) : end] for end, group in zip(ends, self.groups, strict=True)
+        self.indices = in_groups(self.model, self.texts, self.n_cells)
+        self._batches = [
+            Batch.of(self.model, [self.texts[index] for index in group]) for group in self.indices
         ]
-        self._batches = [Batch.of(self.model, group) for group in self.groups]
         self._trunks: dict[int, Trunk] = {}
         self._kept: set[Batch] = set()
         self._bytes = 0
@@ -94,18 +91,6 @@ class Scorer:
                 sums.append(self._sums(own[None], batch)[0])
         self._remember(batch)
         return np.stack(sums)
-
-    def every(self, cells: Sequence[Cell], on_done: Callable[[int], None], kept: Kept) -> Sums:
-        """Sums [cell, text] of all texts, batch by batch; see `score`."""
-        sums = np.zeros((len(cells), len(self.texts)))
-        for group, indices in enumerate(self.indices):
-            made = partial(self._plain, group, cells)
-            sums[:, indices] = kept(format_layers(indices), made)
-            on_done(len(cells) * len(indices))
-        return sums
-
-    def _plain(self, group: int, cells: Sequence[Cell]) -> list[list[float]]:
-        return self.score(group, cells).tolist()  # type: ignore[no-any-return]
 
     def _sums(self, cells: Tensor, batch: Batch) -> Sums:
         """Sums [cell, text] over the columns that count, of log-probabilities."""
@@ -160,34 +145,109 @@ class Scorer:
         return found.view(times, len(batch.ids), *found.shape[1:])
 
 
+class Part(NamedTuple):
+    """Texts to be scored in one way; `name` is what is kept of them under."""
+
+    name: str
+    texts: Sequence[Text]
+    measure: Measure
+
+
+@dataclass
+class _Scorers:
+    """What a worker does: a batch of a part, under some cells."""
+
+    model: Model
+    parts: Sequence[Part]
+    n_cells: int
+
+    def __post_init__(self) -> None:
+        self._of = [Scorer(self.model, one.texts, one.measure, self.n_cells) for one in self.parts]
+
+    def __call__(self, item: tuple[int, int, Sequence[Cell]]) -> list[list[float]]:
+        part, group, cells = item
+        return self._of[part].score(group, cells).tolist()  # type: ignore[no-any-return]
+
+
+def score_rows(
+    model: Model,
+    parts: Sequence[Part],
+    rows: Sequence[Sequence[Cell]],
+    on_done: Callable[[int, int], None] = lambda row, n_scores: None,
+    done: Journal | None = None,
+) -> Iterator[tuple[int, list[Sums]]]:
+    """Score all texts under the cells of each row; as it is done, a row's number and its sums of
+    each part, float64 [cell, text]. What is `done` is not scored again.
+
+    Raises:
+        HookError: a cell was never applied.
+        InputError: a text without the prompt that a gate looks at.
+    """
+    journal = Journal(None) if done is None else done
+    workers, n_cells = workers_of(model), max(map(len, rows))
+    texts = [part.texts for part in parts]
+    groups = once(workers, lambda model: [in_groups(model, one, n_cells) for one in texts])
+    every = [(part, group) for part in range(len(parts)) for group in range(len(groups[part]))]
+    sums = [[np.zeros((len(cells), len(part.texts))) for part in parts] for cells in rows]
+    left = [len(every)] * len(rows)
+
+    def put(row: int, part: int, group: int, found: list[list[float]]) -> bool:
+        """Whether that ends the row."""
+        indices = groups[part][group]
+        sums[row][part][:, indices] = found
+        left[row] -= 1
+        on_done(row, len(rows[row]) * len(indices))
+        return not left[row]
+
+    def key(row: int, part: int, group: int) -> str:
+        return f"{parts[part].name} {row}: {format_layers(groups[part][group])}"
+
+    ahead = []
+    for place in [(row, *one) for row in range(len(rows)) for one in every]:
+        found = journal.get(key(*place))
+        if found is None:
+            ahead.append(place)
+        elif put(*place, found):
+            yield place[0], sums[place[0]]
+    items = ((part, group, rows[row]) for row, part, group in ahead)
+    for number, found in workers.map(partial(_Scorers, parts=parts, n_cells=n_cells), items):
+        place = ahead[number]
+        journal.put(key(*place), found)
+        if put(*place, found):
+            yield place[0], sums[place[0]]
+
+
 def score(
     model: Model,
     texts: Sequence[Text],
     cells: Sequence[Cell],
     measure: Measure,
     on_done: Callable[[int], None] = lambda n_scores: None,
-    kept: Kept = lambda key, make: make(),
+    done: Journal | None = None,
+    name: str = "",
 ) -> Sums:
-    """Sums over each text's scored tokens under every cell, float64 [cell, text].
+    """Sums over each text's scored tokens under every cell, float64 [cell, text]. What is `done`
+    under this name is not scored again."""
+    count = lambda _, n_scores: on_done(n_scores)  # noqa: E731  (it is always row 0)
+    part = Part(name, texts, measure)
+    [(_, [sums])] = score_rows(model, [part], [cells], count, done)
+    return sums
 
-    kept: has what was scored before, batch by batch (`steer.journal.Journal.kept`).
-    """
-    return Scorer(model, texts, measure, len(cells)).every(cells, on_done, kept)
 
-
-def _groups(model: Model, texts: Sequence[Text], n_cells: int) -> list[list[Text]]:
-    """Texts of like length, as many as fit with all their cells."""
+def in_groups(model: Model, texts: Sequence[Text], n_cells: int) -> list[list[int]]:
+    """Numbers of texts of like length, as many together as fit with all their cells."""
     tokens = token_budget(model)
     logits = LOGITS_BYTES.get(model.device.type, LOGITS_BYTES["cuda"]) // (4 * vocabulary(model))
-    groups: list[list[Text]] = []
-    for text in texts:
-        here = [*(groups[-1] if groups else []), text]
-        columns = len({position for one in here for position in one.scored})
+    groups: list[list[int]] = []
+    for number in sorted(range(len(texts)), key=lambda index: len(texts[index].ids)):
+        here = [*(groups[-1] if groups else []), number]
+        columns = len({position for index in here for position in texts[index].scored})
         rows = len(here) * n_cells
-        if groups and rows * len(text.ids) <= tokens and rows * columns <= logits:
-            groups[-1].append(text)
+        fits = rows * len(texts[number].ids) <= tokens and rows * columns <= logits
+        if groups and fits:
+            groups[-1].append(number)
         else:
-            groups.append([text])
+            groups.append([number])
     return groups
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steer.evaluation.batches import Measure, Text, distance, drift, log_prob
 from steer.evaluation.evaluate import check_effect
-from steer.evaluation.scoring import UNSTEERED, Cell, Scorer, score
+from steer.evaluation.scoring import UNSTEERED, Cell, Part, score, score_rows
 from steer.evaluation.task import Task
 from steer.evaluation.written import (
     Continue,
@@ -161,31 +159,28 @@ def run(
         np.array([float(len(text.scored)) for text in texts.unrelated]),
         np.full((*shape, texts.n_items), np.nan),
     )
-    n_cells = plan.n_columns + 1
-    of_effect = Scorer(texts.model, texts.effect, texts.measure, n_cells)
-    of_drift = Scorer(texts.model, texts.unrelated, drift, n_cells)
-    total = len(plan.rows) * n_cells * (len(texts.effect) + len(texts.unrelated))
+    parts = [
+        Part("effect", texts.effect, texts.measure),
+        Part("drift", texts.unrelated, drift),
+    ]
+    labels = plan.labels()
+    rows: list[list[Cell]] = [
+        [UNSTEERED, *((plan.steer(row, column),) for column in range(plan.n_columns))]
+        for row in range(len(labels))
+    ]
+    total = len(rows) * (plan.n_columns + 1) * (len(texts.effect) + len(texts.unrelated))
     finished = 0
 
-    def report(label: str, n_scores: int) -> None:
+    def report(row: int, n_scores: int) -> None:
         nonlocal finished
         finished += n_scores
-        on_progress(label, finished / total)
+        on_progress(labels[row], finished / total)
 
-    def kept(what: str, key: str, make: Callable[[], Any]) -> Any:
-        return done.kept(f"{what}: {key}", make)
-
-    for row, label in enumerate(plan.labels()):
-        cells: list[Cell] = [
-            UNSTEERED,
-            *((plan.steer(row, column),) for column in range(plan.n_columns)),
-        ]
-        count = partial(report, label)
-        sums = of_effect.every(cells, count, partial(kept, f"effect {row}"))
+    for row, (sums, drifts) in score_rows(texts.model, parts, rows, report, done):
         grid.effect[row], grid.weights[:] = texts.effects(sums)
         if texts.kind == "recovery":
             check_effect(grid.weights, texts.effect)
         else:
             grid.level[row] = texts.levels(sums)[1:]
-        grid.drift[row] = of_drift.every(cells, count, partial(kept, f"drift {row}"))[1:]
+        grid.drift[row] = drifts[1:]
         yield grid

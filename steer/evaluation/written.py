@@ -14,14 +14,13 @@ from steer.contrasts.reading import Tokens, shared_prefix
 from steer.distillation.lessons import MIN_TOKENS, Conditions, Lesson, beginnings, write_lessons
 from steer.errors import InputError
 from steer.evaluation.batches import Text
-from steer.generate.apply import Sampling, continue_ids
+from steer.generate.apply import TOGETHER, Sampling, continue_ids
 from steer.journal import Journal
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
 #: Samples are numbered from here, so that none is a text that a distilled edit has learned from.
 FRESH = 1_000_000
-TOGETHER = 128
 
 #: Continues beginnings, (token ids, which sample of it this is), each under steers of its own.
 Continue = Callable[

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from typing import Any
 
 import torch
 
@@ -12,8 +16,12 @@ from steer.models.model import Model
 from steer.steering.generation import Generation, Row, Sampling, check_gates
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
+from steer.workers import Elsewhere, Workers, once
 
-__all__ = ["Generation", "Sampling", "continue_ids", "generate", "rows_of"]
+__all__ = ["Generation", "Sampling", "continue_each", "continue_ids", "generate", "rows_of"]
+
+#: Beginnings that `continue_each` has a worker write at once.
+TOGETHER = 128
 
 
 def generate(
@@ -81,6 +89,11 @@ def continue_ids(
     Raises:
         HookError: a steer was never applied.
     """
+    if isinstance(model, Elsewhere):
+        task = partial(continue_ids, beginnings=beginnings, steers=steers, sampling=sampling)
+        found = once(model.workers, task)
+        on_done(len(found))
+        return found
     rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
     made: list[list[int]] = []
     size = sampling.batch_size
@@ -95,6 +108,36 @@ def continue_ids(
         made += [_up_to_end(model, ids) for ids in batch]
         on_done(len(batch))
     return made
+
+
+def continue_each(
+    workers: Workers,
+    beginnings: Sequence[tuple[Sequence[int], int]],
+    steerings: Sequence[Sequence[Steer]],
+    sampling: Sampling,
+) -> list[list[int]]:
+    """`continue_ids`, each beginning under steers of its own: neighbours under the same steers are
+    written together, by any of the workers.
+
+    Raises:
+        HookError: a steer was never applied.
+    """
+    pairs = zip(steerings, beginnings, strict=True)
+    items = [
+        (same[0][0], [beginning for _, beginning in same[start : start + TOGETHER]])
+        for same in (list(group) for _, group in groupby(pairs, key=lambda pair: id(pair[0])))
+        for start in range(0, len(same), TOGETHER)
+    ]
+
+    def job(model: Model) -> Callable[[tuple[Sequence[Steer], list[Any]]], list[list[int]]]:
+        def write(item: tuple[Sequence[Steer], list[Any]]) -> list[list[int]]:
+            steers, rows = item
+            return continue_ids(model, rows, steers, replace(sampling, batch_size=len(rows)))
+
+        return write
+
+    made = dict(workers.map(job, items))
+    return [ids for number in range(len(items)) for ids in made[number]]
 
 
 def _up_to_end(model: Model, ids: list[int]) -> list[int]:
