@@ -165,7 +165,7 @@ def evaluate(
     settings = engines.check(engine, engine_option or [], steers)
     loaded = tasks.load(task or ())
     judge = measuring.concept(concept, judge_model, judge_url, seed)
-    model = workers.model(source, ray, n_workers)
+    model = workers.model(context, source, ray, n_workers)
     for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
         output.warning(text)
     what = asked.task(held_out, known, judge)

@@ -151,7 +151,7 @@ def sweep(
     plan = Plan(rows)
     most = strongest(rows)
     settings = engines.check(engine, engine_option or [], most)
-    model = workers.model(source, ray, n_workers)
+    model = workers.model(context, source, ray, n_workers)
     from steer.evaluation.verdict import Budget
     from steer.steering.steers import check_all_fit
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from click import get_current_context
 
 from steer.cli import options, output
 from steer.errors import UsageError
@@ -73,7 +72,7 @@ def workers(source: ModelSource, ray: str | None, count: int | None) -> Iterator
         yield found
 
 
-def model(source: ModelSource, ray: str | None, count: int | None) -> Model:
+def model(context: typer.Context, source: ModelSource, ray: str | None, count: int | None) -> Model:
     """The model, here or, until the command ends, with a cluster's workers.
 
     Raises:
@@ -84,5 +83,5 @@ def model(source: ModelSource, ray: str | None, count: int | None) -> Model:
         return options.load_model(source)
     from steer.workers import elsewhere
 
-    found = get_current_context().with_resource(workers(source, ray, count))
+    found = context.with_resource(workers(source, ray, count))
     return elsewhere(found, source)
