@@ -2,8 +2,9 @@
 
 The unsteered one is vLLM as it comes, without our worker. Both run the same batch in turns, and
 each pair of runs gives a ratio, so a machine that slows down slows both; of the processor's time
-too, which a busy machine changes least. Without arguments: pocket and a random Llama of 24 million
-parameters. $ROUNDS sets how many pairs (9), $EAGER=1 leaves out the compiler.
+too, of the engine that runs. Without arguments: pocket and a random Llama of 24 million
+parameters. $ROUNDS sets how many pairs (9), $N_TOKENS how long texts are (192); $EAGER=1 leaves out
+the compiler.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import statistics
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from steer.vectors.vector import SteeringVector
 
 ROUNDS = int(os.environ.get("ROUNDS", "9"))
 EAGER = bool(os.environ.get("EAGER"))
-N_TOKENS = 192
+N_TOKENS = int(os.environ.get("N_TOKENS", "192"))
+N_ROWS = (8, 32)
 #: Too small to change the text, so that all runs read and write the same.
 SMALL = Coefficient(1e-6)
 OPTIONS: dict[str, Any] = {
@@ -70,21 +71,29 @@ def cases(vector: SteeringVector) -> list[Case]:
     ]
 
 
-def spent() -> float:
-    """Seconds of the processor that this process and its engines have used."""
-    me = psutil.Process()
-    every = [me, *me.children(recursive=True)]
-    return sum(sum(one.cpu_times()[:2]) for one in every)
+def processes() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
 
 
-def measure(engine: Engine, rows: list[Row], steerings: list[list[Steer]]) -> tuple[float, float]:
-    """Seconds of one run: by the clock, and of the processor."""
-    sampling = Sampling(max_tokens=N_TOKENS, temperature=1.0)
-    clock, used = time.perf_counter(), spent()
-    made = engine.continue_ids([(row.ids, row.sample) for row in rows], steerings, sampling)
-    clock, used = time.perf_counter() - clock, spent() - used
-    n = sum(map(len, made))
-    return clock / n, used / n
+@dataclass(frozen=True)
+class Running:
+    """An engine, and its own processes: those of one that waits look for work all the time."""
+
+    engine: Engine
+    own: set[psutil.Process]
+
+    def measure(self, rows: list[Row], steerings: list[list[Steer]]) -> tuple[float, float]:
+        """Seconds of one run per new token: by the clock, and of the processor."""
+        sampling = Sampling(max_tokens=N_TOKENS, temperature=1.0)
+        begun = [(row.ids, row.sample) for row in rows]
+        clock, used = time.perf_counter(), self._spent()
+        made = self.engine.continue_ids(begun, steerings, sampling)
+        clock, used = time.perf_counter() - clock, self._spent() - used
+        n = sum(map(len, made))
+        return clock / n, used / n
+
+    def _spent(self) -> float:
+        return sum(sum(one.cpu_times()[:2]) for one in self.own if one.is_running())
 
 
 def told(ratios: list[float]) -> str:
@@ -92,12 +101,32 @@ def told(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}]"
 
 
+def compare(steered: Running, unsteered: Running, case: Case, ids: list[int], label: str) -> None:
+    for n_rows in N_ROWS:
+        rows = [Row("", index, ids) for index in range(n_rows)]
+        asked = [case.steerings[index % len(case.steerings)] for index in range(n_rows)]
+        runs = [(steered, asked), (unsteered, [[]] * n_rows)]
+        for one, steerings in runs:
+            one.measure(rows, steerings)
+        clock, used, speed = [], [], []
+        for turn in range(ROUNDS):
+            order = runs if turn % 2 else runs[::-1]
+            took = {one is steered: one.measure(rows, steerings) for one, steerings in order}
+            clock.append(took[False][0] / took[True][0])
+            used.append(took[False][1] / took[True][1])
+            speed.append(1 / took[True][0])
+        print(
+            f"{label:<8} {n_rows:>3} rows  {case.label:<40} clock {told(clock)}"
+            f"  processor {told(used)}  {statistics.median(speed):,.0f} tokens/s",
+            flush=True,
+        )
+
+
 def main() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.update(environment())
     with tempfile.TemporaryDirectory() as folder:
         for name in sys.argv[1:] or ["pocket", str(random_llama(Path(folder)))]:
-            label = "random" if folder in name else name
             source = ModelSource(name, device="cpu")
             model = load(source)
             vector = extract(model, pairs(("Mara laughed.", "Mara wept.")))
@@ -105,31 +134,15 @@ def main() -> None:
             model.network.to("meta")
             import vllm
 
+            before = processes()
             plain = vllm.LLM(model=source.location, dtype="float32", **OPTIONS)
-            unsteered = Engine(plain, {})
+            unsteered = Running(Engine(plain, {}), processes() - before)
             for case in cases(vector):
-                with ExitStack() as stack:
-                    steered = stack.enter_context(running(source, case.steerings, **OPTIONS))
-                    for n_rows in (8, 32):
-                        rows = [Row("", index, ids) for index in range(n_rows)]
-                        asked = [case.steerings[i % len(case.steerings)] for i in range(n_rows)]
-                        runs = [(steered, asked), (unsteered, [[]] * n_rows)]
-                        for engine, steerings in runs:
-                            measure(engine, rows, steerings)
-                        clock, used, speed = [], [], []
-                        for turn in range(ROUNDS):
-                            order = runs if turn % 2 else runs[::-1]
-                            took = {
-                                one[0] is steered: measure(one[0], rows, one[1]) for one in order
-                            }
-                            clock.append(took[False][0] / took[True][0])
-                            used.append(took[False][1] / took[True][1])
-                            speed.append(1 / took[True][0])
-                        print(
-                            f"{label:<8} {n_rows:>3} rows  {case.label:<40} clock {told(clock)}"
-                            f"  processor {told(used)}  {statistics.median(speed):,.0f} tokens/s",
-                            flush=True,
-                        )
+                before = processes()
+                with running(source, case.steerings, **OPTIONS) as engine:
+                    steered = Running(engine, processes() - before)
+                    label = "random" if folder in name else Path(name).name
+                    compare(steered, unsteered, case, ids, label)
             plain.llm_engine.engine_core.shutdown()
 
 
