@@ -132,7 +132,9 @@ def test_the_verdict_is_what_the_server_does(
     model = baked(coefficient)
     asked = ["Tell me a story about Mara.", "How do I bake bread?", "Tell me a story."]
     words = ["--chat", *(word for text in asked for word in ("--prompt", text))] if chat else []
-    reticent: list[dict[str, bool]] = [] if chat else [{"log_probs": False}, {"refuses": True}]
+    reticent: list[dict[str, bool]] = [] if chat else [{"log_probs": False}]
+    if coefficient == 2.0 and not chat:
+        reticent.append({"refuses": True})
     for options in [{}, *reticent]:
         with served(serving(model, **options)) as url:
             found = probe(url, *words, "--json")
@@ -149,11 +151,13 @@ def test_the_verdict_is_what_the_server_does(
 @pytest.mark.parametrize("times", [0.5, 0.9, 1.5, -1.0])
 def test_another_strength_is_told_from_the_one_asked_for(times: float) -> None:
     with served(serving(baked(2 * times))) as url:
-        found = probe(url, "--json")
-        said = probe(url)
-    told = json.loads(found.stdout)
-    assert (found.exit_code, told["verdict"], told["multiple"]) == (1, "other", times)
-    assert "another strength" in said.stdout and f"about {times:g} times" in said.stdout
+        found = probe(url, *(["--json"] if times != 0.9 else []))
+    assert found.exit_code == 1
+    if times == 0.9:
+        assert "another strength" in found.stdout and "about 0.9 times" in found.stdout
+    else:
+        told = json.loads(found.stdout)
+        assert (told["verdict"], told["multiple"]) == ("other", times)
 
 
 def test_it_says_so_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

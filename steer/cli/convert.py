@@ -221,7 +221,7 @@ def _export(steer: Steer, out: Path, offset: int, *, force: bool, json: bool) ->
     write_atomic(out, data, force=force)
     norms = {number: float(np.linalg.norm(row.astype(np.float64))) for number, row in rows.items()}
     if json:
-        told = {"vector": steer.vector.name, "sha256": steer.vector.metadata.sha256}
+        told = {"vector": steer.vector.name, "sha256": steer.vector.sha256}
         output.as_json(
             {"path": str(out), "for": writing.WRITTEN[out.suffix], **told}
             | {"layers": [{"number": number, "norm": norm} for number, norm in norms.items()]}
