@@ -171,7 +171,7 @@ def _expanded(
 
 
 def _check_lengths(model: Model, tokens: tuple[Sequence[Tokens], Sequence[Tokens]]) -> None:
-    """Refuse a passage that is longer than the model takes."""
+    """Refuse passages that are longer than the model takes; the longest is named."""
     for name, side in zip(("positive", "negative"), tokens, strict=True):
         longest = max(range(len(side)), key=lambda index: len(side[index].ids))
         length = len(side[longest].ids)
@@ -179,5 +179,11 @@ def _check_lengths(model: Model, tokens: tuple[Sequence[Tokens], Sequence[Tokens
             raise InputError(
                 f"{name} text {longest + 1} has {length:,} tokens, and {model.identity.id} takes"
                 f" {model.context:,}",
-                hint="shorten it, or leave it out",
+                hint=f"shorten or leave out {_too_long(side, model.context)}",
             )
+
+
+def _too_long(side: Sequence[Tokens], context: int) -> str:
+    """`it`, or how many there are."""
+    n = sum(len(one.ids) > context for one in side)
+    return "it" if n == 1 else f"all {n:,} texts that are too long"

@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from steer.fitting.fit import METHODS
+from steer.fitting.fitting import NEARLY
 from steer.vectors.giveaways import TELLS
 from steer.vectors.metadata import Metadata
 from steer.vectors.provenance import ContrastSummary
@@ -41,7 +42,7 @@ def warnings(metadata: Metadata) -> list[str]:
     length = None if told is msgspec.UNSET else told.length_auc
     apart = 0.5 if length is None else max(length, 1 - length)
     # From `TELLS` on it has been told.
-    if chance <= apart < TELLS and best <= apart:
+    if chance <= apart < TELLS and best <= apart + NEARLY:
         found.append(
             f"the vector separates held-out texts (AUC {best:.2f} at best) no better than length"
             f" tells the sides apart ({apart:.2f}): length may be all that it found; even it out"
