@@ -46,8 +46,11 @@ CONCEPTS = {
     "judge": "mean grade of the written texts, as a share of the best one",
 }
 PERCENT = ("right_way", "multiple_choice", "concept", "distinct")
+NOTHING = "–"
 #: From this width on, an interval stands beside its number, else below it.
 WIDE = 160
+#: What a row's name and an interval take; where that is too much, measures stand in lines.
+NAMES, CELL = 24, 14
 
 
 def register(app: typer.Typer) -> None:
@@ -240,7 +243,9 @@ def _print(
 ) -> None:
     names = [name for name in TITLES if any(name in row.measures for row in rows)]
     asked = list(dict.fromkeys(name for row in rows for name in row.tasks))
-    beside = output.width() >= WIDE
+    heads = [*(TITLES[name] for name in names), *asked]
+    narrow = output.width() < NAMES + CELL * len(heads)
+    beside = narrow or output.width() >= WIDE
     cells = [
         [
             row.variant.label,
@@ -249,7 +254,10 @@ def _print(
         ]
         for row in rows
     ]
-    output.table(["", *(TITLES[name] for name in names), *asked], cells)
+    if narrow:
+        _print_lines(heads, cells)
+    else:
+        output.table(["", *heads], cells)
     output.line()
     for name in names:
         output.line(f"{TITLES[name]}: {MEANINGS.get(name, concept)}")
@@ -262,6 +270,14 @@ def _print(
     n += [f"{task.writing.samples} written texts a row", f"seed {task.writing.seed}"]
     output.line(f"{model.describe()} · {', '.join(n)} · in brackets 95 % bootstrap intervals")
     output.line(f"again: {command}")
+
+
+def _print_lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for label, *values in rows:
+        output.heading(label)
+        for head, value in zip(heads, values, strict=True):
+            if value != NOTHING:
+                output.line(f"  {head:<12}{value}")
 
 
 def _print_items(rows: Sequence[Row]) -> None:
@@ -283,7 +299,7 @@ def _cell(name: str, interval: Interval | None, beside: bool) -> str:
     import math
 
     if interval is None or not math.isfinite(interval.value):
-        return "–"
+        return NOTHING
     style = "{:.0%}" if name in PERCENT else "{:.2f}" if name != "kl" else "{:.3f}"
     value, low, high = map(style.format, (interval.value, interval.low, interval.high))
     return f"{value}{' ' if beside else chr(10)}[{low}, {high}]"
