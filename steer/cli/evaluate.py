@@ -255,7 +255,9 @@ def _print(
         for row in rows
     ]
     if narrow:
-        _print_lines(heads, cells)
+        for label, *values in cells:
+            told = [f"  {h:<12}{v}" for h, v in zip(heads, values, strict=True) if v != NOTHING]
+            output.line("\n".join([label, *told]))
     else:
         output.table(["", *heads], cells)
     output.line()
@@ -270,14 +272,6 @@ def _print(
     n += [f"{task.writing.samples} written texts a row", f"seed {task.writing.seed}"]
     output.line(f"{model.describe()} · {', '.join(n)} · in brackets 95 % bootstrap intervals")
     output.line(f"again: {command}")
-
-
-def _print_lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for label, *values in rows:
-        output.heading(label)
-        for head, value in zip(heads, values, strict=True):
-            if value != NOTHING:
-                output.line(f"  {head:<12}{value}")
 
 
 def _print_items(rows: Sequence[Row]) -> None:
