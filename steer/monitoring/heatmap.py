@@ -66,7 +66,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1 { font-size: 1.3rem; } h2 { font-size: 1rem; margin: 2rem 0 .5rem; }
 table { border-collapse: collapse; }
 th, td { padding: .2rem .9rem .2rem 0; text-align: right; font-variant-numeric: tabular-nums; }
-th.w, td.w { text-align: left; overflow-wrap: anywhere; }
+th.w, td.w { text-align: left; overflow-wrap: break-word; }
 p.t { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.9; margin: .3rem 0 1rem; }
 p.t span { padding: .15em 0; border-radius: .15em; }
 .s { opacity: .5; font-size: .8em; }
