@@ -34,7 +34,7 @@ from steer.vectors.vector import SteeringVector
 #: Texts that shares are measured on, and texts of each kind of prompt that a tag is not about.
 SHARED = 64
 UNRELATED = 16
-COEFFICIENTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+COEFFICIENTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
 
 def firsts(model: Model) -> dict[int, tuple[str, str]]:
