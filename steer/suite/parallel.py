@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
@@ -38,6 +39,8 @@ def done(
 
 
 def _begin(source: ModelSource, environment: Mapping[str, str]) -> None:
+    # The parent reports an interrupt; a child has nothing to add.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     os.environ.update({**environment, "OMP_NUM_THREADS": "1"})
     import torch
 
