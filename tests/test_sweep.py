@@ -13,8 +13,9 @@ import tiny
 from conftest import make_vector
 from test_cli import PAIRS, failed, steer
 
+from steer.cli import sweep as sweep_command
 from steer.cli.heat import heat_map
-from steer.errors import UsageError
+from steer.errors import SteerError, UsageError
 from steer.evaluation.scoring import Scorer
 from steer.evaluation.verdict import (
     Budget,
@@ -175,6 +176,21 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same(
     assert "going on with a sweep" in resumed.stderr
     assert json.loads(resumed.stdout) == json.loads(whole.stdout)
     assert "going on" not in run(folder, "--texts", "held.jsonl", "--json").stderr
+
+
+def test_a_full_disk_does_not_cost_the_scores(
+    joyful: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SteerError("no room")
+
+    asked = ("--texts", "held.jsonl", "--seed", 7, "-o", "sweep.json")
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep_command, "_write", full)
+        assert run(folder, *asked).exit_code == 1
+    again = run(folder, *asked)
+    assert "going on with a sweep" in again.stderr
+    assert Path("sweep.json").is_file()
 
 
 def test_what_cannot_be_swept_says_so(

@@ -162,7 +162,7 @@ def sweep(
     task = asked.task(held_out, known)
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))
     with engines.writer(engine, source, model, [[one] for one in most], settings) as write:
-        made = _run(model, plan, budget, task, write)
+        made, journals = _run(model, plan, budget, task, write)
     told = made.as_json(measuring.command_line(context))
     _write(told, out, plot, report, force=force)
     saved = save and made.verdict.recommended and _save(made)
@@ -170,6 +170,8 @@ def sweep(
         output.as_json(told)
     else:
         swept.show(model, made, told)
+    for journal in journals:  # Only now is nothing lost.
+        journal.finish()
     if not made.verdict.recommended:
         raise InputError(f"nothing to recommend: {made.verdict.reason}", hint=swept.hint(told))
     if not json:
@@ -177,7 +179,9 @@ def sweep(
         output.note(f'try: steer apply "One day" -v {shlex.quote(typed)} --compare')
 
 
-def _run(model: Model, plan: Plan, budget: Budget, task: Task, engine: Continue | None) -> Findings:
+def _run(
+    model: Model, plan: Plan, budget: Budget, task: Task, engine: Continue | None
+) -> tuple[Findings, list[Journal]]:
     from steer.evaluation.findings import Findings
     from steer.evaluation.sweep import bench
     from steer.evaluation.verdict import judge
@@ -197,10 +201,9 @@ def _run(model: Model, plan: Plan, budget: Budget, task: Task, engine: Continue 
         plan, grid = Plan(plan.rows + more.rows), joined(grid, second)
     with output.status("holding the choice against random directions"):
         verdict = judge(texts, plan, grid, budget, task.writing)
-    for journal in journals:
-        journal.finish()
     own = tuple(model.decode(one.ids) for one in texts.own[:6])
-    return Findings(model.identity, plan, budget, task.writing, grid, verdict, own)
+    found = Findings(model.identity, plan, budget, task.writing, grid, verdict, own)
+    return found, journals
 
 
 def _scored(texts: Bench, plan: Plan, budget: Budget, journals: list[Journal]) -> Grid:
