@@ -125,7 +125,7 @@ def _tell(report: Report, out: Path, *, json: bool) -> None:
     if json:
         output.as_json({"path": str(out), **report.to_json()})
     else:
-        counts = f"constants in {report.constants} writes, {report.matrices} matrices projected"
+        counts = f"writes with constants: {report.constants}, matrices projected: {report.matrices}"
         untied = ", LM head untied" if report.untied else ""
         output.line(f"{out}: {report.architecture}, {report.dtype}; {counts}{untied}")
         output.line(str(report.difference))

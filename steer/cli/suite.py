@@ -67,9 +67,9 @@ def suite(
     """Compare methods: what each makes of known conditions, and at what cost.
 
     Of the pocket model's tags (or of --condition) every method makes a vector from the same texts;
-    the layer and the coefficient are chosen within the budget of `steer sweep`, and effect and cost
-    measured on other texts and seeds, beside the tag as a prompt. What is done is kept: a suite
-    that was killed goes on.
+    the layer and the coefficient are chosen on the grid and within the budget of `steer sweep`
+    (without its finer cells), and effect and cost measured on other texts and seeds, beside the tag
+    as a prompt. What is done is kept: a suite that was killed goes on.
 
     \b
     steer suite

@@ -91,6 +91,7 @@ def _facts(metadata: Metadata) -> list[str]:
     form = f"low-rank edit, rank {metadata.rank}" if metadata.rank else "vector"
     amount = f"{best.coefficient:.0%} of the activation's length"
     amount = amount if best.unit == "residual" else f"×{best.coefficient:g}"
+    layers = "layers" if len(best.layers) > 1 else "layer"
     positions = metadata.read.positions
     read = "acts on" if positions in UNREAD else "read at"
     facts = {
@@ -99,7 +100,7 @@ def _facts(metadata: Metadata) -> list[str]:
         "form": f"{form}, {where}",
         "made by": f"{made}; {read} {positions}",
         "data": f"sha256 {contrast.sha256}",
-        "recommended": f"{amount} at layers {format_layers(best.layers)}",
+        "recommended": f"{amount} at {layers} {format_layers(best.layers)}",
         "licence": metadata.license or "none was stated: ask before you use it in your own work",
         "sha256": metadata.sha256,
     }

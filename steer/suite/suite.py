@@ -1,4 +1,4 @@
-"""Every method on a subject: chosen as `steer sweep` chooses, measured on other texts and seeds."""
+"""Every method on a subject: chosen on the grid of `steer sweep`, measured on other texts."""
 
 from __future__ import annotations
 
