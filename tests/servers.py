@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import hub_server
 import pytest
@@ -28,13 +29,16 @@ def hub(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def s3(folder: Path) -> Iterator[str]:
-    """The address of an S3 server."""
+    """The address of an S3 server without buckets."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    address = f"http://{host}:{port}"
+    # Its buckets belong to the process, and another server may have been here.
+    urlopen(Request(f"{address}/moto-api/reset", method="POST")).close()
+    yield address
     server.stop()
 
 

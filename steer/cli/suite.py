@@ -64,7 +64,7 @@ def suite(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Compare methods: what each makes of known conditions, and at what cost.
+    """Compare methods on conditions whose truth is known.
 
     Of the pocket model's tags (or of --condition) every method makes a vector from the same texts;
     the layer and the coefficient are chosen on the grid and within the budget of `steer sweep`
