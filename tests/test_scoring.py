@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -96,11 +97,12 @@ def test_cells_in_a_batch_are_cells_alone(family: str) -> None:
 def test_a_trunk_changes_nothing(family: str) -> None:
     """Also the layers after one another, as a sweep goes, each from the trunk of the one below."""
     model = tiny.model(family)
-    scorer = scoring.Scorer(model, TEXTS, drift, 2)
+    groups = scoring.in_groups(model, TEXTS, 2)
+    scorer = scoring.Scorer(model, [[TEXTS[index] for index in group] for group in groups], drift)
     for layer in range(model.n_layers):
         cells: list[Cell] = [(tiny.steer(model, c, layers=(layer,)),) for c in (2.0, -1.0)]
         expected = alone(model, cells)["drift"]
-        for group, indices in enumerate(scorer.indices):
+        for group, indices in enumerate(groups):
             found = scorer.score(group, cells)
             np.testing.assert_allclose(found, expected[:, indices], rtol=2e-4, atol=2e-4)
 
@@ -260,3 +262,13 @@ def test_a_cell_that_is_never_applied_is_an_error(monkeypatch: pytest.MonkeyPatc
     model.network.model.layers = model.network.model.layers[:2]
     with pytest.raises((HookError, AttributeError)):
         score(model, TEXTS, [(tiny.steer(model, 1, layers=(2,)),)], drift)
+
+
+def test_free_memory_may_change_while_texts_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from one worker to another: which texts go together is settled once."""
+    model = tiny.model("llama")
+    cells: list[Cell] = [UNSTEERED, (tiny.steer(model, 2.0),)]
+    expected = score(model, TEXTS, cells, drift)
+    budgets = itertools.cycle([24, 4_096])
+    monkeypatch.setattr(scoring, "token_budget", lambda model: next(budgets))
+    np.testing.assert_allclose(score(model, TEXTS, cells, drift), expected, rtol=2e-4, atol=2e-4)

@@ -44,26 +44,21 @@ LOGITS_BYTES = {"cpu": 16_000_000, "cuda": 1_000_000_000}
 
 @dataclass
 class Scorer:
-    """Scores texts under cells, batch by batch; `trunks` keeps what lies below the last layer."""
+    """Scores groups of texts under cells; `trunks` keeps what lies below the last layer."""
 
     model: Model
-    texts: Sequence[Text]
+    groups: Sequence[Sequence[Text]]
     measure: Measure
-    n_cells: int
 
     def __post_init__(self) -> None:
-        self.indices = in_groups(self.model, self.texts, self.n_cells)
-        self._batches = [
-            Batch.of(self.model, [self.texts[index] for index in group]) for group in self.indices
-        ]
+        self._batches = [Batch.of(self.model, group) for group in self.groups]
         self._trunks: dict[int, Trunk] = {}
         self._kept: set[Batch] = set()
         self._bytes = 0
 
     @torch.no_grad()
     def score(self, group: int, cells: Sequence[Cell]) -> Sums:
-        """Sums over each text's scored tokens, float64 [cell, text of the group]; `indices` says
-        which texts those are.
+        """Sums over each text's scored tokens, float64 [cell, text of the group].
 
         Raises:
             HookError: a cell was never applied.
@@ -158,11 +153,10 @@ class _Scorers:
     """What a worker does: a batch of a part, under some cells."""
 
     model: Model
-    parts: Sequence[Part]
-    n_cells: int
+    parts: Sequence[tuple[Sequence[Sequence[Text]], Measure]]
 
     def __post_init__(self) -> None:
-        self._of = [Scorer(self.model, one.texts, one.measure, self.n_cells) for one in self.parts]
+        self._of = [Scorer(self.model, groups, measure) for groups, measure in self.parts]
 
     def __call__(self, item: tuple[int, int, Sequence[Cell]]) -> list[list[float]]:
         part, group, cells = item
@@ -209,8 +203,13 @@ def score_rows(
             ahead.append(place)
         elif put(*place, found):
             yield place[0], sums[place[0]]
+    # Who scores is told the groups: by the memory that is free there, they might be others.
+    told = [
+        ([[part.texts[index] for index in indices] for indices in together], part.measure)
+        for part, together in zip(parts, groups, strict=True)
+    ]
     items = ((part, group, rows[row]) for row, part, group in ahead)
-    for number, found in workers.map(partial(_Scorers, parts=parts, n_cells=n_cells), items):
+    for number, found in workers.map(partial(_Scorers, parts=told), items):
         place = ahead[number]
         journal.put(key(*place), found)
         if put(*place, found):

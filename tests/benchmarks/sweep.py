@@ -24,7 +24,7 @@ from recorded import extract, pairs
 from steer.contrasts.source import ModelSource
 from steer.distillation.recovery import token_kl
 from steer.evaluation.batches import Text, drift
-from steer.evaluation.scoring import Scorer, Sums
+from steer.evaluation.scoring import Scorer, Sums, in_groups
 from steer.evaluation.sweep import POSITIONS
 from steer.evaluation.written import Writing, thinned, write
 from steer.hooks.clock import TokenClock
@@ -59,10 +59,11 @@ def main() -> None:
     rows = [Row(vector, (layer,), columns, "joyful") for layer in vector.metadata.layers]
     written = write(model, Writing(("One day",), samples=TEXTS, max_tokens=64), ())
     texts = thinned([one.scored for one in written], POSITIONS)
-    Scorer(model, texts[:2], drift, 1).score(0, [(rows[0].steer(0),)])  # tries what can be left out
+    Scorer(model, [texts[:2]], drift).score(0, [(rows[0].steer(0),)])  # tries what can be left out
     fast = slow = 0.0
     start = time.process_time()
-    scorer = Scorer(model, texts, drift, COEFFICIENTS)
+    groups = in_groups(model, texts, COEFFICIENTS)
+    scorer = Scorer(model, [[texts[index] for index in group] for group in groups], drift)
     fast += time.process_time() - start
     base = [log_probs(model, text) for text in texts]
     sys.stdout.write("       sweep  one at a time  ratio\n")
@@ -70,7 +71,7 @@ def main() -> None:
         cells = [(row.steer(column),) for column in range(COEFFICIENTS)]
         shared = np.zeros((COEFFICIENTS, len(texts)))
         start = time.process_time()
-        for group, indices in enumerate(scorer.indices):
+        for group, indices in enumerate(groups):
             shared[:, indices] = scorer.score(group, cells)
         middle = time.process_time()
         alone = [one_at_a_time(model, steer, texts, base) for (steer,) in cells]
