@@ -10,6 +10,7 @@ import tiny
 import torch
 
 from steer.errors import HookError, SteerError
+from steer.generate import apply
 from steer.generate.apply import Generation, Sampling, generate
 from steer.hooks.clock import TokenClock
 from steer.hooks.hooks import placed
@@ -323,3 +324,25 @@ def test_a_prompt_without_room_is_an_error_that_counts() -> None:
     with pytest.raises(SteerError, match="prompt 2 has") as caught:
         generate(model, ["w3", " ".join(["w4"] * room)], [], GREEDY)
     assert caught.value.hint == "shorten the prompt"
+
+
+def test_a_batch_that_does_not_fit_is_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.model("llama")
+    begun = [((5, 9 + n), n) for n in range(7)]
+    sampling = Sampling(max_tokens=4, temperature=1.0, batch_size=5)
+    expected = apply.continue_ids(model, begun, [tiny.steer(model)], sampling)
+    sizes: list[int] = []
+
+    class Small(apply.Batch):
+        def run(self) -> list[list[int]]:
+            sizes.append(len(self.rows))
+            if len(self.rows) > 2:
+                raise torch.OutOfMemoryError
+            return super().run()
+
+    monkeypatch.setattr(apply, "Batch", Small)
+    counts: list[int] = []
+    found = apply.continue_ids(model, begun, [tiny.steer(model)], sampling, counts.append)
+    assert found == expected
+    assert sizes == [5, 2, 2, 1, 2], "what did not fit once is not tried again"
+    assert sum(counts) == len(begun)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any
 
 import torch
 
@@ -16,12 +16,15 @@ from steer.models.model import Model
 from steer.steering.generation import Generation, Row, Sampling, check_gates
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
-from steer.workers import Elsewhere, Workers, once
+from steer.workers import Workers, workers_of
 
 __all__ = ["Generation", "Sampling", "continue_each", "continue_ids", "generate", "rows_of"]
 
 #: Beginnings that `continue_each` has a worker write at once.
 TOGETHER = 128
+#: Token ids, and which sample of them this is.
+Beginning = tuple[Sequence[int], int]
+_Item = tuple[Sequence[Steer], Sequence[Beginning]]
 
 
 def generate(
@@ -75,7 +78,7 @@ def generate(
 
 def continue_ids(
     model: Model,
-    beginnings: Sequence[tuple[Sequence[int], int]],
+    beginnings: Sequence[Beginning],
     steers: Sequence[Steer],
     sampling: Sampling,
     on_done: Callable[[int], None] = lambda n_texts: None,
@@ -89,30 +92,16 @@ def continue_ids(
     Raises:
         HookError: a steer was never applied.
     """
-    if isinstance(model, Elsewhere):
-        task = partial(continue_ids, beginnings=beginnings, steers=steers, sampling=sampling)
-        found = once(model.workers, task)
-        on_done(len(found))
-        return found
-    rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
-    made: list[list[int]] = []
     size = sampling.batch_size
-    while len(made) < len(rows):
-        try:
-            batch = Batch(model, rows[len(made) : len(made) + size], steers, sampling).run()
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-            size //= 2
-            continue
-        made += [_up_to_end(model, ids) for ids in batch]
-        on_done(len(batch))
-    return made
+    items = [
+        (steers, beginnings[start : start + size]) for start in range(0, len(beginnings), size)
+    ]
+    return _continued(workers_of(model), items, sampling, on_done)
 
 
 def continue_each(
     workers: Workers,
-    beginnings: Sequence[tuple[Sequence[int], int]],
+    beginnings: Sequence[Beginning],
     steerings: Sequence[Sequence[Steer]],
     sampling: Sampling,
 ) -> list[list[int]]:
@@ -128,16 +117,48 @@ def continue_each(
         for same in (list(group) for _, group in groupby(pairs, key=lambda pair: id(pair[0])))
         for start in range(0, len(same), TOGETHER)
     ]
+    return _continued(workers, items, sampling)
 
-    def job(model: Model) -> Callable[[tuple[Sequence[Steer], list[Any]]], list[list[int]]]:
-        def write(item: tuple[Sequence[Steer], list[Any]]) -> list[list[int]]:
-            steers, rows = item
-            return continue_ids(model, rows, steers, replace(sampling, batch_size=len(rows)))
 
-        return write
-
-    made = dict(workers.map(job, items))
+def _continued(
+    workers: Workers,
+    items: Sequence[_Item],
+    sampling: Sampling,
+    on_done: Callable[[int], None] = lambda n_texts: None,
+) -> list[list[int]]:
+    """What the beginnings of all items go on with, in their order."""
+    made: dict[int, list[list[int]]] = {}
+    for number, found in workers.map(partial(_Writer, sampling=sampling), items):
+        made[number] = found
+        on_done(len(found))
     return [ids for number in range(len(items)) for ids in made[number]]
+
+
+@dataclass
+class _Writer:
+    """Goes on with beginnings that run together; with fewer at once where memory was too short."""
+
+    model: Model
+    sampling: Sampling
+
+    def __post_init__(self) -> None:
+        self._most = sys.maxsize
+
+    def __call__(self, item: _Item) -> list[list[int]]:
+        steers, beginnings = item
+        rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
+        made: list[list[int]] = []
+        while len(made) < len(rows):
+            part = rows[len(made) : len(made) + self._most]
+            try:
+                batch = Batch(self.model, part, steers, self.sampling).run()
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self._most = len(part) // 2
+                continue
+            made += [_up_to_end(self.model, ids) for ids in batch]
+        return made
 
 
 def _up_to_end(model: Model, ids: list[int]) -> list[int]:
