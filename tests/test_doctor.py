@@ -59,8 +59,8 @@ def test_a_coefficient_of_0_that_does_something_is_found(monkeypatch: pytest.Mon
 
 def test_hooks_that_stay_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.wrapped(tiny.build("llama"), "kept")
-    replaced = hooks._replaced
-    monkeypatch.setattr(hooks, "_replaced", lambda *both: replaced(*both) and (lambda: None))
+    replaced = hooks.replaced
+    monkeypatch.setattr(hooks, "replaced", lambda *both: replaced(*both) and (lambda: None))
     assert "hooks are gone afterwards" in failed(model)
 
 

@@ -8,8 +8,8 @@ looks at another once attention is done, so its MLP runs only where something is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from steer.hooks.hooks import replaced
 from steer.hooks.record import COARSE_TOLERANCE, TOLERANCE
 from steer.models.model import Model
 from steer.sites import Site
@@ -63,8 +64,9 @@ def replayed(model: Model, trunk: Trunk | None, times: int = 1) -> Iterator[None
         yield
         return
     output = _repeated(trunk.output, times)
-    blocks = [_block(model, layer) for layer in range(trunk.layer + 1)]
-    with _running(blocks, lambda *_args, **_keywords: output):
+    with ExitStack() as stack:
+        for layer in range(trunk.layer + 1):
+            stack.callback(replaced(_block(model, layer), lambda *_args, **_keywords: output))
         yield
 
 
@@ -84,25 +86,11 @@ def sparing(model: Model, columns: Tensor) -> Iterator[None]:
         whole[:, columns.to(made.device)] = made
         return whole
 
-    with _running([module], spared):
-        yield
-
-
-@contextmanager
-def _running(modules: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """The modules run `forward` in place of their own; their hooks fire as ever."""
-    # Some libraries have put a `forward` of their own on the instance: it comes back.
-    before = [module.__dict__.get("forward") for module in modules]
+    restore = replaced(module, spared)
     try:
-        for module in modules:
-            module.__dict__["forward"] = forward
         yield
     finally:
-        for module, own in zip(modules, before, strict=True):
-            if own is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = own
+        restore()
 
 
 def takes_trunks(model: Model) -> bool:

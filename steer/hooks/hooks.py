@@ -117,7 +117,7 @@ def before_input(
             args, keywords = edited
         return inner(*args, **keywords)
 
-    return _replaced(module, forward)
+    return replaced(module, forward)
 
 
 def after_output(
@@ -133,7 +133,7 @@ def after_output(
         edited = look(module, args, output)
         return output if edited is None else edited
 
-    return _replaced(module, forward)
+    return replaced(module, forward)
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -141,7 +141,7 @@ def _is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _replaced(module: nn.Module, forward: Callable[..., object]) -> Callable[[], None]:
+def replaced(module: nn.Module, forward: Callable[..., object]) -> Callable[[], None]:
     """Give a module another `forward`; returns what gives it back its own.
 
     What torch does to call hooks takes longer than the edit of a small model. Some libraries have
