@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,7 +44,7 @@ def check(
         raise UsageError("--workers needs --ray", hint="such as --ray local")
     for name, value in (("--tp", source.tensor_parallel), *others):
         if ray is not None and value:
-            raise UsageError(f"--ray and {name} exclude each other")
+            raise UsageError(f"--ray and {name} exclude each other", hint="leave one of them out")
 
 
 @contextmanager
@@ -60,8 +60,6 @@ def workers(source: ModelSource, ray: str | None, count: int | None) -> Iterator
 
         yield InProcess(options.load_model(source))
         return
-    from contextlib import ExitStack
-
     from steer.engines.ray_workers import on_cluster
 
     with ExitStack() as stack:

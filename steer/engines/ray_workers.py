@@ -37,9 +37,8 @@ def on_cluster(source: ModelSource, address: str, count: int | None) -> Iterator
     if find_spec("ray") is None:
         raise SteerError("Ray is not installed here", hint=INSTALL)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # Ray's default to be; it warns
+    # Ray's default to be; it warns.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     own = {"include_dashboard": False} if address == "local" else {}
@@ -162,7 +161,9 @@ def places(
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
     used = with_gpus or [node for node in nodes if node.get("CPU", 0) >= 1]
     if not used:
-        raise SteerError("the Ray cluster has no CPU core to work on")
+        raise SteerError(
+            "the Ray cluster has no CPU core to work on", hint="has a node joined? see: ray status"
+        )
     gpus = 0
     if with_gpus:
         gpus = int(min(node["GPU"] for node in used)) if whole_nodes else 1
