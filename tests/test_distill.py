@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import killing
 import msgspec
 import numpy as np
 import pytest
@@ -389,16 +388,7 @@ def test_what_a_teacher_remembers_is_what_it_would_say() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
 def test_kill_9_at_any_moment_leaves_no_trace(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("killed_distill.py"), tmp_path, "3"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert run.returncode == 0, run.stderr
-    rounds = [[int(count) for count in line.split()] for line in run.stdout.splitlines()]
-    assert len(rounds) == 3
+    rounds = killing.rounds_of("killed_distill.py", tmp_path, 3)
     assert all(kept == sorted(kept) for kept in rounds), "what was written was lost"
     assert any(kept > 0 for found in rounds for kept in found), "no run was killed in its midst"
     whole = (tmp_path / "whole.safetensors").read_bytes()

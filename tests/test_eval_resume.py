@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import killing
 import pytest
 from test_endpoint import Server, graded, server  # noqa: F401  (a fixture)
 from test_evaluate import folder, joyful, run  # noqa: F401  (fixtures)
@@ -18,16 +17,7 @@ from steer.evaluation.scoring import Scorer
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
 def test_kill_9_at_any_moment_leaves_no_trace(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("killed_eval.py"), tmp_path, "3"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert run.returncode == 0, run.stderr
-    rounds = [[int(count) for count in line.split()] for line in run.stdout.splitlines()]
-    assert len(rounds) == 3
+    rounds = killing.rounds_of("killed_eval.py", tmp_path, 3)
     assert all(kept == sorted(kept) for kept in rounds), "what was done was lost"
     assert any(kept > 0 for found in rounds for kept in found), "no run was killed in its midst"
     whole = (tmp_path / "whole.json").read_bytes()

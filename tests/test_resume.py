@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import killing
 import numpy as np
 import pytest
 import tiny
@@ -24,16 +23,7 @@ from steer.workers import InProcess
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
 def test_kill_9_at_any_moment_leaves_no_trace(tmp_path: Path) -> None:
     n = 4
-    run = subprocess.run(
-        [sys.executable, Path(__file__).with_name("killed.py"), tmp_path, str(n)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert run.returncode == 0, run.stderr
-    rounds = [[int(count) for count in line.split()] for line in run.stdout.splitlines()]
-    assert len(rounds) == n
+    rounds = killing.rounds_of("killed.py", tmp_path, n)
     assert all(held == sorted(held) for held in rounds), "what was recorded was lost"
     counts = [count for held in rounds for count in held]
     assert any(0 < count < 2 * len(PAIRS) for count in counts), "no run was killed in its midst"
