@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from steer.distillation.distilled import read_means
-from steer.distillation.lessons import log_probs, rewritten
+from steer.distillation.lessons import SAMPLED_TOGETHER, log_probs
 from steer.distillation.task import Task
 from steer.evaluation.batches import Text, distance, drift, surprise
 from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, score
@@ -21,7 +21,7 @@ from steer.evaluation.written import lesson_text, thinned
 from steer.generate.apply import Sampling, continue_ids
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.intervals import ratio
+from steer.intervals import difference, ratio
 from steer.models.model import Model
 from steer.pocket import corpus
 from steer.pocket.measure import markers
@@ -31,8 +31,11 @@ from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors.vector import SteeringVector
 
-#: Texts that shares are measured on, and texts of each kind of prompt that a tag is not about.
-SHARED = 64
+#: Texts after each held-out first word that shares are measured on.
+TIMES = 4
+#: Texts that are read together.
+TOGETHER = 32
+#: Texts of each kind of prompt that a tag is not about.
 UNRELATED = 16
 COEFFICIENTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
@@ -47,22 +50,41 @@ def firsts(model: Model) -> dict[int, tuple[str, str]]:
 
 
 def shares(task: Task, steer: Steer, tag: Tags) -> dict[str, Any]:
-    """Share of the tag's own value among words of its kind: under the edit, and under the tag."""
-    model, lessons = task.model, task.texts.held_out[:SHARED]
-    own = rewritten(model, lessons, [steer], seed=1)
-    taught = [(lesson.conditioned, lesson.n) for lesson in lessons]
-    of_edit, of_tag = expected(model, own, [steer]), expected(model, taught, [])
-    found = {
-        kind: {"edit": of_edit[kind, value], "tag": of_tag[kind, value]}
-        for kind, value in tag.stated().items()
-    }
+    """Share of the tag's own value among words of its kind, where the edit has written and where
+    the tag has, `TIMES` each after the same first words, and how far apart the two are.
+
+    A text that begins with another topic keeps to it, so of texts there have to be many.
+    """
+    model, lessons = task.model, task.texts.held_out
+    sums = []
+    for side, steers in (("baseline", [steer]), ("conditioned", [])):
+        starts = [getattr(one, side)[: len(getattr(one, side)) - one.n] for one in lessons]
+        sampling = Sampling(
+            max_tokens=max(one.n for one in lessons),
+            temperature=1.0,
+            seed=1,
+            batch_size=SAMPLED_TOGETHER,
+        )
+        asked = [(start, index) for index, start in enumerate(starts * TIMES)]
+        written = continue_ids(model, asked, steers, sampling)
+        rows = [((*start, *new), len(new)) for (start, _), new in zip(asked, written, strict=True)]
+        sums.append(at_words(model, rows, steers))
+    found = {}
+    for kind, value in tag.stated().items():
+        # Of a first word all texts together: they are what is drawn anew for the interval.
+        both = [one[kind, value].reshape(TIMES, -1, 2).sum(0).T for one in sums]
+        between = difference((both[0][0], both[0][1]), (both[1][0], both[1][1]))
+        each = [float(top.sum() / bottom.sum()) for top, bottom in both]
+        found[kind] = {"edit": each[0], "tag": each[1], "between": asdict(between)}
     return {"shares": found}
 
 
-def expected(
+def at_words(
     model: Model, rows: Sequence[tuple[Sequence[int], int]], steers: Sequence[Steer]
-) -> dict[tuple[str, str], float]:
-    """Mean share of each value where the rows' own last n tokens have a word of its kind."""
+) -> dict[tuple[str, str], np.ndarray]:
+    """For each kind and value [row, 2]: the sum of the value's share at the words of its kind that
+    are among a row's last n tokens, and how many these are.
+    """
     known = firsts(model)
     kinds = {
         kind: {
@@ -71,22 +93,26 @@ def expected(
         }
         for kind, values in corpus.KINDS.items()
     }
-    found: dict[tuple[str, str], list[float]] = {}
-    for start in range(0, len(rows), 32):
-        part = rows[start : start + 32]
+    found = {what: np.zeros((len(rows), 2)) for what in markers().values()}
+    for start in range(0, len(rows), TOGETHER):
+        part = rows[start : start + TOGETHER]
         clock = TokenClock(0, torch.zeros(len(part), dtype=torch.int64))
         with torch.no_grad(), injected(model, steers, clock) if steers else nullcontext():
             scores = log_probs(model, part).exp()
-        drawn = [token for row, n in part for token in row[len(row) - n :]]
-        for place, token in enumerate(drawn):
+        drawn = [
+            (start + number, token)
+            for number, (row, n) in enumerate(part)
+            for token in row[len(row) - n :]
+        ]
+        for place, (number, token) in enumerate(drawn):
             if token in known:
                 kind = known[token][0]
                 mass = {
                     value: float(scores[place, ids].sum()) for value, ids in kinds[kind].items()
                 }
                 for value, one in mass.items():
-                    found.setdefault((kind, value), []).append(one / sum(mass.values()))
-    return {what: float(np.mean(values)) for what, values in found.items()}
+                    found[kind, value][number] += one / sum(mass.values()), 1
+    return found
 
 
 @dataclass

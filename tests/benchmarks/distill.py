@@ -7,7 +7,8 @@ soon as an edit is measured, so a run that was stopped goes on; the table is of 
 
 recovery: on texts of the tag that neither the edit nor its choice has seen.
 shares: how often words bear the tag's attributes, by the probabilities that the model gives at the
-words of its own texts (exact at each place, unlike a count); the largest distance from the tag.
+words of its own texts (exact at each place, unlike a count); the largest distance from the tag, in
+512 texts of each, with its interval.
 nats: what the next token is expected to cost the unsteered model under the edit, more than under
 the tag, where the tag's texts stand.
 harm: KL per token on what has nothing to do with the tag (requests, and texts under tags of other
@@ -106,7 +107,7 @@ def known(path: Path) -> list[dict[str, Any]]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: a line for each condition and rank, and how many of each rank meet each bar."""
     lines = [
-        "| condition | edit | layers | recovery | shares off | nats beside tag | harm, tag's |",
+        "| condition | edit | layers | recovery | shares | nats beside the tag | harm, tag's |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -115,7 +116,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             row["edit"],
             ",".join(map(str, row["layers"])),
             "{:.3f} [{:.3f}, {:.3f}]".format(row["recovery"], *row["interval"]),
-            f"{off(row):.1%}",
+            off(row),
             "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row["nats"]["between"]),
             harms(row),
         ]
@@ -140,10 +141,14 @@ def beside_mean_diff(row: dict[str, Any]) -> str:
     )
 
 
-def off(row: dict[str, Any]) -> float:
+def off(row: dict[str, Any]) -> str:
     """The largest distance of a share from the tag's own."""
-    pairs = row.get("shares", {}).values()
-    return max((abs(one["edit"] - one["tag"]) for one in pairs), default=float("nan"))
+    found = [one["between"] for one in row.get("shares", {}).values()]
+    if not found:
+        return "-"
+    return "{value:+.1%} [{low:+.1%}, {high:+.1%}]".format(
+        **max(found, key=lambda one: abs(one["value"]))
+    )
 
 
 def harms(row: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """What `extract.py` and `overhead.py` start in the rivals' environment: does the same with theirs.
 
 `python rivals.py MODEL THREADS`; each line of JSON on standard input is answered by one.
-`{"tool": "repeng", "batch": 32, "pairs": [["...", "..."], ...]}` makes a vector: the CPU `seconds`
+`{"tool": "repeng", "batch": 32, "pairs": [["...", "..."], ...]}` makes a vector: the `seconds`
 taken and the `directions` by layer. `{"tool": "repeng", "ids": [[...], ...], "tokens": 48,
 "directions": {"0": [...], ...}, "first": true}` generates steered and unsteered, steered first
 where `first`: the CPU seconds of both.
@@ -34,9 +34,14 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
+def clock() -> float:
+    """CPU time of one thread, wall time of more."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def trained(model: Any, job: dict[str, Any]) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-    start = time.process_time()
+    start = clock()
     # Their progress bars are drawn to nowhere.
     with contextlib.redirect_stderr(io.StringIO()):
         if job["tool"] == "repeng":
@@ -50,7 +55,7 @@ def trained(model: Any, job: dict[str, Any]) -> dict[str, Any]:
             found = train_steering_vector(
                 model, tokenizer, texts, batch_size=job["batch"]
             ).layer_activations
-    seconds = time.process_time() - start
+    seconds = clock() - start
     return {"seconds": seconds, "directions": {at: row.tolist() for at, row in found.items()}}
 
 
