@@ -31,8 +31,8 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 def apply(
+    *,
     context: typer.Context,
-    source: ModelSource,
     prompt: Annotated[
         str | None, typer.Argument(help="The prompt; - or nothing reads stdin.")
     ] = None,
@@ -99,6 +99,7 @@ def apply(
     ] = False,
     force: options.Force = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Generate text while steering.
 

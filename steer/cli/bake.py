@@ -27,8 +27,8 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 def bake(
+    *,
     context: typer.Context,
-    source: ModelSource,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
     vector: Annotated[
         list[str] | None,
@@ -50,6 +50,7 @@ def bake(
         bool, typer.Option("--force", help="Replace a folder that was baked before.")
     ] = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Write steering into the weights, for any engine.
 

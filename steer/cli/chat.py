@@ -26,8 +26,8 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 def chat(
+    *,
     context: typer.Context,
-    source: ModelSource,
     vector: Annotated[
         list[str] | None,
         typer.Option("-v", "--vector", help="As for `steer apply`: steer with it from the start."),
@@ -44,6 +44,7 @@ def chat(
         bool, typer.Option("--allow-other-model", help="Use vectors on a finetune of their model.")
     ] = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Talk with a model, and steer it as you go.
 

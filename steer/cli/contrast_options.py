@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,61 +26,64 @@ Map = Annotated[
     ),
 ]
 
-_OPTIONS: dict[str, Any] = {
-    "file": Annotated[
+
+def with_contrasts(command: options.Command) -> options.Command:
+    """Give a command the options that name contrasts: `contrasts`."""
+    return options.with_options("contrasts", _source)(command)
+
+
+def _source(
+    file: Annotated[
         str | None,
         typer.Argument(
             metavar="CONTRASTS",
             help="JSONL, JSON or CSV of contrasts, - for stdin, or hf:OWNER/NAME[:CONFIG][@SPLIT];"
             " see `steer contrasts --help`.",
         ),
-    ],
-    "positive": Annotated[
+    ] = None,
+    positive: Annotated[
         list[str] | None,
         typer.Option(help="A prompt condition, instead of CONTRASTS; can be repeated."),
-    ],
-    "negative": Annotated[
+    ] = None,
+    negative: Annotated[
         list[str] | None, typer.Option(help="The condition against it. Default: none.")
-    ],
-    "texts": Annotated[
+    ] = None,
+    texts: Annotated[
         str | None, typer.Option(help="A file of the texts that each condition stands before.")
-    ],
-    "positive_file": Annotated[
+    ] = None,
+    positive_file: Annotated[
         str | None, typer.Option(help="A file of positive texts alone, a line or a record each.")
-    ],
-    "negative_file": Annotated[str | None, typer.Option(help="And one of negative texts.")],
-    "paired": Annotated[
+    ] = None,
+    negative_file: Annotated[str | None, typer.Option(help="And one of negative texts.")] = None,
+    paired: Annotated[
         bool, typer.Option("--paired", help="The two files are pairs, line by line.")
-    ],
-    "map": Map,
-    "template": Annotated[
+    ] = False,
+    map: Map = None,
+    template: Annotated[
         str | None,
         typer.Option(help="What stands round each text: {text}, {prompt}, {condition}, \\n."),
-    ],
-    "chat": Annotated[
+    ] = None,
+    chat: Annotated[
         bool, typer.Option("--chat", help="Put the texts into the model's chat template.")
-    ],
-    "system": Annotated[str | None, typer.Option(help="A system message; with --chat.")],
-}
-
-
-def with_contrasts(command: options.Command) -> options.Command:
-    """Give a command these options in place of its parameter `contrasts: ContrastSource`."""
-    return options.with_options("contrasts", _OPTIONS, _source, first=True)(command)
-
-
-def _source(**chosen: Any) -> ContrastSource:
+    ] = False,
+    system: Annotated[str | None, typer.Option(help="A system message; with --chat.")] = None,
+) -> ContrastSource:
     from steer.contrasts.frame import Frame
     from steer.contrasts.schema import parse_mapping
 
-    template = chosen.pop("template")
     if template is not None:
         template = template.replace("\\n", "\n")
-    frame = Frame(template, chosen.pop("chat"), chosen.pop("system"))
-    names = parse_mapping(chosen.pop("map") or ())
-    for side in ("positive", "negative"):
-        chosen[side] = tuple(chosen[side] or ())
-    return ContrastSource(**chosen, names=names, frame=frame)
+    return ContrastSource(
+        file=file,
+        positive=tuple(positive or ()),
+        negative=tuple(negative or ()),
+        texts=texts,
+        positive_file=positive_file,
+        negative_file=negative_file,
+        paired=paired,
+        names=parse_mapping(map or ()),
+        frame=Frame(template, chat, system),
+    )
 
 
 def read_contrasts(source: ContrastSource) -> Contrasts:

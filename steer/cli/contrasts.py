@@ -44,9 +44,10 @@ def register(app: typer.Typer) -> None:
 @contrast_options.with_contrasts
 @options.with_model(default=None)
 def check(
+    *,
     contrasts: ContrastSource,
-    source: ModelSource | None,
     json: options.Json = False,
+    source: ModelSource | None,
 ) -> None:
     """Report what a contrast set holds and what gives its sides away.
 

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default=None)
 def convert(
-    source: ModelSource | None,
+    *,
     given: Annotated[
         str,
         typer.Argument(
@@ -54,6 +54,7 @@ def convert(
     license: Annotated[str, typer.Option(help="Under which it may be passed on.")] = "",
     force: options.Force = False,
     json: options.Json = False,
+    source: ModelSource | None,
 ) -> None:
     """Read other tools' vector files, and write files that they read.
 

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 def distill(
-    source: ModelSource,
+    *,
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     condition: Annotated[
         str | None,
@@ -63,6 +63,7 @@ def distill(
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
     force: options.Force = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Make an edit that does what a prompt does, for no tokens.
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import contrast_options, measuring, options, output, tasks, workers
 from steer.cli import engine as engines
+from steer.cli import measuring, options, output, tasks, workers
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
@@ -59,8 +59,10 @@ def register(app: typer.Typer) -> None:
 
 
 @options.with_model(default="pocket")
+@workers.with_cluster
+@measuring.with_asked
 def evaluate(
-    source: ModelSource,
+    *,
     context: typer.Context,
     vector: Annotated[
         list[str],
@@ -74,9 +76,7 @@ def evaluate(
     when: Annotated[
         str | None, typer.Option(help="Steer only where this holds, as in `steer apply`.")
     ] = None,
-    texts: measuring.Texts = None,
-    condition: measuring.Condition = None,
-    baseline: measuring.Baseline = "",
+    asked: measuring.Asked,
     concept: Annotated[
         str | None,
         typer.Option(
@@ -98,13 +98,6 @@ def evaluate(
             envvar="STEER_JUDGE_URL", help="Its address, http://HOST:PORT/v1. Default: OpenAI's."
         ),
     ] = None,
-    prompts: measuring.Prompts = None,
-    chat: measuring.Chat = False,
-    unrelated: measuring.Unrelated = None,
-    samples: Annotated[int, typer.Option(help="Texts to write for each row.")] = 48,
-    max_tokens: measuring.MaxTokens = 64,
-    seed: measuring.Seed = 0,
-    map: contrast_options.Map = None,
     out: measuring.Out = None,
     task: Annotated[
         list[str] | None,
@@ -119,12 +112,10 @@ def evaluate(
     ] = None,
     engine: engines.WriterOption = None,
     engine_option: engines.EngineSettings = None,
-    ray: workers.RayOption = None,
-    n_workers: workers.CountOption = None,
-    allow_overlap: measuring.AllowOverlap = False,
-    allow_other_model: measuring.AllowOtherModel = False,
+    cluster: workers.Cluster | None,
     force: options.Force = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Measure vectors: effect and cost, beside baselines.
 
@@ -139,20 +130,14 @@ def evaluate(
     steer eval -v refusal:ablate@all --when 'refusal>auto' --texts pairs.jsonl
     steer eval -v mean.safetensors -v pca.safetensors --texts pairs.jsonl -m MODEL -o eval.json
     """
-    from steer.contrasts.schema import parse_mapping
     from steer.errors import InputError
     from steer.files import check_writable
     from steer.steering.named import NamedSteer, behind, resolved
-    from steer.steering.steers import check_all_fit
 
-    workers.check(source, ray, n_workers, ("--engine", engine), ("--lm-eval", task))
+    workers.check(cluster, source, ("--engine", engine), ("--lm-eval", task))
     named = behind([NamedSteer(text) for text in vector], when, "--when")
     if out is not None:
         check_writable(out, force=force)
-    asked = measuring.Asked(
-        texts, parse_mapping(map or ()), condition, baseline, chat, prompts, unrelated,
-        samples, max_tokens, seed, allow_overlap,
-    )  # fmt: skip
     steers = resolved(named, options.find)
     known = [steer.vector.metadata for steer in steers]
     used = [one for steer in steers for one in steer.vectors]
@@ -167,17 +152,16 @@ def evaluate(
         )
     settings = engines.check(engine, engine_option or [], steers)
     loaded = tasks.load(task or ())
-    judge = measuring.concept(concept, judge_model, judge_url, seed)
-    model = workers.model(context, source, ray, n_workers)
-    for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
-        output.warning(text)
+    judge = measuring.concept(concept, judge_model, judge_url, asked.seed)
+    model = workers.model(context, cluster, source)
+    asked.check_fit(used, model.identity)
     what = asked.task(held_out, known, judge)
     from steer.evaluation.evaluate import evaluate as run
     from steer.evaluation.task import journal, n_units, variants
 
     rows = variants(steers, condition=told and told[0])
     cells = [cell for row in rows for cell in row.cells if isinstance(cell, tuple)]
-    done = journal(model, rows, what, [engine or (ray and "ray") or "", *(engine_option or [])])
+    done = journal(model, rows, what, [engine or (cluster and "ray") or "", *(engine_option or [])])
     if len(done):
         output.note("going on with an evaluation that was stopped")
     with (

@@ -30,9 +30,10 @@ def register(app: typer.Typer) -> None:
 
 @contrast_options.with_contrasts
 @options.with_model(default="pocket")
+@workers.with_cluster
 def extract(
+    *,
     contrasts: ContrastSource,
-    source: ModelSource,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="The file to write. Default: vectors/NAME.safetensors."),
@@ -60,10 +61,10 @@ def extract(
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
-    ray: workers.RayOption = None,
-    n_workers: workers.CountOption = None,
+    cluster: workers.Cluster | None,
     force: options.Force = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Make a steering vector from contrasting texts.
 
@@ -86,7 +87,7 @@ def extract(
     from steer.sites import parse_layers
     from steer.vectors import store
 
-    workers.check(source, ray, n_workers)
+    workers.check(cluster, source)
     asked = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)
@@ -105,7 +106,7 @@ def extract(
     check_positions(contrast_set, asked)
     check_method(fit_settings.method, paired=contrast_set.paired)
 
-    with workers.workers(source, ray, n_workers) as readers:
+    with workers.workers(cluster, source) as readers:
         from steer.extract import ReadSettings, plan
         from steer.workers import once
 

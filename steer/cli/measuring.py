@@ -18,25 +18,10 @@ if TYPE_CHECKING:
     from steer.evaluation.task import Task
     from steer.measures.concepts import Judge
     from steer.vectors.metadata import Metadata
+    from steer.vectors.provenance import ModelIdentity
+    from steer.vectors.vector import SteeringVector
 
-Texts = Annotated[
-    str | None,
-    typer.Option(
-        help="Held-out pairs or texts for a condition, as `steer contrasts check` reads them."
-    ),
-]
-Condition = Annotated[
-    str | None,
-    typer.Option(
-        help="The prompt that the vector is to stand for. Default: what the file knows of; '' is"
-        " none."
-    ),
-]
-Baseline = Annotated[str, typer.Option(help="What stands there instead of the condition.")]
-Chat = Annotated[
-    bool,
-    typer.Option("--chat", help="Prompts are asked, and the condition is a system message."),
-]
+#: Of `steer suite` too.
 Prompts = Annotated[
     Path | None,
     typer.Option(
@@ -44,20 +29,70 @@ Prompts = Annotated[
         " none; with --chat some everyday questions."
     ),
 ]
-Unrelated = Annotated[
-    str | None,
-    typer.Option(help="Texts for the divergence. Default: the unsteered model writes its own."),
-]
-AllowOverlap = Annotated[
-    bool,
-    typer.Option("--allow-overlap", help="Measure on texts that the vector was made from."),
-]
-AllowOtherModel = Annotated[
-    bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
-]
-Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")]
 MaxTokens = Annotated[int, typer.Option(help="Tokens of a written text at most.")]
 Seed = Annotated[int, typer.Option(help="Of the written texts.")]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")]
+
+
+def with_asked(command: options.Command) -> options.Command:
+    """Give a command the options that say on what to measure: `asked`."""
+    return options.with_options("asked", _asked)(command)
+
+
+def _asked(
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            help="Held-out pairs or texts for a condition, as `steer contrasts check` reads them."
+        ),
+    ] = None,
+    map: contrast_options.Map = None,
+    condition: Annotated[
+        str | None,
+        typer.Option(
+            help="The prompt that the vector is to stand for. Default: what the file knows of; ''"
+            " is none."
+        ),
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="What stands there instead of the condition.")] = "",
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Prompts are asked, and the condition is a system message."),
+    ] = False,
+    prompts: Prompts = None,
+    unrelated: Annotated[
+        str | None,
+        typer.Option(help="Texts for the divergence. Default: the unsteered model writes its own."),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="Texts to write, unsteered and with what is measured.")
+    ] = 48,
+    max_tokens: MaxTokens = 64,
+    seed: Seed = 0,
+    allow_overlap: Annotated[
+        bool,
+        typer.Option("--allow-overlap", help="Measure on texts that the vector was made from."),
+    ] = False,
+    allow_other_model: Annotated[
+        bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
+    ] = False,
+) -> Asked:
+    from steer.contrasts.schema import parse_mapping
+
+    return Asked(
+        texts=texts,
+        names=parse_mapping(map or ()),
+        condition=condition,
+        baseline=baseline,
+        chat=chat,
+        prompts=prompts,
+        unrelated=unrelated,
+        samples=samples,
+        max_tokens=max_tokens,
+        seed=seed,
+        allow_overlap=allow_overlap,
+        allow_other_model=allow_other_model,
+    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +109,8 @@ class Asked:
     samples: int
     max_tokens: int
     seed: int
-    allow_overlap: bool = False
+    allow_overlap: bool
+    allow_other_model: bool
 
     def __post_init__(self) -> None:
         from steer.errors import UsageError
@@ -102,6 +138,17 @@ class Asked:
         for text in heldout.check_unseen(seen, found.all_texts, allowed=self.allow_overlap):
             output.warning(text)
         return found
+
+    def check_fit(self, vectors: Sequence[SteeringVector], model: ModelIdentity) -> None:
+        """Warn of vectors of a finetune, where that is allowed.
+
+        Raises:
+            ModelError, SiteError: as `steer.steering.steers.check_fits`.
+        """
+        from steer.steering.steers import check_all_fit
+
+        for text in check_all_fit(vectors, model, allow_other_model=self.allow_other_model):
+            output.warning(text)
 
     def condition_of(self, vectors: Sequence[Metadata]) -> tuple[str, str] | None:
         """The condition and what stands there instead; as typed, or as all vectors know it."""

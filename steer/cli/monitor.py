@@ -24,8 +24,9 @@ def register(app: typer.Typer) -> None:
 
 
 @options.with_model(default="pocket")
+@workers.with_cluster
 def monitor(
-    source: ModelSource,
+    *,
     text: Annotated[str | None, typer.Argument(help="The text; - or nothing reads stdin.")] = None,
     vector: Annotated[
         list[str] | None,
@@ -50,10 +51,10 @@ def monitor(
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Read a finetune of the vector's model.")
     ] = False,
-    ray: workers.RayOption = None,
-    n_workers: workers.CountOption = None,
+    cluster: workers.Cluster | None,
     force: options.Force = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Show how far a text is along vectors, token by token.
 
@@ -69,14 +70,14 @@ def monitor(
     from steer.errors import UsageError
     from steer.files import check_writable, write_atomic
 
-    workers.check(source, ray, n_workers)
+    workers.check(cluster, source)
     if not vector:
         raise UsageError("nothing to look for", hint="name a vector with -v")
     if html is not None:
         check_writable(html, force=force)
     readouts = [one for typed in vector for one in _readouts(typed)]
     given = _texts(text, texts)
-    with workers.workers(source, ray, n_workers) as readers:
+    with workers.workers(cluster, source) as readers:
         from steer.monitoring.monitor import monitor as run
         from steer.monitoring.monitor import plan
         from steer.steering.steers import check_all_fit

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 import typer
 
 from steer.cli import output
+from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.contrasts.source import ModelSource
     from steer.fitting.activations import Activations
     from steer.fitting.fitting import FitSettings
     from steer.models.model import Model
@@ -30,78 +30,80 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists
 MethodOption = Annotated[str, typer.Option(help="mean_diff, pca, probe or lda.")]
 
 _MODEL_HELP = "pocket (the embedded model), a folder, or a Hugging Face id."
-#: Options that say which model and how to load it; together they make a `ModelSource`.
-_MODEL_OPTIONS: dict[str, Any] = {
-    "model": Annotated[
-        str | None, typer.Option("-m", "--model", envvar="STEER_MODEL", help=_MODEL_HELP)
-    ],
-    "revision": Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")],
-    "device": Annotated[
-        str | None,
-        typer.Option(envvar="STEER_DEVICE", help="cpu, cuda, cuda:1, mps. Default: the fastest."),
-    ],
-    "dtype": Annotated[
-        str | None,
-        typer.Option(help="float32, float16, bfloat16. Default: float32 on a CPU, else as saved."),
-    ],
-    "device_map": Annotated[
-        str | None, typer.Option(help="Spread a big model over devices: auto, balanced, ...")
-    ],
-    "tensor_parallel": Annotated[
-        bool, typer.Option("--tp", help="Spread each matrix over processes; under torchrun.")
-    ],
-    "trust_remote_code": Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ],
-}
 
 
 def with_model(*, default: str | None) -> Callable[[Command], Command]:
-    """Give a command the model options in place of its parameter `source: ModelSource | None`.
+    """Give a command the options that say which model and how to load it: `source`.
 
     `default` is the model where none is named; None means that the command can do without.
     """
 
-    def make(**chosen: Any) -> ModelSource | None:
-        from steer.contrasts.source import ModelSource
+    def source(
+        model: Annotated[
+            str | None, typer.Option("-m", "--model", envvar="STEER_MODEL", help=_MODEL_HELP)
+        ] = None,
+        revision: Annotated[
+            str | None, typer.Option(help="Branch, tag or commit of a hub model.")
+        ] = None,
+        device: Annotated[
+            str | None,
+            typer.Option(
+                envvar="STEER_DEVICE", help="cpu, cuda, cuda:1, mps. Default: the fastest."
+            ),
+        ] = None,
+        dtype: Annotated[
+            str | None,
+            typer.Option(
+                help="float32, float16, bfloat16. Default: float32 on a CPU, else as saved."
+            ),
+        ] = None,
+        device_map: Annotated[
+            str | None, typer.Option(help="Spread a big model over devices: auto, balanced, ...")
+        ] = None,
+        tensor_parallel: Annotated[
+            bool, typer.Option("--tp", help="Spread each matrix over processes; under torchrun.")
+        ] = False,
+        trust_remote_code: Annotated[
+            bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+        ] = False,
+    ) -> ModelSource | None:
+        name = model or default
+        if name is None:
+            return None
+        return ModelSource(
+            name,
+            revision,
+            device,
+            dtype,
+            device_map,
+            tensor_parallel=tensor_parallel,
+            trust_remote_code=trust_remote_code,
+        )
 
-        name = chosen.pop("model") or default
-        return ModelSource(name, **chosen) if name else None
-
-    return with_options("source", _MODEL_OPTIONS, make)
+    return with_options("source", source)
 
 
-def with_options(
-    parameter: str, added: dict[str, Any], make: Callable[..., Any], *, first: bool = False
-) -> Callable[[Command], Command]:
-    """Give a command options in place of one parameter, which gets what `make` makes of them.
+def with_options(parameter: str, make: Callable[..., Any]) -> Callable[[Command], Command]:
+    """Give a command the options of `make`, its parameters, where one of its own stands.
 
-    added: name to annotation, after the command's own or `first`; an option that is absent is None
-    or, a flag, False.
+    That one gets what `make` returns.
     """
+    added = inspect.signature(make, eval_str=True).parameters
 
     def decorate(command: Command) -> Command:
-        own = dict(inspect.signature(command, eval_str=True).parameters)
-        del own[parameter]
-
         @functools.wraps(command)
         def wrapper(**values: Any) -> Any:
             made = make(**{name: values.pop(name) for name in added})
             return command(**{parameter: made}, **values)
 
-        extra = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=False if get_args(annotation)[0] is bool else None,
-                annotation=annotation,
-            )
-            for name, annotation in added.items()
+        own = inspect.signature(command, eval_str=True).parameters
+        parameters = [
+            one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, kept in own.items()
+            for one in (added.values() if name == parameter else [kept])
         ]
-        named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values()]
-        parameters = extra + named if first else named + extra
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        wrapper.__annotations__ = {one.name: one.annotation for one in parameters}
         del wrapper.__wrapped__  # typer would look through it at the undecorated command
         return cast(Command, wrapper)
 

@@ -31,8 +31,8 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 def probe(
+    *,
     context: typer.Context,
-    source: ModelSource,
     url: Annotated[str, typer.Argument(help="Of an OpenAI-compatible server.")],
     vector: Annotated[
         list[str] | None,
@@ -54,6 +54,7 @@ def probe(
         bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
     ] = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Ask a running server whether it is steered with vectors.
 

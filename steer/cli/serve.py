@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 def serve(
-    source: ModelSource,
+    *,
     vectors: Annotated[
         Path, typer.Option(help="A folder: the vectors that requests can name.")
     ] = Path("vectors"),
@@ -46,6 +46,7 @@ def serve(
         bool, typer.Option("--allow-other-model", help="Use vectors on a finetune of their model.")
     ] = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Serve a model by OpenAI's API, steered as each request says.
 

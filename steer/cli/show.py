@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 def show(
-    source: ModelSource,
+    *,
     vector: Annotated[str, typer.Argument(help="A file, or a name in ./vectors.")],
     lens: Annotated[
         bool,
@@ -36,6 +36,7 @@ def show(
         bool, typer.Option("--allow-other-model", help="Look through a finetune of its model.")
     ] = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Print what a vector file says of itself.
 

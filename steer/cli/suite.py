@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 def suite(
-    source: ModelSource,
+    *,
     context: typer.Context,
     tags: Annotated[
         str | None,
@@ -63,6 +63,7 @@ def suite(
     ] = None,
     force: options.Force = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Compare methods on conditions whose truth is known.
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from steer.cli import contrast_options, measuring, options, output, swept, workers
 from steer.cli import engine as engines
+from steer.cli import measuring, options, output, swept, workers
 from steer.cli.sweep_rows import rows_of, strongest
 from steer.contrasts.source import ModelSource
 
@@ -31,8 +31,10 @@ def register(app: typer.Typer) -> None:
 
 
 @options.with_model(default="pocket")
+@workers.with_cluster
+@measuring.with_asked
 def sweep(
-    source: ModelSource,
+    *,
     context: typer.Context,
     vector: Annotated[
         list[str],
@@ -44,9 +46,7 @@ def sweep(
             " such as methods or positions.",
         ),
     ],
-    texts: measuring.Texts = None,
-    condition: measuring.Condition = None,
-    baseline: measuring.Baseline = "",
+    asked: measuring.Asked,
     layers: Annotated[
         str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all that are stored.")
     ] = None,
@@ -87,24 +87,13 @@ def sweep(
     report: Annotated[
         Path | None, typer.Option(help="Write one HTML page with everything.")
     ] = None,
-    prompts: measuring.Prompts = None,
-    chat: measuring.Chat = False,
-    unrelated: measuring.Unrelated = None,
-    samples: Annotated[
-        int, typer.Option(help="Texts to write: unsteered, and at the choice.")
-    ] = 48,
-    max_tokens: measuring.MaxTokens = 64,
-    seed: measuring.Seed = 0,
-    map: contrast_options.Map = None,
     out: measuring.Out = None,
     engine: engines.WriterOption = None,
     engine_option: engines.EngineSettings = None,
-    ray: workers.RayOption = None,
-    n_workers: workers.CountOption = None,
-    allow_overlap: measuring.AllowOverlap = False,
-    allow_other_model: measuring.AllowOtherModel = False,
+    cluster: workers.Cluster | None,
     force: options.Force = False,
     json: options.Json = False,
+    source: ModelSource,
 ) -> None:
     """Find the layer and coefficient that do most within a budget.
 
@@ -118,11 +107,10 @@ def sweep(
     steer sweep -v warm --texts pairs.jsonl -m MODEL --layers 10-20 --coefficients 5%,10%,20%
     steer sweep -v mean.safetensors -v lda.safetensors -v mean.safetensors:norm=keep --texts p.jsonl
     """
-    from steer.contrasts.schema import parse_mapping
     from steer.errors import InputError, UsageError
     from steer.files import check_writable
 
-    workers.check(source, ray, n_workers, ("--engine", engine))
+    workers.check(cluster, source, ("--engine", engine))
     if rule not in ("budget", "refusal_direction"):
         raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
     for path in (out, plot, report):
@@ -132,10 +120,6 @@ def sweep(
         from steer.measures.pictures import check_format
 
         check_format(plot)
-    asked = measuring.Asked(
-        texts, parse_mapping(map or ()), condition, baseline, chat, prompts, unrelated,
-        samples, max_tokens, seed, allow_overlap,
-    )  # fmt: skip
     rows = rows_of(vector, layers, coefficients, rule, together=together, save=save)
     known = [row.vector.metadata for row in rows]
     held_out = asked.held_out(known)
@@ -151,14 +135,10 @@ def sweep(
     plan = Plan(rows)
     most = strongest(rows)
     settings = engines.check(engine, engine_option or [], most)
-    model = workers.model(context, source, ray, n_workers)
+    model = workers.model(context, cluster, source)
     from steer.evaluation.verdict import Budget
-    from steer.steering.steers import check_all_fit
 
-    for text in check_all_fit(
-        [row.vector for row in rows], model.identity, allow_other_model=allow_other_model
-    ):
-        output.warning(text)
+    asked.check_fit([row.vector for row in rows], model.identity)
     task = asked.task(held_out, known)
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))
     with engines.writer(engine, source, model, [[one] for one in most], settings) as write:

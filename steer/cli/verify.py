@@ -21,12 +21,13 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default=None)
 def verify(
+    *,
     vectors: Annotated[list[str], typer.Argument(help="Files, names in ./vectors, or addresses.")],
-    source: ModelSource | None,
     public_key: Annotated[
         Path | None, typer.Option(help="Whose signature each must have, as PEM.")
     ] = None,
     json: options.Json = False,
+    source: ModelSource | None,
 ) -> None:
     """Check that vector files are whole, and fit a model.
 

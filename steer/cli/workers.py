@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,46 +17,60 @@ if TYPE_CHECKING:
     from steer.models.model import Model
     from steer.workers import Workers
 
-RayOption = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        metavar="ADDRESS",
-        help="Work on a Ray cluster: auto, local or HOST:PORT. The result is the same.",
-    ),
-]
-CountOption = Annotated[
-    int | None,
-    typer.Option(
-        "--workers", min=1, help="With --ray. Default: one a GPU; without GPUs one a node."
-    ),
-]
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster, and how many workers of it; None: one a GPU."""
+
+    address: str
+    workers: int | None
 
 
-def check(
-    source: ModelSource, ray: str | None, count: int | None, *others: tuple[str, object]
-) -> None:
-    """Refuse options that mean nothing together; `others`, by name, exclude `--ray`.
+def with_cluster(command: options.Command) -> options.Command:
+    """Give a command the options of work elsewhere: `cluster`, None for this process."""
+    return options.with_options("cluster", _cluster)(command)
+
+
+def _cluster(
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Work on a Ray cluster: auto, local or HOST:PORT. The result is the same.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --ray. Default: one a GPU; without GPUs one a node."),
+    ] = None,
+) -> Cluster | None:
+    if ray is not None:
+        return Cluster(ray, workers)
+    if workers is not None:
+        raise UsageError("--workers needs --ray", hint="such as --ray local")
+    return None
+
+
+def check(cluster: Cluster | None, source: ModelSource, *others: tuple[str, object]) -> None:
+    """Refuse `--ray` beside what excludes it: `others`, by name, and `--tp`.
 
     Raises:
         UsageError: as said.
     """
-    if count is not None and ray is None:
-        raise UsageError("--workers needs --ray", hint="such as --ray local")
     for name, value in (("--tp", source.tensor_parallel), *others):
-        if ray is not None and value:
+        if cluster is not None and value:
             raise UsageError(f"--ray and {name} exclude each other", hint="leave one of them out")
 
 
 @contextmanager
-def workers(source: ModelSource, ray: str | None, count: int | None) -> Iterator[Workers]:
+def workers(cluster: Cluster | None, source: ModelSource) -> Iterator[Workers]:
     """This process with the model, or a cluster's workers, each with the model.
 
     Raises:
         SteerError: the cluster cannot be had.
         ModelError: the model cannot be loaded.
     """
-    if ray is None:
+    if cluster is None:
         from steer.workers import InProcess
 
         yield InProcess(options.load_model(source))
@@ -64,22 +79,22 @@ def workers(source: ModelSource, ray: str | None, count: int | None) -> Iterator
 
     with ExitStack() as stack:
         with output.status(f"starting workers with {source.name}"):
-            found = stack.enter_context(on_cluster(source, ray, count))
+            found = stack.enter_context(on_cluster(source, cluster.address, cluster.workers))
         n = len(found.actors)
         output.note(f"Ray: {n} worker{'s' if n > 1 else ''}")
         yield found
 
 
-def model(context: typer.Context, source: ModelSource, ray: str | None, count: int | None) -> Model:
+def model(context: typer.Context, cluster: Cluster | None, source: ModelSource) -> Model:
     """The model, here or, until the command ends, with a cluster's workers.
 
     Raises:
         SteerError: the cluster cannot be had.
         ModelError: the model cannot be loaded.
     """
-    if ray is None:
+    if cluster is None:
         return options.load_model(source)
     from steer.workers import elsewhere
 
-    found = context.with_resource(workers(source, ray, count))
+    found = context.with_resource(workers(cluster, source))
     return elsewhere(found, source)
