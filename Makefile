@@ -20,8 +20,9 @@ install: $(VENV)/installed
 demo: install
 	$(BIN)/steer demo examples/contrasts/joyful.jsonl
 
+# A process a core: most of the time goes into models so small that a second thread is no help.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

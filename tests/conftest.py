@@ -7,6 +7,8 @@ import os
 # Before any import of the libraries that read these.
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1")
 os.environ.pop("STEER_MODEL", None)
+# Models are tiny here, and `make test` has a process on each core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
