@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,16 +17,17 @@ from test_cli import PAIRS, failed, steer
 from steer.cli import sweep as sweep_command
 from steer.cli.heat import heat_map
 from steer.errors import SteerError, UsageError
-from steer.evaluation.scoring import Scorer
-from steer.evaluation.verdict import (
+from steer.evaluation.choice import (
+    LINES,
     Budget,
     Tried,
     _cheaper_and_cheaper,
-    _instability,
-    _neighbours,
-    _ordered,
-    _strongest_within,
+    _edge,
+    choose,
+    ordered,
 )
+from steer.evaluation.scoring import Scorer
+from steer.evaluation.verdict import _instability, _neighbours
 from steer.intervals import Interval
 from steer.measures import pictures, report
 from steer.measures.grids import SHARES, Grid, Plan, Row, default_coefficients, finer, joined
@@ -53,9 +55,9 @@ def grid_of(effects: Any, costs: Any, levels: Any = None, spread: float = 0.0) -
 def test_the_order_is_the_rules() -> None:
     plan = plan_of(2, (0.1, 0.2))
     grid = grid_of([[1, 5], [3, -1]], [[0.0, 0.5], [0.05, 0.0]])
-    assert _ordered(grid, plan, Budget(kl=0.1)) == [(1, 0), (0, 0)]
-    assert _ordered(grid, plan, Budget(kl=1)) == [(0, 1), (1, 0), (0, 0)]
-    assert _ordered(grid, plan, Budget(kl=-1)) == []
+    assert ordered(grid, plan, Budget(kl=0.1)) == [(1, 0), (0, 0)]
+    assert ordered(grid, plan, Budget(kl=1)) == [(0, 1), (1, 0), (0, 0)]
+    assert ordered(grid, plan, Budget(kl=-1)) == []
 
 
 def test_the_rule_of_refusal_direction_takes_both_signs() -> None:
@@ -65,8 +67,8 @@ def test_the_rule_of_refusal_direction_takes_both_signs() -> None:
     costs = np.zeros((10, 2))
     costs[7, 1] = 0.2  # taking out moves too much; layers 8 and 9 are the last fifth
     grid = grid_of(np.zeros((10, 2)), costs, np.stack([added, removed], 1))
-    ordered = _ordered(grid, plan, Budget(rule="refusal_direction"))
-    assert ordered == [(row, 0) for row in (5, 4, 3, 2, 1, 0)]
+    order = ordered(grid, plan, Budget(rule="refusal_direction"))
+    assert order == [(row, 0) for row in (5, 4, 3, 2, 1, 0)]
 
 
 def test_halves_that_disagree_are_unstable() -> None:
@@ -109,25 +111,82 @@ def test_finer_shares_lie_about_the_edge_of_the_budget() -> None:
     assert both.effects().shape == both.costs().shape == (5, 9)
 
 
-@pytest.mark.parametrize("passing", range(8))
-def test_the_strongest_cell_within_the_nats_is_found(
-    passing: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    places = [(0, column) for column in range(8)]
-    looked = []
+def look_of(nats: dict[tuple[int, int], float]) -> tuple[Any, list[tuple[int, int]]]:
+    """What looks at texts, which have these extra nats, and where it has looked."""
+    looked: list[tuple[int, int]] = []
 
-    def tried(texts: Any, plan: Any, place: tuple[int, int], writing: Any) -> Tried:
+    def look(place: tuple[int, int]) -> Tried:
         looked.append(place)
-        nats = Interval(0.0 if place[1] >= passing else 1.0, 0.0, 1.0)
-        return Tried(place, nats, nats, ())
+        value = Interval(nats[place], 0.0, 1.0)
+        return Tried(place, value, value, ())
 
-    monkeypatch.setattr("steer.evaluation.verdict._tried", tried)
-    anything: Any = None
-    found = _strongest_within(anything, anything, places, Budget(nats=0.5), anything)
-    assert found.place == (0, passing)
+    return look, looked
+
+
+@pytest.mark.parametrize("passing", range(8))
+def test_the_strongest_cell_within_the_nats_is_found(passing: int) -> None:
+    places = [(0, column) for column in range(8)]
+    look, looked = look_of({one: 0.0 if one[1] >= passing else 1.0 for one in places})
+    assert _edge(places, look, 0.5).place == (0, passing)
     assert len(looked) <= 4
     costs = np.array([[5.0, 4.0, 4.5, 3.0]])
     assert _cheaper_and_cheaper([(0, 0), (0, 1), (0, 2), (0, 3)], costs) == [(0, 0), (0, 1), (0, 3)]
+
+
+def chosen_of(
+    effects: Any, nats: Any, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Tried | None, list[tuple[int, int]]]:
+    """The choice of a grid whose texts have these extra nats, and where texts were looked at."""
+    shape = np.shape(effects)
+    plan = plan_of(shape[0], tuple(np.linspace(0.1, 0.9, shape[1])))
+    grid = grid_of(effects, np.asarray(effects, float) / 100)
+    look, looked = look_of(dict(np.ndenumerate(np.asarray(nats, float))))
+    monkeypatch.setattr("steer.evaluation.choice._tried", lambda *given: look(given[2]))
+    monkeypatch.setattr("steer.evaluation.choice.expected_nats", lambda *_: None)
+    bench = SimpleNamespace(model=None, own=())
+    anything: Any = None
+    return choose(cast("Any", bench), plan, grid, Budget(kl=1, nats=0.1), anything), looked
+
+
+def test_each_layer_has_an_edge_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Texts at layer 0 cost more than those at layer 1 that do as much.
+    effects = [[1.0, 2.0, 3.0, 4.0], [1.5, 2.5, 3.5, 4.5]]
+    nats = [[0.0, 0.2, 0.3, 0.4], [0.0, 0.05, 0.09, 0.5]]
+    tried, _ = chosen_of(effects, nats, monkeypatch)
+    assert tried is not None
+    assert tried.place == (1, 2)
+    assert (1, 3) in tried.refused
+    assert not tried.refused & {(1, 0), (1, 1), (1, 2)}
+    tried, _ = chosen_of(effects[::-1], nats[::-1], monkeypatch)
+    assert tried is not None
+    assert tried.place == (0, 2)
+    # And a layer that does less before that can do more within.
+    tried, _ = chosen_of([[5.0, 6.0, 7.0], [2.0, 3.0, 4.0]], [[0.0, 9, 9], [9, 9, 9]], monkeypatch)
+    assert tried is not None
+    assert tried.place == (0, 0)
+    tried, _ = chosen_of([[1.0, 6.0, 7.0], [2.0, 3.0, 4.0]], [[0.0, 9, 9], [0, 0, 9]], monkeypatch)
+    assert tried is not None
+    assert tried.place == (1, 1)
+    assert tried.refused == {(0, 1), (0, 2), (1, 2)}
+
+
+def test_texts_are_written_for_few_of_many_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    effects = np.arange(1.0, 9.0) + np.arange(40)[:, None] / 100
+    tried, looked = chosen_of(effects, np.tile(np.linspace(0, 0.3, 8), (40, 1)), monkeypatch)
+    assert tried is not None
+    assert tried.extra_nats.value <= 0.1
+    assert len({row for row, _ in looked}) <= LINES
+    none, looked = chosen_of(effects, np.ones((40, 8)), monkeypatch)
+    assert none is not None
+    assert none.extra_nats.value == 1
+    assert len(looked) == len(set(looked)) <= 4 * LINES
+
+
+def test_halves_choose_among_what_was_not_refused() -> None:
+    plan, budget = plan_of(4, (0.1,)), Budget(kl=1)
+    grid = grid_of([[1], [2], [1], [9]], np.zeros((4, 1)))
+    assert "layer 3" in _instability(grid, plan, budget, (1, 0))
+    assert _instability(grid, plan, budget, (1, 0), {(3, 0)}) == ""
 
 
 def test_the_default_grid_suits_the_vector() -> None:

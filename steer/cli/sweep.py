@@ -15,10 +15,10 @@ from steer.cli.sweep_rows import rows_of, strongest
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
+    from steer.evaluation.choice import Budget
     from steer.evaluation.findings import Findings
     from steer.evaluation.sweep import Bench
     from steer.evaluation.task import Task
-    from steer.evaluation.verdict import Budget
     from steer.evaluation.written import Continue
     from steer.journal import Journal
     from steer.measures.grids import Grid, Plan
@@ -136,7 +136,7 @@ def sweep(
     most = strongest(rows)
     settings = engines.check(engine, engine_option or [], most)
     model = workers.model(context, cluster, source)
-    from steer.evaluation.verdict import Budget
+    from steer.evaluation.choice import Budget
 
     asked.check_fit([row.vector for row in rows], model.identity)
     task = asked.task(held_out, known)

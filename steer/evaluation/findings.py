@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from steer.evaluation.verdict import Budget, Verdict
+from steer.evaluation.choice import Budget
+from steer.evaluation.verdict import Verdict
 from steer.evaluation.written import Writing
 from steer.intervals import plain
 from steer.measures.grids import Grid, Place, Plan

@@ -11,11 +11,11 @@ from typing import Any
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.distillation.lessons import Conditions
+from steer.evaluation.choice import Budget, choose
 from steer.evaluation.evaluate import Row as Measured
 from steer.evaluation.evaluate import evaluate
 from steer.evaluation.sweep import Bench, bench, run
 from steer.evaluation.task import Task, Variant, variants
-from steer.evaluation.verdict import Budget, choose
 from steer.evaluation.written import Writing
 from steer.intervals import Interval, plain
 from steer.journal import Journal
