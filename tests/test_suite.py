@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
+import tiny
 from test_cli import failed, steer
 
-from steer.errors import UsageError
+from steer.contrasts.source import ModelSource
+from steer.errors import SteerError, UsageError
+from steer.evaluation.written import Writing, write
 from steer.measures import grids
-from steer.suite import subjects, suite
+from steer.pocket import corpus
+from steer.steering.operation import Coefficient
+from steer.steering.steers import Steer
+from steer.suite import parallel, subjects, suite
 from steer.suite.table import summary
 
 FEW = ["--samples", 4, "--max-tokens", 12, "--jobs", 1]
@@ -19,48 +30,92 @@ FEW = ["--samples", 4, "--max-tokens", 12, "--jobs", 1]
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, n in (("MADE_FROM", 12), ("CHOSEN_BY", 3), ("MEASURED_ON", 3)):
-        monkeypatch.setattr(subjects, name, n)
+    monkeypatch.setattr(subjects.stories, "__defaults__", (12,))
     monkeypatch.setattr(grids, "SHARES", (0.05, 0.2))
 
 
-def test_the_three_sets_of_texts_share_none() -> None:
+def test_stories_know_nothing_of_tags() -> None:
     made = subjects.stories()
-    every = [*made.made_from, *made.chosen_by, *made.measured_on]
-    assert len(set(every)) == len(every) > 100
+    assert len(set(made)) == len(made) > 90
     assert made == subjects.stories()
-    assert not any(text.startswith("[") for text in every)
+    assert not any(text.startswith("[") for text in made)
     with pytest.raises(UsageError, match="too few"):
-        subjects.Texts.of(["a", "b", "a"] * 3)
+        subjects.unlike(["a", "b", " "] * 9)
 
 
-def test_one_tag_of_each_kind_is_distilled() -> None:
+def test_every_value_of_the_grammar_is_a_subject() -> None:
     every = subjects.of_pocket()
-    assert len(every) == 13
-    assert len({one.condition.split(":")[0] for one in every if one.distilled}) == 3
-    assert sum(one.distilled for one in every) == 3
-    assert [one.distilled for one in subjects.of_pocket(["sea", "calm", "city"])] == [1, 1, 0]
+    assert [one.grammar for one in every] == [v for kind in corpus.KINDS.values() for v in kind]
+    assert subjects.of_pocket(["sea"])[0].condition == "[topic: sea]"
     with pytest.raises(UsageError, match="knows no 'happy'"):
         subjects.of_pocket(["happy"])
 
 
 def test_a_method_that_fails_counts_as_nothing() -> None:
-    there = {"value": 0.5, "low": 0.4, "high": 0.6}
+    def there(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
     rows: list[dict[str, Any]] = [
-        {"subject": "a", "method": "x", "recovery": there, "of_prompt": there, "kl": there},
+        {"subject": "a", "method": "x", "recovery": there(0.5), "of_prompt": there(0.75)},
         {"subject": "b", "method": "x", "choice": None},
+        {"subject": "c", "method": "x", "recovery": there(0.25), "of_prompt": there(1.5)},
     ]
     [made] = summary(rows)
-    assert (made["n"], made["failed"]) == (2, 1)
-    assert (made["recovery"], made["of_prompt"], made["worst"]) == (0.25, 0.25, 0.0)
+    assert (made["n"], made["failed"]) == (3, 1)
+    assert made["recovery"] == {"value": 0.25, "low": 0.0, "high": 0.5}
+    assert made["of_prompt"] == {"value": 0.75, "low": 0.0, "high": 1.5}
+    assert made["kl"] is None
+
+
+def test_others_vectors_are_swept_in_shares_of_the_activations_too() -> None:
+    """Their files do not say how long these are, and some hold unit vectors."""
+    model = tiny.model("llama")
+    ours = tiny.vector(model)
+    nameless = tuple(
+        msgspec.structs.replace(one, resid_norm=None) for one in ours.metadata.statistics
+    )
+    theirs = replace(ours, metadata=msgspec.structs.replace(ours.metadata, statistics=nameless))
+    written = write(model, Writing(("w1 w2",), samples=4, max_tokens=8), ())
+    known = suite.with_lengths(model, theirs, written)
+    for layer in ours.metadata.layers:
+        made = Steer(known, Coefficient(0.2, "residual"), (layer,)).delta(layer)
+        length = known.metadata.at(layer).resid_norm
+        assert length and 0.2 * length == pytest.approx(np.linalg.norm(made), rel=1e-3)
+    assert suite.with_lengths(model, known, written) is known
+
+
+def wait(model: Any, subject: subjects.Subject) -> list[dict[str, Any]]:
+    """What is done in other processes: of all but one subject it takes for ever."""
+    if subject.name != "sea":
+        time.sleep(1_000)
+    return [{"subject": subject.name, "width": model.identity.d_model}]
+
+
+def test_who_stops_waits_for_no_process() -> None:
+    before = set(multiprocessing.active_children())
+    told = parallel.done(ModelSource("pocket"), subjects.of_pocket(["city", "sea"]), wait, 2)
+    subject, rows = next(told)
+    assert subject.name == "sea" and rows[0]["width"] > 0
+    started = set(multiprocessing.active_children()) - before
+    assert len(started) == 2
+    told.close()
+    assert not any(child.is_alive() for child in started)
+
+
+def test_a_process_that_is_killed_is_reported() -> None:
+    before = set(multiprocessing.active_children())
+    told = parallel.done(ModelSource("pocket"), subjects.of_pocket(["sea", "city"]), wait, 1)
+    next(told)
+    for child in set(multiprocessing.active_children()) - before:
+        child.kill()
+    with pytest.raises(SteerError, match="was killed"):
+        next(told)
 
 
 @pytest.mark.usefixtures("small")
 def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    stories = subjects.stories()
-    Path("texts.jsonl").write_text(
-        "".join(json.dumps({"text": text}) + "\n" for text in stories.made_from)
-    )
+    texts = [json.dumps({"text": text}) for text in subjects.stories()]
+    Path("texts.jsonl").write_text("\n".join(texts))
     tag = ["--positive", "[topic: sea]", "--negative", "", "--texts", "texts.jsonl"]
     assert steer("extract", *tag, "-o", "sea.safetensors").exit_code == 0
     assert steer("convert", "./sea.safetensors:1@1-4", "other.gguf").exit_code == 0

@@ -46,11 +46,6 @@ CONCEPTS = {
     "judge": "mean grade of the written texts, as a share of the best one",
 }
 PERCENT = ("right_way", "multiple_choice", "concept", "distinct")
-NOTHING = "–"
-#: From this width on, an interval stands beside its number, else below it.
-WIDE = 160
-#: What a row's name and an interval take; where that is too much, measures stand in lines.
-NAMES, CELL = 24, 14
 
 
 def register(app: typer.Typer) -> None:
@@ -228,22 +223,15 @@ def _print(
     names = [name for name in TITLES if any(name in row.measures for row in rows)]
     asked = list(dict.fromkeys(name for row in rows for name in row.tasks))
     heads = [*(TITLES[name] for name in names), *asked]
-    narrow = output.width() < NAMES + CELL * len(heads)
-    beside = narrow or output.width() >= WIDE
     cells = [
         [
             row.variant.label,
-            *(_cell(name, row.measures.get(name), beside) for name in names),
-            *(_cell(name, row.tasks.get(name), beside) for name in asked),
+            *(_cell(name, row.measures.get(name)) for name in names),
+            *(_cell(name, row.tasks.get(name)) for name in asked),
         ]
         for row in rows
     ]
-    if narrow:
-        for label, *values in cells:
-            told = [f"  {h:<12}{v}" for h, v in zip(heads, values, strict=True) if v != NOTHING]
-            output.line("\n".join([label, *told]))
-    else:
-        output.table(["", *heads], cells)
+    output.intervals(["", *heads], cells)
     output.line()
     for name in names:
         output.line(f"{TITLES[name]}: {MEANINGS.get(name, concept)}")
@@ -273,11 +261,11 @@ def _print_items(rows: Sequence[Row]) -> None:
         )
 
 
-def _cell(name: str, interval: Interval | None, beside: bool) -> str:
+def _cell(name: str, interval: Interval | None) -> str:
     import math
 
     if interval is None or not math.isfinite(interval.value):
-        return NOTHING
+        return output.NOTHING
     style = "{:.0%}" if name in PERCENT else "{:.2f}" if name != "kl" else "{:.3f}"
     value, low, high = map(style.format, (interval.value, interval.low, interval.high))
-    return f"{value}{' ' if beside else chr(10)}[{low}, {high}]"
+    return f"{value} [{low}, {high}]"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Width of tables that are not for a terminal: nothing in them is cut.
 _PIPE_WIDTH = 200
+#: Stands where there is no number.
+NOTHING = "–"
 
 
 class Advance(Protocol):
@@ -109,6 +111,28 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 
     for row in rows:
         grid.add_row(*(Text(shown(cell)) for cell in row))
     _console(stderr=False).print(grid)
+
+
+def intervals(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows of a name and of numbers such as `0.50 [0.40, 0.60]`: a table where there is room for
+    one, if need be with the intervals below their numbers; else a line for each number."""
+
+    def fits(rows: Sequence[Sequence[str]]) -> bool:
+        columns = ([len(line) for cell in column for line in cell.split("\n")] for column in rows)
+        return sum(2 + max(lengths) for lengths in columns) <= width() + 2
+
+    stacked = [[name, *(cell.replace(" [", "\n[") for cell in numbers)] for name, *numbers in rows]
+    for tried in (rows, stacked):
+        if fits(list(zip(heads, *tried, strict=True))):
+            table(heads, tried)
+            return
+    if heads[0]:
+        heading(heads[0])
+    for name, *numbers in rows:
+        line(name)
+        for head, number in zip(heads[1:], numbers, strict=True):
+            if number not in ("", NOTHING):
+                line(f"  {head:<14}{number}")
 
 
 def cells(title: str, texts: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.models.model import Model
-    from steer.suite.subjects import Subject, Texts
+    from steer.suite.subjects import Subject
     from steer.suite.suite import Settings
     from steer.vectors.vector import SteeringVector
 
@@ -46,7 +46,7 @@ def suite(
     prompts: measuring.Prompts = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Separated by ';'. Default: all, distill on one tag of each kind."),
+        typer.Option(help="Separated by ';'. Default: all of them."),
     ] = None,
     vector: Annotated[
         list[str] | None,
@@ -67,10 +67,10 @@ def suite(
 ) -> None:
     """Compare methods on conditions whose truth is known.
 
-    Of the pocket model's tags (or of --condition) every method makes a vector from the same texts;
-    the layer and the coefficient are chosen on the grid and within the budget of `steer sweep`
-    (without its finer cells), and effect and cost measured on other texts and seeds, beside the tag
-    as a prompt. What is done is kept: a suite that was killed goes on.
+    Of the pocket model's tags (or of --condition) every method makes a vector; the layer and the
+    coefficient are chosen as `steer sweep` does, on texts that the model writes under the
+    condition, and effect and cost measured on others, beside the condition as a prompt. What is
+    done is kept: a suite that was killed goes on.
 
     \b
     steer suite
@@ -92,30 +92,30 @@ def suite(
         check_writable(out, force=force)
     named = tuple(part.strip() for part in methods.split(";")) if methods else known.METHODS
     known.check(named)
-    subjects, contents = _subjects(tags, condition, texts, prompts)
+    subjects, made_from = _subjects(tags, condition, texts, prompts)
     settings = Settings(named, samples, max_tokens, seed)
     model = options.load_model(source)
     rivals = _rivals(vector or [], subjects, model)
     workers = jobs or ((os.cpu_count() or 1) if source.name == "pocket" else 1)
-    rows = _rows(model, source, subjects, contents, settings, rivals, workers)
+    rows = _rows(model, source, subjects, made_from, settings, rivals, workers)
     command = measuring.command_line(context)
     _report(model, rows, command, out, force=force, json=json)
 
 
 def _subjects(
     tags: str | None, conditions: list[str] | None, texts: str | None, prompts: Path | None
-) -> tuple[list[Subject], Texts]:
+) -> tuple[list[Subject], tuple[str, ...]]:
     from steer.contrasts import heldout
     from steer.contrasts import prompts as library
     from steer.contrasts.schema import Names
-    from steer.suite.subjects import Texts, of_conditions, of_pocket, stories
+    from steer.suite.subjects import of_conditions, of_pocket, stories, unlike
 
     if not conditions:
         return of_pocket([one.strip() for one in tags.split(",")] if tags else ()), stories()
     assert texts is not None
     found = heldout.texts(contrast_options.records_of(texts, Names())).texts or ()
     begun = library.read(*options.read_input(prompts)) if prompts else library.OPENINGS
-    return of_conditions(conditions, begun), Texts.of([one.text for one in found])
+    return of_conditions(conditions, begun), unlike([one.text for one in found])
 
 
 def _rivals(
@@ -153,7 +153,7 @@ def _rows(
     model: Model,
     source: ModelSource,
     subjects: list[Subject],
-    texts: Texts,
+    texts: tuple[str, ...],
     settings: Settings,
     rivals: dict[str, dict[str, SteeringVector]],
     jobs: int,
@@ -165,7 +165,7 @@ def _rows(
     hashes = {name: {file: one.sha256 for file, one in own.items()} for name, own in rivals.items()}
     weight = model.network.get_input_embeddings().weight
     kept = Journal.of(
-        "suites", [model.identity.fingerprint, str(weight.dtype)], asdict(texts), asdict(settings)
+        "suites", [model.identity.fingerprint, str(weight.dtype)], texts, asdict(settings)
     )
     keys = {one.name: f"{asdict(one)} {hashes[one.name]}" for one in subjects}
     rows = {one.name: kept.get(keys[one.name]) for one in subjects}

@@ -5,49 +5,50 @@ from __future__ import annotations
 from typing import Any
 
 from steer.cli import output
-from steer.suite.table import told as interval
+
+#: What each column shows, under its name in the table; the first two need a grammar.
+COLUMNS = {
+    "concept": ("its words", 2),
+    "of_prompt": ("of the prompt", 2),
+    "recovery": ("recovery", 2),
+    "kl": ("KL", 3),
+    "extra_nats": ("extra nats", 2),
+}
 
 
 def show(described: str, told: dict[str, Any]) -> None:
     """Every row, and then each method over all subjects."""
     rows = told["rows"]
+    shown = [name for name in COLUMNS if any(row.get(name) for row in rows)]
+    heads = [COLUMNS[name][0] for name in shown]
     for subject in dict.fromkeys(row["subject"] for row in rows):
         own = [row for row in rows if row["subject"] == subject]
-        exact = any(row.get("concept") for row in own)
-        heads = [subject, *(["its words", "of the prompt"] if exact else [])]
-        cells = [
-            [
-                row["method"],
-                *((_cell(row, "concept"), _cell(row, "of_prompt")) if exact else ()),
-                _cell(row, "recovery"),
-                interval(row.get("kl"), "{:.3f}"),
-                _cell(row, "extra_nats"),
-                row["choice"] or ("" if row.get("distinct") else "nothing within the budget"),
-            ]
-            for row in own
-        ]
-        output.table([*heads, "recovery", "KL", "extra nats", "at"], cells)
+        cells = [[row["method"], *(_cell(row, name) for name in shown), _at(row)] for row in own]
+        output.intervals([subject, *heads, "at"], cells)
         output.line()
-    several = [
-        [
-            one["method"],
-            str(one["n"]),
-            *(_number(one[name]) for name in ("of_prompt", "recovery", "worst")),
-            _number(one["kl"], 3),
-            _number(one["extra_nats"]),
-        ]
-        for one in told["summary"]
-    ]
-    heads = ["means", "n", "of the prompt", "recovery", "worst", "KL", "extra nats"]
-    output.table(heads, several)
+    means = told["summary"]
+    spread = [name for name in shown if any(name in one for one in means)]
+    cells = [[one["method"], *(_cell(one, name) for name in spread), _n(one)] for one in means]
+    output.intervals(["all: median [range]", *(COLUMNS[name][0] for name in spread), "of"], cells)
     output.line()
-    output.line(f"{described} · in brackets 95 % bootstrap intervals")
+    output.line(
+        f"{described} · in brackets 95 % bootstrap intervals, in the last table the range; extra"
+        " nats per token of its own texts, KL on unsteered ones"
+    )
     output.line(f"again: {told['command']}")
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
-    return interval(row.get(name))
+    found = row.get(name)
+    if found is None:
+        return output.NOTHING
+    value, low, high = (f"{found[key]:.{COLUMNS[name][1]}f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _at(row: dict[str, Any]) -> str:
+    return row["choice"] or ("" if row.get("distinct") else "none in budget")
+
+
+def _n(one: dict[str, Any]) -> str:
+    return f"{one['n'] - one['failed']} of {one['n']}" if one["failed"] else str(one["n"])

@@ -17,7 +17,7 @@ from steer.fitting.fitting import FitSettings, fit_vectors
 from steer.models.model import Model
 from steer.positions import parse
 from steer.sites import listed
-from steer.suite.subjects import Subject, Texts
+from steer.suite.subjects import Subject
 from steer.vectors.provenance import FitMethod
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess
@@ -33,8 +33,6 @@ FITTED: dict[str, tuple[FitMethod, str]] = {
 }
 DISTILL = "distill"
 METHODS = (*FITTED, DISTILL)
-#: Less than `steer distill` does by default, so that the whole stays within minutes.
-DISTILLED = {"rank": 8, "steps": 120, "samples": 256, "held_out": 32, "max_tokens": 64}
 
 
 def check(names: Sequence[str]) -> None:
@@ -49,9 +47,9 @@ def check(names: Sequence[str]) -> None:
 
 
 def vectors(
-    model: Model, subject: Subject, texts: Texts, names: Sequence[str]
+    model: Model, subject: Subject, texts: Sequence[str], names: Sequence[str], max_tokens: int
 ) -> dict[str, SteeringVector]:
-    """A vector by each method; the distilled edit only where the subject has it.
+    """A vector by each method; the distilled edit learns from texts of `max_tokens`.
 
     Raises:
         InputError: the condition changes nothing, or a text is too long.
@@ -60,18 +58,18 @@ def vectors(
     fitted = [name for name in names if name in FITTED]
     if fitted:
         made = _fitted(model, subject, texts, fitted)
-    if DISTILL in names and subject.distilled:
-        settings = DistillSettings(name=DISTILL, **DISTILLED)  # type: ignore[arg-type]
+    if DISTILL in names:
+        settings = DistillSettings(DISTILL, max_tokens=max_tokens)
         conditions = Conditions(subject.condition, "", chat=False)
-        made[DISTILL] = distill(model, conditions, subject.prompts, settings)
+        made[DISTILL] = distill(model, conditions, subject.openings, settings)
     return made
 
 
 def _fitted(
-    model: Model, subject: Subject, texts: Texts, names: Sequence[str]
+    model: Model, subject: Subject, texts: Sequence[str], names: Sequence[str]
 ) -> dict[str, SteeringVector]:
     told, plain = (
-        tuple(PLAIN.passage("a text", text, condition=condition) for text in texts.made_from)
+        tuple(PLAIN.passage("a text", text, condition=condition) for text in texts)
         for condition in (subject.condition, "")
     )
     asked = ((subject.condition,), ("",))

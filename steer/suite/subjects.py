@@ -6,55 +6,35 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from steer.contrasts.prompts import OPENINGS
 from steer.errors import UsageError
 from steer.pocket import corpus
 from steer.pocket.corpus import Tags
 from steer.pocket.lexicon import HEROES
 from steer.sites import listed
 
-#: Texts to make vectors from, to choose the layer and the coefficient by, and to measure on.
-MADE_FROM, CHOSEN_BY, MEASURED_ON = 96, 32, 32
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """Three sets of texts that share none."""
-
-    made_from: tuple[str, ...]
-    chosen_by: tuple[str, ...]
-    measured_on: tuple[str, ...]
-
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> Texts:
-        """Texts in turn, as many to measure on as to choose by.
-
-        Raises:
-            UsageError: too few.
-        """
-        unlike = list(dict.fromkeys(text for text in texts if text.strip()))
-        n = min(CHOSEN_BY, len(unlike) // 5)
-        if n < 2:
-            raise UsageError(f"{len(unlike)} texts are too few", hint="ten would do")
-        made_from = unlike[2 * n : 2 * n + MADE_FROM]
-        return cls(tuple(made_from), tuple(unlike[:n]), tuple(unlike[n : 2 * n]))
+#: Stories that vectors are made from.
+STORIES = 96
+#: Fewer texts make no vector that is worth a comparison.
+FEWEST = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A condition. grammar: the value of pocket's grammar whose words say how well it is met.
-
-    distilled: whether the costliest method is tried too.
+    """A condition. prompts: what begins the texts that are measured; openings: those that the
+    distilled edit learns from. grammar: the value of pocket's grammar whose words say how well the
+    condition is met.
     """
 
     name: str
     condition: str
     prompts: tuple[str, ...]
+    openings: tuple[str, ...]
     grammar: str | None = None
-    distilled: bool = True
 
 
 def of_pocket(values: Sequence[str] = ()) -> list[Subject]:
-    """The tags of the pocket grammar, or those of some values; the first of a kind is distilled.
+    """The tags of the pocket grammar, or those of some values.
 
     Raises:
         UsageError: the grammar has no such value.
@@ -63,23 +43,32 @@ def of_pocket(values: Sequence[str] = ()) -> list[Subject]:
     for value in values:
         if value not in kinds:
             raise UsageError(f"the grammar knows no {value!r}", hint=f"it knows {listed(kinds)}")
-    chosen = list(values) or list(kinds)
-    first = {kinds[value]: value for value in reversed(chosen)}
     prompts = tuple(f"One day {hero} woke up." for hero in HEROES[:12])
     return [
-        Subject(value, f"[{kinds[value]}: {value}]", prompts, value, first[kinds[value]] == value)
-        for value in chosen
+        Subject(value, f"[{kinds[value]}: {value}]", prompts, OPENINGS, value)
+        for value in values or kinds
     ]
 
 
 def of_conditions(conditions: Sequence[str], prompts: Sequence[str]) -> list[Subject]:
     """Conditions of any model."""
-    return [Subject(condition, condition, tuple(prompts)) for condition in conditions]
+    return [Subject(one, one, tuple(prompts), tuple(prompts)) for one in conditions]
 
 
-def stories(seed: int = 0) -> Texts:
+def stories(n: int = STORIES) -> tuple[str, ...]:
     """Stories of the pocket grammar, of any mood, style and topic, without tags."""
-    rng = random.Random(f"suite:{seed}")
-    n = MADE_FROM + CHOSEN_BY + MEASURED_ON
+    rng = random.Random("suite")
     drawn = (corpus.sample(rng, tags=Tags(), form="story").body.strip() for _ in range(n))
-    return Texts.of(tuple(drawn))
+    return unlike(tuple(drawn))
+
+
+def unlike(texts: Sequence[str]) -> tuple[str, ...]:
+    """The texts without those that are empty or there already.
+
+    Raises:
+        UsageError: too few.
+    """
+    found = tuple(dict.fromkeys(text for text in texts if text.strip()))
+    if len(found) < FEWEST:
+        raise UsageError(f"{len(found)} texts are too few", hint=f"{FEWEST} would do")
+    return found

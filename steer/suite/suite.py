@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from steer.contrasts.heldout import HeldOut
-from steer.contrasts.passages import Passage
+from steer.distillation.distilled import read_means
 from steer.distillation.lessons import Conditions
 from steer.evaluation.choice import Budget, choose
 from steer.evaluation.evaluate import Row as Measured
 from steer.evaluation.evaluate import evaluate
 from steer.evaluation.sweep import Bench, bench, run
 from steer.evaluation.task import Task, Variant, variants
-from steer.evaluation.written import Writing
+from steer.evaluation.written import Writing, Written
+from steer.fitting.fitting import rounded
 from steer.intervals import Interval, plain
 from steer.journal import Journal
 from steer.measures.concepts import by_grammar
-from steer.measures.grids import Plan, Row, default_coefficients
+from steer.measures.grids import Grid, Plan, Row, default_coefficients, finer, joined
 from steer.models.model import Model
-from steer.sites import format_layers
-from steer.steering.operation import Coefficient
+from steer.sites import Site, format_layers
 from steer.steering.steers import Steer
 from steer.suite.methods import vectors
-from steer.suite.subjects import Subject, Texts
+from steer.suite.subjects import Subject
 from steer.vectors.vector import SteeringVector
 
-#: Of a vector that does not know how long activations are.
-TIMES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 SHOWN = ("concept", "recovery", "kl", "extra_nats", "distinct")
 
 
@@ -48,25 +46,31 @@ def measured(
     model: Model,
     subject: Subject,
     *,
-    texts: Texts,
+    texts: Sequence[str],
     settings: Settings,
     rivals: Mapping[str, Mapping[str, SteeringVector]],
 ) -> list[dict[str, Any]]:
-    """A row of plain JSON for each method and baseline. rivals: by subject, others' vectors.
+    """A row of plain JSON for each method and baseline.
+
+    texts: what vectors are made from. rivals: by subject, others' vectors.
 
     Raises:
         InputError: the condition changes nothing, or a text is too long.
         HookError: a steer was never applied.
     """
-    made = {**vectors(model, subject, texts, settings.methods), **rivals.get(subject.name, {})}
-    task = _task(subject, texts.chosen_by, settings, settings.seed)
+    made = vectors(model, subject, texts, settings.methods, settings.max_tokens)
+    task = _task(subject, settings, settings.seed)
     benched = bench(model, task, lambda what, n: None)
+    made |= {
+        name: with_lengths(model, one, benched.own)
+        for name, one in rivals.get(subject.name, {}).items()
+    }
     steers = {
         name: _chosen(benched, vector, task.writing, Budget()) for name, vector in made.items()
     }
     there = {name: steer for name, steer in steers.items() if steer is not None}
     table = _table(list(there.items()), subject.condition)
-    fresh = _task(subject, texts.measured_on, settings, settings.seed + 1)
+    fresh = _task(subject, settings, settings.seed + 1)
     rows = evaluate(model, [one for _, one in table], fresh)
     by_name = {name: row for (name, _), row in zip(table, rows, strict=True)}
     told = [_told(subject, name, row, by_name, there.get(name)) for name, row in by_name.items()]
@@ -75,7 +79,7 @@ def measured(
     return told + [{"subject": subject.name, "method": name, "choice": None} for name in nothing]
 
 
-def _task(subject: Subject, texts: Sequence[str], settings: Settings, seed: int) -> Task:
+def _task(subject: Subject, settings: Settings, seed: int) -> Task:
     writing = Writing(
         subject.prompts,
         Conditions(subject.condition, "", chat=False),
@@ -84,8 +88,23 @@ def _task(subject: Subject, texts: Sequence[str], settings: Settings, seed: int)
         seed=seed,
     )
     judge = by_grammar(subject.grammar) if subject.grammar else None
-    passages = tuple(Passage("", text) for text in texts)
-    return Task(HeldOut(texts=passages), writing, None, judge)
+    return Task(HeldOut(), writing, None, judge)
+
+
+def with_lengths(model: Model, vector: SteeringVector, texts: Sequence[Written]) -> SteeringVector:
+    """The vector with how long activations are in these texts, where its file does not say it, as
+    others' do not."""
+    metadata = vector.metadata
+    if all(one.resid_norm for one in metadata.statistics):
+        return vector
+    sites = [Site(layer, metadata.site) for layer in metadata.layers]
+    _, lengths = read_means(model, [(one.ids, one.n) for one in texts], sites)
+    statistics = tuple(
+        msgspec.structs.replace(one, resid_norm=rounded(float(length)))
+        for one, length in zip(metadata.statistics, lengths.mean(0), strict=True)
+    )
+    told = msgspec.structs.replace(metadata, statistics=statistics, sha256="")
+    return replace(vector, metadata=told)
 
 
 def _chosen(
@@ -93,26 +112,33 @@ def _chosen(
 ) -> Steer | None:
     """The strongest cell within the budget; None where there is none."""
     plan = Plan(_rows(vector))
-    with tempfile.TemporaryDirectory() as folder:
-        *_, grid = run(benched, plan, Journal(Path(folder) / "journal"))
+    grid = _scored(benched, plan)
+    more = finer(plan, grid, budget.kl)
+    if more is not None:
+        plan, grid = Plan(plan.rows + more.rows), joined(grid, _scored(benched, more))
     found = choose(benched, plan, grid, budget, writing)
     if found is None or found.extra_nats.value > budget.nats:
         return None
     return plan.steer(*found.place)
 
 
+def _scored(benched: Bench, plan: Plan) -> Grid:
+    *_, grid = run(benched, plan, Journal(None))
+    return grid
+
+
 def _rows(vector: SteeringVector) -> tuple[Row, ...]:
-    """Each layer; what is meant for several at once, such as what was distilled, at all of them."""
+    """Each layer; what may be meant for several at once at all of them, too or alone."""
     metadata = vector.metadata
-    known = all(one.resid_norm for one in metadata.statistics)
     columns = default_coefficients(vector)
-    if not known:
-        columns = tuple(Coefficient(times) for times in TIMES)
-    rows = [Row(vector, (layer,), columns, vector.name) for layer in metadata.layers]
-    together = Row(vector, metadata.layers, columns, vector.name)
+    layers = tuple(one.layer for one in metadata.statistics if one.norm)
+    alone = tuple(Row(vector, (layer,), columns, vector.name) for layer in layers)
+    together = Row(vector, layers, columns, vector.name)
     if metadata.rank or metadata.method.name == "distill":
         return (together,)
-    return tuple(rows) if known or len(rows) == 1 else (*rows, together)
+    if metadata.method.name == "import" and len(alone) > 1:
+        return (*alone, together)
+    return alone
 
 
 def _table(steers: Sequence[tuple[str, Steer]], condition: str) -> list[tuple[str, Variant]]:
@@ -138,19 +164,17 @@ def _told(
     return {
         "subject": subject.name,
         "method": name,
-        "choice": None
-        if steer is None
-        else f"{steer.coefficient} at layer {format_layers(steer.layers)}",
+        "choice": None if steer is None else f"{steer.coefficient}@{format_layers(steer.layers)}",
         "of_prompt": plain(_of_prompt(row, rows)),
         **{key: plain(row.measures.get(key)) for key in SHOWN},
     }
 
 
 def _of_prompt(row: Measured, rows: Mapping[str, Measured]) -> Interval | None:
-    """How much of what the prompt does to the concept's rate a row does."""
+    """The concept's rate where unsteered is 0 and the prompt 1; None where it does not raise it."""
     rates = [one.measures.get("concept") for one in (row, rows["unsteered"], rows["the prompt"])]
     own, base, told = rates
-    if own is None or base is None or told is None or told.value == base.value:
+    if own is None or base is None or told is None or not told.value > base.value:
         return None
     whole = told.value - base.value
     return Interval(*((one - base.value) / whole for one in (own.value, own.low, own.high)))
