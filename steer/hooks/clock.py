@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +22,18 @@ _FOREVER = 1 << 62
 class Latch:
     """Which tokens open a gate that looks at each.
 
-    tokens: of the forward that began with that `tick` of the clock, bool [row, position, 1].
-    written: of each forward that writes a token, what the last position says, bool [row, 1, 1].
+    tokens: of the forward that began with that `tick` of the clock, float32 [row, position, 1], 1
+    where it is open and 0 elsewhere. written: of each forward that writes a token, what the last
+    position says, likewise [row, 1, 1].
     """
 
     tick: int = -1
     tokens: Tensor | None = None
     written: list[Tensor] = field(default_factory=list)
-    _moved: list[list[bool]] = field(default_factory=list)
+    _moved: list[list[float]] = field(default_factory=list)
 
-    def opened(self, n_tokens: int) -> list[list[bool]]:
-        """Which rows opened it, [new token][row]."""
+    def opened(self, n_tokens: int) -> list[list[float]]:
+        """1 where a row opened it, [new token][row]."""
         if len(self._moved) != len(self.written):
             self._moved = torch.stack(self.written).flatten(1).tolist()
         return self._moved[:n_tokens]
@@ -75,12 +76,10 @@ class TokenClock:
         self.zeros = [start - 1 for start in self.starts] or [self.prompt_length - 1]
 
     def tick(self, _module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """Forward pre-hook of the whole model and of its body: either may be what is called."""
+        """Forward pre-hook of the whole model."""
         cache = keywords.get("past_key_values")
         self.start = int(cache.get_seq_length()) if cache is not None else 0
-        ids = keywords["input_ids"] if "input_ids" in keywords else next(iter(args), None)
-        if ids is not None:  # a model may embed them itself, and give its body the rest
-            self.ids = ids
+        self.ids = keywords["input_ids"] if "input_ids" in keywords else next(iter(args), None)
         self.ticks += 1
 
     def step(self, width: int) -> int:
@@ -109,9 +108,24 @@ class TokenClock:
         """
         if when == ALWAYS:
             return lambda resid: 1.0
+        if when == When(gate=when.gate) and _is_of_tokens(when.gate):
+            return self.tokens(when.gate)
         if when not in self._weighers:
             self._weighers[when] = Weigher(self, when)
         return self._weighers[when]
+
+    def tokens(self, gate: Gate) -> Callable[[Tensor], Tensor]:
+        """The function that says of which tokens a gate is open, as `Latch.tokens` has it."""
+        latch = self.latch(gate)
+
+        def opened(resid: Tensor) -> Tensor:
+            if latch.tokens is None or latch.tick != self.ticks:
+                raise HookError(f"{gate.site} was not reached before a steer that waits for {gate}")
+            if latch.tokens.device != resid.device:
+                latch.tokens = latch.tokens.to(resid.device)
+            return latch.tokens
+
+        return opened
 
     def acted(self, when: When) -> bool:
         """Whether some position was given some weight."""
@@ -125,13 +139,12 @@ class Weigher:
     def __init__(self, clock: TokenClock, when: When) -> None:
         self.acted = False
         self._clock, self._when = clock, when
-        gate = when.gate
-        self._latch = clock.latch(gate) if gate is not None and gate.pooling == "token" else None
+        self._tokens = clock.tokens(when.gate) if _is_of_tokens(when.gate) else None
         self._begins, self._ends = _columns(when.scope, clock)
         #: From this column on a position is inside, or is not, for good; and which of the two.
         self._last_edge = max(edge for edge in (0, *self._begins, *self._ends) if edge < _FOREVER)
         self._at_last = (max(self._ends) == _FOREVER) != when.scope.inverted
-        changes = self._latch or when.scope.skip_special or when.schedule.kind != "constant"
+        changes = self._tokens or when.scope.skip_special or when.schedule.kind != "constant"
         #: From this column on nothing changes at all.
         self._settled = _FOREVER if changes else self._last_edge
         self._known: Weight = 0.0
@@ -142,7 +155,7 @@ class Weigher:
         clock = self._clock
         lasts = clock.ticks == self._tick or clock.start >= self._lasts_from
         if not lasts or resid.shape != self._shape:
-            self._known = self._weigh(resid.shape[0], resid.shape[1], resid.device)
+            self._known = self._weigh(resid)
             self._shape, self._tick = resid.shape, clock.ticks
             self._lasts_from = self._settled if clock.start >= self._settled else _FOREVER
             self.acted = self.acted or isinstance(self._known, Tensor) or self._known != 0.0
@@ -150,23 +163,29 @@ class Weigher:
             self._known = self._known.to(resid.device)
         return self._known
 
-    def _weigh(self, rows: int, width: int, device: torch.device) -> Weight:
-        when = self._when
-        inside = self._inside(rows, width, device)
+    def _weigh(self, resid: Tensor) -> Weight:
+        (rows, width), device = resid.shape[:2], resid.device
+        # Each part is asked only where it has a say: this runs for every token.
+        when, settled = self._when, self._clock.start >= self._last_edge
+        inside = self._at_last if settled else self._inside(rows, width, device)
         if inside is False:
             return 0.0
-        total = _times(self._scheduled(rows, width, device), inside)
+        total: Weight = 1.0
+        if when.schedule.kind != "constant":
+            total = self._scheduled(rows, width, device)
+        if inside is not True:
+            total = _times(total, inside)
         if when.scope.skip_special:
             total = _times(total, self._is_not_special(width, device))
-        if when.gate is not None:
-            total = _times(total, self._through(when.gate, rows, device))
+        if self._tokens is not None:
+            total = _times(total, self._tokens(resid))
+        elif when.gate is not None:
+            total = _times(total, self._of_prompts(when.gate, rows, device))
         return total
 
     def _scheduled(self, rows: int, width: int, device: torch.device) -> Weight:
         """What the schedule says of each column, [row or 1, position, 1], or of all."""
         schedule, zeros = self._when.schedule, self._clock.zeros
-        if schedule.kind == "constant":
-            return 1.0
         if width == len(zeros) == 1:
             return schedule.factor(self._clock.start - zeros[0])
         factors = [_factors(schedule, self._clock.start - zero, width) for zero in zeros]
@@ -179,8 +198,6 @@ class Weigher:
     def _inside(self, rows: int, width: int, device: torch.device) -> bool | Tensor:
         """Where the scope is, bool [row or 1, position, 1], or everywhere or nowhere."""
         start = self._clock.start
-        if start >= self._last_edge:
-            return self._at_last
         begins, ends, inverted = self._begins, self._ends, self._when.scope.inverted
         stop = start + width
         if max(begins) <= start and min(ends) >= stop:
@@ -198,11 +215,7 @@ class Weigher:
         special = torch.tensor(sorted(self._clock.special), dtype=ids.dtype, device=ids.device)
         return ~torch.isin(ids, special)[..., None].to(device)
 
-    def _through(self, gate: Gate, rows: int, device: torch.device) -> bool | Tensor:
-        if self._latch is not None:
-            if self._latch.tokens is None or self._latch.tick != self._clock.ticks:
-                raise HookError(f"{gate.site} was not reached before a steer that waits for {gate}")
-            return self._latch.tokens.to(device)
+    def _of_prompts(self, gate: Gate, rows: int, device: torch.device) -> bool | Tensor:
         if gate not in self._clock.values:
             raise HookError(f"{gate} was not read before a steer that waits for it")
         passes = [gate.condition.holds(value) for value in self._clock.values[gate]]
@@ -211,12 +224,17 @@ class Weigher:
         return _by_row(passes, rows, device)[..., None]
 
 
+def _is_of_tokens(gate: Gate | None) -> TypeGuard[Gate]:
+    return gate is not None and gate.pooling == "token"
+
+
 def _times(weight: Weight, part: bool | Tensor) -> Weight:
     """`weight` where `part` is so, and 0 elsewhere."""
     if not isinstance(part, Tensor):
         return weight if part else 0.0
-    whole = isinstance(weight, float) and weight == 1.0
-    return part.float() if whole else weight * part
+    if isinstance(weight, float) and weight == 1.0:
+        return part if part.is_floating_point() else part.float()
+    return weight * part
 
 
 def _columns(scope: Scope, clock: TokenClock) -> tuple[list[int], list[int]]:

@@ -69,27 +69,28 @@ def _place(
     module: nn.Module = model.network.get_submodule(place.module)
     width = model.identity.d_model
 
-    # These run for every token: nothing is looked up or called that can be known before.
-    def on_output(_module: nn.Module, _args: object, output: Any) -> object:
-        # The tensor alone, or a tuple (in OpenAI GPT a list) that begins with it.
-        resid = output if isinstance(output, Tensor) else output[0]
+    def arrived(resid: Tensor) -> None:
         if resid.ndim != 3 or resid.shape[-1] != width:
             raise _unlike(model, site, resid)
+        waiting.discard(site)
+
+    # These run for every token: nothing is looked up, called or made sure of that is known before.
+    def on_output(output: Any) -> object:
+        # The tensor alone, or a tuple (in OpenAI GPT a list) that begins with it.
+        resid = output if isinstance(output, Tensor) else output[0]
         if waiting:
-            waiting.discard(site)
+            arrived(resid)
         edited = function(resid)
-        if edited is None or resid is output:
-            return edited
-        return type(output)((edited, *output[1:]))
+        if edited is None:
+            return output
+        return edited if resid is output else type(output)((edited, *output[1:]))
 
     def on_input(
         _module: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Tensor]
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
         resid = args[0] if args else keywords["hidden_states"]
-        if resid.ndim != 3 or resid.shape[-1] != width:
-            raise _unlike(model, site, resid)
         if waiting:
-            waiting.discard(site)
+            arrived(resid)
         edited = function(resid)
         if edited is None:
             return None
@@ -120,18 +121,15 @@ def before_input(
     return replaced(module, forward)
 
 
-def after_output(
-    module: nn.Module, look: Callable[[nn.Module, Any, Any], object]
-) -> Callable[[], None]:
-    """Likewise with the module, its arguments and its output, as a forward hook."""
+def after_output(module: nn.Module, look: Callable[[Any], object]) -> Callable[[], None]:
+    """Give what the module returns to `look`, and return what that returns, as a forward hook
+    would; returns what ends that."""
     if _is_hooked(module):
-        return module.register_forward_hook(look).remove
+        return module.register_forward_hook(lambda _module, _args, output: look(output)).remove
     inner = module.forward
 
     def forward(*args: Any, **keywords: Any) -> object:
-        output = inner(*args, **keywords)
-        edited = look(module, args, output)
-        return output if edited is None else edited
+        return look(inner(*args, **keywords))
 
     return replaced(module, forward)
 

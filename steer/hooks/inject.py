@@ -64,14 +64,11 @@ def site_functions(
 
 @contextmanager
 def _ticking(model: Model, clock: TokenClock) -> Iterator[None]:
-    # Some models run parts of their body without calling it, and a body can be run by itself.
-    called = {id(module): module for module in (model.network, model.body)}
-    removals = [before_input(module, clock.tick) for module in called.values()]
+    remove = before_input(model.network, clock.tick)
     try:
         yield
     finally:
-        for remove in reversed(removals):
-            remove()
+        remove()
 
 
 def write_sites(hooks: HookMap) -> list[Site]:
@@ -160,9 +157,13 @@ def _cast(edit: Edit) -> SiteFunction:
 def _constant(addition: Addition) -> SiteFunction:
     """The most common edit, a vector everywhere, with nothing around it that takes time."""
     beside = Constants([addition.delta]).beside
+    delta: Tensor | None = None
 
     def add(resid: Tensor) -> Tensor:
-        edited = ops.add(resid, *beside(resid))
+        nonlocal delta
+        if delta is None:  # a layer stays where it is while it runs
+            (delta,) = beside(resid)
+        edited = resid + delta  # `ops.add`
         return edited if edited.dtype is resid.dtype else edited.to(resid.dtype)
 
     return add

@@ -38,8 +38,9 @@ class Watch:
         self._columns: dict[Site, list[Projection]] = {}
         for one in dict.fromkeys(wanted):
             self._columns.setdefault(one.site, []).append(one)
+        #: Of each step, float32 [row, 1, projection].
         self._steps: dict[Site, list[Tensor]] = {site: [] for site in self._columns}
-        #: The same as numbers, [step][row][projection], as far as they were asked for.
+        #: The same as numbers, [row][step][projection], as far as they were asked for.
         self._lists: dict[Site, list[list[list[float]]]] = {}
         # By identity, which is quicker to look up than by value.
         self._looks = {id(guard): self._look(guard) for guard in self.guards}
@@ -53,10 +54,10 @@ class Watch:
         """The projection of each of a row's first `n_tokens` new tokens, in the file's units."""
         column = self._columns[projection.site].index(projection)
         steps = self._steps[projection.site]
-        known = self._lists.get(projection.site, [])
-        if len(known) != len(steps):  # moved once, not number by number
-            known = self._lists[projection.site] = torch.stack(steps).tolist()
-        return [step[row][column] for step in known[:n_tokens]]
+        known = self._lists.get(projection.site)
+        if known is None or len(known[0]) != len(steps):  # moved once, not number by number
+            known = self._lists[projection.site] = torch.cat(steps, dim=1).tolist()
+        return [step[column] for step in known[row][:n_tokens]]
 
     def value(self, guard: Guard, row: int, step: int) -> float:
         """What a guard read of one new token."""
@@ -75,12 +76,12 @@ class Watch:
         steps, column = self._looks[id(guard)]
         # As numbers: for a few rows that is quicker than an operation on a tensor.
         values = steps[step].tolist()
-        return [row for row, read in enumerate(values) if guard.condition.holds(read[column])]
+        return [row for row, (read,) in enumerate(values) if guard.condition.holds(read[column])]
 
     def trips(self, guard: Guard, step: int) -> Tensor:
         """The same as bool [row], where the values are."""
         steps, column = self._looks[id(guard)]
-        met = holds(guard.condition, steps[step][:, column])
+        met = holds(guard.condition, steps[step][:, 0, column])
         return met if guard.looks(step) else torch.zeros_like(met)
 
     def _look(self, guard: Guard) -> tuple[list[Tensor], int]:
@@ -97,11 +98,14 @@ class Watch:
             if guard.on_trip == "ablate" and guard.condition.projection.site == site
         ]
 
+        steps, clock = self._steps[site], self._clock
+
         def watch(resid: Tensor) -> Tensor | None:
-            step = self._clock.step(resid.shape[1])
+            width = resid.shape[1]
+            step = clock.step(width)
             if step < 0:
                 return None  # a part of the prompt that writes nothing yet
-            self._steps[site].append(read(resid[:, -1]))
+            steps.append(read(resid if width == 1 else resid[:, -1:]))
             edited = resid
             for ablate in ablating:
                 edited = ablate(edited, step)
