@@ -55,7 +55,6 @@ def choose(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writin
     if not order:
         return None
     base = expected_nats(texts.model, [one.scored for one in texts.own], UNSTEERED)
-
     looked: dict[Place, Tried] = {}
 
     def look(place: Place) -> Tried:
@@ -63,9 +62,10 @@ def choose(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writin
             looked[place] = _tried(texts, plan.steer(*place), place, writing, base)
         return looked[place]
 
-    lines = _lines(plan, order)
-    found = _first_within(lines, order, costs, look, budget.nats)
+    found = _first_within(_lines(plan, order), order, costs, look, budget.nats)
     failed = [one for one, tried in looked.items() if tried.extra_nats.value > budget.nats]
+    # Also what costs too much before, which by half of the texts it might not.
+    lines = _lines(plan, list(np.ndindex(costs.shape)))
     refused = (
         place
         for line in lines
@@ -109,7 +109,7 @@ def _by_refusal_direction(grid: Grid, plan: Plan, part: slice) -> list[Place]:
 
 
 def _lines(plan: Plan, order: Sequence[Place]) -> list[list[Place]]:
-    """Cells that differ in their coefficients alone, in the rule's order; the line of its choice
+    """Cells that differ in their coefficients alone, in their order; the line of the first one
     first."""
     lines: dict[tuple[str, tuple[int, ...]], list[Place]] = {}
     for place in order:
