@@ -94,8 +94,9 @@ def suite(
     known.check(named)
     subjects, made_from = _subjects(tags, condition, texts, prompts)
     settings = Settings(named, samples, max_tokens, seed)
+    read = _rivals(vector or [], subjects)
     model = options.load_model(source)
-    rivals = _rivals(vector or [], subjects, model)
+    rivals = {name: _bound(own, model) for name, own in read.items()}
     workers = jobs or ((os.cpu_count() or 1) if source.name == "pocket" else 1)
     rows = _rows(model, source, subjects, made_from, settings, rivals, workers)
     command = measuring.command_line(context)
@@ -118,9 +119,7 @@ def _subjects(
     return of_conditions(conditions, begun), unlike([one.text for one in found])
 
 
-def _rivals(
-    named: list[str], subjects: list[Subject], model: Model
-) -> dict[str, dict[str, SteeringVector]]:
+def _rivals(named: list[str], subjects: list[Subject]) -> dict[str, dict[str, SteeringVector]]:
     """By subject and file name, the vectors that others made."""
     from steer.errors import UsageError
 
@@ -129,24 +128,35 @@ def _rivals(
         subject, equals, file = text.rpartition("=")
         if not equals or subject not in found:
             raise UsageError(f"{text!r} names no tag here", hint="write joyful=happy.gguf")
-        found[subject][Path(file).name] = _read(Path(file), model)
+        if Path(file).name in found[subject]:
+            raise UsageError(f"two files named {Path(file).name} for {subject}")
+        found[subject][Path(file).name] = _read(Path(file))
     return found
 
 
-def _read(path: Path, model: Model) -> SteeringVector:
-    """A vector of ours, or of another tool, which is then taken for one of this model."""
+def _read(path: Path) -> SteeringVector:
     from steer.formats import reading
     from steer.models import torch_files
-    from steer.steering.steers import check_fits
     from steer.vectors import store
 
     if path.suffix == store.SUFFIX and path.exists() and store.is_vector(path):
-        vector = store.read(path)
-        check_fits(vector, model.identity)
-        return vector
+        return store.read(path)
     found = reading.read(path, reading.Told(), torch_files.read)
     output.note(f"{path.name}: {found.assumed}")
-    return reading.steering_vector(found, model.identity, name=path.stem)
+    return reading.steering_vector(found, None, name=path.stem)
+
+
+def _bound(vectors: dict[str, SteeringVector], model: Model) -> dict[str, SteeringVector]:
+    """Vectors of ours that fit the model, and others', which are taken for its own."""
+    from steer.formats.reading import bind
+    from steer.steering.steers import check_fits
+
+    made = {}
+    for name, vector in vectors.items():
+        if vector.metadata.model.bound:
+            check_fits(vector, model.identity)
+        made[name] = vector if vector.metadata.model.bound else bind(vector, model.identity)
+    return made
 
 
 def _rows(
