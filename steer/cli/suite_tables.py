@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from steer.cli import output
+from steer.suite.table import MEASURES
 
 #: What each column shows, under its name in the table; the first two need a grammar.
 COLUMNS = {
@@ -26,16 +27,17 @@ def show(described: str, told: dict[str, Any]) -> None:
         cells = [[row["method"], *(_cell(row, name) for name in shown), _at(row)] for row in own]
         output.intervals([subject, *heads, "at"], cells)
         output.line()
-    means = told["summary"]
-    spread = [name for name in shown if any(name in one for one in means)]
-    cells = [[one["method"], *(_cell(one, name) for name in spread), _n(one)] for one in means]
-    output.intervals(["all: median [range]", *(COLUMNS[name][0] for name in spread), "of"], cells)
-    output.line()
-    output.line(
-        f"{described} · in brackets 95 % bootstrap intervals, in the last table the range; extra"
-        " nats per token of its own texts, KL on unsteered ones"
-    )
+    if len({row["subject"] for row in rows}) > 1:
+        _show_medians(told["summary"], [name for name in shown if name in MEASURES])
+    output.line(f"{described} · in brackets 95 % bootstrap intervals, in a table of all the range")
     output.line(f"again: {told['command']}")
+
+
+def _show_medians(medians: list[dict[str, Any]], names: list[str]) -> None:
+    heads = ["all: median [range]", *(COLUMNS[name][0] for name in names), "of"]
+    cells = [[one["method"], *(_cell(one, name) for name in names), _n(one)] for one in medians]
+    output.intervals(heads, cells)
+    output.line()
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
