@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from steer.errors import HookError, SteerError
-from steer.generate import apply
+from steer.generate import apply, decoding
 from steer.generate.apply import Generation, Sampling, generate
 from steer.hooks.clock import TokenClock
 from steer.hooks.hooks import placed
@@ -299,12 +299,16 @@ def test_sampling_follows_the_probabilities() -> None:
         assert abs(share - probability) < 5 * (probability / len(drawn)) ** 0.5 + 1e-3
 
 
-def test_streamed_text_is_the_text() -> None:
+@pytest.mark.parametrize(("pause", "fewest", "most"), [(0.0, 4, 99), (60.0, 1, 2)])
+def test_streamed_text_is_the_text(
+    monkeypatch: pytest.MonkeyPatch, pause: float, fewest: int, most: int
+) -> None:
+    monkeypatch.setattr(decoding, "PAUSE", pause)
     model = tiny.model("llama")
     pieces: list[str] = []
     (done,) = generate(model, PROMPTS[:1], [], GREEDY, on_text=pieces.append)
     assert "".join(pieces) == done.text
-    assert len([piece for piece in pieces if piece]) > 3
+    assert fewest <= len([piece for piece in pieces if piece]) <= most
 
 
 def test_a_stop_string_ends_the_text_before_it() -> None:

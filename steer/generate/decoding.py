@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,6 +14,10 @@ from steer.hooks.watch import Watch
 from steer.models.model import Model
 from steer.steering.projection import Guard
 from steer.text import TextDeltas
+
+
+#: Seconds between pieces of streamed text, at least.
+PAUSE = 0.02
 
 
 class Draw:
@@ -112,7 +117,11 @@ class StopOnTrip:
 
 
 class Streamer:
-    """What `generate` tells each token to: first the prompt, then one at a time."""
+    """What `generate` tells each token to: first the prompt, then one at a time.
+
+    Tokens that come faster than a terminal shows them, as a small model writes them, are decoded
+    and given out together: one by one that takes a share of the model's own time.
+    """
 
     def __init__(
         self,
@@ -125,15 +134,27 @@ class Streamer:
         self._on_text = on_text
         self._trips = trips
         self._step = -1
+        self._waiting: list[Tensor] = []
+        self._last = -math.inf
 
     def put(self, tokens: Tensor) -> None:
         self._step += 1
         if self._step and not self._is_cut_off(self._step - 1):
-            self._on_text(self._deltas.push(int(tokens)))
+            self._waiting.append(tokens)
+            now = time.monotonic()
+            if now - self._last >= PAUSE:
+                self._last = now
+                self._on_text(self._come())
+
+    def _come(self) -> str:
+        """The text of what has waited."""
+        pieces = [self._deltas.push(int(token)) for token in self._waiting]
+        self._waiting.clear()
+        return "".join(pieces)
 
     def _is_cut_off(self, token: int) -> bool:
         tripped = self._trips.tripped.get(0) if self._trips else None
         return tripped is not None and token >= tripped[1]
 
     def end(self) -> None:
-        self._on_text(self._deltas.finish())
+        self._on_text(self._come() + self._deltas.finish())
