@@ -40,7 +40,8 @@ _REPORT = "please report this model, with this report"
 
 def devices() -> str:
     """What torch can run on: `cpu, 2 threads` and accelerators."""
-    found = [f"cpu, {torch.get_num_threads()} threads"]
+    n_threads = torch.get_num_threads()
+    found = [f"cpu, {n_threads} thread{'s' if n_threads > 1 else ''}"]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)

@@ -10,9 +10,11 @@ import pytest
 import tiny
 from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtures)
 
+from steer.cli import chat as chat_command
 from steer.cli.chat import prompt_line
 from steer.contrasts.source import ModelSource
 from steer.errors import ModelError, SteerError, UsageError
+from steer.generate import decoding
 from steer.generate.apply import generate
 from steer.generate.chat import COMMANDS, Chat
 from steer.generate.conversation import Conversation
@@ -124,9 +126,12 @@ def test_undo_and_the_seed_make_an_answer_again(plain: Chat) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 2])
-def test_ctrl_c_keeps_what_was_said_and_steers_nothing_later(plain: Chat, after: int) -> None:
+def test_ctrl_c_keeps_what_was_said_and_steers_nothing_later(
+    plain: Chat, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = plain.conversation.model
     before = written(model, "w3", plain, (), True)
+    monkeypatch.setattr(decoding, "PAUSE", 0.0)
     pieces: list[str] = []
 
     def interrupted(piece: str) -> None:
@@ -220,6 +225,49 @@ def test_lines_lead_somewhere(plain: Chat) -> None:
         ("/seed ", []),
     ):
         assert plain.completions(line) == words
+
+
+def test_ctrl_c_leads_back_to_the_prompt_and_twice_leaves(
+    plain: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = iter([KeyboardInterrupt, "w3", KeyboardInterrupt, "/nothing", KeyboardInterrupt, "/"])
+    left: list[object] = []
+
+    def ask() -> str:
+        line = next(typed, None)
+        left.append(line)
+        if not isinstance(line, str):
+            raise line or EOFError
+        return line
+
+    monkeypatch.setattr(chat_command, "_prompter", lambda chatting: ask)
+    chat_command._talk(plain)
+    assert left[-1] is None and len(plain.conversation.turns) == 1
+    typed = iter(["w4", KeyboardInterrupt, KeyboardInterrupt, "w5"])
+    with pytest.raises(KeyboardInterrupt):
+        chat_command._talk(plain)
+    assert next(typed) == "w5"
+
+
+def test_a_cut_answer_and_one_more_ctrl_c_leave(
+    plain: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(piece: str) -> None:
+        raise KeyboardInterrupt
+
+    typed = iter(["w3", KeyboardInterrupt, "w5"])
+
+    def ask() -> str:
+        line = next(typed)
+        if not isinstance(line, str):
+            raise line
+        return line
+
+    monkeypatch.setattr(chat_command, "_prompter", lambda chatting: ask)
+    monkeypatch.setattr(chat_command.output, "write", cut)
+    with pytest.raises(KeyboardInterrupt):
+        chat_command._talk(plain)
+    assert next(typed) == "w5"
 
 
 def test_the_prompt_line_leaves_room_to_type() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import tiny
@@ -17,6 +18,9 @@ from conftest import make_vector
 from typer.testing import CliRunner, Result
 
 from steer.cli.main import app
+from steer.steering.operation import OpName
+from steer.steering.scope import Schedule
+from steer.steering.spec import parse, parse_condition
 from steer.vectors import store
 
 PAIRS = [
@@ -79,6 +83,28 @@ def test_help_says_each_command_in_a_line(group: list[str], monkeypatch: Any) ->
     for line in said:
         assert line.endswith(".") or line.endswith("?"), line
         assert not line.endswith("...") and len(line) <= 80, line
+
+
+@pytest.mark.parametrize(
+    "command", ["apply", "chat", "monitor", "recipe show", "combine", "doctor"]
+)
+def test_help_fits_80_columns(command: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for line in steer(*command.split(), "--help").stdout.splitlines():
+        assert len(line) <= 80, line
+
+
+def test_help_shows_every_form_and_what_it_shows_is_read() -> None:
+    said = steer("apply", "--help").stdout
+    for form in re.findall(r"^ *-v ([a-z]\S*)", said.partition("Options:")[0], re.MULTILINE):
+        parse(form)
+    scopes = ("/response", "/prompt", "response=0-4", "4-9", "/4-:", "/not-4-9", "/skip-special")
+    for word in (*get_args(OpName), "norm=keep", "=writes", *scopes):
+        assert word in said, word
+    for course in get_args(get_type_hints(Schedule)["kind"]):
+        assert course == "constant" or f"{course}=" in said
+    conditions = re.findall(r"(?:--when|--guard) '([^']*)'", said)
+    assert {parse_condition(one).pooling for one in conditions} == {None, "last"}
 
 
 def test_extract_says_what_it_did_on_stderr_and_shows_layers_on_stdout(
@@ -200,8 +226,10 @@ def test_specs_that_are_wrong(
         (["--guard", "joyful>0.5", "--on-trip", "cry"], 2, ["stop, error or ablate"]),
         (["--on-trip", "stop"], 2, ["--on-trip needs --guard"]),
         (["--watch", "joyful@9"], 1, ["no layer 9"]),
-        (["--watch", "both"], 1, ["does not say where its two sides lie"]),
-        (["-v", "both:clamp=pos"], 1, ["does not say where its two sides lie"]),
+        (["--watch", "both"], 1, ["does not say where its two sides lie", "takes a vector that"]),
+        (["-v", "both:clamp=pos"], 1, ["does not say where its two", "a number in place of pos"]),
+        (["-v", "joyful", "--when", "nosuch>0.4"], 1, ["the gate 'nosuch>0.4': no vector named"]),
+        (["-v", "joyful", "--when", "joyful>1/often"], 2, ["'often' is not mean", "/token"]),
         (["--beams", 2], 2, ["does not draw", "--temperature 0"]),
         (["--beams", 2, "-t", 0, "--watch", "joyful"], 2, ["--beams goes with no"]),
         (["--beams", 2, "-t", 0, "-v", "joyful", "--when", "joyful@0>9/token"], 2, ["no gate at"]),

@@ -109,14 +109,22 @@ def apply(
     steer apply --prompts prompts.txt -v joyful -n 4 -o out.jsonl
 
     \b
-    -v joyful:2,norm=keep         add, but keep the activation's length
-    -v refusal:ablate@3-8         remove the projection; ablate=writes@5: at every write
-    -v mood:clamp=pos             set it to the positive side's mean (neg, mid, a number)
-    -v troll:cap=mid              keep it from going above; floor: below
-    -v joyful:rotate=20           turn by 20 degrees
-    -v joyful:2/response          where: also prompt, 4-9, response=0-4, not-prompt,
-                                  skip-special
-    -v joyful:2/decay=20          when: also ramp=N, first=N, after=N, on=0-3,8-
+    -v joyful:-1.5@2,5-7        times the vector, at these layers; @all: its own
+    -v joyful:15%               as long as 15 % of the activations there
+    -v joyful:2,norm=keep       add, but keep the activation's length
+    -v refusal:ablate@3-8       remove the projection; 0.5,ablate: half of it
+    -v refusal:ablate=writes@5  remove layer 5's at every write
+    -v mood:clamp=pos           set it to a side's mean (pos, neg, mid), a number
+    -v troll:cap=mid            the same where it is above; floor=0: below
+    -v joyful:rotate=20         turn by 20 degrees, towards the vector
+    -v joyful:2/response        from the last prompt token on; /prompt: before it
+    -v joyful:2/response=0-4    the first five new tokens; /4-9 or /4-: of the
+                                text; /not-4-9: all others; /skip-special besides
+    -v joyful:2/decay=20        half after 20 new tokens; ramp=20: all from 20 on
+    -v joyful:2/first=20        so many new tokens; after=20: then on; on=0-3,8-
+    --when 'refusal>0.4'        prompts past it; < below; also neg, mid, pos, auto
+    --when 'refusal@3>auto/last'  their last token; /mean of all; /token: each token
+    --guard 'troll>0.5'         each new token; 'refusal>auto/last': the first one
 
     \b
     steer apply "..." -v refusal:ablate@all --when 'refusal>0.4'

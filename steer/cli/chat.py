@@ -48,9 +48,14 @@ def chat(
 ) -> None:
     """Talk with a model, and steer it as you go.
 
-    /help lists what can be done. Ctrl-C stops an answer and keeps what was said; Ctrl-D leaves. A
-    model without a chat template continues the text that is typed. Lines can be piped in: then the
-    first error ends it.
+    /help lists what can be done. Ctrl-C stops an answer and keeps what was said; another one
+    leaves, as Ctrl-D does. A model without a chat template continues the text that is typed. Lines
+    can be piped in: then the first error ends it.
+
+    \b
+    /steer joyful 2    steer with it; /off takes it off, /list says what there is
+    /compare           the last answer without steering
+    /seed 1   /undo   /new   /save recipe.toml   /help   /quit
 
     \b
     steer chat
@@ -93,25 +98,34 @@ def chat(
 
 
 def _talk(chatting: Chat) -> None:
-    """On a terminal: an error, or Ctrl-C, leads back to the prompt."""
+    """On a terminal: an error, or Ctrl-C, leads back to the prompt.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came twice, with nothing between.
+    """
     output.note("/help lists the commands, Ctrl-D leaves")
     ask = _prompter(chatting)
+    stopped = False
     while True:
         try:
-            line = ask()
-        except KeyboardInterrupt:
-            continue
+            outcome = _entered(chatting, ask(), show=True)
+            stops = outcome.turn is not None and outcome.turn.finish == "interrupted"
         except EOFError:
             return
-        try:
-            outcome = _entered(chatting, line, show=True)
         except SteerError as error:
             output.error(str(error), hint=error.hint)
+            stopped = False
             continue
         except KeyboardInterrupt:
-            continue
-        if outcome.over:
-            return
+            if stopped:
+                raise
+            stops = True
+        else:
+            if outcome.over:
+                return
+        stopped = stops
+        if stopped:
+            output.note("Ctrl-C again leaves")
 
 
 def _obey(chatting: Chat, *, show: bool) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ def combine(
     steer combine run1 run2 run3 --op mean -o vectors/joyful.safetensors
     steer combine gloomy:-1 -o vectors/cheer.safetensors
     steer combine joyful --orthogonal-to formal -o vectors/joy-alone.safetensors
-    steer combine --recipe examples/recipes/captain.toml -o vectors/captain.safetensors
+    steer combine --recipe examples/recipes/captain.toml -o captain.safetensors
     """
     from steer.errors import UsageError
     from steer.files import check_writable

@@ -35,9 +35,13 @@ def show(
 
     \b
     include = ["seafarer.toml"]
-    steers = ["./calm.safetensors:-1", { vector = "formal:1.5@2", when = "sea>0.2" }]
+    when = "joyful>mid"
+    steers = ["formal:1.5@2", { vector = "./calm.safetensors", sha256 = "..." }]
     [generation]
     temperature = 0.5
+
+    \b
+    steers = [{ vector = "formal:1.5@2/response", when = "sea>0.2" }]
 
     \b
     steer recipe show examples/recipes/captain.toml

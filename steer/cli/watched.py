@@ -27,7 +27,7 @@ class Looking:
         from steer.steering.projection import ON_TRIP
 
         if on_trip is not None and not guard:
-            raise UsageError("--on-trip needs --guard")
+            raise UsageError("--on-trip needs --guard", hint="write --guard 'NAME>0.5'")
         if on_trip is not None and on_trip not in ON_TRIP:
             raise UsageError(f"{on_trip!r} is not a way to trip", hint="use stop, error or ablate")
         self._on_trip: Any = on_trip or "stop"

@@ -15,7 +15,6 @@ from steer.models.model import Model
 from steer.steering.projection import Guard
 from steer.text import TextDeltas
 
-
 #: Seconds between pieces of streamed text, at least.
 PAUSE = 0.02
 

@@ -57,7 +57,7 @@ def meaning(readout: Readout) -> tuple[str, str, str]:
     """What the low end, the middle and the high end of a readout's scale stand for."""
     if readout.unit == "activation":
         return "against it", "0", "along it"
-    return "negative side 0", "0.5", "1 positive side"
+    return "0 negative side", "0.5", "1 positive"
 
 
 _STYLE = """

@@ -76,14 +76,22 @@ def resolved(steers: Sequence[NamedSteer], find: Callable[[str], Path] = store.f
     made = []
     for one, typed, condition in parsed:
         _check_address(typed.reference, one, one.sha256)
-        found = vector(find(typed.reference))
+        found = vector(_file(find, typed.reference, _of(one.file)))
         _check_hash(one, found)
         read = None
         if condition is not None:
             _check_address(condition.read.reference, one, None)
-            read = find(condition.read.reference)
+            read = _file(find, condition.read.reference, f"{_of(one.file)}the gate {one.when!r}: ")
         made.append(resolve(typed, found, gate(condition, read) if condition and read else None))
     return made
+
+
+def _file(find: Callable[[str], Path], reference: str, by: str) -> Path:
+    """What `find` finds; what it does not, said `by` those who asked."""
+    try:
+        return find(reference)
+    except VectorError as error:
+        raise VectorError(f"{by}{error}", hint=error.hint) from None
 
 
 def with_paths(steer: NamedSteer, moved: Callable[[str], str]) -> NamedSteer:

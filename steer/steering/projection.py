@@ -31,6 +31,8 @@ from steer.steering.spec import ConditionSpec, Pooling, ReadSpec
 from steer.vectors.metadata import LayerStatistics, Metadata
 from steer.vectors.vector import Directions, SteeringVector
 
+_WITH_SIDES = "a vector that extract, fit or distill made"
+
 OnTrip = Literal["stop", "error", "ablate"]
 ON_TRIP: tuple[OnTrip, ...] = ("stop", "error", "ablate")
 
@@ -49,7 +51,9 @@ class Projection:
 
     def __post_init__(self) -> None:
         unit_direction(self.vector, self.layer)
-        if level(self.vector, self.layer, "neg") == level(self.vector, self.layer, "pos"):
+        without = f"to watch a projection, or hold it against a threshold, takes {_WITH_SIDES}"
+        negative = level(self.vector, self.layer, "neg", without)
+        if negative == level(self.vector, self.layer, "pos"):
             raise VectorError(
                 f"the two sides of vector {self.vector.name!r} lie at one place at layer"
                 f" {self.layer}, so a projection has no units",
@@ -209,8 +213,12 @@ def unit_direction(vector: SteeringVector, layer: int) -> Directions:
     return np.asarray(direction, dtype=np.float32)
 
 
-def level(vector: SteeringVector, layer: int, value: float | Between) -> float:
+def level(
+    vector: SteeringVector, layer: int, value: float | Between, without: str | None = None
+) -> float:
     """A projection in activation units: a number as it is, or where a side lies.
+
+    without: what to do where the file does not say that.
 
     Raises:
         VectorError: the file does not say where its sides lie.
@@ -222,8 +230,7 @@ def level(vector: SteeringVector, layer: int, value: float | Between) -> float:
         raise VectorError(
             f"vector {vector.name!r} does not say where its two sides lie"
             f" (it was made by {vector.metadata.method.name})",
-            hint="clamp, cap and floor also take numbers; thresholds need a vector that extract,"
-            " fit or distill made",
+            hint=without or f"write a number in place of {value}, such as 0, or use {_WITH_SIDES}",
         )
     negative, positive = row.negative.mean, row.positive.mean
     return {"neg": negative, "mid": (negative + positive) / 2, "pos": positive}[value]

@@ -179,7 +179,8 @@ def _parse(path: Path, chain: dict[Path, Path]) -> _File:
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number may be too long for Python
-        raise InputError(f"{path}: not TOML: {error}") from None
+        hint = "`steer recipe show --help` has an example of a recipe"
+        raise InputError(f"{path}: not TOML: {error}", hint=hint) from None
     try:
         made = msgspec.convert(raw, _File)
         Sampling(**_sampling(made.generation))

@@ -159,7 +159,10 @@ def parse_condition(text: str) -> ConditionSpec:
         raise UsageError(f"{text!r} is not a condition", hint="write 'NAME>0.5' or 'NAME<0.5'")
     value, slash, pooling = rest.strip().partition("/")
     if slash and pooling not in get_args(Pooling):
-        raise UsageError(f"{text!r}: {pooling!r} is not mean, last or token")
+        raise UsageError(
+            f"{text!r}: {pooling!r} is not mean, last or token",
+            hint="write /mean or /last of the prompt, or /token for each token",
+        )
     return ConditionSpec(
         parse_read(read),
         sign == ">",
