@@ -123,7 +123,7 @@ def apply(
     -v joyful:2/decay=20        half after 20 new tokens; ramp=20: all from 20 on
     -v joyful:2/first=20        so many new tokens; after=20: then on; on=0-3,8-
     --when 'refusal>0.4'        prompts past it; < below; also neg, mid, pos, auto
-    --when 'refusal@3>auto/last'  their last token; /mean of all; /token: each token
+    --when 'refusal@3>auto/last'  their last token; /mean of all; /token: by token
     --guard 'troll>0.5'         each new token; 'refusal>auto/last': the first one
 
     \b
