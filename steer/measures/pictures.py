@@ -77,6 +77,9 @@ def _heat(
     # What is above the budget does not stretch the ramp.
     shown = values[within] if within.any() else values
     low, high = float(shown.min()), float(shown.max())
+    if not cost and high > 0:
+        # Nor does harm, beside which all that helps would look alike.
+        low = max(low, -high)
     ramp = f"{RAMP}_r" if cost else RAMP
     # Finer rows, and rows by other ops, have coefficients of their own: they stand in the cells.
     heads = told["coefficients"]
