@@ -49,7 +49,7 @@ def _cell(row: dict[str, Any], name: str) -> str:
 
 
 def _at(row: dict[str, Any]) -> str:
-    return row["choice"] or ("" if row.get("distinct") else "none in budget")
+    return row["choice"] or ("" if row.get("distinct") else "no effect in budget")
 
 
 def _n(one: dict[str, Any]) -> str:
