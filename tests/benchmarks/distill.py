@@ -143,7 +143,7 @@ def beside_mean_diff(row: dict[str, Any]) -> str:
 
 def off(row: dict[str, Any]) -> str:
     """The largest distance of a share from the tag's own."""
-    found = [one["between"] for one in row.get("shares", {}).values()]
+    found = [one["between"] for one in row.get("shares", {}).values() if "between" in one]
     if not found:
         return "-"
     return "{value:+.1%} [{low:+.1%}, {high:+.1%}]".format(
