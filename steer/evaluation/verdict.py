@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steer.evaluation.choice import Budget, Tried, choose, ordered, places_of
 from steer.evaluation.repeat import HALVES, Repeat, repeat
@@ -110,7 +110,10 @@ def _instability(
     whole = grid.effect_at(*place)
     chosen = plan.rows[place[0]]
     for half in HALVES:
-        order = [one for one in ordered(grid, plan, budget, half) if one not in refused]
+        # They choose among what costs no more than the choice: how much a half of the texts drifts
+        # is not what is asked.
+        within = replace(budget, kl=float(grid.costs(half)[place]))
+        order = [one for one in ordered(grid, plan, within, half) if one not in refused]
         if not order:
             return "half of the items leads to no choice at all"
         row, _ = order[0]
