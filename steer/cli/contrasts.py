@@ -20,15 +20,16 @@ _HELP = """Look at contrast sets: what they hold, and what they give away.
 \b
 A file is known by the fields of its records. A TEXT is a string, or chat
 messages [{"role": "user", "content": "..."}, ...].
-  {"positive": TEXT, "negative": TEXT}           pairs; with "prompt", two completions of it
-  {"question": ..., "answer_matching_behavior": ..., "answer_not_matching_behavior": ...}
-                                                 multiple choice, as anthropics/evals has it
-  {"text": TEXT, "label": 1 or 0}                two sets that are not pairs; CSV too
-  "..." or {"text": TEXT}                        one side: --positive-file, --negative-file, --texts
+  {"positive": TEXT, "negative": TEXT}   pairs; with "prompt", two completions
+  {"question": ..., "answer_matching_behavior": ...,
+   "answer_not_matching_behavior": ...}  multiple choice (anthropics/evals)
+  {"text": TEXT, "label": 1 or 0}        two sets that are not pairs; CSV too
+  "..." or {"text": TEXT}                one side, as for --positive-file
 \b
 Or it is one JSON object:
-  {"positive": [TEXT, ...], "negative": [TEXT, ...]}                 two sets
-  {"positive": [CONDITION, ...], "negative": [...], "texts": [...]}  conditions before texts
+  {"positive": [TEXT, ...], "negative": [TEXT, ...]}   two sets
+  {"positive": [CONDITION, ...], "negative": [...],
+   "texts": [...]}                                     conditions before texts
 
 Other names are given with --map: --map positive=good --map negative=bad.
 """
@@ -56,7 +57,8 @@ def check(
     \b
     steer contrasts check pairs.jsonl
     steer contrasts check facts.csv --map text=claim -m Qwen/Qwen2.5-0.5B-Instruct
-    steer contrasts check --positive-file harmful.txt --negative-file harmless.txt --chat
+    steer contrasts check --positive-file harmful.txt \\
+        --negative-file harmless.txt --chat
     """
     import msgspec
 

@@ -73,7 +73,7 @@ def convert(
     steer convert happy.gguf happy.safetensors -m MODEL
     steer convert vec_layer_14.pt calm.safetensors -m MODEL
     steer convert direction.npy calm.safetensors -m MODEL --layer 14
-    steer convert joyful joyful.gguf                       # for llama.cpp, as recommended
+    steer convert joyful joyful.gguf              # for llama.cpp, as recommended
     steer convert joyful:1@all joyful.npz
     """
     from steer.files import check_writable, reported, safe_name

@@ -72,9 +72,11 @@ def distill(
 
     \b
     steer distill --condition "[mood: joyful]" -o vectors/joyful.safetensors
-    steer distill --condition "Everyone was sad." -m MODEL --rank 16 --layers all -o x.safetensors
-    steer distill --condition "You are a pirate." --chat -m MODEL -o pirate.safetensors
-    steer distill --contrasts pairs.jsonl -m MODEL -o x.safetensors   # by their log-ratio
+    steer distill --condition "Everyone was sad." -m MODEL --rank 16 \\
+        --layers all -o x.safetensors
+    steer distill --condition "You are a pirate." --chat -m MODEL \\
+        -o pirate.safetensors
+    steer distill --contrasts pairs.jsonl -m MODEL -o x.safetensors
     """
     from steer.cli.contrast_options import read_contrasts
     from steer.contrasts import prompts as prompts_library

@@ -123,7 +123,8 @@ def evaluate(
     steer eval -v formal:2@2 --texts pairs.jsonl --condition "[style: formal]" \\
         --concept grammar:formal
     steer eval -v refusal:ablate@all --when 'refusal>auto' --texts pairs.jsonl
-    steer eval -v mean.safetensors -v pca.safetensors --texts pairs.jsonl -m MODEL -o eval.json
+    steer eval -v mean.safetensors -v pca.safetensors --texts pairs.jsonl \\
+        -m MODEL -o eval.json
     """
     from steer.errors import InputError
     from steer.files import check_writable

@@ -74,10 +74,12 @@ def extract(
 
     \b
     steer extract joyful.jsonl -o vectors/joyful.safetensors
-    steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" --texts stories.jsonl
-    steer extract --positive-file harmful.txt --negative-file harmless.txt --chat \\
-        --positions suffix -o refusal.safetensors
-    steer extract facts.csv --map text=claim --template "Is this true? {text}\\nIt is"
+    steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
+        --texts stories.jsonl
+    steer extract --positive-file harmful.txt --negative-file harmless.txt \\
+        --chat --positions suffix -o refusal.safetensors
+    steer extract facts.csv --map text=claim \\
+        --template "Is this true? {text}\\nIt is"
     """
     from steer.contrasts.reading import check_positions
     from steer.files import check_writable

@@ -37,7 +37,8 @@ def fit(
     \b
     steer extract pairs.jsonl --keep acts.safetensors
     steer fit acts.safetensors --method lda -o joyful-lda.safetensors
-    steer fit acts.safetensors --positions last --site attn_out -o joyful-last.safetensors
+    steer fit acts.safetensors --positions last --site attn_out \\
+        -o joyful-last.safetensors
     """
     from steer.files import check_writable
     from steer.fitting.activations import open_kept

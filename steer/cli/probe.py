@@ -65,7 +65,8 @@ def probe(
 
     \b
     steer probe http://localhost:8000 -m MODEL -v joyful:2@2
-    steer probe http://localhost:8000 -m MODEL -v joyful:2@2 --chat --prompt "Tell me a story."
+    steer probe http://localhost:8000 -m MODEL -v joyful:2@2 --chat \\
+        --prompt "Tell me a story."
     """
     from steer.engines.endpoint import Endpoint
     from steer.errors import UsageError

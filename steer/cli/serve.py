@@ -58,13 +58,13 @@ def serve(
     \b
     steer serve -m MODEL --vectors vectors
     client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
-    client.chat.completions.create(model="MODEL", messages=[...], extra_body={"steer": [
-        {"vector": "joyful", "coefficient": 2, "layers": [14]}]})
+    client.chat.completions.create(model="MODEL", messages=[...], extra_body={
+        "steer": [{"vector": "joyful", "coefficient": 2, "layers": [14]}]})
 
     \b
-    "coefficient"  2, -1.5 or "15%"      "op"        "ablate", "clamp=pos", ... as in -v
-    "layers"       [14, 15] or "all"     "scope"     "response", "prompt", "4-9", ...
-    left out: as the file recommends     "schedule"  "decay=20", ...
+    "coefficient"  2, -1.5 or "15%"    "op"        "ablate", "clamp=pos", as in -v
+    "layers"       [14, 15] or "all"   "scope"     "response", "4-9", ...
+    left out: as the file recommends   "schedule"  "decay=20", ...
 
     \b
     steer serve -m MODEL --engine vllm --engine-option tensor_parallel_size=2

@@ -104,8 +104,10 @@ def sweep(
     \b
     steer sweep -v joyful --texts held-out.jsonl --save
     steer sweep -v pirate.safetensors --max-kl 0.05 --report sweep.html
-    steer sweep -v warm --texts pairs.jsonl -m MODEL --layers 10-20 --coefficients 5%,10%,20%
-    steer sweep -v mean.safetensors -v lda.safetensors -v mean.safetensors:norm=keep --texts p.jsonl
+    steer sweep -v warm --texts pairs.jsonl -m MODEL --layers 10-20 \\
+        --coefficients 5%,10%,20%
+    steer sweep -v mean.safetensors -v lda.safetensors \\
+        -v mean.safetensors:norm=keep --texts pairs.jsonl
     """
     from steer.errors import InputError, UsageError
     from steer.files import check_writable
