@@ -171,11 +171,9 @@ def apply(
     looking.read_vectors()
     # For an engine this process only tells tokens, and whether the vectors fit the weights.
     model = options.load_model(replace(source, device="cpu") if engine else source)
-    from steer.steering.steers import check_all_fit
 
     used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
-    for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
-        output.warning(text)
+    options.check_fit(used, model.identity, allow_other_model=allow_other_model)
     steered = " + ".join(map(str, steers)) or "unsteered"
     drawn = f"temperature {sampling.temperature:g} · seed {sampling.seed}"
     if sampling.beams > 1:

@@ -88,11 +88,9 @@ def bake(
     source = replace(source, dtype="float32")
     model = options.load_model(source)
     from steer.baking.folder import export
-    from steer.steering.steers import check_all_fit
 
     vectors = [steer.vector for steer in steers]
-    for text in check_all_fit(vectors, model.identity, allow_other_model=allow_other_model):
-        output.warning(text)
+    options.check_fit(vectors, model.identity, allow_other_model=allow_other_model)
     with output.progress("baking", 4) as advance:
         report = export(
             model,

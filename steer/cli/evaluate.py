@@ -150,7 +150,7 @@ def evaluate(
     loaded = tasks.load(task or ())
     judge = measuring.concept(concept, judge_model, judge_url, asked.seed)
     model = workers.model(context, cluster, source)
-    asked.check_fit(used, model.identity)
+    options.check_fit(used, model.identity, allow_other_model=asked.allow_other_model)
     what = asked.task(held_out, known, judge)
     from steer.evaluation.evaluate import evaluate as run
     from steer.evaluation.task import journal, n_units, variants

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from steer.evaluation.task import Task
     from steer.measures.concepts import Judge
     from steer.vectors.metadata import Metadata
-    from steer.vectors.provenance import ModelIdentity
-    from steer.vectors.vector import SteeringVector
 
 #: Of `steer suite` too.
 Prompts = Annotated[
@@ -138,17 +136,6 @@ class Asked:
         for text in heldout.check_unseen(seen, found.all_texts, allowed=self.allow_overlap):
             output.warning(text)
         return found
-
-    def check_fit(self, vectors: Sequence[SteeringVector], model: ModelIdentity) -> None:
-        """Warn of vectors of a finetune, where that is allowed.
-
-        Raises:
-            ModelError, SiteError: as `steer.steering.steers.check_fits`.
-        """
-        from steer.steering.steers import check_all_fit
-
-        for text in check_all_fit(vectors, model, allow_other_model=self.allow_other_model):
-            output.warning(text)
 
     def condition_of(self, vectors: Sequence[Metadata]) -> tuple[str, str] | None:
         """The condition and what stands there instead; as typed, or as all vectors know it."""

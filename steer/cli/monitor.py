@@ -80,13 +80,11 @@ def monitor(
     with workers.workers(cluster, source) as readers:
         from steer.monitoring.monitor import monitor as run
         from steer.monitoring.monitor import plan
-        from steer.steering.steers import check_all_fit
         from steer.workers import once
 
         planned = once(readers, partial(plan, texts=given, chat=chat))
         used = [readout.vector for readout in readouts]
-        for warning in check_all_fit(used, planned.model, allow_other_model=allow_other_model):
-            output.warning(warning)
+        options.check_fit(used, planned.model, allow_other_model=allow_other_model)
         with output.progress("reading", len(given)) as advance:
             traces = run(readers, planned, readouts, advance)
     output.note(f"{planned.described} · {' · '.join(map(str, readouts))}")

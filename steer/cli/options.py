@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from steer.fitting.fitting import FitSettings
     from steer.models.model import Model
     from steer.sites import SiteName
-    from steer.vectors.provenance import FitMethod
+    from steer.vectors.provenance import FitMethod, ModelIdentity
     from steer.vectors.vector import SteeringVector
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -120,6 +120,20 @@ def load_model(source: ModelSource) -> Model:
         from steer.models.model import load
 
         return load(source)
+
+
+def check_fit(
+    vectors: Iterable[SteeringVector], model: ModelIdentity, *, allow_other_model: bool
+) -> None:
+    """Refuse vectors of another model, and warn of those of a finetune where they are allowed.
+
+    Raises:
+        ModelError, SiteError: as `steer.steering.steers.check_fits`.
+    """
+    from steer.steering.steers import check_all_fit
+
+    for text in check_all_fit(vectors, model, allow_other_model=allow_other_model):
+        output.warning(text)
 
 
 def find(reference: str) -> Path:

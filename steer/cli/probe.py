@@ -80,11 +80,9 @@ def probe(
         name = served or _first(endpoint)
         model = options.load_model(source)
         from steer.engines import probe as probing
-        from steer.steering.steers import check_all_fit
 
         used = [one for steer in steers for one in steer.vectors]
-        for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
-            output.warning(text)
+        options.check_fit(used, model.identity, allow_other_model=allow_other_model)
         prompts = tuple(prompt or probing.PROMPTS)
         with output.progress("asking", len(prompts)) as advance:
             found = probing.probe(

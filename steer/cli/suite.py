@@ -129,7 +129,9 @@ def _rivals(named: list[str], subjects: list[Subject]) -> dict[str, dict[str, St
         if not equals or subject not in found:
             raise UsageError(f"{text!r} names no tag here", hint="write joyful=happy.gguf")
         if Path(file).name in found[subject]:
-            raise UsageError(f"two files named {Path(file).name} for {subject}")
+            raise UsageError(
+                f"two files named {Path(file).name} for {subject}", hint="rename one of them"
+            )
         found[subject][Path(file).name] = _read(Path(file))
     return found
 
@@ -155,7 +157,9 @@ def _bound(vectors: dict[str, SteeringVector], model: Model) -> dict[str, Steeri
     for name, vector in vectors.items():
         if vector.metadata.model.bound:
             check_fits(vector, model.identity)
-        made[name] = vector if vector.metadata.model.bound else bind(vector, model.identity)
+            made[name] = vector
+        else:
+            made[name] = bind(vector, model.identity)
     return made
 
 

@@ -140,7 +140,8 @@ def sweep(
     model = workers.model(context, cluster, source)
     from steer.evaluation.choice import Budget
 
-    asked.check_fit([row.vector for row in rows], model.identity)
+    used = [row.vector for row in rows]
+    options.check_fit(used, model.identity, allow_other_model=asked.allow_other_model)
     task = asked.task(held_out, known)
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))
     with engines.writer(engine, source, model, [[one] for one in most], settings) as write:
