@@ -1,9 +1,10 @@
 """What a sweep costs beside its cells one at a time: `python tests/benchmarks/sweep.py [MODEL]`.
 
-Every layer with nine coefficients on 50 texts of the model's own: KL from the unsteered model, at
-the same positions. One at a time, each cell and text is a forward with its hooks, as `steer apply`
-would run it; the sweep runs them as `steer sweep` does. Both in one process, in turns row by row,
-in seconds of CPU, which a busy machine does not change much; the numbers have to agree.
+Every layer with nine coefficients on 50 texts of the model's own, of several lengths: KL from the
+unsteered model, at the same positions. One at a time, each cell and text is a forward with its
+hooks, as `steer apply` would run it; the sweep runs them as `steer sweep` does. Both in one
+process, in turns row by row, in seconds of CPU, which a busy machine does not change much; the
+numbers have to agree.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from steer.models.model import Model, load
 from steer.steering.steers import Steer
 
 TEXTS, COEFFICIENTS = 50, 9
+#: Tokens that a text is given to write.
+LENGTHS = (8, 24, 64)
 
 
 def one_at_a_time(model: Model, steer: Steer, texts: Sequence[Text], base: list[Tensor]) -> Sums:
@@ -51,22 +54,14 @@ def log_probs(model: Model, text: Text) -> Tensor:
     return logits[[position - 1 for position in text.scored]].float().log_softmax(-1)
 
 
-@torch.no_grad()
-def main() -> None:
-    model = load(ModelSource(sys.argv[1] if len(sys.argv) > 1 else "pocket"))
-    vector = extract(model, pairs(("One day Mara laughed.", "One day Mara wept.")))
-    columns = default_coefficients(vector)[:COEFFICIENTS]
-    rows = [Row(vector, (layer,), columns, "joyful") for layer in vector.metadata.layers]
-    written = write(model, Writing(("One day",), samples=TEXTS, max_tokens=64), ())
-    texts = thinned([one.scored for one in written], POSITIONS)
-    Scorer(model, [texts[:2]], drift).score(0, [(rows[0].steer(0),)])  # tries what can be left out
+def seconds_of(model: Model, rows: Sequence[Row], texts: Sequence[Text]) -> tuple[float, float]:
+    """CPU time of the sweep, and of its cells one at a time."""
     fast = slow = 0.0
     start = time.process_time()
     groups = in_groups(model, texts, COEFFICIENTS)
     scorer = Scorer(model, [[texts[index] for index in group] for group in groups], drift)
     fast += time.process_time() - start
     base = [log_probs(model, text) for text in texts]
-    sys.stdout.write("       sweep  one at a time  ratio\n")
     for row in rows:
         cells = [(row.steer(column),) for column in range(COEFFICIENTS)]
         shared = np.zeros((COEFFICIENTS, len(texts)))
@@ -78,13 +73,27 @@ def main() -> None:
         end = time.process_time()
         np.testing.assert_allclose(shared, alone, rtol=1e-4, atol=1e-4)
         fast, slow = fast + middle - start, slow + end - middle
-        ratio = (middle - start) / (end - middle)
-        sys.stdout.write(f"layer {row.layers[0]:<2} {middle - start:4.2f} {end - middle:13.2f}")
-        sys.stdout.write(f" {ratio:7.3f}\n")
+    return fast, slow
+
+
+@torch.no_grad()
+def main() -> None:
+    model = load(ModelSource(sys.argv[1] if len(sys.argv) > 1 else "pocket"))
+    vector = extract(model, pairs(("One day Mara laughed.", "One day Mara wept.")))
+    columns = default_coefficients(vector)[:COEFFICIENTS]
+    rows = [Row(vector, (layer,), columns, "joyful") for layer in vector.metadata.layers]
+    sys.stdout.write(f"{len(rows)} x {COEFFICIENTS} cells, {TEXTS} texts, ")
+    sys.stdout.write(f"threads: {torch.get_num_threads()}\n")
+    sys.stdout.write("tokens  sweep  one at a time  ratio\n")
+    for length in LENGTHS:
+        written = write(model, Writing(("One day",), samples=TEXTS, max_tokens=length), ())
+        texts = thinned([one.scored for one in written], POSITIONS)
+        # Tries what can be left out, which is done once for a model.
+        Scorer(model, [texts[:2]], drift).score(0, [(rows[0].steer(0),)])
+        fast, slow = seconds_of(model, rows, texts)
+        mean = statistics.mean(len(text.ids) for text in texts)
+        sys.stdout.write(f"{mean:6.0f} {fast:6.2f} {slow:14.2f} {fast / slow:6.3f}\n")
         sys.stdout.flush()
-    length = statistics.mean(len(text.ids) for text in texts)
-    sys.stdout.write(f"all      {fast:.2f} {slow:13.2f} {fast / slow:7.3f}\n")
-    sys.stdout.write(f"{len(rows)} x {COEFFICIENTS} cells, {TEXTS} texts of {length:.0f} tokens\n")
 
 
 if __name__ == "__main__":
