@@ -30,6 +30,7 @@ from steer.distillation.texts import Texts, write
 from steer.errors import InputError, SiteError, UsageError, VectorError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
+from steer.journal import Journal
 from steer.models.model import Model, load
 from steer.sites import Site
 from steer.steering.spec import Coefficient, Scope, parse
@@ -375,6 +376,18 @@ def test_one_set_of_texts_serves_edits_of_any_rank() -> None:
     for changes in ({"layers": ()}, {}):
         alone, shared = distilled(**changes), fit(task, replace(SMALL, **changes))
         assert store.to_bytes(shared.sealed()) == store.to_bytes(alone.sealed())
+
+
+def test_what_is_kept_is_what_would_be_written() -> None:
+    model = tiny.model("llama")
+    prompts = [f"w{number} w7" for number in range(10, 30)]
+    # As many texts to learn from as to judge by, of numbers that are the same.
+    settings = replace(SMALL, samples=20, held_out=16, max_tokens=6)
+    kept = Journal(None)
+    fresh, first, again = (
+        write(model, CONDITIONS, prompts, settings, kept=one) for one in (None, kept, kept)
+    )
+    assert fresh == first == again
 
 
 def test_what_a_teacher_remembers_is_what_it_would_say() -> None:

@@ -6,7 +6,9 @@ imitates it will live. With texts from elsewhere, an edit looks as good and writ
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -130,10 +132,12 @@ def write_lessons(
                 hint="shorten them",
             )
     rows = [(begun[i % len(begun)], i // len(begun)) for i in samples]
+    told = hashlib.sha256(json.dumps(begun).encode()).hexdigest()[:16]
     written: list[list[int]] = []
     for start in range(0, len(rows), SAMPLED_TOGETHER):
         part = rows[start : start + SAMPLED_TOGETHER]
-        key = f"texts {samples[start]}-{samples[start + len(part) - 1]}"
+        # Of other prompts the same numbers are other texts.
+        key = f"texts {samples[start]}-{samples[start + len(part) - 1]} after {told}"
         new = kept.get(key) if kept is not None else None
         if new is None:
             sampling = Sampling(
