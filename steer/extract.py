@@ -136,6 +136,8 @@ def _recording(
         n_positive=n,
         n_negative=m,
         paired=contrasts.paired,
+        # A recording that was begun in another precision is another one.
+        dtype=str(model.network.dtype).removeprefix("torch."),
     )
 
 

@@ -10,6 +10,7 @@ import killing
 import numpy as np
 import pytest
 import tiny
+import torch
 from killed import PAIRS
 from recorded import pairs
 from test_cli import failed, folder, steer  # noqa: F401  (fixtures)
@@ -17,7 +18,10 @@ from test_cli import pairs as pairs_file  # noqa: F401
 
 from steer.extract import ReadSettings, plan, record_contrasts
 from steer.fitting.activations import resume
+from steer.positions import Position
 from steer.workers import InProcess
+
+DTYPES = (torch.bfloat16, torch.float32)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
@@ -83,3 +87,19 @@ def test_what_is_exactly_zero_has_been_recorded(tmp_path: Path) -> None:
         assert found.done().tolist() == [True, False]
     with record_contrasts(InProcess(model), planned, tmp_path / "a") as found:
         assert found.done().all()
+
+
+def test_what_another_precision_began_is_not_gone_on_with(tmp_path: Path) -> None:
+    half, whole = (tiny.wrapped(tiny.build("llama").to(dtype), "same") for dtype in DTYPES)
+    assert half.identity == whole.identity, "the file alone has to tell them apart"
+    plans = [
+        plan(one, pairs(("w3", "w4")), ReadSettings(positions=(Position("last"),)))
+        for one in (half, whole)
+    ]
+    with resume(tmp_path / "begun", plans[0].recording) as found:
+        found.put([0, 1], np.ones((2, 3, 32), np.float32), np.ones((2, 3), np.float32))
+    with record_contrasts(InProcess(whole), plans[1], tmp_path / "begun"):
+        pass
+    with record_contrasts(InProcess(whole), plans[1], tmp_path / "anew"):
+        pass
+    assert (tmp_path / "begun").read_bytes() == (tmp_path / "anew").read_bytes()

@@ -36,7 +36,8 @@ _MAX_HEADER = 4_000_000
 class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What was recorded: enough to make a vector, and to know a recording again.
 
-    reads: one for each position; all sites were read at each.
+    reads: one for each position; all sites were read at each. dtype: what the model computed in,
+    such as `bfloat16`; unset in earlier files.
     """
 
     model: ModelIdentity
@@ -46,6 +47,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     n_positive: int
     n_negative: int
     paired: bool
+    dtype: str | msgspec.UnsetType = msgspec.UNSET
     format: int = 1
 
     def __post_init__(self) -> None:
