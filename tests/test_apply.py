@@ -299,6 +299,27 @@ def test_sampling_follows_the_probabilities() -> None:
         assert abs(share - probability) < 5 * (probability / len(drawn)) ** 0.5 + 1e-3
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, Sampling(8, temperature=0, beams=3)])
+def test_texts_are_drawn_from_the_model_whatever_settings_come_with_it(sampling: Sampling) -> None:
+    plain, penalised = (tiny.wrapped(tiny.build("llama"), "tiny") for _ in range(2))
+    own = penalised.network.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size, own.suppress_tokens = 3.0, 2, [5, 9, 33]
+    steers = [tiny.steer(plain, 3.0)]
+    assert run(penalised, steers, sampling) == run(plain, steers, sampling)
+    assert penalised.network.generation_config is own
+
+
+def test_a_text_ends_where_the_tokenizer_says_if_nobody_else_does() -> None:
+    model = tiny.wrapped(tiny.build("llama"), "tiny")
+    end = run(model, [])[0].split()[3]
+    model = tiny.wrapped(tiny.build("llama"), "tiny")
+    model.tokenizer.eos_token = end
+    pieces: list[str] = []
+    [made] = generate(model, PROMPTS[:1], [], GREEDY, on_text=pieces.append)
+    assert made.finish == "end"
+    assert "".join(pieces) == made.text
+
+
 @pytest.mark.parametrize(("pause", "fewest", "most"), [(0.0, 4, 99), (60.0, 1, 2)])
 def test_streamed_text_is_the_text(
     monkeypatch: pytest.MonkeyPatch, pause: float, fewest: int, most: int

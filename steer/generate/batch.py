@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steer.errors import GuardError
-from steer.generate.decoding import Draw, StopOnTrip, Stops, Streamer
+from steer.generate.decoding import Draw, StopOnTrip, Stops, Streamer, nothing_else
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected
@@ -60,7 +60,8 @@ class Batch:
         values = prompt_values(model, self.steers, [row.ids for row in rows], first)
         self.clock = TokenClock(width, width - mask.sum(1), values)
         self.watch = Watch(self.watched, self.guards, self.clock)
-        with torch.no_grad(), injected(model, self.steers, self.clock, self.watch.functions):
+        steered = injected(model, self.steers, self.clock, self.watch.functions)
+        with torch.no_grad(), nothing_else(model), steered:
             output = model.network.generate(
                 input_ids=ids,
                 attention_mask=mask,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,6 +18,22 @@ from steer.text import TextDeltas
 
 #: Seconds between pieces of streamed text, at least.
 PAUSE = 0.02
+
+
+@contextmanager
+def nothing_else(model: Model) -> Iterator[None]:
+    """For the block `generate` has no settings of the checkpoint's own but what ends a text.
+
+    Many a chat model brings a penalty on repetition, say: its texts are then not drawn from what
+    the model, steered, says; and that is what is scored, and what engines draw from.
+    """
+    network, own = model.network, model.network.generation_config
+    ends = sorted(model.end_ids) or None
+    network.generation_config = type(own)(eos_token_id=ends, use_cache=own.use_cache)
+    try:
+        yield
+    finally:
+        network.generation_config = own
 
 
 class Draw:
@@ -130,6 +147,7 @@ class Streamer:
         trips: StopOnTrip | None,
     ) -> None:
         self._deltas = TextDeltas(model.decode, stop)
+        self._end_ids = model.end_ids
         self._on_text = on_text
         self._trips = trips
         self._step = -1
@@ -146,8 +164,9 @@ class Streamer:
                 self._on_text(self._come())
 
     def _come(self) -> str:
-        """The text of what has waited."""
-        pieces = [self._deltas.push(int(token)) for token in self._waiting]
+        """The text of what has waited. An end that is no special token would have one."""
+        tokens = [int(token) for token in self._waiting]
+        pieces = [self._deltas.push(token) for token in tokens if token not in self._end_ids]
         self._waiting.clear()
         return "".join(pieces)
 
