@@ -17,6 +17,8 @@ RAMP = ("#00224e", "#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2c060", "#fee8
 DARK = 3
 #: Columns of a terminal that a cell takes with two decimals, and that the rows' names take.
 CELL, NAMES = 7, 12
+#: Behind the name of a row that was scored on some of the texts.
+LOOKED = "~"
 
 
 def heat_map(
@@ -28,7 +30,8 @@ def heat_map(
     width: int = 200,
     caption: str | None = None,
 ) -> Table:
-    """Layers down, coefficients across. What costs more than the budget is in brackets.
+    """Layers down, coefficients across. What costs more than the budget is in brackets, and a row
+    that was scored on some of the texts is marked.
 
     grid: None before the first row is there; NaN in it is yet to come. width: of the terminal; in
     a narrow one numbers have a decimal less.
@@ -39,11 +42,14 @@ def heat_map(
 
     shape = len(plan.rows), plan.n_columns
     effects = costs = np.full(shape, np.nan)
+    looked = np.zeros(shape[0], dtype=bool)
     if grid is not None:
-        effects, costs = grid.effects(), grid.costs()
+        effects, costs = grid.looks()
+        looked = ~grid.whole()
     # What has an effect and not yet a cost is still to come.
     effects = np.where(np.isnan(costs), np.nan, effects)
-    within = effects[(costs <= max_kl) & (effects > 0)]
+    looked = looked & ~np.isnan(effects).any(1)
+    within = effects[(costs <= max_kl) & (effects > 0) & ~looked[:, None]]
     top = float(within.max()) if within.size else math.inf
     drawn = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
     drawn.caption, drawn.caption_justify = caption, "left"
@@ -60,17 +66,20 @@ def heat_map(
             _cell(
                 float(effects[row, column]),
                 within=bool(costs[row, column] <= max_kl),
+                looked=bool(looked[row]),
                 share=float(effects[row, column]) / top,
                 chosen=choice == (row, column),
                 decimals=decimals,
             )
             for column in range(plan.n_columns)
         ]
-        drawn.add_row(Text(f"{label} "), *cells)
+        drawn.add_row(Text(f"{label}{LOOKED if looked[row] else ' '}"), *cells)
     return drawn
 
 
-def _cell(effect: float, *, within: bool, share: float, chosen: bool, decimals: int) -> Text:
+def _cell(
+    effect: float, *, within: bool, looked: bool, share: float, chosen: bool, decimals: int
+) -> Text:
     from rich.text import Text
 
     if math.isnan(effect):
@@ -79,6 +88,8 @@ def _cell(effect: float, *, within: bool, share: float, chosen: bool, decimals: 
     room = " " * (decimals - 1)
     if not within:
         return Text(f"{room}({number})", style="dim")
+    if looked:
+        return Text(f"{room} {number} ", style="dim")
     mark = "*" if chosen else " "
     shade = RAMP[min(len(RAMP) - 1, max(0, int(share * len(RAMP))))]
     ink = "#ffffff" if RAMP.index(shade) < DARK else "#000000"

@@ -78,6 +78,14 @@ def sweep(
             " most), for pairs."
         ),
     ] = "budget",
+    exhaustive: Annotated[
+        bool,
+        typer.Option(
+            "--exhaustive",
+            help="Score every row on all texts. Else, of more than eight, those that do least"
+            " within --max-kl on a part of the texts are left out.",
+        ),
+    ] = False,
     save: Annotated[
         bool, typer.Option("--save", help="Write the choice into the vector file, for `-v NAME`.")
     ] = False,
@@ -145,7 +153,7 @@ def sweep(
     task = asked.task(held_out, known)
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))
     with engines.writer(engine, source, model, [[one] for one in most], settings) as write:
-        made, journals = _run(model, plan, budget, task, write)
+        made, journals = _run(model, plan, budget, task, write, exhaustive=exhaustive)
     told = made.as_json(measuring.command_line(context))
     _write(told, out, plot, report, force=force)
     saved = save and made.verdict.recommended and _save(made)
@@ -163,7 +171,13 @@ def sweep(
 
 
 def _run(
-    model: Model, plan: Plan, budget: Budget, task: Task, engine: Continue | None
+    model: Model,
+    plan: Plan,
+    budget: Budget,
+    task: Task,
+    engine: Continue | None,
+    *,
+    exhaustive: bool,
 ) -> tuple[Findings, list[Journal]]:
     from steer.evaluation.findings import Findings
     from steer.evaluation.sweep import bench
@@ -177,10 +191,12 @@ def _run(
     with output.progress("writing", _n_written(task)) as advance:
         texts = bench(model, task, lambda what, n: advance(n, what), engine)
     journals: list[Journal] = []
-    grid = _scored(texts, plan, budget, journals)
+    # That rule goes by more than the effect.
+    exhaustive = exhaustive or budget.rule != "budget"
+    grid = _scored(texts, plan, budget, journals, exhaustive=exhaustive)
     more = finer(plan, grid, budget.kl) if budget.rule == "budget" else None
     if more is not None:
-        second = _scored(texts, more, budget, journals)
+        second = _scored(texts, more, budget, journals, exhaustive=True)
         plan, grid = Plan(plan.rows + more.rows), joined(grid, second)
     with output.status("holding the choice against random directions"):
         verdict = judge(texts, plan, grid, budget, task.writing)
@@ -189,7 +205,9 @@ def _run(
     return found, journals
 
 
-def _scored(texts: Bench, plan: Plan, budget: Budget, journals: list[Journal]) -> Grid:
+def _scored(
+    texts: Bench, plan: Plan, budget: Budget, journals: list[Journal], *, exhaustive: bool
+) -> Grid:
     """The grid of a plan, drawn as it fills in; its journal joins the others."""
     from steer.cli.heat import heat_map
     from steer.evaluation.sweep import journal, run
@@ -204,7 +222,8 @@ def _scored(texts: Bench, plan: Plan, budget: Budget, journals: list[Journal]) -
             caption = f"{what}, {share:.0%}"
             show(heat_map(plan, grid, budget.kl, width=output.width(), caption=caption))
 
-        for rows in run(texts, plan, journals[-1], on_progress):
+        halving = None if exhaustive else budget.kl
+        for rows in run(texts, plan, journals[-1], on_progress, halving):
             grid = rows
     assert grid is not None
     return grid

@@ -26,7 +26,7 @@ def hint(told: dict[str, Any]) -> str:
 
 def show(model: Model, made: Findings, told: dict[str, Any]) -> None:
     """The result: every cell, the front, and what is recommended."""
-    from steer.cli.heat import heat_map
+    from steer.cli.heat import LOOKED, heat_map
 
     choice = made.verdict.place if made.verdict.recommended else None
     output.show(heat_map(made.plan, made.grid, made.budget.kl, choice=choice, width=output.width()))
@@ -35,6 +35,13 @@ def show(model: Model, made: Findings, told: dict[str, Any]) -> None:
         f"in brackets: KL above {made.budget.kl:g} nats per token"
         + "; *: the choice" * bool(choice)
     )
+    scored = [n for n in told["row_items"] if n < told["n"]["items"]]
+    if scored:
+        seen = str(min(scored)) if min(scored) == max(scored) else f"{min(scored)} to {max(scored)}"
+        output.line(
+            f"{LOOKED}: {len(scored)} rows, left out after {seen} of {told['n']['items']} items;"
+            " --exhaustive goes through all"
+        )
     output.line()
     output.table(
         ["front", "effect", "KL"],

@@ -65,6 +65,7 @@ class Findings:
                 "texts": self.writing.samples,
             },
             "rows": plan.labels(),
+            "row_items": grid.n_items(),
             "coefficients": [list(map(str, row.coefficients)) for row in plan.rows],
             "cells": [self.cell(one) for one in places],
             "front": [self.cell(one) for one in verdict.front],

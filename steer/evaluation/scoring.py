@@ -7,7 +7,7 @@ runs once (`steer.evaluation.trunk`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -166,24 +166,27 @@ class _Scorers:
 def score_rows(
     model: Model,
     parts: Sequence[Part],
-    rows: Sequence[Sequence[Cell]],
+    rows: Mapping[int, Sequence[Cell]],
     on_done: Callable[[int, int], None] = lambda row, n_scores: None,
     done: Journal | None = None,
 ) -> Iterator[tuple[int, list[Sums]]]:
     """Score all texts under the cells of each row; as it is done, a row's number and its sums of
-    each part, float64 [cell, text]. What is `done` is not scored again.
+    each part, float64 [cell, text]. What is `done` of a row of this number is not scored again.
 
     Raises:
         HookError: a cell was never applied.
         InputError: a text without the prompt that a gate looks at.
     """
     journal = Journal(None) if done is None else done
-    workers, n_cells = workers_of(model), max(map(len, rows))
+    workers, n_cells = workers_of(model), max(map(len, rows.values()))
     texts = [part.texts for part in parts]
     groups = once(workers, lambda model: [in_groups(model, one, n_cells) for one in texts])
     every = [(part, group) for part in range(len(parts)) for group in range(len(groups[part]))]
-    sums = [[np.zeros((len(cells), len(part.texts))) for part in parts] for cells in rows]
-    left = [len(every)] * len(rows)
+    sums = {
+        row: [np.zeros((len(cells), len(part.texts))) for part in parts]
+        for row, cells in rows.items()
+    }
+    left = dict.fromkeys(rows, len(every))
 
     def put(row: int, part: int, group: int, found: list[list[float]]) -> bool:
         """Whether that ends the row."""
@@ -197,7 +200,7 @@ def score_rows(
         return f"{parts[part].name} {row}: {format_layers(groups[part][group])}"
 
     ahead = []
-    for place in [(row, *one) for row in range(len(rows)) for one in every]:
+    for place in [(row, *one) for row in rows for one in every]:
         found = journal.get(key(*place))
         if found is None:
             ahead.append(place)
@@ -229,7 +232,7 @@ def score(
     under this name is not scored again."""
     count = lambda _, n_scores: on_done(n_scores)  # noqa: E731  (it is always row 0)
     part = Part(name, texts, measure)
-    [(_, [sums])] = score_rows(model, [part], [cells], count, done)
+    [(_, [sums])] = score_rows(model, [part], {0: cells}, count, done)
     return sums
 
 

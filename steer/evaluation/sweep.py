@@ -8,7 +8,7 @@ on unrelated texts. The coefficients of a row share what lies below their lowest
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from steer.evaluation.written import (
 )
 from steer.journal import Journal
 from steer.measures.grids import EffectKind, Grid, Plan
+from steer.measures.halving import Indices, added, better_half, n_kept, strides
 from steer.measures.measures import preference
 from steer.models.model import Model
 
@@ -66,6 +67,12 @@ class Bench:
     @property
     def n_items(self) -> int:
         return len(self.effect) // (2 if self.kind == "preference" else 1)
+
+    def part(self, items: Indices, unrelated: Indices) -> Bench:
+        """The same with some of the items and of the unrelated texts."""
+        sides = range(0, len(self.effect), self.n_items)
+        effect = [self.effect[side + item] for side in sides for item in items]
+        return replace(self, effect=effect, unrelated=[self.unrelated[one] for one in unrelated])
 
     def effects(self, sums: Array) -> tuple[Array, Array]:
         """Effects [cell, item] and their weights [item], of sums [cell, text], unsteered first."""
@@ -143,32 +150,23 @@ def run(
     plan: Plan,
     done: Journal,
     on_progress: Progress = lambda what, share: None,
+    max_kl: float | None = None,
 ) -> Iterator[Grid]:
-    """Score every cell on every text; yields the grid after each of its rows.
+    """Score every cell; yields the grid after each of its rows.
+
+    max_kl: with it, rows of a large grid that do least within it are not scored on all texts
+    (`steer.measures.halving`).
 
     Raises:
         InputError: the condition changes nothing.
         HookError: a cell was never applied.
     """
-    shape = (len(plan.rows), plan.n_columns)
-    grid = Grid(
-        texts.kind,
-        np.full((*shape, texts.n_items), np.nan),
-        np.zeros(texts.n_items),
-        np.full((*shape, len(texts.unrelated)), np.nan),
-        np.array([float(len(text.scored)) for text in texts.unrelated]),
-        np.full((*shape, texts.n_items), np.nan),
-    )
-    parts = [
-        Part("effect", texts.effect, texts.measure),
-        Part("drift", texts.unrelated, drift),
-    ]
+    grid = _empty(texts, plan)
     labels = plan.labels()
-    rows: list[list[Cell]] = [
-        [UNSTEERED, *((plan.steer(row, column),) for column in range(plan.n_columns))]
-        for row in range(len(labels))
-    ]
-    total = len(rows) * (plan.n_columns + 1) * (len(texts.effect) + len(texts.unrelated))
+    rows = list(range(len(labels)))
+    few = min(texts.n_items, len(texts.unrelated))
+    every = (1,) if max_kl is None else strides(len(rows), few)
+    total = _n_scores(texts, plan, every)
     finished = 0
 
     def report(row: int, n_scores: int) -> None:
@@ -176,11 +174,52 @@ def run(
         finished += n_scores
         on_progress(labels[row], finished / total)
 
-    for row, (sums, drifts) in score_rows(texts.model, parts, rows, report, done):
-        grid.effect[row], grid.weights[:] = texts.effects(sums)
-        if texts.kind == "recovery":
-            check_effect(grid.weights, texts.effect)
-        else:
-            grid.level[row] = texts.levels(sums)[1:]
-        grid.drift[row] = drifts[1:]
-        yield grid
+    for stride in every:
+        items = added(texts.n_items, stride, every[0])
+        unrelated = added(len(texts.unrelated), stride, every[0])
+        these = texts.part(items, unrelated)
+        name = "" if stride == every[0] == 1 else f", every {stride}"
+        parts = [
+            Part(f"effect{name}", these.effect, these.measure),
+            Part(f"drift{name}", these.unrelated, drift),
+        ]
+        cells: dict[int, list[Cell]] = {
+            row: [UNSTEERED, *((plan.steer(row, column),) for column in range(plan.n_columns))]
+            for row in rows
+        }
+        for row, (sums, drifts) in score_rows(texts.model, parts, cells, report, done):
+            found, weights = these.effects(sums)
+            grid.effect[row][:, items], grid.weights[items] = found, weights
+            if texts.kind == "recovery":
+                check_effect(weights, these.effect)
+            else:
+                grid.level[row][:, items] = these.levels(sums)[1:]
+            grid.drift[row][:, unrelated] = drifts[1:]
+            yield grid
+        if max_kl is not None and stride > 1:
+            rows = better_half(grid, rows, max_kl)
+
+
+def _empty(texts: Bench, plan: Plan) -> Grid:
+    shape = (len(plan.rows), plan.n_columns)
+    return Grid(
+        texts.kind,
+        np.full((*shape, texts.n_items), np.nan),
+        np.zeros(texts.n_items),
+        np.full((*shape, len(texts.unrelated)), np.nan),
+        np.array([float(len(text.scored)) for text in texts.unrelated]),
+        np.full((*shape, texts.n_items), np.nan),
+    )
+
+
+def _n_scores(texts: Bench, plan: Plan, every: Sequence[int]) -> int:
+    """How many texts are scored under how many cells, in all."""
+    total, n_rows = 0, len(plan.rows)
+    for stride in every:
+        items, unrelated = (
+            len(added(n, stride, every[0])) for n in (texts.n_items, len(texts.unrelated))
+        )
+        n_texts = items * len(texts.effect) // texts.n_items + unrelated
+        total += n_rows * (plan.n_columns + 1) * n_texts
+        n_rows = n_kept(n_rows)
+    return total

@@ -91,7 +91,8 @@ def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[C
 
 @dataclass(frozen=True)
 class Grid:
-    """What was scored. NaN is yet to come.
+    """What was scored. NaN was not, or is yet to come: a row of a large grid may stay without some
+    (`steer.measures.halving`).
 
     effect: [row, column, item], over `weights` [item]: their sums' ratio is the effect. drift: sums
     of KL [row, column, text], over `counts` [text] positions. level: preferences for the positive
@@ -106,7 +107,7 @@ class Grid:
     level: Array
 
     def effects(self, items: slice = slice(None)) -> Array:
-        """[row, column], by all items or some."""
+        """[row, column], by all items or some; NaN where one of them was not scored."""
         return _ratios(self.effect[..., items], self.weights[items])
 
     def levels(self, items: slice = slice(None)) -> Array:
@@ -117,11 +118,25 @@ class Grid:
         """KL in nats per token, [row, column], on all texts or some."""
         return _ratios(self.drift[..., texts], self.counts[texts])
 
+    def looks(self) -> tuple[Array, Array]:
+        """Effects and costs, [row, column], each by what was scored there."""
+        return _looks(self.effect, self.weights), _looks(self.drift, self.counts)
+
+    def whole(self) -> NDArray[np.bool_]:
+        """Whether each row was scored on everything, [row]."""
+        return np.asarray(~np.isnan(self.effects() + self.costs()).any(1))
+
+    def n_items(self) -> list[int]:
+        """How many items each row was scored on."""
+        return [int(one) for one in (~np.isnan(self.effect)).any(1).sum(-1)]
+
     def effect_at(self, row: int, column: int) -> Interval:
-        return ratio(self.effect[row, column], self.weights)
+        """By the items that it was scored on."""
+        return _scored(self.effect[row, column], self.weights)
 
     def cost_at(self, row: int, column: int) -> Interval:
-        return ratio(self.drift[row, column], self.counts)
+        """By the texts that it was scored on."""
+        return _scored(self.drift[row, column], self.counts)
 
 
 def finer(plan: Plan, grid: Grid, max_kl: float) -> Plan | None:
@@ -129,19 +144,44 @@ def finer(plan: Plan, grid: Grid, max_kl: float) -> Plan | None:
 
     None where no row that is within it has the default shares.
     """
-    within = np.where(grid.costs() <= max_kl, grid.effects(), 0.0)
+    effects, costs = grid.effects(), grid.costs()
+    within = np.where(costs <= max_kl, effects, 0.0)
     shares = tuple(Coefficient(share, "residual") for share in SHARES)
     fitting = [
         index
         for index, row in enumerate(plan.rows)
         if row.coefficients == shares and within[index].max() > 0
     ]
-    best = sorted(fitting, key=lambda index: -float(within[index].max()))[:FINER_ROWS]
+    reached = reach(effects, costs, max_kl)
+    best = sorted(fitting, key=lambda index: -float(reached[index]))[:FINER_ROWS]
     rows = tuple(
         replace(plan.rows[index], coefficients=_about(int(np.flatnonzero(within[index] > 0)[-1])))
         for index in best
     )
     return Plan(rows) if rows else None
+
+
+def reach(effects: Array, costs: Array, max_kl: float) -> Array:
+    """How much each row could do for `max_kl`, [row], if it had a cell there; -inf if none is
+    within it.
+
+    Between the best cell within and the next dearer one by the root of the cost: of small
+    coefficients the effect goes with the coefficient, and KL with its square.
+    """
+    found = np.full(len(effects), -np.inf)
+    for row, (effect, cost) in enumerate(zip(effects, costs, strict=True)):
+        within = np.flatnonzero(cost <= max_kl)
+        if not within.size:
+            continue
+        best = within[effect[within].argmax()]
+        found[row] = effect[best]
+        dearer = np.flatnonzero((cost > max_kl) & (effect > effect[best]))
+        if dearer.size:
+            after = dearer[cost[dearer].argmin()]
+            low, high = np.sqrt(np.maximum(cost[[best, after]], 0.0))
+            share = (np.sqrt(max_kl) - low) / (high - low)
+            found[row] += share * (effect[after] - effect[best])
+    return found
 
 
 def joined(first: Grid, second: Grid) -> Grid:
@@ -164,3 +204,15 @@ def _about(edge: int) -> tuple[Coefficient, ...]:
 def _ratios(tops: Array, bottoms: Array) -> Array:
     """Sums over the last axis, over the sum of `bottoms`."""
     return np.asarray(tops.sum(-1) / bottoms.sum())
+
+
+def _looks(tops: Array, bottoms: Array) -> Array:
+    """The same over what is not NaN, and NaN where all is."""
+    with np.errstate(invalid="ignore"):
+        found = np.nansum(tops, -1) / np.where(np.isnan(tops), 0.0, bottoms).sum(-1)
+    return np.asarray(found)
+
+
+def _scored(tops: Array, bottoms: Array) -> Interval:
+    there = ~np.isnan(tops)
+    return ratio(tops[there], bottoms[there])

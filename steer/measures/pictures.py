@@ -110,7 +110,12 @@ def _heat(
         if heads[row] != heads[row - 1]:
             axes.axhline(row - 0.5, color="black", linewidth=1.5)
     axes.set_xticks(range(len(heads[0])), heads[0], rotation=45)
-    axes.set_yticks(range(len(told["rows"])), told["rows"])
+    n = told["n"]["items"]
+    names = [
+        row if scored == n else f"{row} ({scored} of {n})"
+        for row, scored in zip(told["rows"], told["row_items"], strict=True)
+    ]
+    axes.set_yticks(range(len(names)), names)
     axes.set(title=title, xlabel="coefficient")
 
 

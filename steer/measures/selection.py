@@ -32,8 +32,9 @@ def nearest(effects: Sequence[float], costs: Sequence[float]) -> int | None:
 
 
 def pareto(effects: Sequence[float], costs: Sequence[float]) -> list[int]:
-    """Those that no other beats in effect and cost at once, the cheapest first."""
-    order = sorted(range(len(effects)), key=lambda index: (costs[index], -effects[index]))
+    """Those that no other beats in effect and cost at once, the cheapest first; NaN is none."""
+    known = [index for index, effect in enumerate(effects) if not math.isnan(effect)]
+    order = sorted(known, key=lambda index: (costs[index], -effects[index]))
     front: list[int] = []
     for index in order:
         if not front or effects[index] > effects[front[-1]]:
