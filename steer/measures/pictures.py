@@ -115,7 +115,8 @@ def _heat(
         row if scored == n else f"{row} ({scored} of {n})"
         for row, scored in zip(told["rows"], told["row_items"], strict=True)
     ]
-    axes.set_yticks(range(len(names)), names)
+    # The two maps stand side by side: the second has the rows of the first.
+    axes.set_yticks(range(len(names)), [""] * len(names) if cost else names)
     axes.set(title=title, xlabel="coefficient")
 
 
