@@ -19,7 +19,7 @@ from steer.measures.grids import Grid, reach
 from steer.measures.halving import FEWEST, WHOLE_ROWS, added, better_half, n_kept, strides
 from steer.measures.selection import pareto
 
-N_ITEMS = 20
+N_ITEMS = 24
 SPECS = ("joyful", "joyful:norm=keep", "joyful:add/response", "joyful:add/not-response=0")
 
 
@@ -91,7 +91,7 @@ def joyful(folder: Path) -> None:
 
 def swept(folder: Path, *words: object) -> Any:
     vectors = [word for spec in SPECS for word in ("-v", spec)]
-    few = ["--samples", 20, "--max-tokens", 4, "--coefficients=-20%,20%", "--max-nats", 10]
+    few = ["--samples", N_ITEMS, "--max-tokens", 4, "--coefficients=-20%,20%", "--max-nats", 10]
     asked = ["--texts", "held.jsonl", "-o", "x.json", "--force"]
     return steer("sweep", "-m", folder, *vectors, *few, *asked, *words)
 
@@ -112,7 +112,7 @@ def test_rows_that_go_on_have_the_numbers_of_an_exhaustive_sweep(folder: Path) -
     n_whole = halved["row_items"].count(N_ITEMS)
     assert WHOLE_ROWS == n_whole < len(halved["rows"])
     assert set(halved["row_items"]) == {N_ITEMS, N_ITEMS // 2}
-    assert f"{len(halved['rows']) - n_whole} rows, left out after 10 of 20 items" in stdout
+    assert f"{len(halved['rows']) - n_whole} rows, left out after 12 of 24 items" in stdout
     assert sum("~ " in line for line in stdout.splitlines()) == len(whole["rows"]) - n_whole
     looked = set()
     for index, (one, other) in enumerate(zip(halved["cells"], whole["cells"], strict=True)):

@@ -18,7 +18,7 @@ from steer.measures.grids import Grid, reach
 #: Rows that are worth all texts whatever a first look says, so that few layers stay whole.
 WHOLE_ROWS = 8
 #: Texts that a first look has at least.
-FEWEST = 8
+FEWEST = 12
 
 Indices = NDArray[np.int64]
 
