@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from steer.cli.main import app
@@ -85,6 +87,41 @@ def test_the_tour_of_the_readme_works(tmp_path: Path) -> None:
     assert len(SHOWN) >= 3
     for command in SHOWN:
         steer(*shlex.split(command)[1:])
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def shell_lines(page: Path) -> list[list[str]]:
+    """The steer commands of a page's shell blocks, as words."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    return [words[words.index("steer") + 1 :] for words in lines if "steer" in words]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_the_manual_types_is_what_the_commands_take(page: Path) -> None:
+    """Names of commands and options; what the words mean is for other tests."""
+    lines = shell_lines(page)
+    assert lines
+    for words in lines:
+        command, name = typer.main.get_command(app), "steer"
+        while isinstance(command, TyperGroup):
+            name, *words = words
+            command = command.commands[name]
+        context = command.context_class(command, info_name=name)
+        command.make_parser(context).parse_args(list(words))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_the_manual_links_to_is_there(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text())
+    for path, anchor in links:
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), path
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", linked.read_text(), flags=re.MULTILINE)
+            assert anchor in [head.lower().replace(" ", "-") for head in heads]
 
 
 def test_the_readme_names_every_command() -> None:

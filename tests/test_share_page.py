@@ -1,4 +1,4 @@
-"""The commands of the README's section on sharing, from one machine to another, by every place."""
+"""The commands of the manual's page on sharing, from one machine to another, by every place."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from steer.vectors import store
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 ROOT = Path(__file__).parents[1]
-SECTION = (ROOT / "README.md").read_text().partition("\n## Share\n")[2].partition("\n## ")[0]
+PAGE = (ROOT / "docs/sharing.md").read_text()
 BLOCKS = [
     [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
-    for block in re.findall(r"```sh\n(.*?)```", SECTION, flags=re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL)
 ]
 
 
