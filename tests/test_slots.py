@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,17 +12,20 @@ import torch
 
 from steer.engines import wire
 from steer.engines.slots import Slots, shape_of
-from steer.errors import UsageError
+from steer.engines.vllm_engine import Engine
+from steer.errors import HookError, UsageError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model
-from steer.steering.operation import Coefficient, Operation
+from steer.steering.operation import Coefficient, Operation, OpName
 from steer.steering.scope import Schedule, Scope
 from steer.steering.steers import Steer
 from steer.vectors.vector import SteeringVector
 
 IDS = [1, 5, 9, 13, 17, 21]
 ONE = Coefficient(1.0)
+#: Bounds that no token of a tiny model passes.
+FAR: tuple[tuple[OpName, float], ...] = (("cap", 1e4), ("floor", -1e4))
 
 
 def steerings(model: Model) -> list[list[Steer]]:
@@ -104,6 +109,38 @@ def test_requests_of_a_batch_get_their_own_slots() -> None:
     slots.find("another", every[0], {"another": None, keys[1]: None})  # the first one's are free
     slots.fill(["another"], [0, 2], [1])
     assert slots.rows[:2].tolist() == [1, 2]
+
+
+class Hooked(Engine):
+    """Answers as vLLM would, by hooks; or, where it is deaf, drops every steer."""
+
+    deaf = False
+
+    def log_probs(
+        self, rows: Sequence[Sequence[int]], steerings: Sequence[Sequence[Steer]], top: int
+    ) -> list[dict[int, float]]:
+        found = []
+        for ids, steers in zip(rows, steerings, strict=True):
+            clock = TokenClock(len(ids), torch.zeros(1, dtype=torch.int64))
+            with injected(self.network, () if self.deaf else steers, clock):
+                found.append(dict(enumerate(logits(self.network, list(ids))[-1].tolist())))
+        return found
+
+
+class Deaf(Hooked):
+    deaf = True
+
+
+def test_an_engine_that_drops_steers_is_told_from_a_bound_that_is_not_passed() -> None:
+    model = tiny.model("llama")
+    vector = tiny.vector(model, layers=(1,))
+    every = steerings(model)
+    every += [[Steer(vector, ONE, (1,), op=Operation(op, at))] for op, at in FAR]
+    names = named(every)
+    for steers in every:
+        Hooked(model, names).check_in_force(steers)
+        with pytest.raises(HookError, match="changes nothing") if steers else nullcontext():
+            Deaf(model, names).check_in_force(steers)
 
 
 def test_what_travels_arrives() -> None:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -204,7 +204,8 @@ class Engine:
         if not key:
             return
         probe = [1, 2, 3, 4]  # any tokens: what is edited changes whatever they say
-        steered, plain = self.log_probs([probe, probe], [steering, []], top=5)
+        acting = [_unconditional(steer) for steer in steering]
+        steered, plain = self.log_probs([probe, probe], [acting, []], top=5)
         if steered == plain:
             raise HookError(
                 f"{NAME} runs, but {' + '.join(map(str, steering))} changes nothing in it",
@@ -243,6 +244,13 @@ class Engine:
                 prompt["cache_salt"] = key
             prompts.append(prompt)
         return self.network.generate(prompts, settings, use_tqdm=False)
+
+
+def _unconditional(steer: Steer) -> Steer:
+    """The steer with its level set in place of bounded: a bound may leave any few tokens alone."""
+    if steer.op.name not in ("cap", "floor"):
+        return steer
+    return replace(steer, op=replace(steer.op, name="clamp"))
 
 
 def default_dtype() -> str:
