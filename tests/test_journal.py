@@ -5,11 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steer.contrasts.heldout import HeldOut
+from steer.distillation.lessons import Conditions
+from steer.distillation.settings import DistillSettings
+from steer.distillation.texts import journal as lessons_journal
 from steer.errors import SteerError
+from steer.evaluation.sweep import Bench
+from steer.evaluation.sweep import journal as sweep_journal
+from steer.evaluation.task import Task
+from steer.evaluation.task import journal as evaluation_journal
+from steer.evaluation.written import Writing
 from steer.journal import Journal
+from steer.measures.grids import Plan
+from steer.workers import Elsewhere, InProcess
 
 
 def test_another_run_finds_what_was_done() -> None:
@@ -43,3 +55,29 @@ def test_a_folder_that_cannot_be_made_is_named() -> None:
     Path("file").write_text("")
     with pytest.raises(SteerError, match="file/x"):
         Journal(Path("file/x"))
+
+
+def test_work_in_another_precision_is_other_work_wherever_it_is_done() -> None:
+    here = tiny.model("llama")
+    written = Writing(("w4",))
+    prompts, settings = ["w4"], DistillSettings("x")
+    texts = Bench(here, "recovery", [], [], [])
+    for made in (
+        lambda one: lessons_journal(one, Conditions("w5"), prompts, settings),
+        lambda one: evaluation_journal(one, [], Task(HeldOut(), written), []),
+        lambda one: sweep_journal(one, Plan(()), texts),
+    ):
+        # Of a model whose workers have the weights there is here only its shape.
+        models = [
+            Elsewhere(
+                here.network,
+                here.tokenizer,
+                here.identity,
+                here.hooks,
+                workers=InProcess(here),
+                described=f"tiny · cuda:0 {dtype}",
+            )
+            for dtype in ("float32", "bfloat16")
+        ]
+        paths = {made(one).path for one in (here, *models)}
+        assert len(paths) == 3

@@ -59,10 +59,9 @@ def journal(
     Raises:
         SteerError: it cannot be read or written.
     """
-    weight = model.network.get_input_embeddings().weight
     return Journal.of(
         "lessons",
-        [msgspec.to_builtins(model.identity), str(weight.dtype), str(weight.device)],
+        [msgspec.to_builtins(model.identity), model.describe()],
         [asdict(conditions), list(prompts)],
         [settings.samples, settings.held_out, settings.max_tokens, settings.seed],
     )

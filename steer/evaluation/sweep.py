@@ -126,7 +126,6 @@ def journal(model: Model, plan: Plan, texts: Bench) -> Journal:
     Raises:
         SteerError: it cannot be read or written.
     """
-    weight = model.network.get_input_embeddings().weight
     rows = [
         [
             row.vector.sha256,
@@ -139,7 +138,7 @@ def journal(model: Model, plan: Plan, texts: Bench) -> Journal:
     ]
     return Journal.of(
         "sweeps",
-        [model.identity.fingerprint, str(weight.dtype), str(weight.device)],
+        [model.identity.fingerprint, model.describe()],
         rows,
         [texts.kind, [asdict(text) for text in [*texts.effect, *texts.unrelated]]],
     )

@@ -88,10 +88,9 @@ def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[
     Raises:
         SteerError: it cannot be read or written.
     """
-    weight = model.network.get_input_embeddings().weight
     return Journal.of(
         "evaluations",
-        [model.identity.fingerprint, str(weight.dtype), str(weight.device)],
+        [model.identity.fingerprint, model.describe()],
         [[cell and [_told(steer) for steer in cell] for cell in row.cells] for row in rows],
         msgspec.to_builtins([task.held_out, task.writing, task.unrelated]),
         list(engine),
