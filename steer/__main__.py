@@ -1,6 +1,19 @@
-"""`python -m steer` is the command `steer`."""
+"""The command `steer`, also as `python -m steer`."""
 
-from steer.cli.main import main
+import sys
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        # Here, so that Ctrl-C is heard while all of this loads.
+        from steer.cli.main import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from None
+
 
 if __name__ == "__main__":
     main()

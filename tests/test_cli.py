@@ -429,12 +429,34 @@ def test_control_sequences_do_not_reach_the_terminal(folder: Path) -> None:
 #: Says when Python itself is up.
 COMMAND = """
 import sys
-from steer.cli.main import main
+from steer.__main__ import main
 
 sys.argv[0] = "steer"
 print("up", file=sys.stderr, flush=True)
 main()
 """
+#: Ctrl-C where a module is about to be imported.
+AT_IMPORT = """
+import signal, sys
+from steer.__main__ import main
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["steer.cli.main", "typer.main", "steer.vectors.store"])
+def test_ctrl_c_is_heard_while_the_command_loads(module: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", AT_IMPORT.format(module=module), "list"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "interrupted\n")
 
 
 def test_ctrl_c_leaves_no_half_file(folder: Path, tmp_path: Path) -> None:

@@ -116,10 +116,6 @@ for command in (
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line of this process."""
     silence_followers()
-    try:
-        app()
-    except KeyboardInterrupt:  # while the commands were still put together
-        output.note("interrupted")
-        raise SystemExit(130) from None
+    app()
