@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from steer.generate.apply import Generation, Sampling, generate
+from steer.generate.apply import Generation, Sampling, generations
 from steer.intervals import Interval, ratio
 from steer.measures.baselines import random_direction
 from steer.models.model import Model
@@ -40,8 +40,11 @@ def measure(
     """
 
     def stories(steers: Sequence[Steer], start: str = prompt) -> list[str]:
-        made = generate(model, [start], steers, sampling, on_done=on_done)
-        return [prompt + generation.text for generation in made]
+        texts = []
+        for generation in generations(model, [start], steers, sampling):
+            texts.append(prompt + generation.text)
+            on_done(generation)
+        return texts
 
     yield _row("unsteered", stories([]))
     turned = [random_direction(steer, seed) for seed in range(N_RANDOM)]

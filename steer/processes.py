@@ -1,6 +1,7 @@
-"""One command in several processes, as torchrun starts them: the first one speaks and writes.
+"""What a command finds as it starts: its streams, and whether others run it at the same time.
 
-All of them compute, each with its part of the weights, and all get the same numbers.
+Of the processes that torchrun starts the first one speaks and writes. All of them compute, each
+with its part of the weights, and all get the same numbers.
 """
 
 from __future__ import annotations
@@ -24,3 +25,17 @@ def silence_followers() -> None:
     """Let only the first process be heard; a failure shows in the exit status of each."""
     if follows():
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (to the end)
+
+
+def open_streams() -> None:
+    """Have each stream, also one that was closed; what one cannot encode is escaped."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  (to the end)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # files
+
+
+def silence_stdout() -> None:
+    """Let what could not be written be forgotten, so that the end does not try it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

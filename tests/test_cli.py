@@ -19,6 +19,9 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from steer.cli.main import app
+from steer.errors import SteerError
+from steer.generate.batch import Batch
+from steer.steering.generation import Generation
 from steer.steering.operation import OpName
 from steer.steering.scope import Schedule
 from steer.steering.spec import parse, parse_condition
@@ -189,6 +192,41 @@ def test_prompts_from_a_file_become_json_lines(joyful: Path, folder: Path) -> No
     assert [(row["prompt"], row["sample"]) for row in rows] == [
         ("w3 w4", 0), ("w3 w4", 1), ("w9", 0), ("w9", 1),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt(), SteerError("the disk is full")])
+@pytest.mark.parametrize("words", [[], ["--compare"], ["--json"], ["-o", "o.jsonl"]])
+def test_what_was_finished_of_a_batch_that_stops_is_there(
+    joyful: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str],
+    stopped: BaseException,
+) -> None:  # fmt: skip
+    Path("prompts.txt").write_text("w3 w4\nw9\nw5\n")
+    asked = ["apply", "--prompts", "prompts.txt", "-m", folder, "-v", "joyful", "-n", 2,
+             "--batch-size", 2, "--max-tokens", 4, *words]  # fmt: skip
+    whole = steer(*asked)
+    lines = Path("o.jsonl").read_text().splitlines() if "-o" in words else []
+    assert whole.exit_code == 0
+    assert not Path("o.jsonl.part").exists()
+    Path("o.jsonl").unlink(missing_ok=True)
+    original, n_left = Batch.generations, 4 if "--compare" in words else 2
+
+    def stopping(batch: Batch) -> list[Generation]:
+        nonlocal n_left
+        n_left -= 1
+        if n_left < 0:
+            raise stopped
+        return original(batch)
+
+    monkeypatch.setattr(Batch, "generations", stopping)
+    result = steer(*asked)
+    assert result.exit_code == (130 if isinstance(stopped, KeyboardInterrupt) else 1)
+    assert "4 of 6 texts were finished" in result.stderr
+    assert not Path("o.jsonl").exists()
+    assert whole.stdout.startswith(result.stdout)
+    assert bool(result.stdout) == (words in ([], ["--compare"]))
+    if lines:
+        assert "in o.jsonl.part" in result.stderr
+        assert Path("o.jsonl.part").read_text().splitlines() == lines[:4]
 
 
 def test_coefficient_0_is_the_baseline(joyful: Path, folder: Path) -> None:

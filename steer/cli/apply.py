@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json as json_library
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -132,7 +131,7 @@ def apply(
     steer apply "One day" --recipe examples/recipes/captain.toml
     steer apply --prompts prompts.txt -v joyful --engine vllm -o out.jsonl
     """
-    from steer.errors import UsageError
+    from steer.errors import SteerError, UsageError
     from steer.files import check_writable
     from steer.steering.generation import Sampling, check_gates
     from steer.steering.named import behind, resolved
@@ -164,7 +163,7 @@ def apply(
         raise UsageError("--engine goes with no --watch, --guard or --beams")
     if out is not None:
         check_writable(out, force=force)
-    texts = _prompts(prompt, prompts)
+    texts = options.given_texts(prompt, prompts, "prompt", 'steer apply "One day"')
     steers = resolved(asked, options.find)
     check_gates(sampling, steers)
     settings_of_engine = engines.check(engine, engine_option or [], steers)
@@ -186,52 +185,36 @@ def apply(
     if streams:
         run.stream(steers)
         return
-    with ExitStack() as stack:
-        if engine:
-            writing = engines.writing(source, model, [steers], sampling, settings_of_engine)
-            run = replace(run, engine=stack.enter_context(writing))
-        results = run.all(steers, "generating")
-        baselines = run.all([], "unsteered", guarded=False) if compare else None
-    records = generated.records(results, baselines)
-    if out is not None:
-        lines = "".join(json_library.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        from steer.files import write_atomic
-
-        write_atomic(out, lines.encode(), force=force)
-        output.note(f"wrote {out}")
+    made = generated.Texts(len(texts) * sampling.samples, out)
+    try:
+        with ExitStack() as stack:
+            if engine:
+                writing = engines.writing(source, model, [steers], sampling, settings_of_engine)
+                run = replace(run, engine=stack.enter_context(writing))
+            advance = stack.enter_context(output.progress("generating", made.total))
+            for pair in run.pairs(steers, compare=compare):
+                made.add(pair)
+                advance(1)
+        made.write(force=force)
+    except (KeyboardInterrupt, SteerError):
+        if made.pairs:
+            if out is None and not json:
+                made.show(steered)
+                looking.report(made.steered)
+            made.leave()
+        raise
     if json:
         output.as_json(
             {
                 "model": model.identity.id,
                 "steers": [str(steer) for steer in steers],
                 "sampling": asdict(sampling),
-                "results": records,
+                "results": made.records,
             }
         )
     elif out is None:
-        generated.show(results, baselines, steered)
-    looking.report(results)
-
-
-def _prompts(prompt: str | None, path: Path | None) -> list[str]:
-    """The prompts of the argument, the file, or stdin.
-
-    Raises:
-        UsageError: two of them at once, or none.
-        InputError: the file holds none, or something else.
-    """
-    from steer.contrasts import prompts
-    from steer.errors import UsageError
-
-    if path is not None:
-        if prompt is not None:
-            raise UsageError("give a prompt or --prompts, not both")
-        return prompts.read(*options.read_input(path))
-    if prompt is None and sys.stdin.isatty():
-        raise UsageError("no prompt", hint='write steer apply "One day" or pipe one in')
-    if prompt is None or prompt == "-":
-        return [prompts.read_one(sys.stdin.buffer.read())]
-    return [prompt]
+        made.show(steered)
+    looking.report(made.steered)
 
 
 @dataclass(frozen=True)
@@ -246,10 +229,11 @@ class _Run:
     looking: Looking
     engine: engines.Generate | None = None
 
-    def all(self, steers: Sequence[Steer], what: str, *, guarded: bool = True) -> list[Generation]:
-        """Every continuation, with a bar where somebody waits."""
-        with output.progress(what, len(self.prompts) * self.sampling.samples) as advance:
-            return self._generate(steers, guarded=guarded, on_done=lambda generation: advance(1))
+    def pairs(self, steers: Sequence[Steer], *, compare: bool) -> Iterator[generated.Pair]:
+        """Every continuation as it is finished, with the unsteered one where they are compared."""
+        # What is compared with is left as it is.
+        beside = self._each([], guarded=False) if compare else repeat(None)
+        return zip(self._each(steers), beside, strict=False)
 
     def stream(self, steers: Sequence[Steer]) -> None:
         """Write the one continuation to stdout as it comes."""
@@ -262,36 +246,37 @@ class _Run:
             output.write(piece)
 
         try:
-            made = self._generate(steers, on_text=write)
+            made = list(self._each(steers, on_text=write))
         finally:
             if begun:
                 output.line()
         report_watched(made[0])
         self.looking.report(made)
 
-    def _generate(
-        self, steers: Sequence[Steer], *, guarded: bool = True, **callbacks: Any
-    ) -> list[Generation]:
-        from steer.generate.apply import generate
+    def _each(
+        self,
+        steers: Sequence[Steer],
+        *,
+        guarded: bool = True,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Iterator[Generation]:
+        from steer.generate.apply import generations
 
         texts = list(self.prompts)
         if self.chat:
             texts = [self.model.chat(prompt, self.system) for prompt in texts]
         if self.engine is not None:
-            made = self.engine(texts, steers, not self.chat)
+            made = iter(self.engine(texts, steers, not self.chat))
         else:
-            made = generate(
+            made = generations(
                 self.model,
                 texts,
                 steers,
                 self.sampling,
                 special=not self.chat,
                 watched=self.looking.watched,
-                # What is compared with is left as it is.
                 guards=self.looking.guards if guarded else (),
-                **callbacks,
+                on_text=on_text,
             )
-        return [
-            replace(generation, prompt=self.prompts[index // self.sampling.samples])
-            for index, generation in enumerate(made)
-        ]
+        for index, generation in enumerate(made):
+            yield replace(generation, prompt=self.prompts[index // self.sampling.samples])

@@ -1,45 +1,104 @@
-"""Generated texts: as records of JSON, and on the terminal."""
+"""Generated texts: as records of JSON, in a file, and on the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer.cli import output
 from steer.cli.watched import report_watched
+from steer.files import reported, write_atomic
+from steer.processes import follows
 
 if TYPE_CHECKING:
     from steer.steering.generation import Generation
 
+    #: A continuation, and the unsteered one where they are compared.
+    Pair = tuple[Generation, Generation | None]
 
-def records(
-    steered: Sequence[Generation], baselines: Sequence[Generation] | None
-) -> list[dict[str, Any]]:
-    """A record for each continuation, with the unsteered one where there are any."""
-    made = [_record(generation) for generation in steered]
-    for record, baseline in zip(made, baselines or (), strict=False):
+
+@dataclass
+class Texts:
+    """Continuations as they are finished, with `out` each also a line of JSON.
+
+    The lines stand in `out` when all are there; until then, or where it does not come to that, in
+    a file beside it that ends in `.part`.
+    """
+
+    total: int
+    out: Path | None = None
+    pairs: list[Pair] = field(default_factory=list)
+
+    @property
+    def steered(self) -> list[Generation]:
+        return [steered for steered, _ in self.pairs]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """A record for each continuation."""
+        return [_record(*pair) for pair in self.pairs]
+
+    def add(self, pair: Pair) -> None:
+        """One more is finished.
+
+        Raises:
+            SteerError: the disk does not take it.
+        """
+        self.pairs.append(pair)
+        if self.out is not None and not follows():
+            part = self._part(self.out)
+            with reported(part), part.open("w" if len(self.pairs) == 1 else "a") as file:
+                file.write(_line(_record(*pair)))
+
+    def write(self, *, force: bool) -> None:
+        """All are finished.
+
+        Raises:
+            SteerError: `out` cannot be written.
+        """
+        if self.out is not None:
+            write_atomic(self.out, "".join(map(_line, self.records)).encode(), force=force)
+            if not follows():
+                self._part(self.out).unlink()
+            output.note(f"wrote {self.out}")
+
+    def show(self, title: str) -> None:
+        """Print the texts, under their prompts if these differ; under `title` beside the unsteered
+        ones."""
+        several_prompts = len({steered.prompt for steered in self.steered}) > 1
+        for steered, unsteered in self.pairs:
+            if several_prompts and steered.sample == 0:
+                output.heading(steered.prompt)
+            if unsteered is None:
+                output.line(steered.text.strip() + "\n")
+            else:
+                output.beside(("unsteered", title), (unsteered.text, steered.text))
+            report_watched(steered)
+
+    def leave(self) -> None:
+        """Say how many are finished, and where, since there will be no more."""
+        where = f", in {self._part(self.out)}" if self.out is not None else ""
+        output.note(f"{len(self.pairs)} of {self.total} texts were finished{where}")
+
+    @staticmethod
+    def _part(out: Path) -> Path:
+        return out.with_name(f"{out.name}.part")
+
+
+def _record(generation: Generation, baseline: Generation | None) -> dict[str, Any]:
+    """A continuation as JSON, without what nobody asked for."""
+    optional = ("tokens", "watched", "gates", "trips", "idle")
+    made = asdict(generation)
+    record = {key: value for key, value in made.items() if value or key not in optional}
+    if baseline is not None:
         record["unsteered"] = baseline.text
         if baseline.watched:
             record["unsteered_tokens"] = baseline.tokens
             record["unsteered_watched"] = baseline.watched
-    return made
+    return record
 
 
-def _record(generation: Generation) -> dict[str, Any]:
-    """A continuation as JSON, without what nobody asked for."""
-    optional = ("tokens", "watched", "gates", "trips", "idle")
-    return {key: value for key, value in asdict(generation).items() if value or key not in optional}
-
-
-def show(steered: Sequence[Generation], baselines: Sequence[Generation] | None, title: str) -> None:
-    """The texts, under their prompts if these differ; under `title` beside the unsteered ones."""
-    several_prompts = len({generation.prompt for generation in steered}) > 1
-    for index, generation in enumerate(steered):
-        if several_prompts and generation.sample == 0:
-            output.heading(generation.prompt)
-        if baselines is None:
-            output.line(generation.text.strip() + "\n")
-        else:
-            output.beside(("unsteered", title), (baselines[index].text, generation.text))
-        report_watched(generation)
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +38,7 @@ from steer.cli import (
     verify,
 )
 from steer.errors import SteerError
-from steer.processes import silence_followers
+from steer.processes import open_streams, silence_followers, silence_stdout
 
 
 class SteerGroup(TyperGroup):
@@ -50,6 +51,13 @@ class SteerGroup(TyperGroup):
         except SteerError as error:
             output.error(str(error), hint=error.hint)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            # Of files the rooms tell themselves; a closed pipe is the app's.
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            output.error(f"stdout: {error.strerror}")
+            silence_stdout()
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             output.note("interrupted")
             raise typer.Exit(130) from None
@@ -117,5 +125,6 @@ for command in (
 
 def main() -> None:
     """Run the command line of this process."""
+    open_streams()
     silence_followers()
     app()

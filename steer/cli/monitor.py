@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -76,7 +75,7 @@ def monitor(
     if html is not None:
         check_writable(html, force=force)
     readouts = [one for typed in vector for one in _readouts(typed)]
-    given = _texts(text, texts)
+    given = options.given_texts(text, texts, "text", 'steer monitor "One day" -v NAME')
     with workers.workers(cluster, source) as readers:
         from steer.monitoring.monitor import monitor as run
         from steer.monitoring.monitor import plan
@@ -124,27 +123,6 @@ def _readouts(typed: str) -> list[Readout]:
     vector = store.read(options.find(parsed.reference))
     layers = vector.metadata.layers if parsed.layers == "all" else parsed.layers
     return readouts(vector, layers)
-
-
-def _texts(text: str | None, path: Path | None) -> list[str]:
-    """The texts of the argument, the file, or stdin.
-
-    Raises:
-        UsageError: two of them at once, or none.
-        InputError: the file holds none, or something else.
-    """
-    from steer.contrasts import prompts
-    from steer.errors import UsageError
-
-    if path is not None:
-        if text is not None:
-            raise UsageError("give a text or --texts, not both")
-        return prompts.read(*options.read_input(path), field="text")
-    if text is None and sys.stdin.isatty():
-        raise UsageError("no text", hint='write steer monitor "One day" -v NAME or pipe one in')
-    if text is None or text == "-":
-        return [prompts.read_one(sys.stdin.buffer.read())]
-    return [text]
 
 
 def _coloured(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:

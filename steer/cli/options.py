@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args
 
 import typer
 
@@ -187,14 +188,35 @@ def fitted(found: Activations, settings: FitSettings) -> list[SteeringVector]:
     return [best(vectors), *vectors]
 
 
+def given_texts(
+    argument: str | None, path: Path | None, field: Literal["prompt", "text"], example: str
+) -> list[str]:
+    """The prompts or texts of the argument, the file, or stdin. example: how one is written.
+
+    Raises:
+        UsageError: two of them at once, or none.
+        InputError: the file holds none, or something else.
+    """
+    from steer.contrasts import prompts
+    from steer.errors import UsageError
+
+    if path is not None:
+        if argument is not None:
+            raise UsageError(f"give a {field} or --{field}s, not both")
+        return prompts.read(*read_input(path), field=field)
+    if argument is None and sys.stdin.isatty():
+        raise UsageError(f"no {field}", hint=f"write {example}, or pipe one in")
+    if argument is None or argument == "-":
+        return [prompts.read_one(sys.stdin.buffer.read())]
+    return [argument]
+
+
 def read_input(path: Path) -> tuple[bytes, str]:
     """The bytes of a file, or of stdin for `-`, and its name for messages.
 
     Raises:
         SteerError: it cannot be read.
     """
-    import sys
-
     from steer.files import read_bytes
 
     if str(path) == "-":

@@ -6,6 +6,7 @@ a model or a file is never read as markup, and cannot send control sequences to 
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -97,7 +98,8 @@ def command(text: str) -> None:
 
 def as_json(value: Any) -> None:
     """The result as one JSON object."""
-    write(escaped(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
+    plain = codecs.lookup(sys.stdout.encoding).name != "utf-8"
+    write(escaped(json.dumps(value, indent=2, ensure_ascii=plain, allow_nan=False)) + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:

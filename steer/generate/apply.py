@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -18,7 +18,15 @@ from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 from steer.workers import Workers, workers_of
 
-__all__ = ["Generation", "Sampling", "continue_each", "continue_ids", "generate", "rows_of"]
+__all__ = [
+    "Generation",
+    "Sampling",
+    "continue_each",
+    "continue_ids",
+    "generate",
+    "generations",
+    "rows_of",
+]
 
 #: Beginnings that `continue_each` has a worker write at once.
 TOGETHER = 128
@@ -37,16 +45,44 @@ def generate(
     watched: Sequence[Projection] = (),
     guards: Sequence[Guard] = (),
     on_text: Callable[[str], None] | None = None,
-    on_done: Callable[[Generation], None] = lambda generation: None,
 ) -> list[Generation]:
-    """Continue each prompt `sampling.samples` times, in the order of the prompts.
+    """All of `generations`.
+
+    Raises:
+        SteerError: as there.
+    """
+    made = generations(
+        model,
+        prompts,
+        steers,
+        sampling,
+        special=special,
+        watched=watched,
+        guards=guards,
+        on_text=on_text,
+    )
+    return list(made)
+
+
+def generations(
+    model: Model,
+    prompts: Sequence[str],
+    steers: Sequence[Steer],
+    sampling: Sampling,
+    *,
+    special: bool = True,
+    watched: Sequence[Projection] = (),
+    guards: Sequence[Guard] = (),
+    on_text: Callable[[str], None] | None = None,
+) -> Iterator[Generation]:
+    """Continue each prompt `sampling.samples` times, in the order of the prompts, batch by batch.
 
     Random numbers belong to (seed, prompt, sample), so a prompt gets what it gets alone, whatever
     else is in its batch, and steered and unsteered runs draw the same numbers. `special` is off for
     prompts that a chat template has already given their first token. `on_text` gets text as it
-    comes, and needs a single prompt and sample; `on_done` gets each generation when it is whole.
-    What is `watched` is read of each new token, and `guards` look at each (`steer.hooks.watch`);
-    neither goes with beams, which are tried and dropped, nor does a gate at each token.
+    comes, and needs a single prompt and sample. What is `watched` is read of each new token, and
+    `guards` look at each (`steer.hooks.watch`); neither goes with beams, which are tried and
+    dropped, nor does a gate at each token.
 
     Raises:
         UsageError: beams, with what does not go with them.
@@ -66,14 +102,9 @@ def generate(
     size = sampling.batch_size
     if sampling.beams > 1:  # whole prompts
         size = max(1, size // sampling.samples) * sampling.samples
-    done: list[Generation] = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        batch = Batch(model, part, steers, sampling, watched, guards, on_text)
-        for generation in batch.generations():
-            done.append(generation)
-            on_done(generation)
-    return done
+        yield from Batch(model, part, steers, sampling, watched, guards, on_text).generations()
 
 
 def continue_ids(
