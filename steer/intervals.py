@@ -44,9 +44,9 @@ def ratio(numerators: Numbers, denominators: Numbers, seed: int = 0) -> Interval
         return _interval(top.sum() / bottom.sum(), top[drawn].sum(1) / bottom[drawn].sum(1))
 
 
-def mean(values: Numbers, seed: int = 0) -> Interval:
+def mean(values: Numbers) -> Interval:
     """Mean of one number an item."""
-    return ratio(values, np.ones(len(values)), seed)
+    return ratio(values, np.ones(len(values)))
 
 
 def difference(

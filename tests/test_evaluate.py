@@ -28,6 +28,7 @@ from steer.evaluation.task import Task, n_units, variants
 from steer.evaluation.written import Writing, own_texts, pair_texts, thinned, write
 from steer.measures.baselines import opposite, random_direction
 from steer.measures.concepts import by_classifier, by_grammar, by_words, judge
+from steer.sharing import evidence
 from steer.vectors import store
 
 HELD_OUT = Contrasts(
@@ -189,6 +190,22 @@ def test_vectors_stand_side_by_side(joyful: str, folder: Path) -> None:
     kinds = [(row["kind"], row["vector"]) for row in json.loads(told.stdout)["rows"]]
     assert kinds.count(("vector", "joyful")) == 2
     assert len(kinds) == 1 + 2 * 3
+
+
+def test_of_two_vectors_of_one_name_none_has_the_numbers_of_the_other(
+    joyful: str, folder: Path
+) -> None:
+    Path("other").mkdir()
+    other = "other/joyful.safetensors"
+    assert steer("extract", "joyful.jsonl", "-m", folder, "--method", "lda", "-o", other)
+    told = run(folder, "-v", f"./{other}:1@0", "--texts", "held.jsonl", "-o", "e.json")
+    assert told.exit_code == 0, told.stderr
+    hashes = {store.read(Path(path)).sha256 for path in ("vectors/joyful.safetensors", other)}
+    found = evidence.read(Path("e.json"))
+    assert set(found) == hashes
+    labels = [row[0] for one in found.values() for row in one.rows]
+    # Each has the unsteered row, and of its own the vector, the opposite and random directions.
+    assert len(labels) == 2 * 4 and len(set(labels)) == 7
 
 
 def row(told: Any, kind: str = "vector") -> dict[str, Any]:

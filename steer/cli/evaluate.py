@@ -185,6 +185,7 @@ def evaluate(
 def _report(
     model: Model, rows: Sequence[Row], task: Task, command: str, steers: Sequence[Steer]
 ) -> dict[str, Any]:
+    from steer.evaluation.task import names_of
     from steer.intervals import plain
     from steer.measures.measures import wrong_way
 
@@ -194,7 +195,7 @@ def _report(
         "command": command,
         "model": model.identity.id,
         "fingerprint": model.identity.fingerprint,
-        "vectors": {steer.vector.name: steer.vector.sha256 for steer in steers},
+        "vectors": {name: vector.sha256 for vector, name in names_of(steers).items()},
         "seed": task.writing.seed,
         "condition": conditions and conditions.condition,
         "n": {

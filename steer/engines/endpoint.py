@@ -17,6 +17,8 @@ from steer.errors import SteerError, UsageError
 
 #: No answer to a probe is as long.
 _MAX_BYTES = 10_000_000
+#: Seconds.
+_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,12 @@ class Endpoint:
         UsageError: not an address of HTTP.
     """
 
-    def __init__(self, url: str, *, api_key: str | None = None, timeout: float = 120.0) -> None:
+    def __init__(self, url: str, *, api_key: str | None = None) -> None:
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"{url!r} is not an address", hint="write http://localhost:8000")
         self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._client = httpx.Client(timeout=timeout, headers=headers)
+        self._client = httpx.Client(timeout=_TIMEOUT, headers=headers)
         self._tells_log_probs = True
 
     def __enter__(self) -> Endpoint:
@@ -65,18 +67,8 @@ class Endpoint:
         names = [one.get("id") for one in listed if isinstance(one, dict)]
         return [name for name in names if isinstance(name, str)]
 
-    def complete(
-        self,
-        prompt: str,
-        *,
-        served: str,
-        max_tokens: int,
-        chat: bool = False,
-        extra: dict[str, Any] | None = None,
-    ) -> Answer:
+    def complete(self, prompt: str, *, served: str, max_tokens: int, chat: bool = False) -> Answer:
         """A greedy continuation of `prompt`, or of a conversation that it begins.
-
-        extra: what the request has besides.
 
         Raises:
             SteerError: it cannot be reached, refuses, or answers something else.
@@ -87,13 +79,7 @@ class Endpoint:
         if chat:
             said = {"messages": [{"role": "user", "content": prompt}]}
             wanted = {"logprobs": True}
-        body = {
-            "model": served,
-            **said,
-            "max_tokens": max_tokens,
-            "temperature": 0,
-            **(extra or {}),
-        }
+        body = {"model": served, **said, "max_tokens": max_tokens, "temperature": 0}
         if self._tells_log_probs:
             try:
                 return self._answer(self._ask("POST", path, body | wanted), chat=chat)

@@ -6,6 +6,7 @@ random directions of its length (`N_RANDOM` seeds together), and the condition a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_directio
 from steer.measures.concepts import Judge
 from steer.models.model import Model
 from steer.steering.steers import Steer
+from steer.vectors.vector import SteeringVector
 
 Kind = Literal["unsteered", "vector", "opposite", "random", "prompt"]
 
@@ -50,13 +52,14 @@ class Task:
 def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]:
     """The rows of the table, in their order."""
     rows = [Variant("unsteered", "unsteered", (UNSTEERED,))]
+    names = names_of(steers)
     for steer in steers:
-        name = steer.vector.name
+        name = names[steer.vector]
         noise: tuple[Cell, ...] = tuple(
             (random_direction(steer, seed),) for seed in range(N_RANDOM)
         )
         rows += [
-            Variant(str(steer), "vector", ((steer,),), name),
+            Variant(f"{name}{str(steer)[len(steer.vector.name) :]}", "vector", ((steer,),), name),
             Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name),
         ]
         if steer.op.name in SIGNED:
@@ -65,6 +68,18 @@ def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]
     if condition is not None:
         rows.append(Variant("condition as prompt", "prompt", (CONDITION,)))
     return rows
+
+
+def names_of(steers: Sequence[Steer]) -> dict[SteeringVector, str]:
+    """What the table calls each vector: several of one name by their hashes too, so that none has
+    the numbers of another."""
+    vectors = dict.fromkeys(steer.vector for steer in steers)
+    named = {(one.name, one.sha256) for one in vectors}
+    counts = Counter(name for name, _ in named)
+    return {
+        one: one.name if counts[one.name] == 1 else f"{one.name} {one.sha256[:8]}"
+        for one in vectors
+    }
 
 
 def n_units(task: Task, rows: Sequence[Variant]) -> int:
