@@ -238,6 +238,15 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same(
     assert "going on" not in run(folder, "--texts", "held.jsonl", "--json").stderr
 
 
+def test_what_is_measured_with_the_same_seed_was_not_chosen_on(joyful: str, folder: Path) -> None:
+    words = ["-m", folder, "-v", "joyful", "--condition", "w50", "--samples", 4, "--json"]
+    swept = json.loads(steer("sweep", *words).stdout)
+    measured = json.loads(steer("eval", *words).stdout)
+    assert swept["seed"] == measured["seed"]
+    [unsteered] = [row for row in measured["rows"] if row["kind"] == "unsteered"]
+    assert not set(unsteered["samples"]) & set(swept["unsteered_samples"])
+
+
 def test_a_full_disk_does_not_cost_the_scores(
     joyful: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,7 +150,7 @@ def sweep(
 
     used = [row.vector for row in rows]
     options.check_fit(used, model.identity, allow_other_model=asked.allow_other_model)
-    task = asked.task(held_out, known)
+    task = asked.task(held_out, known).for_choice
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))
     with engines.writer(engine, source, model, [[one] for one in most], settings) as write:
         made, journals = _run(model, plan, budget, task, write, exhaustive=exhaustive)

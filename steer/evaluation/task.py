@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell
-from steer.evaluation.written import Writing
+from steer.evaluation.written import FOR_CHOICE, Writing
 from steer.journal import Journal
 from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_direction
 from steer.measures.concepts import Judge
@@ -47,6 +47,11 @@ class Task:
     writing: Writing
     unrelated: tuple[Passage, ...] | None = None
     judge: Judge | None = None
+
+    @property
+    def for_choice(self) -> Task:
+        """The same with other written texts: what is chosen by those is measured on these."""
+        return replace(self, writing=replace(self.writing, first=FOR_CHOICE))
 
 
 def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]:

@@ -19,8 +19,9 @@ from steer.journal import Journal
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
-#: Samples are numbered from here, so that none is a text that a distilled edit has learned from.
-FRESH = 1_000_000
+#: Samples are numbered from here, so that none is a text that a distilled edit has learned from;
+#: those by which a sweep chooses from there, so that what is measured later was not chosen on.
+FRESH, FOR_CHOICE = 1_000_000, 2_000_000
 
 #: Continues beginnings, (token ids, which sample of it this is), each under steers of its own.
 Continue = Callable[
@@ -31,7 +32,7 @@ Continue = Callable[
 @dataclass(frozen=True, slots=True)
 class Writing:
     """How texts are begun: by prompts, plain or in the chat template, after a baseline or a
-    condition.
+    condition. first: the number of each prompt's first sample; other numbers are other texts.
     """
 
     prompts: tuple[str, ...]
@@ -40,6 +41,7 @@ class Writing:
     samples: int = 48
     max_tokens: int = 64
     seed: int = 0
+    first: int = FRESH
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def write_cells(
     room = _room(model, max(map(len, starts)), writing.max_tokens)
     sampling = Sampling(max_tokens=room, temperature=1.0, seed=writing.seed)
     orders = [
-        [(starts[i % len(starts)], FRESH + i // len(starts)) for i in numbers]
+        [(starts[i % len(starts)], writing.first + i // len(starts)) for i in numbers]
         for _, numbers in cells
     ]
     if engine is not None:
@@ -125,7 +127,7 @@ def write_conditioned(
         InputError: the model writes nothing, or a prompt leaves no room.
     """
     assert writing.conditions is not None
-    first = FRESH * len(writing.prompts)
+    first = writing.first * len(writing.prompts)
     return write_lessons(
         model,
         writing.conditions,
