@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from steer.errors import SteerError, UsageError
 from steer.processes import follows
@@ -29,13 +30,27 @@ def check_writable(path: Path, *, force: bool) -> None:
     folder = path.parent
     with reported(path):
         if not folder.is_dir():
-            raise SteerError(f"the folder {folder} does not exist", hint=f"mkdir -p {folder}")
+            raise SteerError(
+                f"the folder {folder} does not exist", hint=f"mkdir -p {quote(str(folder))}"
+            )
         if path.is_dir():
             raise SteerError(f"{path} is a folder", hint="name a file")
         if not os.access(folder, os.W_OK):
             raise SteerError(f"the folder {folder} is not writable")
         if path.exists() and not force:
             raise _exists(path)
+
+
+def check_apart(*paths: Path | None) -> None:
+    """Refuse to write two things into one file.
+
+    Raises:
+        UsageError: two of the paths are the same.
+    """
+    named = [path.absolute() for path in paths if path is not None]
+    for path in named:
+        if named.count(path) > 1:
+            raise UsageError(f"{path.name} is named twice", hint="write each to a file of its own")
 
 
 def write_atomic(path: Path, data: bytes, *, force: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import pytest
 import tiny
 from conftest import make_vector
@@ -194,6 +196,32 @@ def test_prompts_from_a_file_become_json_lines(joyful: Path, folder: Path) -> No
     ]  # fmt: skip
 
 
+def test_what_a_command_says_to_try_runs(folder: Path, pairs: Path) -> None:
+    """Of a model that is not the default, with names that a shell would take apart."""
+    model = folder.rename(folder.with_name("tiny & llama"))
+    distil = ["--rank", 1, "--steps", 2, "--samples", 4, "--held-out", 4, "--max-tokens", 6]
+    np.save("row.npy", np.linspace(-1, 1, 32, dtype=np.float32))
+    try:
+        for words in (
+            ["extract", pairs, "-m", model, "-o", "a b.safetensors", "--keep", "a b.acts"],
+            ["fit", "a b.acts", "-o", "c d.safetensors"],
+            ["combine", "a b.safetensors", "c d.safetensors", "-o", "e f.safetensors"],
+            ["distill", "--condition", "w5 w6", "-m", model, "-o", "g h.safetensors", *distil],
+            ["convert", "row.npy", "i j.safetensors", "--layer", 1, "-m", model],
+            ["convert", "row.npy", "k l.safetensors", "--layer", 1],
+            ["bake", "-v", "a b.safetensors:1@1", "-m", model, "-o", "m n"],
+        ):
+            said = steer(*words)
+            assert said.exit_code == 0, said.output
+            told = re.findall(r"try: steer (.*)", said.stderr)
+            assert told, said.stderr
+            for text in told:
+                tried = [str(model) if word == "MODEL" else word for word in shlex.split(text)]
+                assert steer(*tried).exit_code == 0, (text, steer(*tried).output)
+    finally:
+        model.rename(folder)
+
+
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt(), SteerError("the disk is full")])
 @pytest.mark.parametrize("words", [[], ["--compare"], ["--json"], ["-o", "o.jsonl"]])
 def test_what_was_finished_of_a_batch_that_stops_is_there(
@@ -243,6 +271,9 @@ def test_coefficient_0_is_the_baseline(joyful: Path, folder: Path) -> None:
         ("joyful@99", 1, ["no layer 99", "layers 0-2"]),
         ("joyfull", 1, ["no vector named 'joyfull'", "did you mean 'joyful'?"]),
         ("./none.safetensors", 1, ["no file"]),
+        ("/", 1, ["/ is a folder"]),
+        ("joyful/response", 1, ["no file", "joyful:add/response"]),
+        ("joyful:1e308", 1, ["beyond float32", "smaller"]),
     ],
 )
 def test_specs_that_are_wrong(
@@ -375,10 +406,17 @@ def test_beams_give_the_best_of_a_search(joyful: Path, folder: Path) -> None:
         (["extract", "--positive", "x", "-o", "x.safetensors"], 2, "--texts"),
         (["show", "nothing"], 1, "no vector named"),
         (["list", "nowhere"], 1, "No such file"),
+        (["extract", "none.jsonl", "-o", "n o/x.safetensors"], 1, "mkdir -p 'n o'"),
+        (["extract", "x", "-o", "x.safetensors", "--keep", "./x.safetensors"], 2, "named twice"),
+        (["distill", "--condition", "x", "-o", "x.safetensors", "--steps", "0"], 2, "--steps"),
+        (["sweep", "-v", "x", "--max-kl", "nan"], 2, "--max-kl"),
+        (["sweep", "-v", "x", "--plot", "a.png", "--report", "a.png"], 2, "named twice"),
+        (["probe", "http://x", "-v", "x", "--max-tokens", "0"], 2, "--max-tokens"),
+        (["demo", "--samples", "0"], 2, "--samples"),
     ],
 )
 def test_commands_that_are_wrong(folder: Path, words: list[str], code: int, message: str) -> None:
-    model = [] if words[0] in ("show", "list") else ["-m", str(folder)]
+    model = [] if words[0] in ("show", "list", "demo") else ["-m", str(folder)]
     failed(steer(*words, *model), code, message)
 
 

@@ -290,6 +290,30 @@ def test_a_signature_goes_along_and_holds_for_these_bytes_and_this_key_alone(
     refused("verify", "calm", "--public-key", "k.pub", because="is not signed")
 
 
+@pytest.mark.parametrize(
+    ("words", "because"),
+    [
+        (["sign", "mine/calm.safetensors", "--new-key", "--key", ""], "is a folder"),
+        (["sign", "mine/calm.safetensors", "--new-key", "--key", "none/k.pem"], "does not exist"),
+        (["sign", "mine/calm.safetensors", "--new-key", "--key", "k" * 300], "too long"),
+        (
+            ["sign", "mine/calm.safetensors", "--key", "mine/calm.safetensors"],
+            "is not a private key",
+        ),
+        (["pull", "./mine/calm", "-o", "k" * 300], "too long"),
+        (["pull", "nothing"], "see `steer list .`"),
+        (["pull", "./folder"], "Is a directory"),
+        (["push", "mine/calm.safetensors", "plain.txt"], "File exists"),
+    ],
+)
+def test_places_and_keys_that_cannot_be(words: list[str], because: str) -> None:
+    written()
+    Path("folder.safetensors").mkdir()
+    Path("plain.txt").write_text("text")
+    refused(*words, because=because)
+    assert "[Errno" not in run(*words).output
+
+
 def test_a_card_says_what_was_measured_and_nothing_of_its_text_is_markup() -> None:
     bad = "<script>x</script> [a](http://b)\n# head"
     path = Path("calm.safetensors")

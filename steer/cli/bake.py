@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -83,7 +84,7 @@ def bake(
     dtype = source.dtype or stored_dtype(source)
     if dtype not in DTYPES:
         raise SteerError(
-            f"{source.name} is stored in {dtype}", hint=f"pass --dtype {listed(DTYPES)}"
+            f"{source.name} is stored in {dtype}", hint=f"pass --dtype with one of {listed(DTYPES)}"
         )
     source = replace(source, dtype="float32")
     model = options.load_model(source)
@@ -138,4 +139,4 @@ def _tell(report: Report, out: Path, *, json: bool) -> None:
             hint="the folder is kept; `steer doctor` checks the hooks, --texts compares on others",
         )
         raise typer.Exit(1)
-    output.note(f'wrote {out}; try: steer apply "One day" -m {out} -t 0')
+    output.note(f'wrote {out}; try: steer apply "One day" -m {shlex.quote(str(out))} -t 0')

@@ -85,10 +85,10 @@ def combine(
 
         output.as_json({"path": str(out), **to_json(metadata)})
         return
-    from steer.cli.tables import layer_table
+    from steer.cli.tables import layer_table, written
 
     layer_table(metadata)
-    output.note(f'wrote {out}; try: steer apply "One day" -v {out} --compare')
+    written(out, metadata)
 
 
 def _collapsed(recipe: Path, name: str, description: str, license: str) -> SteeringVector:

@@ -120,7 +120,7 @@ def convert(
 
         _export(resolve(SteerSpec(given), vector), out, 0, force=force, json=json)
         return
-    _keep(vector, out, force=force, json=json)
+    _keep(vector, out, source, force=force, json=json)
 
 
 def _foreign_suffixes() -> set[str]:
@@ -190,8 +190,10 @@ def _plain(text: str) -> str:
     return text.lower().replace("_", "").replace("-", "")
 
 
-def _keep(vector: SteeringVector, out: Path, *, force: bool, json: bool) -> None:
-    from steer.cli.tables import layer_table
+def _keep(
+    vector: SteeringVector, out: Path, source: ModelSource | None, *, force: bool, json: bool
+) -> None:
+    from steer.cli.tables import layer_table, written
     from steer.vectors import store
     from steer.vectors.metadata import to_json
 
@@ -205,7 +207,7 @@ def _keep(vector: SteeringVector, out: Path, *, force: bool, json: bool) -> None
         output.as_json({"path": str(out), **to_json(metadata)})
         return
     layer_table(metadata)
-    output.note(f'wrote {out}; try: steer apply "One day" -v {out} --compare')
+    written(out, metadata, None if source is None else source.name)
 
 
 def _export(steer: Steer, out: Path, offset: int, *, force: bool, json: bool) -> None:

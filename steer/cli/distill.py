@@ -83,6 +83,7 @@ def distill(
     from steer.contrasts.contrasts import ContrastSource
     from steer.contrasts.frame import Frame
     from steer.contrasts.schema import parse_mapping
+    from steer.distillation.settings import DistillSettings
     from steer.errors import UsageError
     from steer.files import check_writable
     from steer.sites import parse_layers
@@ -105,10 +106,6 @@ def distill(
     texts = list(prompts_library.QUESTIONS if chat else prompts_library.OPENINGS)
     if prompts is not None:
         texts = prompts_library.read(*options.read_input(prompts))
-    model = options.load_model(source)
-    from steer.distillation.lessons import Conditions
-    from steer.distillation.settings import DistillSettings
-
     settings = DistillSettings(
         name=name or out.stem,
         rank=rank,
@@ -122,13 +119,16 @@ def distill(
         description=description,
         license=license,
     )
+    model = options.load_model(source)
     if pairs is None:
+        from steer.distillation.lessons import Conditions
+
         assert condition is not None
         vector = _run(model, Conditions(condition, baseline, chat), texts, settings)
     else:
         vector = _run_pairs(model, pairs, settings)
     sealed = store.write(out, vector, force=force)
-    _report(model, out, sealed.metadata, json=json)
+    _report(model, out, sealed.metadata, source.name, json=json)
 
 
 def _run(
@@ -162,8 +162,8 @@ def _run_pairs(model: Model, contrasts: Contrasts, settings: DistillSettings) ->
         return fit_pairs(task, settings, on_progress)
 
 
-def _report(model: Model, path: Path, metadata: Metadata, *, json: bool) -> None:
-    from steer.cli.tables import layer_table
+def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bool) -> None:
+    from steer.cli.tables import layer_table, written
     from steer.vectors.metadata import to_json
 
     told = metadata.method.distillation
@@ -181,4 +181,4 @@ def _report(model: Model, path: Path, metadata: Metadata, *, json: bool) -> None
         f"its texts have {told.extra_nats:+.2f} nats per token under the unsteered model;"
         f" {others} {told.condition_extra_nats:+.2f}"
     )
-    output.note(f'wrote {path}; try: steer apply "One day" -v {path} --compare')
+    written(path, metadata, name)

@@ -149,9 +149,9 @@ def evaluate(
     settings = engines.check(engine, engine_option or [], steers)
     loaded = tasks.load(task or ())
     judge = measuring.concept(concept, judge_model, judge_url, asked.seed)
+    what = asked.task(held_out, known, judge)
     model = workers.model(context, cluster, source)
     options.check_fit(used, model.identity, allow_other_model=asked.allow_other_model)
-    what = asked.task(held_out, known, judge)
     from steer.evaluation.evaluate import evaluate as run
     from steer.evaluation.task import journal, n_units, variants
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -82,7 +83,7 @@ def extract(
         --template "Is this true? {text}\\nIt is"
     """
     from steer.contrasts.reading import check_positions
-    from steer.files import check_writable
+    from steer.files import check_apart, check_writable
     from steer.fitting.fit import check_method
     from steer.fitting.fitting import FitSettings
     from steer.positions import parse_list
@@ -96,6 +97,7 @@ def extract(
     path = out or _default_path(name, contrasts.file)
     store.check_path(path)
     check_writable(path, force=force)
+    check_apart(path, keep)
     if keep is not None:
         check_writable(keep, force=force)
     fit_settings = FitSettings(
@@ -118,7 +120,8 @@ def extract(
         with _recorded(readers, planned, path, keep) as found:
             vectors = options.fitted(found, fit_settings)
     sealed = store.write(path, vectors[0], force=force)
-    tables.report_vector(path, [sealed, *vectors[1:]], described=planned.described, json=json)
+    made = [sealed, *vectors[1:]]
+    tables.report_vector(path, made, described=planned.described, json=json, model=source.name)
 
 
 @contextmanager
@@ -150,7 +153,10 @@ def _recorded(
         discard(part)
     else:
         part.replace(keep)
-        output.note(f"kept the activations in {keep}; try: steer fit {keep} --method lda")
+        output.note(
+            f"kept the activations in {keep}; try:"
+            f" steer fit {shlex.quote(str(keep))} --method lda -o lda.safetensors"
+        )
 
 
 def _default_path(name: str | None, contrasts: str | None) -> Path:

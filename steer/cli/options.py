@@ -160,7 +160,9 @@ def method_name(text: str) -> FitMethod:
     from steer.vectors.provenance import FitMethod
 
     if text not in get_args(FitMethod):
-        raise UsageError(f"{text!r} is not a method", hint=f"use {listed(get_args(FitMethod))}")
+        raise UsageError(
+            f"{text!r} is not a method", hint=f"use one of {listed(get_args(FitMethod))}"
+        )
     return cast("FitMethod", text)
 
 

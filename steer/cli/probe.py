@@ -43,7 +43,7 @@ def probe(
         list[str] | None, typer.Option(help="Ask this, in place of the usual. Repeatable.")
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in a conversation.")] = False,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of each answer.")] = 16,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 16,
     served: Annotated[
         str | None, typer.Option(help="The server's name for its model; by default its first.")
     ] = None,

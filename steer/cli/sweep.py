@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_library
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -12,6 +11,7 @@ import typer
 from steer.cli import engine as engines
 from steer.cli import measuring, options, output, swept, workers
 from steer.cli.sweep_rows import rows_of, strongest
+from steer.cli.tables import trial
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
@@ -118,11 +118,14 @@ def sweep(
         -v mean.safetensors:norm=keep --texts pairs.jsonl
     """
     from steer.errors import InputError, UsageError
-    from steer.files import check_writable
+    from steer.files import check_apart, check_writable
 
     workers.check(cluster, source, ("--engine", engine))
     if rule not in ("budget", "refusal_direction"):
         raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
+    if not (max_kl >= 0 and max_nats >= 0):
+        raise UsageError("--max-kl and --max-nats are 0 or more")
+    check_apart(out, plot, report)
     for path in (out, plot, report):
         if path is not None:
             check_writable(path, force=force)
@@ -145,12 +148,12 @@ def sweep(
     plan = Plan(rows)
     most = strongest(rows)
     settings = engines.check(engine, engine_option or [], most)
+    task = asked.task(held_out, known).for_choice
     model = workers.model(context, cluster, source)
     from steer.evaluation.choice import Budget
 
     used = [row.vector for row in rows]
     options.check_fit(used, model.identity, allow_other_model=asked.allow_other_model)
-    task = asked.task(held_out, known).for_choice
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))
     with engines.writer(engine, source, model, [[one] for one in most], settings) as write:
         made, journals = _run(model, plan, budget, task, write, exhaustive=exhaustive)
@@ -167,7 +170,7 @@ def sweep(
         raise InputError(f"nothing to recommend: {made.verdict.reason}", hint=swept.hint(told))
     if not json:
         typed = told["choice"]["vector" if saved else "typed"]
-        output.note(f'try: steer apply "One day" -v {shlex.quote(typed)} --compare')
+        output.note(f"try: {trial(typed, source.name, chat=asked.in_chat(known))}")
 
 
 def _run(

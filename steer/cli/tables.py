@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer.cli import output
+from steer.contrasts.source import POCKET
 
 if TYPE_CHECKING:
     from steer.vectors.metadata import Metadata
@@ -14,8 +16,18 @@ if TYPE_CHECKING:
     from steer.vectors.vector import SteeringVector
 
 
-def report_vector(path: Path, vectors: list[SteeringVector], *, described: str, json: bool) -> None:
-    """What was made, for `extract` and `fit`: vectors as from `fitted`, the first as written."""
+def report_vector(
+    path: Path,
+    vectors: list[SteeringVector],
+    *,
+    described: str,
+    json: bool,
+    model: str | None = None,
+) -> None:
+    """What was made, for `extract` and `fit`: vectors as from `fitted`, the first as written.
+
+    model: as for `written`.
+    """
     from steer.fitting.warnings import warnings
     from steer.vectors.metadata import to_json
 
@@ -38,10 +50,26 @@ def report_vector(path: Path, vectors: list[SteeringVector], *, described: str, 
     layer_table(metadata)
     layers = ", ".join(map(str, metadata.recommended.layers))
     output.note(f"recommended layer {layers}: {metadata.recommended.evidence}")
-    prompt = '"How are you?" --chat' if metadata.read.chat else '"One day"'
+    written(path, metadata, model)
+
+
+def written(path: Path, metadata: Metadata, model: str | None = None) -> None:
+    """Say that a vector is there, and how to try it. model: as `-m` takes it, where known."""
+    known = model or metadata.model.id
+    if model is None and known != POCKET and "/" not in known:
+        known = "MODEL"  # a folder's own name, and not where it lies
     # Where it was read: at the one token after which the answer begins.
     where = ":1/response=0" if metadata.read.chat and metadata.read.at_end else ""
-    output.note(f"wrote {path}; try: steer apply {prompt} -v {path}{where} --compare")
+    more = "" if metadata.model.bound else " --allow-other-model"
+    tried = trial(f"{path}{where}", known, chat=bool(metadata.read.chat))
+    output.note(f"wrote {path}; try: {tried}{more}")
+
+
+def trial(spec: str, model: str, *, chat: bool) -> str:
+    """A command that shows what a steer does."""
+    prompt = '"How are you?" --chat' if chat else '"One day"'
+    on = "" if model == POCKET else f" -m {shlex.quote(model)}"
+    return f"steer apply {prompt}{on} -v {shlex.quote(spec)} --compare"
 
 
 def _compared_row(metadata: Metadata) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class ModelSource:
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
-            raise UsageError(f"{self.dtype!r} is not a dtype", hint=f"use {listed(DTYPES)}")
+            raise UsageError(f"{self.dtype!r} is not a dtype", hint=f"use one of {listed(DTYPES)}")
         if self.device is not None and self.device_map is not None:
             raise UsageError("--device and --device-map exclude each other")
         if self.tensor_parallel and (self.device or self.device_map):

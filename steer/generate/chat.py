@@ -179,7 +179,7 @@ class Chat:
         ]
         steers = [recipe.placed(one, path) for one in hashed]
         write_atomic(path, recipe.to_toml(steers, generation).encode())
-        return Outcome(notes=(f"wrote {path}; try: steer apply --recipe {path}",))
+        return Outcome(notes=(f"wrote {path}; steer chat and steer apply take it as --recipe",))
 
     def _help(self, _: str) -> Outcome:
         rows = [f"{name:<9} {what}" for name, what in COMMANDS.items()]

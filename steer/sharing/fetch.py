@@ -62,7 +62,9 @@ def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) 
             raise
         return Fetched(kept, stale=True)
     if data is None:
-        raise MissingError(f"there is no {file} in {_folder(address)}")
+        raise MissingError(
+            f"there is no {file} in {_folder(address)}", hint=f"see `steer list {_folder(address)}`"
+        )
     if suffix == SUFFIX:
         store.from_bytes(data, str(address))  # what is cached is good
     with reported(kept.parent):

@@ -45,8 +45,9 @@ def origins(folder: Path) -> dict[str, Origin]:
         VectorError: the file is damaged, or of a later version.
     """
     file = folder / NAME
-    if not file.is_file():
-        return {}
+    with reported(file):
+        if not file.is_file():
+            return {}
     try:
         text = read_bytes(file, limit=_MAX_BYTES).decode()
         read = msgspec.convert(load_strict_json(text, str(file)), _Lock)

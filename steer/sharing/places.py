@@ -138,7 +138,8 @@ def reaching(subject: object) -> Iterator[None]:
         raise SteerError(f"{subject}: {error}") from None
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        told = getattr(error, "strerror", None) or str(error).strip()
+        reason = next(iter(told.splitlines()), "") or type(error).__name__
         if status in (401, 403) or isinstance(error, PermissionError):
             raise SteerError(
                 f"{subject}: not allowed: {reason}",

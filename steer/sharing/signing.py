@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from steer.errors import SteerError
-from steer.files import read_bytes, reported, write_atomic
+from steer.files import check_writable, read_bytes, reported, write_atomic
 
 SIGNATURE = ".sig"
 SIGNATURE_LIMIT = 1_000
@@ -29,8 +29,10 @@ _KEY_LIMIT = 100_000
 def make_keys(key: Path) -> Path:
     """Write a new private key, which only its owner can read, and `KEY.pub` beside it.
 
-    Returns the public key's path. Raises SteerError where one of the two exists.
+    Returns the public key's path. Raises SteerError where one of the two exists, or the folder
+    takes none.
     """
+    check_writable(key, force=True)
     library = _library()
     made = library.Ed25519PrivateKey.generate()
     forms = _serialization()
@@ -107,7 +109,7 @@ def _private(path: Path) -> Any:
     try:
         key = forms.load_pem_private_key(read_bytes(path, limit=_KEY_LIMIT), password=None)
     except (ValueError, TypeError, _unsupported()) as error:
-        raise SteerError(f"{path} is not a private key: {error}", hint=_MAKE) from None
+        raise SteerError(f"{path} is not a private key", hint=_MAKE) from error
     if not isinstance(key, library.Ed25519PrivateKey):
         raise SteerError(f"{path} is not an Ed25519 key", hint=_MAKE)
     return key
@@ -118,7 +120,10 @@ def _public(path: Path) -> Any:
     try:
         key = forms.load_pem_public_key(read_bytes(path, limit=_KEY_LIMIT))
     except (ValueError, TypeError, _unsupported()) as error:
-        raise SteerError(f"{path} is not a public key: {error}", hint="k.pem has k.pub") from None
+        raise SteerError(
+            f"{path} is not a public key",
+            hint="of the key k.pem `steer sign --new-key` writes it as k.pub",
+        ) from error
     if not isinstance(key, library.Ed25519PublicKey):
         raise SteerError(f"{path} is not an Ed25519 key")
     return key

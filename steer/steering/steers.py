@@ -122,7 +122,7 @@ class Steer:
 
         Raises:
             VectorError: a share of the activations' length of a vector that is zero, or whose file
-                does not say how long they are.
+                does not say how long they are; or numbers beyond float32.
         """
         factor = self.coefficient.value
         if self.coefficient.unit == "residual":
@@ -139,7 +139,14 @@ class Steer:
                     hint=f"use a multiple of the vector, such as {self.vector.name}:1",
                 )
             factor *= statistics.resid_norm / statistics.norm
-        return np.asarray(factor * self.vector.direction(layer), dtype=np.float32)
+        with np.errstate(over="ignore"):
+            made = np.asarray(factor * self.vector.direction(layer), dtype=np.float32)
+        if not np.isfinite(made).all():
+            raise VectorError(
+                f"{self.vector.name!r} ×{self.coefficient} at layer {layer} is beyond float32",
+                hint="use a smaller coefficient",
+            )
+        return made
 
     def level(self, layer: int) -> float:
         """The op's value at `layer`: a projection in activation units, or degrees; else 0.

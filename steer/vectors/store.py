@@ -227,7 +227,10 @@ def find(reference: str) -> Path:
             for candidate in (path, Path(reference + SUFFIX)):
                 if candidate.is_file():
                     return candidate
-            raise VectorError(f"there is no file {reference}", hint="see `steer list`")
+            raise VectorError(
+                f"{reference} is a folder" if path.is_dir() else f"there is no file {reference}",
+                hint=_scope_hint(reference, searched) or "see `steer list`",
+            )
         for folder in searched:
             candidate = folder / (reference + SUFFIX)
             if candidate.is_file():
@@ -238,3 +241,11 @@ def find(reference: str) -> Path:
         f"no vector named {reference!r} in {' or '.join(str(f) for f in folders())}",
         hint=f"did you mean {close[0]!r}?" if close else "see `steer list`",
     )
+
+
+def _scope_hint(reference: str, searched: list[Path]) -> str | None:
+    """What to write for `NAME/SCOPE`, which is a path, where there is such a name."""
+    name, _, rest = reference.partition("/")
+    if any((folder / (name + SUFFIX)).is_file() for folder in searched):
+        return f"a scope follows an op, a coefficient or layers: {name}:add/{rest}"
+    return None
