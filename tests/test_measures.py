@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steer.intervals import difference, mean, ratio
+from steer.measures.baselines import LEVEL, N_CHANCE, reach_of_chance
 from steer.measures.measures import (
     distinct,
     has_word,
@@ -79,3 +80,18 @@ def test_items_are_drawn_together(values: list[float]) -> None:
     found = difference(([value + 1 for value in values], ones), (values, ones))
     assert (found.low, found.high) == pytest.approx((1, 1))
     assert mean(values) == ratio(values, ones)
+
+
+@pytest.mark.parametrize("n_places", [1, 5, 60])
+def test_what_means_nothing_is_seldom_out_of_the_reach_of_chance(n_places: int) -> None:
+    # Layers differ in how much a direction does there; what is taken is the best of all.
+    rng = np.random.default_rng(n_places)
+    spreads = rng.uniform(0.5, 2, n_places)
+    n_out = 0
+    for _ in range(2_000):
+        found = rng.normal(0.3, spreads)
+        best = int(found.argmax())
+        drawn = rng.normal(0.3, spreads[best], N_CHANCE)
+        n_out += found[best] > reach_of_chance(drawn.tolist(), n_places)
+    assert n_out / 2_000 < 1.3 * LEVEL
+    assert reach_of_chance([0.1, 0.2, 0.3], 2) < reach_of_chance([0.1, 0.2, 0.3], 3)

@@ -52,6 +52,20 @@ def grid_of(effects: Any, costs: Any, levels: Any = None, spread: float = 0.0) -
     return Grid("preference", effect, np.ones(8), drift, np.ones(3), level)
 
 
+def unstable(
+    grid: Grid,
+    plan: Plan,
+    budget: Budget,
+    place: tuple[int, int],
+    *,
+    refused: Any = (),
+    nats: Any = None,
+) -> str:
+    """How halves disagree where texts have these extra nats; none, where not said."""
+    look, _ = look_of(dict.fromkeys(np.ndindex(grid.effect.shape[:2]), 0.0) | (nats or {}))
+    return _instability(grid, plan, budget, place, refused, look)
+
+
 def test_the_order_is_the_rules() -> None:
     plan = plan_of(2, (0.1, 0.2))
     grid = grid_of([[1, 5], [3, -1]], [[0.0, 0.5], [0.05, 0.0]])
@@ -75,13 +89,13 @@ def test_halves_that_disagree_are_unstable() -> None:
     plan, budget = plan_of(4, (0.1,)), Budget(kl=1)
     costs = np.zeros((4, 1))
     steady = grid_of([[1], [2], [1], [0]], costs)
-    assert _instability(steady, plan, budget, (1, 0)) == ""
+    assert unstable(steady, plan, budget, (1, 0)) == ""
     effect = steady.effect.copy()
     effect[3, 0, ::2] = 9.0  # for half of the items the last layer is best
     torn = replace(steady, effect=effect)
-    assert "layer 3" in _instability(torn, plan, budget, (1, 0))
+    assert "layer 3" in unstable(torn, plan, budget, (1, 0))
     noisy = grid_of([[1], [2], [1], [0]], costs, spread=1.0)
-    assert "an effect of" in _instability(noisy, plan, budget, (1, 0))
+    assert "an effect of" in unstable(noisy, plan, budget, (1, 0))
 
 
 def test_neighbours_are_told_by_their_layers() -> None:
@@ -186,8 +200,13 @@ def test_texts_are_written_for_few_of_many_layers(monkeypatch: pytest.MonkeyPatc
 def test_halves_choose_among_what_was_not_refused() -> None:
     plan, budget = plan_of(4, (0.1,)), Budget(kl=1)
     grid = grid_of([[1], [2], [1], [9]], np.zeros((4, 1)))
-    assert "layer 3" in _instability(grid, plan, budget, (1, 0))
-    assert _instability(grid, plan, budget, (1, 0), {(3, 0)}) == ""
+    assert "layer 3" in unstable(grid, plan, budget, (1, 0))
+    assert unstable(grid, plan, budget, (1, 0), refused={(3, 0)}) == ""
+    # Nor does a half lead to where the choice had no reason to look, and texts fall apart.
+    apart = {(3, 0): 9.0}
+    assert unstable(grid, plan, budget, (1, 0), nats=apart) == ""
+    grid = grid_of([[5], [2], [1], [9]], np.zeros((4, 1)))
+    assert "layer 0" not in unstable(grid, plan, budget, (2, 0), nats={(0, 0): 9.0, (3, 0): 0.0})
 
 
 def test_the_default_grid_suits_the_vector() -> None:

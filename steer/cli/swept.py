@@ -21,7 +21,7 @@ def hint(told: dict[str, Any]) -> str:
         return "is the vector right, and its sign? see `steer show`"
     effect, cost = choice["effect"]["value"], choice["kl"]["value"]
     nats = told["extra_nats"] and f", extra nats {told['extra_nats']['value']:.3f}"
-    return f"the nearest cell is {choice['typed']}: effect {effect:.2f}, KL {cost:.3f}{nats or ''}"
+    return f"the nearest cell is {choice['typed']}: effect {effect:.2f}, KL {cost:.3g}{nats or ''}"
 
 
 def show(model: Model, made: Findings, told: dict[str, Any]) -> None:
@@ -70,7 +70,7 @@ def _verdict(told: dict[str, Any]) -> list[str]:
         f"recommended: {choice['typed']}",
         f"  {told['effect']} {_told(choice['effect'])}; random directions as long"
         f" {min(told['random_effects']):.2f} to {max(told['random_effects']):.2f}"
-        f" ({len(told['random_effects'])} seeds)",
+        f" ({len(told['random_effects'])} seeds), by chance {told['chance']:.2f} at the best layer",
         f"  KL {_told(choice['kl'], 3)}; extra nats {_told(told['extra_nats'])} and distinct-2"
         f" {_told(told['distinct'])} of {n['texts']} written texts",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class Tried:
 
 def choose(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writing) -> Tried | None:
     """The cell that the rule takes of those within the budget; of those that cost too much in their
-    texts one of the cheapest, and None where all cost too much before.
+    texts the cheapest that was looked at, and None where all cost too much before.
 
     Raises:
         HookError: a cell was never applied.
@@ -54,18 +55,19 @@ def choose(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writin
     order, costs = ordered(grid, plan, budget), grid.costs()
     if not order:
         return None
-    base = expected_nats(texts.model, [one.scored for one in texts.own], UNSTEERED)
     looked: dict[Place, Tried] = {}
+    found_at = looking(texts, plan, writing)
 
     def look(place: Place) -> Tried:
-        if place not in looked:
-            looked[place] = _tried(texts, plan.steer(*place), place, writing, base)
+        looked[place] = found_at(place)
         return looked[place]
 
-    found = _first_within(_lines(plan, order), order, costs, look, budget.nats)
+    found = _first_within(lines_of(plan, order), order, costs, look, budget.nats)
+    if found.extra_nats.value > budget.nats:
+        found = min(looked.values(), key=lambda tried: tried.extra_nats.value)
     failed = [one for one, tried in looked.items() if tried.extra_nats.value > budget.nats]
     # Also what costs too much before, which by half of the texts it might not.
-    lines = _lines(plan, list(np.ndindex(costs.shape)))
+    lines = lines_of(plan, list(np.ndindex(costs.shape)))
     refused = (
         place
         for line in lines
@@ -73,6 +75,20 @@ def choose(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writin
         if any(one in line and costs[place] >= costs[one] for one in failed)
     )
     return replace(found, refused=frozenset(refused))
+
+
+def looking(texts: Bench, plan: Plan, writing: Writing) -> Callable[[Place], Tried]:
+    """What looks at the texts of a cell, of each once."""
+
+    @cache
+    def base() -> Nats:
+        return expected_nats(texts.model, [one.scored for one in texts.own], UNSTEERED)
+
+    @cache
+    def look(place: Place) -> Tried:
+        return _tried(texts, plan.steer(*place), place, writing, base())
+
+    return look
 
 
 def ordered(grid: Grid, plan: Plan, budget: Budget, part: slice = slice(None)) -> list[Place]:
@@ -108,7 +124,7 @@ def _by_refusal_direction(grid: Grid, plan: Plan, part: slice) -> list[Place]:
     return [places[index] for index in refusal_direction(candidates, n_layers)]
 
 
-def _lines(plan: Plan, order: Sequence[Place]) -> list[list[Place]]:
+def lines_of(plan: Plan, order: Sequence[Place]) -> list[list[Place]]:
     """Cells that differ in their coefficients alone, in their order; the line of the first one
     first."""
     lines: dict[tuple[str, tuple[int, ...]], list[Place]] = {}

@@ -73,6 +73,7 @@ class Findings:
             "reason": verdict.reason,
             "choice": None if place is None else self.cell(place),
             "random_effects": list(verdict.random),
+            "chance": verdict.chance,
             "margin": plain(verdict.margin),
             "extra_nats": plain(tried.extra_nats if tried else None),
             "distinct": plain(tried.distinct if tried else None),
@@ -95,7 +96,7 @@ class Findings:
         told = [
             f"sweep of {len(plan.rows)} x {plan.n_columns} cells",
             f"{grid.kind} {grid.effect_at(*place)} on {n} held-out items",
-            f"random directions at most {max(verdict.random):.2f}",
+            f"random directions at most {max(verdict.random):.2f} ({len(verdict.random)} seeds)",
             f"KL {grid.cost_at(*place).value:.3f} nats per token (at most {self.budget.kl:g})",
             "stable" if verdict.stable else f"unstable: {verdict.instability}",
             f"seed {self.writing.seed}",

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
-from steer.evaluation.choice import Budget, Tried, choose, ordered, places_of
+from steer.evaluation.choice import (
+    LINES,
+    Budget,
+    Tried,
+    choose,
+    lines_of,
+    looking,
+    ordered,
+    places_of,
+)
 from steer.evaluation.repeat import HALVES, Repeat, repeat
 from steer.evaluation.sweep import Bench
 from steer.evaluation.written import Writing
 from steer.intervals import Interval, difference, ratio
-from steer.measures.baselines import N_RANDOM, random_direction
+from steer.measures.baselines import N_CHANCE, random_direction, reach_of_chance
 from steer.measures.grids import Grid, Place, Plan, Row
 from steer.measures.measures import wrong_way
 from steer.measures.selection import nearest, pareto
@@ -21,9 +31,10 @@ class Verdict:
     """What came of it. place: the cell that is recommended, or the nearest one, with `reason`
     why it is not recommended.
 
-    random: the effect of each random direction there. margin: how much more the cell does than
-    these on the same items. again: new texts at the choice. stable: whether both halves of the
-    items lead to the same, the second with new texts.
+    random: the effect of each random direction there. chance: what they reach at the best layer
+    by chance. margin: how much more the cell does than the random ones on the same items.
+    again: new texts at the choice. stable: whether both halves of the items lead to the same, the
+    second with new texts; None where nothing was chosen.
     """
 
     place: Place | None
@@ -31,9 +42,10 @@ class Verdict:
     front: tuple[Place, ...]
     tried: Tried | None = None
     random: tuple[float, ...] = ()
+    chance: float | None = None
     margin: Interval | None = None
     again: Repeat | None = None
-    stable: bool = True
+    stable: bool | None = None
     instability: str = ""
     wrong_way: tuple[int, ...] = ()
 
@@ -61,51 +73,55 @@ def judge(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writing
         reason = f"no cell that was tried has extra nats of at most {budget.nats:g} per token"
         return Verdict(tried.place, reason, front, tried)
     again = repeat(texts, plan, grid, writing, tried.place)
-    return _held_against_chance(texts, plan, grid, budget, front, tried, again)
+    instability = _instability(
+        again.grid, plan, budget, tried.place, tried.refused, looking(texts, plan, writing)
+    )
+    if again.extra_nats.low > budget.nats:
+        instability = f"texts by seed {again.seed} have extra nats of {again.extra_nats}"
+    verdict = _held_against_chance(texts, plan, grid, front, tried)
+    return replace(verdict, again=again, stable=not instability, instability=instability)
 
 
 def _held_against_chance(
     texts: Bench,
     plan: Plan,
     grid: Grid,
-    budget: Budget,
     front: tuple[Place, ...],
     tried: Tried,
-    again: Repeat,
 ) -> Verdict:
+    """A choice is the best of many places, so chance has as many to be the best of. Coefficients of
+    one sign are one place: what a direction does with them goes together."""
     row, column = tried.place
     steer = plan.steer(row, column)
-    found, weights = texts.score([(random_direction(steer, seed),) for seed in range(N_RANDOM)])
+    found, weights = texts.score([(random_direction(steer, seed),) for seed in range(N_CHANCE)])
     random = tuple(float(one) for one in found.sum(1) / weights.sum())
     own = grid.effect[row, column]
     margin = difference((own, weights), (found.mean(0), weights))
+    every = {(str(one), one.layers, c.value > 0) for one in plan.rows for c in one.coefficients}
+    chance = max(*random, reach_of_chance(random, len(every)))
     reason = None
-    if margin.low <= 0 or ratio(own, weights).value <= max(random):
-        reason = "it does not beat random directions of its length"
-    instability = _instability(again.grid, plan, budget, tried.place, tried.refused)
-    if again.extra_nats.low > budget.nats:
-        instability = f"texts by seed {again.seed} have extra nats of {again.extra_nats}"
-    return Verdict(
-        tried.place,
-        reason,
-        front,
-        tried,
-        random,
-        margin,
-        again,
-        not instability,
-        instability,
-        tuple(wrong_way(own)),
-    )
+    if margin.low <= 0 or ratio(own, weights).value <= chance:
+        reason = (
+            "it does not beat random directions of its length, which by chance reach"
+            f" {chance:.2f} at the best layer"
+        )
+    wrong = tuple(wrong_way(own))
+    return Verdict(tried.place, reason, front, tried, random, chance, margin, wrong_way=wrong)
 
 
 def _instability(
-    grid: Grid, plan: Plan, budget: Budget, place: Place, refused: Container[Place] = ()
+    grid: Grid,
+    plan: Plan,
+    budget: Budget,
+    place: Place,
+    refused: Container[Place],
+    look: Callable[[Place], Tried],
 ) -> str:
     """How the halves disagree with the choice of all; empty if they do not.
 
     A half has every second item, and every second unrelated text. What the choice's texts cost is
-    told by all of them: what was `refused` for it is out.
+    told by all of them: what was `refused` for it is out. To what a half prefers the choice may
+    have had no reason to `look`; it is out too if the cheapest of its line fails.
     """
     whole = grid.effect_at(*place)
     chosen = plan.rows[place[0]]
@@ -116,10 +132,15 @@ def _instability(
         order = [one for one in ordered(grid, plan, within, half) if one not in refused]
         if not order:
             return "half of the items leads to no choice at all"
-        row, _ = order[0]
-        if not _neighbours(plan, chosen, plan.rows[row]):
-            return f"half of the items leads to {plan.labels()[row]}"
-        effect = float(grid.effects(half)[order[0]])
+        ahead = list(takewhile(lambda one: not _neighbours(plan, chosen, plan.rows[one[0]]), order))
+        costs = grid.costs()
+        for line in lines_of(plan, ahead)[:LINES]:
+            cheapest = min(line, key=lambda one: float(costs[one]))
+            if look(cheapest).extra_nats.value <= budget.nats:
+                return f"half of the items leads to {plan.labels()[cheapest[0]]}"
+        if len(ahead) == len(order):
+            return "half of the items leads to no choice at all"
+        effect = float(grid.effects(half)[order[len(ahead)]])
         if not whole.low <= effect <= whole.high:
             return f"half of the items gives an effect of {effect:.2f}"
     return ""

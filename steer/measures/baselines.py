@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from steer.vectors.vector import Directions, SteeringVector
 N_RANDOM = 5
 #: Ops of which a negative coefficient does the contrary. Of the others it undoes nothing.
 SIGNED: tuple[OpName, ...] = ("add", "rotate")
+#: Random directions that tell how far chance goes, and how often what means nothing may go further.
+N_CHANCE, LEVEL = 20, 0.05
 _STREAM = 0x5EED
 
 
@@ -29,6 +32,21 @@ def random_direction(steer: Steer, seed: int) -> Steer:
     up = None if vector.up is None else _turned(rng, vector.up, axis=1)
     directions = _turned(rng, vector.directions, axis=1)
     return replace(steer, vector=SteeringVector(vector.metadata, directions, vector.down, up))
+
+
+def reach_of_chance(effects: Sequence[float], n_places: int) -> float:
+    """What one more direction like these, tried at `n_places` and taken where it does most, does
+    with a probability of `LEVEL` at most.
+
+    A direction's effect is near to a sum over its many components, and so to a normal number:
+    Student's prediction interval of one more, with Bonferroni's share of `LEVEL` for each place.
+    """
+    from scipy.special import stdtrit
+
+    found = np.asarray(effects, float)
+    n = len(found)
+    quantile = float(stdtrit(n - 1, 1 - LEVEL / n_places))
+    return float(found.mean() + quantile * found.std(ddof=1) * np.sqrt(1 + 1 / n))
 
 
 def opposite(steer: Steer) -> Steer:

@@ -62,7 +62,7 @@ def _verdict(told: dict[str, Any]) -> str:
     stable = (
         "stable over halves of the items and texts"
         if told["stable"]
-        else f"({told['instability']})"
+        else f"but unstable: {told['instability']}"
     )
     return f"Recommended: {_named(choice)}, {stable}."
 
@@ -80,6 +80,7 @@ def _evidence(told: dict[str, Any]) -> list[list[str]]:
     rows = [
         [f"{told['effect']}, {n['items']} held-out items", _interval(choice.get("effect"))],
         ["more than random directions as long", _interval(told["margin"])],
+        ["such directions at the best layer, by chance", _number(told["chance"])],
         [f"KL, {n['unrelated']} unrelated texts", _interval(choice.get("kl"))],
         [f"extra nats per token, {n['texts']} written texts", _interval(told["extra_nats"])],
         ["distinct bigrams in a text", _interval(told["distinct"])],
@@ -100,6 +101,10 @@ def _texts(told: dict[str, Any]) -> str:
 def _cell(cell: dict[str, Any]) -> list[str]:
     intervals = [_interval(cell["effect"]), _interval(cell["kl"])]
     return [cell["typed"], *intervals]
+
+
+def _number(told: float | None) -> str:
+    return "–" if told is None else f"{told:.3g}"
 
 
 def _interval(told: dict[str, float] | None) -> str:
