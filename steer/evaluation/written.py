@@ -23,6 +23,9 @@ from steer.steering.steers import Steer
 #: those by which a sweep chooses from there, so that what is measured later was not chosen on.
 FRESH, FOR_CHOICE = 1_000_000, 2_000_000
 
+#: Texts of like length that are thinned at the same places.
+RUN = 3
+
 #: Continues beginnings, (token ids, which sample of it this is), each under steers of its own.
 Continue = Callable[
     [Sequence[tuple[Sequence[int], int]], Sequence[Sequence[Steer]], Sampling], list[list[int]]
@@ -238,11 +241,19 @@ def lesson_text(lesson: Lesson) -> Text:
 
 
 def thinned(texts: Sequence[Text], most: int) -> list[Text]:
-    """The same texts with at most `most` scored positions each, evenly spread, at like places."""
-    made = []
-    for text in texts:
+    """The same texts with at most `most` scored positions each, evenly spread, all alike likely.
+
+    Texts of a grammar or a template have the words that matter at like places, so where the first
+    position lies must change from text to text. Texts of like length, which run together, have it
+    together where they can: fewer columns are asked for.
+    """
+    made = list(texts)
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index].ids))
+    for rank, index in enumerate(order):
+        text = texts[index]
         step = max(1, -(-len(text.scored) // most))
-        made.append(Text(text.ids, text.scored[step // 2 :: step], text.start, text.conditioned))
+        scored = text.scored[rank // RUN % step :: step]
+        made[index] = replace(text, scored=scored)
     return made
 
 

@@ -168,9 +168,9 @@ def per_token(sums: np.ndarray, texts: Sequence[Text]) -> dict[str, float]:
 
 def nats(task: Task, steer: Steer) -> dict[str, Any]:
     """What the next token costs the unsteered model, as the edit and as the tag would write it, at
-    the same places of the tag's own texts: so their difference has little noise.
+    each place of the tag's own texts: so their difference has little noise.
     """
-    texts = thinned([lesson_text(one) for one in task.texts.held_out], 16)
+    texts = [lesson_text(one) for one in task.texts.held_out]
     base, tag, edit = score(task.model, texts, [UNSTEERED, CONDITION, (steer,)], surprise)
     more = {"edit": edit - base, "tag": tag - base, "between": edit - tag}
     return {"nats": {name: per_token(sums, texts) for name, sums in more.items()}}
@@ -199,7 +199,7 @@ def mean_differences(task: Task, other: Sequence[Text], steer: Steer) -> dict[st
         for coefficient in COEFFICIENTS:
             cells.append((Steer(moved, Coefficient(coefficient), (site.layer,)),))
             names.append((site.layer, coefficient))
-    held_out = thinned([lesson_text(one) for one in task.texts.held_out], 16)
+    held_out = [lesson_text(one) for one in task.texts.held_out]
     left = score(model, held_out, cells, distance).sum(1)
     recovered, harms = 1 - left[1:] / left[0], score(model, other, cells[1:], drift).sum(1)
 
@@ -214,7 +214,7 @@ def mean_differences(task: Task, other: Sequence[Text], steer: Steer) -> dict[st
         }
 
     return {
-        "vector_at_same_places": recovered[0],
+        "vector": recovered[0],
         "mean_diff": {
             "any": best(np.full(len(names), True)),
             "harmless": best(harms[1:] <= harms[0]),

@@ -135,7 +135,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def beside_mean_diff(row: dict[str, Any]) -> str:
     same, free = row["mean_diff"]["harmless"], row["mean_diff"]["any"]
     return (
-        f"{row['condition']}: {row['vector_at_same_places']:.3f}; the best mean_diff with no more"
+        f"{row['condition']}: {row['vector']:.3f}; the best mean_diff with no more"
         f" harm {same['recovery']:.3f} (layer {same['layer']}, times {same['coefficient']}), with"
         f" any {free['recovery']:.3f}, at {free['harm_of_edits']:.1f} times the harm"
     )
