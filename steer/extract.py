@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,16 +87,20 @@ def record_contrasts(
         HookError: a site was never reached.
         SteerError: the file cannot be written.
     """
-    found = resume(path, planned.recording)
-    done = found.done()
-    on_progress(int(done.sum()))
-    made = once(workers, partial(in_batches, readings=planned.readings))
-    ahead = (Batch.of(rows, planned.readings) for rows in made if not done[readings_of(rows)].all())
-    for _, parts in workers.map(partial(Recorder, sites=planned.recording.sites), ahead):
-        for part in parts:
-            found.put(part.indices, part.activations, part.norms)
-            on_progress(int((~done[part.indices]).sum()))
-    return found
+    with ExitStack() as stack:
+        found = stack.enter_context(resume(path, planned.recording))
+        done = found.done()
+        on_progress(int(done.sum()))
+        made = once(workers, partial(in_batches, readings=planned.readings))
+        ahead = (
+            Batch.of(rows, planned.readings) for rows in made if not done[readings_of(rows)].all()
+        )
+        for _, parts in workers.map(partial(Recorder, sites=planned.recording.sites), ahead):
+            for part in parts:
+                found.put(part.indices, part.activations, part.norms)
+                on_progress(int((~done[part.indices]).sum()))
+        stack.pop_all()  # It stays open for who asked for it.
+        return found
 
 
 def _recording(

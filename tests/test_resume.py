@@ -16,6 +16,7 @@ from recorded import pairs
 from test_cli import failed, folder, steer  # noqa: F401  (fixtures)
 from test_cli import pairs as pairs_file  # noqa: F401
 
+from steer.errors import SteerError
 from steer.extract import ReadSettings, plan, record_contrasts
 from steer.fitting.activations import resume
 from steer.positions import Position
@@ -103,3 +104,33 @@ def test_what_another_precision_began_is_not_gone_on_with(tmp_path: Path) -> Non
     with record_contrasts(InProcess(whole), plans[1], tmp_path / "anew"):
         pass
     assert (tmp_path / "begun").read_bytes() == (tmp_path / "anew").read_bytes()
+
+
+def test_two_do_not_record_into_one_file(tmp_path: Path) -> None:
+    model = tiny.model("llama")
+    first, second = (
+        plan(model, pairs(words), ReadSettings(layers=(0,))).recording
+        for words in (("w3", "w4"), ("w5", "w6"))
+    )
+    with resume(tmp_path / "a", first) as found:
+        for other in (first, second):
+            with pytest.raises(SteerError, match="another process"):
+                resume(tmp_path / "a", other)
+        found.put([0, 1], np.ones((2, 1, 32), np.float32), np.ones((2, 1), np.float32))
+        assert (found.side(0, 0) == 1).all() and found.done().all()
+    with resume(tmp_path / "a", second) as found:
+        assert not found.done().any()
+
+
+def test_a_command_leaves_alone_what_another_is_recording(
+    folder: Path,  # noqa: F811
+    pairs_file: Path,  # noqa: F811
+) -> None:
+    model = tiny.model("llama")
+    recording = plan(model, pairs(("w3", "w4")), ReadSettings()).recording
+    words = ["extract", pairs_file, "-m", folder, "-o", "a.safetensors"]
+    with resume(Path("a.safetensors.part"), recording):
+        begun = Path("a.safetensors.part").read_bytes()
+        failed(steer(*words), 1, "another process is recording")
+        assert Path("a.safetensors.part").read_bytes() == begun
+    assert steer(*words).exit_code == 0

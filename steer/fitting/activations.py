@@ -148,18 +148,36 @@ class Activations:
 def resume(path: Path, recording: Recording) -> Activations:
     """A file at `path` for this recording: a new one, or one that was begun and is the same.
 
+    It is this process's until it is closed.
+
     Raises:
-        SteerError: the place cannot be written.
+        SteerError: the place cannot be written, or another process is recording there.
     """
     header = _header(recording)
     check_writable(path, force=True)
     with reported(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        _take(descriptor, path)
         if os.pread(descriptor, len(header), 0) != header:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, header, 0)
         os.ftruncate(descriptor, len(header) + _n_bytes(recording))
     return Activations(recording, path, descriptor, len(header))
+
+
+def _take(descriptor: int, path: Path) -> None:
+    """Keep other processes from recording into a file until it is closed."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise SteerError(
+            f"another process is recording into {path}", hint="name another file, or wait for it"
+        ) from error
+    except (ImportError, OSError):  # some systems, and some file systems, know no locks
+        pass
 
 
 def open_kept(path: Path) -> Activations:
