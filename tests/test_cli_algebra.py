@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,33 @@ def test_lens_shows_tokens_by_layer(joyful: Path, folder: Path) -> None:  # noqa
     assert [row["layer"] for row in printed["lens"]] == [0, 1, 2]
     assert len(printed["lens"][0]["raised"]) == 8
     assert "lens" not in json.loads(steer("show", "joyful", "--json").stdout)
+
+
+def test_words_of_the_lens_stay_whole_on_a_narrow_terminal(
+    joyful: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["show", "joyful", "--lens", "--top", 6, "-m", folder]
+    whole = re.findall(r"'[^']+' -?\d+\.\d", steer(*words).stdout)
+    for width in (60, 80):
+        monkeypatch.setattr("steer.cli.output._PIPE_WIDTH", width)
+        said = steer(*words).stdout
+        assert sorted(re.findall(r"'[^']+' -?\d+\.\d", said)) == sorted(whole)
+        table = said[said.rindex("layer ") :].splitlines()
+        assert max(map(len, table)) <= width
+
+
+def test_show_says_what_a_bare_name_does(vectors: Path) -> None:
+    """The amount in its unit, as `apply` tells it."""
+    vector = make_vector()
+    for coefficient, unit, told in ((0.317, "residual", "×31.7% @"), (2.0, "vector", "×2 @")):
+        best = tiny.msgspec.structs.replace(
+            vector.metadata.recommended, coefficient=coefficient, unit=unit
+        )
+        changed = tiny.msgspec.structs.replace(vector.metadata, recommended=best)
+        store.write(Path("x.safetensors"), type(vector)(changed, vector.directions), force=True)
+        assert told in steer("show", "x.safetensors").stdout
 
 
 def test_lens_through_another_model_is_refused(joyful: Path, other: Path) -> None:  # noqa: F811

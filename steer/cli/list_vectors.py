@@ -90,4 +90,6 @@ def _line(name: str, metadata: Metadata) -> list[str]:
 
     where = f"{metadata.site} {format_layers(metadata.layers)}"
     made = f"{metadata.method.name} of {metadata.contrast.n}"
+    if metadata.method.source is not None:
+        made = f"{metadata.method.source.format} file"
     return [name, metadata.model.id, where, made, metadata.description]

@@ -90,16 +90,30 @@ def _lens(source: ModelSource, path: Path, top: int, allow_other_model: bool) ->
 
 
 def _lens_table(metadata: Metadata, rows: Sequence[LayerLens]) -> None:
+    room = (output.width() - len("layer  ")) // 2 - 2
     cells = []
     for row in rows:
-        ends = (row.raised, row.lowered)
-        words = ["  ".join(f"{one.text!r} {one.score:.1f}" for one in end) or "–" for end in ends]
-        cells.append([tables.marked(row.layer, metadata), *words])
+        ends = (
+            [f"{one.text!r} {one.score:.1f}" for one in end] for end in (row.raised, row.lowered)
+        )
+        cells.append([tables.marked(row.layer, metadata), *(_filled(end, room) for end in ends)])
     output.table(["layer", "raises", "lowers"], cells, left=3)
+
+
+def _filled(words: Sequence[str], room: int) -> str:
+    """Words on as many lines as it takes, each whole."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + 2 + len(word) <= room:
+            lines[-1] += f"  {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines) or "–"
 
 
 def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     from steer.sites import format_layers
+    from steer.steering.operation import Coefficient
 
     model, contrast, best = metadata.model, metadata.contrast, metadata.recommended
     revision = f" at {model.revision[:12]}" if model.revision else ""
@@ -121,6 +135,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         read = f"{source.convention} (layer here = number there {source.offset:+d})"
     if metadata.method.combination is not None:
         made = _combined(metadata.method.combination)
+    amount = f"×{Coefficient(best.coefficient, best.unit)}"
     return [
         ("name", metadata.name),
         ("description", metadata.description),
@@ -129,7 +144,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         ("site", f"{metadata.site}, layers {format_layers(metadata.layers)} of {model.n_layers}"),
         ("form", form),
         ("made from", f"{made}; {read}"),
-        ("recommended", f"×{best.coefficient:g} @ {format_layers(best.layers)} ({best.evidence})"),
+        ("recommended", f"{amount} @ {format_layers(best.layers)} ({best.evidence})"),
         ("sha256", metadata.sha256),
     ]
 
