@@ -104,8 +104,8 @@ def test_lens_shows_tokens_by_layer(joyful: Path, folder: Path) -> None:  # noqa
 
 
 def test_words_of_the_lens_stay_whole_on_a_narrow_terminal(
-    joyful: Path,
-    folder: Path,
+    joyful: Path,  # noqa: F811
+    folder: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ["show", "joyful", "--lens", "--top", 6, "-m", folder]

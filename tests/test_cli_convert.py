@@ -69,6 +69,8 @@ def test_there_and_back(suffix: str) -> None:
     back = store.read(Path("back.safetensors"))
     assert np.array_equal(back.directions, vector.directions)
     assert back.metadata.layers == vector.metadata.layers
+    listed = done("list", ".").stdout
+    assert " file " in listed and "of 0" not in listed
 
 
 def test_without_more_words_it_is_what_the_file_recommends() -> None:
