@@ -15,6 +15,7 @@ from recorded import pairs
 from test_distill import SMALL, _one_thread, folder, planted, steer  # noqa: F401  (fixtures)
 
 from steer.contrasts.contrasts import Contrasts
+from steer.contrasts.passages import Passage
 from steer.distillation.distill import fit_pairs
 from steer.distillation.lowrank import Edits
 from steer.distillation.pairs import BETA, Preference, preference
@@ -93,10 +94,27 @@ def test_held_out_pairs_prefer_the_positive_completion_afterwards() -> None:
     assert store.to_bytes(again.sealed()) == store.to_bytes(vector.sealed())
 
 
+def test_what_judges_is_not_known_by_another_completion_nor_twice() -> None:
+    model = tiny.model("llama")
+    prompted = [
+        (f"w{i} w{i + 3} ", f"w{8 + turn} w20", f"w{12 + turn} w9")
+        for i in range(3, 23)
+        for turn in range(3)
+    ]
+    sides = [tuple(Passage(row[0], row[side]) for row in prompted) for side in (1, 2)]
+    for contrasts, n in ((Contrasts("pairs", *sides), 60), (pairs(*ROWS, *ROWS), 60)):
+        found = preference(model, contrasts, SETTINGS)
+        parts = found.held_out, found.validation, found.lessons
+        assert list(map(len, parts)) == [n // 5, n // 5, 3 * n // 5]
+        known = [{pair.positive.baseline[:3] for pair in part} for part in parts]
+        assert sum(map(len, known)) == len(set.union(*known))
+
+
 @pytest.mark.parametrize(
     ("contrasts", "message"),
     [
         (pairs(*ROWS[:9]), "it takes 10"),
+        (pairs(*ROWS[:9], *ROWS[:9]), "it takes 10"),
         (replace(pairs(*ROWS), paired=False), "have to be pairs"),
         (pairs(*[(a, b + " w4" * 130) for a, b in ROWS]), "takes 128"),
     ],

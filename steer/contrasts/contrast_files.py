@@ -217,7 +217,11 @@ class _Reader:
 
 
 def first_of(records: Iterable[Record]) -> tuple[Record, Iterable[Record]]:
-    """The first record, and all of them."""
+    """The first record, and all of them.
+
+    Raises:
+        InputError: there is none.
+    """
     rest = iter(records)
     for record in rest:
         return record, chain([record], rest)

@@ -56,6 +56,7 @@ class Frame:
         Raises:
             InputError: naming the place: a template with no place for the prompt or the condition,
                 or with one for a prompt that is not there; or round messages.
+            UsageError: a system message beside conditions, or a template with the text twice.
         """
         if not isinstance(text, str) or not isinstance(prompt, str):
             return self._conversation(where, text, prompt, condition)

@@ -76,6 +76,10 @@ def beginnings(
     Of an empty prompt there is no baseline yet: the first word that the model writes is taken for
     the prompt. A tokenizer may write that word otherwise at the beginning of a text, and some have
     no first token that could predict it.
+
+    Raises:
+        InputError: the baseline and the prompt have no token.
+        ModelError: as `Model.chat`.
     """
     if conditions.chat:
         system = (conditions.condition or None, conditions.baseline or None)

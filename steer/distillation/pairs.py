@@ -13,7 +13,7 @@ Cao et al. 2024, arXiv 2406.00045). The loss of no edit is log 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -146,8 +146,9 @@ def preference(model: Model, contrasts: Contrasts, settings: DistillSettings) ->
         )
     sides = contrasts.positive, contrasts.negative
     positive, negative = (model.encode_passages(side) for side in sides)
-    pairs = []
-    for a, b in zip(positive, negative, strict=True):
+    pairs: list[Pair] = []
+    prompts: list[Hashable] = []
+    for a, b, passage in zip(positive, negative, contrasts.positive, strict=True):
         first, second = (tuple(one.ids[: one.text_stop]) for one in (a, b))
         start = shared_prefix(first, second)
         if 0 < start < min(len(first), len(second)):
@@ -155,9 +156,11 @@ def preference(model: Model, contrasts: Contrasts, settings: DistillSettings) ->
             pairs.append(
                 Pair(*(Lesson(row, row, len(row) - start) for row in (first[:cut], second[:cut])))
             )
-    if len(pairs) < ENOUGH_PAIRS:
+            prompts.append((passage.turns, passage.prompt))
+    n_unlike = len(set(pairs))
+    if n_unlike < ENOUGH_PAIRS:
         raise InputError(
-            f"{len(pairs)} pairs go on differently from a token that they share, of"
+            f"{n_unlike} pairs go on differently from a token that they share, of"
             f" {len(contrasts.positive)}; it takes {ENOUGH_PAIRS}",
             hint="see them with `steer contrasts check`",
         )
@@ -166,15 +169,31 @@ def preference(model: Model, contrasts: Contrasts, settings: DistillSettings) ->
         raise InputError(
             f"a pair has {longest:,} tokens, and {model.identity.id} takes {model.context:,}"
         )
-    order = np.random.default_rng([settings.seed, 2]).permutation(len(pairs)).tolist()
-    fifth = len(pairs) // 5
-    shuffled = [pairs[index] for index in order]
-    held_out, validation = shuffled[:fifth], shuffled[fifth : 2 * fifth]
+    held_out, validation, lessons = _divided(pairs, prompts, settings.seed)
     told = ContrastSummary(
         kind=contrasts.kind,
-        n=len(pairs) - 2 * fifth,
+        n=len(lessons),
         sha256=contrasts.sha256,
         items=sketch(texts_of(contrasts)),
     )
     chat = contrasts.positive[0].role is not None
-    return Preference(model, shuffled[2 * fifth :], validation, held_out, told, chat)
+    return Preference(model, lessons, validation, held_out, told, chat)
+
+
+def _divided(
+    pairs: Sequence[Pair], prompts: Sequence[Hashable], seed: int
+) -> tuple[list[Pair], list[Pair], list[Pair]]:
+    """Held-out pairs, those for validation, and those to learn from, in a random order: a fifth, a
+    fifth, and the rest, of the prompts where there are enough, so that what is judged is not known
+    by other completions; else of the pairs, of which the same one may stand there twice.
+    """
+    whose = prompts if len(set(prompts)) >= ENOUGH_PAIRS else pairs
+    each = list(dict.fromkeys(whose))
+    order = np.random.default_rng([seed, 2]).permutation(len(each)).tolist()
+    place = {each[index]: place for place, index in enumerate(order)}
+    fifth = len(each) // 5
+    shuffled = sorted(zip(whose, pairs, strict=True), key=lambda row: place[row[0]])
+    made: tuple[list[Pair], list[Pair], list[Pair]] = ([], [], [])
+    for owner, pair in shuffled:
+        made[min(place[owner] // fifth, 2)].append(pair)
+    return made

@@ -115,7 +115,8 @@ class TokenClock:
         return self._weighers[when]
 
     def tokens(self, gate: Gate) -> Callable[[Tensor], Tensor]:
-        """The function that says of which tokens a gate is open, as `Latch.tokens` has it."""
+        """The function that says of which tokens a gate is open, as `Latch.tokens` has it; it
+        raises a HookError where no forward has told it that before."""
         latch = self.latch(gate)
 
         def opened(resid: Tensor) -> Tensor:

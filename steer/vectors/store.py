@@ -100,6 +100,9 @@ def parse_header(data: bytes, size: int, subject: str) -> Metadata:
     """Check a safetensors header strictly and decode what it says; `data` begins a file of `size`.
 
     safetensors itself takes repeated keys and any tensor names, so this does not ask it.
+
+    Raises:
+        VectorError: not a vector file, damaged, or in a newer format.
     """
     raw = raw_header(data, size, subject)
     texts = raw.pop("__metadata__", None)
