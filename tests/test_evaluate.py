@@ -219,6 +219,16 @@ def test_of_two_vectors_of_one_name_none_has_the_numbers_of_the_other(
     assert len(labels) == 2 * 4 and len(set(labels)) == 7
 
 
+def test_a_prompt_that_stands_twice_counts_once(joyful: str, folder: Path) -> None:
+    """Its texts would be the same ones, and the intervals of twice as many."""
+    rows = []
+    for lines in ("w4 w9\nw4 w9\nw7\n", "w4 w9\nw7\n"):
+        Path("prompts.txt").write_text(lines)
+        told = run(folder, "--condition", "w50", "--prompts", "prompts.txt", "--json")
+        rows.append(json.loads(told.stdout)["rows"])
+    assert rows[0] == rows[1]
+
+
 def row(told: Any, kind: str = "vector") -> dict[str, Any]:
     assert told.exit_code == 0, told.stderr
     return next(one for one in json.loads(told.stdout)["rows"] if one["kind"] == kind)

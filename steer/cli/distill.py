@@ -105,7 +105,7 @@ def distill(
         pairs = read_contrasts(ContrastSource(file=contrasts, names=names, frame=frame))
     texts = list(prompts_library.QUESTIONS if chat else prompts_library.OPENINGS)
     if prompts is not None:
-        texts = prompts_library.read(*options.read_input(prompts))
+        texts = prompts_library.read_different(*options.read_input(prompts))
     settings = DistillSettings(
         name=name or out.stem,
         rank=rank,

@@ -176,7 +176,7 @@ class Asked:
         chat = self.in_chat(vectors) or held_out.chat
         chosen: Sequence[str] = prompts.QUESTIONS if chat else prompts.OPENINGS
         if self.prompts is not None:
-            chosen = prompts.read(*options.read_input(self.prompts))
+            chosen = prompts.read_different(*options.read_input(self.prompts))
         elif held_out.prompts:
             chosen = held_out.prompts[: self.samples]
         unrelated = None

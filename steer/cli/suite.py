@@ -115,7 +115,7 @@ def _subjects(
         return of_pocket([one.strip() for one in tags.split(",")] if tags else ()), stories()
     assert texts is not None
     found = heldout.texts(contrast_options.records_of(texts, Names())).texts or ()
-    begun = library.read(*options.read_input(prompts)) if prompts else library.OPENINGS
+    begun = library.read_different(*options.read_input(prompts)) if prompts else library.OPENINGS
     return of_conditions(conditions, begun), unlike([one.text for one in found])
 
 

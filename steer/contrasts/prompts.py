@@ -55,6 +55,16 @@ def read(data: bytes, source: str, *, field: str = "prompt") -> list[str]:
     return prompts
 
 
+def read_different(data: bytes, source: str) -> list[str]:
+    """The prompts of a file, each once: texts are drawn by their prompt and number, so that those
+    after the same one would be the same, and count twice.
+
+    Raises:
+        InputError: as `read`.
+    """
+    return list(dict.fromkeys(read(data, source)))
+
+
 def read_one(data: bytes) -> str:
     """All of stdin as one prompt, without the end of its last line.
 
