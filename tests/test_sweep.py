@@ -424,7 +424,11 @@ def test_what_is_chosen_is_within_its_budget_and_beats_chance(
     assert choice in within
     assert choice in told["front"]
     assert told["extra_nats"]["value"] <= told["budget"]["nats"]
-    assert choice["effect"]["value"] > max(told["random_effects"])
+    assert choice["effect"]["value"] > told["chance"] >= max(told["random_effects"])
+    # What does more within the KL is out, and said to be.
+    for one in within:
+        assert one["refused"] or one["effect"]["value"] <= choice["effect"]["value"]
+    assert not choice["refused"]
     assert told["margin"]["low"] > 0
     assert len(told["cells"]) == 3 * 3
     assert len(told["shifts"]) == told["n"]["items"] == 16

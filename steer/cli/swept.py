@@ -74,6 +74,17 @@ def _verdict(told: dict[str, Any]) -> list[str]:
         f"  KL {_told(choice['kl'], 3)}; extra nats {_told(told['extra_nats'])} and distinct-2"
         f" {_told(told['distinct'])} of {n['texts']} written texts",
     ]
+    budget = told["budget"]
+    n_out = sum(
+        one["refused"]
+        and one["kl"]["value"] <= budget["kl"]
+        and one["effect"]["value"] > choice["effect"]["value"]
+        for one in told["cells"]
+    )
+    if n_out:
+        lines.append(
+            f"  stronger, but out for more than {budget['nats']:g} extra nats: {n_out} of the cells"
+        )
     wrong = told["wrong_way"]
     which = ", ".join(str(index + 1) for index in wrong[:8])
     items = "pairs" if told["effect"] == "preference" else "texts"

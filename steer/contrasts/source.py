@@ -57,7 +57,8 @@ class ModelSource:
                 raise ModelError(f"the folder {self.name} holds no model: it has no config.json")
         elif path.is_absolute() or self.name.startswith((".", "~")) or self.name.count("/") > 1:
             raise ModelError(
-                f"there is no model folder {self.name}", hint="-m takes a folder or a hub id"
+                f"there is no model folder {self.name}",
+                hint="name a folder that is there, or a hub id",
             )
 
     @property

@@ -31,8 +31,8 @@ class Findings:
     own: tuple[str, ...]
 
     def cell(self, place: Place) -> dict[str, Any]:
-        """One cell, as plain JSON. typed: what `-v` takes."""
-        row = self.plan.rows[place[0]]
+        """One cell, as plain JSON. typed: what `-v` takes. refused: out because of its texts."""
+        row, tried = self.plan.rows[place[0]], self.verdict.tried
         return {
             "vector": str(row),
             "layers": format_layers(row.layers),
@@ -40,6 +40,7 @@ class Findings:
             "typed": row.typed(place[1]),
             "effect": plain(self.grid.effect_at(*place)),
             "kl": plain(self.grid.cost_at(*place)),
+            "refused": tried is not None and place in tried.refused,
         }
 
     def as_json(self, command: str) -> dict[str, Any]:

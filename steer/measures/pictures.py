@@ -56,7 +56,7 @@ def draw(told: dict[str, Any], kind: str) -> bytes:
         _heat(axes[1], values["kl"], values["kl"], told, "cost: KL (nats per token)", cost=True)
         _front(axes[2], values["effect"], values["kl"], told)
         named = f"{title(told)}, {told['n']['items']} held-out items"
-        figure.suptitle(f"{named} (hatched: KL above the budget)")
+        figure.suptitle(f"{named} (hatched: KL above the budget; dotted: texts above theirs)")
         file = io.BytesIO()
         figure.savefig(file, format=kind, dpi=150, metadata=_UNDATED[kind])
     return file.getvalue()
@@ -70,10 +70,12 @@ def title(told: dict[str, Any]) -> str:
 def _heat(
     axes: Any, values: Any, costs: Any, told: dict[str, Any], title: str, *, cost: bool = False
 ) -> None:
-    """Numbers on a ramp; above the budget hatched; the choice in a double frame."""
+    """Numbers on a ramp; above the budget hatched, or by its texts dotted; the choice in a double
+    frame."""
     from matplotlib.patches import Rectangle
 
     within = costs <= told["budget"]["kl"]
+    refused = np.array([cell["refused"] for cell in told["cells"]]).reshape(values.shape)
     # What is above the budget does not stretch the ramp.
     shown = values[within] if within.any() else values
     low, high = float(shown.min()), float(shown.max())
@@ -93,6 +95,10 @@ def _heat(
             patch.set(facecolor="white", edgecolor="0.75")
             axes.add_patch(patch)
             ink = "black"
+        elif refused[row, column]:
+            patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch="..", linewidth=0)
+            patch.set(fill=False, edgecolor=ink, alpha=0.35)
+            axes.add_patch(patch)
         if values.shape[0] <= 16:
             text = f"{value:.3f}" if cost and value < 1 else f"{value:.2f}"
             if heads[row] != heads[0]:
