@@ -413,6 +413,9 @@ def test_beams_give_the_best_of_a_search(joyful: Path, folder: Path) -> None:
         (["sweep", "-v", "x", "--plot", "a.png", "--report", "a.png"], 2, "named twice"),
         (["probe", "http://x", "-v", "x", "--max-tokens", "0"], 2, "--max-tokens"),
         (["demo", "--samples", "0"], 2, "--samples"),
+        (["eval", "-v", "x", "--lm-eval-limit", "5"], 2, "needs --lm-eval"),
+        (["apply", "w3", "--device", "warp"], 1, "--device takes cpu"),
+        (["apply", "w3", "--device-map", "warp"], 1, "--device-map auto"),
     ],
 )
 def test_commands_that_are_wrong(folder: Path, words: list[str], code: int, message: str) -> None:

@@ -126,11 +126,13 @@ def evaluate(
     steer eval -v mean.safetensors -v pca.safetensors --texts pairs.jsonl \\
         -m MODEL -o eval.json
     """
-    from steer.errors import InputError
+    from steer.errors import InputError, UsageError
     from steer.files import check_writable
     from steer.steering.named import NamedSteer, behind, resolved
 
     workers.check(cluster, source, ("--engine", engine), ("--lm-eval", task))
+    if task_limit is not None and not task:
+        raise UsageError("--lm-eval-limit needs --lm-eval")
     named = behind([NamedSteer(text) for text in vector], when, "--when")
     if out is not None:
         check_writable(out, force=force)

@@ -288,7 +288,10 @@ def explained(source: ModelSource) -> Iterator[None]:
     # Loading runs half a dozen libraries, each with errors of its own and no common root.
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        if source.location == source.name != POCKET:
+        where = source.device or source.device_map
+        if where and where in reason:
+            hint = "--device takes cpu, cuda, cuda:1 or mps, --device-map auto or balanced"
+        elif source.location == source.name != POCKET:
             hint = "is the id right, and the hub reachable? a folder works offline"
         else:
             hint = "the folder needs config.json, safetensors weights and a tokenizer"
