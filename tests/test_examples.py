@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,18 +100,45 @@ def shell_lines(page: Path) -> list[list[str]]:
     return [words[words.index("steer") + 1 :] for words in lines if "steer" in words]
 
 
+def command_of(words: Sequence[str]) -> typer.core.TyperCommand:
+    """The command that words name, from the top."""
+    command = typer.main.get_command(app)
+    for word in words:
+        command = command.commands[word]  # type: ignore[attr-defined]  # a group
+    return command
+
+
+def taken(words: list[str]) -> None:
+    """Such commands and options there are; what the words mean is for other tests."""
+    command, name = typer.main.get_command(app), "steer"
+    while isinstance(command, TyperGroup):
+        name, *words = words
+        command = command.commands[name]
+    context = command.context_class(command, info_name=name)
+    command.make_parser(context).parse_args(list(words))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_the_manual_types_is_what_the_commands_take(page: Path) -> None:
-    """Names of commands and options; what the words mean is for other tests."""
     lines = shell_lines(page)
     assert lines
     for words in lines:
-        command, name = typer.main.get_command(app), "steer"
-        while isinstance(command, TyperGroup):
-            name, *words = words
-            command = command.commands[name]
-        context = command.context_class(command, info_name=name)
-        command.make_parser(context).parse_args(list(words))
+        taken(words)
+
+
+def test_what_every_help_types_is_what_the_commands_take() -> None:
+    left: list[tuple[str, ...]] = [()]
+    while left:
+        group = left.pop()
+        text = steer(*group, "--help").partition("Options:")[0]
+        lines = re.findall(r"^ *(steer .*)$", re.sub(r"\\\n *", "", text), flags=re.MULTILINE)
+        for line in lines:
+            for part in re.split(r" [|>] ", line.partition("  ")[0]):
+                if part.startswith("steer "):
+                    taken(shlex.split(part, comments=True)[1:])
+        commands = getattr(command_of(group), "commands", {})
+        assert lines or commands, group
+        left += [(*group, name) for name in commands]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

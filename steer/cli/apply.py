@@ -71,7 +71,10 @@ def apply(
         Path | None, typer.Option(help="A prompt a line, or JSONL of {prompt}.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Write JSONL here, not text to stdout.")
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Write JSONL here, not text to stdout; OUT.part until all is there."
+        ),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show the same prompt and seed unsteered, beside it.")

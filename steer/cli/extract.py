@@ -76,7 +76,7 @@ def extract(
     \b
     steer extract joyful.jsonl -o vectors/joyful.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
-        --texts stories.jsonl
+        --texts stories.jsonl -o joyful.safetensors
     steer extract --positive-file harmful.txt --negative-file harmless.txt \\
         --chat --positions suffix -o refusal.safetensors
     steer extract facts.csv --map text=claim \\
