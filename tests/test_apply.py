@@ -351,7 +351,12 @@ def test_a_prompt_without_room_is_an_error_that_counts() -> None:
     assert caught.value.hint == "shorten the prompt"
 
 
-def test_a_batch_that_does_not_fit_is_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(), RuntimeError("you tried: can't allocate memory: 9 bytes")]
+)
+def test_a_batch_that_does_not_fit_is_written_in_parts(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
     model = tiny.model("llama")
     begun = [((5, 9 + n), n) for n in range(7)]
     sampling = Sampling(max_tokens=4, temperature=1.0, batch_size=5)
@@ -362,7 +367,7 @@ def test_a_batch_that_does_not_fit_is_written_in_parts(monkeypatch: pytest.Monke
         def run(self) -> list[list[int]]:
             sizes.append(len(self.rows))
             if len(self.rows) > 2:
-                raise torch.OutOfMemoryError
+                raise error
             return super().run()
 
     monkeypatch.setattr(apply, "Batch", Small)

@@ -196,6 +196,14 @@ def test_the_table_its_json_and_the_command_that_makes_them(joyful: str, folder:
     assert json.loads(again.stdout)["rows"] == report["rows"]
 
 
+def test_the_command_is_told_without_passwords(joyful: str, folder: Path) -> None:
+    concept = ["--concept", "words:w7", "--judge-url", "http://me:se%40cret@127.0.0.1:9/v1"]
+    told = run(folder, "--texts", "held.jsonl", *concept, "-o", "e.json")
+    assert told.exit_code == 0, told.stderr
+    for text in (told.output, Path("e.json").read_text()):
+        assert "cret" not in text and "http://me@127.0.0.1:9/v1" in text
+
+
 def test_vectors_stand_side_by_side(joyful: str, folder: Path) -> None:
     told = run(folder, "-v", "joyful:1@0", "--texts", "held.jsonl", "--json")
     kinds = [(row["kind"], row["vector"]) for row in json.loads(told.stdout)["rows"]]

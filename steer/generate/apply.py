@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-import torch
-
 from steer.errors import SteerError, UsageError
 from steer.generate.batch import Batch
+from steer.models.memory import ran_out
 from steer.models.model import Model
 from steer.steering.generation import Generation, Row, Sampling, check_gates
 from steer.steering.projection import Guard, Projection
@@ -183,8 +182,8 @@ class _Writer:
             part = rows[len(made) : len(made) + self._most]
             try:
                 batch = Batch(self.model, part, steers, self.sampling).run()
-            except torch.OutOfMemoryError:
-                if len(part) == 1:
+            except RuntimeError as error:
+                if len(part) == 1 or not ran_out(error):
                     raise
                 self._most = len(part) // 2
                 continue
