@@ -26,6 +26,7 @@ from steer.evaluation.choice import (
     choose,
     ordered,
 )
+from steer.evaluation.repeat import Repeat
 from steer.evaluation.scoring import Scorer
 from steer.evaluation.verdict import _instability, _neighbours
 from steer.intervals import Interval
@@ -207,6 +208,13 @@ def test_halves_choose_among_what_was_not_refused() -> None:
     assert unstable(grid, plan, budget, (1, 0), nats=apart) == ""
     grid = grid_of([[5], [2], [1], [9]], np.zeros((4, 1)))
     assert "layer 0" not in unstable(grid, plan, budget, (2, 0), nats={(0, 0): 9.0, (3, 0): 0.0})
+
+
+@pytest.mark.parametrize(("new", "stable"), [(0.11, True), (0.15, False)])
+def test_the_texts_of_both_seeds_are_within_the_budget(new: float, stable: bool) -> None:
+    grid = grid_of([[1]], [[0]])
+    again = Repeat(1, 24, grid, Interval(new, 0.0, 1.0))
+    assert (again.together(Interval(0.09, 0.0, 1.0), 48) <= 0.1) == stable
 
 
 def test_the_default_grid_suits_the_vector() -> None:

@@ -21,11 +21,18 @@ HALVES = (slice(0, None, 2), slice(1, None, 2))
 @dataclass(frozen=True)
 class Repeat:
     """seed: of the new texts. grid: with them in place of every second unrelated text, where these
-    were the model's own. extra_nats: of new texts at the choice."""
+    were the model's own. extra_nats: of new texts at the choice, which are `samples`."""
 
     seed: int
+    samples: int
     grid: Grid
     extra_nats: Interval
+
+    def together(self, extra_nats: Interval, samples: int) -> float:
+        """Extra nats of the new texts and of those that the choice was made by. These alone are too
+        few: of many cells the choice is one whose texts came out well."""
+        both = (self.extra_nats.value, extra_nats.value)
+        return float(np.average(both, weights=(self.samples, samples)))
 
 
 def repeat(texts: Bench, plan: Plan, grid: Grid, writing: Writing, place: Place) -> Repeat:
@@ -42,7 +49,7 @@ def repeat(texts: Bench, plan: Plan, grid: Grid, writing: Writing, place: Place)
         expected_nats(texts.model, [one.scored for one in base], UNSTEERED),
     )
     if texts.given:
-        return Repeat(again.seed, grid, nats)
+        return Repeat(again.seed, again.samples, grid, nats)
     fresh = thinned(own_texts(texts.model, again, base), POSITIONS)
     replaced = np.arange(len(grid.counts))[HALVES[1]][: len(fresh)]
     fresh = fresh[: len(replaced)]
@@ -54,7 +61,7 @@ def repeat(texts: Bench, plan: Plan, grid: Grid, writing: Writing, place: Place)
     for (row, column), found in zip(rivals, sums, strict=True):
         drifts[row, column] = grid.drift[row, column]
         drifts[row, column, replaced] = found
-    return Repeat(again.seed, replace(grid, drift=drifts, counts=counts), nats)
+    return Repeat(again.seed, again.samples, replace(grid, drift=drifts, counts=counts), nats)
 
 
 def _rivals(grid: Grid, place: Place) -> list[Place]:

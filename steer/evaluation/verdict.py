@@ -34,7 +34,7 @@ class Verdict:
     random: the effect of each random direction there. chance: what they reach at the best layer
     by chance. margin: how much more the cell does than the random ones on the same items.
     again: new texts at the choice. stable: whether both halves of the items lead to the same, the
-    second with new texts; None where nothing was chosen.
+    second with new texts, and all texts are within the budget; None where nothing was chosen.
     """
 
     place: Place | None
@@ -76,8 +76,9 @@ def judge(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writing
     instability = _instability(
         again.grid, plan, budget, tried.place, tried.refused, looking(texts, plan, writing)
     )
-    if again.extra_nats.low > budget.nats:
-        instability = f"texts by seed {again.seed} have extra nats of {again.extra_nats}"
+    nats = again.together(tried.extra_nats, writing.samples)
+    if nats > budget.nats:
+        instability = f"with those by seed {again.seed}, texts have extra nats of {nats:.3f}"
     verdict = _held_against_chance(texts, plan, grid, front, tried)
     return replace(verdict, again=again, stable=not instability, instability=instability)
 

@@ -96,7 +96,7 @@ def _heat(
             axes.add_patch(patch)
             ink = "black"
         elif refused[row, column]:
-            patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch="..", linewidth=0)
+            patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch=".", linewidth=0)
             patch.set(fill=False, edgecolor=ink, alpha=0.35)
             axes.add_patch(patch)
         if values.shape[0] <= 16:
