@@ -14,8 +14,10 @@ import tiny
 from conftest import make_vector
 from test_cli import PAIRS, failed, steer
 
+from steer.cli import options
 from steer.cli import sweep as sweep_command
 from steer.cli.heat import heat_map
+from steer.cli.sweep_rows import rows_of
 from steer.errors import SteerError, UsageError
 from steer.evaluation.choice import (
     LINES,
@@ -263,6 +265,14 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same(
     assert "going on with a sweep" in resumed.stderr
     assert json.loads(resumed.stdout) == json.loads(whole.stdout)
     assert "going on" not in run(folder, "--texts", "held.jsonl", "--json").stderr
+
+
+def test_rows_are_told_without_passwords(joyful: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "find", lambda reference: Path("vectors/joyful.safetensors"))
+    address = "ssh://me:se%40cret@host/team/joyful"
+    rows = rows_of([address, "joyful:norm=keep"], "1", "5%", "budget", together=False, save=False)
+    assert [row.reference for row in rows] == ["ssh://me@host/team/joyful", "joyful"]
+    assert rows[0].typed(0) == "ssh://me@host/team/joyful:5%@1"
 
 
 def test_what_is_measured_with_the_same_seed_was_not_chosen_on(joyful: str, folder: Path) -> None:
