@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from steer.evaluation.task import Task
     from steer.measures.concepts import Judge
     from steer.vectors.metadata import Metadata
-
-_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]*@")
 
 #: Of `steer suite` too.
 Prompts = Annotated[
@@ -254,6 +251,8 @@ def concept(
 def command_line(context: typer.Context) -> str:
     """The command with every option that was given, to be run again; it is shown and shared, so
     passwords in addresses are left out."""
+    from steer.sharing.address import without_passwords
+
     words = ["steer", str(context.info_name)]
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
@@ -266,4 +265,4 @@ def command_line(context: typer.Context) -> str:
                 words.append(str(one))
             else:
                 words += [name] if one is True else [name, str(one)]
-    return shlex.join(_PASSWORD.sub(r"\1@", word) for word in words)
+    return shlex.join(map(without_passwords, words))

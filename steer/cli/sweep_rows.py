@@ -27,6 +27,7 @@ def rows_of(
     """What is swept: each vector at each of its layers. save: their files are to be written."""
     from steer.errors import UsageError
     from steer.measures.grids import Row
+    from steer.sharing.address import without_passwords
     from steer.steering.operation import ADD
     from steer.steering.steers import resolve
     from steer.vectors import store
@@ -42,17 +43,12 @@ def rows_of(
         columns = _coefficients(coefficients, read, spec.op, rule)
         scope = resolve(replace(spec, op=ADD), read).scope
         for row in _layers(layers, read, together=together):
-            made = Row(read, row, columns, _told(spec.reference), spec.op, scope)
+            # As reports may have it.
+            reference = without_passwords(spec.reference)
+            made = Row(read, row, columns, reference, spec.op, scope)
             made.steer(0)  # what cannot be done shows before the model is loaded
             rows.append(made)
     return tuple(rows)
-
-
-def _told(reference: str) -> str:
-    """A reference as reports may have it: an address without its password."""
-    from steer.sharing.address import is_url, parse_vector
-
-    return str(parse_vector(reference)) if is_url(reference) else reference
 
 
 def _check_savable(reference: str) -> None:

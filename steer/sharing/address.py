@@ -26,6 +26,7 @@ _HUB = re.compile(
     r"(?:/(?P<path>[^@]*))?",
     re.ASCII,
 )
+_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]*@")
 _REVISION = re.compile(r"(?:refs/(?:pr|convert)/)?[\w.-]+", re.ASCII)
 #: Repositories of another kind begin so.
 _OTHER_KINDS = ("datasets", "spaces", "buckets", "models", "kernels")
@@ -125,6 +126,11 @@ def public(url: str) -> str:
         return url.partition("://")[0] + "://..."
     user = who.partition(":")[0]
     return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query="", fragment=""))
+
+
+def without_passwords(text: str) -> str:
+    """A text in which addresses stand, without their passwords; all else stays as it is."""
+    return _PASSWORD.sub(r"\1@", text)
 
 
 def _hub(text: str, rest: str) -> Address:
