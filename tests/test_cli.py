@@ -252,6 +252,7 @@ def test_what_was_finished_of_a_batch_that_stops_is_there(
     assert not Path("o.jsonl").exists()
     assert whole.stdout.startswith(result.stdout)
     assert bool(result.stdout) == (words in ([], ["--compare"]))
+    assert ("-o FILE keeps" in result.stderr) == ("--json" in words)
     if lines:
         assert "in o.jsonl.part" in result.stderr
         assert Path("o.jsonl.part").read_text().splitlines() == lines[:4]

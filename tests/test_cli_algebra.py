@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import tiny
 from conftest import make_vector
+from hypothesis import given
+from hypothesis import strategies as st
 from test_cli import failed, folder, joyful, other, pairs, steer  # noqa: F401  (fixtures)
 
+from steer.cli.tables import length
 from steer.vectors import store
 
 
@@ -128,6 +131,13 @@ def test_show_says_what_a_bare_name_does(vectors: Path) -> None:
         changed = tiny.msgspec.structs.replace(vector.metadata, recommended=best)
         store.write(Path("x.safetensors"), type(vector)(changed, vector.directions), force=True)
         assert told in steer("show", "x.safetensors").stdout
+
+
+@given(st.floats(0, 1e9))
+def test_a_length_is_told_without_an_exponent_that_it_needs_not(value: float) -> None:
+    told = length(value)
+    assert float(told.replace(",", "")) == pytest.approx(value, rel=0.006)
+    assert "e" not in told or value < 1e-3
 
 
 def test_lens_through_another_model_is_refused(joyful: Path, other: Path) -> None:  # noqa: F811

@@ -204,7 +204,7 @@ def apply(
             if out is None and not json:
                 made.show(steered)
                 looking.report(made.steered)
-            made.leave()
+            made.leave(shown=not json)
         raise
     if json:
         output.as_json(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import options, output
+from steer.cli.tables import length
 
 if TYPE_CHECKING:
     from steer.steering.algebra import Likeness
@@ -78,7 +79,7 @@ def _layer_table(
     rows = []
     for layer in sorted({layer for vector in vectors for layer in vector.metadata.layers}):
         norms = [
-            f"{vector.metadata.at(layer).norm:.3g}" if layer in vector.metadata.layers else "–"
+            length(vector.metadata.at(layer).norm) if layer in vector.metadata.layers else "–"
             for vector in vectors
         ]
         cosines = [one.cosines.get(layer) for one in likenesses]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options, output
+from steer.cli.tables import length
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _export(steer: Steer, out: Path, offset: int, *, force: bool, json: bool) ->
         )
         return
     output.table(
-        ["number in the file", "norm"], [[str(key), f"{norm:.3g}"] for key, norm in norms.items()]
+        ["number in the file", "norm"], [[str(key), length(norm)] for key, norm in norms.items()]
     )
     output.note(f"wrote {out}, {steer}, for {writing.WRITTEN[out.suffix]}{_use(out, rows)}")
 

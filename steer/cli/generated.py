@@ -77,9 +77,10 @@ class Texts:
                 output.beside(("unsteered", title), (unsteered.text, steered.text))
             report_watched(steered)
 
-    def leave(self) -> None:
+    def leave(self, *, shown: bool) -> None:
         """Say how many are finished, and where, since there will be no more."""
-        where = f", in {self._part(self.out)}" if self.out is not None else ""
+        where = "" if shown else "; -o FILE keeps what is"
+        where = where if self.out is None else f", in {self._part(self.out)}"
         output.note(f"{len(self.pairs)} of {self.total} texts were finished{where}")
 
     @staticmethod

@@ -117,7 +117,7 @@ def layer_table(metadata: Metadata) -> None:
     rows = metadata.statistics
     columns = {
         "layer": [marked(r.layer, metadata) for r in rows],
-        "norm": [f"{r.norm:.3g}" for r in rows],
+        "norm": [length(r.norm) for r in rows],
         "of residual": [f"{r.share:.0%}" if r.resid_norm else "–" for r in rows],
         "separability": [_number(r.separability) for r in rows],
     }
@@ -126,6 +126,11 @@ def layer_table(metadata: Metadata) -> None:
     if metadata.method.name != "mean_diff" and any(r.agreement is not None for r in rows):
         columns["cos mean_diff"] = [_number(r.agreement) for r in rows]
     output.table(list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def length(value: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def _number(value: float | None) -> str:
