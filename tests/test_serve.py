@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ import pytest
 import tiny
 import torch
 
+from steer import pocket
 from steer.contrasts.source import ModelSource
 from steer.generate.apply import generate
 from steer.hooks.clock import TokenClock
@@ -85,6 +87,17 @@ def folder_of_vectors(folder: Path) -> Path:
     return folder
 
 
+def with_habits(folder: Path) -> Path:
+    """Pocket with settings of its own for generation, as many checkpoints have them: what is served
+    is the steered model, and nothing else.
+    """
+    shutil.copytree(pocket.path(), folder)
+    file = folder / "generation_config.json"
+    habits = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 2, "top_k": 1}
+    file.write_text(json.dumps(json.loads(file.read_text()) | habits))
+    return folder
+
+
 @pytest.fixture(scope="module", params=["huggingface", "vllm"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Served]:
     arguments = []
@@ -93,7 +106,9 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Se
             pytest.skip("vLLM is not installed here; `make test-vllm` installs it")
         arguments = ["--engine", "vllm", "--engine-option", "enforce_eager=true"]
     folder = folder_of_vectors(tmp_path_factory.mktemp("vectors"))
-    command = [sys.executable, "-m", "steer", "serve", "--vectors", str(folder), "--port", "0"]
+    checkpoint = with_habits(tmp_path_factory.mktemp("models") / "pocket")
+    command = [sys.executable, "-m", "steer", "serve", "-m", str(checkpoint)]
+    command += ["--vectors", str(folder), "--port", "0"]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"} | os.environ
     process = subprocess.Popen(
         [*command, "--json", *arguments],

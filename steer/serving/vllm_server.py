@@ -127,6 +127,8 @@ def serve(
         "additional_config": {"steer": asdict(shape(shelf))},
         "middleware": f"{VllmGate.__module__}.{VllmGate.__qualname__}",
         "uvicorn_log_level": "error",
+        # What a request leaves out is as OpenAI has it, not as the checkpoint likes it.
+        "generation_config": "vllm",
     }
     told |= {"revision": source.revision} if source.revision else {}
     told |= {"trust_remote_code": True} if source.trust_remote_code else {}
