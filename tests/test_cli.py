@@ -273,6 +273,7 @@ def test_coefficient_0_is_the_baseline(joyful: Path, folder: Path) -> None:
         ("joyfull", 1, ["no vector named 'joyfull'", "did you mean 'joyful'?"]),
         ("./none.safetensors", 1, ["no file"]),
         ("/", 1, ["/ is a folder"]),
+        ("./vectors", 1, ["./vectors is a folder"]),
         ("joyful/response", 1, ["no file", "joyful:add/response"]),
         ("joyful:1e308", 1, ["beyond float32", "smaller"]),
     ],
@@ -476,6 +477,9 @@ def test_a_damaged_file_is_named(joyful: Path) -> None:
     listed = steer("list")
     assert listed.exit_code == 0
     assert "junk.safetensors is not a safetensors file" in listed.stderr
+    Path("vectors/gone.safetensors").symlink_to("nowhere")
+    listed = steer("list")
+    assert (listed.exit_code, "gone.safetensors: No such file" in listed.stderr) == (0, True)
 
 
 def test_nothing_is_overwritten_without_force(joyful: Path, folder: Path, pairs: Path) -> None:

@@ -51,7 +51,7 @@ def list_vectors(
 
 def _rows(folder: str) -> list[tuple[str, str, Metadata]]:
     """Path or address, name and metadata of each; what is no vector is told."""
-    from steer.errors import VectorError
+    from steer.errors import SteerError
     from steer.sharing.address import is_url
     from steer.vectors import store
 
@@ -61,7 +61,7 @@ def _rows(folder: str) -> list[tuple[str, str, Metadata]]:
     for path in store.files(Path(folder)):
         try:
             rows.append((str(path), path.stem, store.read_header(path).metadata))
-        except VectorError as error:
+        except SteerError as error:
             output.warning(str(error))
     return rows
 

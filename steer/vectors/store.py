@@ -226,7 +226,7 @@ def find(reference: str) -> Path:
     path = Path(reference)
     searched = [folder for folder in folders() if folder.is_dir()]
     with reported(path):  # a name may be too long for any file
-        if path.suffix == SUFFIX or path.parent != Path():
+        if path.suffix == SUFFIX or path.parent != Path() or reference.startswith("./"):
             for candidate in (path, Path(reference + SUFFIX)):
                 if candidate.is_file():
                     return candidate
