@@ -25,7 +25,7 @@ from steer.evaluation.batches import Batch, surprise
 from steer.evaluation.evaluate import Row, evaluate
 from steer.evaluation.nats import extra
 from steer.evaluation.task import Task, n_units, variants
-from steer.evaluation.written import RUN, Writing, own_texts, pair_texts, thinned, write
+from steer.evaluation.written import Writing, own_texts, pair_texts, write
 from steer.measures.baselines import opposite, random_direction
 from steer.measures.concepts import by_classifier, by_grammar, by_words, judge
 from steer.sharing import evidence
@@ -103,28 +103,6 @@ def test_random_directions_are_as_long_and_point_elsewhere() -> None:
                     assert not np.allclose(vector.tensors[name], tensor)
         assert not np.allclose(turned[0].directions, turned[1].directions)
         assert opposite(opposite(made)) == made
-
-
-def test_thinned_texts_keep_evenly_spread_positions() -> None:
-    from steer.evaluation.batches import Text
-
-    text = Text(tuple(range(100)), tuple(range(1, 100)))
-    (few,) = thinned([text], 16)
-    assert len(few.scored) <= 16
-    assert set(few.scored) <= set(text.scored)
-    assert len(set(np.diff(few.scored))) == 1
-    assert thinned([text], 99) == [text]
-
-
-@pytest.mark.parametrize(("n_tokens", "most"), [(64, 16), (16, 16), (50, 8)])
-def test_thinning_favours_no_position(n_tokens: int, most: int) -> None:
-    """Texts of a grammar have the words that matter at like places: none may count for more."""
-    from steer.evaluation.batches import Text
-
-    step = -(-n_tokens // most)
-    texts = [Text((0, *range(n_tokens)), tuple(range(1, n_tokens + 1)))] * (RUN * step * 2)
-    scored = [position for text in thinned(texts, most) for position in text.scored]
-    assert set(np.bincount(scored)[1:]) == {2 * RUN}
 
 
 def test_extra_nats_by_hand() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from steer.evaluation.batches import drift
 from steer.evaluation.nats import expected_nats, extra
 from steer.evaluation.scoring import UNSTEERED, Cell, score
-from steer.evaluation.sweep import POSITIONS, Bench
-from steer.evaluation.written import Writing, own_texts, thinned, write
+from steer.evaluation.sweep import Bench
+from steer.evaluation.written import Writing, own_texts, write
 from steer.intervals import Interval
 from steer.measures.grids import Grid, Place, Plan
 
@@ -50,7 +50,7 @@ def repeat(texts: Bench, plan: Plan, grid: Grid, writing: Writing, place: Place)
     )
     if texts.given:
         return Repeat(again.seed, again.samples, grid, nats)
-    fresh = thinned(own_texts(texts.model, again, base), POSITIONS)
+    fresh = own_texts(texts.model, again, base)
     replaced = np.arange(len(grid.counts))[HALVES[1]][: len(fresh)]
     fresh = fresh[: len(replaced)]
     rivals = _rivals(grid, place)

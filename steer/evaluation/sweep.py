@@ -24,7 +24,6 @@ from steer.evaluation.written import (
     own_texts,
     pair_texts,
     plain_texts,
-    thinned,
     write,
     write_conditioned,
 )
@@ -35,9 +34,6 @@ from steer.measures.measures import preference
 from steer.models.model import Model
 
 Array = NDArray[np.float64]
-
-#: Positions of each text at which divergences are taken: neighbours tell much the same.
-POSITIONS = 16
 
 #: Gets what is being done, and which share of it is done.
 Progress = Callable[[str, float], None]
@@ -111,13 +107,12 @@ def bench(
     if task.held_out.pairs is not None:
         kind, effect = "preference", pair_texts(model, task.held_out.pairs, None)
     elif task.held_out.texts is not None:
-        effect = thinned(plain_texts(model, task.held_out.texts, condition), POSITIONS)
+        effect = plain_texts(model, task.held_out.texts, condition)
     else:
         lessons = write_conditioned(model, task.writing, lambda n: on_progress("writing", n))
-        effect = thinned([lesson_text(lesson) for lesson in lessons], POSITIONS)
+        effect = [lesson_text(lesson) for lesson in lessons]
     given = task.unrelated is not None
-    short = thinned(unrelated, POSITIONS)
-    return Bench(model, kind, effect, short, written, given, engine)
+    return Bench(model, kind, effect, unrelated, written, given, engine)
 
 
 def journal(model: Model, plan: Plan, texts: Bench) -> Journal:

@@ -23,9 +23,6 @@ from steer.steering.steers import Steer
 #: those by which a sweep chooses from there, so that what is measured later was not chosen on.
 FRESH, FOR_CHOICE = 1_000_000, 2_000_000
 
-#: Texts of like length that are thinned at the same places.
-RUN = 3
-
 #: Continues beginnings, (token ids, which sample of it this is), each under steers of its own.
 Continue = Callable[
     [Sequence[tuple[Sequence[int], int]], Sequence[Sequence[Steer]], Sampling], list[list[int]]
@@ -238,23 +235,6 @@ def lesson_text(lesson: Lesson) -> Text:
     return Text(
         lesson.baseline, tuple(range(start, len(lesson.baseline))), start, lesson.conditioned
     )
-
-
-def thinned(texts: Sequence[Text], most: int) -> list[Text]:
-    """The same texts with at most `most` scored positions each, evenly spread, all alike likely.
-
-    Texts of a grammar or a template have the words that matter at like places, so where the first
-    position lies must change from text to text. Texts of like length, which run together, have it
-    together where they can: fewer columns are asked for.
-    """
-    made = list(texts)
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index].ids))
-    for rank, index in enumerate(order):
-        text = texts[index]
-        step = max(1, -(-len(text.scored) // most))
-        scored = text.scored[rank // RUN % step :: step]
-        made[index] = replace(text, scored=scored)
-    return made
 
 
 def _after(condition: str, passage: Passage) -> Passage:

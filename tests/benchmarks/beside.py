@@ -17,7 +17,7 @@ from steer.distillation.lessons import SAMPLED_TOGETHER, log_probs
 from steer.distillation.task import Task
 from steer.evaluation.batches import Text, distance, drift, surprise
 from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, score
-from steer.evaluation.written import lesson_text, thinned
+from steer.evaluation.written import lesson_text
 from steer.generate.apply import Sampling, continue_ids
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
@@ -140,7 +140,7 @@ class Elsewhere:
                 first = len(ids) - n
                 both = (*start, *ids[first:])
                 made.append(Text(ids, tuple(range(first, len(ids))), first, both))
-        return thinned(made, 16)
+        return made
 
     def encoded(self, before: str) -> list[int]:
         return self.model.encode(before, special=not before.startswith(corpus.BEGIN))

@@ -1,7 +1,7 @@
 """What a sweep costs beside its cells one at a time: `python tests/benchmarks/sweep.py [MODEL]`.
 
 Every layer with nine coefficients on 50 texts of the model's own, of several lengths: KL from the
-unsteered model, at the same positions. One at a time, each cell and text is a forward with its
+unsteered model, at every position. One at a time, each cell and text is a forward with its
 hooks, as `steer apply` would run it; the sweep runs them as `steer sweep` does. Both in one
 process, in turns row by row, in seconds of CPU, which a busy machine does not change much; the
 numbers have to agree.
@@ -26,8 +26,7 @@ from steer.contrasts.source import ModelSource
 from steer.distillation.recovery import token_kl
 from steer.evaluation.batches import Text, drift
 from steer.evaluation.scoring import Scorer, Sums, in_groups
-from steer.evaluation.sweep import POSITIONS
-from steer.evaluation.written import Writing, thinned, write
+from steer.evaluation.written import Writing, write
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.measures.grids import Row, default_coefficients
@@ -87,7 +86,7 @@ def main() -> None:
     sys.stdout.write("tokens  sweep  one at a time  ratio\n")
     for length in LENGTHS:
         written = write(model, Writing(("One day",), samples=TEXTS, max_tokens=length), ())
-        texts = thinned([one.scored for one in written], POSITIONS)
+        texts = [one.scored for one in written]
         # Tries what can be left out, which is done once for a model.
         Scorer(model, [texts[:2]], drift).score(0, [(rows[0].steer(0),)])
         fast, slow = seconds_of(model, rows, texts)
