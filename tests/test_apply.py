@@ -267,6 +267,16 @@ def test_half_precision_steers_and_keeps_its_type(dtype: torch.dtype) -> None:
     assert run(model, [tiny.steer(model, 3.0)]) != run(model, [])
 
 
+@pytest.mark.parametrize(
+    "sampling", [GREEDY, SAMPLED, Sampling(max_tokens=4, temperature=0, beams=2)]
+)
+def test_what_is_too_large_for_the_precision_is_an_error_and_no_text(sampling: Sampling) -> None:
+    model = tiny.wrapped(tiny.build("llama").to(torch.float16), "half")
+    assert run(model, [tiny.steer(model, 10.0)], sampling)
+    with pytest.raises(HookError, match="too large for float16"):
+        run(model, [tiny.steer(model, 60_000.0)], sampling)
+
+
 def test_residual_share_has_the_length_it_says() -> None:
     model = tiny.model("llama")
     vector = tiny.vector(model)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steer.errors import GuardError
-from steer.generate.decoding import Draw, StopOnTrip, Stops, Streamer, nothing_else
+from steer.generate.decoding import Draw, Sound, StopOnTrip, Stops, Streamer, nothing_else
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected
@@ -49,7 +49,11 @@ class Batch:
     listener: Listener | None = None
 
     def run(self) -> list[list[int]]:
-        """New token ids of each row, as many as the longest has."""
+        """New token ids of each row, as many as the longest has.
+
+        Raises:
+            HookError: a steer was never applied, or logits are not numbers.
+        """
         model, sampling = self.model, self.sampling
         # A beam search has a row for each prompt, and makes its samples itself.
         rows = self.rows[:: sampling.samples] if sampling.beams > 1 else self.rows
@@ -72,6 +76,7 @@ class Batch:
                 pad_token_id=model.pad_id,
                 **self._parts(width),
             )
+        self.sound.check(model)
         return list(output[:, width:].tolist())
 
     def _edited(self) -> list[tuple[int, int]]:
@@ -84,7 +89,9 @@ class Batch:
     def _parts(self, start: int) -> dict[str, Any]:
         """Logits processors, stopping criteria and streamer, for new tokens from column `start`."""
         model, sampling = self.model, self.sampling
-        processors: list[Any] = [] if self.listener is None else [self.listener.scores]
+        self.sound = Sound()
+        processors: list[Any] = [self.sound]
+        processors += [] if self.listener is None else [self.listener.scores]
         if sampling.temperature > 0:
             processors += model.warpers(sampling.temperature, sampling.top_k, sampling.top_p)
             processors.append(Draw([_uniform(row, sampling) for row in self.rows], model.device))

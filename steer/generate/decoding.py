@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steer.errors import HookError
 from steer.hooks.watch import Watch
 from steer.models.model import Model
 from steer.steering.projection import Guard
@@ -55,6 +56,35 @@ class Draw:
         self._step += 1
         token = torch.searchsorted(summed, draw, right=True).clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -math.inf).scatter(1, token, 0.0)
+
+
+class Sound:
+    """Logits processor that changes nothing, and remembers whether logits were numbers.
+
+    What is too large for the model's precision becomes infinite somewhere, and NaN behind the next
+    norm, in every logit of its row: one is looked at, and only afterwards, so no step waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._broken: Tensor | None = None
+
+    def __call__(self, _ids: Tensor, scores: Tensor) -> Tensor:
+        broken = scores[:, 0].isnan().any()
+        self._broken = broken if self._broken is None else self._broken | broken
+        return scores
+
+    def check(self, model: Model) -> None:
+        """
+        Raises:
+            HookError: some were not.
+        """
+        if self._broken is not None and bool(self._broken):
+            precision = str(model.network.dtype).removeprefix("torch.")
+            raise HookError(
+                f"what {model.identity.id} computes is too large for {precision}: its logits are"
+                " not numbers",
+                hint="steer by less, or pass --dtype float32",
+            )
 
 
 class Stops:
