@@ -33,7 +33,16 @@ from steer.evaluation.scoring import Scorer
 from steer.evaluation.verdict import _instability, _neighbours
 from steer.intervals import Interval
 from steer.measures import pictures, report
-from steer.measures.grids import SHARES, Grid, Plan, Row, default_coefficients, finer, joined
+from steer.measures.grids import (
+    FINER_ROWS,
+    SHARES,
+    Grid,
+    Plan,
+    Row,
+    default_coefficients,
+    finer,
+    joined,
+)
 from steer.pocket.pairs import story_pairs
 from steer.steering.operation import Coefficient
 from steer.vectors import store
@@ -115,7 +124,7 @@ def test_finer_shares_lie_about_the_edge_of_the_budget() -> None:
     edge = max(share for share in SHARES if 10 * share**2 <= 0.1)
     more = finer(plan, grid, 0.1)
     assert more is not None
-    assert [row.layers for row in more.rows] == [(1,), (2,)]
+    assert [row.layers for row in more.rows] == [(1,), (2,), (0,)]
     for row in more.rows:
         shares = [one.value for one in row.coefficients]
         assert len(set(shares)) == len(SHARES)
@@ -124,6 +133,10 @@ def test_finer_shares_lie_about_the_edge_of_the_budget() -> None:
         assert not set(shares) & set(SHARES)
     assert finer(plan, grid, -1.0) is None
     assert finer(plan_of(3, (0.1, 0.2)), grid_of(np.ones((3, 2)), np.zeros((3, 2))), 0.1) is None
+    many = grid_of(np.outer(range(1, 8), SHARES), np.tile(costs, (7, 1)))
+    best = finer(plan_of(7, SHARES), many, 0.1)
+    assert best is not None
+    assert [row.layers for row in best.rows] == [(6,), (5,), (4,), (3,)][:FINER_ROWS]
     both = joined(grid, grid_of(np.ones((2, 9)), np.zeros((2, 9))))
     assert both.effects().shape == both.costs().shape == (5, 9)
 

@@ -14,13 +14,13 @@ from steer.evaluation.scoring import UNSTEERED
 from steer.evaluation.sweep import Bench
 from steer.evaluation.written import Writing, write
 from steer.intervals import Interval, ratio
-from steer.measures.grids import Array, Grid, Place, Plan
+from steer.measures.grids import FINER_ROWS, Array, Grid, Place, Plan
 from steer.measures.measures import distinct
 from steer.measures.selection import Candidate, Rule, refusal_direction, strongest
 from steer.steering.steers import Steer
 
 #: Lines of a grid whose texts are looked at: those that do most before that.
-LINES = 4
+LINES = FINER_ROWS
 
 
 @dataclass(frozen=True, slots=True)

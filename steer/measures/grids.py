@@ -26,8 +26,9 @@ SHARES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6)
 MULTIPLES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 #: Shares of an edit that is made once, such as to take a projection out.
 PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
-#: How many rows get finer shares, and from how many steps below the budget's edge.
-FINER_ROWS, STEPS_BELOW = 2, 1
+#: How many rows get finer shares, and from how many steps below the budget's edge. The best two by
+#: their KL alone may fail by their texts, and what is left should not be coarse.
+FINER_ROWS, STEPS_BELOW = 4, 1
 
 
 @dataclass(frozen=True, slots=True)
