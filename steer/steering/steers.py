@@ -231,7 +231,7 @@ def check_fits(
         fact = f"{subject}; the weights of {model.id} are others"
         if not allow_other_model:
             raise ModelError(
-                fact, hint="pass --allow-other-model to try it all the same (on a finetune, say)"
+                fact, hint="a finetune, or in float16? pass --allow-other-model to try it"
             )
         warnings.append(fact)
     if made_on.tokenizer != model.tokenizer:
