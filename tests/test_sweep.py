@@ -26,6 +26,7 @@ from steer.evaluation.choice import (
     _cheaper_and_cheaper,
     _edge,
     choose,
+    looking,
     ordered,
 )
 from steer.evaluation.repeat import Repeat
@@ -175,7 +176,8 @@ def chosen_of(
     monkeypatch.setattr("steer.evaluation.choice.expected_nats", lambda *_: None)
     bench = SimpleNamespace(model=None, own=())
     anything: Any = None
-    return choose(cast("Any", bench), plan, grid, Budget(kl=50, nats=0.1), anything), looked
+    at = looking(cast("Any", bench), plan, anything)
+    return choose(plan, grid, Budget(kl=50, nats=0.1), at), looked
 
 
 def test_each_layer_has_an_edge_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

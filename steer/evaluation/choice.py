@@ -45,9 +45,14 @@ class Tried:
     refused: frozenset[Place] = frozenset()
 
 
-def choose(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writing) -> Tried | None:
+#: Gives what was found in the texts of a cell.
+Look = Callable[[Place], Tried]
+
+
+def choose(plan: Plan, grid: Grid, budget: Budget, look: Look) -> Tried | None:
     """The cell that the rule takes of those within the budget; of those that cost too much in their
-    texts the cheapest that was looked at, and None where all cost too much before.
+    texts the cheapest that was looked at, and None where all cost too much before. look: as by
+    `looking`.
 
     Raises:
         HookError: a cell was never applied.
@@ -56,13 +61,12 @@ def choose(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writin
     if not order:
         return None
     looked: dict[Place, Tried] = {}
-    found_at = looking(texts, plan, writing)
 
-    def look(place: Place) -> Tried:
-        looked[place] = found_at(place)
+    def noted(place: Place) -> Tried:
+        looked[place] = look(place)
         return looked[place]
 
-    found = _first_within(lines_of(plan, order), order, costs, look, budget.nats)
+    found = _first_within(lines_of(plan, order), order, costs, noted, budget.nats)
     if found.extra_nats.value > budget.nats:
         found = min(looked.values(), key=lambda tried: tried.extra_nats.value)
     failed = [one for one, tried in looked.items() if tried.extra_nats.value > budget.nats]
@@ -77,7 +81,7 @@ def choose(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writin
     return replace(found, refused=frozenset(refused))
 
 
-def looking(texts: Bench, plan: Plan, writing: Writing) -> Callable[[Place], Tried]:
+def looking(texts: Bench, plan: Plan, writing: Writing) -> Look:
     """What looks at the texts of a cell, of each once."""
 
     @cache
@@ -138,7 +142,7 @@ def _first_within(
     lines: Sequence[Sequence[Place]],
     order: Sequence[Place],
     costs: Array,
-    look: Callable[[Place], Tried],
+    look: Look,
     max_nats: float,
 ) -> Tried:
     """Of the cells that pass in their texts the first one; if none does, the last one looked at.
@@ -170,7 +174,7 @@ def _cheaper_and_cheaper(ordered: Sequence[Place], costs: Array) -> list[Place]:
     return kept
 
 
-def _edge(line: Sequence[Place], look: Callable[[Place], Tried], max_nats: float) -> Tried:
+def _edge(line: Sequence[Place], look: Look, max_nats: float) -> Tried:
     """The first cell of a line that passes, by bisection: texts fall apart by degrees, so what is
     weaker than one that passes passes too. If none does, the last one looked at."""
     tried = look(line[0])

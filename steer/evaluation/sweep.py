@@ -172,7 +172,7 @@ def run(
         items = added(texts.n_items, stride, every[0])
         unrelated = added(len(texts.unrelated), stride, every[0])
         these = texts.part(items, unrelated)
-        name = "" if stride == every[0] == 1 else f", every {stride}"
+        name = f", every {stride}" if len(every) > 1 else ""
         parts = [
             Part(f"effect{name}", these.effect, these.measure),
             Part(f"drift{name}", these.unrelated, drift),

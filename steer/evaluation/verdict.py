@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from steer.evaluation.choice import (
     LINES,
     Budget,
+    Look,
     Tried,
     choose,
     lines_of,
@@ -62,7 +63,8 @@ def judge(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writing
     """
     effects, costs = grid.effects(), grid.costs()
     front = tuple(places_of(effects, pareto(effects.ravel().tolist(), costs.ravel().tolist())))
-    tried = choose(texts, plan, grid, budget, writing)
+    look = looking(texts, plan, writing)
+    tried = choose(plan, grid, budget, look)
     if tried is None:
         near = nearest(effects.ravel().tolist(), costs.ravel().tolist())
         if near is None:
@@ -73,9 +75,7 @@ def judge(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writing
         reason = f"no cell that was tried has extra nats of at most {budget.nats:g} per token"
         return Verdict(tried.place, reason, front, tried)
     again = repeat(texts, plan, grid, writing, tried.place)
-    instability = _instability(
-        again.grid, plan, budget, tried.place, tried.refused, looking(texts, plan, writing)
-    )
+    instability = _instability(again.grid, plan, budget, tried.place, tried.refused, look)
     nats = again.together(tried.extra_nats, writing.samples)
     if nats > budget.nats:
         instability = f"with those by seed {again.seed}, texts have extra nats of {nats:.3f}"
@@ -116,7 +116,7 @@ def _instability(
     budget: Budget,
     place: Place,
     refused: Container[Place],
-    look: Callable[[Place], Tried],
+    look: Look,
 ) -> str:
     """How the halves disagree with the choice of all; empty if they do not.
 
@@ -124,7 +124,7 @@ def _instability(
     told by all of them: what was `refused` for it is out. To what a half prefers the choice may
     have had no reason to `look`; it is out too if the cheapest of its line fails.
     """
-    whole = grid.effect_at(*place)
+    whole, costs = grid.effect_at(*place), grid.costs()
     chosen = plan.rows[place[0]]
     for half in HALVES:
         # They choose among what costs no more than the choice: how much a half of the texts drifts
@@ -134,7 +134,6 @@ def _instability(
         if not order:
             return "half of the items leads to no choice at all"
         ahead = list(takewhile(lambda one: not _neighbours(plan, chosen, plan.rows[one[0]]), order))
-        costs = grid.costs()
         for line in lines_of(plan, ahead)[:LINES]:
             cheapest = min(line, key=lambda one: float(costs[one]))
             if look(cheapest).extra_nats.value <= budget.nats:

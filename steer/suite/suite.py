@@ -11,7 +11,7 @@ import msgspec
 from steer.contrasts.heldout import HeldOut
 from steer.distillation.distilled import read_means
 from steer.distillation.lessons import Conditions
-from steer.evaluation.choice import Budget, choose
+from steer.evaluation.choice import Budget, choose, looking
 from steer.evaluation.evaluate import Row as Measured
 from steer.evaluation.evaluate import evaluate
 from steer.evaluation.sweep import Bench, bench, run
@@ -116,7 +116,7 @@ def _chosen(
     more = finer(plan, grid, budget.kl)
     if more is not None:
         plan, grid = Plan(plan.rows + more.rows), joined(grid, _scored(benched, more))
-    found = choose(benched, plan, grid, budget, writing)
+    found = choose(plan, grid, budget, looking(benched, plan, writing))
     if found is None or found.extra_nats.value > budget.nats:
         return None
     return plan.steer(*found.place)
