@@ -18,10 +18,18 @@ from steer.intervals import Interval, ratio
 
 
 def token_kl(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL(teacher || student) in nats, float32 [token], of log-probabilities [token, vocabulary]."""
-    terms = (teacher - student).mul_(teacher.exp())
+    """KL(teacher || student) in nats, float32 [..., token], of log-probabilities [..., token,
+    vocabulary]; a teacher is met with as many students as stand before its own axes.
+
+    As cross-entropy less entropy, each a product that makes no array of the students' size.
+    """
+    chances = teacher.exp()
+    excluded = teacher.isneginf()
     # A token that the teacher excludes adds 0, also where the student excludes it as well.
-    return terms.masked_fill_(teacher == -torch.inf, 0.0).sum(-1)
+    if bool(excluded.any()):
+        teacher, student = (one.masked_fill(excluded, 0.0) for one in (teacher, student))
+    own, cross = (torch.einsum("...v,...v->...", chances, one) for one in (teacher, student))
+    return own - cross
 
 
 #: Tokens at a time, whose numbers stay in a processor's cache where the vocabulary is small.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steer.distillation.lessons import picks_columns, vocabulary
 from steer.distillation.recovery import token_kl
-from steer.evaluation.trunk import can_be_spared, sparing
+from steer.evaluation.trunk import Trunk, can_be_spared, growing, sparing
 from steer.hooks.clock import TokenClock
 from steer.models.model import Model
 from steer.steering.projection import Gate
@@ -74,6 +74,13 @@ class Batch:
         """Log-probabilities of the unsteered model at the columns, float32 [text, column,
         vocabulary]."""
         return self.log_probs(self.ids, self.columns)
+
+    def grow(self) -> dict[int, Trunk]:
+        """The trunk of every layer; `base` is made on the way."""
+        with growing(self.model) as trunks:
+            # What is spared in the last block would be missing there.
+            vars(self)["base"] = replace(self, spared=False).base
+        return trunks
 
     @cached_property
     def conditioned(self) -> Tensor:

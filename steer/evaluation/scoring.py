@@ -44,7 +44,8 @@ LOGITS_BYTES = {"cpu": 16_000_000, "cuda": 1_000_000_000}
 
 @dataclass
 class Scorer:
-    """Scores groups of texts under cells; `trunks` keeps what lies below the last layer."""
+    """Scores groups of texts under cells; what is the same for all cells it keeps, while there is
+    room."""
 
     model: Model
     groups: Sequence[Sequence[Text]]
@@ -52,7 +53,7 @@ class Scorer:
 
     def __post_init__(self) -> None:
         self._batches = [Batch.of(self.model, group) for group in self.groups]
-        self._trunks: dict[int, Trunk] = {}
+        self._trunks: list[dict[int, Trunk]] = [{} for _ in self.groups]
         self._kept: set[Batch] = set()
         self._bytes = 0
 
@@ -70,7 +71,7 @@ class Scorer:
         layer = _shared_layer(steered)
         trunk = None
         if layer is not None and takes_trunks(self.model):
-            trunk = self._trunk(group, layer, batch)
+            trunk = self._trunk(layer, batch, self._trunks[group])
         most = self._at_once(batch)
         parts = [
             self._sums(self._forward(batch, steered[start : start + most], trunk), batch)
@@ -108,14 +109,19 @@ class Scorer:
         logits = LOGITS_BUDGET // (4 * batch.n_logits)
         return max(1, min(logits, token_budget(self.model) // batch.ids.numel()))
 
-    def _trunk(self, group: int, layer: int, batch: Batch) -> Trunk:
-        lower = self._trunks.get(group)
-        if lower is not None and lower.layer == layer:
-            return lower
-        if lower is not None and lower.layer > layer:
-            lower = None
-        self._trunks[group] = grown(self.model, batch.ids, layer, lower)
-        return self._trunks[group]
+    def _trunk(self, layer: int, batch: Batch, kept: dict[int, Trunk]) -> Trunk:
+        """What the batch's texts come to at a layer: of every layer where there is room, else of
+        this one alone, from a lower one where that was kept."""
+        size = batch.ids.numel() * self.model.identity.d_model * self.model.network.dtype.itemsize
+        every = self.model.n_layers * size
+        if not kept and self._bytes + every <= LOGITS_BUDGET:
+            self._bytes += every
+            kept.update(batch.grow())
+        if layer not in kept:
+            lower = next((one for one in kept.values() if one.layer < layer), None)
+            kept.clear()
+            kept[layer] = grown(self.model, batch.ids, layer, lower)
+        return kept[layer]
 
     def _functions(self, batch: Batch, cells: Sequence[Sequence[Steer]]) -> list[Functions]:
         """What each cell does. Gates that look at prompts see what comes before the response."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from steer.hooks.hooks import replaced
+from steer.hooks.hooks import after_output, replaced
 from steer.hooks.record import COARSE_TOLERANCE, TOLERANCE
 from steer.models.model import Model
 from steer.sites import Site
@@ -55,6 +56,21 @@ def grown(model: Model, ids: Tensor, layer: int, lower: Trunk | None) -> Trunk:
     finally:
         handle.remove()
     return Trunk(layer, kept[0])
+
+
+@contextmanager
+def growing(model: Model) -> Iterator[dict[int, Trunk]]:
+    """A forward of the block, of unsteered texts, leaves the trunk of every layer."""
+    trunks: dict[int, Trunk] = {}
+
+    def keep(layer: int, output: Any) -> Any:
+        trunks[layer] = Trunk(layer, output)
+        return output
+
+    with ExitStack() as stack:
+        for layer in range(model.n_layers):
+            stack.callback(after_output(_block(model, layer), partial(keep, layer)))
+        yield trunks
 
 
 @contextmanager
@@ -119,14 +135,16 @@ def _same_from_trunks(model: Model) -> bool:
     sides = {model.hooks.place(Site(layer)).side for layer in range(model.n_layers)}
     if sides != {"output"}:
         return False
-    ids, expected = _trial(model)
+    with growing(model) as trunks:
+        ids, expected = _trial(model)
     trunk = None
     for layer in sorted({0, model.n_layers // 2, model.n_layers - 1}):
         trunk = grown(model, ids, layer, trunk)
-        with replayed(model, trunk, 2):
-            logits = _logits(model, ids.repeat(2, 1))
-        if not all(_alike(model, half, expected) for half in logits.chunk(2)):
-            return False
+        for one in (trunk, trunks[layer]):
+            with replayed(model, one, 2):
+                logits = _logits(model, ids.repeat(2, 1))
+            if not all(_alike(model, half, expected) for half in logits.chunk(2)):
+                return False
     return True
 
 
