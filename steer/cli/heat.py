@@ -17,7 +17,7 @@ RAMP = ("#00224e", "#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2c060", "#fee8
 DARK = 3
 #: Columns of a terminal that a cell takes with two decimals, and that the rows' names take.
 CELL, NAMES = 7, 12
-#: Behind the name of a row that was scored on some of the texts.
+#: Behind a cell that was scored on some of the texts.
 LOOKED = "~"
 
 
@@ -30,8 +30,8 @@ def heat_map(
     width: int = 200,
     caption: str | None = None,
 ) -> Table:
-    """Layers down, coefficients across. What costs more than the budget is in brackets, and a row
-    that was scored on some of the texts is marked.
+    """Layers down, coefficients across. What costs more than the budget is in brackets; else what
+    was scored on some of the texts is marked.
 
     grid: None before the first row is there; NaN in it is yet to come. width: of the terminal; in
     a narrow one numbers have a decimal less.
@@ -42,14 +42,13 @@ def heat_map(
 
     shape = len(plan.rows), plan.n_columns
     effects = costs = np.full(shape, np.nan)
-    looked = np.zeros(shape[0], dtype=bool)
+    looked = np.zeros(shape, dtype=bool)
     if grid is not None:
         effects, costs = grid.looks()
         looked = ~grid.whole()
     # What has an effect and not yet a cost is still to come.
     effects = np.where(np.isnan(costs), np.nan, effects)
-    looked = looked & ~np.isnan(effects).any(1)
-    within = effects[(costs <= max_kl) & (effects > 0) & ~looked[:, None]]
+    within = effects[(costs <= max_kl) & (effects > 0)]
     top = float(within.max()) if within.size else math.inf
     drawn = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
     drawn.caption, drawn.caption_justify = caption, "left"
@@ -66,14 +65,14 @@ def heat_map(
             _cell(
                 float(effects[row, column]),
                 within=bool(costs[row, column] <= max_kl),
-                looked=bool(looked[row]),
+                looked=bool(looked[row, column]),
                 share=float(effects[row, column]) / top,
                 chosen=choice == (row, column),
                 decimals=decimals,
             )
             for column in range(plan.n_columns)
         ]
-        drawn.add_row(Text(f"{label}{LOOKED if looked[row] else ' '}"), *cells)
+        drawn.add_row(Text(f"{label} "), *cells)
     return drawn
 
 
@@ -88,9 +87,7 @@ def _cell(
     room = " " * (decimals - 1)
     if not within:
         return Text(f"{room}({number})", style="dim")
-    if looked:
-        return Text(f"{room} {number} ", style="dim")
-    mark = "*" if chosen else " "
+    mark = "*" if chosen else LOOKED if looked else " "
     shade = RAMP[min(len(RAMP) - 1, max(0, int(share * len(RAMP))))]
     ink = "#ffffff" if RAMP.index(shade) < DARK else "#000000"
     weight = "bold " if chosen else ""

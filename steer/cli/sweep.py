@@ -82,8 +82,8 @@ def sweep(
         bool,
         typer.Option(
             "--exhaustive",
-            help="Score every row on all texts. Else, of more than eight, those that do least"
-            " within --max-kl on a part of the texts are left out.",
+            help="Score every cell on all texts. Else those that by a part of them cannot be the"
+            " strongest within --max-kl are left out.",
         ),
     ] = False,
     save: Annotated[
@@ -199,12 +199,12 @@ def _run(
     grid = _scored(texts, plan, budget, journals, exhaustive=exhaustive)
     more = finer(plan, grid, budget.kl) if budget.rule == "budget" else None
     if more is not None:
-        second = _scored(texts, more, budget, journals, exhaustive=True)
+        second = _scored(texts, more, budget, journals, exhaustive=exhaustive)
         plan, grid = Plan(plan.rows + more.rows), joined(grid, second)
     with output.status("holding the choice against random directions"):
         verdict = judge(texts, plan, grid, budget, task.writing)
     own = tuple(model.decode(one.ids) for one in texts.own[:6])
-    found = Findings(model.identity, plan, budget, task.writing, grid, verdict, own)
+    found = Findings(model.identity, plan, budget, task.writing, verdict, own)
     return found, journals
 
 
@@ -225,8 +225,8 @@ def _scored(
             caption = f"{what}, {share:.0%}"
             show(heat_map(plan, grid, budget.kl, width=output.width(), caption=caption))
 
-        halving = None if exhaustive else budget.kl
-        for rows in run(texts, plan, journals[-1], on_progress, halving):
+        max_kl = None if exhaustive else budget.kl
+        for rows in run(texts, plan, journals[-1], on_progress, max_kl):
             grid = rows
     assert grid is not None
     return grid

@@ -29,24 +29,30 @@ def show(model: Model, made: Findings, told: dict[str, Any]) -> None:
     from steer.cli.heat import LOOKED, heat_map
 
     choice = made.verdict.place if made.verdict.recommended else None
-    output.show(heat_map(made.plan, made.grid, made.budget.kl, choice=choice, width=output.width()))
+    grid, width = made.verdict.grid, output.width()
+    output.show(heat_map(made.plan, grid, made.budget.kl, choice=choice, width=width))
     output.line()
     output.line(
         f"in brackets: KL above {made.budget.kl:g} nats per token"
         + "; *: the choice" * bool(choice)
     )
-    scored = [n for n in told["row_items"] if n < told["n"]["items"]]
-    if scored:
-        seen = str(min(scored)) if min(scored) == max(scored) else f"{min(scored)} to {max(scored)}"
+    n_items = [one["items"] for one in told["cells"]]
+    some = [n for n in n_items if n < told["n"]["items"]]
+    if some:
+        seen = str(min(some)) if min(some) == max(some) else f"{min(some)} to {max(some)}"
         output.line(
-            f"{LOOKED}: {len(scored)} rows, left out after {seen} of {told['n']['items']} items;"
-            " --exhaustive goes through all"
+            f"{LOOKED}, and most in brackets: left out after {seen} of {told['n']['items']} items"
+            f" ({len(some)} of {len(n_items)} cells); --exhaustive scores all"
         )
     output.line()
+
+    def mark(cell: dict[str, Any]) -> str:
+        return LOOKED if cell["items"] < told["n"]["items"] else " "
+
     output.table(
         ["front", "effect", "KL"],
         [
-            [one["typed"], _told(one["effect"]), _told(one["kl"], 3)]
+            [one["typed"], _told(one["effect"]) + mark(one), _told(one["kl"], 3) + mark(one)]
             for one in told["front"][-FRONT:]
         ],
         left=1,

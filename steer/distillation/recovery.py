@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,17 +20,17 @@ from steer.intervals import Interval, ratio
 
 def token_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """KL(teacher || student) in nats, float32 [..., token], of log-probabilities [..., token,
-    vocabulary]; a teacher is met with as many students as stand before its own axes.
-
-    As cross-entropy less entropy, each a product that makes no array of the students' size.
+    vocabulary]. A student may have axes before the teacher's own: many are held against one.
     """
-    chances = teacher.exp()
-    excluded = teacher.isneginf()
-    # A token that the teacher excludes adds 0, also where the student excludes it as well.
-    if bool(excluded.any()):
-        teacher, student = (one.masked_fill(excluded, 0.0) for one in (teacher, student))
-    own, cross = (torch.einsum("...v,...v->...", chances, one) for one in (teacher, student))
-    return own - cross
+    chances, excluded = teacher.exp(), teacher.isneginf()
+    some = bool(excluded.any())
+    found = student.new_empty(student.shape[:-1])
+    # One after another: what is on the way stays in a processor's cache.
+    for index in np.ndindex(student.shape[: student.ndim - teacher.ndim]):
+        terms = (teacher - student[index]).mul_(chances)
+        # A token that the teacher excludes adds 0, also where the student excludes it as well.
+        found[index] = (terms.masked_fill_(excluded, 0.0) if some else terms).sum(-1)
+    return found
 
 
 #: Tokens at a time, whose numbers stay in a processor's cache where the vocabulary is small.

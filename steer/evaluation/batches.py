@@ -133,12 +133,12 @@ def log_prob(cells: Tensor, batch: Batch) -> Tensor:
 
 def drift(cells: Tensor, batch: Batch) -> Tensor:
     """KL(p_base || p_steered), in nats."""
-    return token_kl(batch.base[None], cells)
+    return token_kl(batch.base, cells)
 
 
 def distance(cells: Tensor, batch: Batch) -> Tensor:
     """KL(p_condition || p_steered), in nats."""
-    return token_kl(batch.conditioned[None], cells)
+    return token_kl(batch.conditioned, cells)
 
 
 def surprise(cells: Tensor, batch: Batch) -> Tensor:

@@ -11,9 +11,10 @@ import numpy as np
 
 from steer.evaluation.nats import Nats, expected_nats, extra
 from steer.evaluation.scoring import UNSTEERED
-from steer.evaluation.sweep import Bench
+from steer.evaluation.sweep import Bench, completed
 from steer.evaluation.written import Writing, write
 from steer.intervals import Interval, ratio
+from steer.measures.elimination import contenders
 from steer.measures.grids import FINER_ROWS, Array, Grid, Place, Plan
 from steer.measures.measures import distinct
 from steer.measures.selection import Candidate, Rule, refusal_direction, strongest
@@ -57,7 +58,7 @@ def choose(plan: Plan, grid: Grid, budget: Budget, look: Look) -> Tried | None:
     Raises:
         HookError: a cell was never applied.
     """
-    order, costs = ordered(grid, plan, budget), grid.costs()
+    order, (_, costs) = ordered(grid, plan, budget), grid.looks()
     if not order:
         return None
     looked: dict[Place, Tried] = {}
@@ -81,6 +82,29 @@ def choose(plan: Plan, grid: Grid, budget: Budget, look: Look) -> Tried | None:
     return replace(found, refused=frozenset(refused))
 
 
+def decide(
+    texts: Bench, plan: Plan, grid: Grid, budget: Budget, look: Look
+) -> tuple[Grid, Tried | None]:
+    """The choice, and the grid with all that may rival it scored on everything.
+
+    Cells left early because of stronger ones. Where those are out for their texts, the rest is held
+    against what is left.
+
+    Raises:
+        HookError: a cell was never applied.
+    """
+    while True:
+        tried = choose(plan, grid, budget, look)
+        if tried is None:
+            return grid, None
+        left = contenders(grid, budget.kl, tried.refused)
+        left[tried.place] = True
+        left &= ~grid.whole()
+        if not left.any():
+            return grid, tried
+        grid = completed(texts, plan, grid, left)
+
+
 def looking(texts: Bench, plan: Plan, writing: Writing) -> Look:
     """What looks at the texts of a cell, of each once."""
 
@@ -95,11 +119,13 @@ def looking(texts: Bench, plan: Plan, writing: Writing) -> Look:
     return look
 
 
-def ordered(grid: Grid, plan: Plan, budget: Budget, part: slice = slice(None)) -> list[Place]:
-    """Cells that the rule lets through by all items and texts or some, its choice first."""
-    effects, costs = grid.effects(part), grid.costs(part)
+def ordered(grid: Grid, plan: Plan, budget: Budget, part: slice | None = None) -> list[Place]:
+    """Cells that the rule lets through by what was scored of them, its choice first; or, by a part
+    of the items and texts, those that were scored on all of it."""
     if budget.rule == "refusal_direction":
-        return _by_refusal_direction(grid, plan, part)
+        return _by_refusal_direction(grid, plan, slice(None) if part is None else part)
+    whole = (grid.effects(part), grid.costs(part)) if part is not None else None
+    effects, costs = whole or grid.looks()
     left = effects.copy()
     chosen: list[Place] = []
     while True:

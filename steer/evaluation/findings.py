@@ -11,7 +11,7 @@ from steer.evaluation.choice import Budget
 from steer.evaluation.verdict import Verdict
 from steer.evaluation.written import Writing
 from steer.intervals import plain
-from steer.measures.grids import Grid, Place, Plan
+from steer.measures.grids import Place, Plan
 from steer.sites import format_layers
 from steer.vectors.metadata import Recommended
 from steer.vectors.provenance import ModelIdentity
@@ -26,26 +26,28 @@ class Findings:
     plan: Plan
     budget: Budget
     writing: Writing
-    grid: Grid
     verdict: Verdict
     own: tuple[str, ...]
 
     def cell(self, place: Place) -> dict[str, Any]:
-        """One cell, as plain JSON. typed: what `-v` takes. refused: out because of its texts."""
-        row, tried = self.plan.rows[place[0]], self.verdict.tried
+        """One cell, as plain JSON. typed: what `-v` takes. items: how many it was scored on.
+        refused: out because of its texts."""
+        row, tried, grid = self.plan.rows[place[0]], self.verdict.tried, self.verdict.grid
         return {
             "vector": str(row),
             "layers": format_layers(row.layers),
             "coefficient": str(row.coefficients[place[1]]),
             "typed": row.typed(place[1]),
-            "effect": plain(self.grid.effect_at(*place)),
-            "kl": plain(self.grid.cost_at(*place)),
+            "effect": plain(grid.effect_at(*place)),
+            "kl": plain(grid.cost_at(*place)),
+            "items": grid.n_items(*place),
             "refused": tried is not None and place in tried.refused,
         }
 
     def as_json(self, command: str) -> dict[str, Any]:
         """All of it, as plain JSON. `cells` go row by row."""
-        grid, plan, verdict = self.grid, self.plan, self.verdict
+        plan, verdict = self.plan, self.verdict
+        grid = verdict.grid
         places = [(r, c) for r in range(len(plan.rows)) for c in range(plan.n_columns)]
         vectors = {row.reference: row.vector for row in plan.rows}
         place, tried, again = verdict.place, verdict.tried, verdict.again
@@ -66,7 +68,6 @@ class Findings:
                 "texts": self.writing.samples,
             },
             "rows": plan.labels(),
-            "row_items": grid.n_items(),
             "coefficients": [list(map(str, row.coefficients)) for row in plan.rows],
             "cells": [self.cell(one) for one in places],
             "front": [self.cell(one) for one in verdict.front],
@@ -89,7 +90,8 @@ class Findings:
 
     def recommending(self) -> SteeringVector:
         """The vector with the choice and its evidence, so that `-v NAME` needs no number."""
-        place, verdict, grid, plan = self.verdict.place, self.verdict, self.grid, self.plan
+        verdict, plan = self.verdict, self.plan
+        place, grid = verdict.place, verdict.grid
         assert place is not None
         row = plan.rows[place[0]]
         coefficient = row.coefficients[place[1]]

@@ -28,10 +28,11 @@ from steer.evaluation.written import (
     write_conditioned,
 )
 from steer.journal import Journal
+from steer.measures.elimination import Cells, Indices, contenders, looks, n_looks
 from steer.measures.grids import EffectKind, Grid, Plan
-from steer.measures.halving import Indices, added, better_half, n_kept, strides
 from steer.measures.measures import preference
 from steer.models.model import Model
+from steer.sites import format_layers
 
 Array = NDArray[np.float64]
 
@@ -148,50 +149,87 @@ def run(
 ) -> Iterator[Grid]:
     """Score every cell; yields the grid after each of its rows.
 
-    max_kl: with it, rows of a large grid that do least within it are not scored on all texts
-    (`steer.measures.halving`).
+    max_kl: with it, cells that cannot be the strongest within it are not scored on all texts
+    (`steer.measures.elimination`).
 
     Raises:
         InputError: the condition changes nothing.
         HookError: a cell was never applied.
     """
-    grid = _empty(texts, plan)
-    labels = plan.labels()
-    rows = list(range(len(labels)))
-    few = min(texts.n_items, len(texts.unrelated))
-    every = (1,) if max_kl is None else strides(len(rows), few)
-    total = _n_scores(texts, plan, every)
-    finished = 0
+    scoring = _Scoring(texts, plan, _empty(texts, plan), done, on_progress)
+    cells = np.ones((len(plan.rows), plan.n_columns), dtype=bool)
+    counts = texts.n_items, len(texts.unrelated)
+    n = 1 if max_kl is None else n_looks(min(counts))
+    for number, (items, unrelated) in enumerate(
+        zip(*(looks(one, n) for one in counts), strict=True)
+    ):
+        name = f"look {number + 1} of {n} at {format_layers(np.flatnonzero(cells).tolist())}"
+        yield from scoring.look(name, cells, items, unrelated)
+        if max_kl is not None:
+            cells &= contenders(scoring.grid, max_kl)
 
-    def report(row: int, n_scores: int) -> None:
-        nonlocal finished
-        finished += n_scores
-        on_progress(labels[row], finished / total)
 
-    for stride in every:
-        items = added(texts.n_items, stride, every[0])
-        unrelated = added(len(texts.unrelated), stride, every[0])
-        these = texts.part(items, unrelated)
-        name = f", every {stride}" if len(every) > 1 else ""
+def completed(texts: Bench, plan: Plan, grid: Grid, cells: Cells) -> Grid:
+    """The grid with these cells scored on everything.
+
+    Raises:
+        HookError: a cell was never applied.
+    """
+    arrays = {name: getattr(grid, name).copy() for name in ("effect", "weights", "drift", "level")}
+    scoring = _Scoring(texts, plan, replace(grid, **arrays), Journal(None))
+    for _ in scoring.look(
+        "", cells, *(np.arange(one.shape[-1]) for one in (grid.effect, grid.drift))
+    ):
+        pass
+    return scoring.grid
+
+
+@dataclass
+class _Scoring:
+    """Scores cells of a plan on parts of the texts, into a grid; `seen` is the share of the items
+    that were looked at."""
+
+    texts: Bench
+    plan: Plan
+    grid: Grid
+    done: Journal
+    on_progress: Progress = lambda what, share: None
+    seen: float = 0.0
+
+    def look(self, name: str, cells: Cells, items: Indices, unrelated: Indices) -> Iterator[Grid]:
+        """Score cells on some items and texts; yields the grid after each row. name: what is done
+        is kept under it."""
+        these, grid = self.texts.part(items, unrelated), self.grid
         parts = [
-            Part(f"effect{name}", these.effect, these.measure),
-            Part(f"drift{name}", these.unrelated, drift),
+            Part(f"effect, {name}", these.effect, these.measure),
+            Part(f"drift, {name}", these.unrelated, drift),
         ]
-        cells: dict[int, list[Cell]] = {
-            row: [UNSTEERED, *((plan.steer(row, column),) for column in range(plan.n_columns))]
-            for row in rows
+        columns = {row: np.flatnonzero(cells[row]) for row in np.flatnonzero(cells.any(1)).tolist()}
+        asked: dict[int, list[Cell]] = {
+            row: [UNSTEERED, *((self.plan.steer(row, one),) for one in some.tolist())]
+            for row, some in columns.items()
         }
-        for row, (sums, drifts) in score_rows(texts.model, parts, cells, report, done):
+        n_scores = sum(map(len, asked.values())) * (len(these.effect) + len(these.unrelated))
+        report = self._reporting(len(items) / self.texts.n_items / n_scores)
+        for row, (sums, drifts) in score_rows(these.model, parts, asked, report, self.done):
             found, weights = these.effects(sums)
-            grid.effect[row][:, items], grid.weights[items] = found, weights
-            if texts.kind == "recovery":
+            grid.effect[row][np.ix_(columns[row], items)], grid.weights[items] = found, weights
+            if these.kind == "recovery":
                 check_effect(weights, these.effect)
             else:
-                grid.level[row][:, items] = these.levels(sums)[1:]
-            grid.drift[row][:, unrelated] = drifts[1:]
+                grid.level[row][np.ix_(columns[row], items)] = these.levels(sums)[1:]
+            grid.drift[row][np.ix_(columns[row], unrelated)] = drifts[1:]
             yield grid
-        if max_kl is not None and stride > 1:
-            rows = better_half(grid, rows, max_kl)
+
+    def _reporting(self, share: float) -> Callable[[int, int], None]:
+        """What is told of scores, each of which is a share of all."""
+        labels = self.plan.labels()
+
+        def report(row: int, n_scores: int) -> None:
+            self.seen += n_scores * share
+            self.on_progress(labels[row], self.seen)
+
+        return report
 
 
 def _empty(texts: Bench, plan: Plan) -> Grid:
@@ -204,16 +242,3 @@ def _empty(texts: Bench, plan: Plan) -> Grid:
         np.array([float(len(text.scored)) for text in texts.unrelated]),
         np.full((*shape, texts.n_items), np.nan),
     )
-
-
-def _n_scores(texts: Bench, plan: Plan, every: Sequence[int]) -> int:
-    """How many texts are scored under how many cells, in all."""
-    total, n_rows = 0, len(plan.rows)
-    for stride in every:
-        items, unrelated = (
-            len(added(n, stride, every[0])) for n in (texts.n_items, len(texts.unrelated))
-        )
-        n_texts = items * len(texts.effect) // texts.n_items + unrelated
-        total += n_rows * (plan.n_columns + 1) * n_texts
-        n_rows = n_kept(n_rows)
-    return total

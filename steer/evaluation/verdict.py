@@ -6,19 +6,21 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+import numpy as np
+
 from steer.evaluation.choice import (
     LINES,
     Budget,
     Look,
     Tried,
-    choose,
+    decide,
     lines_of,
     looking,
     ordered,
     places_of,
 )
 from steer.evaluation.repeat import HALVES, Repeat, repeat
-from steer.evaluation.sweep import Bench
+from steer.evaluation.sweep import Bench, completed
 from steer.evaluation.written import Writing
 from steer.intervals import Interval, difference, ratio
 from steer.measures.baselines import N_CHANCE, random_direction, reach_of_chance
@@ -29,8 +31,8 @@ from steer.measures.selection import nearest, pareto
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of it. place: the cell that is recommended, or the nearest one, with `reason`
-    why it is not recommended.
+    """What came of it. grid: with the choice's rivals scored on everything. place: the cell that is
+    recommended, or the nearest one, with `reason` why it is not recommended.
 
     random: the effect of each random direction there. chance: what they reach at the best layer
     by chance. margin: how much more the cell does than the random ones on the same items.
@@ -38,6 +40,7 @@ class Verdict:
     second with new texts, and all texts are within the budget; None where nothing was chosen.
     """
 
+    grid: Grid
     place: Place | None
     reason: str | None
     front: tuple[Place, ...]
@@ -61,19 +64,23 @@ def judge(texts: Bench, plan: Plan, grid: Grid, budget: Budget, writing: Writing
     Raises:
         HookError: a cell was never applied.
     """
-    effects, costs = grid.effects(), grid.costs()
-    front = tuple(places_of(effects, pareto(effects.ravel().tolist(), costs.ravel().tolist())))
     look = looking(texts, plan, writing)
-    tried = choose(plan, grid, budget, look)
+    grid, tried = decide(texts, plan, grid, budget, look)
+    effects, costs = grid.looks()
+    front = tuple(places_of(effects, pareto(effects.ravel().tolist(), costs.ravel().tolist())))
     if tried is None:
         near = nearest(effects.ravel().tolist(), costs.ravel().tolist())
         if near is None:
-            return Verdict(None, "no cell has an effect above 0", front)
+            return Verdict(grid, None, "no cell has an effect above 0", front)
         place = places_of(effects, [near])[0]
-        return Verdict(place, f"no cell with an effect has a KL of at most {budget.kl:g}", front)
+        cells = np.zeros(effects.shape, dtype=bool)
+        cells[place] = True
+        grid = completed(texts, plan, grid, cells)
+        reason = f"no cell with an effect has a KL of at most {budget.kl:g}"
+        return Verdict(grid, place, reason, front)
     if tried.extra_nats.value > budget.nats:
         reason = f"no cell that was tried has extra nats of at most {budget.nats:g} per token"
-        return Verdict(tried.place, reason, front, tried)
+        return Verdict(grid, tried.place, reason, front, tried)
     again = repeat(texts, plan, grid, writing, tried.place)
     instability = _instability(again.grid, plan, budget, tried.place, tried.refused, look)
     nats = again.together(tried.extra_nats, writing.samples)
@@ -107,7 +114,7 @@ def _held_against_chance(
             f" {chance:.2f} at the best layer"
         )
     wrong = tuple(wrong_way(own))
-    return Verdict(tried.place, reason, front, tried, random, chance, margin, wrong_way=wrong)
+    return Verdict(grid, tried.place, reason, front, tried, random, chance, margin, wrong_way=wrong)
 
 
 def _instability(

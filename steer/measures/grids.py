@@ -92,8 +92,8 @@ def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[C
 
 @dataclass(frozen=True)
 class Grid:
-    """What was scored. NaN was not, or is yet to come: a row of a large grid may stay without some
-    (`steer.measures.halving`).
+    """What was scored. NaN was not, or is yet to come: a cell that cannot be chosen may stay
+    without some (`steer.measures.elimination`).
 
     effect: [row, column, item], over `weights` [item]: their sums' ratio is the effect. drift: sums
     of KL [row, column, text], over `counts` [text] positions. level: preferences for the positive
@@ -109,7 +109,7 @@ class Grid:
 
     def effects(self, items: slice = slice(None)) -> Array:
         """[row, column], by all items or some; NaN where one of them was not scored."""
-        return _ratios(self.effect[..., items], self.weights[items])
+        return np.asarray(self.effect[..., items].sum(-1) / self.weights[items].sum())
 
     def levels(self, items: slice = slice(None)) -> Array:
         """Mean preference, [row, column], by all items or some."""
@@ -117,19 +117,19 @@ class Grid:
 
     def costs(self, texts: slice = slice(None)) -> Array:
         """KL in nats per token, [row, column], on all texts or some."""
-        return _ratios(self.drift[..., texts], self.counts[texts])
+        return np.asarray(self.drift[..., texts].sum(-1) / self.counts[texts].sum())
 
     def looks(self) -> tuple[Array, Array]:
         """Effects and costs, [row, column], each by what was scored there."""
-        return _looks(self.effect, self.weights), _looks(self.drift, self.counts)
+        return ratios(self.effect, self.weights), ratios(self.drift, self.counts)
 
     def whole(self) -> NDArray[np.bool_]:
-        """Whether each row was scored on everything, [row]."""
-        return np.asarray(~np.isnan(self.effects() + self.costs()).any(1))
+        """Whether each cell was scored on everything, [row, column]."""
+        return ~np.isnan(self.effects() + self.costs())
 
-    def n_items(self) -> list[int]:
-        """How many items each row was scored on."""
-        return [int(one) for one in (~np.isnan(self.effect)).any(1).sum(-1)]
+    def n_items(self, row: int, column: int) -> int:
+        """How many items a cell was scored on."""
+        return int((~np.isnan(self.effect[row, column])).sum())
 
     def effect_at(self, row: int, column: int) -> Interval:
         """By the items that it was scored on."""
@@ -141,11 +141,12 @@ class Grid:
 
 
 def finer(plan: Plan, grid: Grid, max_kl: float) -> Plan | None:
-    """The rows that do most within the budget, with shares about its edge, a few per cent apart.
+    """The rows that do most within the budget by what was scored of them, with shares about its
+    edge, a few per cent apart.
 
     None where no row that is within it has the default shares.
     """
-    effects, costs = grid.effects(), grid.costs()
+    effects, costs = grid.looks()
     within = np.where(costs <= max_kl, effects, 0.0)
     shares = tuple(Coefficient(share, "residual") for share in SHARES)
     fitting = [
@@ -202,13 +203,8 @@ def _about(edge: int) -> tuple[Coefficient, ...]:
     return tuple(Coefficient(float(f"{step:.3g}"), "residual") for step in steps)
 
 
-def _ratios(tops: Array, bottoms: Array) -> Array:
-    """Sums over the last axis, over the sum of `bottoms`."""
-    return np.asarray(tops.sum(-1) / bottoms.sum())
-
-
-def _looks(tops: Array, bottoms: Array) -> Array:
-    """The same over what is not NaN, and NaN where all is."""
+def ratios(tops: Array, bottoms: Array) -> Array:
+    """Sums over the last axis over those of `bottoms`, by what is not NaN; NaN where all is."""
     with np.errstate(invalid="ignore"):
         found = np.nansum(tops, -1) / np.where(np.isnan(tops), 0.0, bottoms).sum(-1)
     return np.asarray(found)

@@ -56,7 +56,8 @@ def draw(told: dict[str, Any], kind: str) -> bytes:
         _heat(axes[1], values["kl"], values["kl"], told, "cost: KL (nats per token)", cost=True)
         _front(axes[2], values["effect"], values["kl"], told)
         named = f"{title(told)}, {told['n']['items']} held-out items"
-        figure.suptitle(f"{named} (hatched: KL above the budget; dotted: texts above theirs)")
+        marks = "hatched: KL above the budget; dotted: texts above theirs; ~: by some of the items"
+        figure.suptitle(f"{named} ({marks})")
         file = io.BytesIO()
         figure.savefig(file, format=kind, dpi=150, metadata=_UNDATED[kind])
     return file.getvalue()
@@ -75,7 +76,11 @@ def _heat(
     from matplotlib.patches import Rectangle
 
     within = costs <= told["budget"]["kl"]
-    refused = np.array([cell["refused"] for cell in told["cells"]]).reshape(values.shape)
+    refused, items = (
+        np.array([cell[name] for cell in told["cells"]]).reshape(values.shape)
+        for name in ("refused", "items")
+    )
+    looked = items < told["n"]["items"]
     # What is above the budget does not stretch the ramp.
     shown = values[within] if within.any() else values
     low, high = float(shown.min()), float(shown.max())
@@ -101,6 +106,7 @@ def _heat(
             axes.add_patch(patch)
         if values.shape[0] <= 16:
             text = f"{value:.3f}" if cost and value < 1 else f"{value:.2f}"
+            text += "~" if looked[row, column] else ""
             if heads[row] != heads[0]:
                 text = f"{heads[row][column]}\n{text}"
             heavy = "bold" if (row, column) in chosen else "normal"
@@ -116,12 +122,8 @@ def _heat(
         if heads[row] != heads[row - 1]:
             axes.axhline(row - 0.5, color="black", linewidth=1.5)
     axes.set_xticks(range(len(heads[0])), heads[0], rotation=45)
-    n = told["n"]["items"]
-    names = [
-        row if scored == n else f"{row} ({scored} of {n})"
-        for row, scored in zip(told["rows"], told["row_items"], strict=True)
-    ]
     # The two maps stand side by side: the second has the rows of the first.
+    names = told["rows"]
     axes.set_yticks(range(len(names)), [""] * len(names) if cost else names)
     axes.set(title=title, xlabel="coefficient")
 

@@ -30,6 +30,7 @@ def page(told: dict[str, Any]) -> str:
     """The page of a sweep, as `Findings.as_json` tells it."""
     title = pictures.title(told)
     image = base64.b64encode(pictures.draw(told, "png")).decode()
+    columns = ["-v", told["effect"], "KL", "items"]
     parts = [
         f"<h1>{_text(title)}</h1>",
         f"<p>{_text(_verdict(told))}</p>",
@@ -38,11 +39,11 @@ def page(told: dict[str, Any]) -> str:
         _table(["", "value [95 % interval]"], _evidence(told)),
         "<h2>Front</h2>",
         "<p>Cells that no other beats in effect and cost at once; the strongest.</p>",
-        _table(["-v", told["effect"], "KL"], [_cell(c) for c in told["front"][-FRONT:]]),
+        _table(columns, [_cell(c) for c in told["front"][-FRONT:]]),
         "<h2>Texts</h2>",
         _texts(told),
         "<h2>All cells</h2>",
-        _table(["-v", told["effect"], "KL"], [_cell(c) for c in told["cells"]]),
+        _table(columns, [_cell(c) for c in told["cells"]]),
         "<h2>Again</h2>",
         f"<pre>{_text(told['command'])}</pre>",
         f"<p>Weights {_text(told['fingerprint'])}, {_text(_hashes(told))}.</p>",
@@ -100,7 +101,7 @@ def _texts(told: dict[str, Any]) -> str:
 
 def _cell(cell: dict[str, Any]) -> list[str]:
     intervals = [_interval(cell["effect"]), _interval(cell["kl"])]
-    return [cell["typed"], *intervals]
+    return [cell["typed"], *intervals, str(cell["items"])]
 
 
 def _number(told: float | None) -> str:

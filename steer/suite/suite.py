@@ -11,7 +11,7 @@ import msgspec
 from steer.contrasts.heldout import HeldOut
 from steer.distillation.distilled import read_means
 from steer.distillation.lessons import Conditions
-from steer.evaluation.choice import Budget, choose, looking
+from steer.evaluation.choice import Budget, decide, looking
 from steer.evaluation.evaluate import Row as Measured
 from steer.evaluation.evaluate import evaluate
 from steer.evaluation.sweep import Bench, bench, run
@@ -112,18 +112,18 @@ def _chosen(
 ) -> Steer | None:
     """The strongest cell within the budget; None where there is none."""
     plan = Plan(_rows(vector))
-    grid = _scored(benched, plan)
+    grid = _scored(benched, plan, budget)
     more = finer(plan, grid, budget.kl)
     if more is not None:
-        plan, grid = Plan(plan.rows + more.rows), joined(grid, _scored(benched, more))
-    found = choose(plan, grid, budget, looking(benched, plan, writing))
+        plan, grid = Plan(plan.rows + more.rows), joined(grid, _scored(benched, more, budget))
+    _, found = decide(benched, plan, grid, budget, looking(benched, plan, writing))
     if found is None or found.extra_nats.value > budget.nats:
         return None
     return plan.steer(*found.place)
 
 
-def _scored(benched: Bench, plan: Plan) -> Grid:
-    *_, grid = run(benched, plan, Journal(None))
+def _scored(benched: Bench, plan: Plan, budget: Budget) -> Grid:
+    *_, grid = run(benched, plan, Journal(None), max_kl=budget.kl)
     return grid
 
 

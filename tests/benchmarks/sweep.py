@@ -1,10 +1,11 @@
 """What a sweep costs beside its cells one at a time: `python tests/benchmarks/sweep.py [MODEL]`.
 
-Every layer with nine coefficients on 50 texts of the model's own, of several lengths: KL from the
-unsteered model, at every position. One at a time, each cell and text is a forward with its
-hooks, as `steer apply` would run it; the sweep runs them as `steer sweep` does. Both in one
-process, in turns row by row, in seconds of CPU, which a busy machine does not change much; the
-numbers have to agree.
+Every layer with nine coefficients, by recovery of a condition on 50 texts that the model wrote
+under it and by KL on 50 others of its own, of several lengths, every token scored. One at a time,
+each cell and text is a forward with its hooks, as `steer apply` would run it; the sweep runs them
+as `steer sweep` does, as it comes and with `--exhaustive`. All in one process, in turns row by row
+or one after another, in seconds of CPU, which a busy machine does not change much; the numbers have
+to agree.
 """
 
 from __future__ import annotations
@@ -12,87 +13,107 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).parents[1]))
-from recorded import extract, pairs
-
+from steer.contrasts.heldout import HeldOut
 from steer.contrasts.source import ModelSource
+from steer.distillation.lessons import Conditions
 from steer.distillation.recovery import token_kl
-from steer.evaluation.batches import Text, drift
-from steer.evaluation.scoring import Scorer, Sums, in_groups
-from steer.evaluation.written import Writing, write
+from steer.evaluation.batches import Text
+from steer.evaluation.sweep import Array, Bench, bench, run
+from steer.evaluation.task import Task
+from steer.evaluation.written import Writing
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.measures.grids import Row, default_coefficients
+from steer.journal import Journal
+from steer.measures.grids import Grid, Plan, Row, default_coefficients
 from steer.models.model import Model, load
 from steer.steering.steers import Steer
+from steer.vectors import store
 
-TEXTS, COEFFICIENTS = 50, 9
+VECTOR = Path(__file__).parents[2] / "vectors" / "joyful.safetensors"
+CONDITION, PROMPT = "[mood: joyful]", "One day"
+TEXTS, MAX_KL = 50, 0.1
 #: Tokens that a text is given to write.
 LENGTHS = (8, 24, 64)
 
 
-def one_at_a_time(model: Model, steer: Steer, texts: Sequence[Text], base: list[Tensor]) -> Sums:
-    """KL of one cell summed over each text's positions, [text]."""
-    clock = TokenClock(1, torch.zeros(1, dtype=torch.int64))
-    found = np.zeros(len(texts))
-    for index, text in enumerate(texts):
-        with injected(model, [steer], clock):
-            found[index] = float(token_kl(base[index], log_probs(model, text)).sum())
-    return found
+def one_at_a_time(bench: Bench, plan: Plan) -> Iterator[tuple[Array, Array]]:
+    """Effects and drifts of each row, [column, text]; what is not steered is made before, once."""
+    told = [log_probs(bench.model, text, conditioned=True) for text in bench.effect]
+    base = [log_probs(bench.model, text) for text in [*bench.effect, *bench.unrelated]]
+    whole = [float(token_kl(*both).sum()) for both in zip(told, base, strict=False)]
+    teachers = [*told, *base[len(told) :]]
+    both = list(zip([*bench.effect, *bench.unrelated], teachers, strict=True))
+    for row in range(len(plan.rows)):
+        steers = [plan.steer(row, column) for column in range(plan.n_columns)]
+        found = np.array(
+            [[steered_kl(bench.model, steer, *one) for one in both] for steer in steers]
+        )
+        yield whole - found[:, : len(told)], found[:, len(told) :]
 
 
-def log_probs(model: Model, text: Text) -> Tensor:
-    logits = model.network(torch.tensor([text.ids], device=model.device)).logits[0]
-    return logits[[position - 1 for position in text.scored]].float().log_softmax(-1)
+def steered_kl(model: Model, steer: Steer, text: Text, teacher: Tensor) -> float:
+    with injected(model, [steer], TokenClock(1, torch.zeros(1, dtype=torch.int64))):
+        return float(token_kl(teacher, log_probs(model, text)).sum())
 
 
-def seconds_of(model: Model, rows: Sequence[Row], texts: Sequence[Text]) -> tuple[float, float]:
-    """CPU time of the sweep, and of its cells one at a time."""
-    fast = slow = 0.0
+def log_probs(model: Model, text: Text, *, conditioned: bool = False) -> Tensor:
+    ids = text.conditioned if conditioned else text.ids
+    logits = model.network(torch.tensor([ids], device=model.device)).logits[0]
+    before = [position - 1 + len(ids) - len(text.ids) for position in text.scored]
+    return logits[before].float().log_softmax(-1)
+
+
+def swept(bench: Bench, plan: Plan, max_kl: float | None) -> Grid:
+    *_, grid = run(bench, plan, Journal(None), max_kl=max_kl)
+    return grid
+
+
+def timed(do: Callable[[], Grid]) -> tuple[Grid, float]:
     start = time.process_time()
-    groups = in_groups(model, texts, COEFFICIENTS)
-    scorer = Scorer(model, [[texts[index] for index in group] for group in groups], drift)
-    fast += time.process_time() - start
-    base = [log_probs(model, text) for text in texts]
-    for row in rows:
-        cells = [(row.steer(column),) for column in range(COEFFICIENTS)]
-        shared = np.zeros((COEFFICIENTS, len(texts)))
-        start = time.process_time()
-        for group, indices in enumerate(groups):
-            shared[:, indices] = scorer.score(group, cells)
-        middle = time.process_time()
-        alone = [one_at_a_time(model, steer, texts, base) for (steer,) in cells]
-        end = time.process_time()
-        np.testing.assert_allclose(shared, alone, rtol=1e-4, atol=1e-4)
-        fast, slow = fast + middle - start, slow + end - middle
-    return fast, slow
+    return do(), time.process_time() - start
+
+
+def compared(texts: Bench, plan: Plan) -> None:
+    """Print a row of the table."""
+    every, whole = timed(lambda: swept(texts, plan, None))
+    some, fast = timed(lambda: swept(texts, plan, MAX_KL))
+    start = time.process_time()
+    alone = list(one_at_a_time(texts, plan))
+    slow = time.process_time() - start
+    for found, expected in ((every.effect, 0), (every.drift, 1)):
+        np.testing.assert_allclose(found, [row[expected] for row in alone], rtol=1e-3, atol=2e-3)
+    scored = ~np.isnan(some.effect)
+    np.testing.assert_allclose(some.effect[scored], every.effect[scored], rtol=1e-3, atol=2e-3)
+    mean = statistics.mean(len(text.ids) for text in [*texts.effect, *texts.unrelated])
+    print(
+        f"{mean:6.0f} {slow:14.2f} {fast:6.2f} {fast / slow:6.3f} {scored.mean():6.2f}"
+        f" {whole:11.2f} {whole / slow:6.3f}",
+        flush=True,
+    )
 
 
 @torch.no_grad()
 def main() -> None:
     model = load(ModelSource(sys.argv[1] if len(sys.argv) > 1 else "pocket"))
-    vector = extract(model, pairs(("One day Mara laughed.", "One day Mara wept.")))
-    columns = default_coefficients(vector)[:COEFFICIENTS]
-    rows = [Row(vector, (layer,), columns, "joyful") for layer in vector.metadata.layers]
-    sys.stdout.write(f"{len(rows)} x {COEFFICIENTS} cells, {TEXTS} texts, ")
-    sys.stdout.write(f"threads: {torch.get_num_threads()}\n")
-    sys.stdout.write("tokens  sweep  one at a time  ratio\n")
+    vector = store.read(VECTOR)
+    columns = default_coefficients(vector)
+    plan = Plan(tuple(Row(vector, (one,), columns, "joyful") for one in vector.metadata.layers))
+    print(f"{len(plan.rows)} x {plan.n_columns} cells, {TEXTS} texts and {TEXTS}", end=", ")
+    print(f"threads: {torch.get_num_threads()}")
+    print("tokens  one at a time  sweep  ratio scored  exhaustive  ratio")
     for length in LENGTHS:
-        written = write(model, Writing(("One day",), samples=TEXTS, max_tokens=length), ())
-        texts = [one.scored for one in written]
-        # Tries what can be left out, which is done once for a model.
-        Scorer(model, [texts[:2]], drift).score(0, [(rows[0].steer(0),)])
-        fast, slow = seconds_of(model, rows, texts)
-        mean = statistics.mean(len(text.ids) for text in texts)
-        sys.stdout.write(f"{mean:6.0f} {fast:6.2f} {slow:14.2f} {fast / slow:6.3f}\n")
-        sys.stdout.flush()
+        conditions = Conditions(CONDITION, "", chat=False)
+        writing = Writing((PROMPT,), conditions, samples=TEXTS, max_tokens=length)
+        texts = bench(model, Task(HeldOut(), writing), lambda what, n: None)
+        swept(texts, Plan(plan.rows[:1]), None)  # what is tried once for a model
+        compared(texts, plan)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What halving leaves out: `python tests/benchmarks/halving.py [VALUE]`.
+"""What a sweep leaves out: `python tests/benchmarks/elimination.py [VALUE]`.
 
 For each mood, style and topic of the pocket grammar vectors by four methods at all five layers, 20
-rows, are scored on everything. Halving is then played back over these scores with the items and
-texts in many orders: how often the row that reaches most at the budget is kept, how much of that is
-reached at least, and which share of the scores was needed.
+rows of nine cells, are scored on everything. Elimination is then played back over these scores with
+the items and texts in many orders, on the rows of each method and on all of them: how often the
+strongest cell within the budget is kept, how much of its effect is at least, and which share of the
+scores was needed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +27,8 @@ from steer.evaluation.sweep import bench, run
 from steer.evaluation.task import Task
 from steer.evaluation.written import Writing
 from steer.journal import Journal
-from steer.measures.grids import Array, Grid, Plan, Row, default_coefficients, reach
-from steer.measures.halving import added, better_half, strides
+from steer.measures.elimination import contenders, looks, n_looks
+from steer.measures.grids import Array, Grid, Plan, Row, default_coefficients
 from steer.models.model import Model, load
 from steer.pocket import corpus
 from steer.vectors import store
@@ -52,23 +54,26 @@ def scored(model: Model, kind: str, value: str) -> Grid:
     return grid
 
 
-def halved(grid: Grid) -> tuple[list[int], float]:
-    """Which rows are left, and which share of all scores that took."""
+def played(grid: Grid) -> tuple[float, float]:
+    """Which share of the best effect is kept, and which share of all scores that took."""
     n, n_texts = grid.effect.shape[-1], grid.drift.shape[-1]
     seen = replace(
         grid, effect=np.full_like(grid.effect, np.nan), drift=np.full_like(grid.drift, np.nan)
     )
-    rows, scores = list(range(len(grid.effect))), 0
-    every = strides(len(rows), min(n, n_texts))
-    for stride in every:
-        items, texts = (added(count, stride, every[0]) for count in (n, n_texts))
-        for row in rows:
-            seen.effect[row][:, items] = grid.effect[row][:, items]
-            seen.drift[row][:, texts] = grid.drift[row][:, texts]
-        scores += len(rows) * len(items)
-        if stride > 1:
-            rows = better_half(seen, rows, MAX_KL)
-    return rows, scores / (len(grid.effect) * n)
+    cells, scores = np.ones(grid.effect.shape[:2], dtype=bool), 0
+    parts = n_looks(min(n, n_texts))
+    for items, texts in zip(looks(n, parts), looks(n_texts, parts), strict=True):
+        for row, column in np.argwhere(cells):
+            seen.effect[row, column, items] = grid.effect[row, column, items]
+            seen.drift[row, column, texts] = grid.drift[row, column, texts]
+        scores += int(cells.sum()) * len(items)
+        cells &= contenders(seen, MAX_KL)
+    return best(seen) / best(grid), scores / (cells.size * n)
+
+
+def best(grid: Grid) -> float:
+    """The strongest effect within the budget of what was scored on everything."""
+    return float(np.nanmax(np.where(grid.costs() <= MAX_KL, grid.effects(), np.nan)))
 
 
 def shuffled(grid: Grid, rng: np.random.Generator) -> Grid:
@@ -82,37 +87,43 @@ def shuffled(grid: Grid, rng: np.random.Generator) -> Grid:
     )
 
 
-def played(grid: Grid) -> Array:
-    """[order, (share reached, share of scores)]."""
+def rows_of(grid: Grid, rows: Sequence[int]) -> Grid:
+    return replace(grid, effect=grid.effect[rows], drift=grid.drift[rows], level=grid.level[rows])
+
+
+def replayed(grid: Grid) -> Array:
+    """[order, (share of the best effect, share of scores)]."""
     rng = np.random.default_rng(0)
-    found = []
-    for _ in range(ORDERS):
-        one = shuffled(grid, rng)
-        reached = reach(one.effects(), one.costs(), MAX_KL)
-        rows, scores = halved(one)
-        found.append((reached[rows].max() / reached.max(), scores))
-    return np.array(found)
+    return np.array([played(shuffled(grid, rng)) for _ in range(ORDERS)])
 
 
 def main() -> None:
     model = load(ModelSource("pocket"))
     asked = sys.argv[1:]
-    every = []
+    every: dict[str, list[Array]] = {"five rows": [], "twenty rows": []}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for kind, values in corpus.KINDS.items():
             for value in values:
                 if asked and value not in asked:
                     continue
-                every.append(played(scored(model, kind, value)))
-                told(value, every[-1])
+                grid = scored(model, kind, value)
+                n = len(grid.effect) // len(METHODS)
+                alone = [
+                    replayed(rows_of(grid, range(i * n, i * n + n))) for i in range(len(METHODS))
+                ]
+                every["five rows"].append(np.concatenate(alone))
+                every["twenty rows"].append(replayed(grid))
+                for name, found in every.items():
+                    told(f"{value}, {name}", found[-1])
         os.chdir("/")
-    told("all", np.concatenate(every))
+    for name, found in every.items():
+        told(f"all, {name}", np.concatenate(found))
 
 
 def told(name: str, found: Array) -> None:
     kept, least, scores = (found[:, 0] == 1).mean(), found[:, 0].min(), found[:, 1].mean()
-    print(f"{name:9} best row kept {kept:.0%}, reached at least {least:.2f}, scores {scores:.2f}")
+    print(f"{name:22} best kept {kept:.0%}, at least {least:.3f} of it, scores {scores:.2f}")
     sys.stdout.flush()
 
 

@@ -1,0 +1,210 @@
+"""Successive elimination: what it scores, which cells it drops, and what that leaves alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from test_cli import PAIRS, steer
+from test_sweep import grid_of, look_of, plan_of
+
+from steer.evaluation import choice
+from steer.evaluation.choice import Budget, decide
+from steer.evaluation.scoring import Scorer
+from steer.measures.elimination import FEWEST, LEAVE, contenders, looks, n_looks
+from steer.measures.grids import Grid, reach
+from steer.measures.selection import pareto
+
+N_ITEMS = 24
+SPECS = ("joyful", "joyful:norm=keep", "joyful:add/response", "joyful:add/not-response=0")
+
+
+@given(st.integers(1, 600))
+def test_every_text_is_scored_once(n: int) -> None:
+    parts = looks(n, n_looks(n))
+    assert sorted(np.concatenate(parts)) == list(range(n))
+    assert len(parts) == 1 or len(parts[0]) >= FEWEST
+    assert len(parts) == LEAVE + 1 or len(parts[0]) <= 2 * FEWEST
+    seen = np.cumsum([len(one) for one in parts])
+    assert all(abs(2 * few - many) <= 1 for few, many in itertools.pairwise(seen))
+
+
+@given(st.floats(0.1, 10), st.floats(0.01, 10), st.floats(0.02, 1))
+def test_a_row_reaches_what_it_would_do_at_the_budget(slope: float, bend: float, kl: float) -> None:
+    """Whatever its coefficients: the effect is as the coefficient, the cost as its square."""
+    shares = np.geomspace(0.001, 100, 17)
+    effects, costs = slope * shares, bend * shares**2
+    assert reach(effects[None], costs[None], kl)[0] == pytest.approx(slope * np.sqrt(kl / bend))
+    assert reach(effects[None], costs[None] + 1e4, kl)[0] == -np.inf
+    assert reach(effects[None, :3], costs[None, :3] * 0, kl)[0] == effects[2]
+
+
+def noisy(means: Any, costs: Any, seed: int, n: int = 48, spread: float = 1.0) -> Grid:
+    """Items whose effects go up and down together, and each a little by itself."""
+    rng = np.random.default_rng(seed)
+    means, costs = np.asarray(means, float), np.asarray(costs, float)
+    shared = rng.normal(size=n)
+    effect = means[..., None] + shared + 0.2 * spread * rng.normal(size=(*means.shape, n))
+    drift = costs[..., None] * rng.uniform(0.5, 1.5, size=(*means.shape, n))
+    return Grid("preference", effect, np.ones(n), drift, np.ones(n), effect)
+
+
+def seen(grid: Grid, items: Any) -> Grid:
+    """The grid as it was when these items and texts were scored, and no others."""
+    effect, drift = np.full_like(grid.effect, np.nan), np.full_like(grid.drift, np.nan)
+    effect[..., items], drift[..., items] = grid.effect[..., items], grid.drift[..., items]
+    return replace(grid, effect=effect, drift=drift)
+
+
+@given(st.integers(0, 10_000))
+def test_what_leaves_is_worse_than_what_stays_or_dearer_than_the_budget(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grid = noisy(rng.normal(size=(4, 5)), rng.uniform(0, 0.2, size=(4, 5)), seed)
+    looked = seen(grid, looks(48, 3)[0])
+    stay = contenders(looked, 0.1)
+    effects, costs = looked.looks()
+    within = np.where(stay & (costs <= 0.1), effects, -np.inf)
+    assert stay.any()
+    assert np.all(stay | (costs > 0.1) | (effects < within.max()))
+
+
+def test_what_is_shared_by_the_items_does_not_keep_what_is_worse() -> None:
+    """A single effect is known to a fifth of what it takes; the differences are known well."""
+    grid = noisy([[1.0, 0.5, 0.95]], [[0.01, 0.01, 0.01]], seed=0)
+    assert contenders(seen(grid, looks(48, 3)[0]), 0.1).tolist() == [[True, False, True]]
+
+
+def test_what_may_be_within_the_budget_stays() -> None:
+    grid = noisy([[1.0, 2.0, 3.0, 4.0]], [[0.02, 0.09, 0.11, 0.5]], seed=0)
+    looked = seen(grid, looks(48, 3)[0])
+    # The second may be above the budget and the third within it, so the first may be the choice.
+    assert contenders(looked, 0.1).tolist() == [[True, True, True, False]]
+    assert contenders(looked, 0.1, {(0, 2)}).tolist() == [[True, True, False, False]]
+    assert not contenders(looked, 0.001).any()
+
+
+def test_a_cell_that_left_comes_back_where_a_stronger_ones_texts_fall_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = plan_of(3, (0.1,))
+    truth = noisy([[3.0], [2.0], [1.0]], [[0.03], [0.02], [0.01]], seed=0)
+    partly = seen(truth, looks(48, 3)[0])
+    cells = contenders(partly, 0.1)
+    assert cells.tolist() == [[True], [False], [False]]
+    partly.effect[cells], partly.drift[cells] = truth.effect[cells], truth.drift[cells]
+    scored: list[list[list[int]]] = []
+
+    def completed(texts: Any, plan: Any, grid: Grid, cells: Any) -> Grid:
+        scored.append(np.argwhere(cells).tolist())
+        effect, drift = grid.effect.copy(), grid.drift.copy()
+        effect[cells], drift[cells] = truth.effect[cells], truth.drift[cells]
+        return replace(grid, effect=effect, drift=drift)
+
+    monkeypatch.setattr(choice, "completed", completed)
+    anything: Any = SimpleNamespace()
+    for failing, expected in ((), []), ((0,), [[[1, 0]]]), ((0, 1), [[[1, 0]], [[2, 0]]]):
+        scored.clear()
+        look, _ = look_of({(row, 0): float(row in failing) for row in range(3)})
+        grid, tried = decide(anything, plan, partly, Budget(nats=0.5), look)
+        assert tried is not None
+        assert tried.place == (len(failing), 0)
+        assert scored[-1:] == expected[-1:]
+        assert grid.whole()[tried.place]
+
+
+def test_a_grid_with_equal_items_is_known_at_once() -> None:
+    grid = grid_of([[1, 2], [2, 3]], [[0, 0], [0, 1]])
+    assert contenders(grid, 0.1).tolist() == [[False, True], [True, False]]
+
+
+def test_what_was_not_scored_is_not_on_the_front() -> None:
+    nan = float("nan")
+    assert pareto([nan, 1.0, 2.0, nan], [nan, 0.1, 0.2, 0.3]) == [1, 2]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture
+def joyful(folder: Path) -> None:
+    Path("vectors").mkdir()
+    Path("joyful.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    rows = [
+        {"prompt": f"w{i}", "positive": f"w{i + 3} w{i + 4}", "negative": f"w{i + 7}"}
+        for i in range(20, 20 + N_ITEMS)
+    ]
+    Path("held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert steer("extract", "joyful.jsonl", "-m", folder).exit_code == 0
+
+
+def swept(folder: Path, *words: object) -> Any:
+    vectors = [word for spec in SPECS for word in ("-v", spec)]
+    few = ["--samples", N_ITEMS, "--max-tokens", 4, "--coefficients=-60%,60%"]
+    budget = ["--max-kl", 10, "--max-nats", 10]
+    asked = [*budget, "--texts", "held.jsonl", "-o", "x.json", "--force"]
+    return steer("sweep", "-m", folder, *vectors, *few, *asked, *words)
+
+
+def found(folder: Path, *words: object) -> dict[str, Any]:
+    told = swept(folder, *words)
+    assert told.exit_code in (0, 1), told.stderr
+    return json.loads(Path("x.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.mark.usefixtures("joyful")
+def test_cells_that_go_on_have_the_numbers_of_an_exhaustive_sweep(folder: Path) -> None:
+    stdout = swept(folder).stdout
+    fewer = json.loads(Path("x.json").read_text())
+    whole = found(folder, "--exhaustive")
+    assert {one["items"] for one in whole["cells"]} == {N_ITEMS}
+    assert fewer["rows"] == whole["rows"]
+    assert fewer["choice"] == whole["choice"]
+    left = [one["typed"] for one in fewer["cells"] if one["items"] < N_ITEMS]
+    assert 0 < len(left) < len(fewer["cells"])
+    assert {one["items"] for one in fewer["cells"]} == {N_ITEMS, N_ITEMS // 2}
+    assert f"left out after 12 of 24 items ({len(left)} of {len(fewer['cells'])} cells)" in stdout
+    for one, other in zip(fewer["cells"], whole["cells"], strict=True):
+        assert one["typed"] == other["typed"]
+        if one["items"] == N_ITEMS:
+            for name in ("effect", "kl"):
+                assert list(one[name].values()) == pytest.approx(
+                    list(other[name].values()), rel=1e-3, abs=1e-5
+                )
+
+
+@pytest.mark.usefixtures("joyful")
+def test_a_sweep_that_left_cells_out_and_was_killed_goes_on_to_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = found(folder)
+    original, calls = Scorer.score, 0
+
+    def dying(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 30:  # after the first look, at twelve rows by two
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Scorer, "score", dying)
+        assert swept(folder).exit_code == 130
+    assert "going on with a sweep" in swept(folder).stderr
+    assert json.loads(Path("x.json").read_text()) == expected
+
+
+@pytest.mark.usefixtures("joyful")
+def test_a_rule_that_goes_by_more_than_the_effect_sees_every_cell(folder: Path) -> None:
+    told = found(folder, "--rule", "refusal_direction")
+    assert {one["items"] for one in told["cells"]} == {N_ITEMS}
