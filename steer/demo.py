@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from steer.generate.apply import Generation, Sampling, generations
+from steer.generate.apply import Generation, Sampling, generate
 from steer.intervals import Interval, ratio
 from steer.measures.baselines import random_direction
 from steer.models.model import Model
@@ -41,7 +41,7 @@ def measure(
 
     def stories(steers: Sequence[Steer], start: str = prompt) -> list[str]:
         texts = []
-        for generation in generations(model, [start], steers, sampling):
+        for generation in generate(model, [start], steers, sampling):
             texts.append(prompt + generation.text)
             on_done(generation)
         return texts

@@ -40,7 +40,7 @@ def steers(model: Model) -> list[Steer]:
 
 
 def run(model: Model, sampling: Sampling = GREEDY, **options: object) -> list[Generation]:
-    return generate(model, PROMPTS, steers(model), sampling, **options)  # type: ignore[arg-type]
+    return list(generate(model, PROMPTS, steers(model), sampling, **options))  # type: ignore[arg-type]
 
 
 def reread(model: Model, made: Generation, read: Projection) -> list[float]:
@@ -227,10 +227,10 @@ def test_a_guarded_stream_shows_nothing_of_what_trips() -> None:
         guards = [at_site(read, threshold, on_trip)]  # type: ignore[arg-type]
         (whole,) = generate(model, PROMPTS[:1], [], GREEDY, guards=[at_site(read, threshold)])
         if on_trip == "stop":
-            generate(model, PROMPTS[:1], [], GREEDY, guards=guards, on_text=pieces.append)
+            list(generate(model, PROMPTS[:1], [], GREEDY, guards=guards, on_text=pieces.append))
         else:
             with pytest.raises(GuardError):
-                generate(model, PROMPTS[:1], [], GREEDY, guards=guards, on_text=pieces.append)
+                list(generate(model, PROMPTS[:1], [], GREEDY, guards=guards, on_text=pieces.append))
         assert "".join(pieces) == whole.text
 
 
@@ -259,11 +259,11 @@ def test_one_beam_is_greedy_and_more_find_what_is_likelier() -> None:
             scores = model.network(input_ids=ids).logits.log_softmax(-1)[0]
         return float(scores[n - 1 : -1].gather(1, ids[0, n:, None]).sum())
 
-    plain = generate(model, PROMPTS, [], GREEDY)
-    beams = generate(model, PROMPTS, [], replace(GREEDY, beams=4))
+    plain = list(generate(model, PROMPTS, [], GREEDY))
+    beams = list(generate(model, PROMPTS, [], replace(GREEDY, beams=4)))
     for prompt, one, other in zip(PROMPTS, plain, beams, strict=True):
         assert likelihood(other, prompt) >= likelihood(one, prompt) - 1e-4
-    several = generate(model, PROMPTS, [], replace(GREEDY, beams=4, samples=3))
+    several = list(generate(model, PROMPTS, [], replace(GREEDY, beams=4, samples=3)))
     assert [made.sample for made in several] == [0, 1, 2] * 3
     assert [made.text for made in several[::3]] == [made.text for made in beams]
     assert len({made.text for made in several[:3]}) == 3

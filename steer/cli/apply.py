@@ -263,7 +263,7 @@ class _Run:
         guarded: bool = True,
         on_text: Callable[[str], None] | None = None,
     ) -> Iterator[Generation]:
-        from steer.generate.apply import generations
+        from steer.generate.apply import generate
 
         texts = list(self.prompts)
         if self.chat:
@@ -271,7 +271,7 @@ class _Run:
         if self.engine is not None:
             made = iter(self.engine(texts, steers, not self.chat))
         else:
-            made = generations(
+            made = generate(
                 self.model,
                 texts,
                 steers,

@@ -71,7 +71,7 @@ def demo(
         layer_table(vector.metadata)
         output.command(f'steer apply "{PROMPT}" -v {SPEC} --compare')
         one = Sampling(temperature=1.0, max_tokens=60)
-        texts = [generate(model, [PROMPT], steers, one)[0].text for steers in ([], [steer])]
+        texts = [next(generate(model, [PROMPT], steers, one)).text for steers in ([], [steer])]
         output.beside(("unsteered", str(steer)), (PROMPT + texts[0], PROMPT + texts[1]))
     sampling = Sampling(temperature=1.0, max_tokens=60, samples=samples, batch_size=samples)
     with output.progress("measuring", n_generations(sampling)) as advance:
