@@ -24,7 +24,7 @@ Prompts = Annotated[
     Path | None,
     typer.Option(
         help="What texts begin with: a prompt a line, or JSONL. Default: those of the pairs, or"
-        " none; with --chat some everyday questions."
+        " none; with --chat everyday questions, others than `distill` learns from."
     ),
 ]
 MaxTokens = Annotated[int, typer.Option(help="Tokens of a written text at most.")]
@@ -174,7 +174,7 @@ class Asked:
 
         told = self.condition_of(vectors)
         chat = self.in_chat(vectors) or held_out.chat
-        chosen: Sequence[str] = prompts.QUESTIONS if chat else prompts.OPENINGS
+        chosen: Sequence[str] = prompts.OTHER_QUESTIONS if chat else prompts.OPENINGS
         if self.prompts is not None:
             chosen = prompts.read_different(*options.read_input(self.prompts))
         elif held_out.prompts:
