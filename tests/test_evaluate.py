@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,7 +26,7 @@ from steer.errors import InputError, UsageError
 from steer.evaluation.batches import Batch, surprise
 from steer.evaluation.evaluate import Row, evaluate
 from steer.evaluation.nats import extra
-from steer.evaluation.task import Task, n_units, variants
+from steer.evaluation.task import Task, Variant, n_units, variants
 from steer.evaluation.written import Writing, own_texts, pair_texts, write
 from steer.measures.baselines import opposite, random_direction
 from steer.measures.concepts import by_classifier, by_grammar, by_words, judge
@@ -215,6 +216,23 @@ def test_a_prompt_that_stands_twice_counts_once(joyful: str, folder: Path) -> No
         told = run(folder, "--condition", "w50", "--prompts", "prompts.txt", "--json")
         rows.append(json.loads(told.stdout)["rows"])
     assert rows[0] == rows[1]
+
+
+def test_random_directions_are_as_unsure_as_they_differ() -> None:
+    model = tiny.model("llama")
+    turned = [(random_direction(tiny.steer(model, 8.0), seed),) for seed in range(5)]
+    alone = [Variant(str(seed), "vector", (cell,)) for seed, cell in enumerate(turned)]
+    together = Variant("all", "random", tuple(turned))
+    writing = replace(WRITING, samples=30)
+    task = Task(HeldOut(HELD_OUT), writing, judge=by_words("w7,w8,w9,w10,w11"))
+    _, both, *each = evaluate(model, [variants([], condition=None)[0], together, *alone], task)
+    for name in ("preference", "recovery", "kl"):  # on the same items
+        _, low, *_, high, _ = sorted(one.measures[name].value for one in each)
+        interval = both.measures[name]
+        assert interval.low < low < interval.value < high < interval.high, name
+    pooled = 30 * both.measures["concept"].value
+    assert pooled == pytest.approx(round(pooled))
+    assert both.shifts == pytest.approx(np.mean([one.shifts for one in each], 0))
 
 
 def test_what_an_edit_learned_is_not_asked_where_it_is_measured(
