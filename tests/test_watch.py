@@ -11,6 +11,7 @@ import torch
 
 from steer.errors import GuardError, UsageError
 from steer.generate.apply import Generation, Sampling, generate
+from steer.generate.batch import Batch
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.watch import Watch
@@ -232,6 +233,23 @@ def test_a_guarded_stream_shows_nothing_of_what_trips() -> None:
             with pytest.raises(GuardError):
                 list(generate(model, PROMPTS[:1], [], GREEDY, guards=guards, on_text=pieces.append))
         assert "".join(pieces) == whole.text
+
+
+def test_beams_are_rows_that_run_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.model("llama")
+    n_prompts: list[int] = []
+    run_batch = Batch.run
+
+    def counted(batch: Batch) -> list[list[int]]:
+        n_prompts.append(len(batch.rows) // batch.sampling.samples)
+        return run_batch(batch)
+
+    monkeypatch.setattr(Batch, "run", counted)
+    sampling = replace(GREEDY, beams=4, samples=2, batch_size=8)
+    made = list(generate(model, PROMPTS, [], sampling))
+    assert n_prompts == [2, 1]
+    monkeypatch.undo()
+    assert made == list(generate(model, PROMPTS, [], replace(sampling, batch_size=100)))
 
 
 def test_beams_are_not_watched() -> None:

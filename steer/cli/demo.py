@@ -27,7 +27,9 @@ def demo(
         str | None,
         typer.Argument(help="Pairs of joyful and gloomy stories. Default: drawn by the grammar."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Stories for each row of the table.")] = 48,
+    samples: Annotated[
+        int, typer.Option(min=1, max=1_000, help="Stories for each row of the table.")
+    ] = 48,
     json: options.Json = False,
 ) -> None:
     """Extract a vector, steer with it, and measure what it did.

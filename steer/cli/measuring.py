@@ -27,8 +27,10 @@ Prompts = Annotated[
         " none; with --chat everyday questions, others than `distill` learns from."
     ),
 ]
-MaxTokens = Annotated[int, typer.Option(help="Tokens of a written text at most.")]
-Seed = Annotated[int, typer.Option(help="Of the written texts.")]
+MaxTokens = Annotated[
+    int, typer.Option(min=1, max=1_000_000, help="Tokens of a written text at most.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the written texts.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")]
 
 
@@ -63,7 +65,10 @@ def _asked(
         typer.Option(help="Texts for the divergence. Default: the unsteered model writes its own."),
     ] = None,
     samples: Annotated[
-        int, typer.Option(help="Texts to write, unsteered and with what is measured.")
+        int,
+        typer.Option(
+            min=2, max=100_000, help="Texts to write, unsteered and with what is measured."
+        ),
     ] = 48,
     max_tokens: MaxTokens = 64,
     seed: Seed = 0,
@@ -109,14 +114,6 @@ class Asked:
     seed: int
     allow_overlap: bool
     allow_other_model: bool
-
-    def __post_init__(self) -> None:
-        from steer.errors import UsageError
-
-        if self.samples < 2 or self.max_tokens < 1:
-            raise UsageError("--samples is at least 2, and --max-tokens at least 1")
-        if self.seed < 0:
-            raise UsageError("--seed is 0 or more")
 
     def held_out(self, vectors: Sequence[Metadata], others: Sequence[Metadata] = ()) -> HeldOut:
         """The held-out data, which no vector was made from, nor others that have a say.

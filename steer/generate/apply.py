@@ -70,7 +70,7 @@ def generate(
         raise ValueError("text can be streamed for one prompt and one sample only")
     size = sampling.batch_size
     if sampling.beams > 1:  # whole prompts
-        size = max(1, size // sampling.samples) * sampling.samples
+        size = max(1, size // sampling.beams) * sampling.samples
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         yield from Batch(model, part, steers, sampling, watched, guards, on_text).generations()
