@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from steer.generate.apply import Generation, Sampling, generations
+import numpy as np
+
+from steer.generate.apply import Generation, Sampling, generate
 from steer.intervals import Interval, ratio
-from steer.measures.baselines import random_direction
+from steer.measures.baselines import N_RANDOM, random_direction
 from steer.models.model import Model
 from steer.pocket import corpus
 from steer.pocket.pairs import KIND, VALUE
 from steer.steering.steers import Steer
 
 TAG = f"[{KIND}: {VALUE}] "
-N_RANDOM = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +42,16 @@ def measure(
 
     def stories(steers: Sequence[Steer], start: str = prompt) -> list[str]:
         texts = []
-        for generation in generations(model, [start], steers, sampling):
+        for generation in generate(model, [start], steers, sampling):
             texts.append(prompt + generation.text)
             on_done(generation)
         return texts
 
-    yield _row("unsteered", stories([]))
+    yield _row("unsteered", [stories([])])
     turned = [random_direction(steer, seed) for seed in range(N_RANDOM)]
-    noise = [story for one in turned for story in stories([one])]
-    yield _row("random direction", noise)
-    yield _row(str(steer), stories([steer]))
-    yield _row(f"prompt {TAG.strip()}", stories([], TAG + prompt))
+    yield _row("random direction", [stories([one]) for one in turned])
+    yield _row(str(steer), [stories([steer])])
+    yield _row(f"prompt {TAG.strip()}", [stories([], TAG + prompt)])
 
 
 def n_generations(sampling: Sampling) -> int:
@@ -59,11 +59,19 @@ def n_generations(sampling: Sampling) -> int:
     return (3 + N_RANDOM) * sampling.samples
 
 
-def _row(label: str, stories: Sequence[str]) -> Row:
-    found = [corpus.counts(story)[KIND] for story in stories]
-    parsed = [corpus.parsed_sentences(story) for story in stories]
+def _row(label: str, stories: Sequence[Sequence[str]]) -> Row:
+    """stories: of each direction."""
+    words = [[corpus.counts(story)[KIND] for story in one] for one in stories]
+    parsed = [[corpus.parsed_sentences(story) for story in one] for one in stories]
     return Row(
         label,
-        ratio([words[VALUE] for words in found], [sum(words.values()) for words in found]),
-        ratio([good for good, _ in parsed], [count for _, count in parsed]),
+        _ratio([[(found[VALUE], sum(found.values())) for found in one] for one in words]),
+        _ratio(parsed),
     )
+
+
+def _ratio(found: Sequence[Sequence[tuple[int, int]]]) -> Interval:
+    counts = np.array(found, float)  # [direction, story, 2]
+    # What directions are told by has the chance of their stories in it.
+    counts = counts if len(counts) == 1 else counts.sum(1, keepdims=True)
+    return ratio(counts[..., 0], counts[..., 1])

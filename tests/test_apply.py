@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ GREEDY = Sampling(max_tokens=8, temperature=0)
 SAMPLED = Sampling(max_tokens=8, temperature=1.0, samples=2, top_k=20, top_p=0.9)
 
 
-def texts(generations: Sequence[Generation]) -> list[str]:
+def texts(generations: Iterable[Generation]) -> list[str]:
     return [generation.text for generation in generations]
 
 
@@ -123,7 +123,7 @@ def test_cached_generation_equals_uncached(family: str) -> None:
         tiny.steer(model, 1.5, Scope("response")),
         tiny.steer(model, 1.5, Scope("range", 2, 6), seed=1),
     ]
-    cached = generate(model, PROMPTS[:1], steers, GREEDY)[0]
+    cached = next(generate(model, PROMPTS[:1], steers, GREEDY))
     ids = model.encode(PROMPTS[0])
     start = len(ids)
     for _ in range(GREEDY.max_tokens):
@@ -200,7 +200,7 @@ def test_no_hook_stays(family: str) -> None:
             raise error
 
         with pytest.raises(error):
-            generate(model, PROMPTS[:1], [tiny.steer(model)], GREEDY, on_text=fail)
+            list(generate(model, PROMPTS[:1], [tiny.steer(model)], GREEDY, on_text=fail))
         assert tiny.n_hooks(model) == 0
 
 
@@ -346,7 +346,9 @@ def test_a_stop_string_ends_the_text_before_it() -> None:
     model = tiny.model("llama")
     whole = run(model, [])[0]
     word = whole.split()[3]
-    stopped = generate(model, PROMPTS, [], Sampling(max_tokens=8, temperature=0, stop=(word,)))
+    stopped = list(
+        generate(model, PROMPTS, [], Sampling(max_tokens=8, temperature=0, stop=(word,)))
+    )
     assert stopped[0].text == cut(whole, [word])
     assert stopped[0].finish == "stop"
     assert stopped[0].n_tokens < 8
@@ -357,7 +359,7 @@ def test_a_prompt_without_room_is_an_error_that_counts() -> None:
     room = model.context
     assert room is not None
     with pytest.raises(SteerError, match="prompt 2 has") as caught:
-        generate(model, ["w3", " ".join(["w4"] * room)], [], GREEDY)
+        list(generate(model, ["w3", " ".join(["w4"] * room)], [], GREEDY))
     assert caught.value.hint == "shorten the prompt"
 
 

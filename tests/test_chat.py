@@ -62,7 +62,7 @@ def say(chat: Chat, *lines: str) -> list[str]:
 
 def written(model: Model, prompt: str, chat: Chat, specs_: tuple[str, ...], special: bool) -> str:
     steers = [resolve(one, store.read(store.find(one.reference))) for one in map(parse, specs_)]
-    return generate(model, [prompt], steers, chat.sampling, special=special)[0].text
+    return next(generate(model, [prompt], steers, chat.sampling, special=special)).text
 
 
 def test_without_a_template_the_model_continues_all_that_was_written(plain: Chat) -> None:

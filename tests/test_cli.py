@@ -390,6 +390,10 @@ def test_beams_give_the_best_of_a_search(joyful: Path, folder: Path) -> None:
         (["apply", "w3", "--temperature", "-1"], 2, "--temperature"),
         (["apply", "w3", "--top-p", "0"], 2, "--top-p"),
         (["apply", "w3", "-n", "0"], 2, "--samples"),
+        (["apply", "w3", "-n", "100000000"], 2, "at most 1,000,000"),
+        (["apply", "w3", "--max-tokens", "100000000"], 2, "at most 1,000,000"),
+        (["apply", "w3", "--batch-size", "100000000"], 2, "at most 4,096"),
+        (["apply", "w3", "-t", "0", "--beams", "100000000"], 2, "at most 1,024"),
         (["apply", "w3", "--compare"], 2, "nothing to compare"),
         (["apply", "w3", "--system", "x"], 2, "--system needs --chat"),
         (["apply", "w3", "--chat"], 1, "no chat template"),
@@ -411,10 +415,15 @@ def test_beams_give_the_best_of_a_search(joyful: Path, folder: Path) -> None:
         (["extract", "none.jsonl", "-o", "n o/x.safetensors"], 1, "mkdir -p 'n o'"),
         (["extract", "x", "-o", "x.safetensors", "--keep", "./x.safetensors"], 2, "named twice"),
         (["distill", "--condition", "x", "-o", "x.safetensors", "--steps", "0"], 2, "--steps"),
+        (["distill", "--condition", "x", "-o", "x.safetensors", "--samples", "200000"], 2, "most"),
+        (["eval", "-v", "x", "--samples", "200000"], 2, "--samples"),
+        (["suite", "--samples", "200000"], 2, "--samples"),
+        (["suite", "--max-tokens", "0"], 2, "--max-tokens"),
         (["sweep", "-v", "x", "--max-kl", "nan"], 2, "--max-kl"),
         (["sweep", "-v", "x", "--plot", "a.png", "--report", "a.png"], 2, "named twice"),
         (["probe", "http://x", "-v", "x", "--max-tokens", "0"], 2, "--max-tokens"),
         (["demo", "--samples", "0"], 2, "--samples"),
+        (["demo", "--samples", "2000"], 2, "--samples"),
         (["eval", "-v", "x", "--lm-eval-limit", "5"], 2, "needs --lm-eval"),
         (["apply", "w3", "--device", "warp"], 1, "--device takes cpu"),
         (["apply", "w3", "--device-map", "warp"], 1, "--device-map auto"),
@@ -423,6 +432,12 @@ def test_beams_give_the_best_of_a_search(joyful: Path, folder: Path) -> None:
 def test_commands_that_are_wrong(folder: Path, words: list[str], code: int, message: str) -> None:
     model = [] if words[0] in ("show", "list", "demo") else ["-m", str(folder)]
     failed(steer(*words, *model), code, message)
+
+
+def test_more_texts_than_a_machine_holds_are_refused(folder: Path) -> None:
+    Path("prompts.txt").write_text("w3\nw4\nw5\n")
+    many = steer("apply", "--prompts", "prompts.txt", "-n", 500_000, "-m", folder)
+    failed(many, 2, "500,000 texts after each of 3 prompts", "-n")
 
 
 def test_models_that_are_not_there() -> None:

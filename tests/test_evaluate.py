@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,15 +20,17 @@ from steer.contrasts import heldout
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
+from steer.contrasts.source import ModelSource
 from steer.distillation.lessons import Conditions
 from steer.errors import InputError, UsageError
 from steer.evaluation.batches import Batch, surprise
 from steer.evaluation.evaluate import Row, evaluate
 from steer.evaluation.nats import extra
-from steer.evaluation.task import Task, n_units, variants
+from steer.evaluation.task import Task, Variant, n_units, variants
 from steer.evaluation.written import Writing, own_texts, pair_texts, write
 from steer.measures.baselines import opposite, random_direction
 from steer.measures.concepts import by_classifier, by_grammar, by_words, judge
+from steer.models.model import Model, load
 from steer.sharing import evidence
 from steer.vectors import store
 
@@ -213,6 +216,56 @@ def test_a_prompt_that_stands_twice_counts_once(joyful: str, folder: Path) -> No
         told = run(folder, "--condition", "w50", "--prompts", "prompts.txt", "--json")
         rows.append(json.loads(told.stdout)["rows"])
     assert rows[0] == rows[1]
+
+
+def test_random_directions_are_as_unsure_as_they_differ() -> None:
+    model = tiny.model("llama")
+    turned = [(random_direction(tiny.steer(model, 8.0), seed),) for seed in range(5)]
+    alone = [Variant(str(seed), "vector", (cell,)) for seed, cell in enumerate(turned)]
+    together = Variant("all", "random", tuple(turned))
+    writing = replace(WRITING, samples=30)
+    task = Task(HeldOut(HELD_OUT), writing, judge=by_words("w7,w8,w9,w10,w11"))
+    _, both, *each = evaluate(model, [variants([], condition=None)[0], together, *alone], task)
+    for name in ("preference", "recovery", "kl"):  # on the same items
+        _, low, *_, high, _ = sorted(one.measures[name].value for one in each)
+        interval = both.measures[name]
+        assert interval.low < low < interval.value < high < interval.high, name
+    pooled = 30 * both.measures["concept"].value
+    assert pooled == pytest.approx(round(pooled))
+    assert both.shifts == pytest.approx(np.mean([one.shifts for one in each], 0))
+
+
+def test_what_an_edit_learned_is_not_asked_where_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by default: its answers to those questions flatter it."""
+    chatting = tiny.save(tmp_path / "tiny-chat")
+    (chatting / "chat_template.jinja").write_text(tiny.CHAT_TEMPLATE)
+    store.write(Path("joyful.safetensors"), tiny.vector(load(ModelSource(str(chatting)))))
+    asked: set[str] = set()
+    chat = Model.chat
+
+    def recording(model: Model, prompt: str, *before: Any) -> str:
+        asked.add(prompt)
+        return chat(model, prompt, *before)
+
+    monkeypatch.setattr(Model, "chat", recording)
+    few = ["--chat", "--condition", "w50 w51", "-m", chatting, "--samples", 24, "--max-tokens", 4]
+    given = ["-v", "./joyful.safetensors"]
+    found = []
+    for words in (
+        ["distill", "--steps", 1, "--held-out", 8, "--layers", 1, "-o", "x.safetensors"],
+        ["eval", *given],
+        ["sweep", *given, "--layers", 1, "--coefficients", 1],
+    ):
+        asked.clear()
+        steer(*words, *few)
+        found.append(set(asked))
+    learned, *measured = found
+    assert len(learned) == 24
+    for questions in measured:
+        assert len(questions) == 24
+        assert not questions & learned
 
 
 def row(told: Any, kind: str = "vector") -> dict[str, Any]:

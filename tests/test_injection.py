@@ -440,11 +440,11 @@ def test_gates_read_what_nothing_has_steered_in_one_pass_where_that_is_so(
         embed = model.network.get_input_embeddings()  # not every model calls its body
         handle = embed.register_forward_pre_hook(lambda *_, n=passes: n.append(1))
         once = Sampling(max_tokens=1, temperature=0, samples=2)
-        made = generate(model, PROMPTS, [*others, behind], once)
+        made = list(generate(model, PROMPTS, [*others, behind], once))
         handle.remove()
         assert len(passes) == n_passes
         for sampling in (once, BEAMS):
-            made = generate(model, PROMPTS, [*others, behind], sampling)
+            made = list(generate(model, PROMPTS, [*others, behind], sampling))
             read = [one.gates[0].value for one in made[:: sampling.samples]]
             assert read == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
@@ -472,7 +472,7 @@ def test_a_gate_of_tokens_steers_those_that_open_it(family: str) -> None:
         alone = [text for prompt in PROMPTS for text in texts(model, steers, sampling, [prompt])]
         assert texts(model, steers, sampling) == alone
     with pytest.raises(UsageError, match="no gate at each token"):
-        generate(model, PROMPTS, steers, BEAMS)
+        list(generate(model, PROMPTS, steers, BEAMS))
 
 
 def test_what_gates_did_is_told() -> None:
@@ -540,7 +540,7 @@ def test_no_hook_stays(family: str) -> None:
         acting(model, "clamp"),
     ]
     watched = [Projection(tiny.vector(model, seed=3), 1)]
-    generate(model, PROMPTS, steers, GREEDY, watched=watched)
+    list(generate(model, PROMPTS, steers, GREEDY, watched=watched))
     assert tiny.n_hooks(model) == 0
     for error in (KeyboardInterrupt, RuntimeError):
 
@@ -548,14 +548,14 @@ def test_no_hook_stays(family: str) -> None:
             raise error
 
         with pytest.raises(error):
-            generate(model, PROMPTS[:1], steers, GREEDY, watched=watched, on_text=fail)
+            list(generate(model, PROMPTS[:1], steers, GREEDY, watched=watched, on_text=fail))
         assert tiny.n_hooks(model) == 0
     with pytest.raises(SiteError):
         late_site = Site(2, "attn_out")
         late = Steer(tiny.vector(model, layers=(2,), site="attn_out"), Coefficient(1), (2,))
         places = {site: place for site, place in model.hooks.places.items() if site != late_site}
         missing = replace(model, hooks=replace(model.hooks, places=places))
-        generate(missing, PROMPTS, [*steers, late], GREEDY)
+        list(generate(missing, PROMPTS, [*steers, late], GREEDY))
     assert tiny.n_hooks(model) == 0
 
 

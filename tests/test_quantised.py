@@ -108,7 +108,7 @@ def test_a_checkpoint_of_torchao_is_loaded_and_steered(tmp_path: Path) -> None:
     assert model.identity.fingerprint != load(ModelSource("pocket")).identity.fingerprint
     prompt = "One day Mara woke up."
     plain, off, on = (
-        generate(model, [prompt], steers, GREEDY)[0].text
+        next(generate(model, [prompt], steers, GREEDY)).text
         for steers in ([], [tiny.steer(model, 0.0)], [tiny.steer(model, 40.0)])
     )
     assert off == plain != on

@@ -72,7 +72,7 @@ class Served:
 
     def expected(self, prompt: str, steer: Sequence[Any], sampling: Sampling = GREEDY) -> str:
         """What `steer apply` writes."""
-        return generate(model(), [prompt], self.shelf.steers(steer), sampling)[0].text
+        return next(generate(model(), [prompt], self.shelf.steers(steer), sampling)).text
 
 
 def folder_of_vectors(folder: Path) -> Path:

@@ -11,6 +11,7 @@ import torch
 
 from steer.errors import GuardError, UsageError
 from steer.generate.apply import Generation, Sampling, generate
+from steer.generate.batch import Batch
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.watch import Watch
@@ -40,7 +41,7 @@ def steers(model: Model) -> list[Steer]:
 
 
 def run(model: Model, sampling: Sampling = GREEDY, **options: object) -> list[Generation]:
-    return generate(model, PROMPTS, steers(model), sampling, **options)  # type: ignore[arg-type]
+    return list(generate(model, PROMPTS, steers(model), sampling, **options))  # type: ignore[arg-type]
 
 
 def reread(model: Model, made: Generation, read: Projection) -> list[float]:
@@ -227,11 +228,28 @@ def test_a_guarded_stream_shows_nothing_of_what_trips() -> None:
         guards = [at_site(read, threshold, on_trip)]  # type: ignore[arg-type]
         (whole,) = generate(model, PROMPTS[:1], [], GREEDY, guards=[at_site(read, threshold)])
         if on_trip == "stop":
-            generate(model, PROMPTS[:1], [], GREEDY, guards=guards, on_text=pieces.append)
+            list(generate(model, PROMPTS[:1], [], GREEDY, guards=guards, on_text=pieces.append))
         else:
             with pytest.raises(GuardError):
-                generate(model, PROMPTS[:1], [], GREEDY, guards=guards, on_text=pieces.append)
+                list(generate(model, PROMPTS[:1], [], GREEDY, guards=guards, on_text=pieces.append))
         assert "".join(pieces) == whole.text
+
+
+def test_beams_are_rows_that_run_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.model("llama")
+    n_prompts: list[int] = []
+    run_batch = Batch.run
+
+    def counted(batch: Batch) -> list[list[int]]:
+        n_prompts.append(len(batch.rows) // batch.sampling.samples)
+        return run_batch(batch)
+
+    monkeypatch.setattr(Batch, "run", counted)
+    sampling = replace(GREEDY, beams=4, samples=2, batch_size=8)
+    made = list(generate(model, PROMPTS, [], sampling))
+    assert n_prompts == [2, 1]
+    monkeypatch.undo()
+    assert made == list(generate(model, PROMPTS, [], replace(sampling, batch_size=100)))
 
 
 def test_beams_are_not_watched() -> None:
@@ -259,11 +277,11 @@ def test_one_beam_is_greedy_and_more_find_what_is_likelier() -> None:
             scores = model.network(input_ids=ids).logits.log_softmax(-1)[0]
         return float(scores[n - 1 : -1].gather(1, ids[0, n:, None]).sum())
 
-    plain = generate(model, PROMPTS, [], GREEDY)
-    beams = generate(model, PROMPTS, [], replace(GREEDY, beams=4))
+    plain = list(generate(model, PROMPTS, [], GREEDY))
+    beams = list(generate(model, PROMPTS, [], replace(GREEDY, beams=4)))
     for prompt, one, other in zip(PROMPTS, plain, beams, strict=True):
         assert likelihood(other, prompt) >= likelihood(one, prompt) - 1e-4
-    several = generate(model, PROMPTS, [], replace(GREEDY, beams=4, samples=3))
+    several = list(generate(model, PROMPTS, [], replace(GREEDY, beams=4, samples=3)))
     assert [made.sample for made in several] == [0, 1, 2] * 3
     assert [made.text for made in several[::3]] == [made.text for made in beams]
     assert len({made.text for made in several[:3]}) == 3

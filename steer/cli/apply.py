@@ -136,7 +136,7 @@ def apply(
     """
     from steer.errors import SteerError, UsageError
     from steer.files import check_writable
-    from steer.steering.generation import Sampling, check_gates
+    from steer.steering.generation import LARGEST, Sampling, check_gates
     from steer.steering.named import behind, resolved
 
     typed = {
@@ -167,6 +167,12 @@ def apply(
     if out is not None:
         check_writable(out, force=force)
     texts = options.given_texts(prompt, prompts, "prompt", 'steer apply "One day"')
+    if len(texts) * sampling.samples > LARGEST["samples"]:
+        raise UsageError(
+            f"{sampling.samples:,} texts after each of {len(texts):,} prompts are more than"
+            f" {LARGEST['samples']:,}",
+            hint="pass a smaller -n, or a part of the prompts at a time",
+        )
     steers = resolved(asked, options.find)
     check_gates(sampling, steers)
     settings_of_engine = engines.check(engine, engine_option or [], steers)
@@ -263,7 +269,7 @@ class _Run:
         guarded: bool = True,
         on_text: Callable[[str], None] | None = None,
     ) -> Iterator[Generation]:
-        from steer.generate.apply import generations
+        from steer.generate.apply import generate
 
         texts = list(self.prompts)
         if self.chat:
@@ -271,7 +277,7 @@ class _Run:
         if self.engine is not None:
             made = iter(self.engine(texts, steers, not self.chat))
         else:
-            made = generations(
+            made = generate(
                 self.model,
                 texts,
                 steers,

@@ -27,7 +27,9 @@ def demo(
         str | None,
         typer.Argument(help="Pairs of joyful and gloomy stories. Default: drawn by the grammar."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Stories for each row of the table.")] = 48,
+    samples: Annotated[
+        int, typer.Option(min=1, max=1_000, help="Stories for each row of the table.")
+    ] = 48,
     json: options.Json = False,
 ) -> None:
     """Extract a vector, steer with it, and measure what it did.
@@ -71,7 +73,7 @@ def demo(
         layer_table(vector.metadata)
         output.command(f'steer apply "{PROMPT}" -v {SPEC} --compare')
         one = Sampling(temperature=1.0, max_tokens=60)
-        texts = [generate(model, [PROMPT], steers, one)[0].text for steers in ([], [steer])]
+        texts = [next(generate(model, [PROMPT], steers, one)).text for steers in ([], [steer])]
         output.beside(("unsteered", str(steer)), (PROMPT + texts[0], PROMPT + texts[1]))
     sampling = Sampling(temperature=1.0, max_tokens=60, samples=samples, batch_size=samples)
     with output.progress("measuring", n_generations(sampling)) as advance:

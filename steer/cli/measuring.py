@@ -24,11 +24,13 @@ Prompts = Annotated[
     Path | None,
     typer.Option(
         help="What texts begin with: a prompt a line, or JSONL. Default: those of the pairs, or"
-        " none; with --chat some everyday questions."
+        " none; with --chat everyday questions, others than `distill` learns from."
     ),
 ]
-MaxTokens = Annotated[int, typer.Option(help="Tokens of a written text at most.")]
-Seed = Annotated[int, typer.Option(help="Of the written texts.")]
+MaxTokens = Annotated[
+    int, typer.Option(min=1, max=1_000_000, help="Tokens of a written text at most.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the written texts.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")]
 
 
@@ -63,7 +65,10 @@ def _asked(
         typer.Option(help="Texts for the divergence. Default: the unsteered model writes its own."),
     ] = None,
     samples: Annotated[
-        int, typer.Option(help="Texts to write, unsteered and with what is measured.")
+        int,
+        typer.Option(
+            min=2, max=100_000, help="Texts to write, unsteered and with what is measured."
+        ),
     ] = 48,
     max_tokens: MaxTokens = 64,
     seed: Seed = 0,
@@ -109,14 +114,6 @@ class Asked:
     seed: int
     allow_overlap: bool
     allow_other_model: bool
-
-    def __post_init__(self) -> None:
-        from steer.errors import UsageError
-
-        if self.samples < 2 or self.max_tokens < 1:
-            raise UsageError("--samples is at least 2, and --max-tokens at least 1")
-        if self.seed < 0:
-            raise UsageError("--seed is 0 or more")
 
     def held_out(self, vectors: Sequence[Metadata], others: Sequence[Metadata] = ()) -> HeldOut:
         """The held-out data, which no vector was made from, nor others that have a say.
@@ -174,7 +171,7 @@ class Asked:
 
         told = self.condition_of(vectors)
         chat = self.in_chat(vectors) or held_out.chat
-        chosen: Sequence[str] = prompts.QUESTIONS if chat else prompts.OPENINGS
+        chosen: Sequence[str] = prompts.OTHER_QUESTIONS if chat else prompts.OPENINGS
         if self.prompts is not None:
             chosen = prompts.read_different(*options.read_input(self.prompts))
         elif held_out.prompts:

@@ -52,7 +52,9 @@ def suite(
         list[str] | None,
         typer.Option("-v", "--vector", help="VALUE=FILE: a rival's vector for a tag, of any tool."),
     ] = None,
-    samples: Annotated[int, typer.Option(min=2, help="Texts that each row writes.")] = 48,
+    samples: Annotated[
+        int, typer.Option(min=2, max=100_000, help="Texts that each row writes.")
+    ] = 48,
     max_tokens: measuring.MaxTokens = 64,
     seed: measuring.Seed = 0,
     jobs: Annotated[

@@ -33,6 +33,33 @@ QUESTIONS = (
     "What is the best season of the year?",
     "Describe your favourite place.",
 )
+#: For what is measured: of the others a distilled edit may know what is answered to them.
+OTHER_QUESTIONS = (
+    "What should I do this weekend?",
+    "How do I bake bread?",
+    "Tell me about the moon.",
+    "Why does it rain?",
+    "Write a short story about an old house.",
+    "What makes a good teacher?",
+    "How do birds find their way?",
+    "Describe a morning at a market.",
+    "Can you suggest a film for tonight?",
+    "How does a clock work?",
+    "What is a good way to save money?",
+    "Explain what a law is.",
+    "How can I remember names better?",
+    "Tell me something about bees.",
+    "What happens when iron rusts?",
+    "Write an invitation to a party.",
+    "How do I get a stain out of a shirt?",
+    "How did people tell the time before clocks?",
+    "Give me an idea for a day with children.",
+    "Why do we dream?",
+    "What did you think of the news today?",
+    "Should I get a dog?",
+    "What is the best way to travel?",
+    "Describe a perfect meal.",
+)
 
 
 def read(data: bytes, source: str, *, field: str = "prompt") -> list[str]:

@@ -7,6 +7,14 @@ from typing import Literal
 
 from steer.errors import UsageError
 
+#: More texts would exhaust a machine, and more steps the user's patience.
+LARGEST = {
+    "steps": 1_000_000,
+    "samples": 100_000,
+    "held_out": 100_000,
+    "max_tokens": 1_000_000,
+    "batch_size": 4_096,
+}
 #: Steps that a layer gets where the layer is searched.
 SEARCH_STEPS = 25
 
@@ -58,9 +66,9 @@ class DistillSettings:
     license: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "samples", "held_out", "max_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} is at least 1")
+        for name, largest in LARGEST.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise UsageError(f"--{name.replace('_', '-')} is at least 1, at most {largest:,}")
         if self.rank < 0 or self.seed < 0:
             raise UsageError("--rank and --seed are 0 or more")
 

@@ -56,8 +56,9 @@ Progress = Callable[[str, int], None]
 class Row:
     """What was measured of a variant, by the names of `MEASURES`.
 
-    shifts: change of each pair's preference, in nats, [pair]. samples: some of its texts. tasks:
-    metrics of lm-evaluation-harness, by their names.
+    Of several cells (random directions) the intervals are of the mean over all that could have been
+    drawn. shifts: change of each pair's preference, in nats, [pair], the mean over cells. samples:
+    some of its texts. tasks: metrics of lm-evaluation-harness, by their names.
     """
 
     variant: Variant
@@ -120,7 +121,7 @@ class _Evaluation:
         return self.rows
 
     def _score(self, texts: Sequence[Text], measure: object, what: str) -> list[Sums]:
-        """Sums [text] of each row, the mean over its cells."""
+        """Sums [cell, text] of each row."""
         sums = score(
             self.model,
             texts,
@@ -131,7 +132,7 @@ class _Evaluation:
             what,
         )
         ends = np.cumsum([len(row.variant.cells) for row in self.rows])
-        return [part.mean(0) for part in np.split(sums, ends[:-1].tolist())]
+        return np.split(sums, ends[:-1].tolist())
 
     def _preferences(self) -> None:
         pairs, condition = self.task.held_out.pairs, self.task.writing.conditions
@@ -139,7 +140,7 @@ class _Evaluation:
         texts = pair_texts(self.model, pairs, condition.condition if condition else None)
         sums = self._score(texts, log_prob, "scoring pairs")
         n = len(pairs.positive)
-        found = [preference(one[:n], one[n:]) for one in sums]
+        found = [preference(one[:, :n], one[:, n:]) for one in sums]
         # Endings of nothing in common are no answers to choose from.
         asked = pairs.completes
         for index, (row, one) in enumerate(zip(self.rows, found, strict=True)):
@@ -149,11 +150,11 @@ class _Evaluation:
                 measures |= {"preference": mean(shifts), "right_way": moved(shifts)}
             if asked:
                 measures["multiple_choice"] = mean(multiple_choice(one))
-            self.rows[index] = Row(row.variant, measures, shifts)
+            self.rows[index] = Row(row.variant, measures, shifts.mean(0))
 
     def _recoveries(self, texts: Sequence[Text]) -> None:
         sums = self._score(texts, distance, "recovery")
-        base = sums[0]
+        [base] = sums[0]
         check_effect(base, texts)
         for row, one in zip(self.rows, sums, strict=True):
             row.measures["recovery"] = ratio(base - one, base)
@@ -217,12 +218,23 @@ class _Evaluation:
             nats.append((np.array(found[0]), np.array(found[1])))
         for index, row in enumerate(self.rows):
             texts = [self.model.decode(one.own) for one in written[index]]
+            by_cell = partial(self._by_cell, row.variant)
             if row.variant.kind != "unsteered":
-                row.measures["extra_nats"] = extra(nats[index], nats[0])
-            row.measures["distinct"] = ratio(*_columns([distinct(w.own) for w in written[index]]))
+                row.measures["extra_nats"] = extra(by_cell(nats[index]), by_cell(nats[0]))
+            grams = _columns([distinct(one.own) for one in written[index]])
+            row.measures["distinct"] = ratio(*by_cell(grams))
             if self.task.judge is not None:
-                row.measures["concept"] = ratio(*_columns(self.task.judge(texts)))
+                row.measures["concept"] = ratio(*by_cell(_columns(self.task.judge(texts))))
             self.rows[index] = Row(row.variant, row.measures, row.shifts, tuple(texts[:3]))
+
+    def _by_cell(self, variant: Variant, columns: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Columns of a variant's texts; of several cells their sums, [cell, 1]: each has texts of
+        its own, whose chance is in the sums."""
+        if len(variant.cells) == 1:
+            return columns
+        starts = [part.start for _, part in self._parts(variant)]
+        first, second = (np.add.reduceat(one, starts)[:, None] for one in columns)
+        return first, second
 
     def _nats(self, variant: Variant, written: Sequence[Written]) -> list[list[float]]:
         """What the texts of a row were expected to cost the unsteered model, as `Nats`."""

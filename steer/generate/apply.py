@@ -23,7 +23,6 @@ __all__ = [
     "continue_each",
     "continue_ids",
     "generate",
-    "generations",
     "rows_of",
 ]
 
@@ -35,35 +34,6 @@ _Item = tuple[Sequence[Steer], Sequence[Beginning]]
 
 
 def generate(
-    model: Model,
-    prompts: Sequence[str],
-    steers: Sequence[Steer],
-    sampling: Sampling,
-    *,
-    special: bool = True,
-    watched: Sequence[Projection] = (),
-    guards: Sequence[Guard] = (),
-    on_text: Callable[[str], None] | None = None,
-) -> list[Generation]:
-    """All of `generations`.
-
-    Raises:
-        SteerError: as there.
-    """
-    made = generations(
-        model,
-        prompts,
-        steers,
-        sampling,
-        special=special,
-        watched=watched,
-        guards=guards,
-        on_text=on_text,
-    )
-    return list(made)
-
-
-def generations(
     model: Model,
     prompts: Sequence[str],
     steers: Sequence[Steer],
@@ -100,7 +70,7 @@ def generations(
         raise ValueError("text can be streamed for one prompt and one sample only")
     size = sampling.batch_size
     if sampling.beams > 1:  # whole prompts
-        size = max(1, size // sampling.samples) * sampling.samples
+        size = max(1, size // sampling.beams) * sampling.samples
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         yield from Batch(model, part, steers, sampling, watched, guards, on_text).generations()

@@ -12,6 +12,9 @@ from steer.steering.steers import Steer
 
 Finish = Literal["end", "stop", "length", "guard"]
 
+#: More would exhaust a machine before the first text is there, or the user's patience.
+LARGEST = {"max_tokens": 1_000_000, "samples": 1_000_000, "batch_size": 4_096, "beams": 1_024}
+
 
 @dataclass(frozen=True, slots=True)
 class Trip:
@@ -50,9 +53,9 @@ class Sampling:
     beams: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "samples", "batch_size", "beams"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} is at least 1")
+        for name, largest in LARGEST.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise UsageError(f"--{name.replace('_', '-')} is at least 1, at most {largest:,}")
         if not 0 <= self.temperature < math.inf:
             raise UsageError("--temperature is 0 or more", hint="0 is greedy")
         if not 0 < self.top_p <= 1:

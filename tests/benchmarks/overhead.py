@@ -97,14 +97,16 @@ def seconds(model: Model, case: Case, prompts: Sequence[str]) -> float:
     sampling = Sampling(max_tokens=N_TOKENS, temperature=1.0)
     on_text: Callable[[str], None] | None = (lambda piece: None) if case.streamed else None
     start = time.process_time()
-    made = generate(
-        model,
-        prompts,
-        case.steers,
-        sampling,
-        watched=case.watched,
-        guards=case.guards,
-        on_text=on_text,
+    made = list(
+        generate(
+            model,
+            prompts,
+            case.steers,
+            sampling,
+            watched=case.watched,
+            guards=case.guards,
+            on_text=on_text,
+        )
     )
     return (time.process_time() - start) / sum(generation.n_tokens for generation in made)
 

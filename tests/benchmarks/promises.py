@@ -189,7 +189,7 @@ def replies(
 ) -> list[Generation]:
     """One reply each; 16 tokens are enough for the sentence that refuses."""
     sampling = Sampling(max_tokens=max_tokens, temperature=1.0, batch_size=100)
-    return generate(model, prompts, steers, sampling, **more)
+    return list(generate(model, prompts, steers, sampling, **more))
 
 
 def refused(made: Sequence[Generation]) -> list[bool]:
@@ -331,7 +331,7 @@ class Told:
         sampling = Sampling(
             max_tokens=96, temperature=1.0, batch_size=96, samples=samples, seed=seed
         )
-        made = generate(model, openings, steers, sampling)
+        made = list(generate(model, openings, steers, sampling))
         texts = [one.prompt + one.text for one in made]
         counted = [corpus.counts(text) for text in texts]
         own = {
