@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -276,6 +277,16 @@ def test_a_folder_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(SteerError), new_folder(target, force=force):
             pass
     assert (other / "mine").read_text() == "precious"
+
+
+def test_who_may_read_the_folder_may_read_what_is_in_its_folders(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "made", force=False) as inside:
+        (inside / "additional_chat_templates").mkdir()
+        (inside / "additional_chat_templates" / "tool.jinja").write_text("{{ tools }}")
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (tmp_path / "made").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZIP_LZMA, ZipFile
 
 import msgspec
 import numpy as np
@@ -84,6 +86,19 @@ def steer_of(vector: SteeringVector, coefficient: float = 1.0) -> Steer:
 @pytest.fixture
 def vector() -> SteeringVector:
     return make_vector(MODEL, layers=(1, 3, 4))
+
+
+def test_an_archive_that_numpy_does_not_write_is_refused(
+    vector: SteeringVector, tmp_path: Path
+) -> None:
+    """Its packer may fail in ways of its own."""
+    path = tmp_path / "out.npz"
+    data, _ = writing.write(steer_of(vector), path)
+    with ZipFile(io.BytesIO(data)) as plain, ZipFile(path, "w", ZIP_LZMA) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(VectorError, match="packed in a way"):
+        reading.steering_vector(found(path), MODEL, name="calm")
 
 
 @pytest.mark.parametrize("suffix", [".gguf", ".svec", ".npz"])

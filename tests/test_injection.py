@@ -10,7 +10,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from steer.errors import SiteError, UsageError
+from steer.errors import HookError, SiteError, UsageError
 from steer.generate.apply import Sampling, generate
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
@@ -355,6 +355,26 @@ def test_a_model_that_keeps_no_cache_writes_the_same(family: str) -> None:
         assert texts(uncached, steers, sampling) == texts(cached, steers, sampling)
     for steer in (steers[0], steers[3]):  # no gate at each token goes with beams
         assert texts(uncached, [steer], BEAMS) == texts(cached, [steer], BEAMS)
+
+
+@pytest.mark.parametrize("name", ["cache_params", "state"])
+def test_a_state_that_does_not_count_tokens_is_refused_where_they_are_to_be_known(
+    name: str,
+) -> None:
+    """A scope would take each new token for the first, and steer nothing, or too much."""
+    model = tiny.wrapped(tiny.build("llama"), "state")
+    own = model.network.forward
+    model.network.forward = lambda **given: own(input_ids=given["input_ids"], use_cache=False)
+    ids = torch.tensor([[1, 5, 6]])
+    clock = TokenClock(3, torch.zeros(1, dtype=torch.int64))
+    scoped = tiny.steer(model, 2.0, Scope("response"))
+    with (
+        pytest.raises(HookError, match="does not tell which token comes next"),
+        injected(model, [scoped], clock),
+    ):
+        model.network(input_ids=ids, **{name: object()})
+    with injected(model, [tiny.steer(model, 2.0)], clock):  # everywhere needs no clock
+        model.network(input_ids=ids, **{name: object()})
 
 
 def test_adds_come_first_and_others_in_the_order_given() -> None:

@@ -113,6 +113,10 @@ def test_a_process_that_is_killed_is_reported() -> None:
 
 
 @pytest.mark.usefixtures("small")
+def _no_room() -> None:
+    raise SteerError("no room")
+
+
 def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [json.dumps({"text": text}) for text in subjects.stories()]
     Path("texts.jsonl").write_text("\n".join(texts))
@@ -131,9 +135,12 @@ def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(suite, "measured", dying)
     assert steer(*words, "-v", "sea=other.gguf").exit_code == 130
     monkeypatch.setattr(suite, "measured", original)
+    with monkeypatch.context() as full:
+        full.setattr("steer.files.write_atomic", lambda *_, **__: _no_room())
+        assert steer(*words, "-v", "sea=other.gguf", "-o", "x.json").exit_code == 1
     told = steer(*words, "-v", "sea=other.gguf", "-o", "x.json")
     assert told.exit_code == 0, told.stderr
-    assert "1 of 2 were done before" in told.stderr
+    assert "2 of 2 were done before" in told.stderr
     found = json.loads(Path("x.json").read_text())
     rows = {(row["subject"], row["method"]): row for row in found["rows"]}
     assert {method for subject, method in rows if subject == "sea"} == {

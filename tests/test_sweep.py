@@ -371,6 +371,16 @@ def test_a_budget_that_nothing_meets_names_the_nearest(joyful: str, folder: Path
     assert "Nothing is recommended" in report.page(found)
 
 
+def test_a_few_items_recommend_nothing(joyful: str, folder: Path) -> None:
+    few = "".join(Path("held.jsonl").read_text().splitlines(keepends=True)[:3])
+    Path("few.jsonl").write_text(few)
+    told = run(folder, "--texts", "few.jsonl", "--max-kl", 10, "--max-nats", 10)
+    assert told.exit_code == 1
+    assert "recommended" not in told.stdout
+    for said in ("3 held-out items cannot tell it from chance", "the nearest cell is"):
+        assert said in told.stderr
+
+
 def test_a_vector_from_an_address_is_swept_and_not_written(joyful: str, folder: Path) -> None:
     address = f"file://{Path.cwd()}/vectors/joyful"
     few = ["--samples", 4, "--max-tokens", 6, "--coefficients", "20%", "--texts", "held.jsonl"]

@@ -73,9 +73,9 @@ def check_folder(path: Path, *, force: bool) -> None:
 
 
 def _open_up(folder: Path) -> None:
-    """Give a temporary folder, and weights in it, the rights that new files have."""
+    """Give a temporary folder, and all that is in it, the rights that new files have."""
     mask = os.umask(0)
     os.umask(mask)
     folder.chmod(0o777 & ~mask)
-    for file in folder.iterdir():
-        file.chmod(0o666 & ~mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

@@ -16,6 +16,7 @@ from steer.cli import contrast_options, measuring, options, output
 from steer.contrasts.source import ModelSource
 
 if TYPE_CHECKING:
+    from steer.journal import Journal
     from steer.models.model import Model
     from steer.suite.subjects import Subject
     from steer.suite.suite import Settings
@@ -100,9 +101,10 @@ def suite(
     model = options.load_model(source)
     rivals = {name: _bound(own, model) for name, own in read.items()}
     workers = jobs or ((os.cpu_count() or 1) if source.name == "pocket" else 1)
-    rows = _rows(model, source, subjects, made_from, settings, rivals, workers)
+    rows, done = _rows(model, source, subjects, made_from, settings, rivals, workers)
     command = measuring.command_line(context)
     _report(model, rows, command, out, force=force, json=json)
+    done.finish()  # Only now is nothing lost.
 
 
 def _subjects(
@@ -173,8 +175,9 @@ def _rows(
     settings: Settings,
     rivals: dict[str, dict[str, SteeringVector]],
     jobs: int,
-) -> list[dict[str, Any]]:
-    """The rows of all subjects, in their order; those that were done before are not done again."""
+) -> tuple[list[dict[str, Any]], Journal]:
+    """The rows of all subjects, in their order, and where they are kept; those that were done
+    before are not done again."""
     from steer.journal import Journal
     from steer.suite.suite import measured
 
@@ -194,8 +197,7 @@ def _rows(
             kept.put(keys[subject.name], made)
             rows[subject.name] = made
             advance(1, subject.name)
-    kept.finish()
-    return [row for one in subjects for row in rows[one.name]]
+    return [row for one in subjects for row in rows[one.name]], kept
 
 
 def _done(

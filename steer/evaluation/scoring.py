@@ -92,7 +92,8 @@ class Scorer:
         """Sums [cell, text] over the columns that count, of log-probabilities."""
         values = self.measure(cells, batch)
         counts = batch.weights.to(values.device).bool()
-        found = values.masked_fill(~counts, 0.0).double().sum(-1).cpu().numpy()
+        # Not every device has float64.
+        found = values.masked_fill(~counts, 0.0).cpu().double().sum(-1).numpy()
         return np.asarray(found)
 
     def _remember(self, batch: Batch) -> None:

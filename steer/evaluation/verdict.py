@@ -28,6 +28,9 @@ from steer.measures.grids import Grid, Place, Plan, Row
 from steer.measures.measures import wrong_way
 from steer.measures.selection import nearest, pareto
 
+#: Items of which fewer have intervals that say little.
+FEWEST_ITEMS = 8
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -108,7 +111,11 @@ def _held_against_chance(
     every = {(str(one), one.layers, c.value > 0) for one in plan.rows for c in one.coefficients}
     chance = max(*random, reach_of_chance(random, len(every)))
     reason = None
-    if margin.low <= 0 or ratio(own, weights).value <= chance:
+    if len(own) < FEWEST_ITEMS:
+        reason = (
+            f"{len(own)} held-out items cannot tell it from chance: give at least {FEWEST_ITEMS}"
+        )
+    elif margin.low <= 0 or ratio(own, weights).value <= chance:
         reason = (
             "it does not beat random directions of its length, which by chance reach"
             f" {chance:.2f} at the best layer"

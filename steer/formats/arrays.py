@@ -90,12 +90,18 @@ def _site(text: str, subject: str) -> SiteName:
     raise VectorError(f"{subject}: {shortened(text)!r} is not a site")
 
 
+#: How numpy packs what it writes.
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
 def _members(data: bytes, subject: str) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
             if len(infos) > len(_MEMBERS) or sum(i.file_size for i in infos) > MAX_BYTES:
                 raise VectorError(f"{subject} holds more than one vector's arrays")
+            if any(i.compress_type not in _PACKED for i in infos):
+                raise VectorError(f"{subject} is packed in a way that numpy does not write")
             return {info.filename.removesuffix(".npy"): _unpacked(archive, info) for info in infos}
     # What zipfile raises of broken archives, by Python version.
     except (

@@ -76,7 +76,18 @@ class TokenClock:
         self.zeros = [start - 1 for start in self.starts] or [self.prompt_length - 1]
 
     def tick(self, _module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """Forward pre-hook of the whole model."""
+        """Forward pre-hook of the whole model.
+
+        Raises:
+            HookError: it goes on from a state that does not tell how many tokens it has seen.
+        """
+        # Of Mamba and of RWKV.
+        if any(keywords.get(name) is not None for name in ("cache_params", "state")):
+            raise HookError(
+                "this model's state does not tell which token comes next, as a scope, a schedule,"
+                " a gate, a watch or a guard has to know",
+                hint="steer all tokens alike, with `/all`, or use a model with a key-value cache",
+            )
         cache = keywords.get("past_key_values")
         self.start = int(cache.get_seq_length()) if cache is not None else 0
         self.ids = keywords["input_ids"] if "input_ids" in keywords else next(iter(args), None)

@@ -106,7 +106,8 @@ def _prompt_reader(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
         if clock.start or resid.shape[1] != clock.prompt_length:
             raise HookError(f"the prompts came in parts, so {gates[0]} cannot read them")
         waiting = False
-        values = read(resid)[:: len(resid) // len(clock.pads)].double()  # of beams, the first
+        # Of beams, the first; and not every device has float64.
+        values = read(resid)[:: len(resid) // len(clock.pads)].cpu().double()
         for column, gate in enumerate(gates):
             row = values[..., column].tolist()
             firsts = [-1] * len(row) if gate.pooling == "last" else _firsts(clock)

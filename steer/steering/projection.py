@@ -241,7 +241,10 @@ def _crossing(low: float, high: float) -> float:
 
     x^2 / low^2 + 2 ln low = (x - 1)^2 / high^2 + 2 ln high, a quadratic in x.
     """
-    if not low or not high or math.isclose(low, high, rel_tol=1e-6):
+    if not low > 0 < high or math.isclose(low, high, rel_tol=1e-6):
+        return 0.5
+    # A stranger's file may say anything: beyond this the numbers leave the range of floats.
+    if not (1e-9 < low < 1e9 and 1e-9 < high < 1e9):
         return 0.5
     a = 1 / low**2 - 1 / high**2
     b = 2 / high**2
