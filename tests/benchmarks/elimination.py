@@ -34,7 +34,7 @@ from steer.pocket import corpus
 from steer.vectors import store
 
 METHODS = ("mean_diff", "pca", "lda", "probe")
-MAX_KL, ORDERS = 0.1, 40
+MAX_KL, ORDERS = 0.1, 20
 
 
 def scored(model: Model, kind: str, value: str) -> Grid:
