@@ -137,10 +137,22 @@ def test_lda_whitens() -> None:
     assert ours @ fit.unit(fit.mean_diff(positive, negative)) < 0.99
 
 
+def test_a_probe_does_not_see_how_far_from_0_all_activations_are() -> None:
+    """As a few features of large models are."""
+    rng = np.random.default_rng(0)
+    positive, negative = rng.normal(size=(2, 60, 16))
+    positive[:, 3] += 1
+    far = np.zeros(16)
+    far[:2] = 3000, -800
+    found = fit.probe(positive + far, negative + far)
+    np.testing.assert_allclose(found, fit.probe(positive, negative), rtol=1e-3, atol=1e-4)
+
+
 def test_probe_is_the_one_of_scikit_learn() -> None:
     positive, negative, _ = planted(seed=4, shift=0.7)
     rows, labels = np.concatenate([positive, negative]), np.r_[np.ones(200), np.zeros(200)]
-    reference = LogisticRegression(max_iter=1_000).fit(rows / rows.std(0), labels)
+    standardised = (rows - rows.mean(0)) / rows.std(0)
+    reference = LogisticRegression(max_iter=1_000).fit(standardised, labels)
     ours = fit.unit(fit.probe(positive, negative))
     assert ours @ fit.unit(reference.coef_[0] / rows.std(0)) > 1 - 1e-9
 

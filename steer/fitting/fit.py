@@ -103,16 +103,19 @@ def pca(positive: Array, negative: Array) -> Array:
 def probe(positive: Array, negative: Array) -> Array:
     """Weights of a logistic regression of the side on the standardised activations.
 
-    argmin over w of sum log(1 + exp(-y_i (w . z_i + b))) + |w|^2 / 2, z the activations over their
-    standard deviations; the direction is w over those again. Alain and Bengio 2016 (arXiv
-    1610.01644); as a steering direction Li et al. 2023 (arXiv 2306.03341, section 3.1).
+    argmin over w of sum log(1 + exp(-y_i (w . z_i + b))) + |w|^2 / 2, z the activations less their
+    mean and over their standard deviations; the direction is w over those again. Alain and Bengio
+    2016 (arXiv 1610.01644); as a steering direction Li et al. 2023 (arXiv 2306.03341, section 3.1).
     """
     from sklearn.linear_model import LogisticRegression
 
     rows, labels = _stacked(positive, negative)
     spread = rows.std(0)
     spread[spread == 0] = 1.0
-    model = LogisticRegression(max_iter=1_000).fit(rows / spread, labels)
+    # The intercept, which nothing holds back, makes up for the centring; without it the descent is
+    # slow where a few features are far from 0, as they are in most large models.
+    standardised = (rows - rows.mean(0)) / spread
+    model = LogisticRegression(max_iter=1_000).fit(standardised, labels)
     return _scaled(model.coef_[0] / spread, positive, negative)
 
 

@@ -86,7 +86,7 @@ class TokenClock:
             raise HookError(
                 "this model's state does not tell which token comes next, as a scope, a schedule,"
                 " a gate, a watch or a guard has to know",
-                hint="steer all tokens alike, with `/all`, or use a model with a key-value cache",
+                hint="steer all tokens alike, or use a model with a key-value cache",
             )
         cache = keywords.get("past_key_values")
         self.start = int(cache.get_seq_length()) if cache is not None else 0
