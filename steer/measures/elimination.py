@@ -20,7 +20,7 @@ from steer.measures.grids import Array, Grid, Place, ratios
 #: Texts that a first look has at least, and how often cells may leave.
 FEWEST, LEAVE = 12, 4
 #: Standard errors by which a cell has to fall short to leave.
-SURE = 3.0
+SURE = 2.5
 
 Indices = NDArray[np.int64]
 Cells = NDArray[np.bool_]
