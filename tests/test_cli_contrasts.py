@@ -100,6 +100,10 @@ def test_several_positions_and_sites_are_compared_and_one_is_written(
         kept, alone = Path("kept.safetensors").read_bytes(), Path("alone.safetensors").read_bytes()
         assert kept == alone
     failed(steer("fit", "acts", "-o", "no.safetensors", "--positions", "-2:"), 1, "first, last and")
+    Path("kept.acts.safetensors").write_bytes(Path("acts").read_bytes())
+    same = ["kept.acts.safetensors", "-o", "kept.acts.safetensors", "--force"]
+    failed(steer("fit", *same), 2, "named twice")
+    assert Path("kept.acts.safetensors").read_bytes() == Path("acts").read_bytes()
     failed(steer("fit", "acts", "-o", "no.safetensors", "--site", "attn_out"), 1, "not recorded")
 
 

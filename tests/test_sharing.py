@@ -172,6 +172,14 @@ def test_a_readme_by_hand_is_left_alone(team: Team) -> None:
     assert open_place(parse_folder(team.url)).read("README.md", 0, 99) == b"ours\n"
 
 
+@pytest.mark.parametrize("text", ["hf:me/vectors", "hf:/me", "s3:bucket", "ssh:host/folder"])
+def test_an_address_without_its_slashes_is_no_folder_here(text: str) -> None:
+    """What is not shared must not be said to be."""
+    with pytest.raises(UsageError, match="the slashes are missing"):
+        parse_folder(text)
+    assert parse_folder(f"./{text}").folder.endswith(text)
+
+
 def test_a_place_that_has_no_such_vector_says_so(team: Team) -> None:
     steer("push", written(), team.url)
     refused("pull", f"{team.url}/nobody", because="there is no")

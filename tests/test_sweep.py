@@ -331,6 +331,9 @@ def test_what_cannot_be_swept_says_so(
     failed(run(folder, *held, "--coefficients", "5%,5%"), 2, "twice")
     failed(run(folder, *held, "--layers", "9"), 1, "no layer 9")
     failed(run(folder, *held, "--rule", "best"), 2, "not a rule")
+    for wild in ("inf", "nan", "-1"):
+        failed(run(folder, *held, "--max-kl", wild), 2, "numbers, 0 or more")
+        failed(run(folder, *held, "--max-nats", wild), 2, "numbers, 0 or more")
     failed(run(folder, "--condition", "w5", "--rule", "refusal_direction"), 2, "held-out pairs")
     failed(run(folder, *held, "--plot", "x.bmp"), 2, ".png")
     failed(run(folder, *held, "-o", "held.jsonl"), 1, "exists")

@@ -41,7 +41,7 @@ def fit(
     steer fit acts.safetensors --positions last --site attn_out \\
         -o joyful-last.safetensors
     """
-    from steer.files import check_writable
+    from steer.files import check_apart, check_writable
     from steer.fitting.activations import open_kept
     from steer.fitting.fitting import FitSettings
     from steer.positions import parse_list
@@ -49,6 +49,7 @@ def fit(
     from steer.vectors import store
 
     store.check_path(out)
+    check_apart(activations, out)
     check_writable(out, force=force)
     settings = FitSettings(
         name=name or out.stem,

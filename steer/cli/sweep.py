@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_library
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -123,8 +124,8 @@ def sweep(
     workers.check(cluster, source, ("--engine", engine))
     if rule not in ("budget", "refusal_direction"):
         raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
-    if not (max_kl >= 0 and max_nats >= 0):
-        raise UsageError("--max-kl and --max-nats are 0 or more")
+    if not all(0 <= budget < math.inf for budget in (max_kl, max_nats)):
+        raise UsageError("--max-kl and --max-nats are numbers, 0 or more")
     check_apart(out, plot, report)
     for path in (out, plot, report):
         if path is not None:

@@ -110,16 +110,18 @@ def _held_against_chance(
     margin = difference((own, weights), (found.mean(0), weights))
     every = {(str(one), one.layers, c.value > 0) for one in plan.rows for c in one.coefficients}
     chance = max(*random, reach_of_chance(random, len(every)))
-    reason = None
+    effect, reason = ratio(own, weights), None
     if len(own) < FEWEST_ITEMS:
         reason = (
             f"{len(own)} held-out items cannot tell it from chance: give at least {FEWEST_ITEMS}"
         )
-    elif margin.low <= 0 or ratio(own, weights).value <= chance:
+    elif margin.low <= 0 or effect.value <= chance:
         reason = (
             "it does not beat random directions of its length, which by chance reach"
             f" {chance:.2f} at the best layer"
         )
+    elif effect.low <= 0:
+        reason = f"its effect may be none, {effect}: give more items"
     wrong = tuple(wrong_way(own))
     return Verdict(grid, tried.place, reason, front, tried, random, chance, margin, wrong_way=wrong)
 

@@ -61,6 +61,10 @@ class Address:
         return place if self.name is None else f"{place.rstrip('/')}/{self.name}"
 
 
+#: `hf:me/vectors`, as data sets of the hub are written. A letter and a colon is a drive.
+_SLIP = re.compile(r"(?P<protocol>[a-z][a-z0-9+]+):")
+
+
 def is_url(text: str) -> bool:
     """Whether a reference is an address and no name or path."""
     return "://" in text
@@ -75,6 +79,12 @@ def parse_folder(text: str) -> Address:
     if not text or "\0" in text or "::" in text or shown(text) != text:
         raise UsageError(f"{text!r} is not a place", hint=_FORM)
     if not is_url(text):
+        slip = _SLIP.match(text)
+        if slip:
+            raise UsageError(
+                f"{text!r} is no address: the slashes are missing",
+                hint=f"write {slip['protocol']}://..., or ./{text} for a folder of that name",
+            )
         return Address(LOCAL, "", str(at_home(text)))
     protocol, _, rest = text.partition("://")
     if not _PROTOCOL.fullmatch(protocol) or not rest:
