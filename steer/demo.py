@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from steer.base.intervals import Interval, ratio
 from steer.generate.apply import Generation, Sampling, generate
-from steer.intervals import Interval, ratio
 from steer.measures.baselines import N_RANDOM, random_direction
 from steer.models.model import Model
 from steer.pocket import corpus

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.diagnosis import Check, check
-from steer.errors import HookError, ModelError
+from steer.base.diagnosis import Check, check
+from steer.base.errors import HookError, ModelError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
 from steer.models.model import Model
-from steer.sites import Site, format_layers, listed
 from steer.steering.operation import Coefficient
 from steer.steering.scope import EVERYWHERE, Scope
 from steer.steering.steers import Steer
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
 from steer.vectors.provenance import ContrastSummary, Method, Read
+from steer.vectors.sites import Site, format_layers, listed
 from steer.vectors.vector import SteeringVector
 
 N_TOKENS = 8

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from steer.contrasts.source import ModelSource
 from steer.models.model import Model
 from steer.models.outline import outline
+from steer.models.source import ModelSource
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

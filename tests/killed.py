@@ -8,7 +8,7 @@ import killing
 import tiny
 from recorded import pairs
 
-from steer.extract import ReadSettings, plan, record_contrasts
+from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting.activations import resume
 from steer.hooks import record
 from steer.workers import InProcess

@@ -7,11 +7,11 @@ from pathlib import Path
 import killing
 import tiny
 
+from steer.base.journal import Journal
 from steer.distillation import lessons
 from steer.distillation.distill import distill
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
-from steer.journal import Journal
 from steer.vectors import store
 
 SETTINGS = DistillSettings(

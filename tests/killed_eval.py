@@ -9,12 +9,12 @@ import killing
 import tiny
 from test_evaluate import HELD_OUT, WRITING
 
+from steer.base.intervals import plain
+from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
 from steer.evaluation import scoring
 from steer.evaluation.evaluate import evaluate
 from steer.evaluation.task import Task, variants
-from steer.intervals import plain
-from steer.journal import Journal
 
 
 def main() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.passages import Passage
-from steer.extract import ReadSettings, plan, record_contrasts
+from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.models.model import Model
-from steer.positions import parse_list
+from steer.vectors.positions import parse_list
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess
 

@@ -12,7 +12,7 @@ from conftest import make_vector
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer.errors import VectorError
+from steer.base.errors import VectorError
 from steer.generate.apply import Sampling, generate
 from steer.steering.algebra import combine, likenesses, obstacles, orthogonalised
 from steer.steering.operation import Coefficient

@@ -9,7 +9,8 @@ import pytest
 import tiny
 import torch
 
-from steer.errors import HookError, SteerError
+from steer.base.errors import HookError, SteerError
+from steer.base.text import cut
 from steer.generate import apply, decoding
 from steer.generate.apply import Generation, Sampling, generate
 from steer.hooks.clock import TokenClock
@@ -17,11 +18,10 @@ from steer.hooks.hooks import placed
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
 from steer.models.model import Model
-from steer.sites import Site
 from steer.steering.operation import Coefficient
 from steer.steering.scope import Scope
 from steer.steering.steers import Steer
-from steer.text import cut
+from steer.vectors.sites import Site
 
 FAMILIES = ["llama", "gpt2", "gptj", "gemma2", "qwen3", "falcon", "mpt", "bloom", "opt"]
 each_family = pytest.mark.parametrize("family", FAMILIES)

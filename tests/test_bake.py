@@ -23,11 +23,11 @@ from steer.baking.bake import Baked, bake, without
 from steer.baking.check import Difference, compare, reference
 from steer.baking.families import FAMILIES as KNOWN
 from steer.baking.target import REPORT, new_folder
+from steer.base.errors import ModelError, SteerError, VectorError
 from steer.cli.main import app
-from steer.contrasts.source import ModelSource
-from steer.errors import ModelError, SteerError, VectorError
 from steer.models.checkpoint import rebuilt, save
 from steer.models.model import Model
+from steer.models.source import ModelSource
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.scope import Schedule, Scope
 from steer.steering.steers import Steer

@@ -10,15 +10,15 @@ import pytest
 import tiny
 from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtures)
 
+from steer.base.errors import ModelError, SteerError, UsageError
 from steer.cli import chat as chat_command
 from steer.cli.chat import prompt_line
-from steer.contrasts.source import ModelSource
-from steer.errors import ModelError, SteerError, UsageError
 from steer.generate import decoding
 from steer.generate.apply import generate
 from steer.generate.chat import COMMANDS, Chat
 from steer.generate.conversation import Conversation
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.steering.generation import Sampling
 from steer.steering.recipe import read
 from steer.steering.spec import parse

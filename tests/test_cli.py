@@ -20,8 +20,8 @@ from conftest import make_vector
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from steer.base.errors import SteerError
 from steer.cli.main import app
-from steer.errors import SteerError
 from steer.generate.batch import Batch
 from steer.steering.generation import Generation
 from steer.steering.operation import OpName

@@ -12,8 +12,8 @@ from conftest import SHARED, needs_shared
 from test_cli import steer
 
 from steer.fitting.fit import METHODS
-from steer.sites import SITE_NAMES
 from steer.vectors import store
+from steer.vectors.sites import SITE_NAMES
 
 TINY = ["gpt2", "gemma2", "qwen3"]
 REAL = SHARED / "models/babyllama-tok105"

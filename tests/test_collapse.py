@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtures)
 
-from steer.errors import VectorError
+from steer.base.errors import VectorError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model
@@ -183,8 +183,8 @@ def test_combine_collapses_a_recipe(joyful: Path, folder: Path) -> None:  # noqa
     Path("a.toml").write_text('description = "both"\nsteers = ["joyful:2@1", "joyful:30%@0"]\n')
     result = steer("combine", "--recipe", "a.toml", "-o", "vectors/both.safetensors")
     assert result.exit_code == 0, result.stderr
-    from steer.contrasts.source import ModelSource
     from steer.models.model import load
+    from steer.models.source import ModelSource
 
     model = load(ModelSource(str(folder)))
     apart = resolved(read(Path("a.toml")).steers)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
+from steer.base.errors import InputError, SiteError, UsageError, VectorError
+from steer.base.journal import Journal
 from steer.cli.main import app
-from steer.contrasts.source import ModelSource
 from steer.distillation.descent import candidates, descend
 from steer.distillation.distill import distill, fit, n_units
 from steer.distillation.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
@@ -27,15 +28,14 @@ from steer.distillation.recovery import recovery
 from steer.distillation.settings import DistillSettings, Schedule
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write
-from steer.errors import InputError, SiteError, UsageError, VectorError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.journal import Journal
 from steer.models.model import Model, load
-from steer.sites import Site
+from steer.models.source import ModelSource
 from steer.steering.spec import Coefficient, Scope, parse
 from steer.steering.steers import Steer, resolve
 from steer.vectors import store
+from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
 CONDITIONS = Conditions("w5 w9 w33")

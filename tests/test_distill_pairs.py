@@ -14,15 +14,15 @@ import torch
 from recorded import pairs
 from test_distill import SMALL, _one_thread, folder, planted, steer  # noqa: F401  (fixtures)
 
+from steer.base.errors import InputError
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.passages import Passage
 from steer.distillation.distill import fit_pairs
 from steer.distillation.lowrank import Edits
 from steer.distillation.pairs import BETA, Preference, preference
-from steer.errors import InputError
 from steer.models.model import Model
-from steer.sites import Site
 from steer.vectors import store
+from steer.vectors.sites import Site
 
 #: After the same words, one word or another.
 ROWS = [(f"w{i} w{i + 3} w8 w20", f"w{i} w{i + 3} w9") for i in range(3, 33)]

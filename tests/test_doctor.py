@@ -10,10 +10,11 @@ import tiny
 import torch
 from packaging.requirements import Requirement
 
-from steer import diagnosis, doctor
-from steer.diagnosis import check, packages
+from steer import doctor
+from steer.base import diagnosis
+from steer.base.diagnosis import check, packages
+from steer.base.errors import SteerError
 from steer.doctor import examine
-from steer.errors import SteerError
 from steer.hooks import hooks
 from steer.hooks.clock import TokenClock
 from steer.models.model import Model

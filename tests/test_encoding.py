@@ -12,11 +12,11 @@ from families import build
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steer.base.errors import ModelError
 from steer.contrasts.passages import Message, Passage
-from steer.contrasts.source import ModelSource
-from steer.errors import ModelError
 from steer.models import encoding
 from steer.models.model import load
+from steer.models.source import ModelSource
 
 TURNS = (Message("system", "w8"), Message("user", "w9 w10"))
 CONTENT = st.lists(st.sampled_from(["w11", "w12", "w13", " "]), max_size=4).map(" ".join)

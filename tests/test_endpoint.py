@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("openai", reason="the extra `judge` is not installed")
 
-from steer.errors import InputError, SteerError, UsageError
+from steer.base.errors import InputError, SteerError, UsageError
 from steer.evaluation import endpoint
 from steer.evaluation.endpoint import BEST, Endpoint, Grader, parse
 

@@ -16,13 +16,12 @@ from conftest import make_vector
 from test_cli import PAIRS, failed, steer
 from transformers import BertConfig, BertForSequenceClassification
 
+from steer.base.errors import InputError, UsageError
 from steer.contrasts import heldout
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
-from steer.contrasts.source import ModelSource
 from steer.distillation.lessons import Conditions
-from steer.errors import InputError, UsageError
 from steer.evaluation.batches import Batch, surprise
 from steer.evaluation.evaluate import Row, evaluate
 from steer.evaluation.nats import extra
@@ -31,6 +30,7 @@ from steer.evaluation.written import Writing, own_texts, pair_texts, write
 from steer.measures.baselines import opposite, random_direction
 from steer.measures.concepts import by_classifier, by_grammar, by_words, judge
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.sharing import evidence
 from steer.vectors import store
 

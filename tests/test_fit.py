@@ -12,16 +12,16 @@ from conftest import make_vector
 from recorded import extract, pairs
 from sklearn.linear_model import LogisticRegression
 
-from steer.errors import InputError, SiteError
-from steer.extract import ReadSettings, plan, record_contrasts
+from steer.base.errors import InputError, SiteError
+from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting import fit
 from steer.fitting.activations import Activations, Recording, open_kept, resume
 from steer.fitting.fitting import FitSettings, best, fit_vectors, recommend
 from steer.fitting.warnings import warnings
-from steer.sites import Site
 from steer.vectors.giveaways import Giveaways, Lengths
 from steer.vectors.metadata import LayerStatistics, Spread
 from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
+from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess
 

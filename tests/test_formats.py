@@ -18,7 +18,7 @@ import torch
 from conftest import make_vector
 from safetensors.numpy import save_file
 
-from steer.errors import ModelError, SteerError, UsageError, VectorError
+from steer.base.errors import ModelError, SteerError, UsageError, VectorError
 from steer.formats import gguf, reading, writing
 from steer.formats.reading import Found, Told
 from steer.models import torch_files

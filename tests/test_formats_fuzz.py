@@ -14,10 +14,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from steer.errors import SteerError
+from steer.base.errors import SteerError
+from steer.base.strict_json import load_strict_json
 from steer.formats import arrays, bare, controlvector, gguf, ster, svec
 from steer.formats.foreign import Foreign
-from steer.strict_json import load_strict_json
 
 WRITTEN = Path(__file__).parent / "data" / "foreign"
 ROW = np.arange(8, dtype=np.float32)

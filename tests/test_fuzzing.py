@@ -18,7 +18,7 @@ from fuzzing.limits import Tally
 from fuzzing.mutations import mutated
 from fuzzing.readers import Target, targets
 
-from steer.errors import SteerError
+from steer.base.errors import SteerError
 
 N = 250
 READERS = (

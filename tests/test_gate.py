@@ -14,7 +14,7 @@ from conftest import make_vector
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer.errors import SteerError, VectorError
+from steer.base.errors import SteerError, VectorError
 from steer.serving import requests, vllm_server
 from steer.serving.answers import End, Piece
 from steer.serving.asked import LARGEST, Shelf, fitting, read_shelf

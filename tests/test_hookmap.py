@@ -16,14 +16,14 @@ from torch import Tensor
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformer_lens.utilities.attn_implementation import force_eager_attention
 
-from steer.errors import ModelError, SiteError
+from steer.base.errors import ModelError, SiteError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
 from steer.models.found import hook_map
 from steer.models.hookmap import HookMap, Place
 from steer.models.model import Model
-from steer.sites import SITE_NAMES, Site, SiteName
+from steer.vectors.sites import SITE_NAMES, Site, SiteName
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 

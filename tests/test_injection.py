@@ -10,18 +10,18 @@ import tiny
 import torch
 from torch import Tensor
 
-from steer.errors import HookError, SiteError, UsageError
+from steer.base.errors import HookError, SiteError, UsageError
 from steer.generate.apply import Sampling, generate
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected, write_sites
 from steer.hooks.record import capture
 from steer.models.model import Model
-from steer.sites import Site
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.projection import Condition, Gate, Projection
 from steer.steering.scope import CONSTANT, Schedule, Scope
 from steer.steering.steers import Steer
+from steer.vectors.sites import Site
 
 FAMILIES = ["llama", "gpt2", "gptj", "gemma2", "qwen3", "falcon", "mpt", "opt"]
 each_family = pytest.mark.parametrize("family", FAMILIES)

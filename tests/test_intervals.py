@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from steer.intervals import ratio
+from steer.base.intervals import ratio
 
 
 def test_the_value_is_the_ratio_of_the_sums() -> None:

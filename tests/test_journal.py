@@ -9,17 +9,17 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steer.base.errors import SteerError
+from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
 from steer.distillation.texts import journal as lessons_journal
-from steer.errors import SteerError
 from steer.evaluation.sweep import Bench
 from steer.evaluation.sweep import journal as sweep_journal
 from steer.evaluation.task import Task
 from steer.evaluation.task import journal as evaluation_journal
 from steer.evaluation.written import Writing
-from steer.journal import Journal
 from steer.measures.grids import Plan
 from steer.workers import Elsewhere, InProcess
 

@@ -13,10 +13,10 @@ import torch
 from families import D_MODEL, FAMILIES, VOCABULARY, build
 from torch import Tensor
 
-from steer.errors import ModelError
-from steer.lens import lens, lens_scores
+from steer.base.errors import ModelError
 from steer.models.model import Model
-from steer.sites import Site
+from steer.monitoring.lens import lens, lens_scores
+from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
 

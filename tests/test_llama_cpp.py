@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 import steer
 from steer.cli.main import app
-from steer.contrasts.source import ModelSource
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.steers import Steer
 from steer.vectors import store

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer.intervals import difference, mean, ratio
+from steer.base.intervals import difference, mean, ratio
 from steer.measures.baselines import LEVEL, N_CHANCE, reach_of_chance
 from steer.measures.measures import (
     distinct,

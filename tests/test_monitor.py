@@ -16,21 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import extract, pairs
 
-from steer.contrasts.source import ModelSource
-from steer.errors import InputError
-from steer.files import shown
+from steer.base.errors import InputError
+from steer.base.files import shown
 from steer.fitting.fit import auc
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.monitoring.heatmap import N_STEPS, colour, ink, luminance, page, step
 from steer.monitoring.monitor import monitor as monitor_in
 from steer.monitoring.monitor import plan
 from steer.monitoring.traces import Trace, TracedToken, reach, summarise
-from steer.sites import Site
 from steer.steering.readouts import Readout, readouts
 from steer.vectors.provenance import Read
+from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess
 

@@ -8,11 +8,11 @@ from conftest import make_vector
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steer.base.errors import InputError, VectorError
 from steer.contrasts import contrast_files, heldout, overlap
 from steer.contrasts.contrasts import Contrasts, ContrastSource
 from steer.contrasts.frame import Frame
 from steer.contrasts.schema import Names
-from steer.errors import InputError, VectorError
 from steer.vectors import store
 from steer.vectors.metadata import decode, encode
 

@@ -17,14 +17,14 @@ import torch
 from typer.testing import CliRunner
 
 from steer.baking.bake import bake
+from steer.base.errors import SteerError
 from steer.cli.main import app
-from steer.contrasts.source import ModelSource
 from steer.engines.endpoint import Endpoint
 from steer.engines.probe import Probe, Prompted, _agreement
-from steer.errors import SteerError
 from steer.generate.apply import continue_ids
 from steer.models.checkpoint import save
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.steering.generation import Sampling
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tiny
 
-from steer.contrasts.source import ModelSource
-from steer.errors import UsageError
+from steer.base.errors import UsageError
+from steer.base.processes import follows
 from steer.models.model import load
-from steer.processes import follows
+from steer.models.source import ModelSource
 from steer.vectors import store
 
 PAIRS = [(f"w{n} w9 w{n + 20}", f"w{n} w11 w{n + 5}") for n in range(12, 24)]

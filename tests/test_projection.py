@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import extract, pairs
 
-from steer.errors import SiteError, UsageError, VectorError
+from steer.base.errors import SiteError, UsageError, VectorError
 from steer.hooks.gates import prompt_values
 from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.projection import (

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from steer.contrasts.source import ModelSource
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.steering.spec import SteerSpec
 from steer.steering.steers import resolve
 from steer.vectors.vector import SteeringVector

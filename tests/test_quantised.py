@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 from steer import pocket
-from steer.contrasts.source import ModelSource
 from steer.generate.apply import Sampling, generate
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
 from steer.models.fingerprint import fingerprint
 from steer.models.model import Model, load
-from steer.sites import Site
+from steer.models.source import ModelSource
 from steer.steering.operation import Operation
 from steer.steering.projection import Projection
 from steer.steering.steers import Steer
+from steer.vectors.sites import Site
 
 PROMPTS = ["w5 w9", "w60 w3 w4"]
 GREEDY = Sampling(max_tokens=6, temperature=0)

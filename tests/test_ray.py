@@ -16,10 +16,10 @@ import tiny
 import torch
 from recorded import pairs
 
-from steer.contrasts.source import ModelSource
-from steer.errors import InputError, SteerError
-from steer.extract import Plan, ReadSettings, plan, record_contrasts
+from steer.base.errors import InputError, SteerError
+from steer.extraction import Plan, ReadSettings, plan, record_contrasts
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.workers import InProcess, once
 
 pytest.importorskip("ray", reason="Ray is not installed: make test-ray")

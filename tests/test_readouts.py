@@ -12,10 +12,10 @@ from conftest import make_vector
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steer.errors import VectorError
-from steer.sites import Site
+from steer.base.errors import VectorError
 from steer.steering.readouts import Readout, readout, readouts
 from steer.vectors.metadata import Spread
+from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
 numbers = st.integers(-1_000, 1_000).map(lambda value: value / 10)

@@ -8,10 +8,10 @@ import torch
 from conftest import SHARED, needs_shared
 from recorded import extract, pairs
 
-from steer.contrasts.source import ModelSource
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 

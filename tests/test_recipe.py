@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtures)
 
-from steer.errors import InputError, VectorError
+from steer.base.errors import InputError, VectorError
 from steer.steering.named import NamedSteer, resolved
 from steer.steering.recipe import read, to_toml
 from steer.vectors import store

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from recorded import extract, pairs
 from recorded import settings as read_settings
 
+from steer.base.errors import InputError, SiteError
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.passages import Message, Passage
 from steer.contrasts.reading import Reading, Readings, Tokens, TokensOfMany
-from steer.errors import InputError, SiteError
-from steer.extract import plan
+from steer.extraction import plan
 from steer.hooks.packing import batches
 from steer.hooks.record import capture, record
 from steer.models.model import Model
-from steer.positions import parse
-from steer.sites import SITE_NAMES, Site
+from steer.vectors.positions import parse
+from steer.vectors.sites import SITE_NAMES, Site
 
 FAMILIES = ["llama", "gpt2", "gemma2", "qwen3", "falcon", "bloom"]
 

@@ -16,10 +16,10 @@ from recorded import pairs
 from test_cli import failed, folder, steer  # noqa: F401  (fixtures)
 from test_cli import pairs as pairs_file  # noqa: F401
 
-from steer.errors import SteerError
-from steer.extract import ReadSettings, plan, record_contrasts
+from steer.base.errors import SteerError
+from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting.activations import resume
-from steer.positions import Position
+from steer.vectors.positions import Position
 from steer.workers import InProcess
 
 DTYPES = (torch.bfloat16, torch.float32)

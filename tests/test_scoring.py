@@ -13,8 +13,8 @@ import torch
 from families import FAMILIES
 from torch import Tensor
 
+from steer.base.errors import HookError, InputError
 from steer.distillation.recovery import token_kl
-from steer.errors import HookError, InputError
 from steer.evaluation import scoring, trunk
 from steer.evaluation.batches import Text, distance, drift, log_prob, surprise
 from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, score

@@ -25,11 +25,11 @@ import tiny
 import torch
 
 from steer import pocket
-from steer.contrasts.source import ModelSource
 from steer.generate.apply import generate
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.serving.asked import Shelf, read_shelf
 from steer.steering.generation import Sampling
 from steer.vectors import store

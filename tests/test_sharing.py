@@ -18,8 +18,8 @@ from hub_server import Hub, served
 from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
+from steer.base.errors import SteerError, UsageError, VectorError
 from steer.cli.main import app
-from steer.errors import SteerError, UsageError, VectorError
 from steer.sharing import fetch, lock
 from steer.sharing.address import parse_folder, parse_vector
 from steer.sharing.opening import open_place

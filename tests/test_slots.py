@@ -10,10 +10,10 @@ import pytest
 import tiny
 import torch
 
+from steer.base.errors import HookError, UsageError
 from steer.engines import wire
 from steer.engines.slots import Slots, shape_of
 from steer.engines.vllm_engine import Engine
-from steer.errors import HookError, UsageError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model

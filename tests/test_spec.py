@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer.errors import SteerError, UsageError
-from steer.sites import Site, format_layers, parse_layers
+from steer.base.errors import SteerError, UsageError
 from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.scope import CONSTANT, Schedule, Scope
 from steer.steering.spec import ConditionSpec, ReadSpec, SteerSpec, parse, parse_condition
+from steer.vectors.sites import Site, format_layers, parse_layers
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from steer import files
-from steer.errors import SteerError, VectorError
+from steer.base import files
+from steer.base.errors import SteerError, VectorError
 from steer.vectors import store
 from steer.vectors.metadata import FORMAT, decode, encode
 from steer.vectors.vector import SteeringVector

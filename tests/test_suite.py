@@ -15,10 +15,10 @@ import pytest
 import tiny
 from test_cli import failed, steer
 
-from steer.contrasts.source import ModelSource
-from steer.errors import SteerError, UsageError
+from steer.base.errors import SteerError, UsageError
 from steer.evaluation.written import Writing, write
 from steer.measures import grids
+from steer.models.source import ModelSource
 from steer.pocket import corpus
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
@@ -136,7 +136,7 @@ def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch
     assert steer(*words, "-v", "sea=other.gguf").exit_code == 130
     monkeypatch.setattr(suite, "measured", original)
     with monkeypatch.context() as full:
-        full.setattr("steer.files.write_atomic", lambda *_, **__: _no_room())
+        full.setattr("steer.base.files.write_atomic", lambda *_, **__: _no_room())
         assert steer(*words, "-v", "sea=other.gguf", "-o", "x.json").exit_code == 1
     told = steer(*words, "-v", "sea=other.gguf", "-o", "x.json")
     assert told.exit_code == 0, told.stderr

@@ -14,11 +14,12 @@ import tiny
 from conftest import make_vector
 from test_cli import PAIRS, failed, steer
 
+from steer.base.errors import SteerError, UsageError
+from steer.base.intervals import Interval
 from steer.cli import options
 from steer.cli import sweep as sweep_command
 from steer.cli.heat import heat_map
 from steer.cli.sweep_rows import rows_of
-from steer.errors import SteerError, UsageError
 from steer.evaluation.choice import (
     LINES,
     Budget,
@@ -32,7 +33,6 @@ from steer.evaluation.choice import (
 from steer.evaluation.repeat import Repeat
 from steer.evaluation.scoring import Scorer
 from steer.evaluation.verdict import _instability, _neighbours
-from steer.intervals import Interval
 from steer.measures import pictures, report
 from steer.measures.grids import (
     FINER_ROWS,

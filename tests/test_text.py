@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders
 
+from steer.base.text import TextDeltas, cut
 from steer.generate.decoding import Stops
-from steer.text import TextDeltas, cut
 
 characters = st.text(st.sampled_from("abc é😀\n"), max_size=30)
 

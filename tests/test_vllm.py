@@ -17,11 +17,11 @@ from families import randomised
 from typer.testing import CliRunner
 
 from steer.cli.main import app
-from steer.contrasts.source import ModelSource
 from steer.generate.apply import continue_ids
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.steering.generation import Sampling
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.scope import Scope

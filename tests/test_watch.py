@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from steer.errors import GuardError, UsageError
+from steer.base.errors import GuardError, UsageError
 from steer.generate.apply import Generation, Sampling, generate
 from steer.generate.batch import Batch
 from steer.hooks.clock import TokenClock

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import pairs
 
+from steer.base.errors import SteerError
 from steer.engines.ray_workers import places
-from steer.errors import SteerError
-from steer.extract import ReadSettings, plan, record_contrasts
+from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.hooks import record
 from steer.models.model import Model
 from steer.workers import InProcess, Job

@@ -19,10 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from steer.models.model import Model, wrap
-from steer.sites import Site
 from steer.steering.operation import Coefficient
 from steer.steering.scope import EVERYWHERE, Scope
 from steer.steering.steers import Steer
+from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
 #: Trims, as most do, and puts two tokens after what a user says.

@@ -19,7 +19,7 @@ from torch import Tensor
 from steer.baking.edits import Add, Edits, Project, Writer, edits_of
 from steer.baking.families import family_of
 from steer.baking.places import Matrix, Placement, place
-from steer.errors import ModelError
+from steer.base.errors import ModelError
 from steer.models.checkpoint import rebuilt
 from steer.models.model import Model
 from steer.steering.steers import Steer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steer.errors import VectorError
+from steer.base.errors import VectorError
 from steer.steering.scope import CONSTANT
 from steer.steering.steers import Steer
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.contrasts.source import ModelSource
-from steer.errors import InputError
+from steer.base.errors import InputError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.steering.steers import Steer
 
 #: How far a log-prob may be off where the folder has all digits.

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from steer.baking.bakeable import check_bakeable
-from steer.errors import ModelError, SiteError, VectorError
+from steer.base.errors import ModelError, SiteError, VectorError
 from steer.hooks.inject import write_sites
 from steer.models.hookmap import HookMap
-from steer.sites import Site, format_layers
 from steer.steering.plan import SitePlan, plan
 from steer.steering.steers import Steer
+from steer.vectors.sites import Site, format_layers
 from steer.vectors.vector import Directions
 
 Part = Literal["embedding", "attention", "mlp"]

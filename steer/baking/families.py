@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from steer.errors import ModelError
-from steer.sites import listed
+from steer.base.errors import ModelError
+from steer.vectors.sites import listed
 
 #: Which axis of a matrix is d_model: of `nn.Linear` [out, in], experts [expert, out, in] ...
 OUT_IN = -2

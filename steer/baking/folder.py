@@ -15,10 +15,10 @@ from steer.baking.bake import Baked, bake
 from steer.baking.check import TEXTS, Difference, compare, reference
 from steer.baking.edits import describe
 from steer.baking.target import REPORT, new_folder
-from steer.contrasts.source import ModelSource
-from steer.files import shown
+from steer.base.files import shown
 from steer.models.checkpoint import save
 from steer.models.model import Model
+from steer.models.source import ModelSource
 from steer.steering.steers import Steer
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steer.baking.edits import Add, Edits, Project, Writer
 from steer.baking.families import IN_OUT, Family, family_of
-from steer.errors import ModelError, SteerError
+from steer.base.errors import ModelError, SteerError
 from steer.models.model import Model
 
 #: What becomes of a checkpoint's weights by name.

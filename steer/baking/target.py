@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from steer.errors import SteerError
-from steer.files import reported
+from steer.base.errors import SteerError
+from steer.base.files import reported
 
 #: What tells a folder that was baked from one that holds something else.
 REPORT = "bake_report.json"

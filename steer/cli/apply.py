@@ -15,7 +15,7 @@ from steer.cli import engine as engines
 from steer.cli import generated, options, output
 from steer.cli.recipe import RecipeOption, settings
 from steer.cli.watched import Looking, report_watched
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.models.model import Model
@@ -134,8 +134,8 @@ def apply(
     steer apply "One day" --recipe examples/recipes/captain.toml
     steer apply --prompts prompts.txt -v joyful --engine vllm -o out.jsonl
     """
-    from steer.errors import SteerError, UsageError
-    from steer.files import check_writable
+    from steer.base.errors import SteerError, UsageError
+    from steer.base.files import check_writable
     from steer.steering.generation import LARGEST, Sampling, check_gates
     from steer.steering.named import behind, resolved
 

@@ -12,7 +12,7 @@ import typer
 
 from steer.cli import options, output
 from steer.cli.recipe import RecipeOption, settings
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.baking.folder import Report
@@ -68,10 +68,10 @@ def bake(
     """
     from steer.baking.bakeable import check_bakeable
     from steer.baking.target import check_folder
+    from steer.base.errors import SteerError, UsageError
     from steer.contrasts import prompts
-    from steer.contrasts.source import DTYPES
-    from steer.errors import SteerError, UsageError
-    from steer.sites import listed
+    from steer.models.source import DTYPES
+    from steer.vectors.sites import listed
 
     if not _SIZE.fullmatch(max_shard_size):
         raise UsageError(f"{max_shard_size!r} is not a size", hint="write 5GB or 500MB")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steer.base.errors import SteerError
 from steer.cli import options, output
 from steer.cli.recipe import RecipeOption, settings
 from steer.cli.watched import report_steering
-from steer.contrasts.source import ModelSource
-from steer.errors import SteerError
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.generate.chat import Chat, Outcome
@@ -204,7 +204,7 @@ def _prompter(chatting: Chat) -> Callable[[], str]:
 
 def prompt_line(steers: Iterable[str], width: int) -> str:
     """What stands before a line that is typed: the steers, above it where they leave no room."""
-    from steer.files import shown
+    from steer.base.files import shown
 
     named = shown(" ".join(steers))
     if not named:

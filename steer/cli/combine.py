@@ -55,8 +55,8 @@ def combine(
     steer combine joyful --orthogonal-to formal -o vectors/joy-alone.safetensors
     steer combine --recipe examples/recipes/captain.toml -o captain.safetensors
     """
-    from steer.errors import UsageError
-    from steer.files import check_writable
+    from steer.base.errors import UsageError
+    from steer.base.files import check_writable
     from steer.steering import algebra
     from steer.vectors import store
 
@@ -97,7 +97,7 @@ def _collapsed(recipe: Path, name: str, description: str, license: str) -> Steer
     Raises:
         SteerError: no recipe, a vector that is missing, or steers that no one vector stands for.
     """
-    from steer.errors import InputError
+    from steer.base.errors import InputError
     from steer.steering.collapse import collapse
     from steer.steering.named import resolved
     from steer.steering.recipe import read
@@ -117,7 +117,7 @@ def _part(text: str) -> Steer:
     Raises:
         UsageError: it names positions, which a vector does not have.
     """
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
     from steer.steering import spec
     from steer.steering.operation import ADD, Coefficient
     from steer.steering.scope import CONSTANT, EVERYWHERE

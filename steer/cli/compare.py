@@ -32,7 +32,7 @@ def compare(
     steer compare joyful calm
     steer compare run1.safetensors run2.safetensors run3.safetensors --json
     """
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
     from steer.steering import algebra
     from steer.vectors import store
 
@@ -56,13 +56,13 @@ def compare(
     if obstacles:
         output.line(f"cannot be combined: {'; '.join(obstacles)}")
         return
-    from steer.sites import format_layers
+    from steer.vectors.sites import format_layers
 
     output.line(f"can be combined, at layers {format_layers(shared)}")
 
 
 def _facts(reference: str, vector: SteeringVector) -> list[str]:
-    from steer.sites import format_layers
+    from steer.vectors.sites import format_layers
 
     metadata = vector.metadata
     layers = format_layers(metadata.layers)

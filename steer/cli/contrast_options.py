@@ -106,9 +106,9 @@ def records_of(name: str, names: Names) -> Iterable[Record]:
     Raises:
         SteerError: they cannot be read.
     """
+    from steer.base.errors import InputError
     from steer.contrasts.hubdata import PREFIX, rows
     from steer.contrasts.records import records
-    from steer.errors import InputError
 
     if name.startswith(PREFIX):
         with output.status(f"loading {name}"):

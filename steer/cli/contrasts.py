@@ -8,7 +8,7 @@ import typer
 
 from steer.cli import contrast_options, options, output
 from steer.contrasts.contrasts import ContrastSource
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.contrasts.contrasts import Contrasts

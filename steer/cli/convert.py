@@ -9,7 +9,7 @@ import typer
 
 from steer.cli import options, output
 from steer.cli.tables import length
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.formats.pickled import Loaded
@@ -77,11 +77,11 @@ def convert(
     steer convert joyful joyful.gguf              # for llama.cpp, as recommended
     steer convert joyful:1@all joyful.npz
     """
-    from steer.files import check_writable, reported, safe_name
+    from steer.base.files import check_writable, reported, safe_name
     from steer.formats import reading, writing
     from steer.formats.reading import Told
-    from steer.sites import parse_layers
     from steer.vectors import store
+    from steer.vectors.sites import parse_layers
 
     layers = None if layer is None else parse_layers(layer)
     told = Told(format=format, layers=layers, row=row, offset=layer_offset)
@@ -144,7 +144,7 @@ def _steer(text: str, told: Told) -> Steer:
     Raises:
         UsageError: options that only other tools' files need.
     """
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
     from steer.steering import spec
     from steer.steering.steers import resolve
     from steer.vectors import store
@@ -161,7 +161,7 @@ def _unbound(text: str, source: ModelSource | None, told: Told) -> SteeringVecto
     Raises:
         UsageError: there is nothing to convert.
     """
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
 
     if source is None:
         raise UsageError(
@@ -214,7 +214,7 @@ def _keep(
 def _export(steer: Steer, out: Path, offset: int, *, force: bool, json: bool) -> None:
     import numpy as np
 
-    from steer.files import write_atomic
+    from steer.base.files import write_atomic
     from steer.formats import writing
 
     data, rows = writing.write(steer, out, offset=offset)

@@ -40,7 +40,7 @@ def demo(
     """
     from steer.contrasts.contrast_files import read
     from steer.contrasts.contrasts import ContrastSource
-    from steer.contrasts.source import ModelSource
+    from steer.models.source import ModelSource
     from steer.pocket.pairs import AWAY_FROM, KIND, VALUE, story_pairs
 
     if contrasts is not None:
@@ -51,7 +51,7 @@ def demo(
     model = options.load_model(ModelSource())
     from steer.cli.tables import layer_table
     from steer.demo import measure, n_generations
-    from steer.extract import ReadSettings, plan, record_contrasts
+    from steer.extraction import ReadSettings, plan, record_contrasts
     from steer.fitting.fitting import FitSettings
     from steer.generate.apply import Sampling, generate
     from steer.steering import spec

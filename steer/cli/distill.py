@@ -9,7 +9,7 @@ import typer
 
 from steer.cli import options, output
 from steer.cli.contrast_options import Map
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.contrasts.contrasts import Contrasts
@@ -78,16 +78,16 @@ def distill(
         -o pirate.safetensors
     steer distill --contrasts pairs.jsonl -m MODEL -o x.safetensors
     """
+    from steer.base.errors import UsageError
+    from steer.base.files import check_writable
     from steer.cli.contrast_options import read_contrasts
     from steer.contrasts import prompts as prompts_library
     from steer.contrasts.contrasts import ContrastSource
     from steer.contrasts.frame import Frame
     from steer.contrasts.schema import parse_mapping
     from steer.distillation.settings import DistillSettings
-    from steer.errors import UsageError
-    from steer.files import check_writable
-    from steer.sites import parse_layers
     from steer.vectors import store
+    from steer.vectors.sites import parse_layers
 
     if scope not in ("all", "response"):
         raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from steer.cli import options, output
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.diagnosis import Check
+    from steer.base.diagnosis import Check
     from steer.models.model import Model
 
 
@@ -33,7 +33,7 @@ def doctor(source: ModelSource, json: options.Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from steer.diagnosis import versions
+    from steer.base.diagnosis import versions
 
     facts = versions()
     if not json:
@@ -59,7 +59,7 @@ def doctor(source: ModelSource, json: options.Json = False) -> None:
 
 def _checks(source: ModelSource) -> Iterator[Check]:
     """Every check as it is done; where the model does not load, none after that."""
-    from steer.diagnosis import check, packages
+    from steer.base.diagnosis import check, packages
 
     yield packages()
     loaded: list[Model] = []

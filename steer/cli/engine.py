@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steer.base.errors import UsageError
 from steer.cli import output
-from steer.errors import UsageError
 
 if TYPE_CHECKING:
-    from steer.contrasts.source import ModelSource
     from steer.engines.vllm_engine import Engine
     from steer.evaluation.written import Continue
     from steer.models.model import Model
+    from steer.models.source import ModelSource
     from steer.steering.generation import Generation, Sampling
     from steer.steering.steers import Steer
 

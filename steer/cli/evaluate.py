@@ -10,12 +10,12 @@ import typer
 
 from steer.cli import engine as engines
 from steer.cli import measuring, options, output, tasks, workers
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
+    from steer.base.intervals import Interval
     from steer.evaluation.evaluate import Row
     from steer.evaluation.task import Task
-    from steer.intervals import Interval
     from steer.models.model import Model
     from steer.steering.steers import Steer
 
@@ -126,8 +126,8 @@ def evaluate(
     steer eval -v mean.safetensors -v pca.safetensors --texts pairs.jsonl \\
         -m MODEL -o eval.json
     """
-    from steer.errors import InputError, UsageError
-    from steer.files import check_writable
+    from steer.base.errors import InputError, UsageError
+    from steer.base.files import check_writable
     from steer.steering.named import NamedSteer, behind, resolved
 
     workers.check(cluster, source, ("--engine", engine), ("--lm-eval", task))
@@ -172,7 +172,7 @@ def evaluate(
     command = measuring.command_line(context)
     report = _report(model, measured, what, command, steers)
     if out is not None:
-        from steer.files import write_atomic
+        from steer.base.files import write_atomic
 
         data = json_library.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomic(out, data.encode(), force=force)
@@ -187,8 +187,8 @@ def evaluate(
 def _report(
     model: Model, rows: Sequence[Row], task: Task, command: str, steers: Sequence[Steer]
 ) -> dict[str, Any]:
+    from steer.base.intervals import plain
     from steer.evaluation.task import names_of
-    from steer.intervals import plain
     from steer.measures.measures import wrong_way
 
     pairs = task.held_out.pairs

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steer.base.errors import SteerError
+from steer.base.processes import follows, several
 from steer.cli import contrast_options, options, output, tables, workers
 from steer.contrasts.contrasts import ContrastSource
-from steer.contrasts.source import ModelSource
-from steer.errors import SteerError
-from steer.processes import follows, several
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.extract import Plan
+    from steer.extraction import Plan
     from steer.fitting.activations import Activations
     from steer.workers import Workers
 
@@ -82,13 +82,13 @@ def extract(
     steer extract facts.csv --map text=claim \\
         --template "Is this true? {text}\\nIt is"
     """
+    from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
-    from steer.files import check_apart, check_writable
     from steer.fitting.fit import check_method
     from steer.fitting.fitting import FitSettings
-    from steer.positions import parse_list
-    from steer.sites import parse_layers
     from steer.vectors import store
+    from steer.vectors.positions import parse_list
+    from steer.vectors.sites import parse_layers
 
     workers.check(cluster, source)
     asked = () if positions is None else parse_list(positions)
@@ -111,7 +111,7 @@ def extract(
     check_method(fit_settings.method, paired=contrast_set.paired)
 
     with workers.workers(cluster, source) as readers:
-        from steer.extract import ReadSettings, plan
+        from steer.extraction import ReadSettings, plan
         from steer.workers import once
 
         settings = ReadSettings(sites, chosen_layers, asked)
@@ -133,7 +133,7 @@ def _recorded(
     A run that dies or fills the disk leaves it behind, and the same command goes on from it; one
     that the user interrupts leaves it only if it was to be kept.
     """
-    from steer.extract import record_contrasts
+    from steer.extraction import record_contrasts
     from steer.fitting.activations import discard
 
     target = keep or out
@@ -160,8 +160,8 @@ def _recorded(
 
 
 def _default_path(name: str | None, contrasts: str | None) -> Path:
-    from steer.errors import UsageError
-    from steer.files import safe_name
+    from steer.base.errors import UsageError
+    from steer.base.files import safe_name
     from steer.vectors.store import SUFFIX
 
     # Of a dataset its own name; of stdin there is none.

@@ -41,12 +41,12 @@ def fit(
     steer fit acts.safetensors --positions last --site attn_out \\
         -o joyful-last.safetensors
     """
-    from steer.files import check_apart, check_writable
+    from steer.base.files import check_apart, check_writable
     from steer.fitting.activations import open_kept
     from steer.fitting.fitting import FitSettings
-    from steer.positions import parse_list
-    from steer.sites import parse_layers
     from steer.vectors import store
+    from steer.vectors.positions import parse_list
+    from steer.vectors.sites import parse_layers
 
     store.check_path(out)
     check_apart(activations, out)

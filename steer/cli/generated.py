@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steer.base.files import reported, write_atomic
+from steer.base.processes import follows
 from steer.cli import output
 from steer.cli.watched import report_watched
-from steer.files import reported, write_atomic
-from steer.processes import follows
 
 if TYPE_CHECKING:
     from steer.steering.generation import Generation

@@ -51,7 +51,7 @@ def list_vectors(
 
 def _rows(folder: str) -> list[tuple[str, str, Metadata]]:
     """Path or address, name and metadata of each; what is no vector is told."""
-    from steer.errors import SteerError
+    from steer.base.errors import SteerError
     from steer.sharing.address import is_url
     from steer.vectors import store
 
@@ -86,7 +86,7 @@ def _remote_rows(folder: str) -> list[tuple[str, str, Metadata]]:
 
 
 def _line(name: str, metadata: Metadata) -> list[str]:
-    from steer.sites import format_layers
+    from steer.vectors.sites import format_layers
 
     where = f"{metadata.site} {format_layers(metadata.layers)}"
     made = f"{metadata.method.name} of {metadata.contrast.n}"

@@ -9,6 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from steer import __version__
+from steer.base.errors import SteerError
+from steer.base.processes import open_streams, silence_followers, silence_stdout
 from steer.cli import (
     apply,
     bake,
@@ -37,8 +39,6 @@ from steer.cli import (
     sweep,
     verify,
 )
-from steer.errors import SteerError
-from steer.processes import open_streams, silence_followers, silence_stdout
 
 
 class SteerGroup(TyperGroup):

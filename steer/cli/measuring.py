@@ -225,7 +225,7 @@ def concept(
         return concepts.by_words(rest)
     if kind == "grammar":
         return concepts.by_grammar(rest)
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
 
     if kind == "judge":
         from steer.evaluation.endpoint import Endpoint, Grader

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import options, output, workers
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.monitoring.traces import Trace
@@ -66,8 +66,8 @@ def monitor(
     steer monitor --texts stories.jsonl -v sea@2 -v formal@2 --html stories.html
     steer apply "One day" -v sea | steer monitor -v sea --json
     """
-    from steer.errors import UsageError
-    from steer.files import check_writable, write_atomic
+    from steer.base.errors import UsageError
+    from steer.base.files import check_writable, write_atomic
 
     workers.check(cluster, source)
     if not vector:
@@ -109,7 +109,7 @@ def _readouts(typed: str) -> list[Readout]:
     Raises:
         UsageError: it says what to do, and when, which reading has not.
     """
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
     from steer.steering import spec
     from steer.steering.readouts import readouts
     from steer.vectors import store

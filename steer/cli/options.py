@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_ar
 import typer
 
 from steer.cli import output
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.fitting.activations import Activations
     from steer.fitting.fitting import FitSettings
     from steer.models.model import Model
-    from steer.sites import SiteName
     from steer.vectors.provenance import FitMethod, ModelIdentity
+    from steer.vectors.sites import SiteName
     from steer.vectors.vector import SteeringVector
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -155,9 +155,9 @@ def method_name(text: str) -> FitMethod:
     Raises:
         UsageError: there is none of this name.
     """
-    from steer.errors import UsageError
-    from steer.sites import listed
+    from steer.base.errors import UsageError
     from steer.vectors.provenance import FitMethod
+    from steer.vectors.sites import listed
 
     if text not in get_args(FitMethod):
         raise UsageError(
@@ -172,8 +172,8 @@ def site_names(text: str) -> tuple[SiteName, ...]:
     Raises:
         UsageError: one is none, or stands there twice.
     """
-    from steer.errors import UsageError
-    from steer.sites import site_name
+    from steer.base.errors import UsageError
+    from steer.vectors.sites import site_name
 
     names = tuple(site_name(part.strip()) for part in text.split(","))
     if len(set(names)) < len(names):
@@ -199,8 +199,8 @@ def given_texts(
         UsageError: two of them at once, or none.
         InputError: the file holds none, or something else.
     """
+    from steer.base.errors import UsageError
     from steer.contrasts import prompts
-    from steer.errors import UsageError
 
     if path is not None:
         if argument is not None:
@@ -219,7 +219,7 @@ def read_input(path: Path) -> tuple[bytes, str]:
     Raises:
         SteerError: it cannot be read.
     """
-    from steer.files import read_bytes
+    from steer.base.files import read_bytes
 
     if str(path) == "-":
         return sys.stdin.buffer.read(), "stdin"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from steer.files import escaped, shown
+from steer.base.files import escaped, shown
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -9,7 +9,7 @@ import typer
 
 from steer.cli import options, output
 from steer.cli.recipe import RecipeOption, settings
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.engines.endpoint import Endpoint
@@ -68,8 +68,8 @@ def probe(
     steer probe http://localhost:8000 -m MODEL -v joyful:2@2 --chat \\
         --prompt "Tell me a story."
     """
+    from steer.base.errors import UsageError
     from steer.engines.endpoint import Endpoint
-    from steer.errors import UsageError
     from steer.steering.named import resolved
 
     asked, _ = settings(context, recipe, {}, vector or [])
@@ -104,7 +104,7 @@ def _first(endpoint: Endpoint) -> str:
     Raises:
         SteerError: it has none.
     """
-    from steer.errors import SteerError
+    from steer.base.errors import SteerError
 
     names = endpoint.models()
     if not names:

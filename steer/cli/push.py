@@ -45,7 +45,7 @@ def push(
     steer push joyful calm s3://bucket/vectors --evidence eval.json
     steer push vectors/*.safetensors /mnt/team/vectors
     """
-    from steer.errors import InputError
+    from steer.base.errors import InputError
     from steer.sharing import evidence as measured
     from steer.sharing.address import parse_folder
     from steer.sharing.push import parcel

@@ -12,7 +12,7 @@ import typer
 
 from steer.cli import engine as engines
 from steer.cli import options, output
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.vectors.vector import SteeringVector
@@ -69,7 +69,7 @@ def serve(
     \b
     steer serve -m MODEL --engine vllm --engine-option tensor_parallel_size=2
     """
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
     from steer.serving.asked import fitting, read_shelf
 
     if source.tensor_parallel:
@@ -131,7 +131,7 @@ def _ready(
         UsageError: there is no such engine, or a setting without a value.
         SteerError: something is not installed.
     """
-    from steer.errors import SteerError
+    from steer.base.errors import SteerError
 
     settings = engines.check(engine, engine_option, [])
     if engine is None:

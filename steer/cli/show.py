@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options, output, tables
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.lens import LayerLens
+    from steer.monitoring.lens import LayerLens
     from steer.vectors.metadata import Metadata
     from steer.vectors.provenance import Combination
 
@@ -80,7 +80,7 @@ def _lens(source: ModelSource, path: Path, top: int, allow_other_model: bool) ->
 
     vector = store.read(path)
     model = options.load_model(source)
-    from steer.lens import lens
+    from steer.monitoring.lens import lens
 
     for text in check_fits(vector, model.identity, allow_other_model=allow_other_model):
         output.warning(text)
@@ -112,8 +112,8 @@ def _filled(words: Sequence[str], room: int) -> str:
 
 
 def _facts(metadata: Metadata) -> list[tuple[str, str]]:
-    from steer.sites import format_layers
     from steer.steering.operation import Coefficient
+    from steer.vectors.sites import format_layers
 
     model, contrast, best = metadata.model, metadata.contrast, metadata.recommended
     revision = f" at {model.revision[:12]}" if model.revision else ""

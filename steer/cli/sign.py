@@ -33,7 +33,7 @@ def sign(
     steer sign joyful --key k.pem --new-key
     steer verify joyful --public-key k.pub
     """
-    from steer.files import read_bytes
+    from steer.base.files import read_bytes
     from steer.sharing import signing
     from steer.vectors import store
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import contrast_options, measuring, options, output
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.journal import Journal
+    from steer.base.journal import Journal
     from steer.models.model import Model
     from steer.suite.subjects import Subject
     from steer.suite.suite import Settings
@@ -80,8 +80,8 @@ def suite(
     steer suite --tags joyful,sea --methods "mean_diff;lda" -v joyful=happy.gguf
     steer suite -m MODEL --condition "You are cheerful." --texts texts.jsonl
     """
-    from steer.errors import UsageError
-    from steer.files import check_writable
+    from steer.base.errors import UsageError
+    from steer.base.files import check_writable
     from steer.suite import methods as known
     from steer.suite.suite import Settings
 
@@ -125,7 +125,7 @@ def _subjects(
 
 def _rivals(named: list[str], subjects: list[Subject]) -> dict[str, dict[str, SteeringVector]]:
     """By subject and file name, the vectors that others made."""
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
 
     found: dict[str, dict[str, SteeringVector]] = {one.name: {} for one in subjects}
     for text in named:
@@ -178,7 +178,7 @@ def _rows(
 ) -> tuple[list[dict[str, Any]], Journal]:
     """The rows of all subjects, in their order, and where they are kept; those that were done
     before are not done again."""
-    from steer.journal import Journal
+    from steer.base.journal import Journal
     from steer.suite.suite import measured
 
     hashes = {name: {file: one.sha256 for file, one in own.items()} for name, own in rivals.items()}
@@ -221,7 +221,7 @@ def _report(
     force: bool,
     json: bool,
 ) -> None:
-    from steer.files import write_atomic
+    from steer.base.files import write_atomic
     from steer.suite.table import summary
 
     told = {"command": command, "model": model.identity.id, "rows": rows, "summary": summary(rows)}

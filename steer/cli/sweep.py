@@ -13,15 +13,15 @@ from steer.cli import engine as engines
 from steer.cli import measuring, options, output, swept, workers
 from steer.cli.sweep_rows import rows_of, strongest
 from steer.cli.tables import trial
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
+    from steer.base.journal import Journal
     from steer.evaluation.choice import Budget
     from steer.evaluation.findings import Findings
     from steer.evaluation.sweep import Bench
     from steer.evaluation.task import Task
     from steer.evaluation.written import Continue
-    from steer.journal import Journal
     from steer.measures.grids import Grid, Plan
     from steer.models.model import Model
 
@@ -118,8 +118,8 @@ def sweep(
     steer sweep -v mean.safetensors -v lda.safetensors \\
         -v mean.safetensors:norm=keep --texts pairs.jsonl
     """
-    from steer.errors import InputError, UsageError
-    from steer.files import check_apart, check_writable
+    from steer.base.errors import InputError, UsageError
+    from steer.base.files import check_apart, check_writable
 
     workers.check(cluster, source, ("--engine", engine))
     if rule not in ("budget", "refusal_direction"):
@@ -241,7 +241,7 @@ def _n_written(task: Task) -> int:
 def _write(
     told: dict[str, Any], out: Path | None, plot: Path | None, report: Path | None, *, force: bool
 ) -> None:
-    from steer.files import write_atomic
+    from steer.base.files import write_atomic
 
     if out is not None:
         data = json_library.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -261,7 +261,7 @@ def _write(
 
 def _save(made: Findings) -> bool:
     """Write the recommendation into its file; False where a file cannot hold it."""
-    from steer.errors import VectorError
+    from steer.base.errors import VectorError
     from steer.steering.spec import SteerSpec
     from steer.steering.steers import resolve
     from steer.vectors import store

@@ -25,7 +25,7 @@ def rows_of(
     save: bool,
 ) -> tuple[Row, ...]:
     """What is swept: each vector at each of its layers. save: their files are to be written."""
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
     from steer.measures.grids import Row
     from steer.sharing.address import without_passwords
     from steer.steering.operation import ADD
@@ -52,8 +52,8 @@ def rows_of(
 
 
 def _check_savable(reference: str) -> None:
-    from steer.errors import UsageError
-    from steer.files import check_writable
+    from steer.base.errors import UsageError
+    from steer.base.files import check_writable
     from steer.sharing.address import is_url
     from steer.vectors import store
 
@@ -76,7 +76,7 @@ def strongest(rows: tuple[Row, ...]) -> list[Steer]:
 
 
 def _spec(text: str) -> SteerSpec:
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
     from steer.steering import spec
     from steer.steering.scope import CONSTANT
 
@@ -96,7 +96,7 @@ def _spec(text: str) -> SteerSpec:
 def _coefficients(
     text: str | None, vector: SteeringVector, op: Operation, rule: str
 ) -> tuple[Coefficient, ...]:
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
     from steer.steering.operation import Coefficient, parse_coefficient
 
     if text is None:
@@ -120,7 +120,7 @@ def _coefficients(
 def _layers(
     text: str | None, vector: SteeringVector, *, together: bool
 ) -> tuple[tuple[int, ...], ...]:
-    from steer.sites import parse_layers
+    from steer.vectors.sites import parse_layers
 
     metadata = vector.metadata
     layers = metadata.layers if text is None else parse_layers(text)

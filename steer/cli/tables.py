@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer.cli import output
-from steer.contrasts.source import POCKET
+from steer.models.source import POCKET
 
 if TYPE_CHECKING:
     from steer.vectors.metadata import Metadata

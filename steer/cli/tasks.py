@@ -25,7 +25,7 @@ def load(names: Sequence[str]) -> Any:
     """
     from importlib.util import find_spec
 
-    from steer.errors import UsageError
+    from steer.base.errors import UsageError
 
     if not names:
         return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import options, output
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.vectors.vector import SteeringVector
@@ -65,8 +65,8 @@ def _checked(path: Path, public_key: Path | None) -> tuple[SteeringVector, dict[
     Raises:
         SteerError: it is damaged, not the one that was pulled, or not signed so.
     """
-    from steer.errors import VectorError
-    from steer.files import read_bytes
+    from steer.base.errors import VectorError
+    from steer.base.files import read_bytes
     from steer.sharing import lock, signing
     from steer.vectors import store
 

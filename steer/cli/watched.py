@@ -22,7 +22,7 @@ class Looking:
     """
 
     def __init__(self, watch: list[str], guard: list[str], on_trip: str | None) -> None:
-        from steer.errors import UsageError
+        from steer.base.errors import UsageError
         from steer.steering import spec
         from steer.steering.projection import ON_TRIP
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steer.base.errors import UsageError
 from steer.cli import options, output
-from steer.errors import UsageError
 
 if TYPE_CHECKING:
-    from steer.contrasts.source import ModelSource
     from steer.models.model import Model
+    from steer.models.source import ModelSource
     from steer.workers import Workers
 
 

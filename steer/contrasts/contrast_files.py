@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+from steer.base.errors import InputError
 from steer.contrasts.contrasts import Contrasts, ContrastSource
 from steer.contrasts.frame import Frame
 from steer.contrasts.passages import Passage, check_alike
 from steer.contrasts.records import Record, kind_of
 from steer.contrasts.schema import Content, Names, Shape, content
-from steer.errors import InputError
 from steer.vectors.provenance import ContrastKind
 
 #: An answer that picks one of the choices.

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from steer.base.errors import InputError, UsageError
 from steer.contrasts.frame import PLAIN, Frame
 from steer.contrasts.passages import Passage, check_alike
 from steer.contrasts.schema import Names
-from steer.errors import InputError, UsageError
 from steer.vectors.provenance import ContrastKind
 
 

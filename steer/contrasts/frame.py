@@ -5,9 +5,9 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 
+from steer.base.errors import InputError, UsageError
 from steer.contrasts.passages import Message, Passage
 from steer.contrasts.schema import Content
-from steer.errors import InputError, UsageError
 
 PLACEHOLDERS = ("text", "prompt", "condition")
 

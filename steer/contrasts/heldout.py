@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from steer.base.errors import InputError
 from steer.contrasts import contrast_files, overlap
 from steer.contrasts.contrasts import Contrasts, ContrastSource
 from steer.contrasts.frame import PLAIN, Frame
 from steer.contrasts.passages import Passage
 from steer.contrasts.records import Record
 from steer.contrasts.schema import Names
-from steer.errors import InputError
 from steer.vectors.metadata import Metadata
 
 _PAIRS = 'write {"positive": "...", "negative": "...", "prompt": "..."}'

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from steer.base.errors import InputError, UsageError
 from steer.contrasts.records import Record
-from steer.errors import InputError, UsageError
-from steer.sites import listed
+from steer.vectors.sites import listed
 
 PREFIX = "hf:"
 _NAME = re.compile(

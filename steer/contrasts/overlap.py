@@ -9,9 +9,9 @@ import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
+from steer.base.errors import VectorError
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.passages import Passage
-from steer.errors import VectorError
 
 #: Bytes of a hash: of ten thousand texts against ten thousand, one in ten thousand times two
 #: different ones meet.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from steer.errors import InputError
+from steer.base.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from steer.base.errors import InputError
 from steer.contrasts.records import decoded, records, text_field
-from steer.errors import InputError
 
 #: Where nobody names prompts: a language model begins by itself, a chat model is asked.
 OPENINGS = ("",)

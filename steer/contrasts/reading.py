@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from steer.base.errors import InputError
 from steer.contrasts.contrasts import Contrasts
-from steer.errors import InputError
-from steer.positions import SUFFIX, Position
+from steer.vectors.positions import SUFFIX, Position
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePath
 from typing import Any
 
-from steer.errors import InputError
+from steer.base.errors import InputError
 
 #: A record and where it stands, such as `pairs.jsonl:3`.
 Record = tuple[str, Any]

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from steer.base.errors import InputError, UsageError
 from steer.contrasts.passages import Message
 from steer.contrasts.records import kind_of, names_of, text_value
-from steer.errors import InputError, UsageError
-from steer.sites import listed
+from steer.vectors.sites import listed
 
 #: Names of each field, the first that a record has is read: ours, anthropics/evals and CAA's,
 #: preference data's, and what single texts are often called.

@@ -16,6 +16,9 @@ from itertools import count
 
 import numpy as np
 
+from steer.base.errors import InputError, UsageError
+from steer.base.intervals import Interval, mean
+from steer.base.journal import Journal
 from steer.distillation.descent import CANDIDATES, Item, Objective, candidates, descend
 from steer.distillation.distilled import as_vector, scales, with_evidence
 from steer.distillation.lessons import Conditions, nats_per_token, rewritten
@@ -25,14 +28,11 @@ from steer.distillation.recovery import recovery
 from steer.distillation.settings import SEARCH_STEPS, DistillSettings, Schedule
 from steer.distillation.task import Task
 from steer.distillation.texts import write
-from steer.errors import InputError, UsageError
-from steer.intervals import Interval, mean
-from steer.journal import Journal
 from steer.models.model import Model
-from steer.sites import Site
 from steer.steering.operation import Coefficient
 from steer.steering.scope import Scope
 from steer.steering.steers import Steer
+from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
 #: Gets what is being done, how many units of `n_units` were just done, and R so far, once known.

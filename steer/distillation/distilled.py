@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from steer.base.intervals import Interval
 from steer.contrasts.reading import Reading
 from steer.distillation.lessons import Lesson
 from steer.distillation.lowrank import Edits
@@ -16,11 +17,10 @@ from steer.distillation.settings import DistillSettings
 from steer.fitting import fit
 from steer.fitting.fitting import rounded, spread
 from steer.hooks.record import record
-from steer.intervals import Interval
 from steer.models.model import Model
-from steer.sites import Site
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
 from steer.vectors.provenance import ContrastSummary, Distillation, Method, Read
+from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
 #: Token ids, and how many of them at the end are read.

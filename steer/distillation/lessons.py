@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steer.base.errors import InputError
+from steer.base.journal import Journal
 from steer.contrasts.frame import joinable
 from steer.contrasts.reading import shared_prefix
-from steer.errors import InputError
 from steer.generate.apply import Sampling, continue_ids
-from steer.journal import Journal
 from steer.models.model import Model
 from steer.steering.steers import Steer
 

@@ -21,7 +21,7 @@ from steer.distillation.recovery import Divergence, token_kl
 from steer.hooks import ops
 from steer.hooks.hooks import SiteFunction, placed
 from steer.models.model import Model
-from steer.sites import Site
+from steer.vectors.sites import Site
 
 #: Per site: bias [d_model], down [k, d_model], up [d_model, k].
 State = dict[Site, tuple[Tensor, ...]]

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
+from steer.base.errors import InputError
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.overlap import sketch, texts_of
 from steer.contrasts.reading import shared_prefix
 from steer.distillation.lessons import Lesson, micro_batches, picked_logits
 from steer.distillation.lowrank import Edits, by_lesson
 from steer.distillation.settings import DistillSettings
-from steer.errors import InputError
 from steer.models.model import Model
 from steer.vectors.provenance import ContrastSummary
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.intervals import Interval, ratio
+from steer.base.intervals import Interval, ratio
 
 
 def token_kl(teacher: Tensor, student: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from steer.errors import UsageError
+from steer.base.errors import UsageError
 
 #: More texts would exhaust a machine, and more steps the user's patience.
 LARGEST = {

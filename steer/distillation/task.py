@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from steer.base.errors import InputError
 from steer.distillation.lessons import Lesson, nats_per_token, rewritten
 from steer.distillation.lowrank import Edits, Teacher, backward, divergences
 from steer.distillation.texts import Texts
-from steer.errors import InputError
 from steer.models.model import Model
 from steer.steering.steers import Steer
 

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 import msgspec
 import numpy as np
 
+from steer.base.journal import Journal
 from steer.distillation.lessons import Conditions, Lesson, write_lessons
 from steer.distillation.settings import DistillSettings
-from steer.journal import Journal
 from steer.models.model import Model
 from steer.vectors.provenance import ContrastSummary
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from steer.errors import SteerError, UsageError
+from steer.base.errors import SteerError, UsageError
 
 #: No answer to a probe is as long.
 _MAX_BYTES = 10_000_000

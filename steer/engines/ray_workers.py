@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from steer import __version__
-from steer.contrasts.source import POCKET, ModelSource
-from steer.errors import SteerError
+from steer.base.errors import SteerError
+from steer.models.source import POCKET, ModelSource
 from steer.workers import Item, Job, Result
 
 INSTALL = "pip install 'steer[ray]'"

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steer.sites import Site
 from steer.steering.plan import Along, plan
 from steer.steering.scope import EVERYWHERE
 from steer.steering.steers import ALWAYS, Steer
+from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
 

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from steer.contrasts.source import ModelSource
+from steer.base.errors import HookError, ModelError, SteerError
 from steer.engines import wire
 from steer.engines.slots import shape_of
-from steer.errors import HookError, ModelError, SteerError
-from steer.sites import listed
+from steer.models.source import ModelSource
 from steer.steering.generation import Finish, Generation, Row, Sampling
 from steer.steering.steers import Steer
 from steer.vectors import store
+from steer.vectors.sites import listed
 from steer.vectors.vector import SteeringVector
 
 #: Families whose decoder layers give resid_post as (branch, skip) behind `model.layers`; tests hold

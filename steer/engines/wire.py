@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from steer.errors import UsageError
+from steer.base.errors import UsageError
 from steer.steering.operation import Between, Coefficient, Operation, OpName
 from steer.steering.scope import EVERYWHERE, Scope
 from steer.steering.steers import Steer

@@ -9,11 +9,11 @@ from functools import cache
 
 import numpy as np
 
+from steer.base.intervals import Interval, ratio
 from steer.evaluation.nats import Nats, expected_nats, extra
 from steer.evaluation.scoring import UNSTEERED
 from steer.evaluation.sweep import Bench, completed
 from steer.evaluation.written import Writing, write
-from steer.intervals import Interval, ratio
 from steer.measures.elimination import contenders
 from steer.measures.grids import FINER_ROWS, Array, Grid, Place, Plan
 from steer.measures.measures import distinct

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from steer.contrasts.source import ModelSource
 from steer.models.model import explained, quiet
+from steer.models.source import ModelSource
 
 TOGETHER = 16
 

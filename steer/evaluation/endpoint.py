@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from steer.errors import InputError, SteerError, UsageError
-from steer.journal import Journal
+from steer.base.errors import InputError, SteerError, UsageError
+from steer.base.journal import Journal
 
 if TYPE_CHECKING:
     from openai import OpenAI

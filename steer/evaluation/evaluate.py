@@ -12,9 +12,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from steer.base.errors import InputError
+from steer.base.intervals import Interval, mean, ratio
+from steer.base.journal import Journal
 from steer.distillation.lessons import Lesson
 from steer.distillation.task import LEAST_EFFECT
-from steer.errors import InputError
 from steer.evaluation.batches import Text, distance, drift, log_prob
 from steer.evaluation.nats import expected_nats, extra
 from steer.evaluation.scoring import CONDITION, Cell, Sums, score
@@ -29,8 +31,6 @@ from steer.evaluation.written import (
     write_cells,
     write_conditioned,
 )
-from steer.intervals import Interval, mean, ratio
-from steer.journal import Journal
 from steer.measures.measures import distinct, moved, multiple_choice, preference
 from steer.models.model import Model
 from steer.steering.steers import Steer

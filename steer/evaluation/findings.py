@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
+from steer.base.intervals import plain
 from steer.evaluation.choice import Budget
 from steer.evaluation.verdict import Verdict
 from steer.evaluation.written import Writing
-from steer.intervals import plain
 from steer.measures.grids import Place, Plan
-from steer.sites import format_layers
 from steer.vectors.metadata import Recommended
 from steer.vectors.provenance import ModelIdentity
+from steer.vectors.sites import format_layers
 from steer.vectors.vector import SteeringVector
 
 

@@ -21,14 +21,14 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
+from steer.base.errors import InputError
+from steer.base.intervals import Interval
 from steer.contrasts.frame import joinable
 from steer.contrasts.passages import Message
 from steer.distillation.lessons import Conditions
-from steer.errors import InputError
 from steer.evaluation.batches import Batch, Text, log_prob
 from steer.evaluation.scoring import CONDITION, Cell, score
 from steer.generate.apply import Sampling, generate
-from steer.intervals import Interval
 from steer.models import encoding
 from steer.models.model import Model
 

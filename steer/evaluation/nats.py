@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from steer.base.intervals import Interval, difference
 from steer.evaluation.batches import Text, surprise
 from steer.evaluation.scoring import Cell, score
-from steer.intervals import Interval, difference
 from steer.models.model import Model
 
 Array = NDArray[np.float64]

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from steer.base.intervals import Interval
 from steer.evaluation.batches import drift
 from steer.evaluation.nats import expected_nats, extra
 from steer.evaluation.scoring import UNSTEERED, Cell, score
 from steer.evaluation.sweep import Bench
 from steer.evaluation.written import Writing, own_texts, write
-from steer.intervals import Interval
 from steer.measures.grids import Grid, Place, Plan
 
 #: Of items and unrelated texts. The second half of the texts is the one that is written anew.

@@ -17,18 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steer.base.errors import InputError
+from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
-from steer.errors import InputError
 from steer.evaluation.batches import Batch, Measure, Text
 from steer.evaluation.trunk import Trunk, grown, replayed, takes_trunks
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions
-from steer.journal import Journal
 from steer.models.memory import token_budget
 from steer.models.model import Model
-from steer.sites import Site, format_layers
 from steer.steering.steers import Steer
+from steer.vectors.sites import Site, format_layers
 from steer.workers import once, workers_of
 
 Sums = NDArray[np.float64]

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from steer.base.journal import Journal
 from steer.evaluation.batches import Measure, Text, distance, drift, log_prob
 from steer.evaluation.evaluate import check_effect
 from steer.evaluation.scoring import UNSTEERED, Cell, Part, score, score_rows
@@ -27,12 +28,11 @@ from steer.evaluation.written import (
     write,
     write_conditioned,
 )
-from steer.journal import Journal
 from steer.measures.elimination import Cells, Indices, contenders, looks, n_looks
 from steer.measures.grids import EffectKind, Grid, Plan
 from steer.measures.measures import preference
 from steer.models.model import Model
-from steer.sites import format_layers
+from steer.vectors.sites import format_layers
 
 Array = NDArray[np.float64]
 

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell
 from steer.evaluation.written import FOR_CHOICE, Writing
-from steer.journal import Journal
 from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_direction
 from steer.measures.concepts import Judge
 from steer.models.model import Model

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from steer.hooks.hooks import after_output, replaced
 from steer.hooks.record import COARSE_TOLERANCE, TOLERANCE
 from steer.models.model import Model
-from steer.sites import Site
+from steer.vectors.sites import Site
 
 #: Of each network: which trials found that what is left out changes nothing.
 _tried: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()

@@ -8,6 +8,7 @@ from itertools import takewhile
 
 import numpy as np
 
+from steer.base.intervals import Interval, difference, ratio
 from steer.evaluation.choice import (
     LINES,
     Budget,
@@ -22,7 +23,6 @@ from steer.evaluation.choice import (
 from steer.evaluation.repeat import HALVES, Repeat, repeat
 from steer.evaluation.sweep import Bench, completed
 from steer.evaluation.written import Writing
-from steer.intervals import Interval, difference, ratio
 from steer.measures.baselines import N_CHANCE, random_direction, reach_of_chance
 from steer.measures.grids import Grid, Place, Plan, Row
 from steer.measures.measures import wrong_way

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from steer.base.errors import InputError
+from steer.base.journal import Journal
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.frame import joinable
 from steer.contrasts.passages import Message, Passage
 from steer.contrasts.reading import Tokens, shared_prefix
 from steer.distillation.lessons import MIN_TOKENS, Conditions, Lesson, beginnings, write_lessons
-from steer.errors import InputError
 from steer.evaluation.batches import Text
 from steer.generate.apply import TOGETHER, Sampling, continue_ids
-from steer.journal import Journal
 from steer.models.model import Model
 from steer.steering.steers import Steer
 

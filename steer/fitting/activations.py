@@ -21,10 +21,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.errors import InputError, SteerError
-from steer.files import check_writable, reported
-from steer.sites import Site
+from steer.base.errors import InputError, SteerError
+from steer.base.files import check_writable, reported
 from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
+from steer.vectors.sites import Site
 
 Rows = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.errors import InputError
+from steer.base.errors import InputError
 from steer.fitting.activations import Activations
 from steer.vectors.provenance import FitMethod
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from steer.errors import InputError, SiteError
+from steer.base.errors import InputError, SiteError
 from steer.fitting.activations import Activations, Recording
 from steer.fitting.fit import Array, SiteFit, fit_site
-from steer.sites import Site, SiteName, format_layers, listed
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended, Spread
 from steer.vectors.provenance import FitMethod, Method, Read
+from steer.vectors.sites import Site, SiteName, format_layers, listed
 from steer.vectors.vector import SteeringVector
 
 #: Held-out separabilities that differ by no more say the same.

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.errors import VectorError
+from steer.base.errors import VectorError
 from steer.formats.foreign import MAX_BYTES, Foreign, checked_rows, shortened
-from steer.sites import SITE_NAMES, SiteName
+from steer.vectors.sites import SITE_NAMES, SiteName
 from steer.vectors.vector import Directions
 
 _MAGIC = b"\x93NUMPY"

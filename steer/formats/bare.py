@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.errors import UsageError, VectorError
+from steer.base.errors import UsageError, VectorError
+from steer.base.strict_json import load_strict_json
 from steer.formats.foreign import Foreign, checked_rows, layer_number, shortened
-from steer.strict_json import load_strict_json
 from steer.vectors import store
 
 Array = NDArray[Any]

@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from steer.errors import VectorError
+from steer.base.errors import VectorError
 from steer.formats import gguf
 from steer.formats.foreign import Foreign, checked_rows, layer_number, shortened
 from steer.formats.gguf import Gguf
-from steer.sites import format_layers
+from steer.vectors.sites import format_layers
 from steer.vectors.vector import Directions
 
 _SAME = "direction.N was measured at the output of block N"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steer.errors import VectorError
-from steer.sites import SiteName
+from steer.base.errors import VectorError
+from steer.vectors.sites import SiteName
 from steer.vectors.vector import Directions
 
 #: Several times the vectors of the largest models.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from steer.errors import VectorError
+from steer.base.errors import VectorError
 from steer.formats.foreign import shortened
 from steer.vectors.vector import Directions
 

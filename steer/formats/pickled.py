@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.errors import UsageError, VectorError
-from steer.files import read_bytes, reported
+from steer.base.errors import UsageError, VectorError
+from steer.base.files import read_bytes, reported
+from steer.base.strict_json import load_strict_json
 from steer.formats import bare
 from steer.formats.foreign import Foreign, checked_rows
-from steer.strict_json import load_strict_json
 
 Array = NDArray[Any]
 Loaded = Array | Mapping[str, Array]

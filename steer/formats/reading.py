@@ -10,15 +10,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from steer.errors import ModelError, UsageError, VectorError
-from steer.files import read_bytes, reported
+from steer.base.errors import ModelError, UsageError, VectorError
+from steer.base.files import read_bytes, reported
+from steer.base.strict_json import load_strict_json
 from steer.fitting.fitting import rounded
 from steer.formats import arrays, bare, controlvector, pickled, ster, svec
 from steer.formats.foreign import MAX_BYTES, MAX_TEXT_BYTES, Foreign
-from steer.sites import format_layers, listed
-from steer.strict_json import load_strict_json
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
 from steer.vectors.provenance import ContrastSummary, Import, Method, ModelIdentity, Read
+from steer.vectors.sites import format_layers, listed
 from steer.vectors.vector import SteeringVector
 
 #: Every format that is read, and the files that it comes in.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steer.errors import VectorError
+from steer.base.errors import VectorError
 from steer.formats.foreign import Foreign, checked_rows, shortened
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from steer.errors import VectorError
+from steer.base.errors import VectorError
 from steer.formats.foreign import Foreign, checked_rows, layer_number, shortened
 from steer.vectors.vector import Directions
 

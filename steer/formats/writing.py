@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from steer.errors import UsageError, VectorError
+from steer.base.errors import UsageError, VectorError
 from steer.formats import arrays, controlvector, svec
-from steer.sites import SiteName, listed
 from steer.steering.operation import ADD
 from steer.steering.scope import CONSTANT, Scope
 from steer.steering.steers import Steer
+from steer.vectors.sites import SiteName, listed
 from steer.vectors.vector import Directions
 
 #: What each kind of file is for, in the words of its reader.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-from steer.errors import SteerError, UsageError
+from steer.base.errors import SteerError, UsageError
 from steer.generate.batch import Batch
 from steer.models.memory import ran_out
 from steer.models.model import Model

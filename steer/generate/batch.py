@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.errors import GuardError
+from steer.base.errors import GuardError
+from steer.base.text import cut
 from steer.generate.decoding import Draw, Sound, StopOnTrip, Stops, Streamer, nothing_else
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
@@ -20,7 +21,6 @@ from steer.models.model import Model
 from steer.steering.generation import Finish, GateReading, Generation, Row, Sampling, Trip
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
-from steer.text import cut
 
 
 class Listener(Protocol):

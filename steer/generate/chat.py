@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steer.errors import SteerError, UsageError
-from steer.files import reported, write_atomic
+from steer.base.errors import SteerError, UsageError
+from steer.base.files import reported, write_atomic
 from steer.generate.conversation import Conversation, OnText, Turn
 from steer.steering import recipe, spec
 from steer.steering.generation import Sampling

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from steer.errors import ModelError, SteerError, UsageError
+from steer.base.errors import ModelError, SteerError, UsageError
 from steer.generate.apply import generate
 from steer.models.model import Model
 from steer.steering.generation import GateReading, Sampling

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.errors import HookError
+from steer.base.errors import HookError
+from steer.base.text import TextDeltas
 from steer.hooks.watch import Watch
 from steer.models.model import Model
 from steer.steering.projection import Guard
-from steer.text import TextDeltas
 
 #: Seconds between pieces of streamed text, at least.
 PAUSE = 0.02

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from steer.errors import HookError
+from steer.base.errors import HookError
 from steer.hooks.ops import Weight
 from steer.steering.projection import Gate
 from steer.steering.scope import Schedule, Scope

@@ -7,17 +7,17 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from torch import Tensor
 
+from steer.base.errors import HookError
 from steer.contrasts.reading import Reading
-from steer.errors import HookError
 from steer.hooks import ops
 from steer.hooks.clock import TokenClock
 from steer.hooks.hooks import Constants, SiteFunction
 from steer.hooks.record import record
 from steer.models.model import Model
-from steer.sites import Site
 from steer.steering.projection import Condition, Gate, Projection
 from steer.steering.readouts import Readout
 from steer.steering.steers import Steer
+from steer.vectors.sites import Site
 
 
 def prompt_values(

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steer.errors import HookError
+from steer.base.errors import HookError
 from steer.models.hookmap import Place
 from steer.models.model import Model
-from steer.sites import Site, listed
+from steer.vectors.sites import Site, listed
 
 #: Gets the activations of a site, [row, position, d_model]; what it returns replaces them.
 SiteFunction = Callable[[Tensor], Tensor | None]

@@ -7,16 +7,16 @@ from contextlib import contextmanager, nullcontext
 
 from torch import Tensor
 
-from steer.errors import SiteError
+from steer.base.errors import SiteError
 from steer.hooks import ops
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_readers, token_gates
 from steer.hooks.hooks import Constants, SiteFunction, before_input, placed
 from steer.models.hookmap import HookMap
 from steer.models.model import Model
-from steer.sites import Site
 from steer.steering.plan import Addition, Along, SitePlan, plan
 from steer.steering.steers import ALWAYS, Steer
+from steer.vectors.sites import Site
 
 Weigher = Callable[[Tensor], ops.Weight]
 #: Activations as they are to be; the very same tensor where nothing acts.

@@ -25,7 +25,7 @@ from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.packing import ByNumber, Row, alone, batches, halves, layout, pack
 from steer.models.memory import ran_out, token_budget
 from steer.models.model import Model
-from steer.sites import Site
+from steer.vectors.sites import Site
 
 #: How far packed activations may be from unpacked ones, as a share of their length, by type. A
 #: wrong mask or position puts them further off than rounding does.

@@ -16,8 +16,8 @@ from steer.hooks import ops
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import Reader, holds
 from steer.hooks.hooks import Constants, SiteFunction
-from steer.sites import Site
 from steer.steering.projection import Guard, Projection
+from steer.vectors.sites import Site
 
 _NEVER = 1 << 40
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from steer.errors import InputError, UsageError
-from steer.files import read_bytes
+from steer.base.errors import InputError, UsageError
+from steer.base.files import read_bytes
 from steer.measures.measures import has_word
 from steer.pocket import corpus
-from steer.sites import listed
+from steer.vectors.sites import listed
 
 Judge = Callable[[Sequence[str]], list[tuple[float, float]]]
 

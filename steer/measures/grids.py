@@ -8,12 +8,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.intervals import Interval, ratio
-from steer.sites import format_layers
+from steer.base.intervals import Interval, ratio
 from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.scope import EVERYWHERE, Scope
 from steer.steering.spec import SteerSpec
 from steer.steering.steers import Steer
+from steer.vectors.sites import format_layers
 from steer.vectors.vector import SteeringVector
 
 Array = NDArray[np.float64]

@@ -1,7 +1,7 @@
 """What steering did, in numbers, each formula in one place. No tensors.
 
 effect: `preference`, `multiple_choice`, `moved`, `wrong_way`, `concept` words; cost: `distinct`.
-`steer.distillation.recovery` has the divergences, `steer.intervals` says how sure a mean is.
+`steer.distillation.recovery` has the divergences, `steer.base.intervals` says how sure a mean is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.intervals import Interval, Numbers, mean
+from steer.base.intervals import Interval, Numbers, mean
 
 Array = NDArray[np.float64]
 

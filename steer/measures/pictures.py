@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from steer.errors import UsageError
+from steer.base.errors import UsageError
 
 FORMATS = (".png", ".pdf", ".svg")
 RAMP = "cividis"

@@ -7,7 +7,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from steer.files import shown
+from steer.base.files import shown
 from steer.measures import pictures
 
 _STYLE = """

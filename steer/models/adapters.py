@@ -17,9 +17,9 @@ from transformer_lens.factories.architecture_adapter_factory import (
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
 from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
 
-from steer.errors import ModelError
+from steer.base.errors import ModelError
 from steer.models.hookmap import HookMap, Place, Side
-from steer.sites import SITE_NAMES, Site, SiteName
+from steer.vectors.sites import SITE_NAMES, Site, SiteName
 
 _SIDES: dict[str, Side] = {"hook_in": "input", "hook_out": "output"}
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import cached_file
 
-from steer.contrasts.source import ModelSource
-from steer.errors import ModelError
+from steer.base.errors import ModelError
 from steer.models.model import explained, quiet
+from steer.models.source import ModelSource
 
 
 def stored_dtype(source: ModelSource) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
+from steer.base.errors import ModelError
 from steer.contrasts.passages import Message, Passage
 from steer.contrasts.reading import Tokens, TokensOfMany
-from steer.contrasts.source import ModelSource
-from steer.errors import ModelError
+from steer.models.source import ModelSource
 
 #: Enough for a tokenizer to use all cores.
 PASSAGES_AT_ONCE = 128

@@ -16,10 +16,10 @@ import msgspec
 import torch
 
 from steer import __version__
-from steer.errors import SteerError
-from steer.files import cache_folder, write_atomic
+from steer.base.errors import SteerError
+from steer.base.files import cache_folder, write_atomic
 from steer.models.hookmap import HookMap, Place
-from steer.sites import Site
+from steer.vectors.sites import Site
 
 
 def hook_map(model: torch.nn.Module) -> HookMap:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from steer.errors import SiteError
-from steer.sites import SITE_NAMES, Site, SiteName, format_layers, listed
+from steer.base.errors import SiteError
+from steer.vectors.sites import SITE_NAMES, Site, SiteName, format_layers, listed
 
 Side = Literal["input", "output"]
 

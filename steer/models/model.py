@@ -23,16 +23,16 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from steer.base.errors import ModelError
 from steer.contrasts.passages import Message, Passage
 from steer.contrasts.reading import TokensOfMany
-from steer.contrasts.source import POCKET, ModelSource
-from steer.errors import ModelError
 from steer.models import encoding
 from steer.models.fingerprint import fingerprint
 from steer.models.found import hook_map
 from steer.models.heap import keep_freed
 from steer.models.hookmap import HookMap
 from steer.models.placement import attention, device
+from steer.models.source import POCKET, ModelSource
 from steer.vectors.provenance import ModelIdentity
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from steer.contrasts.source import ModelSource
 from steer.models.model import Model, explained, quiet, wrap
+from steer.models.source import ModelSource
 
 
 def outline(source: ModelSource) -> Model:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from steer.contrasts.source import ModelSource
+from steer.models.source import ModelSource
 
 
 def device(source: ModelSource) -> torch.device:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steer.errors import VectorError
-from steer.files import read_bytes
+from steer.base.errors import VectorError
+from steer.base.files import read_bytes
 from steer.formats.foreign import MAX_LAYERS
 from steer.formats.pickled import EXPORT_HINT, Loaded
 

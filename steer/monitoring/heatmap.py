@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from steer.files import shown
+from steer.base.files import shown
 from steer.monitoring.traces import Trace, reach, summarise
 from steer.steering.readouts import Readout
 

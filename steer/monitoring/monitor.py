@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steer.errors import InputError, ModelError
+from steer.base.errors import InputError, ModelError
 from steer.hooks.gates import Reader
 from steer.hooks.packing import batches
 from steer.hooks.record import run
 from steer.models.memory import token_budget
 from steer.models.model import Model
 from steer.monitoring.traces import Trace, TracedToken
-from steer.sites import Site
 from steer.steering.readouts import Readout
 from steer.vectors.provenance import ModelIdentity
+from steer.vectors.sites import Site
 from steer.workers import Workers
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from steer.base.errors import ModelError
 from steer.contrasts.passages import Message
-from steer.errors import ModelError
 from steer.models import encoding
 from steer.models.model import Model
 from steer.serving import requests

@@ -19,10 +19,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from steer.errors import SteerError, UsageError, VectorError
-from steer.files import safe_name
+from steer.base.errors import SteerError, UsageError, VectorError
+from steer.base.files import safe_name
 from steer.serving.refused import RequestError
-from steer.sites import listed
 from steer.steering.operation import ADD, Coefficient, Operation, parse_amount, parse_coefficient
 from steer.steering.scope import parse_when
 from steer.steering.spec import SteerSpec
@@ -30,6 +29,7 @@ from steer.steering.steers import Steer, check_fits, resolve
 from steer.vectors import store
 from steer.vectors.metadata import Metadata
 from steer.vectors.provenance import ModelIdentity
+from steer.vectors.sites import listed
 from steer.vectors.vector import SteeringVector
 
 #: Of the coefficient, in vectors; further out numbers overflow, and no text comes of it.

@@ -16,11 +16,11 @@ from typing import Any
 
 import httpx
 
-from steer.errors import VectorError
+from steer.base.errors import VectorError
+from steer.base.strict_json import load_strict_json
 from steer.serving.asked import Shelf
 from steer.serving.refused import RequestError
 from steer.steering.steers import Steer
-from steer.strict_json import load_strict_json
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -17,13 +17,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from steer.base.text import TextDeltas
 from steer.generate.batch import Batch
 from steer.models.model import Model
 from steer.serving.answers import End, Piece, Token
 from steer.serving.refused import RequestError, request_error
 from steer.steering.generation import Finish, Row, Sampling
 from steer.steering.steers import Steer
-from steer.text import TextDeltas
 
 #: How many orders wait at most; a client that comes after them is told to try again.
 MOST_WAITING = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from steer.errors import SteerError
+from steer.base.errors import SteerError
 
 
 def listening(host: str, port: int) -> socket.socket:

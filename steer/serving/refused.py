@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from steer.errors import HookError, SteerError
+from steer.base.errors import HookError, SteerError
 
 _KINDS = {401: "authentication_error", 404: "not_found_error", 503: "overloaded_error"}
 

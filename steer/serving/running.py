@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from steer.errors import HookError
+from steer.base.errors import HookError
 from steer.models.model import Model
 from steer.serving.app import build, hand_on
 from steer.serving.asked import Shelf

@@ -22,11 +22,11 @@ from typing import Any, NoReturn
 
 import httpx
 
-from steer.contrasts.source import ModelSource
+from steer.base.errors import SteerError, UsageError
 from steer.engines import wire
 from steer.engines.slots import Shape, shape_of
 from steer.engines.vllm_engine import FOLDER, NAME, WORKER, default_dtype, environment
-from steer.errors import SteerError, UsageError
+from steer.models.source import ModelSource
 from steer.serving.asked import Shelf
 from steer.serving.gate import Application, Gate, Scope
 from steer.serving.refused import RequestError

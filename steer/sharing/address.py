@@ -14,8 +14,8 @@ import re
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit, urlunsplit
 
-from steer.errors import UsageError
-from steer.files import at_home, safe_name, shown
+from steer.base.errors import UsageError
+from steer.base.files import at_home, safe_name, shown
 
 SUFFIX = ".safetensors"
 HUB = "hf"

@@ -9,12 +9,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from steer.files import shown
+from steer.base.files import shown
 from steer.sharing.evidence import Evidence
 from steer.sharing.pull import CARD, MADE
-from steer.sites import format_layers
 from steer.vectors.metadata import Metadata
 from steer.vectors.provenance import UNREAD
+from steer.vectors.sites import format_layers
 
 README = "README.md"
 _TAGS = ["steering-vector", "activation-steering", "representation-engineering"]

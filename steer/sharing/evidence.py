@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from steer.errors import InputError
-from steer.files import read_bytes
-from steer.strict_json import load_strict_json
+from steer.base.errors import InputError
+from steer.base.files import read_bytes
+from steer.base.strict_json import load_strict_json
 
 _MAX_BYTES = 20_000_000
 #: Measures in their order, their headings, and how a number is written.

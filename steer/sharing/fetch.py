@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from steer.errors import VectorError
-from steer.files import cache_folder, reported, write_atomic
+from steer.base.errors import VectorError
+from steer.base.files import cache_folder, reported, write_atomic
 from steer.sharing import hub
 from steer.sharing.address import HUB, SUFFIX, Address, is_url, parse_vector
 from steer.sharing.opening import open_place

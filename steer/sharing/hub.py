@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from steer.errors import SteerError, UsageError
+from steer.base.errors import SteerError, UsageError
 from steer.sharing.address import Address
 from steer.sharing.places import ChangedError, MissingError, UnreachableError, reaching
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from steer.errors import VectorError
-from steer.files import read_bytes, reported, safe_name, write_atomic
-from steer.strict_json import load_strict_json
+from steer.base.errors import VectorError
+from steer.base.files import read_bytes, reported, safe_name, write_atomic
+from steer.base.strict_json import load_strict_json
 from steer.vectors.record import Record
 
 NAME = "steer.lock"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from steer.errors import SteerError, VectorError
-from steer.files import safe_name
+from steer.base.errors import SteerError, VectorError
+from steer.base.files import safe_name
 from steer.sharing.address import SUFFIX, Address
 from steer.vectors import store
 from steer.vectors.metadata import Metadata

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from steer.errors import SteerError, VectorError
-from steer.files import reported, shown, write_atomic
+from steer.base.errors import SteerError, VectorError
+from steer.base.files import reported, shown, write_atomic
 from steer.sharing import lock
 from steer.sharing.address import SUFFIX, Address
 from steer.sharing.fetch import fetch, read

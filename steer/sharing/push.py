@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steer.errors import SteerError
-from steer.files import read_bytes
+from steer.base.errors import SteerError
+from steer.base.files import read_bytes
 from steer.sharing.address import HUB, SUFFIX, Address
 from steer.sharing.card import README, card, index
 from steer.sharing.evidence import Evidence

@@ -11,8 +11,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from steer.errors import SteerError
-from steer.files import write_atomic
+from steer.base.errors import SteerError
+from steer.base.files import write_atomic
 from steer.sharing.address import LOCAL, Address
 from steer.sharing.places import ChangedError, MissingError, reaching
 

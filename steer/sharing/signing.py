@@ -17,8 +17,8 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from steer.errors import SteerError
-from steer.files import check_writable, read_bytes, reported, write_atomic
+from steer.base.errors import SteerError
+from steer.base.files import check_writable, read_bytes, reported, write_atomic
 
 SIGNATURE = ".sig"
 SIGNATURE_LIMIT = 1_000

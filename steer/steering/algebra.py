@@ -20,13 +20,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from steer.base.errors import VectorError
 from steer.contrasts.overlap import merged
-from steer.errors import VectorError
 from steer.fitting.fitting import rounded
-from steer.sites import listed
 from steer.steering.steers import Steer
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
 from steer.vectors.provenance import Combination, CombineOp, ContrastSummary, Method, Part, Read
+from steer.vectors.sites import listed
 from steer.vectors.vector import SteeringVector
 
 Array = NDArray[np.float64]

@@ -15,15 +15,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from steer.errors import VectorError
+from steer.base.errors import VectorError
 from steer.fitting.fitting import rounded
-from steer.sites import SiteName, listed
 from steer.steering.algebra import contrast_of, mean_length, model_of, part_of
 from steer.steering.operation import ADD
 from steer.steering.scope import CONSTANT
 from steer.steering.steers import Steer
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
 from steer.vectors.provenance import Combination, Method, Read
+from steer.vectors.sites import SiteName, listed
 from steer.vectors.vector import Directions, SteeringVector
 
 #: Steers that meet at a layer of the result, each with the layer whose numbers it takes there.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from steer.errors import UsageError
+from steer.base.errors import UsageError
 from steer.steering.steers import Steer
 
 Finish = Literal["end", "stop", "length", "guard"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from steer.errors import UsageError, VectorError
+from steer.base.errors import UsageError, VectorError
 from steer.steering import projection, spec
 from steer.steering.steers import Steer, resolve
 from steer.vectors import store

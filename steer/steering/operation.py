@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, get_args
 
-from steer.errors import UsageError
+from steer.base.errors import UsageError
 from steer.vectors.provenance import Unit
 
 OpName = Literal["add", "ablate", "clamp", "cap", "floor", "rotate"]

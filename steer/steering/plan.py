@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from steer.sites import Site
 from steer.steering.operation import OpName
 from steer.steering.projection import unit_direction
 from steer.steering.steers import Steer, When
+from steer.vectors.sites import Site
 from steer.vectors.vector import Directions, SteeringVector
 
 

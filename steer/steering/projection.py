@@ -23,12 +23,12 @@ from typing import Literal
 
 import numpy as np
 
-from steer.errors import UsageError, VectorError
+from steer.base.errors import UsageError, VectorError
 from steer.fitting.fit import unit
-from steer.sites import Site
 from steer.steering.operation import Between
 from steer.steering.spec import ConditionSpec, Pooling, ReadSpec
 from steer.vectors.metadata import LayerStatistics, Metadata
+from steer.vectors.sites import Site
 from steer.vectors.vector import Directions, SteeringVector
 
 _WITH_SIDES = "a vector that extract, fit or distill made"

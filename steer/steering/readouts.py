@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from steer.sites import Site
 from steer.steering.projection import Projection, reading_layer, unit_direction
+from steer.vectors.sites import Site
 from steer.vectors.vector import Directions, SteeringVector
 
 

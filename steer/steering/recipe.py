@@ -29,13 +29,13 @@ from typing import Annotated, Any
 
 import msgspec
 
+from steer.base.errors import InputError, SteerError, UsageError
+from steer.base.files import read_bytes
 from steer.contrasts.records import decoded
-from steer.errors import InputError, SteerError, UsageError
-from steer.files import read_bytes
-from steer.sites import listed
 from steer.steering.generation import Sampling
 from steer.steering.named import NamedSteer, behind, condition_with_path, with_paths
 from steer.vectors.record import Record
+from steer.vectors.sites import listed
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from steer.errors import UsageError
+from steer.base.errors import UsageError
 
 #: First and last of a range, the last counted in, or None without end.
 Span = tuple[int, int | None]

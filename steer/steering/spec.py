@@ -25,10 +25,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from steer.errors import UsageError
-from steer.sites import format_layers, parse_layers
+from steer.base.errors import UsageError
 from steer.steering.operation import ADD, Coefficient, Operation, format_amount, parse_amount, plain
 from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope, parse_when
+from steer.vectors.sites import format_layers, parse_layers
 
 Pooling = Literal["mean", "last", "token"]
 

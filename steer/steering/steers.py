@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from steer.errors import ModelError, SiteError, VectorError
-from steer.sites import Site, format_layers
+from steer.base.errors import ModelError, SiteError, VectorError
 from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.projection import Gate, level, reading_layer, unit_direction
 from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope
 from steer.steering.spec import SteerSpec
 from steer.vectors.provenance import ModelIdentity
+from steer.vectors.sites import Site, format_layers
 from steer.vectors.vector import Directions, SteeringVector
 
 

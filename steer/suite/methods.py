@@ -6,19 +6,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from steer.base.errors import UsageError
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.frame import PLAIN
 from steer.distillation.distill import distill
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
-from steer.errors import UsageError
-from steer.extract import ReadSettings, plan, record_contrasts
+from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting.fitting import FitSettings, fit_vectors
 from steer.models.model import Model
-from steer.positions import parse
-from steer.sites import listed
 from steer.suite.subjects import Subject
+from steer.vectors.positions import parse
 from steer.vectors.provenance import FitMethod
+from steer.vectors.sites import listed
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess
 

@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from steer.contrasts.source import ModelSource
-from steer.errors import SteerError
+from steer.base.errors import SteerError
+from steer.models.source import ModelSource
 from steer.suite.subjects import Subject
 
 #: What is done with a subject in a process that has the model.

@@ -6,12 +6,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from steer.base.errors import UsageError
 from steer.contrasts.prompts import OPENINGS
-from steer.errors import UsageError
 from steer.pocket import corpus
 from steer.pocket.corpus import Tags
 from steer.pocket.lexicon import HEROES
-from steer.sites import listed
+from steer.vectors.sites import listed
 
 #: Stories that vectors are made from.
 STORIES = 96

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from steer.base.intervals import Interval, plain
+from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
 from steer.distillation.distilled import read_means
 from steer.distillation.lessons import Conditions
@@ -18,15 +20,13 @@ from steer.evaluation.sweep import Bench, bench, run
 from steer.evaluation.task import Task, Variant, variants
 from steer.evaluation.written import Writing, Written
 from steer.fitting.fitting import rounded
-from steer.intervals import Interval, plain
-from steer.journal import Journal
 from steer.measures.concepts import by_grammar
 from steer.measures.grids import Grid, Plan, Row, default_coefficients, finer, joined
 from steer.models.model import Model
-from steer.sites import Site, format_layers
 from steer.steering.steers import Steer
 from steer.suite.methods import vectors
 from steer.suite.subjects import Subject
+from steer.vectors.sites import Site, format_layers
 from steer.vectors.vector import SteeringVector
 
 SHOWN = ("concept", "recovery", "kl", "extra_nats", "distinct")

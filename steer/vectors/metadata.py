@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from steer.errors import VectorError
-from steer.sites import SiteName, format_layers
-from steer.strict_json import load_strict_json
+from steer.base.errors import VectorError
+from steer.base.strict_json import load_strict_json
 from steer.vectors.provenance import (
     ContrastSummary,
     Method,
@@ -22,6 +21,7 @@ from steer.vectors.provenance import (
     Unit,
 )
 from steer.vectors.record import Record, finite
+from steer.vectors.sites import SiteName, format_layers
 
 FORMAT = 1
 #: The first release that reads `FORMAT`: an older one can then say what to install.

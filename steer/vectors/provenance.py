@@ -6,8 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from steer.positions import parse
 from steer.vectors.giveaways import Giveaways
+from steer.vectors.positions import parse
 from steer.vectors.record import Record, finite
 
 ContrastKind = Literal[
@@ -150,7 +150,7 @@ class Method(Record, frozen=True, omit_defaults=True):
 
 
 class Read(Record, frozen=True):
-    """Which tokens were read, in `steer.positions`' words, and what stood round the texts.
+    """Which tokens were read, in `steer.vectors.positions`' words, and what stood round the texts.
 
     A distilled edit was made to act on `all` tokens, or on those of the `response`. The parts of a
     combined vector may differ: `mixed`. chat: in the model's chat template; system, template: as

@@ -14,9 +14,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from steer.errors import SteerError, VectorError
-from steer.files import read_bytes, reported, write_atomic
-from steer.strict_json import load_strict_json
+from steer.base.errors import SteerError, VectorError
+from steer.base.files import read_bytes, reported, write_atomic
+from steer.base.strict_json import load_strict_json
 from steer.vectors.metadata import Metadata, decode, encode
 from steer.vectors.vector import SteeringVector, tensor_shapes
 

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.errors import VectorError
-from steer.sites import listed
+from steer.base.errors import VectorError
 from steer.vectors.metadata import Metadata, encode
+from steer.vectors.sites import listed
 
 Directions = NDArray[np.float32]
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import torch
 
+from steer.base.intervals import difference, ratio
 from steer.distillation.distilled import read_means
 from steer.distillation.lessons import SAMPLED_TOGETHER, log_probs
 from steer.distillation.task import Task
@@ -21,14 +22,13 @@ from steer.evaluation.written import lesson_text
 from steer.generate.apply import Sampling, continue_ids
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.intervals import difference, ratio
 from steer.models.model import Model
 from steer.pocket import corpus
 from steer.pocket.measure import markers
 from steer.pocket.tags import Tags
-from steer.sites import Site
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
+from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
 #: Texts after each held-out first word that shares are measured on.

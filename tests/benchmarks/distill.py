@@ -33,13 +33,13 @@ import numpy as np
 sys.path.append(str(Path(__file__).parent))
 from beside import Elsewhere, harm, mean_differences, nats, shares
 
-from steer.contrasts.source import ModelSource
 from steer.distillation.distill import fit
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 from steer.distillation.texts import journal, write
 from steer.models.model import load
+from steer.models.source import ModelSource
 from steer.pocket import corpus
 from steer.pocket.tags import Tags, split_tags
 from steer.steering.operation import Coefficient

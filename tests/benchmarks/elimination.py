@@ -19,17 +19,17 @@ from pathlib import Path
 import numpy as np
 from unnumbered import HELD_OUT, SWEEPING_SEED, TRAINED, TRAINING_SEED, steer, write_pairs
 
+from steer.base.journal import Journal
 from steer.contrasts import heldout
 from steer.contrasts.prompts import OPENINGS
 from steer.contrasts.records import records
-from steer.contrasts.source import ModelSource
 from steer.evaluation.sweep import bench, run
 from steer.evaluation.task import Task
 from steer.evaluation.written import Writing
-from steer.journal import Journal
 from steer.measures.elimination import contenders, looks, n_looks
 from steer.measures.grids import Array, Grid, Plan, Row, default_coefficients
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.pocket import corpus
 from steer.vectors import store
 

@@ -42,11 +42,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from steer.contrasts.source import ModelSource
 from steer.hooks import record
 from steer.hooks.packing import batches
 from steer.models.memory import token_budget
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 
 PINNED = ["torch==2.13.0", "repeng==0.4.0", "steering-vectors==0.12.2"]
 #: And the batches to try; what each has by default comes first.

@@ -25,9 +25,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 from overhead import random_llama
 from recorded import extract, pairs
 
-from steer.contrasts.source import ModelSource
 from steer.engines.vllm_engine import Engine, environment, running
 from steer.models.model import load
+from steer.models.source import ModelSource
 from steer.steering.generation import Row, Sampling
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.steers import Steer

@@ -28,9 +28,9 @@ from recorded import extract, pairs
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from steer import pocket
-from steer.contrasts.source import ModelSource
 from steer.generate.apply import Sampling, generate
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.projection import Condition, Gate, Guard, Projection
 from steer.steering.scope import Schedule, Scope

@@ -31,14 +31,14 @@ import torch
 from scipy.stats import beta
 from typer.testing import CliRunner
 
+from steer.base.intervals import Interval, ratio
 from steer.cli.main import app
-from steer.contrasts.source import ModelSource
 from steer.evaluation.batches import Text, log_prob
 from steer.evaluation.scoring import score
 from steer.fitting.fit import auc
 from steer.generate.apply import Generation, Sampling, generate
-from steer.intervals import Interval, ratio
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.pocket import corpus
 from steer.pocket.corpus import Tags
 from steer.pocket.lexicon import HEROES

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
-from steer.contrasts.source import ModelSource
 from steer.distillation.lessons import Conditions
 from steer.distillation.recovery import token_kl
 from steer.evaluation.batches import Text
@@ -30,9 +30,9 @@ from steer.evaluation.task import Task
 from steer.evaluation.written import Writing
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.journal import Journal
 from steer.measures.grids import Grid, Plan, Row, default_coefficients
 from steer.models.model import Model, load
+from steer.models.source import ModelSource
 from steer.steering.steers import Steer
 from steer.vectors import store
 

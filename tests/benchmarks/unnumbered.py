@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from typer.testing import CliRunner
 
+from steer.base.intervals import Interval, ratio
 from steer.cli.main import app
-from steer.intervals import Interval, ratio
 from steer.pocket import corpus
 from steer.pocket.pairs import story_pairs
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fuzzing.readers import Target
 
-from steer.errors import SteerError
+from steer.base.errors import SteerError
 
 SECONDS = 10
 MEMORY = 200_000_000

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from conftest import make_vector
 
+from steer.base.errors import SteerError
 from steer.contrasts import records
 from steer.contrasts.contrast_files import read as read_contrasts
 from steer.contrasts.contrasts import ContrastSource
-from steer.errors import SteerError
 from steer.fitting import activations
 from steer.fitting.activations import Recording, open_kept
 from steer.formats import arrays, reading, svec, writing
@@ -29,11 +29,11 @@ from steer.formats.reading import Told
 from steer.models import torch_files
 from steer.sharing import card, evidence, lock, push
 from steer.sharing.address import parse_folder, parse_vector
-from steer.sites import Site
 from steer.steering import named, recipe, spec
 from steer.steering.steers import resolve
 from steer.vectors import store
 from steer.vectors.provenance import Read
+from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
 ROOT = Path(__file__).parents[2]

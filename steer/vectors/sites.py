@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from steer.errors import SiteError, UsageError
+from steer.base.errors import SiteError, UsageError
 
 SiteName = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
 SITE_NAMES: tuple[SiteName, ...] = get_args(SiteName)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steer.errors import ModelError
+from steer.base.errors import ModelError
 from steer.models.model import Model
 from steer.vectors.vector import SteeringVector
 

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from steer.errors import VectorError
+from steer.base.errors import VectorError
 
 #: A number takes some 32 bytes of memory, an empty list 64, a text 50 and more, however short they
 #: are in a file. The numbers of the widest models' vectors are two million.

@@ -10,7 +10,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from steer import __version__
-from steer.errors import SteerError
+from steer.base.errors import SteerError
 
 #: What a bug report needs to know; more is installed than matters.
 _REPORTED = ("torch", "transformers", "transformer-lens", "tokenizers", "safetensors", "numpy")

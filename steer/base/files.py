@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
-from steer.errors import SteerError, UsageError
-from steer.processes import follows
+from steer.base.errors import SteerError, UsageError
+from steer.base.processes import follows
 
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"

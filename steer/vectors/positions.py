@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from steer.errors import UsageError
+from steer.base.errors import UsageError
 
 NAMES = ("last", "first", "mean", "completion")
 SUFFIX = "suffix"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from steer import __version__
-from steer.files import cache_folder, reported
-from steer.processes import several
+from steer.base.files import cache_folder, reported
+from steer.base.processes import several
 
 
 class Journal:

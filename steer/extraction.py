@@ -10,18 +10,18 @@ from pathlib import Path
 
 import msgspec
 
+from steer.base.errors import InputError
 from steer.contrasts import check, reading
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.overlap import sketch, texts_of
 from steer.contrasts.reading import Readings, Tokens
-from steer.errors import InputError
 from steer.fitting.activations import Activations, Recording, resume
 from steer.hooks.record import Batch, Recorder, in_batches, readings_of
 from steer.models.model import Model
-from steer.positions import Position
-from steer.sites import Site, SiteName
 from steer.vectors.giveaways import Giveaways
+from steer.vectors.positions import Position
 from steer.vectors.provenance import SEVERAL, ContrastSummary, Read
+from steer.vectors.sites import Site, SiteName
 from steer.workers import Workers, once
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steer import pocket
-from steer.errors import ModelError, UsageError
-from steer.files import at_home, reported
-from steer.processes import several
-from steer.sites import listed
+from steer.base.errors import ModelError, UsageError
+from steer.base.files import at_home, reported
+from steer.base.processes import several
+from steer.vectors.sites import listed
 
 POCKET = "pocket"
 DTYPES = ("float32", "float16", "bfloat16")
