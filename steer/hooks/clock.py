@@ -89,8 +89,13 @@ class TokenClock:
                 hint="steer all tokens alike, or use a model with a key-value cache",
             )
         cache = keywords.get("past_key_values")
-        self.start = int(cache.get_seq_length()) if cache is not None else 0
-        self.ids = keywords["input_ids"] if "input_ids" in keywords else next(iter(args), None)
+        start = int(cache.get_seq_length()) if cache is not None else 0
+        ids = keywords["input_ids"] if "input_ids" in keywords else next(iter(args), None)
+        self.turn_to(start, ids)
+
+    def turn_to(self, start: int, ids: Tensor | None) -> None:
+        """A forward begins with column `start`; ids: its tokens, int64 [row, position]."""
+        self.start, self.ids = start, ids
         self.ticks += 1
 
     def step(self, width: int) -> int:
