@@ -137,7 +137,9 @@ def _ready(
     if engine is None:
         missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
         if missing:
-            raise SteerError(f"{missing[0]} is not installed", hint="pip install 'steer-activations[serve]'")
+            raise SteerError(
+                f"{missing[0]} is not installed", hint="pip install 'steer-activations[serve]'"
+            )
         return settings, lambda vector: None
     from steer.engines.vllm_engine import check
     from steer.steering.operation import Coefficient
