@@ -52,8 +52,8 @@ def serve(
 
     Completions and chat completions, streamed or not, with logprobs, n, seed and stop. Requests
     name vectors of one folder, which is read once; GET /v1/vectors lists them. Without "steer"
-    nothing is steered. On Hugging Face (pip install 'steer-activations[serve]') requests run one after
-    another; --engine vllm is for many users.
+    nothing is steered. On Hugging Face (pip install 'steer-activations[serve]') requests run one
+    after another; --engine vllm is for many users.
 
     \b
     steer serve -m MODEL --vectors vectors
