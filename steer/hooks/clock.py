@@ -121,8 +121,12 @@ class TokenClock:
             raise _lost(f"positions stay at {reached}")
         if self.ticks < 2:  # later forwards do as the first two did, and this waits for a device
             self._agrees(keywords.get("position_ids"), before + width - 1)
-        self.start, self._width = before, width
-        self.ids = tokens if not tokens.is_floating_point() else None
+        self._width = width
+        self.turn_to(before, None if tokens.is_floating_point() else tokens)
+
+    def turn_to(self, start: int, ids: Tensor | None) -> None:
+        """A forward begins with column `start`; ids: its tokens, int64 [row, position]."""
+        self.start, self.ids = start, ids
         self.ticks += 1
 
     def _agrees(self, positions: Any, last: int) -> None:
