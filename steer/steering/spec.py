@@ -41,9 +41,7 @@ from steer.vectors.sites import format_layers, parse_layers
 Pooling = Literal["mean", "last", "token"]
 
 # What stands before the first folder of an address may have colons and @ of its own.
-_ADDRESS = (
-    r"(?:hf://[^/@]+/[^/@]+(?:@(?:refs/(?:pr|convert)/)?[^/]+)?/|[a-z][a-z0-9+.-]*://[^/]*/)"
-)
+_ADDRESS = r"(?:hf://[^/@]+/[^/@]+(?:@(?:refs/(?:pr|convert)/)?[^/]+)?/|[a-z][a-z0-9+.-]*://[^/]*/)"
 _REFERENCE = rf"(?P<reference>{_ADDRESS}?.+?)"
 #: What follows a reference. A colon that a slash follows belongs to a path.
 _MODIFIERS = re.compile(
