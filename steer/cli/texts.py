@@ -151,7 +151,7 @@ def given_texts(
     if argument is None and sys.stdin.isatty():
         raise UsageError(f"no {field}", hint=f"write {example}, or pipe one in")
     if argument is None or argument == "-":
-        return [prompts.read_one(_stdin())]
+        return [prompts.read_one(read_input(Path("-"))[0])]
     return [argument]
 
 
@@ -161,17 +161,6 @@ def read_input(path: Path) -> tuple[bytes, str]:
     Raises:
         SteerError: it cannot be read, or has more than `MOST_BYTES`.
     """
-    from steer.base.files import read_bytes
+    from steer.base.files import read_typed
 
-    if str(path) == "-":
-        return _stdin(), "stdin"
-    return read_bytes(path, limit=MOST_BYTES), str(path)
-
-
-def _stdin() -> bytes:
-    from steer.base.errors import InputError
-
-    data = sys.stdin.buffer.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise InputError(f"stdin has more than {MOST_BYTES:,} bytes")
-    return data
+    return read_typed(path, limit=MOST_BYTES), "stdin" if str(path) == "-" else str(path)

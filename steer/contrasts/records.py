@@ -145,7 +145,7 @@ def _parquet(data: bytes, source: str) -> Iterator[Record]:
     except ImportError:
         raise InputError(
             f"{source}: Parquet needs the `pyarrow` library",
-            hint="pip install 'steer[parquet]'",
+            hint="pip install 'steer-activations[parquet]'",
         ) from None
     number, size = 0, 0
     try:

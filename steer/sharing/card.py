@@ -91,6 +91,7 @@ def _facts(metadata: Metadata) -> list[str]:
     form = f"low-rank edit, rank {metadata.rank}" if metadata.rank else "vector"
     amount = f"{best.coefficient:.0%} of the activation's length"
     amount = amount if best.unit == "residual" else f"×{best.coefficient:g}"
+    amount += "" if best.op == "add" else f" {best.op}"
     layers = "layers" if len(best.layers) > 1 else "layer"
     positions = metadata.read.positions
     read = "acts on" if positions in UNREAD else "read at"
@@ -119,7 +120,7 @@ def _effect(metadata: Metadata, evidence: Evidence | None) -> str:
     if evidence is not None:
         rows = [[plain(cell) for cell in row] for row in evidence.rows]
         parts.append("\n".join(_table(evidence.columns, rows)))
-        parts.append(f"In brackets 95 % bootstrap intervals. {plain(evidence.how)}")
+        parts.append(f"In brackets 95 % intervals. {plain(evidence.how)}")
     return "\n\n".join(parts) or _UNMEASURED
 
 
