@@ -121,6 +121,7 @@ def test_generation_steers_the_same_whatever_the_cache_is_called() -> None:
     prepare = network.prepare_inputs_for_generation
     name = next(key for key in ("past_key_values", "cache") if key in _arguments(network))
 
+    @functools.wraps(prepare)
     def prepared(*args: Any, **given: Any) -> dict[str, Any]:
         inputs = dict(prepare(*args, **given))
         assert name in inputs
