@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from steer.base.errors import ModelError, SteerError, UsageError, VectorError
+from steer.base.errors import ModelError, UsageError, VectorError
 from steer.base.files import reported
 from steer.fitting.fitting import rounded
-from steer.formats.imported import MAX_COEFFICIENT, Imported, norm
-from steer.formats.registry import Format, registry
+from steer.formats.imported import MAX_COEFFICIENT, Imported, checked_directions, norm
+from steer.formats.registry import Format, others_code, registry
 from steer.formats.source import FOLDER, Options, Source, Unpickle
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
 from steer.vectors.provenance import ContrastSummary, Import, Method, ModelIdentity, Read
@@ -88,8 +88,7 @@ def read(path: Path, options: Options, unpickle: Unpickle) -> Found:
     each = _format(source, options)
     _check_options(each, options)
     source.restart()
-    assert each.read is not None
-    imported = each.read(source, options)
+    imported = _read(each, source, options)
     if "layers" not in each.options and options.layers is not None:
         imported = _chosen(imported, options.layers, str(source))
     if not abs(imported.coefficient) <= MAX_COEFFICIENT:
@@ -130,19 +129,16 @@ def _format(source: Source, options: Options) -> Format:
 
 def _detects(each: Format, source: Source) -> bool:
     assert each.detect is not None
-    try:
+    with others_code(each, f"to look at {source}"):
         return bool(each.detect(source))
-    except SteerError:
-        raise
-    except Exception as error:
-        if each.package is None:
-            raise
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-        raise VectorError(
-            f"the format {each.name} of the package {each.package} failed to look at {source}:"
-            f" {reason}",
-            hint="--format names another format",
-        ) from None
+
+
+def _read(each: Format, source: Source, options: Options) -> Imported:
+    assert each.read is not None
+    with others_code(each, f"to read {source}"):
+        imported = each.read(source, options)
+        directions = checked_directions(imported.directions.items(), str(source))
+        return replace(imported, directions=directions)
 
 
 def _check_options(each: Format, options: Options) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from steer.base.errors import UsageError
+from steer.base.errors import SteerError, UsageError, VectorError
 from steer.formats.imported import Imported
 from steer.formats.source import FOLDER, Options, Source
 from steer.steering.operation import Operation
@@ -203,6 +204,27 @@ def builtin() -> Sequence[Format]:
         for info in pkgutil.iter_modules(package.__path__)
     ]
     return [module.FORMAT for module in modules]
+
+
+@contextmanager
+def others_code(each: Format, what: str) -> Iterator[None]:
+    """Name the package whose format fails: its code may raise anything.
+
+    Raises:
+        VectorError: in place of what is no SteerError, where the format is not ours.
+    """
+    try:
+        yield
+    except SteerError:
+        raise
+    except Exception as error:
+        if each.package is None:
+            raise
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+        raise VectorError(
+            f"the format {each.name} of the package {each.package} failed {what}: {reason}",
+            hint="--format names another format; tell the package's authors",
+        ) from None
 
 
 def _loaded(point: EntryPoint) -> Format:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from steer.base.errors import UsageError, VectorError
 from steer.formats.imported import norm
-from steer.formats.registry import Format, Outgoing, Writer, registry
+from steer.formats.registry import Format, Outgoing, Writer, others_code, registry
 from steer.steering.scope import CONSTANT, Scope
 from steer.steering.steers import Steer
 from steer.vectors import store
@@ -78,7 +78,8 @@ def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = Non
         vector=steer.vector,
         model=_model_type(steer),
     )
-    data = each.writer.write(outgoing)
+    with others_code(each, f"to write {path}"):
+        data = each.writer.write(outgoing)
     return Written(data, each, {number: norm(row) for number, row in rows.items()})
 
 

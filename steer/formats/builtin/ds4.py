@@ -53,7 +53,7 @@ def _read(source: Source, options: Options) -> Imported:
     if len(data) != 4 * n_layers * width:
         raise VectorError(f"{subject} has {len(data):,} bytes, not {4 * n_layers * width:,}")
     table = np.frombuffer(data, "<f4").reshape(n_layers, width)
-    rows = [(layer, row) for layer, row in enumerate(table) if row.any()]
+    rows = [(layer, row) for layer, row in enumerate(table) if np.count_nonzero(row)]
     directions = checked_directions(rows, subject)
     lengths = {layer: norm(row) for layer, row in directions.items()}
     bases = {n: np.stack([unit(row, f"{subject}, layer {n}")]) for n, row in directions.items()}

@@ -11,6 +11,7 @@ from steer.base.errors import UsageError, VectorError
 from steer.formats.imported import Imported, checked_directions
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
+from steer.vectors.vector import Directions
 
 _NAME = "activations"
 
@@ -29,21 +30,24 @@ def _read(source: Source, options: Options) -> Imported:
         )
     baseline = source.other(options.minus)
     ours, theirs = (_activations(each) for each in (source, baseline))
-    if ours.shape != theirs.shape:
-        raise VectorError(f"{subject} is {list(ours.shape)} and {baseline} {list(theirs.shape)}")
-    difference = ours.astype(np.float64) - theirs.astype(np.float64)
+    if ours.keys() != theirs.keys() or len(ours[0]) != len(theirs[0]):
+        raise VectorError(f"{subject} and {baseline} have activations of different shapes")
+    differences = [
+        (number, row.astype(np.float64) - theirs[number].astype(np.float64))
+        for number, row in ours.items()
+    ]
     return Imported(
-        checked_directions(enumerate(difference), subject),
+        checked_directions(differences, subject),
         convention="row N is the output of block N",
         notes=(f"of {baseline.name}, the baseline, every row was subtracted",),
     )
 
 
-def _activations(source: Source) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _activations(source: Source) -> dict[int, Directions]:
     array = source.tensors().arrays.get(_NAME)
     if array is None or array.ndim != 2:
         raise VectorError(f"{source} has no {_NAME} [layers, d_model]")
-    return array
+    return checked_directions(enumerate(array), str(source))
 
 
 FORMAT = Format(

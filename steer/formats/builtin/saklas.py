@@ -13,7 +13,13 @@ import numpy as np
 
 from steer.base.errors import VectorError
 from steer.formats.choosing import choose
-from steer.formats.imported import Imported, checked_directions, coefficient_of, shortened
+from steer.formats.imported import (
+    Imported,
+    checked_directions,
+    checked_row,
+    coefficient_of,
+    shortened,
+)
 from steer.formats.registry import Format
 from steer.formats.source import FOLDER, Options, Source
 
@@ -75,7 +81,8 @@ def _read(source: Source, options: Options) -> Imported:
             if basis.ndim != 1:
                 raise VectorError(f"{subject}: {shortened(key)} is no single direction")
             share = coefficient_of(shares.get(match[1]), subject, f"share of layer {match[1]}")
-            rows.append((int(match[1]), basis.astype(np.float64) * share))
+            row = checked_row(basis, f"{subject}, {shortened(key)}")
+            rows.append((int(match[1]), row.astype(np.float64) * share))
     return Imported(
         checked_directions(rows, subject),
         convention="layer L is the output of block L; each direction is times its layer's share",

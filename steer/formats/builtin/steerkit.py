@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from steer.base.errors import UsageError, VectorError
 from steer.formats.choosing import choose
-from steer.formats.imported import Imported, checked_directions, coefficient_of, shortened
+from steer.formats.imported import (
+    Imported,
+    checked_directions,
+    checked_row,
+    coefficient_of,
+    shortened,
+    unit,
+)
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 from steer.vectors.sites import SITE_NAMES, SiteName
@@ -73,9 +78,8 @@ def _direction(source: Source, options: Options) -> tuple[str, object]:
             )
         if not 0 <= options.row < len(weights):
             raise UsageError(f"{subject} has no row {options.row}")
-        row = weights[options.row].astype(np.float64)
-        length = float(np.linalg.norm(row))
-        return f"class {options.row}, of length 1", row / length if length else row
+        row = checked_row(weights[options.row], subject)
+        return f"class {options.row}, of length 1", unit(row, f"{subject}, row {options.row}")
     directions = {
         name.removeprefix(_PREFIX): array
         for name, array in found.arrays.items()
