@@ -141,7 +141,11 @@ def projection(
     strengths: Mapping[int, Iterable[float]],
     coefficient: float,
 ) -> Projection:
-    """Bases float32 [k, d_model] of orthonormal rows by layer, and k strengths each."""
+    """Bases float32 [k, d_model] of orthonormal rows by layer, and k strengths each.
+
+    Raises:
+        VectorError: a strength that float32 does not hold.
+    """
     weights = {number: np.asarray(list(each), np.float64) for number, each in strengths.items()}
     distinct = {float(value) for each in weights.values() for value in each}
     if len(distinct) == 1 and all(len(basis) == 1 for basis in bases.values()):
@@ -150,7 +154,10 @@ def projection(
     directions = {number: np.zeros(basis.shape[1], np.float32) for number, basis in bases.items()}
     factors = {}
     for number, basis in bases.items():
-        up = np.asarray(-(basis.astype(np.float64).T * weights[number]), np.float32)
+        with np.errstate(over="ignore"):
+            up = np.asarray(-(basis.astype(np.float64).T * weights[number]), np.float32)
+        if not np.isfinite(up).all():
+            raise VectorError(f"layer {number} is projected with a strength beyond float32")
         factors[number] = (np.asarray(basis), up)
     return Projection(directions, factors, "add", coefficient)
 
