@@ -11,7 +11,7 @@ from steer.base.progress import Progress
 from steer.distillation.distilled import scales
 from steer.distillation.lowrank import Edits
 from steer.distillation.sequence import Sequential
-from steer.distillation.settings import DistillSettings
+from steer.distillation.settings import RANK, DistillSettings
 from steer.distillation.task import Task
 
 #: What is added to the diagonal, as a share of its mean.
@@ -40,8 +40,8 @@ def ladders(layers: Sequence[int]) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(made))
 
 
-def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[Edits, float, int]:
-    """The regression that recovers most on the validation texts, its ridge, and 0 steps.
+def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[Edits, float]:
+    """The regression that recovers most on the validation texts, and its ridge.
 
     Of layers, ridge and rank one is tried after the other, each with the best of those before.
     """
@@ -50,7 +50,9 @@ def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[
     scale = scales(model, task.read)
     every = tuple(site.layer for site in scale)
     sets = ladders(every) if settings.layers is None else [settings.layers or every]
-    ranks = [settings.rank] if settings.rank is not None else [min(rank, width) for rank in RANKS]
+    # What a descent begins at has a low rank: more would fit the texts that it learns from.
+    offered = (RANK,) if settings.method == "descent" else RANKS
+    ranks = [min(rank, width) for rank in offered] if settings.rank is None else [settings.rank]
     used = sorted({layer for layers in sets for layer in layers})
     with progress("reading what the condition changes", len(task.lessons)) as advance:
         regressions = Sequential(model, task.lessons, used, response, advance)
@@ -77,4 +79,4 @@ def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[
             attempt(Choice(best().layers, first.rank, ridge))
         for rank in ranks:
             attempt(Choice(best().layers, rank, best().ridge))
-    return tried[best()][1], best().ridge, 0
+    return tried[best()][1], best().ridge
