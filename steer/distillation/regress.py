@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from steer.base.progress import Progress
 from steer.distillation.distilled import scales
 from steer.distillation.lowrank import Edits
@@ -15,10 +13,10 @@ from steer.distillation.settings import RANK, DistillSettings
 from steer.distillation.task import Task
 
 #: What is added to the diagonal, as a share of its mean.
-RIDGES = (1e-2, 1e-1, 1e-3)
-RANKS = (32, 8, 128)
-#: Layers that are edited: how deep the first is, and how many there are at most up to the last.
-LADDERS = ((0.4, 9), (0.4, 100), (0.2, 12))
+RIDGES = (1e-1, 1e-2)
+RANKS = (32, 128, 8)
+#: Layers that are edited: how deep the first is, and every how many there is one.
+LADDERS = ((0.0, 1), (0.0, 2), (0.3, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +30,9 @@ class Choice:
 
 def ladders(layers: Sequence[int]) -> list[tuple[int, ...]]:
     """Sets of layers to try, of those that there are."""
-    made = []
-    for depth, most in LADDERS:
-        upper = layers[int(depth * (len(layers) - 1)) :]
-        spread = np.linspace(0, len(upper) - 1, min(most, len(upper)))
-        made.append(tuple(upper[round(index)] for index in spread))
-    return list(dict.fromkeys(made))
+    upper = [(layers[int(depth * (len(layers) - 1)) :], step) for depth, step in LADDERS]
+    # From the last layer down, so that it is always one of them.
+    return list(dict.fromkeys(tuple(part[::-step][::-1]) for part, step in upper))
 
 
 def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[Edits, float]:

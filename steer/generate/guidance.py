@@ -71,5 +71,5 @@ class GuidedScores:
 
     def __call__(self, _ids: Tensor, scores: Tensor) -> Tensor:
         rows = 1 + len(self._strengths)
-        log_probs = scores.float().log_softmax(-1).unflatten(0, (-1, rows))
+        log_probs = scores.float().log_softmax(-1).view(-1, rows, scores.shape[-1])
         return guided(log_probs, self._strengths).repeat_interleave(rows, 0)
