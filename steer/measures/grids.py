@@ -52,11 +52,16 @@ class Row:
     def typed(self, column: int) -> str:
         """What `-v` takes for this cell."""
         coefficient = self.coefficients[column]
-        return str(SteerSpec(self.reference, coefficient, self.layers, self.scope, self.op))
+        return str(SteerSpec(self.reference, coefficient, self.layers, self.scope, self._typed_op))
 
     def __str__(self) -> str:
         """What is swept in this row, without its layers."""
-        return str(SteerSpec(self.reference, scope=self.scope, op=self.op))
+        return str(SteerSpec(self.reference, scope=self.scope, op=self._typed_op))
+
+    @property
+    def _typed_op(self) -> Operation | None:
+        """The op, where it has to be typed because the file recommends another."""
+        return None if str(self.op) == self.vector.metadata.recommended.op else self.op
 
 
 @dataclass(frozen=True, slots=True)
