@@ -30,8 +30,9 @@ from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model, load
 from steer.models.source import ModelSource
-from steer.serving.asked import Shelf, read_shelf
+from steer.serving.library import Library, read_library
 from steer.steering.generation import Sampling
+from steer.steering.steers import Steer
 from steer.vectors import store
 
 ROOT = Path(__file__).parents[1]
@@ -53,13 +54,17 @@ def model() -> Model:
     return load(ModelSource("pocket", device="cpu"))
 
 
+def steers_of(library: Library, asked: Any) -> list[Steer]:
+    return list(library.steering({"steer": asked}).steers)
+
+
 @dataclass(frozen=True)
 class Served:
     """A server that runs, and the vectors that it was given."""
 
     engine: str
     url: str
-    shelf: Shelf
+    library: Library
 
     @property
     def client(self) -> Any:
@@ -72,7 +77,7 @@ class Served:
 
     def expected(self, prompt: str, steer: Sequence[Any], sampling: Sampling = GREEDY) -> str:
         """What `steer apply` writes."""
-        return next(generate(model(), [prompt], self.shelf.steers(steer), sampling)).text
+        return next(generate(model(), [prompt], steers_of(self.library, steer), sampling)).text
 
 
 def folder_of_vectors(folder: Path) -> Path:
@@ -124,8 +129,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Se
         lines.append(process.stdout.readline())
     told = json.loads("".join(lines))
     assert told["vectors"] == ["edit", "joyful", "sea"]
-    shelf, _ = read_shelf(folder)
-    yield Served(request.param, told["url"], shelf)
+    library, _ = read_library(folder)
+    yield Served(request.param, told["url"], library)
     process.terminate()
     process.communicate(timeout=60)
 
@@ -154,7 +159,7 @@ def test_log_probs_are_those_of_the_hooks(served: Served, steer: list[Any]) -> N
     ids = model().encode(PROMPTS[0])
     for log_prob, top in zip(told.token_logprobs, told.top_logprobs, strict=True):
         clock = TokenClock(len(ids), torch.zeros(1, dtype=torch.int64))
-        with torch.no_grad(), injected(model(), served.shelf.steers(steer), clock):
+        with torch.no_grad(), injected(model(), steers_of(served.library, steer), clock):
             row = model().network(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
         best, at = row.topk(3)
         assert log_prob == pytest.approx(float(best[0]), abs=1e-4)
@@ -189,8 +194,8 @@ def test_a_stream_is_the_answer_in_pieces(served: Served) -> None:
 def test_a_chat_is_put_into_the_template(served: Served) -> None:
     messages = [{"role": "user", "content": "Tell me a story about the sea."}]
     prompt = model().chat(messages[0]["content"])
-    shelf = served.shelf.steers(STEERS[1])
-    (expected,) = generate(model(), [prompt], shelf, GREEDY, special=False)
+    steered = steers_of(served.library, STEERS[1])
+    (expected,) = generate(model(), [prompt], steered, GREEDY, special=False)
     asked: dict[str, Any] = {
         "model": "pocket",
         "messages": messages,
@@ -252,8 +257,10 @@ def test_a_stop_string_ends_the_text(served: Served) -> None:
         ([{"vector": "joyful", "coefficient": 1e30}], 400, "coefficient"),
         ([{"vector": "joyful", "op": "explode"}], 400, "explode"),
         ([{"vector": "joyful", "directions": [0.5]}], 400, "directions"),
-        ({"vector": "joyful"}, 400, "array"),
-        ("joyful:2", 400, "array"),
+        ({"vector": "joyfull"}, 404, "did you mean"),
+        ("joyful:2:3", 400, "joyful"),
+        ("./vectors/joyful.safetensors", 404, "there is no vector"),
+        (2, 400, "steer"),
     ],
 )
 def test_steers_that_mean_nothing_are_errors(
@@ -287,7 +294,7 @@ def test_what_is_asked_for_elsewhere_is_not_dropped(served: Served) -> None:
 
 
 def test_it_says_what_it_has_and_did(served: Served) -> None:
-    assert [one.id for one in served.client.models.list()] == ["pocket"]
+    assert next(iter(served.client.models.list())).id == "pocket"
     vectors = served.client.get("/vectors", cast_to=object)["data"]
     assert [one["id"] for one in vectors] == ["edit", "joyful", "sea"]
     answer = served.client.completions.with_raw_response.create(

@@ -38,7 +38,7 @@ _STATES = ("past_key_values", "cache_params", "state")
 class Continuation:
     """One text that is being written.
 
-    on_token: hears each new token that is no end of the text, and the logits float32 [vocabulary]
+    on_token: hears each new token that belongs to the text, and the logits float32 [vocabulary]
     that it was chosen from: the steered model's own, before temperature.
     """
 
@@ -86,12 +86,11 @@ class Continuation:
         """Go on with a token."""
         self.new.append(token)
         ended = token in self._model.end_ids
-        if not ended:
-            self._on_token(token, logits)
         stopped = ended or self._stops.written(self.new)
-        if not stopped:
-            stopped = self._trips(len(self.new) - 1)
-        self.is_over = stopped or len(self.new) >= self.sampling.max_tokens
+        tripped = not stopped and self._trips(len(self.new) - 1)
+        if not (ended or tripped):
+            self._on_token(token, logits)
+        self.is_over = stopped or tripped or len(self.new) >= self.sampling.max_tokens
 
     def _trips(self, step: int) -> bool:
         watch = self._batch.watch
@@ -101,10 +100,10 @@ class Continuation:
                 return True
         return False
 
-    def watched(self, n_tokens: int) -> dict[str, list[float]]:
-        """Projections of its first new tokens, in the files' units, by vector and layer."""
+    def newest(self) -> list[float]:
+        """The projections of its newest token, of all that is watched, in the files' units."""
         watch = self._batch.watch
-        return {str(one): watch.values(one, 0, n_tokens) for one in self._batch.watched}
+        return [watch.value_at(one, 0, len(self.new) - 1) for one in self._batch.watched]
 
     def generation(self) -> Generation:
         """The finished text.
@@ -118,7 +117,7 @@ class Continuation:
         return made
 
 
-@dataclass
+@dataclass(eq=False)
 class _Cohort:
     """Texts that share a cache. width: its columns. state: what the model returned, by its name."""
 
@@ -183,7 +182,7 @@ class Together:
         """Write one more token of each text."""
         for cohort in list(self._cohorts):
             ids = torch.tensor([[row.new[-1]] for row in cohort.rows])
-            self._forward(cohort, ids, cohort.pads())
+            self._try(cohort, ids, cohort.pads())
         self._drop_finished()
 
     def park(self, row: Continuation) -> None:
@@ -213,7 +212,7 @@ class Together:
             ids, _ = self._model.padded([row.prompt for row in part], left=True)
             cohort = _Cohort(list(part), 0, {})
             self._cohorts.append(cohort)
-            self._forward(cohort, ids, [ids.shape[1] - len(row.prompt) for row in part])
+            self._try(cohort, ids, [ids.shape[1] - len(row.prompt) for row in part])
             self._drop_finished()
             if cohort in self._cohorts and cohort.can_join:
                 self._cohorts.remove(cohort)
@@ -254,6 +253,15 @@ class Together:
             taken = cohort.select(out)
         self._cohorts[place] = cohort.select(kept)
         return taken
+
+    def _try(self, cohort: _Cohort, ids: Tensor, pads: list[int]) -> None:
+        """`_forward`; where it fails, as for want of memory, its texts end, and no others."""
+        try:
+            self._forward(cohort, ids, pads)
+        except Exception as error:
+            self._cohorts.remove(cohort)
+            for row in cohort.rows:
+                row.error = error
 
     def _forward(self, cohort: _Cohort, ids: Tensor, pads: list[int]) -> None:
         """One forward of a cohort, with `pads` columns of padding before each of its texts; each
