@@ -65,10 +65,7 @@ class Served:
     engine: str
     url: str
     library: Library
-
-    @property
-    def client(self) -> Any:
-        return openai.OpenAI(base_url=self.url, api_key=KEY, max_retries=0, timeout=300)
+    client: Any
 
     def text(self, prompt: str, steer: Sequence[Any], **options: Any) -> str:
         asked = {"max_tokens": 12, "temperature": 0, "extra_body": {"steer": steer}} | options
@@ -130,7 +127,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Se
     told = json.loads("".join(lines))
     assert told["vectors"] == ["edit", "joyful", "sea"]
     library, _ = read_library(folder)
-    yield Served(request.param, told["url"], library)
+    with openai.OpenAI(base_url=told["url"], api_key=KEY, max_retries=0, timeout=300) as client:
+        yield Served(request.param, told["url"], library, client)
     process.terminate()
     process.communicate(timeout=60)
 
@@ -258,7 +256,7 @@ def test_a_stop_string_ends_the_text(served: Served) -> None:
         ([{"vector": "joyful", "op": "explode"}], 400, "explode"),
         ([{"vector": "joyful", "directions": [0.5]}], 400, "directions"),
         ({"vector": "joyfull"}, 404, "did you mean"),
-        ("joyful:2:3", 400, "joyful"),
+        ("joyful:strong", 400, "strong"),
         ("./vectors/joyful.safetensors", 404, "there is no vector"),
         (2, 400, "steer"),
     ],

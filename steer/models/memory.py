@@ -36,7 +36,7 @@ def cached_tokens(model: Model) -> int:
     if free is None:
         return ACCELERATOR_TOKENS
     token = 2 * model.n_layers * model.identity.d_model * model.network.dtype.itemsize
-    return max(free // 2 // token, 1)
+    return max(int(free // 2 // token), 1)
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -35,6 +35,8 @@ from steer.vectors.metadata import Metadata
 from steer.vectors.provenance import ModelIdentity
 from steer.vectors.sites import listed
 from steer.vectors.vector import SteeringVector
+
+Result = TypeVar("Result")
 
 #: Of a coefficient, in vectors; further out numbers overflow, and no text comes of it.
 LARGEST = 1000.0
@@ -219,7 +221,7 @@ class Library:
         read = spec.parse_read(text)
         return projection.projection(read, self._vector(read.reference, "watch"))
 
-    def _read(self, where: str, make: Callable[[], Any]) -> Any:
+    def _read(self, where: str, make: Callable[[], Result]) -> Result:
         try:
             return make()
         except SteerError as error:

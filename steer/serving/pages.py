@@ -65,8 +65,8 @@ def openapi() -> dict[str, Any]:
         [*bodies, library.Fields], ref_template="#/components/schemas/{name}"
     )
     steering = schemas[library.Fields.__name__]["properties"]
-    for body in (requests.Chat, requests.Completion):
-        schemas[body.__name__]["properties"] |= steering
+    for kind in (requests.Chat, requests.Completion):
+        schemas[kind.__name__]["properties"] |= steering
     paths: dict[str, Any] = {}
     for method, path, told, body in _PATHS:
         one: dict[str, Any] = {"summary": told, "responses": {"200": {"description": "The answer"}}}
