@@ -24,6 +24,7 @@ LAYERS = [
     ["measures", "formats", "sharing"],
     ["models"],
     ["hooks", "workers"],
+    ["resuming"],
     ["generate", "extraction", "monitoring", "doctor", "baking"],
     ["distillation", "demo"],
     ["evaluation"],

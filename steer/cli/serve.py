@@ -67,7 +67,7 @@ def serve(
     Completions and chat completions, streamed or not, with logprobs, n, seed and stop. Requests
     name vectors and recipes of one folder, which is read once; GET /v1/vectors lists them, and each
     is a model, MODEL:NAME. Requests run together, each under its own steers
-    (pip install 'steer[serve]').
+    (pip install 'steer-activations[serve]').
 
     \b
     steer serve -m MODEL --vectors vectors
@@ -172,7 +172,9 @@ def _ready(
     if engine is None:
         missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
         if missing:
-            raise SteerError(f"{missing[0]} is not installed", hint="pip install 'steer[serve]'")
+            raise SteerError(
+                f"{missing[0]} is not installed", hint="pip install 'steer-activations[serve]'"
+            )
         return settings, lambda vector: None
     from steer.engines.vllm_engine import check
     from steer.steering.operation import Coefficient

@@ -178,14 +178,14 @@ def _rows(
 ) -> tuple[list[dict[str, Any]], Journal]:
     """The rows of all subjects, in their order, and where they are kept; those that were done
     before are not done again."""
-    from steer.base.journal import Journal
+    from steer.resuming import journal, vector_key
     from steer.suite.suite import measured
 
-    hashes = {name: {file: one.sha256 for file, one in own.items()} for name, own in rivals.items()}
-    weight = model.network.get_input_embeddings().weight
-    kept = Journal.of(
-        "suites", [model.identity.fingerprint, str(weight.dtype)], texts, asdict(settings)
-    )
+    hashes = {
+        name: {file: vector_key(one)[-1] for file, one in own.items()}
+        for name, own in rivals.items()
+    }
+    kept = journal(model, "suites", texts, asdict(settings))
     keys = {one.name: f"{asdict(one)} {hashes[one.name]}" for one in subjects}
     rows = {one.name: kept.get(keys[one.name]) for one in subjects}
     waiting = [one for one in subjects if rows[one.name] is None]

@@ -88,7 +88,7 @@ def _translated(body: Mapping[str, Any], own: str) -> _Json:
         raise RequestError("options is an object", param="options")
     for name, value in options.items():
         if name not in _ASIDE:
-            made[_NAMES.get(name, name)] = -1 if name == "num_predict" and value == -2 else value
+            made[_NAMES.get(str(name), str(name))] = -1 if name == "num_predict" and value == -2 else value
     for name, value in body.items():
         if name in ("format", "think", "images", "template", "context", "suffix", "tools"):
             if value not in (None, "", [], False):
