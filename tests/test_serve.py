@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -31,6 +32,7 @@ from steer.hooks.inject import injected
 from steer.models.model import Model, load
 from steer.models.source import ModelSource
 from steer.serving.library import Library, read_library
+from steer.steering import projection, spec
 from steer.steering.generation import Sampling
 from steer.steering.steers import Steer
 from steer.vectors import store
@@ -320,3 +322,109 @@ def test_hugging_face_draws_as_apply_does_and_not_without_end(served: Served) ->
     assert found == served.expected(PROMPTS[0], STEERS[1], sampling)
     with pytest.raises(openai.BadRequestError):
         served.client.completions.create(model="pocket", prompt=["One"] * 100, n=100)
+
+
+def test_hugging_face_tells_what_steering_did(served: Served) -> None:
+    if served.engine == "vllm":
+        pytest.skip("vLLM's own server has other answers")
+    read = projection.projection(spec.parse_read("joyful@2"), served.library.vectors["joyful"])
+    steer = [{"vector": "sea", "when": "joyful@1>0.1/mean"}, {"vector": "joyful"}]
+    alone = next(
+        generate(model(), PROMPTS[:1], steers_of(served.library, steer), GREEDY, watched=[read])
+    )
+    asked: dict[str, Any] = {
+        "model": "pocket",
+        "prompt": PROMPTS[0],
+        "max_tokens": 12,
+        "temperature": 0,
+        "extra_body": {"steer": steer, "watch": "joyful@2"},
+    }
+    answer = served.client.completions.create(**asked)
+    told = answer.choices[0].steer
+    assert told["tokens"] == alone.tokens
+    np.testing.assert_allclose(told["watched"]["joyful@2"], alone.watched["joyful@2"], atol=1e-3)
+    assert [one["share"] for one in told["gates"]] == [one.share for one in alone.gates]
+    assert [one["vector"] for one in answer.steer["steers"]] == ["sea", "joyful"]
+    pieces = [
+        chunk.choices[0].steer["watched"]["joyful@2"]
+        for chunk in served.client.completions.create(**asked, stream=True)
+        if "watched" in (getattr(chunk.choices[0], "steer", None) or {})
+    ]
+    assert [value for piece in pieces for value in piece] == told["watched"]["joyful@2"]
+    values = alone.watched["joyful@2"]
+    bound = sorted(values)[-3]
+    guarded = served.client.completions.create(
+        **asked | {"extra_body": {"steer": steer, "guard": f"joyful@2>{bound}"}}
+    )
+    (trip,) = guarded.choices[0].steer["trips"]
+    assert trip["token"] == next(i for i, value in enumerate(values) if value > bound)
+    assert guarded.usage.completion_tokens == trip["token"]
+
+
+def test_hugging_face_has_what_other_clients_ask(served: Served) -> None:
+    if served.engine == "vllm":
+        pytest.skip("vLLM's own server has paths of its own")
+    with httpx.Client(
+        base_url=served.url.removesuffix("/v1"), headers={"authorization": f"Bearer {KEY}"}
+    ) as client:
+        text = served.expected(PROMPTS[0], [{"vector": "joyful"}])
+        body = {"model": "pocket:joyful", "prompt": PROMPTS[0], "max_tokens": 12, "temperature": 0}
+        assert client.post("/v1/completions", json=body).json()["choices"][0]["text"] == text
+        assert client.get("/v1/models/pocket:joyful").json()["id"] == "pocket:joyful"
+        assert client.get("/v1/models/pocket:nobody").status_code == 404
+        ids = client.post("/tokenize", json={"prompt": PROMPTS[0]}).json()["tokens"]
+        assert ids == model().encode(PROMPTS[0])
+        back = client.post("/detokenize", json={"tokens": ids}).json()["prompt"]
+        assert back == model().decode(ids)
+        assert "steer_generated_tokens_total" in client.get("/metrics").text
+        described = client.get("/openapi.json").json()
+        assert "steer" in described["components"]["schemas"]["Chat"]["properties"]
+        assert "http" not in client.get("/docs").text
+        options = {"num_predict": 12, "temperature": 0}
+        raw = {"model": "pocket:joyful:latest", "prompt": PROMPTS[0], "raw": True}
+        asked = client.post("/api/generate", json={**raw, "stream": False, "options": options})
+        assert asked.json()["response"] == text
+        message = {"role": "user", "content": "Tell me a story about the sea."}
+        chat = {"model": "pocket", "messages": [message], "options": options}
+        lines = [json.loads(one) for one in client.post("/api/chat", json=chat).text.splitlines()]
+        (expected,) = generate(
+            model(), [model().chat(message["content"])], [], GREEDY, special=False
+        )
+        assert "".join(one["message"]["content"] for one in lines) == expected.text
+        assert [one["done"] for one in lines[-2:]] == [False, True]
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"repetition_penalty": 1.1}, "repetition_penalty"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"nonsense": 1}, "nonsense"),
+    ({"max_tokens": "many"}, "max_tokens"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"messages": [{"role": "user", "content": "word " * 9000}]}, "messages"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "king", "content": ""}]}, "messages[0].role"),
+    ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
+]
+TAKEN: list[dict[str, Any]] = [
+    {"repetition_penalty": 1.0, "min_p": 0, "presence_penalty": 0},
+    {"chat_template_kwargs": {"enable_thinking": False}},
+    {"messages": [{"role": "developer", "content": "Be brief."}]},
+    {"messages": [{"role": "assistant", "content": "Hi", "reasoning_content": "be kind"}]},
+    {"continue_final_message": True, "add_generation_prompt": False},
+    {"n_predict": 2, "max_tokens": None, "cache_prompt": True},
+    {"stop": ["", "x"], "seed": -1, "top_p": 0},
+]
+
+
+def test_a_field_works_or_is_refused_by_its_name(served: Served) -> None:
+    if served.engine == "vllm":
+        pytest.skip("vLLM reads its requests itself")
+    usual = {"model": "pocket", "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
+    with httpx.Client(base_url=served.url, headers={"authorization": f"Bearer {KEY}"}) as client:
+        for fields, param in REFUSED:
+            answer = client.post("/chat/completions", json=usual | fields)
+            assert answer.status_code == 400, fields
+            assert answer.json()["error"]["param"] == param
+        for fields in TAKEN:
+            answer = client.post("/chat/completions", json=usual | fields)
+            assert answer.status_code == 200, answer.text

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import tiny
+import uvicorn
 from conftest import make_vector
 from hypothesis import given
 from hypothesis import strategies as st
 
 from steer.base.errors import SteerError, VectorError
-from steer.serving import requests, vllm_server
+from steer.serving import limits, requests, vllm_server
 from steer.serving.batching import Batcher, Order
+from steer.serving.connections import Connection
 from steer.serving.errors import RequestError
 from steer.serving.library import LARGEST, Library, Steering, fitting, read_library
 from steer.serving.limits import MAX_BODY
@@ -316,3 +322,201 @@ def test_a_bug_is_logged_and_told_as_one() -> None:
     assert caught.value.status == 500
     assert "Traceback" in logged[0]
     assert "Traceback" not in caught.value.message
+
+
+def test_pages_of_other_sites_cannot_ask() -> None:
+    def status(headers: dict[str, str], method: str = "GET") -> int:
+        return ask(behind(), method, "/v1/vectors", headers=headers).status_code
+
+    assert status({}) == 200
+    assert status({"host": "127.0.0.1:8000"}) == status({"host": "[::1]:8000"}) == 200
+    for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1"):
+        assert status({"host": host}) == 421
+    assert status({"origin": "http://evil.example"}) == 403
+    assert status({"origin": "null"}) == 403
+    assert status({"origin": "http://localhost:1"}) == 403  # another server of this machine
+    assert status({"origin": "http://localhost"}) == 200  # its own page
+    assert status({"origin": "http://evil.example"}, "OPTIONS") == 403
+    asks = {"origin": "http://friend.example"}
+    for method, expected in (("OPTIONS", 204), ("GET", 200)):
+        answer = ask(behind(), method, "/v1/vectors", headers=asks)
+        assert answer.status_code == expected
+        assert answer.headers["access-control-allow-origin"] == asks["origin"]
+
+
+def test_a_model_can_be_named_after_a_vector() -> None:
+    seen: list[Any] = []
+
+    def post(**body: Any) -> int:
+        return ask(behind(seen=seen), "POST", "/v1/completions", json=body).status_code
+
+    assert post(model="m:calm") == post(model="m", steer="calm") == 200
+    assert seen[0] == seen[1] and seen[0]["model"] == "m" and seen[0]["s"]
+    assert post(model="m:calm", steer="wild") == 400
+    assert post(model="n:calm") == 200
+    assert seen[-1] == {"model": "n:calm", "s": []}  # nothing of this server: it is refused behind
+
+
+def test_what_steers_where_a_request_names_nothing() -> None:
+    usual = steers("calm:2")
+    library = Library(dict(LIBRARY.vectors), defaults=tuple(usual))
+    assert steers(None, library) == usual
+    assert steers([], library) == []
+    assert steers("wild", library) == steers("wild")
+    (gated,) = library.steering({"when": "wild>0.5"}).steers
+    assert gated.gate is not None and gated.coefficient == Coefficient(2.0)
+    made = library.steering({"watch": ["calm", "wild@2"], "guard": "calm>1", "on_trip": "ablate"})
+    assert [one.layer for one in made.watched] == [0, 2]
+    assert made.watched[1].vector is LIBRARY.vectors["wild"]
+    assert made.guards[0].on_trip == "ablate"
+    for fields, param in (
+        ({"when": "wild"}, "when"),
+        ({"steer": [], "when": "wild>1"}, "when"),
+        ({"guard": "nobody>1"}, "guard"),
+        ({"on_trip": "stop"}, "on_trip"),
+        ({"guard": "calm>1", "on_trip": "explode"}, "on_trip"),
+        ({"watch": 3}, "watch"),
+        ({"steer": {"vector": "calm", "op": "clamp=1@2"}}, "steer"),
+        ({"steer": "calm:1001"}, "steer"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            library.steering(fields)
+        assert caught.value.param == param
+
+
+def test_a_vector_that_changes_nothing_is_left_out_by_name() -> None:
+    notes: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await send({"type": "lifespan.startup.complete"})
+            return
+        body = json.loads((await receive())["body"])
+        value = -1.0 * ("calm" in str(body["s"]))
+        told = {"choices": [{"logprobs": {"top_logprobs": [{"a": value}]}}]}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+
+    library = Library({"calm": make_vector(), "idle": tiny.renamed(make_vector(), name="idle")})
+
+    def hand_on(body: dict[str, Any], steering: Steering, _scope: Any) -> dict[str, Any]:
+        names = [library.name(steer.vector) for steer in steering.steers]
+        return body | {"s": names}
+
+    front = SteeringMiddleware(app, library, hand_on, access=Access(), log=notes.append)
+    assert started(front) == ["lifespan.startup.complete"]
+    assert list(library.vectors) == ["calm"]
+    assert "idle is left out" in notes[0]
+
+
+def test_what_never_ends_is_interrupted() -> None:
+    def loops() -> None:
+        while True:
+            pass
+
+    async def run() -> int:
+        preparing = limits.Preparing(1)
+        with pytest.raises(RequestError, match="the template takes more than"):
+            await preparing.run(loops, "the template", seconds=0.1)
+        return await preparing.run(lambda: 7, "the template")  # its thread is free again
+
+    assert asyncio.run(run()) == 7
+
+
+def test_a_short_request_does_not_wait_for_a_long_one() -> None:
+    many = Order([Row("", i, [1, 5, 9]) for i in range(128)], Steering(), Sampling(max_tokens=60))
+    one = Order([Row("", 0, [1, 5, 9])], Steering(), Sampling(max_tokens=1))
+
+    async def run(batcher: Batcher) -> tuple[int, int]:
+        long = batcher.order(many)
+        seen = 0
+        async for event in long.told():
+            seen += isinstance(event, Piece)
+            if seen == 40:
+                break
+        long = batcher.order(many)
+        events = long.told()
+        await anext(events)
+        assert isinstance([event async for event in batcher.order(one).told()][-1], End)
+        before = long.received.qsize()
+        rest = [event async for event in events]
+        return before, sum(isinstance(event, End) for event in rest)
+
+    with Batcher(tiny.model("llama"), pytest.fail) as batcher:
+        n_lists, ends = asyncio.run(run(batcher))
+    assert ends == 128
+    assert n_lists < 100  # of some 240 forwards
+
+
+def test_texts_of_many_requests_share_their_forwards() -> None:
+    model, forwards = tiny.model("llama"), 0
+    inner = model.network.forward
+
+    def counted(*args: Any, **keywords: Any) -> Any:
+        nonlocal forwards
+        forwards += 1
+        return inner(*args, **keywords)
+
+    orders = [
+        Order([Row("", 0, [1, i])], Steering(), Sampling(max_tokens=30)) for i in range(3, 11)
+    ]
+
+    async def run(batcher: Batcher) -> None:
+        async def one(order: Order) -> None:
+            assert [event async for event in batcher.order(order).told()]
+
+        await asyncio.gather(*map(one, orders))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.network, "forward", counted)
+        with Batcher(model, pytest.fail) as batcher:
+            asyncio.run(run(batcher))
+    assert 30 <= forwards < 8 * 30 / 3
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\nGE"])
+def test_a_connection_that_sends_too_slowly_is_closed(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.2)
+    with listening() as port, socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(sent)
+        try:
+            while client.recv(1000):
+                pass
+        except ConnectionResetError:
+            pass
+
+
+def test_too_many_connections_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_CONNECTIONS", 2)
+    with listening() as port, ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            for _ in range(3)
+        ]
+        with suppress(ConnectionResetError):
+            assert clients[2].recv(1) == b""
+        clients[0].sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert clients[0].recv(12) == b"HTTP/1.1 200"
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    """The port of a server of this process, whose connections are ours."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    config = uvicorn.Config(app, http=Connection, log_level="critical", lifespan="off")
+    server = uvicorn.Server(config)
+    at = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [at]})
+    thread.start()
+    try:
+        yield at.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+        at.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import json
 import math
 import time
@@ -45,13 +46,17 @@ _POST = (*_STEERED, "/tokenize", "/detokenize")
 _PROBE = {"prompt": [1, 2, 3, 4], "max_tokens": 1, "temperature": 0, "logprobs": 5}
 #: Nats by which engines that round otherwise in other batches are apart, and no steers are.
 _SAME = 0.05
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 _JSON = [(b"content-type", b"application/json")]
 
 
 def is_local(host: str) -> bool:
     """Whether only this machine reaches an address."""
-    return host in _LOCAL or host.startswith("127.")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,9 @@ def _translated(body: Mapping[str, Any], own: str) -> _Json:
         raise RequestError("options is an object", param="options")
     for name, value in options.items():
         if name not in _ASIDE:
-            made[_NAMES.get(str(name), str(name))] = -1 if name == "num_predict" and value == -2 else value
+            made[_NAMES.get(str(name), str(name))] = (
+                -1 if name == "num_predict" and value == -2 else value
+            )
     for name, value in body.items():
         if name in ("format", "think", "images", "template", "context", "suffix", "tools"):
             if value not in (None, "", [], False):
@@ -115,7 +117,7 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
     if "messages" in body:
         work = await service.prepare_chat(body, steering)
     else:
-        work = await service.prepare_completion({"max_tokens": -1} | body, steering)
+        work = await service.prepare_completion({"n_predict": -1} | body, steering)
     job, _ = service.begin(work, steering)
     began, n_prompt = time.monotonic(), sum(map(len, work.prompts))
 
