@@ -40,7 +40,7 @@ def cached_tokens(model: Model) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """None where it cannot be known."""
+    """Free memory of a device; None where it cannot be known."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     names = {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"}
