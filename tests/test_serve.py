@@ -24,6 +24,7 @@ import openai
 import pytest
 import tiny
 import torch
+from msgspec import structs
 
 from steer import pocket
 from steer.generate.apply import generate
@@ -80,7 +81,8 @@ class Served:
 
 
 def folder_of_vectors(folder: Path) -> Path:
-    """Two that ship with the repository, a random low-rank edit, and one of another model."""
+    """Two that ship with the repository, a random low-rank edit, one of another model, and two that
+    recommend what cannot steer."""
     for name in ("joyful", "sea"):
         store.write(
             folder / f"{name}.safetensors", store.read(ROOT / f"vectors/{name}.safetensors")
@@ -88,6 +90,11 @@ def folder_of_vectors(folder: Path) -> Path:
     edit = tiny.low_rank_steer(model(), layers=(1, 2)).vector
     store.write(folder / "edit.safetensors", edit)
     store.write(folder / "other.safetensors", tiny.vector(tiny.model("llama")))
+    joyful = store.read(folder / "joyful.safetensors")
+    for name, coefficient in (("zero", 0.0), ("huge", 1e300)):
+        recommended = structs.replace(joyful.metadata.recommended, coefficient=coefficient)
+        changed = tiny.renamed(joyful, name=name, recommended=recommended)
+        store.write(folder / f"{name}.safetensors", changed)
     return folder
 
 

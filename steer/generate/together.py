@@ -31,8 +31,8 @@ from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 from steer.vectors.sites import Site
 
-#: Names under which models return what the next forward needs.
-_STATES = ("past_key_values", "cache_params", "state")
+#: Names under which models return, and take, what the next forward needs.
+_CACHES = ("cache", "past_key_values", "cache_params", "state")
 
 
 class Continuation:
@@ -119,15 +119,12 @@ class Continuation:
 
 @dataclass(eq=False)
 class _Cohort:
-    """Texts that share a cache. width: its columns. state: what the model returned, by its name."""
+    """Texts that share a cache. width: its columns. name: that the model has for it."""
 
     rows: list[Continuation]
-    width: int
-    state: dict[str, Any]
-
-    @property
-    def cache(self) -> Any:
-        return self.state.get("past_key_values")
+    width: int = 0
+    name: str = ""
+    cache: Any = None
 
     @property
     def can_join(self) -> bool:
@@ -143,12 +140,12 @@ class _Cohort:
         dropped = min(pads[index] for index in indices)
         cache = caches.select(self.cache, indices, dropped)
         rows = [self.rows[index] for index in indices]
-        return _Cohort(rows, self.width - dropped, {"past_key_values": cache})
+        return _Cohort(rows, self.width - dropped, self.name, cache)
 
     def joined(self, other: _Cohort) -> _Cohort:
         cache = caches.join(self.cache, other.cache)
         rows = [*self.rows, *other.rows]
-        return _Cohort(rows, max(self.width, other.width), {"past_key_values": cache})
+        return _Cohort(rows, max(self.width, other.width), self.name, cache)
 
 
 class Together:
@@ -210,7 +207,7 @@ class Together:
         together = len(ready) == 1 or self._can_pad
         for part in [ready] if together else [[row] for row in ready]:
             ids, _ = self._model.padded([row.prompt for row in part], left=True)
-            cohort = _Cohort(list(part), 0, {})
+            cohort = _Cohort(list(part))
             self._cohorts.append(cohort)
             self._try(cohort, ids, [ids.shape[1] - len(row.prompt) for row in part])
             self._drop_finished()
@@ -224,7 +221,7 @@ class Together:
         ids = torch.zeros(1, 1, dtype=torch.int64, device=self._model.device)
         with torch.no_grad():
             made = self._model.network(input_ids=ids, use_cache=True)
-        return caches.can_join(getattr(made, "past_key_values", None))
+        return caches.can_join(_state(made)[1])
 
     def _take_in(self, cohort: _Cohort) -> None:
         """Beside others, where caches can be joined."""
@@ -279,13 +276,13 @@ class Together:
             attention_mask=mask,
             use_cache=True,
             **self._positions(mask, width),
-            **cohort.state,
+            **({} if cohort.cache is None else {cohort.name: cohort.cache}),
         )
         skipped = [max(pad - start, 0) for pad in pads]
         with torch.no_grad(), placed(model, _by_site(cohort.rows, skipped)):
             output = model.network(**inputs)
         cohort.width = stop
-        cohort.state = {name: output[name] for name in _STATES if output.get(name) is not None}
+        cohort.name, cohort.cache = _state(output)
         self._write(cohort.rows, output.logits[:, -1].float())
 
     def _positions(self, mask: Tensor, width: int) -> dict[str, Any]:
@@ -317,6 +314,12 @@ class Together:
                 row.error = not_numbers(self._model)
                 continue
             row.write(token, logits[index])
+
+
+def _state(output: Any) -> tuple[str, Any]:
+    """What the next forward needs, and its name."""
+    found = ((name, output[name]) for name in _CACHES if name in output)
+    return next((one for one in found if one[1] is not None), ("", None))
 
 
 def _is_ready(row: Continuation) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.responses import StreamingResponse as Stream
@@ -129,7 +130,7 @@ def build(
         size = model.network.config.get_text_config().vocab_size
         if any(one >= size for one in asked.tokens):
             raise RequestError(f"token ids are below {size:,}", param="tokens")
-        text = model.decode(asked.tokens)
+        text = await service.decode(asked.tokens)
         return JSONResponse({"prompt": text, "content": text})
 
     ollama.add_routes(app, service, list(listed()), created)
@@ -149,7 +150,7 @@ async def _answered(request: Request, service: Service, work: Work) -> Response:
     events = await collected(request, job)
     made = answer.whole(events)
     log.append(f"{answer.n_prompt}+{answer.n_new} tokens")
-    return JSONResponse(made)
+    return Response(msgspec.json.encode(made), media_type="application/json")
 
 
 async def _streamed(job: Job, answer: Answer, *, usage: bool, log: list[str]) -> AsyncIterator[str]:

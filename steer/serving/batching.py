@@ -20,7 +20,7 @@ from torch import Tensor
 
 from steer.base.text import TextDeltas
 from steer.generate.together import Continuation, Together
-from steer.models.memory import cached_tokens, token_budget
+from steer.models.memory import cached_tokens, ran_out, token_budget
 from steer.models.model import Model
 from steer.serving import limits
 from steer.serving.errors import RequestError, request_error
@@ -33,6 +33,8 @@ from steer.steering.generation import Finish, Row, Sampling
 MOST_RUNNING = 32
 #: Tokens that a text writes before it gives way to a request that has fewer running.
 TURN = 16
+#: New tokens for which a text has room kept when it begins; few write as many as they may.
+AHEAD = 512
 #: Seconds after which a thread with nothing to do looks whether it is to end.
 _LOOK = 0.2
 #: OpenAI's number for no chance at all: JSON has no infinity.
@@ -70,7 +72,6 @@ class Job:
         default_factory=asyncio.Queue
     )
     gone: threading.Event = field(default_factory=threading.Event)
-    texts: list[_Text] = field(default_factory=list)
     waiting: list[_Text] = field(default_factory=list)
     running: list[_Text] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -130,8 +131,10 @@ class _Text:
         )
 
     @property
-    def most_tokens(self) -> int:
-        return len(self.continuation.prompt) + self.job.order.sampling.max_tokens
+    def room(self) -> int:
+        """Tokens that its cache may take before others have ended."""
+        one = self.continuation
+        return one.length + min(one.sampling.max_tokens - len(one.new), AHEAD)
 
     def _heard(self, token: int, logits: Tensor) -> None:
         if self._top is not None or self._watches:
@@ -193,6 +196,7 @@ class Batcher:
         self._metrics.gauge("steer_texts_waiting", lambda: sum(len(j.waiting) for j in self._jobs))
         self._arrived: queue.Queue[Job] = queue.Queue()
         self._jobs: list[Job] = []
+        self._begun: set[_Text] = set()  # what has a cache, running or parked
         self._together = Together(model)
         self._budget, self._room = token_budget(model), cached_tokens(model)
         self._closed = threading.Event()
@@ -221,6 +225,8 @@ class Batcher:
 
     def error(self, error: Exception) -> RequestError:
         """What a client is told of an error; of a bug, the log has the details."""
+        if isinstance(error, RuntimeError) and ran_out(error):
+            return RequestError("memory is short; ask for less, or later", 503, code="busy")
         told = request_error(error)
         if told is not None:
             return told
@@ -256,7 +262,6 @@ class Batcher:
             except Exception as error:  # of this order; the next one has its turn
                 job.tell(self.error(error))
                 continue
-            job.texts = list(job.waiting)
             self._jobs.append(job)
 
     def _admit(self) -> None:
@@ -265,6 +270,7 @@ class Batcher:
         n_tokens = 0
         while (text := self._next()) is not None and self._make_room(text, chosen):
             text.job.waiting.remove(text)
+            self._begun.add(text)
             text.job.running.append(text)
             text.turn = 0
             chosen.append(text)
@@ -284,15 +290,10 @@ class Batcher:
     def _make_room(self, text: _Text, chosen: Sequence[_Text]) -> bool:
         """Whether a text can run now, if need be in place of one of a request that has more."""
         running = [one for job in self._jobs for one in job.running]
-        begun = sum(
-            one.most_tokens
-            for job in self._jobs
-            for one in job.texts
-            if one in job.running or one.continuation.new
-        )
-        is_new = not text.continuation.new
-        if is_new and running and begun + text.most_tokens > self._room:
-            return False
+        if running and text not in self._begun:
+            taken = sum(one.room for one in self._begun)
+            if taken + text.room > self._room:
+                return False
         if len(running) < MOST_RUNNING:
             return True
         fewest = len(text.job.running)
@@ -323,7 +324,7 @@ class Batcher:
                     break
                 if one.is_over:
                     job.running.remove(text)
-                    job.texts.remove(text)
+                    self._begun.discard(text)
                     try:
                         text.finish()
                     except Exception as error:
@@ -355,4 +356,5 @@ class Batcher:
             return
         self._jobs.remove(job)
         for text in [*job.running, *job.waiting]:
+            self._begun.discard(text)
             self._together.remove(text.continuation)

@@ -50,7 +50,7 @@ _Layers = Annotated[tuple[int, ...], Meta(min_length=1, max_length=1000)]
 class SteerObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An element of `steer` that is not a text."""
 
-    vector: str
+    vector: _Text
     coefficient: float | _Text | None = None
     layers: _Layers | Literal["all"] | None = None
     op: _Text | None = None

@@ -22,6 +22,8 @@ MOST_FIELDS, LONGEST_NAME = 100, 100
 MOST_MARKS = {",": 500_000, "[": 20_000, "{": 20_000, '"': 100_000}
 #: Continuations of one request, prompts times `n`.
 MOST_CHOICES = 128
+#: Log-probabilities in one answer: choices times tokens times those of a token.
+MOST_LOGPROBS = 500_000
 #: Requests that are being answered or wait.
 MOST_REQUESTS = 256
 MOST_CONNECTIONS = 512

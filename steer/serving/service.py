@@ -128,6 +128,10 @@ class Service:
             lambda: self.model.encode(text, special=special), "the tokenizer"
         )
 
+    async def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return await self._preparing.run(lambda: self.model.decode(ids), "the tokenizer")
+
     def _check_length(self, text: str | tuple[int, ...], param: str) -> None:
         most = self._most_characters if isinstance(text, str) else self.model.context
         if most is not None and len(text) > most:
@@ -172,6 +176,13 @@ class Service:
         rows = [Row("", sample, ids) for ids in work.prompts for sample in range(sampling.samples)]
         if len(rows) > limits.MOST_CHOICES:
             raise RequestError(f"n times the prompts is more than {limits.MOST_CHOICES}", param="n")
+        if len(rows) * sampling.max_tokens * ((asked.top or 0) + 1) > limits.MOST_LOGPROBS and (
+            asked.top is not None
+        ):
+            raise RequestError(
+                f"choices times tokens times logprobs is more than {limits.MOST_LOGPROBS:,}",
+                param="logprobs",
+            )
         order = Order(rows, steering, sampling, asked.top, bool(asked.stream))
         return self.batcher.order(order), sampling
 
