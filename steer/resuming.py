@@ -81,6 +81,7 @@ def vector_key(vector: SteeringVector) -> list[Any]:
 
 def tokenizer_key(tokenizer: Any) -> list[Any]:
     """All that decides which ids a text has: vocabulary, merges, special tokens, chat template."""
+    rules: Any
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         rules = sorted(tokenizer.get_vocab().items())

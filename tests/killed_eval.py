@@ -13,7 +13,7 @@ from steer.base.intervals import plain
 from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
 from steer.evaluation import scoring
-from steer.evaluation.evaluate import evaluate
+from steer.evaluation.evaluations import evaluate
 from steer.evaluation.task import Task, variants
 
 

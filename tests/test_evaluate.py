@@ -23,8 +23,8 @@ from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import Batch, surprise
-from steer.evaluation.evaluate import Row, evaluate
-from steer.evaluation.nats import extra
+from steer.evaluation.evaluations import Row, evaluate
+from steer.evaluation.scoring import extra
 from steer.evaluation.task import Task, Variant, n_units, variants
 from steer.evaluation.written import Writing, own_texts, pair_texts, write
 from steer.measures.baselines import opposite, random_direction

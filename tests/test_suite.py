@@ -16,6 +16,7 @@ import tiny
 from test_cli import failed, steer
 
 from steer.base.errors import SteerError, UsageError
+from steer.evaluation.suites import summary
 from steer.evaluation.written import Writing, write
 from steer.measures import grids
 from steer.models.source import ModelSource
@@ -23,7 +24,6 @@ from steer.pocket import corpus
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.suite import parallel, subjects, suite
-from steer.suite.table import summary
 
 FEW = ["--samples", 4, "--max-tokens", 12, "--jobs", 1]
 

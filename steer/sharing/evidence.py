@@ -11,20 +11,11 @@ import msgspec
 
 from steer.base.errors import InputError
 from steer.base.files import read_bytes
+from steer.base.intervals import Interval
 from steer.base.strict_json import load_strict_json
+from steer.measures.measure import Measure, measures
 
 _MAX_BYTES = 20_000_000
-#: Measures in their order, their headings, and how a number is written.
-_MEASURES = {
-    "preference": ("preference", "{:.2f}"),
-    "right_way": ("right way", "{:.0%}"),
-    "multiple_choice": ("matching", "{:.0%}"),
-    "recovery": ("recovery", "{:.2f}"),
-    "concept": ("concept", "{:.2f}"),
-    "kl": ("KL", "{:.3f}"),
-    "extra_nats": ("extra nats", "{:.2f}"),
-    "distinct": ("distinct-2", "{:.0%}"),
-}
 
 
 class _Interval(msgspec.Struct):
@@ -64,17 +55,17 @@ def read(path: Path) -> dict[str, Evidence]:
 
 def _evidence(name: str, rows: list[dict[str, Any]], how: str) -> Evidence:
     mine = [row for row in rows if row["vector"] in (None, name)]
-    names = [key for key in _MEASURES if any(row.get(key) for row in mine)]
+    every = measures()
+    names = [key for key in every if any(row.get(key) for row in mine)]
     cells = [
-        (msgspec.convert(row["label"], str), *(_cell(key, row.get(key)) for key in names))
+        (msgspec.convert(row["label"], str), *(_cell(every[key], row.get(key)) for key in names))
         for row in mine
     ]
-    return Evidence(("", *(_MEASURES[key][0] for key in names)), tuple(cells), how)
+    return Evidence(("", *(every[key].title for key in names)), tuple(cells), how)
 
 
-def _cell(name: str, value: Mapping[str, Any] | None) -> str:
+def _cell(measure: Measure, value: Mapping[str, Any] | None) -> str:
     if value is None:
         return "–"
-    told = msgspec.convert(value, _Interval)
-    form = _MEASURES[name][1].format
-    return f"{form(told.value)} [{form(told.low)}, {form(told.high)}]"
+    found = msgspec.convert(value, _Interval)
+    return measure.shown(Interval(found.value, found.low, found.high))
