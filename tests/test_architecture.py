@@ -42,6 +42,7 @@ TRAINING = {"pocket.train", "pocket.optimizer", "pocket.lessons"}
 DOORS = {
     "transformers": {
         "models.model",
+        "models.caches",
         "models.checkpoint",
         "models.outline",
         "models.encoding",

@@ -583,7 +583,7 @@ def _harness_tasks(names: Sequence[str]) -> Any:
         return None
     if find_spec("lm_eval") is None:
         raise UsageError(
-            "--lm-eval needs lm-evaluation-harness", hint="pip install 'steer[lm-eval]'"
+            "--lm-eval needs lm-evaluation-harness", hint="pip install 'steer-activations[lm-eval]'"
         )
     from steer.evaluation import harness
 
