@@ -101,7 +101,9 @@ def test_a_cell_that_left_comes_back_where_a_stronger_ones_texts_fall_apart(
     partly = seen(truth, looks(48, 3)[0])
     cells = contenders(partly, 0.1)
     assert cells.tolist() == [[True], [False], [False]]
-    partly.effect[cells], partly.drift[cells] = truth.effect[cells], truth.drift[cells]
+    effect, drift = np.array(partly.effect), np.array(partly.drift)
+    effect[cells], drift[cells] = truth.effect[cells], truth.drift[cells]
+    partly = replace(partly, effect=effect, drift=drift)
     scored: list[list[list[int]]] = []
 
     def completed(texts: Any, grid: Any, scores: Scores, cells: Any) -> Scores:

@@ -12,6 +12,7 @@ from conftest import make_vector
 from test_cli import failed, steer
 
 from steer.distillation.lessons import Conditions
+from steer.evaluation.cells import UNSTEERED, Steered
 from steer.steering.operation import Coefficient
 from steer.steering.scope import EVERYWHERE
 from steer.steering.steers import Steer
@@ -52,14 +53,16 @@ def asked(kind: str, arguments: list[tuple[str, ...]]) -> list[Any]:
     ]
 
 
-def steered(coefficient: float) -> tuple[Steer]:
+def steered(coefficient: float) -> Steered:
     model = tiny.model("llama")
     vector = make_vector(model.identity, layers=(1,))
-    return (Steer(vector, Coefficient(coefficient), (1,), EVERYWHERE),)
+    return Steered((Steer(vector, Coefficient(coefficient), (1,), EVERYWHERE),))
 
 
 def test_unsteered_it_gets_what_its_own_model_gives() -> None:
     from lm_eval.models.huggingface import HFLM
+
+    from steer.evaluation.harness import HarnessModel
 
     model = tiny.model("llama")
     theirs = HFLM(pretrained=model.network, tokenizer=model.tokenizer, device="cpu", batch_size=2)
@@ -80,6 +83,7 @@ def test_unsteered_it_gets_what_its_own_model_gives() -> None:
 
 
 def test_the_condition_stands_before_every_context() -> None:
+    from steer.evaluation.harness import HarnessModel
 
     model = tiny.model("llama")
     plain, told = (

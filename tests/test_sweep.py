@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import tiny
 from conftest import make_vector
-from steer.cli.sweep_rows import rows_of
 from test_cli import PAIRS, failed, steer
 
 from steer.base.errors import SteerError, UsageError
 from steer.base.intervals import Interval
-from steer.cli import options
 from steer.cli import sweep as sweep_command
 from steer.evaluation.choice import (
     LINES,
@@ -30,6 +28,7 @@ from steer.evaluation.choice import (
     ordered,
 )
 from steer.evaluation.scoring import Scorer
+from steer.evaluation.sweeps import grid_of as swept_grid
 from steer.evaluation.verdict import Repeat, _instability, _neighbours
 from steer.measures import pictures, report
 from steer.measures.grids import (
@@ -283,10 +282,10 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same(
     assert "going on" not in run(folder, "--texts", "held.jsonl", "--json").stderr
 
 
-def test_rows_are_told_without_passwords(joyful: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "find", lambda reference: Path("vectors/joyful.safetensors"))
+def test_rows_are_shown_without_passwords(joyful: str) -> None:
     address = "ssh://me:se%40cret@host/team/joyful"
-    rows = rows_of([address, "joyful:norm=keep"], "1", "5%", "budget", together=False, save=False)
+    found = Path("vectors/joyful.safetensors")
+    rows = swept_grid([address, "joyful:norm=keep"], "1", "5%", find=lambda _: found).rows
     assert [row.reference for row in rows] == ["ssh://me@host/team/joyful", "joyful"]
     assert rows[0].typed(0) == "ssh://me@host/team/joyful:5%@1"
 

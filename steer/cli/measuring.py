@@ -184,8 +184,11 @@ class Steps:
         percent = int(100 * step.share)
         if kind != self._kind or percent < self._percent:
             self._close()
-            opened = output.progress(step.what, 100) if kind == "bar" else output.live()
-            self._update = self._display.enter_context(opened)
+            self._update = (
+                self._display.enter_context(output.progress(step.what, 100))
+                if kind == "bar"
+                else self._display.enter_context(output.live())
+            )
             self._kind = kind
         if step.grid is None:
             self._update(percent - self._percent, step.what)

@@ -206,7 +206,7 @@ def loaded(model: Any) -> Model:
     """The model, loaded now where it was not yet."""
     from steer.models.model import Model
 
-    return model if isinstance(model, Model) else model()  # type: ignore[no-any-return]
+    return model if isinstance(model, Model) else model()
 
 
 @contextmanager

@@ -260,9 +260,10 @@ def evaluate(
     vectors: steers, vectors, or what `-v` takes (`joyful:2@12/response`), one or several. texts:
     held-out pairs, or texts for a condition: a file, a list of records, or a contrast set. concept:
     what to look for in written texts, such as `words:glad,happy`, or a function from texts to
-    (n, of how many); judge_model and judge_url are for `judge:...`. lm_eval: tasks of lm-evaluation-harness, by name or .yaml file. engine: what
-    writes in place of the model, and engine_key: what it is, for the journal. command: what to
-    show as the way to do it again. progress, note and warn get what happens; nothing is printed.
+    (n, of how many); judge_model and judge_url are for `judge:...`. lm_eval: tasks of
+    lm-evaluation-harness, by name or .yaml file. engine: what writes in place of the model, and
+    engine_key: what it is, for the journal. command: what to show as the way to do it again.
+    progress, note and warn get what happens; nothing is printed.
 
     Raises:
         InputError: there is nothing to see an effect by, data that cannot be used or that a vector

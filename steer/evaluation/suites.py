@@ -61,7 +61,7 @@ class SuiteResult:
     """The result of `suite`: a row for each subject and method, and each method over all subjects.
 
     rows: plain JSON, a row each, with the intervals of every measure by its name. summary: as
-    `summary`. described: the model, its device and dtype. command: what makes it again, where known.
+    `summary`. described: the model, its device and dtype. command: what makes it again, if known.
     """
 
     model: str
@@ -224,12 +224,12 @@ def suite(
     if len(waiting) < len(subjects):
         note(f"{len(subjects) - len(waiting)} of {len(subjects)} were done before")
     job = partial(measured, texts=made_from, settings=settings, rivals=bound)
-    report, n_done = progress or silent, 0
-    report(Step(waiting[0].name if waiting else "", 0.0))
-    for subject, found in _each(model, source, waiting, job, min(jobs, len(waiting))):
+    report = progress or silent
+    report(Step("measuring", 0.0))
+    each = _each(model, source, waiting, job, min(jobs, len(waiting)))
+    for n_done, (subject, found) in enumerate(each, 1):
         kept.put(keys[subject.name], found)
         rows[subject.name] = found
-        n_done += 1
         report(Step(subject.name, n_done / len(waiting)))
     return SuiteResult(
         model=model.identity.id,

@@ -533,7 +533,8 @@ def _recommendation(found: dict[str, Any]) -> Iterator[str]:
         for one in found["cells"]
     )
     if n_out:
-        yield f"  stronger, but out for more than {budget['nats']:g} extra nats: {n_out} of the cells"
+        too_many = f"{budget['nats']:g} extra nats"
+        yield f"  stronger, but out for more than {too_many}: {n_out} of the cells"
     wrong = found["wrong_way"]
     which = ", ".join(str(index + 1) for index in wrong[:8])
     items = "pairs" if found["effect"] == "preference" else "texts"

@@ -47,17 +47,14 @@ def _concept(row: Observations, _: Baselines) -> Interval | None:
 
 def _of_prompt(row: Observations, baselines: Baselines) -> Interval | None:
     """None where the prompt does not raise the concept's rate."""
-    base, prompt = baselines.unsteered.concept, baselines.prompt and baselines.prompt.concept
+    base = baselines.unsteered.concept
+    prompt = None if baselines.prompt is None else baselines.prompt.concept
     if row.concept is None or base is None or prompt is None:
         return None
     own, base, prompt = cut(row.concept, base, prompt)
     low, high = (float(one[0].sum() / max(one[1].sum(), 1e-9)) for one in (base, prompt))
     if not high > low:
         return None
-    if row.kind == "unsteered":
-        return Interval(0.0, 0.0, 0.0)
-    if row.kind == "prompt":
-        return Interval(1.0, 1.0, 1.0)
     found = share_of_gap(own, base, prompt)
     if len(row.starts) > 1:  # and the noise of which directions were drawn
         spread = rate(*row.by_cell(row.concept))

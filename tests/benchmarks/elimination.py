@@ -57,18 +57,17 @@ def scored(model: Model, kind: str, value: str) -> Scores:
 def played(scores: Scores) -> tuple[float, float]:
     """Which share of the best effect is kept, and which share of all scores that took."""
     n, n_texts = scores.effect.shape[-1], scores.drift.shape[-1]
-    seen = replace(
-        scores, effect=np.full_like(scores.effect, np.nan), drift=np.full_like(scores.drift, np.nan)
-    )
-    cells, scores = np.ones(scores.effect.shape[:2], dtype=bool), 0
+    effect, drift = np.full(scores.effect.shape, np.nan), np.full(scores.drift.shape, np.nan)
+    cells, n_scored = np.ones(scores.effect.shape[:2], dtype=bool), 0
     parts = n_looks(min(n, n_texts))
     for items, texts in zip(looks(n, parts), looks(n_texts, parts), strict=True):
         for row, column in np.argwhere(cells):
-            seen.effect[row, column, items] = scores.effect[row, column, items]
-            seen.drift[row, column, texts] = scores.drift[row, column, texts]
-        scores += int(cells.sum()) * len(items)
+            effect[row, column, items] = scores.effect[row, column, items]
+            drift[row, column, texts] = scores.drift[row, column, texts]
+        seen = replace(scores, effect=effect, drift=drift)
+        n_scored += int(cells.sum()) * len(items)
         cells &= contenders(seen, MAX_KL)
-    return best(seen) / best(scores), scores / (cells.size * n)
+    return best(seen) / best(scores), n_scored / (cells.size * n)
 
 
 def best(scores: Scores) -> float:
