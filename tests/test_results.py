@@ -1,4 +1,4 @@
-"""The library's evaluations, sweeps and suites: typed results, of which everything else is a view."""
+"""Evaluations, sweeps and suites are typed objects, of which everything else is a view."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_model_is_loaded_only_when_all_else_is_right(model: Model) -> None:
     for run in (evaluate, sweep):
         with pytest.raises(InputError, match="nothing to see an effect by"):
             run(never, vector)
-        with pytest.raises(InputError, match="No such file|cannot be read|no file"):
+        with pytest.raises(InputError, match=r"No such file|cannot be read|no file"):
             run(never, vector, "none.jsonl")
     with pytest.raises(UsageError, match="knows no"):
         suite(never, tags=["happy"])
