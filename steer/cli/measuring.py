@@ -225,7 +225,7 @@ def writer(engine: str | None, source: ModelSource, settings: dict[str, Any]) ->
     def start(model: Model, cells: Sequence[Cell]) -> Any:
         from steer.evaluation.cells import steers_of
 
-        return engines.writer(engine, source, model, list(map(steers_of, cells)), settings)
+        return engines.writer(source, list(map(steers_of, cells)), settings)
 
     return start
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -21,11 +21,10 @@ from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Steered, steers_of
 from steer.evaluation.written import FOR_CHOICE, Writing
 from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_direction
 from steer.measures.concepts import Judge
+from steer.measures.measure import Kind
 from steer.models.model import Model
 from steer.steering.steers import Steer
 from steer.vectors.vector import SteeringVector
-
-Kind = Literal["unsteered", "vector", "opposite", "random", "prompt"]
 
 
 @dataclass(frozen=True, slots=True)
