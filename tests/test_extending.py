@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -31,7 +32,6 @@ def blocks(title: str) -> dict[str, str]:
 
 def install(site: Path, name: str, code: str, project: str) -> None:
     """Put a distribution into a folder, as pip does it."""
-    site.mkdir(exist_ok=True)
     (site / f"{name}.py").write_text(code)
     info = site / f"{name}-1.0.dist-info"
     info.mkdir()
@@ -39,10 +39,12 @@ def install(site: Path, name: str, code: str, project: str) -> None:
     entries = re.findall(r'entry-points\."([\w.]+)"\]\n((?:\w+ = .*\n)+)', project)
     lines = [f"[{group}]\n{points.replace(chr(34), '')}" for group, points in entries]
     (info / "entry_points.txt").write_text("\n".join(lines))
+    importlib.invalidate_caches()
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "site").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     return tmp_path / "site"
 
@@ -86,6 +88,7 @@ def test_a_measure_that_is_none_or_has_a_taken_name_is_named(site: Path) -> None
         measures()
     (site / "wrong.py").write_text("import nothing_of_the_kind\n")
     sys.modules.pop("wrong", None)
+    importlib.invalidate_caches()
     with pytest.raises(SteerError, match="cannot be loaded: No module named"):
         measures()
     (site / "wrong.py").write_text(
@@ -93,5 +96,6 @@ def test_a_measure_that_is_none_or_has_a_taken_name_is_named(site: Path) -> None
         "wrong = MEASURES[0]\n"
     )
     sys.modules.pop("wrong", None)
+    importlib.invalidate_caches()
     with pytest.raises(SteerError, match="is called 'preference', as another one"):
         measures()

@@ -53,8 +53,8 @@ from steer.evaluation.written import (
 )
 from steer.measures.concepts import Judge, meaning_of
 from steer.measures.formulas import preference, wrong_way
-from steer.measures.measure import Baselines, Columns, Measure, Observations, measures
-from steer.measures.registry import shifts
+from steer.measures.measure import Baselines, Columns, Measure, Observations
+from steer.measures.registry import measures, shifts
 from steer.measures.tables import NOTHING, in_console, in_notebook, interval_table
 from steer.models.model import Model
 from steer.steering.steers import check_all_fit

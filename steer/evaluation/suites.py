@@ -35,7 +35,8 @@ from steer.fitting.fitting import rounded
 from steer.formats.reading import bind
 from steer.measures.concepts import by_grammar
 from steer.measures.grids import Grid, GridRow, Scores, default_coefficients, finer, joined
-from steer.measures.measure import Measure, measures
+from steer.measures.measure import Measure
+from steer.measures.registry import measures
 from steer.measures.tables import NOTHING, in_console, in_notebook, interval_table
 from steer.models.model import Model
 from steer.models.source import ModelSource

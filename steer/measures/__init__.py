@@ -8,4 +8,4 @@ from __future__ import annotations
 from steer.measures.measure import Baselines as Baselines
 from steer.measures.measure import Measure as Measure
 from steer.measures.measure import Observations as Observations
-from steer.measures.measure import measures as measures
+from steer.measures.registry import measures as measures

@@ -1,21 +1,18 @@
-"""What a measure is, what it is computed from, and which measures there are.
+"""What a measure is, and what it is computed from.
 
-A measure is one object, `Measure`, which holds its name, title, unit, format and formula; tables,
-JSON, cards, pictures and help read them from `measures()`. Other packages add measures by the entry
-point `steer.measures` (docs/extending.md).
+A measure is one object, `Measure`, which holds its name, title, unit, format and formula. Which
+there are, `steer.measures.registry` says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.base.errors import SteerError
 from steer.base.intervals import Interval, ratio
 
 Array = NDArray[np.float64]
@@ -23,8 +20,6 @@ Array = NDArray[np.float64]
 Kind = Literal["unsteered", "vector", "opposite", "random", "prompt"]
 #: Two numbers of each text: a measure's numerators and denominators, [text] each.
 Columns = tuple[Array, Array]
-
-GROUP = "steer.measures"
 
 
 @dataclass(frozen=True)
@@ -101,35 +96,6 @@ class Measure:
         """`0.50 [0.40, 0.60]`."""
         value, low, high = map(self.format.format, (interval.value, interval.low, interval.high))
         return f"{value} [{low}, {high}]"
-
-
-def measures() -> dict[str, Measure]:
-    """Every measure by its name: those of steer, then those of other packages.
-
-    Raises:
-        SteerError: a package offers something else, or a name that is taken.
-    """
-    from steer.measures.registry import MEASURES
-
-    found = {measure.name: measure for measure in MEASURES}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        origin = f"the measure {point.name!r} of {point.dist.name if point.dist else point.value}"
-        try:
-            measure = point.load()
-        except Exception as error:  # another package's code may raise anything
-            raise SteerError(
-                f"{origin} cannot be loaded: {error}", hint="mend that package, or remove it"
-            ) from error
-        if not isinstance(measure, Measure):
-            raise SteerError(
-                f"{origin} is not a Measure", hint="the entry point has to name one Measure object"
-            )
-        if measure.name in found:
-            raise SteerError(
-                f"{origin} is called {measure.name!r}, as another one", hint="rename it there"
-            )
-        found[measure.name] = measure
-    return found
 
 
 def cut(*every: Columns) -> Sequence[Columns]:

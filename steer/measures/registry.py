@@ -1,12 +1,21 @@
-"""The measures of steer, one object each; `steer.measures.formulas` has the longer formulas."""
+"""Which measures there are: those of steer, one object each, and those of other packages.
+
+Tables, JSON, cards and pictures read them from `measures()`. Other packages add theirs by the entry
+point `steer.measures` (docs/extending.md). `steer.measures.formulas` has the longer formulas.
+"""
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 import numpy as np
 
+from steer.base.errors import SteerError
 from steer.base.intervals import Interval, difference, mean, rate, ratio, share_of_gap
 from steer.measures.formulas import distinct, moved, multiple_choice
 from steer.measures.measure import Baselines, Measure, Observations, cut
+
+GROUP = "steer.measures"
 
 
 def shifts(row: Observations, baselines: Baselines) -> np.ndarray | None:
@@ -116,3 +125,30 @@ MEASURES = (
         _distinct,
     ),
 )  # fmt: skip
+
+
+def measures() -> dict[str, Measure]:
+    """Every measure by its name: those of steer, then those of other packages.
+
+    Raises:
+        SteerError: a package offers something else, or a name that is taken.
+    """
+    found = {measure.name: measure for measure in MEASURES}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        origin = f"the measure {point.name!r} of {point.dist.name if point.dist else point.value}"
+        try:
+            measure = point.load()
+        except Exception as error:  # another package's code may raise anything
+            raise SteerError(
+                f"{origin} cannot be loaded: {error}", hint="mend that package, or remove it"
+            ) from error
+        if not isinstance(measure, Measure):
+            raise SteerError(
+                f"{origin} is not a Measure", hint="the entry point has to name one Measure object"
+            )
+        if measure.name in found:
+            raise SteerError(
+                f"{origin} is called {measure.name!r}, as another one", hint="rename it there"
+            )
+        found[measure.name] = measure
+    return found

@@ -13,7 +13,8 @@ from steer.base.errors import InputError
 from steer.base.files import read_bytes
 from steer.base.intervals import Interval
 from steer.base.strict_json import load_strict_json
-from steer.measures.measure import Measure, measures
+from steer.measures.measure import Measure
+from steer.measures.registry import measures
 
 _MAX_BYTES = 20_000_000
 
