@@ -15,14 +15,15 @@ from torch import Tensor
 
 from steer.base.errors import HookError, InputError
 from steer.distillation.recovery import token_kl
-from steer.evaluation import scoring, trunk
+from steer.evaluation import scoring
 from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob, surprise
 from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Prompted, Steered, Unsteered
 from steer.evaluation.scoring import Sums
-from steer.evaluation.trunk import can_be_spared, takes_trunks
+from steer.hooks import trunk
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected
+from steer.hooks.trunk import can_be_spared, takes_trunks
 from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.projection import Condition, Gate, Pooling, Projection

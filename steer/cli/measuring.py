@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import contrast_options, options, output
 from steer.cli import engine as engines
+from steer.cli import options, output
+from steer.cli.texts import read_prompts, records_of, with_names
+from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.contrasts.schema import Names
     from steer.evaluation.cells import Cell
     from steer.evaluation.data import Engine, Step
     from steer.evaluation.evaluations import Evaluation
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 Prompts = Annotated[
     Path | None,
     typer.Option(
-        help="What texts begin with: a prompt a line, or JSONL. Default: those of the pairs, or"
-        " none; with --chat everyday questions, others than `distill` learns from."
+        help="What texts begin with, a file of prompts. Default: those of the pairs, or none;"
+        " with --chat everyday questions, others than `distill` learns from."
     ),
 ]
 MaxTokens = Annotated[
@@ -44,7 +45,7 @@ Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything 
 
 def with_asked(command: options.Command) -> options.Command:
     """Give a command the options that say on what to measure: `asked`."""
-    return options.with_options("asked", _asked)(command)
+    return options.with_options("asked", with_names(_asked))(command)
 
 
 def _asked(
@@ -54,7 +55,8 @@ def _asked(
             help="Held-out pairs or texts for a condition, as `steer contrasts check` reads them."
         ),
     ] = None,
-    map: contrast_options.Map = None,
+    *,
+    names: Names,
     condition: Annotated[
         str | None,
         typer.Option(
@@ -88,11 +90,10 @@ def _asked(
         bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
     ] = False,
 ) -> Asked:
-    from steer.contrasts.schema import parse_mapping
-
+    names.check_files("texts", "prompts", "unrelated")
     return Asked(
         texts=texts,
-        names=parse_mapping(map or ()),
+        names=names,
         condition=condition,
         baseline=baseline,
         chat=chat,
@@ -130,21 +131,21 @@ class Asked:
             InputError: a file that cannot be used.
         """
         from steer.contrasts import heldout, prompts
-        from steer.contrasts.schema import Names
         from steer.evaluation.data import Data
 
         data = Data(condition=self.condition, baseline=self.baseline, chat=self.chat)
         chat = data.in_chat(vectors)
         texts = unrelated = chosen = None
         if self.texts is not None:
-            records = contrast_options.records_of(self.texts, self.names)
-            texts = heldout.read(records, self.names, chat=chat)
+            names = self.names.of("texts")
+            texts = heldout.read(records_of(self.texts, names), names, chat=chat)
             for text in texts.notes:
                 output.note(text)
         if self.prompts is not None:
-            chosen = prompts.read_different(*options.read_input(self.prompts))
+            chosen = prompts.different(read_prompts(self.prompts, self.names))
         if self.unrelated is not None:
-            unrelated = heldout.texts(contrast_options.records_of(self.unrelated, Names()))
+            names = self.names.of("unrelated")
+            unrelated = heldout.texts(records_of(self.unrelated, names), names)
         return {
             "texts": texts,
             "condition": self.condition,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer.cli import contrast_options, measuring, options, output
+from steer.cli import measuring, options, output
+from steer.cli.texts import read_prompts, records_of, with_map
+from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 @options.with_model(default="pocket")
+@with_map("texts", "prompts")
 def suite(
     *,
     context: typer.Context,
@@ -37,6 +40,7 @@ def suite(
         typer.Option(help="With --condition: texts that know nothing of it, a hundred or so."),
     ] = None,
     prompts: measuring.Prompts = None,
+    names: Names,
     methods: Annotated[
         str | None,
         typer.Option(help="Separated by ';'. Default: all of them."),
@@ -78,8 +82,9 @@ def suite(
 
     if out is not None:
         check_writable(out, force=force)
-    read = None if texts is None else _texts(texts)
-    begun = None if prompts is None else _prompts(prompts)
+    # Files that go with --condition alone are not read without one.
+    read = None if texts is None else (_texts(texts, names) if condition else [texts])
+    begun = None if prompts is None else (_prompts(prompts, names) if condition else [""])
     with measuring.Steps() as steps:
         result = run(
             lambda: options.load_model(source),
@@ -107,18 +112,17 @@ def suite(
     result.finish()  # Only now is nothing lost.
 
 
-def _texts(file: str) -> list[str]:
+def _texts(file: str, names: Names) -> list[str]:
     from steer.contrasts import heldout
-    from steer.contrasts.schema import Names
 
-    found = heldout.texts(contrast_options.records_of(file, Names())).texts or ()
-    return [one.text for one in found]
+    own = names.of("texts")
+    return [one.text for one in heldout.texts(records_of(file, own), own).texts or ()]
 
 
-def _prompts(file: Path) -> list[str]:
+def _prompts(file: Path, names: Names) -> list[str]:
     from steer.contrasts import prompts
 
-    return prompts.read_different(*options.read_input(file))
+    return list(prompts.different(read_prompts(file, names)))
 
 
 def _rivals(named: list[str]) -> dict[str, dict[str, SteeringVector]]:

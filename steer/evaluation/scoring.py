@@ -1,7 +1,7 @@
 """Texts scored under many ways of steering at once, teacher-forced: no text is generated.
 
 A batch holds each of its texts once for every cell (`steer.evaluation.cells`), and each cell edits
-its own rows. What lies below the lowest layer of a batch runs once (`steer.evaluation.trunk`).
+its own rows. What lies below the lowest layer of a batch runs once (`steer.hooks.trunk`).
 
 Extra nats: how much less likely steered texts are to the unsteered model than its own.
 
@@ -33,10 +33,10 @@ from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
 from steer.evaluation.batches import Batch, Text, TokenMeasure, surprise
 from steer.evaluation.cells import Cell, Prompted, Steered
-from steer.evaluation.trunk import Trunk, grown, replayed, takes_trunks
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions
+from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
 from steer.models.memory import token_budget
 from steer.models.model import Model
 from steer.steering.steers import Steer
