@@ -167,7 +167,7 @@ def test_the_strongest_cell_within_the_nats_is_found(passing: int) -> None:
 def chosen_of(
     effects: Any, nats: Any, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Tried | None, list[tuple[int, int]]]:
-    """The choice of a scores whose texts have these extra nats, and where texts were looked at."""
+    """The choice of a grid whose texts have these extra nats, and where texts were looked at."""
     shape = np.shape(effects)
     grid = grid_of(shape[0], tuple(np.linspace(0.1, 0.9, shape[1])))
     scores = scores_of(effects, np.asarray(effects, float))

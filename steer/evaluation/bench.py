@@ -226,7 +226,7 @@ class _Scoring:
             yield self.scores
 
     def _reporting(self, share: float) -> Callable[[int, int], None]:
-        """What is told of scores, each of which is a share of all."""
+        """Reports scores, each of which is a share of all."""
         labels = self.grid.labels()
 
         def report(row: int, n_scores: int) -> None:

@@ -240,7 +240,7 @@ def _passages(texts: Texts | None) -> tuple[Passage, ...] | None:
     if isinstance(texts, HeldOut):
         return texts.texts
     if isinstance(texts, Contrasts):
-        return texts.positive + texts.negative
+        return (*texts.positive, *texts.negative)
     return heldout.texts(_records(texts, Names())).texts
 
 

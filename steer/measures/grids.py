@@ -87,7 +87,7 @@ class Grid:
 
 
 def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[Coefficient, ...]:
-    """The scores where none is given."""
+    """The coefficients where none are given."""
     if op.name != "add":
         return tuple(Coefficient(value) for value in PARTS)
     if vector.metadata.rank:
