@@ -338,7 +338,7 @@ def test_what_cannot_be_swept_says_so(
     failed(run(folder, *held, "--plot", "x.bmp"), 2, ".png")
     failed(run(folder, *held, "-o", "held.jsonl"), 1, "exists")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    failed(run(folder, *held, "--report", "x.html"), 2, "matplotlib", "steer[plots]")
+    failed(run(folder, *held, "--report", "x.html"), 2, "matplotlib", "steer-activations[plots]")
 
 
 def test_vectors_and_ops_are_swept_beside_each_other(joyful: str, folder: Path) -> None:
