@@ -21,7 +21,7 @@ from steer.evaluation import choice
 from steer.evaluation.choice import Budget, decide
 from steer.evaluation.scoring import Scorer
 from steer.measures.elimination import FEWEST, LEAVE, contenders, looks, n_looks
-from steer.measures.grids import Scores, reach
+from steer.measures.grids import PROBES, SHARES, Scores, probes, promising, reach, thinned
 from steer.measures.selection import pareto
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "joyful.safetensors"
@@ -47,6 +47,43 @@ def test_a_row_reaches_what_it_would_do_at_the_budget(slope: float, bend: float,
     assert reach(effects[None], costs[None], kl)[0] == pytest.approx(slope * np.sqrt(kl / bend))
     assert reach(effects[None], costs[None] + 1e4, kl)[0] == -np.inf
     assert reach(effects[None, :3], costs[None, :3] * 0, kl)[0] == effects[2]
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.05, 5)), min_size=12, max_size=30))
+def test_three_coefficients_show_the_row_that_holds_the_choice(
+    rows: list[tuple[float, float]],
+) -> None:
+    """Effects go with the coefficient and costs with its square, at a rate of each row's own."""
+    slopes, bends = np.array(rows).T
+    shares = np.array(SHARES)
+    effects, costs = np.outer(slopes, shares), np.outer(bends, shares**2)
+    grid = grid_of(len(rows), SHARES)
+    few = probes(grid)
+    assert few is not None
+    columns = list(PROBES)
+    assert [one.value for one in few.rows[0].coefficients] == shares[columns].tolist()
+    kept = promising(scores_of(effects[:, columns], costs[:, columns]), 0.1)
+    best = np.where(costs <= 0.1, effects, -np.inf)
+    assert kept == sorted(set(kept))
+    if best.max() > 0:
+        assert np.unravel_index(best.argmax(), best.shape)[0] in kept
+
+
+def test_small_grids_and_the_users_own_coefficients_are_not_looked_at_first() -> None:
+    assert probes(grid_of(11, SHARES)) is None
+    assert probes(grid_of(30, (0.1, 0.2))) is None
+    # Where nothing is within the budget, nothing is known of the rows.
+    assert promising(scores_of(np.ones((12, 3)), np.ones((12, 3))), 0.1) == list(range(12))
+
+
+def test_a_quick_look_has_layers_from_all_through_the_middle() -> None:
+    thin = thinned(grid_of(30, SHARES), 6)
+    layers = [row.layers[0] for row in thin.rows]
+    assert len(layers) == 6
+    assert layers[0] > 0 and layers[-1] < 29
+    assert thin.n_columns == 5
+    few = thinned(grid_of(3, (0.1, 0.2)), 6)
+    assert (len(few.rows), few.n_columns) == (3, 2)
 
 
 def noisy(means: Any, costs: Any, seed: int, n: int = 48, spread: float = 1.0) -> Scores:

@@ -298,6 +298,20 @@ def test_ops_and_gates_are_measured_as_what_they_are(joyful: str, folder: Path) 
     failed(run(folder, "--texts", "held.jsonl", "--when", "joyful>0"), 1, "a text has none")
 
 
+def test_a_steer_that_changes_nothing_is_no_evidence(joyful: str, folder: Path) -> None:
+    for coefficient, idle in (("1e-60", True), ("1", False)):
+        words = ["eval", "-m", folder, "--texts", "held.jsonl", "--samples", 4, "--max-tokens", 6]
+        words += ["-v", f"joyful:{coefficient}@1", "-o", "e.json", "--force"]
+        steer(*words)
+        if not Path("e.json").exists():  # refused where it was measured
+            continue
+        if idle:
+            with pytest.raises(InputError, match="changed nothing in it"):
+                evidence.read(Path("e.json"))
+        else:
+            assert evidence.read(Path("e.json"))
+
+
 def test_fields_have_the_names_of_the_mapping(joyful: str, folder: Path) -> None:
     rows = [{"good": f"w{i} w{i + 3}", "bad": f"w{i} w{i + 7}"} for i in range(30, 36)]
     Path("named.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))

@@ -77,6 +77,14 @@ def sweep(
             " strongest within --max-kl are left out.",
         ),
     ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="A first answer in minutes: six layers, every second coefficient, 12 held-out"
+            " items, and 12 short texts.",
+        ),
+    ] = False,
     save: Annotated[
         bool, typer.Option("--save", help="Write the choice into the vector file, for `-v NAME`.")
     ] = False,
@@ -102,6 +110,7 @@ def sweep(
 
     \b
     steer sweep -v joyful --texts held-out.jsonl --save
+    steer sweep -v joyful --texts held-out.jsonl --quick
     steer sweep -v pirate.safetensors --max-kl 0.05 --report sweep.html
     steer sweep -v warm --texts pairs.jsonl -m MODEL --layers 10-20 \\
         --coefficients 5%,10%,20%
@@ -137,6 +146,7 @@ def sweep(
             max_nats=max_nats,
             rule=rule,
             exhaustive=exhaustive,
+            quick=quick,
             engine=measuring.writer(engine, source, settings),
             command=measuring.command_line(context),
             progress=steps,

@@ -39,6 +39,7 @@ from steer.evaluation.evaluations import frame
 from steer.evaluation.task import Task
 from steer.evaluation.verdict import Verdict, judge
 from steer.evaluation.written import Writing
+from steer.measures.elimination import looks, n_looks
 from steer.measures.grids import (
     Grid,
     GridRow,
@@ -47,6 +48,9 @@ from steer.measures.grids import (
     default_coefficients,
     finer,
     joined,
+    probes,
+    promising,
+    thinned,
 )
 from steer.measures.heat import LOOKED, heat_map
 from steer.measures.tables import in_console, in_notebook, table
@@ -63,6 +67,8 @@ from steer.vectors.vector import SteeringVector
 
 Rule = Literal["budget", "refusal_direction"]
 RULES: tuple[Rule, ...] = ("budget", "refusal_direction")
+#: What `quick` makes do with: rows, items, written texts, and their tokens.
+QUICK_ROWS, QUICK_ITEMS, QUICK_SAMPLES, QUICK_TOKENS = 6, 12, 12, 24
 #: Cells of the front that are shown, the strongest.
 FRONT = 8
 
@@ -135,6 +141,7 @@ def sweep(
     max_nats: float = 0.1,
     rule: str = "budget",
     exhaustive: bool = False,
+    quick: bool = False,
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
@@ -153,7 +160,8 @@ def sweep(
     vectors, layers, coefficients, together: as `grid_of`, or a grid. texts: held-out pairs, or
     texts for a condition. max_kl, max_nats: the budget, in nats per token on unrelated texts, and
     extra nats per token of written texts. exhaustive: score every cell on all texts, also those
-    that by a part of them cannot be the choice. command: what to show as the way to do it again.
+    that by a part of them cannot be the choice. quick: a first answer in minutes, from fewer
+    layers, coefficients and texts. command: what to show as the way to do it again.
     progress, note and warn get what happens; nothing is printed.
 
     Raises:
@@ -168,12 +176,17 @@ def sweep(
     grid = vectors
     if not isinstance(grid, Grid):
         grid = grid_of(vectors, layers, coefficients, together=together, rule=rule)
+    if quick:
+        grid = thinned(grid, QUICK_ROWS)
+        samples, max_tokens = min(samples, QUICK_SAMPLES), min(max_tokens, QUICK_TOKENS)
     known = [row.vector.metadata for row in grid.rows]
     data = data_of(
         known, texts, names=names, unrelated=unrelated, prompts=prompts, condition=condition,
         baseline=baseline, chat=chat, samples=samples, max_tokens=max_tokens, seed=seed,
         allow_overlap=allow_overlap, warn=warn,
     )  # fmt: skip
+    if quick:
+        data = replace(data, held_out=data.held_out.first(QUICK_ITEMS))
     if data.held_out.pairs is None and data.condition_of(known) is None:
         raise InputError(
             "there is nothing to see an effect by",
@@ -208,13 +221,16 @@ def sweep(
         on = bench(model, task, on_written, write)
         # The other rule goes by more than the effect.
         limit = None if exhaustive or budget.rule != "budget" else budget.kl
+        left_out: tuple[str, ...] = ()
+        if limit is not None:
+            grid, left_out = _promising(on, grid, journals, limit, report, note)
         scores = _scored(on, grid, journals, limit, report, note)
         more = finer(grid, scores, budget.kl) if budget.rule == "budget" else None
         if more is not None:
             second = _scored(on, more, journals, limit, report, note)
             grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
         report(Step("holding the choice against random directions", 1.0))
-        verdict = judge(on, grid, scores, budget, task.writing)
+        verdict = judge(on, grid, scores, budget, task.writing, len(left_out))
     every = data.held_out.all_texts
 
     def finish() -> None:
@@ -230,9 +246,33 @@ def sweep(
         verdict=verdict,
         unsteered=tuple(model.decode(one.ids) for one in on.own[:6]),
         chosen_on=overlap.sketch(every) if every else None,
+        left_out=left_out,
         command=command,
         finish=finish,
     )
+
+
+def _promising(
+    on: Bench, grid: Grid, journals: list[Journal], max_kl: float, report: Progress, note: Warn
+) -> tuple[Grid, tuple[str, ...]]:
+    """The rows that are worth all coefficients, and the names of the others.
+
+    Of many layers most can do little within a budget, which three coefficients show on the texts
+    that every cell begins with.
+    """
+    few = probes(grid)
+    if few is None:
+        return grid, ()
+    n_texts = on.n_items, len(on.unrelated)
+    n = n_looks(min(n_texts))
+    items, unrelated = (looks(one, n)[0] for one in n_texts)
+    scores = _scored(on.part(items, unrelated), few, journals, None, report, note)
+    kept = promising(scores, max_kl)
+    names = grid.labels()
+    others = tuple(name for index, name in enumerate(names) if index not in kept)
+    if others:
+        note(f"{len(kept)} of {len(names)} rows go on: {', '.join(names[one] for one in kept)}")
+    return Grid(tuple(grid.rows[index] for index in kept)), others
 
 
 def _scored(
@@ -268,9 +308,9 @@ class SweepResult:
     """The result of `sweep`: every cell with its scores, the choice, and what speaks for it.
 
     described: the model, its device and dtype. writing: how texts were written. unsteered: some of
-    the unsteered model's texts. chosen_on: short hashes of the held-out texts. command: what makes
-    it again, where known. finish: call it once the result is safe; what was kept to go on with is
-    then removed.
+    the unsteered model's texts. chosen_on: short hashes of the held-out texts. left_out: rows that
+    by a first look could not hold the choice. command: what makes it again, where known. finish:
+    call it once the result is safe; what was kept to go on with is then removed.
     """
 
     model: ModelIdentity
@@ -281,6 +321,7 @@ class SweepResult:
     verdict: Verdict
     unsteered: tuple[str, ...]
     chosen_on: str | None = None
+    left_out: tuple[str, ...] = ()
     command: str = ""
     finish: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
@@ -337,6 +378,7 @@ class SweepResult:
             },
             "rows": grid.labels(),
             "coefficients": [list(map(str, row.coefficients)) for row in grid.rows],
+            "left_out": list(self.left_out),
             "cells": [self.cell(one) for one in positions],
             "front": [self.cell(one) for one in verdict.front],
             "recommended": verdict.recommended,
@@ -471,6 +513,12 @@ class SweepResult:
             yield (
                 f"{LOOKED}, and most in brackets: left out after {least} of {n['items']} items"
                 f" ({len(some)} of {len(n_items)} cells); --exhaustive scores all"
+            )
+        if self.left_out:
+            n_seen = len(looks(n["items"], n_looks(n["items"]))[0])
+            yield (
+                f"left out after a look at three coefficients on {n_seen} items, as they reach less"
+                f" than 40 % of the best: {', '.join(self.left_out)}; --exhaustive scores all"
             )
         yield ""
 

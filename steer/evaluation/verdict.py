@@ -83,8 +83,16 @@ class Verdict:
         return self.position is not None and self.reason is None
 
 
-def judge(texts: Bench, grid: Grid, scores: Scores, budget: Budget, writing: Writing) -> Verdict:
-    """Choose a cell, and find out whether it deserves it.
+def judge(
+    texts: Bench,
+    grid: Grid,
+    scores: Scores,
+    budget: Budget,
+    writing: Writing,
+    n_left_out: int = 0,
+) -> Verdict:
+    """Choose a cell, and find out whether it deserves it. n_left_out: rows that were looked at, and
+    are not in the grid.
 
     Raises:
         HookError: a cell was never applied.
@@ -116,7 +124,7 @@ def judge(texts: Bench, grid: Grid, scores: Scores, budget: Budget, writing: Wri
     stable: bool | None = not instability
     if stable and effects.size == 1:
         stable, instability = None, "a grid of one cell has no other that a half could prefer"
-    verdict = _held_against_chance(texts, grid, scores, front, tried)
+    verdict = _held_against_chance(texts, grid, scores, front, tried, n_left_out)
     return replace(verdict, again=again, stable=stable, instability=instability)
 
 
@@ -126,6 +134,7 @@ def _held_against_chance(
     scores: Scores,
     front: tuple[Position, ...],
     tried: Tried,
+    n_left_out: int,
 ) -> Verdict:
     """A choice is the best of many places, so chance has as many to be the best of. Coefficients of
     one sign are one place: what a direction does with them goes together."""
@@ -138,7 +147,7 @@ def _held_against_chance(
     own = scores.effect[row, column]
     margin = difference((own, weights), (found.mean(0), weights))
     every = {(str(one), one.layers, c.value > 0) for one in grid.rows for c in one.coefficients}
-    chance = max(*random, reach_of_chance(random, len(every)))
+    chance = max(*random, reach_of_chance(random, len(every) + n_left_out))
     effect, reason = ratio(own, weights), None
     if len(own) < FEWEST_ITEMS:
         reason = (

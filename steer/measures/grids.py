@@ -228,6 +228,50 @@ def reach(effects: Array, costs: Array, max_kl: float) -> Array:
     return found
 
 
+#: From so many rows on, a few cells of each say first which rows are worth all of them.
+MANY_ROWS = 12
+#: Which of nine coefficients are looked at first; and the least share of the best row's reach, and
+#: the least number of rows, that go on.
+PROBES, LEAST_REACH, LEAST_ROWS = (1, 4, 7), 0.4, 6
+
+
+def probes(grid: Grid) -> Grid | None:
+    """Three coefficients of each row, to find the rows that are worth all of them; None of a grid
+    that is small, or has coefficients of the user's own."""
+    if len(grid.rows) < MANY_ROWS or grid.n_columns != len(SHARES):
+        return None
+    return Grid(
+        tuple(
+            replace(row, coefficients=tuple(row.coefficients[index] for index in PROBES))
+            for row in grid.rows
+        )
+    )
+
+
+def promising(scores: Scores, max_kl: float) -> list[int]:
+    """Numbers of the rows that by `reach` may hold the choice, in their order; all of them where no
+    row is within the budget."""
+    reached = reach(*scores.looks(), max_kl)
+    best = float(reached.max())
+    if not best > 0:
+        return list(range(len(reached)))
+    order = np.argsort(-reached, kind="stable")
+    enough = [int(row) for row in order if reached[row] >= LEAST_REACH * best]
+    return sorted({*enough, *order[:LEAST_ROWS].tolist()})
+
+
+def thinned(grid: Grid, n: int) -> Grid:
+    """At most n rows, evenly spaced through the middle of the grid, with every second coefficient,
+    for a quick look."""
+    rows = grid.rows
+    if len(rows) > n:
+        inside = np.linspace(0, len(rows) - 1, n + 2)[1:-1]
+        rows = tuple(rows[round(index)] for index in inside.tolist())
+    if grid.n_columns == len(SHARES):
+        rows = tuple(replace(row, coefficients=row.coefficients[::2]) for row in rows)
+    return Grid(rows)
+
+
 def joined(first: Scores, second: Scores) -> Scores:
     """The rows of two grids over the same items and texts."""
     return replace(

@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, Evidence]:
     """The hash of each vector that was measured, with its rows and the baselines.
 
     Raises:
-        InputError: the file is not what `steer eval -o` writes.
+        InputError: the file is not what `steer eval -o` writes, or a vector changed nothing in it.
     """
     data = read_bytes(path, limit=_MAX_BYTES)
     try:
@@ -47,11 +47,27 @@ def read(path: Path) -> dict[str, Evidence]:
         rows = msgspec.convert(told["rows"], list[dict[str, Any]])
         how = msgspec.convert(told["command"], str)
         found = {name: _evidence(name, rows, f"Again: {how}") for name in vectors}
+        idle = [name for name in vectors if _is_idle(name, rows)]
     except (KeyError, TypeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise InputError(
             f"{path} is not what `steer eval -o` writes: {error}", hint="measure again with it"
         ) from None
+    if idle:
+        raise InputError(
+            f"{path} is no evidence: vector {idle[0]!r} changed nothing in it",
+            hint="measure it where it acts: by another coefficient, scope or gate",
+        )
     return {vectors[name]: one for name, one in found.items()}
+
+
+def _is_idle(name: str, rows: list[dict[str, Any]]) -> bool:
+    """Whether a vector left every unrelated text as it was, to the last bit."""
+    drifts = [
+        msgspec.convert(row["kl"], _Interval)
+        for row in rows
+        if row.get("vector") == name and row.get("kind") == "vector" and row.get("kl")
+    ]
+    return bool(drifts) and all(one.value == one.low == one.high == 0 for one in drifts)
 
 
 def _evidence(name: str, rows: list[dict[str, Any]], how: str) -> Evidence:
