@@ -31,6 +31,7 @@ LAYERS = [
     ["evaluation"],
     ["engines"],
     ["serving"],
+    ["library"],
     ["cli"],
     ["__main__"],
 ]
