@@ -170,7 +170,7 @@ class Steps:
     def __init__(self, max_kl: float = math.inf) -> None:
         self._max_kl = max_kl
         self._display = ExitStack()
-        self._kind = ""
+        self._kind = self._title = ""
         self._percent = 0
         self._update: Any = None
 
@@ -181,7 +181,8 @@ class Steps:
         self._close()
 
     def __call__(self, step: Step) -> None:
-        kind = "bar" if step.grid is None else "cells"
+        drawn = step.grid is not None and output.is_watched()
+        kind = "cells" if drawn else "bar"
         percent = int(100 * step.share)
         if kind != self._kind or percent < self._percent:
             self._close()
@@ -190,9 +191,9 @@ class Steps:
                 if kind == "bar"
                 else self._display.enter_context(output.live())
             )
-            self._kind = kind
-        if step.grid is None:
-            self._update(percent - self._percent, step.what)
+            self._kind, self._title = kind, step.what
+        if step.grid is None or not drawn:
+            self._update(percent - self._percent, None if step.what == self._title else step.what)
         else:
             from steer.measures.heat import heat_map
 
