@@ -90,7 +90,7 @@ def test_the_tour_of_the_readme_works(tmp_path: Path) -> None:
         steer(*shlex.split(command)[1:])
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def shell_lines(page: Path) -> list[list[str]]:
@@ -152,7 +152,7 @@ def test_what_the_manual_links_to_is_there(page: Path) -> None:
             assert anchor in [head.lower().replace(" ", "-") for head in heads]
 
 
-def test_the_readme_names_every_command() -> None:
-    commands = [command.name for command in app.registered_commands]
-    for name in commands:
-        assert f"`steer {name}`" in README
+def test_the_manual_names_every_command() -> None:
+    page = (ROOT / "docs/commands.md").read_text()
+    for command in app.registered_commands:
+        assert f"`steer {command.name}`" in page

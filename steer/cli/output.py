@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Width of tables that are not for a terminal: nothing in them is cut.
 _PIPE_WIDTH = 200
+#: Width of running text that is not for a terminal, where `$COLUMNS` says nothing.
+_TEXT_WIDTH = 100
 #: Stands where there is no number.
 NOTHING = "–"
 
@@ -149,6 +152,9 @@ def beside(titles: tuple[str, str], texts: tuple[str, str]) -> None:
     from rich.text import Text
 
     console = _console(stderr=False)
+    if not console.is_terminal:
+        columns = os.environ.get("COLUMNS", "")
+        console.width = int(columns) if columns.isdecimal() and int(columns) else _TEXT_WIDTH
     cells = [Text(shown(text.strip())) for text in texts]
     if console.width < 70:
         for title, cell in zip(titles, cells, strict=True):
