@@ -48,6 +48,8 @@ def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[
     # What a descent begins at has a low rank: more would fit the texts that it learns from.
     offered = (RANK,) if settings.method == "descent" else RANKS
     ranks = [min(rank, width) for rank in offered] if settings.rank is None else [settings.rank]
+    # A mean difference has no ridge.
+    ridges = RIDGES if any(ranks) else RIDGES[:1]
     used = sorted({layer for layers in sets for layer in layers})
     with progress("reading what the condition changes", len(task.lessons)) as advance:
         regressions = Sequential(model, task.lessons, used, response, advance)
@@ -57,8 +59,8 @@ def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[
         return max(tried, key=lambda choice: tried[choice][0])
 
     first = Choice(sets[0], ranks[0], RIDGES[0])
-    n_choices = len(sets) + len(RIDGES) + len(dict.fromkeys(ranks)) - 2
-    with progress("fitting", n_choices * len(first.layers)) as advance:
+    n_choices = len(sets) + len(ridges) + len(dict.fromkeys(ranks)) - 2
+    with progress("fitting", n_choices * max(map(len, sets))) as advance:
 
         def attempt(choice: Choice) -> None:
             if choice in tried:
@@ -70,7 +72,7 @@ def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[
 
         for layers in sets:
             attempt(Choice(layers, first.rank, first.ridge))
-        for ridge in RIDGES:
+        for ridge in ridges:
             attempt(Choice(best().layers, first.rank, ridge))
         for rank in ranks:
             attempt(Choice(best().layers, rank, best().ridge))
