@@ -13,10 +13,10 @@ from steer.distillation.settings import RANK, DistillSettings
 from steer.distillation.task import Task
 
 #: What is added to the diagonal, as a share of its mean.
-RIDGES = (1e-1, 1e-2)
-RANKS = (32, 128, 8)
-#: Layers that are edited: how deep the first is, and every how many there is one.
-LADDERS = ((0.0, 1), (0.0, 2), (0.3, 1))
+RIDGES = (1e-1, 1.0, 1e-2)
+RANKS = (32, 128)
+#: How deep the first layer is that is edited; all above it are.
+DEPTHS = (0.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,8 @@ class Choice:
 
 
 def ladders(layers: Sequence[int]) -> list[tuple[int, ...]]:
-    """Sets of layers to try, of those that there are."""
-    upper = [(layers[int(depth * (len(layers) - 1)) :], step) for depth, step in LADDERS]
-    # From the last layer down, so that it is always one of them.
-    return list(dict.fromkeys(tuple(part[::-step][::-1]) for part, step in upper))
+    """Sets of layers to try, of those that there are; the first has all."""
+    return list(dict.fromkeys(tuple(layers[int(depth * (len(layers) - 1)) :]) for depth in DEPTHS))
 
 
 def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[Edits, float]:
