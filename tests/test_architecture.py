@@ -41,8 +41,9 @@ DOORS = {
     "transformers": {
         "models.model",
         "models.checkpoint",
-        "models.outline",
-        "models.encoding",
+        "models.loading",
+        "models.tokenizers",
+        "models.gguf",
         "evaluation.classifier",
         "pocket.train",
         "pocket.lessons",

@@ -79,7 +79,7 @@ def bake(
     check_bakeable(steers)
     check_folder(out, force=force)
     chosen = {} if texts is None else {"texts": prompts.read(*options.read_input(texts))}
-    from steer.models.checkpoint import stored_dtype
+    from steer.models.loading import stored_dtype
 
     dtype = source.dtype or stored_dtype(source)
     if dtype not in DTYPES:
