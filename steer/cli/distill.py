@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options, output
-from steer.cli.contrast_options import Map
+from steer.cli.texts import read_prompts, with_names
+from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 @options.with_model(default="pocket")
+@with_names
 def distill(
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
@@ -36,12 +38,12 @@ def distill(
     contrasts: Annotated[
         str | None, typer.Option(help="Instead of it: a file of pairs; two fifths are held out.")
     ] = None,
-    map: Map = None,
+    names: Names,
     baseline: Annotated[str, typer.Option(help="What stands there instead.")] = "",
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="A prompt a line, or JSONL of {prompt}. Default: none, the model begins by itself;"
+            help="A file of prompts, of any kind. Default: none, the model begins by itself;"
             " with --chat some everyday questions."
         ),
     ] = None,
@@ -84,7 +86,6 @@ def distill(
     from steer.contrasts import prompts as prompts_library
     from steer.contrasts.contrasts import ContrastSource
     from steer.contrasts.frame import Frame
-    from steer.contrasts.schema import parse_mapping
     from steer.distillation.settings import DistillSettings
     from steer.vectors import store
     from steer.vectors.sites import parse_layers
@@ -100,12 +101,12 @@ def distill(
     check_writable(out, force=force)
     pairs = None
     if contrasts is not None:
-        names = parse_mapping(map or ())
         frame = Frame(chat=chat)
         pairs = read_contrasts(ContrastSource(file=contrasts, names=names, frame=frame))
     texts = list(prompts_library.QUESTIONS if chat else prompts_library.OPENINGS)
     if prompts is not None:
-        texts = prompts_library.read_different(*options.read_input(prompts))
+        names.check_files("prompts")
+        texts = prompts_library.different(read_prompts(prompts, names))
     settings = DistillSettings(
         name=name or out.stem,
         rank=rank,

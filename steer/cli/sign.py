@@ -27,7 +27,7 @@ def sign(
 
     Writes NAME.safetensors.sig beside each, which push and pull take along. Who has your public
     key, from yourself and not from where the file is, checks it with `steer verify NAME
-    --public-key k.pub`. Needs pip install 'steer[sign]'.
+    --public-key k.pub`. Needs pip install 'steer-activations[sign]'.
 
     \b
     steer sign joyful --key k.pem --new-key

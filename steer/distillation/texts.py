@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-import msgspec
 import numpy as np
 
+from steer import resuming
 from steer.base.journal import Journal
 from steer.distillation.lessons import Conditions, Lesson, write_lessons
 from steer.distillation.settings import DistillSettings
@@ -59,9 +59,9 @@ def journal(
     Raises:
         SteerError: it cannot be read or written.
     """
-    return Journal.of(
+    return resuming.journal(
+        model,
         "lessons",
-        [msgspec.to_builtins(model.identity), model.describe()],
         [asdict(conditions), list(prompts)],
         [settings.samples, settings.held_out, settings.max_tokens, settings.seed],
     )

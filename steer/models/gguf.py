@@ -128,9 +128,6 @@ def check(path: Path, name: str) -> None:
             f"{name} is a control vector, and no model",
             hint=f"steer convert {name} OUT.safetensors",
         )
-    for package in ("gguf", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise ModelError(f"GGUF models need the package {package}", hint=INSTALL)
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
     known = {str(one).replace("_", "").replace("-", "") for one in GGUF_SUPPORTED_ARCHITECTURES}
@@ -140,6 +137,9 @@ def check(path: Path, name: str) -> None:
             " from GGUF",
             hint="use the model as its makers publish it, a folder or a hub id",
         )
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise ModelError(f"GGUF models need the package {package}", hint=INSTALL)
     if unreadable := [_type_name(kind) for kind in sorted(header.types) if not _can_read(kind)]:
         raise ModelError(
             f"{name} is quantised as {', '.join(unreadable)}, which cannot be read",

@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     PreTrainedTokenizerFast,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -25,6 +26,14 @@ from steer.models.fingerprint import fingerprint
 from steer.models.found import hook_map
 from steer.models.hookmap import HookMap
 from steer.vectors.provenance import ModelIdentity
+
+#: How far logits may be off, as a share of the largest, and still count as the same, by type.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+COARSE_TOLERANCE = 0.1
+
+
+#: Which texts go into one batch: any, padded on the left; those of one length; none with others.
+Batching = Literal["any", "equal", "one"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,44 @@ class Model:
         names = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
         values = (getattr(config, name, None) for name in names)
         return min((v for v in values if isinstance(v, int) and v > 0), default=None)
+
+    @cached_property
+    def batching(self) -> Batching:
+        """Which texts can be written in one batch so that each is what it is alone, by trying.
+
+        Attention leaves padding out. A recurrent state passes through the padding before a text in
+        many models, which takes texts of one length; some get rows wrong even then.
+        """
+        ordinary = [one for one in range(self._n_ids) if one not in self.special_ids]
+        drawn = [ordinary[len(ordinary) * share // 16] for share in (3, 5, 7, 9, 11)]
+        short = drawn[:2]
+        alone = self._tried([short])
+        for together, other in (("any", drawn), ("equal", drawn[2:4])):
+            if _agree(self._tried([other, short]), alone, self.network.dtype):
+                return together  # type: ignore[return-value]
+        return "one"
+
+    @property
+    def _n_ids(self) -> int:
+        """Tokens of the tokenizer that the model has an embedding for."""
+        size = self.network.config.get_text_config().vocab_size
+        return int(min(size, len(self.tokenizer)))
+
+    def _tried(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Logits [step, vocabulary] of the last row's first new tokens, and those tokens."""
+        ids, mask = self.padded(rows, left=True)
+        settings = GenerationConfig(
+            max_new_tokens=2,
+            do_sample=False,
+            pad_token_id=self.pad_id,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        with torch.no_grad():
+            made = self.network.generate(
+                input_ids=ids, attention_mask=mask, generation_config=settings
+            )
+        return torch.stack([step[-1] for step in made.logits]).float(), made.sequences[-1, -2:]
 
     def describe(self) -> str:
         """`pocket · cpu float32`, for the line that says what was used."""
@@ -211,6 +258,13 @@ def wrap(
         chat_template=_hash(tokenizer.chat_template),
     )
     return Model(network, tokenizer, identity, hooks, notes=tuple(notes))
+
+
+def _agree(found: tuple[Tensor, Tensor], alone: tuple[Tensor, Tensor], dtype: torch.dtype) -> bool:
+    """Whether logits are the same but for rounding, as long as the same token came before."""
+    n = 1 + int(found[1][0] == alone[1][0])
+    away = (found[0][:n] - alone[0][:n]).abs().max() / alone[0].abs().max()
+    return bool(away <= TOLERANCE.get(dtype, COARSE_TOLERANCE))
 
 
 def _hash(value: object) -> str | None:

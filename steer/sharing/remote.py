@@ -128,7 +128,7 @@ def _file_system(address: Address) -> Any:
         kind = fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         extra = EXTRAS.get(protocol)
-        hint = f"pip install 'steer[{extra}]'" if extra else str(error)
+        hint = f"pip install 'steer-activations[{extra}]'" if extra else str(error)
         raise SteerError(f"{protocol}:// needs another library", hint=hint) from None
     options = dict(kind._get_kwargs_from_urls(address.place))
     if protocol in ("ssh", "sftp"):

@@ -137,7 +137,7 @@ def _library() -> Any:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
         raise SteerError(
-            "signatures need the cryptography library", hint="pip install 'steer[sign]'"
+            "signatures need the cryptography library", hint="pip install 'steer-activations[sign]'"
         ) from None
     return ed25519
 
