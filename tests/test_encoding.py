@@ -111,7 +111,7 @@ def test_the_pocket_model_has_a_suffix_of_two_tokens() -> None:
 
 
 def test_a_tokenizer_that_is_not_there() -> None:
-    with pytest.raises(ModelError, match="cannot load the tokenizer of nobody/nothing"):
+    with pytest.raises(ModelError, match="nobody/nothing is not in its cache"):
         load_tokenizer(ModelSource("nobody/nothing"))
 
 

@@ -200,9 +200,8 @@ def test_a_hub_that_cannot_be_reached_is_reported_at_once(
 
 def test_offline_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "_hub_answers", lambda: pytest.fail("asked"))
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ModelError, match="--offline.* nobody/nothing is not in its cache"):
         load(ModelSource("nobody/nothing", offline=True))
-    assert "--offline" in str(caught.value.hint)
 
 
 def test_names_that_a_recipient_can_load(llama: Path, tmp_path: Path) -> None:

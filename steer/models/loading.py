@@ -157,15 +157,17 @@ class _Files:
             ModelError: it cannot be reached, and its cache here does not have the model.
         """
         source = self.source
-        if not source.on_hub or source.offline or _told_offline():
+        if not source.on_hub:
             return True
-        if _hub_answers():
+        told = source.offline or _told_offline()
+        if not told and _hub_answers():
             return False
         if self._in_cache(source.gguf or "config.json"):
             return True
+        fact = "is not asked (--offline)" if told else "cannot be reached"
         raise ModelError(
-            f"the hub cannot be reached, and {source.name} is not in its cache here",
-            hint="check the network, or name a model folder, which needs none",
+            f"the hub {fact}, and {source.name} is not in its cache here",
+            hint="is the name right? a model folder needs no hub",
         )
 
     @property
@@ -490,10 +492,6 @@ def _hint(source: ModelSource, reason: str) -> str:
         (
             lambda: bool(where and where in reason),
             "--device takes cpu, cuda, cuda:1 or mps, --device-map auto or balanced",
-        ),
-        (
-            lambda: source.on_hub and (source.offline or _told_offline()),
-            "the hub is not asked (--offline); once it is in the cache, it is found there",
         ),
         (lambda: source.on_hub, "is the id right, and may you read it? a folder works offline"),
         (lambda: source.gguf is not None, "does llama.cpp load the file?"),
