@@ -200,7 +200,7 @@ def test_a_hub_that_cannot_be_reached_is_reported_at_once(
 
 def test_offline_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "_hub_answers", lambda: pytest.fail("asked"))
-    with pytest.raises(ModelError, match="--offline.* nobody/nothing is not in its cache"):
+    with pytest.raises(ModelError, match=r"--offline.* nobody/nothing is not in its cache"):
         load(ModelSource("nobody/nothing", offline=True))
 
 
