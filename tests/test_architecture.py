@@ -45,6 +45,7 @@ DOORS = {
         "models.checkpoint",
         "models.outline",
         "models.encoding",
+        "models.templates",
         "evaluation.classifier",
         "pocket.train",
         "pocket.lessons",

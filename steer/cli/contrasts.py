@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
 
 
 @contrast_options.with_contrasts
-@options.with_model(default=None)
+@options.with_model(default=None, chat=True)
 def check(
     *,
     contrasts: ContrastSource,
@@ -71,12 +71,14 @@ def check(
     tokens = None
     if source is not None:
         from steer.models import encoding
+        from steer.models.templates import ChatTemplate
 
         with output.status(f"loading the tokenizer of {source.name}"):
             tokenizer = encoding.load(source)
+        template = ChatTemplate(tokenizer, source.name, source.template)
+        template.check_arguments()
         positive, negative = (
-            encoding.encode_passages(tokenizer, source.name, side)
-            for side in (found.positive, found.negative)
+            encoding.encode_passages(template, side) for side in (found.positive, found.negative)
         )
         tokens = positive, negative
     told = giveaways(found, tokens)

@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
     app.command("eval")(evaluate)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 @workers.with_cluster
 @measuring.with_asked
 def evaluate(
@@ -140,6 +140,8 @@ def evaluate(
     known = [steer.vector.metadata for steer in steers]
     used = [one for steer in steers for one in steer.vectors]
     held_out = asked.held_out(known, [one.metadata for one in used])
+    chat = asked.in_chat(known) or held_out.chat
+    source = options.with_template_of(used, source, chat=chat)
     told = asked.condition_of(known)
     if held_out.texts is not None and told is None:
         raise InputError("texts alone say nothing", hint="give pairs, or a --condition")

@@ -46,6 +46,7 @@ class SteerGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
+        output.show_log()
         try:
             return super().invoke(ctx)
         except SteerError as error:

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command("sweep")(sweep)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 @workers.with_cluster
 @measuring.with_asked
 def sweep(
@@ -150,10 +150,12 @@ def sweep(
     most = strongest(rows)
     settings = engines.check(engine, engine_option or [], most)
     task = asked.task(held_out, known).for_choice
+    used = [row.vector for row in rows]
+    chat = asked.in_chat(known) or held_out.chat
+    source = options.with_template_of(used, source, chat=chat)
     model = workers.model(context, cluster, source)
     from steer.evaluation.choice import Budget
 
-    used = [row.vector for row in rows]
     options.check_fit(used, model.identity, allow_other_model=asked.allow_other_model)
     budget = Budget(max_kl, max_nats, cast("Literal['budget', 'refusal_direction']", rule))
     with engines.writer(engine, source, model, [[one] for one in most], settings) as write:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -33,7 +33,9 @@ from steer.models.heap import keep_freed
 from steer.models.hookmap import HookMap
 from steer.models.placement import attention, device
 from steer.models.source import POCKET, ModelSource
+from steer.models.templates import ChatTemplate
 from steer.vectors.provenance import ModelIdentity
+from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Model:
     tokenizer: Any
     identity: ModelIdentity
     hooks: HookMap
+    template_settings: TemplateSettings = field(default=DEFAULT_SETTINGS, kw_only=True)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template, with the settings that the model was loaded with."""
+        return ChatTemplate(self.tokenizer, self.identity.id, self.template_settings)
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +160,7 @@ class Model:
         Raises:
             ModelError: as there.
         """
-        return encoding.encode_passages(self.tokenizer, self.identity.id, passages, markers)
+        return encoding.encode_passages(self.template, passages, markers)
 
     def chat(
         self, prompt: str, system: str | None = None, history: Sequence[tuple[str, str]] = ()
@@ -167,7 +175,7 @@ class Model:
         messages = [Message("system", system)] if system is not None else []
         for said, answer in history:
             messages += [Message("user", said), Message("assistant", answer)]
-        return encoding.chat(self.tokenizer, self.identity.id, [*messages, Message("user", prompt)])
+        return self.template.render([*messages, Message("user", prompt)])
 
     def warpers(self, temperature: float, top_k: int, top_p: float) -> list[Any]:
         """Hugging Face's logits processors for these settings, in the order it applies them."""
@@ -221,10 +229,18 @@ def load(source: ModelSource) -> Model:
             f"{source.name}: weights are missing and would be random: {missing}",
             hint="is the checkpoint complete, and a causal language model?",
         )
-    return wrap(network, tokenizer, model_id=source.public_id)
+    model = wrap(network, tokenizer, model_id=source.public_id, template=source.template)
+    model.template.check_arguments()
+    return model
 
 
-def wrap(network: Any, tokenizer: Any, *, model_id: str) -> Model:
+def wrap(
+    network: Any,
+    tokenizer: Any,
+    *,
+    model_id: str,
+    template: TemplateSettings = DEFAULT_SETTINGS,
+) -> Model:
     """A `Model` of a loaded Hugging Face model; its weights are frozen and it is set to inference.
 
     Raises:
@@ -242,7 +258,7 @@ def wrap(network: Any, tokenizer: Any, *, model_id: str) -> Model:
         tokenizer=_hash(sorted(tokenizer.get_vocab().items())),
         chat_template=_hash(tokenizer.chat_template),
     )
-    return Model(network, tokenizer, identity, hooks)
+    return Model(network, tokenizer, identity, hooks, template_settings=template)
 
 
 def _placement(source: ModelSource) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from steer import pocket
 from steer.base.errors import ModelError, UsageError
 from steer.base.files import at_home, reported
 from steer.base.processes import several
+from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
 from steer.vectors.sites import listed
 
 POCKET = "pocket"
@@ -22,7 +23,8 @@ class ModelSource:
     name: `pocket`, a folder, or a hub id. device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the
     first accelerator. device_map: given to Hugging Face as it is (`auto` spreads a model over
     devices). tensor_parallel: spread each matrix over the processes that torchrun has started.
-    dtype: one of `DTYPES`; by default float32 on a CPU, elsewhere the checkpoint's own.
+    dtype: one of `DTYPES`; by default float32 on a CPU, elsewhere the checkpoint's own. template:
+    what its chat template gets beside messages.
 
     Raises:
         ModelError: a folder that is not there or holds no model.
@@ -36,6 +38,7 @@ class ModelSource:
     device_map: str | None = None
     trust_remote_code: bool = False
     tensor_parallel: bool = False
+    template: TemplateSettings = DEFAULT_SETTINGS
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:

@@ -13,7 +13,6 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from steer.base.errors import ModelError
 from steer.contrasts.passages import Message
-from steer.models import encoding
 from steer.models.model import Model
 from steer.serving import requests
 from steer.serving.answers import Answer, sse
@@ -87,7 +86,7 @@ def build(model: Model, host: Host, created: int) -> FastAPI:
 def _in_template(model: Model, asked: requests.Chat) -> str:
     turns = [Message(turn.role, turn.text) for turn in asked.messages]
     try:
-        return encoding.chat(model.tokenizer, model.identity.id, turns)
+        return model.template.render(turns)
     except ModelError as error:
         raise RequestError(str(error), param="messages") from None
 
