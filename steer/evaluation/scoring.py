@@ -2,7 +2,7 @@
 
 A cell is one way of steering: a tuple of steers, empty for none. A batch holds each of its texts
 once for every cell, and each cell edits its own rows. What lies below the lowest layer of a batch
-runs once (`steer.evaluation.trunk`).
+runs once (`steer.hooks.trunk`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from steer.base.errors import InputError
 from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.evaluation.batches import Batch, Measure, Text
-from steer.evaluation.trunk import Trunk, grown, replayed, takes_trunks
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions
+from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
 from steer.models.memory import token_budget
 from steer.models.model import Model
 from steer.steering.steers import Steer
