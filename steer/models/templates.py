@@ -24,6 +24,12 @@ from steer.base.errors import ModelError
 from steer.contrasts.passages import Message, Passage
 from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 #: Processor seconds, growth of the process in bytes, and characters that a template may take.
 MOST_SECONDS, MOST_GROWTH, MOST_CHARACTERS = 5.0, 1_000_000_000, 50_000_000
 #: Stands in for a message while the template round it is found out; no template trims its middle.
@@ -343,10 +349,15 @@ def _bounded(name: str) -> Iterator[None]:
     Raises:
         ModelError: from within the template.
     """
-    start, peak = time.thread_time(), _peak()
+    start, peak, events = time.thread_time(), _peak(), 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        if time.thread_time() - start > MOST_SECONDS or _peak() - peak > MOST_GROWTH:
+        nonlocal events
+        events += 1
+        # A text can double in two lines, and looking takes longer than a line of most templates.
+        if events % 4 == 0 and _peak() - peak > MOST_GROWTH:
+            raise _too_much(name)
+        if events % 64 == 0 and time.thread_time() - start > MOST_SECONDS:
             raise _too_much(name)
         # Loops without calls run in the template's own code, line by line.
         return trace if frame.f_code.co_filename == "<template>" else None
@@ -361,12 +372,9 @@ def _bounded(name: str) -> Iterator[None]:
 
 def _peak() -> int:
     """The most memory that this process has had, in bytes; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if resource is None:
         return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT
 
 
 def _too_much(name: str) -> ModelError:
