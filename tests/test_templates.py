@@ -232,5 +232,9 @@ def test_a_vector_keeps_what_it_was_read_with_and_apply_uses_it(
     result = steer(*words)
     assert 'word="w7", date 2024-07-26' in result.stderr and "warning" not in result.stderr
     assert result.stdout == steer(*words, *settings).stdout
+    # In a conversation that began without it.
+    talk = ["chat", "-m", folder, "--max-tokens", "2", "--template-arg", "word=w8"]
+    late = steer(*talk, stdin="/steer ./a.safetensors\nw3\n")
+    assert "was read with the template arguments" in late.stderr
     other = steer(*words, "--template-arg", "word=w8")
     assert "was read with the template arguments" in other.stderr

@@ -76,23 +76,18 @@ def settings_for(
 
     What was typed holds. Else vectors that were read in a chat give theirs, where they agree.
     """
+    reads = list(reads)
     notes: list[str] = []
     warnings: list[str] = []
     in_chat = [(name, _of_read(read)) for name, read in reads if read.chat is True]
     chosen = typed
     differing = {settings.arguments for _, settings in in_chat}
     if typed.arguments:
-        for name, settings in in_chat:
-            if settings.arguments != typed.arguments:
-                with_ = replace(settings, date=None)
-                warnings.append(
-                    f"vector {name!r} was read with the template arguments {with_ or 'none'}, this"
-                    f" run has {replace(typed, date=None)}"
-                )
+        warnings += differences(typed, reads)
     elif len(differing) == 1:
         chosen = replace(chosen, arguments=differing.pop())
     elif differing:
-        each = "; ".join(f"{name}: {replace(one, date=None)}" for name, one in in_chat)
+        each = "; ".join(f"{name}: {_named(one)}" for name, one in in_chat)
         warnings.append(
             f"the vectors were read with different template arguments ({each}), and this run has"
             " none: choose with --template-arg"
@@ -103,6 +98,23 @@ def settings_for(
     if chosen != typed:
         notes.append(f"the chat template gets {chosen}, as the vectors were read")
     return chosen, notes, warnings
+
+
+def differences(used: TemplateSettings, reads: Iterable[tuple[str, Read]]) -> list[str]:
+    """Warnings about vectors that were read in a chat with other template arguments than are used.
+
+    reads: vectors by name, and how each was read.
+    """
+    return [
+        f"vector {name!r} was read with the template arguments {_named(_of_read(read))}, this run"
+        f" has {_named(used)}"
+        for name, read in reads
+        if read.chat is True and _of_read(read).arguments != used.arguments
+    ]
+
+
+def _named(settings: TemplateSettings) -> str:
+    return str(replace(settings, date=None)) or "none"
 
 
 def _of_read(read: Read) -> TemplateSettings:
