@@ -24,10 +24,8 @@ from steer.base.errors import ModelError
 from steer.contrasts.passages import Message, Passage
 from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 _PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 #: Processor seconds, growth of the process in bytes, and characters that a template may take.
@@ -372,7 +370,7 @@ def _bounded(name: str) -> Iterator[None]:
 
 def _peak() -> int:
     """The most memory that this process has had, in bytes; 0 where the system does not say."""
-    if resource is None:
+    if sys.platform == "win32":
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT
 
