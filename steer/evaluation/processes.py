@@ -12,8 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from steer.base.errors import SteerError
+from steer.evaluation.subjects import Subject
 from steer.models.source import ModelSource
-from steer.suite.subjects import Subject
 
 #: What is done with a subject in a process that has the model.
 Work = Callable[[Any, Subject], list[dict[str, Any]]]
