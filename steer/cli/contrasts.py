@@ -74,10 +74,11 @@ def check(
     tokens = None
     if source is not None:
         from steer.models import encoding
+        from steer.models.loading import load_tokenizer
         from steer.models.templates import ChatTemplate
 
         with output.status(f"loading the tokenizer of {source.name}"):
-            tokenizer = encoding.load(source)
+            tokenizer = load_tokenizer(source)
         template = ChatTemplate(tokenizer, source.name, source.template)
         template.check_arguments()
         positive, negative = (
