@@ -12,8 +12,8 @@ import numpy as np
 from steer.base.errors import UsageError, VectorError
 from steer.formats import arrays, controlvector, svec
 from steer.steering.operation import ADD
-from steer.steering.scope import CONSTANT, Scope
-from steer.steering.steers import Steer
+from steer.steering.scope import CONSTANT, EVERYWHERE
+from steer.steering.steers import Steer, usual_scope
 from steer.vectors.sites import SiteName, listed
 from steer.vectors.vector import Directions
 
@@ -72,9 +72,10 @@ def _added(steer: Steer, suffix: str) -> tuple[SiteName, dict[int, Directions]]:
             f"{name} is to {steer.op} here, and {readers} would add it instead",
             hint="`steer bake` writes ablations into a model's weights",
         )
-    # What was distilled for the response is so by its file; the user did not ask for it.
-    usual = Scope("response" if steer.vector.metadata.read.positions == "response" else "all")
-    if (steer.scope, steer.schedule) != (usual, CONSTANT):
+    # Other tools add to every token, which is what `/all` says; and what was distilled for the
+    # response is so by its file, without the user's word.
+    usual = (EVERYWHERE, usual_scope(steer.vector.metadata))
+    if steer.scope not in usual or steer.schedule != CONSTANT:
         raise VectorError(f"{name} has positions here, which a vector file does not")
     if steer.vector.metadata.rank:
         raise VectorError(

@@ -195,13 +195,12 @@ def _spec(asked: Asked) -> SteerSpec:
     """
     operation = _operation(asked.op)
     parts = [part for text in (asked.scope, asked.schedule) if text for part in text.split("/")]
-    scope, schedule = parse_when(parts)
+    scope, skip_special, schedule = parse_when(parts)
     layers = asked.layers
     if layers is not None and layers != "all" and len(set(layers)) < len(layers):
         raise UsageError("a layer stands twice in layers")
-    return SteerSpec(
-        asked.vector, _coefficient(asked.coefficient), layers, scope, operation, schedule
-    )
+    coefficient = _coefficient(asked.coefficient)
+    return SteerSpec(asked.vector, coefficient, layers, scope, operation, schedule, skip_special)
 
 
 def _operation(text: str | None) -> Operation:
