@@ -46,8 +46,8 @@ from steer.vectors.sites import Site, format_layers, parse_layers
                    schedule=Schedule("ramp", 9), skip_special=True)),
         ("joy:1/all", SteerSpec("joy", Coefficient(1), scope=Scope())),
         ("joy:1/skip-special", SteerSpec("joy", Coefficient(1), skip_special=True)),
-        ("joy:add/response=2-4", SteerSpec("joy", scope=Scope("steps", 2, 4))),
-        ("joy:add/response=0", SteerSpec("joy", scope=Scope("steps", 0, 0))),
+        ("joy:add/response=2-4", SteerSpec("joy", scope=Scope("steps", 2, 4), op=ADD)),
+        ("joy:add/response=0", SteerSpec("joy", scope=Scope("steps", 0, 0), op=ADD)),
         ("joy:1/on=0-3,8-",
          SteerSpec("joy", Coefficient(1), schedule=Schedule("on", spans=((0, 3), (8, None))))),
         ("x:1/y.safetensors", SteerSpec("x:1/y.safetensors")),
@@ -75,7 +75,7 @@ positions = st.integers(0, 99)
 spans = st.tuples(positions, st.none() | st.integers(99, 200))
 coefficients = st.builds(Coefficient, numbers)
 shares = st.builds(Coefficient, numbers.filter(lambda n: abs(n) < 1e300), st.just("residual"))
-adding = st.sampled_from([ADD, Operation(keep_norm=True)])
+adding = st.sampled_from([None, ADD, Operation(keep_norm=True)])
 moving = (
     st.sampled_from([Operation("ablate"), Operation("ablate", writes=True)])
     | st.builds(Operation, st.just("rotate"), numbers)

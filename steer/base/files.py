@@ -1,14 +1,25 @@
-"""Files that appear whole or not at all, and names that are safe to use and to show."""
+"""The one place that opens files: bounded reads of regular files, and atomic writes.
+
+Which function to read with:
+
+    read_bytes      a file that the user, another file or a folder names: regular files only
+    read_typed      a file that the user typed, where a stream (`-`, `<(...)`) makes sense too
+    read_cached     a file of the user's cache folder: only if nobody else can have written it
+    open_regular    the same as `read_bytes` for a caller that reads in parts
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
+from typing import BinaryIO
 
 from steer.base.errors import SteerError, UsageError
 from steer.base.processes import follows
@@ -33,8 +44,8 @@ def check_writable(path: Path, *, force: bool) -> None:
             raise SteerError(
                 f"the folder {folder} does not exist", hint=f"mkdir -p {quote(str(folder))}"
             )
-        if path.is_dir():
-            raise SteerError(f"{path} is a folder", hint="name a file")
+        if path.exists():
+            _check_regular(path, path.stat())
         if not os.access(folder, os.W_OK):
             raise SteerError(f"the folder {folder} is not writable")
         if path.exists() and not force:
@@ -53,8 +64,10 @@ def check_apart(*paths: Path | None) -> None:
             raise UsageError(f"{path.name} is named twice", hint="write each to a file of its own")
 
 
-def write_atomic(path: Path, data: bytes, *, force: bool = False) -> None:
+def write_atomic(path: Path, data: bytes, *, force: bool = False, mode: int = 0o666) -> None:
     """Write a file that is whole under its name at every moment, or not there.
+
+    mode: its permissions, of which the process's umask takes away.
 
     Raises:
         SteerError: it exists and `force` is off, or the disk does not take it.
@@ -70,7 +83,7 @@ def write_atomic(path: Path, data: bytes, *, force: bool = False) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(mode & ~_umask())
             _put(temporary, path, force=force)
         finally:
             temporary.unlink(missing_ok=True)
@@ -104,17 +117,148 @@ def reported(path: Path, hint: str | None = None) -> Iterator[None]:
         raise SteerError(f"{path}: {error.strerror or error}", hint=hint) from error
 
 
-def read_bytes(path: Path, *, limit: int) -> bytes:
-    """The whole file.
+def read_bytes(path: Path, *, limit: int, follow_links: bool = True) -> bytes:
+    """The whole content of a regular file, of which at most `limit` + 1 bytes are read.
+
+    follow_links: off for a file in a folder that somebody else can write, where a link could point
+    at any file of the reader.
 
     Raises:
-        SteerError: it cannot be read, or is longer than `limit` bytes.
+        SteerError: as `open_regular`, or the file is longer than `limit` bytes.
+    """
+    with open_regular(path, follow_links=follow_links) as file, reported(path):
+        return _read_bounded(file, path, limit, size=os.fstat(file.fileno()).st_size)
+
+
+def read_typed(path: Path, *, limit: int) -> bytes:
+    """The whole content of what the user typed as a file on the command line.
+
+    Besides regular files it takes the streams that the shell opens for this process: `-` and
+    `/dev/stdin`, and `/dev/fd/N`, which is what `<(...)` becomes. Never call it with a path that
+    was read from a file or found in a folder: a stream that a stranger names may never end.
+
+    Raises:
+        SteerError: as `read_bytes`.
+    """
+    if str(path) == "-":
+        with reported(Path("stdin")):
+            return _read_bounded(sys.stdin.buffer, "stdin", limit)
+    if _STREAM.fullmatch(str(path)) is None:
+        return read_bytes(path, limit=limit)
+    with reported(path), path.open("rb") as file:
+        return _read_bounded(file, path, limit)
+
+
+def read_cached(path: Path, *, limit: int) -> bytes | None:
+    """The content of a file in the cache folder; None where it is missing or cannot be trusted.
+
+    What is trusted belongs to this user (or root), is not a link, and can be written by nobody
+    else: `write_cached` writes such files.
+
+    Raises:
+        SteerError: it is longer than `limit` bytes, or the disk fails.
+    """
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode) or not _is_private(status):
+        return None
+    return read_bytes(path, limit=limit, follow_links=False)
+
+
+def write_cached(path: Path, data: bytes) -> None:
+    """Write a file of the cache folder, atomically, which only this user can read and write.
+
+    Raises:
+        SteerError: the disk does not take it.
+    """
+    with reported(path.parent):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomic(path, data, force=True, mode=0o600)
+
+
+def open_regular(path: Path, *, follow_links: bool = True) -> BinaryIO:
+    """Open a regular file for reading in parts; opening never waits.
+
+    Raises:
+        SteerError: it cannot be opened, or is a folder, a pipe, a device, a socket or (unless
+            `follow_links`) a link.
+    """
+    return os.fdopen(open_descriptor(path, os.O_RDONLY, follow_links=follow_links), "rb")
+
+
+def open_descriptor(path: Path, flags: int, *, follow_links: bool = True) -> int:
+    """As `open_regular`, with flags of `os.open`; gives a descriptor, which the caller closes.
+
+    Raises:
+        SteerError: as `open_regular`.
     """
     with reported(path):
-        size = path.stat().st_size
-        if size > limit:
-            raise SteerError(f"{path} has {size:,} bytes, more than {limit:,}")
-        return path.read_bytes()
+        # Before: opening a device can do something. After: the name may mean another file by then.
+        with contextlib.suppress(FileNotFoundError):
+            _check_regular(path, path.stat() if follow_links else path.lstat())
+        safe = _NO_WAITING if follow_links else _NO_WAITING | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(path, flags | safe, 0o666)
+        try:
+            _check_regular(path, os.fstat(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+#: Streams that the shell opened for this process, by the names that it gives them.
+_STREAM = re.compile(r"/dev/stdin|/(?:dev|proc/self)/fd/\d+")
+_NO_WAITING = (
+    getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a link",
+}
+_PIECE = 1 << 20
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind != stat.S_IFREG:
+        raise SteerError(
+            f"{path} is {_KINDS.get(kind, 'something else')}, not a file",
+            hint="pipe its content in where a command reads `-`, or name a file"
+            if kind == stat.S_IFIFO
+            else None,
+        )
+
+
+def _is_private(status: os.stat_result) -> bool:
+    """Whether a file belongs to this user or root, and nobody else can write it."""
+    if not hasattr(os, "geteuid"):
+        return True
+    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & 0o022
+
+
+def _read_bounded(file: BinaryIO, subject: object, limit: int, *, size: int = 0) -> bytes:
+    """All that is left of a stream, if that is no more than `limit` bytes.
+
+    size: how much there is, as far as that is known; a growing file has more by now.
+    """
+    pieces: list[bytes] = []
+    left = 0 if size > limit else limit + 1
+    # Of a file in one piece, which need not be copied.
+    while left and (piece := file.read(min(left, max(size + 1, _PIECE)))):
+        pieces.append(piece)
+        left -= len(piece)
+    if not left:
+        raise SteerError(f"{subject} has more than {limit:,} bytes, the most that is read of it")
+    return b"".join(pieces)
 
 
 def cache_folder(name: str) -> Path:

@@ -131,7 +131,7 @@ def _part(text: str) -> Steer:
             f"{text!r}: a vector has no positions; {str(when)!r} is a matter of its use",
             hint=f"leave /{when} out, and write it after -v when you apply the result",
         )
-    if typed.op != ADD:
+    if typed.op not in (None, ADD):
         raise UsageError(
             f"{text!r}: {typed.op} depends on the activations, and cannot be summed beforehand",
             hint="combine adds multiples of vectors, such as joyful:0.5",

@@ -30,6 +30,8 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists
 
 MethodOption = Annotated[str, typer.Option(help="mean_diff, pca, probe or lda.")]
 
+#: Of a file of prompts, texts or contrasts, in bytes.
+_MAX_INPUT = 2_000_000_000
 _MODEL_HELP = "pocket (the embedded model), a folder, or a Hugging Face id."
 
 
@@ -209,18 +211,16 @@ def given_texts(
     if argument is None and sys.stdin.isatty():
         raise UsageError(f"no {field}", hint=f"write {example}, or pipe one in")
     if argument is None or argument == "-":
-        return [prompts.read_one(sys.stdin.buffer.read())]
+        return [prompts.read_one(read_input(Path("-"))[0])]
     return [argument]
 
 
 def read_input(path: Path) -> tuple[bytes, str]:
-    """The bytes of a file, or of stdin for `-`, and its name for messages.
+    """The content of a file that the user typed, or of stdin for `-`, and its name for messages.
 
     Raises:
         SteerError: it cannot be read.
     """
-    from steer.base.files import read_bytes
+    from steer.base.files import read_typed
 
-    if str(path) == "-":
-        return sys.stdin.buffer.read(), "stdin"
-    return read_bytes(path, limit=2_000_000_000), str(path)
+    return read_typed(path, limit=_MAX_INPUT), "stdin" if str(path) == "-" else str(path)

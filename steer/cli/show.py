@@ -136,6 +136,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     if metadata.method.combination is not None:
         made = _combined(metadata.method.combination)
     amount = f"×{Coefficient(best.coefficient, best.unit)}"
+    amount += "" if best.op == "add" else f" {best.op}"
     return [
         ("name", metadata.name),
         ("description", metadata.description),

@@ -270,10 +270,9 @@ def _save(made: Findings) -> bool:
     assert place is not None
     row = made.plan.rows[place[0]]
     plain = resolve(SteerSpec(row.reference), row.vector)
-    if (row.op, row.scope) != (plain.op, plain.scope):
+    if row.scope != plain.scope:
         output.warning(
-            f"a file recommends additions only, and no scope, and the choice is {row}: nothing was"
-            " saved"
+            f"a vector file recommends no scope, and the choice is {row}: nothing was saved"
         )
         return False
     path = store.find(row.reference)

@@ -29,7 +29,7 @@ def rows_of(
     from steer.measures.grids import Row
     from steer.sharing.address import without_passwords
     from steer.steering.operation import ADD
-    from steer.steering.steers import resolve
+    from steer.steering.steers import recommended_operation, resolve
     from steer.vectors import store
 
     specs = [_spec(text) for text in vectors]
@@ -40,12 +40,13 @@ def rows_of(
     rows = []
     for spec in specs:
         read = store.read(options.find(spec.reference))
-        columns = _coefficients(coefficients, read, spec.op, rule)
+        op = spec.op or recommended_operation(read.metadata)
+        columns = _coefficients(coefficients, read, op, rule)
         scope = resolve(replace(spec, op=ADD), read).scope
         for row in _layers(layers, read, together=together):
             # As reports may have it.
             reference = without_passwords(spec.reference)
-            made = Row(read, row, columns, reference, spec.op, scope)
+            made = Row(read, row, columns, reference, op, scope)
             made.steer(0)  # what cannot be done shows before the model is loaded
             rows.append(made)
     return tuple(rows)

@@ -108,6 +108,7 @@ class Findings:
             layers=row.layers,
             coefficient=coefficient.value,
             unit=coefficient.unit,
+            op=str(row.op),
             evidence="; ".join(told),
         )
         vector = row.vector

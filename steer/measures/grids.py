@@ -52,16 +52,23 @@ class Row:
     def typed(self, column: int) -> str:
         """What `-v` takes for this cell."""
         coefficient = self.coefficients[column]
-        return str(SteerSpec(self.reference, coefficient, self.layers, self._named_scope, self.op))
+        return str(
+            SteerSpec(self.reference, coefficient, self.layers, self._typed_scope, self._typed_op)
+        )
 
     def __str__(self) -> str:
         """What is swept in this row, without its layers."""
-        return str(SteerSpec(self.reference, scope=self._named_scope, op=self.op))
+        return str(SteerSpec(self.reference, scope=self._typed_scope, op=self._typed_op))
 
     @property
-    def _named_scope(self) -> Scope | None:
-        """The scope where it has to be named: where it is not the vector's usual one."""
+    def _typed_scope(self) -> Scope | None:
+        """The scope, where it has to be typed because it is not the vector's usual one."""
         return None if self.scope == usual_scope(self.vector.metadata) else self.scope
+
+    @property
+    def _typed_op(self) -> Operation | None:
+        """The op, where it has to be typed because the file recommends another."""
+        return None if str(self.op) == self.vector.metadata.recommended.op else self.op
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from msgspec import Meta
 from steer.base.errors import SteerError, UsageError, VectorError
 from steer.base.files import safe_name
 from steer.serving.refused import RequestError
-from steer.steering.operation import ADD, Coefficient, Operation, parse_amount, parse_coefficient
+from steer.steering.operation import Coefficient, Operation, parse_amount, parse_coefficient
 from steer.steering.scope import parse_when
 from steer.steering.spec import SteerSpec
 from steer.steering.steers import Steer, check_fits, resolve
@@ -183,6 +183,7 @@ def _described(name: str, metadata: Metadata) -> dict[str, Any]:
         "recommended": {
             "coefficient": usual.value if usual.unit == "vector" else str(usual),
             "layers": list(recommended.layers),
+            "op": recommended.op,
         },
     }
 
@@ -203,9 +204,9 @@ def _spec(asked: Asked) -> SteerSpec:
     return SteerSpec(asked.vector, coefficient, layers, scope, operation, schedule, skip_special)
 
 
-def _operation(text: str | None) -> Operation:
+def _operation(text: str | None) -> Operation | None:
     if text is None:
-        return ADD
+        return None
     coefficient, operation = parse_amount(text, text)
     if coefficient is not None:
         raise UsageError(f"{text!r} is not an op", hint="the coefficient is a field of its own")

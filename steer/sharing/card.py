@@ -91,6 +91,7 @@ def _facts(metadata: Metadata) -> list[str]:
     form = f"low-rank edit, rank {metadata.rank}" if metadata.rank else "vector"
     amount = f"{best.coefficient:.0%} of the activation's length"
     amount = amount if best.unit == "residual" else f"×{best.coefficient:g}"
+    amount += "" if best.op == "add" else f" {best.op}"
     layers = "layers" if len(best.layers) > 1 else "layer"
     positions = metadata.read.positions
     read = "acts on" if positions in UNREAD else "read at"

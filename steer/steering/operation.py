@@ -75,14 +75,22 @@ class Operation:
 ADD = Operation()
 
 
-def parse_amount(text: str, spec: str) -> tuple[Coefficient | None, Operation]:
+#: In place of an amount: the coefficient and the op that the file recommends.
+RECOMMENDED = "recommended"
+
+
+def parse_amount(text: str, spec: str) -> tuple[Coefficient | None, Operation | None]:
     """A coefficient, an op, or both with a comma between; `spec` is what messages quote.
+
+    None stands for what is not typed: the file decides it.
 
     Raises:
         UsageError: a part is neither, there are two of a kind, or a value is missing or wrong.
     """
     coefficient: Coefficient | None = None
     operation: Operation | None = None
+    if text == RECOMMENDED:
+        return None, None
     for part in text.split(","):
         if part.partition("=")[0] in (*get_args(OpName), "norm"):
             if operation is not None:
@@ -101,15 +109,24 @@ def parse_amount(text: str, spec: str) -> tuple[Coefficient | None, Operation]:
             f"{spec!r}: a percentage is a length to add, and {(operation or ADD).name} adds none",
             hint="write a share such as 0.5, or leave it out",
         )
-    return coefficient, operation or ADD
+    return coefficient, operation
 
 
-def format_amount(coefficient: Coefficient | None, operation: Operation) -> str:
-    """What `parse_amount` reads back; empty for what the file decides."""
-    parts = [] if coefficient is None else [str(coefficient)]
-    if operation != ADD:
-        parts.append(str(operation))
-    return ",".join(parts)
+def parse_operation(text: str, spec: str) -> Operation:
+    """An op without a coefficient; `spec` is what messages quote.
+
+    Raises:
+        UsageError: it is not an op.
+    """
+    coefficient, operation = parse_amount(text, spec)
+    if coefficient is not None or operation is None:
+        raise UsageError(f"{spec!r}: {text!r} is not an op", hint="write add, ablate or clamp=0")
+    return operation
+
+
+def format_amount(coefficient: Coefficient | None, operation: Operation | None) -> str:
+    """What `parse_amount` reads back; empty where the file decides both."""
+    return ",".join(str(part) for part in (coefficient, operation) if part is not None)
 
 
 def parse_coefficient(text: str, spec: str) -> Coefficient:

@@ -9,7 +9,8 @@
 REFERENCE  a name, a path, or an address: hf://OWNER/REPO[@REVISION]/NAME, s3://...
 AMOUNT     times the stored vector (1 adds it once, -1 turns it round), or `15%`: a vector whose
            length is 15 % of the mean activation's length at that layer; or an op
-           (`steer.steering.operation`), after a coefficient and comma: `0.5,ablate`, `2,norm=keep`
+           (`steer.steering.operation`), after a coefficient and comma: `0.5,ablate`, `2,norm=keep`;
+           or `recommended`, what the file recommends
 LAYERS     3, 2,5 or 4-7, or `all` that the file has
 SCOPE, SCHEDULE  see `steer.steering.scope`
 VALUE      in the file's units (`steer.steering.projection`): a number, neg (0), mid (0.5),
@@ -27,7 +28,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from steer.base.errors import UsageError
-from steer.steering.operation import ADD, Coefficient, Operation, format_amount, parse_amount, plain
+from steer.steering.operation import (
+    RECOMMENDED,
+    Coefficient,
+    Operation,
+    format_amount,
+    parse_amount,
+    plain,
+)
 from steer.steering.scope import CONSTANT, Schedule, Scope, parse_when
 from steer.vectors.sites import format_layers, parse_layers
 
@@ -59,7 +67,7 @@ class SteerSpec:
     coefficient: Coefficient | None = None
     layers: tuple[int, ...] | Literal["all"] | None = None
     scope: Scope | None = None
-    op: Operation = ADD
+    op: Operation | None = None
     schedule: Schedule = CONSTANT
     skip_special: bool = False
 
@@ -69,7 +77,7 @@ class SteerSpec:
         if self.scope is None and self.skip_special:
             when.insert(0, "skip-special")
         if when and not amount and self.layers is None:
-            amount = "add"  # a bare `/scope` would read as part of a path
+            amount = RECOMMENDED  # a bare `/scope` would read as part of a path
         text = self.reference + (f":{amount}" if amount else "")
         if self.layers is not None:
             text += f"@{self.layers if self.layers == 'all' else format_layers(self.layers)}"
@@ -124,7 +132,7 @@ def parse(text: str) -> SteerSpec:
         raise UsageError(f"{text!r} names no vector", hint="write -v NAME or -v NAME:2@14")
     if not modified:
         return SteerSpec(reference)
-    coefficient, operation = None, ADD
+    coefficient, operation = None, None
     if match["has_amount"] is not None:
         coefficient, operation = parse_amount(match["amount"], text)
     layers: tuple[int, ...] | Literal["all"] | None = None

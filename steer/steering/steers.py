@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from steer.base.errors import ModelError, SiteError, VectorError
-from steer.steering.operation import ADD, Coefficient, Operation
+from steer.base.errors import ModelError, SiteError, UsageError, VectorError
+from steer.steering.operation import ADD, Coefficient, Operation, parse_operation
 from steer.steering.projection import Gate, level, reading_layer, unit_direction
 from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope
 from steer.steering.spec import SteerSpec
@@ -191,8 +191,9 @@ def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -
     metadata = vector.metadata
     recommended = metadata.recommended
     scope = spec.scope or replace(usual_scope(metadata), skip_special=spec.skip_special)
+    op = spec.op or recommended_operation(metadata)
     usual = Coefficient(1.0)
-    if spec.op.name == "add":
+    if op.name == recommended.op_name:
         usual = Coefficient(recommended.coefficient, recommended.unit)
         if spec.coefficient is None and not usual.value:
             raise VectorError(
@@ -202,9 +203,25 @@ def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -
     layers = metadata.layers if spec.layers == "all" else spec.layers
     if layers is None:
         layers = recommended.layers
-        if spec.op.writes:
+        if op.writes:
             layers = (reading_layer(metadata, layers),)
-    return Steer(vector, spec.coefficient or usual, layers, scope, spec.op, spec.schedule, gate)
+    return Steer(vector, spec.coefficient or usual, layers, scope, op, spec.schedule, gate)
+
+
+def recommended_operation(metadata: Metadata) -> Operation:
+    """The op that a vector's file recommends.
+
+    Raises:
+        VectorError: this version does not know it.
+    """
+    op = metadata.recommended.op
+    try:
+        return parse_operation(op, op)
+    except UsageError:
+        raise VectorError(
+            f"vector {metadata.name!r} recommends the op {op!r}, which this steer does not know",
+            hint=f"install a later version, or say what to do: {metadata.name}:add",
+        ) from None
 
 
 def check_fits(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Literal
+import re
+from typing import Any
 
 import msgspec
 
@@ -27,7 +28,8 @@ FORMAT = 1
 #: The first release that reads `FORMAT`: an older one can then say what to install.
 NEEDS = "0.1.0"
 
-Op = Literal["add"]
+#: How an op looks in `-v`; `steer.steering.operation` knows what it means.
+_OP = re.compile(r"[a-z]{1,20}(=[a-z0-9.+-]{1,40})?")
 
 
 class Spread(Record, frozen=True):
@@ -75,20 +77,30 @@ class LayerStatistics(Record, frozen=True):
 
 
 class Recommended(Record, frozen=True):
-    """What `-v NAME` does when no numbers are given, and why.
+    """What `-v NAME` does when nothing else is typed, and why.
 
     coefficient: times the stored vector or, where `unit` is residual, the share of the mean
-    activation's length that it is brought to at each layer.
+    activation's length that it is brought to at each layer; for an op other than `add`, how much of
+    the edit is made. op: as `-v` writes it, such as `add`, `ablate` or `cap=2.5`.
     """
 
     layers: tuple[int, ...]
     coefficient: float
     evidence: str
-    op: Op = "add"
+    op: str = "add"
     unit: Unit = "vector"
 
     def __post_init__(self) -> None:
         finite(self.coefficient)
+        if not _OP.fullmatch(self.op):
+            raise ValueError(f"{self.op[:60]!r} is not an op")
+        if self.unit == "residual" and self.op not in ("add", "norm=keep"):
+            raise ValueError(f"{self.op} has no length that could be a share of an activation's")
+
+    @property
+    def op_name(self) -> str:
+        """The op without its value; `norm=keep` is an addition."""
+        return "add" if self.op == "norm=keep" else self.op.partition("=")[0]
 
 
 class Metadata(Record, frozen=True):

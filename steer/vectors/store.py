@@ -285,5 +285,5 @@ def _scope_hint(reference: str, searched: list[Path]) -> str | None:
     """What to write for `NAME/SCOPE`, which is a path, where there is such a name."""
     name, _, rest = reference.partition("/")
     if any((folder / (name + SUFFIX)).is_file() for folder in searched):
-        return f"a scope follows an op, a coefficient or layers: {name}:add/{rest}"
+        return f"a scope follows an op, a coefficient or layers: {name}:recommended/{rest}"
     return None
