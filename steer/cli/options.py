@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+AllowIdle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-idle", help="Let a steer pass that changes nothing, which is an error otherwise."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 
 

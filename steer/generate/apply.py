@@ -10,6 +10,7 @@ from itertools import groupby
 
 from steer.base.errors import SteerError, UsageError
 from steer.generate.batch import Batch
+from steer.hooks.meeting import check_acted, check_can_act
 from steer.models.memory import ran_out
 from steer.models.model import Model
 from steer.steering.generation import Generation, Row, Sampling, check_gates
@@ -43,6 +44,7 @@ def generate(
     watched: Sequence[Projection] = (),
     guards: Sequence[Guard] = (),
     on_text: Callable[[str], None] | None = None,
+    allow_idle: bool = False,
 ) -> Iterator[Generation]:
     """Continue each prompt `sampling.samples` times, in the order of the prompts, batch by batch.
 
@@ -51,9 +53,11 @@ def generate(
     prompts that a chat template has already given their first token. `on_text` gets text as it
     comes, and needs a single prompt and sample. What is `watched` is read of each new token, and
     `guards` look at each (`steer.hooks.watch`); neither goes with beams, which are tried and
-    dropped, nor does a gate at each token.
+    dropped, nor does a gate at each token. `allow_idle` lets steers pass that act nowhere, and
+    leaves it to `Generation.idle` to tell.
 
     Raises:
+        IdleError: a steer that cannot act in any of the texts, or did not.
         UsageError: beams, with what does not go with them.
         SteerError: a prompt that is empty or leaves no room.
         HookError: a steer was never applied.
@@ -66,14 +70,22 @@ def generate(
         )
     check_gates(sampling, steers)
     rows = rows_of(model, prompts, sampling, special=special)
+    if not allow_idle:
+        check_can_act(model, steers, [row.ids for row in rows], sampling.max_tokens)
     if on_text is not None and len(rows) != 1:
         raise ValueError("text can be streamed for one prompt and one sample only")
     size = sampling.batch_size
     if sampling.beams > 1:  # whole prompts
         size = max(1, size // sampling.beams) * sampling.samples
+    idle: list[list[str]] = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        yield from Batch(model, part, steers, sampling, watched, guards, on_text).generations()
+        for made in Batch(model, part, steers, sampling, watched, guards, on_text).generations():
+            # What a guard cut off might have been steered further on.
+            idle += [made.idle] if made.finish != "guard" else []
+            yield made
+    if not allow_idle:
+        check_acted(idle)
 
 
 def continue_ids(
