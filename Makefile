@@ -7,7 +7,13 @@ N ?= 200000
 # Of each command of `make kills`.
 KILLS ?= 200
 
-.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray fuzz kills
+# The laws that lean on other libraries' insides: when hooks fire, and at which positions.
+LAWS := tests/test_injection.py tests/test_watch.py tests/test_gate.py tests/test_record.py \
+	tests/test_hookmap.py tests/test_scoring.py tests/test_doctor.py
+NEWEST ?= transformers torch transformer-lens
+
+.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray fuzz kills \
+	test-newest test-newest-quick
 
 # Made again when what it is made from changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -23,6 +29,24 @@ demo: install
 # A process a core: most of the time goes into models so small that a second thread is no help.
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# The laws on the newest releases that pip finds, later ones than steer allows among them. It says
+# which versions it ran with. `NEWEST="transformers transformer-lens"` leaves torch as it is.
+test-newest: install
+	rm -rf .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -c "import pathlib, site, sys; pathlib.Path(site.getsitepackages()[0], \
+		'below.pth').write_text(str(next(pathlib.Path('$(VENV)').resolve().glob('lib/*/site-packages'))))"
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade $(NEWEST)
+	.venv-newest/bin/python -m pip list --disable-pip-version-check | grep -E "^(torch|transformer)"
+	.venv-newest/bin/python -m pytest $(LAWS) $(NEWEST_OPTIONS)
+
+# The short form, for CI: without torch, which is large, and on the families that differ most. A
+# release that steer does not allow yet may fail here: that is said, and fails nothing.
+test-newest-quick:
+	@$(MAKE) test-newest NEWEST="transformers transformer-lens" LAWS="tests/test_injection.py tests/test_doctor.py" \
+		NEWEST_OPTIONS="-k 'llama or gpt2 or gemma2 or opt or doctor'" || \
+		{ .venv-newest/bin/python tests/newest.py; }
 
 lint: install
 	$(BIN)/ruff check .
@@ -108,4 +132,4 @@ bench: install .venv-rivals/installed
 	$(BIN)/python tests/benchmarks/overhead.py --rivals .venv-rivals
 
 clean:
-	rm -rf $(VENV) .venv-llama .venv-repeng .venv-vllm .venv-ray .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-llama .venv-repeng .venv-vllm .venv-ray .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from steer.contrasts.reading import Readings, Tokens
 from steer.fitting.activations import Activations, Recording, resume
 from steer.hooks.record import Batch, Recorder, in_batches, readings_of
 from steer.models.model import Model
+from steer.resuming import run_key
 from steer.vectors.giveaways import Giveaways
 from steer.vectors.positions import Position
 from steer.vectors.provenance import SEVERAL, ContrastSummary, Read
@@ -68,7 +70,11 @@ def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
     from_difference = contrasts.paired and contrasts.kind != "conditions"
     readings = Readings(*tokens, positions, from_difference=from_difference)
     told = check.giveaways(contrasts, tokens)
-    return Plan(_recording(model, contrasts, positions, sites, told), readings, model.describe())
+    recording = _recording(model, contrasts, positions, sites, told)
+    # A recording that was begun with other weights, tokens or precision is another one.
+    run = run_key(model, msgspec.to_builtins(recording), _digest(readings))
+    recording = msgspec.structs.replace(recording, run=run)
+    return Plan(recording, readings, model.describe())
 
 
 def record_contrasts(
@@ -141,9 +147,16 @@ def _recording(
         n_positive=n,
         n_negative=m,
         paired=contrasts.paired,
-        # A recording that was begun in another precision is another one.
         dtype=str(model.network.dtype).removeprefix("torch."),
     )
+
+
+def _digest(readings: Readings) -> str:
+    """A hash of what is read: the tokens of each passage, and its spans."""
+    digest = hashlib.sha256()
+    for one in readings:
+        digest.update(f"{list(one.ids)} {one.spans}\n".encode())
+    return digest.hexdigest()
 
 
 def _sites(model: Model, settings: ReadSettings) -> list[Site]:

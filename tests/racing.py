@@ -18,13 +18,12 @@ from pathlib import Path
 import servers
 from conftest import make_vector
 
-from steer.sharing import lock
 from steer.sharing.address import parse_folder, parse_vector
 from steer.sharing.opening import open_place
 from steer.sharing.places import contents
 from steer.sharing.pull import pull
 from steer.sharing.push import Parcel, push
-from steer.vectors import store
+from steer.vectors import lock, store
 from steer.vectors.vector import SteeringVector
 
 #: Of each of the two processes, vectors of one name and of different sizes.

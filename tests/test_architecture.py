@@ -24,6 +24,7 @@ LAYERS = [
     ["measures", "formats", "sharing"],
     ["models"],
     ["hooks", "workers"],
+    ["resuming"],
     ["generate", "extraction", "monitoring", "doctor", "baking"],
     ["distillation", "demo"],
     ["evaluation"],
@@ -40,6 +41,7 @@ TRAINING = {"pocket.train", "pocket.optimizer", "pocket.lessons"}
 DOORS = {
     "transformers": {
         "models.model",
+        "models.caches",
         "models.checkpoint",
         "models.outline",
         "models.encoding",

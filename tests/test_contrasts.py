@@ -241,8 +241,8 @@ def test_what_a_template_leaves_out_is_an_error() -> None:
         (b"[" * 100_000, "nested too deeply"),
         (b'{"positive": ' + b"9" * 5000 + b"}", "f:1: not JSON"),
         (b"[]", "there are no contrasts"),
-        (b"[1,\n2,\n", "f:3: not JSON"),
-        (b"[1, 2]", "f, item 1: a number, not an object"),
+        (b"[[],\n2,\n", "f:3: not JSON"),
+        (b"[{}, 2]", "f, item 1: no contrast; it has the fields none"),
         (jsonl({"good": ["a"], "bad": ["b"]}), "f:1: no contrast; it has the fields bad, good"),
         (jsonl({"text": "a", "label": 1}, {"text": "b", "label": "b"}), "f:2: the label is 'b'"),
         (jsonl({"text": "a", "label": 1}), "no negative text"),
@@ -262,8 +262,8 @@ def test_bad_files_get_the_line_and_the_fault(data: bytes, message: str) -> None
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"text,label\na\n", "f.csv:2: the row has not 2 cells"),
-        (b"text,label\na,1,2\n", "f.csv:2: the row has not 2 cells"),
+        (b"text,label\na\n", "f.csv:2: the row does not have 2 cells"),
+        (b"text,label\na,1,2\n", "f.csv:2: the row does not have 2 cells"),
         (b"text,label\na,1\nb,2\n", "f.csv:3: the label is '2'"),
         (b"a,b\nc,d\n", "f.csv:2: no contrast; it has the fields a, b"),
     ],
@@ -320,6 +320,22 @@ def test_the_hash_is_of_contents_order_and_sides() -> None:
     assert len({read(jsonl(GOOD), frame=frame).sha256 for frame in frames}) == 4
 
 
+def test_other_fields_of_messages_are_kept() -> None:
+    thought = said("Well.")
+    thought[-1]["reasoning_content"] = "Hm."
+    thought[0] = {"role": "user", "content": [{"type": "text", "text": "How was it?"}]}
+    found = read(jsonl({"positive": thought, "negative": said("Badly.")}))
+    assert found.positive[0].turns == (Message("user", "How was it?"),)
+    assert found.positive[0].extra == '{"reasoning_content": "Hm."}'
+    assert (
+        found.sha256 != read(jsonl({"positive": said("Well."), "negative": said("Badly.")})).sha256
+    )
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}
+    turns = [*ASKED, call, *said("Well.")]
+    message = read(jsonl({"positive": turns, "negative": said("Badly.")})).positive[0].turns[1]
+    assert message.as_dict() == call | {"content": ""}
+
+
 # Anything at all --------------------------------------------------------------------------------
 
 
@@ -329,7 +345,9 @@ def test_any_bytes_are_contrasts_or_an_error_for_the_user(data: bytes) -> None:
         lambda: read(data),
         lambda: read(data, "f.csv"),
         lambda: read(data, texts="f", positive=("a",)),
-        lambda: prompts.read(data, "f"),
+        lambda: prompts_of(data),
+        lambda: read(b"PAR1" + data),
+        lambda: read(b"\x1f\x8b\x08" + data),
         lambda: prompts.read_one(data),
     ):
         try:
@@ -357,16 +375,130 @@ def test_any_json_is_contrasts_or_an_error_for_the_user(values: list[object], ch
             continue
 
 
+def prompts_of(data: bytes, name: str = "f", names: Names | None = None) -> list[str]:
+    found, _ = prompts.read(records(data, name, Names().known), names, field="prompt")
+    return found
+
+
 def test_prompts_are_lines_or_records() -> None:
-    assert prompts.read(b"One day\r\n\nThen\n", "f") == ["One day", "Then"]
-    assert prompts.read(jsonl({"prompt": "One day"}, {"prompt": "Then", "id": 1}), "f") == [
-        "One day",
-        "Then",
+    expected = ["One, day", "Then"]
+    for data, name in (
+        (b"One, day\r\n\nThen\n", "f"),
+        (jsonl({"prompt": "One, day"}, {"prompt": "Then", "id": 1}), "f"),
+        (jsonl(*expected), "f.jsonl"),
+        (json.dumps([{"instruction": one} for one in expected]).encode(), "f.json"),
+        (b'goal,target\n"One, day",Sure\nThen,Yes\n', "f.csv"),
+        (jsonl(*([{"role": "user", "content": one}] for one in expected)), "f.jsonl"),
+    ):
+        assert prompts_of(data, name) == expected
+    assert prompts_of(jsonl({"theirs": "x", "prompt": "y"}), names=Names({"text": "theirs"})) == [
+        "x"
     ]
-    with pytest.raises(InputError, match="f holds no prompts"):
-        prompts.read(b"\n", "f")
-    with pytest.raises(InputError, match="f:1: there is no field 'prompt'"):
-        prompts.read(jsonl({"text": "x"}), "f")
+    _, notes = prompts.read(records(b"goal,target\na,b\n", "f.csv"), field="prompt")
+    assert notes == ("fields that are not read: target",)
+    for data, message in (
+        (b"\n", "f is empty"),
+        (jsonl({"words": "x"}), "f:1: there is no prompt; it has the fields words"),
+        (jsonl({"prompt": 3}), "f:1: 'prompt' is a number"),
+        (jsonl({"messages": said("Well.")}), "f:1: 'messages' is a conversation"),
+    ):
+        with pytest.raises(InputError, match=message):
+            prompts_of(data)
+
+
+# Lists, labels, mappings ------------------------------------------------------------------------
+
+ANSWERS = {"question": "Q", "correct_answers": ["a", "b"], "incorrect_answers": ["c", "d", "e"]}
+
+
+def test_lists_in_a_record_are_pairs_of_each_with_each() -> None:
+    for rows in ([ANSWERS], [ANSWERS, ANSWERS | {"question": "R", "correct_answers": "x"}]):
+        found = read(jsonl(*rows))
+        expected = [
+            (row["question"], positive, negative)
+            for row in rows
+            for positive in row["correct_answers"]
+            for negative in row["incorrect_answers"]
+        ]
+        pairs = zip(found.positive, found.negative, strict=True)
+        assert [(p.prompt, p.text, n.text) for p, n in pairs] == expected
+        assert found.paired
+        assert f"{len(expected)} pairs" in found.notes[0]
+        first = read(jsonl(*rows), names=Names(lists="first"))
+        assert wholes(first) == (
+            [row["question"] + row["correct_answers"][0] for row in rows],
+            [row["question"] + "c" for row in rows],
+        )
+        assert not first.notes
+
+
+def test_a_table_holds_lists_where_it_is_said_so() -> None:
+    table = b"question,positive,negative\nQ,a; b,c;\nR,d,e;f\n"
+    names = Names(split=";")
+    assert wholes(read(table, "f.csv", names=names)) == (["Qa", "Qb", "Rd", "Rd"],
+                                                         ["Qc", "Qc", "Re", "Rf"])  # fmt: skip
+    assert any("--split" in note for note in read(b"positive,negative\na;b,c;d\n", "f.csv").notes)
+
+
+def test_two_lists_in_one_object_are_sets_and_said_to_be() -> None:
+    sets = {"positive": ["a", "b"], "negative": ["c"]}
+    found = read(jsonl(sets))
+    assert (found.kind, any("not pairs" in note for note in found.notes)) == ("unpaired", True)
+    assert wholes(read(jsonl(sets), names=Names(lists="all"))) == (["a", "b"], ["c", "c"])
+    assert wholes(read(jsonl(sets, sets))) == (["a", "b", "a", "b"], ["c"] * 4)
+    with pytest.raises(InputError, match="and more records after them"):
+        read(jsonl(sets, sets), names=Names(lists="sets"))
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({"positive_labels": ("5",), "negative_labels": ("1.0",)}, (["a"], ["d"])),
+        ({"positive_labels": ("5", "4")}, (["a", "b"], ["c", "d", "e"])),
+        ({"negative_labels": ("GOOD",), "positive_labels": ("4",)}, (["b"], ["e"])),
+    ],
+)
+def test_labels_with_values(named: dict[str, Any], expected: Any) -> None:
+    labels = zip("abcde", (5.0, "4", 3, 1, " good"), strict=True)
+    rows = [{"text": text, "label": label} for text, label in labels]
+    found = read(jsonl(*rows), names=Names(**named))
+    assert wholes(found) == expected
+    left = len(rows) - sum(map(len, expected))
+    assert found.notes == ((f"rows with neither label that are left out: {left}",) if left else ())
+
+
+def test_a_mapping_for_one_file_alone() -> None:
+    files = {"p.csv": b"goal,x\na,1\n", "n.csv": b"text,goal\nb,no\n"}
+    names = parse_mapping(["positive:text=goal"])
+
+    def two(names: Names) -> Contrasts:
+        source = ContrastSource(positive_file="p.csv", negative_file="n.csv", names=names)
+        return contrast_files.read(source, lambda file: records(files[file], file, names.known))
+
+    assert wholes(two(names)) == (["a"], ["b"])
+    assert wholes(two(parse_mapping(["text=goal", "negative:text=text"]))) == (["a"], ["b"])
+    for wrong in (["texts:text=goal"], ["nothing:text=goal"]):
+        with pytest.raises(UsageError):
+            two(parse_mapping(wrong))
+
+
+# Many conditions before many texts --------------------------------------------------------------
+
+
+def test_crossed_texts_are_made_when_they_are_read() -> None:
+    texts, names = [f"t{n}" for n in range(300)], [f"c{n}" for n in range(400)]
+    found = read(jsonl(*texts), texts="f", positive=tuple(names), negative=("no",))
+    assert (len(found.positive), len(found.negative)) == (120_000, 120_000)
+    assert found.positive[301].whole == "c1 t1"
+    assert found.positive[-1:] == [Passage("c399 ", "t299")]
+    assert sys.getsizeof(found.positive) < 1000
+    with pytest.raises(InputError, match="conditions before texts come to 1,200,000 texts"):
+        read(jsonl(*texts), texts="f", positive=tuple(f"c{n}" for n in range(2000)))
+    with pytest.raises(InputError, match="characters, more than"):
+        read(jsonl(*["x" * 10_000] * 200), texts="f", positive=tuple(f"c{n}" for n in range(300)))
+    long = ["x" * 9] * 2000
+    with pytest.raises(InputError, match="f:1: lists of texts in pairs come to 8,000,000 texts"):
+        read(jsonl({"prompt": "Q", "positive": long, "negative": long}))
 
 
 # The hub ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,13 +20,14 @@ from typer.testing import CliRunner, Result
 
 from steer.base.errors import InputError, SiteError, UsageError, VectorError
 from steer.base.journal import Journal
+from steer.base.progress import Advance, Phase
 from steer.cli.main import app
 from steer.distillation.descent import candidates, descend
-from steer.distillation.distill import distill, fit, n_units
+from steer.distillation.distill import distill, fit
 from steer.distillation.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
 from steer.distillation.lowrank import Edits, Teacher, divergences
 from steer.distillation.recovery import recovery
-from steer.distillation.settings import DistillSettings, Schedule
+from steer.distillation.settings import DistillMethod, DistillSettings, Schedule
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write
 from steer.hooks.clock import TokenClock
@@ -187,13 +189,22 @@ def test_the_layer_is_searched_unless_named() -> None:
     assert candidates(range(40)) == (0, 6, 11, 17, 22, 28, 33, 39)
 
 
-def test_progress_adds_up() -> None:
-    model = tiny.model("llama")
-    seen: list[tuple[str, int, float | None]] = []
-    settings = replace(SMALL, steps=10, layers=None)
-    distill(model, CONDITIONS, PROMPTS, settings, lambda *event: seen.append(event))
-    assert sum(n for _, n, _ in seen) == n_units(model, settings)
-    assert seen[-1][2] is not None
+@pytest.mark.parametrize("method", ["ridge", "descent"])
+def test_each_phase_says_how_far_it_is(method: DistillMethod) -> None:
+    phases: list[Phase] = []
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Advance]:
+        phases.append(Phase(what, total, 0.0))
+        yield phases[-1].advance
+
+    settings = replace(SMALL, steps=10, layers=None, method=method, scope="response")
+    distill(tiny.model("llama"), CONDITIONS, PROMPTS, settings, progress)
+    assert phases[0].what == "sampling texts"
+    assert phases[-1].what == "measuring on held-out texts"
+    for phase in phases:
+        ended_early = phase.what in ("fitting", "descending") or phase.what.startswith("trying")
+        assert phase.done == phase.total or (ended_early and 0 < phase.done < phase.total)
 
 
 def test_files_of_low_rank_edits_are_stable_and_checked(tmp_path: Path) -> None:

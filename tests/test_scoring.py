@@ -15,13 +15,14 @@ from torch import Tensor
 
 from steer.base.errors import HookError, InputError
 from steer.distillation.recovery import token_kl
-from steer.evaluation import scoring, trunk
+from steer.evaluation import scoring
 from steer.evaluation.batches import Text, distance, drift, log_prob, surprise
 from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, score
-from steer.evaluation.trunk import can_be_spared, takes_trunks
+from steer.hooks import trunk
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected
+from steer.hooks.trunk import can_be_spared, takes_trunks
 from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.projection import Condition, Gate, Pooling, Projection

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,13 +23,13 @@ from typer.testing import CliRunner, Result
 
 from steer.base.errors import SteerError, UsageError, VectorError
 from steer.cli.main import app
-from steer.sharing import fetch, lock
+from steer.sharing import fetch
 from steer.sharing.address import parse_folder, parse_vector
 from steer.sharing.opening import open_place
 from steer.sharing.places import ChangedError, listing
 from steer.sharing.pull import pull
 from steer.sharing.push import parcel, push
-from steer.vectors import store
+from steer.vectors import lock, store
 from steer.vectors.vector import SteeringVector
 
 # huggingface_hub uploads with an argument that the client below it deprecates.
@@ -298,6 +301,151 @@ def test_a_signature_goes_along_and_holds_for_these_bytes_and_this_key_alone(
     refused("verify", "calm", "--public-key", "k.pub", because="is not signed")
 
 
+def signed(seed: int, key: str | None) -> Path:
+    """A vector named calm, pushed to `team`, signed by a key or not at all."""
+    path = written(seed=seed)
+    path.with_name("calm.safetensors.sig").unlink(missing_ok=True)
+    if key is not None:
+        made = () if Path(key).exists() else ("--new-key",)
+        steer("sign", path, "--key", key, *made)
+    return path
+
+
+def replaced_there(path: Path) -> None:
+    """What somebody does who can write into the shared folder."""
+    for file in Path("team").glob("calm*"):
+        file.unlink()
+    for file in path.parent.glob("calm*"):
+        shutil.copy(file, "team")
+
+
+#: Who signs the vector after the first one, which "ours.pem" has signed, and whether the public key
+#: of the first was given; and whether that is taken.
+SUCCESSORS = [
+    ("ours.pem", True, True),
+    ("theirs.pem", True, False),
+    (None, True, False),
+    ("ours.pem", False, False),  # nobody here can tell whose it is
+    ("theirs.pem", False, False),
+    (None, False, False),
+]
+
+
+@pytest.mark.parametrize(("key", "known", "taken"), SUCCESSORS)
+def test_a_signed_vector_is_replaced_only_by_one_of_the_same_signer(
+    key: str | None, known: bool, taken: bool
+) -> None:
+    """Nor by --force: that is for another vector, not for another signer."""
+    steer("push", signed(0, "ours.pem"), "team")
+    steer("pull", "team/calm", *(("--public-key", "ours.pub") if known else ()))
+    before = {path: path.read_bytes() for path in Path("vectors").iterdir()}
+    replaced_there(signed(1, key))
+    if taken:
+        steer("pull", "team/calm", "--force")
+        steer("verify", "calm", "--public-key", "ours.pub")
+        return
+    refused("pull", "team/calm", "--force", because="was signed")
+    assert {path: path.read_bytes() for path in Path("vectors").iterdir()} == before
+    if key is not None:  # the user says whose it is now
+        public = key.replace(".pem", ".pub")
+        steer("pull", "team/calm", "--force", "--public-key", public)
+        steer("verify", "calm", "--public-key", public)
+
+
+@pytest.mark.parametrize(("key", "known", "taken"), SUCCESSORS)
+def test_no_reader_takes_what_replaced_a_signed_vector(
+    key: str | None, known: bool, taken: bool
+) -> None:
+    """Every command that reads a vector: whoever wrote into ./vectors is found out."""
+    steer("push", signed(0, "ours.pem"), "team")
+    steer("pull", "team/calm", *(("--public-key", "ours.pub") if known else ()))
+    for file in Path("vectors").glob("calm.safetensors*"):
+        file.unlink()
+    for file in signed(1, key).parent.glob("calm*"):
+        shutil.copy(file, "vectors")
+    commands: list[tuple[str, ...]] = [
+        ("apply", "w1", "-v", "calm:1@1"),
+        ("bake", "-v", "calm:1@1", "-o", "baked"),
+        ("push", "calm", "other"),
+        ("sign", "calm", "--key", "ours.pem"),
+        ("verify", "calm"),
+        ("monitor", "w1", "-v", "calm"),
+        ("eval", "-v", "calm:1@1"),
+        ("combine", "calm", "calm", "-o", "sum.safetensors"),
+        ("convert", "calm:1@1", "calm.gguf"),
+        ("compare", "calm", "calm"),
+    ]
+    if not taken:
+        commands.append(("serve", "--vectors", "vectors"))  # it would run otherwise
+    for words in commands:
+        if taken:
+            # What they say instead is about the model; `verify` knows the very hash.
+            assert "was signed" not in run(*words).stderr
+        else:
+            refused(*words, because="was signed")
+    written("calm", seed=2)
+    store.write(Path("vectors/calm.safetensors"), make_vector(seed=2), force=True)
+    assert "calm" not in lock.origins(Path("vectors"))  # our own work is not refused
+    steer("verify", "calm")
+
+
+def test_a_vector_that_is_not_signed_is_not_pushed_over_one_that_is() -> None:
+    steer("push", signed(0, "ours.pem"), "team")
+    refused("push", signed(1, None), "team", "--force", because="has a signed vector")
+    steer("push", signed(1, "ours.pem"), "team", "--force")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".safetensors.sig", ".md"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_what_is_no_file_in_a_shared_folder_is_refused(suffix: str, kind: str) -> None:
+    """A link would hand over any file of whoever pulls, and to all once that is pushed again."""
+    steer("push", signed(0, "ours.pem"), "team")
+    file = Path(f"team/calm{suffix}")
+    if kind == "link":
+        file.rename("secret")
+    else:
+        file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(Path("secret").absolute())
+    refused("pull", "team/calm", because="is a pipe" if kind == "pipe" else "is a link")
+    assert not Path("vectors").exists()
+    run("list", "team")  # says what it is, or lists it; it does not wait
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"secret\n",
+        b"A" * 64,
+        base64.b64encode(b"x" * 63),
+        base64.b64encode(b"x" * 65),
+        b"-----BEGIN OPENSSH PRIVATE KEY-----\n",
+        b"A" * 2_000,
+    ],
+)
+def test_only_signatures_are_pulled_and_pushed_as_signatures(data: bytes) -> None:
+    path = written()
+    steer("push", path, "team")
+    Path("team/calm.safetensors.sig").write_bytes(data)
+    refused("pull", "team/calm", because="")
+    assert not Path("vectors").exists()
+    path.with_name("calm.safetensors.sig").write_bytes(data)
+    refused("push", path, "elsewhere", because="")
+    assert not Path("elsewhere").exists()
+
+
+def test_no_link_beside_a_vector_is_pushed() -> None:
+    """A folder from elsewhere, such as a clone, can have links to our own files."""
+    path = signed(0, "ours.pem")
+    signature = path.with_name("calm.safetensors.sig")
+    signature.rename("secret")
+    signature.symlink_to(Path("secret").absolute())
+    refused("push", path, "team", because="is a link")
+
+
 @pytest.mark.parametrize(
     ("words", "because"),
     [
@@ -310,7 +458,7 @@ def test_a_signature_goes_along_and_holds_for_these_bytes_and_this_key_alone(
         ),
         (["pull", "./mine/calm", "-o", "k" * 300], "too long"),
         (["pull", "nothing"], "see `steer list .`"),
-        (["pull", "./folder"], "Is a directory"),
+        (["pull", "./folder"], "is a folder"),
         (["push", "mine/calm.safetensors", "plain.txt"], "File exists"),
     ],
 )

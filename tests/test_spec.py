@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +18,14 @@ from hypothesis import strategies as st
 from steer.base.errors import SteerError, UsageError, VectorError
 from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.scope import CONSTANT, Schedule, Scope
-from steer.steering.spec import ConditionSpec, ReadSpec, SteerSpec, parse, parse_condition
+from steer.steering.spec import (
+    ConditionSpec,
+    ReadSpec,
+    SteerSpec,
+    _split,
+    parse,
+    parse_condition,
+)
 from steer.steering.steers import resolve
 from steer.vectors.provenance import Read
 from steer.vectors.sites import Site, format_layers, parse_layers
@@ -258,3 +267,38 @@ def test_a_file_that_recommends_nothing_does_not_steer_in_silence() -> None:
     with pytest.raises(VectorError, match="recommends a coefficient of 0"):
         resolve(parse("calm"), vector)
     assert resolve(parse("calm:1"), vector).coefficient == Coefficient(1.0)
+
+
+#: The syntax as one regular expression, which takes the square of the length.
+_WHOLE = re.compile(
+    r"(?P<reference>(?:hf://[^/@]+/[^/@]+(?:@(?:refs/(?:pr|convert)/)?[^/]+)?/"
+    r"|[a-z][a-z0-9+.-]*://[^/]*/)?.+?)"
+    r"((?P<has_amount>:(?!/)(?P<amount>[^:@/\\]*))?(?P<has_layers>@(?P<layers>[^:@/\\]*))?"
+    r"(?P<when>(/[^:@/\\]*)*))",
+    re.DOTALL,
+)
+_PIECES = ["a", "b1", "/", ":", "@", "\\", "hf://", "s3://", "refs/pr/1", "\n", ".safetensors", "2"]
+
+
+@given(st.lists(st.sampled_from(_PIECES), min_size=1, max_size=14).map("".join))
+@settings(max_examples=1_000)
+def test_a_spec_is_split_as_the_whole_syntax_says(text: str) -> None:
+    expected = _WHOLE.fullmatch(text)
+    reference, found = _split(text)
+    assert expected is not None
+    assert reference == expected["reference"]
+    assert found.groupdict() == {
+        name: value for name, value in expected.groupdict().items() if name != "reference"
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["joyful" + "/x" * 200_000 + end for end in ("", ":2", ":2@1", "@1:", "\\")]
+    + [":" * 400_000, "@" * 400_000, "hf://a/b" + "@x/" * 100_000 + ":1"],
+)
+def test_a_long_spec_takes_no_longer_than_it_is_long(text: str) -> None:
+    start = time.process_time()
+    with suppress(UsageError):
+        parse(text)
+    assert time.process_time() - start < 2

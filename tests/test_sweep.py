@@ -57,12 +57,12 @@ def plan_of(n_rows: int, shares: tuple[float, ...]) -> Plan:
     return Plan(tuple(Row(vector, (layer,), columns, "joyful") for layer in layers))
 
 
-def grid_of(effects: Any, costs: Any, levels: Any = None, spread: float = 0.0) -> Grid:
-    """Eight items a cell, alternately above and below the cell's effect by `spread`."""
-    effect = np.asarray(effects, float)[..., None] + spread * np.resize([1.0, -1.0], 8)
+def grid_of(effects: Any, costs: Any, levels: Any = None, spread: float = 0.0, n: int = 8) -> Grid:
+    """n items a cell, alternately above and below the cell's effect by `spread`."""
+    effect = np.asarray(effects, float)[..., None] + spread * np.resize([1.0, -1.0], n)
     drift = np.repeat(np.asarray(costs, float)[..., None], 3, axis=-1)
-    level = np.repeat(np.asarray(effects if levels is None else levels, float)[..., None], 8, -1)
-    return Grid("preference", effect, np.ones(8), drift, np.ones(3), level)
+    level = np.repeat(np.asarray(effects if levels is None else levels, float)[..., None], n, -1)
+    return Grid("preference", effect, np.ones(n), drift, np.ones(3), level)
 
 
 def unstable(
@@ -107,7 +107,7 @@ def test_halves_that_disagree_are_unstable() -> None:
     effect[3, 0, ::2] = 9.0  # for half of the items the last layer is best
     torn = replace(steady, effect=effect)
     assert "layer 3" in unstable(torn, plan, budget, (1, 0))
-    noisy = grid_of([[1], [2], [1], [0]], costs, spread=1.0)
+    noisy = grid_of([[1], [2], [1], [0]], costs, spread=1.0, n=24)
     assert "an effect of" in unstable(noisy, plan, budget, (1, 0))
 
 

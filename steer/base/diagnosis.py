@@ -54,17 +54,22 @@ def packages() -> Check:
     """Whether everything that steer requires is installed, in a version that it takes."""
 
     def look() -> str:
-        wrong = [text for text in map(_complaint, _requirements()) if text]
+        wrong = complaints()
         if wrong:
             raise SteerError("; ".join(wrong))
         return "all that steer needs, in versions that it takes"
 
-    return check("packages", look, "python -m pip install --upgrade steer")
+    return check("packages", look, "python -m pip install --upgrade steer-activations")
+
+
+def complaints() -> list[str]:
+    """What is missing, or installed in a version that steer was not tested with."""
+    return [text for text in map(_complaint, _requirements()) if text]
 
 
 def _requirements() -> list[Requirement]:
     """What steer needs without extras, here."""
-    made = map(Requirement, metadata.requires("steer") or ())
+    made = map(Requirement, metadata.requires("steer-activations") or ())
     return [one for one in made if one.marker is None or one.marker.evaluate({"extra": ""})]
 
 

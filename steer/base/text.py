@@ -1,8 +1,12 @@
-"""Generated text, as it grows and when it is done."""
+"""Texts: escapes in what is typed, and generated text as it grows and when it is done."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+
+_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
+_ESCAPE = re.compile(r"\\([nt\\])")
 
 #: Tokens that are decoded together, and how many of them still are when the first are let go.
 WINDOW, KEPT = 16, 6
@@ -56,6 +60,14 @@ class TextDeltas:
         if kept and text.endswith(kept) and "\ufffd" not in kept and hidden <= len(kept):
             self._ids = self._ids[-KEPT:]
             self._shown = len(kept) - hidden
+
+
+def unescaped(text: str) -> str:
+    r"""A text as it was meant when it was typed in a shell.
+
+    `\n` is a line's end, `\t` a tab and `\\` a backslash; any other backslash stays.
+    """
+    return _ESCAPE.sub(lambda found: _ESCAPES[found[1]], text)
 
 
 def cut(text: str, stop: Sequence[str]) -> str:

@@ -14,7 +14,9 @@ import typer
 from steer.cli import engine as engines
 from steer.cli import generated, options, output
 from steer.cli.recipe import RecipeOption, settings
+from steer.cli.texts import given_texts, with_map
 from steer.cli.watched import Looking, report_watched
+from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 @options.with_model(default="pocket")
+@with_map("prompts")
 def apply(
     *,
     context: typer.Context,
@@ -68,8 +71,12 @@ def apply(
     ] = None,
     recipe: RecipeOption = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="A prompt a line, or JSONL of {prompt}.")
+        Path | None,
+        typer.Option(
+            help="A file of prompts: one a line, or JSONL, JSON, CSV, TSV, Parquet; also .gz."
+        ),
     ] = None,
+    names: Names,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -88,7 +95,9 @@ def apply(
     temperature: Annotated[float, typer.Option("-t", "--temperature", help="0 is greedy.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Nucleus sampling; 1 keeps all tokens.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="The k likeliest tokens; 0 keeps all.")] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; \\\\n is a line's end.")
+    ] = None,
     beams: Annotated[
         int, typer.Option(help="Search with so many beams; -n of the best are given.")
     ] = 1,
@@ -137,6 +146,7 @@ def apply(
     """
     from steer.base.errors import SteerError, UsageError
     from steer.base.files import check_writable
+    from steer.base.text import unescaped
     from steer.steering.generation import LARGEST, Sampling, check_gates
     from steer.steering.named import behind, resolved
 
@@ -145,7 +155,7 @@ def apply(
         "temperature": temperature,
         "top_p": top_p,
         "top_k": top_k,
-        "stop": tuple(stop or ()),
+        "stop": tuple(map(unescaped, stop or ())),
         "samples": samples,
         "beams": beams,
         "seed": seed,
@@ -167,7 +177,7 @@ def apply(
         raise UsageError("--engine goes with no --watch, --guard or --beams")
     if out is not None:
         check_writable(out, force=force)
-    texts = options.given_texts(prompt, prompts, "prompt", 'steer apply "One day"')
+    texts = given_texts(prompt, prompts, names, "prompt", 'steer apply "One day"')
     if len(texts) * sampling.samples > LARGEST["samples"]:
         raise UsageError(
             f"{sampling.samples:,} texts after each of {len(texts):,} prompts are more than"

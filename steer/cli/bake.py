@@ -12,6 +12,8 @@ import typer
 
 from steer.cli import options, output
 from steer.cli.recipe import RecipeOption, settings
+from steer.cli.texts import read_prompts, with_map
+from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 @options.with_model(default="pocket")
+@with_map("texts")
 def bake(
     *,
     context: typer.Context,
@@ -42,8 +45,10 @@ def bake(
     ] = False,
     max_shard_size: Annotated[str, typer.Option(help="Of one weight file, at most.")] = "5GB",
     texts: Annotated[
-        Path | None, typer.Option(help="A text a line to compare on, in place of the usual ones.")
+        Path | None,
+        typer.Option(help="A file of texts to compare on, in place of the usual ones."),
     ] = None,
+    names: Names,
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
     ] = False,
@@ -69,7 +74,6 @@ def bake(
     from steer.baking.bakeable import check_bakeable
     from steer.baking.target import check_folder
     from steer.base.errors import SteerError, UsageError
-    from steer.contrasts import prompts
     from steer.models.source import DTYPES
     from steer.vectors.sites import listed
 
@@ -78,7 +82,7 @@ def bake(
     steers = _steers(context, recipe, vector or [])
     check_bakeable(steers)
     check_folder(out, force=force)
-    chosen = {} if texts is None else {"texts": prompts.read(*options.read_input(texts))}
+    chosen = {} if texts is None else {"texts": read_prompts(texts, names, field="text")}
     from steer.models.checkpoint import stored_dtype
 
     dtype = source.dtype or stored_dtype(source)

@@ -38,7 +38,10 @@ def chat(
     temperature: Annotated[float, typer.Option("-t", "--temperature", help="0 is greedy.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Nucleus sampling; 1 keeps all tokens.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="The k likeliest tokens; 0 keeps all.")] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="End an answer before this text.")] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="End an answer before this text; \\\\n is a line's end."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use vectors on a finetune of their model.")
@@ -63,6 +66,7 @@ def chat(
     steer chat -m Qwen/Qwen2.5-0.5B-Instruct -v warm:4 --system "You are a cook."
     printf '/steer sea 2\\nTell me a story.\\n/compare\\n' | steer chat
     """
+    from steer.base.text import unescaped
     from steer.steering.generation import Sampling
     from steer.steering.named import resolved
 
@@ -71,7 +75,7 @@ def chat(
         "temperature": temperature,
         "top_p": top_p,
         "top_k": top_k,
-        "stop": stop or [],
+        "stop": list(map(unescaped, stop or [])),
         "seed": seed,
         "system": system,
     }

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steer.cli import options, output
+from steer.cli.texts import records_of, with_names
 from steer.contrasts.contrasts import ContrastSource
+from steer.contrasts.schema import Names
 
 if TYPE_CHECKING:
     from steer.contrasts.contrasts import Contrasts
-    from steer.contrasts.records import Record
-    from steer.contrasts.schema import Names
-
-#: The option of every command that reads such files.
-Map = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--map",
-        metavar="OURS=THEIRS",
-        help="What the file calls positive, negative, prompt, text or label; can be repeated.",
-    ),
-]
 
 
 def with_contrasts(command: options.Command) -> options.Command:
@@ -32,12 +20,14 @@ def with_contrasts(command: options.Command) -> options.Command:
     return options.with_options("contrasts", _source)(command)
 
 
+@with_names
 def _source(
     file: Annotated[
         str | None,
         typer.Argument(
             metavar="CONTRASTS",
-            help="JSONL, JSON or CSV of contrasts, - for stdin, or hf:OWNER/NAME[:CONFIG][@SPLIT];"
+            help="JSONL, JSON, CSV, TSV or Parquet of contrasts, also .gz; - for stdin, or"
+            " hf:OWNER/NAME[:CONFIG][@SPLIT];"
             " see `steer contrasts --help`.",
         ),
     ] = None,
@@ -58,7 +48,8 @@ def _source(
     paired: Annotated[
         bool, typer.Option("--paired", help="The two files are pairs, line by line.")
     ] = False,
-    map: Map = None,
+    *,
+    names: Names,
     template: Annotated[
         str | None,
         typer.Option(help="What stands round each text: {text}, {prompt}, {condition}, \\n."),
@@ -68,11 +59,11 @@ def _source(
     ] = False,
     system: Annotated[str | None, typer.Option(help="A system message; with --chat.")] = None,
 ) -> ContrastSource:
+    from steer.base.text import unescaped
     from steer.contrasts.frame import Frame
-    from steer.contrasts.schema import parse_mapping
 
     if template is not None:
-        template = template.replace("\\n", "\n")
+        template = unescaped(template)
     return ContrastSource(
         file=file,
         positive=tuple(positive or ()),
@@ -81,7 +72,7 @@ def _source(
         positive_file=positive_file,
         negative_file=negative_file,
         paired=paired,
-        names=parse_mapping(map or ()),
+        names=names,
         frame=Frame(template, chat, system),
     )
 
@@ -98,21 +89,3 @@ def read_contrasts(source: ContrastSource) -> Contrasts:
     for text in contrasts.notes:
         output.note(text)
     return contrasts
-
-
-def records_of(name: str, names: Names) -> Iterable[Record]:
-    """The records of a file, of stdin for `-`, or of a dataset of the hub.
-
-    Raises:
-        SteerError: they cannot be read.
-    """
-    from steer.base.errors import InputError
-    from steer.contrasts.hubdata import PREFIX, rows
-    from steer.contrasts.records import records
-
-    if name.startswith(PREFIX):
-        with output.status(f"loading {name}"):
-            return list(rows(name))
-    if name.count("/") == 1 and not Path(name).parent.exists():
-        raise InputError(f"there is no file {name}", hint=f"on the hub? write hf:{name}")
-    return records(*options.read_input(Path(name)), columns=names.known)

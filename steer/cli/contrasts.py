@@ -23,6 +23,8 @@ messages [{"role": "user", "content": "..."}, ...].
   {"positive": TEXT, "negative": TEXT}   pairs; with "prompt", two completions
   {"question": ..., "answer_matching_behavior": ...,
    "answer_not_matching_behavior": ...}  multiple choice (anthropics/evals)
+  {"question": ..., "correct_answers": [...],
+   "incorrect_answers": [...]}           a pair of each right and each wrong one
   {"text": TEXT, "label": 1 or 0}        two sets that are not pairs; CSV too
   "..." or {"text": TEXT}                one side, as for --positive-file
 \b
@@ -31,7 +33,8 @@ Or it is one JSON object:
   {"positive": [CONDITION, ...], "negative": [...],
    "texts": [...]}                                     conditions before texts
 
-Other names are given with --map: --map positive=good --map negative=bad.
+Files are JSONL, JSON, CSV, TSV, Parquet or lines of text, also as .gz. Other
+names are given with --map: --map positive=good --map negative=bad.
 """
 
 

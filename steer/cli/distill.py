@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options, output
-from steer.cli.contrast_options import Map
+from steer.cli.texts import read_prompts, with_names
+from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 @options.with_model(default="pocket")
+@with_names
 def distill(
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
@@ -36,28 +38,46 @@ def distill(
     contrasts: Annotated[
         str | None, typer.Option(help="Instead of it: a file of pairs; two fifths are held out.")
     ] = None,
-    map: Map = None,
+    names: Names,
     baseline: Annotated[str, typer.Option(help="What stands there instead.")] = "",
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="A prompt a line, or JSONL of {prompt}. Default: none, the model begins by itself;"
+            help="A file of prompts, of any kind. Default: none, the model begins by itself;"
             " with --chat some everyday questions."
         ),
     ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="The condition is a system message, prompts are asked.")
     ] = False,
-    rank: Annotated[int, typer.Option(help="Of the edit; 0 is a plain vector.")] = 8,
-    layers: Annotated[
-        str | None, typer.Option(help="Such as 3, 2,5, 4-7 or all. Default: the best one.")
+    method: Annotated[
+        str, typer.Option(help="ridge, in closed form; or descent, by gradients.")
+    ] = "descent",
+    rank: Annotated[
+        int | None,
+        typer.Option(help="Rank of the edit; 0 is a plain vector. Default: 8; ridge: the best."),
     ] = None,
-    scope: Annotated[str, typer.Option(help="Tokens to act on: all or response.")] = "all",
-    steps: Annotated[int, typer.Option(help="Of the optimiser.")] = 300,
-    samples: Annotated[int, typer.Option(help="Texts to learn from.")] = 1024,
-    held_out: Annotated[int, typer.Option(help="Other texts, to measure by.")] = 128,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of a text at most.")] = 128,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same vector.")] = 0,
+    layers: Annotated[
+        str | None, typer.Option(help="Such as 3, 2,5, 4-7 or all. Default: the best.")
+    ] = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens to act on, all or response. Default: all; with --chat and for ridge the"
+            " response."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the descent at most.")] = 300,
+    samples: Annotated[
+        int | None, typer.Option(help="Texts to learn from. Default: 1024; with --chat 256.")
+    ] = None,
+    held_out: Annotated[
+        int | None, typer.Option(help="Other texts, to measure by. Default: 128; with --chat 64.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of a text at most. Default: 128; with --chat 64.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the texts and the descent.")] = 0,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
@@ -75,7 +95,7 @@ def distill(
     steer distill --condition "Everyone was sad." -m MODEL --rank 16 \\
         --layers all -o x.safetensors
     steer distill --condition "You are a pirate." --chat -m MODEL \\
-        -o pirate.safetensors
+        --method ridge -o pirate.safetensors
     steer distill --contrasts pairs.jsonl -m MODEL -o x.safetensors
     """
     from steer.base.errors import UsageError
@@ -84,37 +104,45 @@ def distill(
     from steer.contrasts import prompts as prompts_library
     from steer.contrasts.contrasts import ContrastSource
     from steer.contrasts.frame import Frame
-    from steer.contrasts.schema import parse_mapping
     from steer.distillation.settings import DistillSettings
     from steer.vectors import store
     from steer.vectors.sites import parse_layers
 
+    if scope is None:
+        imitates_chat = chat and contrasts is None
+        scope = "response" if imitates_chat or method == "ridge" else "all"
     if scope not in ("all", "response"):
         raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
     if (condition is None) == (contrasts is None):
         raise UsageError("distil a condition or pairs", hint="--condition TEXT or --contrasts FILE")
     if contrasts is not None and (baseline or prompts):
         raise UsageError("--baseline and --prompts go with --condition")
+    if contrasts is not None and method == "ridge":
+        raise UsageError(
+            "--method ridge compares activations under two conditions, and pairs have none",
+            hint="give a --condition, or leave --method out",
+        )
     chosen = None if layers is None else () if layers == "all" else parse_layers(layers)
     store.check_path(out)
     check_writable(out, force=force)
     pairs = None
     if contrasts is not None:
-        names = parse_mapping(map or ())
         frame = Frame(chat=chat)
         pairs = read_contrasts(ContrastSource(file=contrasts, names=names, frame=frame))
     texts = list(prompts_library.QUESTIONS if chat else prompts_library.OPENINGS)
     if prompts is not None:
-        texts = prompts_library.read_different(*options.read_input(prompts))
+        names.check_files("prompts")
+        texts = prompts_library.different(read_prompts(prompts, names))
     settings = DistillSettings(
         name=name or out.stem,
+        method=method,  # type: ignore[arg-type]  # DistillSettings checks it
         rank=rank,
         layers=chosen,
         scope=scope,  # type: ignore[arg-type]  # checked above
         steps=steps,
-        samples=samples,
-        held_out=held_out,
-        max_tokens=max_tokens,
+        samples=_default(samples, 256 if chat else 1024),
+        held_out=_default(held_out, 64 if chat else 128),
+        max_tokens=_default(max_tokens, 64 if chat else 128),
         seed=seed,
         description=description,
         license=license,
@@ -131,43 +159,35 @@ def distill(
     _report(model, out, sealed.metadata, source.name, json=json)
 
 
+def _default(number: int | None, default: int) -> int:
+    return default if number is None else number
+
+
 def _run(
     model: Model, conditions: Conditions, prompts: list[str], settings: DistillSettings
 ) -> SteeringVector:
     from steer.distillation.distill import distill as run
-    from steer.distillation.distill import n_units
     from steer.distillation.texts import journal
 
     kept = journal(model, conditions, prompts, settings)
     if len(kept):
         output.note("texts of this condition were kept from an earlier run")
-    with output.progress("sampling", n_units(model, settings)) as advance:
-
-        def on_progress(what: str, n: int, recovered: float | None) -> None:
-            advance(n, what if recovered is None else f"{what}, recovery {recovered:.2f}")
-
-        return run(model, conditions, prompts, settings, on_progress, kept)
+    return run(model, conditions, prompts, settings, output.progress, kept)
 
 
 def _run_pairs(model: Model, contrasts: Contrasts, settings: DistillSettings) -> SteeringVector:
-    from steer.distillation.distill import fit_pairs, n_steps
+    from steer.distillation.distill import fit_pairs
     from steer.distillation.pairs import preference
 
-    task = preference(model, contrasts, settings)
-    with output.progress("distilling", n_steps(model, settings)) as advance:
-
-        def on_progress(what: str, n: int, gained: float | None) -> None:
-            advance(n, what if gained is None else f"{what}, loss {1 - gained:.2f} of what it was")
-
-        return fit_pairs(task, settings, on_progress)
+    return fit_pairs(preference(model, contrasts, settings), settings, output.progress)
 
 
 def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bool) -> None:
     from steer.cli.tables import layer_table, written
     from steer.vectors.metadata import to_json
 
-    told = metadata.method.distillation
-    assert told is not None
+    distillation = metadata.method.distillation
+    assert distillation is not None
     evidence = metadata.recommended.evidence
     output.note(f"{model.describe()} · {metadata.contrast.n} texts · {evidence}")
     if json:
@@ -176,9 +196,10 @@ def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bo
     layer_table(metadata)
     output.line()
     output.line(evidence)
-    others = "the positive completions" if told.objective == "pairs" else "those of the condition"
+    of_pairs = distillation.objective == "pairs"
+    others = "the positive completions" if of_pairs else "those of the condition"
     output.line(
-        f"its texts have {told.extra_nats:+.2f} nats per token under the unsteered model;"
-        f" {others} {told.condition_extra_nats:+.2f}"
+        f"its texts have {distillation.extra_nats:+.2f} nats per token under the unsteered model;"
+        f" {others} {distillation.condition_extra_nats:+.2f}"
     )
     written(path, metadata, name)

@@ -246,7 +246,7 @@ def _print(
     pairs = task.held_out.pairs
     n = [f"{len(pairs.positive)} pairs"] if pairs is not None else []
     n += [f"{task.writing.samples} written texts a row", f"seed {task.writing.seed}"]
-    output.line(f"{model.describe()} · {', '.join(n)} · in brackets 95 % bootstrap intervals")
+    output.line(f"{model.describe()} · {', '.join(n)} · in brackets 95 % intervals")
     output.line(f"again: {command}")
 
 

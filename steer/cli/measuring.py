@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import contrast_options, options, output
+from steer.cli import options, output
+from steer.cli.texts import read_prompts, records_of, with_names
+from steer.contrasts.schema import Names
 
 if TYPE_CHECKING:
     from steer.contrasts.heldout import HeldOut
-    from steer.contrasts.schema import Names
     from steer.evaluation.task import Task
     from steer.measures.concepts import Judge
     from steer.vectors.metadata import Metadata
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 Prompts = Annotated[
     Path | None,
     typer.Option(
-        help="What texts begin with: a prompt a line, or JSONL. Default: those of the pairs, or"
-        " none; with --chat everyday questions, others than `distill` learns from."
+        help="What texts begin with, a file of prompts. Default: those of the pairs, or none;"
+        " with --chat everyday questions, others than `distill` learns from."
     ),
 ]
 MaxTokens = Annotated[
@@ -36,7 +37,7 @@ Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything 
 
 def with_asked(command: options.Command) -> options.Command:
     """Give a command the options that say on what to measure: `asked`."""
-    return options.with_options("asked", _asked)(command)
+    return options.with_options("asked", with_names(_asked))(command)
 
 
 def _asked(
@@ -46,7 +47,8 @@ def _asked(
             help="Held-out pairs or texts for a condition, as `steer contrasts check` reads them."
         ),
     ] = None,
-    map: contrast_options.Map = None,
+    *,
+    names: Names,
     condition: Annotated[
         str | None,
         typer.Option(
@@ -80,11 +82,10 @@ def _asked(
         bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
     ] = False,
 ) -> Asked:
-    from steer.contrasts.schema import parse_mapping
-
+    names.check_files("texts", "prompts", "unrelated")
     return Asked(
         texts=texts,
-        names=parse_mapping(map or ()),
+        names=names,
         condition=condition,
         baseline=baseline,
         chat=chat,
@@ -125,8 +126,9 @@ class Asked:
 
         if self.texts is None:
             return heldout.HeldOut()
-        records = contrast_options.records_of(self.texts, self.names)
-        found = heldout.read(records, self.names, chat=self.in_chat(vectors))
+        names = self.names.of("texts")
+        records = records_of(self.texts, names)
+        found = heldout.read(records, names, chat=self.in_chat(vectors))
         for text in found.notes:
             output.note(text)
         seen = {one.sha256: one for one in (*vectors, *others)}.values()
@@ -164,7 +166,6 @@ class Asked:
             InputError: a file that cannot be used.
         """
         from steer.contrasts import heldout, prompts
-        from steer.contrasts.schema import Names
         from steer.distillation.lessons import Conditions
         from steer.evaluation.task import Task
         from steer.evaluation.written import Writing
@@ -173,12 +174,13 @@ class Asked:
         chat = self.in_chat(vectors) or held_out.chat
         chosen: Sequence[str] = prompts.OTHER_QUESTIONS if chat else prompts.OPENINGS
         if self.prompts is not None:
-            chosen = prompts.read_different(*options.read_input(self.prompts))
+            chosen = prompts.different(read_prompts(self.prompts, self.names))
         elif held_out.prompts:
             chosen = held_out.prompts[: self.samples]
         unrelated = None
         if self.unrelated is not None:
-            unrelated = heldout.texts(contrast_options.records_of(self.unrelated, Names())).texts
+            names = self.names.of("unrelated")
+            unrelated = heldout.texts(records_of(self.unrelated, names), names).texts
         writing = Writing(
             prompts=tuple(chosen),
             conditions=None if told is None else Conditions(*told, chat),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from steer.cli import options, output, workers
+from steer.cli.texts import given_texts, with_map
+from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket")
 @workers.with_cluster
+@with_map("texts")
 def monitor(
     *,
     text: Annotated[str | None, typer.Argument(help="The text; - or nothing reads stdin.")] = None,
@@ -36,8 +39,12 @@ def monitor(
         ),
     ] = None,
     texts: Annotated[
-        Path | None, typer.Option(help="A text a line, or JSONL of {text}; - for stdin.")
+        Path | None,
+        typer.Option(
+            help="A file of texts: one a line, or JSONL, JSON, CSV, TSV, Parquet; - for stdin."
+        ),
     ] = None,
+    names: Names,
     chat: Annotated[
         bool, typer.Option("--chat", help="Read it as a message in the model's chat template.")
     ] = False,
@@ -75,7 +82,7 @@ def monitor(
     if html is not None:
         check_writable(html, force=force)
     readouts = [one for typed in vector for one in _readouts(typed)]
-    given = options.given_texts(text, texts, "text", 'steer monitor "One day" -v NAME')
+    given = given_texts(text, texts, names, "text", 'steer monitor "One day" -v NAME')
     with workers.workers(cluster, source) as readers:
         from steer.monitoring.monitor import monitor as run
         from steer.monitoring.monitor import plan

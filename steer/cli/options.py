@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 
 import typer
 
@@ -36,8 +35,6 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists
 
 MethodOption = Annotated[str, typer.Option(help="mean_diff, pca, probe or lda.")]
 
-#: Of a file of prompts, texts or contrasts, in bytes.
-_MAX_INPUT = 2_000_000_000
 _MODEL_HELP = "pocket (the embedded model), a folder, or a Hugging Face id."
 
 
@@ -196,37 +193,3 @@ def fitted(found: Activations, settings: FitSettings) -> list[SteeringVector]:
     with output.progress("fitting", len(found.recording.columns)) as advance:
         vectors = fit_vectors(found, settings, advance)
     return [best(vectors), *vectors]
-
-
-def given_texts(
-    argument: str | None, path: Path | None, field: Literal["prompt", "text"], example: str
-) -> list[str]:
-    """The prompts or texts of the argument, the file, or stdin. example: how one is written.
-
-    Raises:
-        UsageError: two of them at once, or none.
-        InputError: the file holds none, or something else.
-    """
-    from steer.base.errors import UsageError
-    from steer.contrasts import prompts
-
-    if path is not None:
-        if argument is not None:
-            raise UsageError(f"give a {field} or --{field}s, not both")
-        return prompts.read(*read_input(path), field=field)
-    if argument is None and sys.stdin.isatty():
-        raise UsageError(f"no {field}", hint=f"write {example}, or pipe one in")
-    if argument is None or argument == "-":
-        return [prompts.read_one(read_input(Path("-"))[0])]
-    return [argument]
-
-
-def read_input(path: Path) -> tuple[bytes, str]:
-    """The content of a file that the user typed, or of stdin for `-`, and its name for messages.
-
-    Raises:
-        SteerError: it cannot be read.
-    """
-    from steer.base.files import read_typed
-
-    return read_typed(path, limit=_MAX_INPUT), "stdin" if str(path) == "-" else str(path)

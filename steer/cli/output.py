@@ -11,9 +11,10 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from steer.base.files import escaped, shown
+from steer.base.progress import Advance, Lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 200
 #: Stands where there is no number.
 NOTHING = "–"
-
-
-class Advance(Protocol):
-    """Moves a bar on, and may say what is being done now."""
-
-    def __call__(self, count: int, what: str | None = None) -> None: ...
 
 
 def _console(*, stderr: bool) -> Console:
@@ -204,7 +199,15 @@ def status(what: str) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """A bar on stderr, on a terminal alone; gives the function that moves it on."""
+    """A phase of long work on stderr: a bar with the time left on a terminal, lines elsewhere.
+
+    It is the `steer.base.progress.Progress` that library functions take.
+    """
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        with Lines(note)(what, total) as advance:
+            yield advance
+        return
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -213,18 +216,12 @@ def progress(what: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn,
     )
 
-    console = _console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(what, total=total)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(shown(what), total=total)
 
-        def advance(count: int, what: str | None = None) -> None:
-            bar.update(task, advance=count, description=what and shown(what))
+        def move(count: int, note: str | None = None) -> None:
+            described = None if note is None else shown(f"{what}, {note}" if note else what)
+            bar.update(task, advance=count, description=described)
 
-        yield advance
+        yield move

@@ -23,6 +23,9 @@ def pull(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="The folder to put it in; made if need be.")
     ] = Path("vectors"),
+    public_key: Annotated[
+        Path | None, typer.Option(help="Whose signature each must have, as PEM; kept for later.")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace another vector of the same name here.")
     ] = False,
@@ -30,27 +33,33 @@ def pull(
 ) -> None:
     """Pull vectors, check them, and note where they came from.
 
-    The note is in `steer.lock` beside them. A card and a signature come along. A vector of the same
-    name that is another one is kept, unless --force. Where the place does not answer, what was
-    fetched from it earlier is used.
+    The note is in `steer.lock` beside them. A card and a signature come along. A signed vector is
+    replaced only by one of the same signer, whom --public-key makes known, here and wherever it is
+    used. A vector of the same name that is another one is kept, unless --force. Where the place
+    does not answer, what was fetched from it earlier is used.
 
     \b
     steer pull hf://team/vectors/joyful
     steer pull hf://team/vectors/joyful@v1 -o ~/vectors
+    steer pull hf://team/vectors/joyful --public-key k.pub
     steer pull s3://bucket/vectors/joyful --force
     """
     from steer.sharing.address import parse_vector
     from steer.sharing.pull import pull as run
+    from steer.vectors.signing import fingerprint
 
     rows = []
     for address in [parse_vector(text) for text in vectors]:
         with output.status(f"pulling {address}"):
-            done = run(address, out, force=force)
+            done = run(address, out, public_key=public_key, force=force)
         if done.stale:
             output.note(f"{address}: from the cache; the place does not answer")
+        signer = done.origin.signer
+        signed_by = None if signer is None else fingerprint(signer)
         if not json:
             what = "pulled" if done.changed else "is here already"
-            output.line(f"{done.path}: {what}, from {done.origin}")
+            by = "" if signed_by is None else f", signed by {signed_by}"
+            output.line(f"{done.path}: {what}, from {done.origin}{by}")
         rows.append(
             {
                 "path": str(done.path),
@@ -59,6 +68,7 @@ def pull(
                 "sha256": done.origin.sha256,
                 "changed": done.changed,
                 "signed": done.signature is not None,
+                "signed_by": signed_by,
             }
         )
     if json:

@@ -38,7 +38,7 @@ def push(
     The index is the place's README.md. The card says what the vector does, how it was made, what
     was measured (or that nothing was), and how to use it. The hub's own login is used: `hf auth
     login`. Needs nothing but the name of the place; s3://, gs://, ssh:// and others need an extra,
-    such as pip install 'steer[s3]'.
+    such as pip install 'steer-activations[s3]'.
 
     \b
     steer push joyful hf://team/vectors

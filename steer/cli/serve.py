@@ -52,8 +52,8 @@ def serve(
 
     Completions and chat completions, streamed or not, with logprobs, n, seed and stop. Requests
     name vectors of one folder, which is read once; GET /v1/vectors lists them. Without "steer"
-    nothing is steered. On Hugging Face (pip install 'steer[serve]') requests run one after
-    another; --engine vllm is for many users.
+    nothing is steered. On Hugging Face (pip install 'steer-activations[serve]') requests run one
+    after another; --engine vllm is for many users.
 
     \b
     steer serve -m MODEL --vectors vectors
@@ -137,7 +137,9 @@ def _ready(
     if engine is None:
         missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
         if missing:
-            raise SteerError(f"{missing[0]} is not installed", hint="pip install 'steer[serve]'")
+            raise SteerError(
+                f"{missing[0]} is not installed", hint="pip install 'steer-activations[serve]'"
+            )
         return settings, lambda vector: None
     from steer.engines.vllm_engine import check
     from steer.steering.operation import Coefficient

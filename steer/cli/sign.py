@@ -27,20 +27,15 @@ def sign(
 
     Writes NAME.safetensors.sig beside each, which push and pull take along. Who has your public
     key, from yourself and not from where the file is, checks it with `steer verify NAME
-    --public-key k.pub`. Needs pip install 'steer[sign]'.
+    --public-key k.pub`. Needs pip install 'steer-activations[sign]'.
 
     \b
     steer sign joyful --key k.pem --new-key
     steer verify joyful --public-key k.pub
     """
-    from steer.base.files import read_bytes
-    from steer.sharing import signing
-    from steer.vectors import store
+    from steer.vectors import signing, store
 
-    found = [store.find(name) for name in vectors]
-    read = [(path, read_bytes(path, limit=store.MAX_BYTES)) for path in found]
-    for path, data in read:
-        store.from_bytes(data, str(path))
+    read = [(path, store.read_with_bytes(path)[1]) for path in map(store.find, vectors)]
     if new_key:
         public = signing.make_keys(key)
         output.note(f"wrote {key}, which is yours alone, and {public}, which is for others")

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import contrast_options, measuring, options, output
+from steer.cli import measuring, options, output
+from steer.cli.texts import read_prompts, records_of, with_map
+from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 @options.with_model(default="pocket")
+@with_map("texts", "prompts")
 def suite(
     *,
     context: typer.Context,
@@ -45,6 +48,7 @@ def suite(
         typer.Option(help="With --condition: texts that know nothing of it, a hundred or so."),
     ] = None,
     prompts: measuring.Prompts = None,
+    names: Names,
     methods: Annotated[
         str | None,
         typer.Option(help="Separated by ';'. Default: all of them."),
@@ -95,7 +99,7 @@ def suite(
         check_writable(out, force=force)
     named = tuple(part.strip() for part in methods.split(";")) if methods else known.METHODS
     known.check(named)
-    subjects, made_from = _subjects(tags, condition, texts, prompts)
+    subjects, made_from = _subjects(tags, condition, texts, prompts, names)
     settings = Settings(named, samples, max_tokens, seed)
     read = _rivals(vector or [], subjects)
     model = options.load_model(source)
@@ -108,18 +112,24 @@ def suite(
 
 
 def _subjects(
-    tags: str | None, conditions: list[str] | None, texts: str | None, prompts: Path | None
+    tags: str | None,
+    conditions: list[str] | None,
+    texts: str | None,
+    prompts: Path | None,
+    names: Names,
 ) -> tuple[list[Subject], tuple[str, ...]]:
     from steer.contrasts import heldout
     from steer.contrasts import prompts as library
-    from steer.contrasts.schema import Names
     from steer.suite.subjects import of_conditions, of_pocket, stories, unlike
 
     if not conditions:
         return of_pocket([one.strip() for one in tags.split(",")] if tags else ()), stories()
     assert texts is not None
-    found = heldout.texts(contrast_options.records_of(texts, Names())).texts or ()
-    begun = library.read_different(*options.read_input(prompts)) if prompts else library.OPENINGS
+    own = names.of("texts")
+    found = heldout.texts(records_of(texts, own), own).texts or ()
+    begun: tuple[str, ...] = library.OPENINGS
+    if prompts is not None:
+        begun = tuple(library.different(read_prompts(prompts, names)))
     return of_conditions(conditions, begun), unlike([one.text for one in found])
 
 
@@ -178,14 +188,14 @@ def _rows(
 ) -> tuple[list[dict[str, Any]], Journal]:
     """The rows of all subjects, in their order, and where they are kept; those that were done
     before are not done again."""
-    from steer.base.journal import Journal
+    from steer.resuming import journal, vector_key
     from steer.suite.suite import measured
 
-    hashes = {name: {file: one.sha256 for file, one in own.items()} for name, own in rivals.items()}
-    weight = model.network.get_input_embeddings().weight
-    kept = Journal.of(
-        "suites", [model.identity.fingerprint, str(weight.dtype)], texts, asdict(settings)
-    )
+    hashes = {
+        name: {file: vector_key(one)[-1] for file, one in own.items()}
+        for name, own in rivals.items()
+    }
+    kept = journal(model, "suites", texts, asdict(settings))
     keys = {one.name: f"{asdict(one)} {hashes[one.name]}" for one in subjects}
     rows = {one.name: kept.get(keys[one.name]) for one in subjects}
     waiting = [one for one in subjects if rows[one.name] is None]

@@ -29,7 +29,7 @@ def show(described: str, told: dict[str, Any]) -> None:
         output.line()
     if len({row["subject"] for row in rows}) > 1:
         _show_medians(told["summary"], [name for name in shown if name in MEASURES])
-    output.line(f"{described} · in brackets 95 % bootstrap intervals, in a table of all the range")
+    output.line(f"{described} · in brackets 95 % intervals, in a table of all the range")
     output.line(f"again: {told['command']}")
 
 

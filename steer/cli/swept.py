@@ -64,7 +64,7 @@ def show(model: Model, made: Findings, told: dict[str, Any]) -> None:
     n = told["n"]
     output.line(
         f"{model.describe()} · {n['items']} held-out items, {n['unrelated']} unrelated texts, seed"
-        f" {told['seed']} · in brackets 95 % bootstrap intervals"
+        f" {told['seed']} · in brackets 95 % intervals"
     )
     output.line(f"again: {told['command']}")
 

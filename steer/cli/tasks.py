@@ -31,7 +31,7 @@ def load(names: Sequence[str]) -> Any:
         return None
     if find_spec("lm_eval") is None:
         raise UsageError(
-            "--lm-eval needs lm-evaluation-harness", hint="pip install 'steer[lm-eval]'"
+            "--lm-eval needs lm-evaluation-harness", hint="pip install 'steer-activations[lm-eval]'"
         )
     with output.status(f"loading {', '.join(names)}"):
         from steer.evaluation import harness

@@ -66,12 +66,9 @@ def _checked(path: Path, public_key: Path | None) -> tuple[SteeringVector, dict[
         SteerError: it is damaged, not the one that was pulled, or not signed so.
     """
     from steer.base.errors import VectorError
-    from steer.base.files import read_bytes
-    from steer.sharing import lock, signing
-    from steer.vectors import store
+    from steer.vectors import lock, signing, store
 
-    data = read_bytes(path, limit=store.MAX_BYTES)
-    vector = store.from_bytes(data, str(path))
+    vector, data = store.read_with_bytes(path)
     digest = vector.metadata.sha256
     origin = lock.origins(path.parent).get(path.stem)
     if origin is not None and origin.sha256 != digest:
@@ -80,7 +77,9 @@ def _checked(path: Path, public_key: Path | None) -> tuple[SteeringVector, dict[
             f" {digest[:12]}..., not {origin.sha256[:12]}...",
             hint=f"pull it again with --force, or take its entry out of {path.parent / lock.NAME}",
         )
-    signed_by = signing.check(path, data, public_key) if public_key else None
+    signed_by = None
+    if public_key is not None:
+        signed_by = signing.fingerprint(signing.check(path, data, public_key))
     row = {
         "path": str(path),
         "sha256": digest,

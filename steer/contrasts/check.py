@@ -31,6 +31,9 @@ def giveaways(
 ) -> Giveaways:
     """What the set gives away; in `tokens` of both sides where they are known, else in words."""
     sides = contrasts.positive, contrasts.negative
+    if contrasts.conditions is not None and tokens is None:
+        # The same texts stand after each condition.
+        sides = contrasts.positive[: _n_texts(contrasts)], contrasts.negative[: _n_texts(contrasts)]
     if tokens is None:
         words = [[_WORD.findall(passage.text) for passage in side] for side in sides]
         lengths = [[len(one) for one in side] for side in words]
@@ -38,11 +41,11 @@ def giveaways(
     else:
         lengths = [[one.text_stop - one.text_start for one in side] for side in tokens]
         firsts = _first_tokens(tokens, paired=contrasts.paired)
-    enough = min(map(len, sides)) >= ENOUGH
+    enough = min(len(contrasts.positive), len(contrasts.negative)) >= ENOUGH
     # Under conditions the texts are the same.
     told = enough and contrasts.kind != "conditions"
     units = _units(contrasts)
-    same = sum(p == n for p, n in zip(*sides, strict=False)) if contrasts.paired else 0
+    equal = _n_equal(contrasts)
     return Giveaways(
         unit="words" if tokens is None else "tokens",
         positive=_lengths(lengths[0]),
@@ -50,9 +53,26 @@ def giveaways(
         length_auc=_longer(*lengths, paired=contrasts.paired) if told else None,
         first_token=rounded(_told_apart(*firsts, paired=contrasts.paired)) if told else None,
         duplicates=sum(len(side) - len(set(map(hash, side))) for side in units),
-        equal_sides=same if contrasts.paired else len(set(sides[0]) & set(sides[1])),
+        equal_sides=equal,
         near_duplicates=rounded(_near(units)) if enough else 0.0,
     )
+
+
+def _n_texts(contrasts: Contrasts) -> int:
+    """How many texts stand after each condition."""
+    assert contrasts.conditions is not None
+    counts = list(map(len, contrasts.conditions))
+    return len(contrasts.positive) // (max(counts) if contrasts.paired else counts[0])
+
+
+def _n_equal(contrasts: Contrasts) -> int:
+    """Pairs of the same passage twice; of sets, passages on both sides."""
+    if contrasts.conditions is not None:
+        return 0  # the conditions differ
+    sides = contrasts.positive, contrasts.negative
+    if contrasts.paired:
+        return sum(positive == negative for positive, negative in zip(*sides, strict=True))
+    return len(set(sides[0]) & set(sides[1]))
 
 
 class _Joined(Sequence[str]):
@@ -75,9 +95,7 @@ def _units(contrasts: Contrasts) -> list[_Joined]:
     Of conditions the texts that stand after them, each once.
     """
     if contrasts.conditions is not None:
-        counts = list(map(len, contrasts.conditions))
-        each = len(contrasts.positive) // (max(counts) if contrasts.paired else counts[0])
-        return [_Joined(_said, contrasts.positive[:each])]
+        return [_Joined(_said, contrasts.positive[: _n_texts(contrasts)])]
     sides = contrasts.positive, contrasts.negative
     if not contrasts.paired:
         return [_Joined(_whole, side) for side in sides]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, product
 from typing import Any
 
 from steer.base.errors import InputError
@@ -15,6 +16,9 @@ from steer.contrasts.records import Record, kind_of
 from steer.contrasts.schema import Content, Names, Shape, content
 from steer.vectors.provenance import ContrastKind
 
+#: Passages, and characters in them, that conditions and lists of texts may multiply to.
+MOST_PASSAGES, MOST_CHARACTERS = 1_000_000, 1_000_000_000
+
 #: An answer that picks one of the choices.
 _OPTION = re.compile(r"\s*(\(?[A-Za-z0-9]\)?[.:]?|yes|no|true|false)\.?\s*", re.IGNORECASE)
 #: Where in its file a record stands.
@@ -22,59 +26,110 @@ _PLACE = re.compile(r"(:\d+|, [a-z]+ \d+)$")
 
 
 def read(source: ContrastSource, records_of: Callable[[str], Iterable[Record]]) -> Contrasts:
-    """The contrasts that the user named; `records_of` gives the records of a file.
+    """Read the contrasts that the user named; `records_of` gives the records of a file.
 
     Raises:
         InputError: naming the file, the line and what is wrong.
         SteerError: a file that cannot be read.
     """
-    reader = _Reader(source.names, source.frame)
+    names, frame = source.names, source.frame
     if source.file is not None:
-        return reader.contrasts(records_of(source.file))
+        return _Reader(names, frame).contrasts(records_of(source.file))
     if source.texts is not None:
+        reader = _Reader(names.of("texts"), frame)
         sides = source.positive, source.negative or ("",)
         return reader.conditions(reader.texts(records_of(source.texts)), *sides)
     assert source.positive_file is not None and source.negative_file is not None
-    positive, negative = (
-        reader.texts(records_of(file)) for file in (source.positive_file, source.negative_file)
-    )
-    return reader.sets(positive, negative, paired=source.paired)
+    positive_reader = _Reader(names.of("positive"), frame)
+    positive = positive_reader.texts(records_of(source.positive_file))
+    negative_reader = _Reader(names.of("negative"), frame)
+    negative = negative_reader.texts(records_of(source.negative_file))
+    negative_reader.merge(positive_reader)
+    return negative_reader.sets(positive, negative, paired=source.paired)
 
 
 def read_texts(
     records: Iterable[Record], names: Names, frame: Frame
 ) -> tuple[tuple[Passage, ...], tuple[str, ...]]:
-    """Texts of one side, in a frame; and notes of what was left out.
+    """Read texts of one side and put them into `frame`; also give notes of what was left out.
 
     Raises:
         InputError: naming the line and what is wrong.
     """
     reader = _Reader(names, frame)
-    made = tuple(frame.passage(*one) for one in reader.texts(records))
-    if not made:
+    passages = tuple(frame.passage(*text) for text in reader.texts(records))
+    if not passages:
         raise InputError("there are no texts")
-    check_alike(made)
-    return made, reader.notes()
+    check_alike(passages)
+    return passages, reader.notes()
 
 
 #: Where a text stands, the text, and the prompt that it follows.
 _Text = tuple[str, Content, Content]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Crossed(Sequence[Passage]):
+    """Each of some texts after each condition, `repeated` times over; made when it is asked for,
+    since many conditions before many texts take far more memory than both."""
+
+    frame: Frame
+    texts: Sequence[_Text]
+    conditions: Sequence[str]
+    repeated: int = 1
+
+    def __len__(self) -> int:
+        return len(self.texts) * len(self.conditions) * self.repeated
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[one] for one in range(len(self))[index]]
+        index = range(len(self))[index]
+        where, text, prompt = self.texts[index % len(self.texts)]
+        condition = self.conditions[index // len(self.texts) % len(self.conditions)]
+        return self.frame.passage(where, text, prompt, condition)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(one == another for one, another in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+
 class _Reader:
-    """Reads records one by one and remembers what it left out."""
+    """Reads records one by one and remembers what it left out or multiplied."""
 
     def __init__(self, names: Names, frame: Frame) -> None:
         self.names = names
         self.frame = frame
         self.ignored: dict[str, None] = {}
         self.empty = 0
+        self.other_labels = 0
+        self.messages: list[str] = []
+
+    def merge(self, other: _Reader) -> None:
+        """Take over what another reader, of the other side, left out."""
+        self.ignored = other.ignored | self.ignored
+        self.empty += other.empty
+        self.messages = [*dict.fromkeys(other.messages + self.messages)]
 
     def contrasts(self, records: Iterable[Record]) -> Contrasts:
+        """A contrast set of whatever kind the first record is."""
         first, rest = first_of(records)
         shape = self.names.shape(*first)
         if shape in ("sets", "conditions"):
-            return self._columns(first, rest, shape)
+            whole = list(islice(rest, 2))
+            if len(whole) == 1:
+                return self._whole_object(first, shape)
+            if shape == "conditions":
+                raise InputError(f"{first[0]}: conditions and texts, and more records after them")
+            if self.names.lists == "sets":
+                raise InputError(
+                    f"{first[0]}: two sets of texts, and more records after them",
+                    hint="pass --lists all, or --lists first, for pairs from each record",
+                )
+            return self._pairs(chain(whole, rest))
         if shape == "labelled":
             return self._labelled(rest)
         if shape == "pairs":
@@ -86,7 +141,7 @@ class _Reader:
 
     def texts(self, records: Iterable[Record]) -> list[_Text]:
         """Texts of one side; empty ones are left out."""
-        made: list[_Text] = []
+        texts: list[_Text] = []
         for where, record in records:
             shape = self.names.shape(where, record)
             if shape not in ("texts", "labelled"):
@@ -95,28 +150,39 @@ class _Reader:
             if (record if key is None else record[key]) == "":
                 self.empty += 1
             else:
-                made.append(self._text(where, record))
-        return made
+                texts.append(self._text(where, record))
+        return texts
 
     def conditions(
         self, texts: Sequence[_Text], positive: Sequence[str], negative: Sequence[str]
     ) -> Contrasts:
         """Each condition before each text; conditions are pairs where that can be."""
-        for one in set(positive) & set(negative):
-            raise InputError(f"{one!r} is a positive and a negative condition")
+        for condition in set(positive) & set(negative):
+            raise InputError(f"{condition!r} is a positive and a negative condition")
         n, m = len(positive), len(negative)
         paired = n == m or 1 in (n, m)
         times = (max(1, m // n), max(1, n // m)) if paired else (1, 1)
         sides = [
-            tuple(
-                self.frame.passage(where, text, prompt, condition)
-                for condition in [*conditions] * repeated
-                for where, text, prompt in texts
-            )
+            _Crossed(self.frame, texts, conditions, repeated)
             for conditions, repeated in zip((positive, negative), times, strict=True)
         ]
+        self._check_crossed(sides)
         asked = tuple(positive), tuple(negative)
-        return self._made("conditions", sides, paired=paired, conditions=asked)
+        return self._contrasts("conditions", sides, paired=paired, conditions=asked)
+
+    def _check_crossed(self, sides: Sequence[_Crossed]) -> None:
+        """Look at each text and each condition once, in place of all that they multiply to."""
+        texts = sides[0].texts
+        if not texts:
+            return
+        check_size(sum(map(len, sides)), sum(map(_characters, sides)), "conditions before texts")
+        firsts = []
+        for side in sides:
+            condition = max(side.conditions, key=bool)  # one that is not empty, if there is one
+            check_alike(self.frame.passage(*text, condition) for text in texts)
+            firsts.append({self.frame.passage(*texts[0], one) for one in side.conditions})
+        if firsts[0] & firsts[1]:
+            raise InputError("positive and negative are the same texts")
 
     def sets(
         self, positive: Sequence[_Text], negative: Sequence[_Text], *, paired: bool = False
@@ -131,32 +197,58 @@ class _Reader:
             tuple(self.frame.passage(where, text, prompt) for where, text, prompt in side)
             for side in (positive, negative)
         ]
-        return self._made("pairs" if paired else "unpaired", sides, paired=paired)
+        return self._contrasts("pairs" if paired else "unpaired", sides, paired=paired)
 
     def _pairs(self, records: Iterable[Record]) -> Contrasts:
+        """Pairs; of a record with lists, one of each positive and each negative text."""
         sides: tuple[list[Passage], list[Passage]] = ([], [])
+        with_lists = from_lists = characters = 0
         for where, record in self._all(records, "pairs"):
             prompt = self._prompt(where, record)
-            for side, name in zip(sides, ("positive", "negative"), strict=True):
-                text = self.names.content(where, record, name)
-                side.append(self.frame.passage(where, text, prompt))
+            positive, negative = (
+                [
+                    self.frame.passage(where, text, prompt)
+                    for text in self.names.contents(where, record, name)
+                ]
+                for name in ("positive", "negative")
+            )
+            n = len(positive) * len(negative)
+            if n > 1:
+                with_lists, from_lists = with_lists + 1, from_lists + n
+                characters += sum(len(one.whole) for one in positive) * len(negative)
+                characters += sum(len(one.whole) for one in negative) * len(positive)
+                check_size(2 * from_lists, characters, f"{where}: lists of texts in pairs")
+            for pair in product(positive, negative):
+                for side, passage in zip(sides, pair, strict=True):
+                    side.append(passage)
             self._note_ignored(record, "positive", "negative", "prompt")
-        passages = list(chain(*sides))
-        choice = all(one.completes and _OPTION.fullmatch(one.text) for one in passages)
-        return self._made("choice" if choice else "pairs", sides)
+        if with_lists:
+            records_hold = "record holds" if with_lists == 1 else "records hold"
+            self.messages.append(
+                f"{with_lists:,} {records_hold} lists of texts: {from_lists:,} pairs, of each"
+                " positive text with each negative one (--lists first: one pair a record)"
+            )
+        elif self.names.split is None and _looks_like_lists(sides):
+            self.messages.append(
+                "many texts hold ';': if they are lists of answers, pass --split ';'"
+            )
+        choice = all(one.completes and _OPTION.fullmatch(one.text) for one in chain(*sides))
+        return self._contrasts("choice" if choice else "pairs", sides)
 
     def _labelled(self, records: Iterable[Record]) -> Contrasts:
         sides: tuple[list[_Text], list[_Text]] = ([], [])
         for where, record in self._all(records, "labelled"):
+            label = self.names.label(where, record)
             text = self._text(where, record)
-            sides[0 if self.names.label(where, record) else 1].append(text)
+            if label is None:
+                self.other_labels += 1
+            else:
+                sides[0 if label else 1].append(text)
         return self.sets(*sides)
 
-    def _columns(self, first: Record, records: Iterable[Record], shape: Shape) -> Contrasts:
-        """One object that holds everything."""
+    def _whole_object(self, first: Record, shape: Shape) -> Contrasts:
+        """Sets, or conditions and texts, in one object that holds everything."""
         where, record = first
-        if sum(1 for _ in records) > 1:
-            raise InputError(f"{where}: lists of texts, and more records after them")
         lists = {}
         for name in ("positive", "negative", "texts"):
             key = self.names.key(record, name)
@@ -168,17 +260,28 @@ class _Reader:
             ]
         self._note_ignored(record, "positive", "negative", "texts")
         if shape == "sets":
-            return self.sets(self.texts(lists["positive"]), self.texts(lists["negative"]))
+            self.messages.append(
+                "one object of two lists is two sets of texts, which are not pairs"
+                " (--lists all: pairs of each with each)"
+            )
+            return self.sets(*(self._listed(lists[name]) for name in ("positive", "negative")))
         conditions = [
             [_condition(*one) for one in lists[side]] for side in ("positive", "negative")
         ]
-        return self.conditions(self.texts(lists["texts"]), *conditions)
+        return self.conditions(self._listed(lists["texts"]), *conditions)
 
-    def _all(self, records: Iterable[Record], shape: Shape) -> Iterator[Record]:
-        """Records, each of which has to be of the shape that the first has."""
+    def _listed(self, texts: Iterable[Record]) -> list[_Text]:
+        """Texts of a list, to which the mapping of the object that holds it does not apply."""
+        reader = _Reader(Names(), self.frame)
+        found = reader.texts(texts)
+        self.empty += reader.empty
+        return found
+
+    def _all(self, records: Iterable[Record], shape: Shape) -> Iterable[Record]:
+        """The records, each of which has to be of the kind that the first one is."""
         for where, record in records:
             found = self.names.shape(where, record)
-            if found != shape:
+            if found != shape and not (shape == "pairs" and found == "sets"):
                 raise InputError(f"{where}: the fields are not those of the records before")
             yield where, record
 
@@ -199,20 +302,21 @@ class _Reader:
         used = {self.names.key(record, name) for name in names}
         self.ignored.update(dict.fromkeys(name for name in record if name not in used))
 
-    def _made(
-        self, kind: ContrastKind, sides: Sequence[Iterable[Passage]], **more: Any
+    def _contrasts(
+        self, kind: ContrastKind, sides: Sequence[Sequence[Passage]], **more: Any
     ) -> Contrasts:
-        positive, negative = map(tuple, sides)
-        notes = self.notes()
-        return Contrasts(kind, positive, negative, frame=self.frame, notes=notes, **more)
+        positive, negative = (side if isinstance(side, _Crossed) else tuple(side) for side in sides)
+        return Contrasts(kind, positive, negative, frame=self.frame, notes=self.notes(), **more)
 
     def notes(self) -> tuple[str, ...]:
-        """What was left out."""
-        notes = []
+        """What was left out, and what lists became."""
+        notes = list(self.messages)
         if self.ignored:
             notes.append(f"fields that are not read: {', '.join(list(self.ignored)[:8])}")
         if self.empty:
             notes.append(f"empty texts that are left out: {self.empty}")
+        if self.other_labels:
+            notes.append(f"rows with neither label that are left out: {self.other_labels}")
         return tuple(notes)
 
 
@@ -226,6 +330,39 @@ def first_of(records: Iterable[Record]) -> tuple[Record, Iterable[Record]]:
     for record in rest:
         return record, chain([record], rest)
     raise InputError("there are no contrasts", hint="each line is one JSON object")
+
+
+def check_size(n_passages: int, n_characters: int, subject: str) -> None:
+    """Refuse what a small file multiplies to, before it is made.
+
+    Raises:
+        InputError: there are more passages or characters than `MOST_PASSAGES`, `MOST_CHARACTERS`.
+    """
+    for n, most, what in (
+        (n_passages, MOST_PASSAGES, "texts"),
+        (n_characters, MOST_CHARACTERS, "characters"),
+    ):
+        if n > most:
+            raise InputError(
+                f"{subject} come to {n:,} {what}, more than {most:,}", hint="pass fewer of them"
+            )
+
+
+def _characters(crossed: _Crossed) -> int:
+    """An estimate of what the passages hold, without what stands round them all."""
+    texts = sum(_length(text) + _length(prompt) for _, text, prompt in crossed.texts)
+    conditions = sum(map(len, crossed.conditions))
+    once = texts * len(crossed.conditions) + conditions * len(crossed.texts)
+    return once * crossed.repeated
+
+
+def _length(text: Content) -> int:
+    return len(text) if isinstance(text, str) else sum(len(turn.content) for turn in text)
+
+
+def _looks_like_lists(sides: tuple[list[Passage], list[Passage]]) -> bool:
+    """Whether most texts of both sides hold a semicolon, as lists of answers in tables do."""
+    return all(2 * sum(";" in one.text for one in side) > len(side) for side in sides)
 
 
 def _condition(where: str, value: Any) -> str:

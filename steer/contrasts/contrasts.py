@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -38,8 +38,8 @@ class Contrasts:
     """
 
     kind: ContrastKind
-    positive: tuple[Passage, ...]
-    negative: tuple[Passage, ...]
+    positive: Sequence[Passage]
+    negative: Sequence[Passage]
     paired: bool = True
     frame: Frame = PLAIN
     conditions: tuple[tuple[str, ...], tuple[str, ...]] | None = None
@@ -49,6 +49,8 @@ class Contrasts:
         for side, passages in (("positive", self.positive), ("negative", self.negative)):
             if not passages:
                 raise InputError(f"there are no contrasts: no {side} text")
+        if self.conditions is not None:
+            return  # `contrast_files` has looked at each text and each condition once
         if set(self.positive) == set(self.negative) and (
             not self.paired or self.positive == self.negative
         ):
@@ -118,11 +120,20 @@ class ContrastSource:
             raise UsageError("--positive-file and --negative-file go together")
         if self.paired and not all(files):
             raise UsageError("--paired is for --positive-file and --negative-file")
+        if self.file is None:
+            self.names.check_files(*(("texts",) if self.texts else ("positive", "negative")))
+        else:
+            self.names.check_files()
 
 
 def _plain(passage: Passage) -> list[Any]:
     """A passage as JSON: short where there is only a prompt and a text."""
     if passage.role is None and not passage.suffix:
         return [passage.prompt, passage.text]
-    turns = [[turn.role, turn.content] for turn in passage.turns]
-    return [passage.prompt, passage.text, passage.suffix, passage.role, turns]
+    turns = [[turn.role, turn.content, *_extra(turn.extra)] for turn in passage.turns]
+    own = _extra(passage.extra)
+    return [passage.prompt, passage.text, passage.suffix, passage.role, turns, *own]
+
+
+def _extra(extra: str) -> list[str]:
+    return [extra] if extra else []

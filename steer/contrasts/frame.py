@@ -112,7 +112,8 @@ class Frame:
             if turns[0].role == "system":
                 raise InputError(f"{where}: there is a system message already")
             turns = (Message("system", system), *turns)
-        return Passage("", turns[-1].content, "", turns[-1].role, turns[:-1])
+        last = turns[-1]
+        return Passage("", last.content, "", last.role, turns[:-1], last.extra)
 
 
 #: Nothing round the texts.

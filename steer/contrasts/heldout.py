@@ -72,13 +72,13 @@ def read(records: Iterable[Record], names: Names | None = None, *, chat: bool = 
     return HeldOut(pairs, notes=pairs.notes)
 
 
-def texts(records: Iterable[Record]) -> HeldOut:
+def texts(records: Iterable[Record], names: Names | None = None) -> HeldOut:
     """Texts alone, as they are.
 
     Raises:
         InputError: naming the file, the line and what is wrong.
     """
-    found, notes = contrast_files.read_texts(records, Names(), PLAIN)
+    found, notes = contrast_files.read_texts(records, names or Names(), PLAIN)
     return HeldOut(texts=found, notes=notes)
 
 

@@ -36,7 +36,8 @@ def _load(dataset: str, config: str | None, split: str | None) -> Any:
         import datasets
     except ImportError:
         raise InputError(
-            "datasets of the hub need the `datasets` library", hint="pip install 'steer[datasets]'"
+            "datasets of the hub need the `datasets` library",
+            hint="pip install 'steer-activations[datasets]'",
         ) from None
     datasets.disable_progress_bars()
     # What is retried and fails is told once, below.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from steer.base.errors import VectorError
 from steer.contrasts.contrasts import Contrasts
@@ -52,7 +53,7 @@ def texts_of(contrasts: Contrasts) -> Iterator[str]:
     """
     if contrasts.conditions is not None:
         return (passage.text for passage in contrasts.positive)
-    sides = contrasts.positive + contrasts.negative
+    sides = chain(contrasts.positive, contrasts.negative)
     template = contrasts.frame.template
     if template is not None and "{prompt}" not in template:
         return (passage.text for passage in sides)

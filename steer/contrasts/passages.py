@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from steer.base.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a chat."""
+    """One turn of a chat.
+
+    extra: its other fields, such as `reasoning_content` or `tool_calls`, as a JSON object with
+    sorted keys; "" where there are none. A chat template may use them.
+    """
 
     role: str
     content: str
+    extra: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The message as chat templates take it."""
+        others = json.loads(self.extra) if self.extra else {}
+        return {"role": self.role, "content": self.content, **others}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +33,8 @@ class Passage:
     """`prompt` comes first, then `text`, which is what is read, then `suffix`.
 
     The three are plain text where `role` is None. Otherwise they are the content of a message of
-    that role, `turns` are the messages before it, and a chat template goes round all of them.
+    that role, `turns` are the messages before it, `extra` are the message's other fields (as of
+    `Message`), and a chat template goes round all of them.
     """
 
     prompt: str
@@ -29,6 +42,7 @@ class Passage:
     suffix: str = ""
     role: str | None = None
     turns: tuple[Message, ...] = ()
+    extra: str = ""
 
     @property
     def whole(self) -> str:

@@ -1,9 +1,13 @@
-"""Prompts from a file: plain text, one a line, or JSONL."""
+"""Prompts and single texts from the records of a file; and prompts for where none are named."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any, Literal
+
 from steer.base.errors import InputError
-from steer.contrasts.records import decoded, records, text_field
+from steer.contrasts.records import Record, decoded, names_of, text_value
+from steer.contrasts.schema import ALIASES, PROMPT_ALIASES, Names, content
 
 #: Where nobody names prompts: a language model begins by itself, a chat model is asked.
 OPENINGS = ("",)
@@ -62,34 +66,72 @@ OTHER_QUESTIONS = (
 )
 
 
-def read(data: bytes, source: str, *, field: str = "prompt") -> list[str]:
-    """The prompts of a file named `source`: a line each, or records `{"prompt": "..."}`.
+def read(
+    records: Iterable[Record], names: Names | None = None, *, field: Literal["prompt", "text"]
+) -> tuple[list[str], tuple[str, ...]]:
+    """The prompts (or texts, by `field`) in records of a file, and notes of what was not read.
 
-    field: the name in records, and in messages.
+    A record is a string, or an object with one of the usual names of a prompt or text; those of
+    `field` come first, and a mapping in `names` before all.
 
     Raises:
-        InputError: it holds none, or records that are no prompts; with the line.
+        InputError: there is none, or a record holds no prompt; with the line.
     """
-    text = decoded(data, source)
-    if text.lstrip()[:1] in ("{", "["):
-        return [
-            record if isinstance(record, str) else text_field(where, record, field)
-            for where, record in records(data, source)
-        ]
-    prompts = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    names = names or Names()
+    keys = _keys(names, field)
+    prompts: list[str] = []
+    ignored: dict[str, None] = {}
+    for where, record in records:
+        if isinstance(record, dict):
+            names.check_mapped(where, record)
+            key = next((key for key in keys if key in record), None)
+            if key is None:
+                raise InputError(
+                    f"{where}: there is no {field}; it has the fields {names_of(record)}",
+                    hint=f"name the field: --map {field}=THEIRS",
+                )
+            ignored |= dict.fromkeys(name for name in record if name != key)
+            prompts.append(_prompt(where, record[key], repr(key)))
+        else:
+            prompts.append(_prompt(where, record, f"the {field}"))
     if not prompts:
-        raise InputError(f"{source} holds no {field}s", hint="write one a line")
-    return prompts
+        raise InputError(f"there are no {field}s", hint="write one a line")
+    if not ignored:
+        return prompts, ()
+    return prompts, (f"fields that are not read: {', '.join(list(ignored)[:8])}",)
 
 
-def read_different(data: bytes, source: str) -> list[str]:
-    """The prompts of a file, each once: texts are drawn by their prompt and number, so that those
-    after the same one would be the same, and count twice.
+def different(prompts: Iterable[str]) -> list[str]:
+    """Prompts, each once: what a model writes depends on the prompt and a number, so that texts
+    after the same prompt would be the same and count twice."""
+    return list(dict.fromkeys(prompts))
 
-    Raises:
-        InputError: as `read`.
+
+def _keys(names: Names, field: str) -> list[str]:
+    """The names that a prompt or text may have in a record, in the order in which they are tried.
+
+    Where a mapping names one, it is the only one.
     """
-    return list(dict.fromkeys(read(data, source)))
+    fields = ("prompt", "text") if field == "prompt" else ("text", "prompt")
+    for name in fields:
+        if name in names.mapping:
+            return [names.mapping[name]]
+    aliases = {"prompt": PROMPT_ALIASES, "text": ALIASES["text"]}
+    return [key for name in fields for key in aliases[name]]
+
+
+def _prompt(where: str, value: Any, subject: str) -> str:
+    """A prompt: a string, or a conversation of one user message."""
+    if isinstance(value, list):
+        messages = content(where, value, subject)
+        assert not isinstance(messages, str)
+        if len(messages) > 1 or messages[0].role != "user":
+            raise InputError(
+                f"{where}: {subject} is a conversation, where one user message can stand",
+                hint="leave the other messages out; --system gives a system message",
+            )
+        return messages[0].content
+    return text_value(where, value, subject)
 
 
 def read_one(data: bytes) -> str:

@@ -112,7 +112,7 @@ def default_position(contrasts: Contrasts) -> Position:
     words of its own, the last token before the answer, where the model has made up its mind (Arditi
     et al. 2024, arXiv 2406.11717, section 2.3).
     """
-    passages = contrasts.positive + contrasts.negative
+    passages = chain(contrasts.positive, contrasts.negative)
     asked = all(
         passage.role == "user" or any(map(str.isalnum, passage.suffix)) for passage in passages
     )

@@ -1,11 +1,18 @@
-"""Records from JSONL, JSON, CSV or lines of text, with the place of each for messages."""
+"""Records from a file of any supported kind, each with its place in the file for messages.
+
+One reader serves contrasts, prompts and texts, so that the same rows mean the same thing whether
+they lie in JSONL, JSON, a table (commas, semicolons or tabs), Parquet or lines of text.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePath
 from typing import Any
@@ -15,64 +22,63 @@ from steer.base.errors import InputError
 #: A record and where it stands, such as `pairs.jsonl:3`.
 Record = tuple[str, Any]
 
+#: Bytes that a compressed file may hold at most: a small file can unpack to terabytes.
+MOST_UNPACKED = 500_000_000
+
+# The library's own limit of 131,072 characters is less than other kinds of files have.
+csv.field_size_limit(MOST_UNPACKED)
+
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-#: How a text file begins that is JSON under another name.
-_JSON = re.compile(r'\s*(\{\s*"|\[\s*[\[{"])')
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+#: How a text begins that is JSON whatever its file is called.
+_LOOKS_LIKE_JSON = re.compile(r'\s*(\{\s*["}]|\[\s*[\[{"\]])')
+_JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}
+_JSON_TOKEN = re.compile(r'(?P<key>"(?:[^"\\]|\\.)*")\s*:|"(?:[^"\\]|\\.)*"|[{}\[\]]')
+#: The delimiters of tables, and the one that each suffix promises.
+_DELIMITERS = (",", "\t", ";")
+_TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
 
 def records(data: bytes, source: str, columns: Collection[str] = ()) -> Iterator[Record]:
-    """The records of a file named `source`.
+    """Yield the records of a file named `source`, unpacked where it is compressed by gzip.
 
-    JSON lists and objects, and one JSON value a line, are known by how they begin; tables by
-    `.csv` and `.tsv`, and lines of text by `.txt`. What has none of these (stdin) is a table if its
-    first line names one of `columns`.
+    Parquet and gzip are known by their first bytes. `.json`, `.jsonl` and whatever looks like it is
+    JSON: a list, one object, or a value a line. `.csv` and `.tsv` are tables with a header; `.txt`
+    is a text a line. Anything else (stdin) is a table if its first line names one of `columns`, the
+    names that mean something to the caller, and lines of text otherwise.
 
     Raises:
-        InputError: empty, not UTF-8, not JSON, or a broken table; with the line.
+        InputError: the file is empty, cannot be unpacked or decoded, is not the JSON or table that
+            it seems to be, or has a key or column twice; with the line.
     """
+    data = _unpacked(data, source)
+    if data.startswith(_PARQUET):
+        yield from _parquet(data, source)
+        return
     text = decoded(data, source)
     if not text.strip():
         raise InputError(f"{source} is empty", hint="each line is one JSON object")
-    suffix = PurePath(source).suffix.lower()
-    if suffix == ".txt" and not _JSON.match(text):
-        yield from _lines(text, source)
-    elif suffix in _DELIMITERS:
-        yield from _table(text, source, _DELIMITERS[suffix])
-    elif text.lstrip().startswith("["):
-        yield from _json_list(text, source)
-    elif suffix or text.lstrip().startswith(("{", '"')):
-        yield from _json_values(text, source)
+    suffixes = [suffix.lower() for suffix in PurePath(source).suffixes]
+    suffix = next((one for one in reversed(suffixes) if one != ".gz"), "")
+    if suffix in _TABLE_SUFFIXES:
+        yield from _table(text, source, _delimiter(text, columns, _TABLE_SUFFIXES[suffix]))
+    elif (
+        suffix in _JSON_SUFFIXES
+        or _LOOKS_LIKE_JSON.match(text)
+        or (suffix != ".txt" and _is_json_string(text))
+    ):
+        yield from _json(text, source)
+    elif suffix != ".txt" and (delimiter := _header_delimiter(text, columns)):
+        yield from _table(text, source, delimiter)
     else:
-        header = text.lstrip().partition("\n")[0].strip("\r").replace('"', "")
-        found = [mark for mark in ",\t" if set(header.split(mark)) & set(columns)]
-        yield from _table(text, source, found[0]) if found else _lines(text, source)
-
-
-def text_field(where: str, record: Any, name: str) -> str:
-    """The text in field `name` of a record.
-
-    Raises:
-        InputError: the record is no object, or has no such field, or it is no text.
-    """
-    if not isinstance(record, dict):
-        raise InputError(
-            f"{where}: a {kind_of(record)}, not an object",
-            hint=f'write {{"{name}": "..."}}',
-        )
-    if name not in record:
-        raise InputError(
-            f"{where}: there is no field {name!r}; it has {names_of(record)}",
-            hint=f'write {{"{name}": "..."}}',
-        )
-    return text_value(where, record[name], repr(name))
+        yield from _lines(text, source)
 
 
 def text_value(where: str, value: Any, subject: str) -> str:
-    """`value` as a text.
+    """Return `value`, which has to be a text; messages call it `subject`.
 
     Raises:
-        InputError: it is none; the message calls it `subject`.
+        InputError: it is not a text, or has half a surrogate pair.
     """
     if not isinstance(value, str):
         raise InputError(f"{where}: {subject} is a {kind_of(value)}, not a text")
@@ -82,64 +88,207 @@ def text_value(where: str, value: Any, subject: str) -> str:
 
 
 def decoded(data: bytes, source: str) -> str:
-    """The text of a file named `source`, without a byte order mark.
+    """The text of a file named `source`: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        InputError: not UTF-8; with the line.
+        InputError: the bytes are not in that encoding; with the line.
     """
+    encoding = "utf-8-sig"
+    # UTF-32's mark begins with that of UTF-16.
+    for marks, name in (
+        ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
+        ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
+    ):
+        if data.startswith(marks):
+            encoding = name
+            break
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
+        name = "UTF-8" if encoding == "utf-8-sig" else encoding.upper()
         raise InputError(
-            f"{source}:{line}: not UTF-8 (byte {error.start})", hint="save the file as UTF-8"
+            f"{source}:{line}: not {name} (byte {error.start})", hint="save the file as UTF-8"
         ) from None
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is, for messages."""
+    """What a JSON value is called in messages."""
     names = {dict: "object", list: "list", str: "text", bool: "truth value", type(None): "null"}
     return names.get(type(value), "number")
 
 
 def names_of(record: dict[str, Any]) -> str:
     """The fields of a record, for messages."""
-    return ", ".join(sorted(record)[:8]) or "none"
+    return ", ".join(sorted(map(str, record))[:8]) or "none"
 
 
-def _json_list(text: str, source: str) -> Iterator[Record]:
+def _unpacked(data: bytes, source: str) -> bytes:
+    if not data.startswith(_GZIP):
+        return data
     try:
-        items = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        place = f"{source}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else source
-        raise InputError(f"{place}: not JSON: {_reason(error)}") from None
-    for number, record in enumerate(items, 1):
-        yield f"{source}, item {number}", record
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            unpacked = file.read(MOST_UNPACKED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{source}: damaged gzip: {error}") from None
+    if len(unpacked) > MOST_UNPACKED:
+        raise InputError(
+            f"{source} unpacks to more than {MOST_UNPACKED:,} bytes", hint="pass a part of it"
+        )
+    return unpacked
 
 
-def _json_values(text: str, source: str) -> Iterator[Record]:
-    """One object over many lines, or a value a line."""
-    if text.lstrip().startswith("{") and "\n" in text.strip():
+def _parquet(data: bytes, source: str) -> Iterator[Record]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise InputError(
+            f"{source}: Parquet needs the `pyarrow` library",
+            hint="pip install 'steer-activations[parquet]'",
+        ) from None
+    number, size = 0, 0
+    try:
+        file = parquet.ParquetFile(io.BytesIO(data))
+        names = file.schema_arrow.names
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"{source}: the column {name!r} stands there twice")
+        for batch in file.iter_batches(batch_size=256):
+            size += batch.nbytes
+            if size > MOST_UNPACKED:
+                raise InputError(
+                    f"{source} unpacks to more than {MOST_UNPACKED:,} bytes",
+                    hint="pass a part of it",
+                )
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{source}, row {number}", row
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise InputError(f"{source}: damaged Parquet: {reason}") from None
+    if not number:
+        raise InputError(f"{source} is empty", hint="it has no rows")
+
+
+def _json(text: str, source: str) -> Iterator[Record]:
+    """A list of records, one object over many lines, or a value a line."""
+    start = text.lstrip()[:1]
+    if start == "[":
         try:
-            yield source, json.loads(text)
-        except (ValueError, RecursionError):
-            pass
-        else:
+            items = _loads(text)
+        except _NotJson as error:
+            # Also a value a line, each of them a list.
+            if _is_json_line(text):
+                yield from _json_lines(text, source)
+                return
+            raise error.at(source) from None
+        if isinstance(items, list) and not _is_conversation(items):
+            for number, record in enumerate(items, 1):
+                yield f"{source}, item {number}", record
             return
-    yield from _json_lines(text.split("\n"), source)
+        yield source, items
+        return
+    if start == "{" and "\n" in text.strip() and not _is_json_line(text):
+        try:
+            yield source, _loads(text)
+        except _NotJson as error:
+            raise error.at(source) from None
+        return
+    yield from _json_lines(text, source)
 
 
-def _json_lines(lines: Iterable[str], source: str) -> Iterator[Record]:
-    for number, line in enumerate(lines, 1):
+def _json_lines(text: str, source: str) -> Iterator[Record]:
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        where = f"{source}:{number}"
         try:
-            yield where, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{where}: not JSON: {_reason(error)}", hint="each line is one JSON object"
-            ) from None
+            yield f"{source}:{number}", _loads(line)
+        except _NotJson as error:
+            raise error.at(source, number, hint="each line is one JSON object") from None
+
+
+class _NotJson(Exception):  # noqa: N818 - it becomes an InputError, which knows the file
+    def __init__(self, reason: str, line: int | None = None) -> None:
+        super().__init__(reason)
+        self.line = line
+
+    def at(self, source: str, line: int | None = None, hint: str | None = None) -> InputError:
+        line = line or self.line
+        place = source if line is None else f"{source}:{line}"
+        return InputError(f"{place}: {self}", hint=hint)
+
+
+def _loads(text: str) -> Any:
+    """JSON, in which no object has a key twice.
+
+    Raises:
+        _NotJson: saying why.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_each_key_once)
+    except json.JSONDecodeError as error:
+        raise _NotJson(f"not JSON: {error.msg}", error.lineno) from None
+    except RecursionError:
+        raise _NotJson("not JSON: nested too deeply") from None
+    except _DuplicateKeyError as error:
+        raise _NotJson(str(error), _line_of_duplicate(text)) from None
+    except ValueError as error:
+        raise _NotJson(f"not JSON: {error}") from None
+
+
+class _DuplicateKeyError(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key[:40]!r} stands twice in one object")
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _DuplicateKeyError(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+def _line_of_duplicate(text: str) -> int | None:
+    """The line of the first key that stands twice in its object; the parser does not say."""
+    open_objects: list[set[str]] = []
+    for token in _JSON_TOKEN.finditer(text):
+        if token[0] in "{[":
+            open_objects.append(set())
+        elif token[0] in "}]":
+            open_objects.pop()
+        elif token["key"] is not None:
+            key = json.loads(token["key"])
+            if key in open_objects[-1]:
+                return text.count("\n", 0, token.start()) + 1
+            open_objects[-1].add(key)
+    return None
+
+
+def _is_conversation(items: list[Any]) -> bool:
+    """Whether a list is one text, written as chat messages."""
+    return bool(items) and all(
+        isinstance(item, dict) and {"role", "content"} <= set(item) for item in items
+    )
+
+
+def _first_line(text: str) -> str:
+    return text.lstrip().partition("\n")[0].strip()
+
+
+def _is_json_line(text: str) -> bool:
+    """Whether the first line is a JSON value by itself."""
+    try:
+        _loads(_first_line(text))
+    except _NotJson as error:
+        return not str(error).startswith("not JSON")
+    return True
+
+
+def _is_json_string(text: str) -> bool:
+    """Whether the first line is a JSON string, rather than a text that begins with a quote."""
+    return _first_line(text).startswith('"') and _is_json_line(text)
 
 
 def _lines(text: str, source: str) -> Iterator[Record]:
@@ -148,20 +297,55 @@ def _lines(text: str, source: str) -> Iterator[Record]:
             yield f"{source}:{number}", line.rstrip("\r")
 
 
-def _table(text: str, source: str, delimiter: str) -> Iterator[Record]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+def _cells(text: str, delimiter: str) -> list[str]:
+    """The first row of a table."""
     try:
+        return next(csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def _header_delimiter(text: str, columns: Collection[str]) -> str | None:
+    """The delimiter with which the first line names one of `columns`; None if it does not."""
+    for delimiter in _DELIMITERS:
+        cells = _cells(text, delimiter)
+        if set(cells) & set(columns):
+            return delimiter
+    return None
+
+
+def _delimiter(text: str, columns: Collection[str], usual: str) -> str:
+    """The delimiter of a table: the one that names most of `columns`, else the suffix's own if it
+    divides the header, else the one that does."""
+
+    def rank(delimiter: str) -> tuple[int, bool, int]:
+        cells = _cells(text, delimiter)
+        known = len(set(cells) & set(columns))
+        return known, delimiter == usual and len(cells) > 1, len(cells)
+
+    return max((usual, *(one for one in _DELIMITERS if one != usual)), key=rank)
+
+
+def _table(text: str, source: str, delimiter: str) -> Iterator[Record]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = [name for name in reader.fieldnames or () if name]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(
+                    f"{source}:{reader.line_num}: the column {name[:40]!r} stands there twice"
+                )
         for row in reader:
             where = f"{source}:{reader.line_num}"
             if None in row or None in row.values():
                 n = len(reader.fieldnames or ())
-                raise InputError(f"{where}: the row has not {n} cells, as the first line has")
+                raise InputError(f"{where}: the row does not have {n} cells, as the first line has")
             yield where, row
     except csv.Error as error:
         raise InputError(f"{source}:{reader.line_num}: not a table: {error}") from None
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return error.msg
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+def records_in(items: Iterable[Any], source: str) -> Iterator[Record]:
+    """Records that are already in memory, such as a list or the rows of a dataset."""
+    for number, item in enumerate(items, 1):
+        yield f"{source}, item {number}", item

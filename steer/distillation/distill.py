@@ -11,21 +11,23 @@ over texts that the conditioned model has written. `Edits` has the form, `recove
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import count
+from collections.abc import Sequence
 
 import numpy as np
 
 from steer.base.errors import InputError, UsageError
 from steer.base.intervals import Interval, mean
 from steer.base.journal import Journal
-from steer.distillation.descent import CANDIDATES, Item, Objective, candidates, descend
+from steer.base.progress import Advance, Progress, silent
+from steer.distillation.descent import Item, Objective, candidates, descend
 from steer.distillation.distilled import as_vector, scales, with_evidence
 from steer.distillation.lessons import Conditions, nats_per_token, rewritten
 from steer.distillation.lowrank import Edits, divergences
 from steer.distillation.pairs import Preference
+from steer.distillation.quick import quick
 from steer.distillation.recovery import recovery
-from steer.distillation.settings import SEARCH_STEPS, DistillSettings, Schedule
+from steer.distillation.regress import regress
+from steer.distillation.settings import RANK, DistillSettings, Schedule
 from steer.distillation.task import Task
 from steer.distillation.texts import write
 from steer.models.model import Model
@@ -35,43 +37,26 @@ from steer.steering.steers import Steer
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
-#: Gets what is being done, how many units of `n_units` were just done, and R so far, once known.
-Progress = Callable[[str, int, float | None], None]
-
-
-def n_units(model: Model, settings: DistillSettings) -> int:
-    """Units of work that `Progress` counts: texts that are sampled, and steps."""
-    return settings.samples + settings.validation + settings.held_out + n_steps(model, settings)
-
-
-def n_steps(model: Model, settings: DistillSettings) -> int:
-    """Steps alone, those that search the layer among them."""
-    searched = 0 if settings.layers is not None else min(CANDIDATES, model.n_layers)
-    return searched * SEARCH_STEPS + settings.steps
-
 
 def distill(
     model: Model,
     conditions: Conditions,
     prompts: Sequence[str],
     settings: DistillSettings,
-    on_progress: Progress = lambda what, n, recovered: None,
+    progress: Progress = silent,
     kept: Journal | None = None,
 ) -> SteeringVector:
     """The edit that does most of what the condition does, with what it recovers and costs.
 
-    `write`, then `fit`, of which many can use the same texts.
+    `write`, then `fit`, of which many can use the same texts. Both run on `quick(model)`.
 
     Raises:
         InputError, SiteError, UsageError: as those two.
     """
     check(model, settings)
-
-    def on_done(count: int) -> None:
-        on_progress("sampling", count, None)
-
-    texts = write(model, conditions, prompts, settings, on_done, kept)
-    return fit(Task.of(model, texts), settings, on_progress, kept)
+    model = quick(model)
+    texts = write(model, conditions, prompts, settings, progress, kept)
+    return fit(Task.of(model, texts, progress=progress), settings, progress, kept)
 
 
 def check(model: Model, settings: DistillSettings) -> None:
@@ -81,7 +66,7 @@ def check(model: Model, settings: DistillSettings) -> None:
         SiteError: a layer that the model does not have.
         UsageError: a rank above the model's width.
     """
-    if settings.rank > model.identity.d_model:
+    if (settings.rank or 0) > model.identity.d_model:
         raise UsageError(f"--rank is at most {model.identity.d_model}, the width of the model")
     for layer in settings.layers or ():
         model.hooks.place(Site(layer))
@@ -90,7 +75,7 @@ def check(model: Model, settings: DistillSettings) -> None:
 def fit(
     task: Task,
     settings: DistillSettings,
-    on_progress: Progress = lambda what, n, recovered: None,
+    progress: Progress = silent,
     kept: Journal | None = None,
 ) -> SteeringVector:
     """The edit of one rank at one set of layers.
@@ -101,24 +86,50 @@ def fit(
     """
     model, texts = task.model, task.texts
     check(model, settings)
-    edits, best_step = _search(task, settings, on_progress, kept)
-    base = divergences(model, texts.held_out, task.teacher, None)
-    found = recovery(divergences(model, texts.held_out, task.teacher, edits), base)
-    _check_found(best_step, found)
+    ridge = None
+    if settings.method == "ridge":
+        edits, ridge, best_step = regress(task, settings, progress)
+    else:
+        edits, best_step = _search(task, settings, progress, kept)
+    with progress("measuring on held-out texts", 5) as advance:
+        base = divergences(model, texts.held_out, task.teacher, None)
+        advance(1)
+        found = recovery(divergences(model, texts.held_out, task.teacher, edits), base)
+        advance(1)
+        _check_found(found)
+        return _measured(task, settings, edits, found, ridge, best_step, advance)
+
+
+def _measured(
+    task: Task,
+    settings: DistillSettings,
+    edits: Edits,
+    found: Interval,
+    ridge: float | None,
+    best_step: int,
+    advance: Advance,
+) -> SteeringVector:
+    """The vector of an edit, with what it recovers and what its texts cost."""
+    model, texts = task.model, task.texts
     conditioned = [(one.conditioned, one.n) for one in texts.held_out]
     baseline = [(one.baseline, one.n) for one in texts.held_out]
     vector = as_vector(
         model, settings, edits, (conditioned, baseline), texts.contrast, chat=texts.conditions.chat
     )
     steer = Steer(vector, Coefficient(1.0), vector.metadata.layers, Scope(settings.scope))
+    advance(1)
     own = task.own_nats((), settings.seed)
+    advance(1)
+    extra_nats = task.own_nats((steer,), settings.seed) - own
+    advance(1)
     return with_evidence(
         vector,
         settings,
         found,
         held_out=len(baseline),
         best_step=best_step,
-        extra_nats=task.own_nats((steer,), settings.seed) - own,
+        extra_nats=extra_nats,
+        ridge=ridge,
         condition_extra_nats=nats_per_token(model, baseline) - own,
         evidence=f"recovery {found} on {len(baseline)} held-out texts",
     )
@@ -127,7 +138,7 @@ def fit(
 def fit_pairs(
     task: Preference,
     settings: DistillSettings,
-    on_progress: Progress = lambda what, n, recovered: None,
+    progress: Progress = silent,
 ) -> SteeringVector:
     """The edit that makes the positive completions of pairs likelier.
 
@@ -137,10 +148,10 @@ def fit_pairs(
     """
     model, held_out = task.model, task.held_out
     check(model, settings)
-    edits, best_step = _search(task, settings, on_progress, None)
+    edits, best_step = _search(task, settings, progress, None)
     losses = task.losses(edits, held_out)
     found = recovery(losses, [math.log(2)] * len(losses))
-    _check_found(best_step, found)
+    _check_found(found)
     rows = [
         [(getattr(pair, side).baseline, getattr(pair, side).n) for pair in held_out]
         for side in ("positive", "negative")
@@ -167,8 +178,8 @@ def fit_pairs(
     )
 
 
-def _check_found(best_step: int, found: Interval) -> None:
-    if best_step == 0 or found.value <= 0:
+def _check_found(found: Interval) -> None:
+    if found.value <= 0:
         raise InputError(
             "no edit was found that does better than the unsteered model",
             hint="try more --samples and --steps, a higher --rank or --layers all",
@@ -176,34 +187,32 @@ def _check_found(best_step: int, found: Interval) -> None:
 
 
 def _search(
-    task: Objective[Item], settings: DistillSettings, on_progress: Progress, kept: Journal | None
+    task: Objective[Item], settings: DistillSettings, progress: Progress, kept: Journal | None
 ) -> tuple[Edits, int]:
     """Edits at the layers of the settings, or at the one at which a short run comes furthest.
 
     Returns the step of the state that was kept with them.
     """
     scale = scales(task.model, task.read)
+    rank = RANK if settings.rank is None else settings.rank
 
     def run(layers: Sequence[int], schedule: Schedule, what: str) -> tuple[Edits, float, int]:
         here = {Site(layer): scale[Site(layer)] for layer in layers}
         response = settings.scope == "response"
-        edits = Edits(task.model, here, settings.rank, settings.seed, response=response)
-        steps = count()
+        edits = Edits(task.model, here, rank, settings.seed, response=response)
+        with progress(what, schedule.steps) as advance:
 
-        def on_step(recovered: float | None) -> None:
-            next(steps)
-            on_progress(what, 1, recovered)
+            def on_step(recovered: float | None) -> None:
+                advance(1, None if recovered is None else f"recovery {recovered:.2f}")
 
-        best, best_step = descend(task, edits, schedule, on_step)
-        on_progress(what, schedule.steps - next(steps), best)  # it may have ended early
+            best, best_step = descend(task, edits, schedule, on_step)
         return edits, best, best_step
 
     def reached(layer: int) -> float:
-        told = [settings.rank, settings.scope, settings.learning_rate, settings.batch_size]
-        key = f"layer {layer} of {told}"
+        chosen = [rank, settings.scope, settings.learning_rate, settings.batch_size]
+        key = f"layer {layer} of {chosen}"
         known = kept.get(key) if kept is not None else None
         if known is not None:
-            on_progress(f"trying layer {layer}", SEARCH_STEPS, known)
             return float(known)
         best = run((layer,), settings.search, f"trying layer {layer}")[1]
         if kept is not None:
@@ -214,5 +223,5 @@ def _search(
     layers = every if settings.layers == () else settings.layers
     if layers is None:
         layers = (max(candidates(every), key=reached),)
-    edits, _, best_step = run(layers, settings.schedule, "distilling")
+    edits, _, best_step = run(layers, settings.schedule, "descending")
     return edits, best_step

@@ -87,7 +87,7 @@ def as_vector(
         model=model.identity,
         site="resid_post",
         layers=layers,
-        rank=settings.rank,
+        rank=edits.rank,
         method=Method(name="mean_diff"),  # until the evidence is there, which takes a vector
         read=Read(positions=settings.scope, chat=chat or msgspec.UNSET),
         contrast=contrast,
@@ -108,26 +108,30 @@ def with_evidence(
     condition_extra_nats: float,
     evidence: str,
     objective: Literal["condition", "pairs"] = "condition",
+    ridge: float | None = None,
 ) -> SteeringVector:
     """The vector with what it recovers, and what its own texts cost under the unsteered model."""
-    told = Distillation(
+    descended = ridge is None
+    distillation = Distillation(
         samples=vector.metadata.contrast.n,
         held_out=held_out,
         max_tokens=settings.max_tokens,
-        batch_size=settings.batch_size,
-        steps=settings.steps,
+        batch_size=settings.batch_size if descended else 0,
+        steps=settings.steps if descended else 0,
         best_step=best_step,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate if descended else 0.0,
         seed=settings.seed,
         recovery=rounded(found.value),
         interval=(rounded(found.low), rounded(found.high)),
         extra_nats=rounded(extra_nats),
         condition_extra_nats=rounded(condition_extra_nats),
         objective=objective,
+        method="descent" if ridge is None else "ridge",
+        ridge=ridge or 0.0,
     )
     metadata = msgspec.structs.replace(
         vector.metadata,
-        method=Method(name="distill", distillation=told),
+        method=Method(name="distill", distillation=distillation),
         recommended=msgspec.structs.replace(vector.metadata.recommended, evidence=evidence),
     )
     return replace(vector, metadata=metadata)

@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from steer.base.journal import Journal
 from steer.contrasts.frame import joinable
 from steer.contrasts.reading import shared_prefix
 from steer.generate.apply import Sampling, continue_ids
+from steer.hooks.head import Ending, has_head, headed, last_hidden, picked
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
@@ -201,30 +201,25 @@ def rewritten(
     return [((*start, *new), len(new)) for start, new in zip(starts, written, strict=True)]
 
 
-def picked_logits(model: Model, rows: Sequence[tuple[Sequence[int], int]]) -> Tensor:
+def picked_logits(model: Model, rows: Sequence[Ending]) -> Tensor:
     """Logits at the positions that predict the last n tokens of each row.
 
     rows: (token ids, n). Returns float32 [sum of n, vocabulary], row after row. The LM head runs
-    on the columns where there is such a position only, where the model can be told so.
+    at these positions alone, where it can be run by itself; else on the columns where there is one,
+    where the model can be told so.
     """
+    if has_head(model):
+        return headed(model, last_hidden(model, rows))
     # Padded on the right, so that positions count from 0 in every row.
     ids, mask = model.padded([row for row, _ in rows], left=False)
     start = min(len(row) - n for row, n in rows) - 1
     kept = {"logits_to_keep": ids.shape[1] - start} if picks_columns(model) else {}
     logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
-    width = logits.shape[1]
-    shift = width - ids.shape[1] - 1
-    # One index for all rows: the gradient of a slice for each is as large as the whole.
-    places = [
-        index * width + np.arange(len(row) - n, len(row)) + shift
-        for index, (row, n) in enumerate(rows)
-    ]
-    index = torch.from_numpy(np.concatenate(places)).to(logits.device)
-    picked: Tensor = logits.flatten(0, 1)[index].float()
-    return picked
+    cut = ids.shape[1] - logits.shape[1]
+    return picked(logits, [(row[cut:], n) for row, n in rows]).float()
 
 
-def log_probs(model: Model, rows: Sequence[tuple[Sequence[int], int]]) -> Tensor:
+def log_probs(model: Model, rows: Sequence[Ending]) -> Tensor:
     """`picked_logits` as log-probabilities."""
     return picked_logits(model, rows).log_softmax(-1)
 
@@ -246,7 +241,7 @@ def vocabulary(model: Model) -> int:
     return int(model.network.config.get_text_config().vocab_size)
 
 
-def nats_per_token(model: Model, rows: Sequence[tuple[Sequence[int], int]]) -> float:
+def nats_per_token(model: Model, rows: Sequence[Ending]) -> float:
     """Mean -log p of the last n tokens of each row, under the model as it is."""
     total = 0.0
     for index in range(0, len(rows), 8):

@@ -9,24 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.distillation.lessons import (
-    LOGITS_BUDGET,
-    Lesson,
-    log_probs,
-    micro_batches,
-    picked_logits,
-    vocabulary,
-)
+from steer.distillation.below import TOGETHER, Below
+from steer.distillation.lessons import Lesson, log_probs, micro_batches, picked_logits
 from steer.distillation.recovery import Divergence, token_kl
+from steer.distillation.ridge import Affine
 from steer.hooks import ops
+from steer.hooks.head import has_head, headed, last_hidden
 from steer.hooks.hooks import SiteFunction, placed
+from steer.hooks.trunk import replayed
 from steer.models.model import Model
 from steer.vectors.sites import Site
 
 #: Per site: bias [d_model], down [k, d_model], up [d_model, k].
 State = dict[Site, tuple[Tensor, ...]]
-#: Texts that are read together.
-TOGETHER = 32
+#: Bytes of hidden states that a teacher keeps.
+HIDDEN_BUDGET = 1_000_000_000
 
 
 class Edits:
@@ -41,6 +38,7 @@ class Edits:
     def __init__(
         self, model: Model, scales: dict[Site, float], rank: int, seed: int, *, response: bool
     ) -> None:
+        has_head(model)  # found out here, where no edit stands in the way of the trial
         width = model.identity.d_model
         generator = torch.Generator().manual_seed(seed)
         self._model, self._response = model, response
@@ -54,6 +52,26 @@ class Edits:
                 parts += [down, torch.zeros(width, rank)]
             device = _device(model, site)
             self.state[site] = tuple(part.to(device).requires_grad_() for part in parts)
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        scales: dict[Site, float],
+        affines: dict[Site, Affine],
+        *,
+        response: bool,
+    ) -> Edits:
+        """Edits that begin as those of a regression."""
+        (rank,) = {affine.rank for affine in affines.values()}
+        edits = cls(model, {site: scales[site] for site in affines}, rank, 0, response=response)
+        edits.restore(
+            {
+                site: (affine.bias / scales[site], affine.down, affine.up)[: 3 if rank else 1]
+                for site, affine in affines.items()
+            }
+        )
+        return edits
 
     @property
     def sites(self) -> list[Site]:
@@ -117,38 +135,35 @@ def _device(model: Model, site: Site) -> torch.device:
 
 
 class Teacher:
-    """log p(. | condition, text) of lessons; of the first of `lessons`, as many as `budget` bytes
-    hold, remembered.
+    """log p(. | condition, text) of lessons.
 
-    They are run together by length, so what is remembered depends on nothing that came before.
+    Of `lessons` the last hidden states are kept, d_model numbers a token, and the LM head runs on
+    them when they are needed; where it cannot be run by itself, or they take more than `budget`
+    bytes, the whole network runs again.
     """
 
     @torch.no_grad()
     def __init__(
-        self, model: Model, lessons: Sequence[Lesson] = (), budget: int = LOGITS_BUDGET
+        self, model: Model, lessons: Sequence[Lesson] = (), budget: int = HIDDEN_BUDGET
     ) -> None:
         self.model = model
-        self._known: dict[Lesson, Tensor] = {}
-        ends = np.cumsum([4 * lesson.n * vocabulary(model) for lesson in lessons])
-        chosen = sorted(
-            lessons[: int((ends <= budget).sum())], key=lambda one: len(one.conditioned)
-        )
-        for start in range(0, len(chosen), TOGETHER):
-            for part in micro_batches(model, chosen[start : start + TOGETHER]):
-                rows = by_lesson(self._log_probs(part), part)
-                self._known.update(zip(part, (row.clone() for row in rows), strict=True))
+        self._hidden: dict[Lesson, Tensor] = {}
+        size = model.identity.d_model * model.network.dtype.itemsize
+        if not lessons or not has_head(model) or sum(one.n for one in lessons) * size > budget:
+            return
+        # By length, so that what is kept depends on nothing that came before.
+        ordered = sorted(dict.fromkeys(lessons), key=lambda one: len(one.conditioned))
+        for start in range(0, len(ordered), TOGETHER):
+            part = ordered[start : start + TOGETHER]
+            rows = last_hidden(model, [(one.conditioned, one.n) for one in part])
+            self._hidden.update(zip(part, map(Tensor.clone, by_lesson(rows, part)), strict=True))
 
     @torch.no_grad()
     def __call__(self, lessons: Sequence[Lesson]) -> Tensor:
         """float32 [sum of n, vocabulary], lesson after lesson."""
-        unknown = [lesson for lesson in lessons if lesson not in self._known]
-        if len(unknown) == len(lessons):
-            return self._log_probs(lessons)
-        new = by_lesson(self._log_probs(unknown), unknown) if unknown else []
-        found = self._known | dict(zip(unknown, new, strict=True))
-        return torch.cat([found[lesson] for lesson in lessons])
-
-    def _log_probs(self, lessons: Sequence[Lesson]) -> Tensor:
+        if all(lesson in self._hidden for lesson in lessons):
+            hidden = torch.cat([self._hidden[lesson] for lesson in lessons])
+            return headed(self.model, hidden).log_softmax(-1)
         return log_probs(self.model, [(lesson.conditioned, lesson.n) for lesson in lessons])
 
 
@@ -158,17 +173,32 @@ def by_lesson(rows: Tensor, lessons: Sequence[Lesson]) -> list[Tensor]:
     return [rows[end - lesson.n : end] for end, lesson in zip(ends, lessons, strict=True)]
 
 
-def loss(model: Model, edits: Edits, lessons: Sequence[Lesson], teacher: Teacher) -> Tensor:
-    """KL(p_condition || p_steered) of each token, float32 [sum of n], with gradients."""
+def loss(
+    model: Model,
+    edits: Edits,
+    lessons: Sequence[Lesson],
+    teacher: Teacher,
+    below: Below | None = None,
+) -> Tensor:
+    """KL(p_condition || p_steered) of each token, float32 [sum of n], with gradients.
+
+    below: what lies below the first edit, of all these lessons, where it was kept.
+    """
     targets = teacher(lessons)
-    with edits.acting(lessons):
+    trunk = below.trunk(lessons) if below is not None else None
+    with replayed(model, trunk), edits.acting(lessons):
         logits = picked_logits(model, [(lesson.baseline, lesson.n) for lesson in lessons])
     divergence: Tensor = Divergence.apply(logits, targets)  # type: ignore[no-untyped-call]
     return divergence
 
 
 def backward(
-    model: Model, edits: Edits, lessons: Sequence[Lesson], teacher: Teacher, unit: float
+    model: Model,
+    edits: Edits,
+    lessons: Sequence[Lesson],
+    teacher: Teacher,
+    unit: float,
+    below: Below | None = None,
 ) -> None:
     """Add the gradient of the mean KL per token, in units of `unit` nats.
 
@@ -176,7 +206,7 @@ def backward(
     """
     whole = unit * sum(lesson.n for lesson in lessons)
     for part in micro_batches(model, lessons):
-        share = loss(model, edits, part, teacher).sum() / whole
+        share = loss(model, edits, part, teacher, below).sum() / whole
         share.backward()  # type: ignore[no-untyped-call]
 
 
@@ -187,13 +217,14 @@ def divergences(
     teacher: Teacher,
     edits: Edits | None,
     batch_size: int = TOGETHER,
+    below: Below | None = None,
 ) -> list[float]:
     """Sum over its tokens of KL(p_condition || p_steered) for each lesson; edits None: p_base."""
     sums: list[float] = []
     for start in range(0, len(lessons), batch_size):
         for part in micro_batches(model, lessons[start : start + batch_size]):
             if edits is not None:
-                tokens = loss(model, edits, part, teacher)
+                tokens = loss(model, edits, part, teacher, below)
             else:
                 rows = [(lesson.baseline, lesson.n) for lesson in part]
                 tokens = token_kl(teacher(part), log_probs(model, rows))

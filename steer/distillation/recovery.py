@@ -65,7 +65,7 @@ class Divergence(torch.autograd.Function):
 
 
 def recovery(steered: Sequence[float], base: Sequence[float]) -> Interval:
-    """R and its 95 % bootstrap interval over texts.
+    """R and its 95 % interval over texts.
 
     steered, base: for each text, the sum over its tokens of KL(p_condition || p_steered) and
     KL(p_condition || p_base).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from steer.base.errors import UsageError
 
@@ -17,6 +17,10 @@ LARGEST = {
 }
 #: Steps that a layer gets where the layer is searched.
 SEARCH_STEPS = 25
+#: Rank of an edit that is descended to, where none is named.
+RANK = 8
+#: How an edit is found: in closed form, or from there by gradient descent.
+DistillMethod = Literal["ridge", "descent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +47,19 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class DistillSettings:
-    """What to distil into. rank 0 is a vector. layers None: the best one; empty: all.
+    """What to distil into. rank 0 is a vector; None: the best one. layers None: the best ones;
+    empty: all.
 
-    samples: texts to learn from, of max_tokens at most; held_out: others, which decide what R is.
+    method: `ridge` is the regression alone, `descent` begins there. samples: texts to learn from,
+    of max_tokens at most; held_out: others, which decide what R is.
 
     Raises:
         UsageError: a number out of its range.
     """
 
     name: str
-    rank: int = 8
+    method: DistillMethod = "descent"
+    rank: int | None = None
     layers: tuple[int, ...] | None = None
     scope: Literal["all", "response"] = "all"
     steps: int = 300
@@ -69,7 +76,9 @@ class DistillSettings:
         for name, largest in LARGEST.items():
             if not 1 <= getattr(self, name) <= largest:
                 raise UsageError(f"--{name.replace('_', '-')} is at least 1, at most {largest:,}")
-        if self.rank < 0 or self.seed < 0:
+        if self.method not in get_args(DistillMethod):
+            raise UsageError(f"{self.method!r} is not a way to distil", hint="use ridge or descent")
+        if (self.rank or 0) < 0 or self.seed < 0:
             raise UsageError("--rank and --seed are 0 or more")
 
     @property

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from steer.base.errors import InputError
+from steer.base.progress import Progress, silent
+from steer.distillation.below import Below
 from steer.distillation.lessons import Lesson, nats_per_token, rewritten
 from steer.distillation.lowrank import Edits, Teacher, backward, divergences
 from steer.distillation.texts import Texts
@@ -28,18 +30,28 @@ class Task:
     teacher: Teacher
     base: float
     _unsteered: dict[int, float] = field(default_factory=dict)
+    _below: dict[int, Below | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Model, texts: Texts, teacher: Teacher | None = None) -> Task:
+    def of(
+        cls,
+        model: Model,
+        texts: Texts,
+        teacher: Teacher | None = None,
+        progress: Progress = silent,
+    ) -> Task:
         """A task with its `base`.
 
         Raises:
             InputError: the condition changes nothing.
         """
-        if teacher is None:
-            # Each lesson is met a few times only: to remember them all saves a tenth of the time.
-            teacher = Teacher(model, texts.validation)
-        task = cls(model, texts, teacher, sum(divergences(model, texts.validation, teacher, None)))
+        with progress("measuring the condition", 2) as advance:
+            if teacher is None:
+                teacher = Teacher(model, [*texts.validation, *texts.held_out])
+            advance(1)
+            base = sum(divergences(model, texts.validation, teacher, None))
+            advance(1)
+        task = cls(model, texts, teacher, base)
         if task.per_token < LEAST_EFFECT:
             raise InputError(
                 "the condition changes nothing in what the model writes",
@@ -69,7 +81,10 @@ class Task:
 
     def recovered(self, edits: Edits) -> float:
         """R on the validation texts."""
-        left = divergences(self.model, self.texts.validation, self.teacher, edits)
+        texts, first = self.texts.validation, edits.sites[0].layer
+        if first not in self._below:
+            self._below[first] = Below.of(self.model, texts, first)
+        left = divergences(self.model, texts, self.teacher, edits, below=self._below[first])
         return 1 - sum(left) / self.base
 
     def own_nats(self, steers: tuple[Steer, ...], seed: int) -> float:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import msgspec
 import numpy as np
 
+from steer import resuming
 from steer.base.journal import Journal
+from steer.base.progress import Progress, silent
 from steer.distillation.lessons import Conditions, Lesson, write_lessons
 from steer.distillation.settings import DistillSettings
 from steer.models.model import Model
@@ -59,9 +60,9 @@ def journal(
     Raises:
         SteerError: it cannot be read or written.
     """
-    return Journal.of(
+    return resuming.journal(
+        model,
         "lessons",
-        [msgspec.to_builtins(model.identity), model.describe()],
         [asdict(conditions), list(prompts)],
         [settings.samples, settings.held_out, settings.max_tokens, settings.seed],
     )
@@ -72,7 +73,7 @@ def write(
     conditions: Conditions,
     prompts: Sequence[str],
     settings: DistillSettings,
-    on_done: Callable[[int], None] = lambda n_texts: None,
+    progress: Progress = silent,
     kept: Journal | None = None,
 ) -> Texts:
     """Texts to learn from, and others after prompts that were held out, where there are enough.
@@ -89,19 +90,21 @@ def write(
         n_held_out = len(prompts) // 5
         other, learned, first = shuffled[:n_held_out], shuffled[n_held_out:], 0
 
-    def written(chosen: list[str], samples: range) -> list[Lesson]:
-        return write_lessons(
-            model,
-            conditions,
-            chosen,
-            samples,
-            max_tokens=settings.max_tokens,
-            seed=settings.seed,
-            on_done=on_done,
-            kept=kept,
-        )
+    with progress("sampling texts", settings.samples + n_other) as advance:
 
-    lessons = written(learned, range(settings.samples))
-    new = written(other, range(first, first + n_other))
+        def written(chosen: list[str], samples: range) -> list[Lesson]:
+            return write_lessons(
+                model,
+                conditions,
+                chosen,
+                samples,
+                max_tokens=settings.max_tokens,
+                seed=settings.seed,
+                on_done=advance,
+                kept=kept,
+            )
+
+        lessons = written(learned, range(settings.samples))
+        new = written(other, range(first, first + n_other))
     cut = max(1, len(new) - settings.held_out)
     return Texts(conditions, tuple(prompts), lessons, new[:cut], new[cut:])

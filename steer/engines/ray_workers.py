@@ -21,7 +21,7 @@ from steer.base.errors import SteerError
 from steer.models.source import POCKET, ModelSource
 from steer.workers import Item, Job, Result
 
-INSTALL = "pip install 'steer[ray]'"
+INSTALL = "pip install 'steer-activations[ray]'"
 
 
 @contextmanager

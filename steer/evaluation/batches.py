@@ -12,8 +12,8 @@ from torch import Tensor
 
 from steer.distillation.lessons import picks_columns, vocabulary
 from steer.distillation.recovery import token_kl
-from steer.evaluation.trunk import Trunk, can_be_spared, growing, sparing
 from steer.hooks.clock import TokenClock
+from steer.hooks.trunk import Trunk, can_be_spared, growing, sparing
 from steer.models.model import Model
 from steer.steering.projection import Gate
 

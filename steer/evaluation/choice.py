@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from steer.base.intervals import Interval, ratio
+from steer.base.intervals import Interval, rate
 from steer.evaluation.nats import Nats, expected_nats, extra
 from steer.evaluation.scoring import UNSTEERED
 from steer.evaluation.sweep import Bench, completed
@@ -224,7 +224,7 @@ def _tried(texts: Bench, steer: Steer, place: Place, writing: Writing, base: Nat
     return Tried(
         place,
         extra(own, base),
-        ratio([n for n, _ in pieces], [n for _, n in pieces]),
+        rate([n for n, _ in pieces], [n for _, n in pieces]),
         tuple(texts.model.decode(one.ids) for one in written[:6]),
     )
 

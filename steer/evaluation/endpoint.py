@@ -185,7 +185,7 @@ def _client(endpoint: Endpoint) -> OpenAI:
         from openai import OpenAI
     except ImportError:
         raise UsageError(
-            "a judge behind an endpoint needs openai", hint="pip install 'steer[judge]'"
+            "a judge behind an endpoint needs openai", hint="pip install 'steer-activations[judge]'"
         ) from None
     key = os.environ.get("OPENAI_API_KEY")
     url = endpoint.url or os.environ.get("OPENAI_BASE_URL")

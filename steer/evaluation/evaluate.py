@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.base.errors import InputError
-from steer.base.intervals import Interval, mean, ratio
+from steer.base.intervals import Interval, mean, rate, ratio
 from steer.base.journal import Journal
 from steer.distillation.lessons import Lesson
 from steer.distillation.task import LEAST_EFFECT
@@ -149,7 +149,8 @@ class _Evaluation:
             if row.variant.kind != "unsteered":
                 measures |= {"preference": mean(shifts), "right_way": moved(shifts)}
             if asked:
-                measures["multiple_choice"] = mean(multiple_choice(one))
+                matching = multiple_choice(one)
+                measures["multiple_choice"] = rate(matching, np.ones(matching.shape))
             self.rows[index] = Row(row.variant, measures, shifts.mean(0))
 
     def _recoveries(self, texts: Sequence[Text]) -> None:
@@ -222,9 +223,9 @@ class _Evaluation:
             if row.variant.kind != "unsteered":
                 row.measures["extra_nats"] = extra(by_cell(nats[index]), by_cell(nats[0]))
             grams = _columns([distinct(one.own) for one in written[index]])
-            row.measures["distinct"] = ratio(*by_cell(grams))
+            row.measures["distinct"] = rate(*by_cell(grams))
             if self.task.judge is not None:
-                row.measures["concept"] = ratio(*by_cell(_columns(self.task.judge(texts))))
+                row.measures["concept"] = rate(*by_cell(_columns(self.task.judge(texts))))
             self.rows[index] = Row(row.variant, row.measures, row.shifts, tuple(texts[:3]))
 
     def _by_cell(self, variant: Variant, columns: tuple[Array, Array]) -> tuple[Array, Array]:

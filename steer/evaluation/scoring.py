@@ -2,11 +2,12 @@
 
 A cell is one way of steering: a tuple of steers, empty for none. A batch holds each of its texts
 once for every cell, and each cell edits its own rows. What lies below the lowest layer of a batch
-runs once (`steer.evaluation.trunk`).
+runs once (`steer.hooks.trunk`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +22,10 @@ from steer.base.errors import InputError
 from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.evaluation.batches import Batch, Measure, Text
-from steer.evaluation.trunk import Trunk, grown, replayed, takes_trunks
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions
+from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
 from steer.models.memory import token_budget
 from steer.models.model import Model
 from steer.steering.steers import Steer
@@ -203,8 +204,11 @@ def score_rows(
         on_done(row, len(rows[row]) * len(indices))
         return not left[row]
 
+    # A template that has the date in it makes other tokens of the same texts tomorrow.
+    names = [f"{part.name} {_digest(part.texts)}" for part in parts]
+
     def key(row: int, part: int, group: int) -> str:
-        return f"{parts[part].name} {row}: {format_layers(groups[part][group])}"
+        return f"{names[part]} {row}: {format_layers(groups[part][group])}"
 
     ahead = []
     for place in [(row, *one) for row in rows for one in every]:
@@ -224,6 +228,14 @@ def score_rows(
         journal.put(key(*place), found)
         if put(*place, found):
             yield place[0], sums[place[0]]
+
+
+def _digest(texts: Sequence[Text]) -> str:
+    """A hash of the tokens that are scored."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{text.ids} {text.scored} {text.start} {text.conditioned}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def score(

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from steer import resuming
 from steer.base.journal import Journal
 from steer.evaluation.batches import Measure, Text, distance, drift, log_prob
 from steer.evaluation.evaluate import check_effect
@@ -124,7 +125,7 @@ def journal(model: Model, plan: Plan, texts: Bench) -> Journal:
     """
     rows = [
         [
-            row.vector.sha256,
+            resuming.vector_key(row.vector),
             row.layers,
             list(map(str, row.coefficients)),
             str(row.op),
@@ -132,9 +133,9 @@ def journal(model: Model, plan: Plan, texts: Bench) -> Journal:
         ]
         for row in plan.rows
     ]
-    return Journal.of(
+    return resuming.journal(
+        model,
         "sweeps",
-        [model.identity.fingerprint, model.describe()],
         rows,
         [texts.kind, [asdict(text) for text in [*texts.effect, *texts.unrelated]]],
     )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from steer import resuming
 from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
@@ -108,9 +109,9 @@ def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[
     Raises:
         SteerError: it cannot be read or written.
     """
-    return Journal.of(
+    return resuming.journal(
+        model,
         "evaluations",
-        [model.identity.fingerprint, model.describe()],
         [[cell and [_told(steer) for steer in cell] for cell in row.cells] for row in rows],
         msgspec.to_builtins([task.held_out, task.writing, task.unrelated]),
         list(engine),
@@ -119,7 +120,7 @@ def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[
 
 def _told(steer: Steer) -> list[Any]:
     """All that a steer is, as plain JSON."""
-    vectors = [[one.sha256, msgspec.to_builtins(one.metadata)] for one in steer.vectors]
+    vectors = [resuming.vector_key(one) for one in steer.vectors]
     parts = steer.coefficient, steer.layers, steer.op, steer.scope, steer.schedule
     gate = steer.gate
     read = gate and [str(gate), gate.condition.threshold, gate.condition.projection.layer]

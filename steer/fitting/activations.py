@@ -37,7 +37,8 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """What was recorded: enough to make a vector, and to know a recording again.
 
     reads: one for each position; all sites were read at each. dtype: what the model computed in,
-    such as `bfloat16`; unset in earlier files.
+    such as `bfloat16`. run: the key of everything that the numbers depend on
+    (`steer.resuming.run_key`). Both are unset in earlier files.
     """
 
     model: ModelIdentity
@@ -48,6 +49,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     n_negative: int
     paired: bool
     dtype: str | msgspec.UnsetType = msgspec.UNSET
+    run: str | msgspec.UnsetType = msgspec.UNSET
     format: int = 1
 
     def __post_init__(self) -> None:

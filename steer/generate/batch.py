@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +48,8 @@ class Batch:
     guards: Sequence[Guard] = ()
     on_text: Callable[[str], None] | None = None
     listener: Listener | None = None
+    #: Of each row that a guard has stopped: which guard, at which new token.
+    tripped: dict[int, tuple[Guard, int]] = field(default_factory=dict)
 
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has.
@@ -60,11 +62,7 @@ class Batch:
         rows = self.rows[:: sampling.samples] if sampling.beams > 1 else self.rows
         ids, mask = model.padded([row.ids for row in rows], left=True)
         width = ids.shape[1]
-        # What gates would read behind an edit they read before.
-        first = min(self._edited(), default=(model.n_layers, 0))
-        values = prompt_values(model, self.steers, [row.ids for row in rows], first)
-        self.clock = TokenClock(width, width - mask.sum(1), values)
-        self.watch = Watch(self.watched, self.guards, self.clock)
+        self.look_at([row.ids for row in rows], width - mask.sum(1))
         steered = injected(model, self.steers, self.clock, self.watch.functions)
         with torch.no_grad(), nothing_else(model), steered:
             output = model.network.generate(
@@ -79,6 +77,16 @@ class Batch:
             )
         self.sound.check(model)
         return list(output[:, width:].tolist())
+
+    def look_at(self, prompts: Sequence[list[int]], padding: Tensor) -> None:
+        """Set the clock and what is watched; read what gates need to know before anything is
+        steered. prompts: token ids. padding: int64 [prompt], pad tokens before each.
+        """
+        # What gates would read behind an edit they read before.
+        first = min(self._edited(), default=(self.model.n_layers, 0))
+        values = prompt_values(self.model, self.steers, prompts, first)
+        self.clock = TokenClock(max(map(len, prompts)), padding, values)
+        self.watch = Watch(self.watched, self.guards, self.clock)
 
     def _edited(self) -> list[tuple[int, int]]:
         """How deep edits begin, of each steer and guard."""
@@ -95,11 +103,13 @@ class Batch:
         processors += [] if self.listener is None else [self.listener.scores]
         if sampling.temperature > 0:
             processors += model.warpers(sampling.temperature, sampling.top_k, sampling.top_p)
-            processors.append(Draw([_uniform(row, sampling) for row in self.rows], model.device))
+            draws = [random_stream(row, sampling).random(sampling.max_tokens) for row in self.rows]
+            processors.append(Draw(draws, model.device))
         stops = Stops(model, sampling.stop, start) if sampling.stop else None
         self.stopper = None
         if any(guard.on_trip != "ablate" for guard in self.guards):
             self.stopper = StopOnTrip(self.watch, model.end_ids, start, stops)
+            self.tripped = self.stopper.tripped
         streamer = None
         if self.on_text is not None:
             streamer = Streamer(model, sampling.stop, self.on_text, self.stopper)
@@ -118,17 +128,18 @@ class Batch:
             GuardError: a guard tripped, and was to be an error.
         """
         new = self.run()
-        made = [self._generation(index, ids) for index, ids in enumerate(new)]
-        for index, (guard, _) in sorted(self.stopper.tripped.items() if self.stopper else ()):
+        made = [self.generation(index, ids) for index, ids in enumerate(new)]
+        for index, (guard, _) in sorted(self.tripped.items()):
             if guard.on_trip == "error":
                 raise GuardError(f"{made[index].trips[-1]}{_of_prompt(made[index])}")
         return made
 
-    def _generation(self, index: int, ids: list[int]) -> Generation:
+    def generation(self, index: int, ids: list[int]) -> Generation:
+        """The continuation of a row that has these new token ids."""
         model, row = self.model, self.rows[index]
         length = next((i for i, token in enumerate(ids) if token in model.end_ids), len(ids))
         finish: Finish = "end" if length < len(ids) else "length"
-        tripped = self.stopper.tripped.get(index) if self.stopper else None
+        tripped = self.tripped.get(index)
         if tripped is not None:
             length, finish = tripped[1], "guard"
         whole = model.decode(ids[:length])
@@ -188,8 +199,8 @@ class Batch:
 
     def _trips(self, index: int, ids: list[int], length: int) -> list[Trip]:
         found = []
-        if self.stopper and index in self.stopper.tripped:
-            found.append(self.stopper.tripped[index])
+        if index in self.tripped:
+            found.append(self.tripped[index])
         for guard in self.guards:
             if guard.on_trip == "ablate":
                 step = self.watch.first_trip(guard, index, length)
@@ -201,9 +212,9 @@ class Batch:
         return Trip(str(guard), step, self.model.token(ids[step]), value)
 
 
-def _uniform(row: Row, sampling: Sampling) -> np.ndarray:
-    stream = np.random.default_rng([sampling.seed, row.sample, *row.ids])
-    return stream.random(sampling.max_tokens)
+def random_stream(row: Row, sampling: Sampling) -> np.random.Generator:
+    """Random numbers of a row alone, one for each new token."""
+    return np.random.default_rng([sampling.seed, row.sample, *row.ids])
 
 
 def _tokens_to(model: Model, ids: list[int], n_characters: int) -> int:

@@ -45,17 +45,29 @@ class Draw:
     """
 
     def __init__(self, draws: Sequence[np.ndarray], device: torch.device) -> None:
-        # Metal has no float64; elsewhere a vocabulary of 200,000 deserves it.
-        self._precision = torch.float32 if device.type == "mps" else torch.float64
-        self._draws = torch.from_numpy(np.stack(draws)).to(self._precision).to(device)
+        self._draws = torch.from_numpy(np.stack(draws)).to(_precision(device)).to(device)
         self._step = 0
 
     def __call__(self, _ids: Tensor, scores: Tensor) -> Tensor:
-        summed = scores.softmax(-1, dtype=self._precision).cumsum(-1)
-        draw = self._draws[:, self._step, None] * summed[:, -1:]
+        token = drawn(scores, self._draws[:, self._step])
         self._step += 1
-        token = torch.searchsorted(summed, draw, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -math.inf).scatter(1, token, 0.0)
+        return torch.full_like(scores, -math.inf).scatter(1, token[:, None], 0.0)
+
+
+def drawn(scores: Tensor, uniform: Tensor) -> Tensor:
+    """The token at which the summed probability passes a number from 0 to 1, int64 [row].
+
+    scores: logits [row, vocabulary]. uniform: [row].
+    """
+    summed = scores.softmax(-1, dtype=_precision(scores.device)).cumsum(-1)
+    draw = uniform.to(summed)[:, None] * summed[:, -1:]
+    found = torch.searchsorted(summed, draw, right=True).clamp(max=scores.shape[-1] - 1)
+    return found[:, 0]
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """Metal has no float64; elsewhere a vocabulary of 200,000 deserves it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Sound:
@@ -79,12 +91,17 @@ class Sound:
             HookError: some were not.
         """
         if self._broken is not None and bool(self._broken):
-            precision = str(model.network.dtype).removeprefix("torch.")
-            raise HookError(
-                f"what {model.identity.id} computes is too large for {precision}: its logits are"
-                " not numbers",
-                hint="steer by less, or pass --dtype float32",
-            )
+            raise not_numbers(model)
+
+
+def not_numbers(model: Model) -> HookError:
+    """What is wrong where logits are NaN."""
+    precision = str(model.network.dtype).removeprefix("torch.")
+    return HookError(
+        f"what {model.identity.id} computes is too large for {precision}: its logits are not"
+        " numbers",
+        hint="steer by less, or pass --dtype float32",
+    )
 
 
 class Stops:
@@ -98,18 +115,21 @@ class Stops:
 
     def __init__(self, model: Model, stop: Sequence[str], start: int) -> None:
         self._model, self._stop, self._start = model, stop, start
-        self._reach = 4 * max(map(len, stop)) + 16
+        self._reach = 4 * max(map(len, stop), default=0) + 16
         self.done: Tensor | None = None
 
     def __call__(self, ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
-        first = max(self._start, ids.shape[1] - self._reach)
-        done = [
-            self._in(tail) and (first == self._start or self._in(row[self._start :].tolist()))
-            for row, tail in zip(ids, ids[:, first:].tolist(), strict=True)
-        ]
+        done = [self.written(row) for row in ids[:, self._start :].tolist()]
         found = torch.tensor(done, device=ids.device)
         self.done = found if self.done is None else self.done | found
         return found
+
+    def written(self, ids: Sequence[int]) -> bool:
+        """Whether a stop string is in the text of new token ids, or was not a token ago."""
+        if not self._stop:
+            return False
+        tail = ids[-self._reach :]
+        return self._in(tail) and (len(tail) == len(ids) or self._in(ids))
 
     def _in(self, ids: Sequence[int]) -> bool:
         text = self._model.decode(ids)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,6 +67,8 @@ class TokenClock:
     start: int = field(default=0, init=False)
     ids: Tensor | None = field(default=None, init=False)
     ticks: int = field(default=0, init=False)
+    _width: int = field(default=0, init=False)
+    _cache_name: str | int | None = field(default=None, init=False)
     pads: list[int] = field(default_factory=list, init=False)
     zeros: list[int] = field(default_factory=list, init=False)
     #: Of whole texts: the positions whose output is asked for, bool [text, column].
@@ -80,22 +83,69 @@ class TokenClock:
         self.zeros = [start - 1 for start in self.starts] or [self.prompt_length - 1]
 
     def tick(self, _module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """Forward pre-hook of the whole model.
+        """Forward pre-hook of the whole model: work out which columns this forward computes.
+
+        Positions come from what the model is given, by kind and never by name: libraries rename
+        their arguments. The cache tells how many columns came before; the attention mask tells how
+        many there are in all. Where both are given they must agree, and each forward that
+        continues a text must reach further than the one before.
 
         Raises:
-            HookError: it goes on from a state that does not tell how many tokens it has seen.
+            HookError: a cache or state does not tell how many tokens it holds and no mask does, or
+                two sources disagree, or positions do not advance.
         """
-        # Of Mamba and of RWKV.
-        if any(keywords.get(name) is not None for name in ("cache_params", "state")):
-            raise HookError(
-                "this model's state does not tell which token comes next, as a scope, a schedule,"
-                " a gate, a watch or a guard has to know",
-                hint="steer all tokens alike, or use a model with a key-value cache",
-            )
-        cache = keywords.get("past_key_values")
-        self.start = int(cache.get_seq_length()) if cache is not None else 0
-        self.ids = keywords["input_ids"] if "input_ids" in keywords else next(iter(args), None)
+        tokens = keywords.get("input_ids", keywords.get("inputs_embeds"))
+        if tokens is None:
+            tokens = next(iter(args), None)
+        if tokens is None or tokens.ndim < 2:
+            raise HookError("this model is given neither token ids nor embeddings to count")
+        width = tokens.shape[1]
+        cache = _carried(self._cache_name, args, keywords)
+        if cache is None and (name := _cache_name(args, keywords)) is not None:
+            self._cache_name = name
+            cache = _carried(name, args, keywords)
+        mask = keywords.get("attention_mask")
+        total = mask.shape[1] if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        before = 0 if cache is None else _length(cache)
+        if before is None:
+            if total is None:
+                raise HookError(
+                    "this model's state does not tell which token comes next, as a scope, a"
+                    " schedule, a gate, a watch or a guard has to know",
+                    hint="steer all tokens alike, or use a model with a key-value cache",
+                )
+            before = total - width
+        if total is not None and before + width != total:
+            raise _lost(f"the cache holds {before} tokens and {width} follow, but the mask {total}")
+        # Once the prompt has passed, a text goes on or is run again whole, never from its start.
+        reached = self.start + self._width
+        if before + width < max(reached, self.prompt_length) and reached >= self.prompt_length:
+            raise _lost(f"token {before + width} follows token {reached}")
+        if cache is not None and before and before + width <= reached:
+            raise _lost(f"positions stay at {reached}")
+        if self.ticks < 2:  # later forwards do as the first two did, and this waits for a device
+            self._agrees(keywords.get("position_ids"), before + width - 1)
+        self._width = width
+        self.turn_to(before, None if tokens.is_floating_point() else tokens)
+
+    def turn_to(self, start: int, ids: Tensor | None) -> None:
+        """A forward begins with column `start`; ids: its tokens, int64 [row, position]."""
+        self.start, self.ids = start, ids
         self.ticks += 1
+
+    def _agrees(self, positions: Any, last: int) -> None:
+        """Hold the position ids of the last column against the clock's.
+
+        Raises:
+            HookError: they differ.
+        """
+        if not isinstance(positions, Tensor) or positions.ndim != 2 or not self.pads:
+            return
+        given = positions[:, -1].tolist()
+        repeats = max(1, len(given) // len(self.pads))
+        expected = [last - pad for pad in self.pads for _ in range(repeats)]
+        if len(given) == len(expected) and given != expected:
+            raise _lost(f"position ids say {given[0]} where the cache says {expected[0]}")
 
     def step(self, width: int) -> int:
         """Which new token the last of `width` positions writes, from 0; below 0 in the prompt."""
@@ -278,6 +328,54 @@ class Weigher:
         if len(set(passes)) == 1:
             return passes[0]
         return _by_row(passes, rows, device)[..., None]
+
+
+def _carried(name: str | int | None, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """The argument of that name or place, or None where there is none."""
+    if name is None:
+        return None
+    if isinstance(name, int):
+        return args[name] if name < len(args) else None
+    return keywords.get(name)
+
+
+def _cache_name(args: tuple[Any, ...], keywords: dict[str, Any]) -> str | int | None:
+    """Under which name or place the model is given a cache or a state, if it is."""
+    arguments: list[tuple[str | int, Any]] = [*keywords.items(), *enumerate(args)]
+    return next((name for name, value in arguments if _is_state(value)), None)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether a model's argument carries what it computed of earlier tokens: a cache object, or the
+    tuple of tensors that older models and RWKV use."""
+    if hasattr(value, "get_seq_length"):
+        return True
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(part, (Tensor, list, tuple)) for part in value)
+    plain = (Tensor, bool, int, float, str, dict, np.ndarray, torch.dtype, torch.device)
+    return value is not None and not isinstance(value, plain) and not callable(value)
+
+
+def _length(cache: Any) -> int | None:
+    """How many tokens a cache holds, or None where it does not tell."""
+    counted = getattr(cache, "get_seq_length", None)
+    if counted is not None:
+        try:
+            return int(counted())
+        except ValueError:  # of layers without attention only
+            return None
+    while isinstance(cache, (list, tuple)) and cache and isinstance(cache[0], (list, tuple)):
+        cache = cache[0]
+    is_keys = isinstance(cache, tuple) and isinstance(cache[0], Tensor) and cache[0].ndim == 4
+    return int(cache[0].shape[-2]) if is_keys else None
+
+
+def _lost(fact: str) -> HookError:
+    return HookError(
+        f"positions cannot be told while generating: {fact}",
+        hint="the output would be steered in the wrong places: please report this model with"
+        " `steer doctor`",
+    )
 
 
 def _is_of_tokens(gate: Gate | None) -> TypeGuard[Gate]:

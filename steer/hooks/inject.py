@@ -46,7 +46,7 @@ def injected(
         SiteError: the model has no such layer or site.
         HookError: the block ended well, yet a steer was never applied.
     """
-    functions = _staged([site_functions(model, steers, clock), afterwards or {}])
+    functions = staged([site_functions(model, steers, clock), afterwards or {}])
     # Where all act everywhere, nobody asks the clock, and it need not be wound at every token.
     timed = afterwards or any(steer.when != ALWAYS for steer in steers)
     with placed(model, functions), _ticking(model, clock) if timed else nullcontext():
@@ -69,7 +69,7 @@ def site_functions(
         site: _edit(made, clock, only_writing=is_behind_attention(site, model.n_layers))
         for site, made in plans.items()
     }
-    return _staged([prompt_readers(steers, clock), token_gates(steers, clock), edits])
+    return staged([prompt_readers(steers, clock), token_gates(steers, clock), edits])
 
 
 def check_size(plans: Mapping[Site, SitePlan], dtype: torch.dtype) -> None:
@@ -124,7 +124,8 @@ def write_sites(hooks: HookMap) -> list[Site]:
     return sites
 
 
-def _staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunction]:
+def staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunction]:
+    """At each site the functions of all stages, each of which gets what the one before left."""
     sites = sorted({site for stage in stages for site in stage})
     return {site: _in_turn([stage[site] for stage in stages if site in stage]) for site in sites}
 

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.base.intervals import Interval, Numbers, mean
+from steer.base.intervals import Interval, Numbers, rate
 
 Array = NDArray[np.float64]
 
@@ -36,7 +36,8 @@ def multiple_choice(preferences: Numbers) -> Array:
 
 def moved(shifts: Numbers) -> Interval:
     """Share of items whose preference moved the right way; one that did not move did not."""
-    return mean((np.asarray(shifts, np.float64) > 0).astype(np.float64))
+    right = (np.asarray(shifts, np.float64) > 0).astype(np.float64)
+    return rate(right, np.ones(right.shape))
 
 
 def wrong_way(shifts: Numbers) -> list[int]:

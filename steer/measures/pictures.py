@@ -32,7 +32,7 @@ def check_format(path: Path | None) -> None:
         UsageError: matplotlib is not there, or the file's ending is none of `FORMATS`.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("drawing needs matplotlib", hint="pip install 'steer[plots]'")
+        raise UsageError("drawing needs matplotlib", hint="pip install 'steer-activations[plots]'")
     if path is not None and path.suffix not in FORMATS:
         raise UsageError(f"{path} does not end in {', '.join(FORMATS)}")
 

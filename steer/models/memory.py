@@ -22,7 +22,7 @@ def token_budget(model: Model) -> int:
     """
     on_cpu = model.device.type == "cpu"
     most = CPU_TOKENS if on_cpu else ACCELERATOR_TOKENS
-    free = _free_bytes(model.device)
+    free = free_bytes(model.device)
     if free is None:
         return most
     token = NUMBERS_A_TOKEN * model.identity.d_model * model.network.dtype.itemsize
@@ -30,8 +30,8 @@ def token_budget(model: Model) -> int:
     return int(max(FEWEST_TOKENS, min(most, 1 << (fits.bit_length() - 1))))
 
 
-def _free_bytes(device: torch.device) -> int | None:
-    """None where it cannot be known."""
+def free_bytes(device: torch.device) -> int | None:
+    """Free memory of a device; None where it cannot be known."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     names = {"SC_AVPHYS_PAGES", "SC_PAGE_SIZE"}

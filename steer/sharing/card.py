@@ -120,7 +120,7 @@ def _effect(metadata: Metadata, evidence: Evidence | None) -> str:
     if evidence is not None:
         rows = [[plain(cell) for cell in row] for row in evidence.rows]
         parts.append("\n".join(_table(evidence.columns, rows)))
-        parts.append(f"In brackets 95 % bootstrap intervals. {plain(evidence.how)}")
+        parts.append(f"In brackets 95 % intervals. {plain(evidence.how)}")
     return "\n\n".join(parts) or _UNMEASURED
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from steer.base.errors import VectorError
-from steer.base.files import cache_folder, reported, write_atomic
+from steer.base.files import cache_folder, read_bytes, read_cached, write_cached
 from steer.sharing import hub
 from steer.sharing.address import HUB, SUFFIX, Address, is_url, parse_vector
 from steer.sharing.opening import open_place
@@ -58,7 +57,7 @@ def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) 
     try:
         data = contents(open_place(address), file, limit)
     except UnreachableError:
-        if not kept.is_file():
+        if read_cached(kept, limit=limit) is None:
             raise
         return Fetched(kept, stale=True)
     if data is None:
@@ -67,25 +66,16 @@ def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) 
         )
     if suffix == SUFFIX:
         store.from_bytes(data, str(address))  # what is cached is good
-    with reported(kept.parent):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(kept, data, force=True)
+    write_cached(kept, data)
     return Fetched(kept)
 
 
-def read(address: Address) -> tuple[bytes, Fetched]:
-    """The bytes of a vector's file, which are those of a good one.
-
-    Raises:
-        VectorError: it is damaged, altered, or no vector.
-    """
-    fetched = fetch(address)
-    try:
-        data = fetched.path.read_bytes()
-    except OSError as error:
-        raise VectorError(f"{address}: {error}") from error
-    store.from_bytes(data, str(address))
-    return data, fetched
+def read(
+    address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES
+) -> tuple[bytes, Fetched]:
+    """As `fetch`, and what the file holds."""
+    fetched = fetch(address, suffix, limit)
+    return read_bytes(fetched.path, limit=limit), fetched
 
 
 def _folder(address: Address) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from steer.base.errors import SteerError, VectorError
+from steer.base.errors import SteerError
 from steer.base.files import safe_name
 from steer.sharing.address import SUFFIX, Address
 from steer.vectors import store
@@ -153,5 +153,7 @@ def reaching(subject: object) -> Iterator[None]:
 def _listed(place: Place, name: str, size: int) -> Listed:
     try:
         return Listed(name, size, header(place, name, size))
-    except VectorError as error:
+    except UnreachableError:
+        raise
+    except SteerError as error:
         return Listed(name, size, None, str(error))

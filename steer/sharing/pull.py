@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from steer.base.errors import SteerError, VectorError
-from steer.base.files import reported, shown, write_atomic
-from steer.sharing import lock
+from steer.base.files import read_bytes, reported, shown, write_atomic
 from steer.sharing.address import SUFFIX, Address
-from steer.sharing.fetch import fetch, read
+from steer.sharing.fetch import read
 from steer.sharing.places import TEXT_LIMIT, MissingError, UnreachableError
-from steer.sharing.signing import SIGNATURE, SIGNATURE_LIMIT
-from steer.vectors import store
+from steer.vectors import lock, signing, store
 
 CARD = ".md"
 #: Stands in what `push` writes, and so may be replaced.
@@ -33,81 +33,154 @@ class Pulled:
     signature: Path | None = None
 
 
-def pull(address: Address, folder: Path, *, force: bool = False) -> Pulled:
+def pull(
+    address: Address, folder: Path, *, public_key: Path | None = None, force: bool = False
+) -> Pulled:
     """Fetch a vector, its card and its signature.
 
+    public_key: whose signature it must have; kept in the lock file, and asked for from then on.
+
     Raises:
-        SteerError: it cannot be had, or another vector of this name is here and `force` is off.
-        VectorError: what came is damaged, or another one than the same commit gave before.
+        SteerError: it cannot be had, is not signed as it must be, or another vector of this name is
+            here and `force` is off.
+        VectorError: what came is damaged, another one than the same commit gave before, or not
+            signed by whom the one before it was.
     """
     assert address.name is not None
     data, fetched = read(address)
     digest = store.from_bytes(data, str(address)).metadata.sha256
-    origin = lock.Origin(url=str(address), sha256=digest, revision=fetched.revision)
-    before = lock.origins(folder).get(address.name)
-    if (
-        origin.revision
-        and before
-        and before == msgspec.structs.replace(origin, sha256=before.sha256) != origin
-    ):
-        raise VectorError(
-            f"{address} gives another vector than it did for the same commit"
-            f" {origin.revision}: {digest[:12]}..., not {before.sha256[:12]}...",
-            hint=f"ask its owner; remove it from {folder / lock.NAME} if that is right",
-        )
-    with reported(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (address.name + SUFFIX)
-    changed = _put(path, data, digest, force=force)
     # What belongs to a vector is that of the same commit.
     beside = replace(address, revision=fetched.revision) if fetched.revision else address
-    card = _text_beside(beside, path.with_suffix(CARD))
-    signature = _beside(beside, path.with_name(path.name + SIGNATURE), changed)
+    card, signature = _card(beside), _signature(beside)
+    before = lock.origins(folder).get(address.name)
+    origin = lock.Origin(url=str(address), sha256=digest, revision=fetched.revision)
+    _check_commit(origin, before, folder)
+    signature, signer = _signed(address, data, signature, before, digest, public_key, folder)
+    text = None if signature is None else signing.to_text(signature)
+    origin = msgspec.structs.replace(origin, signature=text, signer=signer)
+
+    path = folder / (address.name + SUFFIX)
+    changed = _check_place(path, digest, force=force)
+    with reported(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    # The signature first and the lock last: whoever reads in between finds nothing that fails.
+    signed = path.with_name(path.name + signing.SIGNATURE)
+    if text is not None:
+        write_atomic(signed, f"{text}\n".encode(), force=True)
+    elif changed:
+        signed.unlink(missing_ok=True)  # of the vector that is replaced
+    if changed:
+        try:
+            write_atomic(path, data, force=force)
+        except SteerError:  # another process may have been faster
+            if _check_place(path, digest, force=force):
+                raise
+            changed = False
+    carded = _put_card(card, path.with_suffix(CARD))
     lock.keep(folder, address.name, origin)
-    return Pulled(path, origin, changed, fetched.stale, card, signature)
+    return Pulled(path, origin, changed, fetched.stale, carded, signed if text else None)
 
 
-def _put(path: Path, data: bytes, digest: str, *, force: bool) -> bool:
-    """Whether something was written; another vector is kept."""
-    try:
-        write_atomic(path, data)
-        return True
-    except SteerError:
-        if not path.is_file():
-            raise
+def _check_commit(origin: lock.Origin, before: lock.Origin | None, folder: Path) -> None:
+    """Refuse another vector from a commit that has given one already."""
+    if before is None or origin.revision is None or origin.sha256 == before.sha256:
+        return
+    if (before.url, before.revision) == (origin.url, origin.revision):
+        raise VectorError(
+            f"{origin.url} gives another vector than it did for the same commit"
+            f" {origin.revision}: {origin.sha256[:12]}..., not {before.sha256[:12]}...",
+            hint=f"ask its owner; remove it from {folder / lock.NAME} if that is right",
+        )
+
+
+def _signed(
+    address: Address,
+    data: bytes,
+    signature: bytes | None,
+    before: lock.Origin | None,
+    digest: str,
+    public_key: Path | None,
+    folder: Path,
+) -> tuple[bytes | None, str | None]:
+    """The signature to keep, and the key that made it where that is known.
+
+    Raises:
+        SteerError: the user names a key, and the vector is not signed by it.
+        VectorError: the vector before it was signed, and this one is not by the same key.
+    """
+    if public_key is not None:
+        key = signing.key_text(public_key)
+        if signature is None:
+            raise SteerError(
+                f"{address} is not signed: there is no {address.name}{SUFFIX}{signing.SIGNATURE}",
+                hint="pull it without --public-key, or ask its owner to sign it",
+            )
+        signing.check_bytes(data, signature, key, subject=str(address), public_key=public_key)
+        return signature, key
+    if before is None or before.signature is None:
+        return signature, None
+    if before.sha256 == digest:
+        # The same vector. A signature that went away, or that another key made, is not taken.
+        if signature is None or before.signer is not None:
+            return signing.parse(before.signature.encode(), str(folder / lock.NAME)), before.signer
+        return signature, None
+    lock.check_successor(
+        before,
+        data,
+        signature,
+        subject=str(address),
+        hint="pass --public-key with the key of whoever signs it now, which you got from them; or"
+        f" take the entry {address.name!r} out of {folder / lock.NAME}",
+    )
+    return signature, before.signer
+
+
+def _check_place(path: Path, digest: str, *, force: bool) -> bool:
+    """Whether the vector has to be written: another vector is replaced only by `force`."""
+    with reported(path):
+        if not path.exists():
+            return True
     try:
         same = store.read(path).metadata.sha256 == digest
-    except VectorError:
+    except SteerError:
         same = False
-    if same:
-        return False
-    if not force:
+    if not same and not force:
         raise SteerError(
             f"{path} is here already, and is another vector",
             hint="pass --force to replace it, or -o FOLDER to keep both",
         )
-    write_atomic(path, data, force=True)
-    return True
+    return not same
 
 
-def _text_beside(address: Address, path: Path) -> Path | None:
-    """The card, as text that no terminal obeys; one that a hand has written is kept."""
+def _card(address: Address) -> str | None:
+    """The card, as text that no terminal obeys."""
     try:
-        text = fetch(address, CARD, TEXT_LIMIT).path.read_bytes().decode()
+        data, _ = read(address, CARD, TEXT_LIMIT)
+        return shown(data.decode())
     except (MissingError, UnreachableError, UnicodeDecodeError):
         return None
-    if path.exists() and MADE not in path.read_text(errors="replace"):
-        return None
-    write_atomic(path, shown(text).encode(), force=True)
-    return path
 
 
-def _beside(address: Address, path: Path, changed: bool) -> Path | None:
+def _signature(address: Address) -> bytes | None:
+    suffix = SUFFIX + signing.SIGNATURE
     try:
-        data = fetch(address, SUFFIX + SIGNATURE, SIGNATURE_LIMIT).path.read_bytes()
+        data, _ = read(address, suffix, signing.SIGNATURE_LIMIT)
     except (MissingError, UnreachableError):
-        if changed:
-            path.unlink(missing_ok=True)  # of the vector that was replaced
         return None
-    write_atomic(path, data, force=True)
+    return signing.parse(data, f"{address}{suffix}")
+
+
+def _put_card(text: str | None, path: Path) -> Path | None:
+    """Write a card, unless somebody has written one by hand."""
+    if text is None:
+        return None
+    if os.path.lexists(path) and not _is_made(path):
+        return None
+    write_atomic(path, text.encode(), force=True)
     return path
+
+
+def _is_made(card: Path) -> bool:
+    with suppress(SteerError):
+        return MADE.encode() in read_bytes(card, limit=TEXT_LIMIT)
+    return False

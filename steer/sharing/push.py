@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steer.base.errors import SteerError
-from steer.base.files import read_bytes
 from steer.sharing.address import HUB, SUFFIX, Address
 from steer.sharing.card import README, card, index
 from steer.sharing.evidence import Evidence
@@ -24,8 +23,7 @@ from steer.sharing.places import (
     vector_files,
 )
 from steer.sharing.pull import CARD, MADE
-from steer.sharing.signing import SIGNATURE, SIGNATURE_LIMIT
-from steer.vectors import store
+from steer.vectors import signing, store
 from steer.vectors.metadata import Metadata
 
 #: So often others may come first before this gives up.
@@ -34,7 +32,10 @@ _TRIES = 30
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A vector to push: its bytes, which were checked, and its signature where it has one."""
+    """A vector to push: its bytes, which were checked, and its signature where it has one.
+
+    signature: 64 bytes.
+    """
 
     name: str
     data: bytes
@@ -59,16 +60,16 @@ def parcel(path: Path) -> Parcel:
     """A vector file of this machine, checked in full.
 
     Raises:
-        SteerError: it is damaged, or its name cannot be one elsewhere.
+        SteerError: it is damaged, is not the signed vector that was pulled, has something else than
+            a signature beside it, or its name cannot be one elsewhere.
     """
-    data = read_bytes(path, limit=store.MAX_BYTES)
     name = path.name.removesuffix(SUFFIX)
     if vector_files({path.name: 0}) != {name: 0}:
         raise SteerError(f"{path.name!r} cannot be a name elsewhere", hint="use letters and digits")
-    metadata = store.from_bytes(data, str(path)).metadata
-    signed = path.with_name(path.name + SIGNATURE)
-    signature = read_bytes(signed, limit=SIGNATURE_LIMIT) if signed.is_file() else None
-    return Parcel(name, data, metadata, signature)
+    vector, data = store.read_with_bytes(path)
+    # Nothing is published that a link in a folder from elsewhere points at.
+    signature = signing.read_beside(path, follow_links=False)
+    return Parcel(name, data, vector.metadata, signature)
 
 
 def push(
@@ -109,7 +110,8 @@ def _push(
         if one in changed:
             files[one.name + SUFFIX] = one.data
         if one.signature is not None:
-            texts[one.name + SUFFIX + SIGNATURE] = one.signature
+            text = f"{signing.to_text(one.signature)}\n"
+            texts[one.name + SUFFIX + signing.SIGNATURE] = text.encode()
         told = evidence.get(one.metadata.sha256)
         # What was measured once is not taken back by a push that says nothing of it.
         if told is not None or one in changed or one.name + CARD not in place.files():
@@ -142,6 +144,11 @@ def _differs(place: Place, one: Parcel, present: Mapping[str, int], *, force: bo
         raise SteerError(
             f"{place.address} has another vector named {one.name}",
             hint="pass --force to replace it, or push it under another name",
+        )
+    if one.signature is None and one.name + SUFFIX + signing.SIGNATURE in place.files():
+        raise SteerError(
+            f"{place.address} has a signed vector named {one.name}, and this one is not signed",
+            hint="sign it first (steer sign), or push it under another name",
         )
     return True
 

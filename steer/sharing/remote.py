@@ -7,12 +7,14 @@ folders get it under another name first.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Any
 
 from steer.base.errors import SteerError
-from steer.base.files import write_atomic
+from steer.base.files import open_regular, write_atomic
 from steer.sharing.address import LOCAL, Address
 from steer.sharing.places import ChangedError, MissingError, reaching
 
@@ -52,6 +54,8 @@ class Folder:
         """Names and sizes; of a folder that is not there yet, none."""
         try:
             with reaching(self.address):
+                if self._local:
+                    return _local_files(self._root)
                 self._fs.invalidate_cache()
                 entries = self._fs.ls(self._root, detail=True)
         except MissingError:
@@ -64,6 +68,11 @@ class Folder:
         if start >= stop:
             return b""
         with reaching(f"{self.address}/{name}"):
+            if self._local:
+                # Whoever shares the folder could link to any file of whoever reads it.
+                with open_regular(Path(self._path(name)), follow_links=False) as file:
+                    file.seek(start)
+                    return file.read(stop - start)
             return bytes(self._fs.cat_file(self._path(name), start=start, end=stop))
 
     def write(
@@ -115,6 +124,20 @@ class Folder:
         return f"{self._root.rstrip('/')}/{name}"
 
 
+def _local_files(folder: str) -> dict[str, int]:
+    """Names and sizes of all that is in a folder.
+
+    Also of what is no file, never as empty: so it is read, and refused there.
+    """
+    sizes = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            regular = stat.S_ISREG(status.st_mode)
+            sizes[entry.name] = status.st_size if regular else max(status.st_size, 1)
+    return sizes
+
+
 def _file_system(address: Address) -> Any:
     import fsspec
 
@@ -128,7 +151,7 @@ def _file_system(address: Address) -> Any:
         kind = fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         extra = EXTRAS.get(protocol)
-        hint = f"pip install 'steer[{extra}]'" if extra else str(error)
+        hint = f"pip install 'steer-activations[{extra}]'" if extra else str(error)
         raise SteerError(f"{protocol}:// needs another library", hint=hint) from None
     options = dict(kind._get_kwargs_from_urls(address.place))
     if protocol in ("ssh", "sftp"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 from steer.base.errors import UsageError, VectorError
 from steer.steering import projection, spec
 from steer.steering.steers import Steer, resolve
-from steer.vectors import store
+from steer.vectors import lock, store
 from steer.vectors.vector import SteeringVector
 
 
@@ -47,7 +48,7 @@ def behind(steers: Sequence[NamedSteer], when: str | None, by: str) -> list[Name
                 f"{by} {when!r}: {one.vector!r} waits for {one.when!r} already",
                 hint="a steer has one gate: leave one of the two out",
             )
-    return [replace(one, when=when) for one in steers]
+    return [one if one.when == when else replace(one, when=when) for one in steers]
 
 
 def resolved(steers: Sequence[NamedSteer], find: Callable[[str], Path] = store.find) -> list[Steer]:
@@ -73,25 +74,46 @@ def resolved(steers: Sequence[NamedSteer], find: Callable[[str], Path] = store.f
         (one, spec.parse(one.vector), None if one.when is None else spec.parse_condition(one.when))
         for one in steers
     ]
-    made = []
+    results = []
     for one, typed, condition in parsed:
-        _check_address(typed.reference, one, one.sha256)
-        found = vector(_file(find, typed.reference, _of(one.file)))
+        found = vector(_file(find, typed.reference, one, one.sha256, _of(one.file)))
         _check_hash(one, found)
         read = None
         if condition is not None:
-            _check_address(condition.read.reference, one, None)
-            read = _file(find, condition.read.reference, f"{_of(one.file)}the gate {one.when!r}: ")
-        made.append(resolve(typed, found, gate(condition, read) if condition and read else None))
-    return made
+            by = f"{_of(one.file)}the gate {one.when!r}: "
+            read = gate(condition, _file(find, condition.read.reference, one, None, by))
+        results.append(resolve(typed, found, read))
+    return results
 
 
-def _file(find: Callable[[str], Path], reference: str, by: str) -> Path:
-    """What `find` finds; what it does not, said `by` those who asked."""
+def _file(
+    find: Callable[[str], Path], reference: str, steer: NamedSteer, sha256: str | None, by: str
+) -> Path:
+    """What `find` finds; what it does not, said `by` those who asked.
+
+    An address in a file means a vector that was pulled: nothing is fetched because a file, perhaps
+    a stranger's, says so.
+    """
+    if steer.file is not None and "://" in reference:
+        return _pulled(reference, sha256, by)
     try:
         return find(reference)
     except VectorError as error:
         raise VectorError(f"{by}{error}", hint=error.hint) from None
+
+
+def _pulled(reference: str, sha256: str | None, by: str) -> Path:
+    url = reference.removesuffix(store.SUFFIX)
+    for folder in store.folders():
+        name = lock.find_pulled(folder, url, sha256)
+        if name is not None:
+            return folder / f"{name}{store.SUFFIX}"
+    which = "" if sha256 is None else f" with the sha256 {sha256[:12]}..."
+    raise VectorError(
+        f"{by}the vector {reference}{which} is not on this machine, and is not fetched because a"
+        " recipe names it",
+        hint=f"if you trust it: steer pull {shlex.quote(url)}",
+    )
 
 
 def with_paths(steer: NamedSteer, moved: Callable[[str], str]) -> NamedSteer:
@@ -118,15 +140,6 @@ def _with_path(text: str, reference: str, moved: Callable[[str], str]) -> str:
     """What follows the reference is left as it was written."""
     text = text.strip()
     return text if _is_name(reference) else f"{moved(reference)}{text[len(reference) :]}"
-
-
-def _check_address(reference: str, steer: NamedSteer, sha256: str | None) -> None:
-    """A file that came from elsewhere has nothing fetched but what it names by its hash."""
-    if "://" in reference and steer.file is not None and sha256 is None:
-        raise VectorError(
-            f"{_of(steer.file)}the vector {reference} is not on this machine, and has no sha256",
-            hint='write { vector = "...", sha256 = "..." }, or get it with steer pull',
-        )
 
 
 def _check_hash(steer: NamedSteer, vector: SteeringVector) -> None:

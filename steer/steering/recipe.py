@@ -10,7 +10,8 @@
     system = "You are a captain."
 
 `steers` are what `-v` takes. A vector's path and an included file's are relative to the file that
-names them; a vector's name is looked up as everywhere. What is included comes first: all steers
+names them; a vector's name is looked up as everywhere. A vector's address is that of one that was
+pulled: nothing is fetched because a file says so. What is included comes first: all steers
 act, those of a file that is included twice twice, and of settings the last one counts.
 
 `when` is what `--when` takes, and a gate before all steers of the file and of what it includes; one
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +32,7 @@ from typing import Annotated, Any
 import msgspec
 
 from steer.base.errors import InputError, SteerError, UsageError
-from steer.base.files import read_bytes
+from steer.base.files import read_bytes, read_typed
 from steer.contrasts.records import decoded
 from steer.steering.generation import Sampling
 from steer.steering.named import NamedSteer, behind, condition_with_path, with_paths
@@ -42,9 +44,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+#: Of one file, and of all that are included.
 _MAX_BYTES = 1_000_000
-#: Inclusions in all: includes of includes multiply.
+_MAX_TOTAL_BYTES = 20_000_000
+#: Inclusions and steers in all: includes of includes multiply.
 _MOST_FILES = 10_000
+_MOST_STEERS = 10_000
+#: Of a path: each include adds the folders of its own to those of the file that includes it.
+_MOST_CHARACTERS = 4_096
+#: Names in one key, such as the two of `generation.seed`: each takes tomllib as long as all before.
+_MOST_NAMES = 8
 _HASH_LENGTH = 64
 
 
@@ -91,10 +100,11 @@ class Recipe:
 
 
 def read(path: Path) -> Recipe:
-    """A recipe, flattened.
+    """A recipe that the user named, flattened.
 
     Raises:
-        InputError: it, or one that it includes, is no recipe, or includes itself.
+        InputError: it, or one that it includes, is no recipe, or includes itself; or all together
+            are too much.
         SteerError: a file cannot be read.
     """
     steers: list[NamedSteer] = []
@@ -105,14 +115,16 @@ def read(path: Path) -> Recipe:
     chain: dict[Path, Path] = {}
     before: list[int] = []
     todo = [(path, False)]
-    n_files = 0
+    n_files = n_bytes = 0
     while todo:
         here, included = todo.pop()
         key = here.resolve()
         if included:
             del chain[key]
             start = before.pop()
-            steers[start:] = _whole(steers[start:], files[key], here)
+            if len(steers) + len(files[key].steers) > _MOST_STEERS:
+                raise InputError(f"{path} has more than {_MOST_STEERS:,} steers in all")
+            steers[start:] = _with_own_steers(steers[start:], files[key], here)
             generation |= msgspec.to_builtins(files[key].generation)
             continue
         if key in chain:
@@ -121,11 +133,15 @@ def read(path: Path) -> Recipe:
         if n_files > _MOST_FILES:
             raise InputError(f"{path} includes more than {_MOST_FILES:,} files")
         if key not in files:
-            files[key] = _parse(here, chain)
+            data = _read(here, chain)
+            n_bytes += len(data)
+            if n_bytes > _MAX_TOTAL_BYTES:
+                raise InputError(f"{path} includes more than {_MAX_TOTAL_BYTES:,} bytes")
+            files[key] = _parse(data, here)
         chain[key] = here
         before.append(len(steers))
         todo.append((here, True))
-        todo += [(here.parent / other, False) for other in reversed(files[key].include)]
+        todo += [(_beside(here, other), False) for other in reversed(files[key].include)]
     # In one order, whichever file made a setting first.
     settings = {name: generation[name] for name in _SETTINGS if name in generation}
     return Recipe(path, files[path.resolve()].description, tuple(steers), settings)
@@ -170,12 +186,18 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _parse(path: Path, chain: dict[Path, Path]) -> _File:
+def _read(path: Path, chain: dict[Path, Path]) -> bytes:
+    """A recipe's bytes. chain: the files that include it; the first one the user typed."""
     try:
-        text = decoded(read_bytes(path, limit=_MAX_BYTES), str(path))
+        return (read_bytes if chain else read_typed)(path, limit=_MAX_BYTES)
     except SteerError as error:
         by = f" (included by {list(chain.values())[-1]})" if chain else ""
-        raise InputError(f"{error}{by}") from None
+        raise InputError(f"{error}{by}", hint=error.hint) from None
+
+
+def _parse(data: bytes, path: Path) -> _File:
+    text = decoded(data, str(path))
+    _check_keys(text, path)
     try:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number may be too long for Python
@@ -194,6 +216,40 @@ def _parse(path: Path, chain: dict[Path, Path]) -> _File:
     return made
 
 
+#: What can hold any character in TOML: strings, and comments. Those without an end reach to it.
+_QUOTED = re.compile(
+    r'"""(?:\\.|[^\\])*?(?:"""|\\?\Z)'
+    r"|'''.*?(?:'''|\Z)"
+    r'|"(?:\\.|[^"\\\n])*"?'
+    r"|'[^'\n]*'?"
+    r"|#[^\n]*",
+    re.DOTALL,
+)
+_AROUND_KEYS = re.compile(r"[=,{}\[\]\n]")
+
+
+def _check_keys(text: str, path: Path) -> None:
+    """Refuse keys of many names before tomllib reads them."""
+    for part in _AROUND_KEYS.split(_QUOTED.sub("s", text)):
+        if part.count(".") >= _MOST_NAMES:
+            raise InputError(f"{path}: a key has more than {_MOST_NAMES} names")
+
+
+def _beside(path: Path, reference: str) -> Path:
+    """Where something lies that the file at `path` names.
+
+    Raises:
+        InputError: all folders on the way are too long together.
+    """
+    found = path.parent / reference
+    if len(str(found)) > _MOST_CHARACTERS:
+        raise InputError(
+            f"{str(path)[:80]}: a path of {len(str(found)):,} characters; {_MOST_CHARACTERS:,} are"
+            " the most"
+        )
+    return found
+
+
 def _sampling(generation: Settings) -> dict[str, Any]:
     """What can be checked of one file alone: whether beams go with the rest, others may decide."""
     plain = msgspec.to_builtins(generation)
@@ -201,11 +257,11 @@ def _sampling(generation: Settings) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in others}
 
 
-def _steers(file: _File, path: Path) -> list[NamedSteer]:
-    """Its own, as they are written in it."""
-    made = []
-    for one in file.steers:
-        entry = one if isinstance(one, _Entry) else _Entry(vector=one)
+def _own_steers(file: _File, path: Path) -> list[NamedSteer]:
+    """The steers of a file itself, as they are written in it."""
+    steers = []
+    for item in file.steers:
+        entry = item if isinstance(item, _Entry) else _Entry(vector=item)
         digest = entry.sha256
         if digest is not None and (
             len(digest) != _HASH_LENGTH or not set(digest) <= set("0123456789abcdef")
@@ -213,18 +269,20 @@ def _steers(file: _File, path: Path) -> list[NamedSteer]:
             raise InputError(
                 f"{path}: {digest!r} is not a sha256", hint="`steer show` prints a vector's"
             )
-        made.append(NamedSteer(entry.vector, path, digest, entry.when))
-    return made
+        steers.append(NamedSteer(entry.vector, path, digest, entry.when))
+    return steers
 
 
-def _whole(included: Sequence[NamedSteer], file: _File, path: Path) -> list[NamedSteer]:
-    """All steers of a file, and what it includes before them, behind its gate if it has one."""
+def _with_own_steers(
+    included: Sequence[NamedSteer], file: _File, path: Path
+) -> Sequence[NamedSteer]:
+    """The included steers and the file's own after them, behind the file's gate if it has one."""
 
     def beside(reference: str) -> str:
-        return str(path.parent / reference)
+        return str(_beside(path, reference))
 
     try:
-        steers = [*included, *(with_paths(steer, beside) for steer in _steers(file, path))]
+        steers = [*included, *(with_paths(steer, beside) for steer in _own_steers(file, path))]
         when = None if file.when is None else condition_with_path(file.when, beside)
         return behind(steers, when, "when")
     except UsageError as error:

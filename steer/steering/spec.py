@@ -41,18 +41,13 @@ from steer.vectors.sites import format_layers, parse_layers
 
 Pooling = Literal["mean", "last", "token"]
 
-_WHEN = r"(?P<when>(/[^:@/\\]*)*)"
 # What stands before the first folder of an address may have colons and @ of its own.
-_REFERENCE = (
-    r"(?P<reference>(?:hf://[^/@]+/[^/@]+(?:@(?:refs/(?:pr|convert)/)?[^/]+)?/"
-    r"|[a-z][a-z0-9+.-]*://[^/]*/)?.+?)"
-)
-_SPEC = re.compile(
-    _REFERENCE + r"("
-    # A colon that a slash follows belongs to a path, or to the address of one.
+_ADDRESS = r"(?:hf://[^/@]+/[^/@]+(?:@(?:refs/(?:pr|convert)/)?[^/]+)?/|[a-z][a-z0-9+.-]*://[^/]*/)"
+_REFERENCE = rf"(?P<reference>{_ADDRESS}?.+?)"
+#: What follows a reference. A colon that a slash follows belongs to a path.
+_MODIFIERS = re.compile(
     r"(?P<has_amount>:(?!/)(?P<amount>[^:@/\\]*))?"
-    r"(?P<has_layers>@(?P<layers>[^:@/\\]*))?" + _WHEN + ")",
-    re.DOTALL,
+    r"(?P<has_layers>@(?P<layers>[^:@/\\]*))?(?P<when>(?:/[^:@/\\]*)*)"
 )
 _PLACE = re.compile(_REFERENCE + r"(?P<has_layer>@(?P<layer>[^@/\\]*))?", re.DOTALL)
 _NAMED = {"neg": 0.0, "mid": 0.5, "pos": 1.0}
@@ -120,10 +115,9 @@ def parse(text: str) -> SteerSpec:
         UsageError: naming the part that cannot be read.
     """
     stripped = text.strip()
-    match = _SPEC.fullmatch(stripped)
-    if match is None:
+    if not stripped:
         raise UsageError("an empty vector spec", hint="write -v NAME or -v NAME:2@14")
-    reference = match["reference"]
+    reference, match = _split(stripped)
     modified = match["has_amount"] is not None or match["has_layers"] is not None
     # `folder2/prompt` is a path, and so is what ends as vector files do.
     if not modified or (match["when"] and stripped.endswith(".safetensors")):
@@ -140,6 +134,23 @@ def parse(text: str) -> SteerSpec:
         layers = "all" if match["layers"] == "all" else parse_layers(match["layers"])
     scope, skip_special, schedule = parse_when(match["when"].split("/")[1:])
     return SteerSpec(reference, coefficient, layers, scope, operation, schedule, skip_special)
+
+
+def _split(text: str) -> tuple[str, re.Match[str]]:
+    """The shortest reference that a spec can begin with, and the modifiers that follow it.
+
+    Modifiers have one colon and one @ at most, so few places can be where they begin: this takes
+    time in proportion to the length, where a regular expression for all takes its square.
+    """
+    last = max(text.rfind(mark) for mark in ":@\\")
+    address = re.match(_ADDRESS, text)
+    for least in [address.end() if address else 0, 0]:
+        slash = text.find("/", max(last, least) + 1)
+        for start in sorted({text.rfind(":"), text.rfind("@"), slash, len(text)}):
+            match = _MODIFIERS.fullmatch(text, start) if start > least else None
+            if match is not None:
+                return text[:start], match
+    raise AssertionError("the whole text is a reference")
 
 
 def parse_read(text: str) -> ReadSpec:

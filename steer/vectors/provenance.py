@@ -62,6 +62,9 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     extra_nats: nats per token that the edit's own texts have under the unsteered model, more than
     the model's own texts have; condition_extra_nats: the same of the condition's texts.
 
+    method `ridge`: the edit is a regression in closed form, `ridge` what was added to the diagonal,
+    as a share of its mean; it took no steps.
+
     Of the objective `pairs` (`steer.distillation.pairs`) these are pairs of completions, recovery
     is the share of the loss that the edit takes away, and the condition's texts are the positive
     completions.
@@ -80,9 +83,11 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     extra_nats: float
     condition_extra_nats: float
     objective: Literal["condition", "pairs"] = "condition"
+    method: Literal["ridge", "descent"] = "descent"
+    ridge: float = 0.0
 
     def __post_init__(self) -> None:
-        finite(self.learning_rate, self.recovery, *self.interval)
+        finite(self.ridge, self.learning_rate, self.recovery, *self.interval)
         finite(self.extra_nats, self.condition_extra_nats)
 
 

@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from steer.base.errors import SteerError, VectorError
-from steer.base.files import read_bytes, reported, write_atomic
+from steer.base.files import open_regular, read_bytes, reported, write_atomic
 from steer.base.strict_json import load_strict_json
+from steer.vectors import lock
 from steer.vectors.metadata import Metadata, decode, encode
 from steer.vectors.vector import SteeringVector, tensor_shapes
 
@@ -45,6 +46,7 @@ def write(path: Path, vector: SteeringVector, *, force: bool = False) -> Steerin
     check_path(path)
     sealed = vector.sealed()
     write_atomic(path, to_bytes(sealed), force=force)
+    lock.forget(path.parent, path.stem)  # it is no longer the vector that was pulled
     return sealed
 
 
@@ -62,25 +64,28 @@ def read_header(path: Path) -> Header:
     Raises:
         VectorError: not a vector file, damaged, or in a newer format.
     """
-    subject = str(path)
-    with reported(path):
-        size = path.stat().st_size
-        if not path.is_file():
-            raise VectorError(f"{subject} is not a file")
-        with path.open("rb") as file:
-            start = file.read(8 + min(size, _MAX_HEADER))
-    return Header(path, parse_header(start, size, subject), size)
+    with open_regular(path) as file, reported(path):
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8 + min(size, _MAX_HEADER))
+    return Header(path, parse_header(start, size, str(path)), size)
 
 
 def read(path: Path) -> SteeringVector:
     """A vector, with everything that the file says of itself checked: the hash, and the norms.
 
     Raises:
-        VectorError: not a vector file, damaged, altered, in a newer format, or without numbers
-            that its metadata describe.
+        VectorError: not a vector file, damaged, altered, in a newer format, without the numbers
+            that its metadata describe, or not the signed vector that was pulled.
     """
-    subject = str(path)
-    return from_bytes(read_bytes(path, limit=MAX_BYTES), subject)
+    return read_with_bytes(path)[0]
+
+
+def read_with_bytes(path: Path) -> tuple[SteeringVector, bytes]:
+    """As `read`, and the bytes of the file, of which signatures are."""
+    data = read_bytes(path, limit=MAX_BYTES)
+    vector = from_bytes(data, str(path))
+    lock.check(path, data, vector.metadata.sha256)
+    return vector, data
 
 
 def from_bytes(data: bytes, subject: str) -> SteeringVector:

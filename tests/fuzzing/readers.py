@@ -27,11 +27,11 @@ from steer.fitting.activations import Recording, open_kept
 from steer.formats import arrays, reading, svec, writing
 from steer.formats.reading import Told
 from steer.models import torch_files
-from steer.sharing import card, evidence, lock, push
+from steer.sharing import card, evidence, push
 from steer.sharing.address import parse_folder, parse_vector
 from steer.steering import named, recipe, spec
 from steer.steering.steers import resolve
-from steer.vectors import store
+from steer.vectors import lock, store
 from steer.vectors.provenance import Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector

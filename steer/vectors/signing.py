@@ -14,6 +14,7 @@ import base64
 import binascii
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,8 @@ SIGNATURE = ".sig"
 SIGNATURE_LIMIT = 1_000
 _CONTEXT = b"steer vector file, signature 1\n"
 _KEY_LIMIT = 100_000
+_SIGNATURE_BYTES = 64
+_KEY_BYTES = 32
 
 
 def make_keys(key: Path) -> Path:
@@ -65,38 +68,119 @@ def sign(path: Path, data: bytes, key: Path) -> Path:
         SteerError: the key is none.
     """
     private = _private(key)
-    signature = base64.b64encode(private.sign(_CONTEXT + data)) + b"\n"
-    written = path.with_name(path.name + SIGNATURE)
-    write_atomic(written, signature, force=True)
+    written = _beside(path)
+    write_atomic(written, f"{to_text(private.sign(_CONTEXT + data))}\n".encode(), force=True)
     return written
 
 
 def check(path: Path, data: bytes, public_key: Path) -> str:
-    """Check the signature beside a vector file; returns the key's fingerprint.
+    """Check the signature beside a vector file; returns the key as `key_text` writes it.
 
     Raises:
         SteerError: there is none, it is of other bytes or by another key, or the key is none.
     """
+    key = key_text(public_key)
+    signature = read_beside(path)
+    if signature is None:
+        raise SteerError(f"{path} is not signed: there is no {_beside(path)}")
+    check_bytes(data, signature, key, subject=str(path), public_key=public_key)
+    return key
+
+
+def check_bytes(data: bytes, signature: bytes, key: str, *, subject: str, public_key: Path) -> None:
+    """Check a signature by a key that was read from `public_key`.
+
+    Raises:
+        SteerError: it is of other bytes, or by another key.
+    """
+    if not is_signed(data, signature, key):
+        raise SteerError(
+            f"{subject} is not what the owner of {public_key} has signed",
+            hint="get the file, or the key, again from where it came",
+        )
+
+
+def is_signed(data: bytes, signature: bytes, key: str) -> bool:
+    """Whether a signature is of these bytes and by this key, as `key_text` writes it.
+
+    Raises:
+        SteerError: the key is none, or the library is missing.
+    """
+    library = _library()
     from cryptography.exceptions import InvalidSignature
 
-    public = _public(public_key)
-    file = path.with_name(path.name + SIGNATURE)
-    if not file.is_file():
-        raise SteerError(f"{path} is not signed: there is no {file}")
     try:
-        signature = base64.b64decode(read_bytes(file, limit=SIGNATURE_LIMIT).strip(), validate=True)
+        public = library.Ed25519PublicKey.from_public_bytes(_raw(key))
         public.verify(signature, _CONTEXT + data)
-    except (binascii.Error, InvalidSignature):
-        raise SteerError(
-            f"{path} is not what the owner of {public_key} has signed",
-            hint="get the file, or the key, again from where it came",
-        ) from None
-    return fingerprint(public)
+    except InvalidSignature:
+        return False
+    return True
 
 
-def fingerprint(public: Any) -> str:
-    """Sixteen digits to compare over the telephone."""
+def read_beside(path: Path, *, follow_links: bool = True) -> bytes | None:
+    """The signature beside a vector file, 64 bytes; None where there is none.
+
+    Raises:
+        SteerError: it cannot be read, or is something else.
+    """
+    file = _beside(path)
+    if not os.path.lexists(file):
+        return None
+    return parse(read_bytes(file, limit=SIGNATURE_LIMIT, follow_links=follow_links), str(file))
+
+
+def parse(data: bytes, subject: str) -> bytes:
+    """The 64 bytes of a signature file, which has them in base64 and nothing else.
+
+    Raises:
+        SteerError: it holds something else.
+    """
+    with suppress(binascii.Error):
+        signature = base64.b64decode(data.strip(), validate=True)
+        if len(signature) == _SIGNATURE_BYTES:
+            return signature
+    raise SteerError(
+        f"{subject} is not a signature: that is {_SIGNATURE_BYTES} bytes in base64",
+        hint="`steer sign` writes it",
+    )
+
+
+def to_text(signature: bytes) -> str:
+    """A signature as its file has it, without the end of the line."""
+    return base64.b64encode(signature).decode()
+
+
+def key_text(public_key: Path) -> str:
+    """A public key's 32 bytes in base64, as `steer.lock` keeps it.
+
+    Raises:
+        SteerError: the file holds none.
+    """
+    forms = _serialization()
+    raw = _public(public_key).public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw)
+    return base64.b64encode(raw).decode()
+
+
+def fingerprint(key: str) -> str:
+    """Sixteen digits to compare over the telephone.
+
+    Raises:
+        SteerError: the key is none.
+    """
+    public = _library().Ed25519PublicKey.from_public_bytes(_raw(key))
     return hashlib.sha256(_public_pem(public)).hexdigest()[:16]
+
+
+def _raw(key: str) -> bytes:
+    with suppress(binascii.Error, ValueError):
+        raw = base64.b64decode(key, validate=True)
+        if len(raw) == _KEY_BYTES:
+            return raw
+    raise SteerError(f"{key[:60]!r} is not a public key in base64")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + SIGNATURE)
 
 
 def _public_pem(public: Any) -> bytes:
@@ -137,7 +221,7 @@ def _library() -> Any:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
         raise SteerError(
-            "signatures need the cryptography library", hint="pip install 'steer[sign]'"
+            "signatures need the cryptography library", hint="pip install 'steer-activations[sign]'"
         ) from None
     return ed25519
 

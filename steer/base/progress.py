@@ -1,0 +1,130 @@
+"""How long work reports what it is doing and how long it will take.
+
+Library functions take a `Progress` and open a phase of it for each kind of work:
+
+    with progress("sampling texts", 240) as advance:
+        for batch in batches:
+            ...
+            advance(len(batch))
+
+The command line shows a bar on a terminal and `Lines` elsewhere; `silent` shows nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+#: A phase that ends sooner than this many seconds writes no line.
+QUIET = 3.0
+#: Seconds between the lines of a phase.
+EVERY = 30.0
+
+
+class Advance(Protocol):
+    """Counts units of a phase that are done; `note` says what is being done now."""
+
+    def __call__(self, count: int, note: str | None = None) -> None: ...
+
+
+class Progress(Protocol):
+    """Opens a phase of `total` units; the phase ends with the block."""
+
+    def __call__(self, what: str, total: int) -> AbstractContextManager[Advance]: ...
+
+
+@contextmanager
+def silent(what: str, total: int) -> Iterator[Advance]:
+    """A `Progress` that shows nothing."""
+    yield lambda count, note=None: None
+
+
+class Phase:
+    """How far a phase has come, and how long the rest will take.
+
+    started: seconds, of the same clock as what `line` gets.
+    """
+
+    def __init__(self, what: str, total: int, started: float) -> None:
+        self.what, self.total, self.started = what, total, started
+        self.done, self.note = 0, ""
+
+    def advance(self, count: int, note: str | None = None) -> None:
+        """Count units that are done."""
+        self.done += count
+        if note is not None:
+            self.note = note
+
+    def remaining(self, now: float) -> float | None:
+        """Seconds that the rest will take at the pace so far; None while nothing is done."""
+        if self.done <= 0:
+            return None
+        return (now - self.started) * max(0, self.total - self.done) / self.done
+
+    def line(self, now: float) -> str:
+        """`sampling texts: 64 of 240, about 2 min left`."""
+        left = self.remaining(now)
+        parts = [f"{self.done:,} of {self.total:,}"]
+        parts += [self.note] if self.note else []
+        if left is None:
+            parts.append(f"{duration(now - self.started)} so far")
+        else:
+            parts.append(f"about {duration(left)} left")
+        return f"{self.what}: {', '.join(parts)}"
+
+
+class Lines:
+    """A `Progress` of plain lines, for a log: one once a phase has lasted `quiet` seconds, another
+    as soon as its end can be estimated, and then one every `every` seconds, also while a single
+    unit takes longer.
+    """
+
+    def __init__(
+        self, write: Callable[[str], None], *, quiet: float = QUIET, every: float = EVERY
+    ) -> None:
+        self._write, self._quiet, self._every = write, quiet, every
+
+    @contextmanager
+    def __call__(self, what: str, total: int) -> Iterator[Advance]:
+        phase = Phase(what, total, time.monotonic())
+        changed, over = threading.Condition(), False
+
+        def is_over() -> bool:
+            return over
+
+        def says_more() -> bool:
+            return over or phase.done > 0
+
+        def report() -> None:
+            with changed:
+                changed.wait_for(is_over, self._quiet)
+                while not over:
+                    self._write(phase.line(time.monotonic()))
+                    # A line that was written before anything was done said nothing of the end.
+                    changed.wait_for(is_over if phase.done else says_more, self._every)
+
+        def advance(count: int, note: str | None = None) -> None:
+            with changed:
+                phase.advance(count, note)
+                changed.notify()
+
+        reporter = threading.Thread(target=report, daemon=True)
+        reporter.start()
+        try:
+            yield advance
+        finally:
+            with changed:
+                over = True
+                changed.notify()
+            reporter.join()
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `2 min`, `1 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,166 @@
+"""Files of texts that the user names, and the options that say how to read them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from steer.cli import options, output
+from steer.contrasts.schema import Names
+
+if TYPE_CHECKING:
+    from steer.contrasts.records import Record
+
+#: Bytes that a file of texts may have.
+MOST_BYTES = 2_000_000_000
+
+Map = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="[FILE:]OURS=THEIRS",
+        help="What a file calls positive, negative, prompt, text or label; can be repeated."
+        " positive:text=goal is for --positive-file alone; likewise negative:, texts:, prompts:.",
+    ),
+]
+
+
+def with_names(command: options.Command) -> options.Command:
+    """Give a command that reads contrasts the options that say how to read them: `names`."""
+    return options.with_options("names", _names)(command)
+
+
+def _names(
+    map: Map = None,
+    positive_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--positive-label",
+            metavar="VALUE",
+            help="A value of label on the positive side, in place of 1; can be repeated.",
+        ),
+    ] = None,
+    negative_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--negative-label",
+            metavar="VALUE",
+            help="And of the negative side. Rows with neither are left out; with one side named,"
+            " all others are on the other.",
+        ),
+    ] = None,
+    lists: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|first|sets",
+            help="What lists of texts in a record become: a pair of each positive and each negative"
+            " one, of the first ones, or two sets.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Cut positive and negative texts here, such as ';'."),
+    ] = None,
+) -> Names:
+    from steer.base.text import unescaped
+    from steer.contrasts.schema import parse_mapping
+
+    return parse_mapping(
+        map or (),
+        positive_labels=positive_label or (),
+        negative_labels=negative_label or (),
+        lists=lists,
+        split=None if split is None else unescaped(split),
+    )
+
+
+def with_map(*files: str) -> Callable[[options.Command], options.Command]:
+    """Give a command that reads only prompts or texts, the `files`, the option `--map`: `names`."""
+
+    def names(map: Map = None) -> Names:
+        from steer.contrasts.schema import parse_mapping
+
+        found = parse_mapping(map or ())
+        found.check_files(*files)
+        return found
+
+    return options.with_options("names", names)
+
+
+def records_of(name: str, names: Names) -> Iterable[Record]:
+    """The records of a file, of stdin for `-`, or of a dataset of the hub.
+
+    Raises:
+        SteerError: they cannot be read.
+    """
+    from steer.base.errors import InputError
+    from steer.contrasts.hubdata import PREFIX, rows
+    from steer.contrasts.records import records
+
+    if name.startswith(PREFIX):
+        with output.status(f"loading {name}"):
+            return list(rows(name))
+    if name.count("/") == 1 and not Path(name).parent.exists():
+        raise InputError(f"there is no file {name}", hint=f"on the hub? write hf:{name}")
+    return records(*read_input(Path(name)), columns=names.known)
+
+
+def read_prompts(
+    name: str | Path, names: Names, *, field: Literal["prompt", "text"] = "prompt"
+) -> list[str]:
+    """The prompts or texts of a file, with a note of what was left out.
+
+    names: as typed; what is for this file alone holds too.
+
+    Raises:
+        SteerError: they cannot be read.
+    """
+    from steer.contrasts import prompts
+
+    names = names.of(f"{field}s")
+    found, notes = prompts.read(records_of(str(name), names), names, field=field)
+    for text in notes:
+        output.note(text)
+    return found
+
+
+def given_texts(
+    argument: str | None,
+    path: Path | None,
+    names: Names,
+    field: Literal["prompt", "text"],
+    example: str,
+) -> list[str]:
+    """The prompts or texts of the argument, the file, or stdin. example: how one is written.
+
+    Raises:
+        UsageError: two of them at once, or none.
+        InputError: the file holds none, or something else.
+    """
+    from steer.base.errors import UsageError
+    from steer.contrasts import prompts
+
+    if path is not None:
+        if argument is not None:
+            raise UsageError(f"give a {field} or --{field}s, not both")
+        return read_prompts(path, names, field=field)
+    if argument is None and sys.stdin.isatty():
+        raise UsageError(f"no {field}", hint=f"write {example}, or pipe one in")
+    if argument is None or argument == "-":
+        return [prompts.read_one(read_input(Path("-"))[0])]
+    return [argument]
+
+
+def read_input(path: Path) -> tuple[bytes, str]:
+    """The bytes of a file, or of stdin for `-`, and its name for messages.
+
+    Raises:
+        SteerError: it cannot be read, or has more than `MOST_BYTES`.
+    """
+    from steer.base.files import read_typed
+
+    return read_typed(path, limit=MOST_BYTES), "stdin" if str(path) == "-" else str(path)

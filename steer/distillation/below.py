@@ -1,0 +1,101 @@
+"""What lies below the first edit, computed once: the residual stream of texts at one layer."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steer.base.files import reported
+from steer.distillation.lessons import Lesson
+from steer.hooks.trunk import Trunk, grown, takes_trunks
+from steer.models.model import Model
+
+#: Texts that run together.
+TOGETHER = 32
+
+
+def spilled(tensor: Tensor) -> Tensor:
+    """A copy of a tensor on the CPU, in a temporary file that is gone with it.
+
+    The file is mapped into memory: the system holds there what there is room for, so that memory
+    does not grow with the texts.
+
+    Raises:
+        SteerError: the disk does not take it.
+    """
+    if not tensor.numel():
+        return tensor.detach().cpu().clone()
+    folder = Path(tempfile.gettempdir())
+    data = tensor.detach().cpu().contiguous()
+    with reported(folder), tempfile.NamedTemporaryFile(prefix="steer-", dir=folder) as file:
+        # Written before it is mapped: a full disk is an error here, and not a crash later.
+        data.view(torch.uint8).numpy().tofile(file)
+        file.flush()
+        kept = torch.from_file(file.name, shared=True, size=data.numel(), dtype=data.dtype)
+    return kept.view(tensor.shape)
+
+
+def by_length(lessons: Sequence[Lesson], size: int = TOGETHER) -> list[list[Lesson]]:
+    """Lessons in groups of about equal length, so that little is padding."""
+    ordered = sorted(lessons, key=lambda lesson: len(lesson.baseline))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+@dataclass
+class Below:
+    """What block `layer` returned for the baseline rows of lessons, unedited.
+
+    While `trunk(lessons)` is replayed (`steer.hooks.trunk.replayed`), a forward of their padded
+    rows computes only what lies above.
+    """
+
+    model: Model
+    layer: int
+    _streams: dict[Lesson, Tensor] = field(default_factory=dict)
+    _output: Any = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        lessons: Sequence[Lesson],
+        layer: int,
+        on_done: Callable[[int], None] = lambda n_texts: None,
+    ) -> Below | None:
+        """Run the lessons up to a layer; None for a model that takes no trunks."""
+        if not takes_trunks(model):
+            return None
+        below = cls(model, layer)
+        for group in by_length(list(dict.fromkeys(lessons))):
+            ids, _ = model.padded([lesson.baseline for lesson in group], left=False)
+            below._output = grown(model, ids, layer, None).output
+            stream = stream_of(below._output)
+            for row, lesson in zip(stream, group, strict=True):
+                below._streams[lesson] = spilled(row[: len(lesson.baseline)])
+            on_done(len(group))
+        return below
+
+    def trunk(self, lessons: Sequence[Lesson]) -> Trunk:
+        """Of the lessons' rows, padded on the right."""
+        first = stream_of(self._output)
+        longest = max(len(lesson.baseline) for lesson in lessons)
+        stream = first.new_zeros((len(lessons), longest, first.shape[-1]))
+        for row, lesson in zip(stream, lessons, strict=True):
+            row[: len(lesson.baseline)] = self._streams[lesson].to(stream.device)
+        return Trunk(self.layer, with_stream(self._output, stream))
+
+
+def stream_of(output: Any) -> Tensor:
+    """The activations in what a block returns, [row, position, d_model]."""
+    return output if isinstance(output, Tensor) else torch.as_tensor(output[0])
+
+
+def with_stream(output: Any, stream: Tensor) -> Any:
+    """What a block returns, with other activations in it."""
+    return stream if isinstance(output, Tensor) else type(output)((stream, *output[1:]))

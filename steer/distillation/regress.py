@@ -1,0 +1,80 @@
+"""Ridge with its layers, its ridge and its rank chosen by what validation texts recover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from steer.base.progress import Progress
+from steer.distillation.distilled import scales
+from steer.distillation.lowrank import Edits
+from steer.distillation.sequence import Sequential
+from steer.distillation.settings import DistillSettings
+from steer.distillation.task import Task
+
+#: What is added to the diagonal, as a share of its mean.
+RIDGES = (1e-2, 1e-1, 1e-3)
+RANKS = (32, 8, 128)
+#: Layers that are edited: how deep the first is, and how many there are at most up to the last.
+LADDERS = ((0.4, 9), (0.4, 100), (0.2, 12))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One regression that is tried."""
+
+    layers: tuple[int, ...]
+    rank: int
+    ridge: float
+
+
+def ladders(layers: Sequence[int]) -> list[tuple[int, ...]]:
+    """Sets of layers to try, of those that there are."""
+    made = []
+    for depth, most in LADDERS:
+        upper = layers[int(depth * (len(layers) - 1)) :]
+        spread = np.linspace(0, len(upper) - 1, min(most, len(upper)))
+        made.append(tuple(upper[round(index)] for index in spread))
+    return list(dict.fromkeys(made))
+
+
+def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[Edits, float, int]:
+    """The regression that recovers most on the validation texts, its ridge, and 0 steps.
+
+    Of layers, ridge and rank one is tried after the other, each with the best of those before.
+    """
+    model, response = task.model, settings.scope == "response"
+    width = model.identity.d_model
+    scale = scales(model, task.read)
+    every = tuple(site.layer for site in scale)
+    sets = ladders(every) if settings.layers is None else [settings.layers or every]
+    ranks = [settings.rank] if settings.rank is not None else [min(rank, width) for rank in RANKS]
+    used = sorted({layer for layers in sets for layer in layers})
+    with progress("reading what the condition changes", len(task.lessons)) as advance:
+        regressions = Sequential(model, task.lessons, used, response, advance)
+    tried: dict[Choice, tuple[float, Edits]] = {}
+
+    def best() -> Choice:
+        return max(tried, key=lambda choice: tried[choice][0])
+
+    first = Choice(sets[0], ranks[0], RIDGES[0])
+    n_choices = len(sets) + len(RIDGES) + len(dict.fromkeys(ranks)) - 2
+    with progress("fitting", n_choices * len(first.layers)) as advance:
+
+        def attempt(choice: Choice) -> None:
+            if choice in tried:
+                return
+            affines = regressions.fit(choice.layers, choice.rank, choice.ridge, lambda: advance(1))
+            edits = Edits.of(model, scale, affines, response=response)
+            tried[choice] = task.recovered(edits), edits
+            advance(0, f"recovery {tried[best()][0]:.2f}")
+
+        for layers in sets:
+            attempt(Choice(layers, first.rank, first.ridge))
+        for ridge in RIDGES:
+            attempt(Choice(best().layers, first.rank, ridge))
+        for rank in ranks:
+            attempt(Choice(best().layers, rank, best().ridge))
+    return tried[best()][1], best().ridge, 0

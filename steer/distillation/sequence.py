@@ -1,0 +1,168 @@
+"""An edit at several layers in closed form, from the lowest layer up.
+
+The same texts are run once under the condition and once without. At each layer that is edited the
+difference of the two activations is regressed on the one without (`steer.distillation.ridge`),
+which is already the activation of the model that is edited below: so a layer adds what those before
+it have left. It takes two forward passes in all and no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from steer.contrasts.reading import shared_prefix
+from steer.distillation.below import by_length, spilled, stream_of, with_stream
+from steer.distillation.lessons import Lesson
+from steer.distillation.ridge import Affine, Moments
+from steer.hooks import ops
+from steer.hooks.head import Ending, picked
+from steer.hooks.hooks import SiteFunction, placed
+from steer.hooks.record import capture, run
+from steer.hooks.trunk import Trunk, grown, takes_trunks
+from steer.models.model import Model
+from steer.vectors.sites import Site
+
+
+@dataclass(frozen=True)
+class Group:
+    """Lessons that run together: their baseline rows, padded, and where they are read and edited.
+
+    rows: each row, and how many of its last tokens are predicted by the positions that are read.
+    weight: 1 where an edit acts, 0 elsewhere, float32 [row, position, 1].
+    """
+
+    ids: Tensor
+    mask: Tensor
+    rows: list[Ending]
+    conditioned: list[Ending]
+    weight: Tensor
+
+    @classmethod
+    def of(cls, model: Model, lessons: Sequence[Lesson], *, response: bool) -> Group:
+        ids, mask = model.padded([lesson.baseline for lesson in lessons], left=False)
+        read = [lesson.n if response else _aligned(lesson) for lesson in lessons]
+        starts = [len(lesson.baseline) - lesson.n - 1 if response else 0 for lesson in lessons]
+        column = torch.arange(ids.shape[1])
+        weight = (column >= torch.tensor(starts)[:, None]).float()[..., None]
+        return cls(
+            ids,
+            mask,
+            [(lesson.baseline, n) for lesson, n in zip(lessons, read, strict=True)],
+            [(lesson.conditioned, n) for lesson, n in zip(lessons, read, strict=True)],
+            weight.to(model.device),
+        )
+
+
+def _aligned(lesson: Lesson) -> int:
+    """How many positions both rows of a lesson have in common at their end, without the last."""
+    return max(lesson.n, shared_prefix(lesson.conditioned[::-1], lesson.baseline[::-1]) - 1)
+
+
+@dataclass
+class Sequential:
+    """Regressions of one set of lessons, at any layers among `layers`.
+
+    Raises:
+        SiteError: the model has no such layer.
+    """
+
+    model: Model
+    lessons: Sequence[Lesson]
+    layers: Sequence[int]
+    response: bool
+    on_done: Callable[[int], None] = lambda n_texts: None
+    _unedited: dict[int, list[Trunk]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        model = self.model
+        self._trunks = takes_trunks(model)
+        groups = by_length(self.lessons)
+        self._groups = [Group.of(model, group, response=self.response) for group in groups]
+        self._targets = []
+        for group, lessons in zip(self._groups, groups, strict=True):
+            self._targets.append(self._conditioned(group))
+            self.on_done(len(lessons))
+
+    def _conditioned(self, group: Group) -> dict[int, Tensor]:
+        """Activations under the condition at each layer, [token, d_model]."""
+        ids, mask = self.model.padded([row for row, _ in group.conditioned], left=False)
+        found: dict[int, Tensor] = {}
+
+        def reader(layer: int) -> Callable[[Tensor], None]:
+            return lambda resid: found.__setitem__(layer, spilled(picked(resid, group.conditioned)))
+
+        run(self.model, ids, mask, {Site(layer): reader(layer) for layer in self.layers})
+        return found
+
+    @torch.no_grad()
+    def fit(
+        self,
+        layers: Sequence[int],
+        rank: int,
+        ridge: float,
+        on_layer: Callable[[], None] = lambda: None,
+    ) -> dict[Site, Affine]:
+        """The edit of one rank at some of the layers, which rise."""
+        edits: dict[Site, Affine] = {}
+        trunks: list[Trunk | None] = [None] * len(self._groups)
+        for layer in layers:
+            moments = Moments(self.model.identity.d_model)
+            for index, group in enumerate(self._groups):
+                trunk = self._risen(index, layer, trunks[index], edits)
+                x = picked(stream_of(trunk.output), group.rows).float()
+                moments.add(x, self._targets[index][layer].to(x.device).float() - x)
+                trunks[index] = trunk
+            affine = moments.spectrum().solve(ridge, rank)
+            edits[Site(layer)] = affine
+            if layer != layers[-1]:
+                trunks = [
+                    self._edited(trunk, affine, group)
+                    for trunk, group in zip(trunks, self._groups, strict=True)
+                ]
+            on_layer()
+        return edits
+
+    def _risen(
+        self, index: int, layer: int, trunk: Trunk | None, edits: dict[Site, Affine]
+    ) -> Trunk:
+        """A group's stream at a layer, edited at those below."""
+        group = self._groups[index]
+        if not self._trunks:
+            functions = {site: _function(affine, group) for site, affine in edits.items()}
+            with placed(self.model, functions):
+                found = capture(self.model, group.ids, group.mask, [Site(layer)])
+            return Trunk(layer, found[Site(layer)])
+        if trunk is not None:
+            return grown(self.model, group.ids, layer, self._here(trunk))
+        known = self._unedited.setdefault(layer, [])
+        if index == len(known):
+            known.append(_spilled(grown(self.model, group.ids, layer, None)))
+        return self._here(known[index])
+
+    def _here(self, trunk: Trunk) -> Trunk:
+        """A trunk on the model's device."""
+        stream = stream_of(trunk.output).to(self.model.device)
+        return Trunk(trunk.layer, with_stream(trunk.output, stream))
+
+    def _edited(self, trunk: Trunk | None, affine: Affine, group: Group) -> Trunk | None:
+        if trunk is None or not self._trunks:
+            return None
+        stream = _function(affine, group)(stream_of(trunk.output))
+        assert stream is not None
+        return _spilled(Trunk(trunk.layer, with_stream(trunk.output, stream)))
+
+
+def _spilled(trunk: Trunk) -> Trunk:
+    return Trunk(trunk.layer, with_stream(trunk.output, spilled(stream_of(trunk.output))))
+
+
+def _function(affine: Affine, group: Group) -> SiteFunction:
+    def edit(resid: Tensor) -> Tensor:
+        here = Affine(*(part.to(resid.device) for part in (affine.bias, affine.down, affine.up)))
+        return ops.add(resid, here(resid), group.weight.to(resid.device)).to(resid.dtype)
+
+    return edit

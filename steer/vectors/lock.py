@@ -1,0 +1,146 @@
+"""`steer.lock` in a folder of vectors: where each pulled one came from, and who signed it.
+
+JSON with sorted keys. Nothing is fetched because it stands here. Every reader of a vector file asks
+`check`, so that a signed vector cannot be replaced unnoticed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+
+from steer.base.errors import VectorError
+from steer.base.files import read_bytes, reported, safe_name, write_atomic
+from steer.base.strict_json import load_strict_json
+from steer.vectors import signing
+from steer.vectors.record import Record
+
+NAME = "steer.lock"
+FORMAT = 1
+_MAX_BYTES = 4_000_000
+
+
+class Origin(Record, frozen=True, omit_defaults=True):
+    """url: as it was asked for, without passwords. revision: the commit, where there are commits.
+    sha256: the vector's own. signature: the one that it came with, in base64. signer: the public
+    key that was found to have made it, as `signing.key_text` writes it.
+    """
+
+    url: str
+    sha256: str
+    revision: str | None = None
+    signature: str | None = None
+    signer: str | None = None
+
+    def __str__(self) -> str:
+        return self.url + (f" at {self.revision[:12]}" if self.revision else "")
+
+
+class _Lock(Record, frozen=True):
+    format: int
+    vectors: dict[str, Origin]
+
+
+def origins(folder: Path) -> dict[str, Origin]:
+    """Names to origins; none where there is no lock file.
+
+    Raises:
+        VectorError: the file is damaged, or of a later version.
+        SteerError: it cannot be read.
+    """
+    file = folder / NAME
+    with reported(file):
+        if not file.exists():
+            return {}
+    try:
+        text = read_bytes(file, limit=_MAX_BYTES).decode()
+        read = msgspec.convert(load_strict_json(text, str(file)), _Lock)
+    except (UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise VectorError(f"{file} is not a lock file: {error}", hint="remove it") from None
+    if read.format != FORMAT:
+        raise VectorError(f"{file} has format {read.format}; this steer reads {FORMAT}")
+    return {name: origin for name, origin in read.vectors.items() if safe_name(name)}
+
+
+def check(path: Path, data: bytes, sha256: str) -> None:
+    """Refuse a file that took the place of a signed vector, unless the same signer signed it.
+
+    data: the bytes of the file. sha256: the vector's own hash. A vector that was pulled without a
+    signature may be replaced; `steer verify` reports that.
+
+    Raises:
+        VectorError: it is not what was signed.
+        SteerError: the lock file or the signature cannot be read.
+    """
+    origin = origins(path.parent).get(path.stem)
+    if origin is None or origin.signature is None or origin.sha256 == sha256:
+        return
+    check_successor(
+        origin,
+        data,
+        signing.read_beside(path),
+        subject=str(path),
+        hint=f"get it again with steer pull {origin.url} --force; if you replaced it yourself, take"
+        f" its entry out of {path.parent / NAME}",
+    )
+
+
+def check_successor(
+    origin: Origin, data: bytes, signature: bytes | None, *, subject: str, hint: str
+) -> None:
+    """Refuse another vector in place of a signed one, unless the known signer signed it too.
+
+    origin: of the signed vector. data, signature: of the other one.
+
+    Raises:
+        VectorError: it is not signed, by somebody else, or the signer is not known.
+    """
+    before = f"the vector that was pulled from {origin} was signed"
+    if signature is None:
+        raise VectorError(f"{subject} is not signed, and {before}", hint=hint)
+    if origin.signer is None:
+        raise VectorError(
+            f"{subject} is another vector, and {before} by a key that is not known here", hint=hint
+        )
+    if not signing.is_signed(data, signature, origin.signer):
+        key = signing.fingerprint(origin.signer)
+        raise VectorError(f"{subject} is not signed by key {key}, and {before} by it", hint=hint)
+
+
+def keep(folder: Path, name: str, origin: Origin) -> None:
+    """Note where a vector came from. Processes that do so at once wait for each other."""
+    _change(folder, name, origin)
+
+
+def forget(folder: Path, name: str) -> None:
+    """Drop what is noted of a vector, because the user writes another one in its place."""
+    with reported(folder):
+        if not (folder / NAME).exists():
+            return
+    if name in origins(folder):
+        _change(folder, name, None)
+
+
+def find_pulled(folder: Path, url: str, sha256: str | None) -> str | None:
+    """The name of a vector of this folder that was pulled from `url`, with this hash if one is
+    given; None where there is none.
+    """
+    for name, origin in origins(folder).items():
+        if origin.url == url and sha256 in (None, origin.sha256):
+            return name
+    return None
+
+
+def _change(folder: Path, name: str, origin: Origin | None) -> None:
+    from filelock import FileLock
+
+    with reported(folder), FileLock(folder / f".{NAME}.guard"):
+        known = origins(folder)
+        known.pop(name, None)
+        if origin is not None:
+            known[name] = origin
+        plain = msgspec.to_builtins(_Lock(format=FORMAT, vectors=known))
+        text = json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False)
+        write_atomic(folder / NAME, (text + "\n").encode(), force=True)
