@@ -30,6 +30,7 @@ LAYERS = [
     ["evaluation"],
     ["suite", "engines"],
     ["serving"],
+    ["library"],
     ["cli"],
     ["__main__"],
 ]

@@ -148,6 +148,9 @@ class Generation:
     idle: list[str] = field(default_factory=list)
     unreached: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
