@@ -7,7 +7,7 @@ import socket
 from steer.base.errors import SteerError
 
 
-def listening(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int) -> socket.socket:
     """A socket at an address; port 0 is any that is free.
 
     Raises:
