@@ -12,8 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from steer.base.errors import SteerError
+from steer.evaluation.subjects import Subject
 from steer.models.source import ModelSource
-from steer.suite.subjects import Subject
 
 #: What is done with a subject in a process that has the model.
 Work = Callable[[Any, Subject], list[dict[str, Any]]]
@@ -57,7 +57,7 @@ def _begin(source: ModelSource, environment: Mapping[str, str]) -> None:
     os.environ.update({**environment, "OMP_NUM_THREADS": "1"})
     import torch
 
-    from steer.models.model import load
+    from steer.models.loading import load
 
     torch.set_num_threads(1)
     _here["model"] = load(source)

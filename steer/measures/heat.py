@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from steer.measures.grids import Grid, Plan
+    from steer.measures.grids import Grid, Scores
 
 #: From weak to strong; also in grey, and for the colour-blind, each is darker than the next.
 RAMP = ("#00224e", "#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2c060", "#fee838")
@@ -22,8 +22,8 @@ LOOKED = "~"
 
 
 def heat_map(
-    plan: Plan,
-    grid: Grid | None,
+    grid: Grid,
+    scores: Scores | None,
     max_kl: float,
     *,
     choice: tuple[int, int] | None = None,
@@ -33,32 +33,32 @@ def heat_map(
     """Layers down, coefficients across. What costs more than the budget is in brackets; else what
     was scored on some of the texts is marked.
 
-    grid: None before the first row is there; NaN in it is yet to come. width: of the terminal; in
+    scores: None before the first row is there; NaN in it is yet to come. width: of the terminal; in
     a narrow one numbers have a decimal less.
     """
     import numpy as np
     from rich.table import Table
     from rich.text import Text
 
-    shape = len(plan.rows), plan.n_columns
+    shape = len(grid.rows), grid.n_columns
     effects = costs = np.full(shape, np.nan)
     looked = np.zeros(shape, dtype=bool)
-    if grid is not None:
-        effects, costs = grid.looks()
-        looked = ~grid.whole()
+    if scores is not None:
+        effects, costs = scores.looks()
+        looked = ~scores.whole()
     # What has an effect and not yet a cost is still to come.
     effects = np.where(np.isnan(costs), np.nan, effects)
     within = effects[(costs <= max_kl) & (effects > 0)]
     top = float(within.max()) if within.size else math.inf
     drawn = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
     drawn.caption, drawn.caption_justify = caption, "left"
-    decimals = 2 if NAMES + CELL * plan.n_columns <= width else 1
-    drawn.add_column(f"{grid.kind if grid else ''}  ", no_wrap=True)
+    decimals = 2 if NAMES + CELL * grid.n_columns <= width else 1
+    drawn.add_column(f"{scores.kind if scores else ''}  ", no_wrap=True)
     # A percentage stands over the digits, as a number's bracket closes behind them.
-    heads = [[f"{one} " for one in row.coefficients] for row in plan.rows]
+    heads = [[f"{one} " for one in row.coefficients] for row in grid.rows]
     for head in heads[0]:
         drawn.add_column(head, justify="right", no_wrap=True, min_width=CELL - 4 + decimals)
-    for row, label in enumerate(plan.labels()):
+    for row, label in enumerate(grid.labels()):
         if row and heads[row] != heads[row - 1]:
             drawn.add_row("", *heads[row], style="bold")
         cells = [
@@ -70,7 +70,7 @@ def heat_map(
                 chosen=choice == (row, column),
                 decimals=decimals,
             )
-            for column in range(plan.n_columns)
+            for column in range(grid.n_columns)
         ]
         drawn.add_row(Text(f"{label} "), *cells)
     return drawn

@@ -12,10 +12,10 @@ from steer.contrasts.frame import PLAIN
 from steer.distillation.distill import distill
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
+from steer.evaluation.subjects import Subject
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting.fitting import FitSettings, fit_vectors
 from steer.models.model import Model
-from steer.suite.subjects import Subject
 from steer.vectors.positions import parse
 from steer.vectors.provenance import FitMethod
 from steer.vectors.sites import listed

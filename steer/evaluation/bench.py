@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from steer import resuming
 from steer.base.journal import Journal
-from steer.evaluation.batches import Measure, Text, distance, drift, log_prob
-from steer.evaluation.evaluate import check_effect
-from steer.evaluation.scoring import UNSTEERED, Cell, Part, score, score_rows
+from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
+from steer.evaluation.cells import UNSTEERED, Cell, Steered
+from steer.evaluation.scoring import Part, check_effect, score, score_rows
 from steer.evaluation.task import Task
 from steer.evaluation.written import (
     Continue,
@@ -30,8 +30,8 @@ from steer.evaluation.written import (
     write_conditioned,
 )
 from steer.measures.elimination import Cells, Indices, contenders, looks, n_looks
-from steer.measures.grids import EffectKind, Grid, Plan
-from steer.measures.measures import preference
+from steer.measures.formulas import preference
+from steer.measures.grids import EffectKind, Grid, Scores
 from steer.models.model import Model
 from steer.vectors.sites import format_layers
 
@@ -59,7 +59,7 @@ class Bench:
     engine: Continue | None = None
 
     @property
-    def measure(self) -> Measure:
+    def measure(self) -> TokenMeasure:
         return log_prob if self.kind == "preference" else distance
 
     @property
@@ -117,7 +117,7 @@ def bench(
     return Bench(model, kind, effect, unrelated, written, given, engine)
 
 
-def journal(model: Model, plan: Plan, texts: Bench) -> Journal:
+def journal(model: Model, grid: Grid, texts: Bench) -> Journal:
     """The journal of a sweep: of everything that its numbers depend on.
 
     Raises:
@@ -131,7 +131,7 @@ def journal(model: Model, plan: Plan, texts: Bench) -> Journal:
             str(row.op),
             str(row.scope),
         ]
-        for row in plan.rows
+        for row in grid.rows
     ]
     return resuming.journal(
         model,
@@ -143,12 +143,12 @@ def journal(model: Model, plan: Plan, texts: Bench) -> Journal:
 
 def run(
     texts: Bench,
-    plan: Plan,
+    grid: Grid,
     done: Journal,
     on_progress: Progress = lambda what, share: None,
     max_kl: float | None = None,
-) -> Iterator[Grid]:
-    """Score every cell; yields the grid after each of its rows.
+) -> Iterator[Scores]:
+    """Score every cell; yields the scores after each of its rows.
 
     max_kl: with it, cells that cannot be the strongest within it are not scored on all texts
     (`steer.measures.elimination`).
@@ -157,89 +157,80 @@ def run(
         InputError: the condition changes nothing.
         HookError: a cell was never applied.
     """
-    scoring = _Scoring(texts, plan, _empty(texts, plan), done, on_progress)
-    cells = np.ones((len(plan.rows), plan.n_columns), dtype=bool)
-    counts = texts.n_items, len(texts.unrelated)
-    n = 1 if max_kl is None else n_looks(min(counts))
+    counts = np.array([float(len(text.scored)) for text in texts.unrelated])
+    scores = Scores.empty(texts.kind, grid, texts.n_items, counts)
+    scoring = _Scoring(texts, grid, scores, done, on_progress)
+    cells = np.ones((len(grid.rows), grid.n_columns), dtype=bool)
+    n_texts = texts.n_items, len(texts.unrelated)
+    n = 1 if max_kl is None else n_looks(min(n_texts))
     for number, (items, unrelated) in enumerate(
-        zip(*(looks(one, n) for one in counts), strict=True)
+        zip(*(looks(one, n) for one in n_texts), strict=True)
     ):
         name = f"look {number + 1} of {n} at {format_layers(np.flatnonzero(cells).tolist())}"
         yield from scoring.look(name, cells, items, unrelated)
         if max_kl is not None:
-            cells &= contenders(scoring.grid, max_kl)
+            cells &= contenders(scoring.scores, max_kl)
 
 
-def completed(texts: Bench, plan: Plan, grid: Grid, cells: Cells) -> Grid:
-    """The grid with these cells scored on everything.
+def completed(texts: Bench, grid: Grid, scores: Scores, cells: Cells) -> Scores:
+    """The scores with these cells scored on everything.
 
     Raises:
         HookError: a cell was never applied.
     """
-    arrays = {name: getattr(grid, name).copy() for name in ("effect", "weights", "drift", "level")}
-    scoring = _Scoring(texts, plan, replace(grid, **arrays), Journal(None))
+    scoring = _Scoring(texts, grid, scores, Journal(None))
     for _ in scoring.look(
-        "", cells, *(np.arange(one.shape[-1]) for one in (grid.effect, grid.drift))
+        "", cells, *(np.arange(one.shape[-1]) for one in (scores.effect, scores.drift))
     ):
         pass
-    return scoring.grid
+    return scoring.scores
 
 
 @dataclass
 class _Scoring:
-    """Scores cells of a plan on parts of the texts, into a grid; `seen` is the share of the items
-    that were looked at."""
+    """Scores cells of a grid on parts of the texts, one after the other. `seen` is the share of the
+    items that were scored."""
 
     texts: Bench
-    plan: Plan
     grid: Grid
+    scores: Scores
     done: Journal
     on_progress: Progress = lambda what, share: None
     seen: float = 0.0
 
-    def look(self, name: str, cells: Cells, items: Indices, unrelated: Indices) -> Iterator[Grid]:
-        """Score cells on some items and texts; yields the grid after each row. name: what is done
-        is kept under it."""
-        these, grid = self.texts.part(items, unrelated), self.grid
+    def look(self, name: str, cells: Cells, items: Indices, unrelated: Indices) -> Iterator[Scores]:
+        """Score cells on some items and texts; yields the scores after each row. name: what is
+        done is kept under it."""
+        these = self.texts.part(items, unrelated)
         parts = [
             Part(f"effect, {name}", these.effect, these.measure),
             Part(f"drift, {name}", these.unrelated, drift),
         ]
         columns = {row: np.flatnonzero(cells[row]) for row in np.flatnonzero(cells.any(1)).tolist()}
-        asked: dict[int, list[Cell]] = {
-            row: [UNSTEERED, *((self.plan.steer(row, one),) for one in some.tolist())]
+        ways: dict[int, list[Cell]] = {
+            row: [UNSTEERED, *(Steered((self.grid.steer(row, one),)) for one in some.tolist())]
             for row, some in columns.items()
         }
-        n_scores = sum(map(len, asked.values())) * (len(these.effect) + len(these.unrelated))
+        n_scores = sum(map(len, ways.values())) * (len(these.effect) + len(these.unrelated))
         report = self._reporting(len(items) / self.texts.n_items / n_scores)
-        for row, (sums, drifts) in score_rows(these.model, parts, asked, report, self.done):
-            found, weights = these.effects(sums)
-            grid.effect[row][np.ix_(columns[row], items)], grid.weights[items] = found, weights
+        for row, (sums, drifts) in score_rows(these.model, parts, ways, report, self.done):
+            effects, weights = these.effects(sums)
+            levels = None
             if these.kind == "recovery":
                 check_effect(weights, these.effect)
             else:
-                grid.level[row][np.ix_(columns[row], items)] = these.levels(sums)[1:]
-            grid.drift[row][np.ix_(columns[row], unrelated)] = drifts[1:]
-            yield grid
+                levels = these.levels(sums)[1:]
+            self.scores = self.scores.with_row(
+                row, columns[row], (items, effects, weights, levels), (unrelated, drifts[1:])
+            )
+            yield self.scores
 
     def _reporting(self, share: float) -> Callable[[int, int], None]:
-        """What is told of scores, each of which is a share of all."""
-        labels = self.plan.labels()
+        """Reports scores, each of which is a share of all."""
+        labels = self.grid.labels()
 
         def report(row: int, n_scores: int) -> None:
             self.seen += n_scores * share
             self.on_progress(labels[row], self.seen)
 
         return report
-
-
-def _empty(texts: Bench, plan: Plan) -> Grid:
-    shape = (len(plan.rows), plan.n_columns)
-    return Grid(
-        texts.kind,
-        np.full((*shape, texts.n_items), np.nan),
-        np.zeros(texts.n_items),
-        np.full((*shape, len(texts.unrelated)), np.nan),
-        np.array([float(len(text.scored)) for text in texts.unrelated]),
-        np.full((*shape, texts.n_items), np.nan),
-    )
