@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 import typer
 
 from steer.base.errors import UsageError
+from steer.base.processes import hearing_interrupts
 from steer.cli import output
 from steer.models.source import ModelSource
 
@@ -57,7 +58,7 @@ def with_model(*, default: str | None, fast: bool = False) -> Callable[[Command]
         dtype: Annotated[
             str | None,
             typer.Option(
-                help="float32, float16, bfloat16. Default: float32 on a CPU, else as saved."
+                help="float32, float16, bfloat16. Default: float32 on a CPU (extract: as saved, if native), else as saved."
             ),
         ] = None,
         device_map: Annotated[
@@ -132,7 +133,8 @@ def load_model(source: ModelSource) -> Model:
     Raises:
         ModelError: it cannot be loaded.
     """
-    with output.status(f"loading {source.name}"):
+    # The libraries below take seconds to import, and some catch whatever is raised meanwhile.
+    with output.status(f"loading {source.name}"), hearing_interrupts():
         from steer.models.loading import load
 
         model = load(source)
