@@ -58,7 +58,7 @@ def with_model(*, default: str | None, fast: bool = False) -> Callable[[Command]
         dtype: Annotated[
             str | None,
             typer.Option(
-                help="float32, float16, bfloat16. Default: float32 on a CPU (extract: as saved, if native), else as saved."
+                help="float32, float16, bfloat16. Default: float32 on a CPU, else as saved."
             ),
         ] = None,
         device_map: Annotated[
