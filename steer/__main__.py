@@ -7,6 +7,9 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         # Here, so that Ctrl-C is heard while all of this loads.
+        from steer.base.processes import restart_in_utf8
+
+        restart_in_utf8()
         from steer.cli.main import main as run
 
         run()

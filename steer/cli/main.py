@@ -10,7 +10,12 @@ from typer.core import TyperGroup
 
 from steer import __version__
 from steer.base.errors import SteerError
-from steer.base.processes import open_streams, silence_followers, silence_stdout
+from steer.base.processes import (
+    check_arguments,
+    open_streams,
+    silence_followers,
+    silence_stdout,
+)
 from steer.cli import (
     apply,
     bake,
@@ -47,6 +52,7 @@ class SteerGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
+            check_arguments(ctx.args)
             return super().invoke(ctx)
         except SteerError as error:
             output.error(str(error), hint=error.hint)

@@ -152,8 +152,7 @@ def _found(foreign: Foreign, data: bytes, told: Told) -> Found:
 
 
 def _bytes(path: Path) -> bytes:
-    with reported(path):
-        return path.read_bytes()
+    return read_bytes(path, limit=MAX_BYTES)
 
 
 def steering_vector(
