@@ -152,12 +152,13 @@ def _rivals(named: list[str], subjects: list[Subject]) -> dict[str, dict[str, St
 
 def _read(path: Path) -> SteeringVector:
     from steer.formats import reading
+    from steer.formats.source import Options
     from steer.models import torch_files
     from steer.vectors import store
 
     if path.suffix == store.SUFFIX and path.exists() and store.is_vector(path):
         return store.read(path)
-    found = reading.read(path, reading.Told(), torch_files.read)
+    found = reading.read(path, Options(), torch_files.read)
     output.note(f"{path.name}: {found.assumed}")
     return reading.steering_vector(found, None, name=path.stem)
 

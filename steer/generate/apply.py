@@ -12,7 +12,7 @@ from steer.base.errors import SteerError, UsageError
 from steer.generate.batch import Batch
 from steer.models.memory import ran_out
 from steer.models.model import Model
-from steer.steering.generation import Generation, Row, Sampling, check_gates
+from steer.steering.generation import Generation, Guidance, Row, Sampling, check_gates
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 from steer.workers import Workers, workers_of
@@ -43,6 +43,7 @@ def generate(
     watched: Sequence[Projection] = (),
     guards: Sequence[Guard] = (),
     on_text: Callable[[str], None] | None = None,
+    guidance: Guidance | None = None,
 ) -> Iterator[Generation]:
     """Continue each prompt `sampling.samples` times, in the order of the prompts, batch by batch.
 
@@ -51,10 +52,12 @@ def generate(
     prompts that a chat template has already given their first token. `on_text` gets text as it
     comes, and needs a single prompt and sample. What is `watched` is read of each new token, and
     `guards` look at each (`steer.hooks.watch`); neither goes with beams, which are tried and
-    dropped, nor does a gate at each token.
+    dropped, nor does a gate at each token. With `guidance` (`steer.generate.guidance`) the guided
+    distribution is continued from; it goes with steers, which act in the runs of all its prompts,
+    and not with gates, watches, guards or beams.
 
     Raises:
-        UsageError: beams, with what does not go with them.
+        UsageError: beams or guidance, with what does not go with them.
         SteerError: a prompt that is empty or leaves no room.
         HookError: a steer was never applied.
         GuardError: a guard tripped, and was to be an error.
@@ -65,15 +68,25 @@ def generate(
             hint="leave --beams out",
         )
     check_gates(sampling, steers)
-    rows = rows_of(model, prompts, sampling, special=special)
+    gated = any(steer.gate is not None for steer in steers)
+    if guidance is not None and (sampling.beams > 1 or watched or guards or gated):
+        raise UsageError(
+            "a guided text is written by several runs at once: it cannot be gated, watched,"
+            " guarded or searched with beams",
+            hint="put the condition into the prompt, or leave the others out",
+        )
+    rows = rows_of(model, prompts, sampling, special=special, guidance=guidance)
     if on_text is not None and len(rows) != 1:
         raise ValueError("text can be streamed for one prompt and one sample only")
     size = sampling.batch_size
     if sampling.beams > 1:  # whole prompts
         size = max(1, size // sampling.beams) * sampling.samples
+    strengths = guidance.strengths if guidance is not None else ()
+    size = max(1, size // (1 + len(strengths)))
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        yield from Batch(model, part, steers, sampling, watched, guards, on_text).generations()
+        batch = Batch(model, part, steers, sampling, watched, guards, on_text, strengths=strengths)
+        yield from batch.generations()
 
 
 def continue_ids(
@@ -167,7 +180,12 @@ def _up_to_end(model: Model, ids: list[int]) -> list[int]:
 
 
 def rows_of(
-    model: Model, prompts: Sequence[str], sampling: Sampling, *, special: bool
+    model: Model,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    special: bool,
+    guidance: Guidance | None = None,
 ) -> list[Row]:
     """The continuations that are to be made, prompt by prompt; see `generate`.
 
@@ -176,17 +194,21 @@ def rows_of(
     """
     rows = []
     for number, prompt in enumerate(prompts, 1):
-        ids = model.encode(prompt, special=special)
-        if not ids:
+        under = guidance.prompts[number - 1] if guidance is not None else ()
+        every = [model.encode(text, special=special) for text in (prompt, *under)]
+        if not all(every):
             raise SteerError(
                 f"prompt {number} is empty, and {model.identity.id} has no first token"
             )
-        if model.context is not None and len(ids) + sampling.max_tokens > model.context:
-            room = model.context - len(ids)
+        longest = max(map(len, every))
+        if model.context is not None and longest + sampling.max_tokens > model.context:
+            room = model.context - longest
             raise SteerError(
-                f"prompt {number} has {len(ids):,} tokens; with {sampling.max_tokens:,} new ones"
+                f"prompt {number} has {longest:,} tokens; with {sampling.max_tokens:,} new ones"
                 f" that is more than the {model.context:,} that {model.identity.id} takes",
                 hint=f"pass --max-tokens {room}" if room > 0 else "shorten the prompt",
             )
-        rows += [Row(prompt, sample, ids) for sample in range(sampling.samples)]
+        rows += [
+            Row(prompt, sample, every[0], tuple(every[1:])) for sample in range(sampling.samples)
+        ]
     return rows

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from steer.base.errors import VectorError
-from steer.formats.foreign import Foreign, checked_rows, shortened
+from steer.formats.imported import Imported, checked_directions, shortened
+from steer.formats.registry import Format
+from steer.formats.source import Options, Source
 
 
-def read(raw: Any, subject: str) -> Foreign:
-    """A steering artifact, of the JSON.
+def _detect(source: Source) -> bool:
+    raw = source.json()
+    return isinstance(raw, dict) and raw.get("product") == "ster"
 
-    Raises:
-        VectorError: not of this layout, or a newer one.
-    """
+
+def _read(source: Source, options: Options) -> Imported:
+    raw, subject = source.json(), str(source)
     if not isinstance(raw, dict) or raw.get("product") != "ster":
         raise VectorError(f"{subject} is not ster's: its JSON does not say product ster")
     if raw.get("schema_version") != 1:
-        said = shortened(raw.get("schema_version"))
-        raise VectorError(f"{subject} has ster's schema {said}; this reads 1")
+        stated = shortened(raw.get("schema_version"))
+        raise VectorError(f"{subject} has ster's schema {stated}; this reads 1")
     vectors = raw.get("vectors")
     if not isinstance(vectors, list):
         raise VectorError(f"{subject} has no list of vectors")
@@ -28,14 +29,22 @@ def read(raw: Any, subject: str) -> Foreign:
         if type(layer) is not int:
             raise VectorError(f"{subject} has a vector without a layer")
         rows.append((layer, entry.get("values")))
-    named = checked_rows(rows, subject)
-    if raw.get("hidden_size") != len(next(iter(named.values()))):
+    directions = checked_directions(rows, subject)
+    if raw.get("hidden_size") != len(next(iter(directions.values()))):
         raise VectorError(f"{subject}: its vectors are not as long as its hidden_size says")
     model = raw.get("model")
-    return Foreign(
-        format="ster",
-        rows=named,
-        shift=0,
+    return Imported(
+        directions,
         convention="layer N was measured at the output of block N, where ster adds it",
         model=shortened(model) if isinstance(model, str) else "",
     )
+
+
+FORMAT = Format(
+    name="ster",
+    title="ster",
+    help="JSON with product ster: vectors by layer",
+    suffixes=(".json",),
+    read=_read,
+    detect=_detect,
+)
