@@ -6,6 +6,7 @@ import ast
 import graphlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ DOORS = {
 }
 
 
+@cache
 def modules() -> dict[str, Path]:
     files = ROOT.rglob("*.py")
     return {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
@@ -146,6 +148,11 @@ OPENERS = {
 }
 
 
+@cache
+def calls_of(module: str) -> list[ast.Call]:
+    return file_calls(ast.parse(modules()[module].read_text(encoding="utf-8")))
+
+
 def file_calls(tree: ast.AST) -> list[ast.Call]:
     """The calls that read or write a file, by the names in `FILE_CALLS` and `LOADERS`."""
     found = []
@@ -170,8 +177,7 @@ def file_calls(tree: ast.AST) -> list[ast.Call]:
 @pytest.mark.parametrize("module", modules())
 def test_files_are_opened_in_one_place(module: str) -> None:
     """Elsewhere a pipe would hang, a device would fill the memory, and a link lead astray."""
-    calls = file_calls(ast.parse(modules()[module].read_text(encoding="utf-8")))
-    lines = [node.lineno for node in calls]
+    lines = [node.lineno for node in calls_of(module)]
     if module in OPENERS:
         assert lines, f"{module} opens no files any more; take it out of OPENERS"
     else:
@@ -180,7 +186,7 @@ def test_files_are_opened_in_one_place(module: str) -> None:
 
 @pytest.mark.parametrize("module", modules())
 def test_texts_have_an_encoding_that_no_locale_changes(module: str) -> None:
-    for node in file_calls(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+    for node in calls_of(module):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id  # type: ignore[attr-defined]
         constants = [word.value for word in (*node.args, *(one.value for one in node.keywords))
                      if isinstance(word, ast.Constant)]  # fmt: skip

@@ -97,7 +97,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     "words",
     [
         ["recipe", "show", "\u00e9.toml"],
-        ["convert", "calm:1@1", "\u00e9.svec"],
+        ["convert", "calm:1@2", "\u00e9.svec"],
     ],
 )
 def test_an_ascii_locale_changes_nothing(words: list[str]) -> None:
@@ -139,7 +139,7 @@ main()
 @pytest.mark.parametrize(
     ("words", "room"),
     [
-        ("bake -v calm:1@1 -o baked", 100_000),
+        ("bake -v calm:1@2 -o baked", 100_000),
         ("sign calm --key k.pem --new-key", 0),
         ("sign calm --key k.pem --new-key", 115),  # for one of the two keys
         ("pull team/calm -o here", 100),

@@ -246,7 +246,7 @@ def _parse(data: bytes, subject: str) -> Recording:
     try:
         (length,) = struct.unpack("<Q", data[:8])
         header = load_strict_json(data[8 : 8 + min(length, _MAX_HEADER)].decode(), subject)
-        raw = load_strict_json(header["__metadata__"]["activations"], subject)
+        raw = load_strict_json(msgspec.convert(header["__metadata__"]["activations"], str), subject)
         if isinstance(raw, dict) and type(raw.get("format")) is int and raw["format"] > FORMAT:
             raise InputError(
                 f"{subject} has activations of format {raw['format']}; this steer reads {FORMAT}",
