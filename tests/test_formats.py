@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import struct
+import tracemalloc
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -429,6 +430,25 @@ def test_a_tensor_without_end_is_refused(tmp_path: Path) -> None:
     torch.save(torch.zeros(1).expand(10**6, 10**6), tmp_path / "x.pt")
     with pytest.raises(VectorError, match="1,000,000,000,000 numbers"):
         rows(tmp_path / "x.pt", layers=(1,))
+
+
+def test_one_feature_of_a_large_autoencoder_is_read_without_the_rest(tmp_path: Path) -> None:
+    """They are larger than any vector file, in safetensors and, unpacked, in .npz."""
+    decoder = np.zeros((3_300_000, 8), np.float32)
+    decoder[3_000_000] = ROW
+    save_file({"W_dec": decoder, "W_enc": ROW[:, None]}, tmp_path / "x.safetensors")
+    np.savez(tmp_path / "x.npz", W_dec=decoder)
+    for suffix in ("safetensors", "npz"):
+        tracemalloc.start()
+        read = rows(tmp_path / f"x.{suffix}", layers=(2,), row=3_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        tracemalloc.stop()
+        assert np.array_equal(read[2], ROW)
+        with pytest.raises(SteerError):
+            rows(tmp_path / f"x.{suffix}", layers=(2,), format=suffix)
+    np.savez_compressed(tmp_path / "y.npz", W_dec=decoder)
+    with pytest.raises(VectorError, match="unpacks to more"):
+        rows(tmp_path / "y.npz", layers=(2,), row=3_000_000)
 
 
 def imported(tmp_path: Path, model: ModelIdentity | None) -> SteeringVector:

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from steer.base.errors import VectorError
 from steer.formats.imported import MAX_BYTES, shortened
@@ -30,10 +31,60 @@ _BROKEN = (
 )
 
 
-def members(data: bytes, subject: str, *, only: Sequence[str] | None = None) -> dict[str, bytes]:
-    """The members of an archive by name, folders left out.
+class _View(io.RawIOBase):
+    """Bytes that are mapped, as a file."""
 
-    only: the names to unpack; the others are checked by their headers alone.
+    def __init__(self, data: memoryview) -> None:
+        self._data, self._at = data, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = max(offset + (0, self._at, len(self._data))[whence], 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._data[self._at : self._at + len(buffer)]
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+
+def stored_members(data: memoryview, subject: str) -> dict[str, memoryview]:
+    """The members of a large archive that packs nothing, without a copy.
+
+    Raises:
+        VectorError: as `members`, or a member that is packed.
+    """
+    try:
+        with zipfile.ZipFile(_View(data)) as archive:
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+        _check(infos, subject, limit=len(data))
+        return {info.filename: _stored(data, info, subject) for info in infos}
+    except _BROKEN as error:
+        raise VectorError(f"{subject} is not a whole zip archive: {error}") from None
+
+
+def _stored(data: memoryview, info: zipfile.ZipInfo, subject: str) -> memoryview:
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise VectorError(f"{subject} is packed, and larger than {MAX_BYTES:,} bytes")
+    # The local header: its own lengths of name and extra field stand at its end.
+    head = struct.unpack("<4s22xHH", data[info.header_offset : info.header_offset + 30])
+    start = info.header_offset + 30 + head[1] + head[2]
+    if head[0] != b"PK\x03\x04" or start + info.file_size > len(data):
+        raise VectorError(f"{subject} is not a whole zip archive")
+    return data[start : start + info.file_size]
+
+
+def members(data: bytes, subject: str) -> dict[str, bytes]:
+    """The members of an archive by name, folders left out.
 
     Raises:
         VectorError: not a whole archive, too many or too large members, a name twice, a name that
@@ -42,21 +93,17 @@ def members(data: bytes, subject: str, *, only: Sequence[str] | None = None) -> 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
-            _check(infos, subject)
-            return {
-                info.filename: _unpacked(archive, info)
-                for info in infos
-                if only is None or info.filename in only
-            }
+            _check(infos, subject, limit=MAX_BYTES)
+            return {info.filename: _unpacked(archive, info) for info in infos}
     except _BROKEN as error:
         raise VectorError(f"{subject} is not a whole zip archive: {error}") from None
 
 
-def _check(infos: Sequence[zipfile.ZipInfo], subject: str) -> None:
+def _check(infos: Sequence[zipfile.ZipInfo], subject: str, *, limit: int) -> None:
     if len(infos) > _MAX_MEMBERS:
         raise VectorError(f"{subject} has more than {_MAX_MEMBERS:,} members")
-    if sum(info.file_size for info in infos) > MAX_BYTES:
-        raise VectorError(f"{subject} unpacks to more than {MAX_BYTES:,} bytes")
+    if sum(info.file_size for info in infos) > limit:
+        raise VectorError(f"{subject} unpacks to more than {limit:,} bytes")
     names = set()
     for info in infos:
         parts = PurePosixPath(info.filename).parts

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.base.errors import VectorError
-from steer.formats.archives import members, written
+from steer.formats.archives import members, stored_members, written
 from steer.formats.imported import shortened
 
 _MAGIC = b"\x93NUMPY"
@@ -27,7 +27,7 @@ _HEADER = re.compile(
 )
 
 
-def parse(data: bytes, subject: str) -> NDArray[Any]:
+def parse(data: bytes | memoryview, subject: str) -> NDArray[Any]:
     """The array of a `.npy` file: numbers, or text.
 
     Raises:
@@ -38,7 +38,8 @@ def parse(data: bytes, subject: str) -> NDArray[Any]:
     form = "<H" if data[6] == 1 else "<I"
     start = 8 + struct.calcsize(form)
     (length,) = struct.unpack(form, data[8:start])
-    header = _HEADER.fullmatch(data[start : start + min(length, 10_000)].decode("latin-1"))
+    raw = bytes(data[start : start + min(length, 10_000)])
+    header = _HEADER.fullmatch(raw.decode("latin-1"))
     if header is None:
         raise VectorError(f"{subject}: its header is none that numpy writes of a plain array")
     kind, fortran, sizes = header.groups()
@@ -55,15 +56,17 @@ def parse(data: bytes, subject: str) -> NDArray[Any]:
     return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran == "True" else "C")
 
 
-def parse_npz(data: bytes, subject: str) -> dict[str, NDArray[Any]]:
+def parse_npz(data: bytes | memoryview, subject: str) -> dict[str, NDArray[Any]]:
     """The arrays of a `.npz` file by name.
 
     Raises:
         VectorError: not a whole one, or a member that is no array of numbers or text.
     """
+    contents: Mapping[str, bytes | memoryview]
+    contents = members(data, subject) if isinstance(data, bytes) else stored_members(data, subject)
     return {
         name.removesuffix(".npy"): parse(content, f"{subject}, {shortened(name)}")
-        for name, content in members(data, subject).items()
+        for name, content in contents.items()
     }
 
 

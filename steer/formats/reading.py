@@ -42,7 +42,15 @@ class Found:
         here = f"layer here = number there {self.offset:+d}" if self.offset else "same numbers"
         same = self.offset == self.imported.shift
         why = self.imported.convention if same else "--layer-offset"
-        return f"read as {self.format.name}: {why} ({here})"
+        does = "" if self.imported.op == "add" else f"; {self._does}"
+        return f"read as {self.format.name}: {why} ({here}){does}"
+
+    @property
+    def _does(self) -> str:
+        """What -v NAME does, where it is no plain addition."""
+        share = self.imported.coefficient
+        much = "" if share == 1 else f" ×{share:g}"
+        return f"-v NAME is to {self.imported.op}{much} at {self.imported.site}"
 
 
 def check(path: Path, options: Options) -> None:

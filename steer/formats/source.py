@@ -7,16 +7,16 @@ several formats can look at one file, and is hashed.
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from steer.base.errors import VectorError
-from steer.base.files import read_bytes, reported
+from steer.base.files import open_regular, read_bytes, reported
 from steer.base.strict_json import load_strict_json
 from steer.formats import arrays, gguf, tensors
 from steer.formats.archives import members
@@ -63,7 +63,7 @@ class Source:
         self.path, self._unpickle = path, unpickle
         with reported(path):
             self.is_folder = path.is_dir()
-        self._contents: dict[str, bytes] = {}
+        self._contents: dict[str, bytes | memoryview] = {}
         self._parsed: dict[tuple[str, str], Any] = {}
         self._used: list[str] = []
         self._others: dict[Path, Source] = {}
@@ -120,9 +120,18 @@ class Source:
 
     def content(self, name: str = "", *, limit: int = MAX_BYTES) -> bytes:
         """The bytes of the file itself, or of a file in the folder or beside the file."""
+        return bytes(self._content(name, limit, mapped=False))
+
+    def _content(self, name: str, limit: int, *, mapped: bool) -> bytes | memoryview:
+        """The bytes of a file; of a large one, where `mapped`, as they lie on the disk."""
         if name not in self._contents:
             path = self._at(name)
-            self._contents[name] = read_bytes(path, limit=limit, follow_links=not name)
+            with reported(path):
+                large = mapped and path.stat().st_size > limit
+            if large:
+                self._contents[name] = map_file(path, follow_links=not name)
+            else:
+                self._contents[name] = read_bytes(path, limit=limit, follow_links=not name)
         if name not in self._used:
             self._used.append(name)
         return self._contents[name]
@@ -143,7 +152,7 @@ class Source:
             )
         if path not in self._used:
             self._used.append(path)
-        return self._contents[path]
+        return bytes(self._contents[path])
 
     def json(self, name: str = "") -> Any:
         """The JSON of a file."""
@@ -157,16 +166,24 @@ class Source:
         return self._once("json", name, parse, limit=MAX_TEXT_BYTES)
 
     def tensors(self, name: str = "") -> Tensors:
-        """The tensors and texts of a safetensors file."""
-        return self._once("tensors", name, lambda data: tensors.parse(data, self.subject(name)))
+        """The tensors and texts of a safetensors file, which may be large."""
+
+        def parse(data: bytes | memoryview) -> Tensors:
+            return tensors.parse(data, self.subject(name))
+
+        return self._once("tensors", name, parse, mapped=True)
 
     def npy(self, name: str = "") -> Array:
         """The array of a `.npy` file."""
         return self._once("npy", name, lambda data: arrays.parse(data, self.subject(name)))
 
     def npz(self, name: str = "") -> Mapping[str, Array]:
-        """The arrays of a `.npz` file."""
-        return self._once("npz", name, lambda data: arrays.parse_npz(data, self.subject(name)))
+        """The arrays of a `.npz` file, which may be large where it is not packed."""
+
+        def parse(data: bytes | memoryview) -> Mapping[str, Array]:
+            return arrays.parse_npz(data, self.subject(name))
+
+        return self._once("npz", name, parse, mapped=True)
 
     def gguf(self, name: str = "") -> gguf.Gguf:
         """A GGUF file with one-dimensional float32 tensors."""
@@ -196,9 +213,15 @@ class Source:
         return (self.path if self.is_folder else self.path.parent) / name
 
     def _once(
-        self, kind: str, name: str, parse: Callable[[bytes], T], *, limit: int = MAX_BYTES
+        self,
+        kind: str,
+        name: str,
+        parse: Callable[[Any], T],
+        *,
+        limit: int = MAX_BYTES,
+        mapped: bool = False,
     ) -> T:
-        data = self.content(name, limit=limit)
+        data = self._content(name, limit, mapped=mapped)
         key = (kind, name)
         if key not in self._parsed:
             self._parsed[key] = parse(data)
@@ -206,6 +229,7 @@ class Source:
         return parsed
 
 
-def is_number(value: object) -> bool:
-    """Whether a plain value of a file is a finite number, and no truth value."""
-    return type(value) in (int, float) and bool(np.isfinite(float(value)))  # type: ignore[arg-type]
+def map_file(path: Path, *, follow_links: bool) -> memoryview:
+    """The bytes of a large regular file, which are read where they are asked for."""
+    with open_regular(path, follow_links=follow_links) as file, reported(path):
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

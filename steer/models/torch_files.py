@@ -45,7 +45,7 @@ def read(path: Path) -> Pickled:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if isinstance(loaded, torch.Tensor):
             return _array(loaded, path)
-        return _Reader(path).plain(loaded, 0)
+        return _Reader(path, len(data)).plain(loaded, 0)
     except VectorError:
         raise
     # The unpickler of a broken or hostile file raises whatever it trips over.
@@ -80,9 +80,9 @@ def _refused(path: Path, data: bytes, error: Exception) -> VectorError:
 class _Reader:
     """Turns what was loaded into arrays and plain values, and counts them."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.n_entries = self.n_numbers = 0
+    def __init__(self, path: Path, size: int) -> None:
+        self.path, self.size = path, size
+        self.n_entries = self.n_numbers = self.n_bytes = 0
 
     def plain(self, value: Any, depth: int) -> Pickled:
         """The value without torch's types.
@@ -95,7 +95,9 @@ class _Reader:
             raise VectorError(f"{self.path} holds too many values, or too deep ones")
         if isinstance(value, torch.Tensor):
             self.n_numbers += value.numel()
-            if self.n_numbers > _MAX_NUMBERS:
+            self.n_bytes += value.numel() * value.element_size()
+            # Weights of an autoencoder are many, and each in the file; what is shared is not.
+            if self.n_numbers > _MAX_NUMBERS and self.n_bytes > self.size:
                 raise VectorError(f"{self.path} holds more than {_MAX_NUMBERS:,} numbers")
             return _array(value, self.path)
         if isinstance(value, dict):

@@ -146,6 +146,9 @@ class Generation:
     trips: list[Trip] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

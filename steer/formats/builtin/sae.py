@@ -17,6 +17,7 @@ from steer.formats.imported import Imported, checked_directions, shortened
 from steer.formats.keys import place
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
+from steer.formats.tensors import Tensors
 from steer.vectors.sites import SiteName
 
 _CONFIGS = ("cfg.json", "config.json")
@@ -25,44 +26,58 @@ _HOOKS = ("hook_name", "hook_point", "hookpoint")
 _MODELS = ("model_name", "lm_name", "model_id")
 
 
-def _arrays(source: Source) -> Mapping[str, Any]:
+def _content(source: Source) -> Mapping[str, Any]:
     if source.suffix == ".npz":
         return source.npz()
     if source.suffix == ".safetensors":
-        return source.tensors().arrays
+        return source.tensors()
     content = source.pickled()
     return content if isinstance(content, Mapping) else {}
 
 
-def _decoder(arrays: Mapping[str, Any]) -> np.ndarray[Any, Any] | None:
-    """[features, d_model], or None."""
-    decoder = arrays.get("W_dec")
-    if isinstance(decoder, np.ndarray) and decoder.ndim == 2:
-        return decoder
-    decoder, encoder = arrays.get("decoder.weight"), arrays.get("encoder.weight")
-    if not isinstance(decoder, np.ndarray) or not isinstance(encoder, np.ndarray):
-        return None
-    if decoder.ndim == 2 and encoder.shape == decoder.shape[::-1]:
-        return np.asarray(decoder.T)
+def _shape(content: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """The shape of an array, without reading it; () where there is none."""
+    if name not in content:
+        return ()
+    if isinstance(content, Tensors):
+        return content.shape(name)
+    return tuple(getattr(content[name], "shape", ()))
+
+
+def _decoder(content: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The name of the decoder, and the number of its features."""
+    if len(shape := _shape(content, "W_dec")) == 2:
+        return "W_dec", shape[0]
+    decoder, encoder = (_shape(content, f"{part}.weight") for part in ("decoder", "encoder"))
+    if len(decoder) == 2 and encoder == decoder[::-1]:
+        return "decoder.weight", decoder[1]
     return None
 
 
+def _direction(content: Mapping[str, Any], name: str, feature: int) -> Any:
+    if name != "W_dec":
+        return np.asarray(content[name])[:, feature]
+    return content.row(name, feature) if isinstance(content, Tensors) else content[name][feature]
+
+
 def _detect(source: Source) -> bool:
-    return _decoder(_arrays(source)) is not None
+    return _decoder(_content(source)) is not None
 
 
 def _read(source: Source, options: Options) -> Imported:
     subject = str(source)
-    decoder = _decoder(_arrays(source))
+    content = _content(source)
+    decoder = _decoder(content)
     if decoder is None:
         raise VectorError(f"{subject} has no decoder, such as W_dec [features, d_model]")
+    name, n_features = decoder
     if options.row is None:
         raise UsageError(
-            f"{subject} is a sparse autoencoder of {len(decoder):,} features",
-            hint=f"choose one, with --row 0-{len(decoder) - 1}",
+            f"{subject} is a sparse autoencoder of {n_features:,} features",
+            hint=f"choose one, with --row 0-{n_features - 1}",
         )
-    if not 0 <= options.row < len(decoder):
-        raise UsageError(f"{subject} has no row {options.row}", hint=f"0-{len(decoder) - 1}")
+    if not 0 <= options.row < n_features:
+        raise UsageError(f"{subject} has no row {options.row}", hint=f"it has 0-{n_features - 1}")
     layer, site, why, model = _place(source)
     if options.layers is not None:
         if len(options.layers) != 1:
@@ -77,7 +92,7 @@ def _read(source: Source, options: Options) -> Imported:
     if layer is None:
         raise UsageError(f"{subject} does not say at which layer it belongs", hint="say --layer N")
     return Imported(
-        checked_directions([(layer, decoder[options.row])], subject),
+        checked_directions([(layer, _direction(content, name, options.row))], subject),
         convention=f"row {options.row} of the decoder; {why}",
         site=site,
         model=model,
