@@ -274,7 +274,7 @@ def test_coefficient_0_is_the_baseline(joyful: Path, folder: Path) -> None:
         ("./none.safetensors", 1, ["no file"]),
         ("/", 1, ["/ is a folder"]),
         ("./vectors", 1, ["./vectors is a folder"]),
-        ("joyful/response", 1, ["no file", "joyful:add/response"]),
+        ("joyful/response", 1, ["no file", "joyful:recommended/response"]),
         ("joyful:1e308", 1, ["beyond float32", "smaller"]),
     ],
 )
