@@ -23,7 +23,8 @@ from typing import Any
 import httpx
 
 from steer.generate.apply import generate
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.serving.library import Library, read_library
 from steer.steering.generation import Sampling

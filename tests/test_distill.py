@@ -32,7 +32,8 @@ from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.spec import Coefficient, Scope, parse
 from steer.steering.steers import Steer, resolve

@@ -30,7 +30,8 @@ from steer.evaluation.task import Task, Variant, n_units, variants
 from steer.evaluation.written import Writing, own_texts, pair_texts, write
 from steer.measures.baselines import opposite, random_direction
 from steer.measures.concepts import by_classifier, by_grammar, by_words, judge
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.sharing import evidence
 from steer.vectors import store

@@ -15,7 +15,7 @@ from test_cli import steer
 
 from steer.base.errors import SteerError
 from steer.measures import measures
-from steer.models.model import load
+from steer.models.loading import load
 from steer.models.source import ModelSource
 from steer.sharing import evidence
 from steer.vectors import store

@@ -124,7 +124,7 @@ def test_records_a_file_and_a_contrast_set_are_the_same_data(model: Model, tmp_p
 
 
 def test_the_command_prints_what_the_library_gives(tmp_path: Path) -> None:
-    from steer.models.model import load
+    from steer.models.loading import load
     from steer.models.source import ModelSource
 
     folder = tiny.save(tmp_path / "tiny-llama")

@@ -30,7 +30,8 @@ from steer import pocket
 from steer.generate.apply import generate
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.serving.library import Library, read_library
 from steer.steering import projection, spec

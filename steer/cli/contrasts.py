@@ -71,9 +71,10 @@ def check(
     tokens = None
     if source is not None:
         from steer.models import encoding
+        from steer.models.loading import load_tokenizer
 
         with output.status(f"loading the tokenizer of {source.name}"):
-            tokenizer = encoding.load(source)
+            tokenizer = load_tokenizer(source)
         positive, negative = (
             encoding.encode_passages(tokenizer, source.name, side)
             for side in (found.positive, found.negative)

@@ -13,10 +13,10 @@ from steer.distillation.settings import RANK, DistillSettings
 from steer.distillation.task import Task
 
 #: What is added to the diagonal, as a share of its mean.
-RIDGES = (1e-1, 1e-2)
-RANKS = (32, 128, 8)
-#: Layers that are edited: how deep the first is, and every how many there is one.
-LADDERS = ((0.0, 1), (0.0, 2), (0.3, 1))
+RIDGES = (1e-1, 1.0, 1e-2)
+RANKS = (32, 128)
+#: How deep the first layer is that is edited; all above it are.
+DEPTHS = (0.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,8 @@ class Choice:
 
 
 def ladders(layers: Sequence[int]) -> list[tuple[int, ...]]:
-    """Sets of layers to try, of those that there are."""
-    upper = [(layers[int(depth * (len(layers) - 1)) :], step) for depth, step in LADDERS]
-    # From the last layer down, so that it is always one of them.
-    return list(dict.fromkeys(tuple(part[::-step][::-1]) for part, step in upper))
+    """Sets of layers to try, of those that there are; the first has all."""
+    return list(dict.fromkeys(tuple(layers[int(depth * (len(layers) - 1)) :]) for depth in DEPTHS))
 
 
 def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[Edits, float]:
@@ -48,6 +46,8 @@ def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[
     # What a descent begins at has a low rank: more would fit the texts that it learns from.
     offered = (RANK,) if settings.method == "descent" else RANKS
     ranks = [min(rank, width) for rank in offered] if settings.rank is None else [settings.rank]
+    # A mean difference has no ridge.
+    ridges = RIDGES if any(ranks) else RIDGES[:1]
     used = sorted({layer for layers in sets for layer in layers})
     with progress("reading what the condition changes", len(task.lessons)) as advance:
         regressions = Sequential(model, task.lessons, used, response, advance)
@@ -57,8 +57,8 @@ def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[
         return max(tried, key=lambda choice: tried[choice][0])
 
     first = Choice(sets[0], ranks[0], RIDGES[0])
-    n_choices = len(sets) + len(RIDGES) + len(dict.fromkeys(ranks)) - 2
-    with progress("fitting", n_choices * len(first.layers)) as advance:
+    n_choices = len(sets) + len(ridges) + len(dict.fromkeys(ranks)) - 2
+    with progress("fitting", n_choices * max(map(len, sets))) as advance:
 
         def attempt(choice: Choice) -> None:
             if choice in tried:
@@ -70,7 +70,7 @@ def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[
 
         for layers in sets:
             attempt(Choice(layers, first.rank, first.ridge))
-        for ridge in RIDGES:
+        for ridge in ridges:
             attempt(Choice(best().layers, first.rank, ridge))
         for rank in ranks:
             attempt(Choice(best().layers, rank, best().ridge))

@@ -57,7 +57,7 @@ def _begin(source: ModelSource, environment: Mapping[str, str]) -> None:
     os.environ.update({**environment, "OMP_NUM_THREADS": "1"})
     import torch
 
-    from steer.models.model import load
+    from steer.models.loading import load
 
     torch.set_num_threads(1)
     _here["model"] = load(source)

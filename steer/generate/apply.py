@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, takewhile
 
 from steer.base.errors import SteerError, UsageError
 from steer.generate.batch import Batch
@@ -83,8 +83,7 @@ def generate(
         size = max(1, size // sampling.beams) * sampling.samples
     strengths = guidance.strengths if guidance is not None else ()
     size = max(1, size // (1 + len(strengths)))
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
+    for part in runs(model, rows, size):
         batch = Batch(model, part, steers, sampling, watched, guards, on_text, strengths=strengths)
         yield from batch.generations()
 
@@ -162,7 +161,7 @@ class _Writer:
         rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
         made: list[list[int]] = []
         while len(made) < len(rows):
-            part = rows[len(made) : len(made) + self._most]
+            part = runs(self.model, rows[len(made) :], min(self._most, len(rows)))[0]
             try:
                 batch = Batch(self.model, part, steers, self.sampling).run()
             except RuntimeError as error:
@@ -172,6 +171,22 @@ class _Writer:
                 continue
             made += [_up_to_end(self.model, ids) for ids in batch]
         return made
+
+
+def runs(model: Model, rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
+    """Neighbours that are written together, at most `size`, so that each text is what it is alone
+    (`Model.batching`)."""
+    found: list[Sequence[Row]] = []
+    start = 0
+    while start < len(rows):
+        part = rows[start : start + size]
+        if len(part) > 1 and model.batching == "equal":
+            part = list(takewhile(lambda row: len(row.ids) == len(part[0].ids), part))  # noqa: B023
+        elif len(part) > 1 and model.batching == "one":
+            part = part[:1]
+        found.append(part)
+        start += len(part)
+    return found
 
 
 def _up_to_end(model: Model, ids: list[int]) -> list[int]:

@@ -13,6 +13,7 @@ from steer.generate.conversation import Conversation
 from steer.hooks import steered as hooks_steered
 from steer.library.data import Data, text_list
 from steer.library.vectors import Steers, as_steers
+from steer.models import loading
 from steer.models import model as models
 from steer.models.source import ModelSource
 from steer.steering.generation import Generation, Sampling
@@ -230,11 +231,14 @@ def load(
     dtype: str | None = None,
     device_map: str | None = None,
     trust_remote_code: bool = False,
+    adapter: str | PathLike[str] | None = None,
+    offline: bool = False,
 ) -> Model:
-    """Load a model: "pocket" (the small one inside steer), a folder, or a hub id.
+    """Load a model: "pocket" (the small one inside steer), a folder, a hub id or a GGUF file.
 
     device: cpu, cuda, cuda:1 or mps; by default the first accelerator. dtype: float32, float16 or
-    bfloat16. device_map: as Hugging Face takes it.
+    bfloat16. device_map: as Hugging Face takes it. adapter: a PEFT adapter to merge into the
+    weights, a folder or a hub id. offline: ask the hub nothing.
 
     Raises:
         ModelError: it does not exist, cannot be loaded, or is of a family without a map of sites.
@@ -247,8 +251,10 @@ def load(
         dtype=dtype,
         device_map=device_map,
         trust_remote_code=trust_remote_code,
+        adapter=None if adapter is None else str(adapter),
+        offline=offline,
     )
-    return Model(models.load(source))
+    return Model(loading.load(source))
 
 
 def wrap(network: Any, tokenizer: Any, *, name: str | None = None) -> Model:

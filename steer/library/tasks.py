@@ -27,8 +27,7 @@ from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.library.data import Data, contrast_set, text_list
 from steer.library.models import Model
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
-from steer.models import model as models
-from steer.models.checkpoint import stored_dtype
+from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
 from steer.monitoring.monitor import monitor as run_monitor
 from steer.monitoring.monitor import plan as plan_monitor
@@ -368,7 +367,7 @@ def bake(
     check_folder(folder, force=force)
     source = ModelSource(str(model), dtype="float32")
     written = dtype or stored_dtype(source)
-    loaded = models.load(source)
+    loaded = load(source)
     vectors = [vector for steer in chosen for vector in steer.vectors]
     check_all_fit(vectors, loaded.identity, allow_other_model=allow_other_model)
     return export(

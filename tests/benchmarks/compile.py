@@ -30,7 +30,8 @@ from steer.distillation.quick import quick
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 from steer.distillation.texts import journal, write
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 
 PROMPTS = {

@@ -28,7 +28,8 @@ from steer.evaluation.task import Task
 from steer.evaluation.written import Writing
 from steer.measures.elimination import contenders, looks, n_looks
 from steer.measures.grids import Array, Grid, GridRow, Scores, default_coefficients
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.pocket import corpus
 from steer.vectors import store

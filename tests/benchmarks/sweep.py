@@ -31,7 +31,8 @@ from steer.evaluation.written import Writing
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.measures.grids import Grid, GridRow, Scores, default_coefficients
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.steers import Steer
 from steer.vectors import store
