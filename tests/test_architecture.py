@@ -49,6 +49,7 @@ DOORS = {
         "models.loading",
         "models.tokenizers",
         "models.gguf",
+        "models.templates",
         "evaluation.classifier",
         "pocket.train",
         "pocket.lessons",

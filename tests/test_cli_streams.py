@@ -80,7 +80,7 @@ def test_what_an_encoding_lacks_is_escaped(encoding: str) -> None:
 def test_bytes_that_are_no_text_are_refused_at_the_edge(words: list[str]) -> None:
     run = CliRunner().invoke(app, words)
     assert run.exit_code == 2
-    assert "bytes that are not text" in run.stderr
+    assert "is not UTF-8" in run.stderr
 
 
 def test_a_file_whose_name_is_no_text_can_be_named() -> None:

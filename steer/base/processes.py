@@ -9,10 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-from steer.base.errors import UsageError
 
 
 def several() -> bool:
@@ -41,25 +38,6 @@ def restart_in_utf8() -> None:
     """
     if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and not sys.flags.utf8_mode:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-
-
-def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse arguments with bytes that are no text, except for names of files that are there.
-
-    Raises:
-        UsageError: naming the argument.
-    """
-    for argument in arguments:
-        value = argument.partition("=")[2] if argument.startswith("-") else argument
-        try:
-            argument.encode()
-        except UnicodeEncodeError:
-            if not os.path.lexists(value):
-                raise UsageError(
-                    f"the argument {argument!r} has bytes that are not text in"
-                    f" {sys.getfilesystemencoding()}",
-                    hint="write it in UTF-8; a file with such a name has to be renamed",
-                ) from None
 
 
 def open_streams() -> None:

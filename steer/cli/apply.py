@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("apply")(apply)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 @with_map("prompts")
 def apply(
     *,
@@ -210,10 +210,11 @@ def apply(
     check_gates(sampling, steers)
     settings_of_engine = engines.check(engine, engine_option or [], steers)
     looking.read_vectors()
+    used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
+    source = options.with_template_of(used, source, chat=chat)
     # For an engine this process only tells tokens, and whether the vectors fit the weights.
     model = options.load_model(replace(source, device="cpu") if engine else source)
 
-    used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
     options.check_fit(used, model.identity, allow_other_model=allow_other_model)
     steered = " + ".join([*map(str, steers), *map(str, guides)]) or "unsteered"
     drawn = f"temperature {sampling.temperature:g} · seed {sampling.seed}"

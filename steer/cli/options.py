@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 
@@ -14,6 +15,7 @@ import typer
 from steer.base.errors import UsageError
 from steer.cli import output
 from steer.models.source import ModelSource
+from steer.vectors.rendering import parse_settings, settings_for
 
 if TYPE_CHECKING:
     from steer.fitting.activations import Activations
@@ -34,11 +36,14 @@ MethodOption = Annotated[str, typer.Option(help="mean_diff, pca, probe or lda.")
 _MODEL_HELP = "pocket (the embedded model), a folder, a Hugging Face id, or a .gguf file."
 
 
-def with_model(*, default: str | None, fast: bool = False) -> Callable[[Command], Command]:
+def with_model(
+    *, default: str | None, fast: bool = False, chat: bool = False
+) -> Callable[[Command], Command]:
     """Give a command the options that say which model and how to load it: `source`.
 
     `default` is the model where none is named; None means that the command can do without. fast:
-    as of `ModelSource`.
+    as of `ModelSource`. With `chat`, which is for commands that render a chat, also what its
+    template gets.
     """
 
     def source(
@@ -96,7 +101,47 @@ def with_model(*, default: str | None, fast: bool = False) -> Callable[[Command]
             fast=fast,
         )
 
+    def chatting(
+        source: ModelSource | None,
+        template_arg: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--template-arg",
+                metavar="NAME=JSON",
+                help="What the chat template gets beside messages, such as enable_thinking=false;"
+                " can be repeated. Default: what the vectors were read with.",
+            ),
+        ] = None,
+        date: Annotated[
+            str | None,
+            typer.Option(
+                metavar="YYYY-MM-DD",
+                help="The date that the chat template writes. Default: the vectors', or today.",
+            ),
+        ] = None,
+    ) -> ModelSource | None:
+        settings = parse_settings(template_arg or (), date)
+        return None if source is None else replace(source, template=settings)
+
+    if chat:
+        return with_options("source", with_options("source", source)(chatting))
     return with_options("source", source)
+
+
+def with_template_of(
+    vectors: Iterable[SteeringVector], source: ModelSource, *, chat: bool = True
+) -> ModelSource:
+    """The model with the chat-template settings that the vectors were read with, unless others were
+    typed, which is warned of. Without `chat` nothing is rendered, and nothing changes."""
+    if not chat:
+        return source
+    reads = [(vector.name, vector.metadata.read) for vector in vectors]
+    settings, notes, warnings = settings_for(source.template, reads)
+    for text in notes:
+        output.note(text)
+    for text in warnings:
+        output.warning(text)
+    return replace(source, template=settings)
 
 
 def with_options(parameter: str, make: Callable[..., Any]) -> Callable[[Command], Command]:

@@ -47,7 +47,7 @@ class Conversation:
         self.turns: list[Turn] = []
         self.model = model
         self.system = system
-        self.has_template = bool(model.tokenizer.chat_template)
+        self.has_template = model.template.exists
         if system is not None and not self.has_template:
             raise ModelError(
                 f"{model.identity.id} has no chat template, so no system message",
