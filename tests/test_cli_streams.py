@@ -13,7 +13,7 @@ from conftest import make_vector
 from typer.testing import CliRunner
 
 from steer.cli.main import app
-from steer.models.model import load
+from steer.models.loading import load
 from steer.models.source import ModelSource
 from steer.vectors import store
 

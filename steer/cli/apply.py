@@ -122,6 +122,7 @@ def apply(
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
     ] = False,
+    allow_idle: options.AllowIdle = False,
     force: options.Force = False,
     json: options.Json = False,
     source: ModelSource,
@@ -222,7 +223,7 @@ def apply(
         drawn = f"{sampling.beams} beams"
     runs_on = f"{model.identity.id} · {engine}" if engine else model.describe()
     output.note(f"{runs_on} · {steered} · {drawn}")
-    run = _Run(model, texts, sampling, chat, system, looking, guides)
+    run = _Run(model, texts, sampling, chat, system, looking, guides, allow_idle)
     streams = not (compare or json or out or sampling.beams > 1 or engine)
     streams = streams and len(texts) * sampling.samples == 1
     if streams:
@@ -293,6 +294,7 @@ class _Run:
     system: str | None
     looking: Looking
     guides: Sequence[Guide] = ()
+    allow_idle: bool = False
     engine: engines.Generate | None = None
 
     def pairs(self, steers: Sequence[Steer], *, compare: bool) -> Iterator[generated.Pair]:
@@ -337,7 +339,7 @@ class _Run:
         if self.chat:
             texts = [self.model.chat(prompt, self.system) for prompt in texts]
         if self.engine is not None:
-            made = iter(self.engine(texts, steers, not self.chat))
+            made = iter(self.engine(texts, steers, not self.chat, self.allow_idle))
         else:
             made = generate(
                 self.model,
@@ -348,6 +350,7 @@ class _Run:
                 watched=self.looking.watched,
                 guards=self.looking.guards if guarded else (),
                 on_text=on_text,
+                allow_idle=self.allow_idle,
                 guidance=guided,
             )
         for index, generation in enumerate(made):

@@ -46,6 +46,7 @@ def chat(
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use vectors on a finetune of their model.")
     ] = False,
+    allow_idle: options.AllowIdle = False,
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
@@ -88,7 +89,7 @@ def chat(
     from steer.generate.chat import Chat
     from steer.generate.conversation import Conversation
 
-    talk = Conversation(model, system=system)
+    talk = Conversation(model, system=system, allow_idle=allow_idle)
     chatting = Chat(talk, sampling, steers, find=options.find, allow_other_model=allow_other_model)
     for text in chatting.warnings:
         output.warning(text)

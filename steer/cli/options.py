@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 import typer
 
 from steer.base.errors import UsageError
+from steer.base.processes import hearing_interrupts
 from steer.cli import output
 from steer.models.source import ModelSource
 from steer.vectors.rendering import parse_settings, settings_for
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+AllowIdle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-idle", help="Let a steer pass that changes nothing, which is an error otherwise."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 
 
@@ -177,7 +184,8 @@ def load_model(source: ModelSource) -> Model:
     Raises:
         ModelError: it cannot be loaded.
     """
-    with output.status(f"loading {source.name}"):
+    # The libraries below take seconds to import, and some catch whatever is raised meanwhile.
+    with output.status(f"loading {source.name}"), hearing_interrupts():
         from steer.models.loading import load
 
         model = load(source)
