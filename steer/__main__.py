@@ -7,7 +7,10 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         # Here, so that Ctrl-C is heard while all of this loads.
-        from steer.cli.main import main as run
+        from steer.base.processes import hearing_interrupts
+
+        with hearing_interrupts():
+            from steer.cli.main import main as run
 
         run()
     except KeyboardInterrupt:

@@ -217,6 +217,7 @@ def _recording(
             chat=chat or msgspec.UNSET,
             system=msgspec.UNSET if frame.system is None else frame.system,
             template=msgspec.UNSET if frame.template is None else frame.template,
+            **(model.template.recorded if chat else {}),
         )
         for position in positions
     )

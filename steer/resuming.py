@@ -48,6 +48,7 @@ def run_key(model: Model, *arguments: Any) -> str:
         _configuration(model.network.config),
         _configuration(getattr(model.network, "generation_config", None)),
         tokenizer_key(model.tokenizer),
+        model.template.key,
         arguments,
     ]
     text = json.dumps(parts, sort_keys=True, default=str)

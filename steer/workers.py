@@ -69,7 +69,15 @@ def elsewhere(workers: Workers, source: ModelSource) -> Elsewhere:
     """
     shape = outline(source)
     identity, described = once(workers, lambda model: (model.identity, model.describe()))
-    return Elsewhere(shape.network, shape.tokenizer, identity, shape.hooks, workers, described)
+    return Elsewhere(
+        shape.network,
+        shape.tokenizer,
+        identity,
+        shape.hooks,
+        workers,
+        described,
+        template_settings=source.template,
+    )
 
 
 def workers_of(model: Model) -> Workers:

@@ -41,7 +41,7 @@ def run(
     sampling: Sampling = GREEDY,
     prompts: Sequence[str] = PROMPTS,
 ) -> list[str]:
-    return texts(generate(model, prompts, steers, sampling))
+    return texts(generate(model, prompts, steers, sampling, allow_idle=True))
 
 
 @each_family

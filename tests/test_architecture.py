@@ -48,6 +48,7 @@ DOORS = {
         "models.loading",
         "models.tokenizers",
         "models.gguf",
+        "models.templates",
         "evaluation.classifier",
         "pocket.train",
         "pocket.lessons",

@@ -371,10 +371,20 @@ def test_what_finds_nothing_to_act_on_is_never_left_unsaid(
     joyful: Path, folder: Path, scope: str
 ) -> None:
     words = ["apply", "w3 w4", "-m", folder, "--max-tokens", 5]
-    idle = steer(*words, "-v", f"joyful:4/{scope}")
+    failed(steer(*words, "-v", f"joyful:4/{scope}"), 1, "would act nowhere", "--allow-idle")
+    idle = steer(*words, "-v", f"joyful:4/{scope}", "--allow-idle")
     assert idle.stdout == steer(*words).stdout
-    assert "was never applied" in idle.stderr
-    assert "never applied" not in steer(*words, "-v", "joyful:4/response").stderr
+    assert "changed nothing in the text" in idle.stderr
+    assert "changed nothing" not in steer(*words, "-v", "joyful:4/response").stderr
+
+
+def test_an_idle_row_of_a_batch_is_named(joyful: Path, folder: Path) -> None:
+    Path("prompts.txt").write_text("w3 w4 w5 w6 w7 w8\nw9\nw3 w4 w5 w6 w7 w9\n")
+    words = ["apply", "--prompts", "prompts.txt", "-m", folder, "--max-tokens", 2]
+    told = steer(*words, "-v", "joyful:4/5-", "--json")
+    assert told.exit_code == 0
+    assert "changed nothing in 1 of 3 texts: number 2" in told.stderr
+    assert ["idle" in one for one in json.loads(told.stdout)["results"]] == [False, True, False]
 
 
 def test_beams_give_the_best_of_a_search(joyful: Path, folder: Path) -> None:

@@ -150,7 +150,7 @@ def test_what_no_vector_stands_for_is_refused() -> None:
         ),
         (
             [tiny.steer(model, scope=Scope(skip_special=True))],
-            "cannot say that it acts on skip-special",
+            "cannot say that it acts on all/skip-special",
         ),
     ):
         with pytest.raises(VectorError, match=message):

@@ -17,6 +17,7 @@ from steer.contrasts.passages import Message, Passage
 from steer.models import encoding
 from steer.models.loading import load, load_tokenizer
 from steer.models.source import ModelSource
+from steer.models.templates import ChatTemplate
 
 TURNS = (Message("system", "w8"), Message("user", "w9 w10"))
 CONTENT = st.lists(st.sampled_from(["w11", "w12", "w13", " "]), max_size=4).map(" ".join)
@@ -35,7 +36,7 @@ def words(tokenizer: Any, ids: Any) -> list[str]:
 def test_a_users_message_is_followed_by_what_the_template_adds() -> None:
     tokenizer = templated()
     passage = Passage("w3 ", "w4 w5", " w6", "user", (Message("system", "w8"),))
-    (tokens,) = encoding.encode_passages(tokenizer, "tiny", [passage])
+    (tokens,) = encoding.encode_passages(ChatTemplate(tokenizer, "tiny"), [passage])
     said = ["<s>", "w50", "w8", "w62", "w51", "w3", "w4", "w5", "w6", "w62", "w52"]
     assert words(tokenizer, tokens.ids) == said
     assert words(tokenizer, tokens.ids[tokens.text_start : tokens.text_stop]) == ["w4", "w5"]
@@ -45,7 +46,7 @@ def test_a_users_message_is_followed_by_what_the_template_adds() -> None:
 def test_an_answer_ends_where_its_text_ends() -> None:
     tokenizer = templated()
     passage = Passage("", " w4 w5", "", "assistant", TURNS)
-    (tokens,) = encoding.encode_passages(tokenizer, "tiny", [passage])
+    (tokens,) = encoding.encode_passages(ChatTemplate(tokenizer, "tiny"), [passage])
     assert words(tokenizer, tokens.ids) == [
         "<s>",
         "w50",
@@ -69,7 +70,7 @@ def test_rendered_passages_are_what_the_template_makes(
     """Whatever blanks are trimmed, what is read is the text and the rest is round it."""
     tokenizer = templated()
     passage = Passage(prompt, text, suffix, role, TURNS)
-    (found,) = encoding.render(tokenizer, "tiny", [passage])
+    (found,) = ChatTemplate(tokenizer, "tiny").passages([passage])
     turns = [{"role": t.role, "content": t.content} for t in (*TURNS, Message(role, passage.whole))]
     whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert whole.startswith(found.whole)
@@ -83,7 +84,9 @@ def test_rendered_passages_are_what_the_template_makes(
 def test_markers_are_found() -> None:
     tokenizer = tiny.tokenizer()
     for text, after in (("w3 w9 w4", 3), ("w9 w3 w9 w4", 4), ("w3 w4", None), ("w3 w9", None)):
-        (tokens,) = encoding.encode_passages(tokenizer, "tiny", [Passage("", text)], ["w9", "w1"])
+        (tokens,) = encoding.encode_passages(
+            ChatTemplate(tokenizer, "tiny"), [Passage("", text)], ["w9", "w1"]
+        )
         assert tokens.after == (() if after is None else (("w9", after),)), text
 
 
@@ -99,13 +102,15 @@ def test_markers_are_found() -> None:
 )
 def test_templates_that_cannot_be_used(template: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        encoding.encode_passages(templated(template), "tiny", [Passage("", "abc", role="user")])
+        encoding.encode_passages(
+            ChatTemplate(templated(template), "tiny"), [Passage("", "abc", role="user")]
+        )
 
 
 def test_the_pocket_model_has_a_suffix_of_two_tokens() -> None:
     tokenizer = load_tokenizer(ModelSource())
     passage = Passage("", "How do I mend my uncle's kite?", "", "user")
-    (tokens,) = encoding.encode_passages(tokenizer, "pocket", [passage])
+    (tokens,) = encoding.encode_passages(ChatTemplate(tokenizer, "pocket"), [passage])
     assert words(tokenizer, tokens.ids[tokens.text_stop :]) == ["<|end|>", "<|assistant|>"]
     assert tokens.stop == len(tokens.ids)
 

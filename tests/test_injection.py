@@ -98,7 +98,7 @@ def forward(
 def texts(
     model: Model, steers: Sequence[Steer], sampling: Sampling, prompts: Sequence[str] = PROMPTS
 ) -> list[str]:
-    return [made.text for made in generate(model, prompts, steers, sampling)]
+    return [made.text for made in generate(model, prompts, steers, sampling, allow_idle=True)]
 
 
 @each_family

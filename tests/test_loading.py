@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from steer.base.errors import ModelError, UsageError
+from steer.base.processes import hearing_interrupts
 from steer.cli.main import app
 from steer.doctor import examine
 from steer.generate.apply import generate
@@ -302,3 +306,45 @@ def test_an_adapter_is_in_the_weights_and_in_the_fingerprint(llama: Path, tmp_pa
     assert adapted.identity.id == "tiny-llama+lora"
     half = load(ModelSource(str(llama), adapter=str(tmp_path / "lora")))
     assert half.identity == adapted.identity
+
+
+# --- number types, and Ctrl-C ---
+
+
+def test_the_type_is_the_fastest_only_where_it_may_be(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build("llama").to(torch.bfloat16)
+    folder = str(saved(tmp_path / "half", network))
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda: True)
+    slow = load(ModelSource(folder, device="cpu"))
+    quick = load(ModelSource(folder, device="cpu", fast=True))
+    assert (slow.network.dtype, slow.notes) == (torch.float32, ())
+    assert quick.network.dtype == torch.bfloat16
+    assert len(quick.notes) == 1 and "--dtype float32" in quick.notes[0]
+    # A vector of one fits the other.
+    assert slow.identity == quick.identity
+    chosen = load(ModelSource(folder, device="cpu", fast=True, dtype="float32"))
+    assert (chosen.network.dtype, chosen.notes) == (torch.float32, ())
+    assert load(ModelSource(str(llama), device="cpu", fast=True)).network.dtype == torch.float32
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda: False)
+    assert load(ModelSource(folder, device="cpu", fast=True)).network.dtype == torch.float32
+
+
+def test_an_interrupt_is_heard_where_something_catches_it() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    for kept in (BaseException, ()):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            hearing_interrupts(),
+            suppress(*([kept] if kept else [])),  # type: ignore[arg-type]
+        ):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    with pytest.raises(KeyboardInterrupt), hearing_interrupts():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise ImportError("half imported") from None
+    assert signal.getsignal(signal.SIGINT) is before

@@ -8,11 +8,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
+import tiny
+from conftest import make_vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer.base.errors import SteerError, UsageError
+from steer.base.errors import SteerError, UsageError, VectorError
 from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.scope import CONSTANT, Schedule, Scope
 from steer.steering.spec import (
@@ -23,6 +26,8 @@ from steer.steering.spec import (
     parse,
     parse_condition,
 )
+from steer.steering.steers import resolve
+from steer.vectors.provenance import Read
 from steer.vectors.sites import Site, format_layers, parse_layers
 
 
@@ -47,7 +52,9 @@ from steer.vectors.sites import Site, format_layers, parse_layers
         ("joy:2,norm=keep", SteerSpec("joy", Coefficient(2), op=Operation(keep_norm=True))),
         ("joy:2/not-response/skip-special/ramp=9",
          SteerSpec("joy", Coefficient(2), scope=Scope("response", inverted=True, skip_special=True),
-                   schedule=Schedule("ramp", 9))),
+                   schedule=Schedule("ramp", 9), skip_special=True)),
+        ("joy:1/all", SteerSpec("joy", Coefficient(1), scope=Scope())),
+        ("joy:1/skip-special", SteerSpec("joy", Coefficient(1), skip_special=True)),
         ("joy:add/response=2-4", SteerSpec("joy", scope=Scope("steps", 2, 4), op=ADD)),
         ("joy:add/response=0", SteerSpec("joy", scope=Scope("steps", 0, 0), op=ADD)),
         ("joy:1/on=0-3,8-",
@@ -121,8 +128,10 @@ def test_a_spec_reads_back_as_it_is_written(
     reference: str, amount: tuple[Any, Any], layers: Any, scope: Scope, schedule: Schedule
 ) -> None:
     coefficient, op = amount
-    spec = SteerSpec(reference, coefficient, layers, scope, op, schedule)
+    spec = SteerSpec(reference, coefficient, layers, scope, op, schedule, scope.skip_special)
     assert parse(str(spec)) == spec
+    unnamed = replace(spec, scope=None)
+    assert parse(str(unnamed)) == unnamed
 
 
 specish = st.text(st.sampled_from("ab:@/,=-.%0123 \\") | st.characters(), max_size=20) | st.lists(
@@ -232,6 +241,32 @@ def test_sites_have_one_canonical_form() -> None:
     assert Site(3, "mlp_out").hook_name == "blocks.3.hook_mlp_out"
     with pytest.raises(SteerError):
         Site(-1)
+
+
+@pytest.mark.parametrize(
+    ("text", "scope"),
+    [
+        ("calm", Scope("response")),
+        ("calm:1/skip-special", Scope("response", skip_special=True)),
+        ("calm:1/all", Scope()),
+        ("calm:1/all/skip-special", Scope(skip_special=True)),
+        ("calm:1/prompt", Scope("prompt")),
+    ],
+)
+def test_a_scope_that_was_typed_counts_whatever_a_vector_was_made_for(
+    text: str, scope: Scope
+) -> None:
+    vector = tiny.renamed(make_vector(), read=Read(positions="response"))
+    assert resolve(parse(text), vector).scope == scope
+
+
+def test_a_file_that_recommends_nothing_does_not_steer_in_silence() -> None:
+    vector = make_vector()
+    nothing = msgspec.structs.replace(vector.metadata.recommended, coefficient=0.0)
+    vector = tiny.renamed(vector, recommended=nothing)
+    with pytest.raises(VectorError, match="recommends a coefficient of 0"):
+        resolve(parse("calm"), vector)
+    assert resolve(parse("calm:1"), vector).coefficient == Coefficient(1.0)
 
 
 #: The syntax as one regular expression, which takes the square of the length.

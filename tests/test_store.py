@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import make_vector
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -271,3 +272,51 @@ def test_json_that_is_shown_says_the_same(text: str) -> None:
     told = files.escaped(json.dumps(text, ensure_ascii=False))
     assert files.shown(told) == told and json.loads(told) == text
     files.shown(text).encode()
+
+
+@given(
+    st.lists(
+        st.floats(-(2.0**90), 2.0**90, width=32, allow_subnormal=False), min_size=8, max_size=8
+    ),
+    st.floats(0, 1e30, allow_nan=False, allow_subnormal=False),
+)
+@settings(max_examples=200)
+def test_a_file_opens_if_and_only_if_its_norms_are_those_of_its_numbers(
+    row: list[float], said: float
+) -> None:
+    numbers = np.array([row], dtype=np.float32)
+    norm = float(np.linalg.norm(numbers.astype(np.float64)))
+    for told in (norm, said):
+        vector = _with_norm(numbers, told)
+        data = store.to_bytes(vector.sealed())
+        if numbers.any() and math.isclose(norm, told, rel_tol=1e-4):
+            assert (store.from_bytes(data, "x").directions == numbers).all()
+        elif not numbers.any() or not math.isclose(norm, told, rel_tol=1e-2):
+            with pytest.raises(VectorError, match=r"zeros|contradicts itself"):
+                store.from_bytes(data, "x")
+
+
+def test_rows_of_zeros_open_only_where_the_metadata_say_so_and_others_are_not_zero() -> None:
+    rows = np.array([np.zeros(8), np.arange(8)], dtype=np.float32)
+    honest = make_vector()
+    statistics = tuple(
+        msgspec.structs.replace(one, norm=float(np.linalg.norm(row)))
+        for one, row in zip(honest.metadata.statistics, rows, strict=True)
+    )
+    right = SteeringVector(msgspec.structs.replace(honest.metadata, statistics=statistics), rows)
+    assert (store.from_bytes(store.to_bytes(right.sealed()), "x").directions == rows).all()
+    wrong = SteeringVector(honest.metadata, rows)
+    with pytest.raises(VectorError, match="layer 0 has length 0"):
+        store.from_bytes(store.to_bytes(wrong.sealed()), "x")
+    edit = np.zeros((2, 1, 8), np.float32)
+    ranked = msgspec.structs.replace(honest.metadata, rank=1)
+    nothing = SteeringVector(ranked, 0 * rows, edit, edit.reshape(2, 8, 1))
+    with pytest.raises(VectorError, match="nothing but zeros"):
+        store.from_bytes(store.to_bytes(nothing.sealed()), "x")
+
+
+def _with_norm(rows: np.ndarray, norm: float) -> SteeringVector:
+    metadata = make_vector(layers=(0,)).metadata
+    [only] = metadata.statistics
+    told = (msgspec.structs.replace(only, norm=norm),)
+    return SteeringVector(msgspec.structs.replace(metadata, statistics=told), rows)

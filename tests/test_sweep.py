@@ -400,8 +400,10 @@ def test_a_vector_from_an_address_is_swept_and_not_written(joyful: str, folder: 
 
 def test_a_random_direction_is_not_recommended(joyful: str, folder: Path) -> None:
     made = store.read(Path("vectors/joyful.safetensors"))
-    noise = np.random.default_rng(7).normal(size=made.directions.shape).astype(np.float32)
-    vector = type(made)(made.metadata, noise)
+    noise = np.random.default_rng(7).normal(size=made.directions.shape)
+    norms = np.array([[one.norm] for one in made.metadata.statistics])
+    noise *= norms / np.linalg.norm(noise, axis=1, keepdims=True)
+    vector = type(made)(made.metadata, noise.astype(np.float32))
     store.write(Path("vectors/joyful.safetensors"), vector, force=True)
     words = ["--texts", "held.jsonl", "--max-kl", "10", "--max-nats", "10", "--save"]
     told = run(folder, *words)

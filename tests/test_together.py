@@ -75,6 +75,7 @@ class Wish:
                 self.sampling,
                 watched=self.watched,
                 guards=self.guards,
+                allow_idle=True,
             )
         )
 

@@ -30,7 +30,7 @@ def _obstacle(steer: Steer) -> tuple[str, str] | None:
         return "weights cannot wait for a gate", "leave --when out to bake it for every prompt"
     if str(steer.scope) != "all":
         if steer.vector.metadata.read.positions == "response" and str(steer.scope) == "response":
-            nearest = "it was made to act on the response; `steer apply` does that"
+            nearest = "it was made for the response; `steer apply` does that, /all bakes it for all"
         else:
             nearest = f"leave /{steer.scope} out to bake it for every token"
         return f"weights act on every token, not on {steer.scope} alone", nearest

@@ -3,6 +3,7 @@
 SteerError            exit 1: the work could not be done
 +-- UsageError        exit 2: what was typed cannot mean anything
 +-- InputError        contrasts, prompts or texts that cannot be read or used
++-- IdleError         a steer that was asked for and acts nowhere
 +-- VectorError       a vector, or a file that should hold one
 +-- GuardError        exit 3: a guard tripped, and was to be an error
 +-- ModelError        a model that cannot be loaded, or is not the one a vector was made for
@@ -33,6 +34,10 @@ class UsageError(SteerError):
 
 class InputError(SteerError):
     """Contrasts, prompts or texts that cannot be read or used."""
+
+
+class IdleError(SteerError):
+    """A steer that was asked for and changes nothing: the output would be silently unsteered."""
 
 
 class VectorError(SteerError):

@@ -7,8 +7,13 @@ with its part of the weights, and all get the same numbers.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 
 def several() -> bool:
@@ -25,6 +30,36 @@ def silence_followers() -> None:
     """Let only the first process be heard; a failure shows in the exit status of each."""
     if follows():
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (to the end)
+
+
+@contextmanager
+def hearing_interrupts() -> Iterator[None]:
+    """For the block Ctrl-C is heard, also where a library that is being imported catches it.
+
+    Raises:
+        KeyboardInterrupt: it came, whatever the block made of it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = False
+
+    def hear(_number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    except BaseException:
+        if came:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def open_streams() -> None:

@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("apply")(apply)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 @with_map("prompts")
 def apply(
     *,
@@ -122,6 +122,7 @@ def apply(
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
     ] = False,
+    allow_idle: options.AllowIdle = False,
     force: options.Force = False,
     json: options.Json = False,
     source: ModelSource,
@@ -210,10 +211,11 @@ def apply(
     check_gates(sampling, steers)
     settings_of_engine = engines.check(engine, engine_option or [], steers)
     looking.read_vectors()
+    used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
+    source = options.with_template_of(used, source, chat=chat)
     # For an engine this process only tells tokens, and whether the vectors fit the weights.
     model = options.load_model(replace(source, device="cpu") if engine else source)
 
-    used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
     options.check_fit(used, model.identity, allow_other_model=allow_other_model)
     steered = " + ".join([*map(str, steers), *map(str, guides)]) or "unsteered"
     drawn = f"temperature {sampling.temperature:g} · seed {sampling.seed}"
@@ -221,7 +223,7 @@ def apply(
         drawn = f"{sampling.beams} beams"
     runs_on = f"{model.identity.id} · {engine}" if engine else model.describe()
     output.note(f"{runs_on} · {steered} · {drawn}")
-    run = _Run(model, texts, sampling, chat, system, looking, guides)
+    run = _Run(model, texts, sampling, chat, system, looking, guides, allow_idle)
     streams = not (compare or json or out or sampling.beams > 1 or engine)
     streams = streams and len(texts) * sampling.samples == 1
     if streams:
@@ -292,6 +294,7 @@ class _Run:
     system: str | None
     looking: Looking
     guides: Sequence[Guide] = ()
+    allow_idle: bool = False
     engine: engines.Generate | None = None
 
     def pairs(self, steers: Sequence[Steer], *, compare: bool) -> Iterator[generated.Pair]:
@@ -336,7 +339,7 @@ class _Run:
         if self.chat:
             texts = [self.model.chat(prompt, self.system) for prompt in texts]
         if self.engine is not None:
-            made = iter(self.engine(texts, steers, not self.chat))
+            made = iter(self.engine(texts, steers, not self.chat, self.allow_idle))
         else:
             made = generate(
                 self.model,
@@ -347,6 +350,7 @@ class _Run:
                 watched=self.looking.watched,
                 guards=self.looking.guards if guarded else (),
                 on_text=on_text,
+                allow_idle=self.allow_idle,
                 guidance=guided,
             )
         for index, generation in enumerate(made):

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command("chat")(chat)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 def chat(
     *,
     context: typer.Context,
@@ -46,6 +46,7 @@ def chat(
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use vectors on a finetune of their model.")
     ] = False,
+    allow_idle: options.AllowIdle = False,
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
@@ -81,12 +82,14 @@ def chat(
     steers, chosen = settings(context, recipe, typed, vector or [])
     system = chosen.pop("system")
     sampling = Sampling(**chosen | {"stop": tuple(chosen["stop"])})
-    resolved(steers, options.find)  # what is wrong with them is known before the model loads
+    # What is wrong with them is known before the model loads.
+    used = [one for steer in resolved(steers, options.find) for one in steer.vectors]
+    source = options.with_template_of(used, source)
     model = options.load_model(source)
     from steer.generate.chat import Chat
     from steer.generate.conversation import Conversation
 
-    talk = Conversation(model, system=system)
+    talk = Conversation(model, system=system, allow_idle=allow_idle)
     chatting = Chat(talk, sampling, steers, find=options.find, allow_other_model=allow_other_model)
     for text in chatting.warnings:
         output.warning(text)

@@ -120,13 +120,13 @@ def _part(text: str) -> Steer:
     from steer.base.errors import UsageError
     from steer.steering import spec
     from steer.steering.operation import ADD, Coefficient
-    from steer.steering.scope import CONSTANT, EVERYWHERE
+    from steer.steering.scope import CONSTANT
     from steer.steering.steers import Steer
     from steer.vectors import store
 
     typed = spec.parse(text)
-    if (typed.scope, typed.schedule) != (EVERYWHERE, CONSTANT):
-        when = typed.scope if typed.scope != EVERYWHERE else typed.schedule
+    if (typed.scope, typed.skip_special, typed.schedule) != (None, False, CONSTANT):
+        when = typed.scope or ("skip-special" if typed.skip_special else typed.schedule)
         raise UsageError(
             f"{text!r}: a vector has no positions; {str(when)!r} is a matter of its use",
             hint=f"leave /{when} out, and write it after -v when you apply the result",

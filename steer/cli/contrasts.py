@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer.cli import contrast_options, options, output
+from steer.cli import contrast_options, options, output, texts
 from steer.contrasts.contrasts import ContrastSource
+from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -42,11 +44,12 @@ def register(app: typer.Typer) -> None:
     """Add the group to the app."""
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.command("check")(check)
+    group.command("split")(split)
     app.add_typer(group, name="contrasts", help=_HELP, short_help="Look at contrast sets.")
 
 
 @contrast_options.with_contrasts
-@options.with_model(default=None)
+@options.with_model(default=None, chat=True)
 def check(
     *,
     contrasts: ContrastSource,
@@ -72,12 +75,14 @@ def check(
     if source is not None:
         from steer.models import encoding
         from steer.models.loading import load_tokenizer
+        from steer.models.templates import ChatTemplate
 
         with output.status(f"loading the tokenizer of {source.name}"):
             tokenizer = load_tokenizer(source)
+        template = ChatTemplate(tokenizer, source.name, source.template)
+        template.check_arguments()
         positive, negative = (
-            encoding.encode_passages(tokenizer, source.name, side)
-            for side in (found.positive, found.negative)
+            encoding.encode_passages(template, side) for side in (found.positive, found.negative)
         )
         tokens = positive, negative
     told = giveaways(found, tokens)
@@ -91,6 +96,49 @@ def check(
     for text in warnings:
         output.line()
         output.line(f"warning: {text}")
+
+
+@texts.with_names
+def split(
+    *,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Contrasts or texts, as check reads them.")
+    ],
+    held_out: Annotated[float, typer.Option(help="The share of records to hold out.")] = 0.25,
+    out: Annotated[
+        tuple[Path, Path],
+        typer.Option(
+            "-o", "--out", metavar="TRAIN HELD", help="The two JSONL files to write, both."
+        ),
+    ],
+    names: Names,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed holds out others.")] = 0,
+    force: options.Force = False,
+) -> None:
+    """Divide a file in two, one part to make a vector from and one to measure it on.
+
+    Records that are nearly the same stay together, and so do those with the same prompt where
+    there are ten prompts or more. The same file, share and seed give the same parts.
+
+    \b
+    steer contrasts split pairs.jsonl --held-out 0.25 -o train.jsonl held-out.jsonl
+    steer extract train.jsonl -o warm.safetensors
+    steer sweep -v ./warm.safetensors --texts held-out.jsonl --save
+    """
+    import json
+
+    from steer.base.files import check_apart, check_writable, write_atomic
+    from steer.contrasts.split import split as divide
+
+    check_apart(*out)
+    for path in out:
+        check_writable(path, force=force)
+    names.check_files()
+    parts = divide(list(texts.records_of(file, names)), held_out, seed=seed, names=names)
+    for path, part in zip(out, parts, strict=True):
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in part)
+        write_atomic(path, lines.encode("utf-8", "surrogatepass"), force=force)
+        output.note(f"wrote {path}, {len(part):,} records")
 
 
 def _print(contrasts: Contrasts, told: Giveaways) -> None:

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command("distill")(distill)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 @with_names
 def distill(
     *,

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from steer.steering.generation import Generation, Sampling
     from steer.steering.steers import Steer
 
-    #: Of prompts, steers, and whether prompts get the tokenizer's special tokens.
-    Generate = Callable[[Sequence[str], Sequence[Steer], bool], list[Generation]]
+    #: Of prompts, steers, whether prompts get the tokenizer's special tokens, and whether a steer
+    #: may act nowhere.
+    Generate = Callable[[Sequence[str], Sequence[Steer], bool, bool], list[Generation]]
 
 EngineOption = Annotated[
     str | None,
@@ -109,14 +110,17 @@ def writing(
     The weights of `model` are let go of: from then on it is its tokenizer that serves.
     """
     from steer.generate.apply import rows_of
+    from steer.hooks.meeting import check_can_act
 
     model.network.to("meta")
     with started(source, steerings, settings) as engine:
 
         def generate(
-            prompts: Sequence[str], steers: Sequence[Steer], special: bool
+            prompts: Sequence[str], steers: Sequence[Steer], special: bool, allow_idle: bool
         ) -> list[Generation]:
             rows = rows_of(model, prompts, sampling, special=special)
+            if not allow_idle:
+                check_can_act(model, steers, [row.ids for row in rows], sampling.max_tokens)
             return engine.generate(rows, [steers] * len(rows), sampling)
 
         yield generate

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command("eval")(evaluate)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 @workers.with_cluster
 @measuring.with_asked
 def evaluate(
@@ -101,6 +101,8 @@ def evaluate(
         check_writable(out, force=force)
     steers = resolved(named, options.find)
     given = asked.given([steer.vector.metadata for steer in steers])
+    used = [one for steer in steers for one in steer.vectors]
+    source = options.with_template_of(used, source, chat=measuring.in_chat(given))
     settings = engines.check(engine, engine_option or [], steers)
     from steer.evaluation import evaluate as run
 

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 @contrast_options.with_contrasts
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True, fast=True)
 @workers.with_cluster
 def extract(
     *,

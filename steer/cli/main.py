@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from steer import __version__
-from steer.base.errors import SteerError
+from steer.base.errors import SteerError, UsageError
 from steer.base.processes import open_streams, silence_followers, silence_stdout
 from steer.cli import (
     apply,
@@ -41,11 +43,37 @@ from steer.cli import (
 )
 
 
+class SteerCommand(TyperCommand):
+    """Refuses texts that are not UTF-8, which would fail somewhere deep down."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        for parameter in self.params:
+            _check_text(parameter.opts[-1], ctx.params.get(str(parameter.name)))
+        return super().invoke(ctx)
+
+
+def _check_text(name: str, value: Any) -> None:
+    """Refuse a text with bytes that are not UTF-8; the name of a file may have them.
+
+    Raises:
+        UsageError: naming the option or argument.
+    """
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(one, str) and _NOT_TEXT.search(one) and not Path(one).exists():
+            subject = name if name.startswith("-") else f"the argument {name.upper()}"
+            raise UsageError(
+                f"{subject} is not UTF-8: {one[:40]!r}",
+                hint="write it in UTF-8, or put it into a file and save that as UTF-8",
+            )
+
+
 class SteerGroup(TyperGroup):
     """Reports what a user can cause in a line or two; a bug keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
+        output.show_log()
         try:
             return super().invoke(ctx)
         except SteerError as error:
@@ -70,6 +98,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+#: What Python makes of bytes of the command line that are no UTF-8.
+_NOT_TEXT = re.compile("[\ud800-\udfff]")
 
 
 def _version(wanted: bool) -> None:
@@ -121,6 +153,10 @@ for command in (
     demo,
 ):
     command.register(app)
+for registered in [app, *(group.typer_instance for group in app.registered_groups)]:
+    assert registered is not None
+    for info in registered.registered_commands:
+        info.cls = SteerCommand
 
 
 def main() -> None:

@@ -161,6 +161,11 @@ class Asked:
         }
 
 
+def in_chat(given: dict[str, Any]) -> bool:
+    """Whether what `Asked.given` gives is measured in the model's chat template."""
+    return bool(given["chat"] or (given["texts"] is not None and given["texts"].chat))
+
+
 class Steps:
     """Shows on a terminal how far the library is: a bar, or a sweep's cells as they fill in.
 

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command("monitor")(monitor)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 @workers.with_cluster
 @with_map("texts")
 def monitor(
@@ -82,6 +82,8 @@ def monitor(
     if html is not None:
         check_writable(html, force=force)
     readouts = [one for typed in vector for one in _readouts(typed)]
+    used = [readout.vector for readout in readouts]
+    source = options.with_template_of(used, source, chat=chat)
     given = given_texts(text, texts, names, "text", 'steer monitor "One day" -v NAME')
     with workers.workers(cluster, source) as readers:
         from steer.monitoring.monitor import monitor as run
@@ -89,7 +91,6 @@ def monitor(
         from steer.workers import once
 
         planned = once(readers, partial(plan, texts=given, chat=chat))
-        used = [readout.vector for readout in readouts]
         options.check_fit(used, planned.model, allow_other_model=allow_other_model)
         with output.progress("reading", len(given)) as advance:
             traces = run(readers, planned, readouts, advance)

@@ -6,14 +6,17 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 
 import typer
 
 from steer.base.errors import UsageError
+from steer.base.processes import hearing_interrupts
 from steer.cli import output
 from steer.models.source import ModelSource
+from steer.vectors.rendering import parse_settings, settings_for
 
 if TYPE_CHECKING:
     from steer.fitting.activations import Activations
@@ -26,6 +29,12 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+AllowIdle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-idle", help="Let a steer pass that changes nothing, which is an error otherwise."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 
 
@@ -34,11 +43,14 @@ MethodOption = Annotated[str, typer.Option(help="mean_diff, pca, probe or lda.")
 _MODEL_HELP = "pocket (the embedded model), a folder, a Hugging Face id, or a .gguf file."
 
 
-def with_model(*, default: str | None, fast: bool = False) -> Callable[[Command], Command]:
+def with_model(
+    *, default: str | None, fast: bool = False, chat: bool = False
+) -> Callable[[Command], Command]:
     """Give a command the options that say which model and how to load it: `source`.
 
     `default` is the model where none is named; None means that the command can do without. fast:
-    as of `ModelSource`.
+    as of `ModelSource`. With `chat`, which is for commands that render a chat, also what its
+    template gets.
     """
 
     def source(
@@ -96,7 +108,47 @@ def with_model(*, default: str | None, fast: bool = False) -> Callable[[Command]
             fast=fast,
         )
 
+    def chatting(
+        source: ModelSource | None,
+        template_arg: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--template-arg",
+                metavar="NAME=JSON",
+                help="What the chat template gets beside messages, such as enable_thinking=false;"
+                " can be repeated. Default: what the vectors were read with.",
+            ),
+        ] = None,
+        date: Annotated[
+            str | None,
+            typer.Option(
+                metavar="YYYY-MM-DD",
+                help="The date that the chat template writes. Default: the vectors', or today.",
+            ),
+        ] = None,
+    ) -> ModelSource | None:
+        settings = parse_settings(template_arg or (), date)
+        return None if source is None else replace(source, template=settings)
+
+    if chat:
+        return with_options("source", with_options("source", source)(chatting))
     return with_options("source", source)
+
+
+def with_template_of(
+    vectors: Iterable[SteeringVector], source: ModelSource, *, chat: bool = True
+) -> ModelSource:
+    """The model with the chat-template settings that the vectors were read with, unless others were
+    typed, which is warned of. Without `chat` nothing is rendered, and nothing changes."""
+    if not chat:
+        return source
+    reads = [(vector.name, vector.metadata.read) for vector in vectors]
+    settings, notes, warnings = settings_for(source.template, reads)
+    for text in notes:
+        output.note(text)
+    for text in warnings:
+        output.warning(text)
+    return replace(source, template=settings)
 
 
 def with_options(parameter: str, make: Callable[..., Any]) -> Callable[[Command], Command]:
@@ -132,7 +184,8 @@ def load_model(source: ModelSource) -> Model:
     Raises:
         ModelError: it cannot be loaded.
     """
-    with output.status(f"loading {source.name}"):
+    # The libraries below take seconds to import, and some catch whatever is raised meanwhile.
+    with output.status(f"loading {source.name}"), hearing_interrupts():
         from steer.models.loading import load
 
         model = load(source)

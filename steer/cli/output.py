@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,21 @@ def note(message: str) -> None:
 def warning(message: str) -> None:
     """Something that the user should know, on stderr."""
     _console(stderr=True).print(f"warning: {shown(message)}", style="yellow", soft_wrap=True)
+
+
+class _Shown(logging.Handler):
+    """Shows what the library logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        (warning if record.levelno >= logging.WARNING else note)(record.getMessage())
+
+
+def show_log() -> None:
+    """From now on what the library logs is shown on stderr."""
+    log = logging.getLogger("steer")
+    if not any(isinstance(handler, _Shown) for handler in log.handlers):
+        log.addHandler(_Shown())
+        log.propagate = False
 
 
 def error(message: str, *, hint: str | None = None) -> None:

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command("probe")(probe)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 def probe(
     *,
     context: typer.Context,
@@ -78,10 +78,10 @@ def probe(
     steers = resolved(asked, options.find)
     with Endpoint(url, api_key=api_key) as endpoint:
         name = served or _first(endpoint)
-        model = options.load_model(source)
+        used = [one for steer in steers for one in steer.vectors]
+        model = options.load_model(options.with_template_of(used, source, chat=chat))
         from steer.engines import probe as probing
 
-        used = [one for steer in steers for one in steer.vectors]
         options.check_fit(used, model.identity, allow_other_model=allow_other_model)
         prompts = tuple(prompt or probing.PROMPTS)
         with output.progress("asking", len(prompts)) as advance:

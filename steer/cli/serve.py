@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 def serve(
     *,
     vector: Annotated[

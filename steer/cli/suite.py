@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command("suite")(suite)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 @with_map("texts", "prompts")
 def suite(
     *,

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command("sweep")(sweep)
 
 
-@options.with_model(default="pocket")
+@options.with_model(default="pocket", chat=True)
 @workers.with_cluster
 @measuring.with_asked
 def sweep(
@@ -136,6 +136,8 @@ def sweep(
         vector, layers, coefficients, together=together, rule=rule, save=save, find=options.find
     )
     given = asked.given([row.vector.metadata for row in grid.rows])
+    used = [row.vector for row in grid.rows]
+    source = options.with_template_of(used, source, chat=measuring.in_chat(given))
     settings = engines.check(engine, engine_option or [], strongest(grid))
     with measuring.Steps(max_kl) as steps:
         result = run(

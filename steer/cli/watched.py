@@ -73,12 +73,19 @@ class Steered(Protocol):
     def gates(self) -> list[GateReading]: ...
     @property
     def idle(self) -> list[str]: ...
+    @property
+    def unreached(self) -> list[str]: ...
 
 
 def report_steering(generations: Sequence[Steered]) -> None:
-    """What never acted, and how far each gate was open: unsteered text is never left unsaid."""
-    for text in dict.fromkeys(text for made in generations for text in made.idle):
-        output.warning(f"{text} was never applied: no text has such positions")
+    """Which texts a steer did not change, and how far each gate was open: unsteered text is never
+    left unsaid."""
+    for steer in dict.fromkeys(text for made in generations for text in made.idle):
+        idle = [number for number, made in enumerate(generations, 1) if steer in made.idle]
+        output.warning(f"{steer} changed nothing in {_which(idle, len(generations))}")
+    for steer in dict.fromkeys(text for made in generations for text in made.unreached):
+        idle = [number for number, made in enumerate(generations, 1) if steer in made.unreached]
+        output.note(f"{steer}: nothing came to its bound in {_which(idle, len(generations))}")
     for index, first in enumerate(generations[0].gates if generations else ()):
         readings = [generation.gates[index] for generation in generations if generation.gates]
         share = sum(reading.share for reading in readings) / len(readings)
@@ -94,6 +101,16 @@ def report_steering(generations: Sequence[Steered]) -> None:
             output.note(message)
         else:
             output.warning(f"{message}; nothing was steered by what waits for it")
+
+
+def _which(numbers: Sequence[int], total: int) -> str:
+    """Texts by their numbers, from 1."""
+    if total == 1:
+        return "the text"
+    if len(numbers) == total:
+        return f"any of the {total} texts"
+    named = ", ".join(map(str, numbers[:20])) + (", ..." if len(numbers) > 20 else "")
+    return f"{len(numbers)} of {total} texts: number {named}"
 
 
 def report_trips(generations: Sequence[Generation], guards: Sequence[Guard]) -> None:

@@ -226,7 +226,8 @@ class _Reader:
             records_hold = "record holds" if with_lists == 1 else "records hold"
             self.messages.append(
                 f"{with_lists:,} {records_hold} lists of texts: {from_lists:,} pairs, of each"
-                " positive text with each negative one (--lists first: one pair a record)"
+                " positive text with each negative one (--lists first: one pair a record); they"
+                " share texts, which flatters the separability of held-out ones"
             )
         elif self.names.split is None and _looks_like_lists(sides):
             self.messages.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steer.base.errors import InputError
@@ -22,10 +22,19 @@ class Message:
     content: str
     extra: str = ""
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The other fields."""
+        return dict(json.loads(self.extra)) if self.extra else {}
+
     def as_dict(self) -> dict[str, Any]:
         """The message as chat templates take it."""
-        others = json.loads(self.extra) if self.extra else {}
-        return {"role": self.role, "content": self.content, **others}
+        return {"role": self.role, "content": self.content, **self.fields}
+
+    def without(self, name: str) -> Message:
+        """The message without one of its other fields."""
+        left = {field: value for field, value in self.fields.items() if field != name}
+        return replace(self, extra=json.dumps(left, sort_keys=True) if left else "")
 
 
 @dataclass(frozen=True, slots=True)

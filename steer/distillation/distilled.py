@@ -89,7 +89,11 @@ def as_vector(
         layers=layers,
         rank=edits.rank,
         method=Method(name="mean_diff"),  # until the evidence is there, which takes a vector
-        read=Read(positions=settings.scope, chat=chat or msgspec.UNSET),
+        read=Read(
+            positions=settings.scope,
+            chat=chat or msgspec.UNSET,
+            **(model.template.recorded if chat else {}),
+        ),
         contrast=contrast,
         statistics=tuple(statistics),
         recommended=Recommended(layers=layers, coefficient=1.0, evidence=""),

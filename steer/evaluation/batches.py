@@ -67,6 +67,9 @@ class Batch:
         nothing = torch.zeros(len(self.texts), dtype=torch.int64)
         clock = TokenClock(0, nothing, values, [text.start for text in self.texts])
         clock.ids = self.ids
+        clock.counted = torch.zeros(self.ids.shape, dtype=torch.bool)
+        for row, text in enumerate(self.texts):
+            clock.counted[row, [position - 1 for position in text.scored]] = True
         return clock
 
     @cached_property

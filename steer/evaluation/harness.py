@@ -30,7 +30,6 @@ from steer.evaluation.batches import Batch, Text, log_prob
 from steer.evaluation.cells import Cell, Prompted, Unsteered, steers_of
 from steer.evaluation.scoring import score
 from steer.generate.apply import Sampling, generate
-from steer.models import encoding
 from steer.models.model import Model
 
 SEED = 0
@@ -137,8 +136,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         turns = [Message(turn["role"], turn["content"]) for turn in chat_history]
-        name = self.model.identity.id
-        return encoding.chat(self.model.tokenizer, name, turns, ask=add_generation_prompt)
+        return self.model.template.render(turns, ask=add_generation_prompt)
 
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False

@@ -9,8 +9,8 @@ from pathlib import Path
 from steer.base.errors import UsageError, VectorError
 from steer.formats.imported import norm
 from steer.formats.registry import Format, Outgoing, Writer, others_code, registry
-from steer.steering.scope import CONSTANT, Scope
-from steer.steering.steers import Steer
+from steer.steering.scope import CONSTANT, EVERYWHERE
+from steer.steering.steers import Steer, usual_scope
 from steer.vectors import store
 from steer.vectors.sites import SiteName, listed
 from steer.vectors.vector import Directions
@@ -105,9 +105,11 @@ def _carried(
             if others and plain
             else "`steer bake` writes ablations into a model's weights",
         )
-    # What was distilled for the response is so by its file; the user did not ask for it.
-    usual = Scope("response" if steer.vector.metadata.read.positions == "response" else "all")
-    if (steer.scope, steer.schedule) != (usual, CONSTANT) or steer.gate is not None:
+    # Other tools add to every token, which is what `/all` says; and what was distilled for the
+    # response is so by its file, without the user's word.
+    usual = (EVERYWHERE, usual_scope(steer.vector.metadata))
+    positioned = steer.scope not in usual or steer.schedule != CONSTANT
+    if positioned or steer.gate is not None:
         raise VectorError(f"{name} has positions here, which a vector file does not")
     if steer.vector.metadata.rank:
         raise VectorError(

@@ -10,6 +10,7 @@ from itertools import groupby, takewhile
 
 from steer.base.errors import SteerError, UsageError
 from steer.generate.batch import Batch
+from steer.hooks.meeting import check_acted, check_can_act
 from steer.models.memory import ran_out
 from steer.models.model import Model
 from steer.steering.generation import Generation, Guidance, Row, Sampling, check_gates
@@ -43,6 +44,7 @@ def generate(
     watched: Sequence[Projection] = (),
     guards: Sequence[Guard] = (),
     on_text: Callable[[str], None] | None = None,
+    allow_idle: bool = False,
     guidance: Guidance | None = None,
 ) -> Iterator[Generation]:
     """Continue each prompt `sampling.samples` times, in the order of the prompts, batch by batch.
@@ -54,9 +56,11 @@ def generate(
     `guards` look at each (`steer.hooks.watch`); neither goes with beams, which are tried and
     dropped, nor does a gate at each token. With `guidance` (`steer.generate.guidance`) the guided
     distribution is continued from; it goes with steers, which act in the runs of all its prompts,
-    and not with gates, watches, guards or beams.
+    and not with gates, watches, guards or beams. `allow_idle` lets steers pass that act nowhere,
+    and leaves it to `Generation.idle` to tell.
 
     Raises:
+        IdleError: a steer that cannot act in any of the texts, or did not.
         UsageError: beams or guidance, with what does not go with them.
         SteerError: a prompt that is empty or leaves no room.
         HookError: a steer was never applied.
@@ -76,6 +80,8 @@ def generate(
             hint="put the condition into the prompt, or leave the others out",
         )
     rows = rows_of(model, prompts, sampling, special=special, guidance=guidance)
+    if not allow_idle:
+        check_can_act(model, steers, [row.ids for row in rows], sampling.max_tokens)
     if on_text is not None and len(rows) != 1:
         raise ValueError("text can be streamed for one prompt and one sample only")
     size = sampling.batch_size
@@ -83,9 +89,15 @@ def generate(
         size = max(1, size // sampling.beams) * sampling.samples
     strengths = guidance.strengths if guidance is not None else ()
     size = max(1, size // (1 + len(strengths)))
+    idle: list[list[str]] = []
     for part in runs(model, rows, size):
         batch = Batch(model, part, steers, sampling, watched, guards, on_text, strengths=strengths)
-        yield from batch.generations()
+        for made in batch.generations():
+            # What a guard cut off might have been steered further on.
+            idle += [made.idle] if made.finish != "guard" else []
+            yield made
+    if not allow_idle:
+        check_acted(idle)
 
 
 def continue_ids(

@@ -14,6 +14,7 @@ from steer.base.errors import GuardError
 from steer.base.text import cut
 from steer.generate.decoding import Draw, Sound, StopOnTrip, Stops, Streamer, nothing_else
 from steer.generate.guidance import GuidedScores
+from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected
@@ -164,16 +165,35 @@ class Batch:
             {str(one): self.watch.values(one, index, length) for one in self.watched},
             self._gates(index, length),
             self._trips(index, ids, length),
-            self._idle(),
+            *self._without_effect(index, ids, length, finish),
         )
 
-    def _idle(self) -> list[str]:
-        """What a gate holds back, it tells itself."""
-        return [
-            str(steer)
-            for steer in self.steers
-            if steer.coefficient.value and steer.gate is None and not self.clock.acted(steer.when)
-        ]
+    def _without_effect(
+        self, index: int, ids: list[int], length: int, finish: Finish
+    ) -> tuple[list[str], list[str]]:
+        """Steers that changed nothing in a row's text: those that are idle, and caps and floors
+        that nothing came to. What a closed gate holds back is neither."""
+        # The token that ends a text is steered too, and belongs to it.
+        n_steps = len(ids) if finish == "length" else min(len(ids), length + 1)
+        each = 1 + len(self.strengths)  # runs of a guided text
+        row = index // self.sampling.samples if self.sampling.beams > 1 else index * each
+        closed = {one.gate for one in self._gates(index, length) if not one.share}
+        special = [token in self.model.special_ids for token in self.rows[index].ids]
+        idle, unreached = [], []
+        for steer in dict.fromkeys(self.steers):
+            runs = range(row, row + each)
+            if not steer.coefficient.value or any(
+                acted(self.clock, steer, run, n_steps) for run in runs
+            ):
+                continue
+            if steer.gate is not None and str(steer.gate) in closed:
+                continue
+            bounded = steer.op.name in ("cap", "floor")
+            if bounded and reached(steer, special, n_steps, self.model.n_layers):
+                unreached.append(str(steer))
+            else:
+                idle.append(str(steer))
+        return idle, unreached
 
     def _gates(self, index: int, length: int) -> list[GateReading]:
         if self.sampling.beams > 1:  # rows are prompts, and no gate looks at tokens

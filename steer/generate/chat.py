@@ -15,6 +15,7 @@ from steer.steering.generation import Sampling
 from steer.steering.named import NamedSteer, resolved
 from steer.steering.steers import Steer, check_all_fit
 from steer.vectors import store
+from steer.vectors.rendering import differences
 
 COMMANDS = {
     "/steer": "NAME 2, or a spec such as NAME:2@14: steer with it, or change how much",
@@ -195,6 +196,12 @@ class Chat:
             self.conversation.model.identity,
             allow_other_model=self._allow_other_model,
         )
+        if self.conversation.has_template:
+            reads = {
+                vector.name: vector.metadata.read for steer in steers for vector in steer.vectors
+            }
+            settings = self.conversation.model.template_settings
+            self.warnings += differences(settings, reads.items())
         return list(zip(written, steers, strict=True))
 
 

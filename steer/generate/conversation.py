@@ -23,8 +23,8 @@ OnText = Callable[[str], None]
 class Turn:
     """A message and its answer; the steers and the seed that it had, and why it ended.
 
-    finish: as of a `Generation`, or `interrupted` by Ctrl-C. gates, idle: likewise, as far as is
-    known.
+    finish: as of a `Generation`, or `interrupted` by Ctrl-C. gates, idle, unreached: likewise, as
+    far as is known.
     """
 
     message: str
@@ -34,20 +34,24 @@ class Turn:
     finish: str
     gates: list[GateReading] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)
 
 
 class Conversation:
-    """What was said so far, with a model.
+    """What was said so far, with a model. allow_idle: whether a steer may act nowhere.
 
     Raises:
         ModelError: a system message for a model without a chat template.
     """
 
-    def __init__(self, model: Model, *, system: str | None = None) -> None:
+    def __init__(
+        self, model: Model, *, system: str | None = None, allow_idle: bool = False
+    ) -> None:
+        self._allow_idle = allow_idle
         self.turns: list[Turn] = []
         self.model = model
         self.system = system
-        self.has_template = bool(model.tokenizer.chat_template)
+        self.has_template = model.template.exists
         if system is not None and not self.has_template:
             raise ModelError(
                 f"{model.identity.id} has no chat template, so no system message",
@@ -62,6 +66,7 @@ class Conversation:
         An answer that Ctrl-C interrupts stays as far as it came, if it came anywhere.
 
         Raises:
+            IdleError: a steer acts nowhere; then the answer does not join.
             SteerError: there is no room left.
         """
         turn = self._made(message, self.turns, steers, sampling, on_text)
@@ -107,11 +112,21 @@ class Conversation:
                 replace(sampling, max_tokens=room),
                 special=not self.has_template,
                 on_text=write,
+                allow_idle=self._allow_idle,
             )
         except KeyboardInterrupt:
             return Turn(message, "".join(pieces), named, sampling.seed, "interrupted")
         answer = "".join(pieces)
-        return Turn(message, answer, named, sampling.seed, made.finish, made.gates, made.idle)
+        return Turn(
+            message,
+            answer,
+            named,
+            sampling.seed,
+            made.finish,
+            made.gates,
+            made.idle,
+            made.unreached,
+        )
 
     def _prompt(self, message: str, before: Sequence[Turn]) -> str:
         if self.has_template:

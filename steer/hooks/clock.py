@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from steer.base.errors import HookError
+from steer.hooks.acting import NEVER, Record
 from steer.hooks.ops import Weight
 from steer.steering.projection import Gate
 from steer.steering.scope import Schedule, Scope
-from steer.steering.steers import ALWAYS, When
+from steer.steering.steers import ALWAYS, Steer, When
 
 _FOREVER = 1 << 62
 
@@ -70,6 +71,9 @@ class TokenClock:
     _cache_name: str | int | None = field(default=None, init=False)
     pads: list[int] = field(default_factory=list, init=False)
     zeros: list[int] = field(default_factory=list, init=False)
+    #: Of whole texts: the positions whose output is asked for, bool [text, column].
+    counted: Tensor | None = field(default=None, init=False)
+    _records: dict[Steer, Record] = field(default_factory=dict, init=False)
     _weighers: dict[When, Weigher] = field(default_factory=dict, init=False)
     _latches: dict[Gate, Latch] = field(default_factory=dict, init=False)
 
@@ -189,9 +193,51 @@ class TokenClock:
 
         return opened
 
-    def acted(self, when: When) -> bool:
-        """Whether some position was given some weight."""
-        return when == ALWAYS or (when in self._weighers and self._weighers[when].acted)
+    def record(self, steer: Steer) -> Record:
+        """When a steer first changed each row (`steer.hooks.acting`)."""
+        return self._records.setdefault(steer, Record(len(self.pads)))
+
+    def first_steps(self, found: Tensor, *, only_writing: bool, n_before: int) -> Tensor:
+        """The first step at which each row was changed at a position that matters, int64 [row].
+
+        found: bool [row, position] of this forward, beams beside each other. only_writing: only
+        positions that write a token matter. n_before: forwards that were looked at before, which
+        count the steps where nothing winds this clock.
+        """
+        width, device = found.shape[1], found.device
+        if width == 1 and self.ticks and not self.starts and self.start >= self.prompt_length:
+            first = torch.where(found[:, 0], self.step(1), NEVER)  # this may run for every token
+            return self._of_prompts(first)
+        if self.starts:
+            steps = torch.full((width,), -1, device=device)
+            real = self._that_matter(only_writing).to(device)
+        else:
+            start = self.start if self.ticks or width >= self.prompt_length else None
+            start = self.prompt_length - 1 + n_before if start is None else start
+            columns = torch.arange(start, start + width, device=device)
+            steps = (columns - (self.prompt_length - 1)).clamp(min=0)
+            real = None
+            if start < self.prompt_length:
+                least = torch.tensor(self.pads, device=device)
+                if only_writing:
+                    least = least.clamp(min=self.prompt_length - 1)
+                repeats = len(found) // len(self.pads)
+                real = columns >= least.repeat_interleave(repeats)[:, None]
+        if real is not None:
+            found = found & real
+        return self._of_prompts(torch.where(found, steps, NEVER).amin(1))
+
+    def _of_prompts(self, first: Tensor) -> Tensor:
+        """The least of what stands for each beam of a prompt."""
+        return first if len(first) == len(self.pads) else first.view(len(self.pads), -1).amin(1)
+
+    def _that_matter(self, only_writing: bool) -> Tensor:
+        """Of whole texts, the positions that reach an output that is asked for, bool [text,
+        column]."""
+        assert self.counted is not None
+        if only_writing:
+            return self.counted
+        return self.counted.flip(1).cumsum(1).flip(1) > 0
 
 
 class Weigher:
@@ -199,7 +245,6 @@ class Weigher:
     all forwards what will not change any more, as a rule once the prompt has passed."""
 
     def __init__(self, clock: TokenClock, when: When) -> None:
-        self.acted = False
         self._clock, self._when = clock, when
         self._tokens = clock.tokens(when.gate) if _is_of_tokens(when.gate) else None
         self._begins, self._ends = _columns(when.scope, clock)
@@ -220,7 +265,6 @@ class Weigher:
             self._known = self._weigh(resid)
             self._shape, self._tick = resid.shape, clock.ticks
             self._lasts_from = self._settled if clock.start >= self._settled else _FOREVER
-            self.acted = self.acted or isinstance(self._known, Tensor) or self._known != 0.0
         if isinstance(self._known, Tensor) and self._known.device != resid.device:
             self._known = self._known.to(resid.device)
         return self._known

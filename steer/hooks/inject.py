@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from steer.base.errors import SiteError
+from steer.base.errors import SiteError, VectorError
 from steer.hooks import ops
+from steer.hooks.acting import Lookout, changed, is_behind_attention
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_readers, token_gates
 from steer.hooks.hooks import Constants, SiteFunction, before_input, placed
@@ -18,6 +21,8 @@ from steer.steering.plan import Addition, Along, SitePlan, plan
 from steer.steering.steers import ALWAYS, Steer
 from steer.vectors.sites import Site
 
+#: Of float32, in which models take their norms.
+_LARGEST = float(np.finfo(np.float32).max)
 Weigher = Callable[[Tensor], ops.Weight]
 #: Activations as they are to be; the very same tensor where nothing acts.
 Edit = Callable[[Tensor], Tensor]
@@ -55,11 +60,37 @@ def site_functions(
 
     Raises:
         SiteError: a write to the residual stream that the model does not show.
+        VectorError: numbers so large that the norms behind them overflow.
     """
     clock.special = model.special_ids
     plans = plan(steers, lambda: write_sites(model.hooks))
-    edits = {site: _edit(made, clock) for site, made in plans.items()}
+    check_size(plans, model.network.dtype)
+    edits = {
+        site: _edit(made, clock, only_writing=is_behind_attention(site, model.n_layers))
+        for site, made in plans.items()
+    }
     return staged([prompt_readers(steers, clock), token_gates(steers, clock), edits])
+
+
+def check_size(plans: Mapping[Site, SitePlan], dtype: torch.dtype) -> None:
+    """Refuse edits after which activations, or the squares that norms take of them in float32,
+    are no numbers any more.
+
+    Raises:
+        VectorError: naming the site.
+    """
+    largest = torch.finfo(dtype).max
+    for site, made in plans.items():
+        additions = [*made.adds.values(), *made.kept.values()]
+        levels = [abs(one.level) for one in made.others if one.op != "rotate"]
+        lengths = [float(np.linalg.norm(one.delta.astype(np.float64))) for one in additions]
+        peaks = [float(np.abs(one.delta).max()) for one in additions]
+        squared = max([0.0, *lengths, *levels]) ** 2
+        if squared > _LARGEST or max([0.0, *peaks, *levels]) > largest:
+            raise VectorError(
+                f"what is asked for at {site} is too large: activations overflow",
+                hint="use a smaller coefficient",
+            )
 
 
 @contextmanager
@@ -114,48 +145,90 @@ def _in_turn(functions: Sequence[SiteFunction]) -> SiteFunction:
     return run
 
 
-def _edit(made: SitePlan, clock: TokenClock) -> SiteFunction:
+def _edit(made: SitePlan, clock: TokenClock, *, only_writing: bool) -> SiteFunction:
+    """What becomes of the activations of a site. only_writing: it lies behind the last attention.
+
+    Each part compares what it got with what it gave (`steer.hooks.acting`) until every row is known
+    to have been changed by it.
+    """
+
+    def lookout(*steers: Steer) -> Lookout:
+        return Lookout(clock, steers, only_writing=only_writing)
+
     constant = made.adds.get(ALWAYS)
     n_edits = len(made.adds) + len(made.kept) + len(made.others)
     if constant is not None and constant.down is None and n_edits == 1:
-        return _constant(constant)
+        return _constant(constant, lookout(*constant.steers))
     adds, kept = (
-        [_addition(addition, clock.weigher(when)) for when, addition in group.items()]
+        [
+            (_addition(addition, clock.weigher(when)), lookout(*addition.steers))
+            for when, addition in group.items()
+        ]
         for group in (made.adds, made.kept)
     )
-    moves = [_move(along, clock.weigher(along.when)) for along in made.others]
+    moves = [(_move(one, clock.weigher(one.when)), lookout(one.steer)) for one in made.others]
     if len(moves) == n_edits == 1:
-        return _cast(moves[0])
+        return _cast(*moves[0])
     if len(adds) == n_edits == 1:
-        return _cast(lambda h: adds[0](h, h))
+        [(add, look)] = adds
+        return _cast(lambda h: add(h, h), look)
 
     def edit(h: Tensor) -> Tensor:
-        edited = _added(h, adds)
+        edited = h
+        # All adds act on what came in, so that their order does not show.
+        for add, look in adds:
+            edited = _compared(edited, add(edited, h), look, h.dtype)
         if kept:
-            before = edited
-            edited = _added(edited, kept)
-            if edited is not before:
-                edited = ops.keeping_norm(before, edited)
-        for move in moves:
-            edited = move(edited)
+            edited = _kept(edited, kept, h.dtype)
+        for move, look in moves:
+            edited = _compared(edited, move(edited), look, h.dtype)
         return edited
 
     return _cast(edit)
 
 
-def _cast(edit: Edit) -> SiteFunction:
-    """`edit`, which computes in float32, for activations of any type."""
+def _compared(before: Tensor, after: Tensor, look: Lookout, dtype: torch.dtype) -> Tensor:
+    """`after`, once its difference from `before` is noted, if it is still to be looked for."""
+    if look.is_needed and after is not before:
+        look.compare(before, after, dtype)
+    return after
+
+
+def _kept(h: Tensor, adds: Sequence[tuple[Addend, Lookout]], dtype: torch.dtype) -> Tensor:
+    """Additions after which each activation is as long as before. What an addition does has to
+    outlast that: along the activation itself it does nothing."""
+    edited, found = h, []
+    for add, look in adds:
+        before, edited = edited, add(edited, h)
+        if look.is_needed and edited is not before:
+            found.append((look, changed(before, edited, dtype)))
+    if edited is h:
+        return h
+    edited = ops.keeping_norm(h, edited)
+    if found:
+        together = changed(h, edited, dtype)
+        for look, own in found:
+            look.look(own & together)
+    return edited
+
+
+def _cast(edit: Edit, look: Lookout | None = None) -> SiteFunction:
+    """`edit`, which computes in float32, for activations of any type. look: of its one part."""
 
     def function(resid: Tensor) -> Tensor | None:
         edited = edit(resid)
+        if edited is resid:
+            return None
         if edited.dtype is not resid.dtype:
-            return edited.to(resid.dtype)
-        return None if edited is resid else edited
+            edited = edited.to(resid.dtype)
+        if look is not None and look.is_needed:
+            look.compare(resid, edited, resid.dtype)
+        return edited
 
     return function
 
 
-def _constant(addition: Addition) -> SiteFunction:
+def _constant(addition: Addition, look: Lookout) -> SiteFunction:
     """The most common edit, a vector everywhere, with nothing around it that takes time."""
     beside = Constants([addition.delta]).beside
     delta: Tensor | None = None
@@ -165,7 +238,11 @@ def _constant(addition: Addition) -> SiteFunction:
         if delta is None:  # a layer stays where it is while it runs
             (delta,) = beside(resid)
         edited = resid + delta  # `ops.add`
-        return edited if edited.dtype is resid.dtype else edited.to(resid.dtype)
+        if edited.dtype is not resid.dtype:
+            edited = edited.to(resid.dtype)
+        if look.is_needed:
+            look.compare(resid, edited, resid.dtype)
+        return edited
 
     return add
 
@@ -185,14 +262,6 @@ def _addition(addition: Addition, weigh: Weigher) -> Addend:
         return ops.add(edited, delta, weight)
 
     return add
-
-
-def _added(h: Tensor, additions: Sequence[Addend]) -> Tensor:
-    """All of them act on what came in, so that their order does not show."""
-    edited = h
-    for addition in additions:
-        edited = addition(edited, h)
-    return edited
 
 
 def _move(along: Along, weigh: Weigher) -> Edit:

@@ -12,7 +12,7 @@ from steer.base.intervals import Interval, ratio
 from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.scope import EVERYWHERE, Scope
 from steer.steering.spec import SteerSpec
-from steer.steering.steers import Steer
+from steer.steering.steers import Steer, usual_scope
 from steer.vectors.sites import format_layers
 from steer.vectors.vector import SteeringVector
 
@@ -52,11 +52,18 @@ class GridRow:
     def typed(self, column: int) -> str:
         """What `-v` takes for this cell."""
         coefficient = self.coefficients[column]
-        return str(SteerSpec(self.reference, coefficient, self.layers, self.scope, self._typed_op))
+        return str(
+            SteerSpec(self.reference, coefficient, self.layers, self._typed_scope, self._typed_op)
+        )
 
     def __str__(self) -> str:
         """What is swept in this row, without its layers."""
-        return str(SteerSpec(self.reference, scope=self.scope, op=self._typed_op))
+        return str(SteerSpec(self.reference, scope=self._typed_scope, op=self._typed_op))
+
+    @property
+    def _typed_scope(self) -> Scope | None:
+        """The scope, where it has to be typed because it is not the vector's usual one."""
+        return None if self.scope == usual_scope(self.vector.metadata) else self.scope
 
     @property
     def _typed_op(self) -> Operation | None:

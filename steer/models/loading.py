@@ -88,7 +88,16 @@ def load(source: ModelSource) -> Model:
     keep_freed()
     check_numbers(network, source.name)
     notes = (*files.notes, *([reason] if reason else []))
-    return wrap(network, tokenizer, model_id=public_id(source, config), marks=marks, notes=notes)
+    model = wrap(
+        network,
+        tokenizer,
+        model_id=public_id(source, config),
+        marks=marks,
+        notes=notes,
+        template=source.template,
+    )
+    model.template.check_arguments()
+    return model
 
 
 def outline(source: ModelSource) -> Model:
@@ -105,7 +114,8 @@ def outline(source: ModelSource) -> Model:
             network = model_class.from_config(
                 files.config, trust_remote_code=source.trust_remote_code
             )
-    return wrap(network, tokenizer, model_id=public_id(source, files.config))
+    name = public_id(source, files.config)
+    return wrap(network, tokenizer, model_id=name, template=source.template)
 
 
 def load_tokenizer(source: ModelSource) -> Any:

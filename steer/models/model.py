@@ -25,7 +25,9 @@ from steer.models import encoding
 from steer.models.fingerprint import fingerprint
 from steer.models.found import hook_map
 from steer.models.hookmap import HookMap
+from steer.models.templates import ChatTemplate
 from steer.vectors.provenance import ModelIdentity
+from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
 
 #: How far logits may be off, as a share of the largest, and still count as the same, by type.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -46,6 +48,12 @@ class Model:
     hooks: HookMap
     #: What a user should know of how it was loaded, a line each.
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    template_settings: TemplateSettings = field(default=DEFAULT_SETTINGS, kw_only=True)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template, with the settings that the model was loaded with."""
+        return ChatTemplate(self.tokenizer, self.identity.id, self.template_settings)
 
     @property
     def device(self) -> torch.device:
@@ -192,7 +200,7 @@ class Model:
         Raises:
             ModelError: as there.
         """
-        return encoding.encode_passages(self.tokenizer, self.identity.id, passages, markers)
+        return encoding.encode_passages(self.template, passages, markers)
 
     def chat(
         self, prompt: str, system: str | None = None, history: Sequence[tuple[str, str]] = ()
@@ -207,7 +215,7 @@ class Model:
         messages = [Message("system", system)] if system is not None else []
         for said, answer in history:
             messages += [Message("user", said), Message("assistant", answer)]
-        return encoding.chat(self.tokenizer, self.identity.id, [*messages, Message("user", prompt)])
+        return self.template.render([*messages, Message("user", prompt)])
 
     def warpers(self, temperature: float, top_k: int, top_p: float) -> list[Any]:
         """Hugging Face's logits processors for these settings, in the order it applies them."""
@@ -235,6 +243,7 @@ def wrap(
     tokenizer: Any,
     *,
     model_id: str,
+    template: TemplateSettings = DEFAULT_SETTINGS,
     marks: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Model:
@@ -257,7 +266,9 @@ def wrap(
         tokenizer=_hash(sorted(tokenizer.get_vocab().items())),
         chat_template=_hash(tokenizer.chat_template),
     )
-    return Model(network, tokenizer, identity, hooks, notes=tuple(notes))
+    return Model(
+        network, tokenizer, identity, hooks, notes=tuple(notes), template_settings=template
+    )
 
 
 def _agree(found: tuple[Tensor, Tensor], alone: tuple[Tensor, Tensor], dtype: torch.dtype) -> bool:

@@ -10,6 +10,7 @@ from steer import pocket
 from steer.base.errors import ModelError, UsageError
 from steer.base.files import at_home, reported
 from steer.base.processes import several
+from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
 from steer.vectors.sites import listed
 
 POCKET = "pocket"
@@ -32,7 +33,8 @@ class ModelSource:
     tensor_parallel: spread each matrix over the processes that torchrun has started. dtype: one of
     `DTYPES`; by default float32 on a CPU, elsewhere the checkpoint's own. fast: let the default be
     bfloat16 on a CPU that computes it natively, for models that are saved in it. offline: ask the
-    hub nothing, and use what is in its cache.
+    hub nothing, and use what is in its cache. template: what its chat template gets beside
+    messages.
 
     Raises:
         ModelError: a folder or file that is not there or holds no model.
@@ -49,6 +51,7 @@ class ModelSource:
     adapter: str | None = None
     offline: bool = False
     fast: bool = False
+    template: TemplateSettings = DEFAULT_SETTINGS
 
     def __post_init__(self) -> None:
         if not self.name.strip():

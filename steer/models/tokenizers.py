@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from steer.base.errors import ModelError
 from steer.models.source import ModelSource
@@ -15,19 +15,20 @@ def load(source: ModelSource, common: Mapping[str, Any]) -> Any:
     """The tokenizer of a model; common: keyword arguments of `from_pretrained`.
 
     Where mistral-common is installed, transformers wraps its tokenizer for Mistral's models, which
-    has neither offsets nor a template that text can be put through: its own is taken in its place.
+    says nothing of where tokens stand and has no template: Hugging Face's own is taken in its
+    place.
 
     Raises:
-        ModelError: it is of a class that cannot be used.
+        ModelError: the folder has only what mistral-common reads.
     """
     tokenizer = AutoTokenizer.from_pretrained(source.location, **common)
-    if isinstance(tokenizer, PreTrainedTokenizerBase):
+    if type(tokenizer).__name__ != "MistralCommonBackend":
         return tokenizer
-    made = type(tokenizer).__name__
     try:
-        return PreTrainedTokenizerFast.from_pretrained(source.location, **common)
+        return AutoTokenizer.from_pretrained(source.location, mistral_format=False, **common)
     except Exception as error:
         raise ModelError(
-            f"the tokenizer of {source.name} is a {made}, which gives no offsets",
-            hint="add the tokenizer.json of the same model in Hugging Face's format to its folder",
+            f"the tokenizer of {source.name} is mistral-common's, which says nothing of where"
+            " tokens stand in a text",
+            hint="add tokenizer.json, Hugging Face's form of the same tokenizer, to the folder",
         ) from error

@@ -132,7 +132,8 @@ class Generation:
 
     tokens: the text of each new token, and watched: its projections in the file's units, by vector
     and layer; where something is watched. gates, trips: of every gate and every guard that tripped.
-    idle: steers that found no position to act on, in this text and those of its batch.
+    idle: steers that changed nothing in this text, though no gate held them back. unreached: caps
+    and floors to which nothing in this text came.
     """
 
     prompt: str
@@ -145,6 +146,7 @@ class Generation:
     gates: list[GateReading] = field(default_factory=list)
     trips: list[Trip] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return self.text

@@ -27,7 +27,7 @@ from steer.vectors.vector import Directions, SteeringVector
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """delta + up (down h), of h as it came in.
+    """delta + up (down h), of h as it came in. steers: what it is the sum of.
 
     delta: float32 [d_model], in activation units. down, up: float32 [k, d_model] and [d_model, k],
     where something of low rank is among it.
@@ -36,6 +36,7 @@ class Addition:
     delta: Directions
     down: Directions | None = None
     up: Directions | None = None
+    steers: tuple[Steer, ...] = ()
 
     @property
     def is_nothing(self) -> bool:
@@ -54,6 +55,7 @@ class Along:
     level: float
     coefficient: float
     when: When
+    steer: Steer
 
 
 @dataclass(slots=True)
@@ -99,7 +101,7 @@ def _site_plan(parts: Sequence[tuple[Steer, int]]) -> SitePlan:
 def _along(steer: Steer, layer: int) -> Along:
     direction = unit_direction(steer.vector, layer)
     name, coefficient = steer.op.name, steer.coefficient.value
-    return Along(name, direction, steer.level(layer), coefficient, steer.when)
+    return Along(name, direction, steer.level(layer), coefficient, steer.when, steer)
 
 
 def _summed(parts: Sequence[tuple[Steer, int]]) -> dict[When, Addition]:
@@ -114,6 +116,7 @@ def _summed(parts: Sequence[tuple[Steer, int]]) -> dict[When, Addition]:
 
 def _sum(parts: Sequence[tuple[Steer, int]]) -> Addition:
     """Vectors are summed in float64, so that their order does not show."""
+    steers = tuple(dict.fromkeys(steer for steer, _ in parts))
     delta = np.sum([steer.delta(layer).astype(np.float64) for steer, layer in parts], axis=0)
     # By vector, so that one and its negative leave nothing at all.
     factors: dict[tuple[SteeringVector, int], float] = {}
@@ -126,8 +129,8 @@ def _sum(parts: Sequence[tuple[Steer, int]]) -> Addition:
         if factor and (pair := vector.low_rank(layer)) is not None
     ]
     if not low_rank:
-        return Addition(delta.astype(np.float32))
+        return Addition(delta.astype(np.float32), steers=steers)
     # Side by side: up (down h) is then the sum over the parts.
     down = np.concatenate([down for down, _ in low_rank])
     up = np.concatenate([up for _, up in low_rank], axis=1)
-    return Addition(delta.astype(np.float32), down, up.astype(np.float32))
+    return Addition(delta.astype(np.float32), down, up.astype(np.float32), steers)

@@ -54,9 +54,7 @@ class Scope:
         else:
             named = self.kind
         named = f"not-{named}" if self.inverted else named
-        if not self.skip_special:
-            return named
-        return "skip-special" if named == "all" else f"{named}/skip-special"
+        return f"{named}/skip-special" if self.skip_special else named
 
 
 EVERYWHERE = Scope()
@@ -99,8 +97,9 @@ class Schedule:
 CONSTANT = Schedule()
 
 
-def parse_when(parts: list[str]) -> tuple[Scope, Schedule]:
-    """Scope and schedule from the parts between slashes, each at most once, in any order.
+def parse_when(parts: list[str]) -> tuple[Scope | None, bool, Schedule]:
+    """Scope, skip-special and schedule from the parts between slashes, each at most once, in any
+    order. The scope is None where none is named: the vector's file then decides.
 
     Raises:
         UsageError: a part is neither, or there are two of a kind.
@@ -119,8 +118,9 @@ def parse_when(parts: list[str]) -> tuple[Scope, Schedule]:
             if scope is not None:
                 raise UsageError(f"two scopes, {str(scope)!r} and {part!r}", hint="name one")
             scope = parse_scope(part)
-    found = replace(scope or EVERYWHERE, skip_special=skip_special)
-    return found, schedule or CONSTANT
+    if scope is not None:
+        scope = replace(scope, skip_special=skip_special)
+    return scope, skip_special, schedule or CONSTANT
 
 
 def parse_scope(text: str) -> Scope:

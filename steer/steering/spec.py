@@ -16,7 +16,8 @@ SCOPE, SCHEDULE  see `steer.steering.scope`
 VALUE      in the file's units (`steer.steering.projection`): a number, neg (0), mid (0.5),
            pos (1), or `auto`
 
-What is left out is taken from the file's recommendation; the scope is `all`.
+What is left out is taken from the file's recommendation. Without a scope the vector acts on `all`,
+or on the `response` where it was distilled for that.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from steer.steering.operation import (
     parse_amount,
     plain,
 )
-from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope, parse_when
+from steer.steering.scope import CONSTANT, Schedule, Scope, parse_when
 from steer.vectors.sites import format_layers, parse_layers
 
 Pooling = Literal["mean", "last", "token"]
@@ -54,20 +55,22 @@ _NAMED = {"neg": 0.0, "mid": 0.5, "pos": 1.0}
 
 @dataclass(frozen=True, slots=True)
 class SteerSpec:
-    """One `-v` as typed; None where the file decides."""
+    """One `-v` as typed; None where the file decides. skip_special: as in the scope, if one is
+    named."""
 
     reference: str
     coefficient: Coefficient | None = None
     layers: tuple[int, ...] | Literal["all"] | None = None
-    scope: Scope = EVERYWHERE
+    scope: Scope | None = None
     op: Operation | None = None
     schedule: Schedule = CONSTANT
+    skip_special: bool = False
 
     def __str__(self) -> str:
         amount = format_amount(self.coefficient, self.op)
-        when = [
-            str(part) for part in (self.scope, self.schedule) if part not in (EVERYWHERE, CONSTANT)
-        ]
+        when = [str(part) for part in (self.scope, self.schedule) if part not in (None, CONSTANT)]
+        if self.scope is None and self.skip_special:
+            when.insert(0, "skip-special")
         if when and not amount and self.layers is None:
             amount = RECOMMENDED  # a bare `/scope` would read as part of a path
         text = self.reference + (f":{amount}" if amount else "")
@@ -129,8 +132,8 @@ def parse(text: str) -> SteerSpec:
     layers: tuple[int, ...] | Literal["all"] | None = None
     if match["has_layers"] is not None:
         layers = "all" if match["layers"] == "all" else parse_layers(match["layers"])
-    scope, schedule = parse_when(match["when"].split("/")[1:])
-    return SteerSpec(reference, coefficient, layers, scope, operation, schedule)
+    scope, skip_special, schedule = parse_when(match["when"].split("/")[1:])
+    return SteerSpec(reference, coefficient, layers, scope, operation, schedule, skip_special)
 
 
 def _split(text: str) -> tuple[str, re.Match[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -175,24 +175,31 @@ class Steer:
 _USUAL = (EVERYWHERE, CONSTANT)
 
 
+def usual_scope(metadata: Metadata) -> Scope:
+    """Where a vector acts if nobody says: on the response where it was distilled for that."""
+    return Scope("response") if metadata.read.positions == "response" else EVERYWHERE
+
+
 def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -> Steer:
     """What was typed, completed by what the file recommends.
 
-    What was distilled to act on the response does so, unless a part of the text is named.
-
     Raises:
-        VectorError: the vector has none of the layers that were asked for, or does not suit the op.
+        VectorError: the vector has none of the layers that were asked for, does not suit the op, or
+            recommends a coefficient of 0 where none was typed.
         SiteError: the gate reads behind where the vector acts.
     """
     metadata = vector.metadata
     recommended = metadata.recommended
-    scope = spec.scope
-    if scope.kind == "all" and metadata.read.positions == "response":
-        scope = Scope("response", skip_special=scope.skip_special)
+    scope = spec.scope or replace(usual_scope(metadata), skip_special=spec.skip_special)
     op = spec.op or recommended_operation(metadata)
     usual = Coefficient(1.0)
     if op.name == recommended.op_name:
         usual = Coefficient(recommended.coefficient, recommended.unit)
+        if spec.coefficient is None and not usual.value:
+            raise VectorError(
+                f"vector {vector.name!r} recommends a coefficient of 0: it would steer nothing",
+                hint=f"name one, such as {spec.reference}:1",
+            )
     layers = metadata.layers if spec.layers == "all" else spec.layers
     if layers is None:
         layers = recommended.layers

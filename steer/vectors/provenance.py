@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import datetime
+from typing import Any, Literal
 
 import msgspec
 
@@ -159,17 +160,23 @@ class Read(Record, frozen=True):
 
     A distilled edit was made to act on `all` tokens, or on those of the `response`. The parts of a
     combined vector may differ: `mixed`. chat: in the model's chat template; system, template: as
-    the user gave them. These three are left out of files where there was nothing of the kind.
+    the user gave them. template_args, date: what the chat template got beside messages; the date
+    (YYYY-MM-DD) where it used one. All but the first are left out of files where there was nothing
+    of the kind.
     """
 
     positions: str
     chat: bool | msgspec.UnsetType = msgspec.UNSET
     system: str | msgspec.UnsetType = msgspec.UNSET
     template: str | msgspec.UnsetType = msgspec.UNSET
+    template_args: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    date: str | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.positions not in UNREAD and str(parse(self.positions)) != self.positions:
             raise ValueError(f"{self.positions!r} is not a position")
+        if isinstance(self.date, str):
+            datetime.date.fromisoformat(self.date)
 
     @property
     def at_end(self) -> bool:

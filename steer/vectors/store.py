@@ -25,6 +25,8 @@ SUFFIX = ".safetensors"
 # Generous for any model (1,000 layers of 100,000 numbers), small enough to refuse a weight file.
 MAX_BYTES = 400_000_000
 _MAX_HEADER = 4_000_000
+#: Metadata keep six digits of a norm; a file's own arithmetic may have been float32.
+_NORM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,11 @@ def read_header(path: Path) -> Header:
 
 
 def read(path: Path) -> SteeringVector:
-    """A vector, with everything that the file says of itself checked, the hash included.
+    """A vector, with everything that the file says of itself checked: the hash, and the norms.
 
     Raises:
-        VectorError: not a vector file, damaged, altered, in a newer format, or not the signed
-            vector that was pulled.
+        VectorError: not a vector file, damaged, altered, in a newer format, without the numbers
+            that its metadata describe, or not the signed vector that was pulled.
     """
     return read_with_bytes(path)[0]
 
@@ -99,7 +101,39 @@ def from_bytes(data: bytes, subject: str) -> SteeringVector:
             f"{subject} was altered: its contents do not match its sha256",
             hint="get the file again from where it came",
         )
+    check_norms(vector, subject)
     return vector
+
+
+def check_norms(vector: SteeringVector, subject: str) -> None:
+    """Refuse numbers that are not those the metadata describe.
+
+    The length of each stored direction is computed anew. A low-rank edit has no such length: of it
+    only a row that can add nothing, though the file gives it a norm, is refused.
+
+    Raises:
+        VectorError: a norm that does not match, or nothing but zeros.
+    """
+    rows = vector.directions.astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    nonzero = lengths > 0
+    if vector.down is not None and vector.up is not None:
+        nonzero |= vector.down.any(axis=(1, 2)) & vector.up.any(axis=(1, 2))
+    if not nonzero.any():
+        raise VectorError(
+            f"{subject} holds nothing but zeros: it would steer nothing",
+            hint="get the file again from where it came, or make the vector again",
+        )
+    for index, row in enumerate(vector.metadata.statistics):
+        whole = bool(nonzero[index]) or row.norm == 0
+        if not vector.metadata.rank:
+            whole = math.isclose(lengths[index], row.norm, rel_tol=_NORM_TOLERANCE)
+        if not whole:
+            raise VectorError(
+                f"{subject} contradicts itself: its direction at layer {row.layer} has length"
+                f" {lengths[index]:.4g}, and its metadata say {row.norm:.4g}",
+                hint="get the file again from where it came, or make the vector again",
+            )
 
 
 def parse_header(data: bytes, size: int, subject: str) -> Metadata:

@@ -1,0 +1,102 @@
+"""Hold out some records of a file, so that nothing like them is among those that are left."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from steer.base.errors import InputError, UsageError
+from steer.contrasts.near import near_duplicates
+from steer.contrasts.records import Record
+from steer.contrasts.schema import Names
+
+#: With as many different prompts, or more, records with the same prompt stay together.
+ENOUGH_PROMPTS = 10
+
+
+def split(
+    records: Sequence[Record], share: float, *, seed: int = 0, names: Names | None = None
+) -> tuple[list[Any], list[Any]]:
+    """Divide records into those to make a vector from and those to hold out, in their order.
+
+    share: of the records, the part to hold out; no more than it, and nearly as much. Records that
+    are near-duplicates of each other (`steer.contrasts.near`), directly or by way of others, stay
+    together, and so do those with the same prompt where there are at least `ENOUGH_PROMPTS`. The
+    same records, share and seed give the same parts.
+
+    Raises:
+        UsageError: the share is not between 0 and 1.
+        InputError: one object holds everything, or the records are too much alike to be divided.
+    """
+    if not 0 < share < 1:
+        raise UsageError("--held-out is a share between 0 and 1", hint="0.25 is a quarter")
+    names = names or Names()
+    for where, record in records:
+        if names.shape(where, record) in ("sets", "conditions") and len(records) == 1:
+            raise InputError(
+                f"{where}: one object holds everything",
+                hint="write a record a line, such as a pair or a text with its label",
+            )
+    groups = _groups(records, names)
+    wanted = round(share * len(records))
+    held: set[int] = set()
+    for number in np.random.default_rng(seed).permutation(len(groups)):
+        if len(held) + len(groups[number]) <= wanted:
+            held.update(groups[number])
+    if not held or len(held) == len(records):
+        raise InputError(
+            f"{len(records)} records, of which {len(groups)} differ from all others, cannot be"
+            f" divided with {share:.0%} held out",
+            hint="they are nearly the same, or too few",
+        )
+    parts: tuple[list[Any], list[Any]] = ([], [])
+    for index, (_, record) in enumerate(records):
+        parts[index in held].append(record)
+    return parts
+
+
+def _groups(records: Sequence[Record], names: Names) -> list[list[int]]:
+    """Indices of records that have to stay together, in the order of their first ones."""
+    first = list(range(len(records)))
+
+    def root(index: int) -> int:
+        while first[index] != index:
+            first[index] = first[first[index]]
+            index = first[index]
+        return index
+
+    def join(a: int, b: int) -> None:
+        a, b = sorted((root(a), root(b)))
+        first[b] = a
+
+    for a, b in near_duplicates([" ".join(_texts(record)) for _, record in records]):
+        join(a, b)
+    same: dict[Hashable, list[int]] = defaultdict(list)
+    for index, (_, record) in enumerate(records):
+        key = names.key(record, "prompt") if isinstance(record, dict) else None
+        if key is not None and record[key]:
+            same[str(record[key])].append(index)
+    if len(same) >= ENOUGH_PROMPTS:
+        for indices in same.values():
+            for index in indices[1:]:
+                join(indices[0], index)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in range(len(records)):
+        groups[root(index)].append(index)
+    return list(groups.values())
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a record, the roles of messages left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            if name != "role":
+                yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)

@@ -1,0 +1,87 @@
+"""What a steer can act on, found out before a model runs; and what it acted on, afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steer.base.errors import IdleError
+from steer.hooks.acting import reached
+from steer.hooks.inject import write_sites
+from steer.models.model import Model
+from steer.steering.plan import plan
+from steer.steering.steers import Steer
+
+_HINT = (
+    "change its scope, its schedule or the length of the texts; --allow-idle runs it all the same"
+)
+
+
+def check_can_act(
+    model: Model, steers: Sequence[Steer], prompts: Sequence[Sequence[int]], max_tokens: int
+) -> None:
+    """Refuse a steer that cannot change any of the texts to be written.
+
+    A coefficient of 0 asks for nothing, and is none. prompts: token ids.
+
+    Raises:
+        IdleError: a steer's scope and schedule meet no text of these lengths, or what it would add
+            is nothing, by itself or together with the others.
+    """
+    asked = [steer for steer in steers if steer.coefficient.value]
+    if not asked:
+        return
+    doing = planned(model, steers)
+    special = model.special_ids
+    for steer in asked:
+        if steer not in doing:
+            raise IdleError(
+                f"{steer} would change nothing: what is added is 0",
+                hint="use a larger coefficient; --allow-idle runs it all the same",
+            )
+        for ids in prompts:
+            flags = (
+                [token in special for token in ids]
+                if steer.scope.skip_special
+                else [False] * len(ids)
+            )
+            if reached(steer, flags, max_tokens, model.n_layers):
+                break
+        else:
+            raise IdleError(
+                f"{steer} would act nowhere: {_lengths(prompts, max_tokens)}", hint=_HINT
+            )
+
+
+def planned(model: Model, steers: Sequence[Steer]) -> set[Steer]:
+    """The steers that do something at some site, which two that cancel each other do not."""
+    plans = plan(steers, lambda: write_sites(model.hooks)).values()
+    added = {
+        steer
+        for made in plans
+        for addition in (*made.adds.values(), *made.kept.values())
+        for steer in addition.steers
+    }
+    return added | {along.steer for made in plans for along in made.others}
+
+
+def check_acted(idle: Sequence[Sequence[str]]) -> None:
+    """Refuse that a steer was idle in every text. idle: the idle steers of each text.
+
+    Raises:
+        IdleError: naming the steer.
+    """
+    if not idle:
+        return
+    for steer in idle[0]:
+        if all(steer in others for others in idle):
+            raise IdleError(f"{steer} changed nothing{_in_texts(len(idle))}", hint=_HINT)
+
+
+def _lengths(prompts: Sequence[Sequence[int]], max_tokens: int) -> str:
+    lengths = sorted({len(ids) for ids in prompts})
+    n = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+    return f"a prompt has {n} tokens here, and at most {max_tokens:,} are written"
+
+
+def _in_texts(n: int) -> str:
+    return " in the text" if n == 1 else f" in any of the {n:,} texts"

@@ -1,0 +1,127 @@
+"""Settings of a chat template, which a vector file keeps: what else than messages goes in."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from steer.base.errors import UsageError
+from steer.vectors.provenance import Read
+
+#: Arguments of `apply_chat_template` that are not the template's.
+_RESERVED = frozenset(
+    {"conversation", "messages", "chat_template", "add_generation_prompt", "tokenize", "padding",
+     "continue_final_message", "truncation", "max_length", "return_tensors", "return_dict",
+     "return_assistant_tokens_mask", "tokenizer_kwargs", "processor_kwargs"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateSettings:
+    """arguments: a JSON object with sorted keys, "" for none. date: None is today's."""
+
+    arguments: str = ""
+    date: datetime.date | None = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return dict(json.loads(self.arguments)) if self.arguments else {}
+
+    def __str__(self) -> str:
+        said = [f"{name}={json.dumps(value)}" for name, value in self.values.items()]
+        return ", ".join([*said, *([f"date {self.date}"] if self.date else [])])
+
+
+#: No arguments, and today's date.
+DEFAULT_SETTINGS = TemplateSettings()
+
+
+def parse_settings(arguments: Sequence[str], date: str | None) -> TemplateSettings:
+    """Settings from `NAME=JSON`, each, where what is no JSON is a text; and `YYYY-MM-DD`.
+
+    Raises:
+        UsageError: not of that form, an argument twice, or one that is not the template's.
+    """
+    values: dict[str, Any] = {}
+    for text in arguments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(
+                f"{text!r} is no argument of a chat template",
+                hint="write NAME=JSON, such as enable_thinking=false",
+            )
+        if name in _RESERVED:
+            raise UsageError(f"{name} is not an argument of the template itself")
+        if name in values:
+            raise UsageError(f"the template argument {name} is given twice")
+        try:
+            values[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            values[name] = value
+    try:
+        day = None if date is None else datetime.date.fromisoformat(date)
+    except ValueError:
+        raise UsageError(f"{date!r} is not a date", hint="write YYYY-MM-DD") from None
+    return TemplateSettings(_encoded(values), day)
+
+
+def settings_for(
+    typed: TemplateSettings, reads: Iterable[tuple[str, Read]]
+) -> tuple[TemplateSettings, list[str], list[str]]:
+    """The settings to use with vectors, by name and how each was read; then notes, and warnings.
+
+    What was typed holds. Else vectors that were read in a chat give theirs, where they agree.
+    """
+    reads = list(reads)
+    notes: list[str] = []
+    warnings: list[str] = []
+    in_chat = [(name, _of_read(read)) for name, read in reads if read.chat is True]
+    chosen = typed
+    differing = {settings.arguments for _, settings in in_chat}
+    if typed.arguments:
+        warnings += differences(typed, reads)
+    elif len(differing) == 1:
+        chosen = replace(chosen, arguments=differing.pop())
+    elif differing:
+        each = "; ".join(f"{name}: {_named(one)}" for name, one in in_chat)
+        warnings.append(
+            f"the vectors were read with different template arguments ({each}), and this run has"
+            " none: choose with --template-arg"
+        )
+    dates = {settings.date for _, settings in in_chat if settings.date is not None}
+    if typed.date is None and len(dates) == 1:
+        chosen = replace(chosen, date=dates.pop())
+    if chosen != typed:
+        notes.append(f"the chat template gets {chosen}, as the vectors were read")
+    return chosen, notes, warnings
+
+
+def differences(used: TemplateSettings, reads: Iterable[tuple[str, Read]]) -> list[str]:
+    """Warnings about vectors that were read in a chat with other template arguments than are used.
+
+    reads: vectors by name, and how each was read.
+    """
+    return [
+        f"vector {name!r} was read with the template arguments {_named(_of_read(read))}, this run"
+        f" has {_named(used)}"
+        for name, read in reads
+        if read.chat is True and _of_read(read).arguments != used.arguments
+    ]
+
+
+def _named(settings: TemplateSettings) -> str:
+    return str(replace(settings, date=None)) or "none"
+
+
+def _of_read(read: Read) -> TemplateSettings:
+    arguments = read.template_args if isinstance(read.template_args, dict) else {}
+    date = datetime.date.fromisoformat(read.date) if isinstance(read.date, str) else None
+    return TemplateSettings(_encoded(arguments), date)
+
+
+def _encoded(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True) if values else ""
