@@ -71,7 +71,7 @@ def test_what_an_encoding_lacks_is_escaped(encoding: str) -> None:
         ["apply", "hello", "--system", "caf\udce9"],
         ["apply", "hello", "--stop=caf\udce9"],
         ["monitor", "caf\udce9", "-v", "calm"],
-        ["sweep", "-v", "calm", "--concept", "words:caf\udce9"],
+        ["monitor", "w1", "-v", "caf\udce9"],
         ["combine", "calm", "calm", "-o", "x.safetensors", "--description", "caf\udce9"],
         ["show", "caf\udce9"],
         ["push", "calm", "caf\udce9"],
