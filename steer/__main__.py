@@ -7,9 +7,10 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         # Here, so that Ctrl-C is heard while all of this loads.
-        from steer.base.processes import hearing_interrupts
+        from steer.base.processes import hearing_interrupts, restart_in_utf8
 
         with hearing_interrupts():
+            restart_in_utf8()
             from steer.cli.main import main as run
 
         run()

@@ -38,9 +38,10 @@ import torch
 from conftest import make_vector
 
 from steer.cli.main import app
-from steer.sharing.address import is_url, parse_folder
+from steer.sharing.address import is_url, parse_folder, parse_vector
 from steer.sharing.opening import open_place
-from steer.vectors import store
+from steer.sharing.pull import pull
+from steer.vectors import signing, store
 
 PAIRS = "".join(
     f'{{"positive": "w{i} w{i + 7} w{i + 9}", "negative": "w{i} w{i + 20} w{i + 3}"}}\n'
@@ -80,6 +81,11 @@ def local_cases() -> list[Case]:
         made.append(Case(name.format("push"), ("push", "a.safetensors", team, *force), team))
         pulled = ("pull", "there/a", "-o", team, *force)
         made.append(Case(name.format("pull"), pulled, team))
+    made.append(Case("sign", ("sign", "b.safetensors", "--key", "k.pem"), "."))
+    known = ("--public-key", "k.pub")
+    made.append(Case("pull signed", ("pull", "signed/a", "-o", "new", *known), "new"))
+    made.append(Case("pull successor", ("pull", "signed/a", "-o", "held", "--force"), "held"))
+    made.append(Case("push signed", ("push", "signed/a.safetensors", "new"), "new"))
     return made
 
 
@@ -115,6 +121,23 @@ def prepare(folder: Path) -> None:
     for seed, path in enumerate(("a", "b", "old", "there/a", "old/a")):
         vector = make_vector(name=path[-1], layers=(1, 2), seed=seed)
         store.write(folder / f"{path}.safetensors", vector)
+    _prepare_signed(folder)
+
+
+def _prepare_signed(folder: Path) -> None:
+    """A signed vector in `signed`, and in `held` the one before it, pulled and signed as well."""
+    key = folder / "k.pem"
+    public = signing.make_keys(key)
+    for seed in (7, 8):
+        path = folder / "signed/a.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        vector = store.write(path, make_vector(name="a", layers=(1, 2), seed=seed), force=True)
+        signing.sign(path, store.to_bytes(vector), key)
+        if seed == 7:
+            here = Path.cwd()
+            os.chdir(folder)
+            pull(parse_vector("signed/a"), Path("held"), public_key=public)
+            os.chdir(here)
 
 
 def forked(work: Callable[[], object], folder: Path) -> int:

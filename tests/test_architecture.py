@@ -6,6 +6,7 @@ import ast
 import graphlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ DOORS = {
 }
 
 
+@cache
 def modules() -> dict[str, Path]:
     files = ROOT.rglob("*.py")
     return {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
@@ -126,3 +128,94 @@ sys.exit(", ".join({HEAVY | {"numpy"}!r} & set(sys.modules)) or 0)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+#: Calls that read or write a file by its name, as attributes (`path.read_text`) or by themselves.
+FILE_CALLS = {
+    "open", "read_text", "read_bytes", "write_text", "write_bytes", "fdopen", "fromfile", "memmap",
+    "loadtxt", "genfromtxt", "safe_open", "load_file", "save_file", "copyfile", "copy2", "copy",
+}  # fmt: skip
+#: Modules of which `load` takes a path.
+LOADERS = {"np", "numpy", "torch", "pickle", "joblib"}
+#: Text that is written or read in the encoding of the locale, unless one is named.
+TEXTUAL = {"open", "read_text", "write_text"}
+#: Where files may be opened in another way than by `steer.base.files`, and why.
+OPENERS = {
+    "base.files": "the one place that opens files",
+    "base.processes": "the null device, in place of a closed stream",
+    "baking.folder": "writes into a new folder of its own",
+    "cli.generated": "appends to a file of its own beside the output",
+    "formats.archives": "a member of an archive in memory",
+    "models.checkpoint": "copies a file of the model that is baked",
+    "models.torch_files": "bytes in memory",
+    "pocket.train": "writes the folder that the user named",
+}
+
+
+@cache
+def calls_of(module: str) -> list[ast.Call]:
+    return file_calls(ast.parse(modules()[module].read_text(encoding="utf-8")))
+
+
+def file_calls(tree: ast.AST) -> list[ast.Call]:
+    """The calls that read or write a file, by the names in `FILE_CALLS` and `LOADERS`."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        match node.func:
+            case ast.Name(name) if name in FILE_CALLS and name != "read_bytes" and name != "copy":
+                found.append(node)
+            case ast.Attribute(value, name) if name in FILE_CALLS:
+                # `tensor.copy()`; `files.read_bytes(path, limit=...)` is the function of the house.
+                limited = any(word.arg == "limit" for word in node.keywords)
+                if getattr(value, "id", "") == "formatter":  # of click, which writes help
+                    continue
+                if name not in ("copy", "copy2") or getattr(value, "id", "") == "shutil":
+                    found += [] if limited else [node]
+            case ast.Attribute(ast.Name(module), "load") if module in LOADERS:
+                found.append(node)
+    return found
+
+
+@pytest.mark.parametrize("module", modules())
+def test_files_are_opened_in_one_place(module: str) -> None:
+    """Elsewhere a pipe would hang, a device would fill the memory, and a link lead astray."""
+    lines = [node.lineno for node in calls_of(module)]
+    if module in OPENERS:
+        assert lines, f"{module} opens no files any more; take it out of OPENERS"
+    else:
+        assert not lines, f"{module} opens files at {lines}; use steer.base.files"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_texts_have_an_encoding_that_no_locale_changes(module: str) -> None:
+    for node in calls_of(module):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id  # type: ignore[attr-defined]
+        constants = [word.value for word in (*node.args, *(one.value for one in node.keywords))
+                     if isinstance(word, ast.Constant)]  # fmt: skip
+        binary = any(isinstance(value, str) and "b" in value for value in constants)
+        encoded = any(word.arg == "encoding" for word in node.keywords)
+        if name in TEXTUAL and not binary and module != "formats.archives":
+            own = isinstance(node.func, ast.Attribute) and ast.unparse(node.func).startswith("os.")
+            assert encoded or own, f"{module}:{node.lineno} names no encoding"
+
+
+@pytest.mark.parametrize(
+    ("code", "n"),
+    [
+        ("open(path)", 1),
+        ("path.read_text()", 1),
+        ("Path(x).read_bytes()", 1),
+        ("np.load(path)", 1),
+        ("safe_open(path, 'np')", 1),
+        ("os.open(path, 0)", 1),
+        ("torch.load(path)", 1),
+        ("shutil.copy(a, b)", 1),
+        ("read_bytes(path, limit=3)", 0),
+        ("files.read_bytes(path, limit=3)", 0),
+        ("array.copy()", 0),
+    ],
+)
+def test_the_rule_sees_what_opens_a_file(code: str, n: int) -> None:
+    assert len(file_calls(ast.parse(code))) == n

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import make_vector
+from typer.testing import CliRunner
 
+from steer.cli.main import app
+from steer.models.loading import load
+from steer.models.source import ModelSource
 from steer.vectors import store
 
 
@@ -58,3 +62,99 @@ def test_what_an_encoding_lacks_is_escaped(encoding: str) -> None:
     assert ("\u2013" in shown.stdout) == (encoding in ("utf-8", "cp1252"))
     (told,) = json.loads(in_shell("list --json", encoding).stdout)["vectors"]
     assert told["name"] == "ruhig \u2013 \U0001f30a"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["apply", "caf\udce9"],
+        ["apply", "hello", "--system", "caf\udce9"],
+        ["apply", "hello", "--stop=caf\udce9"],
+        ["monitor", "caf\udce9", "-v", "calm"],
+        ["monitor", "w1", "-v", "caf\udce9"],
+        ["combine", "calm", "calm", "-o", "x.safetensors", "--description", "caf\udce9"],
+        ["show", "caf\udce9"],
+        ["push", "calm", "caf\udce9"],
+    ],
+)
+def test_bytes_that_are_no_text_are_refused_at_the_edge(words: list[str]) -> None:
+    run = CliRunner().invoke(app, words)
+    assert run.exit_code == 2
+    assert "is not UTF-8" in run.stderr
+
+
+def test_a_file_whose_name_is_no_text_can_be_named() -> None:
+    path = Path(os.fsdecode(b"caf\xe9.safetensors"))
+    store.write(path, make_vector())
+    assert CliRunner().invoke(app, ["show", str(path)]).exit_code == 0
+
+
+#: Python's ways out of an ASCII locale are closed.
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipe", "show", "\u00e9.toml"],
+        ["convert", "calm:1@2", "\u00e9.svec"],
+    ],
+)
+def test_an_ascii_locale_changes_nothing(words: list[str]) -> None:
+    Path("\u00e9.toml").write_text('description = "\u00e9"', encoding="utf-8")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONIOENCODING"}
+    command = [sys.executable, "-m", "steer", *words]
+    runs = []
+    for more in ({"LC_ALL": "C.UTF-8"}, ASCII):
+        folder = Path(f"run{len(runs)}")
+        folder.mkdir()
+        for name in ("vectors", "\u00e9.toml"):
+            (folder / name).symlink_to(Path(name).absolute())
+        runs.append(
+            subprocess.run(
+                command, capture_output=True, check=False, cwd=folder, env=environment | more
+            )
+        )
+    assert runs[1].returncode == 0, runs[1].stderr
+    assert runs[0].stdout == runs[1].stdout
+    for path in Path("run0").iterdir():
+        if path.is_file():
+            assert path.read_bytes() == (Path("run1") / path.name).read_bytes()
+
+
+#: Runs a command that can write no file longer than so many bytes, as on a full disk.
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+sys.argv[0] = "steer"
+from steer.cli.main import main
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "room"),
+    [
+        ("bake -v calm:1@2 -o baked", 100_000),
+        ("sign calm --key k.pem --new-key", 0),
+        ("sign calm --key k.pem --new-key", 115),  # for one of the two keys
+        ("pull team/calm -o here", 100),
+    ],
+)
+def test_a_full_disk_is_told_and_leaves_nothing_half(words: str, room: int) -> None:
+    pytest.importorskip("resource")
+    identity = load(ModelSource("pocket", dtype="float32")).identity
+    Path("team").mkdir()
+    for folder in ("vectors", "team"):
+        store.write(Path(f"{folder}/calm.safetensors"), make_vector(identity), force=True)
+    before = sorted(path for path in Path().rglob("*") if path.is_file())
+    command = [sys.executable, "-c", FULL, str(room), *words.split()]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stderr
+    assert "Traceback" not in run.stderr and "File too large" in run.stderr, run.stderr
+    left = {path for path in Path().rglob("*") if path.is_file()} - set(before)
+    assert {path for path in left if path.stat().st_size and path.suffix != ".guard"} == set()

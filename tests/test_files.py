@@ -9,10 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import make_vector
 
 from steer.base import files
-from steer.base.errors import SteerError
+from steer.base.errors import InputError, SteerError
+from steer.fitting import activations
+from steer.fitting.activations import Recording
+from steer.vectors.provenance import Read
+from steer.vectors.sites import Site
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes with names")
 
@@ -170,3 +176,51 @@ def test_nothing_but_a_file_is_replaced(tmp_path: Path) -> None:
         with pytest.raises(SteerError, match=f"is {kind}|not writable"):
             files.write_atomic(path, b"x", force=True)
         assert (path.stat().st_ino, path.stat().st_mode) == (before.st_ino, before.st_mode)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """Kept activations, complete."""
+    metadata = make_vector().metadata
+    kept = Recording(
+        model=metadata.model,
+        contrast=metadata.contrast,
+        reads=(Read(positions="mean"),),
+        sites=(Site(0),),
+        n_positive=1,
+        n_negative=1,
+        paired=True,
+    )
+    with activations.resume(tmp_path / "acts", kept) as file:
+        file.put(range(2), np.ones((2, 1, 8), np.float32), np.ones((2, 1), np.float32))
+    return tmp_path / "acts"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "because"),
+    [
+        (b'\\"format\\":1', b'\\"format\\":2', "format 2; this steer reads 1"),
+        (b'\\"paired\\":true', b'\\"format\\":1   ', "holds no recorded activations"),
+        (b'"lengths"', b'"resid_p"', "header differs"),
+    ],
+)
+def test_kept_activations_are_what_they_say(
+    recording: Path, old: bytes, new: bytes, because: str
+) -> None:
+    """A later format, a key that stands twice, other names: nothing is read as something else."""
+    with activations.open_kept(recording) as found:
+        assert found.side(0, 0).shape == (1, 8)
+    data = recording.read_bytes()
+    assert data.count(old) == 1 and len(old) == len(new)
+    recording.write_bytes(data.replace(old, new))
+    with pytest.raises(InputError, match=because):
+        activations.open_kept(recording)
+
+
+def test_activations_are_not_recorded_into_what_is_no_file(tmp_path: Path, recording: Path) -> None:
+    with activations.open_kept(recording) as kept:
+        for kind, path in special(tmp_path).items():
+            with pytest.raises(SteerError, match=f"is {kind}"):
+                activations.resume(path, kept.recording)
+            with pytest.raises(SteerError, match=f"is {kind}"):
+                activations.open_kept(path)

@@ -22,7 +22,10 @@ from steer.base.errors import SteerError
 from steer.formats.registry import registry
 
 N = 250
-OURS = ("vector", "recipe", "spec", "lock", "evidence", "contrasts", "activations")
+OURS = (
+    "vector", "recipe", "includes", "spec", "lock", "signature", "key", "journal", "map",
+    "evidence", "contrasts", "activations",
+)  # fmt: skip
 FORMATS = tuple(each.name for each in registry() if each.read is not None)
 READERS = (*OURS, *FORMATS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,9 +18,11 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from transformer_lens.utilities.attn_implementation import force_eager_attention
 
 from steer.base.errors import ModelError, SiteError
+from steer.base.files import cache_folder, write_cached
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
+from steer.models import found as cached_maps
 from steer.models.found import hook_map
 from steer.models.hookmap import HookMap, Place
 from steer.models.model import Model
@@ -87,6 +90,32 @@ def vector() -> Tensor:
 
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@each_family
+def test_a_cached_map_is_taken_if_its_layers_are_those_of_the_model(family: str) -> None:
+    """Each map passes, and none whose layers were exchanged: they would be steered silently."""
+    network, right = model_of(family), map_of(family)
+    assert cached_maps._fits(right, network)
+    first, last = (Site(layer, "resid_post") for layer in (0, N_LAYERS - 1))
+    swapped = {**right.places, first: right.places[last], last: right.places[first]}
+    missing = {**right.places, first: Place("model.layers.0.none", "output")}
+    for places in (swapped, missing, {**right.places, Site(99): right.places[first]}):
+        assert not cached_maps._fits(replace(right, places=places), network)
+
+
+def test_a_map_in_the_cache_that_is_wrong_is_made_anew() -> None:
+    network, right = model_of("gpt2"), map_of("gpt2")
+    file = cache_folder("hooks") / f"{cached_maps._key(network)}.json"
+    first, second = Site(0, "resid_post"), Site(1, "resid_post")
+    swapped = {**right.places, first: right.places[second], second: right.places[first]}
+    for data in (cached_maps._encode(replace(right, places=swapped)), b"{}", b"[" * 9_000, b""):
+        write_cached(file, data)
+        assert hook_map(network) == right
+    write_cached(file, cached_maps._encode(right))
+    file.chmod(0o666)  # anybody can have written it
+    assert hook_map(network) == right
+    assert file.stat().st_mode & 0o077 == 0
 
 
 @each_family

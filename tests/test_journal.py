@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,37 @@ def test_a_run_that_was_killed_leaves_whole_lines_of_use(cut: int) -> None:
         assert again.get(f"key {number}") == ([number / 3] if number < kept else None)
         again.put(f"key {number}", [number / 3])
     assert [Journal(path).get(f"key {number}") for number in range(3)] == [[0], [1 / 3], [2 / 3]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"5", b"[]", b"[1, 2, 3]", b'[["a"], 1]', b"[1, 2]", b'{"a": 1, "b": 2}', b'"ab"', b"null",
+     b"\xff\xfe", b"[" * 100_000, b'["key", ' + b"9" * 10_000 + b"]", b"\0", b""],
+)  # fmt: skip
+def test_any_line_that_does_not_parse_is_skipped(line: bytes) -> None:
+    path = Path("kept.jsonl")
+    journal = Journal(path)
+    journal.put("first", 1)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    Journal(path).put("last", 2)
+    again = Journal(path)
+    assert (again.get("first"), again.get("last"), len(again)) == (1, 2, 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="has no owners")
+def test_what_somebody_else_can_have_written_is_not_gone_on_with() -> None:
+    path = Path("kept.jsonl")
+    Journal(path).put("key", 1)
+    assert path.stat().st_mode & 0o077 == 0
+    path.chmod(0o666)
+    journal = Journal(path)
+    assert journal.get("key") is None
+    journal.put("key", 2)
+    assert Journal(path).get("key") == 2
+    path.rename("other")
+    path.symlink_to("other")
+    assert Journal(path).get("key") is None
+    assert Path("other").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_named() -> None:

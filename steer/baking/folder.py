@@ -90,9 +90,9 @@ def export(
         exact = not made.placement.approximations
         difference = compare(baked, expected, dtype=dtype, exact=exact)
         report = _report(model, steers, made, difference)
-        told = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        (temporary / REPORT).write_text(told + "\n")
-        (temporary / "README.md").write_text(_card(report))
+        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        (temporary / REPORT).write_text(text + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(_card(report), encoding="utf-8")
     return report
 
 

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from steer.base.errors import SteerError
 from steer.base.files import reported
 
@@ -27,7 +29,12 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
     with reported(path):
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
         try:
-            yield temporary
+            try:
+                yield temporary
+            except SafetensorError as error:  # Rust's own, of a disk that is full too
+                raise SteerError(
+                    f"{path}: {error}", hint="make room, and run the same again"
+                ) from error
             _open_up(temporary)
             _put(temporary, path, force=force)
         finally:

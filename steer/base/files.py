@@ -4,7 +4,8 @@ Which function to read with:
 
     read_bytes      a file that the user, another file or a folder names: regular files only
     read_typed      a file that the user typed, where a stream (`-`, `<(...)`) makes sense too
-    read_cached     a file of the user's cache folder: only if nobody else can have written it
+    read_cached     a file of the user's cache folder: only if nobody else can have written it;
+                    `write_cached` and `append_cached` write there
     open_regular    the same as `read_bytes` for a caller that reads in parts
 """
 
@@ -178,6 +179,20 @@ def write_cached(path: Path, data: bytes) -> None:
     write_atomic(path, data, force=True, mode=0o600)
 
 
+def append_cached(path: Path, data: bytes) -> None:
+    """Append to a file of the cache folder, which only this user can read and write.
+
+    Raises:
+        SteerError: the disk does not take it.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    with reported(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = open_descriptor(path, flags, follow_links=False, mode=0o600)
+        with os.fdopen(descriptor, "ab") as file:
+            file.write(data)
+
+
 def open_regular(path: Path, *, follow_links: bool = True) -> BinaryIO:
     """Open a regular file for reading in parts; opening never waits.
 
@@ -188,8 +203,10 @@ def open_regular(path: Path, *, follow_links: bool = True) -> BinaryIO:
     return os.fdopen(open_descriptor(path, os.O_RDONLY, follow_links=follow_links), "rb")
 
 
-def open_descriptor(path: Path, flags: int, *, follow_links: bool = True) -> int:
+def open_descriptor(path: Path, flags: int, *, follow_links: bool = True, mode: int = 0o666) -> int:
     """As `open_regular`, with flags of `os.open`; gives a descriptor, which the caller closes.
+
+    mode: the permissions of a new file, of which the process's umask takes away.
 
     Raises:
         SteerError: as `open_regular`.
@@ -199,7 +216,7 @@ def open_descriptor(path: Path, flags: int, *, follow_links: bool = True) -> int
         with contextlib.suppress(FileNotFoundError):
             _check_regular(path, path.stat() if follow_links else path.lstat())
         safe = _NO_WAITING if follow_links else _NO_WAITING | getattr(os, "O_NOFOLLOW", 0)
-        descriptor = os.open(path, flags | safe, 0o666)
+        descriptor = os.open(path, flags | safe, mode)
         try:
             _check_regular(path, os.fstat(descriptor))
         except BaseException:

@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from steer import __version__
-from steer.base.files import cache_folder, reported
+from steer.base.files import append_cached, cache_folder, read_cached, reported
 from steer.base.processes import several
+
+_MAX_BYTES = 2_000_000_000
 
 
 class Journal:
     """A line of JSON for each piece of work that is done, under its key; path None: kept in memory.
+
+    Lines that do not parse are skipped, and their work is done again.
 
     Raises:
         SteerError: the folder or the file cannot be written.
@@ -34,14 +38,18 @@ class Journal:
             self._read(path)
 
     def _read(self, path: Path) -> None:
-        with reported(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            text = path.read_text() if path.exists() else ""
-        *whole, torn = text.split("\n")
+        data = read_cached(path, limit=_MAX_BYTES)
+        if data is None:
+            with reported(path):
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.unlink(missing_ok=True)  # somebody else can have written it
+            return
+        *whole, torn = data.split(b"\n")
         for line in whole:
-            with suppress(ValueError):
-                key, value = json.loads(line)
-                self._done[key] = value
+            with suppress(ValueError, RecursionError):
+                entry = json.loads(line)
+                if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
+                    self._done[entry[0]] = entry[1]
         # The last line of a run that was killed while it wrote it is not whole.
         self._before = "\n" if torn else ""
 
@@ -70,8 +78,7 @@ class Journal:
         self._done[key] = value
         if self.path is None:
             return
-        with reported(self.path), self.path.open("a") as file:
-            file.write(self._before + json.dumps([key, value]) + "\n")
+        append_cached(self.path, f"{self._before}{json.dumps([key, value])}\n".encode())
         self._before = ""
 
     def kept(self, key: str, make: Callable[[], Any]) -> Any:

@@ -6,6 +6,7 @@ with its part of the weights, and all get the same numbers.
 
 from __future__ import annotations
 
+import codecs
 import os
 import signal
 import sys
@@ -29,7 +30,19 @@ def follows() -> bool:
 def silence_followers() -> None:
     """Let only the first process be heard; a failure shows in the exit status of each."""
     if follows():
-        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  (to the end)
+        sys.stdout = sys.stderr = Path(os.devnull).open(  # noqa: SIM115  (to the end)
+            "w", encoding="utf-8"
+        )
+
+
+def restart_in_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode, where its locale knows ASCII alone.
+
+    Texts on the command line, names of files and both streams are UTF-8 then, as they are in all
+    other locales of today. Does nothing where the locale can say more.
+    """
+    if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and not sys.flags.utf8_mode:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 @contextmanager
@@ -66,7 +79,8 @@ def open_streams() -> None:
     """Have each stream, also one that was closed; what one cannot encode is escaped."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  (to the end)
+            devnull = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115  (to the end)
+            setattr(sys, name, devnull)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # files
 

@@ -49,7 +49,8 @@ class Texts:
         self.pairs.append(pair)
         if self.out is not None and not follows():
             part = self._part(self.out)
-            with reported(part), part.open("w" if len(self.pairs) == 1 else "a") as file:
+            mode = "w" if len(self.pairs) == 1 else "a"
+            with reported(part), part.open(mode, encoding="utf-8") as file:
                 file.write(_line(_record(*pair)))
 
     def write(self, *, force: bool) -> None:

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.base.errors import InputError, SteerError
-from steer.base.files import check_writable, reported
+from steer.base.files import check_writable, open_descriptor, reported
+from steer.base.strict_json import load_strict_json
 from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
 from steer.vectors.sites import Site
 
@@ -30,6 +31,8 @@ Rows = NDArray[np.float32]
 
 #: Rows that are read at once: enough to be fast, few enough to be small.
 CHUNK = 1_024
+#: Of the files that are written, and the last one that is read.
+FORMAT = 1
 _MAX_HEADER = 4_000_000
 
 
@@ -50,7 +53,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     paired: bool
     dtype: str | msgspec.UnsetType = msgspec.UNSET
     run: str | msgspec.UnsetType = msgspec.UNSET
-    format: int = 1
+    format: int = FORMAT
 
     def __post_init__(self) -> None:
         if min(self.n_positive, self.n_negative) < 1 or not self.sites or not self.reads:
@@ -158,7 +161,7 @@ def resume(path: Path, recording: Recording) -> Activations:
     header = _header(recording)
     check_writable(path, force=True)
     with reported(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = open_descriptor(path, os.O_RDWR | os.O_CREAT)
         _take(descriptor, path)
         if os.pread(descriptor, len(header), 0) != header:
             os.ftruncate(descriptor, 0)
@@ -186,19 +189,25 @@ def open_kept(path: Path) -> Activations:
     """A complete recording, for reading.
 
     Raises:
-        InputError: it is none, or not whole.
+        InputError: it is none, not whole, or of a later format.
     """
-    with reported(path):
-        descriptor = os.open(path, os.O_RDONLY)
-        start = os.pread(descriptor, 8 + _MAX_HEADER, 0)
-        size = os.fstat(descriptor).st_size
-    recording = _parse(start, str(path))
-    header = _header(recording)
-    if size != len(header) + _n_bytes(recording) or not start.startswith(header):
-        raise InputError(f"{path} is damaged: it is not as long as it says, or its header differs")
-    found = Activations(recording, path, descriptor, len(header))
-    if not found.done().all():
-        raise InputError(f"{path} is not complete", hint="run the same `steer extract` again")
+    descriptor = open_descriptor(path, os.O_RDONLY)
+    try:
+        with reported(path):
+            start = os.pread(descriptor, 8 + _MAX_HEADER, 0)
+            size = os.fstat(descriptor).st_size
+        recording = _parse(start, str(path))
+        header = _header(recording)
+        if size != len(header) + _n_bytes(recording) or not start.startswith(header):
+            raise InputError(
+                f"{path} is damaged: it is not as long as it says, or its header differs"
+            )
+        found = Activations(recording, path, descriptor, len(header))
+        if not found.done().all():
+            raise InputError(f"{path} is not complete", hint="run the same `steer extract` again")
+    except BaseException:
+        os.close(descriptor)
+        raise
     return found
 
 
@@ -236,9 +245,17 @@ def _header(recording: Recording) -> bytes:
 def _parse(data: bytes, subject: str) -> Recording:
     try:
         (length,) = struct.unpack("<Q", data[:8])
-        raw = json.loads(data[8 : 8 + min(length, _MAX_HEADER)])
-        return msgspec.json.decode(raw["__metadata__"]["activations"], type=Recording)
-    except (struct.error, ValueError, KeyError, TypeError, RecursionError, SteerError) as error:
+        header = load_strict_json(data[8 : 8 + min(length, _MAX_HEADER)].decode(), subject)
+        raw = load_strict_json(msgspec.convert(header["__metadata__"]["activations"], str), subject)
+        if isinstance(raw, dict) and type(raw.get("format")) is int and raw["format"] > FORMAT:
+            raise InputError(
+                f"{subject} has activations of format {raw['format']}; this steer reads {FORMAT}",
+                hint="upgrade steer, or record them again",
+            )
+        return msgspec.convert(raw, Recording)
+    except InputError:
+        raise
+    except (struct.error, ValueError, KeyError, TypeError, SteerError) as error:
         raise InputError(
             f"{subject} holds no recorded activations",
             hint="`steer extract --keep FILE` writes them",

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from steer.base.errors import ModelError
-from steer.base.files import at_home
+from steer.base.files import at_home, read_bytes
 
+#: Of the weights of an adapter, in bytes.
+_MAX_WEIGHTS = 20_000_000_000
 INSTALL = "pip install 'peft>=0.17'"
 #: Kinds that put tokens or keys before the text, and so are no change of weights.
 _PROMPTS = (
@@ -57,10 +59,10 @@ def _folder(name: str, *, offline: bool) -> Path:
 def _hash(folder: Path) -> str:
     """Of the weights and of what decides what they do, not of paths and notes."""
     digest = hashlib.sha256()
-    config = json.loads((folder / "adapter_config.json").read_bytes())
+    config = json.loads(read_bytes(folder / "adapter_config.json", limit=10_000_000))
     for key in ("base_model_name_or_path", "inference_mode", "revision", "auto_mapping"):
         config.pop(key, None)
     digest.update(json.dumps(config, sort_keys=True).encode())
     for path in sorted(folder.glob("adapter_model*")):
-        digest.update(path.name.encode() + path.read_bytes())
+        digest.update(path.name.encode() + read_bytes(path, limit=_MAX_WEIGHTS))
     return digest.hexdigest()

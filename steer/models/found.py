@@ -17,9 +17,11 @@ import torch
 
 from steer import __version__
 from steer.base.errors import SteerError
-from steer.base.files import cache_folder, write_atomic
+from steer.base.files import cache_folder, read_cached, write_cached
 from steer.models.hookmap import HookMap, Place
 from steer.vectors.sites import Site
+
+_MAX_BYTES = 10_000_000
 
 
 def hook_map(model: torch.nn.Module) -> HookMap:
@@ -30,15 +32,37 @@ def hook_map(model: torch.nn.Module) -> HookMap:
             blocks that generates text, or the modules are not where its map says.
     """
     file = cache_folder("hooks") / f"{_key(model)}.json"
-    with suppress(OSError, ValueError):  # not there, or not whole: it is made anew
-        return _decode(file.read_bytes())
+    with suppress(SteerError, ValueError):  # damaged: it is made anew
+        data = read_cached(file, limit=_MAX_BYTES)
+        cached = None if data is None else _decode(data)
+        if cached is not None and _fits(cached, model):
+            return cached
     from steer.models.adapters import read_map
 
     found = read_map(model)
-    with suppress(OSError, SteerError):  # a cache that cannot be written costs time, no more
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, _encode(found), force=True)
+    with suppress(SteerError):  # a cache that cannot be written costs time, no more
+        write_cached(file, _encode(found))
     return found
+
+
+def _fits(found: HookMap, model: torch.nn.Module) -> bool:
+    """Whether each site is at a module of the model, and of the layer that it names.
+
+    A map that is wrong in its layers would steer others than the user names, without a word.
+    """
+    modules = {name for name, _ in model.named_modules()}
+    outside = {found.embed, found.final_norm, found.unembed} - {None}
+    return outside <= modules and all(
+        0 <= site.layer < found.n_layers
+        and place.module in modules
+        and _layer_of(place.module) == site.layer
+        for site, place in found.places.items()
+    )
+
+
+def _layer_of(module: str) -> int | None:
+    """The layer that a module is in: the first number in its path, as in `model.layers.3.mlp`."""
+    return next((int(part) for part in module.split(".") if part.isdecimal()), None)
 
 
 def _key(model: Any) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.base.errors import ModelError
-from steer.base.files import reported
+from steer.base.files import open_regular, reported
 
 #: struct's letter for each type of number; texts and arrays are apart.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q"}
@@ -89,7 +89,7 @@ def read_header(path: Path, name: str) -> Header:
     Raises:
         ModelError: it is not a GGUF file, or cut off.
     """
-    with reported(path), path.open("rb") as file:
+    with open_regular(path) as file, reported(path):
         if file.read(4) != b"GGUF":
             raise ModelError(f"{name} is not a GGUF file")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

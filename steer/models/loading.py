@@ -26,8 +26,8 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from steer.base.errors import ModelError
-from steer.base.files import at_home
+from steer.base.errors import ModelError, SteerError
+from steer.base.files import at_home, read_bytes
 from steer.models import adapter, gguf, tokenizers
 from steer.models.heap import keep_freed
 from steer.models.model import Model, wrap
@@ -42,6 +42,8 @@ PARAMETERS_A_BYTE = 8
 
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+#: Of a configuration or an index, in bytes.
+_MAX_JSON = 100_000_000
 #: Names that configurations use for one thing.
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
@@ -427,8 +429,9 @@ def computes_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 natively (AVX512_BF16, AMX, or Arm's BF16)."""
     if sys.platform != "linux":
         return False
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n"):
+    with contextlib.suppress(SteerError):
+        text = read_bytes(Path("/proc/cpuinfo"), limit=_MAX_JSON).decode(errors="replace")
+        for line in text.split("\n"):
             if line.startswith(("flags", "Features")):
                 return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(line.split()))
     return False
@@ -436,7 +439,7 @@ def computes_bfloat16() -> bool:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path, limit=_MAX_JSON))
     except ValueError as error:
         raise ModelError(f"{path.name} is not JSON: {error}") from None
 

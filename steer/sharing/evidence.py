@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from steer.base.errors import InputError
-from steer.base.files import read_bytes
+from steer.base.files import read_typed
 from steer.base.intervals import Interval
 from steer.base.strict_json import load_strict_json
 from steer.measures.measure import Measure
@@ -40,7 +40,7 @@ def read(path: Path) -> dict[str, Evidence]:
     Raises:
         InputError: the file is not what `steer eval -o` writes, or a vector changed nothing in it.
     """
-    data = read_bytes(path, limit=_MAX_BYTES)
+    data = read_typed(path, limit=_MAX_BYTES)
     try:
         told = load_strict_json(data.decode(), str(path))
         vectors = msgspec.convert(told["vectors"], dict[str, str])

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from steer.base.errors import SteerError
-from steer.base.files import check_writable, read_bytes, reported, write_atomic
+from steer.base.files import check_writable, read_bytes, read_typed, write_atomic
 
 SIGNATURE = ".sig"
 SIGNATURE_LIMIT = 1_000
@@ -47,12 +47,12 @@ def make_keys(key: Path) -> Path:
         if path.exists():
             raise SteerError(f"{path} exists", hint="keys are not replaced; name another file")
     # Nobody else may read it even for a moment.
-    with (
-        reported(key),
-        os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
-    ):
-        file.write(private)
-    write_atomic(public, _public_pem(made.public_key()))
+    write_atomic(key, private, mode=0o600)
+    try:
+        write_atomic(public, _public_pem(made.public_key()))
+    except BaseException:
+        key.unlink(missing_ok=True)
+        raise
     return public
 
 
@@ -191,7 +191,7 @@ def _public_pem(public: Any) -> bytes:
 def _private(path: Path) -> Any:
     library, forms = _library(), _serialization()
     try:
-        key = forms.load_pem_private_key(read_bytes(path, limit=_KEY_LIMIT), password=None)
+        key = forms.load_pem_private_key(read_typed(path, limit=_KEY_LIMIT), password=None)
     except (ValueError, TypeError, _unsupported()) as error:
         raise SteerError(f"{path} is not a private key", hint=_MAKE) from error
     if not isinstance(key, library.Ed25519PrivateKey):
@@ -202,7 +202,7 @@ def _private(path: Path) -> Any:
 def _public(path: Path) -> Any:
     library, forms = _library(), _serialization()
     try:
-        key = forms.load_pem_public_key(read_bytes(path, limit=_KEY_LIMIT))
+        key = forms.load_pem_public_key(read_typed(path, limit=_KEY_LIMIT))
     except (ValueError, TypeError, _unsupported()) as error:
         raise SteerError(
             f"{path} is not a public key",

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ PROMPTS = {
 }
 FULL = DistillSettings(name="x", scope="response", samples=256, held_out=64, max_tokens=64)
 QUICK = replace(FULL, samples=160, held_out=48, max_tokens=40)
+PROGRESS = Lines(partial(print, file=sys.stderr))
 #: Forms, as changes of the settings.
 FORMS: dict[str, dict[str, Any]] = {
     "mean difference": {"method": "ridge", "rank": 0},
@@ -60,7 +63,7 @@ def pieces(
     conditions = Conditions(PROMPTS[name], chat=True)
     start = time.process_time()
     kept = journal(model, conditions, QUESTIONS, settings)
-    texts = write(model, conditions, QUESTIONS, settings, Lines(print), kept)
+    texts = write(model, conditions, QUESTIONS, settings, PROGRESS, kept)
     sampling = time.process_time() - start
     yield from measured(name, Task.of(model, texts), settings, forms, sampling)
 
@@ -71,7 +74,7 @@ def measured(
     """A line for each form."""
     for form in forms:
         start = time.process_time()
-        vector = fit(task, replace(settings, **FORMS[form]), Lines(print))
+        vector = fit(task, replace(settings, **FORMS[form]), PROGRESS)
         distillation = vector.metadata.method.distillation
         assert distillation is not None
         yield {

@@ -203,6 +203,8 @@ STRUCTURED: dict[str, Mutation] = {
     "lock": json_tree,
     "evidence": json_tree,
     "contrasts": json_lines,
+    "journal": json_lines,
+    "map": json_tree,
     "safetensors": header,
     "activations": header,
     "archive": archive,

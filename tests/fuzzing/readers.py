@@ -5,7 +5,9 @@ A reader returns what it made of the bytes or raises a SteerError; anything else
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +20,7 @@ from conftest import make_vector
 from foreign_files import examples
 
 from steer.base.errors import SteerError
+from steer.base.journal import Journal
 from steer.contrasts import records
 from steer.contrasts.contrast_files import read as read_contrasts
 from steer.contrasts.contrasts import ContrastSource
@@ -25,12 +28,14 @@ from steer.fitting import activations
 from steer.fitting.activations import Recording, open_kept
 from steer.formats import reading, writing
 from steer.formats.registry import Format, registry
+from steer.models import found as cached_maps
 from steer.models import torch_files
+from steer.models.hookmap import HookMap, Place
 from steer.sharing import card, evidence, push
 from steer.sharing.address import parse_folder, parse_vector
 from steer.steering import named, recipe, spec
 from steer.steering.steers import resolve
-from steer.vectors import lock, store
+from steer.vectors import lock, signing, store
 from steer.vectors.provenance import Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
@@ -140,9 +145,65 @@ def spec_text(data: bytes, folder: Path) -> object:
     return typed
 
 
-def lock_file(data: bytes, folder: Path) -> object:
+def includes(data: bytes, folder: Path) -> object:
+    """Recipes that include each other, each some of the bytes, as a stranger's folder has them."""
+    parts = data.split(SPLIT)
+    names = ("a.toml", "b.toml", "sub/c.toml")
+    (folder / "sub").mkdir(exist_ok=True)
+    if not (folder / "pipe").exists():
+        os.mkfifo(folder / "pipe")
+    for number, name in enumerate(names):
+        put(folder, name, parts[number] if number < len(parts) else b"")
+    read = recipe.read(folder / names[0])
+    assert len(read.steers) <= 10_000
+    with suppress(SteerError):  # there are no such vectors, and nothing is fetched
+        named.resolved(read.steers)
+    return read
+
+
+def lock_and_check(data: bytes, folder: Path) -> object:
+    """The lock file as every reader of vectors asks it, of a vector that is another one."""
     put(folder, lock.NAME, data)
-    return [str(one) for one in lock.origins(folder).values()]
+    found = [str(one) for one in lock.origins(folder).values()]
+    path = folder / "calm.safetensors"
+    put(folder, path.name + signing.SIGNATURE, base64.b64encode(bytes(64)))
+    lock.check(path, b"other", "0" * 64)
+    lock.find_pulled(folder, "hf://a/b/calm", None)
+    return found
+
+
+def signature(data: bytes, folder: Path) -> bytes | None:
+    path = folder / "signed.safetensors"
+    put(folder, path.name + signing.SIGNATURE, data)
+    made = signing.read_beside(path, follow_links=False)
+    assert made is not None and len(made) == 64
+    assert not signing.is_signed(b"other", made, base64.b64encode(bytes(32)).decode())
+    return made
+
+
+def public_key(data: bytes, folder: Path) -> str:
+    return signing.fingerprint(signing.key_text(put(folder, "k.pub", data)))
+
+
+def journal(data: bytes, folder: Path) -> object:
+    """Whatever a run before left, the next one keeps what it does."""
+    path = put(folder, "kept.jsonl", data)
+    made = Journal(path)
+    made.put("new", [0.5])
+    again = Journal(path)
+    # A last line that lacks nothing but its end is whole from now on.
+    assert again.get("new") == [0.5] and len(again) in (len(made), len(made) + 1)
+    if len(made) == 1:
+        raise SteerError("nothing was kept")
+    return made
+
+
+def cached_map(data: bytes, folder: Path) -> object:
+    """A hook map of the cache; what is damaged is made anew."""
+    try:
+        return cached_maps._decode(data)
+    except ValueError as error:
+        raise SteerError(str(error) or "damaged") from None
 
 
 def measured(data: bytes, folder: Path) -> object:
@@ -198,6 +259,17 @@ def _lock() -> bytes:
     return msgspec.json.encode({"format": 1, "vectors": origins})
 
 
+def _signed_lock() -> bytes:
+    text, key = (base64.b64encode(bytes(size)).decode() for size in (64, 32))
+    calm = lock.Origin(url="hf://a/b/calm", sha256="ab", signature=text, signer=key)
+    return msgspec.json.encode({"format": 1, "vectors": {"calm": calm}})
+
+
+def _map() -> bytes:
+    places = {Site(layer): Place(f"model.layers.{layer}", "output") for layer in range(2)}
+    return cached_maps._encode(HookMap("Tiny", 2, 8, places, "model.embed", None, "head"))
+
+
 def _low_rank() -> SteeringVector:
     made = make_vector()
     ones = np.ones((2, 1, 8), np.float32)
@@ -218,6 +290,21 @@ RECIPES = [
 ]
 
 
+#: Between the recipes of one input.
+SPLIT = b"\n# ----\n"
+INCLUDES = [
+    'include = ["b.toml", "sub/c.toml"]\nsteers = ["a:1@1"]\n# ----\nsteers = ["./x:2"]\n# ----\n'
+    'include = ["../b.toml"]\nsteers = ["joyful"]\nwhen = "sea>0.2"\n',
+    'include = ["/dev/zero"]\n',
+    'include = ["pipe"]\n',
+    'include = ["b.toml", "b.toml"]\n# ----\nsteers = ["s3://a/b/c:1"]\n[generation]\nseed = 3\n',
+]
+PUBLIC_KEY = (
+    b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n"
+    b"-----END PUBLIC KEY-----\n"
+)
+
+
 def targets(folder: Path) -> dict[str, Target]:
     """All of them. folder: for what is made on the way."""
     vectors = [store.to_bytes(one) for one in (make_vector().sealed(), _low_rank())]
@@ -229,7 +316,12 @@ def targets(folder: Path) -> dict[str, Target]:
         **{each.name: foreign(each) for each in registry() if each.read is not None},
         "recipe": Target(recipe_file, [text.encode() for text in RECIPES]),
         "spec": Target(spec_text, [text.encode() for text in SPECS]),
-        "lock": Target(lock_file, [_lock()]),
+        "includes": Target(includes, [text.encode() for text in INCLUDES]),
+        "lock": Target(lock_and_check, [_lock(), _signed_lock()]),
+        "signature": Target(signature, [base64.b64encode(bytes(64)) + b"\n"]),
+        "key": Target(public_key, [PUBLIC_KEY]),
+        "journal": Target(journal, [b'["a", 1]\n["b", {"c": [0.5, null]}]\n', b'["a", 1]\n["b"']),
+        "map": Target(cached_map, [_map()]),
         "evidence": Target(measured, [_measured()]),
         "contrasts": Target(contrast_file, contrasts),
         "activations": Target(kept, [_activations(folder)]),
