@@ -29,7 +29,7 @@ Nats = tuple[Array, Array]
 def expected_nats(model: Model, texts: Sequence[Text], cell: Cell) -> Nats:
     """Cross-entropies summed over the scored tokens of texts that were written under `cell`."""
     counts = np.array([float(len(text.scored)) for text in texts])
-    return score(model, texts, [cell], surprise)[0], counts
+    return score(model, texts, [cell], surprise, allow_idle=True)[0], counts
 
 
 def extra(own: Nats, base: Nats) -> Interval:

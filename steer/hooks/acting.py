@@ -8,7 +8,7 @@ Rows are looked at only until each of them is known to have been changed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from torch import Tensor
 from steer.steering.reach import meets
 from steer.steering.steers import Steer
 from steer.vectors.sites import Site
-
-if TYPE_CHECKING:
-    from steer.hooks.clock import TokenClock
 
 #: A step that no text comes to.
 NEVER = 1 << 40
@@ -59,13 +56,21 @@ class Record:
         self.all_acted = max(self.first) < NEVER
 
 
+class Clock(Protocol):
+    """What is asked of a `steer.hooks.clock.TokenClock`."""
+
+    def record(self, steer: Steer) -> Record: ...
+
+    def first_steps(self, found: Tensor, *, only_writing: bool, n_before: int) -> Tensor: ...
+
+
 class Lookout:
     """Compares what one part of an edit at a site got with what it gave.
 
     only_writing: the site lies behind the last attention.
     """
 
-    def __init__(self, clock: TokenClock, steers: Sequence[Steer], *, only_writing: bool) -> None:
+    def __init__(self, clock: Clock, steers: Sequence[Steer], *, only_writing: bool) -> None:
         self._clock, self._only_writing = clock, only_writing
         self._records = [clock.record(steer) for steer in steers]
         self._n_looks = 0
@@ -91,7 +96,7 @@ def changed(before: Tensor, after: Tensor, dtype: torch.dtype) -> Tensor:
     return (before.to(dtype) != after.to(dtype)).any(-1)
 
 
-def acted(clock: TokenClock, steer: Steer, row: int, n_steps: int | None = None) -> bool:
+def acted(clock: Clock, steer: Steer, row: int, n_steps: int | None = None) -> bool:
     """Whether a steer changed a row by the time that it had written `n_steps` tokens."""
     record = clock.record(steer)
     record.settle()
