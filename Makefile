@@ -8,7 +8,8 @@ N ?= 200000
 KILLS ?= 200
 
 # The laws that lean on other libraries' insides: when hooks fire, and at which positions.
-LAWS := tests/test_injection.py tests/test_watch.py tests/test_gate.py tests/test_record.py \
+LAWS := tests/test_injection.py tests/test_watch.py tests/test_serving.py tests/test_together.py \
+	tests/test_record.py \
 	tests/test_hookmap.py tests/test_scoring.py tests/test_doctor.py
 NEWEST ?= transformers torch transformer-lens
 

@@ -1,3 +1,122 @@
-"""steer: activation steering of language models, from the command line."""
+"""steer: activation steering of language models.
+
+    import steer
+
+    model = steer.load("pocket")                    # or a hub id, a folder; or steer.wrap(hf, tok)
+    warm = steer.extract(model, pairs)              # a list, a file, a dataset, a data frame
+    print(model.generate("One day", steer=warm(2, layers=3, scope="response")))
+    warm.save("warm.safetensors")
+
+`steer` is a command-line tool too: `steer --help`. Importing the package loads neither torch nor
+numpy: what it offers is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from steer.base.errors import (
+        GuardError,
+        HookError,
+        InputError,
+        ModelError,
+        SiteError,
+        SteerError,
+        UsageError,
+        VectorError,
+    )
+    from steer.library.data import contrast_set
+    from steer.library.models import FitWarning, Model, load, wrap
+    from steer.library.tasks import (
+        Readings,
+        bake,
+        distill,
+        extract,
+        fit,
+        monitor,
+        pull,
+        push,
+        record,
+    )
+    from steer.library.vectors import Vector, parse, read
+    from steer.steering.generation import Generation
+    from steer.steering.steers import Steer
+
+#: The public API: each name, and the module that has it.
+_PUBLIC = {
+    "FitWarning": "library.models",
+    "Generation": "steering.generation",
+    "GuardError": "base.errors",
+    "HookError": "base.errors",
+    "InputError": "base.errors",
+    "Model": "library.models",
+    "ModelError": "base.errors",
+    "Readings": "library.tasks",
+    "SiteError": "base.errors",
+    "Steer": "steering.steers",
+    "SteerError": "base.errors",
+    "UsageError": "base.errors",
+    "Vector": "library.vectors",
+    "VectorError": "base.errors",
+    "bake": "library.tasks",
+    "contrast_set": "library.data",
+    "distill": "library.tasks",
+    "extract": "library.tasks",
+    "fit": "library.tasks",
+    "load": "library.models",
+    "monitor": "library.tasks",
+    "parse": "library.vectors",
+    "pull": "library.tasks",
+    "push": "library.tasks",
+    "read": "library.vectors",
+    "record": "library.tasks",
+    "wrap": "library.models",
+}
+
+__all__ = [
+    "FitWarning",
+    "Generation",
+    "GuardError",
+    "HookError",
+    "InputError",
+    "Model",
+    "ModelError",
+    "Readings",
+    "SiteError",
+    "Steer",
+    "SteerError",
+    "UsageError",
+    "Vector",
+    "VectorError",
+    "__version__",
+    "bake",
+    "contrast_set",
+    "distill",
+    "extract",
+    "fit",
+    "load",
+    "monitor",
+    "parse",
+    "pull",
+    "push",
+    "read",
+    "record",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, once."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'steer' has no attribute {name!r}")
+    value = getattr(import_module(f"steer.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

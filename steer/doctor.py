@@ -15,10 +15,11 @@ from torch import Tensor
 
 from steer.base.diagnosis import Check, check
 from steer.base.errors import HookError, ModelError
+from steer.contrasts.passages import Message, Passage
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
-from steer.models.model import Model
+from steer.models.model import COARSE_TOLERANCE, TOLERANCE, Model
 from steer.steering.operation import Coefficient
 from steer.steering.scope import EVERYWHERE, Scope
 from steer.steering.steers import Steer
@@ -29,12 +30,16 @@ from steer.vectors.vector import SteeringVector
 
 N_TOKENS = 8
 N_NEW = 6
-#: How far two ways to the same logits may be apart, as a share of the largest logit, by dtype.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-COARSE_TOLERANCE = 0.1
 #: The least that a vector as long as the activations changes a logit, as a share likewise.
 EFFECT = 0.01
 
+#: What the tokenizer is tried on.
+_PROMPT, _TEXT = "The boats came in. ", "Nobody knew why."
+_BATCHING = {
+    "any": "a padded row is what it is alone",
+    "equal": "padding before a text would change it: texts of one length are written together",
+    "one": "rows change each other: texts are written one by one",
+}
 _REPORT = "please report this model, with this report"
 
 
@@ -59,6 +64,8 @@ def examine(model: Model) -> Iterator[Check]:
     patient = _Patient(model)
     steps: list[tuple[str, Callable[[], str], str]] = [
         ("model runs", patient.runs, "try another --dtype or --device"),
+        ("tokenizer", patient.tokenizer, "apply works; extract, monitor and --chat may not"),
+        ("batches", patient.padded, _REPORT),
         ("sites", patient.sites, _REPORT),
         ("hooks fire", patient.reads, "use the sites that work; " + _REPORT),
         ("coefficient 0 changes nothing", patient.zero, _REPORT),
@@ -91,6 +98,45 @@ class _Patient:
         if not torch.isfinite(self._baseline).all():
             raise ModelError("unsteered logits are not finite")
         return f"logits {list(self._baseline.shape)}, all finite"
+
+    def tokenizer(self) -> str:
+        """Its tokens can be found in the text, and the chat template leaves messages as they are.
+
+        Raises:
+            ModelError: as `steer.models.encoding.encode_passages`, or offsets are not the text's.
+        """
+        model = self._model
+        passages = [Passage(_PROMPT, _TEXT)]
+        if model.tokenizer.chat_template:
+            turns = (Message("user", _PROMPT),)
+            passages += [Passage("", _TEXT, "", "user"), Passage("", _TEXT, "", "assistant", turns)]
+        for passage in passages:
+            (tokens,) = model.encode_passages([passage])
+            own = tokens.ids[tokens.text_start : tokens.text_stop]
+            if "".join(model.decode(own).split()) not in "".join(passage.whole.split()):
+                raise ModelError(
+                    f"the tokens that should be {_TEXT!r} are {model.decode(own)!r}",
+                    hint="the tokenizer changes texts, or does not say rightly where tokens stand",
+                )
+        template = "the chat template leaves messages as they are"
+        which = template if len(passages) > 1 else "no chat template"
+        return f"{type(model.tokenizer).__name__}, says where tokens stand; {which}"
+
+    def padded(self) -> str:
+        """A row is in a batch what it is alone, as far as texts of this model share batches.
+
+        Raises:
+            ModelError: padding behind a text changes it, which texts that are read always have.
+        """
+        model, ids = self._model, self._ids[0].tolist()
+        rows, mask = model.padded([ids[:3], ids], left=False)
+        with torch.no_grad():
+            alone = model.network(input_ids=rows[:1, :3], use_cache=False).logits
+            padded = model.network(input_ids=rows, attention_mask=mask, use_cache=False).logits
+        away = self._distance(padded[:1, :3], alone)
+        if not away <= TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE):
+            raise ModelError(f"padding behind a text moves its logits by {away:.1%}")
+        return _BATCHING[model.batching]
 
     def sites(self) -> str:
         """The sites that TransformerLens's map has, and at which layers."""

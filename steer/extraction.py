@@ -1,22 +1,27 @@
-"""Contrasts to recorded activations: what is read of which passage, and what is still to do."""
+"""From a contrast set to steering vectors: which tokens are read, recorded and fitted."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 
-from steer.base.errors import InputError
+from steer.base.errors import InputError, SteerError
+from steer.base.processes import follows
+from steer.base.progress import Progress, silent
 from steer.contrasts import check, reading
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.overlap import sketch, texts_of
 from steer.contrasts.reading import Readings, Tokens
-from steer.fitting.activations import Activations, Recording, resume
+from steer.fitting.activations import Activations, Recording, discard, resume
+from steer.fitting.fit import check_method
+from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.hooks.record import Batch, Recorder, in_batches, readings_of
 from steer.models.model import Model
 from steer.resuming import run_key
@@ -24,6 +29,7 @@ from steer.vectors.giveaways import Giveaways
 from steer.vectors.positions import Position
 from steer.vectors.provenance import SEVERAL, ContrastSummary, Read
 from steer.vectors.sites import Site, SiteName
+from steer.vectors.vector import SteeringVector
 from steer.workers import Workers, once
 
 
@@ -47,6 +53,81 @@ class Plan:
     recording: Recording
     readings: Readings
     described: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """Vectors fitted to one contrast set.
+
+    best: the vector of the site and position that separate held-out texts best. compared: the
+    vectors of all sites and positions, best among them. described: the model, for a line that says
+    what was used.
+    """
+
+    best: SteeringVector
+    compared: tuple[SteeringVector, ...]
+    described: str
+
+
+def extract(
+    workers: Workers,
+    contrasts: Contrasts,
+    read: ReadSettings,
+    fit: FitSettings,
+    *,
+    part: Path | None = None,
+    keep: Path | None = None,
+    progress: Progress = silent,
+) -> Extracted:
+    """Record the activations of both sides of `contrasts` and fit vectors to them.
+
+    part: where activations are written while they are recorded. A run that was killed goes on from
+    there, to the same numbers. Without it they are in a temporary folder. keep: where the
+    activations are put at the end, for `steer.fitting.fitting.fit_vectors`.
+
+    Raises:
+        InputError: a passage longer than the model takes, or without a token at a position.
+        SiteError: a layer or site that the model does not have.
+        HookError: a site was never reached.
+        VectorError: too few texts, or sides that do not differ.
+        SteerError: the activations cannot be written.
+    """
+    reading.check_positions(contrasts, read.positions)
+    check_method(fit.method, paired=contrasts.paired)
+    planned = once(workers, partial(plan, contrasts=contrasts, settings=read))
+    del contrasts  # Their tokens are left; of many, the texts take more.
+    with _part(part, keep) as path:
+        with progress("reading", len(planned.readings)) as advance:
+            activations = record_contrasts(workers, planned, path, advance)
+        with activations:
+            n_columns = len(activations.recording.columns)
+            with progress("fitting", n_columns) as advance:
+                vectors = fit_vectors(activations, fit, advance)
+    return Extracted(best(vectors), tuple(vectors), planned.described)
+
+
+@contextmanager
+def _part(part: Path | None, keep: Path | None) -> Iterator[Path]:
+    """The file of a recording, which goes when it has served, unless it is to be kept.
+
+    A run that dies or fills the disk leaves it behind, and the same run goes on from it; one that
+    the user interrupts leaves it only if it was to be kept.
+    """
+    if part is None and keep is None:
+        with TemporaryDirectory() as folder:
+            yield Path(folder) / "activations"
+        return
+    target = part or Path(f"{keep}.part")
+    try:
+        yield target
+    except (KeyboardInterrupt, SteerError) as error:
+        if keep is None and not isinstance(error.__cause__, OSError):
+            discard(target)
+        raise
+    if keep is None or follows():
+        discard(target)
+    else:
+        target.replace(keep)
 
 
 def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from steer.models.loading import outline
 from steer.models.model import Model
-from steer.models.outline import outline
 from steer.models.source import ModelSource
 
 Item = TypeVar("Item")

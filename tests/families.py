@@ -100,6 +100,100 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
 }
 
+_VIT: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+_QWEN_VIT: dict[str, Any] = {
+    "depth": 1,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_heads": 2,
+    "out_hidden_size": D_MODEL,
+    "patch_size": 14,
+}
+_TEXT: dict[str, Any] = {**_GROUPED, "head_dim": 8}
+_QWEN_ROPE: dict[str, Any] = {"rope_type": "default", "mrope_section": [1, 1, 2]}
+_QWEN_IDS: dict[str, Any] = {
+    "image_token_id": 60,
+    "video_token_id": 61,
+    "vision_start_token_id": 62,
+    "vision_end_token_id": 63,
+}
+# Wrappers that see images too: the prefix of their classes, and their configuration.
+WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2_5_vl": (
+        "Qwen2_5_VL",
+        {
+            "text_config": {**_TEXT, "rope_scaling": {**_QWEN_ROPE, "type": "default"}},
+            "vision_config": _QWEN_VIT,
+            **_QWEN_IDS,
+        },
+    ),
+    "qwen3_vl": (
+        "Qwen3VL",
+        {
+            "text_config": {**_TEXT, "rope_scaling": _QWEN_ROPE},
+            "vision_config": {**_QWEN_VIT, "deepstack_visual_indexes": [0]},
+            **_QWEN_IDS,
+        },
+    ),
+    "mistral3": (
+        "Mistral3",
+        {
+            "text_config": {**_TEXT, "model_type": "mistral"},
+            "vision_config": {**_VIT, "model_type": "pixtral"},
+            "image_token_index": 60,
+        },
+    ),
+    "llava": (
+        "Llava",
+        {
+            "text_config": {**_TEXT, "model_type": "llama"},
+            "vision_config": {**_VIT, "model_type": "clip_vision_model"},
+            "image_token_index": 60,
+        },
+    ),
+    "gemma3": (
+        "Gemma3",
+        {
+            "text_config": {**_TEXT, "sliding_window": 4, "query_pre_attn_scalar": 8},
+            "vision_config": {**_VIT, "model_type": "siglip_vision_model"},
+            "mm_tokens_per_image": 4,
+            "image_token_index": 60,
+            "boi_token_index": 61,
+            "eoi_token_index": 62,
+        },
+    ),
+}
+# Models that carry a state from token to token.
+RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
+    "recurrent_gemma": (
+        "RecurrentGemma",
+        {
+            **_TEXT,
+            "lru_width": D_MODEL,
+            "attention_window_size": 8,
+            "block_types": ["recurrent", "recurrent", "attention"],
+        },
+    ),
+    "rwkv": (
+        "Rwkv",
+        {
+            **_SHARED,
+            "hidden_size": D_MODEL,
+            "attention_hidden_size": D_MODEL,
+            "num_hidden_layers": N_LAYERS,
+            "intermediate_size": 48,
+            "context_length": 128,
+        },
+    ),
+}
+
 # Families whose class is not the prefix and `ForCausalLM`.
 _CLASSES = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}
 
@@ -109,6 +203,20 @@ def build(name: str) -> torch.nn.Module:
     prefix, shared, own = FAMILIES[name]
     config = getattr(transformers, f"{prefix}Config")(**shared, **own)
     return randomised(getattr(transformers, _CLASSES.get(prefix, f"{prefix}ForCausalLM")), config)
+
+
+def build_wrapper(name: str) -> torch.nn.Module:
+    """One of `WRAPPERS`, likewise."""
+    prefix, settings = WRAPPERS[name]
+    config = getattr(transformers, f"{prefix}Config")(**settings)
+    return randomised(getattr(transformers, f"{prefix}ForConditionalGeneration"), config)
+
+
+def build_recurrent(name: str) -> torch.nn.Module:
+    """One of `RECURRENT`, likewise."""
+    prefix, settings = RECURRENT[name]
+    config = getattr(transformers, f"{prefix}Config")(**settings)
+    return randomised(getattr(transformers, f"{prefix}ForCausalLM"), config)
 
 
 def randomised(model_class: Any, config: Any) -> torch.nn.Module:

@@ -13,7 +13,7 @@ from steer.base.intervals import plain
 from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
 from steer.evaluation import scoring
-from steer.evaluation.evaluate import evaluate
+from steer.evaluation.evaluations import measure_rows
 from steer.evaluation.task import Task, variants
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     def evaluated(path: Path) -> None:
         rows = variants([tiny.steer(model, 3)], condition="w50 w51")
         done = Journal(path.with_suffix(".journal"))
-        found = evaluate(model, rows, Task(HeldOut(HELD_OUT), WRITING), done=done)
+        found = measure_rows(model, rows, Task(HeldOut(HELD_OUT), WRITING), done=done)
         told = [
             [row.variant.label, {name: plain(x) for name, x in row.measures.items()}, row.samples]
             for row in found

@@ -16,6 +16,7 @@ from test_injection import OPS, acting, gated
 from steer.base.errors import IdleError, VectorError
 from steer.base.journal import Journal
 from steer.evaluation.batches import Text, drift
+from steer.evaluation.cells import Steered, Unsteered
 from steer.evaluation.scoring import score
 from steer.generate.apply import Sampling, generate
 from steer.hooks import acting as acting_module
@@ -264,13 +265,13 @@ def test_a_score_under_a_steer_that_moves_no_text_is_an_error(
     """Scored without looking, the texts come to what they come to unsteered, and only then."""
     model = tiny.model("llama")
     texts = TEXTS[left_out:]
-    cell = (tiny.steer(model, 3.0, scope, layers=layers),)
-    drifts = score(model, texts, [(), cell], drift, allow_idle=True)[1]
+    cell = Steered((tiny.steer(model, 3.0, scope, layers=layers),))
+    drifts = score(model, texts, [Unsteered(), cell], drift, allow_idle=True)[1]
     if drifts.any():
-        assert (score(model, texts, [(), cell], drift)[1] == drifts).all()
+        assert (score(model, texts, [Unsteered(), cell], drift)[1] == drifts).all()
     else:
         with pytest.raises(IdleError, match="changed nothing in any"):
-            score(model, texts, [(), cell], drift)
+            score(model, texts, [Unsteered(), cell], drift)
 
 
 def test_scores_know_a_closed_gate_and_a_bound_from_an_idle_steer() -> None:
@@ -283,16 +284,18 @@ def test_scores_know_a_closed_gate_and_a_bound_from_an_idle_steer() -> None:
         (replace(tiny.steer(model), op=Operation("cap", 1e6)),),
         (tiny.steer(model, 0.0),),
     ):
-        assert not score(model, TEXTS[:2], [cell], drift).any()
+        assert not score(model, TEXTS[:2], [Steered(cell)], drift).any()
     opened = Gate(Condition(closed.condition.projection, False, 1e6), "token")
     idle = replace(tiny.steer(model, 1.0, Scope("steps", 40)), gate=opened)
     with pytest.raises(IdleError):
-        score(model, TEXTS, [(idle,)], drift)
+        score(model, TEXTS, [Steered((idle,))], drift)
 
 
 def test_scores_that_were_kept_know_what_was_idle(tmp_path: Path) -> None:
     model = tiny.model("llama")
-    cell = (tiny.steer(model, 1.0, Scope("steps", 40)),)
+    cell = Steered((tiny.steer(model, 1.0, Scope("steps", 40)),))
     for _ in range(2):
         with pytest.raises(IdleError):
-            score(model, TEXTS, [(), cell], drift, done=Journal(tmp_path / "kept"), name="x")
+            score(
+                model, TEXTS, [Unsteered(), cell], drift, done=Journal(tmp_path / "kept"), name="x"
+            )

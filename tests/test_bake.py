@@ -381,7 +381,7 @@ def test_what_cannot_be_is_said_before_a_model_loads(
 def test_a_real_model_is_baked(tmp_path: Path) -> None:
     from conftest import SHARED
 
-    from steer.models.model import load
+    from steer.models.loading import load
 
     on = load(ModelSource(str(SHARED / "models/babyllama-tok105")))
     steers = [add(on, layers=(2, 3)), ablate(on)]

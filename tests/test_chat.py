@@ -17,7 +17,8 @@ from steer.generate import decoding
 from steer.generate.apply import generate
 from steer.generate.chat import COMMANDS, Chat
 from steer.generate.conversation import Conversation
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.generation import Sampling
 from steer.steering.recipe import read

@@ -274,7 +274,7 @@ def test_coefficient_0_is_the_baseline(joyful: Path, folder: Path) -> None:
         ("./none.safetensors", 1, ["no file"]),
         ("/", 1, ["/ is a folder"]),
         ("./vectors", 1, ["./vectors is a folder"]),
-        ("joyful/response", 1, ["no file", "joyful:add/response"]),
+        ("joyful/response", 1, ["no file", "joyful:recommended/response"]),
         ("joyful:1e308", 1, ["beyond float32", "smaller"]),
     ],
 )
@@ -454,11 +454,9 @@ def test_models_that_are_not_there() -> None:
     failed(steer("apply", "x", "-m", "./none"), 1, "no model folder ./none")
     Path("empty").mkdir()
     failed(steer("apply", "x", "-m", "empty"), 1, "no config.json")
-    failed(
-        steer("apply", "x", "-m", "nobody/nothing"), 1, "cannot load nobody/nothing", "reachable"
-    )
+    failed(steer("apply", "x", "-m", "nobody/nothing"), 1, "nobody/nothing is not in its cache")
     Path("empty/config.json").write_text('{"model_type": "llama"}')
-    failed(steer("apply", "x", "-m", "empty"), 1, "cannot load empty")
+    failed(steer("apply", "x", "-m", "empty"), 1, "the folder empty holds no weights")
 
 
 def test_weights_that_are_missing_are_not_made_up(folder: Path, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_lens_through_another_model_is_refused(joyful: Path, other: Path) -> Non
 
 
 def test_lens_of_a_low_rank_edit_says_what_it_leaves_out(folder: Path) -> None:  # noqa: F811
-    from steer.models.model import load
+    from steer.models.loading import load
     from steer.models.source import ModelSource
 
     model = load(ModelSource(str(folder)))

@@ -41,7 +41,7 @@ def test_a_file_of_repeng_is_read_and_not_bound_to_a_model_that_does_not_fit() -
     said = done("convert", WRITTEN / "repeng.gguf", "happy.safetensors").stderr
     assert "output of block N" in said and "not bound" in said
     source = store.read(Path("happy.safetensors")).metadata.method.source
-    assert source is not None and (source.format, source.model) == ("repeng", "llama")
+    assert source is not None and (source.format, source.model) == ("llama.cpp", "llama")
     assert "width" in failed(1, "convert", "happy.safetensors", "b.safetensors", "-m", "pocket")
 
 
@@ -93,6 +93,27 @@ def test_pickles_are_warned_of() -> None:
     assert store.read(Path("x.safetensors")).metadata.layers == (3,)
 
 
+def test_an_ablation_stays_one_on_the_way_through_glp() -> None:
+    store.write(Path("calm.safetensors"), make_vector(layers=(1, 2)))
+    done("convert", "calm.safetensors:0.5,ablate@all", "x.gguf", "--format", "glp")
+    done("convert", "x.gguf", "back.safetensors")
+    back = store.read(Path("back.safetensors")).metadata.recommended
+    assert (back.op, back.coefficient, back.layers) == ("ablate", 0.5, (1, 2))
+    told = json.loads(done("convert", "x.gguf", "y.gguf", "--format", "glp", "--json").stdout)
+    assert (told["op"], told["format"]) == ("ablate", "glp")
+    assert Path("y.gguf").read_bytes() != b"" and "add" not in told["op"]
+    assert "cannot say" in failed(1, "convert", "x.gguf", "z.gguf")
+    assert "ablate" in done("show", "back.safetensors").stdout
+
+
+def test_every_format_is_in_the_help_and_in_the_list() -> None:
+    from steer.formats.registry import registry
+
+    listed, short = done("convert", "--formats").stdout, done("convert", "--help").stdout
+    for each in registry():
+        assert each.name in listed and each.name in short
+
+
 def test_wrong_uses() -> None:
     store.write(Path("calm.safetensors"), make_vector(layers=(0, 2)))
     Path("broken.gguf").write_bytes(b"GGUF")
@@ -105,8 +126,11 @@ def test_wrong_uses() -> None:
     assert "no vector named" in failed(1, "convert", "missing", "x.gguf")
     assert "no conversion" in failed(2, "convert", "calm.safetensors", "x.safetensors")
     assert "first block" in failed(1, "convert", "calm.safetensors:1@all", "x.gguf")
-    assert "ablate" in failed(1, "convert", "calm.safetensors:ablate@2", "x.gguf")
-    assert "leave --layer out" in failed(2, "convert", gguf, "x.safetensors", "--layer", 3)
+    assert "--format glp can" in failed(1, "convert", "calm.safetensors:ablate@2", "x.gguf")
+    assert "has no layer 9" in failed(2, "convert", gguf, "x.safetensors", "--layer", 9)
+    assert "no use for --row" in failed(2, "convert", gguf, "x.safetensors", "--row", 3)
+    assert "is read, and not" in failed(2, "convert", gguf, "x.gguf", "--format", "caa")
+    assert "not a format" in failed(2, "convert", gguf, "x.safetensors", "--format", "repent")
     assert "of ours" in failed(2, "convert", "calm.safetensors", "x.svec", "--layer", 3)
     done("convert", gguf, "x.safetensors")
     assert "exists" in failed(1, "convert", gguf, "x.safetensors")

@@ -104,7 +104,7 @@ def test_doctor_fails_where_a_check_does(folder: Path, tmp_path: Path) -> None: 
     (broken / "config.json").write_text((folder / "config.json").read_text())
     result = steer("doctor", "-m", "broken")
     assert result.exit_code == 1
-    assert "FAILED  model loads: cannot load broken" in result.stdout
+    assert "FAILED  model loads: the folder broken holds no weights" in result.stdout
     assert "1 of 3 checks failed" in result.stderr
     printed = json.loads(steer("doctor", "-m", "broken", "--json").stdout)
     assert printed["passed"] is False

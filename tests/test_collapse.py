@@ -183,7 +183,7 @@ def test_combine_collapses_a_recipe(joyful: Path, folder: Path) -> None:  # noqa
     Path("a.toml").write_text('description = "both"\nsteers = ["joyful:2@1", "joyful:30%@0"]\n')
     result = steer("combine", "--recipe", "a.toml", "-o", "vectors/both.safetensors")
     assert result.exit_code == 0, result.stderr
-    from steer.models.model import load
+    from steer.models.loading import load
     from steer.models.source import ModelSource
 
     model = load(ModelSource(str(folder)))

@@ -15,13 +15,13 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import PAIRS, steer
-from test_sweep import grid_of, look_of, plan_of
+from test_sweep import grid_of, look_of, scores_of
 
 from steer.evaluation import choice
 from steer.evaluation.choice import Budget, decide
 from steer.evaluation.scoring import Scorer
 from steer.measures.elimination import FEWEST, LEAVE, contenders, looks, n_looks
-from steer.measures.grids import Grid, reach
+from steer.measures.grids import PROBES, SHARES, Scores, probes, promising, reach, thinned
 from steer.measures.selection import pareto
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "joyful.safetensors"
@@ -49,28 +49,65 @@ def test_a_row_reaches_what_it_would_do_at_the_budget(slope: float, bend: float,
     assert reach(effects[None, :3], costs[None, :3] * 0, kl)[0] == effects[2]
 
 
-def noisy(means: Any, costs: Any, seed: int, n: int = 48, spread: float = 1.0) -> Grid:
+@given(st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.05, 5)), min_size=12, max_size=30))
+def test_three_coefficients_show_the_row_that_holds_the_choice(
+    rows: list[tuple[float, float]],
+) -> None:
+    """Effects go with the coefficient and costs with its square, at a rate of each row's own."""
+    slopes, bends = np.array(rows).T
+    shares = np.array(SHARES)
+    effects, costs = np.outer(slopes, shares), np.outer(bends, shares**2)
+    grid = grid_of(len(rows), SHARES)
+    few = probes(grid)
+    assert few is not None
+    columns = list(PROBES)
+    assert [one.value for one in few.rows[0].coefficients] == shares[columns].tolist()
+    kept = promising(scores_of(effects[:, columns], costs[:, columns]), 0.1)
+    best = np.where(costs <= 0.1, effects, -np.inf)
+    assert kept == sorted(set(kept))
+    if best.max() > 0:
+        assert np.unravel_index(best.argmax(), best.shape)[0] in kept
+
+
+def test_small_grids_and_the_users_own_coefficients_are_not_looked_at_first() -> None:
+    assert probes(grid_of(11, SHARES)) is None
+    assert probes(grid_of(30, (0.1, 0.2))) is None
+    # Where nothing is within the budget, nothing is known of the rows.
+    assert promising(scores_of(np.ones((12, 3)), np.ones((12, 3))), 0.1) == list(range(12))
+
+
+def test_a_quick_look_has_layers_from_all_through_the_middle() -> None:
+    thin = thinned(grid_of(30, SHARES), 6)
+    layers = [row.layers[0] for row in thin.rows]
+    assert len(layers) == 6
+    assert layers[0] > 0 and layers[-1] < 29
+    assert thin.n_columns == 5
+    few = thinned(grid_of(3, (0.1, 0.2)), 6)
+    assert (len(few.rows), few.n_columns) == (3, 2)
+
+
+def noisy(means: Any, costs: Any, seed: int, n: int = 48, spread: float = 1.0) -> Scores:
     """Items whose effects go up and down together, and each a little by itself."""
     rng = np.random.default_rng(seed)
     means, costs = np.asarray(means, float), np.asarray(costs, float)
     shared = rng.normal(size=n)
     effect = means[..., None] + shared + 0.2 * spread * rng.normal(size=(*means.shape, n))
     drift = costs[..., None] * rng.uniform(0.5, 1.5, size=(*means.shape, n))
-    return Grid("preference", effect, np.ones(n), drift, np.ones(n), effect)
+    return Scores("preference", effect, np.ones(n), drift, np.ones(n), effect)
 
 
-def seen(grid: Grid, items: Any) -> Grid:
-    """The grid as it was when these items and texts were scored, and no others."""
-    effect, drift = np.full_like(grid.effect, np.nan), np.full_like(grid.drift, np.nan)
-    effect[..., items], drift[..., items] = grid.effect[..., items], grid.drift[..., items]
-    return replace(grid, effect=effect, drift=drift)
+def seen(scores: Scores, items: Any) -> Scores:
+    """The scores as it was when these items and texts were scored, and no others."""
+    effect, drift = np.full_like(scores.effect, np.nan), np.full_like(scores.drift, np.nan)
+    effect[..., items], drift[..., items] = scores.effect[..., items], scores.drift[..., items]
+    return replace(scores, effect=effect, drift=drift)
 
 
 @given(st.integers(0, 10_000))
 def test_what_leaves_is_worse_than_what_stays_or_dearer_than_the_budget(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    grid = noisy(rng.normal(size=(4, 5)), rng.uniform(0, 0.2, size=(4, 5)), seed)
-    looked = seen(grid, looks(48, 3)[0])
+    scores = noisy(rng.normal(size=(4, 5)), rng.uniform(0, 0.2, size=(4, 5)), seed)
+    looked = seen(scores, looks(48, 3)[0])
     stay = contenders(looked, 0.1)
     effects, costs = looked.looks()
     within = np.where(stay & (costs <= 0.1), effects, -np.inf)
@@ -80,13 +117,13 @@ def test_what_leaves_is_worse_than_what_stays_or_dearer_than_the_budget(seed: in
 
 def test_what_is_shared_by_the_items_does_not_keep_what_is_worse() -> None:
     """A single effect is known to a fifth of what it takes; the differences are known well."""
-    grid = noisy([[1.0, 0.5, 0.95]], [[0.01, 0.01, 0.01]], seed=0)
-    assert contenders(seen(grid, looks(48, 3)[0]), 0.1).tolist() == [[True, False, True]]
+    scores = noisy([[1.0, 0.5, 0.95]], [[0.01, 0.01, 0.01]], seed=0)
+    assert contenders(seen(scores, looks(48, 3)[0]), 0.1).tolist() == [[True, False, True]]
 
 
 def test_what_may_be_within_the_budget_stays() -> None:
-    grid = noisy([[1.0, 2.0, 3.0, 4.0]], [[0.02, 0.09, 0.11, 0.5]], seed=0)
-    looked = seen(grid, looks(48, 3)[0])
+    scores = noisy([[1.0, 2.0, 3.0, 4.0]], [[0.02, 0.09, 0.11, 0.5]], seed=0)
+    looked = seen(scores, looks(48, 3)[0])
     # The second may be above the budget and the third within it, so the first may be the choice.
     assert contenders(looked, 0.1).tolist() == [[True, True, True, False]]
     assert contenders(looked, 0.1, {(0, 2)}).tolist() == [[True, True, False, False]]
@@ -96,35 +133,37 @@ def test_what_may_be_within_the_budget_stays() -> None:
 def test_a_cell_that_left_comes_back_where_a_stronger_ones_texts_fall_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plan = plan_of(3, (0.1,))
+    grid = grid_of(3, (0.1,))
     truth = noisy([[3.0], [2.0], [1.0]], [[0.03], [0.02], [0.01]], seed=0)
     partly = seen(truth, looks(48, 3)[0])
     cells = contenders(partly, 0.1)
     assert cells.tolist() == [[True], [False], [False]]
-    partly.effect[cells], partly.drift[cells] = truth.effect[cells], truth.drift[cells]
+    effect, drift = np.array(partly.effect), np.array(partly.drift)
+    effect[cells], drift[cells] = truth.effect[cells], truth.drift[cells]
+    partly = replace(partly, effect=effect, drift=drift)
     scored: list[list[list[int]]] = []
 
-    def completed(texts: Any, plan: Any, grid: Grid, cells: Any) -> Grid:
+    def completed(texts: Any, grid: Any, scores: Scores, cells: Any) -> Scores:
         scored.append(np.argwhere(cells).tolist())
-        effect, drift = grid.effect.copy(), grid.drift.copy()
+        effect, drift = scores.effect.copy(), scores.drift.copy()
         effect[cells], drift[cells] = truth.effect[cells], truth.drift[cells]
-        return replace(grid, effect=effect, drift=drift)
+        return replace(scores, effect=effect, drift=drift)
 
     monkeypatch.setattr(choice, "completed", completed)
     anything: Any = SimpleNamespace()
     for failing, expected in ((), []), ((0,), [[[1, 0]]]), ((0, 1), [[[1, 0]], [[2, 0]]]):
         scored.clear()
         look, _ = look_of({(row, 0): float(row in failing) for row in range(3)})
-        grid, tried = decide(anything, plan, partly, Budget(nats=0.5), look)
+        scores, tried = decide(anything, grid, partly, Budget(nats=0.5), look)
         assert tried is not None
-        assert tried.place == (len(failing), 0)
+        assert tried.position == (len(failing), 0)
         assert scored[-1:] == expected[-1:]
-        assert grid.whole()[tried.place]
+        assert scores.whole()[tried.position]
 
 
 def test_a_grid_with_equal_items_is_known_at_once() -> None:
-    grid = grid_of([[1, 2], [2, 3]], [[0, 0], [0, 1]])
-    assert contenders(grid, 0.1).tolist() == [[False, True], [True, False]]
+    scores = scores_of([[1, 2], [2, 3]], [[0, 0], [0, 1]])
+    assert contenders(scores, 0.1).tolist() == [[False, True], [True, False]]
 
 
 def test_what_was_not_scored_is_not_on_the_front() -> None:

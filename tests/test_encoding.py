@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from steer.base.errors import ModelError
 from steer.contrasts.passages import Message, Passage
 from steer.models import encoding
-from steer.models.model import load
+from steer.models.loading import load, load_tokenizer
 from steer.models.source import ModelSource
 
 TURNS = (Message("system", "w8"), Message("user", "w9 w10"))
@@ -103,7 +103,7 @@ def test_templates_that_cannot_be_used(template: str, message: str) -> None:
 
 
 def test_the_pocket_model_has_a_suffix_of_two_tokens() -> None:
-    tokenizer = encoding.load(ModelSource())
+    tokenizer = load_tokenizer(ModelSource())
     passage = Passage("", "How do I mend my uncle's kite?", "", "user")
     (tokens,) = encoding.encode_passages(tokenizer, "pocket", [passage])
     assert words(tokenizer, tokens.ids[tokens.text_stop :]) == ["<|end|>", "<|assistant|>"]
@@ -111,8 +111,8 @@ def test_the_pocket_model_has_a_suffix_of_two_tokens() -> None:
 
 
 def test_a_tokenizer_that_is_not_there() -> None:
-    with pytest.raises(ModelError, match="cannot load the tokenizer of nobody/nothing"):
-        encoding.load(ModelSource("nobody/nothing"))
+    with pytest.raises(ModelError, match="nobody/nothing is not in its cache"):
+        load_tokenizer(ModelSource("nobody/nothing"))
 
 
 def test_what_caps_attention_is_not_left_out(tmp_path: Path) -> None:

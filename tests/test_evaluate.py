@@ -23,13 +23,15 @@ from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import Batch, surprise
-from steer.evaluation.evaluate import Row, evaluate
-from steer.evaluation.nats import extra
+from steer.evaluation.cells import Steered
+from steer.evaluation.evaluations import EvaluationRow, measure_rows
+from steer.evaluation.scoring import extra
 from steer.evaluation.task import Task, Variant, n_units, variants
 from steer.evaluation.written import Writing, own_texts, pair_texts, write
 from steer.measures.baselines import opposite, random_direction
 from steer.measures.concepts import by_classifier, by_grammar, by_words, judge
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.sharing import evidence
 from steer.vectors import store
@@ -42,23 +44,23 @@ HELD_OUT = Contrasts(
 WRITING = Writing(("w3 w4", "w9"), Conditions("w50 w51"), samples=6, max_tokens=8)
 
 
-def measured(coefficient: float, held_out: Contrasts = HELD_OUT) -> dict[str, Row]:
+def measured(coefficient: float, held_out: Contrasts = HELD_OUT) -> dict[str, EvaluationRow]:
     """Rows by kind, of a random vector on a tiny model."""
     model = tiny.model("llama")
     task = Task(HeldOut(held_out), WRITING, judge=by_words("w7,w8"))
     units: list[int] = []
     rows = variants([tiny.steer(model, coefficient)], condition="w50 w51")
-    found = evaluate(model, rows, task, lambda what, n: units.append(n))
+    found = measure_rows(model, rows, task, lambda what, n: units.append(n))
     assert sum(units) == n_units(task, rows)
     return {row.variant.kind: row for row in found}
 
 
 @pytest.fixture(scope="module")
-def strong() -> dict[str, Row]:
+def strong() -> dict[str, EvaluationRow]:
     return measured(4.0)
 
 
-def test_the_ends_of_every_scale(strong: dict[str, Row]) -> None:
+def test_the_ends_of_every_scale(strong: dict[str, EvaluationRow]) -> None:
     assert strong["unsteered"].measures["recovery"].value == 0
     assert strong["prompt"].measures["recovery"].value == pytest.approx(1)
     assert strong["vector"].measures["recovery"].value < 1
@@ -77,7 +79,7 @@ def test_a_coefficient_of_0_changes_nothing() -> None:
     assert not row.shifts.any()
 
 
-def test_shifts_are_what_the_mean_is_of(strong: dict[str, Row]) -> None:
+def test_shifts_are_what_the_mean_is_of(strong: dict[str, EvaluationRow]) -> None:
     row = strong["vector"]
     assert row.shifts is not None
     assert len(row.shifts) == len(HELD_OUT.positive)
@@ -85,7 +87,9 @@ def test_shifts_are_what_the_mean_is_of(strong: dict[str, Row]) -> None:
     assert row.measures["right_way"].value == (row.shifts > 0).mean()
 
 
-def test_the_matching_answer_is_asked_for_where_there_is_a_question(strong: dict[str, Row]) -> None:
+def test_the_matching_answer_is_asked_for_where_there_is_a_question(
+    strong: dict[str, EvaluationRow],
+) -> None:
     assert 0 < strong["unsteered"].measures["multiple_choice"].value < 1
     bare = Contrasts("pairs", (Passage("", "w3 w5"),) * 2, (Passage("", "w3 w6"),) * 2)
     assert "multiple_choice" not in measured(1.0, bare)["vector"].measures
@@ -220,12 +224,12 @@ def test_a_prompt_that_stands_twice_counts_once(joyful: str, folder: Path) -> No
 
 def test_random_directions_are_as_unsure_as_they_differ() -> None:
     model = tiny.model("llama")
-    turned = [(random_direction(tiny.steer(model, 8.0), seed),) for seed in range(5)]
+    turned = [Steered((random_direction(tiny.steer(model, 8.0), seed),)) for seed in range(5)]
     alone = [Variant(str(seed), "vector", (cell,)) for seed, cell in enumerate(turned)]
     together = Variant("all", "random", tuple(turned))
     writing = replace(WRITING, samples=30)
     task = Task(HeldOut(HELD_OUT), writing, judge=by_words("w7,w8,w9,w10,w11"))
-    _, both, *each = evaluate(model, [variants([], condition=None)[0], together, *alone], task)
+    _, both, *each = measure_rows(model, [variants([], condition=None)[0], together, *alone], task)
     for name in ("preference", "recovery", "kl"):  # on the same items
         _, low, *_, high, _ = sorted(one.measures[name].value for one in each)
         interval = both.measures[name]
@@ -293,6 +297,20 @@ def test_ops_and_gates_are_measured_as_what_they_are(joyful: str, folder: Path) 
     opened = row(steer(*removed_by, "joyful@0<1e6"))
     assert opened["shifts"] == pytest.approx(row(removed)["shifts"])
     failed(run(folder, "--texts", "held.jsonl", "--when", "joyful>0"), 1, "a text has none")
+
+
+def test_a_steer_that_changes_nothing_is_no_evidence(joyful: str, folder: Path) -> None:
+    for coefficient, idle in (("1e-60", True), ("1", False)):
+        words = ["eval", "-m", folder, "--texts", "held.jsonl", "--samples", 4, "--max-tokens", 6]
+        words += ["-v", f"joyful:{coefficient}@1", "-o", "e.json", "--force"]
+        steer(*words)
+        if not Path("e.json").exists():  # refused where it was measured
+            continue
+        if idle:
+            with pytest.raises(InputError, match="changed nothing in it"):
+                evidence.read(Path("e.json"))
+        else:
+            assert evidence.read(Path("e.json"))
 
 
 def test_fields_have_the_names_of_the_mapping(joyful: str, folder: Path) -> None:

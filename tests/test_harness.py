@@ -12,6 +12,7 @@ from conftest import make_vector
 from test_cli import failed, steer
 
 from steer.distillation.lessons import Conditions
+from steer.evaluation.cells import UNSTEERED, Steered
 from steer.steering.operation import Coefficient
 from steer.steering.scope import EVERYWHERE
 from steer.steering.steers import Steer
@@ -52,40 +53,42 @@ def asked(kind: str, arguments: list[tuple[str, ...]]) -> list[Any]:
     ]
 
 
-def steered(coefficient: float) -> tuple[Steer]:
+def steered(coefficient: float) -> Steered:
     model = tiny.model("llama")
     vector = make_vector(model.identity, layers=(1,))
-    return (Steer(vector, Coefficient(coefficient), (1,), EVERYWHERE),)
+    return Steered((Steer(vector, Coefficient(coefficient), (1,), EVERYWHERE),))
 
 
 def test_unsteered_it_gets_what_its_own_model_gives() -> None:
     from lm_eval.models.huggingface import HFLM
 
-    from steer.evaluation.harness import Steered
+    from steer.evaluation.harness import HarnessModel
 
     model = tiny.model("llama")
     theirs = HFLM(pretrained=model.network, tokenizer=model.tokenizer, device="cpu", batch_size=2)
     endings = asked("loglikelihood", list(zip(CONTEXTS, ENDINGS, strict=True)))
     whole = asked("loglikelihood_rolling", [("w3 w4 w5 w6",), ("w7 w8",)])
-    for cell in ((), steered(0.0)):
-        ours = Steered(model, cell, "", special=True)
+    for cell in (UNSTEERED, steered(0.0)):
+        ours = HarnessModel(model, cell, "", special=True)
         for mine, other in zip(
             ours.loglikelihood(endings), theirs.loglikelihood(endings), strict=True
         ):
             assert mine == (pytest.approx(other[0], abs=1e-4), other[1])
         rolled = theirs.loglikelihood_rolling(whole)
         assert ours.loglikelihood_rolling(whole) == pytest.approx(rolled, abs=1e-3)
-    moved = Steered(model, steered(3.0), "", special=True).loglikelihood(endings)
+    moved = HarnessModel(model, steered(3.0), "", special=True).loglikelihood(endings)
     assert [one for one, _ in moved] != pytest.approx(
         [one for one, _ in theirs.loglikelihood(endings)]
     )
 
 
 def test_the_condition_stands_before_every_context() -> None:
-    from steer.evaluation.harness import Steered
+    from steer.evaluation.harness import HarnessModel
 
     model = tiny.model("llama")
-    plain, told = (Steered(model, (), before, special=True) for before in ("", "w40 w41"))
+    plain, told = (
+        HarnessModel(model, UNSTEERED, before, special=True) for before in ("", "w40 w41")
+    )
     after = asked("loglikelihood", [("w40 w41 w3 w4", " w20 w21")])
     assert told.loglikelihood(asked("loglikelihood", [("w3 w4", " w20 w21")])) == (
         plain.loglikelihood(after)

@@ -15,12 +15,12 @@ from steer.contrasts.heldout import HeldOut
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
 from steer.distillation.texts import journal as lessons_journal
-from steer.evaluation.sweep import Bench
-from steer.evaluation.sweep import journal as sweep_journal
+from steer.evaluation.bench import Bench
+from steer.evaluation.bench import journal as sweep_journal
 from steer.evaluation.task import Task
 from steer.evaluation.task import journal as evaluation_journal
 from steer.evaluation.written import Writing
-from steer.measures.grids import Plan
+from steer.measures.grids import Grid
 from steer.workers import Elsewhere, InProcess
 
 
@@ -65,7 +65,7 @@ def test_work_in_another_precision_is_other_work_wherever_it_is_done() -> None:
     for made in (
         lambda one: lessons_journal(one, Conditions("w5"), prompts, settings),
         lambda one: evaluation_journal(one, [], Task(HeldOut(), written), []),
-        lambda one: sweep_journal(one, Plan(()), texts),
+        lambda one: sweep_journal(one, Grid(()), texts),
     ):
         # Of a model whose workers have the weights there is here only its shape.
         models = [

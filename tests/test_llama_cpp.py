@@ -21,7 +21,8 @@ import steer
 from steer.cli.main import app
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.steers import Steer

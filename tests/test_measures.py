@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from steer.base.intervals import difference, mean, ratio
 from steer.measures.baselines import LEVEL, N_CHANCE, reach_of_chance
-from steer.measures.measures import (
+from steer.measures.formulas import (
     distinct,
     has_word,
     moved,

@@ -22,7 +22,8 @@ from steer.fitting.fit import auc
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.monitoring.heatmap import N_STEPS, colour, ink, luminance, page, step
 from steer.monitoring.monitor import monitor as monitor_in

@@ -23,7 +23,8 @@ from steer.engines.endpoint import Endpoint
 from steer.engines.probe import Probe, Prompted, _agreement
 from steer.generate.apply import continue_ids
 from steer.models.checkpoint import save
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.generation import Sampling
 from steer.steering.operation import Coefficient

@@ -14,7 +14,7 @@ import tiny
 
 from steer.base.errors import UsageError
 from steer.base.processes import follows
-from steer.models.model import load
+from steer.models.loading import load
 from steer.models.source import ModelSource
 from steer.vectors import store
 

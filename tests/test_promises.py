@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.spec import SteerSpec
 from steer.steering.steers import resolve

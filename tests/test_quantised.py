@@ -17,7 +17,8 @@ from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
 from steer.models.fingerprint import fingerprint
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.operation import Operation
 from steer.steering.projection import Projection

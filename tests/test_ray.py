@@ -18,7 +18,8 @@ from recorded import pairs
 
 from steer.base.errors import InputError, SteerError
 from steer.extraction import Plan, ReadSettings, plan, record_contrasts
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.workers import InProcess, once
 

@@ -10,7 +10,8 @@ from recorded import extract, pairs
 
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer

@@ -19,13 +19,13 @@ from steer.contrasts.heldout import HeldOut
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
 from steer.distillation.texts import journal as lessons_journal
-from steer.evaluation.sweep import Bench
-from steer.evaluation.sweep import journal as sweep_journal
+from steer.evaluation.bench import Bench
+from steer.evaluation.bench import journal as sweep_journal
 from steer.evaluation.task import Task, variants
 from steer.evaluation.task import journal as evaluation_journal
 from steer.evaluation.written import Writing
-from steer.extraction import ReadSettings, plan
-from steer.measures.grids import Plan
+from steer.extraction import ReadSettings, grid
+from steer.measures.grids import Grid
 from steer.models.model import Model
 from steer.resuming import journal, run_key
 from steer.vectors.vector import SteeringVector
@@ -82,12 +82,12 @@ CHANGES = [
 WRITING = Writing(("w4",))
 RUNS: dict[str, Callable[[Model], str]] = {
     "eval": lambda one: str(evaluation_journal(one, [], Task(HeldOut(), WRITING), []).path),
-    "sweep": lambda one: str(sweep_journal(one, Plan(()), Bench(one, "recovery", [], [], [])).path),
+    "sweep": lambda one: str(sweep_journal(one, Grid(()), Bench(one, "recovery", [], [], [])).path),
     "distill": lambda one: str(
         lessons_journal(one, Conditions("w5"), ["w4"], DistillSettings("x")).path
     ),
     "suite": lambda one: str(journal(one, "suites", ["text"]).path),
-    "extract": lambda one: str(plan(one, pairs(("w3", "w4")), ReadSettings()).recording.run),
+    "extract": lambda one: str(grid(one, pairs(("w3", "w4")), ReadSettings()).recording.run),
 }
 
 
@@ -156,7 +156,7 @@ def test_a_recording_that_other_weights_began_begins_anew(tmp_path: Path) -> Non
     from steer.workers import InProcess
 
     before, after = fresh(), one_weight(fresh())
-    plans = [plan(one, pairs(("w3", "w4")), ReadSettings()) for one in (before, after)]
+    plans = [grid(one, pairs(("w3", "w4")), ReadSettings()) for one in (before, after)]
     with resume(tmp_path / "a", plans[0].recording) as begun:
         begun.put([0], np.ones((1, 3, 32), np.float32), np.ones((1, 3), np.float32))
     for path in ("a", "b"):

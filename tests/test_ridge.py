@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -232,6 +233,15 @@ def test_bad_settings_say_why(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError) as error:
         distill(tiny.model("llama"), CONDITIONS, PROMPTS, replace(SMALL, **changes))  # type: ignore[arg-type]
     assert message in f"{error.value} {error.value.hint}"
+
+
+def test_a_template_that_drops_the_system_message_is_an_error() -> None:
+    model = tiny.chat_model("llama")
+    deaf = "{% for m in messages if m.role == 'user' %}w51 {{ m.content }} w62{% endfor %} w52"
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = deaf
+    with pytest.raises(InputError, match="changes nothing"):
+        distill(replace(model, tokenizer=tokenizer), replace(CONDITIONS, chat=True), PROMPTS, SMALL)
 
 
 def test_the_command_writes_an_edit_that_acts_on_the_response(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +16,9 @@ from torch import Tensor
 from steer.base.errors import HookError, InputError
 from steer.distillation.recovery import token_kl
 from steer.evaluation import scoring
-from steer.evaluation.batches import Text, distance, drift, log_prob, surprise
-from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell, score
+from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob, surprise
+from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Prompted, Steered, Unsteered
+from steer.evaluation.scoring import Sums
 from steer.hooks import trunk
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
@@ -27,6 +28,23 @@ from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.projection import Condition, Gate, Pooling, Projection
 from steer.steering.scope import EVERYWHERE, Scope, parse_schedule, parse_scope
+from steer.steering.steers import Steer
+
+#: A cell, or the steers of one.
+Way = tuple[Steer, ...] | Unsteered | Prompted
+
+
+def _steers(way: Way) -> tuple[Steer, ...]:
+    return way if isinstance(way, tuple) else ()
+
+
+def cells_of(ways: Sequence[Way]) -> list[Cell]:
+    return [Steered(way) if isinstance(way, tuple) else way for way in ways]
+
+
+def score(model: Model, texts: Sequence[Text], ways: Sequence[Way], measure: TokenMeasure) -> Sums:
+    return scoring.score(model, texts, cells_of(ways), measure)
+
 
 each_family = pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "mixtral"])
 
@@ -41,22 +59,22 @@ def text(length: int, start: int, seed: int) -> Text:
 TEXTS = [text(9, 3, 0), text(5, 2, 1), text(12, 6, 2), text(9, 2, 3)]
 
 
-def logits(model: Model, one: Text, cell: Cell) -> Tensor:
+def logits(model: Model, one: Text, cell: Way) -> Tensor:
     """Log-probabilities at the scored positions, of one text under one cell, alone."""
-    ids = one.conditioned if cell is CONDITION else one.ids
-    values = prompt_values(model, cell or (), [one.ids[: one.start]])
+    ids = one.conditioned if cell is PROMPTED else one.ids
+    values = prompt_values(model, _steers(cell), [one.ids[: one.start]])
     clock = TokenClock(one.start, torch.zeros(1, dtype=torch.int64), values)
-    with torch.no_grad(), injected(model, cell or (), clock):
+    with torch.no_grad(), injected(model, _steers(cell), clock):
         found = model.network(torch.tensor([ids]), use_cache=False).logits[0].float()
     first = len(ids) - len(one.ids) - 1
     return found[[first + position for position in one.scored]].log_softmax(-1)
 
 
-def alone(model: Model, cells: list[Cell]) -> dict[str, np.ndarray]:
+def alone(model: Model, cells: list[Way]) -> dict[str, np.ndarray]:
     """Every measure of every cell [cell, text], one at a time."""
     names = ("log_prob", "drift", "distance", "surprise")
     found: dict[str, list[list[float]]] = {name: [] for name in names}
-    baselines = [[logits(model, one, cell) for cell in (UNSTEERED, CONDITION)] for one in TEXTS]
+    baselines = [[logits(model, one, cell) for cell in (UNSTEERED, PROMPTED)] for one in TEXTS]
     for cell in cells:
         rows: dict[str, list[float]] = {name: [] for name in found}
         for one, (base, told) in zip(TEXTS, baselines, strict=True):
@@ -71,7 +89,7 @@ def alone(model: Model, cells: list[Cell]) -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in found.items()}
 
 
-def agree(model: Model, cells: list[Cell]) -> None:
+def agree(model: Model, cells: list[Way]) -> None:
     expected = alone(model, cells)
     for measure in (log_prob, drift, distance, surprise):
         found = score(model, TEXTS, cells, measure)
@@ -88,7 +106,7 @@ def test_cells_in_a_batch_are_cells_alone(family: str) -> None:
             (tiny.steer(model, 3, layers=(1,)),),
             UNSTEERED,
             (tiny.steer(model, -2, layers=(1, 2), seed=1), tiny.steer(model, 1, layers=(0,))),
-            CONDITION,
+            PROMPTED,
             (low_rank,),
         ],
     )
@@ -101,10 +119,10 @@ def test_a_trunk_changes_nothing(family: str) -> None:
     groups = scoring.in_groups(model, TEXTS, 2)
     scorer = scoring.Scorer(model, [[TEXTS[index] for index in group] for group in groups], drift)
     for layer in range(model.n_layers):
-        cells: list[Cell] = [(tiny.steer(model, c, layers=(layer,)),) for c in (2.0, -1.0)]
+        cells: list[Way] = [(tiny.steer(model, c, layers=(layer,)),) for c in (2.0, -1.0)]
         expected = alone(model, cells)["drift"]
         for group, indices in enumerate(groups):
-            found = scorer.score(group, cells)
+            found = scorer.score(group, cells_of(cells))
             np.testing.assert_allclose(found, expected[:, indices], rtol=2e-4, atol=2e-4)
 
 
@@ -175,7 +193,7 @@ def test_gates_open_as_they_do_for_each_text_alone(family: str, pooling: Pooling
     probe = Gate(Condition(reading, True, 0.0), "mean" if pooling == "token" else pooling)
     prompts = [one.ids[: one.start] for one in TEXTS]
     (values,) = prompt_values(model, [replace(tiny.steer(model), gate=probe)], prompts).values()
-    cells: list[Cell] = []
+    cells: list[Way] = []
     for above in (True, False):
         gate = Gate(Condition(reading, above, float(np.median(values))), pooling)
         cells.append((replace(tiny.steer(model, 4, layers=(2,)), gate=gate),))
@@ -208,7 +226,7 @@ def test_what_is_nothing_is_exactly_nothing() -> None:
     nothing, added = score(model, TEXTS, [UNSTEERED, zero], drift)
     assert not nothing.any()
     np.testing.assert_allclose(added, 0, atol=1e-5)
-    assert not score(model, TEXTS, [CONDITION], distance).any()
+    assert not score(model, TEXTS, [PROMPTED], distance).any()
 
 
 def test_a_text_with_nothing_to_score_is_0() -> None:
@@ -227,7 +245,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_short_memory_changes_nothing(small: None) -> None:
     model = tiny.model("llama")
-    agree(model, [(tiny.steer(model, c, layers=(1,)),) for c in (1.0, 2.0, 3.0)] + [CONDITION])
+    agree(model, [(tiny.steer(model, c, layers=(1,)),) for c in (1.0, 2.0, 3.0)] + [PROMPTED])
 
 
 def test_a_model_that_takes_no_trunk_is_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +286,7 @@ def test_a_cell_that_is_never_applied_is_an_error(monkeypatch: pytest.MonkeyPatc
 def test_free_memory_may_change_while_texts_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also from one worker to another: which texts go together is settled once."""
     model = tiny.model("llama")
-    cells: list[Cell] = [UNSTEERED, (tiny.steer(model, 2.0),)]
+    cells: list[Way] = [UNSTEERED, (tiny.steer(model, 2.0),)]
     expected = score(model, TEXTS, cells, drift)
     budgets = itertools.cycle([24, 4_096])
     monkeypatch.setattr(scoring, "token_budget", lambda model: next(budgets))

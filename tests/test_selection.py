@@ -33,6 +33,27 @@ def test_the_front_by_hand() -> None:
     assert pareto(effects, costs) == [1, 3]
 
 
+def test_a_cell_scored_on_some_items_hides_none_that_was_scored_on_all() -> None:
+    effects, costs = [1.0, 2.0, 0.5], [0.1, 0.1, 0.2]
+    assert pareto(effects, costs) == [1]
+    # The second may be luck; the third is beaten by the first, which is whole.
+    assert pareto(effects, costs, [True, False, True]) == [0, 1]
+    assert pareto(effects, costs, [True, True, True]) == [1]
+
+
+@given(cells, st.data())
+def test_the_front_of_what_is_whole_is_always_shown(
+    found: list[tuple[float, float]], data: st.DataObject
+) -> None:
+    effects, costs = zip(*found, strict=True)
+    whole = data.draw(st.lists(st.booleans(), min_size=len(found), max_size=len(found)))
+    numbers = [index for index, there in enumerate(whole) if there]
+    alone = pareto([effects[one] for one in numbers], [costs[one] for one in numbers])
+    shown = pareto(effects, costs, whole)
+    assert {found[numbers[one]] for one in alone} <= {found[one] for one in shown}
+    assert set(pareto(effects, costs)) <= set(shown)
+
+
 @given(cells)
 def test_no_cell_beats_one_of_the_front_and_one_beats_every_other(
     found: list[tuple[float, float]],

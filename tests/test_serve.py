@@ -18,20 +18,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
 import tiny
 import torch
+from msgspec import structs
 
 from steer import pocket
 from steer.generate.apply import generate
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
-from steer.serving.asked import Shelf, read_shelf
+from steer.serving.library import Library, read_library
+from steer.steering import projection, spec
 from steer.steering.generation import Sampling
+from steer.steering.steers import Steer
 from steer.vectors import store
 
 ROOT = Path(__file__).parents[1]
@@ -53,17 +58,18 @@ def model() -> Model:
     return load(ModelSource("pocket", device="cpu"))
 
 
+def steers_of(library: Library, asked: Any) -> list[Steer]:
+    return list(library.steering({"steer": asked}).steers)
+
+
 @dataclass(frozen=True)
 class Served:
     """A server that runs, and the vectors that it was given."""
 
     engine: str
     url: str
-    shelf: Shelf
-
-    @property
-    def client(self) -> Any:
-        return openai.OpenAI(base_url=self.url, api_key=KEY, max_retries=0, timeout=300)
+    library: Library
+    client: Any
 
     def text(self, prompt: str, steer: Sequence[Any], **options: Any) -> str:
         asked = {"max_tokens": 12, "temperature": 0, "extra_body": {"steer": steer}} | options
@@ -72,11 +78,12 @@ class Served:
 
     def expected(self, prompt: str, steer: Sequence[Any], sampling: Sampling = GREEDY) -> str:
         """What `steer apply` writes."""
-        return next(generate(model(), [prompt], self.shelf.steers(steer), sampling)).text
+        return next(generate(model(), [prompt], steers_of(self.library, steer), sampling)).text
 
 
 def folder_of_vectors(folder: Path) -> Path:
-    """Two that ship with the repository, a random low-rank edit, and one of another model."""
+    """Two that ship with the repository, a random low-rank edit, one of another model, and two that
+    recommend what cannot steer."""
     for name in ("joyful", "sea"):
         store.write(
             folder / f"{name}.safetensors", store.read(ROOT / f"vectors/{name}.safetensors")
@@ -84,6 +91,11 @@ def folder_of_vectors(folder: Path) -> Path:
     edit = tiny.low_rank_steer(model(), layers=(1, 2)).vector
     store.write(folder / "edit.safetensors", edit)
     store.write(folder / "other.safetensors", tiny.vector(tiny.model("llama")))
+    joyful = store.read(folder / "joyful.safetensors")
+    for name, coefficient in (("zero", 0.0), ("huge", 1e300)):
+        recommended = structs.replace(joyful.metadata.recommended, coefficient=coefficient)
+        changed = tiny.renamed(joyful, name=name, recommended=recommended)
+        store.write(folder / f"{name}.safetensors", changed)
     return folder
 
 
@@ -124,8 +136,9 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Se
         lines.append(process.stdout.readline())
     told = json.loads("".join(lines))
     assert told["vectors"] == ["edit", "joyful", "sea"]
-    shelf, _ = read_shelf(folder)
-    yield Served(request.param, told["url"], shelf)
+    library, _ = read_library(folder)
+    with openai.OpenAI(base_url=told["url"], api_key=KEY, max_retries=0, timeout=300) as client:
+        yield Served(request.param, told["url"], library, client)
     process.terminate()
     process.communicate(timeout=60)
 
@@ -154,7 +167,7 @@ def test_log_probs_are_those_of_the_hooks(served: Served, steer: list[Any]) -> N
     ids = model().encode(PROMPTS[0])
     for log_prob, top in zip(told.token_logprobs, told.top_logprobs, strict=True):
         clock = TokenClock(len(ids), torch.zeros(1, dtype=torch.int64))
-        with torch.no_grad(), injected(model(), served.shelf.steers(steer), clock):
+        with torch.no_grad(), injected(model(), steers_of(served.library, steer), clock):
             row = model().network(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
         best, at = row.topk(3)
         assert log_prob == pytest.approx(float(best[0]), abs=1e-4)
@@ -189,8 +202,8 @@ def test_a_stream_is_the_answer_in_pieces(served: Served) -> None:
 def test_a_chat_is_put_into_the_template(served: Served) -> None:
     messages = [{"role": "user", "content": "Tell me a story about the sea."}]
     prompt = model().chat(messages[0]["content"])
-    shelf = served.shelf.steers(STEERS[1])
-    (expected,) = generate(model(), [prompt], shelf, GREEDY, special=False)
+    steered = steers_of(served.library, STEERS[1])
+    (expected,) = generate(model(), [prompt], steered, GREEDY, special=False)
     asked: dict[str, Any] = {
         "model": "pocket",
         "messages": messages,
@@ -252,8 +265,10 @@ def test_a_stop_string_ends_the_text(served: Served) -> None:
         ([{"vector": "joyful", "coefficient": 1e30}], 400, "coefficient"),
         ([{"vector": "joyful", "op": "explode"}], 400, "explode"),
         ([{"vector": "joyful", "directions": [0.5]}], 400, "directions"),
-        ({"vector": "joyful"}, 400, "array"),
-        ("joyful:2", 400, "array"),
+        ({"vector": "joyfull"}, 404, "did you mean"),
+        ("joyful:strong", 400, "strong"),
+        ("./vectors/joyful.safetensors", 404, "there is no vector"),
+        (2, 400, "steer"),
     ],
 )
 def test_steers_that_mean_nothing_are_errors(
@@ -287,7 +302,7 @@ def test_what_is_asked_for_elsewhere_is_not_dropped(served: Served) -> None:
 
 
 def test_it_says_what_it_has_and_did(served: Served) -> None:
-    assert [one.id for one in served.client.models.list()] == ["pocket"]
+    assert next(iter(served.client.models.list())).id == "pocket"
     vectors = served.client.get("/vectors", cast_to=object)["data"]
     assert [one["id"] for one in vectors] == ["edit", "joyful", "sea"]
     answer = served.client.completions.with_raw_response.create(
@@ -315,3 +330,109 @@ def test_hugging_face_draws_as_apply_does_and_not_without_end(served: Served) ->
     assert found == served.expected(PROMPTS[0], STEERS[1], sampling)
     with pytest.raises(openai.BadRequestError):
         served.client.completions.create(model="pocket", prompt=["One"] * 100, n=100)
+
+
+def test_hugging_face_tells_what_steering_did(served: Served) -> None:
+    if served.engine == "vllm":
+        pytest.skip("vLLM's own server has other answers")
+    read = projection.projection(spec.parse_read("joyful@2"), served.library.vectors["joyful"])
+    steer = [{"vector": "sea", "when": "joyful@1>0.1/mean"}, {"vector": "joyful"}]
+    alone = next(
+        generate(model(), PROMPTS[:1], steers_of(served.library, steer), GREEDY, watched=[read])
+    )
+    asked: dict[str, Any] = {
+        "model": "pocket",
+        "prompt": PROMPTS[0],
+        "max_tokens": 12,
+        "temperature": 0,
+        "extra_body": {"steer": steer, "watch": "joyful@2"},
+    }
+    answer = served.client.completions.create(**asked)
+    told = answer.choices[0].steer
+    assert told["tokens"] == alone.tokens
+    np.testing.assert_allclose(told["watched"]["joyful@2"], alone.watched["joyful@2"], atol=1e-3)
+    assert [one["share"] for one in told["gates"]] == [one.share for one in alone.gates]
+    assert [one["vector"] for one in answer.steer["steers"]] == ["sea", "joyful"]
+    pieces = [
+        chunk.choices[0].steer["watched"]["joyful@2"]
+        for chunk in served.client.completions.create(**asked, stream=True)
+        if "watched" in (getattr(chunk.choices[0], "steer", None) or {})
+    ]
+    assert [value for piece in pieces for value in piece] == told["watched"]["joyful@2"]
+    values = alone.watched["joyful@2"]
+    bound = sorted(values)[-3]
+    guarded = served.client.completions.create(
+        **asked | {"extra_body": {"steer": steer, "guard": f"joyful@2>{bound}"}}
+    )
+    (trip,) = guarded.choices[0].steer["trips"]
+    assert trip["token"] == next(i for i, value in enumerate(values) if value > bound)
+    assert guarded.usage.completion_tokens == trip["token"]
+
+
+def test_hugging_face_has_what_other_clients_ask(served: Served) -> None:
+    if served.engine == "vllm":
+        pytest.skip("vLLM's own server has paths of its own")
+    with httpx.Client(
+        base_url=served.url.removesuffix("/v1"), headers={"authorization": f"Bearer {KEY}"}
+    ) as client:
+        text = served.expected(PROMPTS[0], [{"vector": "joyful"}])
+        body = {"model": "pocket:joyful", "prompt": PROMPTS[0], "max_tokens": 12, "temperature": 0}
+        assert client.post("/v1/completions", json=body).json()["choices"][0]["text"] == text
+        assert client.get("/v1/models/pocket:joyful").json()["id"] == "pocket:joyful"
+        assert client.get("/v1/models/pocket:nobody").status_code == 404
+        ids = client.post("/tokenize", json={"prompt": PROMPTS[0]}).json()["tokens"]
+        assert ids == model().encode(PROMPTS[0])
+        back = client.post("/detokenize", json={"tokens": ids}).json()["prompt"]
+        assert back == model().decode(ids)
+        assert "steer_generated_tokens_total" in client.get("/metrics").text
+        described = client.get("/openapi.json").json()
+        assert "steer" in described["components"]["schemas"]["Chat"]["properties"]
+        assert "http" not in client.get("/docs").text
+        options = {"num_predict": 12, "temperature": 0}
+        raw = {"model": "pocket:joyful:latest", "prompt": PROMPTS[0], "raw": True}
+        asked = client.post("/api/generate", json={**raw, "stream": False, "options": options})
+        assert asked.json()["response"] == text
+        message = {"role": "user", "content": "Tell me a story about the sea."}
+        chat = {"model": "pocket", "messages": [message], "options": options}
+        lines = [json.loads(one) for one in client.post("/api/chat", json=chat).text.splitlines()]
+        (expected,) = generate(
+            model(), [model().chat(message["content"])], [], GREEDY, special=False
+        )
+        assert "".join(one["message"]["content"] for one in lines) == expected.text
+        assert [one["done"] for one in lines[-2:]] == [False, True]
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"repetition_penalty": 1.1}, "repetition_penalty"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"nonsense": 1}, "nonsense"),
+    ({"max_tokens": "many"}, "max_tokens"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"messages": [{"role": "user", "content": "word " * 9000}]}, "messages"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "king", "content": ""}]}, "messages[0].role"),
+    ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
+]
+TAKEN: list[dict[str, Any]] = [
+    {"repetition_penalty": 1.0, "min_p": 0, "presence_penalty": 0},
+    {"chat_template_kwargs": {"enable_thinking": False}},
+    {"messages": [{"role": "developer", "content": "Be brief."}]},
+    {"messages": [{"role": "assistant", "content": "Hi", "reasoning_content": "be kind"}]},
+    {"continue_final_message": True, "add_generation_prompt": False},
+    {"n_predict": 2, "max_tokens": None, "cache_prompt": True},
+    {"stop": ["", "x"], "seed": -1, "top_p": 0},
+]
+
+
+def test_a_field_works_or_is_refused_by_its_name(served: Served) -> None:
+    if served.engine == "vllm":
+        pytest.skip("vLLM reads its requests itself")
+    usual = {"model": "pocket", "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
+    with httpx.Client(base_url=served.url, headers={"authorization": f"Bearer {KEY}"}) as client:
+        for fields, param in REFUSED:
+            answer = client.post("/chat/completions", json=usual | fields)
+            assert answer.status_code == 400, fields
+            assert answer.json()["error"]["param"] == param
+        for fields in TAKEN:
+            answer = client.post("/chat/completions", json=usual | fields)
+            assert answer.status_code == 200, answer.text

@@ -16,14 +16,14 @@ import tiny
 from test_cli import failed, steer
 
 from steer.base.errors import SteerError, UsageError
+from steer.evaluation import processes, subjects, suites
+from steer.evaluation.suites import summary
 from steer.evaluation.written import Writing, write
 from steer.measures import grids
 from steer.models.source import ModelSource
 from steer.pocket import corpus
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
-from steer.suite import parallel, subjects, suite
-from steer.suite.table import summary
 
 FEW = ["--samples", 4, "--max-tokens", 12, "--jobs", 1]
 
@@ -76,12 +76,12 @@ def test_others_vectors_are_swept_in_shares_of_the_activations_too() -> None:
     )
     theirs = replace(ours, metadata=msgspec.structs.replace(ours.metadata, statistics=nameless))
     written = write(model, Writing(("w1 w2",), samples=4, max_tokens=8), ())
-    known = suite.with_lengths(model, theirs, written)
+    known = suites.with_lengths(model, theirs, written)
     for layer in ours.metadata.layers:
         made = Steer(known, Coefficient(0.2, "residual"), (layer,)).delta(layer)
         length = known.metadata.at(layer).resid_norm
         assert length and 0.2 * length == pytest.approx(np.linalg.norm(made), rel=1e-3)
-    assert suite.with_lengths(model, known, written) is known
+    assert suites.with_lengths(model, known, written) is known
 
 
 def wait(model: Any, subject: subjects.Subject) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def wait(model: Any, subject: subjects.Subject) -> list[dict[str, Any]]:
 
 def test_who_stops_waits_for_no_process() -> None:
     before = set(multiprocessing.active_children())
-    told = parallel.done(ModelSource("pocket"), subjects.of_pocket(["city", "sea"]), wait, 2)
+    told = processes.done(ModelSource("pocket"), subjects.of_pocket(["city", "sea"]), wait, 2)
     subject, rows = next(told)
     assert subject.name == "sea" and rows[0]["width"] > 0
     started = set(multiprocessing.active_children()) - before
@@ -104,7 +104,7 @@ def test_who_stops_waits_for_no_process() -> None:
 
 def test_a_process_that_is_killed_is_reported() -> None:
     before = set(multiprocessing.active_children())
-    told = parallel.done(ModelSource("pocket"), subjects.of_pocket(["sea", "city"]), wait, 1)
+    told = processes.done(ModelSource("pocket"), subjects.of_pocket(["sea", "city"]), wait, 1)
     next(told)
     for child in set(multiprocessing.active_children()) - before:
         child.kill()
@@ -124,7 +124,7 @@ def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch
     assert steer("extract", *tag, "-o", "sea.safetensors").exit_code == 0
     assert steer("convert", "./sea.safetensors:1@1-4", "other.gguf").exit_code == 0
     words = ["suite", "--tags", "sea,city", "--methods", "mean_diff;lda", *FEW]
-    original, done = suite.measured, []
+    original, done = suites.measured, []
 
     def dying(model: Any, subject: Any, **others: Any) -> Any:
         if len(done) == 1:
@@ -132,9 +132,9 @@ def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch
         done.append(subject.name)
         return original(model, subject, **others)
 
-    monkeypatch.setattr(suite, "measured", dying)
+    monkeypatch.setattr(suites, "measured", dying)
     assert steer(*words, "-v", "sea=other.gguf").exit_code == 130
-    monkeypatch.setattr(suite, "measured", original)
+    monkeypatch.setattr(suites, "measured", original)
     with monkeypatch.context() as full:
         full.setattr("steer.base.files.write_atomic", lambda *_, **__: _no_room())
         assert steer(*words, "-v", "sea=other.gguf", "-o", "x.json").exit_code == 1

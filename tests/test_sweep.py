@@ -16,10 +16,7 @@ from test_cli import PAIRS, failed, steer
 
 from steer.base.errors import SteerError, UsageError
 from steer.base.intervals import Interval
-from steer.cli import options
 from steer.cli import sweep as sweep_command
-from steer.cli.heat import heat_map
-from steer.cli.sweep_rows import rows_of
 from steer.evaluation.choice import (
     LINES,
     Budget,
@@ -30,100 +27,103 @@ from steer.evaluation.choice import (
     looking,
     ordered,
 )
-from steer.evaluation.repeat import Repeat
 from steer.evaluation.scoring import Scorer
-from steer.evaluation.verdict import _instability, _neighbours
+from steer.evaluation.sweeps import grid_of as swept_grid
+from steer.evaluation.verdict import Repeat, _instability, _neighbours
 from steer.measures import pictures, report
 from steer.measures.grids import (
     FINER_ROWS,
     SHARES,
     Grid,
-    Plan,
-    Row,
+    GridRow,
+    Scores,
     default_coefficients,
     finer,
     joined,
 )
+from steer.measures.heat import heat_map
 from steer.pocket.pairs import story_pairs
 from steer.steering.operation import Coefficient
 from steer.vectors import store
 
 
-def plan_of(n_rows: int, shares: tuple[float, ...]) -> Plan:
+def grid_of(n_rows: int, shares: tuple[float, ...]) -> Grid:
     layers = tuple(range(n_rows))
     identity = make_vector().metadata.model
     vector = make_vector(tiny.msgspec.structs.replace(identity, n_layers=n_rows), layers=layers)
     columns = tuple(Coefficient(share, "residual") for share in shares)
-    return Plan(tuple(Row(vector, (layer,), columns, "joyful") for layer in layers))
+    return Grid(tuple(GridRow(vector, (layer,), columns, "joyful") for layer in layers))
 
 
-def grid_of(effects: Any, costs: Any, levels: Any = None, spread: float = 0.0, n: int = 8) -> Grid:
+def scores_of(
+    effects: Any, costs: Any, levels: Any = None, spread: float = 0.0, n: int = 8
+) -> Scores:
     """n items a cell, alternately above and below the cell's effect by `spread`."""
     effect = np.asarray(effects, float)[..., None] + spread * np.resize([1.0, -1.0], n)
     drift = np.repeat(np.asarray(costs, float)[..., None], 3, axis=-1)
     level = np.repeat(np.asarray(effects if levels is None else levels, float)[..., None], n, -1)
-    return Grid("preference", effect, np.ones(n), drift, np.ones(3), level)
+    return Scores("preference", effect, np.ones(n), drift, np.ones(3), level)
 
 
 def unstable(
+    scores: Scores,
     grid: Grid,
-    plan: Plan,
     budget: Budget,
-    place: tuple[int, int],
+    position: tuple[int, int],
     *,
     refused: Any = (),
     nats: Any = None,
 ) -> str:
     """How halves disagree where texts have these extra nats; none, where not said."""
-    look, _ = look_of(dict.fromkeys(np.ndindex(grid.effect.shape[:2]), 0.0) | (nats or {}))
-    return _instability(grid, plan, budget, place, refused, look)
+    look, _ = look_of(dict.fromkeys(np.ndindex(scores.effect.shape[:2]), 0.0) | (nats or {}))
+    return _instability(scores, grid, budget, position, refused, look)
 
 
 def test_the_order_is_the_rules() -> None:
-    plan = plan_of(2, (0.1, 0.2))
-    grid = grid_of([[1, 5], [3, -1]], [[0.0, 0.5], [0.05, 0.0]])
-    assert ordered(grid, plan, Budget(kl=0.1)) == [(1, 0), (0, 0)]
-    assert ordered(grid, plan, Budget(kl=1)) == [(0, 1), (1, 0), (0, 0)]
-    assert ordered(grid, plan, Budget(kl=-1)) == []
+    grid = grid_of(2, (0.1, 0.2))
+    scores = scores_of([[1, 5], [3, -1]], [[0.0, 0.5], [0.05, 0.0]])
+    assert ordered(scores, grid, Budget(kl=0.1)) == [(1, 0), (0, 0)]
+    assert ordered(scores, grid, Budget(kl=1)) == [(0, 1), (1, 0), (0, 0)]
+    assert ordered(scores, grid, Budget(kl=-1)) == []
 
 
 def test_the_rule_of_refusal_direction_takes_both_signs() -> None:
-    plan = plan_of(10, (0.2, -0.2))
+    grid = grid_of(10, (0.2, -0.2))
     added, removed = np.linspace(1, 2, 10), -np.linspace(1, 2, 10)
     added[6] = -0.5  # adding does not induce
     costs = np.zeros((10, 2))
     costs[7, 1] = 0.2  # taking out moves too much; layers 8 and 9 are the last fifth
-    grid = grid_of(np.zeros((10, 2)), costs, np.stack([added, removed], 1))
-    order = ordered(grid, plan, Budget(rule="refusal_direction"))
+    scores = scores_of(np.zeros((10, 2)), costs, np.stack([added, removed], 1))
+    order = ordered(scores, grid, Budget(rule="refusal_direction"))
     assert order == [(row, 0) for row in (5, 4, 3, 2, 1, 0)]
 
 
 def test_halves_that_disagree_are_unstable() -> None:
-    plan, budget = plan_of(4, (0.1,)), Budget(kl=1)
+    grid, budget = grid_of(4, (0.1,)), Budget(kl=1)
     costs = np.zeros((4, 1))
-    steady = grid_of([[1], [2], [1], [0]], costs)
-    assert unstable(steady, plan, budget, (1, 0)) == ""
+    steady = scores_of([[1], [2], [1], [0]], costs)
+    assert unstable(steady, grid, budget, (1, 0)) == ""
     effect = steady.effect.copy()
     effect[3, 0, ::2] = 9.0  # for half of the items the last layer is best
     torn = replace(steady, effect=effect)
-    assert "layer 3" in unstable(torn, plan, budget, (1, 0))
-    noisy = grid_of([[1], [2], [1], [0]], costs, spread=1.0, n=24)
-    assert "an effect of" in unstable(noisy, plan, budget, (1, 0))
+    assert "layer 3" in unstable(torn, grid, budget, (1, 0))
+    noisy = scores_of([[1], [2], [1], [0]], costs, spread=1.0, n=24)
+    assert "an effect of" in unstable(noisy, grid, budget, (1, 0))
 
 
 def test_neighbours_are_told_by_their_layers() -> None:
-    plan = plan_of(4, (0.1,))
-    twice = Plan(plan.rows + plan.rows[:1])
+    grid = grid_of(4, (0.1,))
+    twice = Grid(grid.rows + grid.rows[:1])
     near = [_neighbours(twice, twice.rows[4], row) for row in twice.rows]
     assert near == [True, True, False, False, True]
 
 
 def test_finer_shares_lie_about_the_edge_of_the_budget() -> None:
-    plan = plan_of(3, SHARES)
+    grid = grid_of(3, SHARES)
     costs = np.array([10 * share**2 for share in SHARES])
-    grid = grid_of(np.outer([1.0, 3.0, 2.0], SHARES), np.tile(costs, (3, 1)))
+    scores = scores_of(np.outer([1.0, 3.0, 2.0], SHARES), np.tile(costs, (3, 1)))
     edge = max(share for share in SHARES if 10 * share**2 <= 0.1)
-    more = finer(plan, grid, 0.1)
+    more = finer(grid, scores, 0.1)
     assert more is not None
     assert [row.layers for row in more.rows] == [(1,), (2,), (0,)]
     for row in more.rows:
@@ -132,13 +132,13 @@ def test_finer_shares_lie_about_the_edge_of_the_budget() -> None:
         assert any(share < edge for share in shares)
         assert any(share > edge for share in shares)
         assert not set(shares) & set(SHARES)
-    assert finer(plan, grid, -1.0) is None
-    assert finer(plan_of(3, (0.1, 0.2)), grid_of(np.ones((3, 2)), np.zeros((3, 2))), 0.1) is None
-    many = grid_of(np.outer(range(1, 8), SHARES), np.tile(costs, (7, 1)))
-    best = finer(plan_of(7, SHARES), many, 0.1)
+    assert finer(grid, scores, -1.0) is None
+    assert finer(grid_of(3, (0.1, 0.2)), scores_of(np.ones((3, 2)), np.zeros((3, 2))), 0.1) is None
+    many = scores_of(np.outer(range(1, 8), SHARES), np.tile(costs, (7, 1)))
+    best = finer(grid_of(7, SHARES), many, 0.1)
     assert best is not None
     assert [row.layers for row in best.rows] == [(6,), (5,), (4,), (3,)][:FINER_ROWS]
-    both = joined(grid, grid_of(np.ones((2, 9)), np.zeros((2, 9))))
+    both = joined(scores, scores_of(np.ones((2, 9)), np.zeros((2, 9))))
     assert both.effects().shape == both.costs().shape == (5, 9)
 
 
@@ -146,19 +146,19 @@ def look_of(nats: dict[tuple[int, int], float]) -> tuple[Any, list[tuple[int, in
     """What looks at texts, which have these extra nats, and where it has looked."""
     looked: list[tuple[int, int]] = []
 
-    def look(place: tuple[int, int]) -> Tried:
-        looked.append(place)
-        value = Interval(nats[place], 0.0, 1.0)
-        return Tried(place, value, value, ())
+    def look(position: tuple[int, int]) -> Tried:
+        looked.append(position)
+        value = Interval(nats[position], 0.0, 1.0)
+        return Tried(position, value, value, ())
 
     return look, looked
 
 
 @pytest.mark.parametrize("passing", range(8))
 def test_the_strongest_cell_within_the_nats_is_found(passing: int) -> None:
-    places = [(0, column) for column in range(8)]
-    look, looked = look_of({one: 0.0 if one[1] >= passing else 1.0 for one in places})
-    assert _edge(places, look, 0.5).place == (0, passing)
+    positions = [(0, column) for column in range(8)]
+    look, looked = look_of({one: 0.0 if one[1] >= passing else 1.0 for one in positions})
+    assert _edge(positions, look, 0.5).position == (0, passing)
     assert len(looked) <= 4
     costs = np.array([[5.0, 4.0, 4.5, 3.0]])
     assert _cheaper_and_cheaper([(0, 0), (0, 1), (0, 2), (0, 3)], costs) == [(0, 0), (0, 1), (0, 3)]
@@ -169,15 +169,15 @@ def chosen_of(
 ) -> tuple[Tried | None, list[tuple[int, int]]]:
     """The choice of a grid whose texts have these extra nats, and where texts were looked at."""
     shape = np.shape(effects)
-    plan = plan_of(shape[0], tuple(np.linspace(0.1, 0.9, shape[1])))
-    grid = grid_of(effects, np.asarray(effects, float))
+    grid = grid_of(shape[0], tuple(np.linspace(0.1, 0.9, shape[1])))
+    scores = scores_of(effects, np.asarray(effects, float))
     look, looked = look_of(dict(np.ndenumerate(np.asarray(nats, float))))
     monkeypatch.setattr("steer.evaluation.choice._tried", lambda *given: look(given[2]))
     monkeypatch.setattr("steer.evaluation.choice.expected_nats", lambda *_: None)
     bench = SimpleNamespace(model=None, own=())
     anything: Any = None
-    at = looking(cast("Any", bench), plan, anything)
-    return choose(plan, grid, Budget(kl=50, nats=0.1), at), looked
+    at = looking(cast("Any", bench), grid, anything)
+    return choose(grid, scores, Budget(kl=50, nats=0.1), at), looked
 
 
 def test_each_layer_has_an_edge_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,19 +186,19 @@ def test_each_layer_has_an_edge_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     nats = [[0.0, 0.2, 0.3, 0.4], [0.0, 0.05, 0.09, 0.5]]
     tried, _ = chosen_of(effects, nats, monkeypatch)
     assert tried is not None
-    assert tried.place == (1, 2)
+    assert tried.position == (1, 2)
     assert (1, 3) in tried.refused
     assert not tried.refused & {(1, 0), (1, 1), (1, 2)}
     tried, _ = chosen_of(effects[::-1], nats[::-1], monkeypatch)
     assert tried is not None
-    assert tried.place == (0, 2)
+    assert tried.position == (0, 2)
     # And a layer that does less before that can do more within.
     tried, _ = chosen_of([[5.0, 6.0, 7.0], [2.0, 3.0, 4.0]], [[0.0, 9, 9], [9, 9, 9]], monkeypatch)
     assert tried is not None
-    assert tried.place == (0, 0)
+    assert tried.position == (0, 0)
     tried, _ = chosen_of([[1.0, 6.0, 70], [2.0, 3.0, 4.0]], [[0.0, 9, 9], [0, 0, 9]], monkeypatch)
     assert tried is not None
-    assert tried.place == (1, 1)
+    assert tried.position == (1, 1)
     # Also what costs too much before: by half of the texts it might not.
     assert tried.refused == {(0, 1), (0, 2), (1, 2)}
 
@@ -216,21 +216,21 @@ def test_texts_are_written_for_few_of_many_layers(monkeypatch: pytest.MonkeyPatc
 
 
 def test_halves_choose_among_what_was_not_refused() -> None:
-    plan, budget = plan_of(4, (0.1,)), Budget(kl=1)
-    grid = grid_of([[1], [2], [1], [9]], np.zeros((4, 1)))
-    assert "layer 3" in unstable(grid, plan, budget, (1, 0))
-    assert unstable(grid, plan, budget, (1, 0), refused={(3, 0)}) == ""
+    grid, budget = grid_of(4, (0.1,)), Budget(kl=1)
+    scores = scores_of([[1], [2], [1], [9]], np.zeros((4, 1)))
+    assert "layer 3" in unstable(scores, grid, budget, (1, 0))
+    assert unstable(scores, grid, budget, (1, 0), refused={(3, 0)}) == ""
     # Nor does a half lead to where the choice had no reason to look, and texts fall apart.
     apart = {(3, 0): 9.0}
-    assert unstable(grid, plan, budget, (1, 0), nats=apart) == ""
-    grid = grid_of([[5], [2], [1], [9]], np.zeros((4, 1)))
-    assert "layer 0" not in unstable(grid, plan, budget, (2, 0), nats={(0, 0): 9.0, (3, 0): 0.0})
+    assert unstable(scores, grid, budget, (1, 0), nats=apart) == ""
+    scores = scores_of([[5], [2], [1], [9]], np.zeros((4, 1)))
+    assert "layer 0" not in unstable(scores, grid, budget, (2, 0), nats={(0, 0): 9.0, (3, 0): 0.0})
 
 
 @pytest.mark.parametrize(("new", "stable"), [(0.11, True), (0.15, False)])
 def test_the_texts_of_both_seeds_are_within_the_budget(new: float, stable: bool) -> None:
-    grid = grid_of([[1]], [[0]])
-    again = Repeat(1, 24, grid, Interval(new, 0.0, 1.0))
+    scores = scores_of([[1]], [[0]])
+    again = Repeat(1, 24, scores, Interval(new, 0.0, 1.0))
     assert (again.together(Interval(0.09, 0.0, 1.0), 48) <= 0.1) == stable
 
 
@@ -282,10 +282,10 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same(
     assert "going on" not in run(folder, "--texts", "held.jsonl", "--json").stderr
 
 
-def test_rows_are_told_without_passwords(joyful: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "find", lambda reference: Path("vectors/joyful.safetensors"))
+def test_rows_are_shown_without_passwords(joyful: str) -> None:
     address = "ssh://me:se%40cret@host/team/joyful"
-    rows = rows_of([address, "joyful:norm=keep"], "1", "5%", "budget", together=False, save=False)
+    found = Path("vectors/joyful.safetensors")
+    rows = swept_grid([address, "joyful:norm=keep"], "1", "5%", find=lambda _: found).rows
     assert [row.reference for row in rows] == ["ssh://me@host/team/joyful", "joyful"]
     assert rows[0].typed(0) == "ssh://me@host/team/joyful:5%@1"
 
@@ -338,7 +338,7 @@ def test_what_cannot_be_swept_says_so(
     failed(run(folder, *held, "--plot", "x.bmp"), 2, ".png")
     failed(run(folder, *held, "-o", "held.jsonl"), 1, "exists")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    failed(run(folder, *held, "--report", "x.html"), 2, "matplotlib", "steer[plots]")
+    failed(run(folder, *held, "--report", "x.html"), 2, "matplotlib", "steer-activations[plots]")
 
 
 def test_vectors_and_ops_are_swept_beside_each_other(joyful: str, folder: Path) -> None:
@@ -432,18 +432,18 @@ def test_a_scope_can_be_swept_and_not_saved(joyful: str, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A sweep of the topic sea on the pocket model, saved: the vector and what was found."""
-    place = tmp_path_factory.mktemp("swept")
+    position = tmp_path_factory.mktemp("swept")
     for name, seed, n in (("sea", 1, 60), ("held", 2, 16)):
         rows = story_pairs("topic", "sea", "forest", n, seed)
-        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    vector = place / "sea.safetensors"
-    assert steer("extract", place / "sea.jsonl", "-o", vector).exit_code == 0
-    words = ["sweep", "-v", vector, "--texts", place / "held.jsonl", "--save"]
+        (position / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    vector = position / "sea.safetensors"
+    assert steer("extract", position / "sea.jsonl", "-o", vector).exit_code == 0
+    words = ["sweep", "-v", vector, "--texts", position / "held.jsonl", "--save"]
     few = ["--layers", "1-3", "--coefficients", "5%,20%,400%", "--samples", "16"]
-    told = steer(*words, *few, "-o", place / "sea.json")
+    told = steer(*words, *few, "-o", position / "sea.json")
     assert told.exit_code == 0, told.stderr
-    (place / "stdout").write_text(told.stdout)
-    return vector, json.loads((place / "sea.json").read_text())
+    (position / "stdout").write_text(told.stdout)
+    return vector, json.loads((position / "sea.json").read_text())
 
 
 def test_what_is_saved_is_what_apply_takes(swept: tuple[Path, dict[str, Any]]) -> None:
@@ -495,12 +495,12 @@ def test_the_table_is_plain_in_a_pipe(swept: tuple[Path, dict[str, Any]]) -> Non
 def test_rows_that_are_to_come_are_drawn_as_such() -> None:
     from rich.console import Console
 
-    plan = plan_of(2, (0.1, 0.2))
-    grid = grid_of([[1, 2], [np.nan] * 2], [[0, 9], [np.nan] * 2])
-    for found in (grid, None):
+    grid = grid_of(2, (0.1, 0.2))
+    scores = scores_of([[1, 2], [np.nan] * 2], [[0, 9], [np.nan] * 2])
+    for found in (scores, None):
         console = Console(width=60, no_color=True)
         with console.capture() as captured:
-            console.print(heat_map(plan, found, 0.1, width=60, caption="layer 1, 50%"))
+            console.print(heat_map(grid, found, 0.1, width=60, caption="layer 1, 50%"))
         assert "·" in captured.get()
         assert ("(2.00)" in captured.get()) == (found is not None)
 

@@ -16,7 +16,8 @@ from families import FAMILIES
 from steer.generate.apply import generate
 from steer.generate.batch import Batch
 from steer.generate.together import Continuation, Together
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering import projection, spec
 from steer.steering.generation import Row, Sampling

@@ -20,7 +20,8 @@ from steer.cli.main import app
 from steer.generate.apply import continue_ids
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.generation import Sampling
 from steer.steering.operation import Coefficient, Operation

@@ -105,7 +105,8 @@ class _Baking:
 
     def _now(self, name: str) -> Tensor:
         """A parameter as edited so far, in float64: what is rounded is rounded once."""
-        return (self.edited if name in self.edited else self.original)[name].double()
+        # On the CPU, since not every device has float64.
+        return (self.edited if name in self.edited else self.original)[name].cpu().double()
 
     def _project(self, writer: Writer, step: Project) -> None:
         for matrix in self.placement.matrices[writer]:
@@ -121,7 +122,7 @@ class _Baking:
         """The direction to take out of a matrix; where a norm follows, what it makes of that."""
         unit = torch.from_numpy(step.direction.copy()).double()
         if matrix.norm is not None:
-            gain = self.original[matrix.norm].double().cpu() + self.family.norm_offset
+            gain = self.original[matrix.norm].cpu().double() + self.family.norm_offset
             unit = unit * gain
             unit = unit / unit.norm()
         return unit

@@ -12,7 +12,8 @@ from torch import Tensor
 from steer.base.errors import InputError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.steers import Steer
 

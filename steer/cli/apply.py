@@ -21,7 +21,7 @@ from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.models.model import Model
-    from steer.steering.generation import Generation, Sampling
+    from steer.steering.generation import Generation, Guide, Sampling
     from steer.steering.steers import Steer
 
 
@@ -67,6 +67,20 @@ def apply(
         str | None,
         typer.Option(
             help="stop the text (default), error (exit status 3), or ablate from there on."
+        ),
+    ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Guide by a prompt: text that stands before each prompt, with --chat as the system"
+            " message. It is run beside the plain prompt. Repeatable."
+        ),
+    ] = None,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Of a --condition: 1 (the default) is the prompt itself, 0 is without it, -1 its"
+            " opposite. One for all, or one for each."
         ),
     ] = None,
     recipe: RecipeOption = None,
@@ -141,6 +155,8 @@ def apply(
     \b
     steer apply "..." -v refusal:ablate@all --when 'refusal>0.4'
     steer apply "..." -v joyful --watch joyful --guard 'troll>0.5' --on-trip error
+    steer apply "Tell me about the sea." --chat --condition "You are a pirate." \\
+        --strength 1.5
     steer apply "One day" --recipe examples/recipes/captain.toml
     steer apply --prompts prompts.txt -v joyful --engine vllm -o out.jsonl
     """
@@ -167,8 +183,15 @@ def apply(
     looking = Looking(watch or [], guard or [], on_trip)
     chat, system = chosen.pop("chat"), chosen.pop("system")
     sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})
-    if compare and not asked:
+    guides = _guides(condition or [], strength or [])
+    if compare and not asked and not guides:
         raise UsageError("nothing to compare", hint="name a vector with -v, or a recipe")
+    if guides and (engine or watch or guard or when or sampling.beams > 1):
+        raise UsageError(
+            "--condition is run beside the plain prompt: it goes with no --engine, --watch,"
+            " --guard, --when or --beams",
+            hint="leave them out, or write the condition into the prompt",
+        )
     if system is not None and not chat:
         raise UsageError("--system needs --chat")
     if sampling.beams > 1 and (watch or guard):
@@ -193,13 +216,13 @@ def apply(
 
     used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
     options.check_fit(used, model.identity, allow_other_model=allow_other_model)
-    steered = " + ".join(map(str, steers)) or "unsteered"
+    steered = " + ".join([*map(str, steers), *map(str, guides)]) or "unsteered"
     drawn = f"temperature {sampling.temperature:g} · seed {sampling.seed}"
     if sampling.beams > 1:
         drawn = f"{sampling.beams} beams"
     runs_on = f"{model.identity.id} · {engine}" if engine else model.describe()
     output.note(f"{runs_on} · {steered} · {drawn}")
-    run = _Run(model, texts, sampling, chat, system, looking, allow_idle)
+    run = _Run(model, texts, sampling, chat, system, looking, guides, allow_idle)
     streams = not (compare or json or out or sampling.beams > 1 or engine)
     streams = streams and len(texts) * sampling.samples == 1
     if streams:
@@ -228,6 +251,7 @@ def apply(
             {
                 "model": model.identity.id,
                 "steers": [str(steer) for steer in steers],
+                **({"guides": [asdict(one) for one in guides]} if guides else {}),
                 "sampling": asdict(sampling),
                 "results": made.records,
             }
@@ -235,6 +259,27 @@ def apply(
     elif out is None:
         made.show(steered)
     looking.report(made.steered)
+
+
+def _guides(texts: Sequence[str], strengths: Sequence[float]) -> list[Guide]:
+    """Each condition with its strength: one for all of them, or one for each.
+
+    Raises:
+        UsageError: another number of strengths than of conditions, or one that is not finite.
+    """
+    from steer.base.errors import UsageError
+    from steer.steering.generation import Guide
+
+    if strengths and not texts:
+        raise UsageError("--strength needs --condition")
+    if strengths and len(strengths) not in (1, len(texts)):
+        raise UsageError(
+            f"{len(strengths)} strengths for {len(texts)} conditions",
+            hint="give one --strength for all, or one after each --condition",
+        )
+    each = list(strengths or [1.0])
+    each = each * len(texts) if len(each) == 1 else each
+    return [Guide(text, number) for text, number in zip(texts, each, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -247,13 +292,15 @@ class _Run:
     chat: bool
     system: str | None
     looking: Looking
-    allow_idle: bool
+    guides: Sequence[Guide] = ()
+    allow_idle: bool = False
     engine: engines.Generate | None = None
 
     def pairs(self, steers: Sequence[Steer], *, compare: bool) -> Iterator[generated.Pair]:
         """Every continuation as it is finished, with the unsteered one where they are compared."""
         # What is compared with is left as it is.
-        beside = self._each([], guarded=False) if compare else repeat(None)
+        plain = replace(self, guides=())
+        beside = plain._each([], guarded=False) if compare else repeat(None)
         return zip(self._each(steers), beside, strict=False)
 
     def stream(self, steers: Sequence[Steer]) -> None:
@@ -282,8 +329,12 @@ class _Run:
         on_text: Callable[[str], None] | None = None,
     ) -> Iterator[Generation]:
         from steer.generate.apply import generate
+        from steer.generate.guidance import guidance
 
         texts = list(self.prompts)
+        guided = None
+        if self.guides:
+            guided = guidance(self.model, texts, self.guides, chat=self.chat)
         if self.chat:
             texts = [self.model.chat(prompt, self.system) for prompt in texts]
         if self.engine is not None:
@@ -299,6 +350,7 @@ class _Run:
                 guards=self.looking.guards if guarded else (),
                 on_text=on_text,
                 allow_idle=self.allow_idle,
+                guidance=guided,
             )
         for index, generation in enumerate(made):
             yield replace(generation, prompt=self.prompts[index // self.sampling.samples])

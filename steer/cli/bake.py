@@ -83,7 +83,7 @@ def bake(
     check_bakeable(steers)
     check_folder(out, force=force)
     chosen = {} if texts is None else {"texts": read_prompts(texts, names, field="text")}
-    from steer.models.checkpoint import stored_dtype
+    from steer.models.loading import stored_dtype
 
     dtype = source.dtype or stored_dtype(source)
     if dtype not in DTYPES:

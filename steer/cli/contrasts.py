@@ -24,7 +24,7 @@ messages [{"role": "user", "content": "..."}, ...].
   {"question": ..., "answer_matching_behavior": ...,
    "answer_not_matching_behavior": ...}  multiple choice (anthropics/evals)
   {"question": ..., "correct_answers": [...],
-   "incorrect_answers": [...]}           a pair of each right and each wrong one
+   "incorrect_answers": [...]}           each right with each wrong one
   {"text": TEXT, "label": 1 or 0}        two sets that are not pairs; CSV too
   "..." or {"text": TEXT}                one side, as for --positive-file
 \b
@@ -71,9 +71,10 @@ def check(
     tokens = None
     if source is not None:
         from steer.models import encoding
+        from steer.models.loading import load_tokenizer
 
         with output.status(f"loading the tokenizer of {source.name}"):
-            tokenizer = encoding.load(source)
+            tokenizer = load_tokenizer(source)
         positive, negative = (
             encoding.encode_passages(tokenizer, source.name, side)
             for side in (found.positive, found.negative)

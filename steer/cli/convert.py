@@ -3,25 +3,79 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from steer.cli import options, output
 from steer.cli.tables import length
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.formats.pickled import Loaded
-    from steer.formats.reading import Found, Told
+    from steer.formats.reading import Found
+    from steer.formats.source import Options, Pickled
     from steer.models.model import Model
     from steer.steering.steers import Steer
-    from steer.vectors.vector import Directions, SteeringVector
+    from steer.vectors.vector import SteeringVector
+
+
+class ConvertCommand(TyperCommand):
+    """Lists the formats that are known below the options; they are loaded only then."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Names by how files end; --formats has the rest."""
+        from steer.formats.registry import registry
+        from steer.formats.source import FOLDER
+
+        known = registry()
+        with formatter.section("Formats (* is written too; more: --formats)"):
+            formatter.write_dl(
+                [
+                    (
+                        "folders" if suffix == FOLDER else suffix,
+                        ", ".join(
+                            each.name + ("*" if each.writer else "")
+                            for each in known
+                            if suffix in each.suffixes
+                        ),
+                    )
+                    for suffix in dict.fromkeys(s for each in known for s in sorted(each.suffixes))
+                ]
+            )
+            for broken in known.broken:
+                formatter.write_text(str(broken))
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("convert")(convert)
+    app.command("convert", cls=ConvertCommand)(convert)
+
+
+def _print_formats(wanted: bool) -> None:
+    if not wanted:
+        return
+    from steer.formats.registry import registry
+
+    known = registry()
+    output.table(
+        ["format", "files", "of", "", "what"],
+        [
+            [
+                each.name,
+                each.kinds,
+                each.title,
+                {(True, True): "read, written", (True, False): "read"}.get(
+                    (each.read is not None, each.writer is not None), "written"
+                ),
+                each.help,
+            ]
+            for each in known
+        ],
+    )
+    for broken in known.broken:
+        output.warning(str(broken))
+    raise typer.Exit
 
 
 @options.with_model(default=None)
@@ -32,20 +86,30 @@ def convert(
         typer.Argument(
             metavar="IN",
             help="Another tool's file or folder; or a vector of ours as after -v:"
-            " NAME[:COEFFICIENT][@LAYERS].",
+            " NAME[:COEFFICIENT or OP][@LAYERS].",
         ),
     ],
     out: Annotated[
         Path,
-        typer.Argument(metavar="OUT", help="Ends in .safetensors, .gguf, .svec, .json or .npz."),
+        typer.Argument(metavar="OUT", help="Ends in .safetensors, or as another tool's files do."),
     ],
     format: Annotated[
-        str | None, typer.Option(help="IN's format, where it looks like another; see below.")
+        str | None,
+        typer.Option(help="The other tool's format, where its file does not say it."),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="Where bare numbers belong: 14, or a layer for each row.")
+        str | None,
+        typer.Option(help="Where bare numbers belong, or which layers to take: 14, 3-5."),
     ] = None,
     row: Annotated[int | None, typer.Option(help="Which row of a table of vectors.")] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option(help="Which of several vectors in IN, by its model's or its own name."),
+    ] = None,
+    minus: Annotated[
+        Path | None,
+        typer.Option(help="A baseline's file, where IN holds activations and no difference."),
+    ] = None,
     layer_offset: Annotated[
         int | None,
         typer.Option(help="Layer here less the number in the file. Default: as the format means."),
@@ -55,60 +119,84 @@ def convert(
     license: Annotated[str, typer.Option(help="Under which it may be passed on.")] = "",
     force: options.Force = False,
     json: options.Json = False,
+    list_formats: Annotated[
+        bool,
+        typer.Option(
+            "--formats",
+            callback=_print_formats,
+            is_eager=True,
+            help="List all formats, those of other packages too.",
+        ),
+    ] = False,
     source: ModelSource | None,
 ) -> None:
     """Read other tools' vector files, and write files that they read.
 
+    What a file means is carried: its op, its site and its strength are what -v NAME then does. What
+    cannot be carried is refused, by name. It is said which layers were assumed.
+
     Imported vectors need the model that they were made on, with -m: without it they are not bound
-    to one, and apply refuses them unless --allow-other-model is passed. It is said which layers
-    were assumed. Pickles of torch are read with its restricted reader; other pickles are refused.
+    to one, and apply refuses them unless --allow-other-model is passed. Pickles of torch are read
+    with its restricted reader; other pickles are refused.
 
-    Exported is what `-v` would add: as the file recommends, or as you say; NAME:1@all is the whole
+    Exported is what -v would do: as the file recommends, or as you say; NAME:1@all is the whole
     file as it is.
-
-    Formats: repeng, dialz, easysteer, cvector-generator, jukofyork (.gguf); ibm-svec, aisteer360
-    (.svec); ster (.json); caa, refusal-direction, persona-vectors, axbench, pt (.pt); safetensors,
-    npy, npz.
 
     \b
     steer convert happy.gguf happy.safetensors -m MODEL
     steer convert vec_layer_14.pt calm.safetensors -m MODEL
     steer convert direction.npy calm.safetensors -m MODEL --layer 14
-    steer convert joyful joyful.gguf              # for llama.cpp, as recommended
+    steer convert joyful:2@2 joyful.gguf          # for llama.cpp
+    steer convert refusal:ablate@all refusal.gguf --format glp
     steer convert joyful:1@all joyful.npz
     """
     from steer.base.files import check_writable, reported, safe_name
     from steer.formats import reading, writing
-    from steer.formats.reading import Told
+    from steer.formats.registry import registry
+    from steer.formats.source import Options
     from steer.vectors import store
     from steer.vectors.sites import parse_layers
 
-    layers = None if layer is None else parse_layers(layer)
-    told = Told(format=format, layers=layers, row=row, offset=layer_offset)
     to_ours = out.suffix == store.SUFFIX
-    if not to_ours:
-        writing.check_path(out)
-    check_writable(out, force=force)
-    named = name or (out.stem if safe_name(out.stem) else "imported")
     path = Path(given)
     with reported(path):
         foreign = path.is_dir() or path.suffix.lower() in _foreign_suffixes()
         foreign = foreign or (path.is_file() and not _is_ours(path))
+    # One option names the other tool's format, on whichever side it is.
+    read_as, write_as = (format, None) if foreign and to_ours else (None, format)
+    chosen = Options(
+        format=read_as,
+        layers=None if layer is None else parse_layers(layer),
+        row=row,
+        pick=pick,
+        minus=minus,
+        offset=layer_offset,
+        model=None if source is None else source.name,
+    )
+    if not to_ours:
+        writing.check_path(out, write_as)
+    check_writable(out, force=force)
+    for broken in registry().broken:
+        output.warning(str(broken))
     if not foreign:
+        _check_ours(given, chosen, read_as)
         if to_ours:
-            vector = _unbound(given, source, told)
+            vector = _unbound(given, source)
         else:
-            steer = _steer(given, told)
-            _export(steer, out, layer_offset or 0, force=force, json=json)
+            _export(_steer(given), out, layer_offset or 0, write_as, force=force, json=json)
             return
     else:
-        reading.check(path, told)
-        found = reading.read(path, told, _unpickle)
+        reading.check(path, chosen)
+        found = reading.read(path, chosen, _unpickle)
         vector = reading.steering_vector(
-            found, None, name=named, description=description, license=license
+            found,
+            None,
+            name=name or (out.stem if safe_name(out.stem) else "imported"),
+            description=description,
+            license=license,
         )
         output.note(found.assumed)
-        for text in found.foreign.notes:
+        for text in found.imported.notes:
             output.warning(text)
     if source is not None:
         model = options.load_model(source)
@@ -119,17 +207,17 @@ def convert(
         from steer.steering.spec import SteerSpec
         from steer.steering.steers import resolve
 
-        _export(resolve(SteerSpec(given), vector), out, 0, force=force, json=json)
+        steer = resolve(SteerSpec(given), vector)
+        _export(steer, out, 0, write_as, force=force, json=json)
         return
     _keep(vector, out, source, force=force, json=json)
 
 
 def _foreign_suffixes() -> set[str]:
-    from steer.formats.reading import FORMATS
+    from steer.formats.registry import registry
     from steer.vectors import store
 
-    suffixes = {suffix for each in FORMATS.values() for suffix in each} | {".pkl", ".pickle"}
-    return suffixes - {store.SUFFIX}
+    return {*registry().suffixes(), ".pkl", ".pickle"} - {store.SUFFIX}
 
 
 def _is_ours(path: Path) -> bool:
@@ -138,24 +226,40 @@ def _is_ours(path: Path) -> bool:
     return path.suffix == store.SUFFIX and store.is_vector(path)
 
 
-def _steer(text: str, told: Told) -> Steer:
-    """A vector of ours as typed.
+def _check_ours(text: str, chosen: Options, format: str | None) -> None:
+    """Refuse options that only other tools' files need.
 
     Raises:
-        UsageError: options that only other tools' files need.
+        UsageError: naming them.
     """
     from steer.base.errors import UsageError
+
+    given = {
+        "--format": format,
+        "--layer": chosen.layers,
+        "--row": chosen.row,
+        "--pick": chosen.pick,
+        "--minus": chosen.minus,
+    }
+    needless = [option for option, value in given.items() if value is not None]
+    if needless:
+        raise UsageError(
+            f"{text!r} is a vector of ours: it needs no {', '.join(needless)}",
+            hint="layers follow an @: NAME@3",
+        )
+
+
+def _steer(text: str) -> Steer:
+    """A vector of ours as typed."""
     from steer.steering import spec
     from steer.steering.steers import resolve
     from steer.vectors import store
 
-    if told.format is not None or told.layers is not None or told.row is not None:
-        raise UsageError(f"{text!r} is a vector of ours: it needs no --format, --layer or --row")
     typed = spec.parse(text)
     return resolve(typed, store.read(store.find(typed.reference)))
 
 
-def _unbound(text: str, source: ModelSource | None, told: Told) -> SteeringVector:
+def _unbound(text: str, source: ModelSource | None) -> SteeringVector:
     """A vector of ours that is to be bound to a model.
 
     Raises:
@@ -168,10 +272,10 @@ def _unbound(text: str, source: ModelSource | None, told: Told) -> SteeringVecto
             f"{text!r} to a vector of ours is no conversion",
             hint="-m binds an imported vector to a model; steer combine makes multiples and sums",
         )
-    return _steer(text, told).vector
+    return _steer(text).vector
 
 
-def _unpickle(path: Path) -> Loaded:
+def _unpickle(path: Path) -> Pickled:
     output.warning(f"{path} is a pickle: read with torch's restricted reader, which runs no code")
     from steer.models import torch_files
 
@@ -180,15 +284,13 @@ def _unpickle(path: Path) -> Loaded:
 
 def _compare_models(found: Found, model: Model) -> None:
     """Say so where a file names another model than it is bound to."""
-    said = found.foreign.model
+    from steer.formats.choosing import plain
+
+    stated = found.imported.model
     config = model.network.config
     known = (model.identity.id, config.model_type, model.identity.architecture)
-    if said and _plain(said) not in map(_plain, known):
-        output.warning(f"the file says that its model is {said!r}; bound to {model.identity.id}")
-
-
-def _plain(text: str) -> str:
-    return text.lower().replace("_", "").replace("-", "")
+    if stated and plain(stated) not in map(plain, known):
+        output.warning(f"the file says that its model is {stated!r}; bound to {model.identity.id}")
 
 
 def _keep(
@@ -211,35 +313,35 @@ def _keep(
     written(out, metadata, None if source is None else source.name)
 
 
-def _export(steer: Steer, out: Path, offset: int, *, force: bool, json: bool) -> None:
-    import numpy as np
-
+def _export(
+    steer: Steer, out: Path, offset: int, format: str | None, *, force: bool, json: bool
+) -> None:
     from steer.base.files import write_atomic
     from steer.formats import writing
 
-    data, rows = writing.write(steer, out, offset=offset)
+    written = writing.write(steer, out, offset=offset, format=format)
     if steer.scope.kind == "response":
         output.warning(
             f"{steer.vector.name} was made to act on the response; in this file it acts everywhere"
         )
-    write_atomic(out, data, force=force)
-    norms = {number: float(np.linalg.norm(row.astype(np.float64))) for number, row in rows.items()}
+    write_atomic(out, written.data, force=force)
     if json:
-        told = {"vector": steer.vector.name, "sha256": steer.vector.sha256}
         output.as_json(
-            {"path": str(out), "for": writing.WRITTEN[out.suffix], **told}
-            | {"layers": [{"number": number, "norm": norm} for number, norm in norms.items()]}
+            {
+                "path": str(out),
+                "format": written.format.name,
+                "for": written.format.title,
+                "vector": steer.vector.name,
+                "sha256": steer.vector.sha256,
+                "op": str(steer.op),
+                "layers": [{"number": n, "norm": norm} for n, norm in written.norms.items()],
+            }
         )
         return
     output.table(
-        ["number in the file", "norm"], [[str(key), length(norm)] for key, norm in norms.items()]
+        ["number in the file", "norm"],
+        [[str(number), length(norm)] for number, norm in written.norms.items()],
     )
-    output.note(f"wrote {out}, {steer}, for {writing.WRITTEN[out.suffix]}{_use(out, rows)}")
-
-
-def _use(out: Path, rows: dict[int, Directions]) -> str:
-    if out.suffix == ".gguf":
-        return f"; try: llama-cli -m MODEL.gguf --control-vector {out}"
-    if out.suffix == ".json":
-        return "; merge it into the body of a completion request"
-    return ""
+    use = written.use(out)
+    note = f"wrote {out}, {steer}, for {written.format.title}"
+    output.note(f"{note}; {use}" if use else note)

@@ -51,7 +51,7 @@ def demo(
     model = options.load_model(ModelSource())
     from steer.cli.tables import layer_table
     from steer.demo import measure, n_generations
-    from steer.extraction import ReadSettings, plan, record_contrasts
+    from steer.extraction import ReadSettings, extract
     from steer.fitting.fitting import FitSettings
     from steer.generate.apply import Sampling, generate
     from steer.steering import spec
@@ -61,11 +61,14 @@ def demo(
 
     with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go
         path = Path(folder) / "joyful.safetensors"
-        planned = plan(model, contrast_set, ReadSettings())
-        with output.progress("reading", len(planned.readings)) as advance:
-            found = record_contrasts(InProcess(model), planned, path.with_suffix(".part"), advance)
-        with found:
-            store.write(path, options.fitted(found, FitSettings(name="joyful"))[0])
+        extracted = extract(
+            InProcess(model),
+            contrast_set,
+            ReadSettings(),
+            FitSettings(name="joyful"),
+            progress=output.progress,
+        )
+        store.write(path, extracted.best)
         vector = store.read(path)
     steer = resolve(spec.parse(SPEC), vector)
     if not json:

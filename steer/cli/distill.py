@@ -51,8 +51,12 @@ def distill(
         bool, typer.Option("--chat", help="The condition is a system message, prompts are asked.")
     ] = False,
     method: Annotated[
-        str, typer.Option(help="ridge, in closed form; or descent, by gradients.")
-    ] = "descent",
+        str | None,
+        typer.Option(
+            help="ridge: in closed form, minutes; descent: from there by gradients, stronger and"
+            " slower. Default: ridge for a condition with --chat, else descent."
+        ),
+    ] = None,
     rank: Annotated[
         int | None,
         typer.Option(help="Rank of the edit; 0 is a plain vector. Default: 8; ridge: the best."),
@@ -95,7 +99,7 @@ def distill(
     steer distill --condition "Everyone was sad." -m MODEL --rank 16 \\
         --layers all -o x.safetensors
     steer distill --condition "You are a pirate." --chat -m MODEL \\
-        --method ridge -o pirate.safetensors
+        -o pirate.safetensors
     steer distill --contrasts pairs.jsonl -m MODEL -o x.safetensors
     """
     from steer.base.errors import UsageError
@@ -108,8 +112,10 @@ def distill(
     from steer.vectors import store
     from steer.vectors.sites import parse_layers
 
+    imitates_chat = chat and contrasts is None
+    if method is None:
+        method = "ridge" if imitates_chat else "descent"
     if scope is None:
-        imitates_chat = chat and contrasts is None
         scope = "response" if imitates_chat or method == "ridge" else "all"
     if scope not in ("all", "response"):
         raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -91,19 +90,9 @@ def started(
 
 @contextmanager
 def writer(
-    engine: str | None,
-    source: ModelSource,
-    model: Model,
-    steerings: Sequence[Sequence[Steer]],
-    settings: dict[str, Any],
-) -> Iterator[Continue | None]:
-    """The same for commands that score: what continues token ids; None where the model does."""
-    if engine is None:
-        from steer.generate.apply import continue_each
-        from steer.workers import Elsewhere
-
-        yield partial(continue_each, model.workers) if isinstance(model, Elsewhere) else None
-        return
+    source: ModelSource, steerings: Sequence[Sequence[Steer]], settings: dict[str, Any]
+) -> Iterator[Continue]:
+    """The same for commands that score: what continues token ids."""
     with started(source, steerings, settings) as found:
         yield found.continue_ids
 

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from steer.base.errors import SteerError
-from steer.base.processes import follows, several
+from steer.base.processes import several
 from steer.cli import contrast_options, options, output, tables, workers
 from steer.contrasts.contrasts import ContrastSource
 from steer.models.source import ModelSource
-
-if TYPE_CHECKING:
-    from steer.extraction import Plan
-    from steer.fitting.activations import Activations
-    from steer.workers import Workers
 
 
 def register(app: typer.Typer) -> None:
@@ -91,7 +82,7 @@ def extract(
     from steer.vectors.sites import parse_layers
 
     workers.check(cluster, source)
-    asked = () if positions is None else parse_list(positions)
+    typed_positions = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)
     path = out or _default_path(name, contrasts.file)
@@ -100,63 +91,46 @@ def extract(
     check_apart(path, keep)
     if keep is not None:
         check_writable(keep, force=force)
-    fit_settings = FitSettings(
+    fit = FitSettings(
         name=name or path.stem,
         method=options.method_name(method),
         description=description,
         license=license,
     )
     contrast_set = contrast_options.read_contrasts(contrasts)
-    check_positions(contrast_set, asked)
-    check_method(fit_settings.method, paired=contrast_set.paired)
+    # Known before the model loads; `extraction.extract` checks the same for other callers.
+    check_positions(contrast_set, typed_positions)
+    check_method(fit.method, paired=contrast_set.paired)
 
     with workers.workers(cluster, source) as readers:
-        from steer.extraction import ReadSettings, plan
-        from steer.workers import once
+        from steer import extraction
 
-        settings = ReadSettings(sites, chosen_layers, asked)
-        planned = once(readers, partial(plan, contrasts=contrast_set, settings=settings))
-        del contrast_set  # Their tokens are left; of many, the texts take more.
-        with _recorded(readers, planned, path, keep) as found:
-            vectors = options.fitted(found, fit_settings)
-    sealed = store.write(path, vectors[0], force=force)
-    made = [sealed, *vectors[1:]]
-    tables.report_vector(path, made, described=planned.described, json=json, model=source.name)
-
-
-@contextmanager
-def _recorded(
-    readers: Workers, planned: Plan, out: Path, keep: Path | None
-) -> Iterator[Activations]:
-    """The recording, in a file that goes when it has served, unless it is to be kept.
-
-    A run that dies or fills the disk leaves it behind, and the same command goes on from it; one
-    that the user interrupts leaves it only if it was to be kept.
-    """
-    from steer.extraction import record_contrasts
-    from steer.fitting.activations import discard
-
-    target = keep or out
-    part = target.with_name(f"{target.name}.part")
-    if several():  # all are to begin at the same place
-        part = target.with_name(f"{target.name}.part{os.getpid()}")
-    try:
-        with output.progress("reading", len(planned.readings)) as advance:
-            found = record_contrasts(readers, planned, part, advance)
-        with found:
-            yield found
-    except (KeyboardInterrupt, SteerError) as error:
-        if keep is None and not isinstance(error.__cause__, OSError):
-            discard(part)
-        raise
-    if keep is None or follows():
-        discard(part)
-    else:
-        part.replace(keep)
+        read = extraction.ReadSettings(sites, chosen_layers, typed_positions)
+        extracted = extraction.extract(
+            readers,
+            contrast_set,
+            read,
+            fit,
+            part=_part(keep or path),
+            keep=keep,
+            progress=output.progress,
+        )
+    if keep is not None:
         output.note(
             f"kept the activations in {keep}; try:"
             f" steer fit {shlex.quote(str(keep))} --method lda -o lda.safetensors"
         )
+    sealed = store.write(path, extracted.best, force=force)
+    compared = [sealed, *extracted.compared]
+    tables.report_vector(
+        path, compared, described=extracted.described, json=json, model=source.name
+    )
+
+
+def _part(target: Path) -> Path:
+    """Where a run that was killed left its activations, and the same command goes on."""
+    own = str(os.getpid()) if several() else ""  # all processes are to begin at the same place
+    return target.with_name(f"{target.name}.part{own}")
 
 
 def _default_path(name: str | None, contrasts: str | None) -> Path:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steer.cli import engine as engines
 from steer.cli import options, output
 from steer.cli.texts import read_prompts, records_of, with_names
 from steer.contrasts.schema import Names
+from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.contrasts.heldout import HeldOut
-    from steer.evaluation.task import Task
-    from steer.measures.concepts import Judge
+    from steer.evaluation.cells import Cell
+    from steer.evaluation.data import Engine, Step
+    from steer.evaluation.evaluations import Evaluation
+    from steer.evaluation.suites import SuiteResult
+    from steer.evaluation.sweeps import SweepResult
+    from steer.models.model import Model
     from steer.vectors.metadata import Metadata
 
 #: Of `steer suite` too.
@@ -31,7 +39,7 @@ Prompts = Annotated[
 MaxTokens = Annotated[
     int, typer.Option(min=1, max=1_000_000, help="Tokens of a written text at most.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the written texts.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed for the written texts.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")]
 
 
@@ -116,135 +124,134 @@ class Asked:
     allow_overlap: bool
     allow_other_model: bool
 
-    def held_out(self, vectors: Sequence[Metadata], others: Sequence[Metadata] = ()) -> HeldOut:
-        """The held-out data, which no vector was made from, nor others that have a say.
-
-        Raises:
-            InputError: the file cannot be used, or a vector was made from some of it.
-        """
-        from steer.contrasts import heldout
-
-        if self.texts is None:
-            return heldout.HeldOut()
-        names = self.names.of("texts")
-        records = records_of(self.texts, names)
-        found = heldout.read(records, names, chat=self.in_chat(vectors))
-        for text in found.notes:
-            output.note(text)
-        seen = {one.sha256: one for one in (*vectors, *others)}.values()
-        for text in heldout.check_unseen(seen, found.all_texts, allowed=self.allow_overlap):
-            output.warning(text)
-        return found
-
-    def condition_of(self, vectors: Sequence[Metadata]) -> tuple[str, str] | None:
-        """The condition and what stands there instead; as typed, or as all vectors know it."""
-        if self.condition is not None:
-            return (self.condition, self.baseline) if self.condition else None
-        known = self._known(vectors)
-        return None if known is None else (known[0], known[1])
-
-    def in_chat(self, vectors: Sequence[Metadata]) -> bool:
-        """Whether prompts are asked: as typed, or as the condition was, where files know it."""
-        known = self._known(vectors) if self.condition is None else None
-        return self.chat or (known is not None and known[2])
-
-    def _known(self, vectors: Sequence[Metadata]) -> tuple[str, str, bool] | None:
-        """Condition, baseline, and whether they are system messages, if the files agree."""
-        known = {
-            (positive, self.baseline or _baseline(one), one.read.chat is True)
-            for one in vectors
-            if (positive := _condition(one)) is not None
-        }
-        return known.pop() if len(known) == 1 else None
-
-    def task(
-        self, held_out: HeldOut, vectors: Sequence[Metadata], judge: Judge | None = None
-    ) -> Task:
-        """What to measure on; torch comes with it.
+    def given(self, vectors: Sequence[Metadata]) -> dict[str, Any]:
+        """What was typed, read from its files, as `evaluate` and `sweep` of the library take it.
 
         Raises:
             InputError: a file that cannot be used.
         """
         from steer.contrasts import heldout, prompts
-        from steer.distillation.lessons import Conditions
-        from steer.evaluation.task import Task
-        from steer.evaluation.written import Writing
+        from steer.evaluation.data import Data
 
-        told = self.condition_of(vectors)
-        chat = self.in_chat(vectors) or held_out.chat
-        chosen: Sequence[str] = prompts.OTHER_QUESTIONS if chat else prompts.OPENINGS
+        data = Data(condition=self.condition, baseline=self.baseline, chat=self.chat)
+        chat = data.in_chat(vectors)
+        texts = unrelated = chosen = None
+        if self.texts is not None:
+            names = self.names.of("texts")
+            texts = heldout.read(records_of(self.texts, names), names, chat=chat)
+            for text in texts.notes:
+                output.note(text)
         if self.prompts is not None:
             chosen = prompts.different(read_prompts(self.prompts, self.names))
-        elif held_out.prompts:
-            chosen = held_out.prompts[: self.samples]
-        unrelated = None
         if self.unrelated is not None:
             names = self.names.of("unrelated")
-            unrelated = heldout.texts(records_of(self.unrelated, names), names).texts
-        writing = Writing(
-            prompts=tuple(chosen),
-            conditions=None if told is None else Conditions(*told, chat),
-            chat=chat,
-            samples=self.samples,
-            max_tokens=self.max_tokens,
-            seed=self.seed,
-        )
-        return Task(held_out, writing, unrelated, judge)
+            unrelated = heldout.texts(records_of(self.unrelated, names), names)
+        return {
+            "texts": texts,
+            "condition": self.condition,
+            "baseline": self.baseline,
+            "chat": chat,
+            "prompts": chosen,
+            "unrelated": unrelated,
+            "samples": self.samples,
+            "max_tokens": self.max_tokens,
+            "seed": self.seed,
+            "allow_overlap": self.allow_overlap,
+            "allow_other_model": self.allow_other_model,
+        }
 
 
-def _condition(metadata: Metadata) -> str | None:
-    """The one condition that a file knows, if it stood before the texts and in no template."""
-    from steer.vectors.provenance import SEVERAL
+class Steps:
+    """Shows on a terminal how far the library is: a bar, or a sweep's cells as they fill in.
 
-    positive = metadata.contrast.positive
-    if positive is None or metadata.read.template or SEVERAL in positive:
+    max_kl: the sweep's budget.
+    """
+
+    def __init__(self, max_kl: float = math.inf) -> None:
+        self._max_kl = max_kl
+        self._display = ExitStack()
+        self._kind = self._title = ""
+        self._percent = 0
+        self._update: Any = None
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def __call__(self, step: Step) -> None:
+        drawn = step.grid is not None and output.is_watched()
+        kind = "cells" if drawn else "bar"
+        percent = int(100 * step.share)
+        if kind != self._kind or percent < self._percent:
+            self._close()
+            self._update = (
+                self._display.enter_context(output.progress(step.what, 100))
+                if kind == "bar"
+                else self._display.enter_context(output.live())
+            )
+            self._kind, self._title = kind, step.what
+        if step.grid is None or not drawn:
+            self._update(percent - self._percent, None if step.what == self._title else step.what)
+        else:
+            from steer.measures.heat import heat_map
+
+            caption = f"{step.what}, {step.share:.0%}"
+            width = output.width()
+            self._update(
+                heat_map(step.grid, step.scores, self._max_kl, width=width, caption=caption)
+            )
+        self._percent = percent
+
+    def note(self, text: str) -> None:
+        """One line about what is going on."""
+        self._close()
+        output.note(text)
+
+    def warning(self, text: str) -> None:
+        """Something that the user should know."""
+        self._close()
+        output.warning(text)
+
+    def _close(self) -> None:
+        self._display.close()
+        self._kind, self._percent = "", 0
+
+
+def writer(engine: str | None, source: ModelSource, settings: dict[str, Any]) -> Engine | None:
+    """What writes texts in place of the model, as the library takes it; None where nothing does."""
+    if engine is None:
         return None
-    return positive
+
+    def start(model: Model, cells: Sequence[Cell]) -> Any:
+        from steer.evaluation.cells import steers_of
+
+        return engines.writer(source, list(map(steers_of, cells)), settings)
+
+    return start
 
 
-def _baseline(metadata: Metadata) -> str:
-    # Of two conditions over the same texts the other one is no baseline: the vector is added to
-    # a model that is told neither.
-    return (metadata.contrast.negative or "") if metadata.contrast.kind == "condition" else ""
+def show(result: Evaluation | SweepResult | SuiteResult) -> None:
+    """Print a result as text."""
+    for piece in result.view(output.width()):
+        if isinstance(piece, str):
+            output.line(piece)
+        else:
+            output.show(piece)
 
 
-def concept(
-    text: str | None, judge_model: str | None, judge_url: str | None, seed: int
-) -> Judge | None:
-    """A judge by what was typed.
+def write_json(path: Path, value: dict[str, Any], *, force: bool) -> None:
+    """Write a result as a file of JSON, and say so.
 
     Raises:
-        UsageError: it means nothing.
-        ModelError: a classifier that cannot be loaded.
-        SteerError: a judge that does not answer.
+        SteerError: the disk does not take it.
     """
-    from steer.measures import concepts
+    from steer.base.files import write_atomic
 
-    if text is None:
-        return None
-    kind, rest = concepts.judge(text)
-    if kind == "words":
-        return concepts.by_words(rest)
-    if kind == "grammar":
-        return concepts.by_grammar(rest)
-    from steer.base.errors import UsageError
-
-    if kind == "judge":
-        from steer.evaluation.endpoint import Endpoint, Grader
-
-        if not judge_model:
-            raise UsageError(
-                "a judge needs a model", hint="pass --judge-model, or set $STEER_JUDGE_MODEL"
-            )
-        with output.status(f"asking {judge_model}"):
-            return Grader(Endpoint(judge_model, judge_url, seed), rest, output.warning)
-    location, equals, label = rest.rpartition("=")
-    if not equals:
-        raise UsageError("a classifier needs a label", hint=f"write classifier:{rest}=LABEL")
-    with output.status(f"loading {location}"):
-        from steer.evaluation.classifier import load
-
-        return concepts.by_classifier(load(location), label)
+    data = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, data.encode(), force=force)
+    output.note(f"wrote {path}")
 
 
 def command_line(context: typer.Context) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 
 import typer
 
+from steer.base.errors import UsageError
 from steer.cli import output
 from steer.models.source import ModelSource
 
@@ -35,13 +37,14 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists
 
 MethodOption = Annotated[str, typer.Option(help="mean_diff, pca, probe or lda.")]
 
-_MODEL_HELP = "pocket (the embedded model), a folder, or a Hugging Face id."
+_MODEL_HELP = "pocket (the embedded model), a folder, a Hugging Face id, or a .gguf file."
 
 
-def with_model(*, default: str | None) -> Callable[[Command], Command]:
+def with_model(*, default: str | None, fast: bool = False) -> Callable[[Command], Command]:
     """Give a command the options that say which model and how to load it: `source`.
 
-    `default` is the model where none is named; None means that the command can do without.
+    `default` is the model where none is named; None means that the command can do without. fast:
+    as of `ModelSource`.
     """
 
     def source(
@@ -72,9 +75,19 @@ def with_model(*, default: str | None) -> Callable[[Command], Command]:
         trust_remote_code: Annotated[
             bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
         ] = False,
+        adapter: Annotated[
+            str | None, typer.Option(help="A PEFT adapter of the model: a folder or a hub id.")
+        ] = None,
+        offline: Annotated[
+            bool, typer.Option("--offline", help="Ask the hub nothing; use what its cache has.")
+        ] = False,
     ) -> ModelSource | None:
-        name = model or default
+        if offline:  # for vectors, and for the processes of engines, too
+            os.environ["HF_HUB_OFFLINE"] = "1"
+        name = default if model is None else model
         if name is None:
+            if adapter is not None:
+                raise UsageError("--adapter goes with a model", hint="name its base model with -m")
             return None
         return ModelSource(
             name,
@@ -84,6 +97,9 @@ def with_model(*, default: str | None) -> Callable[[Command], Command]:
             device_map,
             tensor_parallel=tensor_parallel,
             trust_remote_code=trust_remote_code,
+            adapter=adapter,
+            offline=offline,
+            fast=fast,
         )
 
     return with_options("source", source)
@@ -123,9 +139,12 @@ def load_model(source: ModelSource) -> Model:
         ModelError: it cannot be loaded.
     """
     with output.status(f"loading {source.name}"):
-        from steer.models.model import load
+        from steer.models.loading import load
 
-        return load(source)
+        model = load(source)
+    for text in model.notes:
+        output.note(text)
+    return model
 
 
 def check_fit(
@@ -160,7 +179,6 @@ def method_name(text: str) -> FitMethod:
     Raises:
         UsageError: there is none of this name.
     """
-    from steer.base.errors import UsageError
     from steer.vectors.provenance import FitMethod
     from steer.vectors.sites import listed
 
@@ -177,7 +195,6 @@ def site_names(text: str) -> tuple[SiteName, ...]:
     Raises:
         UsageError: one is none, or stands there twice.
     """
-    from steer.base.errors import UsageError
     from steer.vectors.sites import site_name
 
     names = tuple(site_name(part.strip()) for part in text.split(","))

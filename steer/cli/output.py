@@ -173,6 +173,11 @@ def show(drawing: RenderableType) -> None:
     _console(stderr=False).print(drawing)
 
 
+def is_watched() -> bool:
+    """Whether stderr is a terminal, on which a drawing can change."""
+    return _console(stderr=True).is_terminal
+
+
 @contextmanager
 def live() -> Iterator[Callable[[RenderableType], None]]:
     """A drawing on stderr that changes while the block runs, on a terminal alone."""

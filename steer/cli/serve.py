@@ -17,8 +17,6 @@ from steer.models.source import ModelSource
 if TYPE_CHECKING:
     from steer.vectors.vector import SteeringVector
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
-
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -28,9 +26,19 @@ def register(app: typer.Typer) -> None:
 @options.with_model(default="pocket")
 def serve(
     *,
+    vector: Annotated[
+        list[str] | None,
+        typer.Option("-v", "--vector", help="Steer requests that name no steers, as in apply."),
+    ] = None,
+    when: Annotated[
+        str | None, typer.Option(help="A condition that -v waits for: 'sea>0.2'.")
+    ] = None,
     vectors: Annotated[
-        Path, typer.Option(help="A folder: the vectors that requests can name.")
+        Path, typer.Option(help="A folder: the vectors and recipes that requests can name.")
     ] = Path("vectors"),
+    recipe: Annotated[
+        list[Path] | None, typer.Option(help="One more recipe that requests can name.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")] = (
         "127.0.0.1"
     ),
@@ -38,8 +46,14 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="STEER_API_KEY", help="A key that clients have to send.")
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Pages of this origin may call: http://HOST:PORT.")
+    ] = None,
+    log_requests: Annotated[
+        bool, typer.Option("--log", help="A line for each request on stderr, without its texts.")
+    ] = False,
     engine: Annotated[
-        str | None, typer.Option(help="vllm: vLLM's own server, which runs requests together.")
+        str | None, typer.Option(help="vllm: vLLM's own server, for many users.")
     ] = None,
     engine_option: engines.EngineSettings = None,
     allow_other_model: Annotated[
@@ -48,47 +62,57 @@ def serve(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Serve a model by OpenAI's API, steered as each request says.
+    """Serve a model by OpenAI's API (and Ollama's), steered as each request says.
 
     Completions and chat completions, streamed or not, with logprobs, n, seed and stop. Requests
-    name vectors of one folder, which is read once; GET /v1/vectors lists them. Without "steer"
-    nothing is steered. On Hugging Face (pip install 'steer-activations[serve]') requests run one
-    after another; --engine vllm is for many users.
+    name vectors and recipes of one folder, which is read once; GET /v1/vectors lists them, and each
+    is a model, MODEL:NAME. Requests run together, each under its own steers
+    (pip install 'steer-activations[serve]').
 
     \b
     steer serve -m MODEL --vectors vectors
+    steer serve -v joyful:2@2                steers all that ask for nothing else
     client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
-    client.chat.completions.create(model="MODEL", messages=[...], extra_body={
-        "steer": [{"vector": "joyful", "coefficient": 2, "layers": [14]}]})
+    client.chat.completions.create(model="MODEL", messages=[...],
+        extra_body={"steer": "joyful:2@14", "watch": "joyful"})
 
     \b
-    "coefficient"  2, -1.5 or "15%"    "op"        "ablate", "clamp=pos", as in -v
-    "layers"       [14, 15] or "all"   "scope"     "response", "4-9", ...
-    left out: as the file recommends   "schedule"  "decay=20", ...
+    "steer"   "joyful:2@14/response" as in -v, a list of these, or objects:
+              {"vector": "joyful", "coefficient": 2, "layers": [14]}
+              with "op", "scope", "schedule", "when"; [] steers nothing
+    "when"    "refusal>0.4"                 "watch"   ["joyful"]
+    "guard"   "troll>0.5", and "on_trip": "stop", "error" or "ablate"
 
     \b
     steer serve -m MODEL --engine vllm --engine-option tensor_parallel_size=2
     """
     from steer.base.errors import UsageError
-    from steer.serving.asked import fitting, read_shelf
+    from steer.serving import library as libraries
+    from steer.serving.middleware import Access, is_local
+    from steer.steering.named import NamedSteer, behind
 
     if source.tensor_parallel:
         raise UsageError(
             "one process serves, --tp is for several", hint="spread it with --device-map auto"
         )
+    if not is_local(host) and not api_key:
+        raise UsageError(
+            f"whoever reaches {host} could use this server",
+            hint="pass --api-key KEY, or set STEER_API_KEY",
+        )
     settings, usable = _ready(engine, engine_option or [])
-    shelf, notes = read_shelf(vectors, usable)
-    from steer.serving.listening import listening
+    written = behind([NamedSteer(one) for one in vector or []], when, "--when")
+    library, notes = libraries.read_library(vectors, usable)
+    notes += libraries.add_recipes(library, recipe or [], vectors, usable)
+    libraries.set_defaults(library, written, vectors, options.find)
+    access = Access(api_key or None, is_local(host), tuple(allow_origin or ()))
+    from steer.serving.sockets import listening_socket
 
-    at = listening(host, port)
-    if host not in _LOCAL and api_key is None:
-        output.warning(f"whoever reaches {host} can use this server: --api-key asks for a key")
+    at = listening_socket(host, port)
     model = options.load_model(replace(source, device="cpu") if engine else source)
-    identity, runs_on = (
-        model.identity,
-        f"{model.identity.id} · {engine}" if engine else model.describe(),
-    )
-    shelf, more = fitting(shelf, identity, allow_other_model=allow_other_model)
+    identity = model.identity
+    runs_on = f"{identity.id} · {engine}" if engine else model.describe()
+    library, more = libraries.fitting(library, identity, allow_other_model=allow_other_model)
     for text in [*notes, *more]:
         output.warning(text)
     name = f"[{host}]" if ":" in host else host
@@ -96,15 +120,26 @@ def serve(
     url = f"http://{name}:{port}/v1"
 
     def up() -> None:
-        names = sorted(shelf.vectors)
-        output.note(f"{runs_on} · {url} · vectors: {', '.join(names)}")
+        names, recipes = sorted(library.vectors), sorted(library.recipes)
+        told = [runs_on, url, f"vectors: {', '.join(names)}"]
+        told += [f"recipes: {', '.join(recipes)}"] if recipes else []
+        told += [f"steered by {' + '.join(map(str, library.defaults))}"] if library.defaults else []
+        output.note(" · ".join(told))
         if json:
-            output.as_json({"url": url, "model": identity.id, "vectors": names})
+            output.as_json({"url": url, "model": identity.id, "vectors": names, "recipes": recipes})
 
     if engine is None:
-        from steer.serving.running import serve as on_hugging_face
+        from steer.serving.server import serve as on_hugging_face
 
-        on_hugging_face(model, shelf, at, api_key=api_key, log=output.warning, on_up=up)
+        on_hugging_face(
+            model,
+            library,
+            at,
+            access=access,
+            log=output.warning,
+            log_request=output.note if log_requests else lambda text: None,
+            on_up=up,
+        )
         return
     from steer.serving.vllm_server import serve as on_vllm
 
@@ -112,11 +147,11 @@ def serve(
     at.close()
     on_vllm(
         source,
-        shelf,
+        library,
         served=identity.id,
         host=host,
         port=port,
-        api_key=api_key,
+        access=access,
         options=settings,
         on_up=up,
     )

@@ -121,12 +121,14 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     made = f"{metadata.method.name} of {contrast}"
     if contrast.kind == "conditions":
         made += f", {contrast.positive!r} against {contrast.negative!r}"
-    if metadata.method.distillation is not None and contrast.kind == "condition":
-        made = f"{contrast.positive!r} distilled, over {contrast.n} texts"
+    distillation = metadata.method.distillation
+    if distillation is not None and contrast.kind == "condition":
+        how = " by ridge regression" if distillation.method == "ridge" else ""
+        made = f"{contrast.positive!r} distilled{how}, over {contrast.n} texts"
         made += f" against {contrast.negative!r}" if contrast.negative else ""
     read = (
         f"acts on {metadata.read.positions}"
-        if metadata.method.distillation is not None
+        if distillation is not None
         else tables.where_read(metadata.read)
     )
     form = f"low-rank edit, rank {metadata.rank}" if metadata.rank else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steer.base.errors import InputError
 from steer.contrasts import contrast_files, overlap
@@ -34,6 +34,14 @@ class HeldOut:
         if self.pairs is not None:
             return list(overlap.texts_of(self.pairs))
         return [passage.text for passage in self.texts or ()]
+
+    def first(self, n: int) -> HeldOut:
+        """The first n pairs or texts."""
+        pairs = self.pairs
+        if pairs is not None:
+            pairs = replace(pairs, positive=pairs.positive[:n], negative=pairs.negative[:n])
+        texts = None if self.texts is None else self.texts[:n]
+        return HeldOut(pairs, texts, self.notes)
 
     @property
     def chat(self) -> bool:

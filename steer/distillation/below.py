@@ -81,6 +81,10 @@ class Below:
             on_done(len(group))
         return below
 
+    def has(self, lessons: Sequence[Lesson]) -> bool:
+        """Whether all these were run."""
+        return all(lesson in self._streams for lesson in lessons)
+
     def trunk(self, lessons: Sequence[Lesson]) -> Trunk:
         """Of the lessons' rows, padded on the right."""
         first = stream_of(self._output)

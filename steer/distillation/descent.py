@@ -86,7 +86,7 @@ def descend(
     """Minimise the loss, and leave `edits` at their best state.
 
     `on_step` gets R on the validation texts as it was last known. Returns R of the best state and
-    its step; step 0, R 0 is the beginning, which is no edit at all.
+    its step; step 0 is the beginning, a regression or no edit at all, which has an R of 0.
     """
     # The second moment over 100 steps, not 1000: a run has a few hundred.
     optimizer = torch.optim.Adam(edits.parameters, betas=(0.9, 0.99))
@@ -96,6 +96,8 @@ def descend(
     every = max(CHECKED_STEPS, -(-schedule.steps // CHECKS))
     best, best_step, state = 0.0, 0, edits.copy()
     now: float | None = None
+    if edits.begun:
+        best = now = task.recovered(edits)
     step, end = 0, schedule.steps
     while step < end:
         optimizer.zero_grad()

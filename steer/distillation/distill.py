@@ -56,7 +56,7 @@ def distill(
     check(model, settings)
     model = quick(model)
     texts = write(model, conditions, prompts, settings, progress, kept)
-    return fit(Task.of(model, texts, progress=progress), settings, progress, kept)
+    return fit(Task.of(model, texts, progress=progress), settings, progress)
 
 
 def check(model: Model, settings: DistillSettings) -> None:
@@ -76,7 +76,6 @@ def fit(
     task: Task,
     settings: DistillSettings,
     progress: Progress = silent,
-    kept: Journal | None = None,
 ) -> SteeringVector:
     """The edit of one rank at one set of layers.
 
@@ -86,11 +85,11 @@ def fit(
     """
     model, texts = task.model, task.texts
     check(model, settings)
-    ridge = None
-    if settings.method == "ridge":
-        edits, ridge, best_step = regress(task, settings, progress)
-    else:
-        edits, best_step = _search(task, settings, progress, kept)
+    edits, ridge = regress(task, settings, progress)
+    best_step = 0
+    if settings.method == "descent":
+        task.prepare(edits, progress)
+        _, best_step = _descended(task, edits, settings.schedule, "descending", progress)
     with progress("measuring on held-out texts", 5) as advance:
         base = divergences(model, texts.held_out, task.teacher, None)
         advance(1)
@@ -105,7 +104,7 @@ def _measured(
     settings: DistillSettings,
     edits: Edits,
     found: Interval,
-    ridge: float | None,
+    ridge: float,
     best_step: int,
     advance: Advance,
 ) -> SteeringVector:
@@ -148,7 +147,7 @@ def fit_pairs(
     """
     model, held_out = task.model, task.held_out
     check(model, settings)
-    edits, best_step = _search(task, settings, progress, None)
+    edits, best_step = _search(task, settings, progress)
     losses = task.losses(edits, held_out)
     found = recovery(losses, [math.log(2)] * len(losses))
     _check_found(found)
@@ -187,7 +186,7 @@ def _check_found(found: Interval) -> None:
 
 
 def _search(
-    task: Objective[Item], settings: DistillSettings, progress: Progress, kept: Journal | None
+    task: Objective[Item], settings: DistillSettings, progress: Progress
 ) -> tuple[Edits, int]:
     """Edits at the layers of the settings, or at the one at which a short run comes furthest.
 
@@ -200,28 +199,28 @@ def _search(
         here = {Site(layer): scale[Site(layer)] for layer in layers}
         response = settings.scope == "response"
         edits = Edits(task.model, here, rank, settings.seed, response=response)
-        with progress(what, schedule.steps) as advance:
-
-            def on_step(recovered: float | None) -> None:
-                advance(1, None if recovered is None else f"recovery {recovered:.2f}")
-
-            best, best_step = descend(task, edits, schedule, on_step)
-        return edits, best, best_step
-
-    def reached(layer: int) -> float:
-        chosen = [rank, settings.scope, settings.learning_rate, settings.batch_size]
-        key = f"layer {layer} of {chosen}"
-        known = kept.get(key) if kept is not None else None
-        if known is not None:
-            return float(known)
-        best = run((layer,), settings.search, f"trying layer {layer}")[1]
-        if kept is not None:
-            kept.put(key, best)
-        return best
+        return edits, *_descended(task, edits, schedule, what, progress)
 
     every = tuple(site.layer for site in scale)
     layers = every if settings.layers == () else settings.layers
     if layers is None:
-        layers = (max(candidates(every), key=reached),)
+        layers = (
+            max(
+                candidates(every),
+                key=lambda layer: run((layer,), settings.search, f"trying layer {layer}")[1],
+            ),
+        )
     edits, _, best_step = run(layers, settings.schedule, "descending")
     return edits, best_step
+
+
+def _descended(
+    task: Objective[Item], edits: Edits, schedule: Schedule, what: str, progress: Progress
+) -> tuple[float, int]:
+    """Descend, as one phase; R of the best state, and its step."""
+    with progress(what, schedule.steps) as advance:
+
+        def on_step(recovered: float | None) -> None:
+            advance(1, None if recovered is None else f"recovery {recovered:.2f}")
+
+        return descend(task, edits, schedule, on_step)

@@ -111,7 +111,7 @@ def with_evidence(
     ridge: float | None = None,
 ) -> SteeringVector:
     """The vector with what it recovers, and what its own texts cost under the unsteered model."""
-    descended = ridge is None
+    descended = settings.method == "descent"
     distillation = Distillation(
         samples=vector.metadata.contrast.n,
         held_out=held_out,
@@ -126,7 +126,7 @@ def with_evidence(
         extra_nats=rounded(extra_nats),
         condition_extra_nats=rounded(condition_extra_nats),
         objective=objective,
-        method="descent" if ridge is None else "ridge",
+        method=settings.method,
         ridge=ridge or 0.0,
     )
     metadata = msgspec.structs.replace(

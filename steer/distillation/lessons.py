@@ -122,9 +122,15 @@ def write_lessons(
     that has no token to learn from is left out. What is `kept` is not sampled again.
 
     Raises:
-        InputError: the model writes nothing, or a prompt leaves no room.
+        InputError: the condition is in no prompt, the model writes nothing, or a prompt leaves no
+            room.
     """
     begun = [beginnings(model, conditions, prompt) for prompt in prompts]
+    if all(conditioned == baseline for conditioned, baseline in begun):
+        raise InputError(
+            f"the condition changes nothing in what {model.identity.id} is asked",
+            hint="does its chat template take a system message? see with `steer doctor`",
+        )
     room = max_tokens
     if model.context is not None:
         longest = max(max(len(both[0]), len(both[1] or ())) for both in begun)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -62,15 +62,19 @@ class Edits:
         *,
         response: bool,
     ) -> Edits:
-        """Edits that begin as those of a regression."""
+        """Edits that begin as those of a regression.
+
+        Of each factor of the product a descent takes steps of one size: `down` gets rows of about
+        unit length, as it has where it begins at random.
+        """
         (rank,) = {affine.rank for affine in affines.values()}
         edits = cls(model, {site: scales[site] for site in affines}, rank, 0, response=response)
-        edits.restore(
-            {
-                site: (affine.bias / scales[site], affine.down, affine.up)[: 3 if rank else 1]
-                for site, affine in affines.items()
-            }
-        )
+        state: State = {}
+        for site, affine in affines.items():
+            lengths = affine.down.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+            factors = affine.down / lengths[:, None], affine.up * lengths
+            state[site] = (affine.bias / scales[site], *(factors if rank else ()))
+        edits.restore(state)
         return edits
 
     @property
@@ -80,6 +84,13 @@ class Edits:
     @property
     def parameters(self) -> list[Tensor]:
         return [part for parts in self.state.values() for part in parts]
+
+    @property
+    def begun(self) -> bool:
+        """Whether it changes anything."""
+        return any(
+            bool(part.any()) for bias, *rest in self.state.values() for part in (bias, *rest[1:])
+        )
 
     def copy(self) -> State:
         """The numbers as they are now."""
@@ -142,21 +153,31 @@ class Teacher:
     bytes, the whole network runs again.
     """
 
-    @torch.no_grad()
     def __init__(
         self, model: Model, lessons: Sequence[Lesson] = (), budget: int = HIDDEN_BUDGET
     ) -> None:
-        self.model = model
+        self.model, self._budget = model, budget
         self._hidden: dict[Lesson, Tensor] = {}
-        size = model.identity.d_model * model.network.dtype.itemsize
-        if not lessons or not has_head(model) or sum(one.n for one in lessons) * size > budget:
+        self.keep(lessons)
+
+    @torch.no_grad()
+    def keep(
+        self,
+        lessons: Sequence[Lesson],
+        on_done: Callable[[int], None] = lambda n_texts: None,
+    ) -> None:
+        """Keep the last hidden states of lessons, if there is room for all of them."""
+        size = self.model.identity.d_model * self.model.network.dtype.itemsize
+        n_tokens = sum(lesson.n for lesson in [*self._hidden, *lessons])
+        if not lessons or not has_head(self.model) or n_tokens * size > self._budget:
             return
         # By length, so that what is kept depends on nothing that came before.
         ordered = sorted(dict.fromkeys(lessons), key=lambda one: len(one.conditioned))
         for start in range(0, len(ordered), TOGETHER):
             part = ordered[start : start + TOGETHER]
-            rows = last_hidden(model, [(one.conditioned, one.n) for one in part])
+            rows = last_hidden(self.model, [(one.conditioned, one.n) for one in part])
             self._hidden.update(zip(part, map(Tensor.clone, by_lesson(rows, part)), strict=True))
+            on_done(len(part))
 
     @torch.no_grad()
     def __call__(self, lessons: Sequence[Lesson]) -> Tensor:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from steer.base.progress import Progress
 from steer.distillation.distilled import scales
 from steer.distillation.lowrank import Edits
 from steer.distillation.sequence import Sequential
-from steer.distillation.settings import DistillSettings
+from steer.distillation.settings import RANK, DistillSettings
 from steer.distillation.task import Task
 
 #: What is added to the diagonal, as a share of its mean.
-RIDGES = (1e-2, 1e-1, 1e-3)
-RANKS = (32, 8, 128)
-#: Layers that are edited: how deep the first is, and how many there are at most up to the last.
-LADDERS = ((0.4, 9), (0.4, 100), (0.2, 12))
+RIDGES = (1e-1, 1.0, 1e-2)
+RANKS = (32, 128)
+#: How deep the first layer is that is edited; all above it are.
+DEPTHS = (0.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +29,12 @@ class Choice:
 
 
 def ladders(layers: Sequence[int]) -> list[tuple[int, ...]]:
-    """Sets of layers to try, of those that there are."""
-    made = []
-    for depth, most in LADDERS:
-        upper = layers[int(depth * (len(layers) - 1)) :]
-        spread = np.linspace(0, len(upper) - 1, min(most, len(upper)))
-        made.append(tuple(upper[round(index)] for index in spread))
-    return list(dict.fromkeys(made))
+    """Sets of layers to try, of those that there are; the first has all."""
+    return list(dict.fromkeys(tuple(layers[int(depth * (len(layers) - 1)) :]) for depth in DEPTHS))
 
 
-def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[Edits, float, int]:
-    """The regression that recovers most on the validation texts, its ridge, and 0 steps.
+def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[Edits, float]:
+    """The regression that recovers most on the validation texts, and its ridge.
 
     Of layers, ridge and rank one is tried after the other, each with the best of those before.
     """
@@ -50,7 +43,11 @@ def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[
     scale = scales(model, task.read)
     every = tuple(site.layer for site in scale)
     sets = ladders(every) if settings.layers is None else [settings.layers or every]
-    ranks = [settings.rank] if settings.rank is not None else [min(rank, width) for rank in RANKS]
+    # What a descent begins at has a low rank: more would fit the texts that it learns from.
+    offered = (RANK,) if settings.method == "descent" else RANKS
+    ranks = [min(rank, width) for rank in offered] if settings.rank is None else [settings.rank]
+    # A mean difference has no ridge.
+    ridges = RIDGES if any(ranks) else RIDGES[:1]
     used = sorted({layer for layers in sets for layer in layers})
     with progress("reading what the condition changes", len(task.lessons)) as advance:
         regressions = Sequential(model, task.lessons, used, response, advance)
@@ -60,8 +57,8 @@ def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[
         return max(tried, key=lambda choice: tried[choice][0])
 
     first = Choice(sets[0], ranks[0], RIDGES[0])
-    n_choices = len(sets) + len(RIDGES) + len(dict.fromkeys(ranks)) - 2
-    with progress("fitting", n_choices * len(first.layers)) as advance:
+    n_choices = len(sets) + len(ridges) + len(dict.fromkeys(ranks)) - 2
+    with progress("fitting", n_choices * max(map(len, sets))) as advance:
 
         def attempt(choice: Choice) -> None:
             if choice in tried:
@@ -73,8 +70,8 @@ def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[
 
         for layers in sets:
             attempt(Choice(layers, first.rank, first.ridge))
-        for ridge in RIDGES:
+        for ridge in ridges:
             attempt(Choice(best().layers, first.rank, ridge))
         for rank in ranks:
             attempt(Choice(best().layers, rank, best().ridge))
-    return tried[best()][1], best().ridge, 0
+    return tried[best()][1], best().ridge

@@ -72,12 +72,24 @@ class Task:
         """Mean KL(p_condition || p_base) of a token, in nats."""
         return self.base / sum(lesson.n for lesson in self.texts.validation)
 
+    def prepare(self, edits: Edits, progress: Progress) -> None:
+        """Compute once what every step of a descent of these edits needs of its lessons: the
+        conditioned model's last hidden states, and the stream below the first edit."""
+        first = edits.sites[0].layer
+        lessons = [*self.lessons, *self.texts.validation]
+        with progress("reading what stays below the edit", 2 * len(lessons)) as advance:
+            self.teacher.keep(lessons, advance)
+            self._below[first] = Below.of(self.model, lessons, first, advance)
+
     def backward(self, edits: Edits, lessons: Sequence[Lesson]) -> None:
         """Add the gradient of the loss on some lessons.
 
         It is in units of the whole effect, so that a weak condition is learned like a strong one.
         """
-        backward(self.model, edits, lessons, self.teacher, self.per_token)
+        below = self._below.get(edits.sites[0].layer)
+        if below is not None and not below.has(lessons):
+            below = None
+        backward(self.model, edits, lessons, self.teacher, self.per_token, below)
 
     def recovered(self, edits: Edits) -> float:
         """R on the validation texts."""

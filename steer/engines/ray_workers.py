@@ -111,7 +111,7 @@ class _Worker:
         torch.set_num_threads(max(threads, 1))
 
     def load(self, source: ModelSource) -> str:
-        from steer.models.model import load
+        from steer.models.loading import load
 
         self.model = load(source)
         return __version__

@@ -1,1 +1,37 @@
-"""eval and sweep: many ways of steering scored in one batch, and what follows."""
+"""What steering does and costs: one set of vectors (`evaluate`), every layer and coefficient
+(`sweep`), every method (`suite`). Loaded when they are asked for: they bring torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steer.evaluation.data import Step as Step
+    from steer.evaluation.evaluations import Evaluation as Evaluation
+    from steer.evaluation.evaluations import evaluate as evaluate
+    from steer.evaluation.suites import SuiteResult as SuiteResult
+    from steer.evaluation.suites import suite as suite
+    from steer.evaluation.sweeps import SweepResult as SweepResult
+    from steer.evaluation.sweeps import grid_of as grid_of
+    from steer.evaluation.sweeps import sweep as sweep
+
+_HOMES = {
+    "Step": "data",
+    "Evaluation": "evaluations",
+    "evaluate": "evaluations",
+    "SuiteResult": "suites",
+    "suite": "suites",
+    "SweepResult": "sweeps",
+    "grid_of": "sweeps",
+    "sweep": "sweeps",
+}
+__all__ = [
+    "Evaluation", "Step", "SuiteResult", "SweepResult", "evaluate", "grid_of", "suite", "sweep",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -125,7 +125,7 @@ class Batch:
 
 #: Log-probabilities [cell, text, column, vocabulary] of cells of a batch, to a number for each
 #: [cell, text, column].
-Measure = Callable[[Tensor, Batch], Tensor]
+TokenMeasure = Callable[[Tensor, Batch], Tensor]
 
 
 def log_prob(cells: Tensor, batch: Batch) -> Tensor:

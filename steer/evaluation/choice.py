@@ -10,13 +10,13 @@ from functools import cache
 import numpy as np
 
 from steer.base.intervals import Interval, rate
-from steer.evaluation.nats import Nats, expected_nats, extra
-from steer.evaluation.scoring import UNSTEERED
-from steer.evaluation.sweep import Bench, completed
+from steer.evaluation.bench import Bench, completed
+from steer.evaluation.cells import UNSTEERED, Steered
+from steer.evaluation.scoring import Nats, expected_nats, extra
 from steer.evaluation.written import Writing, write
 from steer.measures.elimination import contenders
-from steer.measures.grids import FINER_ROWS, Array, Grid, Place, Plan
-from steer.measures.measures import distinct
+from steer.measures.formulas import distinct
+from steer.measures.grids import FINER_ROWS, Array, Grid, Position, Scores
 from steer.measures.selection import Candidate, Rule, refusal_direction, strongest
 from steer.steering.steers import Steer
 
@@ -39,18 +39,18 @@ class Tried:
     """A cell whose texts were looked at. distinct: share of different bigrams in a text. refused:
     cells that are out because of their texts."""
 
-    place: Place
+    position: Position
     extra_nats: Interval
     distinct: Interval
     samples: tuple[str, ...]
-    refused: frozenset[Place] = frozenset()
+    refused: frozenset[Position] = frozenset()
 
 
 #: Gives what was found in the texts of a cell.
-Look = Callable[[Place], Tried]
+Look = Callable[[Position], Tried]
 
 
-def choose(plan: Plan, grid: Grid, budget: Budget, look: Look) -> Tried | None:
+def choose(grid: Grid, scores: Scores, budget: Budget, look: Look) -> Tried | None:
     """The cell that the rule takes of those within the budget; of those that cost too much in their
     texts the cheapest that was looked at, and None where all cost too much before. look: as by
     `looking`.
@@ -58,34 +58,34 @@ def choose(plan: Plan, grid: Grid, budget: Budget, look: Look) -> Tried | None:
     Raises:
         HookError: a cell was never applied.
     """
-    order, (_, costs) = ordered(grid, plan, budget), grid.looks()
+    order, (_, costs) = ordered(scores, grid, budget), scores.looks()
     if not order:
         return None
-    looked: dict[Place, Tried] = {}
+    looked: dict[Position, Tried] = {}
 
-    def noted(place: Place) -> Tried:
-        looked[place] = look(place)
-        return looked[place]
+    def noted(position: Position) -> Tried:
+        looked[position] = look(position)
+        return looked[position]
 
-    found = _first_within(lines_of(plan, order), order, costs, noted, budget.nats)
+    found = _first_within(lines_of(grid, order), order, costs, noted, budget.nats)
     if found.extra_nats.value > budget.nats:
         found = min(looked.values(), key=lambda tried: tried.extra_nats.value)
     failed = [one for one, tried in looked.items() if tried.extra_nats.value > budget.nats]
     # Also what costs too much before, which by half of the texts it might not.
-    lines = lines_of(plan, list(np.ndindex(costs.shape)))
+    lines = lines_of(grid, list(np.ndindex(costs.shape)))
     refused = (
-        place
+        position
         for line in lines
-        for place in line
-        if any(one in line and costs[place] >= costs[one] for one in failed)
+        for position in line
+        if any(one in line and costs[position] >= costs[one] for one in failed)
     )
     return replace(found, refused=frozenset(refused))
 
 
 def decide(
-    texts: Bench, plan: Plan, grid: Grid, budget: Budget, look: Look
-) -> tuple[Grid, Tried | None]:
-    """The choice, and the grid with all that may rival it scored on everything.
+    texts: Bench, grid: Grid, scores: Scores, budget: Budget, look: Look
+) -> tuple[Scores, Tried | None]:
+    """The choice, and the scores with all that may rival it scored on everything.
 
     Cells left early because of stronger ones. Where those are out for their texts, the rest is held
     against what is left.
@@ -94,18 +94,18 @@ def decide(
         HookError: a cell was never applied.
     """
     while True:
-        tried = choose(plan, grid, budget, look)
+        tried = choose(grid, scores, budget, look)
         if tried is None:
-            return grid, None
-        left = contenders(grid, budget.kl, tried.refused)
-        left[tried.place] = True
-        left &= ~grid.whole()
+            return scores, None
+        left = contenders(scores, budget.kl, tried.refused)
+        left[tried.position] = True
+        left &= ~scores.whole()
         if not left.any():
-            return grid, tried
-        grid = completed(texts, plan, grid, left)
+            return scores, tried
+        scores = completed(texts, grid, scores, left)
 
 
-def looking(texts: Bench, plan: Plan, writing: Writing) -> Look:
+def looking(texts: Bench, grid: Grid, writing: Writing) -> Look:
     """What looks at the texts of a cell, of each once."""
 
     @cache
@@ -113,60 +113,62 @@ def looking(texts: Bench, plan: Plan, writing: Writing) -> Look:
         return expected_nats(texts.model, [one.scored for one in texts.own], UNSTEERED)
 
     @cache
-    def look(place: Place) -> Tried:
-        return _tried(texts, plan.steer(*place), place, writing, base())
+    def look(position: Position) -> Tried:
+        return _tried(texts, grid.steer(*position), position, writing, base())
 
     return look
 
 
-def ordered(grid: Grid, plan: Plan, budget: Budget, part: slice | None = None) -> list[Place]:
+def ordered(
+    scores: Scores, grid: Grid, budget: Budget, part: slice | None = None
+) -> list[Position]:
     """Cells that the rule lets through by what was scored of them, its choice first; or, by a part
     of the items and texts, those that were scored on all of it."""
     if budget.rule == "refusal_direction":
-        return _by_refusal_direction(grid, plan, slice(None) if part is None else part)
-    whole = (grid.effects(part), grid.costs(part)) if part is not None else None
-    effects, costs = whole or grid.looks()
+        return _by_refusal_direction(scores, grid, slice(None) if part is None else part)
+    whole = (scores.effects(part), scores.costs(part)) if part is not None else None
+    effects, costs = whole or scores.looks()
     left = effects.copy()
-    chosen: list[Place] = []
+    chosen: list[Position] = []
     while True:
         best = strongest(left.ravel().tolist(), costs.ravel().tolist(), budget.kl)
         if best is None:
             return chosen
-        chosen += places_of(effects, [best])
+        chosen += positions_of(effects, [best])
         left[chosen[-1]] = -np.inf
 
 
-def _by_refusal_direction(grid: Grid, plan: Plan, part: slice) -> list[Place]:
+def _by_refusal_direction(scores: Scores, grid: Grid, part: slice) -> list[Position]:
     """The rule with each coefficient for what adds, and its negative for what takes out."""
-    costs, levels = grid.costs(part), grid.levels(part)
-    places, candidates = [], []
-    for row, one in enumerate(plan.rows):
+    costs, levels = scores.costs(part), scores.levels(part)
+    positions, candidates = [], []
+    for row, one in enumerate(grid.rows):
         columns = {(c.value, c.unit): index for index, c in enumerate(one.coefficients)}
         for (value, unit), column in columns.items():
             away = columns.get((-value, unit))
             if value > 0 and away is not None:
-                places.append((row, column))
+                positions.append((row, column))
                 level, cost = levels[row], float(costs[row, away])
                 candidates.append(
                     Candidate(one.layers[-1], float(level[away]), float(level[column]), cost)
                 )
-    n_layers = plan.rows[0].vector.metadata.model.n_layers
-    return [places[index] for index in refusal_direction(candidates, n_layers)]
+    n_layers = grid.rows[0].vector.metadata.model.n_layers
+    return [positions[index] for index in refusal_direction(candidates, n_layers)]
 
 
-def lines_of(plan: Plan, order: Sequence[Place]) -> list[list[Place]]:
+def lines_of(grid: Grid, order: Sequence[Position]) -> list[list[Position]]:
     """Cells that differ in their coefficients alone, in their order; the line of the first one
     first."""
-    lines: dict[tuple[str, tuple[int, ...]], list[Place]] = {}
-    for place in order:
-        row = plan.rows[place[0]]
-        lines.setdefault((str(row), row.layers), []).append(place)
+    lines: dict[tuple[str, tuple[int, ...]], list[Position]] = {}
+    for position in order:
+        row = grid.rows[position[0]]
+        lines.setdefault((str(row), row.layers), []).append(position)
     return list(lines.values())
 
 
 def _first_within(
-    lines: Sequence[Sequence[Place]],
-    order: Sequence[Place],
+    lines: Sequence[Sequence[Position]],
+    order: Sequence[Position],
     costs: Array,
     look: Look,
     max_nats: float,
@@ -176,10 +178,10 @@ def _first_within(
     Texts at one layer cost more than at another that does as much, so each line has an edge of its
     own. What may do more than what was found has to pass where it does hardly more.
     """
-    rank = {place: number for number, place in enumerate(order)}
+    rank = {position: number for number, position in enumerate(order)}
     best: Tried | None = None
     for line in lines[:LINES]:
-        rivals = [one for one in line if best is None or rank[one] < rank[best.place]]
+        rivals = [one for one in line if best is None or rank[one] < rank[best.position]]
         if not rivals:
             break  # Nor do the lines that follow.
         rivals = _cheaper_and_cheaper(rivals, costs)
@@ -191,16 +193,16 @@ def _first_within(
     return best or tried
 
 
-def _cheaper_and_cheaper(ordered: Sequence[Place], costs: Array) -> list[Place]:
+def _cheaper_and_cheaper(ordered: Sequence[Position], costs: Array) -> list[Position]:
     """Of cells in the rule's order those that cost less than all before them."""
-    kept: list[Place] = []
-    for place in ordered:
-        if not kept or costs[place] < costs[kept[-1]]:
-            kept.append(place)
+    kept: list[Position] = []
+    for position in ordered:
+        if not kept or costs[position] < costs[kept[-1]]:
+            kept.append(position)
     return kept
 
 
-def _edge(line: Sequence[Place], look: Look, max_nats: float) -> Tried:
+def _edge(line: Sequence[Position], look: Look, max_nats: float) -> Tried:
     """The first cell of a line that passes, by bisection: texts fall apart by degrees, so what is
     weaker than one that passes passes too. If none does, the last one looked at."""
     tried = look(line[0])
@@ -217,18 +219,18 @@ def _edge(line: Sequence[Place], look: Look, max_nats: float) -> Tried:
     return passed or tried
 
 
-def _tried(texts: Bench, steer: Steer, place: Place, writing: Writing, base: Nats) -> Tried:
+def _tried(texts: Bench, steer: Steer, position: Position, writing: Writing, base: Nats) -> Tried:
     written = write(texts.model, writing, [steer], engine=texts.engine)
-    own = expected_nats(texts.model, [one.scored for one in written], (steer,))
+    own = expected_nats(texts.model, [one.scored for one in written], Steered((steer,)))
     pieces = [distinct(one.own) for one in written]
     return Tried(
-        place,
+        position,
         extra(own, base),
         rate([n for n, _ in pieces], [n for _, n in pieces]),
         tuple(texts.model.decode(one.ids) for one in written[:6]),
     )
 
 
-def places_of(cells: Array, flat: Sequence[int]) -> list[Place]:
-    """Row and column of each of some cells that are known by their number."""
+def positions_of(cells: Array, flat: Sequence[int]) -> list[Position]:
+    """GridRow and column of each of some cells that are known by their number."""
     return [divmod(index, cells.shape[1]) for index in flat]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from steer.models.model import explained, quiet
+from steer.models.loading import explained, quiet
 from steer.models.source import ModelSource
 
 TOGETHER = 16

@@ -27,7 +27,8 @@ from steer.contrasts.frame import joinable
 from steer.contrasts.passages import Message
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import Batch, Text, log_prob
-from steer.evaluation.scoring import CONDITION, Cell, score
+from steer.evaluation.cells import Cell, Prompted, Unsteered, steers_of
+from steer.evaluation.scoring import score
 from steer.generate.apply import Sampling, generate
 from steer.models import encoding
 from steer.models.model import Model
@@ -71,8 +72,10 @@ def run(
         HookError: a steer was never applied.
     """
     chat = conditions is not None and conditions.chat
-    condition = conditions.condition if conditions is not None and cell is CONDITION else ""
-    steered = Steered(model, cell or (), "" if chat else condition, special=not chat)
+    condition = (
+        conditions.condition if conditions is not None and isinstance(cell, Prompted) else ""
+    )
+    steered = HarnessModel(model, cell, "" if chat else condition, special=not chat)
     for task in loaded["tasks"].values():
         task.set_fewshot_seed(seed=SEED)
     with _quiet():
@@ -100,12 +103,14 @@ def _metrics(results: dict[str, dict[str, Any]]) -> dict[str, Interval]:
     return made
 
 
-class Steered(TemplateLM):  # type: ignore[misc]  # the harness has no types that mypy could follow
+class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no types that mypy could follow
     """The model under a cell, as the harness asks it. before: stands before every context."""
 
     def __init__(self, model: Model, cell: Cell, before: str, *, special: bool) -> None:
         super().__init__()
-        self.model, self.cell, self.before = model, cell, joinable(before)
+        # The condition stands in the texts.
+        self.cell = Unsteered() if isinstance(cell, Prompted) else cell
+        self.model, self.before = model, joinable(before)
         self.special = special
         self.limit = model.context or 2_048
 
@@ -184,7 +189,7 @@ class Steered(TemplateLM):  # type: ignore[misc]  # the harness has no types tha
         [made] = generate(
             self.model,
             prompts,
-            list(self.cell or ()),
+            list(steers_of(self.cell)),
             sampling,
             special=self.special,
             allow_idle=True,  # of one item; what all are scored by says whether it acts at all

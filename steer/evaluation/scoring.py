@@ -1,8 +1,16 @@
 """Texts scored under many ways of steering at once, teacher-forced: no text is generated.
 
-A cell is one way of steering: a tuple of steers, empty for none. A batch holds each of its texts
-once for every cell, and each cell edits its own rows. What lies below the lowest layer of a batch
-runs once (`steer.hooks.trunk`).
+A batch holds each of its texts once for every cell (`steer.evaluation.cells`), and each cell edits
+its own rows. What lies below the lowest layer of a batch runs once (`steer.hooks.trunk`).
+
+Extra nats: how much less likely steered texts are to the unsteered model than its own.
+
+    E_x~steered mean_t H(p_steered(. | x_<t), p_base(. | x_<t))
+        - E_x~base mean_t H(p_base(. | x_<t)),            H(p, q) = -sum_v p(v) log q(v)
+
+per token of texts that were sampled at temperature 1. The mean of -log p_base(x_t) has the same
+expectation, with the noise of the one token that was drawn at each position; the cross-entropy
+averages over all that could have been (Rao-Blackwell).
 """
 
 from __future__ import annotations
@@ -19,9 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steer.base.errors import IdleError, InputError
+from steer.base.intervals import Interval, difference
 from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
-from steer.evaluation.batches import Batch, Measure, Text
+from steer.distillation.task import LEAST_EFFECT
+from steer.evaluation.batches import Batch, Text, TokenMeasure, surprise
+from steer.evaluation.cells import Cell, Prompted, Steered
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
@@ -36,11 +47,9 @@ from steer.workers import once, workers_of
 
 Sums = NDArray[np.float64]
 Functions = dict[Site, SiteFunction]
-#: A way of steering; None stands for no steering, but the condition before the text.
-Cell = tuple[Steer, ...] | None
+#: Of each text, the nats that its tokens were expected to cost, and how many they are.
+Nats = tuple[Sums, Sums]
 
-UNSTEERED: Cell = ()
-CONDITION: Cell = None
 #: Bytes of logits that one batch makes: more would leave a CPU's caches.
 LOGITS_BYTES = {"cpu": 16_000_000, "cuda": 1_000_000_000}
 
@@ -52,7 +61,7 @@ class Scorer:
 
     model: Model
     groups: Sequence[Sequence[Text]]
-    measure: Measure
+    measure: TokenMeasure
 
     def __post_init__(self) -> None:
         self._batches = [Batch.of(self.model, group) for group in self.groups]
@@ -71,7 +80,9 @@ class Scorer:
         """
         batch = self._batches[group]
         # Condition and baseline are the batch's own, the same whatever else is asked of it.
-        steered = self._functions(batch, [cell for cell in cells if cell])
+        steered = self._functions(
+            batch, [cell.steers for cell in cells if isinstance(cell, Steered)]
+        )
         layer = _shared_layer(steered)
         trunk = None
         if layer is not None and takes_trunks(self.model):
@@ -81,13 +92,13 @@ class Scorer:
             self._sums(self._forward(batch, steered[start : start + most], trunk), batch)
             for start in range(0, len(steered), most)
         ]
-        made = iter(np.concatenate(parts) if parts else ())
+        of_steered = iter(np.concatenate(parts) if parts else ())
         sums: list[Sums] = []
         for cell in cells:
-            if cell:
-                sums.append(next(made))
+            if isinstance(cell, Steered):
+                sums.append(next(of_steered))
             else:
-                own = batch.base if cell is not CONDITION else batch.conditioned
+                own = batch.conditioned if isinstance(cell, Prompted) else batch.base
                 sums.append(self._sums(own[None], batch)[0])
         self._remember(batch)
         self.idle = idle_in_all(self.model, batch, self._steered)
@@ -165,7 +176,7 @@ class Part(NamedTuple):
 
     name: str
     texts: Sequence[Text]
-    measure: Measure
+    measure: TokenMeasure
 
 
 @dataclass
@@ -173,7 +184,7 @@ class _Scorers:
     """What a worker does: a batch of a part, under some cells."""
 
     model: Model
-    parts: Sequence[tuple[Sequence[Sequence[Text]], Measure]]
+    parts: Sequence[tuple[Sequence[Sequence[Text]], TokenMeasure]]
 
     def __post_init__(self) -> None:
         self._of = [Scorer(self.model, groups, measure) for groups, measure in self.parts]
@@ -265,7 +276,7 @@ def score(
     model: Model,
     texts: Sequence[Text],
     cells: Sequence[Cell],
-    measure: Measure,
+    measure: TokenMeasure,
     on_done: Callable[[int], None] = lambda n_scores: None,
     done: Journal | None = None,
     name: str = "",
@@ -316,6 +327,35 @@ def _check_acted(idle: set[str], n_texts: int) -> None:
             f"{steer} changed nothing in any of the {n_texts:,} texts that are scored: what is"
             " measured would not be its effect",
             hint="change its scope, its schedule, its coefficient or the texts",
+        )
+
+
+def expected_nats(model: Model, texts: Sequence[Text], cell: Cell) -> Nats:
+    """Cross-entropies summed over the scored tokens of texts that were written under `cell`."""
+    counts = np.array([float(len(text.scored)) for text in texts])
+    return score(model, texts, [cell], surprise, allow_idle=True)[0], counts
+
+
+def extra(own: Nats, base: Nats) -> Interval:
+    """Nats per token more than the unsteered model's own texts have.
+
+    Texts of one number were drawn with the same random numbers, and are resampled together.
+    """
+    # The condition's texts may be fewer: one that has no token to learn from is left out.
+    n = min(len(own[0]), len(base[0]))
+    return difference((own[0][:n], own[1][:n]), (base[0][:n], base[1][:n]))
+
+
+def check_effect(base: Sums, texts: Sequence[Text]) -> None:
+    """Refuse a condition that cannot be told from none. base: sums of KL(p_condition || p_base).
+
+    Raises:
+        InputError: it moves the next token by less than `LEAST_EFFECT` nats.
+    """
+    if base.sum() < LEAST_EFFECT * sum(len(text.scored) for text in texts):
+        raise InputError(
+            "the condition changes nothing in what the model writes",
+            hint="does the model heed it as a prompt? see with `steer apply`",
         )
 
 

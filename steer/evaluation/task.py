@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -17,15 +17,14 @@ from steer import resuming
 from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
-from steer.evaluation.scoring import CONDITION, UNSTEERED, Cell
+from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Steered, steers_of
 from steer.evaluation.written import FOR_CHOICE, Writing
 from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_direction
 from steer.measures.concepts import Judge
+from steer.measures.measure import Kind
 from steer.models.model import Model
 from steer.steering.steers import Steer
 from steer.vectors.vector import SteeringVector
-
-Kind = Literal["unsteered", "vector", "opposite", "random", "prompt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +61,22 @@ def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]
     for steer in steers:
         name = names[steer.vector]
         noise: tuple[Cell, ...] = tuple(
-            (random_direction(steer, seed),) for seed in range(N_RANDOM)
+            Steered((random_direction(steer, seed),)) for seed in range(N_RANDOM)
         )
         rows += [
-            Variant(f"{name}{str(steer)[len(steer.vector.name) :]}", "vector", ((steer,),), name),
+            Variant(
+                f"{name}{str(steer)[len(steer.vector.name) :]}",
+                "vector",
+                (Steered((steer,)),),
+                name,
+            ),
             Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name),
         ]
         if steer.op.name in SIGNED:
-            turned = Variant(f"{name}, opposite", "opposite", ((opposite(steer),),), name)
+            turned = Variant(f"{name}, opposite", "opposite", (Steered((opposite(steer),)),), name)
             rows.insert(-1, turned)
     if condition is not None:
-        rows.append(Variant("condition as prompt", "prompt", (CONDITION,)))
+        rows.append(Variant("condition as prompt", "prompt", (PROMPTED,)))
     return rows
 
 
@@ -112,13 +116,16 @@ def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[
     return resuming.journal(
         model,
         "evaluations",
-        [[cell and [_told(steer) for steer in cell] for cell in row.cells] for row in rows],
+        [
+            [[type(cell).__name__, *map(_described, steers_of(cell))] for cell in row.cells]
+            for row in rows
+        ],
         msgspec.to_builtins([task.held_out, task.writing, task.unrelated]),
         list(engine),
     )
 
 
-def _told(steer: Steer) -> list[Any]:
+def _described(steer: Steer) -> list[Any]:
     """All that a steer is, as plain JSON."""
     vectors = [resuming.vector_key(one) for one in steer.vectors]
     parts = steer.coefficient, steer.layers, steer.op, steer.scope, steer.schedule

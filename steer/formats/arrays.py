@@ -10,8 +10,6 @@ import io
 import math
 import re
 import struct
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,19 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.base.errors import VectorError
-from steer.formats.foreign import MAX_BYTES, Foreign, checked_rows, shortened
-from steer.vectors.sites import SITE_NAMES, SiteName
-from steer.vectors.vector import Directions
+from steer.formats.archives import members, stored_members, written
+from steer.formats.imported import shortened
 
 _MAGIC = b"\x93NUMPY"
 _HEADER = re.compile(
     r"\{'descr': '([<>|=][A-Za-z][0-9]{1,5})', 'fortran_order': (True|False),"
     r" 'shape': \(([0-9, ]{0,80})\), \}\s*"
 )
-_MEMBERS = ("directions", "layers", "site")
 
 
-def parse(data: bytes, subject: str) -> NDArray[Any]:
+def parse(data: bytes | memoryview, subject: str) -> NDArray[Any]:
     """The array of a `.npy` file: numbers, or text.
 
     Raises:
@@ -42,7 +38,8 @@ def parse(data: bytes, subject: str) -> NDArray[Any]:
     form = "<H" if data[6] == 1 else "<I"
     start = 8 + struct.calcsize(form)
     (length,) = struct.unpack(form, data[8:start])
-    header = _HEADER.fullmatch(data[start : start + min(length, 10_000)].decode("latin-1"))
+    raw = bytes(data[start : start + min(length, 10_000)])
+    header = _HEADER.fullmatch(raw.decode("latin-1"))
     if header is None:
         raise VectorError(f"{subject}: its header is none that numpy writes of a plain array")
     kind, fortran, sizes = header.groups()
@@ -59,87 +56,25 @@ def parse(data: bytes, subject: str) -> NDArray[Any]:
     return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran == "True" else "C")
 
 
-def read_npz(data: bytes, subject: str) -> Foreign:
-    """What `write_npz` wrote.
+def parse_npz(data: bytes | memoryview, subject: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a `.npz` file by name.
 
     Raises:
-        VectorError: another layout, or something wrong with it.
+        VectorError: not a whole one, or a member that is no array of numbers or text.
     """
-    members = _members(data, subject)
-    if set(members) != set(_MEMBERS):
-        raise VectorError(f"{subject} does not have the arrays {', '.join(_MEMBERS)}")
-    named = {name: parse(members[name], f"{subject}, {name}") for name in _MEMBERS}
-    layers, directions = named["layers"], named["directions"]
-    if layers.ndim != 1 or layers.dtype.kind not in "iu" or directions.ndim != 2:
-        raise VectorError(f"{subject}: layers are to be [n] integers, directions [n, d_model]")
-    if directions.dtype.kind == "U" or len(layers) != len(directions):
-        raise VectorError(f"{subject} has {len(layers)} layers and {len(directions)} directions")
-    return Foreign(
-        format="npz",
-        rows=checked_rows(zip(layers.tolist(), directions, strict=True), subject),
-        shift=0,
-        convention="layers are blocks, counted from 0",
-        site=_site(str(named["site"]), subject),
-    )
-
-
-def _site(text: str, subject: str) -> SiteName:
-    for name in SITE_NAMES:
-        if name == text:
-            return name
-    raise VectorError(f"{subject}: {shortened(text)!r} is not a site")
-
-
-#: How numpy packs what it writes.
-_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-
-
-def _members(data: bytes, subject: str) -> dict[str, bytes]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-            if len(infos) > len(_MEMBERS) or sum(i.file_size for i in infos) > MAX_BYTES:
-                raise VectorError(f"{subject} holds more than one vector's arrays")
-            if any(i.compress_type not in _PACKED for i in infos):
-                raise VectorError(f"{subject} is packed in a way that numpy does not write")
-            return {info.filename.removesuffix(".npy"): _unpacked(archive, info) for info in infos}
-    # What zipfile raises of broken archives, by Python version.
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        KeyError,
-        NotImplementedError,
-        OSError,
-        OverflowError,
-        RuntimeError,
-        ValueError,
-        struct.error,
-    ) as error:
-        raise VectorError(f"{subject} is not a whole .npz file: {error}") from None
-
-
-def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """A member, no longer than it says, however well it was packed."""
-    with archive.open(info) as file:
-        return file.read(info.file_size)
-
-
-def write_npz(rows: Mapping[int, Directions], *, site: SiteName) -> bytes:
-    """`directions` float32 [n, d_model], `layers` int64 [n] and `site`, for `numpy.load`.
-
-    The same rows give the same bytes: no timestamps.
-    """
-    layers = sorted(rows)
-    arrays = {
-        "directions": np.stack([rows[layer] for layer in layers]).astype("<f4"),
-        "layers": np.array(layers, dtype="<i8"),
-        "site": np.array(site),
+    contents: Mapping[str, bytes | memoryview]
+    contents = members(data, subject) if isinstance(data, bytes) else stored_members(data, subject)
+    return {
+        name.removesuffix(".npy"): parse(content, f"{subject}, {shortened(name)}")
+        for name, content in contents.items()
     }
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
-        for name, array in arrays.items():
-            content = io.BytesIO()
-            np.save(content, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())
-    return made.getvalue()
+
+
+def build_npz(named: Mapping[str, NDArray[Any]]) -> bytes:
+    """The bytes of a `.npz` file for `numpy.load`. Equal arrays give equal bytes."""
+    contents = {}
+    for name, array in named.items():
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        contents[f"{name}.npy"] = content.getvalue()
+    return written(contents)

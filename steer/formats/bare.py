@@ -1,47 +1,48 @@
-"""Numbers with little or nothing around them: what is in them, and at which layers."""
+"""Numbers with little or nothing round them: an array, or a dictionary of arrays and facts."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steer.base.errors import UsageError, VectorError
-from steer.base.strict_json import load_strict_json
-from steer.formats.foreign import Foreign, checked_rows, layer_number, shortened
-from steer.vectors import store
+from steer.formats.imported import (
+    Imported,
+    checked_directions,
+    coefficient_of,
+    shortened,
+)
+from steer.formats.keys import SAME, by_name, place
+from steer.formats.source import Options
+from steer.vectors.sites import listed
 
 Array = NDArray[Any]
 
-_SAME = "layer N is the output of block N, counted from 0"
-_NUMBERED = re.compile(r"(?:layers?|direction|block)?[._]?([0-9]{1,5})")
-_STEERING_LITE = re.compile(r"layer([0-9]{1,5})\.(.+)")
-#: A coefficient that no activation survives.
-_MOST = 1e30
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+#: Under which name a dictionary of one vector has it, and what else may stand there without
+#: changing what the vector means.
+_VECTORS = ("vector", "direction", "steering_vector", "v")
+_FACTS = ("model", "model_name", "model_id", "name", "description", "method", "created", "date")
+_COEFFICIENTS = ("coefficient", "coeff", "alpha", "multiplier", "steering_coefficient")
 
 
-def table(
-    array: Array, subject: str, *, format: str, layers: Sequence[int] | None, row: int | None
-) -> Foreign:
-    """A vector, or a table of one a row, at layers that the user names.
-
-    row: of a table with several vectors for one layer, the one to take.
+def table(array: Array, subject: str, options: Options) -> Imported:
+    """A vector, a table of one a row, or a stack [row, layer, d_model], at layers that are named.
 
     Raises:
-        UsageError: it is not said where they belong, or as many as there are.
+        UsageError: it is not said where they belong, or as many layers as there are rows.
         VectorError: not numbers, or of more dimensions.
     """
-    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or not array.size:
+    if array.dtype.kind not in "fiu" or array.ndim not in (1, 2, 3) or not array.size:
         raise VectorError(f"{subject}: shape {list(array.shape)} is no table of numbers")
-    rows = np.atleast_2d(array)
+    if array.ndim == 3 and 1 not in array.shape[:2]:
+        return _stack(array, subject, options)
+    rows = np.atleast_2d(np.squeeze(array)) if array.ndim == 3 else np.atleast_2d(array)
+    layers, row = options.layers, options.row
     if row is not None:
-        if not 0 <= row < len(rows):
-            raise UsageError(f"{subject} has no row {row}", hint=f"it has 0-{len(rows) - 1}")
-        rows = rows[row : row + 1]
+        rows = _row(rows, row, subject)
     if layers is None:
         raise UsageError(
             f"{subject} does not say at which layer it belongs",
@@ -52,119 +53,100 @@ def table(
             f"{subject} has {len(rows)} rows, for {len(layers)} layers",
             hint="name as many layers, with --layer, or take one row, with --row",
         )
-    return Foreign(
-        format=format,
-        rows=checked_rows(zip(layers, rows, strict=True), subject),
-        shift=0,
-        convention=_SAME,
-        notes=_axbench() if format == "axbench" else (),
+    return Imported(
+        checked_directions(zip(layers, rows, strict=True), subject),
+        convention=f"{SAME}, as --layer says",
     )
 
 
-def _axbench() -> tuple[str, ...]:
-    return ("AxBench multiplies a row by a factor and by the concept's largest activation",)
+def _stack(array: Array, subject: str, options: Options) -> Imported:
+    """[row, layer, d_model]: candidates by position or concept, at every layer."""
+    if options.row is None or options.layers is None:
+        n_rows, n_layers, _ = array.shape
+        raise UsageError(
+            f"{subject} has the shape {list(array.shape)}, read as [row, layer, d_model]",
+            hint=f"choose with --row (0-{n_rows - 1}) and --layer (0-{n_layers - 1})",
+        )
+    chosen = _row(array, options.row, subject)[0]
+    if max(options.layers) >= len(chosen):
+        raise UsageError(f"{subject} has layers 0-{len(chosen) - 1}")
+    return Imported(
+        checked_directions([(layer, chosen[layer]) for layer in options.layers], subject),
+        convention=f"the shape is [row, layer, d_model]; {SAME}",
+    )
 
 
-def by_layer(named: Mapping[str, Array], subject: str, *, format: str) -> Foreign:
-    """One vector for each layer, by names such as `layer.3`.
+def _row(rows: Array, row: int, subject: str) -> Array:
+    if not 0 <= row < len(rows):
+        raise UsageError(f"{subject} has no row {row}", hint=f"it has 0-{len(rows) - 1}")
+    return rows[row : row + 1]
+
+
+def tree(content: Any, subject: str, options: Options) -> Imported:
+    """An array, arrays by layer, or one array beside facts such as its layer and its model.
 
     Raises:
-        VectorError: names without a layer.
+        UsageError: it is not said where they belong.
+        VectorError: something that is no vector, or that could change what it means.
     """
-    rows = []
-    for name, row in named.items():
-        found = _NUMBERED.fullmatch(name)
-        if found is None:
-            raise VectorError(
-                f"{subject} has a tensor {shortened(name)!r}, which does not name a layer",
-                hint="call them layer.0, layer.1 and so on, or give one alone and --layer",
-            )
-        rows.append((layer_number(found[1], subject), np.squeeze(row)))
-    return Foreign(format=format, rows=checked_rows(rows, subject), shift=0, convention=_SAME)
+    if isinstance(content, np.ndarray):
+        return table(content, subject, options)
+    if not isinstance(content, Mapping) or not content:
+        raise VectorError(f"{subject} holds a {type(content).__name__}, not vectors")
+    if options.pick is not None:
+        return _picked(content, options.pick, subject, options)
+    arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
+    if len(arrays) == len(content):
+        named = [key for key in arrays if place(key, subject) is not None]
+        if len(arrays) == 1 and (options.layers is not None or not named):
+            return table(next(iter(arrays.values())), subject, options)
+        return by_name(arrays, subject)
+    return _one_with_facts(content, subject, options)
 
 
-def read_safetensors(
-    data: bytes, subject: str, *, layers: Sequence[int] | None, row: int | None
-) -> Foreign:
-    """steering-lite's file, one tensor, or tensors named after layers.
-
-    Raises:
-        VectorError: not safetensors, or tensors that are no vectors.
-        UsageError: it is not said where one tensor belongs.
-    """
-    raw = store.raw_header(data, len(data), subject)
-    texts = raw.pop("__metadata__", None)
-    start = 8 + int.from_bytes(data[:8], "little")
-    if sum(map(_length, raw.values())) > len(data):
-        raise VectorError(f"{subject}: its tensors overlap")
-    named = {name: _tensor(data, start, raw[name], f"{subject}, {name}") for name in raw}
-    if isinstance(texts, dict) and isinstance(texts.get("cfg"), str):
-        return _steering_lite(named, texts["cfg"], subject)
-    if len(named) == 1 and (layers is not None or not _NUMBERED.fullmatch(next(iter(named)))):
-        only = next(iter(named.values()))
-        return table(only, subject, format="safetensors", layers=layers, row=row)
-    return by_layer(named, subject, format="safetensors")
+def _picked(content: Mapping[str, Any], name: str, subject: str, options: Options) -> Imported:
+    if name not in content:
+        raise UsageError(
+            f"{subject} has no {name!r}",
+            hint=f"it has {listed(shortened(key) for key in list(content)[:20])}",
+        )
+    picked = content[name]
+    if not isinstance(picked, np.ndarray):
+        raise VectorError(f"{subject}: {shortened(name)!r} is not an array")
+    if options.layers is None and place(name, subject) is not None:
+        return by_name({name: picked}, subject)
+    return table(picked, subject, options)
 
 
-def _length(entry: Any) -> int:
-    """Bytes of a tensor, as its header has them; what that gets wrong, `_tensor` tells."""
-    match entry:
-        case {"data_offsets": [int(first), int(last)]}:
-            return max(last - first, 0)
-    return 0
-
-
-def _tensor(data: bytes, start: int, entry: Any, subject: str) -> Array:
-    try:
-        kind, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        body = data[start + first : start + last]
-        if min(first, last, *shape, 0) < 0:
-            raise ValueError("negative")
-        if kind == "BF16":
-            wide = np.frombuffer(body, "<u2").astype("<u4") << 16
-            return np.asarray(wide.view("<f4").reshape(shape))
-        return np.asarray(np.frombuffer(body, _DTYPES[kind]).reshape(shape))
-    except (KeyError, TypeError, ValueError, OverflowError):
+def _one_with_facts(content: Mapping[str, Any], subject: str, options: Options) -> Imported:
+    """`{"layer": 2, "vector": ..., "model": ...}`."""
+    vectors = [key for key, value in content.items() if isinstance(value, np.ndarray)]
+    known = {"layer", *_FACTS, *_COEFFICIENTS, *_VECTORS}
+    unknown = [shortened(key) for key in content if key not in known]
+    if len(vectors) != 1 or vectors[0] not in _VECTORS or unknown:
         raise VectorError(
-            f"{shortened(subject)}: not a tensor of numbers",
-            hint="F64, F32, F16 and BF16 are read",
-        ) from None
-
-
-def _steering_lite(named: Mapping[str, Array], config: str, subject: str) -> Foreign:
-    """One tensor a layer, called `v`, and settings as JSON in the metadata."""
-    cfg = load_strict_json(config, f"{subject}, cfg")
-    method = str(cfg.get("method")) if isinstance(cfg, dict) else ""
-    rows = []
-    for name, array in named.items():
-        found = _STEERING_LITE.fullmatch(name)
-        if found is None or found[2] != "v":
-            raise VectorError(
-                f"{subject}: steering-lite's {shortened(method)} keeps {shortened(name)!r}, which"
-                " is more than one vector a layer",
-                hint="methods that keep one vector, such as mean_diff, can be read",
-            )
-        rows.append((layer_number(found[1], subject), array))
-    return Foreign(
-        format="steering-lite",
-        rows=checked_rows(rows, subject),
-        shift=0,
-        convention="layer N was measured at the output of block N, where steering-lite adds it",
-        coefficient=_coefficient(cfg, subject),
-        notes=() if method in _ADDED else (f"steering-lite's {shortened(method)} is no addition",),
+            f"{subject} holds {listed(shortened(key) for key in list(content)[:20])}: it is not"
+            " known what that means",
+            hint="take one tensor, with --pick NAME --layer N",
+        )
+    coefficients = [key for key in _COEFFICIENTS if key in content]
+    if len(coefficients) > 1:
+        raise VectorError(f"{subject} has several coefficients: {listed(coefficients)}")
+    coefficient = 1.0
+    if coefficients:
+        name = coefficients[0]
+        coefficient = coefficient_of(content[name], subject, name)
+    layer = content.get("layer")
+    if options.layers is None and layer is not None and type(layer) is not int:
+        raise VectorError(f"{subject} has a layer {shortened(layer)}")
+    layers = options.layers
+    if layers is None and type(layer) is int:
+        layers = (layer,)
+    read = table(content[vectors[0]], subject, Options(layers=layers))
+    model = next((content[key] for key in _FACTS[:3] if isinstance(content.get(key), str)), "")
+    return Imported(
+        read.directions,
+        convention=f"`layer` is the layer; {SAME}" if options.layers is None else read.convention,
+        coefficient=coefficient,
+        model=shortened(model),
     )
-
-
-_ADDED = ("mean_diff", "pca", "random")
-
-
-def _coefficient(cfg: Any, subject: str) -> float:
-    """What steering-lite multiplies the vectors with; 1 where the file does not say.
-
-    Raises:
-        VectorError: it says what is no number.
-    """
-    said = cfg.get("coeff", 1.0) if isinstance(cfg, dict) else 1.0
-    if type(said) not in (int, float) or not abs(said) <= _MOST:
-        raise VectorError(f"{subject}: its coeff is {shortened(said)!r}, which is no coefficient")
-    return float(said)

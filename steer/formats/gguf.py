@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from steer.base.errors import VectorError
-from steer.formats.foreign import shortened
+from steer.formats.imported import shortened
 from steer.vectors.vector import Directions
 
 #: Type numbers of values: struct's letter for each, but for text and arrays.
@@ -25,7 +25,7 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"} | {
     11: "q",
     12: "d",
 }
-UINT32, INT32, _STRING, _ARRAY = 4, 5, 8, 9
+UINT32, INT32, FLOAT32, BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 _F32 = 0
 _ALIGNMENT = 32
 _MAX_ENTRIES = 10_000
@@ -169,16 +169,25 @@ def _aligned(position: int, alignment: int) -> int:
     return -(-position // alignment) * alignment
 
 
-def build(values: Mapping[str, str | int], tensors: Mapping[str, Directions]) -> bytes:
-    """The bytes of a GGUF file, version 3, of texts, uint32 numbers and rows of float32.
+def build(
+    values: Mapping[str, str | int | float | bool], tensors: Mapping[str, Directions]
+) -> bytes:
+    """The bytes of a GGUF file, version 3, of texts, numbers, truth values and rows of float32.
 
-    Equal arguments, in equal order, give equal bytes.
+    An int is written as uint32, a float as float32. Equal arguments, in equal order, give equal
+    bytes.
     """
     head = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(values))]
     for key, value in values.items():
-        number = isinstance(value, int)
-        kind = struct.pack("<I", UINT32 if number else _STRING)
-        head += [_text(key), kind, struct.pack("<I", value) if number else _text(str(value))]
+        head.append(_text(key))
+        if isinstance(value, bool):
+            head.append(struct.pack("<I?", BOOL, value))
+        elif isinstance(value, int):
+            head.append(struct.pack("<II", UINT32, value))
+        elif isinstance(value, float):
+            head.append(struct.pack("<If", FLOAT32, value))
+        else:
+            head += [struct.pack("<I", _STRING), _text(value)]
     blobs = [np.ascontiguousarray(row, dtype="<f4").tobytes() for row in tensors.values()]
     offset = 0
     for name, blob in zip(tensors, blobs, strict=True):

@@ -2,158 +2,177 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from steer.base.errors import ModelError, UsageError, VectorError
-from steer.base.files import read_bytes, reported
-from steer.base.strict_json import load_strict_json
+from steer.base.files import reported
 from steer.fitting.fitting import rounded
-from steer.formats import arrays, bare, controlvector, pickled, ster, svec
-from steer.formats.foreign import MAX_BYTES, MAX_TEXT_BYTES, Foreign
+from steer.formats.imported import MAX_COEFFICIENT, Imported, checked_directions, norm
+from steer.formats.registry import Format, others_code, registry
+from steer.formats.source import FOLDER, Options, Source, Unpickle
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
 from steer.vectors.provenance import ContrastSummary, Import, Method, ModelIdentity, Read
 from steer.vectors.sites import format_layers, listed
 from steer.vectors.vector import SteeringVector
 
-#: Every format that is read, and the files that it comes in.
-FORMATS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(controlvector.CONVENTIONS, (".gguf",)),
-    **dict.fromkeys(svec.CONVENTIONS, (".svec",)),
-    "ster": (".json",),
-    "safetensors": (".safetensors",),
-    "npy": (".npy",),
-    "npz": (".npz",),
-    **dict.fromkeys(
-        ("caa", "refusal-direction", "persona-vectors", "axbench", "pt"), pickled.SUFFIXES
-    ),
-}
 _PICKLES = (".pkl", ".pickle")
-
-Unpickle = Callable[[Path], pickled.Loaded]
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What the user says of a file: its format, the layers of bare numbers, the row of a table, and
-    what to add to the file's layer numbers in place of the format's convention."""
-
-    format: str | None = None
-    layers: tuple[int, ...] | None = None
-    row: int | None = None
-    offset: int | None = None
+#: What pickles hold, in the two lines that a user can run where the file came from.
+EXPORT_HINT = """if you trust it, export it where it was made, with the library that made it:
+  import torch, safetensors.torch; v = torch.load("{name}", weights_only=False)
+  safetensors.torch.save_file({{f"layer.{{n}}": t.contiguous() for n, t in \
+v.layer_activations.items()}}, "{stem}.safetensors")"""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was read: the numbers, the hash of the file, and where layers lie, in words."""
+    """What was read, in which format, the hash of the files, and where layers lie."""
 
-    foreign: Foreign
+    format: Format
+    imported: Imported
     sha256: str
     offset: int
 
     @property
     def assumed(self) -> str:
-        """One line for the user."""
-        shift = f"layer here = number there {self.offset:+d}" if self.offset else "same numbers"
-        why = self.foreign.convention if self.offset == self.foreign.shift else "--layer-offset"
-        return f"read as {self.foreign.format}: {why} ({shift})"
+        """One line for the user: what was assumed about layers, and what the file asks for."""
+        here = f"layer here = number there {self.offset:+d}" if self.offset else "same numbers"
+        same = self.offset == self.imported.shift
+        why = self.imported.convention if same else "--layer-offset"
+        does = "" if self.imported.op == "add" else f"; {self._does}"
+        return f"read as {self.format.name}: {why} ({here}){does}"
+
+    @property
+    def _does(self) -> str:
+        """What -v NAME does, where it is no plain addition."""
+        share = self.imported.coefficient
+        much = "" if share == 1 else f" ×{share:g}"
+        return f"-v NAME is to {self.imported.op}{much} at {self.imported.site}"
 
 
-def check(path: Path, told: Told) -> None:
-    """Refuse what no reader takes, before anything is read.
+def check(path: Path, options: Options) -> None:
+    """Refuse what no format takes, before anything is read.
 
     Raises:
         UsageError: a format that is none, or is not in such files; options that it has no use for.
-        VectorError: a pickle, or a kind of file that is not known.
+        VectorError: no such file, a pickle, or a kind of file that is not known.
     """
-    if told.format is not None and told.format not in FORMATS:
-        raise UsageError(
-            f"{told.format!r} is not a format that is read", hint=f"use one of {listed(FORMATS)}"
-        )
+    named = None if options.format is None else registry().named(options.format)
+    if named is not None and named.read is None:
+        raise UsageError(f"{named.name} is written, and not read")
     with reported(path):
         if not path.exists():
             raise VectorError(f"there is no file {path}")
-    suffix = ".pt" if path.is_dir() else path.suffix.lower()
+        suffix = FOLDER if path.is_dir() else path.suffix.lower()
     if suffix in _PICKLES:
         raise VectorError(
             f"{path} is a pickle: reading it could run any code, so this does not",
-            hint=pickled.EXPORT_HINT.format(name=path.name, stem=path.stem),
+            hint=EXPORT_HINT.format(name=path.name, stem=path.stem),
         )
-    known = sorted({suffix for suffixes in FORMATS.values() for suffix in suffixes})
-    if suffix not in known:
+    if not registry().reading(suffix):
         raise VectorError(
             f"{path}: vectors are not read from {suffix or 'such'} files",
-            hint=f"from {listed(known)}, and folders of layer_N.pt",
+            hint=f"from {listed(registry().suffixes())}, and folders; --help lists the formats",
         )
-    if told.format is not None and suffix not in FORMATS[told.format]:
-        raise UsageError(f"{told.format} does not come in {suffix} files")
+    if named is not None and suffix not in named.suffixes:
+        kind = "folders" if suffix == FOLDER else f"{suffix} files"
+        raise UsageError(f"{named.name} does not come in {kind}", hint=f"but in {named.kinds}")
 
 
-def read(path: Path, told: Told, unpickle: Unpickle) -> Found:
-    """A file, or a folder of one file a layer.
+def read(path: Path, options: Options, unpickle: Unpickle) -> Found:
+    """A file or folder in the format that is named, or whose marks it bears.
 
-    unpickle: reads torch's pickles; it is told to `check` first.
+    unpickle: reads torch's pickles.
 
     Raises:
         VectorError: damaged, unknown, or not of the format.
-        UsageError: what was told does not fit it.
+        UsageError: what the options say does not fit it, or is not enough.
     """
-    check(path, told)
-    if path.is_dir():
-        files = pickled.layer_files(path)
-        loaded = {layer: unpickle(file) for layer, file in files.items()}
-        found = pickled.from_folder(loaded, path)
-        return _found(found, b"".join(_bytes(file) for file in files.values()), told)
-    suffix = path.suffix.lower()
-    if suffix in pickled.SUFFIXES:
-        found = pickled.read(
-            unpickle(path), path, format=told.format, layers=told.layers, row=told.row
-        )
-        return _found(found, _bytes(path), told)
-    limit = MAX_TEXT_BYTES if suffix in (".svec", ".json") else MAX_BYTES
-    data = read_bytes(path, limit=limit)
-    return _found(_parsed(data, suffix, str(path), told), data, told)
-
-
-def _parsed(data: bytes, suffix: str, subject: str, told: Told) -> Foreign:
-    if told.layers is not None and suffix in (".gguf", ".svec", ".json", ".npz"):
-        raise UsageError(f"{subject} says itself at which layers it belongs; leave --layer out")
-    if suffix == ".gguf":
-        return controlvector.read(data, subject, told.format)
-    if suffix == ".npz":
-        return arrays.read_npz(data, subject)
-    if suffix == ".npy":
-        array = arrays.parse(data, subject)
-        return bare.table(array, subject, format="npy", layers=told.layers, row=told.row)
-    if suffix == ".safetensors":
-        return bare.read_safetensors(data, subject, layers=told.layers, row=told.row)
-    try:
-        raw = load_strict_json(data.decode(), subject)
-    except UnicodeDecodeError:
-        raise VectorError(f"{subject} is not UTF-8 text") from None
-    return svec.read(raw, subject, told.format) if suffix == ".svec" else ster.read(raw, subject)
-
-
-def _found(foreign: Foreign, data: bytes, told: Told) -> Found:
-    offset = foreign.shift if told.offset is None else told.offset
-    lowest = min(foreign.rows) + offset
-    if lowest < 0:
+    check(path, options)
+    source = Source(path, unpickle)
+    each = _format(source, options)
+    _check_options(each, options)
+    source.restart()
+    imported = _read(each, source, options)
+    if "layers" not in each.options and options.layers is not None:
+        imported = _chosen(imported, options.layers, str(source))
+    if not abs(imported.coefficient) <= MAX_COEFFICIENT:
+        raise VectorError(f"{source}: its coefficient is {imported.coefficient!r}")
+    offset = imported.shift if options.offset is None else options.offset
+    lowest = min(imported.directions)
+    if lowest + offset < 0:
         raise UsageError(
-            f"number {min(foreign.rows)} with an offset of {offset} would be layer {lowest}",
+            f"number {lowest} with an offset of {offset} would be layer {lowest + offset}",
             hint="say --layer-offset, which is added to the numbers in the file",
         )
-    return Found(foreign, hashlib.sha256(data).hexdigest(), offset)
+    return Found(each, imported, source.sha256, offset)
 
 
-def _bytes(path: Path) -> bytes:
-    with reported(path):
-        return path.read_bytes()
+def _format(source: Source, options: Options) -> Format:
+    """The format that is named, the only one whose marks a file bears, or the fallback.
+
+    Raises:
+        VectorError: none.
+        UsageError: several.
+    """
+    if options.format is not None:
+        return registry().named(options.format)
+    known = registry().reading(source.suffix)
+    found = [each for each in known if each.detect is not None and _detects(each, source)]
+    found = found or [each for each in known if each.fallback]
+    if len(found) == 1:
+        return found[0]
+    names = [each.name for each in found or known]
+    if not found:
+        raise VectorError(
+            f"{source} bears the marks of no format that is read from"
+            f" {'folders' if source.is_folder else f'{source.suffix} files'}",
+            hint=f"name it, with --format: {listed(names)}",
+        )
+    raise UsageError(f"{source} may be {' or '.join(names)}", hint="say which, with --format")
+
+
+def _detects(each: Format, source: Source) -> bool:
+    assert each.detect is not None
+    with others_code(each, f"to look at {source}"):
+        return bool(each.detect(source))
+
+
+def _read(each: Format, source: Source, options: Options) -> Imported:
+    assert each.read is not None
+    with others_code(each, f"to read {source}"):
+        imported = each.read(source, options)
+        directions = checked_directions(imported.directions.items(), str(source))
+        return replace(imported, directions=directions)
+
+
+def _check_options(each: Format, options: Options) -> None:
+    for name, value, word in (
+        ("row", options.row, "--row"),
+        ("pick", options.pick, "--pick"),
+        ("minus", options.minus, "--minus"),
+    ):
+        if value is not None and name not in each.options:
+            raise UsageError(f"{each.name} has no use for {word}", hint="leave it out")
+
+
+def _chosen(imported: Imported, layers: tuple[int, ...], subject: str) -> Imported:
+    """Only the layers that are named, by their numbers in the file."""
+    missing = set(layers) - set(imported.directions)
+    if missing:
+        raise UsageError(
+            f"{subject} has no layer {min(missing)}",
+            hint=f"it has {format_layers(imported.directions)}; --layer chooses among them",
+        )
+    return replace(
+        imported,
+        directions={number: imported.directions[number] for number in layers},
+        factors={number: imported.factors[number] for number in layers if imported.factors},
+        recommended=tuple(number for number in imported.recommended if number in layers),
+    )
 
 
 def steering_vector(
@@ -169,50 +188,63 @@ def steering_vector(
     Raises:
         ModelError: the model has another width, or fewer layers.
     """
-    foreign = found.foreign
-    layers = tuple(number + found.offset for number in foreign.rows)
-    directions = np.stack(list(foreign.rows.values())).astype(np.float32)
+    imported = found.imported
+    layers = tuple(number + found.offset for number in imported.directions)
+    directions = np.stack(list(imported.directions.values())).astype(np.float32)
+    down = up = None
+    if imported.factors:
+        down, up = (
+            np.stack([imported.factors[number][side] for number in imported.directions])
+            for side in (0, 1)
+        )
     unbound = ModelIdentity(
-        id=foreign.model or "unknown",
+        id=imported.model or "unknown",
         architecture="",
         d_model=directions.shape[1],
         n_layers=layers[-1] + 1,
         fingerprint="",
     )
     statistics = tuple(
-        LayerStatistics(
-            layer=layer,
-            norm=rounded(float(np.linalg.norm(row.astype(np.float64)))),
-            resid_norm=None,
-        )
-        for layer, row in zip(layers, directions, strict=True)
+        LayerStatistics(layer=layer, norm=rounded(_effect(imported, number)), resid_norm=None)
+        for layer, number in zip(layers, imported.directions, strict=True)
     )
     source = Import(
-        format=foreign.format,
+        format=found.format.name,
         sha256=found.sha256,
-        convention=foreign.convention,
+        convention=imported.convention,
         offset=found.offset,
-        model=foreign.model,
+        model=imported.model,
     )
+    recommended = tuple(number + found.offset for number in imported.recommended) or layers
     metadata = Metadata(
         name=name,
         description=description,
         license=license,
         model=unbound,
-        site=foreign.site,
+        site=imported.site,
         layers=layers,
+        rank=0 if down is None else down.shape[1],
         method=Method(name="import", source=source),
         read=Read(positions="unknown"),
         contrast=ContrastSummary(kind="unknown", n=0, sha256=""),
         statistics=statistics,
         recommended=Recommended(
-            layers=layers,
-            coefficient=foreign.coefficient,
-            evidence=f"as in the {foreign.format} file; no sweep was run",
+            layers=recommended,
+            coefficient=imported.coefficient,
+            op=imported.op,
+            evidence=f"as in the {found.format.name} file; no sweep was run",
         ),
     )
-    vector = SteeringVector(metadata, directions)
+    vector = SteeringVector(metadata, directions, down, up)
     return vector if model is None else bind(vector, model)
+
+
+def _effect(imported: Imported, number: int) -> float:
+    """The length of a direction; of a low-rank edit, what it adds at most to a unit activation."""
+    if number not in imported.factors:
+        return norm(imported.directions[number])
+    down, up = (factor.astype(np.float64) for factor in imported.factors[number])
+    return float(np.linalg.norm(up @ np.linalg.qr(down.T)[1].T, ord=2))
 
 
 def bind(vector: SteeringVector, model: ModelIdentity) -> SteeringVector:
@@ -234,5 +266,8 @@ def bind(vector: SteeringVector, model: ModelIdentity) -> SteeringVector:
             hint="is it this model, and the layer offset right?",
         )
     return SteeringVector(
-        msgspec.structs.replace(metadata, model=model, sha256=""), vector.directions
+        msgspec.structs.replace(metadata, model=model, sha256=""),
+        vector.directions,
+        vector.down,
+        vector.up,
     )

@@ -1,96 +1,134 @@
-"""Steering vectors to other tools' files: what is added, as their readers add it."""
+"""Steering vectors to other tools' files: what the steer does, where the format can say it."""
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from steer.base.errors import UsageError, VectorError
-from steer.formats import arrays, controlvector, svec
-from steer.steering.operation import ADD
+from steer.formats.imported import norm
+from steer.formats.registry import Format, Outgoing, Writer, others_code, registry
 from steer.steering.scope import CONSTANT, EVERYWHERE
 from steer.steering.steers import Steer, usual_scope
+from steer.vectors import store
 from steer.vectors.sites import SiteName, listed
 from steer.vectors.vector import Directions
 
-#: What each kind of file is for, in the words of its reader.
-WRITTEN = {
-    ".gguf": "llama.cpp, repeng",
-    ".svec": "IBM activation-steering, AISteer360",
-    ".json": "a vllm-lens request",
-    ".npz": "numpy",
-}
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The bytes of a file, its format, and the lengths of its directions by its layer numbers."""
+
+    data: bytes
+    format: Format
+    norms: Mapping[int, float]
+
+    def use(self, path: Path) -> str:
+        """What to do with the file, or nothing."""
+        writer = self.format.writer
+        return "" if writer is None else writer.use.replace("OUT", str(path))
 
 
-def check_path(path: Path) -> None:
-    """Refuse an output of no known kind.
+def check_path(path: Path, format: str | None = None) -> Format:
+    """The format in which a file is written: the one that is named, or the usual one of its suffix.
 
     Raises:
-        UsageError: a suffix that says nothing.
+        UsageError: a suffix that says nothing, or a format that is not written so.
     """
-    if path.suffix not in WRITTEN:
+    known = registry()
+    if format is not None:
+        named = known.named(format)
+        if named.writer is None:
+            names = [each.name for each in known if each.writer]
+            raise UsageError(f"{named.name} is read, and not written", hint=f"{listed(names)} are")
+        if path.suffix not in named.suffixes:
+            raise UsageError(f"{path}: {named.name} files end in {named.kinds}")
+        return named
+    found = known.writing(path.suffix)
+    if not found:
         raise UsageError(
             f"{path}: the end of the name says what to write, and {path.suffix or 'this'} is none",
-            hint=f"use one of {listed(['.safetensors', *WRITTEN])}",
+            hint=f"use one of {listed([store.SUFFIX, *known.suffixes(written=True)])}",
         )
+    return found[0]
 
 
-def write(steer: Steer, path: Path, *, offset: int = 0) -> tuple[bytes, dict[int, Directions]]:
-    """The bytes for `path`, and what they hold: what the steer adds, by the file's layer numbers.
+def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = None) -> Written:
+    """What `path` is to hold.
 
-    offset: a layer here, less its number in the file.
+    offset: a layer here, less its number in the file. format: in place of the suffix's usual one.
 
     Raises:
-        VectorError: a steer that is more, or less, than an addition of constants at every
-            position to the output of a block.
+        VectorError: a steer that the format cannot carry.
         UsageError: an offset that leads below 0.
     """
-    site, rows = _added(steer, path.suffix)
+    each = check_path(path, format)
+    assert each.writer is not None
+    site, rows = _carried(steer, each, each.writer, path.suffix)
     if offset:
         rows = {layer - offset: row for layer, row in rows.items()}
         if min(rows) < 0:
             raise UsageError(f"with an offset of {offset} a layer would be numbered {min(rows)}")
-    model = _model_type(steer)
-    if path.suffix == ".gguf":
-        return controlvector.write(rows, model=model, name=steer.vector.name), rows
-    if path.suffix == ".svec":
-        return svec.write(rows, model=model), rows
-    if path.suffix == ".json":
-        return _vllm_lens(rows), rows
-    return arrays.write_npz(rows, site=site), rows
+    outgoing = Outgoing(
+        directions=rows,
+        site=site,
+        op=steer.op,
+        coefficient=1.0 if steer.op.name == "add" else steer.coefficient.value,
+        vector=steer.vector,
+        model=_model_type(steer),
+    )
+    with others_code(each, f"to write {path}"):
+        data = each.writer.write(outgoing)
+    return Written(data, each, {number: norm(row) for number, row in rows.items()})
 
 
-def _added(steer: Steer, suffix: str) -> tuple[SiteName, dict[int, Directions]]:
-    """float32 [d_model] for each layer."""
-    name, readers = steer.vector.name, WRITTEN[suffix]
-    if steer.op != ADD:
+def _carried(
+    steer: Steer, each: Format, writer: Writer, suffix: str
+) -> tuple[SiteName, dict[int, Directions]]:
+    """float32 [d_model] for each layer, where the format can say all that the steer is.
+
+    Raises:
+        VectorError: it cannot.
+    """
+    name = steer.vector.name
+    if steer.op.name not in writer.ops or steer.op.writes or steer.op.keep_norm:
+        others = [
+            other.name
+            for other in registry().writing(suffix)
+            if other.writer and steer.op.name in other.writer.ops and other is not each
+        ]
+        plain = not (steer.op.writes or steer.op.keep_norm)
         raise VectorError(
-            f"{name} is to {steer.op} here, and {readers} would add it instead",
-            hint="`steer bake` writes ablations into a model's weights",
+            f"{name} is to {steer.op} here, which a file of {each.title} cannot say",
+            hint=f"--format {others[0]} can"
+            if others and plain
+            else "`steer bake` writes ablations into a model's weights",
         )
     # Other tools add to every token, which is what `/all` says; and what was distilled for the
     # response is so by its file, without the user's word.
     usual = (EVERYWHERE, usual_scope(steer.vector.metadata))
-    if steer.scope not in usual or steer.schedule != CONSTANT:
+    positioned = steer.scope not in usual or steer.schedule != CONSTANT
+    if positioned or steer.gate is not None:
         raise VectorError(f"{name} has positions here, which a vector file does not")
     if steer.vector.metadata.rank:
         raise VectorError(
-            f"{name} is a low-rank edit: {readers} would add its constant part alone",
+            f"{name} is a low-rank edit: {each.title} would add its constant part alone",
             hint="steer distill --rank 0 makes a plain vector of the same condition",
         )
-    placed = {site: steer.delta(layer) for site, layer in steer.sites().items()}
+    adds = steer.op.name == "add"
+    placed = {
+        site: steer.delta(layer) if adds else steer.vector.direction(layer)
+        for site, layer in steer.sites().items()
+    }
     names = {site.name for site in placed}
-    only = names.pop()
-    if names or (only != "resid_post" and suffix != ".npz"):
+    if len(names) > 1 or not names <= set(writer.sites):
         raise VectorError(
-            f"{name} acts on {only}, and {readers} would add it to the output of a block",
+            f"{name} acts on {listed(sorted(names))}, and a file of {each.title} means"
+            f" {listed(writer.sites)}",
             hint="a .npz says its site; extract with --site resid_post for other tools",
         )
-    return only, {site.layer: row for site, row in sorted(placed.items())}
+    return names.pop(), {site.layer: row for site, row in sorted(placed.items())}
 
 
 def _model_type(steer: Steer) -> str:
@@ -103,25 +141,3 @@ def _model_type(steer: Steer) -> str:
     for ending in ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"):
         architecture = architecture.removesuffix(ending)
     return architecture.lower()
-
-
-def _vllm_lens(rows: Mapping[int, Directions]) -> bytes:
-    """The field of a request to vllm-lens that adds the rows to the outputs of blocks.
-
-    To be merged into the body of a completion request. The field's value is JSON as text.
-    """
-    stacked = np.stack(list(rows.values())).astype("<f4")
-    vector = {
-        "activations": {
-            "data": base64.b64encode(stacked.tobytes()).decode(),
-            "dtype": "float32",
-            "original_dtype": "torch.float32",
-            "shape": list(stacked.shape),
-        },
-        "layer_indices": list(rows),
-        "scale": 1.0,
-        "norm_match": False,
-        "position_indices": None,
-    }
-    body = {"vllm_xargs": {"apply_steering_vectors": json.dumps([vector])}}
-    return json.dumps(body).encode() + b"\n"

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, takewhile
 
 from steer.base.errors import SteerError, UsageError
 from steer.generate.batch import Batch
 from steer.hooks.meeting import check_acted, check_can_act
 from steer.models.memory import ran_out
 from steer.models.model import Model
-from steer.steering.generation import Generation, Row, Sampling, check_gates
+from steer.steering.generation import Generation, Guidance, Row, Sampling, check_gates
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 from steer.workers import Workers, workers_of
@@ -45,6 +45,7 @@ def generate(
     guards: Sequence[Guard] = (),
     on_text: Callable[[str], None] | None = None,
     allow_idle: bool = False,
+    guidance: Guidance | None = None,
 ) -> Iterator[Generation]:
     """Continue each prompt `sampling.samples` times, in the order of the prompts, batch by batch.
 
@@ -53,12 +54,14 @@ def generate(
     prompts that a chat template has already given their first token. `on_text` gets text as it
     comes, and needs a single prompt and sample. What is `watched` is read of each new token, and
     `guards` look at each (`steer.hooks.watch`); neither goes with beams, which are tried and
-    dropped, nor does a gate at each token. `allow_idle` lets steers pass that act nowhere, and
-    leaves it to `Generation.idle` to tell.
+    dropped, nor does a gate at each token. With `guidance` (`steer.generate.guidance`) the guided
+    distribution is continued from; it goes with steers, which act in the runs of all its prompts,
+    and not with gates, watches, guards or beams. `allow_idle` lets steers pass that act nowhere,
+    and leaves it to `Generation.idle` to tell.
 
     Raises:
         IdleError: a steer that cannot act in any of the texts, or did not.
-        UsageError: beams, with what does not go with them.
+        UsageError: beams or guidance, with what does not go with them.
         SteerError: a prompt that is empty or leaves no room.
         HookError: a steer was never applied.
         GuardError: a guard tripped, and was to be an error.
@@ -69,7 +72,14 @@ def generate(
             hint="leave --beams out",
         )
     check_gates(sampling, steers)
-    rows = rows_of(model, prompts, sampling, special=special)
+    gated = any(steer.gate is not None for steer in steers)
+    if guidance is not None and (sampling.beams > 1 or watched or guards or gated):
+        raise UsageError(
+            "a guided text is written by several runs at once: it cannot be gated, watched,"
+            " guarded or searched with beams",
+            hint="put the condition into the prompt, or leave the others out",
+        )
+    rows = rows_of(model, prompts, sampling, special=special, guidance=guidance)
     if not allow_idle:
         check_can_act(model, steers, [row.ids for row in rows], sampling.max_tokens)
     if on_text is not None and len(rows) != 1:
@@ -77,10 +87,12 @@ def generate(
     size = sampling.batch_size
     if sampling.beams > 1:  # whole prompts
         size = max(1, size // sampling.beams) * sampling.samples
+    strengths = guidance.strengths if guidance is not None else ()
+    size = max(1, size // (1 + len(strengths)))
     idle: list[list[str]] = []
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        for made in Batch(model, part, steers, sampling, watched, guards, on_text).generations():
+    for part in runs(model, rows, size):
+        batch = Batch(model, part, steers, sampling, watched, guards, on_text, strengths=strengths)
+        for made in batch.generations():
             # What a guard cut off might have been steered further on.
             idle += [made.idle] if made.finish != "guard" else []
             yield made
@@ -161,7 +173,7 @@ class _Writer:
         rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
         made: list[list[int]] = []
         while len(made) < len(rows):
-            part = rows[len(made) : len(made) + self._most]
+            part = runs(self.model, rows[len(made) :], min(self._most, len(rows)))[0]
             try:
                 batch = Batch(self.model, part, steers, self.sampling).run()
             except RuntimeError as error:
@@ -173,13 +185,34 @@ class _Writer:
         return made
 
 
+def runs(model: Model, rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
+    """Neighbours that are written together, at most `size`, so that each text is what it is alone
+    (`Model.batching`)."""
+    found: list[Sequence[Row]] = []
+    start = 0
+    while start < len(rows):
+        part = rows[start : start + size]
+        if len(part) > 1 and model.batching == "equal":
+            part = list(takewhile(lambda row: len(row.ids) == len(part[0].ids), part))  # noqa: B023
+        elif len(part) > 1 and model.batching == "one":
+            part = part[:1]
+        found.append(part)
+        start += len(part)
+    return found
+
+
 def _up_to_end(model: Model, ids: list[int]) -> list[int]:
     stop = next((index for index, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
     return ids[:stop]
 
 
 def rows_of(
-    model: Model, prompts: Sequence[str], sampling: Sampling, *, special: bool
+    model: Model,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    special: bool,
+    guidance: Guidance | None = None,
 ) -> list[Row]:
     """The continuations that are to be made, prompt by prompt; see `generate`.
 
@@ -188,17 +221,21 @@ def rows_of(
     """
     rows = []
     for number, prompt in enumerate(prompts, 1):
-        ids = model.encode(prompt, special=special)
-        if not ids:
+        under = guidance.prompts[number - 1] if guidance is not None else ()
+        every = [model.encode(text, special=special) for text in (prompt, *under)]
+        if not all(every):
             raise SteerError(
                 f"prompt {number} is empty, and {model.identity.id} has no first token"
             )
-        if model.context is not None and len(ids) + sampling.max_tokens > model.context:
-            room = model.context - len(ids)
+        longest = max(map(len, every))
+        if model.context is not None and longest + sampling.max_tokens > model.context:
+            room = model.context - longest
             raise SteerError(
-                f"prompt {number} has {len(ids):,} tokens; with {sampling.max_tokens:,} new ones"
+                f"prompt {number} has {longest:,} tokens; with {sampling.max_tokens:,} new ones"
                 f" that is more than the {model.context:,} that {model.identity.id} takes",
                 hint=f"pass --max-tokens {room}" if room > 0 else "shorten the prompt",
             )
-        rows += [Row(prompt, sample, ids) for sample in range(sampling.samples)]
+        rows += [
+            Row(prompt, sample, every[0], tuple(every[1:])) for sample in range(sampling.samples)
+        ]
     return rows

@@ -13,6 +13,7 @@ from torch import Tensor
 from steer.base.errors import GuardError
 from steer.base.text import cut
 from steer.generate.decoding import Draw, Sound, StopOnTrip, Stops, Streamer, nothing_else
+from steer.generate.guidance import GuidedScores
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
@@ -48,6 +49,8 @@ class Batch:
     guards: Sequence[Guard] = ()
     on_text: Callable[[str], None] | None = None
     listener: Listener | None = None
+    #: Of each condition that guides all rows.
+    strengths: Sequence[float] = ()
     #: Of each row that a guard has stopped: which guard, at which new token.
     tripped: dict[int, tuple[Guard, int]] = field(default_factory=dict)
 
@@ -60,9 +63,10 @@ class Batch:
         model, sampling = self.model, self.sampling
         # A beam search has a row for each prompt, and makes its samples itself.
         rows = self.rows[:: sampling.samples] if sampling.beams > 1 else self.rows
-        ids, mask = model.padded([row.ids for row in rows], left=True)
+        prompts = [ids for row in rows for ids in (row.ids, *row.conditioned)]
+        ids, mask = model.padded(prompts, left=True)
         width = ids.shape[1]
-        self.look_at([row.ids for row in rows], width - mask.sum(1))
+        self.look_at(prompts, width - mask.sum(1))
         steered = injected(model, self.steers, self.clock, self.watch.functions)
         with torch.no_grad(), nothing_else(model), steered:
             output = model.network.generate(
@@ -76,7 +80,8 @@ class Batch:
                 **self._parts(width),
             )
         self.sound.check(model)
-        return list(output[:, width:].tolist())
+        # All rows of a prompt have the same new tokens.
+        return list(output[:: 1 + len(self.strengths), width:].tolist())
 
     def look_at(self, prompts: Sequence[list[int]], padding: Tensor) -> None:
         """Set the clock and what is watched; read what gates need to know before anything is
@@ -101,9 +106,12 @@ class Batch:
         self.sound = Sound()
         processors: list[Any] = [self.sound]
         processors += [] if self.listener is None else [self.listener.scores]
+        if self.strengths:
+            processors.append(GuidedScores(self.strengths))
         if sampling.temperature > 0:
             processors += model.warpers(sampling.temperature, sampling.top_k, sampling.top_p)
             draws = [random_stream(row, sampling).random(sampling.max_tokens) for row in self.rows]
+            draws = [draw for draw in draws for _ in range(1 + len(self.strengths))]
             processors.append(Draw(draws, model.device))
         stops = Stops(model, sampling.stop, start) if sampling.stop else None
         self.stopper = None
@@ -167,12 +175,16 @@ class Batch:
         that nothing came to. What a closed gate holds back is neither."""
         # The token that ends a text is steered too, and belongs to it.
         n_steps = len(ids) if finish == "length" else min(len(ids), length + 1)
-        row = index // self.sampling.samples if self.sampling.beams > 1 else index
+        each = 1 + len(self.strengths)  # runs of a guided text
+        row = index // self.sampling.samples if self.sampling.beams > 1 else index * each
         closed = {one.gate for one in self._gates(index, length) if not one.share}
         special = [token in self.model.special_ids for token in self.rows[index].ids]
         idle, unreached = [], []
         for steer in dict.fromkeys(self.steers):
-            if not steer.coefficient.value or acted(self.clock, steer, row, n_steps):
+            runs = range(row, row + each)
+            if not steer.coefficient.value or any(
+                acted(self.clock, steer, run, n_steps) for run in runs
+            ):
                 continue
             if steer.gate is not None and str(steer.gate) in closed:
                 continue

@@ -207,7 +207,7 @@ class Streamer:
     def put(self, tokens: Tensor) -> None:
         self._step += 1
         if self._step and not self._is_cut_off(self._step - 1):
-            self._waiting.append(tokens)
+            self._waiting.append(tokens[:1])  # all rows of a guided prompt go on alike
             now = time.monotonic()
             if now - self._last >= PAUSE:
                 self._last = now

@@ -31,14 +31,14 @@ from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 from steer.vectors.sites import Site
 
-#: Names under which models return what the next forward needs.
-_STATES = ("past_key_values", "cache_params", "state")
+#: Names under which models return, and take, what the next forward needs.
+_CACHES = ("cache", "past_key_values", "cache_params", "state")
 
 
 class Continuation:
     """One text that is being written.
 
-    on_token: hears each new token that is no end of the text, and the logits float32 [vocabulary]
+    on_token: hears each new token that belongs to the text, and the logits float32 [vocabulary]
     that it was chosen from: the steered model's own, before temperature.
     """
 
@@ -86,12 +86,11 @@ class Continuation:
         """Go on with a token."""
         self.new.append(token)
         ended = token in self._model.end_ids
-        if not ended:
-            self._on_token(token, logits)
         stopped = ended or self._stops.written(self.new)
-        if not stopped:
-            stopped = self._trips(len(self.new) - 1)
-        self.is_over = stopped or len(self.new) >= self.sampling.max_tokens
+        tripped = not stopped and self._trips(len(self.new) - 1)
+        if not (ended or tripped):
+            self._on_token(token, logits)
+        self.is_over = stopped or tripped or len(self.new) >= self.sampling.max_tokens
 
     def _trips(self, step: int) -> bool:
         watch = self._batch.watch
@@ -101,10 +100,10 @@ class Continuation:
                 return True
         return False
 
-    def watched(self, n_tokens: int) -> dict[str, list[float]]:
-        """Projections of its first new tokens, in the files' units, by vector and layer."""
+    def newest(self) -> list[float]:
+        """The projections of its newest token, of all that is watched, in the files' units."""
         watch = self._batch.watch
-        return {str(one): watch.values(one, 0, n_tokens) for one in self._batch.watched}
+        return [watch.value_at(one, 0, len(self.new) - 1) for one in self._batch.watched]
 
     def generation(self) -> Generation:
         """The finished text.
@@ -118,17 +117,14 @@ class Continuation:
         return made
 
 
-@dataclass
+@dataclass(eq=False)
 class _Cohort:
-    """Texts that share a cache. width: its columns. state: what the model returned, by its name."""
+    """Texts that share a cache. width: its columns. name: that the model has for it."""
 
     rows: list[Continuation]
-    width: int
-    state: dict[str, Any]
-
-    @property
-    def cache(self) -> Any:
-        return self.state.get("past_key_values")
+    width: int = 0
+    name: str = ""
+    cache: Any = None
 
     @property
     def can_join(self) -> bool:
@@ -144,12 +140,12 @@ class _Cohort:
         dropped = min(pads[index] for index in indices)
         cache = caches.select(self.cache, indices, dropped)
         rows = [self.rows[index] for index in indices]
-        return _Cohort(rows, self.width - dropped, {"past_key_values": cache})
+        return _Cohort(rows, self.width - dropped, self.name, cache)
 
     def joined(self, other: _Cohort) -> _Cohort:
         cache = caches.join(self.cache, other.cache)
         rows = [*self.rows, *other.rows]
-        return _Cohort(rows, max(self.width, other.width), {"past_key_values": cache})
+        return _Cohort(rows, max(self.width, other.width), self.name, cache)
 
 
 class Together:
@@ -183,7 +179,7 @@ class Together:
         """Write one more token of each text."""
         for cohort in list(self._cohorts):
             ids = torch.tensor([[row.new[-1]] for row in cohort.rows])
-            self._forward(cohort, ids, cohort.pads())
+            self._try(cohort, ids, cohort.pads())
         self._drop_finished()
 
     def park(self, row: Continuation) -> None:
@@ -211,9 +207,9 @@ class Together:
         together = len(ready) == 1 or self._can_pad
         for part in [ready] if together else [[row] for row in ready]:
             ids, _ = self._model.padded([row.prompt for row in part], left=True)
-            cohort = _Cohort(list(part), 0, {})
+            cohort = _Cohort(list(part))
             self._cohorts.append(cohort)
-            self._forward(cohort, ids, [ids.shape[1] - len(row.prompt) for row in part])
+            self._try(cohort, ids, [ids.shape[1] - len(row.prompt) for row in part])
             self._drop_finished()
             if cohort in self._cohorts and cohort.can_join:
                 self._cohorts.remove(cohort)
@@ -225,7 +221,7 @@ class Together:
         ids = torch.zeros(1, 1, dtype=torch.int64, device=self._model.device)
         with torch.no_grad():
             made = self._model.network(input_ids=ids, use_cache=True)
-        return caches.can_join(getattr(made, "past_key_values", None))
+        return caches.can_join(_state(made)[1])
 
     def _take_in(self, cohort: _Cohort) -> None:
         """Beside others, where caches can be joined."""
@@ -255,6 +251,15 @@ class Together:
         self._cohorts[place] = cohort.select(kept)
         return taken
 
+    def _try(self, cohort: _Cohort, ids: Tensor, pads: list[int]) -> None:
+        """`_forward`; where it fails, as for want of memory, its texts end, and no others."""
+        try:
+            self._forward(cohort, ids, pads)
+        except Exception as error:
+            self._cohorts.remove(cohort)
+            for row in cohort.rows:
+                row.error = error
+
     def _forward(self, cohort: _Cohort, ids: Tensor, pads: list[int]) -> None:
         """One forward of a cohort, with `pads` columns of padding before each of its texts; each
         gets the token that follows."""
@@ -271,13 +276,13 @@ class Together:
             attention_mask=mask,
             use_cache=True,
             **self._positions(mask, width),
-            **cohort.state,
+            **({} if cohort.cache is None else {cohort.name: cohort.cache}),
         )
         skipped = [max(pad - start, 0) for pad in pads]
         with torch.no_grad(), placed(model, _by_site(cohort.rows, skipped)):
             output = model.network(**inputs)
         cohort.width = stop
-        cohort.state = {name: output[name] for name in _STATES if output.get(name) is not None}
+        cohort.name, cohort.cache = _state(output)
         self._write(cohort.rows, output.logits[:, -1].float())
 
     def _positions(self, mask: Tensor, width: int) -> dict[str, Any]:
@@ -309,6 +314,12 @@ class Together:
                 row.error = not_numbers(self._model)
                 continue
             row.write(token, logits[index])
+
+
+def _state(output: Any) -> tuple[str, Any]:
+    """What the next forward needs, and its name."""
+    found = ((name, output[name]) for name in _CACHES if name in output)
+    return next((one for one in found if one[1] is not None), ("", None))
 
 
 def _is_ready(row: Continuation) -> bool:

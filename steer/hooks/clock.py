@@ -139,8 +139,8 @@ class TokenClock:
         Raises:
             HookError: they differ.
         """
-        if not isinstance(positions, Tensor) or positions.ndim != 2 or not self.pads:
-            return
+        if not isinstance(positions, Tensor) or positions.ndim != 2 or self.starts:
+            return  # what is padded on the right ends in columns that hold nothing
         given = positions[:, -1].tolist()
         repeats = max(1, len(given) // len(self.pads))
         expected = [last - pad for pad in self.pads for _ in range(repeats)]
@@ -340,6 +340,24 @@ class Weigher:
         if len(set(passes)) == 1:
             return passes[0]
         return _by_row(passes, rows, device)[..., None]
+
+
+def continues(args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+    """Whether a forward with these arguments goes on from a cache or state that holds tokens.
+
+    A state that does not count is taken to hold some where the mask is longer than the tokens.
+    """
+    name = _cache_name(args, keywords)
+    if name is None:
+        return False
+    length = _length(_carried(name, args, keywords))
+    if length is not None:
+        return length > 0
+    tokens = keywords.get("input_ids", keywords.get("inputs_embeds"))
+    mask = keywords.get("attention_mask")
+    if not isinstance(tokens, Tensor) or not isinstance(mask, Tensor) or mask.ndim != 2:
+        return True
+    return bool(mask.shape[1] > tokens.shape[1])
 
 
 def _carried(name: str | int | None, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:

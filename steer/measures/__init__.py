@@ -1,1 +1,11 @@
-"""What is measured, on what grid, and how it is drawn. No torch."""
+"""What is measured, on what grid, and how it is drawn. No torch.
+
+A measure of your own is a `Measure` (docs/extending.md).
+"""
+
+from __future__ import annotations
+
+from steer.measures.measure import Baselines as Baselines
+from steer.measures.measure import Measure as Measure
+from steer.measures.measure import Observations as Observations
+from steer.measures.registry import measures as measures

@@ -13,13 +13,24 @@ from typing import Any
 
 from steer.base.errors import InputError, UsageError
 from steer.base.files import read_bytes
-from steer.measures.measures import has_word
+from steer.measures.formulas import has_word
 from steer.pocket import corpus
 from steer.vectors.sites import listed
 
 Judge = Callable[[Sequence[str]], list[tuple[float, float]]]
 
-KINDS = ("words", "grammar", "classifier", "judge")
+#: What a concept's number is, by the kind of judge.
+KINDS = {
+    "words": "share of the written texts with one of the words",
+    "grammar": "share of the written words that say the attribute and say it so",
+    "classifier": "mean probability of the label, over the written texts",
+    "judge": "mean grade of the written texts, as a share of the best one",
+}
+
+
+def meaning_of(concept: str | None, default: str) -> str:
+    """What the numbers of a concept mean; `default` where it was given as a function."""
+    return KINDS.get((concept or "").partition(":")[0], default)
 
 
 def judge(text: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.measures.grids import Array, Grid, Place, ratios
+from steer.measures.grids import Array, Position, Scores, ratios
 
 #: Texts that a first look has at least, and how often cells may leave.
 FEWEST, LEAVE = 12, 4
@@ -38,25 +38,25 @@ def looks(n_texts: int, n_looks: int) -> list[Indices]:
     return [np.sort(part) for part in np.split(order, seen)]
 
 
-def contenders(grid: Grid, max_kl: float, out: Collection[Place] = ()) -> Cells:
+def contenders(scores: Scores, max_kl: float, out: Collection[Position] = ()) -> Cells:
     """Cells that may be the strongest within the budget by what is scored of them, [row, column].
 
     Each is held against the strongest that is surely within, on the items that both were scored on.
     out: cells that are out whatever they do.
     """
-    effects, costs = grid.looks()
-    doubt = SURE * _errors(grid.drift, grid.counts)
+    effects, costs = scores.looks()
+    doubt = SURE * _errors(scores.drift, scores.counts)
     inside = np.ones(costs.shape, dtype=bool)
-    for place in out:
-        inside[place] = False
+    for position in out:
+        inside[position] = False
     surely = inside & (costs + doubt <= max_kl)
     maybe = inside & (costs - doubt <= max_kl)
     if not surely.any():
         return maybe
     best = np.unravel_index(np.where(surely, effects, -np.inf).argmax(), effects.shape)
-    behind = grid.effect[best] - grid.effect
-    short = ratios(behind, grid.weights)
-    return np.asarray(maybe & (short <= SURE * _errors(behind, grid.weights)))
+    behind = scores.effect[best] - scores.effect
+    short = ratios(behind, scores.weights)
+    return np.asarray(maybe & (short <= SURE * _errors(behind, scores.weights)))
 
 
 def _errors(tops: Array, bottoms: Array) -> Array:

@@ -1,4 +1,4 @@
-"""A sweep's cells, and the numbers that they have been given. No tensors of torch."""
+"""A sweep's cells, and the scores that they got. No tensors of torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from steer.vectors.vector import SteeringVector
 
 Array = NDArray[np.float64]
 EffectKind = Literal["preference", "recovery"]
-Place = tuple[int, int]
+Position = tuple[int, int]
 
 #: Shares of the mean activation's length, so that they suit any model and layer.
 SHARES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6)
@@ -32,7 +32,7 @@ FINER_ROWS, STEPS_BELOW = 4, 1
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class GridRow:
     """A vector by one op at a set of layers, with each of the coefficients.
 
     reference: how the vector was named.
@@ -72,10 +72,10 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Grid:
     """Which cells. The rows have equally many coefficients."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[GridRow, ...]
 
     @property
     def n_columns(self) -> int:
@@ -94,7 +94,7 @@ class Plan:
 
 
 def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[Coefficient, ...]:
-    """The grid where none is given."""
+    """The coefficients where none are given."""
     if op.name != "add":
         return tuple(Coefficient(value) for value in PARTS)
     if vector.metadata.rank:
@@ -103,9 +103,10 @@ def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[C
 
 
 @dataclass(frozen=True)
-class Grid:
-    """What was scored. NaN was not, or is yet to come: a cell that cannot be chosen may stay
-    without some (`steer.measures.elimination`).
+class Scores:
+    """What each cell was scored. NaN was not scored, or is yet to come: a cell that cannot be
+    chosen may stay without some scores (`steer.measures.elimination`). Nothing changes in place:
+    more scores make another object.
 
     effect: [row, column, item], over `weights` [item]: their sums' ratio is the effect. drift: sums
     of KL [row, column, text], over `counts` [text] positions. level: preferences for the positive
@@ -118,6 +119,42 @@ class Grid:
     drift: Array
     counts: Array
     level: Array
+
+    def __post_init__(self) -> None:
+        for name in ("effect", "weights", "drift", "counts", "level"):
+            array = np.array(getattr(self, name), np.float64)
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+
+    @classmethod
+    def empty(cls, kind: EffectKind, grid: Grid, n_items: int, counts: Array) -> Scores:
+        """Scores of a grid that are all yet to come. counts: positions of each unrelated text."""
+        shape = (len(grid.rows), grid.n_columns)
+        items, texts = np.full((*shape, n_items), np.nan), np.full((*shape, len(counts)), np.nan)
+        return cls(kind, items, np.zeros(n_items), texts, counts, items)
+
+    def with_row(
+        self,
+        row: int,
+        columns: NDArray[np.int64],
+        items: tuple[NDArray[np.int64], Array, Array, Array | None],
+        texts: tuple[NDArray[np.int64], Array],
+    ) -> Scores:
+        """The same and new scores of some columns of a row.
+
+        items: numbers of the items, their effects [column, item], their weights [item], and their
+        levels [column, item] where there are any. texts: numbers of the texts, and their KL.
+        """
+        effect, weights, level, drift = (
+            np.array(array) for array in (self.effect, self.weights, self.level, self.drift)
+        )
+        numbers, effects, own_weights, levels = items
+        effect[row][np.ix_(columns, numbers)] = effects
+        weights[numbers] = own_weights
+        if levels is not None:
+            level[row][np.ix_(columns, numbers)] = levels
+        drift[row][np.ix_(columns, texts[0])] = texts[1]
+        return replace(self, effect=effect, weights=weights, level=level, drift=drift)
 
     def effects(self, items: slice = slice(None)) -> Array:
         """[row, column], by all items or some; NaN where one of them was not scored."""
@@ -152,27 +189,27 @@ class Grid:
         return _scored(self.drift[row, column], self.counts)
 
 
-def finer(plan: Plan, grid: Grid, max_kl: float) -> Plan | None:
+def finer(grid: Grid, scores: Scores, max_kl: float) -> Grid | None:
     """The rows that do most within the budget by what was scored of them, with shares about its
     edge, a few per cent apart.
 
     None where no row that is within it has the default shares.
     """
-    effects, costs = grid.looks()
+    effects, costs = scores.looks()
     within = np.where(costs <= max_kl, effects, 0.0)
     shares = tuple(Coefficient(share, "residual") for share in SHARES)
     fitting = [
         index
-        for index, row in enumerate(plan.rows)
+        for index, row in enumerate(grid.rows)
         if row.coefficients == shares and within[index].max() > 0
     ]
     reached = reach(effects, costs, max_kl)
     best = sorted(fitting, key=lambda index: -float(reached[index]))[:FINER_ROWS]
     rows = tuple(
-        replace(plan.rows[index], coefficients=_about(int(np.flatnonzero(within[index] > 0)[-1])))
+        replace(grid.rows[index], coefficients=_about(int(np.flatnonzero(within[index] > 0)[-1])))
         for index in best
     )
-    return Plan(rows) if rows else None
+    return Grid(rows) if rows else None
 
 
 def reach(effects: Array, costs: Array, max_kl: float) -> Array:
@@ -198,7 +235,51 @@ def reach(effects: Array, costs: Array, max_kl: float) -> Array:
     return found
 
 
-def joined(first: Grid, second: Grid) -> Grid:
+#: From so many rows on, a few cells of each say first which rows are worth all of them.
+MANY_ROWS = 12
+#: Which of nine coefficients are looked at first; and the least share of the best row's reach, and
+#: the least number of rows, that go on.
+PROBES, LEAST_REACH, LEAST_ROWS = (1, 4, 7), 0.4, 6
+
+
+def probes(grid: Grid) -> Grid | None:
+    """Three coefficients of each row, to find the rows that are worth all of them; None of a grid
+    that is small, or has coefficients of the user's own."""
+    if len(grid.rows) < MANY_ROWS or grid.n_columns != len(SHARES):
+        return None
+    return Grid(
+        tuple(
+            replace(row, coefficients=tuple(row.coefficients[index] for index in PROBES))
+            for row in grid.rows
+        )
+    )
+
+
+def promising(scores: Scores, max_kl: float) -> list[int]:
+    """Numbers of the rows that by `reach` may hold the choice, in their order; all of them where no
+    row is within the budget."""
+    reached = reach(*scores.looks(), max_kl)
+    best = float(reached.max())
+    if not best > 0:
+        return list(range(len(reached)))
+    order = np.argsort(-reached, kind="stable")
+    enough = [int(row) for row in order if reached[row] >= LEAST_REACH * best]
+    return sorted({*enough, *order[:LEAST_ROWS].tolist()})
+
+
+def thinned(grid: Grid, n: int) -> Grid:
+    """At most n rows, evenly spaced through the middle of the grid, with every second coefficient,
+    for a quick look."""
+    rows = grid.rows
+    if len(rows) > n:
+        inside = np.linspace(0, len(rows) - 1, n + 2)[1:-1]
+        rows = tuple(rows[round(index)] for index in inside.tolist())
+    if grid.n_columns == len(SHARES):
+        rows = tuple(replace(row, coefficients=row.coefficients[::2]) for row in rows)
+    return Grid(rows)
+
+
+def joined(first: Scores, second: Scores) -> Scores:
     """The rows of two grids over the same items and texts."""
     return replace(
         first,

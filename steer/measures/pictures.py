@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import importlib.util
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from steer.base.errors import UsageError
+from steer.base.intervals import Interval
+from steer.measures.measure import Measure
 
 FORMATS = (".png", ".pdf", ".svg")
 RAMP = "cividis"
+_STYLE = {"svg.hashsalt": "steer", "font.size": 9}
 #: Where a file's format has a date or a version, it is left out: the same sweep, the same bytes.
 _UNDATED: dict[str, dict[str, None]] = {
     "png": {"Software": None},
@@ -38,7 +42,22 @@ def check_format(path: Path | None) -> None:
 
 
 def draw(told: dict[str, Any], kind: str) -> bytes:
-    """The picture of a sweep, as `Findings.as_json` tells it, as `png`, `pdf` or `svg`."""
+    """The picture of a sweep, as `SweepResult.to_dict` gives it, as `png`, `pdf` or `svg`."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        file = io.BytesIO()
+        figure(told).savefig(file, format=kind, dpi=150, metadata=_UNDATED[kind])
+    return file.getvalue()
+
+
+def figure(told: dict[str, Any]) -> Any:
+    """The figure of matplotlib: effect, cost, and the front.
+
+    Raises:
+        UsageError: matplotlib is not there.
+    """
+    check_format(None)
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -49,18 +68,45 @@ def draw(told: dict[str, Any], kind: str) -> bytes:
     }
     several = len(set(map(tuple, told["coefficients"]))) > 1
     height = min(9.0, max(3.4, 1.6 + (0.4 if several else 0.26) * shape[0]))
-    with mpl.rc_context({"svg.hashsalt": "steer", "font.size": 9}):
-        figure = Figure(figsize=(12, height), layout="constrained")
-        axes = figure.subplots(1, 3, width_ratios=[1.15, 1.15, 1])
+    with mpl.rc_context(_STYLE):
+        made = Figure(figsize=(12, height), layout="constrained")
+        axes = made.subplots(1, 3, width_ratios=[1.15, 1.15, 1])
         _heat(axes[0], values["effect"], values["kl"], told, f"effect: {told['effect']}")
         _heat(axes[1], values["kl"], values["kl"], told, "cost: KL (nats per token)", cost=True)
         _front(axes[2], values["effect"], values["kl"], told)
         named = f"{title(told)}, {told['n']['items']} held-out items"
         marks = "hatched: KL above the budget; dotted: texts above theirs; ~: by some of the items"
-        figure.suptitle(f"{named} ({marks})")
-        file = io.BytesIO()
-        figure.savefig(file, format=kind, dpi=150, metadata=_UNDATED[kind])
-    return file.getvalue()
+        made.suptitle(f"{named} ({marks})")
+    return made
+
+
+def bars(rows: Sequence[tuple[str, Mapping[str, Interval]]], measures: Sequence[Measure]) -> Any:
+    """The figure of an evaluation or a suite: a panel for each measure, a row for each label.
+
+    Raises:
+        UsageError: matplotlib is not there.
+    """
+    check_format(None)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    labels = [label for label, _ in rows]
+    with mpl.rc_context(_STYLE):
+        made = Figure(
+            figsize=(2 + 2.2 * max(1, len(measures)), 1.2 + 0.3 * len(rows)), layout="constrained"
+        )
+        panels = made.subplots(1, max(1, len(measures)), sharey=True, squeeze=False)[0]
+        for axes, measure in zip(panels, measures, strict=False):
+            for number, (_, found) in enumerate(rows):
+                one = found.get(measure.name)
+                if one is not None and np.isfinite(one.value):
+                    axes.plot([one.low, one.high], [number, number], color="#575d6d", linewidth=2)
+                    axes.plot([one.value], [number], "o", color="#00224e", markersize=5)
+            axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
+            axes.set(title=measure.title, xlabel=measure.unit)
+        panels[0].set_yticks(range(len(labels)), labels)
+        panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    return made
 
 
 def title(told: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ FRONT = 10
 
 
 def page(told: dict[str, Any]) -> str:
-    """The page of a sweep, as `Findings.as_json` tells it."""
+    """The page of a sweep, as `SweepResult.to_dict` gives it."""
     title = pictures.title(told)
     image = base64.b64encode(pictures.draw(told, "png")).decode()
     columns = ["-v", told["effect"], "KL", "items"]
@@ -60,11 +60,10 @@ def _verdict(told: dict[str, Any]) -> str:
     if not told["recommended"]:
         near = "" if choice is None else f" The nearest: {_named(choice)}."
         return f"Nothing is recommended: {told['reason']}.{near}"
-    stable = (
-        "stable over halves of the items and texts"
-        if told["stable"]
-        else f"but unstable: {told['instability']}"
-    )
+    stable = "stable over halves of the items and texts"
+    if not told["stable"]:
+        unknown = "stability unknown" if told["stable"] is None else "but unstable"
+        stable = f"{unknown}: {told['instability']}"
     return f"Recommended: {_named(choice)}, {stable}."
 
 

@@ -31,9 +31,22 @@ def nearest(effects: Sequence[float], costs: Sequence[float]) -> int | None:
     return min(working, key=lambda index: costs[index], default=None)
 
 
-def pareto(effects: Sequence[float], costs: Sequence[float]) -> list[int]:
-    """Those that no other beats in effect and cost at once, the cheapest first; NaN is none."""
+def pareto(
+    effects: Sequence[float], costs: Sequence[float], whole: Sequence[bool] | None = None
+) -> list[int]:
+    """Those that no other beats in effect and cost at once, the cheapest first; NaN is none.
+
+    whole: whether each was scored on everything. One that was not, whose numbers may be luck, hides
+    none that was.
+    """
     known = [index for index, effect in enumerate(effects) if not math.isnan(effect)]
+    front = _front(known, effects, costs)
+    if whole is not None:
+        front += _front([index for index in known if whole[index]], effects, costs)
+    return sorted(set(front), key=lambda index: (costs[index], effects[index]))
+
+
+def _front(known: Sequence[int], effects: Sequence[float], costs: Sequence[float]) -> list[int]:
     order = sorted(known, key=lambda index: (costs[index], -effects[index]))
     front: list[int] = []
     for index in order:

@@ -10,10 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from transformer_lens.factories.architecture_adapter_factory import (
-    SUPPORTED_ARCHITECTURES,
-    ArchitectureAdapterFactory,
-)
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
 from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
 
@@ -86,9 +83,11 @@ def _adapter(model: torch.nn.Module, architecture: str) -> Any:
     config: Any = model.config
     try:
         settings = build_bridge_config_from_hf(config, architecture, architecture, torch.float32)
-        return ArchitectureAdapterFactory.select_architecture_adapter(settings)
+        known = SUPPORTED_ARCHITECTURES[architecture]
+        # Adapters of models with images or sound ask for libraries that text does not need.
+        for_text = type(known.__name__, (known,), {"required_libraries": []})
+        return for_text(settings)
     except ImportError as error:
-        # Adapters of models with images or sound ask for libraries that text alone does not need.
         raise ModelError(f"{architecture} needs another library", hint=str(error)) from error
     except ValueError as error:
         raise _refusal(architecture, str(error)) from error

@@ -10,25 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 from transformers.utils import cached_file
 
 from steer.base.errors import ModelError
-from steer.models.model import explained, quiet
+from steer.models.loading import auto_class, quiet
 from steer.models.source import ModelSource
-
-
-def stored_dtype(source: ModelSource) -> str:
-    """The dtype that a checkpoint says it is in.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    with quiet(), explained(source):
-        config = AutoConfig.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-    return str(config.get_text_config().dtype or torch.float32).removeprefix("torch.")
 
 
 def rebuilt(
@@ -58,7 +45,8 @@ def rebuilt(
         setattr(config, name, value)
     dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
     with quiet(), torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        auto = auto_class(config)
+        made = auto.from_config(config, dtype=dtype)
     expected = made.state_dict()
     filled = dict(weights)
     for name, tensor in expected.items():

@@ -9,33 +9,11 @@ from typing import Any
 from steer.base.errors import ModelError
 from steer.contrasts.passages import Message, Passage
 from steer.contrasts.reading import Tokens, TokensOfMany
-from steer.models.source import ModelSource
 
 #: Enough for a tokenizer to use all cores.
 PASSAGES_AT_ONCE = 128
 #: Stands in for a message while the template round it is found out; no template trims its middle.
 _STAND_IN = "steer0message0"
-
-
-def load(source: ModelSource) -> Any:
-    """The tokenizer of a model, without the model.
-
-    Raises:
-        ModelError: it does not exist, or cannot be reached.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-    # As in `model.load`: half a dozen libraries, with no common root for their errors.
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise ModelError(
-            f"cannot load the tokenizer of {source.name}: {reason}",
-            hint="is the id right, and the hub reachable? a folder works offline",
-        ) from error
 
 
 def chat(tokenizer: Any, name: str, messages: Sequence[Message], *, ask: bool = True) -> str:

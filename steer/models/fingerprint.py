@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 
 _SAMPLES = 64
 
 
-def fingerprint(model: torch.nn.Module) -> str:
+def fingerprint(model: torch.nn.Module, marks: Sequence[str] = ()) -> str:
     """Hash over samples of every parameter: 16 hex digits.
 
     Each parameter gives its name, its shape and 64 evenly spaced values, rounded to bfloat16, so a
     checkpoint in float32 or bfloat16 has one fingerprint in either. A finetune, which moves nearly
     every weight, has another. Costs milliseconds, since it does not read the rest.
     A float32 checkpoint loaded in float16 is rounded twice and may differ; weights that were
-    quantised or left on disk do.
+    quantised or left on disk do. marks: hashes of what was merged into the weights.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256("".join(marks).encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {list(parameter.shape)}".encode())
         if parameter.is_meta or parameter.numel() == 0:

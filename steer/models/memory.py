@@ -30,6 +30,15 @@ def token_budget(model: Model) -> int:
     return int(max(FEWEST_TOKENS, min(most, 1 << (fits.bit_length() - 1))))
 
 
+def cached_tokens(model: Model) -> int:
+    """Tokens whose keys and values fit into half of the memory that is free."""
+    free = free_bytes(model.device)
+    if free is None:
+        return ACCELERATOR_TOKENS
+    token = 2 * model.n_layers * model.identity.d_model * model.network.dtype.itemsize
+    return max(int(free // 2 // token), 1)
+
+
 def free_bytes(device: torch.device) -> int | None:
     """Free memory of a device; None where it cannot be known."""
     if device.type == "cuda":

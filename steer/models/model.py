@@ -1,39 +1,39 @@
-"""The one door to transformers: loads a model, and turns text into tokens and back."""
+"""A loaded model: its network, its tokenizer, and where its sites are."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
+    GenerationConfig,
     PreTrainedTokenizerFast,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from steer.base.errors import ModelError
 from steer.contrasts.passages import Message, Passage
 from steer.contrasts.reading import TokensOfMany
 from steer.models import encoding
 from steer.models.fingerprint import fingerprint
 from steer.models.found import hook_map
-from steer.models.heap import keep_freed
 from steer.models.hookmap import HookMap
-from steer.models.placement import attention, device
-from steer.models.source import POCKET, ModelSource
 from steer.vectors.provenance import ModelIdentity
+
+#: How far logits may be off, as a share of the largest, and still count as the same, by type.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+COARSE_TOLERANCE = 0.1
+
+
+#: Which texts go into one batch: any, padded on the left; those of one length; none with others.
+Batching = Literal["any", "equal", "one"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Model:
     tokenizer: Any
     identity: ModelIdentity
     hooks: HookMap
+    #: What a user should know of how it was loaded, a line each.
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def device(self) -> torch.device:
@@ -97,6 +99,44 @@ class Model:
         names = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
         values = (getattr(config, name, None) for name in names)
         return min((v for v in values if isinstance(v, int) and v > 0), default=None)
+
+    @cached_property
+    def batching(self) -> Batching:
+        """Which texts can be written in one batch so that each is what it is alone, by trying.
+
+        Attention leaves padding out. A recurrent state passes through the padding before a text in
+        many models, which takes texts of one length; some get rows wrong even then.
+        """
+        ordinary = [one for one in range(self._n_ids) if one not in self.special_ids]
+        drawn = [ordinary[len(ordinary) * share // 16] for share in (3, 5, 7, 9, 11)]
+        short = drawn[:2]
+        alone = self._tried([short])
+        for together, other in (("any", drawn), ("equal", drawn[2:4])):
+            if _agree(self._tried([other, short]), alone, self.network.dtype):
+                return together  # type: ignore[return-value]
+        return "one"
+
+    @property
+    def _n_ids(self) -> int:
+        """Tokens of the tokenizer that the model has an embedding for."""
+        size = self.network.config.get_text_config().vocab_size
+        return int(min(size, len(self.tokenizer)))
+
+    def _tried(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Logits [step, vocabulary] of the last row's first new tokens, and those tokens."""
+        ids, mask = self.padded(rows, left=True)
+        settings = GenerationConfig(
+            max_new_tokens=2,
+            do_sample=False,
+            pad_token_id=self.pad_id,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        with torch.no_grad():
+            made = self.network.generate(
+                input_ids=ids, attention_mask=mask, generation_config=settings
+            )
+        return torch.stack([step[-1] for step in made.logits]).float(), made.sequences[-1, -2:]
 
     def describe(self) -> str:
         """`pocket · cpu float32`, for the line that says what was used."""
@@ -190,42 +230,17 @@ class Model:
         return ids.to(self.device), mask.to(self.device)
 
 
-def load(source: ModelSource) -> Model:
-    """Load a model, ready to read from and write to.
-
-    Raises:
-        ModelError: it does not exist, cannot be reached, is no causal language model, lacks
-            weights, or is of a family that TransformerLens does not map.
-    """
-    common = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    with quiet(), explained(source):
-        placement = _placement(source)
-        # First, because it is small: a hub that cannot be reached is found out after one round of
-        # retries, not after one for each file.
-        config = AutoConfig.from_pretrained(source.location, **common)
-        tokenizer = AutoTokenizer.from_pretrained(source.location, **common)
-        network, report = AutoModelForCausalLM.from_pretrained(
-            source.location,
-            config=config,
-            output_loading_info=True,
-            attn_implementation=attention(config),
-            **placement,
-            **common,
-        )
-        if source.device_map is None and not source.tensor_parallel:
-            network.to(device(source))
-    keep_freed()
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ModelError(
-            f"{source.name}: weights are missing and would be random: {missing}",
-            hint="is the checkpoint complete, and a causal language model?",
-        )
-    return wrap(network, tokenizer, model_id=source.public_id)
-
-
-def wrap(network: Any, tokenizer: Any, *, model_id: str) -> Model:
+def wrap(
+    network: Any,
+    tokenizer: Any,
+    *,
+    model_id: str,
+    marks: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Model:
     """A `Model` of a loaded Hugging Face model; its weights are frozen and it is set to inference.
+
+    marks: hashes of what was merged into the weights, which the fingerprint then covers too.
 
     Raises:
         ModelError: TransformerLens has no map of its family.
@@ -238,61 +253,19 @@ def wrap(network: Any, tokenizer: Any, *, model_id: str) -> Model:
         architecture=hooks.architecture,
         d_model=hooks.d_model,
         n_layers=hooks.n_layers,
-        fingerprint=fingerprint(network),
+        fingerprint=fingerprint(network, marks),
         tokenizer=_hash(sorted(tokenizer.get_vocab().items())),
         chat_template=_hash(tokenizer.chat_template),
     )
-    return Model(network, tokenizer, identity, hooks)
+    return Model(network, tokenizer, identity, hooks, notes=tuple(notes))
 
 
-def _placement(source: ModelSource) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained` for where and how precise."""
-    if source.device_map is not None:
-        return {"device_map": source.device_map, "dtype": source.dtype or "auto"}
-    on_cpu = device(source).type == "cpu"
-    dtype = {"dtype": source.dtype or ("float32" if on_cpu else "auto")}
-    if not source.tensor_parallel:
-        return dtype
-    from transformers.distributed import DistributedConfig
-
-    return dtype | {"distributed_config": DistributedConfig(tp_plan="auto")}
+def _agree(found: tuple[Tensor, Tensor], alone: tuple[Tensor, Tensor], dtype: torch.dtype) -> bool:
+    """Whether logits are the same but for rounding, as long as the same token came before."""
+    n = 1 + int(found[1][0] == alone[1][0])
+    away = (found[0][:n] - alone[0][:n]).abs().max() / alone[0].abs().max()
+    return bool(away <= TOLERANCE.get(dtype, COARSE_TOLERANCE))
 
 
 def _hash(value: object) -> str | None:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] if value else None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' warnings and its bar over weights, which take a second."""
-    logging = transformers.utils.logging
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def explained(source: ModelSource) -> Iterator[None]:
-    """Turn what loading can raise into an error with a next step.
-
-    Raises:
-        ModelError: in place of whatever the libraries below raise.
-    """
-    try:
-        yield
-    # Loading runs half a dozen libraries, each with errors of its own and no common root.
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        where = source.device or source.device_map
-        if where and where in reason:
-            hint = "--device takes cpu, cuda, cuda:1 or mps, --device-map auto or balanced"
-        elif source.location == source.name != POCKET:
-            hint = "is the id right, and the hub reachable? a folder works offline"
-        else:
-            hint = "the folder needs config.json, safetensors weights and a tokenizer"
-        raise ModelError(f"cannot load {source.name}: {reason}", hint=hint) from error

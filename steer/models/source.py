@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +15,27 @@ from steer.vectors.sites import listed
 POCKET = "pocket"
 DTYPES = ("float32", "float16", "bfloat16")
 
+_HUB_FILE = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+\.gguf)", re.IGNORECASE)
+#: Where huggingface_hub's cache keeps a repository at a commit.
+_SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[0-9a-f]{40}$")
+_PART_OF_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """A model as the user names it, and how to load it; None means the best for this machine.
 
-    name: `pocket`, a folder, or a hub id. device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the
-    first accelerator. device_map: given to Hugging Face as it is (`auto` spreads a model over
-    devices). tensor_parallel: spread each matrix over the processes that torchrun has started.
-    dtype: one of `DTYPES`; by default float32 on a CPU, elsewhere the checkpoint's own.
+    name: `pocket`, a folder, a hub id, a GGUF file, or one on the hub
+    (`hf://owner/repo/file.gguf`). adapter: a folder or hub id of a PEFT adapter that is merged
+    into the model. device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the first accelerator.
+    device_map: given to Hugging Face as it is (`auto` spreads a model over devices).
+    tensor_parallel: spread each matrix over the processes that torchrun has started. dtype: one of
+    `DTYPES`; by default float32 on a CPU, elsewhere the checkpoint's own. fast: let the default be
+    bfloat16 on a CPU that computes it natively, for models that are saved in it. offline: ask the
+    hub nothing, and use what is in its cache.
 
     Raises:
-        ModelError: a folder that is not there or holds no model.
+        ModelError: a folder or file that is not there or holds no model.
         UsageError: options that mean nothing, or exclude each other.
     """
 
@@ -36,8 +46,15 @@ class ModelSource:
     device_map: str | None = None
     trust_remote_code: bool = False
     tensor_parallel: bool = False
+    adapter: str | None = None
+    offline: bool = False
+    fast: bool = False
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise UsageError(
+                "-m names no model", hint="pass a folder, a hub id or a .gguf file, or leave -m out"
+            )
         if self.dtype is not None and self.dtype not in DTYPES:
             raise UsageError(f"{self.dtype!r} is not a dtype", hint=f"use one of {listed(DTYPES)}")
         if self.device is not None and self.device_map is not None:
@@ -49,30 +66,123 @@ class ModelSource:
                 "torchrun runs a command several times at once, --tp makes that one model",
                 hint="write: torchrun --nproc-per-node 2 -m steer extract ... --tp",
             )
+        self._check_path()
+        self._check_adapter()
+
+    def _check_path(self) -> None:
         path = self._path
         with reported(path):
-            is_folder = path.is_dir()
-        if is_folder:
+            is_folder, is_file = path.is_dir(), path.is_file()
+        if self.gguf is not None:
+            if _PART_OF_GGUF.search(self.gguf):
+                raise ModelError(
+                    f"{self.name} is one part of a model that is split over several files",
+                    hint="join them with llama.cpp: llama-gguf-split --merge FIRST-PART WHOLE.gguf",
+                )
+            if self._hub_file is None and not is_file:
+                raise ModelError(
+                    f"there is no file {self.name}",
+                    hint="name a .gguf file, or one on the hub: hf://owner/repo/file.gguf",
+                )
+        elif self.name.startswith("hf://"):
+            raise UsageError(
+                f"{self.name} names no model",
+                hint="write a hub id as owner/repo, or a file as hf://owner/repo/file.gguf",
+            )
+        elif is_folder:
+            if (path / "adapter_config.json").is_file():
+                raise ModelError(
+                    f"the folder {self.name} holds a PEFT adapter",
+                    hint=f"name its base model, and the adapter: -m BASE --adapter {self.name}",
+                )
             if not (path / "config.json").is_file():
                 raise ModelError(f"the folder {self.name} holds no model: it has no config.json")
+        elif is_file:
+            raise ModelError(
+                f"{self.name} is a file, and no GGUF file", hint="name the folder that it is in"
+            )
         elif path.is_absolute() or self.name.startswith((".", "~")) or self.name.count("/") > 1:
             raise ModelError(
                 f"there is no model folder {self.name}",
                 hint="name a folder that is there, or a hub id",
             )
 
+    def _check_adapter(self) -> None:
+        if self.adapter is None:
+            return
+        path = at_home(self.adapter)
+        if not self.adapter.strip():
+            raise UsageError("--adapter names no adapter", hint="pass a folder or a hub id")
+        if path.is_dir():
+            if not (path / "adapter_config.json").is_file():
+                raise ModelError(
+                    f"the folder {self.adapter} holds no PEFT adapter: it has no"
+                    " adapter_config.json"
+                )
+        elif path.is_absolute() or self.adapter.startswith((".", "~")):
+            raise ModelError(f"there is no adapter folder {self.adapter}")
+        if self.tensor_parallel:
+            raise UsageError("--adapter and --tp exclude each other")
+
+    @property
+    def gguf(self) -> str | None:
+        """The name of the GGUF file at `location`, where the model is one."""
+        if self._hub_file is not None:
+            return self._hub_file[3]
+        return self._path.name if self.name.lower().endswith(".gguf") else None
+
     @property
     def location(self) -> str:
         """What Hugging Face is to load: a folder or a hub id."""
+        if self._hub_file is not None:
+            return self._hub_file[1]
+        if self.gguf is not None:
+            return str(self._path.parent)
         return str(self._path) if self._path.is_dir() else self.name
 
     @property
+    def commit(self) -> str | None:
+        """The branch, tag or commit that the user named."""
+        return self.revision or (self._hub_file[2] if self._hub_file is not None else None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, where the model is one."""
+        return self._path if self.gguf is None and self._path.is_dir() else None
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether loading it may ask the hub."""
+        return not Path(self.location).is_dir()
+
+    @property
     def public_id(self) -> str:
-        """The hub id, or a folder's own name: where it lies is nobody else's concern."""
+        """The name under which others may know the model, without the path to it here.
+
+        The hub id; of a folder in the hub's cache, that of its repository; of another folder or a
+        file its own name. With an adapter, both names.
+        """
+        adapter = "" if self.adapter is None else f"+{_public_name(self.adapter)}"
         if self.name == POCKET:
-            return POCKET
-        return self._path.resolve().name if self._path.is_dir() else self.name
+            return POCKET + adapter
+        if self._hub_file is not None:
+            return f"{self._hub_file[1]}/{self._hub_file[3]}{adapter}"
+        return _public_name(self.name) + adapter
+
+    @property
+    def _hub_file(self) -> re.Match[str] | None:
+        return _HUB_FILE.fullmatch(self.name)
 
     @property
     def _path(self) -> Path:
         return pocket.path() if self.name == POCKET else at_home(self.name)
+
+
+def _public_name(name: str) -> str:
+    path = at_home(name)
+    if not path.exists():
+        return name
+    path = path.absolute()
+    if found := _SNAPSHOT.search(path.as_posix()):
+        return f"{found[1]}/{found[2]}"
+    return path.resolve().name

@@ -1,4 +1,4 @@
-"""Numbers from torch's pickle files, by torch's own restricted reader.
+"""Arrays and plain values from torch's pickle files, by torch's own restricted reader.
 
 `weights_only=True` builds tensors and containers and runs nothing else that a pickle names. It is
 still a pickle reader, so `steer convert` alone comes here, and says so before.
@@ -17,29 +17,35 @@ from numpy.typing import NDArray
 
 from steer.base.errors import VectorError
 from steer.base.files import read_bytes
-from steer.formats.foreign import MAX_LAYERS
-from steer.formats.pickled import EXPORT_HINT, Loaded
+from steer.formats.reading import EXPORT_HINT
+from steer.formats.source import Pickled
 
 Array = NDArray[Any]
 
 #: AxBench keeps the vectors of 16,000 concepts in one file.
 MAX_BYTES = 400_000_000
-#: Numbers in a dictionary of tensors, which may share what is stored once: a vector a layer.
-_MOST = 25_000_000
+#: Numbers in containers of tensors, which may share what is stored once: a vector a layer.
+_MAX_NUMBERS = 25_000_000
+#: Entries in all containers together, each seen where it stands: containers may be shared too.
+_MAX_ENTRIES = 100_000
+_MAX_DEPTH = 8
+_MAX_TEXT = 10_000
 
 
-def read(path: Path) -> Loaded:
-    """One tensor, or tensors by name.
+def read(path: Path) -> Pickled:
+    """An array, or dictionaries and lists of arrays, numbers and texts; keys become texts.
 
     Raises:
         VectorError: not a file that `torch.save` wrote in the last years, one that holds other
-            things than tensors, or too much.
+            things, or too much.
     """
     data = read_bytes(path, limit=MAX_BYTES)
     _check(data, path)
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return _arrays(loaded, path)
+        if isinstance(loaded, torch.Tensor):
+            return _array(loaded, path)
+        return _Reader(path, len(data)).plain(loaded, 0)
     except VectorError:
         raise
     # The unpickler of a broken or hostile file raises whatever it trips over.
@@ -71,19 +77,43 @@ def _refused(path: Path, data: bytes, error: Exception) -> VectorError:
     )
 
 
-def _arrays(loaded: Any, path: Path) -> Loaded:
-    if isinstance(loaded, torch.Tensor):
-        return _array(loaded, path)
-    if isinstance(loaded, dict) and 0 < len(loaded) <= MAX_LAYERS:
-        if sum(one.numel() for one in loaded.values() if isinstance(one, torch.Tensor)) > _MOST:
-            raise VectorError(f"{path} holds more than {_MOST:,} numbers")
-        return {str(key): _array(value, path) for key, value in loaded.items()}
-    raise VectorError(f"{path} holds a {type(loaded).__name__}, not tensors")
+class _Reader:
+    """Turns what was loaded into arrays and plain values, and counts them."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path, self.size = path, size
+        self.n_entries = self.n_numbers = self.n_bytes = 0
+
+    def plain(self, value: Any, depth: int) -> Pickled:
+        """The value without torch's types.
+
+        Raises:
+            VectorError: another type, or too much.
+        """
+        self.n_entries += 1
+        if self.n_entries > _MAX_ENTRIES or depth > _MAX_DEPTH:
+            raise VectorError(f"{self.path} holds too many values, or too deep ones")
+        if isinstance(value, torch.Tensor):
+            self.n_numbers += value.numel()
+            self.n_bytes += value.numel() * value.element_size()
+            # Weights of an autoencoder are many, and each in the file; what is shared is not.
+            if self.n_numbers > _MAX_NUMBERS and self.n_bytes > self.size:
+                raise VectorError(f"{self.path} holds more than {_MAX_NUMBERS:,} numbers")
+            return _array(value, self.path)
+        if isinstance(value, dict):
+            return {
+                str(key)[:_MAX_TEXT]: self.plain(each, depth + 1) for key, each in value.items()
+            }
+        if isinstance(value, (list, tuple)):
+            return [self.plain(each, depth + 1) for each in value]
+        if value is None or type(value) in (bool, int, float):
+            return value
+        if isinstance(value, str):
+            return value[:_MAX_TEXT]
+        raise VectorError(f"{self.path} holds a {type(value).__name__} among its tensors")
 
 
-def _array(value: Any, path: Path) -> Array:
-    if not isinstance(value, torch.Tensor):
-        raise VectorError(f"{path} holds a {type(value).__name__} among its tensors")
+def _array(value: torch.Tensor, path: Path) -> Array:
     # Before a copy is made: a tensor may be a view that repeats one number without end.
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise VectorError(

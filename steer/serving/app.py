@@ -1,49 +1,45 @@
-"""The server on Hugging Face: OpenAI's API for one model, steered by hooks."""
+"""The server on Hugging Face: OpenAI's API, and what clients of other servers ask beside it, for
+one model, steered by hooks.
+
+`SteeringMiddleware` stands before it. What it finds of a request stands in the scope. The page at
+`/` has its place in `pages`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import StreamingResponse as Stream
 
-from steer.base.errors import ModelError
-from steer.contrasts.passages import Message
-from steer.models import encoding
+from steer import __version__
 from steer.models.model import Model
-from steer.serving import requests
-from steer.serving.answers import Answer, sse
-from steer.serving.hosting import Host, Job, Order
-from steer.serving.refused import RequestError
-from steer.steering.generation import Row, Sampling
-from steer.steering.steers import Steer
-
-#: New tokens of a completion, as OpenAI has it, and of an answer where the model names no context.
-_USUAL, _UNKNOWN = 16, 4096
-_MOST_CHOICES = 128
-#: Below it, dividing by a temperature overflows.
-_COLD = 1e-4
-#: Seconds between two looks at whether a client still waits.
-_PATIENCE = 0.5
-#: Where `Gate` puts the steers of a request.
-STEERS = "steer.steers"
+from steer.serving import limits, ollama, pages, requests
+from steer.serving.batching import Batcher, Job
+from steer.serving.errors import RequestError
+from steer.serving.library import Library, Steering
+from steer.serving.metrics import Metrics
+from steer.serving.responses import Answer, sse
+from steer.serving.service import BODY, LOG, STEERING, Service, Work, collected
 
 
-def hand_on(body: dict[str, Any], steers: list[Steer], scope: Any) -> dict[str, Any]:
-    """As `Gate` has it: in this process steers go as they are."""
-    scope[STEERS] = steers
-    return body
+def hand_on(body: dict[str, Any], steering: Steering, scope: Any) -> dict[str, Any]:
+    """As `SteeringMiddleware` has it: in this process nothing need be written down again."""
+    scope[BODY], scope[STEERING] = body, steering
+    return {}
 
 
-def build(model: Model, host: Host, created: int) -> FastAPI:
-    """The application, for `Gate` to stand before. created: when it was started."""
-    app = FastAPI(title="steer", openapi_url=None)
-    served = model.identity.id
-    known = {"id": served, "object": "model", "created": created, "owned_by": "steer"}
+def build(
+    model: Model, batcher: Batcher, library: Library, metrics: Metrics, created: int
+) -> FastAPI:
+    """The application, for `SteeringMiddleware` to stand before. created: when it was started."""
+    app = FastAPI(title="steer", openapi_url=None, docs_url=None, redoc_url=None)
+    service = Service(model, batcher, library, limits.Preparing())
+    served = service.served
 
     @app.exception_handler(RequestError)
     async def refused(_request: Request, refusal: RequestError) -> Response:
@@ -51,104 +47,115 @@ def build(model: Model, host: Host, created: int) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def failed(_request: Request, error: Exception) -> Response:
-        told = host.told_of(error)
+        told = batcher.error(error)
         return JSONResponse(told.body, told.status)
 
     @app.get("/health")
     async def health() -> Response:
-        return Response()
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/version")
+    async def version() -> Response:
+        return JSONResponse({"version": __version__})
+
+    @app.get("/metrics")
+    async def measured() -> Response:
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/")
+    async def page() -> Response:
+        return HTMLResponse(pages.front(served, library), headers=pages.HEADERS)
+
+    @app.get("/docs")
+    async def docs() -> Response:
+        return HTMLResponse(pages.docs(), headers=pages.HEADERS)
+
+    @app.get("/openapi.json")
+    async def openapi() -> Response:
+        return JSONResponse(pages.openapi())
+
+    def listed() -> dict[str, dict[str, Any]]:
+        known = {"object": "model", "created": created, "owned_by": "steer"}
+        if model.context is not None:
+            known["max_model_len"] = model.context
+        names = [served, *(f"{served}:{one}" for one in (*library.vectors, *library.recipes))]
+        return {name: {"id": name, **known} for name in names}
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [known]})
+        return JSONResponse({"object": "list", "data": list(listed().values())})
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> Response:
+        requests.check_model(name if name not in listed() else None, served)
+        return JSONResponse(listed()[name])
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        asked = requests.read(await request.body(), requests.Completion, served)
-        ids = [
-            model.encode(prompt) if isinstance(prompt, str) else list(prompt)
-            for prompt in asked.prompts
-        ]
-        wanted = asked.max_tokens or _USUAL
-        return await _answered(request, model, host, asked, ids, wanted)
+        work = await service.prepare_completion(request.scope[BODY], request.scope[STEERING])
+        return await _answered(request, service, work)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        asked = requests.read(await request.body(), requests.Chat, served)
-        ids = [model.encode(_in_template(model, asked), special=False)]
-        wanted = asked.max_completion_tokens or asked.max_tokens
-        if wanted is None:
-            wanted = (model.context or len(ids[0]) + _UNKNOWN) - len(ids[0])
-        return await _answered(request, model, host, asked, ids, max(wanted, 1))
+        work = await service.prepare_chat(request.scope[BODY], request.scope[STEERING])
+        return await _answered(request, service, work)
 
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        asked = requests.read(request.scope[BODY], requests.Tokenize, served)
+        text = asked.prompt if asked.prompt is not None else asked.content
+        if (text is None) == (asked.messages is None):
+            raise RequestError("name a prompt, or messages", param="prompt")
+        if text is not None:
+            special = asked.add_special if asked.add_special_tokens is None else None
+            special = asked.add_special_tokens if special is None else special
+            ids = await service.encode(text, special=special is not False)
+        else:
+            ids = await service.chat_ids(
+                asked.messages or (),
+                ask=asked.add_generation_prompt,
+                go_on=asked.continue_final_message,
+                arguments=asked.chat_template_kwargs,
+            )
+        made: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": model.context}
+        if asked.with_pieces:
+            made["tokens"] = [{"id": one, "piece": model.token(one)} for one in ids]
+        if asked.return_token_strs:
+            made["token_strs"] = [model.token(one) for one in ids]
+        return JSONResponse(made)
+
+    @app.post("/detokenize")
+    async def detokenize(request: Request) -> Response:
+        asked = requests.read(request.scope[BODY], requests.Detokenize, served)
+        size = model.network.config.get_text_config().vocab_size
+        if any(one >= size for one in asked.tokens):
+            raise RequestError(f"token ids are below {size:,}", param="tokens")
+        text = await service.decode(asked.tokens)
+        return JSONResponse({"prompt": text, "content": text})
+
+    ollama.add_routes(app, service, list(listed()), created)
     return app
 
 
-def _in_template(model: Model, asked: requests.Chat) -> str:
-    turns = [Message(turn.role, turn.text) for turn in asked.messages]
+async def _answered(request: Request, service: Service, work: Work) -> Response:
+    steering: Steering = request.scope[STEERING]
+    job, _ = service.begin(work, steering)
+    answer = service.answer(work, steering, job, service.served)
+    log = request.scope[LOG]
+    if work.asked.stream:
+        options = work.asked.stream_options
+        usage = bool(options and options.include_usage)
+        pieces = _streamed(job, answer, usage=usage, log=log)
+        return Stream(pieces, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+    events = await collected(request, job)
+    made = answer.whole(events)
+    log.append(f"{answer.n_prompt}+{answer.n_new} tokens")
+    return Response(msgspec.json.encode(made), media_type="application/json")
+
+
+async def _streamed(job: Job, answer: Answer, *, usage: bool, log: list[str]) -> AsyncIterator[str]:
     try:
-        return encoding.chat(model.tokenizer, model.identity.id, turns)
-    except ModelError as error:
-        raise RequestError(str(error), param="messages") from None
-
-
-async def _answered(
-    request: Request,
-    model: Model,
-    host: Host,
-    asked: requests.Completion | requests.Chat,
-    prompts: list[list[int]],
-    max_tokens: int,
-) -> Response:
-    for ids in prompts:
-        _check(model, ids, max_tokens)
-    sampling = Sampling(
-        max_tokens=max_tokens,
-        temperature=_temperature(asked.temperature),
-        top_p=asked.top_p or 1.0,
-        top_k=max(asked.top_k or 0, 0),
-        stop=asked.stops,
-        samples=asked.n or 1,
-        seed=secrets.randbits(31) if asked.seed is None else asked.seed % 2**63,
-    )
-    rows = [Row("", sample, ids) for ids in prompts for sample in range(sampling.samples)]
-    if len(rows) > _MOST_CHOICES:
-        raise RequestError(f"n times the prompts is more than {_MOST_CHOICES}", param="n")
-    job = host.order(Order(rows, request.scope[STEERS], sampling, asked.top))
-    is_chat = isinstance(asked, requests.Chat)
-    answer = Answer(model.identity.id, is_chat, sum(map(len, prompts)), asked.top is not None)
-    if asked.stream:
-        usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        pieces = _streamed(job, answer, len(rows), usage=usage)
-        return StreamingResponse(pieces, media_type="text/event-stream")
-    async with _while_there(request, job):
-        return JSONResponse(answer.whole([event async for event in job.told()]))
-
-
-def _temperature(asked: float | None) -> float:
-    """Where nothing but the likeliest token is left, none is drawn."""
-    if asked is None:
-        return 1.0
-    return asked if asked >= _COLD else 0.0
-
-
-def _check(model: Model, ids: list[int], max_tokens: int) -> None:
-    size = model.network.config.get_text_config().vocab_size
-    if not ids or any(token >= size for token in ids):
-        raise RequestError(
-            "a prompt is empty" if not ids else f"token ids are below {size:,}", param="prompt"
-        )
-    if model.context is not None and len(ids) + max_tokens > model.context:
-        raise RequestError(
-            f"the prompt has {len(ids):,} tokens; with {max_tokens:,} new ones that is more than"
-            f" the {model.context:,} that {model.identity.id} takes",
-            code="context_length_exceeded",
-        )
-
-
-async def _streamed(job: Job, answer: Answer, n_choices: int, *, usage: bool) -> AsyncIterator[str]:
-    try:
-        for chunk in answer.opening(n_choices):
+        for chunk in answer.opening(answer.n_choices):
             yield chunk
         async with aclosing(job.told()) as events:
             async for event in events:
@@ -157,24 +164,7 @@ async def _streamed(job: Job, answer: Answer, n_choices: int, *, usage: bool) ->
             yield chunk
     except RequestError as refusal:  # the status has gone out already
         yield sse(refusal.body)
+        yield "data: [DONE]\n\n"
     finally:
         job.gone.set()
-
-
-@asynccontextmanager
-async def _while_there(request: Request, job: Job) -> AsyncIterator[None]:
-    """Give a job up when the client leaves."""
-
-    async def watch() -> None:
-        while not await request.is_disconnected():
-            await asyncio.sleep(_PATIENCE)
-        job.leave()
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        job.gone.set()
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
+        log.append(f"{answer.n_prompt}+{answer.n_new} tokens")

@@ -1,22 +1,27 @@
-"""Requests of OpenAI's API, as far as this server has them. No torch.
+"""What clients may send: the bodies of OpenAI's API, with what clients of vLLM and llama.cpp add.
 
-A field that it does not know is refused, and so is one that it knows but cannot do, where it asks
-for something: what is dropped in silence is found out too late.
+A field that would change the text and is not done here is refused by its name, unless it asks for
+nothing (a repetition penalty of 1, say); a field of no name that is known here is refused too. What
+is dropped in silence is found out too late. The fields of steering are in `library`. No torch.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from steer.serving.refused import RequestError
+from steer.serving import limits
+from steer.serving.errors import RequestError
 
-_Stop = Annotated[str, Meta(min_length=1, max_length=1000)]
-_Token = Annotated[int, Meta(ge=0)]
-_Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+_Stop = Annotated[str, Meta(max_length=1000)]
+_TokenId = Annotated[int, Meta(ge=0, le=2**31)]
+_Count = Annotated[int, Meta(ge=-1, le=1_000_000)]
 _Top = Annotated[int, Meta(ge=0, le=20)]
+_FIELD = re.compile(r"`?\$\.([\w.\[\]]+)")
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,47 +29,43 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    continuous_usage_stats: Literal[False] | None = None
 
 
 class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What both kinds of request have; None is the default."""
+    """What both kinds of request have; None is the default, and -1 as many tokens as there is room
+    for. n_predict: as llama.cpp calls max_tokens."""
 
     model: str | None = None
     max_tokens: _Count | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    n_predict: _Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
-    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    n: Annotated[int, Meta(ge=1, le=limits.MOST_CHOICES)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: _Stop | Annotated[tuple[_Stop, ...], Meta(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # What says who asks, and how it is billed, changes no text.
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    # What would change it, and is not done here.
-    frequency_penalty: Any = None
-    presence_penalty: Any = None
-    logit_bias: Any = None
-    response_format: Any = None
 
     @property
     def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        """Stop strings; an empty one, as some clients send, stops nothing."""
+        several = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        return tuple(one for one in several if one)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The most new tokens; None where nothing is said, -1 where there is to be no bound."""
+        return self.n_predict if self.max_tokens is None else self.max_tokens
 
 
 class Completion(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """POST /v1/completions. logprobs: of so many of the likeliest tokens, and the one taken."""
 
-    prompt: str | tuple[str | _Token | tuple[_Token, ...], ...]
+    prompt: str | tuple[str | _TokenId | tuple[_TokenId, ...], ...]
     logprobs: _Top | None = None
-    echo: Any = None
-    best_of: Any = None
-    suffix: Any = None
+    add_special_tokens: bool = True
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
@@ -77,36 +78,47 @@ class Completion(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if isinstance(prompt, str):
             return [prompt]
         loose = tuple(part for part in prompt if isinstance(part, int))
-        if not prompt or (loose and len(loose) < len(prompt)) or len(prompt) > 128 > len(loose):
+        most = limits.MOST_CHOICES
+        if not prompt or (loose and len(loose) < len(prompt)) or len(prompt) > most > len(loose):
             raise RequestError(
-                "prompt is a text, a list of token ids, or a list of up to 128 of those",
+                f"prompt is a text, a list of token ids, or a list of up to {most} of those",
                 param="prompt",
             )
         return [loose] if loose else [part for part in prompt if not isinstance(part, int)]
 
     @property
     def top(self) -> int | None:
+        """Of how many tokens log-probabilities are told; None tells none."""
         return self.logprobs
 
 
-class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a message."""
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a message; only text is read here."""
 
     text: str
-    type: Literal["text"] = "text"
+    type: Literal["text", "input_text", "output_text", "refusal"] = "text"
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message."""
+    """A message. Some of its fields are for the chat template alone, if that knows them."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | tuple[Said, ...]
-    name: Any = None
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | tuple[Part, ...] | None = None
+    name: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] | None = None
+    tool_call_id: str | None = None
+    function_call: dict[str, Any] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
     refusal: Any = None
     annotations: Any = None
+    audio: None = None
 
     @property
     def text(self) -> str:
+        """What it says."""
+        if self.content is None:
+            return ""
         if isinstance(self.content, str):
             return self.content
         return "\n".join(part.text for part in self.content)
@@ -115,80 +127,178 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Chat(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[tuple[Turn, ...], Meta(min_length=1)]
+    messages: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=2_000)]
     max_completion_tokens: _Count | None = None
     logprobs: bool | None = None
     top_logprobs: _Top | None = None
-    tools: Any = None
-    tool_choice: Any = None
-    functions: Any = None
-    function_call: Any = None
-    parallel_tool_calls: Any = None
-    reasoning_effort: Any = None
-    modalities: Any = None
-    audio: Any = None
-    prediction: Any = None
-    web_search_options: Any = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
     @property
     def top(self) -> int | None:
+        """Of how many tokens log-probabilities are told; None tells none."""
         return self.top_logprobs or 0 if self.logprobs else None
 
 
-Kind = TypeVar("Kind", Completion, Chat)
+class Tokenize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /tokenize, as vLLM and llama.cpp have it."""
 
-#: What fields ask for where they ask for nothing.
-_NOTHING: tuple[Any, ...] = (None, False, 0, [], {}, "")
-_USUAL = {
-    "response_format": {"type": "text"},
-    "best_of": 1,
-    "tool_choice": "none",
-    "function_call": "none",
-    "parallel_tool_calls": True,
-    "modalities": ["text"],
-}
-_LACKING = (
-    "frequency_penalty",
-    "presence_penalty",
-    "logit_bias",
-    "response_format",
-    "echo",
-    "best_of",
-    "suffix",
-    "tools",
-    "tool_choice",
-    "functions",
-    "function_call",
-    "parallel_tool_calls",
-    "reasoning_effort",
-    "modalities",
-    "audio",
-    "prediction",
-    "web_search_options",
+    model: str | None = None
+    prompt: str | None = None
+    content: str | None = None
+    messages: tuple[Turn, ...] | None = None
+    add_special_tokens: bool | None = None
+    add_special: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    with_pieces: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class Detokenize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /detokenize."""
+
+    tokens: Annotated[tuple[_TokenId, ...], Meta(max_length=100_000)]
+    model: str | None = None
+
+
+Kind = TypeVar("Kind", Completion, Chat, Tokenize, Detokenize)
+
+#: Fields that change no text: who asks, how it is billed, what a server keeps or tells of itself.
+_ASIDE = frozenset(
+    [
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "cache_prompt",
+        "id_slot",
+        "slot_id",
+        "timings_per_token",
+        "request_id",
+        "priority",
+        "cache_salt",
+        "session_id",
+        "parallel_tool_calls",
+        "return_progress",
+        "keep_alive",
+    ]
 )
+#: What fields that are not done here may say, since it asks for nothing; None everywhere.
+_NOTHING: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1, 0),
+    "repeat_penalty": (1,),
+    "repeat_last_n": (0, 64),
+    "length_penalty": (1,),
+    "min_p": (0,),
+    "top_a": (0,),
+    "typical_p": (1, 0),
+    "typ_p": (1,),
+    "tfs_z": (1,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "mirostat": (0,),
+    "mirostat_mode": (0,),
+    "dry_multiplier": (0,),
+    "xtc_probability": (0,),
+    "dynatemp_range": (0,),
+    "min_tokens": (0,),
+    "n_keep": (0,),
+    "n_probs": (0,),
+    "prompt_logprobs": (0, False),
+    "ignore_eos": (False,),
+    "early_stopping": (False,),
+    "use_beam_search": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "return_token_ids": (False,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "logit_bias": ({}, []),
+    "response_format": ({"type": "text"},),
+    "grammar": ("",),
+    "json_schema": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
+    "echo": (False,),
+    "best_of": (1,),
+    "suffix": ("",),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "reasoning_effort": (),
+    "reasoning_format": ("none", "auto"),
+    "include_reasoning": (True,),
+    "verbosity": ("medium",),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "chat_template": (),
+    "documents": ([],),
+    "truncate_prompt_tokens": (),
+    "logits_processors": ([],),
+}
 
 
-def read(data: bytes, kind: type[Kind], served: str) -> Kind:
+def read(body: Mapping[str, Any], kind: type[Kind], served: str) -> Kind:
     """A request for the model that is `served`.
 
     Raises:
         RequestError: it is none, or asks for another model, or for what is not done here.
     """
+    own = {}
+    known = kind.__struct_fields__
+    for name, value in body.items():
+        if name in known:
+            own[name] = value
+        elif name in _NOTHING:
+            if value is not None and not any(_same(value, one) for one in _NOTHING[name]):
+                raise RequestError(
+                    f"this server does not do {name}", param=name, code="unsupported"
+                )
+        elif name not in _ASIDE:
+            raise RequestError(f"there is no field {name!r}", param=name, code="unknown_field")
     try:
-        asked = msgspec.json.decode(data, type=kind)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise RequestError(str(error), code="bad_request") from None
-    if asked.model not in (None, served):
+        made = msgspec.convert(own, kind)
+    except msgspec.ValidationError as error:
+        found = _FIELD.search(str(error))
         raise RequestError(
-            f"there is no model {str(asked.model)[:100]!r}; this server has {served!r}",
+            str(error), param=found[1] if found else None, code="bad_request"
+        ) from None
+    check_model(made.model, served)
+    if isinstance(made, Chat) and made.top_logprobs and not made.logprobs:
+        raise RequestError("top_logprobs needs logprobs", param="top_logprobs")
+    return made
+
+
+def check_model(name: str | None, served: str) -> None:
+    """
+    Raises:
+        RequestError: there is no such model.
+    """
+    if name not in (None, "", served):
+        raise RequestError(
+            f"there is no model {str(name)[:100]!r}; this server has {served!r}",
             status=404,
             param="model",
             code="model_not_found",
         )
-    for name in _LACKING:
-        value = getattr(asked, name, None)
-        if value not in _NOTHING and value != _USUAL.get(name):
-            raise RequestError(f"this server does not do {name}", param=name, code="unsupported")
-    if isinstance(asked, Chat) and asked.top_logprobs and not asked.logprobs:
-        raise RequestError("top_logprobs needs logprobs", param="top_logprobs")
-    return asked
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equal, and a truth value only to a truth value."""
+    return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)

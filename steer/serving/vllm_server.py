@@ -1,4 +1,5 @@
-"""vLLM's own OpenAI server, steered: `Gate` stands before it, and `SteeredWorker` in its processes.
+"""vLLM's own OpenAI server, steered: `SteeringMiddleware` stands before it, and `SteeredWorker` in
+its processes.
 
 What a request asks of steering travels on in `vllm_xargs`, which clients may not fill in
 themselves. Nothing here imports vLLM: it runs as a program of its own, that imports this.
@@ -27,44 +28,53 @@ from steer.engines import wire
 from steer.engines.slots import Shape, shape_of
 from steer.engines.vllm_engine import FOLDER, NAME, WORKER, default_dtype, environment
 from steer.models.source import ModelSource
-from steer.serving.asked import Shelf
-from steer.serving.gate import Application, Gate, Scope
-from steer.serving.refused import RequestError
+from steer.serving.errors import RequestError
+from steer.serving.library import Library, Steering
+from steer.serving.middleware import Access, Application, Scope, SteeringMiddleware
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors import store
 
 #: Ops other than add that one request can have at one layer: tables are made before anybody asks.
 MOST_ALONG = 2
-#: Tells the server's key to the gate.
-_KEY = "STEER_API_KEY"
+#: Tell the middleware the server's key, and who else may ask.
+_KEY, _ACCESS = "STEER_API_KEY", "STEER_SERVE_ACCESS"
 _PROGRAM = "vllm.entrypoints.openai.api_server"
 #: Seconds that vLLM has to end in.
 _LAST = 20
-#: What would reach past the gate: tensors, what another request has written into the cache, and a
-#: search that leaves behind what its request had besides.
+#: What would reach past the middleware: tensors, what another request has written into the cache,
+#: and a search that leaves behind what its request had besides.
 _CLOSED = ("prompt_embeds", "kv_transfer_params", "ec_transfer_params", "use_beam_search")
 
 
-class VllmGate(Gate):
-    """The gate of a server that was started as below; vLLM makes it, by `--middleware`."""
+class VllmMiddleware(SteeringMiddleware):
+    """What stands before a server that was started as below; vLLM makes it, by `--middleware`."""
 
     def __init__(self, app: Application) -> None:
         files = store.files(Path(os.environ[FOLDER]))
-        shelf = Shelf({file.stem: store.read(file) for file in files})
+        library = Library({file.stem: store.read(file) for file in files})
 
-        def hand_on(body: dict[str, Any], steers: list[Steer], _scope: Scope) -> dict[str, Any]:
-            return handed_on(body, steers, shelf)
+        def hand_on(body: dict[str, Any], steering: Steering, _scope: Scope) -> dict[str, Any]:
+            return handed_on(body, steering, library)
 
-        super().__init__(app, shelf, hand_on, api_key=os.environ.get(_KEY))
+        settings = json.loads(os.environ.get(_ACCESS, "{}"))
+        library.defaults = library.steering({"steer": settings.get("defaults", [])}).steers
+        access = Access(
+            os.environ.get(_KEY), settings.get("local", True), tuple(settings.get("origins", ()))
+        )
+        super().__init__(app, library, hand_on, access=access)
 
 
-def handed_on(body: dict[str, Any], steers: list[Steer], shelf: Shelf) -> dict[str, Any]:
+def handed_on(body: dict[str, Any], steering: Steering, library: Library) -> dict[str, Any]:
     """The body that vLLM is to read.
 
     Raises:
-        RequestError: it asks for what the engine cannot do, or reaches past the gate.
+        RequestError: it asks for what the engine cannot do, or reaches past the middleware.
     """
+    for name, value in (("guard", steering.guards), ("watch", steering.watched)):
+        if value:
+            raise RequestError(f"--engine vllm does not do {name}", param=name, code="unsupported")
+    steers = steering.steers
     try:
         for steer in steers:
             wire.check_engine_can(steer, NAME)
@@ -84,7 +94,7 @@ def handed_on(body: dict[str, Any], steers: list[Steer], shelf: Shelf) -> dict[s
         raise RequestError("steering goes in 'steer', not in vllm_xargs", param="vllm_xargs")
     if salt is not None and not isinstance(salt, str):
         raise RequestError("cache_salt is a text", param="cache_salt")
-    key = wire.encode(steers, shelf.names)
+    key = wire.encode(steers, library.names)
     if key:
         body = body | {"vllm_xargs": extra | {"steer": key}}
     if key or salt:
@@ -95,20 +105,22 @@ def handed_on(body: dict[str, Any], steers: list[Steer], shelf: Shelf) -> dict[s
     return body
 
 
-def shape(shelf: Shelf) -> Shape:
+def shape(library: Library) -> Shape:
     """Tables for all that requests can ask; how many slots they have, the worker decides."""
-    every = [[Steer(one, Coefficient(1.0), one.metadata.layers)] for one in shelf.vectors.values()]
+    every = [
+        [Steer(one, Coefficient(1.0), one.metadata.layers)] for one in library.vectors.values()
+    ]
     return replace(shape_of(every, n_slots=0), n_along=MOST_ALONG)
 
 
 def serve(
     source: ModelSource,
-    shelf: Shelf,
+    library: Library,
     *,
     served: str,
     host: str,
     port: int,
-    api_key: str | None,
+    access: Access,
     options: dict[str, Any],
     on_up: Callable[[], None],
 ) -> None:
@@ -124,8 +136,8 @@ def serve(
         "host": host,
         "port": port,
         "worker_cls": WORKER,
-        "additional_config": {"steer": asdict(shape(shelf))},
-        "middleware": f"{VllmGate.__module__}.{VllmGate.__qualname__}",
+        "additional_config": {"steer": asdict(shape(library))},
+        "middleware": f"{VllmMiddleware.__module__}.{VllmMiddleware.__qualname__}",
         "uvicorn_log_level": "error",
         # What a request leaves out is as OpenAI has it, not as the checkpoint likes it.
         "generation_config": "vllm",
@@ -134,12 +146,18 @@ def serve(
     told |= {"trust_remote_code": True} if source.trust_remote_code else {}
     command = [sys.executable, "-W", "ignore", "-m", _PROGRAM, *arguments(told | options)]
     with tempfile.TemporaryDirectory(prefix="steer-") as folder:
-        for name, vector in shelf.vectors.items():
+        for name, vector in library.vectors.items():
             store.write(Path(folder) / f"{name}{store.SUFFIX}", vector)
         variables = {**os.environ, **environment(), FOLDER: folder}
         variables.pop(_KEY, None)
-        if api_key is not None:
-            variables[_KEY] = api_key
+        if access.api_key is not None:
+            variables[_KEY] = access.api_key
+        settings = {
+            "local": access.local,
+            "origins": access.origins,
+            "defaults": [library.as_asked(steer) for steer in library.defaults],
+        }
+        variables[_ACCESS] = json.dumps(settings)
         _run(command, variables, f"http://{_reached(host)}:{port}/health", on_up)
 
 

@@ -13,7 +13,7 @@ from steer.base.files import shown
 from steer.sharing.evidence import Evidence
 from steer.sharing.pull import CARD, MADE
 from steer.vectors.metadata import Metadata
-from steer.vectors.provenance import UNREAD
+from steer.vectors.provenance import UNREAD, ModelIdentity
 from steer.vectors.sites import format_layers
 
 README = "README.md"
@@ -97,7 +97,8 @@ def _facts(metadata: Metadata) -> list[str]:
     read = "acts on" if positions in UNREAD else "read at"
     facts = {
         "model": f"{model.id}{f' at {model.revision}' if model.revision else ''}"
-        f" ({model.architecture}, width {model.d_model}, weights {model.fingerprint})",
+        f" ({_local(model)}{model.architecture}, width {model.d_model},"
+        f" weights {model.fingerprint})",
         "form": f"{form}, {where}",
         "made by": f"{made}; {read} {positions}",
         "data": f"sha256 {contrast.sha256}",
@@ -106,6 +107,12 @@ def _facts(metadata: Metadata) -> list[str]:
         "sha256": metadata.sha256,
     }
     return [f"- {label}: {plain(value)}" for label, value in facts.items()]
+
+
+def _local(model: ModelIdentity) -> str:
+    """Tells of a model that is known by its folder's name alone that nobody can load it by that."""
+    public = model.revision or _HUB_ID.fullmatch(model.id) or model.id == "pocket"
+    return "" if public or not model.bound else "a folder of the maker's, known by its weights; "
 
 
 def _effect(metadata: Metadata, evidence: Evidence | None) -> str:

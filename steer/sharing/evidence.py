@@ -11,20 +11,12 @@ import msgspec
 
 from steer.base.errors import InputError
 from steer.base.files import read_bytes
+from steer.base.intervals import Interval
 from steer.base.strict_json import load_strict_json
+from steer.measures.measure import Measure
+from steer.measures.registry import measures
 
 _MAX_BYTES = 20_000_000
-#: Measures in their order, their headings, and how a number is written.
-_MEASURES = {
-    "preference": ("preference", "{:.2f}"),
-    "right_way": ("right way", "{:.0%}"),
-    "multiple_choice": ("matching", "{:.0%}"),
-    "recovery": ("recovery", "{:.2f}"),
-    "concept": ("concept", "{:.2f}"),
-    "kl": ("KL", "{:.3f}"),
-    "extra_nats": ("extra nats", "{:.2f}"),
-    "distinct": ("distinct-2", "{:.0%}"),
-}
 
 
 class _Interval(msgspec.Struct):
@@ -46,7 +38,7 @@ def read(path: Path) -> dict[str, Evidence]:
     """The hash of each vector that was measured, with its rows and the baselines.
 
     Raises:
-        InputError: the file is not what `steer eval -o` writes.
+        InputError: the file is not what `steer eval -o` writes, or a vector changed nothing in it.
     """
     data = read_bytes(path, limit=_MAX_BYTES)
     try:
@@ -55,26 +47,42 @@ def read(path: Path) -> dict[str, Evidence]:
         rows = msgspec.convert(told["rows"], list[dict[str, Any]])
         how = msgspec.convert(told["command"], str)
         found = {name: _evidence(name, rows, f"Again: {how}") for name in vectors}
+        idle = [name for name in vectors if _is_idle(name, rows)]
     except (KeyError, TypeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise InputError(
             f"{path} is not what `steer eval -o` writes: {error}", hint="measure again with it"
         ) from None
+    if idle:
+        raise InputError(
+            f"{path} is no evidence: vector {idle[0]!r} changed nothing in it",
+            hint="measure it where it acts: by another coefficient, scope or gate",
+        )
     return {vectors[name]: one for name, one in found.items()}
+
+
+def _is_idle(name: str, rows: list[dict[str, Any]]) -> bool:
+    """Whether a vector left every unrelated text as it was, to the last bit."""
+    drifts = [
+        msgspec.convert(row["kl"], _Interval)
+        for row in rows
+        if row.get("vector") == name and row.get("kind") == "vector" and row.get("kl")
+    ]
+    return bool(drifts) and all(one.value == one.low == one.high == 0 for one in drifts)
 
 
 def _evidence(name: str, rows: list[dict[str, Any]], how: str) -> Evidence:
     mine = [row for row in rows if row["vector"] in (None, name)]
-    names = [key for key in _MEASURES if any(row.get(key) for row in mine)]
+    every = measures()
+    names = [key for key in every if any(row.get(key) for row in mine)]
     cells = [
-        (msgspec.convert(row["label"], str), *(_cell(key, row.get(key)) for key in names))
+        (msgspec.convert(row["label"], str), *(_cell(every[key], row.get(key)) for key in names))
         for row in mine
     ]
-    return Evidence(("", *(_MEASURES[key][0] for key in names)), tuple(cells), how)
+    return Evidence(("", *(every[key].title for key in names)), tuple(cells), how)
 
 
-def _cell(name: str, value: Mapping[str, Any] | None) -> str:
+def _cell(measure: Measure, value: Mapping[str, Any] | None) -> str:
     if value is None:
         return "–"
-    told = msgspec.convert(value, _Interval)
-    form = _MEASURES[name][1].format
-    return f"{form(told.value)} [{form(told.low)}, {form(told.high)}]"
+    found = msgspec.convert(value, _Interval)
+    return measure.shown(Interval(found.value, found.low, found.high))

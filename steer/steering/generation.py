@@ -89,6 +89,33 @@ def check_gates(sampling: Sampling, steers: Sequence[Steer]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Guide:
+    """A condition that guides a text, and how strongly: 1 is the condition as a prompt, 0 is none.
+
+    Raises:
+        UsageError: the strength is not a finite number.
+    """
+
+    condition: str
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.strength):
+            raise UsageError(f"--strength is a finite number, not {self.strength}")
+
+    def __str__(self) -> str:
+        return f"{self.condition!r} at {self.strength:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """strengths: of each guide. prompts: each prompt's text under each guide's condition."""
+
+    strengths: tuple[float, ...]
+    prompts: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GateReading:
     """What a gate did: what it read of the prompt, and which share of the new tokens it let
     through. Of a gate that looks at each token there is no value."""
@@ -121,11 +148,18 @@ class Generation:
     idle: list[str] = field(default_factory=list)
     unreached: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One continuation to be made, of which the prompt has these token ids."""
+    """One continuation to be made, of which the prompt has these token ids.
+
+    conditioned: those of the prompt under each condition that guides it.
+    """
 
     prompt: str
     sample: int
     ids: list[int]
+    conditioned: tuple[list[int], ...] = ()

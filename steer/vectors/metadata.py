@@ -81,7 +81,9 @@ class Recommended(Record, frozen=True):
 
     coefficient: times the stored vector or, where `unit` is residual, the share of the mean
     activation's length that it is brought to at each layer; for an op other than `add`, how much of
-    the edit is made. op: as `-v` writes it, such as `add`, `ablate` or `cap=2.5`.
+    the edit is made. op: as `-v` writes it, such as `add`, `ablate` or `cap=2.5`. chosen_on: short
+    hashes of the held-out texts that a sweep chose by; None where there were none, and in earlier
+    files.
     """
 
     layers: tuple[int, ...]
@@ -89,6 +91,7 @@ class Recommended(Record, frozen=True):
     evidence: str
     op: str = "add"
     unit: Unit = "vector"
+    chosen_on: str | None = None
 
     def __post_init__(self) -> None:
         finite(self.coefficient)
@@ -174,6 +177,8 @@ def to_json(metadata: Metadata) -> dict[str, Any]:
         del plain["contrast"]["items"]
     if metadata.recommended.unit == "vector":
         del plain["recommended"]["unit"]
+    if metadata.recommended.chosen_on is None:
+        del plain["recommended"]["chosen_on"]
     return plain
 
 

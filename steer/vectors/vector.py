@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -81,6 +82,38 @@ class SteeringVector:
             return None
         row = self.metadata.layers.index(layer)
         return np.asarray(self.down[row]), np.asarray(self.up[row])
+
+    def only(self, layers: Sequence[int]) -> SteeringVector:
+        """The same vector with these of its layers, in rising order.
+
+        What the file recommends is kept where those layers are left; its evidence is of all.
+
+        Raises:
+            VectorError: the vector has no such layer.
+        """
+        statistics = tuple(self.metadata.at(layer) for layer in layers)
+        rows = [self.metadata.layers.index(layer) for layer in layers]
+        recommended = self.metadata.recommended
+        left = tuple(layer for layer in recommended.layers if layer in layers) or tuple(layers)
+        metadata = msgspec.structs.replace(
+            self.metadata,
+            layers=tuple(layers),
+            statistics=statistics,
+            recommended=msgspec.structs.replace(recommended, layers=left),
+            sha256="",
+        )
+        parts = {name: np.array(tensor[rows]) for name, tensor in self.tensors.items()}
+        return SteeringVector(metadata, **parts)
+
+    def renamed(self, name: str, description: str | None = None) -> SteeringVector:
+        """The same numbers under another name, with another description where one is given."""
+        metadata = msgspec.structs.replace(
+            self.metadata,
+            name=name,
+            description=self.metadata.description if description is None else description,
+            sha256="",
+        )
+        return replace(self, metadata=metadata)
 
     @property
     def sha256(self) -> str:

@@ -38,7 +38,7 @@ from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 from steer.distillation.texts import journal, write
-from steer.models.model import load
+from steer.models.loading import load
 from steer.models.source import ModelSource
 from steer.pocket import corpus
 from steer.pocket.tags import Tags, split_tags

@@ -23,12 +23,13 @@ from steer.base.journal import Journal
 from steer.contrasts import heldout
 from steer.contrasts.prompts import OPENINGS
 from steer.contrasts.records import records
-from steer.evaluation.sweep import bench, run
+from steer.evaluation.bench import bench, run
 from steer.evaluation.task import Task
 from steer.evaluation.written import Writing
 from steer.measures.elimination import contenders, looks, n_looks
-from steer.measures.grids import Array, Grid, Plan, Row, default_coefficients
-from steer.models.model import Model, load
+from steer.measures.grids import Array, Grid, GridRow, Scores, default_coefficients
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.pocket import corpus
 from steer.vectors import store
@@ -37,64 +38,65 @@ METHODS = ("mean_diff", "pca", "lda", "probe")
 MAX_KL, ORDERS = 0.1, 20
 
 
-def scored(model: Model, kind: str, value: str) -> Grid:
+def scored(model: Model, kind: str, value: str) -> Scores:
     write_pairs(Path("stories.jsonl"), kind, value, TRAINED, TRAINING_SEED)
     others = Path("held-out.jsonl")
     write_pairs(others, kind, value, HELD_OUT, SWEEPING_SEED)
-    rows: list[Row] = []
+    rows: list[GridRow] = []
     for method in METHODS:
         path = Path(f"{value}-{method}.safetensors")
         steer("extract", "stories.jsonl", "--method", method, "-o", path)
         vector = store.read(path)
         columns = default_coefficients(vector)
-        rows += [Row(vector, (layer,), columns, method) for layer in vector.metadata.layers]
+        rows += [GridRow(vector, (layer,), columns, method) for layer in vector.metadata.layers]
     held_out = heldout.read(records(others.read_bytes(), others.name))
     texts = bench(model, Task(held_out, Writing(tuple(OPENINGS))), lambda what, n: None)
-    *_, grid = run(texts, Plan(tuple(rows)), Journal(None))
-    return grid
+    *_, scores = run(texts, Grid(tuple(rows)), Journal(None))
+    return scores
 
 
-def played(grid: Grid) -> tuple[float, float]:
+def played(scores: Scores) -> tuple[float, float]:
     """Which share of the best effect is kept, and which share of all scores that took."""
-    n, n_texts = grid.effect.shape[-1], grid.drift.shape[-1]
-    seen = replace(
-        grid, effect=np.full_like(grid.effect, np.nan), drift=np.full_like(grid.drift, np.nan)
-    )
-    cells, scores = np.ones(grid.effect.shape[:2], dtype=bool), 0
+    n, n_texts = scores.effect.shape[-1], scores.drift.shape[-1]
+    effect, drift = np.full(scores.effect.shape, np.nan), np.full(scores.drift.shape, np.nan)
+    cells, n_scored = np.ones(scores.effect.shape[:2], dtype=bool), 0
     parts = n_looks(min(n, n_texts))
     for items, texts in zip(looks(n, parts), looks(n_texts, parts), strict=True):
         for row, column in np.argwhere(cells):
-            seen.effect[row, column, items] = grid.effect[row, column, items]
-            seen.drift[row, column, texts] = grid.drift[row, column, texts]
-        scores += int(cells.sum()) * len(items)
+            effect[row, column, items] = scores.effect[row, column, items]
+            drift[row, column, texts] = scores.drift[row, column, texts]
+        seen = replace(scores, effect=effect, drift=drift)
+        n_scored += int(cells.sum()) * len(items)
         cells &= contenders(seen, MAX_KL)
-    return best(seen) / best(grid), scores / (cells.size * n)
+    return best(seen) / best(scores), n_scored / (cells.size * n)
 
 
-def best(grid: Grid) -> float:
+def best(scores: Scores) -> float:
     """The strongest effect within the budget of what was scored on everything."""
-    return float(np.nanmax(np.where(grid.costs() <= MAX_KL, grid.effects(), np.nan)))
+    return float(np.nanmax(np.where(scores.costs() <= MAX_KL, scores.effects(), np.nan)))
 
 
-def shuffled(grid: Grid, rng: np.random.Generator) -> Grid:
-    items, texts = (rng.permutation(one.shape[-1]) for one in (grid.effect, grid.drift))
+def shuffled(scores: Scores, rng: np.random.Generator) -> Scores:
+    items, texts = (rng.permutation(one.shape[-1]) for one in (scores.effect, scores.drift))
     return replace(
-        grid,
-        effect=grid.effect[..., items],
-        weights=grid.weights[items],
-        drift=grid.drift[..., texts],
-        counts=grid.counts[texts],
+        scores,
+        effect=scores.effect[..., items],
+        weights=scores.weights[items],
+        drift=scores.drift[..., texts],
+        counts=scores.counts[texts],
     )
 
 
-def rows_of(grid: Grid, rows: Sequence[int]) -> Grid:
-    return replace(grid, effect=grid.effect[rows], drift=grid.drift[rows], level=grid.level[rows])
+def rows_of(scores: Scores, rows: Sequence[int]) -> Scores:
+    return replace(
+        scores, effect=scores.effect[rows], drift=scores.drift[rows], level=scores.level[rows]
+    )
 
 
-def replayed(grid: Grid) -> Array:
+def replayed(scores: Scores) -> Array:
     """[order, (share of the best effect, share of scores)]."""
     rng = np.random.default_rng(0)
-    return np.array([played(shuffled(grid, rng)) for _ in range(ORDERS)])
+    return np.array([played(shuffled(scores, rng)) for _ in range(ORDERS)])
 
 
 def main() -> None:
@@ -107,13 +109,13 @@ def main() -> None:
             for value in values:
                 if asked and value not in asked:
                     continue
-                grid = scored(model, kind, value)
-                n = len(grid.effect) // len(METHODS)
+                scores = scored(model, kind, value)
+                n = len(scores.effect) // len(METHODS)
                 alone = [
-                    replayed(rows_of(grid, range(i * n, i * n + n))) for i in range(len(METHODS))
+                    replayed(rows_of(scores, range(i * n, i * n + n))) for i in range(len(METHODS))
                 ]
                 every["five rows"].append(np.concatenate(alone))
-                every["twenty rows"].append(replayed(grid))
+                every["twenty rows"].append(replayed(scores))
                 for name, found in every.items():
                     told(f"{value}, {name}", found[-1])
         os.chdir("/")

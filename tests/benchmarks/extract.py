@@ -44,8 +44,9 @@ from transformers.utils import logging
 
 from steer.hooks import record
 from steer.hooks.packing import batches
+from steer.models.loading import load
 from steer.models.memory import token_budget
-from steer.models.model import Model, load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 
 PINNED = ["torch==2.13.0", "repeng==0.4.0", "steering-vectors==0.12.2"]

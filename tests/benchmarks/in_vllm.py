@@ -26,7 +26,7 @@ from overhead import random_llama
 from recorded import extract, pairs
 
 from steer.engines.vllm_engine import Engine, environment, running
-from steer.models.model import load
+from steer.models.loading import load
 from steer.models.source import ModelSource
 from steer.steering.generation import Row, Sampling
 from steer.steering.operation import Coefficient, Operation

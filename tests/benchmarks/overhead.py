@@ -29,7 +29,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from steer import pocket
 from steer.generate.apply import Sampling, generate
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.projection import Condition, Gate, Guard, Projection

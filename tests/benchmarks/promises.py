@@ -37,7 +37,8 @@ from steer.evaluation.batches import Text, log_prob
 from steer.evaluation.scoring import score
 from steer.fitting.fit import auc
 from steer.generate.apply import Generation, Sampling, generate
-from steer.models.model import Model, load
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.pocket import corpus
 from steer.pocket.corpus import Tags

@@ -25,13 +25,14 @@ from steer.contrasts.heldout import HeldOut
 from steer.distillation.lessons import Conditions
 from steer.distillation.recovery import token_kl
 from steer.evaluation.batches import Text
-from steer.evaluation.sweep import Array, Bench, bench, run
+from steer.evaluation.bench import Array, Bench, bench, run
 from steer.evaluation.task import Task
 from steer.evaluation.written import Writing
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
-from steer.measures.grids import Grid, Plan, Row, default_coefficients
-from steer.models.model import Model, load
+from steer.measures.grids import Grid, GridRow, Scores, default_coefficients
+from steer.models.loading import load
+from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.steers import Steer
 from steer.vectors import store
@@ -43,15 +44,15 @@ TEXTS, MAX_KL = 50, 0.1
 LENGTHS = (8, 24, 64)
 
 
-def one_at_a_time(bench: Bench, plan: Plan) -> Iterator[tuple[Array, Array]]:
+def one_at_a_time(bench: Bench, grid: Grid) -> Iterator[tuple[Array, Array]]:
     """Effects and drifts of each row, [column, text]; what is not steered is made before, once."""
     told = [log_probs(bench.model, text, conditioned=True) for text in bench.effect]
     base = [log_probs(bench.model, text) for text in [*bench.effect, *bench.unrelated]]
     whole = [float(token_kl(*both).sum()) for both in zip(told, base, strict=False)]
     teachers = [*told, *base[len(told) :]]
     both = list(zip([*bench.effect, *bench.unrelated], teachers, strict=True))
-    for row in range(len(plan.rows)):
-        steers = [plan.steer(row, column) for column in range(plan.n_columns)]
+    for row in range(len(grid.rows)):
+        steers = [grid.steer(row, column) for column in range(grid.n_columns)]
         found = np.array(
             [[steered_kl(bench.model, steer, *one) for one in both] for steer in steers]
         )
@@ -70,22 +71,22 @@ def log_probs(model: Model, text: Text, *, conditioned: bool = False) -> Tensor:
     return logits[before].float().log_softmax(-1)
 
 
-def swept(bench: Bench, plan: Plan, max_kl: float | None) -> Grid:
-    *_, grid = run(bench, plan, Journal(None), max_kl=max_kl)
-    return grid
+def swept(bench: Bench, grid: Grid, max_kl: float | None) -> Scores:
+    *_, scores = run(bench, grid, Journal(None), max_kl=max_kl)
+    return scores
 
 
-def timed(do: Callable[[], Grid]) -> tuple[Grid, float]:
+def timed(do: Callable[[], Scores]) -> tuple[Scores, float]:
     start = time.process_time()
     return do(), time.process_time() - start
 
 
-def compared(texts: Bench, plan: Plan) -> None:
+def compared(texts: Bench, grid: Grid) -> None:
     """Print a row of the table."""
-    every, whole = timed(lambda: swept(texts, plan, None))
-    some, fast = timed(lambda: swept(texts, plan, MAX_KL))
+    every, whole = timed(lambda: swept(texts, grid, None))
+    some, fast = timed(lambda: swept(texts, grid, MAX_KL))
     start = time.process_time()
-    alone = list(one_at_a_time(texts, plan))
+    alone = list(one_at_a_time(texts, grid))
     slow = time.process_time() - start
     for found, expected in ((every.effect, 0), (every.drift, 1)):
         np.testing.assert_allclose(found, [row[expected] for row in alone], rtol=1e-3, atol=2e-3)
@@ -104,16 +105,16 @@ def main() -> None:
     model = load(ModelSource(sys.argv[1] if len(sys.argv) > 1 else "pocket"))
     vector = store.read(VECTOR)
     columns = default_coefficients(vector)
-    plan = Plan(tuple(Row(vector, (one,), columns, "joyful") for one in vector.metadata.layers))
-    print(f"{len(plan.rows)} x {plan.n_columns} cells, {TEXTS} texts and {TEXTS}", end=", ")
+    grid = Grid(tuple(GridRow(vector, (one,), columns, "joyful") for one in vector.metadata.layers))
+    print(f"{len(grid.rows)} x {grid.n_columns} cells, {TEXTS} texts and {TEXTS}", end=", ")
     print(f"threads: {torch.get_num_threads()}")
     print("tokens  one at a time  sweep  ratio scored  exhaustive  ratio")
     for length in LENGTHS:
         conditions = Conditions(CONDITION, "", chat=False)
         writing = Writing((PROMPT,), conditions, samples=TEXTS, max_tokens=length)
         texts = bench(model, Task(HeldOut(), writing), lambda what, n: None)
-        swept(texts, Plan(plan.rows[:1]), None)  # what is tried once for a model
-        compared(texts, plan)
+        swept(texts, Grid(grid.rows[:1]), None)  # what is tried once for a model
+        compared(texts, grid)
 
 
 if __name__ == "__main__":

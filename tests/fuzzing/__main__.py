@@ -54,7 +54,7 @@ def fuzz(name: str, target: Target, n: int, seed: int, folder: Path, found: Path
     if atheris is None:
         rng = Random(seed)
         while True:
-            one(mutated(rng, rng.choice(target.seeds), target.seeds, name))
+            one(mutated(rng, rng.choice(target.seeds), target.seeds, target.kind or name))
     corpus = folder / "corpus"
     corpus.mkdir()
     for number, data in enumerate(target.seeds):
@@ -65,7 +65,7 @@ def fuzz(name: str, target: Target, n: int, seed: int, folder: Path, found: Path
         if rng.random() < 0.3:
             return bytes(atheris.Mutate(data, most))
         base = data if rng.random() < 0.4 else rng.choice(target.seeds)
-        return mutated(rng, base, target.seeds, name)[:most]
+        return mutated(rng, base, target.seeds, target.kind or name)[:most]
 
     words = [sys.argv[0], f"-seed={seed + 1}", "-max_len=16384", "-timeout=600", "-rss_limit_mb=0"]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libFuzzer says of itself
@@ -101,7 +101,6 @@ def main() -> None:
         for name in names:
             folder = made / f"in-{name}"
             folder.mkdir()
-            os.link(made / "direction_metadata.json", folder / "direction_metadata.json")
             child = os.fork()
             if not child:
                 os.chdir(folder)

@@ -199,13 +199,11 @@ def archive(rng: Random, data: bytes, seeds: Sequence[bytes]) -> bytes:
 
 STRUCTURED: dict[str, Mutation] = {
     "vector": sealed,
-    "svec": json_tree,
-    "ster": json_tree,
+    "json": json_tree,
     "lock": json_tree,
     "evidence": json_tree,
     "contrasts": json_lines,
     "safetensors": header,
     "activations": header,
-    "npz": archive,
-    "pt": archive,
+    "archive": archive,
 }

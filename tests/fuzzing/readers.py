@@ -10,13 +10,12 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 from conftest import make_vector
+from foreign_files import examples
 
 from steer.base.errors import SteerError
 from steer.contrasts import records
@@ -24,8 +23,8 @@ from steer.contrasts.contrast_files import read as read_contrasts
 from steer.contrasts.contrasts import ContrastSource
 from steer.fitting import activations
 from steer.fitting.activations import Recording, open_kept
-from steer.formats import arrays, reading, svec, writing
-from steer.formats.reading import Told
+from steer.formats import reading, writing
+from steer.formats.registry import Format, registry
 from steer.models import torch_files
 from steer.sharing import card, evidence, push
 from steer.sharing.address import parse_folder, parse_vector
@@ -43,10 +42,14 @@ ROW = np.linspace(-1, 2, 8).astype(np.float32)
 
 @dataclass(frozen=True)
 class Target:
-    """A reader, and what it takes. The bytes lie in a file of the folder that it is given."""
+    """A reader, and what it takes. The bytes lie in a file of the folder that it is given.
+
+    kind: how the files are built, where their name does not say it.
+    """
 
     read: Callable[[bytes, Path], object]
     seeds: Sequence[bytes]
+    kind: str = ""
 
 
 def chosen(data: bytes, *options: object) -> object:
@@ -71,25 +74,43 @@ def vector_file(data: bytes, folder: Path) -> SteeringVector:
     return made
 
 
-def foreign(suffix: str, **told: object) -> Callable[[bytes, Path], object]:
-    """`steer convert` of a file to one of ours, and to others' again."""
+def foreign(chosen_format: Format) -> Target:
+    """`steer convert` of the files of a format to one of ours, and to others' again."""
+    of_it = [each for each in examples() if each.format == chosen_format.name]
 
     def read(data: bytes, folder: Path) -> object:
-        names = {".pt": (f"x{suffix}", "direction.pt", "v_layer_3.pt", "a_response_avg_diff.pt")}
-        path = put(folder, str(chosen(data, *names.get(suffix, (f"x{suffix}",)))), data)
-        layers = chosen(data, None, (1,), (1, 2)) if "layers" in told else None
-        found = reading.read(path, Told(layers=layers), torch_files.read)  # type: ignore[arg-type]
+        # The same bytes always lie in the same place; what is beside them is as it should be.
+        example = of_it[zlib.crc32(data) % len(of_it)]
+        here = folder / f"{chosen_format.name}-{of_it.index(example)}"
+        if not here.exists():
+            example.written(here)
+        main = example.main
+        (here / main).write_bytes(data)
+        path = here / example.path if example.path else here
+        found = reading.read(path, example.chosen(here), torch_files.read)
         vector = reading.steering_vector(found, None, name="x").sealed()
         again = store.from_bytes(store.to_bytes(vector), "made")
         assert again.sha256 == vector.sha256
-        for kind in writing.WRITTEN:
-            try:
-                writing.write(resolve(spec.parse("x:1@all"), vector), Path("x" + kind))
-            except SteerError:
+        for each in registry():
+            if each.writer is None:
                 continue
+            with suppress(SteerError):
+                steer = resolve(spec.parse("x:recommended@all"), vector)
+                writing.write(steer, Path(f"x{each.suffixes[0]}"), format=each.name)
         return found
 
-    return read
+    seeds = [example.files[example.main] for example in of_it]
+    suffix = Path(of_it[0].main).suffix if of_it else ""
+    return Target(read, seeds, KINDS.get(suffix, ""))
+
+
+#: How the files of a suffix are built, for mutations that keep to it.
+KINDS = {
+    ".json": "json",
+    ".svec": "json",
+    ".safetensors": "safetensors",
+    **dict.fromkeys((".npz", ".pt", ".spipe"), "archive"),
+}
 
 
 def recipe_file(data: bytes, folder: Path) -> object:
@@ -140,18 +161,6 @@ def kept(data: bytes, folder: Path) -> object:
         return found.side(0, 0)
 
 
-def _npy(array: np.ndarray) -> bytes:
-    made = BytesIO()
-    np.save(made, array)
-    return made.getvalue()
-
-
-def _pt(value: object) -> bytes:
-    made = BytesIO()
-    torch.save(value, made)
-    return made.getvalue()
-
-
 def _files(pattern: str, folder: Path = WRITTEN) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.glob(pattern))]
 
@@ -184,12 +193,6 @@ def _measured() -> bytes:
     return json.dumps(told).encode()
 
 
-def _ster() -> bytes:
-    vectors = [{"layer": layer, "values": ROW.tolist()} for layer in (1, 2)]
-    told = {"product": "ster", "schema_version": 1, "hidden_size": 8, "vectors": vectors}
-    return json.dumps(told | {"model": "llama"}).encode()
-
-
 def _lock() -> bytes:
     origins = {"calm": lock.Origin(url="hf://a/b/calm", sha256="ab", revision="cd")}
     return msgspec.json.encode({"format": 1, "vectors": origins})
@@ -218,25 +221,12 @@ RECIPES = [
 def targets(folder: Path) -> dict[str, Target]:
     """All of them. folder: for what is made on the way."""
     vectors = [store.to_bytes(one) for one in (make_vector().sealed(), _low_rank())]
-    bare = _files("*.safetensors")
-    row = {1: ROW, 2: -ROW}
-    svecs = [svec.write(row, model="llama")]
-    svecs.append(json.dumps({"directions": {"1": [ROW.tolist()]}, "model_type": "x"}).encode())
-    tables = [_npy(ROW), _npy(np.stack([ROW, ROW])), _npy(ROW.astype("<f2"))]
-    torches = [*_files("*.pt"), _pt(torch.ones(8)), _pt({"layer.1": torch.ones(8)})]
-    put(folder, "direction_metadata.json", b'{"layer": 2}')
     whole = _files("*.jsonl", ROOT / "examples/contrasts")
     contrasts = [b"\n".join(file.splitlines()[:2]) for file in whole]
     contrasts += [b'positive,negative\n"a b",c\nd,e\n', b'["a", "b"]', b'{"text": "a", "label": 1}']
     return {
         "vector": Target(vector_file, vectors + _files("*.safetensors", ROOT / "vectors")),
-        "gguf": Target(foreign(".gguf"), _files("*.gguf")),
-        "svec": Target(foreign(".svec"), svecs),
-        "ster": Target(foreign(".json"), [_ster()]),
-        "npz": Target(foreign(".npz"), [arrays.write_npz(row, site="resid_post")]),
-        "npy": Target(foreign(".npy", layers=True), tables),
-        "safetensors": Target(foreign(".safetensors", layers=True), bare + vectors[:1]),
-        "pt": Target(foreign(".pt", layers=True), torches),
+        **{each.name: foreign(each) for each in registry() if each.read is not None},
         "recipe": Target(recipe_file, [text.encode() for text in RECIPES]),
         "spec": Target(spec_text, [text.encode() for text in SPECS]),
         "lock": Target(lock_file, [_lock()]),

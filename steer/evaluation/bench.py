@@ -1,0 +1,236 @@
+"""Layers by coefficients, scored teacher-forced: which effect each cell has, and at what cost.
+
+Effect: the preference shift on pairs, or the recovery of a condition. Cost: KL(p_base || p_steered)
+on unrelated texts. The coefficients of a row share what lies below their lowest layer
+(`steer.evaluation.scoring`); what is done is kept in a journal, row by row and batch by batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steer import resuming
+from steer.base.journal import Journal
+from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
+from steer.evaluation.cells import UNSTEERED, Cell, Steered
+from steer.evaluation.scoring import Part, check_effect, score, score_rows
+from steer.evaluation.task import Task
+from steer.evaluation.written import (
+    Continue,
+    Written,
+    lesson_text,
+    own_texts,
+    pair_texts,
+    plain_texts,
+    write,
+    write_conditioned,
+)
+from steer.measures.elimination import Cells, Indices, contenders, looks, n_looks
+from steer.measures.formulas import preference
+from steer.measures.grids import EffectKind, Grid, Scores
+from steer.models.model import Model
+from steer.vectors.sites import format_layers
+
+Array = NDArray[np.float64]
+
+#: Gets what is being done, and which share of it is done.
+Progress = Callable[[str, float], None]
+
+
+@dataclass
+class Bench:
+    """The texts that every cell is scored on.
+
+    effect: pairs' positive sides and then their negative ones, or texts of the condition. own: what
+    the unsteered model wrote. given: whether the unrelated texts are somebody's, and not its own.
+    engine: what writes in place of the model.
+    """
+
+    model: Model
+    kind: EffectKind
+    effect: list[Text]
+    unrelated: list[Text]
+    own: list[Written]
+    given: bool = False
+    engine: Continue | None = None
+
+    @property
+    def measure(self) -> TokenMeasure:
+        return log_prob if self.kind == "preference" else distance
+
+    @property
+    def n_items(self) -> int:
+        return len(self.effect) // (2 if self.kind == "preference" else 1)
+
+    def part(self, items: Indices, unrelated: Indices) -> Bench:
+        """The same with some of the items and of the unrelated texts."""
+        sides = range(0, len(self.effect), self.n_items)
+        effect = [self.effect[side + item] for side in sides for item in items]
+        return replace(self, effect=effect, unrelated=[self.unrelated[one] for one in unrelated])
+
+    def effects(self, sums: Array) -> tuple[Array, Array]:
+        """Effects [cell, item] and their weights [item], of sums [cell, text], unsteered first."""
+        if self.kind == "recovery":
+            return sums[0] - sums[1:], sums[0]
+        found = self.levels(sums)
+        return found[1:] - found[0], np.ones(self.n_items)
+
+    def levels(self, sums: Array) -> Array:
+        """Preferences [cell, item] of sums [cell, text]."""
+        return np.stack([preference(*np.split(one, 2)) for one in sums])
+
+    def score(self, cells: Sequence[Cell]) -> tuple[Array, Array]:
+        """Effects [cell, item] and their weights [item]."""
+        return self.effects(score(self.model, self.effect, [UNSTEERED, *cells], self.measure))
+
+
+def bench(
+    model: Model,
+    task: Task,
+    on_progress: Callable[[str, int], None],
+    engine: Continue | None = None,
+) -> Bench:
+    """Texts to score on, those included that the model has to write first.
+
+    Raises:
+        InputError: texts that the model does not take.
+    """
+    written = write(model, task.writing, (), lambda count: on_progress("writing", count), engine)
+    if task.unrelated is not None:
+        unrelated = plain_texts(model, task.unrelated, None)
+    else:
+        unrelated = own_texts(model, task.writing, written)
+    condition = task.writing.conditions
+    kind: EffectKind = "recovery"
+    if task.held_out.pairs is not None:
+        kind, effect = "preference", pair_texts(model, task.held_out.pairs, None)
+    elif task.held_out.texts is not None:
+        effect = plain_texts(model, task.held_out.texts, condition)
+    else:
+        lessons = write_conditioned(model, task.writing, lambda n: on_progress("writing", n))
+        effect = [lesson_text(lesson) for lesson in lessons]
+    given = task.unrelated is not None
+    return Bench(model, kind, effect, unrelated, written, given, engine)
+
+
+def journal(model: Model, grid: Grid, texts: Bench) -> Journal:
+    """The journal of a sweep: of everything that its numbers depend on.
+
+    Raises:
+        SteerError: it cannot be read or written.
+    """
+    rows = [
+        [
+            resuming.vector_key(row.vector),
+            row.layers,
+            list(map(str, row.coefficients)),
+            str(row.op),
+            str(row.scope),
+        ]
+        for row in grid.rows
+    ]
+    return resuming.journal(
+        model,
+        "sweeps",
+        rows,
+        [texts.kind, [asdict(text) for text in [*texts.effect, *texts.unrelated]]],
+    )
+
+
+def run(
+    texts: Bench,
+    grid: Grid,
+    done: Journal,
+    on_progress: Progress = lambda what, share: None,
+    max_kl: float | None = None,
+) -> Iterator[Scores]:
+    """Score every cell; yields the scores after each of its rows.
+
+    max_kl: with it, cells that cannot be the strongest within it are not scored on all texts
+    (`steer.measures.elimination`).
+
+    Raises:
+        InputError: the condition changes nothing.
+        HookError: a cell was never applied.
+    """
+    counts = np.array([float(len(text.scored)) for text in texts.unrelated])
+    scores = Scores.empty(texts.kind, grid, texts.n_items, counts)
+    scoring = _Scoring(texts, grid, scores, done, on_progress)
+    cells = np.ones((len(grid.rows), grid.n_columns), dtype=bool)
+    n_texts = texts.n_items, len(texts.unrelated)
+    n = 1 if max_kl is None else n_looks(min(n_texts))
+    for number, (items, unrelated) in enumerate(
+        zip(*(looks(one, n) for one in n_texts), strict=True)
+    ):
+        name = f"look {number + 1} of {n} at {format_layers(np.flatnonzero(cells).tolist())}"
+        yield from scoring.look(name, cells, items, unrelated)
+        if max_kl is not None:
+            cells &= contenders(scoring.scores, max_kl)
+
+
+def completed(texts: Bench, grid: Grid, scores: Scores, cells: Cells) -> Scores:
+    """The scores with these cells scored on everything.
+
+    Raises:
+        HookError: a cell was never applied.
+    """
+    scoring = _Scoring(texts, grid, scores, Journal(None))
+    for _ in scoring.look(
+        "", cells, *(np.arange(one.shape[-1]) for one in (scores.effect, scores.drift))
+    ):
+        pass
+    return scoring.scores
+
+
+@dataclass
+class _Scoring:
+    """Scores cells of a grid on parts of the texts, one after the other. `seen` is the share of the
+    items that were scored."""
+
+    texts: Bench
+    grid: Grid
+    scores: Scores
+    done: Journal
+    on_progress: Progress = lambda what, share: None
+    seen: float = 0.0
+
+    def look(self, name: str, cells: Cells, items: Indices, unrelated: Indices) -> Iterator[Scores]:
+        """Score cells on some items and texts; yields the scores after each row. name: what is
+        done is kept under it."""
+        these = self.texts.part(items, unrelated)
+        parts = [
+            Part(f"effect, {name}", these.effect, these.measure),
+            Part(f"drift, {name}", these.unrelated, drift),
+        ]
+        columns = {row: np.flatnonzero(cells[row]) for row in np.flatnonzero(cells.any(1)).tolist()}
+        ways: dict[int, list[Cell]] = {
+            row: [UNSTEERED, *(Steered((self.grid.steer(row, one),)) for one in some.tolist())]
+            for row, some in columns.items()
+        }
+        n_scores = sum(map(len, ways.values())) * (len(these.effect) + len(these.unrelated))
+        report = self._reporting(len(items) / self.texts.n_items / n_scores)
+        for row, (sums, drifts) in score_rows(these.model, parts, ways, report, self.done):
+            effects, weights = these.effects(sums)
+            levels = None
+            if these.kind == "recovery":
+                check_effect(weights, these.effect)
+            else:
+                levels = these.levels(sums)[1:]
+            self.scores = self.scores.with_row(
+                row, columns[row], (items, effects, weights, levels), (unrelated, drifts[1:])
+            )
+            yield self.scores
+
+    def _reporting(self, share: float) -> Callable[[int, int], None]:
+        """Reports scores, each of which is a share of all."""
+        labels = self.grid.labels()
+
+        def report(row: int, n_scores: int) -> None:
+            self.seen += n_scores * share
+            self.on_progress(labels[row], self.seen)
+
+        return report

@@ -1,0 +1,38 @@
+"""A cell: one way in which a text is scored or written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steer.steering.steers import Steer
+
+
+@dataclass(frozen=True, slots=True)
+class Unsteered:
+    """The model as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """The model as it is, with the condition before the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """The model under steers, at least one."""
+
+    steers: tuple[Steer, ...]
+
+    def __post_init__(self) -> None:
+        if not self.steers:
+            raise ValueError("a cell without steers is Unsteered")
+
+
+Cell = Unsteered | Prompted | Steered
+
+UNSTEERED, PROMPTED = Unsteered(), Prompted()
+
+
+def steers_of(cell: Cell) -> tuple[Steer, ...]:
+    """The steers of a cell; none of one that is not steered."""
+    return cell.steers if isinstance(cell, Steered) else ()

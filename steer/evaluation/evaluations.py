@@ -1,0 +1,591 @@
+"""How well vectors work and what they cost, beside the baselines that a number needs.
+
+One trip: each row of the table is a variant (`steer.evaluation.task`), is observed (scored and
+written under its cells), and gets a number by every registered measure (`steer.measures`). What is
+done is kept in a journal, batch by batch, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steer.base.errors import InputError, UsageError
+from steer.base.intervals import Interval, plain
+from steer.base.journal import Journal
+from steer.distillation.lessons import Lesson
+from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
+from steer.evaluation.cells import PROMPTED, Cell, steers_of
+from steer.evaluation.data import (
+    Engine,
+    Progress,
+    Step,
+    Texts,
+    Warn,
+    chosen_on,
+    data_of,
+    loaded,
+    silent,
+    user_steers,
+    warn_python,
+    writer_of,
+)
+from steer.evaluation.judges import judge_of
+from steer.evaluation.scoring import Nats, Sums, check_effect, expected_nats, score
+from steer.evaluation.task import Task, Variant, journal, n_units, names_of, variants
+from steer.evaluation.written import (
+    Continue,
+    Written,
+    lesson_text,
+    own_texts,
+    pair_texts,
+    plain_texts,
+    write_cells,
+    write_conditioned,
+)
+from steer.measures.concepts import Judge, meaning_of
+from steer.measures.formulas import preference, wrong_way
+from steer.measures.measure import Baselines, Columns, Measure, Observations
+from steer.measures.registry import measures, shifts
+from steer.measures.tables import NOTHING, in_console, in_notebook, interval_table
+from steer.models.model import Model
+from steer.steering.steers import check_all_fit
+
+Array = NDArray[np.float64]
+
+#: Rows that lm-evaluation-harness is asked about: its tasks take longer than all else.
+HARNESS_KINDS = ("unsteered", "vector", "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
+    """What was measured of a variant, by the names of `steer.measures.measure.measures`.
+
+    Of several cells (random directions) the intervals are of the mean over all that could have been
+    drawn. shifts: change of each pair's preference, in nats, [pair], the mean over cells. samples:
+    some of its texts. tasks: metrics of lm-evaluation-harness, by their names.
+    """
+
+    variant: Variant
+    measures: dict[str, Interval] = field(default_factory=dict)
+    shifts: Array | None = None
+    samples: tuple[str, ...] = ()
+    tasks: dict[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of `evaluate`: a table of rows by measures.
+
+    described: the model, its device and dtype. vectors: hash of each vector, by the name that the
+    table has for it. n: numbers of pairs, written texts and unrelated texts. chosen_on: by vector,
+    how many of the held-out texts its recommendation was chosen on, which flatters it. measures:
+    those that some row has. concept: as it was typed. command: what makes it again, where known.
+    """
+
+    model: str
+    fingerprint: str
+    described: str
+    vectors: Mapping[str, str]
+    seed: int
+    condition: str | None
+    n: Mapping[str, int]
+    rows: tuple[EvaluationRow, ...]
+    measures: tuple[Measure, ...]
+    chosen_on: Mapping[str, int] = field(default_factory=dict)
+    concept: str | None = None
+    command: str = ""
+    finish: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
+
+    def row(self, kind: str, vector: str | None = None) -> EvaluationRow:
+        """The first row of a kind: unsteered, vector, opposite, random or prompt.
+
+        Raises:
+            UsageError: there is none.
+        """
+        for row in self.rows:
+            if row.variant.kind == kind and vector in (None, row.variant.vector):
+                return row
+        raise UsageError(f"the evaluation has no row {kind!r}")
+
+    def meaning(self, measure: Measure) -> str:
+        """One line about a measure, for the reader of the table."""
+        return (
+            meaning_of(self.concept, measure.meaning)
+            if measure.name == "concept"
+            else (measure.meaning)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON, as `steer eval --json` prints it."""
+        every = measures()
+        return {
+            "command": self.command,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "vectors": dict(self.vectors),
+            "seed": self.seed,
+            "condition": self.condition,
+            "n": dict(self.n),
+            "chosen_on": dict(self.chosen_on),
+            "rows": [
+                {
+                    "label": row.variant.label,
+                    "kind": row.variant.kind,
+                    "vector": row.variant.vector,
+                    **{name: plain(row.measures.get(name)) for name in every},
+                    "lm_eval": {name: plain(found) for name, found in row.tasks.items()},
+                    "shifts": None if row.shifts is None else row.shifts.tolist(),
+                    "wrong_way": None if row.shifts is None else wrong_way(row.shifts),
+                    "samples": list(row.samples),
+                }
+                for row in self.rows
+            ],
+        }
+
+    def to_pandas(self) -> Any:
+        """A pandas frame: a line for each row and measure, with value, low, high and unit.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return frame(
+            {
+                "row": row.variant.label,
+                "kind": row.variant.kind,
+                "vector": row.variant.vector,
+                "measure": measure.name,
+                "unit": measure.unit,
+                **(plain(row.measures[measure.name]) or {}),
+            }
+            for row in self.rows
+            for measure in self.measures
+            if measure.name in row.measures
+        )
+
+    def plot(self) -> Any:
+        """A matplotlib figure: a panel for each measure, the rows with their intervals.
+
+        Raises:
+            UsageError: matplotlib is not installed.
+        """
+        from steer.measures import pictures
+
+        rows = [(row.variant.label, row.measures) for row in self.rows]
+        return pictures.bars(rows, self.measures)
+
+    def view(self, width: int) -> Iterator[Any]:
+        """The table for a terminal: lines of text, and tables of rich's."""
+        asked = list(dict.fromkeys(name for row in self.rows for name in row.tasks))
+        rows = [
+            [
+                row.variant.label,
+                *(_cell(one, row.measures.get(one.name)) for one in self.measures),
+                *(_task_cell(row.tasks.get(name)) for name in asked),
+            ]
+            for row in self.rows
+        ]
+        heads = ["", *(one.title for one in self.measures), *asked]
+        yield from interval_table(heads, rows, width)
+        yield ""
+        for measure in self.measures:
+            yield f"{measure.title}: {self.meaning(measure)}"
+        if asked:
+            yield f"{', '.join(asked)}: of lm-evaluation-harness, ± 1.96 of its standard errors"
+        yield ""
+        for row in self.rows:
+            if row.variant.kind == "vector" and row.shifts is not None:
+                wrong = wrong_way(row.shifts)
+                which = ", ".join(str(index + 1) for index in wrong[:8])
+                more = ", ..." if len(wrong) > 8 else ""
+                worst = f", the worst first: {which}{more}" if wrong else ""
+                yield (
+                    f"{row.variant.label}: {len(wrong)} of {len(row.shifts)} pairs move the wrong"
+                    f" way{worst}"
+                )
+        for name, n in self.chosen_on.items():
+            yield f"{name}: its recommendation was chosen on {n} of these texts, which flatters it"
+        numbers = [f"{self.n['pairs']} pairs"] if self.n["pairs"] else []
+        numbers += [f"{self.n['texts']} written texts a row", f"seed {self.seed}"]
+        yield f"{self.described} · {', '.join(numbers)} · in brackets 95 % intervals"
+        if self.command:
+            yield f"again: {self.command}"
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        yield from in_console(self.view(options.max_width))
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self)
+
+
+def evaluate(
+    model: Any,
+    vectors: Any,
+    texts: Texts | None = None,
+    *,
+    condition: str | None = None,
+    baseline: str = "",
+    chat: bool = False,
+    concept: str | Judge | None = None,
+    judge_model: str | None = None,
+    judge_url: str | None = None,
+    prompts: Sequence[str] | None = None,
+    unrelated: Texts | None = None,
+    samples: int = 48,
+    max_tokens: int = 64,
+    seed: int = 0,
+    names: Any = None,
+    lm_eval: Sequence[str] = (),
+    lm_eval_limit: int | None = None,
+    allow_overlap: bool = False,
+    allow_other_model: bool = False,
+    engine: Engine | None = None,
+    engine_key: Sequence[str] = (),
+    command: str = "",
+    progress: Progress | None = None,
+    note: Warn = lambda text: None,
+    warn: Warn = warn_python,
+) -> Evaluation:
+    """Measure vectors: effect and cost, beside nothing, opposites, random directions, the prompt.
+
+    model: a model, or a function that loads it, which is called when all else is known to be right.
+    vectors: steers, vectors, or what `-v` takes (`joyful:2@12/response`), one or several. texts:
+    held-out pairs, or texts for a condition: a file, a list of records, or a contrast set. concept:
+    what to look for in written texts, such as `words:glad,happy`, or a function from texts to
+    (n, of how many); judge_model and judge_url are for `judge:...`. lm_eval: tasks of
+    lm-evaluation-harness, by name or .yaml file. engine: what writes in place of the model, and
+    engine_key: what it is, for the journal. command: what to show as the way to do it again.
+    progress, note and warn get what happens; nothing is printed.
+
+    Raises:
+        InputError: there is nothing to see an effect by, data that cannot be used or that a vector
+            was made from, or a condition that changes nothing.
+        ModelError: a vector of another model.
+        SteerError: a vector cannot be read.
+        HookError: a steer was never applied.
+    """
+    steers = user_steers(vectors)
+    known = [steer.vector.metadata for steer in steers]
+    used = [one for steer in steers for one in steer.vectors]
+    data = data_of(
+        known, texts, names=names, unrelated=unrelated, prompts=prompts, condition=condition,
+        baseline=baseline, chat=chat, samples=samples, max_tokens=max_tokens, seed=seed,
+        allow_overlap=allow_overlap, others=[one.metadata for one in used], warn=warn,
+    )  # fmt: skip
+    stands_for = data.condition_of(known)
+    if data.held_out.texts is not None and stands_for is None:
+        raise InputError("texts alone say nothing", hint="give pairs, or a --condition")
+    if data.held_out.pairs is None and stands_for is None and concept is None:
+        raise InputError(
+            "there is nothing to see an effect by",
+            hint="pass --texts with held-out pairs, a --condition, or a --concept",
+        )
+    chosen = chosen_on(known, data.held_out)
+    for name, n in chosen.items():
+        warn(
+            f"the recommendation of vector {name!r} was chosen on {n} of these"
+            f" {len(data.held_out.all_texts)} texts: its numbers are flattered; measure on others"
+        )
+    every = measures()
+    tasks = _harness_tasks(lm_eval)
+    judge = (
+        concept
+        if not isinstance(concept, str)
+        else (judge_of(concept, judge_model, judge_url, seed, warn))
+    )
+    task = data.task(known, judge)
+    model = loaded(model)
+    for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
+        warn(text)
+    table = variants(steers, condition=stands_for and stands_for[0])
+    cells = [cell for row in table for cell in row.cells if steers_of(cell)]
+    done = journal(model, table, task, list(engine_key))
+    if len(done):
+        note("going on with an evaluation that was stopped")
+    with writer_of(engine, model, cells) as write:
+        rows = measure_rows(model, table, task, _reporting(progress, n_units(task, table)), write,
+                            done)  # fmt: skip
+    for row in rows if tasks is not None else ():
+        if row.variant.kind in HARNESS_KINDS:
+            from steer.evaluation import harness
+
+            (progress or silent)(Step(f"lm-evaluation-harness: {row.variant.label}", 1.0))
+            [cell] = row.variant.cells
+            row.tasks.update(
+                harness.run(model, tasks, cell, task.writing.conditions, lm_eval_limit)
+            )
+    pairs = data.held_out.pairs
+    return Evaluation(
+        model=model.identity.id,
+        fingerprint=model.identity.fingerprint,
+        described=model.describe(),
+        vectors={name: vector.sha256 for vector, name in names_of(steers).items()},
+        seed=seed,
+        condition=stands_for and stands_for[0],
+        n={
+            "pairs": len(pairs.positive) if pairs is not None else 0,
+            "texts": samples,
+            "unrelated": len(task.unrelated) if task.unrelated else samples,
+        },
+        rows=tuple(rows),
+        measures=tuple(
+            one for name, one in every.items() if any(name in row.measures for row in rows)
+        ),
+        chosen_on=chosen,
+        concept=concept if isinstance(concept, str) else None,
+        command=command,
+        finish=done.finish,
+    )
+
+
+def measure_rows(
+    model: Model,
+    rows: Sequence[Variant],
+    task: Task,
+    on_progress: Callable[[str, int], None] = lambda what, n_units: None,
+    engine: Continue | None = None,
+    done: Journal | None = None,
+) -> list[EvaluationRow]:
+    """Observe every row, and compute every measure; `engine` writes the texts in place of the
+    model, which scores them. The first row is the unsteered one.
+
+    done: what an evaluation that was stopped has kept, and this one keeps; see `journal`.
+
+    Raises:
+        InputError: texts that the model does not take, or a condition that changes nothing.
+        HookError: a steer was never applied.
+    """
+    kept = Journal(None) if done is None else done
+    every = measures()
+    observed = _Observer(model, rows, task, on_progress, engine, kept).observe()
+    prompt = next((one for one in observed if one.kind == "prompt"), None)
+    baselines = Baselines(observed[0], prompt)
+    found = []
+    for variant, row in zip(rows, observed, strict=True):
+        numbers = {name: one.compute(row, baselines) for name, one in every.items()}
+        moves = shifts(row, baselines)
+        found.append(
+            EvaluationRow(
+                variant,
+                {name: value for name, value in numbers.items() if value is not None},
+                None if moves is None else moves.mean(0),
+                row.texts[:3],
+            )
+        )
+    return found
+
+
+@dataclass
+class _Observer:
+    """Scores and writes under every cell of every variant."""
+
+    model: Model
+    variants: Sequence[Variant]
+    task: Task
+    on_progress: Callable[[str, int], None]
+    engine: Continue | None
+    done: Journal
+
+    def observe(self) -> list[Observations]:
+        condition, pairs = self.task.writing.conditions, self.task.held_out.pairs
+        none: list[Any] = [None] * len(self.variants)
+        preferences, divergences, lessons = none, none, list[Lesson]()
+        if pairs is not None:
+            preferences = self._preferences()
+        if condition is not None:
+            lessons = write_conditioned(
+                self.model, self.task.writing, lambda n: self.on_progress("writing", n), self.done
+            )
+            given = self.task.held_out.texts
+            texts = [lesson_text(lesson) for lesson in lessons]
+            if given is not None:
+                texts = plain_texts(self.model, given, condition)
+            divergences = self._score(texts, distance, "recovery")
+            check_effect(divergences[0][0], texts)
+        written = self._written(lessons)
+        drifts, counts = self._drifts(written[0])
+        nats = [
+            self._nats(index, variant, own, lessons)
+            for index, (variant, own) in enumerate(zip(self.variants, written, strict=True))
+        ]
+        return [
+            self._observations(
+                variant, written[index], preferences[index], divergences[index],
+                (drifts[index], counts), nats[index],
+            )
+            for index, variant in enumerate(self.variants)
+        ]  # fmt: skip
+
+    def _observations(
+        self,
+        variant: Variant,
+        written: Sequence[Written],
+        preferences: Array | None,
+        divergences: Array | None,
+        drifts: tuple[Array, Array],
+        nats: Nats,
+    ) -> Observations:
+        pairs, judge = self.task.held_out.pairs, self.task.judge
+        texts = tuple(self.model.decode(one.own) for one in written)
+        concept: Columns | None = None
+        if judge is not None:
+            graded = np.array(judge(texts), np.float64).reshape(-1, 2)
+            concept = graded[:, 0], graded[:, 1]
+        starts = tuple(part.start for _, part in self._parts(variant))
+        return Observations(
+            kind=variant.kind,
+            preferences=preferences,
+            endings=pairs is not None and pairs.completes,
+            divergences=divergences,
+            drifts=drifts[0],
+            drift_tokens=drifts[1],
+            texts=texts,
+            tokens=tuple(one.own for one in written),
+            nats=nats,
+            concept=concept,
+            starts=starts if len(variant.cells) > 1 else (0,),
+        )
+
+    def _score(self, texts: Sequence[Text], measure: TokenMeasure, what: str) -> list[Sums]:
+        """Sums [cell, text] of each row."""
+        cells = [cell for variant in self.variants for cell in variant.cells]
+        report = lambda n: self.on_progress(what, n)  # noqa: E731
+        sums = score(self.model, texts, cells, measure, report, self.done, what)
+        ends = np.cumsum([len(variant.cells) for variant in self.variants])
+        return np.split(sums, ends[:-1].tolist())
+
+    def _preferences(self) -> list[Array]:
+        """Preferences [cell, pair] of each row."""
+        pairs, condition = self.task.held_out.pairs, self.task.writing.conditions
+        assert pairs is not None
+        texts = pair_texts(self.model, pairs, condition.condition if condition else None)
+        n = len(pairs.positive)
+        sums = self._score(texts, log_prob, "scoring pairs")
+        return [preference(one[:, :n], one[:, n:]) for one in sums]
+
+    def _written(self, lessons: Sequence[Lesson]) -> list[list[Written]]:
+        """The texts of each row, of all its cells together."""
+        taught = [Written(one.baseline, one.n) for one in lessons]
+        parts = [
+            [] if variant.kind == "prompt" else self._parts(variant) for variant in self.variants
+        ]
+        every = [(cell, part) for row in parts for cell, part in row]
+        # An engine writes all of them in one batch, and the model those of one cell.
+        batches = [every] if self.engine is not None else [[one] for one in every]
+        texts = iter(
+            texts for index, cells in enumerate(batches) for texts in self._write(index, cells)
+        )
+        return [[text for _ in row for text in next(texts)] if row else taught for row in parts]
+
+    def _write(self, index: int, cells: Sequence[tuple[Cell, range]]) -> list[list[Written]]:
+        """The texts of some cells, which are batch `index`."""
+        key = f"texts {index}"
+        found = self.done.get(key)
+        if found is None:
+            written = write_cells(
+                self.model,
+                self.task.writing,
+                [(steers_of(cell), numbers) for cell, numbers in cells],
+                lambda n: self.on_progress("writing", n),
+                self.engine,
+            )
+            self.done.put(key, [[[one.ids, one.n] for one in row] for row in written])
+            return written
+        self.on_progress("writing", sum(len(part) for _, part in cells))
+        return [[Written(tuple(ids), n) for ids, n in row] for row in found]
+
+    def _parts(self, variant: Variant) -> list[tuple[Cell, range]]:
+        """The numbers of the texts that each cell writes, of those that write any."""
+        n, cells = self.task.writing.samples, variant.cells
+        cuts = [round(n * part / len(cells)) for part in range(len(cells) + 1)]
+        parts = zip(cells, map(range, cuts, cuts[1:]), strict=False)
+        return [(cell, part) for cell, part in parts if part]
+
+    def _drifts(self, own: Sequence[Written]) -> tuple[list[Array], Array]:
+        """KL of each row, [cell, text], and the texts' tokens."""
+        if self.task.unrelated is not None:
+            condition = self.task.writing.conditions
+            texts = plain_texts(self.model, self.task.unrelated, condition)
+        else:
+            texts = own_texts(self.model, self.task.writing, own)
+        counts = np.array([float(len(text.scored)) for text in texts])
+        return self._score(texts, drift, "KL"), counts
+
+    def _nats(
+        self, index: int, variant: Variant, written: Sequence[Written], lessons: Sequence[Lesson]
+    ) -> Nats:
+        """What the texts of a row were expected to cost the unsteered model."""
+        texts = hashlib.sha256(json.dumps([one.ids for one in written]).encode()).hexdigest()[:16]
+        costs = partial(self._costs, variant, written, lessons)
+        found = self.done.kept(f"nats {index} of {texts}", costs)
+        return np.array(found[0]), np.array(found[1])
+
+    def _costs(
+        self, variant: Variant, written: Sequence[Written], lessons: Sequence[Lesson]
+    ) -> list[list[float]]:
+        if variant.kind == "prompt":
+            texts = [lesson_text(one) for one in lessons]
+            return [one.tolist() for one in expected_nats(self.model, texts, PROMPTED)]
+        parts = [
+            expected_nats(self.model, [one.scored for one in written[part.start : part.stop]], cell)
+            for cell, part in self._parts(variant)
+        ]
+        sums, counts = zip(*parts, strict=True)
+        return [np.concatenate(one).tolist() for one in (sums, counts)]
+
+
+def _cell(measure: Measure, interval: Interval | None) -> str:
+    if interval is None or not math.isfinite(interval.value):
+        return NOTHING
+    return measure.shown(interval)
+
+
+def _task_cell(interval: Interval | None) -> str:
+    return NOTHING if interval is None else str(interval)
+
+
+def frame(lines: Any) -> Any:
+    """A pandas frame of dicts.
+
+    Raises:
+        UsageError: pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError:
+        raise UsageError("a frame needs pandas", hint="pip install pandas") from None
+    return pd.DataFrame(list(lines))
+
+
+def _reporting(progress: Progress | None, n_units: int) -> Callable[[str, int], None]:
+    done = 0
+
+    def report(what: str, n: int) -> None:
+        nonlocal done
+        done += n
+        (progress or silent)(Step(what, min(1.0, done / max(n_units, 1))))
+
+    return report
+
+
+def _harness_tasks(names: Sequence[str]) -> Any:
+    """Tasks of lm-evaluation-harness, or None if none are asked for."""
+    from importlib.util import find_spec
+
+    if not names:
+        return None
+    if find_spec("lm_eval") is None:
+        raise UsageError(
+            "--lm-eval needs lm-evaluation-harness", hint="pip install 'steer-activations[lm-eval]'"
+        )
+    from steer.evaluation import harness
+
+    return harness.load(names)

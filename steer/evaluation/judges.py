@@ -1,0 +1,46 @@
+"""Judges of written texts, by how they are named: `words:glad,happy`, `classifier:MODEL=LABEL`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from steer.base.errors import UsageError
+from steer.measures import concepts
+from steer.measures.concepts import Judge
+
+
+def judge_of(
+    concept: str,
+    judge_model: str | None = None,
+    judge_url: str | None = None,
+    seed: int = 0,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Judge:
+    """The judge that a concept names; a classifier is loaded, and an endpoint asked once.
+
+    judge_model, judge_url: of `judge:...`, the model behind an endpoint and its address.
+
+    Raises:
+        UsageError: the concept means nothing, or the judge lacks a model or a label.
+        ModelError: a classifier that cannot be loaded.
+        SteerError: a judge that does not answer.
+    """
+    kind, rest = concepts.judge(concept)
+    if kind == "words":
+        return concepts.by_words(rest)
+    if kind == "grammar":
+        return concepts.by_grammar(rest)
+    if kind == "judge":
+        from steer.evaluation.endpoint import Endpoint, Grader
+
+        if not judge_model:
+            raise UsageError(
+                "a judge needs a model", hint="pass --judge-model, or set $STEER_JUDGE_MODEL"
+            )
+        return Grader(Endpoint(judge_model, judge_url, seed), rest, warn)
+    location, equals, label = rest.rpartition("=")
+    if not equals:
+        raise UsageError("a classifier needs a label", hint=f"write classifier:{rest}=LABEL")
+    from steer.evaluation.classifier import load
+
+    return concepts.by_classifier(load(location), label)

@@ -1,0 +1,74 @@
+"""Subjects in processes of their own, each with the model and one thread."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from steer.base.errors import SteerError
+from steer.evaluation.subjects import Subject
+from steer.models.source import ModelSource
+
+#: What is done with a subject in a process that has the model.
+Work = Callable[[Any, Subject], list[dict[str, Any]]]
+
+_here: dict[str, Any] = {}
+
+
+def done(
+    source: ModelSource, subjects: Sequence[Subject], work: Work, jobs: int
+) -> Iterator[tuple[Subject, list[dict[str, Any]]]]:
+    """Each subject as it is done, in whatever order.
+
+    work: goes to other processes, so it is a function of a module, or a partial of one.
+
+    Raises:
+        SteerError: as the work does, or because a process was killed.
+    """
+    fresh = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(jobs, fresh, _begin, (source, dict(os.environ))) as pool:
+        started = {pool.submit(_do, work, subject): subject for subject in subjects}
+        try:
+            for future in as_completed(started):
+                yield started[future], future.result()
+        except BrokenProcessPool:
+            raise SteerError(
+                "a process that measured was killed; was there memory for all of them?",
+                hint="the same command goes on, with --jobs 1 in less memory",
+            ) from None
+        except BaseException:
+            # The pool would wait for the subjects that are under way: minutes.
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            raise
+
+
+def _begin(source: ModelSource, environment: Mapping[str, str]) -> None:
+    # The parent hears an interrupt, and ends its children.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update({**environment, "OMP_NUM_THREADS": "1"})
+    import torch
+
+    from steer.models.loading import load
+
+    torch.set_num_threads(1)
+    _here["model"] = load(source)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _do(work: Work, subject: Subject) -> list[dict[str, Any]]:
+    return work(_here["model"], subject)

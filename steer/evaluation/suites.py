@@ -1,0 +1,424 @@
+"""Every method on conditions whose truth is known, beside the prompt that it is to beat.
+
+Of each subject (a condition) every method makes a vector; the layer and the coefficient are chosen
+as a sweep does, on texts that the model writes under the condition, and measured on others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from steer import resuming
+from steer.base.errors import UsageError
+from steer.base.intervals import Interval, plain
+from steer.base.journal import Journal
+from steer.contrasts.heldout import HeldOut
+from steer.contrasts.prompts import OPENINGS
+from steer.distillation.distilled import read_means
+from steer.distillation.lessons import Conditions
+from steer.evaluation import processes
+from steer.evaluation.bench import Bench, bench, run
+from steer.evaluation.choice import Budget, decide, looking
+from steer.evaluation.data import Progress, Step, Warn, loaded, silent
+from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
+from steer.evaluation.subjects import Subject, of_conditions, of_pocket, stories, unlike
+from steer.evaluation.suite_methods import METHODS, check, vectors
+from steer.evaluation.task import Task, Variant, variants
+from steer.evaluation.written import Writing, Written
+from steer.fitting.fitting import rounded
+from steer.formats.reading import bind
+from steer.measures.concepts import by_grammar
+from steer.measures.grids import Grid, GridRow, Scores, default_coefficients, finer, joined
+from steer.measures.measure import Measure
+from steer.measures.registry import measures
+from steer.measures.tables import NOTHING, in_console, in_notebook, interval_table
+from steer.models.model import Model
+from steer.models.source import ModelSource
+from steer.steering.steers import Steer, check_fits
+from steer.vectors.sites import Site, format_layers
+from steer.vectors.vector import SteeringVector
+
+Rivals = Mapping[str, Mapping[str, SteeringVector]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a suite does with each subject. samples: texts that each row writes, of max_tokens."""
+
+    methods: tuple[str, ...]
+    samples: int = 48
+    max_tokens: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """The result of `suite`: a row for each subject and method, and each method over all subjects.
+
+    rows: plain JSON, a row each, with the intervals of every measure by its name. summary: as
+    `summary`. described: the model, its device and dtype. command: what makes it again, if known.
+    """
+
+    model: str
+    described: str
+    rows: tuple[dict[str, Any], ...]
+    command: str = ""
+    finish: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        """Each method over all subjects: medians and ranges (`summary`)."""
+        return summary(self.rows)
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """The measures that some row has."""
+        return tuple(
+            one for name, one in measures().items() if any(row.get(name) for row in self.rows)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON, as `steer suite --json` prints it."""
+        return {
+            "command": self.command,
+            "model": self.model,
+            "rows": list(self.rows),
+            "summary": self.summary,
+        }
+
+    def to_pandas(self) -> Any:
+        """A pandas frame: a line for each subject, method and measure, with value, low, high, unit.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return frame(
+            {
+                "subject": row["subject"],
+                "method": row["method"],
+                "choice": row["choice"],
+                "measure": measure.name,
+                "unit": measure.unit,
+                **row[measure.name],
+            }
+            for row in self.rows
+            for measure in self.measures
+            if row.get(measure.name)
+        )
+
+    def plot(self) -> Any:
+        """A matplotlib figure: each method over all subjects, a panel for each measure.
+
+        Raises:
+            UsageError: matplotlib is not installed.
+        """
+        from steer.measures import pictures
+
+        rows = [
+            (
+                one["method"],
+                {m.name: Interval(**one[m.name]) for m in self.measures if one[m.name]},
+            )
+            for one in self.summary
+        ]
+        return pictures.bars(rows, self.measures)
+
+    def view(self, width: int) -> Iterator[Any]:
+        """A table for each subject, and then each method over all of them."""
+        shown = self.measures
+        heads = [one.title for one in shown]
+        subjects = list(dict.fromkeys(row["subject"] for row in self.rows))
+        for subject in subjects:
+            own = [row for row in self.rows if row["subject"] == subject]
+            cells = [[row["method"], *(_cell(row, one) for one in shown), _at(row)] for row in own]
+            yield from interval_table([subject, *heads, "at"], cells, width)
+            yield ""
+        if len(subjects) > 1:
+            cells = [
+                [one["method"], *(_cell(one, measure) for measure in shown), _n(one)]
+                for one in self.summary
+            ]
+            yield from interval_table(["all: median [range]", *heads, "of"], cells, width)
+            yield ""
+        for measure in shown:
+            yield f"{measure.title}: {measure.meaning}"
+        yield f"{self.described} · in brackets 95 % intervals, in a table of all the range"
+        if self.command:
+            yield f"again: {self.command}"
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        yield from in_console(self.view(options.max_width))
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self)
+
+
+def suite(
+    model: Any,
+    conditions: Sequence[str] = (),
+    texts: Sequence[str] = (),
+    *,
+    tags: Sequence[str] = (),
+    prompts: Sequence[str] | None = None,
+    methods: Sequence[str] = METHODS,
+    rivals: Rivals | None = None,
+    samples: int = 48,
+    max_tokens: int = 64,
+    seed: int = 0,
+    jobs: int = 1,
+    source: ModelSource | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+    note: Warn = lambda text: None,
+) -> SuiteResult:
+    """Compare methods on conditions, beside the condition as a prompt.
+
+    model: a model, or a function that loads it, which is called when all else is known to be right.
+    conditions: prompts, and texts: which know nothing of them; without, the tags of the pocket
+    grammar and its stories are taken. rivals: by subject and name, vectors of other origin. jobs:
+    processes, each of which loads the model from `source`. What is done is kept: a suite that was
+    stopped goes on. progress and note get what happens; nothing is printed.
+
+    Raises:
+        UsageError: a tag or method that there is not, or too few texts.
+        InputError: a condition changes nothing, or a text is too long.
+        ModelError: a rival of another model.
+        HookError: a steer was never applied.
+    """
+    if conditions and tags:
+        raise UsageError("--tags are pocket's; --condition stands in their place")
+    if (texts or prompts) and not conditions:
+        raise UsageError("--texts and --prompts go with --condition")
+    if conditions and not texts:
+        raise UsageError("a --condition needs --texts", hint="texts that know nothing of it")
+    check(methods)
+    if conditions:
+        subjects, made_from = of_conditions(conditions, prompts or OPENINGS), unlike(texts)
+    else:
+        subjects, made_from = of_pocket(tags), stories()
+    names = {one.name for one in subjects}
+    for name in rivals or {}:
+        if name not in names:
+            raise UsageError(f"{name!r} names no tag here", hint="write joyful=happy.gguf")
+    settings = Settings(tuple(methods), samples, max_tokens, seed)
+    model = loaded(model)
+    bound = {
+        one.name: {
+            name: _bound(vector, model) for name, vector in (rivals or {}).get(one.name, {}).items()
+        }
+        for one in subjects
+    }
+    kept = resuming.journal(model, "suites", made_from, asdict(settings))
+    keys = {
+        one.name: str([asdict(one), {name: resuming.vector_key(vector)[-1]
+                                     for name, vector in bound[one.name].items()}])
+        for one in subjects
+    }  # fmt: skip
+    rows = {one.name: kept.get(keys[one.name]) for one in subjects}
+    waiting = [one for one in subjects if rows[one.name] is None]
+    if len(waiting) < len(subjects):
+        note(f"{len(subjects) - len(waiting)} of {len(subjects)} were done before")
+    job = partial(measured, texts=made_from, settings=settings, rivals=bound)
+    report = progress or silent
+    report(Step("measuring", 0.0))
+    each = _each(model, source, waiting, job, min(jobs, len(waiting)))
+    for n_done, (subject, found) in enumerate(each, 1):
+        kept.put(keys[subject.name], found)
+        rows[subject.name] = found
+        report(Step(subject.name, n_done / len(waiting)))
+    return SuiteResult(
+        model=model.identity.id,
+        described=model.describe(),
+        rows=tuple(row for one in subjects for row in rows[one.name]),
+        command=command,
+        finish=kept.finish,
+    )
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each method, in the order of the rows, each measure over the subjects, as plain JSON.
+
+    n: subjects that it was tried on. failed: those where no cell was within the budget; there it
+    does nothing, which counts as 0.
+    """
+    every = list(measures())
+    found = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        failed = sum(not any(row.get(name) for name in every) for row in own)
+        spreads = {name: _spread(own, name) for name in every}
+        found.append({"method": method, "n": len(own), "failed": failed, **spreads})
+    return found
+
+
+def _spread(rows: Sequence[dict[str, Any]], name: str) -> dict[str, float] | None:
+    """The median over the subjects, the lowest and the highest; None where nobody has it."""
+    found = [row.get(name) for row in rows]
+    if not any(found):
+        return None
+    values = [0.0 if one is None else float(one["value"]) for one in found]
+    return {"value": float(np.median(values)), "low": min(values), "high": max(values)}
+
+
+def _cell(row: dict[str, Any], measure: Measure) -> str:
+    found = row.get(measure.name)
+    return NOTHING if found is None else measure.shown(Interval(**found))
+
+
+def _at(row: dict[str, Any]) -> str:
+    measured = any(isinstance(value, dict) for value in row.values())
+    return row["choice"] or ("" if measured else "no effect in budget")
+
+
+def _n(one: dict[str, Any]) -> str:
+    return f"{one['n'] - one['failed']} of {one['n']}" if one["failed"] else str(one["n"])
+
+
+def _bound(vector: SteeringVector, model: Model) -> SteeringVector:
+    """A vector that fits the model; one that names no model is taken for the model's own."""
+    if vector.metadata.model.bound:
+        check_fits(vector, model.identity)
+        return vector
+    return bind(vector, model.identity)
+
+
+def _each(
+    model: Model,
+    source: ModelSource | None,
+    subjects: list[Subject],
+    job: Callable[[Model, Subject], list[dict[str, Any]]],
+    jobs: int,
+) -> Iterator[tuple[Subject, list[dict[str, Any]]]]:
+    """Each subject's rows, here or in processes of their own."""
+    if jobs > 1 and source is not None:
+        yield from processes.done(source, subjects, job, jobs)
+        return
+    for subject in subjects:
+        yield subject, job(model, subject)
+
+
+def measured(
+    model: Model,
+    subject: Subject,
+    *,
+    texts: Sequence[str],
+    settings: Settings,
+    rivals: Mapping[str, Mapping[str, SteeringVector]],
+) -> list[dict[str, Any]]:
+    """A row of plain JSON for each method and baseline.
+
+    texts: what vectors are made from. rivals: by subject, others' vectors.
+
+    Raises:
+        InputError: the condition changes nothing, or a text is too long.
+        HookError: a steer was never applied.
+    """
+    found = vectors(model, subject, texts, settings.methods, settings.max_tokens)
+    task = _task(subject, settings, settings.seed)
+    on = bench(model, task, lambda what, n: None)
+    found |= {
+        name: with_lengths(model, one, on.own) for name, one in rivals.get(subject.name, {}).items()
+    }
+    steers = {name: _chosen(on, vector, task.writing, Budget()) for name, vector in found.items()}
+    there = {name: steer for name, steer in steers.items() if steer is not None}
+    table = _table(list(there.items()), subject.condition)
+    fresh = _task(subject, settings, settings.seed + 1)
+    rows = measure_rows(model, [one for _, one in table], fresh)
+    every = list(measures())
+    shown = [
+        _row(subject, name, row, every, there.get(name))
+        for (name, _), row in zip(table, rows, strict=True)
+    ]
+    # What has no cell within the budget does nothing there, and is shown to.
+    nothing = [name for name, steer in steers.items() if steer is None]
+    return shown + [{"subject": subject.name, "method": name, "choice": None} for name in nothing]
+
+
+def _task(subject: Subject, settings: Settings, seed: int) -> Task:
+    writing = Writing(
+        subject.prompts,
+        Conditions(subject.condition, "", chat=False),
+        samples=settings.samples,
+        max_tokens=settings.max_tokens,
+        seed=seed,
+    )
+    judge = by_grammar(subject.grammar) if subject.grammar else None
+    return Task(HeldOut(), writing, None, judge)
+
+
+def with_lengths(model: Model, vector: SteeringVector, texts: Sequence[Written]) -> SteeringVector:
+    """The vector with how long activations are in these texts, where its file does not say it, as
+    others' do not."""
+    metadata = vector.metadata
+    if all(one.resid_norm for one in metadata.statistics):
+        return vector
+    sites = [Site(layer, metadata.site) for layer in metadata.layers]
+    _, lengths = read_means(model, [(one.ids, one.n) for one in texts], sites)
+    statistics = tuple(
+        msgspec.structs.replace(one, resid_norm=rounded(float(length)))
+        for one, length in zip(metadata.statistics, lengths.mean(0), strict=True)
+    )
+    known = msgspec.structs.replace(metadata, statistics=statistics, sha256="")
+    return replace(vector, metadata=known)
+
+
+def _chosen(on: Bench, vector: SteeringVector, writing: Writing, budget: Budget) -> Steer | None:
+    """The strongest cell within the budget; None where there is none."""
+    grid = Grid(_rows(vector))
+    scores = _scored(on, grid, budget)
+    more = finer(grid, scores, budget.kl)
+    if more is not None:
+        grid, scores = Grid(grid.rows + more.rows), joined(scores, _scored(on, more, budget))
+    _, found = decide(on, grid, scores, budget, looking(on, grid, writing))
+    if found is None or found.extra_nats.value > budget.nats:
+        return None
+    return grid.steer(*found.position)
+
+
+def _scored(on: Bench, grid: Grid, budget: Budget) -> Scores:
+    *_, scores = run(on, grid, Journal(None), max_kl=budget.kl)
+    return scores
+
+
+def _rows(vector: SteeringVector) -> tuple[GridRow, ...]:
+    """Each layer; what may be meant for several at once at all of them, too or alone."""
+    metadata = vector.metadata
+    columns = default_coefficients(vector)
+    layers = tuple(one.layer for one in metadata.statistics if one.norm)
+    alone = tuple(GridRow(vector, (layer,), columns, vector.name) for layer in layers)
+    together = GridRow(vector, layers, columns, vector.name)
+    if metadata.rank or metadata.method.name == "distill":
+        return (together,)
+    if metadata.method.name == "import" and len(alone) > 1:
+        return (*alone, together)
+    return alone
+
+
+def _table(steers: Sequence[tuple[str, Steer]], condition: str) -> list[tuple[str, Variant]]:
+    """The rows: nothing, each method, random directions as long as the first, and the prompt."""
+    every = variants([steer for _, steer in steers], condition=condition)
+    vector_rows = [one for one in every if one.kind == "vector"]
+    random_rows = [one for one in every if one.kind == "random"][:1]
+    return [
+        ("unsteered", every[0]),
+        *zip((name for name, _ in steers), vector_rows, strict=True),
+        *(("random direction", one) for one in random_rows),
+        ("the prompt", every[-1]),
+    ]
+
+
+def _row(
+    subject: Subject, name: str, row: EvaluationRow, every: Sequence[str], steer: Steer | None
+) -> dict[str, Any]:
+    return {
+        "subject": subject.name,
+        "method": name,
+        "choice": None if steer is None else f"{steer.coefficient}@{format_layers(steer.layers)}",
+        **{key: plain(row.measures.get(key)) for key in every},
+    }

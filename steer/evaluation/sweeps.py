@@ -1,0 +1,670 @@
+"""Which layer and which coefficient: a grid of cells, their scores, a choice, and its evidence.
+
+One trip: `grid_of` says which cells there are, `steer.evaluation.bench` scores them,
+`steer.evaluation.choice` takes one, `steer.evaluation.verdict` holds it against chance and against
+itself, and `SweepResult` shows it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from steer.base.errors import InputError, UsageError, VectorError
+from steer.base.files import check_writable
+from steer.base.intervals import plain
+from steer.base.journal import Journal
+from steer.contrasts import overlap
+from steer.evaluation.bench import Bench, bench, journal, run
+from steer.evaluation.cells import Cell, Steered
+from steer.evaluation.choice import Budget
+from steer.evaluation.data import (
+    Engine,
+    Progress,
+    Step,
+    Texts,
+    Warn,
+    data_of,
+    loaded,
+    silent,
+    warn_python,
+    writer_of,
+)
+from steer.evaluation.evaluations import frame
+from steer.evaluation.task import Task
+from steer.evaluation.verdict import Verdict, judge
+from steer.evaluation.written import Writing
+from steer.measures.elimination import looks, n_looks
+from steer.measures.grids import (
+    Grid,
+    GridRow,
+    Position,
+    Scores,
+    default_coefficients,
+    finer,
+    joined,
+    probes,
+    promising,
+    thinned,
+)
+from steer.measures.heat import LOOKED, heat_map
+from steer.measures.tables import in_console, in_notebook, table
+from steer.sharing.address import is_url, without_passwords
+from steer.steering.operation import ADD, Coefficient, Operation, parse_coefficient
+from steer.steering.scope import CONSTANT
+from steer.steering.spec import SteerSpec, parse
+from steer.steering.steers import Steer, check_all_fit, recommended_operation, resolve
+from steer.vectors import store
+from steer.vectors.metadata import Recommended
+from steer.vectors.provenance import ModelIdentity
+from steer.vectors.sites import format_layers, parse_layers
+from steer.vectors.vector import SteeringVector
+
+Rule = Literal["budget", "refusal_direction"]
+RULES: tuple[Rule, ...] = ("budget", "refusal_direction")
+#: What `quick` makes do with: rows, items, written texts, and their tokens.
+QUICK_ROWS, QUICK_ITEMS, QUICK_SAMPLES, QUICK_TOKENS = 6, 12, 12, 24
+#: Cells of the front that are shown, the strongest.
+FRONT = 8
+
+
+def grid_of(
+    vectors: str | Path | SteeringVector | Sequence[str | Path | SteeringVector],
+    layers: str | Sequence[int] | None = None,
+    coefficients: str | Sequence[float | str] | None = None,
+    *,
+    together: bool = False,
+    rule: str = "budget",
+    save: bool = False,
+    find: Callable[[str], Path] = store.find,
+) -> Grid:
+    """The cells of a sweep: each vector at each of its layers, with each of the coefficients.
+
+    vectors: names, paths, or vectors; also with an op and a scope, as in `joyful:ablate/response`.
+    layers: such as `2,5` or `4-7`; by default all that are stored. coefficients: such as `5%,10%`
+    (of the activations' length) or `0.5,1` (times the vector); by default nine that suit the vector
+    and the op. together: steer at all of these layers at once. save: their files are to be written.
+    find: the file of a name.
+
+    Raises:
+        UsageError: a spec with numbers, something twice, or a percentage of a low-rank edit.
+        VectorError: a vector cannot be read, or lacks a layer.
+    """
+    if rule not in RULES:
+        raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
+    if isinstance(vectors, (str, Path, SteeringVector)):
+        vectors = [vectors]
+    specs = [
+        SteerSpec(one.name) if isinstance(one, SteeringVector) else _spec(str(one))
+        for one in vectors
+    ]
+    if len({(spec, id(one) if isinstance(one, SteeringVector) else 0)
+            for spec, one in zip(specs, vectors, strict=True)}) < len(specs):  # fmt: skip
+        raise UsageError("a vector twice, by the same op")
+    for spec, one in zip(specs, vectors, strict=True):
+        if save and not isinstance(one, SteeringVector):
+            _check_savable(spec.reference)
+    rows = []
+    for spec, one in zip(specs, vectors, strict=True):
+        read = one if isinstance(one, SteeringVector) else store.read(find(spec.reference))
+        op = spec.op or recommended_operation(read.metadata)
+        columns = _coefficients(coefficients, read, op, rule)
+        scope = resolve(replace(spec, op=ADD), read).scope
+        for chosen in _layers(layers, read, together=together):
+            # As reports may have it.
+            reference = without_passwords(spec.reference)
+            row = GridRow(read, chosen, columns, reference, op, scope)
+            row.steer(0)  # what cannot be done shows before the model is loaded
+            rows.append(row)
+    return Grid(tuple(rows))
+
+
+def sweep(
+    model: Any,
+    vectors: Any,
+    texts: Texts | None = None,
+    *,
+    layers: str | Sequence[int] | None = None,
+    coefficients: str | Sequence[float | str] | None = None,
+    together: bool = False,
+    condition: str | None = None,
+    baseline: str = "",
+    chat: bool = False,
+    prompts: Sequence[str] | None = None,
+    unrelated: Texts | None = None,
+    max_kl: float = 0.1,
+    max_nats: float = 0.1,
+    rule: str = "budget",
+    exhaustive: bool = False,
+    quick: bool = False,
+    samples: int = 48,
+    max_tokens: int = 64,
+    seed: int = 0,
+    names: Any = None,
+    allow_overlap: bool = False,
+    allow_other_model: bool = False,
+    engine: Engine | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+    note: Warn = lambda text: None,
+    warn: Warn = warn_python,
+) -> SweepResult:
+    """Find the layer and the coefficient that do most within a budget.
+
+    model: a model, or a function that loads it, which is called when all else is known to be right.
+    vectors, layers, coefficients, together: as `grid_of`, or a grid. texts: held-out pairs, or
+    texts for a condition. max_kl, max_nats: the budget, in nats per token on unrelated texts, and
+    extra nats per token of written texts. exhaustive: score every cell on all texts, also those
+    that by a part of them cannot be the choice. quick: a first answer in minutes, from fewer
+    layers, coefficients and texts. command: what to show as the way to do it again.
+    progress, note and warn get what happens; nothing is printed.
+
+    Raises:
+        InputError: there is nothing to see an effect by, data that cannot be used or that a vector
+            was made from, or a condition that changes nothing.
+        UsageError: an option that means nothing.
+        ModelError: a vector of another model.
+        HookError: a cell was never applied.
+    """
+    if not all(0 <= budget < math.inf for budget in (max_kl, max_nats)):
+        raise UsageError("--max-kl and --max-nats are numbers, 0 or more")
+    grid = vectors
+    if not isinstance(grid, Grid):
+        grid = grid_of(vectors, layers, coefficients, together=together, rule=rule)
+    if quick:
+        grid = thinned(grid, QUICK_ROWS)
+        samples, max_tokens = min(samples, QUICK_SAMPLES), min(max_tokens, QUICK_TOKENS)
+    known = [row.vector.metadata for row in grid.rows]
+    data = data_of(
+        known, texts, names=names, unrelated=unrelated, prompts=prompts, condition=condition,
+        baseline=baseline, chat=chat, samples=samples, max_tokens=max_tokens, seed=seed,
+        allow_overlap=allow_overlap, warn=warn,
+    )  # fmt: skip
+    if quick:
+        data = replace(data, held_out=data.held_out.first(QUICK_ITEMS))
+    if data.held_out.pairs is None and data.condition_of(known) is None:
+        raise InputError(
+            "there is nothing to see an effect by",
+            hint="pass --texts with held-out pairs, or a --condition",
+        )
+    chosen_rule = next((one for one in RULES if one == rule), None)
+    if chosen_rule is None:
+        raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
+    if rule != "budget" and data.held_out.pairs is None:
+        raise UsageError(f"the rule {rule} needs held-out pairs", hint="pass --texts")
+    budget = Budget(max_kl, max_nats, chosen_rule)
+    task = data.task(known).for_choice
+    model = loaded(model)
+    vectors_used = [row.vector for row in grid.rows]
+    for text in check_all_fit(vectors_used, model.identity, allow_other_model=allow_other_model):
+        warn(text)
+    note(
+        f"{model.describe()} · {len(grid.rows)} rows × {grid.n_columns} coefficients ·"
+        f" budget: KL at most {budget.kl:g} and extra nats at most {budget.nats:g} per token"
+    )
+    report = progress or silent
+    cells: list[Cell] = [Steered((steer,)) for steer in strongest(grid)]
+    journals: list[Journal] = []
+    with writer_of(engine, model, cells) as write:
+        n_written, written = _n_written(task), 0
+
+        def on_written(what: str, n: int) -> None:
+            nonlocal written
+            written += n
+            report(Step(what, min(1.0, written / n_written)))
+
+        on = bench(model, task, on_written, write)
+        # The other rule goes by more than the effect.
+        limit = None if exhaustive or budget.rule != "budget" else budget.kl
+        left_out: tuple[str, ...] = ()
+        if limit is not None:
+            grid, left_out = _promising(on, grid, journals, limit, report, note)
+        scores = _scored(on, grid, journals, limit, report, note)
+        more = finer(grid, scores, budget.kl) if budget.rule == "budget" else None
+        if more is not None:
+            second = _scored(on, more, journals, limit, report, note)
+            grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
+        report(Step("holding the choice against random directions", 1.0))
+        verdict = judge(on, grid, scores, budget, task.writing, len(left_out))
+    every = data.held_out.all_texts
+
+    def finish() -> None:
+        for one in journals:
+            one.finish()
+
+    return SweepResult(
+        model=model.identity,
+        described=model.describe(),
+        grid=grid,
+        budget=budget,
+        writing=task.writing,
+        verdict=verdict,
+        unsteered=tuple(model.decode(one.ids) for one in on.own[:6]),
+        chosen_on=overlap.sketch(every) if every else None,
+        left_out=left_out,
+        command=command,
+        finish=finish,
+    )
+
+
+def _promising(
+    on: Bench, grid: Grid, journals: list[Journal], max_kl: float, report: Progress, note: Warn
+) -> tuple[Grid, tuple[str, ...]]:
+    """The rows that are worth all coefficients, and the names of the others.
+
+    Of many layers most can do little within a budget, which three coefficients show on the texts
+    that every cell begins with.
+    """
+    few = probes(grid)
+    if few is None:
+        return grid, ()
+    n_texts = on.n_items, len(on.unrelated)
+    n = n_looks(min(n_texts))
+    items, unrelated = (looks(one, n)[0] for one in n_texts)
+    scores = _scored(on.part(items, unrelated), few, journals, None, report, note)
+    kept = promising(scores, max_kl)
+    names = grid.labels()
+    others = tuple(name for index, name in enumerate(names) if index not in kept)
+    if others:
+        note(f"{len(kept)} of {len(names)} rows go on: {', '.join(names[one] for one in kept)}")
+    return Grid(tuple(grid.rows[index] for index in kept)), others
+
+
+def _scored(
+    on: Bench,
+    grid: Grid,
+    journals: list[Journal],
+    max_kl: float | None,
+    report: Progress,
+    note: Warn,
+) -> Scores:
+    """The scores of a grid; its journal joins the others."""
+    journals.append(journal(on.model, grid, on))
+    if len(journals[-1]):
+        note("going on with a sweep that was stopped")
+    scores: Scores | None = None
+
+    def on_progress(what: str, share: float) -> None:
+        report(Step(what, share, grid, scores))
+
+    for so_far in run(on, grid, journals[-1], on_progress, max_kl):
+        scores = so_far
+    assert scores is not None
+    return scores
+
+
+def _n_written(task: Task) -> int:
+    both = task.held_out.pairs is None and task.held_out.texts is None
+    return task.writing.samples * (2 if both else 1)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The result of `sweep`: every cell with its scores, the choice, and what speaks for it.
+
+    described: the model, its device and dtype. writing: how texts were written. unsteered: some of
+    the unsteered model's texts. chosen_on: short hashes of the held-out texts. left_out: rows that
+    by a first look could not hold the choice. command: what makes it again, where known. finish:
+    call it once the result is safe; what was kept to go on with is then removed.
+    """
+
+    model: ModelIdentity
+    described: str
+    grid: Grid
+    budget: Budget
+    writing: Writing
+    verdict: Verdict
+    unsteered: tuple[str, ...]
+    chosen_on: str | None = None
+    left_out: tuple[str, ...] = ()
+    command: str = ""
+    finish: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
+
+    @property
+    def recommended(self) -> Steer | None:
+        """The steer that is recommended; None where `reason` says why there is none."""
+        verdict = self.verdict
+        if verdict.position is None or not verdict.recommended:
+            return None
+        return self.grid.steer(*verdict.position)
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing is recommended."""
+        return self.verdict.reason
+
+    def cell(self, position: Position) -> dict[str, Any]:
+        """One cell, as plain JSON. typed: what `-v` takes. items: how many it was scored on.
+        refused: out because of its texts."""
+        row, tried, scores = self.grid.rows[position[0]], self.verdict.tried, self.verdict.scores
+        return {
+            "vector": str(row),
+            "layers": format_layers(row.layers),
+            "coefficient": str(row.coefficients[position[1]]),
+            "typed": row.typed(position[1]),
+            "effect": plain(scores.effect_at(*position)),
+            "kl": plain(scores.cost_at(*position)),
+            "items": scores.n_items(*position),
+            "refused": tried is not None and position in tried.refused,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON, as `steer sweep --json` prints it. `cells` go row by row."""
+        grid, verdict = self.grid, self.verdict
+        scores = verdict.scores
+        positions = [(r, c) for r in range(len(grid.rows)) for c in range(grid.n_columns)]
+        vectors = {row.reference: row.vector for row in grid.rows}
+        position, tried, again = verdict.position, verdict.tried, verdict.again
+        return {
+            "command": self.command,
+            "model": self.model.id,
+            "fingerprint": self.model.fingerprint,
+            "vectors": [
+                {"reference": reference, "name": one.name, "sha256": one.sha256}
+                for reference, one in vectors.items()
+            ],
+            "effect": scores.kind,
+            "seed": self.writing.seed,
+            "budget": asdict(self.budget),
+            "n": {
+                "items": int(scores.effect.shape[-1]),
+                "unrelated": len(scores.counts),
+                "texts": self.writing.samples,
+            },
+            "rows": grid.labels(),
+            "coefficients": [list(map(str, row.coefficients)) for row in grid.rows],
+            "left_out": list(self.left_out),
+            "cells": [self.cell(one) for one in positions],
+            "front": [self.cell(one) for one in verdict.front],
+            "recommended": verdict.recommended,
+            "reason": verdict.reason,
+            "choice": None if position is None else self.cell(position),
+            "random_effects": list(verdict.random),
+            "chance": verdict.chance,
+            "margin": plain(verdict.margin),
+            "extra_nats": plain(tried.extra_nats if tried else None),
+            "distinct": plain(tried.distinct if tried else None),
+            "again": again and {"seed": again.seed, "extra_nats": plain(again.extra_nats)},
+            "stable": verdict.stable,
+            "instability": verdict.instability or None,
+            "wrong_way": list(verdict.wrong_way),
+            "shifts": None if position is None else scores.effect[position].tolist(),
+            "samples": list(tried.samples) if tried else [],
+            "unsteered_samples": list(self.unsteered),
+        }
+
+    def recommending(self) -> SteeringVector:
+        """The vector with the choice and its evidence, so that `-v NAME` needs no number.
+
+        Raises:
+            InputError: nothing is recommended.
+        """
+        verdict, grid = self.verdict, self.grid
+        if not verdict.recommended:
+            raise InputError(f"nothing to recommend: {verdict.reason}")
+        position, scores = verdict.position, verdict.scores
+        assert position is not None
+        row = grid.rows[position[0]]
+        coefficient = row.coefficients[position[1]]
+        n = int(scores.effect.shape[-1])
+        evidence = [
+            f"sweep of {len(grid.rows)} x {grid.n_columns} cells",
+            f"{scores.kind} {scores.effect_at(*position)} on {n} held-out items",
+            f"random directions at most {max(verdict.random):.2f} ({len(verdict.random)} seeds)",
+            f"KL {scores.cost_at(*position).value:.3f} nats per token (at most {self.budget.kl:g})",
+            _stability(verdict.stable, verdict.instability),
+            f"seed {self.writing.seed}",
+        ]
+        recommended = Recommended(
+            layers=row.layers,
+            coefficient=coefficient.value,
+            unit=coefficient.unit,
+            op=str(row.op),
+            chosen_on=self.chosen_on,
+            evidence="; ".join(evidence),
+        )
+        vector = row.vector
+        metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)
+        return SteeringVector(metadata, vector.directions, vector.down, vector.up)
+
+    def save(self, warn: Warn = warn_python) -> Path | None:
+        """Write the recommendation into the vector's file; None where a file cannot hold it.
+
+        Raises:
+            InputError: nothing is recommended.
+            VectorError: the file has changed since the sweep began.
+        """
+        position = self.verdict.position
+        vector = self.recommending()
+        assert position is not None
+        row = self.grid.rows[position[0]]
+        if row.scope != resolve(SteerSpec(row.reference), row.vector).scope:
+            warn(f"a vector file recommends no scope, and the choice is {row}: nothing was saved")
+            return None
+        path = store.find(row.reference)
+        if store.read(path).sha256 != row.vector.sha256:
+            raise VectorError(f"{path} has changed since the sweep began", hint="run it again")
+        store.write(path, vector, force=True)
+        return path
+
+    def hint(self) -> str:
+        """What to do where nothing is recommended: the nearest cell, to be tried or allowed."""
+        position, tried = self.verdict.position, self.verdict.tried
+        if position is None:
+            return "is the vector right, and its sign? see `steer show`"
+        cell = self.cell(position)
+        nats = f", extra nats {tried.extra_nats.value:.3f}" if tried else ""
+        return (
+            f"the nearest cell is {cell['typed']}: effect {cell['effect']['value']:.2f}, KL"
+            f" {cell['kl']['value']:.3g}{nats}"
+        )
+
+    def to_pandas(self) -> Any:
+        """A pandas frame: a line for each cell, with effect and KL (value, low, high).
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return frame(
+            {name: value for name, value in cell.items() if name not in ("effect", "kl")}
+            | {f"effect_{end}": cell["effect"][end] for end in cell["effect"] or ()}
+            | {f"kl_{end}": cell["kl"][end] for end in cell["kl"] or ()}
+            for cell in self.to_dict()["cells"]
+        )
+
+    def plot(self) -> Any:
+        """A matplotlib figure: effect and cost by layer and coefficient, and the front.
+
+        Raises:
+            UsageError: matplotlib is not installed.
+        """
+        from steer.measures import pictures
+
+        return pictures.figure(self.to_dict())
+
+    def report(self) -> str:
+        """One HTML page with everything; it needs nothing beside itself.
+
+        Raises:
+            UsageError: matplotlib is not installed.
+        """
+        from steer.measures import report
+
+        return report.page(self.to_dict())
+
+    def view(self, width: int) -> Iterator[Any]:
+        """Every cell, the front, and what is recommended, for a terminal: lines of text, and tables
+        of rich's."""
+        found, verdict, scores = self.to_dict(), self.verdict, self.verdict.scores
+        choice = verdict.position if verdict.recommended else None
+        yield heat_map(self.grid, scores, self.budget.kl, choice=choice, width=width)
+        yield ""
+        chosen = "; *: the choice" * bool(choice)
+        yield f"in brackets: KL above {self.budget.kl:g} nats per token{chosen}"
+        n, n_items = found["n"], [cell["items"] for cell in found["cells"]]
+        some = [items for items in n_items if items < n["items"]]
+        if some:
+            least = str(min(some)) if min(some) == max(some) else f"{min(some)} to {max(some)}"
+            yield (
+                f"{LOOKED}, and most in brackets: left out after {least} of {n['items']} items"
+                f" ({len(some)} of {len(n_items)} cells); --exhaustive scores all"
+            )
+        if self.left_out:
+            n_seen = len(looks(n["items"], n_looks(n["items"]))[0])
+            yield (
+                f"left out after a look at three coefficients on {n_seen} items, as they reach less"
+                f" than 40 % of the best: {', '.join(self.left_out)}; --exhaustive scores all"
+            )
+        yield ""
+
+        def mark(cell: dict[str, Any]) -> str:
+            return LOOKED if cell["items"] < n["items"] else " "
+
+        yield table(
+            ["front", "effect", "KL"],
+            [
+                [one["typed"], _shown(one["effect"]) + mark(one), _shown(one["kl"], 3) + mark(one)]
+                for one in found["front"][-FRONT:]
+            ],
+        )
+        yield ""
+        if verdict.recommended:
+            yield from _recommendation(found)
+        yield (
+            f"{self.described} · {n['items']} held-out items, {n['unrelated']} unrelated texts,"
+            f" seed {found['seed']} · in brackets 95 % intervals"
+        )
+        if self.command:
+            yield f"again: {self.command}"
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        yield from in_console(self.view(options.max_width))
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self)
+
+
+def strongest(grid: Grid) -> list[Steer]:
+    """Of each row the steer that does most: how much it does changes nothing in how an engine is
+    made ready."""
+
+    def amount(steer: Steer) -> float:
+        return abs(steer.coefficient.value)
+
+    rows = grid.rows
+    return [max((row.steer(i) for i in range(len(row.coefficients))), key=amount) for row in rows]
+
+
+def _recommendation(found: dict[str, Any]) -> Iterator[str]:
+    """What is recommended, and what speaks for and against it."""
+    choice, n, budget = found["choice"], found["n"], found["budget"]
+    yield f"recommended: {choice['typed']}"
+    yield (
+        f"  {found['effect']} {_shown(choice['effect'])}; random directions as long"
+        f" {min(found['random_effects']):.2f} to {max(found['random_effects']):.2f}"
+        f" ({len(found['random_effects'])} seeds), by chance {found['chance']:.2f} at the best"
+        " layer"
+    )
+    yield (
+        f"  KL {_shown(choice['kl'], 3)}; extra nats {_shown(found['extra_nats'])} and distinct-2"
+        f" {_shown(found['distinct'])} of {n['texts']} written texts"
+    )
+    n_out = sum(
+        one["refused"]
+        and one["kl"]["value"] <= budget["kl"]
+        and one["effect"]["value"] > choice["effect"]["value"]
+        for one in found["cells"]
+    )
+    if n_out:
+        too_many = f"{budget['nats']:g} extra nats"
+        yield f"  stronger, but out for more than {too_many}: {n_out} of the cells"
+    wrong = found["wrong_way"]
+    which = ", ".join(str(index + 1) for index in wrong[:8])
+    items = "pairs" if found["effect"] == "preference" else "texts"
+    worst = f", the worst first: {which}" if wrong else ""
+    yield f"  {len(wrong)} of {n['items']} {items} move the wrong way{worst}"
+    again = found["again"]
+    yield f"  with seed {again['seed']} extra nats {_shown(again['extra_nats'])}"
+    if found["stable"]:
+        yield (
+            "  stable: each half of the items, one with texts by that seed, leads to a neighbouring"
+            " layer and effect"
+        )
+    else:
+        yield f"  {_stability(found['stable'], found['instability'])}"
+
+
+def _stability(stable: bool | None, instability: str | None) -> str:
+    if stable is None:
+        return f"stability unknown: {instability}"
+    return "stable" if stable else f"unstable: {instability}"
+
+
+def _shown(interval: dict[str, float] | None, digits: int = 2) -> str:
+    if interval is None:
+        return "–"
+    value, low, high = (f"{interval[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _check_savable(reference: str) -> None:
+    if is_url(reference):
+        raise UsageError(
+            f"--save writes into a file on this machine, and {reference} is elsewhere",
+            hint=f"fetch it with `steer pull {reference}`, and sweep the copy; or leave --save out",
+        )
+    check_writable(store.find(reference), force=True)
+
+
+def _spec(text: str) -> SteerSpec:
+    parsed = parse(text)
+    if parsed.coefficient is not None or parsed.layers is not None:
+        raise UsageError(
+            f"{text!r}: a sweep finds the numbers", hint="use --coefficients and --layers"
+        )
+    if parsed.schedule != CONSTANT:
+        raise UsageError(
+            f"{text!r}: a sweep steers all tokens of its scope alike",
+            hint="measure schedules with `steer eval`",
+        )
+    return parsed
+
+
+def _coefficients(
+    given: str | Sequence[float | str] | None, vector: SteeringVector, op: Operation, rule: str
+) -> tuple[Coefficient, ...]:
+    if given is None:
+        chosen = default_coefficients(vector, op)
+    else:
+        parts = given.split(",") if isinstance(given, str) else [str(one) for one in given]
+        chosen = tuple(parse_coefficient(part.strip(), part) for part in parts)
+    if rule == "refusal_direction" and all(one.value > 0 for one in chosen):
+        chosen += tuple(Coefficient(-one.value, one.unit) for one in chosen)
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"a coefficient twice in {given!r}")
+    if any(one.unit == "residual" for one in chosen) and vector.metadata.rank:
+        raise UsageError(
+            f"vector {vector.name!r} is a low-rank edit: what it adds has no one length",
+            hint="write multiples of it, such as 0.5,1,1.5",
+        )
+    return chosen
+
+
+def _layers(
+    given: str | Sequence[int] | None, vector: SteeringVector, *, together: bool
+) -> tuple[tuple[int, ...], ...]:
+    metadata = vector.metadata
+    layers = metadata.layers
+    if given is not None:
+        layers = parse_layers(given) if isinstance(given, str) else tuple(sorted(set(given)))
+    for layer in layers:
+        metadata.at(layer)
+    # What was learned for several layers at once is meant to act at all of them.
+    if together or (metadata.method.name == "distill" and given is None):
+        return (layers,)
+    return tuple((layer,) for layer in layers)

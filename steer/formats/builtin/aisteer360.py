@@ -1,0 +1,31 @@
+"""AISteer360's `.svec`: JSON of a list of rows a layer, which does not say where they are added."""
+
+from __future__ import annotations
+
+from steer.formats.builtin import ibm_svec
+from steer.formats.imported import Imported
+from steer.formats.registry import Format
+from steer.formats.source import Options, Source
+
+
+def _detect(source: Source) -> bool:
+    return ibm_svec.is_nested(source.json())
+
+
+def _read(source: Source, options: Options) -> Imported:
+    return ibm_svec.read(
+        source.json(),
+        str(source),
+        "layer N was measured at the output of block N, AISteer360's default; of one that was"
+        " fitted with location layer_input it is --layer-offset -1",
+    )
+
+
+FORMAT = Format(
+    name="aisteer360",
+    title="AISteer360",
+    help="JSON of a list with one row a layer",
+    suffixes=(".svec",),
+    read=_read,
+    detect=_detect,
+)

@@ -1,0 +1,143 @@
+"""Sparse autoencoders: the decoder's row of one feature is a direction.
+
+SAELens (`sae_weights.safetensors`, `cfg.json`), Gemma Scope (`params.npz`), EleutherAI's sparsify
+(`sae.safetensors`, `cfg.json`) and dictionary_learning (`ae.pt`, `config.json`) name the decoder
+`W_dec` [features, d_model] or `decoder.weight` [d_model, features].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from steer.base.errors import UsageError, VectorError
+from steer.formats.imported import Imported, checked_directions, shortened
+from steer.formats.keys import place
+from steer.formats.registry import Format
+from steer.formats.source import Options, Source
+from steer.formats.tensors import Tensors
+from steer.vectors.sites import SiteName
+
+_CONFIGS = ("cfg.json", "config.json")
+#: Where configurations name the hook point, and the model.
+_HOOKS = ("hook_name", "hook_point", "hookpoint")
+_MODELS = ("model_name", "lm_name", "model_id")
+
+
+def _content(source: Source) -> Mapping[str, Any]:
+    if source.suffix == ".npz":
+        return source.npz()
+    if source.suffix == ".safetensors":
+        return source.tensors()
+    content = source.pickled()
+    return content if isinstance(content, Mapping) else {}
+
+
+def _shape(content: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """The shape of an array, without reading it; () where there is none."""
+    if name not in content:
+        return ()
+    if isinstance(content, Tensors):
+        return content.shape(name)
+    return tuple(getattr(content[name], "shape", ()))
+
+
+def _decoder(content: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The name of the decoder, and the number of its features."""
+    if len(shape := _shape(content, "W_dec")) == 2:
+        return "W_dec", shape[0]
+    decoder, encoder = (_shape(content, f"{part}.weight") for part in ("decoder", "encoder"))
+    if len(decoder) == 2 and encoder == decoder[::-1]:
+        return "decoder.weight", decoder[1]
+    return None
+
+
+def _direction(content: Mapping[str, Any], name: str, feature: int) -> Any:
+    if name != "W_dec":
+        return np.asarray(content[name])[:, feature]
+    return content.row(name, feature) if isinstance(content, Tensors) else content[name][feature]
+
+
+def _detect(source: Source) -> bool:
+    return _decoder(_content(source)) is not None
+
+
+def _read(source: Source, options: Options) -> Imported:
+    subject = str(source)
+    content = _content(source)
+    decoder = _decoder(content)
+    if decoder is None:
+        raise VectorError(f"{subject} has no decoder, such as W_dec [features, d_model]")
+    name, n_features = decoder
+    if options.row is None:
+        raise UsageError(
+            f"{subject} is a sparse autoencoder of {n_features:,} features",
+            hint=f"choose one, with --row 0-{n_features - 1}",
+        )
+    if not 0 <= options.row < n_features:
+        raise UsageError(f"{subject} has no row {options.row}", hint=f"it has 0-{n_features - 1}")
+    layer, site, why, model = _place(source)
+    if options.layers is not None:
+        if len(options.layers) != 1:
+            raise UsageError(f"{subject} belongs at one layer, not {len(options.layers)}")
+        if layer is not None and options.layers != (layer,):
+            raise UsageError(
+                f"{subject} belongs at layer {layer}, as the file beside it says",
+                hint="leave --layer out, or move it with --layer-offset",
+            )
+        layer = options.layers[0]
+        why = why or "the output of the block that --layer names"
+    if layer is None:
+        raise UsageError(f"{subject} does not say at which layer it belongs", hint="say --layer N")
+    return Imported(
+        checked_directions([(layer, _direction(content, name, options.row))], subject),
+        convention=f"row {options.row} of the decoder; {why}",
+        site=site,
+        model=model,
+        notes=("a feature's strength is not in the file: find a coefficient, with sweep",),
+    )
+
+
+def _place(source: Source) -> tuple[int | None, SiteName, str, str]:
+    """Layer, site, why, and model, as a configuration beside the file has them."""
+    for name in _CONFIGS:
+        if not source.has(name):
+            continue
+        stated = source.json(name)
+        if not isinstance(stated, dict):
+            continue
+        flat = dict(stated)
+        for inner in ("metadata", "trainer"):
+            if isinstance(stated.get(inner), dict):
+                flat = {**stated[inner], **flat}
+        model = next((flat[key] for key in _MODELS if isinstance(flat.get(key), str)), "")
+        for key in _HOOKS:
+            if isinstance(flat.get(key), str):
+                found = place(flat[key], source.subject(name))
+                if found is None:
+                    raise VectorError(
+                        f"{source.subject(name)}: {shortened(flat[key])!r} is no site here"
+                    )
+                return found[0], found[1], f"{name} names {flat[key]}", shortened(model)
+        submodule = flat.get("submodule_name")
+        if submodule is not None and not str(submodule).startswith("resid_post"):
+            raise VectorError(
+                f"{source.subject(name)}: the submodule {shortened(submodule)!r} is no site here",
+                hint="one on resid_post can be read",
+            )
+        if type(flat.get("layer")) is int and flat["layer"] >= 0:
+            return flat["layer"], "resid_post", f"{name} has its layer", shortened(model)
+    return None, "resid_post", "", ""
+
+
+FORMAT = Format(
+    name="sae",
+    title="SAELens, Gemma Scope, sparsify, dictionary_learning",
+    help="a sparse autoencoder: the decoder's row of a feature, with --row and --layer",
+    suffixes=(".safetensors", ".npz", ".pt"),
+    read=_read,
+    detect=_detect,
+    options=("layers", "row"),
+)

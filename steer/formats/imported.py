@@ -1,0 +1,198 @@
+"""What a file of another tool holds, before it is a steering vector.
+
+Formats number layers by different conventions. Here a direction belongs where it was measured: the
+output of a block, counted from 0 (`resid_post`). Where its own tool would add it somewhere else,
+the convention says so, and an offset moves it there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steer.base.errors import VectorError
+from steer.vectors.sites import SiteName
+from steer.vectors.vector import Directions
+
+#: Several times the vectors of the largest models.
+MAX_BYTES = 100_000_000
+#: Text takes more memory when parsed than on disk.
+MAX_TEXT_BYTES = 64_000_000
+MAX_LAYERS = 10_000
+MAX_WIDTH = 1_000_000
+#: A coefficient that no activation survives.
+MAX_COEFFICIENT = 1e30
+#: Vectors that differ from length 1 by no more than float32 rounds are unit vectors.
+UNIT_TOLERANCE = 1e-4
+
+#: down [k, d_model] and up [d_model, k] of a low-rank edit, float32.
+Factors = tuple[Directions, Directions]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """Directions by the layer number that their file gives them, and what the file says of them.
+
+    directions: float32 [d_model] each. shift: the layer here, less the number in the file, by the
+        format's convention, which `convention` says in words.
+    op, coefficient: what the file's tool does with the directions, as `-v` writes it.
+    factors: of a low-rank edit, beside the directions, the same number of rows k at each layer.
+    recommended: numbers of the layers that the file recommends; empty for all.
+    model: what the file says of its model. notes: what else the user should know.
+    """
+
+    directions: Mapping[int, Directions]
+    convention: str
+    shift: int = 0
+    site: SiteName = "resid_post"
+    op: str = "add"
+    coefficient: float = 1.0
+    factors: Mapping[int, Factors] = field(default_factory=dict)
+    recommended: tuple[int, ...] = ()
+    model: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def checked_directions(rows: Iterable[tuple[int, object]], subject: str) -> dict[int, Directions]:
+    """Layer numbers with their directions, as float32, by rising number.
+
+    Raises:
+        VectorError: none, a number twice or out of range, a direction that is not one row of finite
+            numbers, or rows that differ in length.
+    """
+    directions: dict[int, Directions] = {}
+    width = None
+    for number, values in rows:
+        if number in directions:
+            raise VectorError(f"{subject} has layer {number} twice")
+        if not 0 <= number < MAX_LAYERS:
+            raise VectorError(f"{subject} has a layer {shortened(number)}")
+        directions[number] = row = checked_row(values, f"{subject}, layer {number}")
+        width = width or len(row)
+        if len(row) != width:
+            raise VectorError(f"{subject} has vectors of {width} and of {len(row)} numbers")
+    if not directions:
+        raise VectorError(f"{subject} has no vectors")
+    return dict(sorted(directions.items()))
+
+
+def checked_row(values: object, subject: str) -> Directions:
+    """One row of finite numbers, float32 [d_model].
+
+    Raises:
+        VectorError: anything else.
+    """
+    if isinstance(values, list) and not all(type(value) in (int, float) for value in values):
+        raise VectorError(f"{subject}: not a list of numbers")
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "fiu":
+        raise VectorError(f"{subject}: not numbers")
+    try:
+        with np.errstate(over="ignore"):  # what is too large for float32 is reported below
+            row = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise VectorError(f"{subject}: not a list of numbers") from None
+    if row.ndim != 1 or not 1 <= len(row) <= MAX_WIDTH:
+        raise VectorError(f"{subject}: shape {list(row.shape)} is not one row of numbers")
+    if not np.isfinite(row).all():
+        raise VectorError(f"{subject}: some numbers are not finite in float32")
+    return row
+
+
+def norm(row: Directions) -> float:
+    """The length of a direction, in float64: the squares of large float32 numbers overflow."""
+    return float(np.linalg.norm(row.astype(np.float64)))
+
+
+def unit(row: Directions, subject: str) -> Directions:
+    """A direction of length 1; one that has it already keeps its bits.
+
+    Raises:
+        VectorError: it is zero.
+    """
+    length = norm(row)
+    if not length:
+        raise VectorError(f"{subject} is zero: it has no direction")
+    if abs(length - 1) <= 1e-6:
+        return row
+    return np.asarray(row.astype(np.float64) / length, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Directions that are taken out of activations: h - coefficient * sum strength (h . d) d.
+
+    `directions`, `factors`, `op` and `coefficient` are for `Imported`. One direction a layer, all
+    with one strength, is an ablation; a subspace, or strengths that differ, is a low-rank edit
+    whose `down` holds the directions and whose `up` is minus strength times them.
+    """
+
+    directions: dict[int, Directions]
+    factors: dict[int, Factors]
+    op: str
+    coefficient: float
+
+
+def projection(
+    bases: Mapping[int, NDArray[np.float32]],
+    strengths: Mapping[int, Iterable[float]],
+    coefficient: float,
+) -> Projection:
+    """Bases float32 [k, d_model] of orthonormal rows by layer, and k strengths each.
+
+    Raises:
+        VectorError: a strength that float32 does not hold.
+    """
+    weights = {number: np.asarray(list(each), np.float64) for number, each in strengths.items()}
+    distinct = {float(value) for each in weights.values() for value in each}
+    if len(distinct) == 1 and all(len(basis) == 1 for basis in bases.values()):
+        directions = {number: np.asarray(basis[0]) for number, basis in bases.items()}
+        return Projection(directions, {}, "ablate", coefficient * distinct.pop())
+    directions = {number: np.zeros(basis.shape[1], np.float32) for number, basis in bases.items()}
+    factors = {}
+    for number, basis in bases.items():
+        with np.errstate(over="ignore"):
+            up = np.asarray(-(basis.astype(np.float64).T * weights[number]), np.float32)
+        if not np.isfinite(up).all():
+            raise VectorError(f"layer {number} is projected with a strength beyond float32")
+        factors[number] = (np.asarray(basis), up)
+    return Projection(directions, factors, "add", coefficient)
+
+
+def layer_number(text: str, subject: str) -> int:
+    """A layer as files write it: digits, without a sign or leading zeros.
+
+    Raises:
+        VectorError: anything else.
+    """
+    if not (text.isascii() and text.isdecimal()) or len(text) > 5 or str(int(text)) != text:
+        raise VectorError(f"{subject}: {shortened(text)!r} is not a layer")
+    return int(text)
+
+
+def coefficient_of(value: object, subject: str, name: str) -> float:
+    """A coefficient that a file states.
+
+    Raises:
+        VectorError: it is no number, or one that no activation survives.
+    """
+    if type(value) not in (int, float) or not abs(value) <= MAX_COEFFICIENT:  # type: ignore[arg-type]
+        raise VectorError(f"{subject}: its {name} is {shortened(value)!r}, which is no coefficient")
+    return float(value)  # type: ignore[arg-type]
+
+
+def rounded_coefficient(value: float) -> float:
+    """A float32 of a file as the shortest decimal that is the same float32: 1.1, not 1.10000002."""
+    return float(str(np.float32(value))) if math.isfinite(value) else value
+
+
+def shortened(value: object) -> str:
+    """What a stranger's file says, no longer than a line."""
+    try:
+        text = str(value)
+    except ValueError:  # an integer of thousands of digits
+        return "number of thousands of digits"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,92 @@
+"""Names that say where a tensor belongs: `layer.3`, `model.layers.3`, `blocks.3.hook_mlp_out`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steer.base.errors import VectorError
+from steer.formats.imported import Imported, checked_directions, layer_number, shortened
+from steer.vectors.sites import SITE_NAMES, SiteName
+
+Array = NDArray[Any]
+
+SAME = "layer N is the output of block N, counted from 0"
+_NUMBERED = re.compile(r"(?:layers?|direction|block)?[._]?([0-9]{1,5})")
+#: TransformerLens's hook names.
+_HOOK = re.compile(r"blocks\.([0-9]{1,5})\.(hook_[a-z_]+)")
+#: A module of a Hugging Face model: where its blocks are, the block, and a part of it.
+_MODULE = re.compile(
+    r"(?:[a-z_]+\.){0,4}(?:layers|h|blocks|block)\.([0-9]{1,5})(?:\.([a-z_]+))?", re.ASCII
+)
+_PARTS: dict[str, SiteName] = {
+    "": "resid_post",
+    **dict.fromkeys(("self_attn", "attn", "attention", "self_attention"), "attn_out"),
+    **dict.fromkeys(("mlp", "feed_forward", "ffn"), "mlp_out"),
+}
+
+
+def place(name: str, subject: str) -> tuple[int, SiteName, str] | None:
+    """The layer and site that a name stands for, and why; None where it names neither.
+
+    Raises:
+        VectorError: a hook or module where there is no site.
+    """
+    if match := _NUMBERED.fullmatch(name):
+        return layer_number(match[1], subject), "resid_post", SAME
+    if match := _HOOK.fullmatch(name):
+        site = match[2].removeprefix("hook_")
+        if site not in SITE_NAMES:
+            raise VectorError(
+                f"{subject}: steer has no site {match[2]!r}", hint=f"it has {', '.join(SITE_NAMES)}"
+            )
+        return layer_number(match[1], subject), site, "names are TransformerLens's hook points"
+    if match := _MODULE.fullmatch(name):
+        part = match[2] or ""
+        if part not in _PARTS:
+            raise VectorError(
+                f"{subject}: steer has no site for the module {shortened(name)!r}",
+                hint="outputs of blocks, of their attention and of their MLP are read",
+            )
+        return (
+            layer_number(match[1], subject),
+            _PARTS[part],
+            "names are module paths: a vector belongs at its module's output",
+        )
+    return None
+
+
+def by_name(named: Mapping[str, Array], subject: str) -> Imported:
+    """One vector for each name that says where it belongs.
+
+    Raises:
+        VectorError: a name that says no layer, or names of several sites.
+    """
+    rows = []
+    sites: set[SiteName] = set()
+    conventions = set()
+    for name, row in named.items():
+        found = place(name, subject)
+        if found is None:
+            raise VectorError(
+                f"{subject} has a tensor {shortened(name)!r}, which does not name a layer",
+                hint="call them layer.0, layer.1, ...; or take one, with --pick NAME --layer N",
+            )
+        layer, site, why = found
+        rows.append((layer, np.squeeze(row) if isinstance(row, np.ndarray) else row))
+        sites.add(site)
+        conventions.add(why)
+    if len(sites) > 1:
+        raise VectorError(
+            f"{subject} has vectors for {' and '.join(sorted(sites))}, and a file has one site",
+            hint="take one, with --pick NAME --layer N",
+        )
+    return Imported(
+        checked_directions(rows, subject),
+        convention="; ".join(sorted(conventions)),
+        site=sites.pop() if sites else "resid_post",
+    )

@@ -1,0 +1,1 @@
+"""The objects of the public Python API: what `import steer` gives."""

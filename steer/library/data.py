@@ -1,0 +1,122 @@
+"""Contrast sets, prompts and texts as Python users have them: lists, files, datasets, frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from steer.base.errors import InputError, UsageError
+from steer.base.files import read_typed
+from steer.contrasts import contrast_files, hubdata, prompts
+from steer.contrasts.contrasts import Contrasts, ContrastSource
+from steer.contrasts.frame import Frame
+from steer.contrasts.records import Record, records, records_in
+from steer.contrasts.schema import Names, parse_mapping
+
+#: Bytes that a file of texts may have.
+MOST_BYTES = 2_000_000_000
+
+
+class Rows(Protocol):
+    """What a pandas DataFrame offers."""
+
+    def to_dict(self, orient: str) -> Any: ...
+
+
+#: A file (JSONL, JSON, CSV, Parquet, ...), `hf:owner/name` of the hub, or rows: dicts,
+#: (positive, negative) pairs, texts, a `datasets.Dataset`, a pandas DataFrame.
+Data: TypeAlias = "str | PathLike[str] | Mapping[str, Any] | Iterable[Any] | Rows"
+
+
+def contrast_set(
+    data: Data | None = None,
+    *,
+    positive: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
+    texts: Data | None = None,
+    mapping: Mapping[str, str] | None = None,
+    template: str | None = None,
+    chat: bool = False,
+    system: str | None = None,
+) -> Contrasts:
+    """A contrast set from data, or from conditions and the texts that they stand before.
+
+    data: pairs, labelled texts or two sets, as `docs/vectors.md` lists them. positive, negative:
+    conditions instead, each put before every one of `texts`. mapping: from our field names to the
+    data's, such as {"positive": "chosen"}. template, chat, system: what stands round each text.
+
+    Raises:
+        UsageError: both, or neither.
+        InputError: naming the record and what is wrong with it.
+    """
+    names = parse_mapping([f"{ours}={theirs}" for ours, theirs in (mapping or {}).items()])
+    frame = Frame(template, chat, system)
+    if (data is None) == (texts is None):
+        raise UsageError("name contrasts in one way", hint="pass data, or positive= and texts=")
+    if data is not None:
+        if positive is not None or negative is not None:
+            raise UsageError("conditions go with texts=", hint="leave positive and negative out")
+        source = ContrastSource(file="contrasts", names=names, frame=frame)
+        return contrast_files.read(source, lambda _: records_of(data, names))
+    source = ContrastSource(
+        texts="texts",
+        positive=_conditions(positive),
+        negative=_conditions(negative),
+        names=names,
+        frame=frame,
+    )
+    assert texts is not None
+    return contrast_files.read(source, lambda _: records_of(texts, names))
+
+
+def text_list(data: Data, *, mapping: Mapping[str, str] | None = None) -> list[str]:
+    """Prompts or texts, from data of any kind.
+
+    Raises:
+        InputError: naming the record and what is wrong with it.
+    """
+    names = parse_mapping([f"{ours}={theirs}" for ours, theirs in (mapping or {}).items()])
+    found, _ = prompts.read(records_of(data, names), names, field="prompt")
+    return found
+
+
+def records_of(data: Data, names: Names) -> Iterable[Record]:
+    """The records of a file, of a dataset of the hub, or of rows in memory.
+
+    Raises:
+        InputError: the data cannot be read, or are no rows.
+        SteerError: there is no such file.
+    """
+    if isinstance(data, (str, PathLike)):
+        path = str(data)
+        if path.startswith(hubdata.PREFIX):
+            return list(hubdata.rows(path))
+        return records(read_typed(Path(path), limit=MOST_BYTES), path, columns=names.known)
+    return records_in(map(_row, _rows(data)), "data")
+
+
+def _rows(data: Any) -> Iterable[Any]:
+    if isinstance(data, Mapping):
+        return [dict(data)]
+    if hasattr(data, "iterrows"):  # a pandas DataFrame, which iterates over its columns
+        return list(data.to_dict("records"))
+    if isinstance(data, Iterable):
+        return data
+    raise InputError(
+        f"{type(data).__name__} holds no records",
+        hint="pass a list of pairs or dicts, a file, a datasets.Dataset or a pandas DataFrame",
+    )
+
+
+def _row(item: Any) -> Any:
+    if isinstance(item, tuple) and len(item) == 2:
+        return {"positive": item[0], "negative": item[1]}
+    return dict(item) if isinstance(item, Mapping) else item
+
+
+def _conditions(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, str) else tuple(given)

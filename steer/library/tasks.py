@@ -1,0 +1,457 @@
+"""The tasks of the public API: each is a command of the command line, with Python's own values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+from steer.baking.bakeable import check_bakeable
+from steer.baking.folder import Report as BakeReport
+from steer.baking.folder import export
+from steer.baking.target import check_folder
+from steer.base.errors import InputError, UsageError
+from steer.base.journal import Journal
+from steer.base.progress import Progress, silent
+from steer.contrasts import prompts as everyday
+from steer.distillation import distill as distillation
+from steer.distillation.lessons import Conditions
+from steer.distillation.settings import DistillSettings
+from steer.extraction import ReadSettings, plan, record_contrasts
+from steer.extraction import extract as run_extraction
+from steer.fitting.activations import Activations, open_kept
+from steer.fitting.fitting import FitSettings, best, fit_vectors
+from steer.library.data import Data, contrast_set, text_list
+from steer.library.models import Model
+from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
+from steer.models.loading import load, stored_dtype
+from steer.models.source import ModelSource
+from steer.monitoring.monitor import monitor as run_monitor
+from steer.monitoring.monitor import plan as plan_monitor
+from steer.monitoring.traces import Summary, Trace, summarise
+from steer.sharing import push as pushing
+from steer.sharing.address import parse_folder, parse_vector
+from steer.sharing.pull import pull as run_pull
+from steer.sharing.push import Pushed, parcel
+from steer.steering.readouts import Readout, readouts
+from steer.steering.steers import check_all_fit
+from steer.vectors import store
+from steer.vectors.positions import parse_list
+from steer.vectors.provenance import FitMethod
+from steer.vectors.sites import listed, parse_layers, site_name
+from steer.workers import InProcess
+
+
+def extract(
+    model: Model,
+    contrasts: Data | None = None,
+    *,
+    positive: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
+    texts: Data | None = None,
+    method: str = "mean_diff",
+    positions: str | None = None,
+    site: str = "resid_post",
+    layers: int | str | Iterable[int] | None = None,
+    name: str = "vector",
+    description: str = "",
+    license: str = "",
+    mapping: Mapping[str, str] | None = None,
+    template: str | None = None,
+    chat: bool = False,
+    system: str | None = None,
+    keep: str | PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> Vector:
+    """Make a vector from a contrast set: the difference of the two sides' activations.
+
+    contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
+    positive, negative: prompt conditions that stand before each of texts. method: mean_diff, pca,
+    probe or lda. positions: the tokens to read, such as `mean`, `last` or `-3:`. site: resid_post,
+    resid_pre, attn_out or mlp_out; several of positions and sites, with commas, are compared, and
+    the one that separates held-out texts best is taken. chat: texts go into the model's chat
+    template. keep: a file for the activations, for `fit`.
+
+    Raises:
+        UsageError: a setting that means nothing.
+        InputError: naming the record and what is wrong with it.
+        SiteError: a layer or site that the model does not have.
+        VectorError: sides that do not differ.
+    """
+    found = contrast_set(
+        contrasts,
+        positive=positive,
+        negative=negative,
+        texts=texts,
+        mapping=mapping,
+        template=template,
+        chat=chat,
+        system=system,
+    )
+    extracted = run_extraction(
+        InProcess(model.inner),
+        found,
+        _read_settings(site, layers, positions),
+        _fit_settings(name, method, description=description, license=license),
+        keep=None if keep is None else Path(keep),
+        progress=progress,
+    )
+    return Vector(extracted.best.sealed())
+
+
+def record(
+    model: Model,
+    contrasts: Data | None = None,
+    *,
+    positive: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
+    texts: Data | None = None,
+    positions: str | None = None,
+    site: str = "resid_post",
+    layers: int | str | Iterable[int] | None = None,
+    mapping: Mapping[str, str] | None = None,
+    template: str | None = None,
+    chat: bool = False,
+    system: str | None = None,
+    progress: Progress = silent,
+) -> Activations:
+    """Record the activations of a contrast set once, for several calls of `fit`.
+
+    The arguments are those of `extract`. `side(column, 0)` of what it returns is float32
+    [texts, d_model] of the positive side at one site and position; `recording.columns` lists them.
+    Use it in a `with` block, or close it: it holds an unnamed temporary file.
+
+    Raises:
+        UsageError, InputError, SiteError: as `extract`.
+    """
+    found = contrast_set(
+        contrasts,
+        positive=positive,
+        negative=negative,
+        texts=texts,
+        mapping=mapping,
+        template=template,
+        chat=chat,
+        system=system,
+    )
+    planned = plan(model.inner, found, _read_settings(site, layers, positions))
+    # The file has no name once the folder is gone, and lives until the object is closed.
+    with (
+        TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        progress("reading", len(planned.readings)) as advance,
+    ):
+        path = Path(folder) / "activations"
+        return record_contrasts(InProcess(model.inner), planned, path, advance)
+
+
+def fit(
+    activations: Activations | str | PathLike[str],
+    *,
+    method: str = "mean_diff",
+    positions: str | None = None,
+    site: str | None = None,
+    layers: int | str | Iterable[int] | None = None,
+    name: str = "vector",
+    description: str = "",
+    license: str = "",
+    progress: Progress = silent,
+) -> Vector:
+    """Make a vector from recorded activations: of `record`, or the file that `extract` kept.
+
+    Raises:
+        UsageError: a setting that means nothing.
+        InputError: a position that was not recorded, or too few texts for the method.
+        SiteError: a site or layer that was not recorded.
+    """
+    settings = _fit_settings(
+        name,
+        method,
+        sites=None if site is None else tuple(site_name(part.strip()) for part in site.split(",")),
+        layers=_layers(layers),
+        positions=None if positions is None else tuple(map(str, parse_list(positions))),
+        description=description,
+        license=license,
+    )
+    if not isinstance(activations, Activations):
+        with open_kept(Path(activations)) as opened:
+            return fit(opened, **_options(settings), progress=progress)
+    with progress("fitting", len(activations.recording.columns)) as advance:
+        vectors = fit_vectors(activations, settings, advance)
+    return Vector(best(vectors).sealed())
+
+
+def distill(
+    model: Model,
+    condition: str,
+    *,
+    baseline: str = "",
+    prompts: Data | None = None,
+    chat: bool = False,
+    method: str | None = None,
+    rank: int | None = None,
+    layers: int | str | Iterable[int] | None = None,
+    scope: str | None = None,
+    samples: int | None = None,
+    held_out: int | None = None,
+    max_tokens: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    name: str = "edit",
+    description: str = "",
+    license: str = "",
+    progress: Progress = silent,
+) -> Vector:
+    """Make an edit that does what a prompt condition does, without its tokens.
+
+    The model writes texts under the condition; the edit learns to give the same probabilities
+    without it (context distillation: Askell et al. 2021, arXiv 2112.00861). chat: the condition is
+    a system message, and prompts are what users ask. The file's evidence says how much of the
+    condition's effect the edit recovers on held-out texts: 1 is all, 0 is the unsteered model.
+
+    Raises:
+        UsageError: a setting that means nothing.
+        InputError: the condition changes nothing, or no edit comes nearer to it.
+        SiteError: a layer that the model does not have.
+    """
+    usual = list(everyday.QUESTIONS if chat else everyday.OPENINGS)
+    chosen = usual if prompts is None else everyday.different(text_list(prompts))
+    every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
+    given: dict[str, Any] = {
+        "method": method,
+        "steps": steps,
+        "samples": samples if samples is not None else 256 if chat else 1024,
+        "held_out": held_out if held_out is not None else 64 if chat else 128,
+        "max_tokens": max_tokens if max_tokens is not None else 64 if chat else 128,
+    }
+    settings = DistillSettings(
+        name=name,
+        rank=rank,
+        layers=every,
+        scope=scope or ("response" if chat or method == "ridge" else "all"),  # type: ignore[arg-type]
+        seed=seed,
+        description=description,
+        license=license,
+        **{key: value for key, value in given.items() if value is not None},
+    )
+    conditions = Conditions(condition, baseline, chat)
+    kept: Journal | None = None
+    made = distillation.distill(model.inner, conditions, chosen, settings, progress, kept)
+    return Vector(made.sealed())
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Projections of texts on vectors: one `Trace` a text, one column a vector and layer.
+
+    values of a trace are float32 [tokens, vectors], in the vectors' own units: 0 is the mean of the
+    negative side and 1 of the positive side, where the file knows its sides.
+    """
+
+    traces: tuple[Trace, ...]
+    readouts: tuple[Readout, ...]
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def __getitem__(self, index: int) -> Trace:
+        return self.traces[index]
+
+    def summaries(self, index: int) -> dict[str, Summary]:
+        """Maximum, mean and last value of one text, by vector and layer."""
+        trace = self.traces[index]
+        return {
+            str(readout): summarise(trace, column, readout)
+            for column, readout in enumerate(self.readouts)
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: for each text its tokens, and the values by vector and layer."""
+        return {
+            "texts": [
+                {
+                    "text": trace.text,
+                    "tokens": [token.text for token in trace.tokens],
+                    "values": {
+                        str(readout): trace.values[:, column].tolist()
+                        for column, readout in enumerate(self.readouts)
+                    },
+                }
+                for trace in self.traces
+            ]
+        }
+
+    def to_pandas(self) -> Any:
+        """One row a token: text number, token, and a column for each vector and layer.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return frame(self._rows())
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {"text": number, "token": token.text}
+            | {str(one): float(value) for one, value in zip(self.readouts, values, strict=True)}
+            for number, trace in enumerate(self.traces)
+            for token, values in zip(trace.tokens, trace.values, strict=True)
+        ]
+
+    def _repr_html_(self) -> str:
+        rows = self._rows()
+        columns = list(rows[0]) if rows else []
+        return html_table("projections", columns, [row.values() for row in rows])
+
+
+def monitor(
+    model: Model,
+    texts: Data,
+    vectors: Vector | Sequence[Vector],
+    *,
+    layers: int | str | Iterable[int] | None = None,
+    chat: bool = False,
+    allow_other_model: bool = False,
+    progress: Progress = silent,
+) -> Readings:
+    """Read how far each token of texts is along vectors.
+
+    layers: by default the recommended layer of each vector that tells its sides apart best. chat:
+    each text is what a user says, in the model's chat template.
+
+    Raises:
+        InputError: a text has no tokens, or more than the model takes.
+        VectorError: a vector has no such layer.
+        ModelError: a vector was made on another model.
+    """
+    given = [texts] if isinstance(texts, str) else text_list(texts)
+    several = [vectors] if isinstance(vectors, Vector) else list(vectors)
+    if not several:
+        raise UsageError("nothing to look for", hint="pass a vector")
+    chosen = [
+        one for vector in several for one in readouts(vector.data, _layers(layers, of=vector))
+    ]
+    planned = plan_monitor(model.inner, given, chat=chat)
+    data = [vector.data for vector in several]
+    check_all_fit(data, planned.model, allow_other_model=allow_other_model)
+    with progress("reading", len(given)) as advance:
+        traces = run_monitor(InProcess(model.inner), planned, chosen, advance)
+    return Readings(tuple(traces), tuple(chosen))
+
+
+def bake(
+    model: str | PathLike[str],
+    steers: Steers,
+    out: str | PathLike[str],
+    *,
+    dtype: str | None = None,
+    approximate: bool = False,
+    allow_other_model: bool = False,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> BakeReport:
+    """Write steering into a checkpoint folder that any engine serves without hooks.
+
+    model: a folder or hub id, which is loaded in float32. dtype: of the weights that are written;
+    by default what the model is stored in. The folder is loaded again and compared with the hooks:
+    `report.difference.passed`.
+
+    Raises:
+        VectorError, ModelError: what no weights can do, unless approximate.
+        SteerError: the folder is there already, or cannot be written.
+    """
+    chosen = as_steers(steers)
+    check_bakeable(chosen)
+    folder = Path(out)
+    check_folder(folder, force=force)
+    source = ModelSource(str(model), dtype="float32")
+    written = dtype or stored_dtype(source)
+    loaded = load(source)
+    vectors = [vector for steer in chosen for vector in steer.vectors]
+    check_all_fit(vectors, loaded.identity, allow_other_model=allow_other_model)
+    return export(
+        loaded,
+        chosen,
+        folder,
+        source,
+        dtype=written,
+        approximate=approximate,
+        force=force,
+        on_stage=progress,
+    )
+
+
+def push(
+    vectors: str | PathLike[str] | Sequence[str | PathLike[str]],
+    to: str,
+    *,
+    private: bool = False,
+    force: bool = False,
+) -> Pushed:
+    """Push vector files, each with a card, to a hub repository, a bucket, a machine or a folder.
+
+    vectors: names or paths of files: save a vector before it is pushed.
+
+    Raises:
+        VectorError: a file that is missing or damaged.
+        SteerError: the place does not answer, or holds another vector of that name.
+    """
+    several = [vectors] if isinstance(vectors, (str, PathLike)) else list(vectors)
+    if not several:
+        raise InputError("there is nothing to push")
+    parcels = [parcel(store.find(str(one))) for one in dict.fromkeys(several)]
+    return pushing.push(parse_folder(to), parcels, {}, force=force, private=private)
+
+
+def pull(address: str, out: str | PathLike[str] = "vectors", *, force: bool = False) -> Vector:
+    """Pull a vector from where it was pushed to, check it, and note its origin in `steer.lock`.
+
+    Raises:
+        VectorError: it is missing, damaged, or another one of that name is here.
+        SteerError: the place does not answer.
+    """
+    pulled = run_pull(parse_vector(address), Path(out), force=force)
+    return Vector(store.read(pulled.path))
+
+
+def _read_settings(
+    site: str, layers: int | str | Iterable[int] | None, positions: str | None
+) -> ReadSettings:
+    sites = tuple(site_name(part.strip()) for part in site.split(","))
+    return ReadSettings(sites, _layers(layers), () if positions is None else parse_list(positions))
+
+
+def _fit_settings(name: str, method: str, **options: Any) -> FitSettings:
+    if method not in get_args(FitMethod):
+        raise UsageError(
+            f"{method!r} is not a method", hint=f"use one of {listed(get_args(FitMethod))}"
+        )
+    return FitSettings(name, method, **options)  # type: ignore[arg-type]  # checked above
+
+
+def _options(settings: FitSettings) -> dict[str, Any]:
+    """The arguments of `fit` that give these settings again."""
+    return {
+        "method": settings.method,
+        "positions": None if settings.positions is None else ",".join(settings.positions),
+        "site": None if settings.sites is None else ",".join(settings.sites),
+        "layers": settings.layers,
+        "name": settings.name,
+        "description": settings.description,
+        "license": settings.license,
+    }
+
+
+def _layers(
+    layers: int | str | Iterable[int] | None, of: Vector | None = None
+) -> tuple[int, ...] | None:
+    """Layers as a rising tuple; None where none are named, so that the default holds."""
+    if layers is None or (layers == "all" and of is None):
+        return None
+    if layers == "all":
+        assert of is not None
+        return of.layers
+    if isinstance(layers, str):
+        return parse_layers(layers)
+    return (layers,) if isinstance(layers, int) else tuple(sorted(set(layers)))

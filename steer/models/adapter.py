@@ -1,0 +1,66 @@
+"""PEFT adapters, merged into the weights that they were trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from steer.base.errors import ModelError
+from steer.base.files import at_home
+
+INSTALL = "pip install 'peft>=0.17'"
+#: Kinds that put tokens or keys before the text, and so are no change of weights.
+_PROMPTS = (
+    "PROMPT_TUNING",
+    "P_TUNING",
+    "PREFIX_TUNING",
+    "ADAPTION_PROMPT",
+    "MULTITASK_PROMPT_TUNING",
+)
+
+
+def merged(network: Any, name: str, *, offline: bool) -> tuple[Any, str]:
+    """`network` with an adapter in its weights, and the sha256 of the adapter's files.
+
+    Raises:
+        ModelError: peft is missing, or it is an adapter of a kind that is no change of weights.
+    """
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError as error:
+        raise ModelError(f"--adapter needs the package peft: {error}", hint=INSTALL) from None
+    folder = _folder(name, offline=offline)
+    config = PeftConfig.from_pretrained(str(folder))
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind in _PROMPTS:
+        raise ModelError(
+            f"the adapter {name} is of the kind {kind}, which cannot be merged into weights",
+            hint="use a LoRA, or another kind that changes weights",
+        )
+    wrapped = PeftModel.from_pretrained(network, str(folder), is_trainable=False)
+    return wrapped.merge_and_unload(), _hash(folder)
+
+
+def _folder(name: str, *, offline: bool) -> Path:
+    path = at_home(name)
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+
+    patterns = ["adapter_config.json", "adapter_model*"]
+    found = snapshot_download(name, allow_patterns=patterns, local_files_only=offline)
+    return Path(found)
+
+
+def _hash(folder: Path) -> str:
+    """Of the weights and of what decides what they do, not of paths and notes."""
+    digest = hashlib.sha256()
+    config = json.loads((folder / "adapter_config.json").read_bytes())
+    for key in ("base_model_name_or_path", "inference_mode", "revision", "auto_mapping"):
+        config.pop(key, None)
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for path in sorted(folder.glob("adapter_model*")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()

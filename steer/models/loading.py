@@ -1,0 +1,507 @@
+"""Load a model and its tokenizer: from a folder, the hub, a GGUF file, with a PEFT adapter.
+
+What is wrong with a model is found before its weights are read, as far as its small files show it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
+from transformers.utils import cached_file
+
+from steer.base.errors import ModelError
+from steer.base.files import at_home
+from steer.models import adapter, gguf, tokenizers
+from steer.models.heap import keep_freed
+from steer.models.model import Model, wrap
+from steer.models.source import POCKET, ModelSource
+
+#: Seconds to wait for the hub before it counts as unreachable.
+HUB_TIMEOUT = 4.0
+#: More layers than any model has, and a larger size than any of its tensors has along an axis.
+MOST_LAYERS, LARGEST_SIZE = 10_000, 1 << 28
+#: Parameters that one byte of a weight file holds at most: none is stored in less than a bit.
+PARAMETERS_A_BYTE = 8
+
+_SAFE = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+#: Names that configurations use for one thing.
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
+_WIDTHS = ("hidden_size", "n_embd", "d_model")
+_INNER = ("intermediate_size", "ffn_dim", "n_inner")
+
+
+def load(source: ModelSource) -> Model:
+    """Load a model, ready to read from and write to.
+
+    Raises:
+        ModelError: it does not exist, cannot be reached, writes no text, lacks weights, has weights
+            that are not numbers, or is of a family that TransformerLens does not map.
+    """
+    with quiet(), explained(source):
+        files = _Files(source)
+        config = files.config
+        model_class = auto_class(config, source.name)
+        files.check_weights()
+        # Before the weights, which take longer.
+        tokenizer = tokenizers.load(source, files.common)
+        placement, reason = _placement(source, config)
+        network, report = model_class.from_pretrained(
+            source.location,
+            config=None if source.gguf else config,
+            output_loading_info=True,
+            attn_implementation=_attention(config),
+            weights_only=True,
+            **placement,
+            **files.common,
+        )
+        if missing := sorted(report["missing_keys"]):
+            raise ModelError(
+                f"{source.name}: weights are missing and would be random: {', '.join(missing[:3])}",
+                hint="is the checkpoint complete, and a causal language model?",
+            )
+        if source.gguf:
+            gguf.forget_quantisation(network)
+        marks: list[str] = []
+        if source.adapter is not None:
+            network, mark = adapter.merged(network, source.adapter, offline=files.offline)
+            marks.append(mark)
+        if source.device_map is None and not source.tensor_parallel:
+            network.to(device(source))
+    keep_freed()
+    check_numbers(network, source.name)
+    notes = (*files.notes, *([reason] if reason else []))
+    return wrap(network, tokenizer, model_id=public_id(source, config), marks=marks, notes=notes)
+
+
+def outline(source: ModelSource) -> Model:
+    """A model without its weights, which says what it is and makes tokens; its fingerprint is none.
+
+    Raises:
+        ModelError: as `load`, as far as the weights have nothing to do with it.
+    """
+    with quiet(), explained(source):
+        files = _Files(source)
+        model_class = auto_class(files.config, source.name)
+        tokenizer = tokenizers.load(source, files.common)
+        with torch.device("meta"):
+            network = model_class.from_config(
+                files.config, trust_remote_code=source.trust_remote_code
+            )
+    return wrap(network, tokenizer, model_id=public_id(source, files.config))
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """The tokenizer of a model, without the model.
+
+    Raises:
+        ModelError: it does not exist, or cannot be reached.
+    """
+    with quiet(), explained(source):
+        return tokenizers.load(source, _Files(source).common)
+
+
+def stored_dtype(source: ModelSource) -> str:
+    """The dtype that a checkpoint says it is in.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    with quiet(), explained(source):
+        dtype = _saved_dtype(_Files(source).config)
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
+def public_id(source: ModelSource, config: Any) -> str:
+    """`ModelSource.public_id`; of a copy of a hub model, the id that its configuration gives.
+
+    Training, too, keeps the id of the model that it began with: only a folder that has the
+    repository's own name counts as a copy.
+    """
+    name = source.public_id
+    origin = getattr(config, "_name_or_path", None) or ""
+    if source.folder is None or source.adapter is not None or origin.count("/") != 1:
+        return name
+    is_copy = origin.split("/")[1].lower() == name.lower() and not Path(origin).exists()
+    return str(origin) if is_copy else name
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The small files of a model, read and checked before anything is allocated."""
+
+    source: ModelSource
+
+    @cached_property
+    def offline(self) -> bool:
+        """Whether the hub is not asked.
+
+        Raises:
+            ModelError: it cannot be reached, and its cache here does not have the model.
+        """
+        source = self.source
+        if not source.on_hub:
+            return True
+        told = source.offline or _told_offline()
+        if not told and _hub_answers():
+            return False
+        if self._in_cache(source.gguf or "config.json"):
+            return True
+        fact = "is not asked (--offline)" if told else "cannot be reached"
+        raise ModelError(
+            f"the hub {fact}, and {source.name} is not in its cache here",
+            hint="is the name right? a model folder needs no hub",
+        )
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Keyword arguments that every `from_pretrained` gets."""
+        source = self.source
+        found: dict[str, Any] = {
+            "revision": source.commit,
+            "trust_remote_code": source.trust_remote_code,
+            "local_files_only": self.offline,
+        }
+        return found | ({"gguf_file": source.gguf} if source.gguf else {})
+
+    @cached_property
+    def config(self) -> Any:
+        """The configuration.
+
+        Raises:
+            ModelError: its numbers are absurd, or it is no model's.
+        """
+        source = self.source
+        if source.gguf:
+            path = self._path(source.gguf)
+            if path is None:
+                raise ModelError(f"{source.location} has no file {source.gguf}")
+            gguf.check(path, source.name)
+        else:
+            # Before a configuration is built of it, which may make a list as long as it says.
+            path = self._path("config.json")
+            if path is not None:
+                check_config(_read_json(path), source.name, self._bytes)
+        return AutoConfig.from_pretrained(source.location, **self.common)
+
+    def check_weights(self) -> None:
+        """Find out whether there are weights, and of which kind.
+
+        Raises:
+            ModelError: a folder has none.
+        """
+        if self.source.folder is None or self._kind is not None:
+            return
+        raise ModelError(
+            f"the folder {self.source.name} holds no weights",
+            hint=f"it needs {_SAFE[0]}, or its parts with {_SAFE[1]}",
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know about where the model came from."""
+        source, notes = self.source, []
+        if source.on_hub and self.offline and not (source.offline or _told_offline()):
+            notes.append(f"the hub cannot be reached: {source.name} is the copy in its cache here")
+        if self._kind == "pickle":
+            notes.append(
+                f"{source.name} has its weights in a pickle ({_PICKLED[0]}); torch read tensors"
+                " from it, and ran nothing (weights_only)"
+            )
+        return notes
+
+    @cached_property
+    def _kind(self) -> str | None:
+        """`safetensors`, `pickle`, or None where neither is there or it is a GGUF file."""
+        if self.source.gguf:
+            return "gguf"
+        for kind, names in (("safetensors", _SAFE), ("pickle", _PICKLED)):
+            if any(self._path(name) is not None for name in names):
+                return kind
+        return None
+
+    @property
+    def _bytes(self) -> int | None:
+        """Of a folder's weight files together."""
+        folder = self.source.folder
+        if folder is None:
+            return None
+        patterns = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+        return sum(path.stat().st_size for one in patterns for path in folder.glob(one))
+
+    def _in_cache(self, name: str) -> bool:
+        return self._cached(name, local=True) is not None
+
+    def _path(self, name: str) -> Path | None:
+        """Where a file of the model is, fetched if need be; None where there is none."""
+        if not self.source.on_hub:
+            path = Path(self.source.location) / name
+            return path if path.is_file() else None
+        return self._cached(name, local=self.offline)
+
+    def _cached(self, name: str, *, local: bool) -> Path | None:
+        found = cached_file(
+            self.source.location,
+            name,
+            revision=self.source.commit,
+            local_files_only=local,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=not local,
+        )
+        return None if found is None else Path(found)
+
+
+def check_config(config: Any, name: str, weight_bytes: int | None) -> None:
+    """Refuse a configuration with sizes that no model has, or that its weight files cannot hold.
+
+    config: the JSON of `config.json`, with those of its parts inside.
+
+    Raises:
+        ModelError: with the setting.
+    """
+    if not isinstance(config, dict):
+        raise ModelError(f"{name}: config.json holds no JSON object")
+    for key, value in config.items():
+        if isinstance(value, dict):
+            check_config(value, name, weight_bytes)
+        sizes = [value] if not isinstance(value, list) else value[:MOST_LAYERS]
+        numbers = [one for one in sizes if isinstance(one, int) and not isinstance(one, bool)]
+        most = max(numbers, default=0)
+        limit = MOST_LAYERS if key in _LAYERS else LARGEST_SIZE
+        is_size = key in (*_LAYERS, *_WIDTHS, *_INNER) or key.endswith(_SIZE_ENDINGS)
+        if is_size and (most > limit or min(numbers, default=0) < 0):
+            raise ModelError(
+                f"{name}: config.json has {key} = {most:,}, which no model has"
+                if most > limit
+                else f"{name}: config.json has a negative {key}",
+                hint="is the file whole, and from somebody you trust?",
+            )
+    _check_total(config, name, weight_bytes)
+
+
+#: How names of settings end that say how large a tensor is.
+_SIZE_ENDINGS = ("_size", "_dim", "_heads", "_experts", "_rank", "_layers")
+
+
+def _check_total(config: Mapping[str, Any], name: str, weight_bytes: int | None) -> None:
+    def first(names: tuple[str, ...]) -> int:
+        values = (config.get(one) for one in names)
+        return next((v for v in values if isinstance(v, int) and v > 0), 0)
+
+    layers, width, vocabulary = first(_LAYERS), first(_WIDTHS), first(("vocab_size",))
+    # What every decoder has at least: an embedding, and one matrix a layer.
+    least = vocabulary * width + layers * width * width
+    if weight_bytes and least > PARAMETERS_A_BYTE * weight_bytes:
+        raise ModelError(
+            f"{name}: config.json describes at least {least:,} parameters, and the weight files"
+            f" have {weight_bytes:,} bytes",
+            hint="the configuration and the weights are not of one model, or files are missing",
+        )
+
+
+def check_numbers(network: torch.nn.Module, name: str) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises:
+        ModelError: with the first parameter that has NaN or infinity in it.
+    """
+    for path, parameter in network.named_parameters():
+        if parameter.is_meta or not parameter.is_floating_point() or parameter.numel() == 0:
+            continue
+        try:
+            # NaN and infinity survive a sum; it reads each number once and makes none.
+            total = parameter.detach().sum(dtype=torch.float32)
+        except (NotImplementedError, RuntimeError):  # a quantised type without sums
+            continue
+        if hasattr(total, "full_tensor"):  # of a parameter spread over devices
+            total = total.full_tensor()
+        if not bool(torch.isfinite(total)):
+            raise ModelError(
+                f"{name}: the weights {path} hold NaN or infinity",
+                hint="the checkpoint is broken, or not made for this --dtype: try --dtype float32",
+            )
+
+
+def device(source: ModelSource) -> torch.device:
+    """The one that is named, or the first accelerator."""
+    if source.device is not None:
+        return torch.device(source.device)
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def _attention(config: Any) -> str | None:
+    """Which attention to run; None leaves it to Hugging Face.
+
+    Its usual one (sdpa) leaves out the cap on attention's logits that Gemma 2 was trained with, and
+    does not say so.
+    """
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return "eager" if capped else None
+
+
+def auto_class(config: Any, name: str = "this") -> Any:
+    """The Auto class that loads what writes text: of models that see images, the whole model.
+
+    Raises:
+        ModelError: none does.
+    """
+    auto_map = getattr(config, "auto_map", None) or {}
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if type(config) in auto._model_mapping or auto.__name__ in auto_map:
+            return auto
+    if config.get_text_config() is not config and type(config.get_text_config()) in (
+        AutoModelForCausalLM._model_mapping
+    ):
+        kind = f"the {config.model_type} wrapper round a language model"
+    else:
+        kind = f"a model of type {config.model_type}"
+    raise ModelError(
+        f"{name} is {kind}, which transformers cannot load as a model that writes text",
+        hint="use a decoder-only language model, such as Llama, Qwen, Gemma or GPT-2",
+    )
+
+
+def _placement(source: ModelSource, config: Any) -> tuple[dict[str, Any], str | None]:
+    """Keyword arguments of `from_pretrained` for where and how precise, and why, if that is
+    news."""
+    if source.device_map is not None:
+        return {"device_map": source.device_map, "dtype": source.dtype or "auto"}, None
+    dtype, reason = _dtype(source, config)
+    placement: dict[str, Any] = {"dtype": dtype}
+    if source.tensor_parallel:
+        from transformers.distributed import DistributedConfig
+
+        placement["distributed_config"] = DistributedConfig(tp_plan="auto")
+    return placement, reason
+
+
+def _dtype(source: ModelSource, config: Any) -> tuple[str, str | None]:
+    if source.dtype is not None:
+        return source.dtype, None
+    if device(source).type != "cpu":
+        return "auto", None
+    saved = _saved_dtype(config)
+    if source.fast and source.adapter is None and saved is torch.bfloat16 and computes_bfloat16():
+        return "bfloat16", (
+            "computing in bfloat16, in which the weights are saved and which this CPU computes"
+            " natively; sums and vectors are float32 (--dtype float32 for all of it)"
+        )
+    return "float32", None
+
+
+def _saved_dtype(config: Any) -> torch.dtype | None:
+    dtype = config.get_text_config().dtype or config.dtype
+    found: torch.dtype | None = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return found
+
+
+@cache
+def computes_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively (AVX512_BF16, AMX, or Arm's BF16)."""
+    if sys.platform != "linux":
+        return False
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n"):
+            if line.startswith(("flags", "Features")):
+                return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(line.split()))
+    return False
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path.name} is not JSON: {error}") from None
+
+
+def _told_offline() -> bool:
+    from huggingface_hub.constants import is_offline_mode
+
+    return bool(is_offline_mode())
+
+
+def _hub_answers() -> bool:
+    """Whether something listens where the hub, or the proxy on the way to it, should be."""
+    from huggingface_hub.constants import ENDPOINT
+
+    hub = urlsplit(ENDPOINT)
+    proxy = getproxies().get(hub.scheme)
+    if proxy and not proxy_bypass(hub.hostname or ""):
+        hub = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme=hub.scheme)
+    port = hub.port or (80 if hub.scheme == "http" else 443)
+    try:
+        socket.create_connection((hub.hostname or "", port), HUB_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' warnings and its bar over weights, which take a second."""
+    logging = transformers.utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def explained(source: ModelSource) -> Iterator[None]:
+    """Turn what loading can raise into an error with a next step.
+
+    Raises:
+        ModelError: in place of whatever the libraries below raise.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    # Loading runs half a dozen libraries, each with errors of its own and no common root.
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise ModelError(f"cannot load {source.name}: {reason}", hint=_hint(source, reason)) from (
+            error
+        )
+
+
+def _hint(source: ModelSource, reason: str) -> str:
+    where = source.device or source.device_map
+    hints: list[tuple[Callable[[], bool], str]] = [
+        (
+            lambda: bool(where and where in reason),
+            "--device takes cpu, cuda, cuda:1 or mps, --device-map auto or balanced",
+        ),
+        (lambda: source.on_hub, "is the id right, and may you read it? a folder works offline"),
+        (lambda: source.gguf is not None, "does llama.cpp load the file?"),
+        (
+            lambda: source.adapter is not None and at_home(source.adapter).name in reason,
+            "is the adapter one of this base model?",
+        ),
+        (
+            lambda: source.name != POCKET,
+            "the folder needs config.json, safetensors weights and a tokenizer",
+        ),
+    ]
+    return next((text for holds, text in hints if holds()), "reinstall steer")

@@ -1,0 +1,360 @@
+"""A model in a thread of its own, which writes the texts of all requests together.
+
+Each forward gives every text that runs a token, whatever its steers (`steer.generate.together`).
+Texts that have ended, or whose client has left, make room at once. Where there is more to do than
+runs together, requests take turns: the one with the fewest texts running comes first, and one that
+has many gives way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import traceback
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from steer.base.text import TextDeltas
+from steer.generate.together import Continuation, Together
+from steer.models.memory import cached_tokens, ran_out, token_budget
+from steer.models.model import Model
+from steer.serving import limits
+from steer.serving.errors import RequestError, request_error
+from steer.serving.library import Steering
+from steer.serving.metrics import Metrics
+from steer.serving.responses import End, Piece, Token
+from steer.steering.generation import Finish, Row, Sampling
+
+#: Texts that run together at most.
+MOST_RUNNING = 32
+#: Tokens that a text writes before it gives way to a request that has fewer running.
+TURN = 16
+#: New tokens for which a text has room kept when it begins; few write as many as they may.
+AHEAD = 512
+#: Seconds after which a thread with nothing to do looks whether it is to end.
+_LOOK = 0.2
+#: OpenAI's number for no chance at all: JSON has no infinity.
+_NEVER = -9999.0
+
+_FINISH: dict[Finish, Literal["stop", "length"]] = {
+    "end": "stop",
+    "stop": "stop",
+    "guard": "stop",
+    "length": "length",
+}
+Event = Piece | End
+
+
+@dataclass(frozen=True)
+class Order:
+    """Rows to be continued. top: of how many tokens a step log-probabilities are told, besides the
+    one that is taken; None tells none. streamed: each token is told as it comes, not at the end.
+    """
+
+    rows: Sequence[Row]
+    steering: Steering
+    sampling: Sampling
+    top: int | None = None
+    streamed: bool = True
+
+
+@dataclass(eq=False)
+class Job:
+    """An order under way. gone: nobody waits for it any more."""
+
+    order: Order
+    loop: asyncio.AbstractEventLoop
+    received: asyncio.Queue[list[Event] | RequestError | None] = field(
+        default_factory=asyncio.Queue
+    )
+    gone: threading.Event = field(default_factory=threading.Event)
+    waiting: list[_Text] = field(default_factory=list)
+    running: list[_Text] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    async def told(self) -> AsyncGenerator[Event, None]:
+        """What happens, until all rows are over.
+
+        Raises:
+            RequestError: it cannot be done.
+        """
+        try:
+            while (received := await self.received.get()) is not None:
+                if isinstance(received, RequestError):
+                    raise received
+                for event in received:
+                    yield event
+        finally:
+            self.gone.set()
+
+    def leave(self) -> None:
+        """Let go of it, from the loop's thread: nothing more is told."""
+        self.gone.set()
+        self.received.put_nowait(None)
+
+    def flush(self) -> None:
+        """Tell what has happened, from the model's thread."""
+        if self.events:
+            self.tell(self.events)
+            self.events = []
+
+    def tell(self, received: list[Event] | RequestError | None) -> None:
+        """From the model's thread."""
+        if not self.gone.is_set():
+            self.loop.call_soon_threadsafe(self.received.put_nowait, received)
+
+
+class _Text:
+    """A choice of a job, from its first token to its last."""
+
+    def __init__(self, model: Model, job: Job, index: int) -> None:
+        order = job.order
+        self.job, self.index = job, index
+        self.turn = 0  # tokens since it came to run
+        self._model, self._top = model, order.top
+        self._watches = bool(order.steering.watched)
+        self._deltas = TextDeltas(model.decode, order.sampling.stop)
+        self._tokens: list[Token] = []
+        self._n_told = 0
+        self.continuation = Continuation(
+            model,
+            order.rows[index],
+            order.steering.steers,
+            order.sampling,
+            order.steering.watched,
+            order.steering.guards,
+            self._heard,
+        )
+
+    @property
+    def room(self) -> int:
+        """Tokens that its cache may take before others have ended."""
+        one = self.continuation
+        return one.length + min(one.sampling.max_tokens - len(one.new), AHEAD)
+
+    def _heard(self, token: int, logits: Tensor) -> None:
+        if self._top is not None or self._watches:
+            self._tokens.append(self._described(token, logits))
+        if piece := self._deltas.push(token):
+            self._tell(piece, len(self._tokens))
+
+    def finish(self) -> None:
+        """Tell what was held back, and how it ended.
+
+        Raises:
+            GuardError: a guard tripped, and was to be an error.
+        """
+        made = self.continuation.generation()
+        piece = self._deltas.finish()
+        if piece or self._n_told < min(made.n_tokens, len(self._tokens)):
+            self._tell(piece, made.n_tokens)
+        self.job.events.append(
+            End(
+                self.index,
+                _FINISH[made.finish],
+                made.n_tokens,
+                tuple(made.gates),
+                tuple(made.trips),
+                tuple(made.idle),
+            )
+        )
+
+    def _tell(self, piece: str, n_tokens: int) -> None:
+        tokens = tuple(self._tokens[self._n_told : n_tokens])
+        self._n_told += len(tokens)
+        self.job.events.append(Piece(self.index, piece, tokens))
+
+    def _described(self, token: int, logits: Tensor) -> Token:
+        text = self._model.token(token)
+        watched = tuple(self.continuation.newest()) if self._watches else ()
+        if self._top is None:
+            return Token(text, 0.0, (), watched)
+        log_probs = logits.log_softmax(-1)
+        values, ids = log_probs.topk(min(self._top, len(log_probs)))
+        top = zip(ids.tolist(), values.tolist(), strict=True)
+        return Token(
+            text,
+            max(float(log_probs[token]), _NEVER),
+            tuple((self._model.token(one), max(value, _NEVER)) for one, value in top),
+            watched,
+        )
+
+
+class Batcher:
+    """The thread. log: is told of bugs."""
+
+    def __init__(
+        self, model: Model, log: Callable[[str], None], metrics: Metrics | None = None
+    ) -> None:
+        self._model, self._log = model, log
+        self._metrics = metrics or Metrics()
+        self._metrics.gauge("steer_texts_running", lambda: sum(len(j.running) for j in self._jobs))
+        self._metrics.gauge("steer_texts_waiting", lambda: sum(len(j.waiting) for j in self._jobs))
+        self._arrived: queue.Queue[Job] = queue.Queue()
+        self._jobs: list[Job] = []
+        self._begun: set[_Text] = set()  # what has a cache, running or parked
+        self._together = Together(model)
+        self._budget, self._room = token_budget(model), cached_tokens(model)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Batcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End what is being done at its next token: torch aborts a process that leaves it so."""
+        self._closed.set()
+        self._thread.join()
+
+    def order(self, order: Order) -> Job:
+        """Begin; from within an event loop.
+
+        Raises:
+            RequestError: too many wait.
+        """
+        if len(self._jobs) + self._arrived.qsize() >= limits.MOST_REQUESTS:
+            raise RequestError("too many requests wait; try again later", 503, code="busy")
+        job = Job(order, asyncio.get_running_loop())
+        self._arrived.put_nowait(job)
+        return job
+
+    def error(self, error: Exception) -> RequestError:
+        """What a client is told of an error; of a bug, the log has the details."""
+        if isinstance(error, RuntimeError) and ran_out(error):
+            return RequestError("memory is short; ask for less, or later", 503, code="busy")
+        told = request_error(error)
+        if told is not None:
+            return told
+        self._log("".join(traceback.format_exception(error)))
+        return RequestError("the server failed; its log says how", 500)
+
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            self._receive()
+            for job in [one for one in self._jobs if one.gone.is_set()]:
+                self._drop(job)
+            try:
+                self._admit()
+                self._together.step()
+            except Exception as error:  # none of what ran can go on; what waits can
+                self._together.clear()
+                for job in [one for one in self._jobs if one.running]:
+                    self._fail(job, error)
+            self._report()
+
+    def _receive(self) -> None:
+        """Take in what has arrived; wait for it where there is nothing else to do."""
+        wait = not self._jobs
+        while True:
+            try:
+                job = self._arrived.get(timeout=_LOOK) if wait else self._arrived.get_nowait()
+            except queue.Empty:
+                return
+            wait = False
+            try:
+                indices = range(len(job.order.rows))
+                job.waiting = [_Text(self._model, job, index) for index in indices]
+            except Exception as error:  # of this order; the next one has its turn
+                job.tell(self.error(error))
+                continue
+            self._jobs.append(job)
+
+    def _admit(self) -> None:
+        """Have texts run whose turn it is."""
+        chosen: list[_Text] = []
+        n_tokens = 0
+        while (text := self._next()) is not None and self._make_room(text, chosen):
+            text.job.waiting.remove(text)
+            self._begun.add(text)
+            text.job.running.append(text)
+            text.turn = 0
+            chosen.append(text)
+            n_tokens += 0 if text.continuation.new else len(text.continuation.prompt)
+            if n_tokens >= self._budget:  # the others write a token between two long prompts
+                break
+        if chosen:
+            self._together.add([text.continuation for text in chosen])
+
+    def _next(self) -> _Text | None:
+        """The text that is to run next: of the request that has the fewest, and the first of it."""
+        waiting = [job for job in self._jobs if job.waiting]
+        if not waiting:
+            return None
+        return min(waiting, key=lambda job: len(job.running)).waiting[0]
+
+    def _make_room(self, text: _Text, chosen: Sequence[_Text]) -> bool:
+        """Whether a text can run now, if need be in place of one of a request that has more."""
+        running = [one for job in self._jobs for one in job.running]
+        if running and text not in self._begun:
+            taken = sum(one.room for one in self._begun)
+            if taken + text.room > self._room:
+                return False
+        if len(running) < MOST_RUNNING:
+            return True
+        fewest = len(text.job.running)
+        giving = [
+            one
+            for one in running
+            if one.turn >= TURN
+            and one not in chosen
+            and (len(one.job.running) > fewest + 1 or (not fewest and one.turn >= 4 * TURN))
+        ]
+        if not giving:
+            return False
+        one = max(giving, key=lambda one: (len(one.job.running), one.turn))
+        self._together.park(one.continuation)
+        one.job.running.remove(one)
+        # Before those of its request that have not begun: what has begun takes memory.
+        one.job.waiting.insert(0, one)
+        return True
+
+    def _report(self) -> None:
+        """Tell what the last forward brought."""
+        for job in list(self._jobs):
+            for text in list(job.running):
+                text.turn += 1
+                one = text.continuation
+                if one.error is not None:
+                    self._fail(job, one.error)
+                    break
+                if one.is_over:
+                    job.running.remove(text)
+                    self._begun.discard(text)
+                    try:
+                        text.finish()
+                    except Exception as error:
+                        self._fail(job, error)
+                        break
+                    self._count(text)
+            else:
+                is_over = not (job.running or job.waiting)
+                if job.order.streamed or is_over:
+                    job.flush()
+                if is_over:
+                    self._jobs.remove(job)
+                    job.tell(None)
+
+    def _count(self, text: _Text) -> None:
+        order, end = text.job.order, text.job.events[-1]
+        assert isinstance(end, End)
+        self._metrics.add("steer_prompt_tokens_total", len(text.continuation.prompt))
+        self._metrics.add("steer_generated_tokens_total", end.n_tokens)
+        self._metrics.add("steer_steered_texts_total", bool(order.steering.steers))
+        self._metrics.add("steer_idle_steers_total", len(end.idle))
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        job.tell(self.error(error))
+        self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        if job not in self._jobs:
+            return
+        self._jobs.remove(job)
+        for text in [*job.running, *job.waiting]:
+            self._begun.discard(text)
+            self._together.remove(text.continuation)

@@ -1,0 +1,57 @@
+"""Errors of requests, worded as OpenAI's API words them. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from steer.base.errors import GuardError, HookError, SteerError
+
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    503: "overloaded_error",
+}
+
+
+@dataclass(eq=False)
+class RequestError(Exception):
+    """A request that cannot be answered.
+
+    status: of HTTP. param: the field at fault. code: a word for programs.
+    """
+
+    message: str
+    status: int = 400
+    param: str | None = None
+    code: str | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """What the client gets."""
+        kind = "server_error" if self.status == 500 else "invalid_request_error"
+        return {
+            "error": {
+                "message": self.message,
+                "type": _KINDS.get(self.status, kind),
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+def request_error(error: Exception) -> RequestError | None:
+    """What a client is told of an error; None of a bug, of which it gets no details."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, GuardError):
+        return RequestError(str(error), 422, "guard", "guard_tripped")
+    if isinstance(error, HookError):
+        return RequestError(str(error), 500, code="not_steered")
+    if isinstance(error, SteerError):
+        return RequestError(str(error))
+    return None

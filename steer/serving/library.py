@@ -1,0 +1,443 @@
+"""What requests can name, and what their fields `steer`, `when`, `guard` and `watch` mean.
+
+    "steer": "joyful:2@2"                                        as -v has it
+    "steer": ["joyful:2@2", {"vector": "sea", "coefficient": -1, "layers": [14]}]
+    "when": "sea>0.2"     "guard": "troll>0.5", "on_trip": "stop"     "watch": ["joyful"]
+
+What is left out is taken from the file's recommendation. Without `steer` the server's own steers
+act (`steer serve -v`); an empty list steers nothing. `MODEL:NAME` as the model is the model under
+the vector or recipe NAME. Names are looked up among what was read at start: a request opens no
+file. No torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from steer.base.errors import SteerError, UsageError, VectorError
+from steer.base.files import safe_name
+from steer.serving.errors import RequestError
+from steer.steering import projection, recipe, spec
+from steer.steering.named import NamedSteer, resolved
+from steer.steering.operation import RECOMMENDED, Coefficient
+from steer.steering.projection import Gate, Guard, OnTrip, Projection
+from steer.steering.steers import Steer, check_all_fit, check_fits, resolve
+from steer.vectors import store
+from steer.vectors.metadata import Metadata
+from steer.vectors.provenance import ModelIdentity
+from steer.vectors.sites import listed
+from steer.vectors.vector import SteeringVector
+
+Result = TypeVar("Result")
+
+#: Of a coefficient, in vectors; further out numbers overflow, and no text comes of it.
+LARGEST = 1000.0
+#: The fields of a body that this module reads.
+FIELDS = ("steer", "when", "guard", "on_trip", "watch")
+_MOST = 16
+_Text = Annotated[str, Meta(min_length=1, max_length=200)]
+_Layers = Annotated[tuple[int, ...], Meta(min_length=1, max_length=1000)]
+
+
+class SteerObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An element of `steer` that is not a text."""
+
+    vector: _Text
+    coefficient: float | _Text | None = None
+    layers: _Layers | Literal["all"] | None = None
+    op: _Text | None = None
+    scope: _Text | None = None
+    schedule: _Text | None = None
+    when: _Text | None = None
+
+    def text(self) -> str:
+        """The same as `-v` has it.
+
+        Raises:
+            UsageError: a part of it would be read as something else.
+        """
+        for name in ("coefficient", "op", "scope", "schedule"):
+            value = getattr(self, name)
+            marks = ":@\\" if name in ("scope", "schedule") else ":@\\/,"
+            if name == "op":
+                marks = marks.replace(",", "")
+            if isinstance(value, str) and any(mark in value for mark in marks):
+                raise UsageError(f"{value!r} is not a {name}")
+        layers = self.layers
+        if isinstance(layers, tuple) and (len(set(layers)) < len(layers) or min(layers) < 0):
+            raise UsageError("layers are whole numbers from 0, each once")
+        if self.op is not None and self.op[0] in "+-.0123456789":
+            raise UsageError(f"{self.op!r} is not an op", hint="the coefficient has its own field")
+        amount = [str(part) for part in (self.coefficient, self.op) if part is not None]
+        text = f"{self.vector}:{','.join(amount) or RECOMMENDED}"
+        if layers is not None:
+            text += f"@{layers if isinstance(layers, str) else ','.join(map(str, layers))}"
+        return "/".join([text, *(part for part in (self.scope, self.schedule) if part)])
+
+
+class Fields(msgspec.Struct, frozen=True):
+    """The fields of a body that say how its texts are steered."""
+
+    steer: (
+        _Text
+        | SteerObject
+        | Annotated[tuple[_Text | SteerObject, ...], Meta(max_length=_MOST)]
+        | None
+    ) = None
+    when: _Text | None = None
+    guard: _Text | Annotated[tuple[_Text, ...], Meta(max_length=_MOST)] | None = None
+    on_trip: OnTrip | None = None
+    watch: _Text | Annotated[tuple[_Text, ...], Meta(max_length=_MOST)] | None = None
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How the texts of a request are steered, guarded and watched. settings: of a recipe, for what
+    the request leaves open."""
+
+    steers: tuple[Steer, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    watched: tuple[Projection, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe with its vectors. settings: as its [generation] has them."""
+
+    description: str
+    steers: tuple[Steer, ...]
+    settings: Mapping[str, Any]
+
+
+@dataclass
+class Library:
+    """The vectors and recipes that requests can name, and what steers where one names none."""
+
+    vectors: dict[str, SteeringVector]
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+    defaults: tuple[Steer, ...] = ()
+
+    def steering(self, fields: Mapping[str, Any], alias: str | None = None) -> Steering:
+        """What `steer`, `when`, `guard`, `on_trip` and `watch` of a body mean. alias: the vector or
+        recipe that its model is named after.
+
+        Raises:
+            RequestError: they mean nothing, or name what is not there.
+        """
+        try:
+            asked = msgspec.convert(dict(fields), Fields)
+        except msgspec.ValidationError as error:
+            name = next((one for one in FIELDS if f"$.{one}" in str(error)), "steer")
+            raise RequestError(f"{name}: {error}", param=name, code="bad_steer") from None
+        steers, settings = self._steers(asked, alias)
+        if asked.when is not None:
+            steers = self._behind(steers, asked.when)
+        if asked.on_trip is not None and not _several(asked.guard):
+            raise RequestError("on_trip needs a guard", param="on_trip", code="bad_steer")
+        guards = [
+            self._read("guard", partial(self._guard, one, asked.on_trip or "stop"))
+            for one in _several(asked.guard)
+        ]
+        watched = [
+            self._read("watch", partial(self._projection, one)) for one in _several(asked.watch)
+        ]
+        return Steering(tuple(steers), tuple(guards), tuple(dict.fromkeys(watched)), settings)
+
+    def _steers(self, asked: Fields, alias: str | None) -> tuple[list[Steer], Mapping[str, Any]]:
+        if asked.steer is None:
+            if alias in self.recipes:
+                return list(self.recipes[alias].steers), self.recipes[alias].settings
+            if alias is not None:
+                return self._one(alias, "model"), {}
+            return list(self.defaults), {}
+        if alias is not None:
+            raise RequestError(
+                f"the model is steered by {alias!r} already: name the model without it beside"
+                " 'steer'",
+                param="model",
+                code="bad_steer",
+            )
+        several = isinstance(asked.steer, tuple)
+        steers: list[Steer] = []
+        for index, one in enumerate(_several(asked.steer)):
+            steers += self._one(one, f"steer[{index}]" if several else "steer")
+        return steers, {}
+
+    def _one(self, asked: str | SteerObject, where: str) -> list[Steer]:
+        try:
+            if isinstance(asked, str) and asked.strip() in self.recipes:
+                return list(self.recipes[asked.strip()].steers)
+            typed = spec.parse(asked if isinstance(asked, str) else asked.text())
+            reference = typed.reference if isinstance(asked, str) else asked.vector
+            vector = self._vector(reference, f"{where}.vector")
+            when = None if isinstance(asked, str) else asked.when
+            made = resolve(typed, vector, None if when is None else self._gate(when))
+            _check_size(made.coefficient)
+        except SteerError as error:
+            raise _refused(error, where) from None
+        return [made]
+
+    def _vector(self, name: str, where: str) -> SteeringVector:
+        vector = self.vectors.get(name)
+        if vector is None:
+            names = sorted([*self.vectors, *self.recipes])
+            close = difflib.get_close_matches(name, names, n=1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            raise RequestError(
+                f"there is no vector {name[:100]!r}{meant}; this server has {listed(names)}",
+                status=404,
+                param=where,
+                code="vector_not_found",
+            )
+        return vector
+
+    def _behind(self, steers: Sequence[Steer], when: str) -> list[Steer]:
+        if not steers:
+            raise RequestError("when has nothing to steer", param="when", code="bad_steer")
+        if any(one.gate is not None for one in steers):
+            raise RequestError(
+                "a steer has one gate: leave one of the two out", param="when", code="bad_steer"
+            )
+        return self._read("when", lambda: [replace(one, gate=self._gate(when)) for one in steers])
+
+    def _gate(self, when: str) -> Gate:
+        condition = spec.parse_condition(when)
+        return projection.gate(condition, self._vector(condition.read.reference, "when"))
+
+    def _guard(self, text: str, on_trip: OnTrip) -> Guard:
+        condition = spec.parse_condition(text)
+        return projection.guard(condition, self._vector(condition.read.reference, "guard"), on_trip)
+
+    def _projection(self, text: str) -> Projection:
+        read = spec.parse_read(text)
+        return projection.projection(read, self._vector(read.reference, "watch"))
+
+    def _read(self, where: str, make: Callable[[], Result]) -> Result:
+        try:
+            return make()
+        except SteerError as error:
+            raise _refused(error, where) from None
+
+    def alias(self, model: str, served: str) -> str | None:
+        """Which vector or recipe a model's name stands for, if for one."""
+        base, colon, name = model.rpartition(":")
+        known = name in self.vectors or name in self.recipes
+        return name if colon and base == served and known else None
+
+    def leave_out(self, name: str) -> None:
+        """Serve without a vector, and without the recipes that need it."""
+        vector = self.vectors.pop(name)
+        self.recipes = {
+            title: one
+            for title, one in self.recipes.items()
+            if all(vector not in steer.vectors for steer in one.steers)
+        }
+
+    @property
+    def names(self) -> dict[SteeringVector, str]:
+        """The name of each vector."""
+        return {vector: name for name, vector in self.vectors.items()}
+
+    def name(self, vector: SteeringVector) -> str:
+        """Under which name requests have it; its own where they cannot."""
+        return self.names.get(vector, vector.name)
+
+    def described(self) -> dict[str, Any]:
+        """What there is, for clients to look up."""
+        data = [_described(name, one.metadata) for name, one in sorted(self.vectors.items())]
+        return {"object": "list", "data": data}
+
+    def as_asked(self, steer: Steer) -> dict[str, Any]:
+        """A steer as a request would have it, with nothing left to the file."""
+        amount = steer.coefficient
+        made = {
+            "vector": self.name(steer.vector),
+            "coefficient": amount.value if amount.unit == "vector" else str(amount),
+            "layers": list(steer.layers),
+            "op": str(steer.op),
+            "scope": str(steer.scope),
+            "schedule": str(steer.schedule),
+        }
+        if steer.gate is not None:
+            read = steer.gate.condition.projection
+            own = f"{self.name(read.vector)}@{read.layer}"
+            sign = ">" if steer.gate.condition.above else "<"
+            made["when"] = f"{own}{sign}{steer.gate.condition.threshold!r}/{steer.gate.pooling}"
+        return made
+
+
+def read_library(
+    folder: Path, usable: Callable[[SteeringVector], None] = lambda vector: None
+) -> tuple[Library, list[str]]:
+    """The vectors and recipes of a folder by their files' names, and why others are left out.
+
+    usable: raises a SteerError of a vector that could not be used.
+
+    Raises:
+        SteerError: there is no such folder.
+        VectorError: none of its vectors can be used.
+    """
+    if not folder.is_dir():
+        raise SteerError(f"there is no folder {folder}", hint="name one with --vectors")
+
+    def read(path: Path) -> SteeringVector:
+        _check_name(path)
+        vector = store.read(path)
+        usable(vector)
+        return vector
+
+    library, notes = _kept(
+        {path.stem: partial(read, path) for path in store.files(folder)}, str(folder)
+    )
+    more = add_recipes(library, sorted(folder.glob("*.toml")), folder, usable)
+    return library, [*notes, *more]
+
+
+def add_recipes(
+    library: Library,
+    files: Sequence[Path],
+    folder: Path,
+    usable: Callable[[SteeringVector], None] = lambda vector: None,
+) -> list[str]:
+    """Add recipes under their files' names; returns why others are left out."""
+    notes = []
+    for path in files:
+        try:
+            _check_name(path)
+            if path.stem in library.vectors:
+                raise VectorError("a vector has the same name")
+            written = recipe.read(path)
+            steers = resolved(written.steers, finder(folder))
+            for vector in {one for steer in steers for one in steer.vectors}:
+                usable(vector)
+            library.recipes[path.stem] = Recipe(
+                written.description, tuple(steers), written.generation
+            )
+        except SteerError as error:
+            notes.append(f"{path.stem} is left out: {error}")
+    return notes
+
+
+def set_defaults(
+    library: Library, written: Sequence[NamedSteer], folder: Path, find: Callable[[str], Path]
+) -> None:
+    """Have every request steered that names no steers; a name is looked up in the server's folder
+    first. What is not there can be named then, too.
+
+    Raises:
+        SteerError: as `steer.steering.named.resolved`.
+    """
+    library.defaults = tuple(resolved(written, finder(folder, find)))
+    known = {vector.sha256: vector for vector in library.vectors.values()}
+    for vector in (one for steer in library.defaults for one in steer.vectors):
+        if vector.sha256 not in known:
+            library.vectors.setdefault(vector.name, vector)
+
+
+def finder(folder: Path, find: Callable[[str], Path] = store.find) -> Callable[[str], Path]:
+    """The file that a reference means: of a name, in `folder` first."""
+
+    def found(reference: str) -> Path:
+        own = folder / f"{reference}{store.SUFFIX}"
+        return own if safe_name(reference) and own.is_file() else find(reference)
+
+    return found
+
+
+def fitting(
+    library: Library, model: ModelIdentity, *, allow_other_model: bool = False
+) -> tuple[Library, list[str]]:
+    """What of a library fits a model, and what is to be known of that and of the rest.
+
+    Raises:
+        VectorError: none of its vectors does.
+        ModelError, SiteError: the steers of every request do not.
+    """
+    warnings: list[str] = []
+
+    def fits(vector: SteeringVector) -> SteeringVector:
+        warnings.extend(check_fits(vector, model, allow_other_model=allow_other_model))
+        return vector
+
+    def all_fit(steers: Sequence[Steer]) -> None:
+        used = [vector for steer in steers for vector in steer.vectors]
+        warnings.extend(check_all_fit(used, model, allow_other_model=allow_other_model))
+
+    checks = {name: partial(fits, vector) for name, vector in library.vectors.items()}
+    made, notes = _kept(checks, model.id)
+    for name, one in library.recipes.items():
+        try:
+            all_fit(one.steers)
+            made.recipes[name] = one
+        except SteerError as error:
+            notes.append(f"{name} is left out: {error}")
+    all_fit(library.defaults)
+    made.defaults = library.defaults
+    return made, list(dict.fromkeys([*warnings, *notes]))
+
+
+def _kept(
+    wanted: Mapping[str, Callable[[], SteeringVector]], where: str
+) -> tuple[Library, list[str]]:
+    vectors, notes = {}, []
+    for name, get in wanted.items():
+        try:
+            vectors[name] = get()
+        except SteerError as error:
+            notes.append(f"{name} is left out: {error}")
+    if not vectors:
+        raise VectorError(
+            "; ".join([f"there is no vector to serve from {where}", *notes]),
+            hint="name a folder with --vectors",
+        )
+    return Library(vectors), notes
+
+
+def _check_name(path: Path) -> None:
+    if not safe_name(path.stem):
+        raise VectorError(f"{path.stem!r} is no name that a request could have")
+
+
+def _described(name: str, metadata: Metadata) -> dict[str, Any]:
+    recommended = metadata.recommended
+    usual = Coefficient(recommended.coefficient, recommended.unit)
+    return {
+        "id": name,
+        "object": "vector",
+        "description": metadata.description,
+        "site": metadata.site,
+        "layers": list(metadata.layers),
+        "rank": metadata.rank,
+        "recommended": {
+            "coefficient": usual.value if usual.unit == "vector" else str(usual),
+            "layers": list(recommended.layers),
+            "op": recommended.op,
+        },
+    }
+
+
+def _several(value: Any) -> Sequence[Any]:
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _check_size(coefficient: Coefficient) -> None:
+    if not abs(coefficient.value) <= LARGEST:
+        raise UsageError(
+            f"the coefficient {coefficient} is not between -{LARGEST:g} and {LARGEST:g}"
+        )
+
+
+def _refused(error: SteerError, where: str) -> RequestError:
+    hint = f" ({error.hint})" if error.hint else ""
+    return RequestError(f"{where}: {error}{hint}", param=where, code="bad_steer")

@@ -1,0 +1,423 @@
+"""What stands before a server that generates: it lets in who may come in, and reads how a request
+is to be steered.
+
+An ASGI application round another one, which may be vLLM's. It lets through only the paths that it
+knows to be steered, so that `steer` is never dropped in silence; takes the fields of steering out
+of the body; and asks the server that it guards, before that says that it is up, whether steers
+change its answers. No torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import math
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from steer.base.errors import VectorError
+from steer.base.strict_json import load_strict_json
+from steer.serving import limits
+from steer.serving.errors import RequestError
+from steer.serving.library import FIELDS, Library, Steering
+from steer.serving.metrics import Metrics
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_MOST_HEADER = 4_000
+VECTORS, MODELS = "/v1/vectors", "/v1/models"
+#: What anybody may read, key or not: a page, and whether the server is up.
+_OPEN = ("/", "/health", "/docs", "/openapi.json")
+_GET = (*_OPEN, "/version", "/metrics", "/api/version", "/api/tags", MODELS, VECTORS)
+_STEERED = ("/v1/completions", "/v1/chat/completions", "/api/chat", "/api/generate")
+_POST = (*_STEERED, "/tokenize", "/detokenize")
+#: Any tokens: what is edited changes whatever they say.
+_PROBE = {"prompt": [1, 2, 3, 4], "max_tokens": 1, "temperature": 0, "logprobs": 5}
+#: Nats by which engines that round otherwise in other batches are apart, and no steers are.
+_SAME = 0.05
+_JSON = [(b"content-type", b"application/json")]
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    api_key: what clients have to send. local: the server listens on this machine alone, so what
+    comes under another name comes from a page of somebody else's (DNS rebinding). origins: of pages
+    that may call it besides its own.
+    """
+
+    api_key: str | None = None
+    local: bool = True
+    origins: tuple[str, ...] = ()
+
+    def check(self, headers: dict[bytes, bytes], *, needs_key: bool) -> None:
+        """
+        Raises:
+            RequestError: this one may not.
+        """
+        host = _hostname(headers.get(b"host", b""))
+        if self.local and not is_local(host):
+            raise RequestError(
+                f"this server is at localhost, not at {host[:100]!r}", 421, code="wrong_host"
+            )
+        if b"origin" in headers and not self.is_own(headers) and self.allowed(headers) is None:
+            raise RequestError(
+                "pages of this origin may not call this server (steer serve --allow-origin)",
+                403,
+                code="wrong_origin",
+            )
+        if needs_key and self.api_key is not None:
+            given = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, f"Bearer {self.api_key}".encode()):
+                raise RequestError("the API key is missing or wrong", 401, code="invalid_api_key")
+
+    def is_own(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a page of this server asks."""
+        return urlsplit(headers[b"origin"]).netloc == headers.get(b"host")
+
+    def allowed(self, headers: dict[bytes, bytes]) -> bytes | None:
+        """The origin of a page that may ask, if one does."""
+        origin = headers.get(b"origin", b"")
+        return origin if origin.decode("latin-1") in self.origins else None
+
+
+class SteeringMiddleware:
+    """app: the server behind. hand_on: what its body has to be for this steering; it may put that
+    into the scope in place of the body. served: the model's name, None where only the server behind
+    knows it. log: is told of vectors that are left out. log_request: gets a line of each request,
+    without its texts. on_up: hears that it answers, and steers.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        library: Library,
+        hand_on: Callable[[dict[str, Any], Steering, Scope], dict[str, Any]],
+        *,
+        access: Access,
+        served: str | None = None,
+        metrics: Metrics | None = None,
+        log: Callable[[str], None] = lambda text: None,
+        log_request: Callable[[str], None] = lambda text: None,
+        on_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._app, self._library, self._hand_on = app, library, hand_on
+        self._access, self._served, self._on_up = access, served, on_up
+        self._metrics = metrics or Metrics()
+        self._log, self._log_request = log, log_request
+        #: Why it did not start, if that was the reason.
+        self.failure: str | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, self._when_checked(scope.get("app") or self, send))
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        else:  # sockets steer nothing
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, status = time.monotonic(), 0
+        headers = dict(scope["headers"])
+
+        async def out(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {
+                    **message,
+                    "headers": [*message.get("headers", []), *self._cors(headers)],
+                }
+            await asyncio.wait_for(send(message), limits.SEND_SECONDS)
+
+        try:
+            await self._pass(scope, headers, receive, out)
+        except RequestError as refusal:
+            if not status:
+                await _answer(out, refusal.status, refusal.body)
+        except asyncio.TimeoutError:
+            if not status:
+                raise
+            # A client that does not read: closing the connection is all that can be done.
+            raise ConnectionError("the client does not read what it is sent") from None
+        finally:
+            seconds = time.monotonic() - began
+            path = scope["path"] if scope["path"] in (*_GET, *_POST) else "other"
+            self._metrics.add("steer_requests_total", path=path, status=str(status))
+            if path in _STEERED:
+                self._metrics.observe(seconds)
+                told = " ".join(scope.get("steer.log", ()))
+                self._log_request(
+                    f"{scope['method']} {path} {status} {seconds:.2f} s {told}".rstrip()
+                )
+
+    def _cors(self, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+        origin = self._access.allowed(headers)
+        if origin is None:
+            return []
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", b"x-steer"),
+            (b"vary", b"origin"),
+        ]
+
+    async def _pass(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        method, path = scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))
+        asks_first = method == "OPTIONS" and b"origin" in headers
+        self._access.check(headers, needs_key=path not in _OPEN and not asks_first)
+        if asks_first:
+            await self._allow(send)
+            return
+        is_get = path in _GET or path.startswith(MODELS + "/")
+        if not is_get and path not in _POST:
+            raise RequestError(
+                f"{method} {path[:100]} is not served; POST {' or '.join(_STEERED[:2])}", status=404
+            )
+        if method not in (("GET", "HEAD") if is_get else ("POST",)):
+            raise RequestError(f"{path} takes no {method}", status=405)
+        if path == VECTORS:
+            await _answer(send, 200, self._library.described())
+        elif is_get:
+            await self._app(scope, receive, send)
+        else:
+            await self._steered(scope, headers, receive, send)
+
+    async def _steered(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        data = await _body(receive)
+        if len(data) <= limits.SMALL_BODY:
+            body = _object(headers, data)
+        else:
+            body = await asyncio.to_thread(_object, headers, data)
+        alias = self._take_alias(body)
+        fields = {name: body.pop(name) for name in FIELDS if name in body}
+        steering = self._library.steering(fields, alias)
+        data = json.dumps(self._hand_on(body, steering, scope)).encode()
+        # A scope of its own: what is behind may keep it.
+        behind = {**scope, "headers": _headers(scope, len(data))}
+        behind["steer.log"] = scope["steer.log"] = [str(steer) for steer in steering.steers]
+        await self._app(behind, _again(data, receive), _telling(send, self._told(steering)))
+
+    def _take_alias(self, body: dict[str, Any]) -> str | None:
+        """The name behind the model's, which is taken away."""
+        model = body.get("model")
+        if not isinstance(model, str):
+            return None
+        served = self._served or model.rpartition(":")[0]
+        alias = self._library.alias(model.removesuffix(":latest"), served)
+        if alias is not None:
+            body["model"] = served
+        return alias
+
+    async def _allow(self, send: Send) -> None:
+        """A page may go on to ask; `Access.check` has looked whose it is."""
+        headers = [
+            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-allow-headers", b"authorization, content-type"),
+            (b"access-control-max-age", b"600"),
+        ]
+        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    def _told(self, steering: Steering) -> str:
+        """What was done, in as many letters as a header has."""
+        told = json.dumps([self._library.as_asked(steer) for steer in steering.steers])
+        names = [{"vector": self._library.name(steer.vector)} for steer in steering.steers]
+        return told if len(told) <= _MOST_HEADER else json.dumps(names)
+
+    def _when_checked(self, whole: Application, send: Send) -> Send:
+        """Says that the server is up once it is known to steer. whole: the application that this
+        is a part of, or it itself."""
+
+        async def checked(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self.failure = await self._examined(whole)
+                if self.failure:
+                    message = {"type": "lifespan.startup.failed", "message": self.failure}
+                else:
+                    self._on_up()
+            await send(message)
+
+        return checked
+
+    async def _examined(self, whole: Application) -> str | None:
+        """Ask for one token under each vector, and leave those out that change nothing; what is
+        wrong with the server, if anything is."""
+        key = self._access.api_key
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        transport = httpx.ASGITransport(app=whole)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", headers=headers, timeout=None
+        ) as client:
+
+            async def ask(steer: list[dict[str, Any]]) -> dict[str, float]:
+                answer = await client.post(_STEERED[0], json=_PROBE | {"steer": steer})
+                if answer.status_code != 200:
+                    raise RequestError(_reason(answer))
+                told: dict[str, float] = answer.json()["choices"][0]["logprobs"]["top_logprobs"][0]
+                return told
+
+            try:
+                plain = await ask([])
+                noise = _distance(plain, await ask([]))
+                faults = {}
+                for name in list(self._library.vectors):
+                    try:
+                        if _distance(plain, await ask([{"vector": name}])) <= noise:
+                            faults[name] = f"{name} changes nothing"
+                    except RequestError as error:
+                        faults[name] = str(error)
+                if faults and len(faults) == len(self._library.vectors):
+                    return f"it runs, but {next(iter(faults.values()))} in it"
+                if _distance(plain, await ask([])) > max(2 * noise, _SAME):
+                    return "what is not steered is answered otherwise after what is"
+            except Exception as error:  # the server behind may fail in any way
+                return str(error)
+        for name, fault in faults.items():
+            self._library.leave_out(name)
+            self._log(f"{name} is left out: {fault}")
+        return None
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return f"a first request got {answer.status_code}: {answer.text[:300]}"
+
+
+def _distance(one: dict[str, float], other: dict[str, float]) -> float:
+    """The largest difference of a token's log-probability, of the tokens that both name."""
+    shared = one.keys() & other.keys()
+    return max((abs(one[token] - other[token]) for token in shared), default=math.inf)
+
+
+def _hostname(host: bytes) -> str:
+    try:
+        return urlsplit(f"//{host.decode()}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _object(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
+    """The body, which nothing behind will read in another way.
+
+    Raises:
+        RequestError: it is no JSON object, or seems to ask for steering where nothing looks.
+    """
+    kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+    if kind != b"application/json":
+        raise RequestError("the body has to be application/json", status=415)
+    for mark, most in limits.MOST_MARKS.items():
+        if data.count(mark.encode()) > most:
+            raise RequestError(f"the body has more than {most:,} of {mark!r}", status=413)
+    try:
+        body = load_strict_json(data.decode(), "the body")
+    except (UnicodeDecodeError, VectorError) as error:
+        text = str(error) if isinstance(error, VectorError) else "the body is not UTF-8"
+        raise RequestError(text) from None
+    if not isinstance(body, dict):
+        raise RequestError("the body is not a JSON object")
+    if len(body) > limits.MOST_FIELDS:
+        raise RequestError(f"the body has more than {limits.MOST_FIELDS} fields", status=413)
+    for name in body:
+        if len(name) > limits.LONGEST_NAME:
+            raise RequestError(f"the name of a field has {len(name):,} characters", status=413)
+        if name == "extra_body" or ("steer" in name.lower() and name != "steer"):
+            raise RequestError(
+                f"there is no field {name!r}: steering goes in 'steer', beside 'model'",
+                param=name,
+                code="unknown_field",
+            )
+    return body
+
+
+async def _body(receive: Receive) -> bytes:
+    """All of it.
+
+    Raises:
+        RequestError: it is too long, or comes too slowly.
+    """
+
+    async def read() -> bytes:
+        parts, length, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RequestError("the client left")
+            parts.append(message.get("body", b""))
+            length += len(parts[-1])
+            more = message.get("more_body", False)
+            if length > limits.MAX_BODY:
+                raise RequestError(f"the body has more than {limits.MAX_BODY:,} bytes", status=413)
+        return b"".join(parts)
+
+    try:
+        return await asyncio.wait_for(read(), limits.BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise RequestError(
+            f"the body takes more than {limits.BODY_SECONDS:g} seconds", status=408
+        ) from None
+
+
+def _again(data: bytes, receive: Receive) -> Receive:
+    """A body that was read, to be read again; then what the client does next."""
+    waiting = [data]
+
+    async def again() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return again
+
+
+def _telling(send: Send, steers: str) -> Send:
+    """Has the answer's header say how it was steered."""
+
+    async def telling(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [*message.get("headers", []), (b"x-steer", steers.encode())]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return telling
+
+
+def _headers(scope: Scope, length: int) -> list[tuple[bytes, bytes]]:
+    changed = (b"content-length", b"transfer-encoding")
+    kept = [(name, value) for name, value in scope["headers"] if name not in changed]
+    return [*kept, (b"content-length", str(length).encode())]
+
+
+async def _answer(send: Send, status: int, told: dict[str, Any]) -> None:
+    data = json.dumps(told).encode()
+    headers = [*_JSON, (b"content-length", str(len(data)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": data})

@@ -1,0 +1,160 @@
+"""Ollama's API, for clients that know no other: /api/chat, /api/generate, /api/tags."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from steer import __version__
+from steer.serving.batching import Event
+from steer.serving.errors import RequestError
+from steer.serving.responses import End
+from steer.serving.service import BODY, LOG, STEERING, Service, Work, collected, lines
+
+_Json = dict[str, Any]
+
+#: How a machine runs a model, which is settled here, and changes no text.
+_ASIDE = frozenset(
+    [
+        "num_ctx",
+        "num_batch",
+        "num_gpu",
+        "main_gpu",
+        "num_thread",
+        "num_keep",
+        "use_mmap",
+        "use_mlock",
+        "low_vram",
+        "numa",
+        "vocab_only",
+        "f16_kv",
+        "penalize_newline",
+    ]
+)
+_NAMES = {"num_predict": "n_predict"}
+
+
+def add_routes(app: FastAPI, service: Service, names: Sequence[str], created: int) -> None:
+    """Add the paths to an application. names: of the models that there are."""
+
+    @app.get("/api/version")
+    async def version() -> Response:
+        return JSONResponse({"version": __version__})
+
+    @app.get("/api/tags")
+    async def tags() -> Response:
+        identity = service.model.identity
+        about = {
+            "modified_at": _time(created),
+            "size": 0,
+            "digest": identity.fingerprint,
+            "details": {"format": "safetensors", "family": identity.architecture},
+        }
+        return JSONResponse({"models": [{"name": one, "model": one, **about} for one in names]})
+
+    @app.post("/api/chat")
+    async def chat(request: Request) -> Response:
+        body = request.scope[BODY]
+        return await _answered(request, service, _translated(body, "messages"), "message")
+
+    @app.post("/api/generate")
+    async def generate(request: Request) -> Response:
+        body = dict(request.scope[BODY])
+        raw, system, prompt = (body.pop(name, None) for name in ("raw", "system", "prompt"))
+        made = _translated(body, "prompt")
+        if raw:
+            made["prompt"] = prompt
+        else:
+            said = [{"role": "system", "content": system}] if system else []
+            made["messages"] = [*said, {"role": "user", "content": prompt}]
+        return await _answered(request, service, made, "response")
+
+
+def _translated(body: Mapping[str, Any], own: str) -> _Json:
+    """A body as OpenAI's API has it.
+
+    Raises:
+        RequestError: it asks for what is not done here.
+    """
+    made: _Json = {"stream": True}
+    options = body.get("options") or {}
+    if not isinstance(options, dict):
+        raise RequestError("options is an object", param="options")
+    for name, value in options.items():
+        if name not in _ASIDE:
+            made[_NAMES.get(str(name), str(name))] = (
+                -1 if name == "num_predict" and value == -2 else value
+            )
+    for name, value in body.items():
+        if name in ("format", "think", "images", "template", "context", "suffix", "tools"):
+            if value not in (None, "", [], False):
+                raise RequestError(
+                    f"this server does not do {name}", param=name, code="unsupported"
+                )
+        elif name == "model" and isinstance(value, str):
+            made[name] = value.removesuffix(":latest")
+        elif name not in ("options", "keep_alive"):
+            made[name] = value
+    if own == "messages":
+        made[own] = [
+            {key: value for key, value in one.items() if key != "thinking"}
+            if isinstance(one, dict)
+            else one
+            for one in body.get("messages") or ()
+        ]
+    return made
+
+
+async def _answered(request: Request, service: Service, body: _Json, field: str) -> Response:
+    steering, log = request.scope[STEERING], request.scope[LOG]
+    work: Work
+    if "messages" in body:
+        work = await service.prepare_chat(body, steering)
+    else:
+        work = await service.prepare_completion({"n_predict": -1} | body, steering)
+    job, _ = service.begin(work, steering)
+    began, n_prompt = time.monotonic(), sum(map(len, work.prompts))
+
+    def told(event: Event | None, text: str) -> _Json:
+        said: _Json = {"response": text}
+        if field == "message":
+            said = {"message": {"role": "assistant", "content": text}}
+        made = {"model": service.served, "created_at": _time(time.time()), **said}
+        if not isinstance(event, End):
+            return made | {"done": False}
+        nanoseconds = int((time.monotonic() - began) * 1e9)
+        return made | {
+            "done": True,
+            "done_reason": event.finish,
+            "total_duration": nanoseconds,
+            "prompt_eval_count": n_prompt,
+            "eval_count": event.n_tokens,
+            "eval_duration": nanoseconds,
+            **({"steer": {"idle": list(event.idle)}} if event.idle else {}),
+        }
+
+    def line(event: Event) -> str:
+        return json.dumps(told(event, "" if isinstance(event, End) else event.text)) + "\n"
+
+    if work.asked.stream:
+        pieces = lines(job, line, _error_line, log, n_prompt)
+        return StreamingResponse(pieces, media_type="application/x-ndjson")
+    events = await collected(request, job)
+    text = "".join(one.text for one in events if not isinstance(one, End))
+    (end,) = (one for one in events if isinstance(one, End))
+    log.append(f"{n_prompt}+{end.n_tokens} tokens")
+    return JSONResponse(told(end, text))
+
+
+def _error_line(refusal: RequestError) -> str:
+    return json.dumps({"error": refusal.message}) + "\n"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()

@@ -1,0 +1,68 @@
+"""Starts the server on Hugging Face, and keeps it up until it is interrupted."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import uvicorn
+
+from steer.base.errors import HookError
+from steer.models.model import Model
+from steer.serving.app import build, hand_on
+from steer.serving.batching import Batcher
+from steer.serving.connections import Connection
+from steer.serving.library import Library
+from steer.serving.metrics import Metrics
+from steer.serving.middleware import Access, SteeringMiddleware
+
+#: Seconds that answers have to end in when the server is stopped.
+_LAST = 3
+
+
+def serve(
+    model: Model,
+    library: Library,
+    at: socket.socket,
+    *,
+    access: Access,
+    log: Callable[[str], None],
+    log_request: Callable[[str], None],
+    on_up: Callable[[], None],
+) -> None:
+    """Answer requests until the process is interrupted.
+
+    log: gets the traceback of a bug, and which vectors are left out. log_request: gets a line for
+    each request, without its texts.
+
+    Raises:
+        HookError: steers change nothing in what it answers.
+    """
+    metrics = Metrics()
+    with Batcher(model, log, metrics) as batcher:
+        app = build(model, batcher, library, metrics, int(time.time()))
+        front = SteeringMiddleware(
+            app,
+            library,
+            hand_on,
+            access=access,
+            served=model.identity.id,
+            metrics=metrics,
+            log=log,
+            log_request=log_request,
+            on_up=on_up,
+        )
+        config = uvicorn.Config(
+            front,
+            lifespan="on",
+            log_level="critical",
+            http=Connection,
+            timeout_graceful_shutdown=_LAST,
+        )
+        try:
+            uvicorn.Server(config).run(sockets=[at])
+        except SystemExit:  # so it ends where it does not start
+            raise HookError(
+                front.failure or "the server does not start", hint="steer doctor -m MODEL says more"
+            ) from None

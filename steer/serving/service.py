@@ -1,0 +1,260 @@
+"""What a request becomes before it is written, and how its client hears of it: shared by the routes
+of all APIs."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fastapi import Request
+
+from steer.models.model import Model
+from steer.serving import limits, requests
+from steer.serving.batching import Batcher, Event, Job, Order
+from steer.serving.errors import RequestError
+from steer.serving.library import Library, Steering
+from steer.serving.responses import Answer, End
+from steer.serving.templates import prompt_of
+from steer.steering.generation import Row, Sampling
+
+#: New tokens of a completion, as OpenAI has it, and of an answer where the model names no context.
+_USUAL, _UNKNOWN = 16, 4096
+#: Below it, dividing by a temperature overflows.
+_COLD = 1e-4
+#: Seconds between two looks at whether a client still waits.
+_PATIENCE = 0.2
+#: Where the middleware puts what it has found.
+BODY, STEERING, LOG = "steer.body", "steer.steering", "steer.log"
+
+
+@dataclass
+class Work:
+    """A request that is ready to be written. wanted: the most new tokens; None is all that fit."""
+
+    asked: requests.Completion | requests.Chat
+    prompts: list[list[int]]
+    wanted: int | None
+    settings: Mapping[str, Any]
+
+
+class Service:
+    """What the routes share."""
+
+    def __init__(
+        self, model: Model, batcher: Batcher, library: Library, preparing: limits.Preparing
+    ) -> None:
+        self.model, self.batcher, self.library = model, batcher, library
+        self._preparing = preparing
+
+    @property
+    def served(self) -> str:
+        return self.model.identity.id
+
+    @cached_property
+    def _most_characters(self) -> int:
+        """No text with more fits: a token says no more than the longest does."""
+        if self.model.context is None:
+            return limits.MAX_BODY
+        longest = max(map(len, self.model.tokenizer.get_vocab()), default=1)
+        return int(self.model.context * longest)
+
+    async def prepare_completion(self, body: Mapping[str, Any], steering: Steering) -> Work:
+        """The token ids of a completion's prompts.
+
+        Raises:
+            RequestError: it cannot be answered.
+        """
+        asked = requests.read(body, requests.Completion, self.served)
+        texts = asked.prompts
+        for text in texts:
+            self._check_length(text, "prompt")
+
+        def encode() -> list[list[int]]:
+            special = asked.add_special_tokens
+            return [
+                self.model.encode(text, special=special) if isinstance(text, str) else list(text)
+                for text in texts
+            ]
+
+        prompts = await self._preparing.run(encode, "the tokenizer")
+        wanted = asked.most_tokens
+        if wanted is None:
+            wanted = steering.settings.get("max_tokens", _USUAL)
+        return Work(asked, prompts, None if wanted == -1 else wanted, steering.settings)
+
+    async def prepare_chat(self, body: Mapping[str, Any], steering: Steering) -> Work:
+        """The token ids of a chat in the model's template.
+
+        Raises:
+            RequestError: it cannot be answered.
+        """
+        asked = requests.read(body, requests.Chat, self.served)
+        turns = list(asked.messages)
+        system = steering.settings.get("system")
+        if system is not None and turns[0].role not in ("system", "developer"):
+            turns.insert(0, requests.Turn("system", system))
+        ids = await self.chat_ids(
+            turns,
+            ask=asked.add_generation_prompt,
+            go_on=asked.continue_final_message,
+            arguments=asked.chat_template_kwargs,
+        )
+        wanted = asked.most_tokens
+        wanted = asked.max_completion_tokens if wanted is None else wanted
+        wanted = steering.settings.get("max_tokens") if wanted is None else wanted
+        return Work(asked, [ids], None if wanted == -1 else wanted, steering.settings)
+
+    async def chat_ids(self, turns: Sequence[requests.Turn], **options: Any) -> list[int]:
+        """Messages as token ids, in the template."""
+        for turn in turns:
+            self._check_length(turn.text, "messages")
+
+        def encode() -> list[int]:
+            text = prompt_of(self.model, turns, **options)
+            self._check_length(text, "messages")
+            return self.model.encode(text, special=False)
+
+        return await self._preparing.run(encode, "the chat template")
+
+    async def encode(self, text: str, *, special: bool) -> list[int]:
+        """A text as token ids."""
+        self._check_length(text, "prompt")
+        return await self._preparing.run(
+            lambda: self.model.encode(text, special=special), "the tokenizer"
+        )
+
+    async def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return await self._preparing.run(lambda: self.model.decode(ids), "the tokenizer")
+
+    def _check_length(self, text: str | tuple[int, ...], param: str) -> None:
+        most = self._most_characters if isinstance(text, str) else self.model.context
+        if most is not None and len(text) > most:
+            unit = "characters" if isinstance(text, str) else "tokens"
+            raise RequestError(
+                f"{param} has {len(text):,} {unit}, more than fit in the"
+                f" {self.model.context or most:,} tokens that {self.served} takes",
+                param=param,
+                code="context_length_exceeded",
+            )
+
+    def begin(self, work: Work, steering: Steering) -> tuple[Job, Sampling]:
+        """Have it written.
+
+        Raises:
+            RequestError: it leaves no room, or asks for too much.
+        """
+        model, asked, settings = self.model, work.asked, work.settings
+        longest = max((len(ids) for ids in work.prompts), default=0)
+        wanted = work.wanted
+        if wanted is None:
+            wanted = model.context - longest if model.context else _UNKNOWN
+        if wanted == 0:
+            raise RequestError("max_tokens is at least 1", param="max_tokens")
+        param = "prompt" if isinstance(asked, requests.Completion) else "messages"
+        for ids in work.prompts:
+            self._check_prompt(ids, max(wanted, 1), param)
+        chosen = settings.get
+        temperature = chosen("temperature", 1.0) if asked.temperature is None else asked.temperature
+        top_p = chosen("top_p", 1.0) if asked.top_p is None else asked.top_p
+        top_k = chosen("top_k", 0) if asked.top_k is None else asked.top_k
+        seed = chosen("seed") if asked.seed in (None, -1) else asked.seed
+        sampling = Sampling(
+            max_tokens=max(wanted, 1),
+            temperature=temperature if temperature >= _COLD else 0.0,
+            top_p=max(top_p, 1e-6),
+            top_k=max(top_k, 0),
+            stop=asked.stops if asked.stop is not None else tuple(chosen("stop") or ()),
+            samples=asked.n or 1,
+            seed=secrets.randbits(31) if seed is None else seed % 2**63,
+        )
+        rows = [Row("", sample, ids) for ids in work.prompts for sample in range(sampling.samples)]
+        if len(rows) > limits.MOST_CHOICES:
+            raise RequestError(f"n times the prompts is more than {limits.MOST_CHOICES}", param="n")
+        if len(rows) * sampling.max_tokens * ((asked.top or 0) + 1) > limits.MOST_LOGPROBS and (
+            asked.top is not None
+        ):
+            raise RequestError(
+                f"choices times tokens times logprobs is more than {limits.MOST_LOGPROBS:,}",
+                param="logprobs",
+            )
+        order = Order(rows, steering, sampling, asked.top, bool(asked.stream))
+        return self.batcher.order(order), sampling
+
+    def _check_prompt(self, ids: Sequence[int], max_tokens: int, param: str) -> None:
+        size = self.model.network.config.get_text_config().vocab_size
+        if not ids or any(token >= size for token in ids):
+            raise RequestError(
+                f"{param} is empty" if not ids else f"token ids are below {size:,}", param=param
+            )
+        context = self.model.context
+        if context is not None and len(ids) + max_tokens > context:
+            raise RequestError(
+                f"the prompt has {len(ids):,} tokens; with {max_tokens:,} new ones that is more"
+                f" than the {context:,} that {self.served} takes",
+                param="max_tokens" if len(ids) < context else param,
+                code="context_length_exceeded",
+            )
+
+    def answer(self, work: Work, steering: Steering, job: Job, model_name: str) -> Answer:
+        """The answer that the job's events fill."""
+        return Answer(
+            model_name,
+            isinstance(work.asked, requests.Chat),
+            sum(map(len, work.prompts)),
+            work.asked.top is not None,
+            len(job.order.rows),
+            [self.library.as_asked(steer) for steer in steering.steers],
+            [str(one) for one in steering.watched],
+        )
+
+
+async def collected(request: Request, job: Job) -> list[Event]:
+    """All that happens to a job, while its client is there."""
+    async with _while_there(request, job):
+        return [event async for event in job.told()]
+
+
+async def lines(
+    job: Job,
+    tell: Callable[[Event], str],
+    refused: Callable[[RequestError], str],
+    log: list[str],
+    n_prompt: int,
+) -> AsyncIterator[str]:
+    """A job's events, each as a piece of a stream."""
+    n_new = 0
+    try:
+        async with aclosing(job.told()) as events:
+            async for event in events:
+                n_new += event.n_tokens if isinstance(event, End) else 0
+                yield tell(event)
+    except RequestError as refusal:
+        yield refused(refusal)
+    finally:
+        job.gone.set()
+        log.append(f"{n_prompt}+{n_new} tokens")
+
+
+@asynccontextmanager
+async def _while_there(request: Request, job: Job) -> AsyncIterator[None]:
+    """Give a job up when the client leaves."""
+
+    async def watch() -> None:
+        while not await request.is_disconnected():
+            await asyncio.sleep(_PATIENCE)
+        job.leave()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        job.gone.set()
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching

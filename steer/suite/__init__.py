@@ -1,1 +1,0 @@
-"""The benchmark of methods: conditions by every method, beside the prompt."""

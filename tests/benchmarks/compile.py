@@ -1,0 +1,135 @@
+"""How strong a compiled prompt is: `python tests/benchmarks/compile.py -m MODEL --out FILE`.
+
+Six system prompts (persona, register, language, output format, two clauses, six clauses), and for
+each the forms that it can be compiled to, with the defaults of `steer distill --chat` and nothing
+tuned. A line of JSON is written as soon as a form is measured, so a run that was stopped goes on;
+the table is of all that is there. `--quick` has fewer and shorter texts, and no descent.
+
+recovery: on answers of the prompted model to questions that were held out, with its interval.
+nats: KL per token of the prompted model from the plain one on these answers: what there is to do.
+extra: nats per token of the form's own answers under the plain model, more than its own; beside it
+the same of the prompted model's answers.
+seconds: of processor time, for the texts and for the fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from steer.base.progress import Lines
+from steer.contrasts.prompts import QUESTIONS
+from steer.distillation.distill import fit
+from steer.distillation.lessons import Conditions
+from steer.distillation.quick import quick
+from steer.distillation.settings import DistillSettings
+from steer.distillation.task import Task
+from steer.distillation.texts import journal, write
+from steer.models.loading import load
+from steer.models.model import Model
+from steer.models.source import ModelSource
+
+PROMPTS = {
+    "persona": "You are a cheerful pirate. You speak only like a pirate.",
+    "register": "You answer in a very formal and polite register, as a butler would.",
+    "language": "Answer only in French.",
+    "format": "Answer with a numbered list of short points, and nothing else.",
+    "two clauses": "Answer in the style of a formal letter, and always mention the weather.",
+    "six clauses": "You are a grumpy old gardener. Answer in short sentences. Use simple words."
+    " Mention a plant in every answer. Never use exclamation marks. End with a question.",
+}
+FULL = DistillSettings(name="x", scope="response", samples=256, held_out=64, max_tokens=64)
+QUICK = replace(FULL, samples=160, held_out=48, max_tokens=40)
+#: Forms, as changes of the settings.
+FORMS: dict[str, dict[str, Any]] = {
+    "mean difference": {"method": "ridge", "rank": 0},
+    "ridge": {"method": "ridge"},
+    "distill": {"method": "descent", "steps": 150},
+}
+
+
+def pieces(
+    model: Model, name: str, settings: DistillSettings, forms: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """What is measured of a prompt, a form at a time."""
+    conditions = Conditions(PROMPTS[name], chat=True)
+    start = time.process_time()
+    kept = journal(model, conditions, QUESTIONS, settings)
+    texts = write(model, conditions, QUESTIONS, settings, Lines(print), kept)
+    sampling = time.process_time() - start
+    yield from measured(name, Task.of(model, texts), settings, forms, sampling)
+
+
+def measured(
+    name: str, task: Task, settings: DistillSettings, forms: Sequence[str], sampling: float
+) -> Iterator[dict[str, Any]]:
+    """A line for each form."""
+    for form in forms:
+        start = time.process_time()
+        vector = fit(task, replace(settings, **FORMS[form]), Lines(print))
+        distillation = vector.metadata.method.distillation
+        assert distillation is not None
+        yield {
+            "prompt": name,
+            "form": form,
+            "nats": task.per_token,
+            "layers": vector.metadata.layers,
+            "rank": vector.metadata.rank,
+            **{field: getattr(distillation, field) for field in distillation.__struct_fields__},
+            "seconds": {"sampling": sampling, "fitting": time.process_time() - start},
+        }
+
+
+def known(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown, a line for each prompt and form."""
+    lines = [
+        "| prompt | nats | form | layers, rank | recovery | extra nats, prompt's | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        layers = row["layers"]
+        cells = [
+            row["prompt"],
+            f"{row['nats']:.2f}",
+            row["form"],
+            f"{len(layers)} of {layers[0]}-{layers[-1]}, {row['rank']}",
+            "{:.3f} [{:.3f}, {:.3f}]".format(row["recovery"], *row["interval"]),
+            f"{row['extra_nats']:+.2f}, {row['condition_extra_nats']:+.2f}",
+            "{sampling:.0f} + {fitting:.0f}".format(**row["seconds"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-m", "--model", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--prompts", nargs="*", choices=PROMPTS, default=list(PROMPTS))
+    parser.add_argument("--forms", nargs="*", choices=FORMS)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    settings = QUICK if options.quick else FULL
+    forms = options.forms or [form for form in FORMS if form != "distill" or not options.quick]
+    done = {(row["prompt"], row["form"]) for row in known(options.out)}
+    model = quick(load(ModelSource(options.model)))
+    for name in options.prompts:
+        open_ = [form for form in forms if (name, form) not in done]
+        for row in pieces(model, name, settings, open_) if open_ else ():
+            with options.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    print(table(known(options.out)))
+
+
+if __name__ == "__main__":
+    main()
