@@ -267,7 +267,7 @@ def test_a_score_under_a_steer_that_moves_no_text_is_an_error(
     texts = TEXTS[left_out:]
     cell = Steered((tiny.steer(model, 3.0, scope, layers=layers),))
     drifts = score(model, texts, [Unsteered(), cell], drift, allow_idle=True)[1]
-    if drifts.any():
+    if np.abs(drifts).max() > 1e-6:  # less is rounding
         assert (score(model, texts, [Unsteered(), cell], drift)[1] == drifts).all()
     else:
         with pytest.raises(IdleError, match="changed nothing in any"):
