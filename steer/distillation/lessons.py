@@ -26,8 +26,10 @@ from steer.steering.steers import Steer
 
 #: Bytes of log-probabilities that are held at once: of a batch in a forward pass, or of all texts.
 LOGITS_BUDGET = 256_000_000
-#: Texts that are sampled together.
+#: Texts that are sampled together; of a model with `LARGE` weights or more, a quarter of them, so
+#: that the time left is known soon, and a run that is killed loses little.
 SAMPLED_TOGETHER = 128
+LARGE = 50_000_000
 #: New tokens for which there must be room.
 MIN_TOKENS = 4
 
@@ -144,15 +146,14 @@ def write_lessons(
     rows = [(begun[i % len(begun)], i // len(begun)) for i in samples]
     told = hashlib.sha256(json.dumps(begun).encode()).hexdigest()[:16]
     written: list[list[int]] = []
-    for start in range(0, len(rows), SAMPLED_TOGETHER):
-        part = rows[start : start + SAMPLED_TOGETHER]
+    size = SAMPLED_TOGETHER if model.network.num_parameters() < LARGE else SAMPLED_TOGETHER // 4
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
         # Of other prompts the same numbers are other texts.
         key = f"texts {samples[start]}-{samples[start + len(part) - 1]} after {told}"
         new = kept.get(key) if kept is not None else None
         if new is None:
-            sampling = Sampling(
-                max_tokens=room, temperature=1.0, seed=seed, batch_size=SAMPLED_TOGETHER
-            )
+            sampling = Sampling(max_tokens=room, temperature=1.0, seed=seed, batch_size=size)
             new = continue_ids(model, [(both[0], n) for both, n in part], (), sampling)
             if kept is not None:
                 kept.put(key, new)

@@ -21,7 +21,7 @@ def quick(model: Model) -> Model:
     """The model in bfloat16 where a CPU multiplies it natively; else the model itself.
 
     SmolLM2-135M runs three times as fast so. Its weights are stored in bfloat16, as most are: what
-    is lost is in the activations, and recovery moves by less than 0.005.
+    is lost is in the activations.
     """
     weights = list(model.network.parameters())
     size = sum(weight.numel() for weight in weights)
