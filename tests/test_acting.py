@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -13,11 +15,16 @@ from hypothesis import strategies as st
 from test_injection import OPS, acting, gated
 
 from steer.base.errors import IdleError, VectorError
+from steer.base.journal import Journal
+from steer.evaluation.batches import Text, drift
+from steer.evaluation.cells import Steered, Unsteered
+from steer.evaluation.scoring import score
 from steer.generate.apply import Sampling, generate
 from steer.hooks import acting as acting_module
 from steer.models.model import Model
 from steer.steering.generation import Generation
 from steer.steering.operation import Coefficient, Operation
+from steer.steering.projection import Condition, Gate
 from steer.steering.reach import meets
 from steer.steering.scope import CONSTANT, Schedule, Scope
 from steer.steering.steers import Steer
@@ -242,3 +249,54 @@ def test_a_text_that_ended_before_its_steer_began_is_idle_beside_a_longer_one() 
     for one in made:
         assert bool(one.idle) == (one.n_tokens + (one.finish == "end") <= 2)
     assert {bool(one.idle) for one in made} == {True, False}
+
+
+TEXTS = [
+    Text((1, 5, 9, 12, 7), (3, 4), 2),
+    Text((1, 33, 8, 41, 6, 19, 60, 4), (5, 6, 7), 4),
+    Text((1, 50, 21), (2,), 1),
+]
+
+
+@given(scopes, st.sampled_from([(0,), (1,), (2,)]), st.integers(0, 2))
+@settings(max_examples=120)
+def test_a_score_under_a_steer_that_moves_no_text_is_an_error(
+    scope: Scope, layers: tuple[int, ...], left_out: int
+) -> None:
+    """Scored without looking, the texts come to what they come to unsteered, and only then."""
+    model = tiny.model("llama")
+    texts = TEXTS[left_out:]
+    cell = Steered((tiny.steer(model, 3.0, scope, layers=layers),))
+    drifts = score(model, texts, [Unsteered(), cell], drift, allow_idle=True)[1]
+    if np.abs(drifts).max() > 1e-6:  # less is rounding
+        assert (score(model, texts, [Unsteered(), cell], drift)[1] == drifts).all()
+    else:
+        with pytest.raises(IdleError, match="changed nothing in any"):
+            score(model, texts, [Unsteered(), cell], drift)
+
+
+def test_scores_know_a_closed_gate_and_a_bound_from_an_idle_steer() -> None:
+    model = tiny.model("llama")
+    closed = Gate(Condition(gated(model, "mean").condition.projection, True, 1e6), "mean")
+    never = replace(closed, pooling="token")
+    for cell in (
+        (replace(tiny.steer(model), gate=closed),),
+        (replace(tiny.steer(model), gate=never),),
+        (replace(tiny.steer(model), op=Operation("cap", 1e6)),),
+        (tiny.steer(model, 0.0),),
+    ):
+        assert not score(model, TEXTS[:2], [Steered(cell)], drift).any()
+    opened = Gate(Condition(closed.condition.projection, False, 1e6), "token")
+    idle = replace(tiny.steer(model, 1.0, Scope("steps", 40)), gate=opened)
+    with pytest.raises(IdleError):
+        score(model, TEXTS, [Steered((idle,))], drift)
+
+
+def test_scores_that_were_kept_know_what_was_idle(tmp_path: Path) -> None:
+    model = tiny.model("llama")
+    cell = Steered((tiny.steer(model, 1.0, Scope("steps", 40)),))
+    for _ in range(2):
+        with pytest.raises(IdleError):
+            score(
+                model, TEXTS, [Unsteered(), cell], drift, done=Journal(tmp_path / "kept"), name="x"
+            )

@@ -56,6 +56,7 @@ def serve(
         str | None, typer.Option(help="vllm: vLLM's own server, for many users.")
     ] = None,
     engine_option: engines.EngineSettings = None,
+    allow_idle: options.AllowIdle = False,
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use vectors on a finetune of their model.")
     ] = False,
@@ -105,6 +106,7 @@ def serve(
     library, notes = libraries.read_library(vectors, usable)
     notes += libraries.add_recipes(library, recipe or [], vectors, usable)
     libraries.set_defaults(library, written, vectors, options.find)
+    library.allow_idle = allow_idle
     access = Access(api_key or None, is_local(host), tuple(allow_origin or ()))
     from steer.serving.sockets import listening_socket
 

@@ -150,8 +150,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         self, requests: list[Any], disable_tqdm: bool = False, **_other: Any
     ) -> list[tuple[float, bool]]:
         texts = [self._text(context, continuation) for _, context, continuation in requests]
-        sums = score(self.model, texts, [self.cell], log_prob)[0]
-        likeliest = score(self.model, texts, [self.cell], _likeliest)[0]
+        sums = score(self.model, texts, [self.cell], log_prob, allow_idle=True)[0]
+        likeliest = score(self.model, texts, [self.cell], _likeliest, allow_idle=True)[0]
         return [
             (float(total), int(n) == len(text.scored))
             for total, n, text in zip(sums, likeliest, texts, strict=True)
@@ -185,7 +185,12 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         sampling = Sampling(max(1, most), temperature, stop=stops, seed=SEED)
         prompts = [self.before + context]
         [made] = generate(
-            self.model, prompts, list(steers_of(self.cell)), sampling, special=self.special
+            self.model,
+            prompts,
+            list(steers_of(self.cell)),
+            sampling,
+            special=self.special,
+            allow_idle=True,  # of one item; what all are scored by says whether it acts at all
         )
         return made.text
 

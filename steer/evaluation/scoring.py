@@ -19,20 +19,22 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steer.base.errors import InputError
+from steer.base.errors import IdleError, InputError
 from steer.base.intervals import Interval, difference
 from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
 from steer.evaluation.batches import Batch, Text, TokenMeasure, surprise
 from steer.evaluation.cells import Cell, Prompted, Steered
+from steer.hooks.acting import acted, reached
+from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions
@@ -69,7 +71,8 @@ class Scorer:
 
     @torch.no_grad()
     def score(self, group: int, cells: Sequence[Cell]) -> Sums:
-        """Sums over each text's scored tokens, float64 [cell, text of the group].
+        """Sums over each text's scored tokens, float64 [cell, text of the group]. Afterwards `idle`
+        names the steers that changed nothing in any of these texts.
 
         Raises:
             HookError: a cell was never applied.
@@ -98,6 +101,7 @@ class Scorer:
                 own = batch.conditioned if isinstance(cell, Prompted) else batch.base
                 sums.append(self._sums(own[None], batch)[0])
         self._remember(batch)
+        self.idle = idle_in_all(self.model, batch, self._steered)
         return np.stack(sums)
 
     def _sums(self, cells: Tensor, batch: Batch) -> Sums:
@@ -148,7 +152,8 @@ class Scorer:
                     hint="give --texts and --unrelated a prompt each, and pass --prompts",
                 )
         values = prompt_values(self.model, steers, prompts)
-        return [site_functions(self.model, cell, batch.clock(values)) for cell in cells]
+        self._steered = [(cell, batch.clock(values)) for cell in cells]
+        return [site_functions(self.model, cell, clock) for cell, clock in self._steered]
 
     def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
@@ -157,6 +162,13 @@ class Scorer:
         with replayed(self.model, trunk, times), placed(self.model, functions):
             found = batch.log_probs(batch.ids.repeat(times, 1), batch.columns)
         return found.view(times, len(batch.ids), *found.shape[1:])
+
+
+class _Scored(TypedDict):
+    """What a worker found of a batch: sums [cell][text], and the steers that were idle in all."""
+
+    sums: list[list[float]]
+    idle: list[str]
 
 
 class Part(NamedTuple):
@@ -177,9 +189,10 @@ class _Scorers:
     def __post_init__(self) -> None:
         self._of = [Scorer(self.model, groups, measure) for groups, measure in self.parts]
 
-    def __call__(self, item: tuple[int, int, Sequence[Cell]]) -> list[list[float]]:
+    def __call__(self, item: tuple[int, int, Sequence[Cell]]) -> _Scored:
         part, group, cells = item
-        return self._of[part].score(group, cells).tolist()  # type: ignore[no-any-return]
+        sums = self._of[part].score(group, cells).tolist()
+        return {"sums": sums, "idle": self._of[part].idle}
 
 
 def score_rows(
@@ -188,11 +201,15 @@ def score_rows(
     rows: Mapping[int, Sequence[Cell]],
     on_done: Callable[[int, int], None] = lambda row, n_scores: None,
     done: Journal | None = None,
+    *,
+    allow_idle: bool = False,
 ) -> Iterator[tuple[int, list[Sums]]]:
     """Score all texts under the cells of each row; as it is done, a row's number and its sums of
     each part, float64 [cell, text]. What is `done` of a row of this number is not scored again.
 
     Raises:
+        IdleError: a steer changed nothing in any text of a part, so a number of 0 would say nothing
+            of it; unless `allow_idle`.
         HookError: a cell was never applied.
         InputError: a text without the prompt that a gate looks at.
     """
@@ -207,12 +224,18 @@ def score_rows(
     }
     left = dict.fromkeys(rows, len(every))
 
-    def put(row: int, part: int, group: int, found: list[list[float]]) -> bool:
+    idle: dict[tuple[int, int], set[str]] = {}
+
+    def put(row: int, part: int, group: int, found: _Scored) -> bool:
         """Whether that ends the row."""
         indices = groups[part][group]
-        sums[row][part][:, indices] = found
+        sums[row][part][:, indices] = found["sums"]
+        idle.setdefault((row, part), set(found["idle"])).intersection_update(found["idle"])
         left[row] -= 1
         on_done(row, len(rows[row]) * len(indices))
+        if not left[row] and not allow_idle:
+            for number, one in enumerate(parts):
+                _check_acted(idle.get((row, number), set()), len(one.texts))
         return not left[row]
 
     # A template that has the date in it makes other tokens of the same texts tomorrow.
@@ -224,9 +247,9 @@ def score_rows(
     ahead = []
     for place in [(row, *one) for row in rows for one in every]:
         found = journal.get(key(*place))
-        if found is None:
+        if not isinstance(found, dict):
             ahead.append(place)
-        elif put(*place, found):
+        elif put(*place, _Scored(sums=found["sums"], idle=found["idle"])):
             yield place[0], sums[place[0]]
     # Who scores is told the groups: by the memory that is free there, they might be others.
     told = [
@@ -257,19 +280,60 @@ def score(
     on_done: Callable[[int], None] = lambda n_scores: None,
     done: Journal | None = None,
     name: str = "",
+    *,
+    allow_idle: bool = False,
 ) -> Sums:
     """Sums over each text's scored tokens under every cell, float64 [cell, text]. What is `done`
-    under this name is not scored again."""
+    under this name is not scored again.
+
+    Raises:
+        IdleError, HookError, InputError: as `score_rows`.
+    """
     count = lambda _, n_scores: on_done(n_scores)  # noqa: E731  (it is always row 0)
     part = Part(name, texts, measure)
-    [(_, [sums])] = score_rows(model, [part], {0: cells}, count, done)
+    [(_, [sums])] = score_rows(model, [part], {0: cells}, count, done, allow_idle=allow_idle)
     return sums
+
+
+def idle_in_all(
+    model: Model, batch: Batch, steered: Sequence[tuple[Sequence[Steer], TokenClock]]
+) -> list[str]:
+    """The steers that changed nothing in any text of a batch, though no closed gate held them back
+    and no bound was left unreached in one."""
+    named = []
+    for steers, clock in steered:
+        named += [
+            str(steer)
+            for steer in steers
+            if steer.coefficient.value
+            and all(
+                _is_idle(model, steer, clock, row, text) for row, text in enumerate(batch.texts)
+            )
+        ]
+    return named
+
+
+def _is_idle(model: Model, steer: Steer, clock: TokenClock, row: int, text: Text) -> bool:
+    if acted(clock, steer, row) or clock.is_closed(steer.gate, row):
+        return False
+    special = [token in model.special_ids for token in text.ids[: text.start]]
+    bounded = steer.op.name in ("cap", "floor")
+    return not (bounded and reached(steer, special, len(text.ids) - text.start, model.n_layers))
+
+
+def _check_acted(idle: set[str], n_texts: int) -> None:
+    for steer in sorted(idle):
+        raise IdleError(
+            f"{steer} changed nothing in any of the {n_texts:,} texts that are scored: what is"
+            " measured would not be its effect",
+            hint="change its scope, its schedule, its coefficient or the texts",
+        )
 
 
 def expected_nats(model: Model, texts: Sequence[Text], cell: Cell) -> Nats:
     """Cross-entropies summed over the scored tokens of texts that were written under `cell`."""
     counts = np.array([float(len(text.scored)) for text in texts])
-    return score(model, texts, [cell], surprise)[0], counts
+    return score(model, texts, [cell], surprise, allow_idle=True)[0], counts
 
 
 def extra(own: Nats, base: Nats) -> Interval:

@@ -165,6 +165,18 @@ class TokenClock:
             if latch.written
         }
 
+    def is_closed(self, gate: Gate | None, row: int) -> bool:
+        """Whether a gate was closed all through a whole text that was read in one forward."""
+        if gate is None:
+            return False
+        if gate.pooling != "token":
+            return not gate.condition.holds(self.values[gate][row])
+        opened = self.latch(gate).tokens
+        if opened is None or self.counted is None:
+            return opened is None
+        real = self._that_matter(only_writing=False)[row].to(opened.device)
+        return not bool((opened[row, :, 0][real] > 0).any())
+
     def weigher(self, when: When) -> Callable[[Tensor], Weight]:
         """The function that says how much resid [row, position, d_model] gets of a steer.
 

@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 #: Of a coefficient, in vectors; further out numbers overflow, and no text comes of it.
 LARGEST = 1000.0
 #: The fields of a body that this module reads.
-FIELDS = ("steer", "when", "guard", "on_trip", "watch")
+FIELDS = ("steer", "when", "guard", "on_trip", "watch", "allow_idle")
 _MOST = 16
 _Text = Annotated[str, Meta(min_length=1, max_length=200)]
 _Layers = Annotated[tuple[int, ...], Meta(min_length=1, max_length=1000)]
@@ -96,17 +96,19 @@ class Fields(msgspec.Struct, frozen=True):
     guard: _Text | Annotated[tuple[_Text, ...], Meta(max_length=_MOST)] | None = None
     on_trip: OnTrip | None = None
     watch: _Text | Annotated[tuple[_Text, ...], Meta(max_length=_MOST)] | None = None
+    allow_idle: bool | None = None
 
 
 @dataclass(frozen=True)
 class Steering:
     """How the texts of a request are steered, guarded and watched. settings: of a recipe, for what
-    the request leaves open."""
+    the request leaves open. allow_idle: whether a steer may act nowhere."""
 
     steers: tuple[Steer, ...] = ()
     guards: tuple[Guard, ...] = ()
     watched: tuple[Projection, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    allow_idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,13 @@ class Recipe:
 
 @dataclass
 class Library:
-    """The vectors and recipes that requests can name, and what steers where one names none."""
+    """The vectors and recipes that requests can name, and what steers where one names none.
+    allow_idle: where a request does not say it."""
 
     vectors: dict[str, SteeringVector]
     recipes: dict[str, Recipe] = field(default_factory=dict)
     defaults: tuple[Steer, ...] = ()
+    allow_idle: bool = False
 
     def steering(self, fields: Mapping[str, Any], alias: str | None = None) -> Steering:
         """What `steer`, `when`, `guard`, `on_trip` and `watch` of a body mean. alias: the vector or
@@ -150,7 +154,13 @@ class Library:
         watched = [
             self._read("watch", partial(self._projection, one)) for one in _several(asked.watch)
         ]
-        return Steering(tuple(steers), tuple(guards), tuple(dict.fromkeys(watched)), settings)
+        return Steering(
+            tuple(steers),
+            tuple(guards),
+            tuple(dict.fromkeys(watched)),
+            settings,
+            self.allow_idle if asked.allow_idle is None else asked.allow_idle,
+        )
 
     def _steers(self, asked: Fields, alias: str | None) -> tuple[list[Steer], Mapping[str, Any]]:
         if asked.steer is None:

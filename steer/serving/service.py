@@ -13,6 +13,8 @@ from typing import Any
 
 from fastapi import Request
 
+from steer.base.errors import IdleError
+from steer.hooks.meeting import check_can_act
 from steer.models.model import Model
 from steer.serving import limits, requests
 from steer.serving.batching import Batcher, Event, Job, Order
@@ -147,7 +149,8 @@ class Service:
         """Have it written.
 
         Raises:
-            RequestError: it leaves no room, or asks for too much.
+            RequestError: it leaves no room, asks for too much, or has a steer that would act
+                nowhere.
         """
         model, asked, settings = self.model, work.asked, work.settings
         longest = max((len(ids) for ids in work.prompts), default=0)
@@ -183,6 +186,13 @@ class Service:
                 f"choices times tokens times logprobs is more than {limits.MOST_LOGPROBS:,}",
                 param="logprobs",
             )
+        if not steering.allow_idle:
+            try:
+                check_can_act(model, steering.steers, work.prompts, sampling.max_tokens)
+            except IdleError as error:
+                raise RequestError(
+                    f'{error}; "allow_idle": true runs it all the same', param="steer", code="idle"
+                ) from None
         order = Order(rows, steering, sampling, asked.top, bool(asked.stream))
         return self.batcher.order(order), sampling
 
