@@ -21,7 +21,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from steer.base.errors import SteerError
-from steer.cli.main import app
+from steer.cli.main import SECTIONS, app
 from steer.generate.batch import Batch
 from steer.steering.generation import Generation
 from steer.steering.operation import OpName
@@ -84,11 +84,18 @@ def test_extract_writes_a_file_that_the_others_read(joyful: Path, folder: Path) 
 @pytest.mark.parametrize("group", [[], ["contrasts"], ["recipe"]])
 def test_help_says_each_command_in_a_line(group: list[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    said = steer(*group, "--help").stdout.partition("Commands:\n")[2].splitlines()
+    shown = steer(*group, "--help").stdout
+    first = "Commands:\n" if group else f"{next(iter(SECTIONS))}:\n"
+    said = [line for line in shown.partition(first)[2].splitlines() if line.startswith("  ")]
     assert said
     for line in said:
         assert line.endswith(".") or line.endswith("?"), line
         assert not line.endswith("...") and len(line) <= 80, line
+
+
+def test_each_command_stands_in_one_section() -> None:
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_every_help_fits_80_columns(monkeypatch: Any) -> None:

@@ -115,13 +115,13 @@ def split(
     seed: Annotated[int, typer.Option(min=0, help="Another seed holds out others.")] = 0,
     force: options.Force = False,
 ) -> None:
-    """Divide a file in two, one part to make a vector from and one to measure it on.
+    """Divide a file into training and held-out records.
 
     Records that are nearly the same stay together, and so do those with the same prompt where
     there are ten prompts or more. The same file, share and seed give the same parts.
 
     \b
-    steer contrasts split pairs.jsonl --held-out 0.25 -o train.jsonl held-out.jsonl
+    steer contrasts split pairs.jsonl -o train.jsonl held-out.jsonl
     steer extract train.jsonl -o warm.safetensors
     steer sweep -v ./warm.safetensors --texts held-out.jsonl --save
     """

@@ -68,8 +68,29 @@ def _check_text(name: str, value: Any) -> None:
             )
 
 
+#: The commands as `steer --help` groups them.
+SECTIONS = {
+    "Begin here": ["demo", "doctor"],
+    "Make vectors": ["contrasts", "extract", "fit", "distill", "combine", "convert"],
+    "Steer": ["apply", "chat", "recipe", "serve", "probe", "bake"],
+    "Read and measure": ["monitor", "sweep", "eval", "suite", "show", "compare"],
+    "Share": ["list", "push", "pull", "verify", "sign"],
+}
+
+
 class SteerGroup(TyperGroup):
     """Reports what a user can cause in a line or two; a bug keeps its traceback."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands, section by section."""
+        width = max(map(len, self.commands)) + 2
+        for title, names in SECTIONS.items():
+            rows = [
+                (name.ljust(width - 2), self.commands[name].get_short_help_str(78 - width - 4))
+                for name in names
+            ]
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""

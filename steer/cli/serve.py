@@ -63,7 +63,7 @@ def serve(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Serve a model by OpenAI's API (and Ollama's), steered as each request says.
+    """Serve a model with OpenAI's API; requests say how to steer.
 
     Completions and chat completions, streamed or not, with logprobs, n, seed and stop. Requests
     name vectors and recipes of one folder, which is read once; GET /v1/vectors lists them, and each

@@ -129,9 +129,10 @@ def sweep(
         from steer.measures.pictures import check_format
 
         check_format(plot)
-    from steer.evaluation.sweeps import grid_of, strongest
+    from steer.evaluation.sweeps import check_budget, grid_of, strongest
     from steer.evaluation.sweeps import sweep as run
 
+    check_budget(max_kl, max_nats)
     grid = grid_of(
         vector, layers, coefficients, together=together, rule=rule, save=save, find=options.find
     )

@@ -124,6 +124,16 @@ def grid_of(
     return Grid(tuple(rows))
 
 
+def check_budget(max_kl: float, max_nats: float) -> None:
+    """Refuse a budget that is no number of nats.
+
+    Raises:
+        UsageError: it is below 0, infinite, or not a number.
+    """
+    if not all(0 <= budget < math.inf for budget in (max_kl, max_nats)):
+        raise UsageError("--max-kl and --max-nats are numbers, 0 or more")
+
+
 def sweep(
     model: Any,
     vectors: Any,
@@ -171,8 +181,7 @@ def sweep(
         ModelError: a vector of another model.
         HookError: a cell was never applied.
     """
-    if not all(0 <= budget < math.inf for budget in (max_kl, max_nats)):
-        raise UsageError("--max-kl and --max-nats are numbers, 0 or more")
+    check_budget(max_kl, max_nats)
     grid = vectors
     if not isinstance(grid, Grid):
         grid = grid_of(vectors, layers, coefficients, together=together, rule=rule)
