@@ -18,11 +18,12 @@ from steer.models import model as models
 from steer.models.source import ModelSource
 from steer.steering.generation import Generation, Sampling
 from steer.steering.projection import Guard, Projection
+from steer.steering.readers import check_readers
 from steer.steering.steers import Steer, check_all_fit
 
 
 class FitWarning(UserWarning):
-    """A vector is used on a model that differs from the one it was made on."""
+    """A vector is used on a model, or reads texts, unlike those that it was made on."""
 
 
 class Model:
@@ -203,14 +204,17 @@ class Model:
         allow_other_model: bool,
     ) -> Iterator[Generation]:
         self._check_fit(steers, allow_other_model=allow_other_model)
-        if chat or system is not None:
+        chat = chat or system is not None
+        for text in check_readers(chat=chat, steers=steers, watched=watch, guards=guards):
+            warnings.warn(text, FitWarning, stacklevel=3)
+        if chat:
             prompts = [self._inner.chat(prompt, system) for prompt in prompts]
         return apply.generate(
             self._inner,
             prompts,
             steers,
             sampling,
-            special=not (chat or system is not None),
+            special=not chat,
             watched=watch,
             guards=guards,
             on_text=on_text,

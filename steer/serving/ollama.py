@@ -129,6 +129,8 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
         if not isinstance(event, End):
             return made | {"done": False}
         nanoseconds = int((time.monotonic() - began) * 1e9)
+        steering = {"idle": list(event.idle)} if event.idle else {}
+        steering |= {"warnings": list(work.warnings)} if work.warnings else {}
         return made | {
             "done": True,
             "done_reason": event.finish,
@@ -136,7 +138,7 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
             "prompt_eval_count": n_prompt,
             "eval_count": event.n_tokens,
             "eval_duration": nanoseconds,
-            **({"steer": {"idle": list(event.idle)}} if event.idle else {}),
+            **({"steer": steering} if steering else {}),
         }
 
     def line(event: Event) -> str:

@@ -59,7 +59,7 @@ class Answer:
     """The answer to one request, of which it makes JSON.
 
     n_prompt: tokens of all prompts. logprobs: whether they were asked for. steers: as a request
-    has them. watched: names of the projections that are told.
+    has them. watched: names of the projections that are told. warnings: for the client.
     """
 
     model: str
@@ -69,6 +69,7 @@ class Answer:
     n_choices: int = 1
     steers: Sequence[_Json] = ()
     watched: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     created: int = field(default_factory=lambda: int(time.time()))
     _id: str = field(default_factory=lambda: secrets.token_hex(12))
     _offsets: dict[int, int] = field(default_factory=dict)
@@ -125,11 +126,14 @@ class Answer:
         }
 
     def _steering(self) -> _Json:
-        """What steered, and what of that acted in no text."""
-        if not self.steers:
-            return {}
-        everywhere = set.intersection(*map(set, self._idle)) if self._idle else set()
-        return {"steer": {"steers": list(self.steers), "idle": sorted(everywhere)}}
+        """What steered, what of that acted in no text, and warnings."""
+        body: _Json = {}
+        if self.steers:
+            everywhere = set.intersection(*map(set, self._idle)) if self._idle else set()
+            body = {"steers": list(self.steers), "idle": sorted(everywhere)}
+        if self.warnings:
+            body["warnings"] = list(self.warnings)
+        return {"steer": body} if body else {}
 
     def _shell(self, suffix: str) -> _Json:
         kind = f"chat.completion{suffix}" if self.chat else "text_completion"

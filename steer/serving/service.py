@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi import Request
 
-from steer.base.errors import IdleError
+from steer.base.errors import IdleError, UsageError
 from steer.hooks.meeting import check_can_act
 from steer.models.model import Model
 from steer.serving import limits, requests
@@ -23,6 +23,7 @@ from steer.serving.library import Library, Steering
 from steer.serving.responses import Answer, End
 from steer.serving.templates import prompt_of
 from steer.steering.generation import Row, Sampling
+from steer.steering.readers import check_readers
 
 #: New tokens of a completion, as OpenAI has it, and of an answer where the model names no context.
 _USUAL, _UNKNOWN = 16, 4096
@@ -36,12 +37,14 @@ BODY, STEERING, LOG = "steer.body", "steer.steering", "steer.log"
 
 @dataclass
 class Work:
-    """A request that is ready to be written. wanted: the most new tokens; None is all that fit."""
+    """A request that is ready to be written. wanted: the most new tokens; None is all that fit.
+    warnings: about vectors that read, for the client."""
 
     asked: requests.Completion | requests.Chat
     prompts: list[list[int]]
     wanted: int | None
     settings: Mapping[str, Any]
+    warnings: Sequence[str] = ()
 
 
 class Service:
@@ -193,6 +196,18 @@ class Service:
                 raise RequestError(
                     f'{error}; "allow_idle": true runs it all the same', param="steer", code="idle"
                 ) from None
+        try:
+            work.warnings = check_readers(
+                chat=isinstance(asked, requests.Chat),
+                steers=steering.steers,
+                watched=steering.watched,
+                guards=steering.guards,
+            )
+        except UsageError as error:
+            other = "completions" if isinstance(asked, requests.Chat) else "chat completions"
+            raise RequestError(
+                f"{error}; ask for {other}", param="guard", code="bad_steer"
+            ) from None
         order = Order(rows, steering, sampling, asked.top, bool(asked.stream))
         return self.batcher.order(order), sampling
 
@@ -221,6 +236,7 @@ class Service:
             len(job.order.rows),
             [self.library.as_asked(steer) for steer in steering.steers],
             [str(one) for one in steering.watched],
+            work.warnings,
         )
 
 
