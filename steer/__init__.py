@@ -29,18 +29,25 @@ if TYPE_CHECKING:
         UsageError,
         VectorError,
     )
+    from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
     from steer.library.data import contrast_set
     from steer.library.models import FitWarning, Model, load, wrap
     from steer.library.tasks import (
+        ImportNote,
         Readings,
         bake,
+        convert,
         distill,
+        evaluate,
+        export,
         extract,
         fit,
         monitor,
         pull,
         push,
         record,
+        suite,
+        sweep,
     )
     from steer.library.vectors import Vector, parse, read
     from steer.steering.generation import Generation
@@ -48,10 +55,12 @@ if TYPE_CHECKING:
 
 #: The public API: each name, and the module that has it.
 _PUBLIC = {
+    "Evaluation": "evaluation",
     "FitWarning": "library.models",
     "Generation": "steering.generation",
     "GuardError": "base.errors",
     "HookError": "base.errors",
+    "ImportNote": "library.tasks",
     "InputError": "base.errors",
     "Model": "library.models",
     "ModelError": "base.errors",
@@ -59,12 +68,18 @@ _PUBLIC = {
     "SiteError": "base.errors",
     "Steer": "steering.steers",
     "SteerError": "base.errors",
+    "Step": "evaluation",
+    "SuiteResult": "evaluation",
+    "SweepResult": "evaluation",
     "UsageError": "base.errors",
     "Vector": "library.vectors",
     "VectorError": "base.errors",
     "bake": "library.tasks",
     "contrast_set": "library.data",
+    "convert": "library.tasks",
     "distill": "library.tasks",
+    "evaluate": "library.tasks",
+    "export": "library.tasks",
     "extract": "library.tasks",
     "fit": "library.tasks",
     "load": "library.models",
@@ -74,14 +89,18 @@ _PUBLIC = {
     "push": "library.tasks",
     "read": "library.vectors",
     "record": "library.tasks",
+    "suite": "library.tasks",
+    "sweep": "library.tasks",
     "wrap": "library.models",
 }
 
 __all__ = [
+    "Evaluation",
     "FitWarning",
     "Generation",
     "GuardError",
     "HookError",
+    "ImportNote",
     "InputError",
     "Model",
     "ModelError",
@@ -89,13 +108,19 @@ __all__ = [
     "SiteError",
     "Steer",
     "SteerError",
+    "Step",
+    "SuiteResult",
+    "SweepResult",
     "UsageError",
     "Vector",
     "VectorError",
     "__version__",
     "bake",
     "contrast_set",
+    "convert",
     "distill",
+    "evaluate",
+    "export",
     "extract",
     "fit",
     "load",
@@ -105,6 +130,8 @@ __all__ = [
     "push",
     "read",
     "record",
+    "suite",
+    "sweep",
     "wrap",
 ]
 

@@ -17,6 +17,7 @@ from test_cli import steer as run
 
 import steer
 from steer.base.errors import InputError, SteerError, UsageError, VectorError
+from steer.cli.main import app
 from steer.generate.apply import Sampling, generate
 from steer.library.models import Model
 from steer.library.vectors import as_steers
@@ -26,6 +27,10 @@ PAIRS = [
     ("A bright day came.", "A dark night came."),
     ("She smiled at him.", "She wept at him."),
     ("They sang a song.", "They sighed a sigh."),
+]
+
+HELD_OUT = [
+    {"positive": f"{one} She laughed.", "negative": f"{two} She wept."} for one, two in PAIRS
 ]
 
 
@@ -288,3 +293,73 @@ def test_a_gate_from_another_vector(model: Model, warm: steer.Vector) -> None:
 def test_wrong_calls_are_our_errors(model: Model, call: Any, error: type[SteerError]) -> None:
     with pytest.raises(error):
         call(model)
+
+
+#: Commands whose work is a method here, or that are for the command line alone, and why.
+ELSEWHERE: dict[str, str] = {
+    "apply": "Model.generate, Model.generate_batch",
+    "chat": "Model.chat",
+    "eval": "evaluate",
+    "show": "Vector.to_dict",
+    "compare": "Vector.cosine",
+    "combine": "arithmetic of vectors",
+    "list": "shows a folder",
+    "verify": "read checks a file, and a model checks what it is given",
+    "sign": "keys are files",
+    "serve": "a server",
+    "probe": "asks a server",
+    "doctor": "a report for people",
+    "demo": "a tour for people",
+}
+
+
+def test_what_a_command_does_the_library_does() -> None:
+    commands = {command.name for command in app.registered_commands}
+    assert set(ELSEWHERE) <= commands
+    missing = commands - set(ELSEWHERE) - set(steer.__all__)
+    assert not missing, f"give {missing} a function, or say where it is"
+
+
+def test_an_evaluation_is_that_of_the_command_line(model: Model, tmp_path: Path) -> None:
+    rows = [
+        {"positive": f"{one} She laughed.", "negative": f"{two} She wept."} for one, two in PAIRS
+    ]
+    (tmp_path / "held-out.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    words = ["--texts", str(tmp_path / "held-out.jsonl"), "--samples", "4", "--max-tokens", "8"]
+    path = Path(__file__).parents[1] / "vectors/joyful.safetensors"
+    done = run("eval", "-v", f"{path}:2@2", *words, "--json")
+    assert done.exit_code == 0, done.stderr
+    joyful = steer.read(path)
+    result = steer.evaluate(model, joyful(2, layers=2), rows, samples=4, max_tokens=8)
+    theirs, ours = json.loads(done.stdout), json.loads(json.dumps(result.to_dict()))
+    assert ours["rows"] == theirs["rows"]
+    assert "<pre" in result._repr_html_()
+
+
+def test_a_sweep_from_rows(model: Model) -> None:
+    joyful = steer.read(Path(__file__).parents[1] / "vectors/joyful.safetensors")
+    rows = [
+        {"positive": f"{one} She laughed.", "negative": f"{two} She wept."} for one, two in PAIRS
+    ]
+    steps: list[float] = []
+    result = steer.sweep(
+        model,
+        joyful,
+        rows,
+        layers=[1, 2],
+        coefficients=[1.0, 2.0],
+        samples=4,
+        max_tokens=8,
+        progress=lambda step: steps.append(step.share),
+    )
+    assert result.to_dict()["vectors"]
+    assert steps and all(0 <= share <= 1 for share in steps)
+
+
+def test_export_and_convert_are_inverse(model: Model, warm: steer.Vector, tmp_path: Path) -> None:
+    steer.export(warm(1, layers="all"), tmp_path / "warm.npz")
+    with pytest.warns(steer.ImportNote):
+        again = steer.convert(tmp_path / "warm.npz", model)
+    np.testing.assert_allclose(again.numpy(), warm.numpy(), rtol=1e-6)
+    with pytest.raises(UsageError):
+        steer.export([warm(1), warm(2)], tmp_path / "two.npz")

@@ -151,5 +151,5 @@ def test_requests(model: api.Model, name: str, use: str, chat: bool, api_name: s
         assert answer.json()["error"]["param"] == "guard"
     else:
         assert answer.status_code == 200, answer.text
-        assert (FAULT in said) == bool(answer.json().get("steer", {}).get("warnings"))
+        assert (FAULT in said) == bool(answer.json().get("steer", {}).get("notes"))
     expect(said, refused=refused, name=name, use=use, chat=chat)

@@ -106,6 +106,7 @@ class _Texts:
             self._clock = TokenClock(
                 width, torch.zeros(rows, dtype=torch.int64), starts=counts.tolist()
             )
+            self._clock.counted = mask.bool()  # type: ignore[union-attr]
         else:
             self._clock = TokenClock(width, width - counts)
         self._current = site_functions(self._model, self._steers, self._clock)

@@ -94,10 +94,19 @@ def records_of(data: Data, names: Names) -> Iterable[Record]:
         if path.startswith(hubdata.PREFIX):
             return list(hubdata.rows(path))
         return records(read_typed(Path(path), limit=MOST_BYTES), path, columns=names.known)
-    return records_in(map(_row, _rows(data)), "data")
+    return records_in(rows(data), "data")
 
 
-def _rows(data: Any) -> Iterable[Any]:
+def rows(data: Any) -> Iterable[Any]:
+    """The rows of data in memory: dicts, texts or messages; a pair of two texts becomes a dict.
+
+    Raises:
+        InputError: it holds none.
+    """
+    return map(_row, _items(data))
+
+
+def _items(data: Any) -> Iterable[Any]:
     if isinstance(data, Mapping):
         return [dict(data)]
     if hasattr(data, "iterrows"):  # a pandas DataFrame, which iterates over its columns

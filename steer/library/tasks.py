@@ -10,24 +10,31 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
+from steer import evaluation
 from steer.baking.bakeable import check_bakeable
 from steer.baking.folder import Report as BakeReport
-from steer.baking.folder import export
+from steer.baking.folder import export as export_folder
 from steer.baking.target import check_folder
 from steer.base.errors import InputError, UsageError
+from steer.base.files import safe_name, write_atomic
 from steer.base.journal import Journal
 from steer.base.progress import Progress, silent
 from steer.contrasts import prompts as everyday
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
+from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.extraction import extract as run_extraction
 from steer.fitting.activations import Activations, open_kept
 from steer.fitting.fitting import FitSettings, best, fit_vectors
-from steer.library.data import Data, contrast_set, text_list
+from steer.formats import reading, writing
+from steer.formats.source import Options
+from steer.library.data import Data, contrast_set, rows, text_list
 from steer.library.models import FitWarning, Model
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
+from steer.measures.concepts import Judge
+from steer.models import torch_files
 from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
 from steer.monitoring.monitor import monitor as run_monitor
@@ -374,7 +381,7 @@ def bake(
     loaded = load(source)
     vectors = [vector for steer in chosen for vector in steer.vectors]
     check_all_fit(vectors, loaded.identity, allow_other_model=allow_other_model)
-    return export(
+    return export_folder(
         loaded,
         chosen,
         folder,
@@ -417,6 +424,232 @@ def pull(address: str, out: str | PathLike[str] = "vectors", *, force: bool = Fa
     """
     pulled = run_pull(parse_vector(address), Path(out), force=force)
     return Vector(store.read(pulled.path))
+
+
+def evaluate(
+    model: Model,
+    steers: Steers,
+    texts: Data | None = None,
+    *,
+    condition: str | None = None,
+    baseline: str = "",
+    chat: bool = False,
+    concept: str | Judge | None = None,
+    prompts: Sequence[str] | None = None,
+    unrelated: Data | None = None,
+    samples: int = 48,
+    max_tokens: int = 64,
+    seed: int = 0,
+    allow_overlap: bool = False,
+    allow_other_model: bool = False,
+    progress: Callable[[Step], None] | None = None,
+) -> Evaluation:
+    """Measure the effect and the cost of steers, beside baselines, on held-out texts.
+
+    texts: pairs, or texts for the condition. condition: the prompt that the vector stands for.
+    concept: what to look for in written texts, such as `words:glad,happy`, or a function. samples:
+    texts that each row writes, of max_tokens at most. Baselines are the unsteered model, random
+    directions, the opposite sign and the prompt; every number has an interval.
+
+    Raises:
+        InputError: there is nothing to measure by, or texts that a vector was made from.
+        ModelError: a vector was made on another model.
+        HookError: a steer was never applied.
+    """
+    return evaluation.evaluate(
+        model.inner,
+        as_steers(steers),
+        _records(texts),
+        condition=condition,
+        baseline=baseline,
+        chat=chat,
+        concept=concept,
+        prompts=prompts,
+        unrelated=_records(unrelated),
+        samples=samples,
+        max_tokens=max_tokens,
+        seed=seed,
+        allow_overlap=allow_overlap,
+        allow_other_model=allow_other_model,
+        progress=progress,
+    )
+
+
+def sweep(
+    model: Model,
+    vectors: Vector | Sequence[Vector],
+    texts: Data | None = None,
+    *,
+    layers: str | Sequence[int] | None = None,
+    coefficients: str | Sequence[float | str] | None = None,
+    together: bool = False,
+    condition: str | None = None,
+    baseline: str = "",
+    chat: bool = False,
+    prompts: Sequence[str] | None = None,
+    unrelated: Data | None = None,
+    max_kl: float = 0.1,
+    max_nats: float = 0.1,
+    exhaustive: bool = False,
+    quick: bool = False,
+    samples: int = 48,
+    max_tokens: int = 64,
+    seed: int = 0,
+    allow_overlap: bool = False,
+    allow_other_model: bool = False,
+    progress: Callable[[Step], None] | None = None,
+) -> SweepResult:
+    """Find the layer and the coefficient with the strongest effect within a budget.
+
+    layers, coefficients: such as `4-7` and `5%,10%`; by default all layers that are stored, and
+    nine coefficients that suit the vector. together: steer at all layers at once. max_kl,
+    max_nats: the budget, in nats a token. exhaustive: score every cell on all texts. quick: a
+    first answer in minutes. The other arguments are those of `evaluate`.
+
+    Raises:
+        UsageError: an option that means nothing.
+        InputError: there is nothing to measure by, or texts that a vector was made from.
+        ModelError: a vector was made on another model.
+    """
+    several = [vectors] if isinstance(vectors, Vector) else list(vectors)
+    return evaluation.sweep(
+        model.inner,
+        [vector.data for vector in several],
+        _records(texts),
+        layers=layers,
+        coefficients=coefficients,
+        together=together,
+        condition=condition,
+        baseline=baseline,
+        chat=chat,
+        prompts=prompts,
+        unrelated=_records(unrelated),
+        max_kl=max_kl,
+        max_nats=max_nats,
+        exhaustive=exhaustive,
+        quick=quick,
+        samples=samples,
+        max_tokens=max_tokens,
+        seed=seed,
+        allow_overlap=allow_overlap,
+        allow_other_model=allow_other_model,
+        progress=progress,
+    )
+
+
+def suite(
+    model: Model,
+    conditions: Sequence[str] = (),
+    texts: Data | None = None,
+    *,
+    tags: Sequence[str] = (),
+    prompts: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    samples: int = 48,
+    max_tokens: int = 64,
+    seed: int = 0,
+    progress: Callable[[Step], None] | None = None,
+) -> SuiteResult:
+    """Compare methods of making vectors on conditions, beside the condition as a prompt.
+
+    conditions: prompts, and texts that know nothing of them. Without both, tags of the pocket
+    model's grammar, whose truth is known. methods: by default all.
+
+    Raises:
+        UsageError: a tag or method that does not exist, or too few texts.
+        InputError: a condition changes nothing, or a text is too long.
+    """
+    chosen = {} if methods is None else {"methods": methods}
+    return evaluation.suite(
+        model.inner,
+        conditions,
+        [] if texts is None else text_list(texts),
+        tags=tags,
+        prompts=prompts,
+        samples=samples,
+        max_tokens=max_tokens,
+        seed=seed,
+        progress=progress,
+        **chosen,  # type: ignore[arg-type]  # `methods` alone
+    )
+
+
+def convert(
+    path: str | PathLike[str],
+    model: Model | None = None,
+    *,
+    format: str | None = None,
+    layers: int | str | Iterable[int] | None = None,
+    row: int | None = None,
+    pick: str | None = None,
+    minus: str | PathLike[str] | None = None,
+    offset: int | None = None,
+    name: str | None = None,
+    description: str = "",
+    license: str = "",
+) -> Vector:
+    """Read another tool's vector file or folder; `steer convert --formats` lists the formats.
+
+    model: the model that it was made on; without it the vector is not bound to one, and a model
+    takes it with allow_other_model alone. format: where the file does not say it. layers: where
+    bare numbers belong. row, pick: which of several vectors. minus: a baseline's file. offset:
+    layer here less the number in the file. The file's op, site and strength become what the vector
+    recommends. `export` writes such files.
+
+    Raises:
+        VectorError: damaged, unknown, or with something that cannot be carried.
+        UsageError: an option that does not fit the file.
+    """
+    source = Path(path)
+    chosen = Options(
+        format=format,
+        layers=_layers(layers),
+        row=row,
+        pick=pick,
+        minus=None if minus is None else Path(minus),
+        offset=offset,
+        model=None if model is None else model.id,
+    )
+    reading.check(source, chosen)
+    found = reading.read(source, chosen, torch_files.read)
+    called = name or (source.stem if safe_name(source.stem) else "imported")
+    vector = reading.steering_vector(
+        found, None, name=called, description=description, license=license
+    )
+    for text in (found.assumed, *found.imported.notes):
+        warnings.warn(text, ImportNote, stacklevel=2)
+    return Vector(vector if model is None else reading.bind(vector, model.inner.identity))
+
+
+class ImportNote(UserWarning):
+    """What was assumed about another tool's file."""
+
+
+def export(
+    steer: Steers, path: str | PathLike[str], *, format: str | None = None, force: bool = False
+) -> None:
+    """Write one steer as another tool's file: `.gguf` for llama.cpp, `.npz`, ...
+
+    format: in place of the usual one of the path's suffix, such as `glp`.
+
+    Raises:
+        VectorError: the format cannot carry the steer.
+        UsageError: several steers, or a suffix that says nothing.
+        SteerError: the file is there already.
+    """
+    several = as_steers(steer)
+    if len(several) != 1:
+        raise UsageError(f"a file holds one steer, not {len(several)}")
+    target = Path(path)
+    written = writing.write(several[0], target, format=format)
+    write_atomic(target, written.data, force=force)
+
+
+def _records(data: Data | None) -> Any:
+    """Held-out data as the evaluation takes them: a file, or records."""
+    if data is None or isinstance(data, (str, PathLike)):
+        return None if data is None else Path(data)
+    return rows(data)
 
 
 def _read_settings(

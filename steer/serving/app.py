@@ -106,18 +106,16 @@ def build(
         text = asked.prompt if asked.prompt is not None else asked.content
         if (text is None) == (asked.messages is None):
             raise RequestError("name a prompt, or messages", param="prompt")
+        notes: list[str] = []
         if text is not None:
             special = asked.add_special if asked.add_special_tokens is None else None
             special = asked.add_special_tokens if special is None else special
             ids = await service.encode(text, special=special is not False)
         else:
-            ids = await service.chat_ids(
-                asked.messages or (),
-                ask=asked.add_generation_prompt,
-                go_on=asked.continue_final_message,
-                arguments=asked.chat_template_kwargs,
-            )
+            ids, notes = await service.encode_chat(asked, request.scope[STEERING])
         made: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": model.context}
+        if notes:
+            made["steer"] = {"notes": notes}
         if asked.with_pieces:
             made["tokens"] = [{"id": one, "piece": model.token(one)} for one in ids]
         if asked.return_token_strs:
@@ -133,7 +131,7 @@ def build(
         text = await service.decode(asked.tokens)
         return JSONResponse({"prompt": text, "content": text})
 
-    ollama.add_routes(app, service, list(listed()), created)
+    ollama.add_routes(app, service, listed, created)
     return app
 
 

@@ -26,7 +26,7 @@ from steer.base.errors import VectorError
 from steer.base.strict_json import load_strict_json
 from steer.serving import limits
 from steer.serving.errors import RequestError
-from steer.serving.library import FIELDS, Library, Steering
+from steer.serving.library import FIELDS, UNSUPPORTED, Library, Steering
 from steer.serving.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -349,6 +349,12 @@ def _object(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
     for name in body:
         if len(name) > limits.LONGEST_NAME:
             raise RequestError(f"the name of a field has {len(name):,} characters", status=413)
+        if name in UNSUPPORTED:
+            raise RequestError(
+                f"this server does not do {name}: {UNSUPPORTED[name]}",
+                param=name,
+                code="unsupported",
+            )
         if name == "extra_body" or ("steer" in name.lower() and name != "steer"):
             raise RequestError(
                 f"there is no field {name!r}: steering goes in 'steer', beside 'model'",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -40,8 +40,10 @@ _ASIDE = frozenset(
 _NAMES = {"num_predict": "n_predict"}
 
 
-def add_routes(app: FastAPI, service: Service, names: Sequence[str], created: int) -> None:
-    """Add the paths to an application. names: of the models that there are."""
+def add_routes(
+    app: FastAPI, service: Service, names: Callable[[], Iterable[str]], created: int
+) -> None:
+    """Add the paths to an application. names: gives those of the models."""
 
     @app.get("/api/version")
     async def version() -> Response:
@@ -56,7 +58,7 @@ def add_routes(app: FastAPI, service: Service, names: Sequence[str], created: in
             "digest": identity.fingerprint,
             "details": {"format": "safetensors", "family": identity.architecture},
         }
-        return JSONResponse({"models": [{"name": one, "model": one, **about} for one in names]})
+        return JSONResponse({"models": [{"name": one, "model": one, **about} for one in names()]})
 
     @app.post("/api/chat")
     async def chat(request: Request) -> Response:
@@ -129,8 +131,8 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
         if not isinstance(event, End):
             return made | {"done": False}
         nanoseconds = int((time.monotonic() - began) * 1e9)
-        steering = {"idle": list(event.idle)} if event.idle else {}
-        steering |= {"warnings": list(work.warnings)} if work.warnings else {}
+        own = {"idle": list(event.idle), "notes": work.notes}
+        own = {name: value for name, value in own.items() if value}
         return made | {
             "done": True,
             "done_reason": event.finish,
@@ -138,7 +140,7 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
             "prompt_eval_count": n_prompt,
             "eval_count": event.n_tokens,
             "eval_duration": nanoseconds,
-            **({"steer": steering} if steering else {}),
+            **({"steer": own} if own else {}),
         }
 
     def line(event: Event) -> str:
