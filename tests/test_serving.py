@@ -429,6 +429,27 @@ def test_a_model_can_be_named_after_a_vector() -> None:
     assert seen[-1] == {"model": "n:calm", "s": []}  # nothing of this server: it is refused behind
 
 
+def test_models_are_listed_under_each_vector() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        told = {"object": "list", "data": [{"id": "org/m", "owned_by": "x"}, {"id": "n"}]}
+        assert scope["path"] == "/v1/models" and scope["method"] == "GET"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (json.dumps(told)[:9], json.dumps(told)[9:]):
+            await send({"type": "http.response.body", "body": part.encode(), "more_body": True})
+
+    library = Library(dict(LIBRARY.vectors))
+    front = SteeringMiddleware(app, library, lambda body, *_: body, access=Access("k"))
+    models = ask(front, "GET", "/v1/models").json()
+    names = [one["id"] for one in models["data"]]
+    assert names == ["org/m", "org/m:calm", "org/m:wild", "n", "n:calm", "n:wild"]
+    for name, model in zip(names, models["data"], strict=True):
+        assert ask(front, "GET", f"/v1/models/{name}").json() == model
+    assert models["data"][1] == {"id": "org/m:calm", "owned_by": "x"}
+    library.leave_out("calm")
+    assert ask(front, "GET", "/v1/models/n:calm").status_code == 404
+    assert ask(front, "GET", "/v1/models/n:wild").status_code == 200
+
+
 def test_what_steers_where_a_request_names_nothing() -> None:
     usual = steers("calm:2")
     library = Library(dict(LIBRARY.vectors), defaults=tuple(usual))

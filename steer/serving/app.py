@@ -23,6 +23,7 @@ from steer.serving.batching import Batcher, Job
 from steer.serving.errors import RequestError
 from steer.serving.library import Library, Steering
 from steer.serving.metrics import Metrics
+from steer.serving.middleware import MODELS
 from steer.serving.responses import Answer, sse
 from steer.serving.service import BODY, LOG, STEERING, Service, Work, collected
 
@@ -74,21 +75,12 @@ def build(
     async def openapi() -> Response:
         return JSONResponse(pages.openapi())
 
-    def listed() -> dict[str, dict[str, Any]]:
-        known = {"object": "model", "created": created, "owned_by": "steer"}
+    @app.get(MODELS)
+    async def models() -> Response:
+        known = {"id": served, "object": "model", "created": created, "owned_by": "steer"}
         if model.context is not None:
             known["max_model_len"] = model.context
-        names = [served, *(f"{served}:{one}" for one in (*library.vectors, *library.recipes))]
-        return {name: {"id": name, **known} for name in names}
-
-    @app.get("/v1/models")
-    async def models() -> Response:
-        return JSONResponse({"object": "list", "data": list(listed().values())})
-
-    @app.get("/v1/models/{name:path}")
-    async def one_model(name: str) -> Response:
-        requests.check_model(name if name not in listed() else None, served)
-        return JSONResponse(listed()[name])
+        return JSONResponse({"object": "list", "data": [known]})
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
@@ -131,7 +123,7 @@ def build(
         text = await service.decode(asked.tokens)
         return JSONResponse({"prompt": text, "content": text})
 
-    ollama.add_routes(app, service, listed, created)
+    ollama.add_routes(app, service, created)
     return app
 
 

@@ -279,6 +279,10 @@ class Library:
         known = name in self.vectors or name in self.recipes
         return name if colon and base == served and known else None
 
+    def models(self, served: str) -> list[str]:
+        """The names of a served model: its own, and it under each vector and recipe."""
+        return [served, *(f"{served}:{name}" for name in (*self.vectors, *self.recipes))]
+
     def leave_out(self, name: str) -> None:
         """Serve without a vector, and without the recipes that need it."""
         vector = self.vectors.pop(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -40,10 +40,8 @@ _ASIDE = frozenset(
 _NAMES = {"num_predict": "n_predict"}
 
 
-def add_routes(
-    app: FastAPI, service: Service, names: Callable[[], Iterable[str]], created: int
-) -> None:
-    """Add the paths to an application. names: gives those of the models."""
+def add_routes(app: FastAPI, service: Service, created: int) -> None:
+    """Add the paths to an application. created: when it was started, in seconds."""
 
     @app.get("/api/version")
     async def version() -> Response:
@@ -52,13 +50,14 @@ def add_routes(
     @app.get("/api/tags")
     async def tags() -> Response:
         identity = service.model.identity
+        names = service.library.models(service.served)
         about = {
             "modified_at": _time(created),
             "size": 0,
             "digest": identity.fingerprint,
             "details": {"format": "safetensors", "family": identity.architecture},
         }
-        return JSONResponse({"models": [{"name": one, "model": one, **about} for one in names()]})
+        return JSONResponse({"models": [{"name": one, "model": one, **about} for one in names]})
 
     @app.post("/api/chat")
     async def chat(request: Request) -> Response:
