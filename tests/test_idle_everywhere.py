@@ -55,7 +55,7 @@ def _files(model: api.Model) -> None:
     Path("held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-SETTINGS = ["--dtype", "bfloat16", "--max-tokens", 3]
+SETTINGS = ["--dtype", "bfloat16", "--max-tokens", 4]
 MEASURED = ["--texts", "held.jsonl", "--samples", 4]
 COMMANDS: dict[str, list[object]] = {
     "apply": ["apply", "w5 w9", "-v", IDLE],
@@ -105,7 +105,9 @@ def test_an_idle_steer_that_is_allowed_is_named(folder: Path) -> None:
 )
 def test_requests(model: api.Model, path: str, body: dict[str, Any]) -> None:
     vectors = {"calm": api.read("calm").data}
-    settings = {"temperature": 0, "options": {"num_predict": 3}} if "raw" in body else {}
+    settings: dict[str, Any] = {"temperature": 0}
+    if "raw" in body:
+        settings = {"options": {"num_predict": 3, "temperature": 0}}
     for asked, is_idle in ((IDLE, True), ("calm:8@1", False)):
         answer = post(model.inner, vectors, path, {**settings, **body, "steer": asked})
         assert answer.status_code == 200, answer.text
