@@ -273,8 +273,10 @@ def test_half_precision_steers_and_keeps_its_type(dtype: torch.dtype) -> None:
 def test_what_is_too_large_for_the_precision_is_an_error_and_no_text(sampling: Sampling) -> None:
     model = tiny.wrapped(tiny.build("llama").to(torch.float16), "half")
     assert run(model, [tiny.steer(model, 10.0)], sampling)
+    # Each is a number in float16, and their sum is not.
+    large = [tiny.steer(model, 25_000.0, layers=(layer,)) for layer in (1, 2)]
     with pytest.raises(HookError, match="too large for float16"):
-        run(model, [tiny.steer(model, 60_000.0)], sampling)
+        run(model, large, sampling)
 
 
 def test_residual_share_has_the_length_it_says() -> None:

@@ -409,15 +409,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": "many"}, "max_tokens"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"messages": [{"role": "user", "content": "word " * 9000}]}, "messages"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "tool", "content": "4"}]}, "messages[0].role"),
     ({"messages": [{"role": "king", "content": ""}]}, "messages[0].role"),
     ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
+    ({"condition": "You are a pirate."}, "condition"),
+    ({"strength": 1.5}, "strength"),
 ]
+#: Fields of a message that pocket's chat template leaves out.
+LEFT_OUT = {"reasoning_content": "be kind", "tool_calls": [{"id": "a"}]}
 TAKEN: list[dict[str, Any]] = [
     {"repetition_penalty": 1.0, "min_p": 0, "presence_penalty": 0},
     {"chat_template_kwargs": {"enable_thinking": False}},
     {"messages": [{"role": "developer", "content": "Be brief."}]},
-    {"messages": [{"role": "assistant", "content": "Hi", "reasoning_content": "be kind"}]},
+    {"messages": [{"role": "assistant", "content": "Hi"} | LEFT_OUT]},
     {"continue_final_message": True, "add_generation_prompt": False},
     {"n_predict": 2, "max_tokens": None, "cache_prompt": True},
     {"stop": ["", "x"], "seed": -1, "top_p": 0},
@@ -436,3 +440,29 @@ def test_a_field_works_or_is_refused_by_its_name(served: Served) -> None:
         for fields in TAKEN:
             answer = client.post("/chat/completions", json=usual | fields)
             assert answer.status_code == 200, answer.text
+
+
+def test_hugging_face_says_what_the_template_leaves_out(served: Served) -> None:
+    if served.engine == "vllm":
+        pytest.skip("vLLM puts messages into the template itself")
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hi"} | LEFT_OUT,
+        {"role": "user", "content": "Why?"},
+    ]
+    body = {"messages": messages, "max_tokens": 2}
+    headers = {"authorization": f"Bearer {KEY}"}
+    root = served.url.removesuffix("/v1")
+    with httpx.Client(base_url=root, headers=headers) as client:
+        answer = client.post("/v1/chat/completions", json=body).json()
+        stream = client.post("/v1/chat/completions", json=body | {"stream": True}).text
+        counted = client.post("/tokenize", json={"messages": messages}).json()
+        plain = client.post("/v1/chat/completions", json=body | {"messages": messages[:1]}).json()
+    notes = answer["steer"]["notes"]
+    assert {name for name in LEFT_OUT for note in notes if repr(name) in note} == set(LEFT_OUT)
+    assert answer["steer"]["steers"] == []
+    chunks = [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
+    assert [one["steer"]["notes"] for one in chunks if "steer" in one] == [notes]
+    assert counted["steer"]["notes"] == notes
+    assert counted["count"] == answer["usage"]["prompt_tokens"]
+    assert "steer" not in plain

@@ -18,14 +18,21 @@ import uvicorn
 from conftest import make_vector
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
+from test_cli import steer
+from test_templates import DATED, NO_SYSTEM, THINKING
 
 from steer.base.errors import SteerError, VectorError
+from steer.models.loading import load
+from steer.models.model import Model
+from steer.models.source import ModelSource
 from steer.serving import limits, requests, vllm_server
 from steer.serving.batching import Batcher, Order
 from steer.serving.connections import Connection
 from steer.serving.errors import RequestError
 from steer.serving.library import LARGEST, Library, Steering, fitting, read_library
 from steer.serving.limits import MAX_BODY
+from steer.serving.messages import render
 from steer.serving.middleware import Access, SteeringMiddleware
 from steer.serving.responses import End, Piece
 from steer.steering.generation import Row, Sampling
@@ -33,6 +40,7 @@ from steer.steering.operation import Coefficient, Operation
 from steer.steering.scope import Scope
 from steer.steering.steers import Steer
 from steer.vectors import store
+from steer.vectors.rendering import parse_settings
 
 LIBRARY = Library({"calm": make_vector(), "wild": make_vector(seed=1)})
 JSON = st.recursive(
@@ -259,6 +267,70 @@ def test_what_vllm_cannot_do_is_an_error_of_the_request() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("template", "parts"),
+    [
+        (DATED, ("w26", "w26")),
+        (NO_SYSTEM, ("w4\n\nw3[assistant]", "w4\n\nw3[assistant]")),
+        (THINKING, ("w3[assistant]<think></think>", "w3[assistant]")),
+    ],
+)
+def test_a_chat_is_rendered_as_apply_renders_it(
+    template: str,
+    parts: tuple[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded: list[str] = []
+    encode = Model.encode
+
+    def listening(model: Model, text: str, *, special: bool = True) -> list[int]:
+        encoded.append(text)
+        return encode(model, text, special=special)
+
+    monkeypatch.setattr(Model, "encode", listening)
+    folder = tiny.save(tmp_path_factory.mktemp("models") / "chat")
+    (folder / "chat_template.jinja").write_text(template)
+    model = load(ModelSource(str(folder), device="cpu"))
+    plain = tiny.vector(model, layers=(1,))
+    settings = {"chat": True, "template_args": {"enable_thinking": False}, "date": "2024-07-26"}
+    vector = tiny.renamed(plain, read=structs.replace(plain.metadata.read, **settings))
+    store.write(Path("v.safetensors"), vector)
+    steering = Library({"v": vector}).steering({"steer": "v"})
+    messages = [{"role": "system", "content": "w4"}, {"role": "user", "content": "w3"}]
+    words = ["apply", "w3", "--chat", "--system", "w4", "-m", folder, "-v", "./v.safetensors"]
+    for arguments, part in zip(({}, {"enable_thinking": True}), parts, strict=True):
+        typed = ["--template-arg", "enable_thinking=true"] if arguments else []
+        applied = steer(*words, *typed, "--max-tokens", "1", "--json")
+        assert applied.exit_code == 0, applied.stderr
+        body = {"messages": messages, "chat_template_kwargs": arguments}
+        text, notes = render(model, requests.read(body, requests.Chat, "chat"), steering)
+        assert encoded == [text]
+        encoded.clear()
+        assert text.endswith(part) or part in text.split()
+        assert any("enable_thinking" in note for note in notes)
+
+
+def test_vllm_gets_the_template_arguments_of_vectors() -> None:
+    plain = tiny.vector(tiny.model("llama"), layers=(1,))
+    settings = {"chat": True, "template_args": {"a": 1}}
+    vector = tiny.renamed(plain, read=structs.replace(plain.metadata.read, **settings))
+    library = Library({"calm": vector})
+    steering = library.steering({"steer": "calm"})
+
+    def given(body: dict[str, Any], typed: list[str]) -> Any:
+        template = parse_settings(typed, None)
+        handed = vllm_server.handed_on({"messages": []} | body, steering, library, template)
+        return handed.get("chat_template_kwargs")
+
+    assert given({}, []) == {"a": 1}
+    assert given({"chat_template_kwargs": {"a": 2}}, []) == {"a": 2}
+    assert given({"chat_template_kwargs": {"a": 2}}, ["a=3", "b=4"]) == {"a": 2, "b": 4}
+    for wrong in (3, [1], {"tokenize": True}):
+        with pytest.raises(RequestError):
+            given({"chat_template_kwargs": wrong}, [])
+
+
 def test_a_folder_is_read_once_and_only_what_fits_is_served(tmp_path: Path) -> None:
     model = tiny.model("llama")
     store.write(tmp_path / "mine.safetensors", tiny.vector(model))
@@ -355,6 +427,27 @@ def test_a_model_can_be_named_after_a_vector() -> None:
     assert post(model="m:calm", steer="wild") == 400
     assert post(model="n:calm") == 200
     assert seen[-1] == {"model": "n:calm", "s": []}  # nothing of this server: it is refused behind
+
+
+def test_models_are_listed_under_each_vector() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        told = {"object": "list", "data": [{"id": "org/m", "owned_by": "x"}, {"id": "n"}]}
+        assert scope["path"] == "/v1/models" and scope["method"] == "GET"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (json.dumps(told)[:9], json.dumps(told)[9:]):
+            await send({"type": "http.response.body", "body": part.encode(), "more_body": True})
+
+    library = Library(dict(LIBRARY.vectors))
+    front = SteeringMiddleware(app, library, lambda body, *_: body, access=Access("k"))
+    models = ask(front, "GET", "/v1/models").json()
+    names = [one["id"] for one in models["data"]]
+    assert names == ["org/m", "org/m:calm", "org/m:wild", "n", "n:calm", "n:wild"]
+    for name, model in zip(names, models["data"], strict=True):
+        assert ask(front, "GET", f"/v1/models/{name}").json() == model
+    assert models["data"][1] == {"id": "org/m:calm", "owned_by": "x"}
+    library.leave_out("calm")
+    assert ask(front, "GET", "/v1/models/n:calm").status_code == 404
+    assert ask(front, "GET", "/v1/models/n:wild").status_code == 200
 
 
 def test_what_steers_where_a_request_names_nothing() -> None:

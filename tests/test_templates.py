@@ -177,6 +177,34 @@ def test_fields_that_a_template_does_not_use_are_reported_once(said: Any) -> Non
     assert len(reported) == 3 and all("'tool_calls'" in text for text in reported)
 
 
+def test_a_field_that_a_template_needs_is_not_reported(said: Any) -> None:
+    needed = (
+        "{% for m in messages %}{% if m.role == 'tool' and not m.tool_call_id %}"
+        "{{ raise_exception('no id') }}{% endif %}{{ m.content }}{% endfor %}"
+    )
+    answered = Message("tool", "Hi", '{"tool_call_id": "w3"}')
+    assert template(needed).render([answered]) == "Hi"
+    assert not said()
+    with pytest.raises(ModelError, match="no id"):
+        template(needed).render([Message("tool", "Hi")])
+
+
+def test_the_last_message_can_be_left_unfinished() -> None:
+    begun = (*ASKED, Message("assistant", "Yes"))
+    whole = template("{% for m in messages %}[{{ m.role }}]{{ m.content }}[end]{% endfor %}")
+    assert whole.render(begun, ask=False) == "[user]Hi[end][assistant]Yes[end]"
+    assert whole.render(begun, ask=False, unfinished=True) == "[user]Hi[end][assistant]Yes"
+
+
+def test_fields_keep_their_order() -> None:
+    call = '{"tool_calls": [{"name": "f", "arguments": {"b": 1, "a": 2}}], "x": 1}'
+    kept = Message("assistant", "", call)
+    shown = template("{{ messages[0].tool_calls | tojson }}").render([kept])
+    assert shown.index('"b"') < shown.index('"a"')
+    assert json.loads(kept.without("x").extra) == {"tool_calls": kept.fields["tool_calls"]}
+    assert list(kept.without("x").fields["tool_calls"][0]["arguments"]) == ["b", "a"]
+
+
 # Hostile templates ------------------------------------------------------------------------------
 
 

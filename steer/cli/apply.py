@@ -211,6 +211,7 @@ def apply(
     check_gates(sampling, steers)
     settings_of_engine = engines.check(engine, engine_option or [], steers)
     looking.read_vectors()
+    options.check_readers(chat=chat, steers=steers, watched=looking.watched, guards=looking.guards)
     used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
     source = options.with_template_of(used, source, chat=chat)
     # For an engine this process only tells tokens, and whether the vectors fit the weights.

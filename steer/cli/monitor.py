@@ -82,6 +82,7 @@ def monitor(
     if html is not None:
         check_writable(html, force=force)
     readouts = [one for typed in vector for one in _readouts(typed)]
+    options.check_readers(chat=chat, watched=readouts)
     used = [readout.vector for readout in readouts]
     source = options.with_template_of(used, source, chat=chat)
     given = given_texts(text, texts, names, "text", 'steer monitor "One day" -v NAME')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from steer.fitting.activations import Activations
     from steer.fitting.fitting import FitSettings
     from steer.models.model import Model
+    from steer.steering.projection import Guard, Projection
+    from steer.steering.readouts import Readout
+    from steer.steering.steers import Steer
     from steer.vectors.provenance import FitMethod, ModelIdentity
     from steer.vectors.sites import SiteName
     from steer.vectors.vector import SteeringVector
@@ -206,6 +209,25 @@ def check_fit(
 
     for text in check_all_fit(vectors, model, allow_other_model=allow_other_model):
         output.warning(text)
+
+
+def check_readers(
+    *,
+    chat: bool,
+    steers: Sequence[Steer] = (),
+    watched: Sequence[Projection | Readout] = (),
+    guards: Sequence[Guard] = (),
+) -> None:
+    """Refuse guards, and warn of gates and watched vectors, that were read from texts of another
+    kind than they are used on.
+
+    Raises:
+        UsageError: as `steer.steering.readers.check_readers`.
+    """
+    from steer.steering import readers
+
+    for text in readers.check_readers(chat=chat, steers=steers, watched=watched, guards=guards):
+        output.warning(f"{text}: {readers.hint(chat=chat)}")
 
 
 def find(reference: str) -> Path:

@@ -96,6 +96,11 @@ def serve(
         raise UsageError(
             "one process serves, --tp is for several", hint="spread it with --device-map auto"
         )
+    if engine and source.template.date is not None:
+        raise UsageError(
+            "vLLM puts today's date into chat templates: --date goes with no --engine",
+            hint="leave one of the two out",
+        )
     if not is_local(host) and not api_key:
         raise UsageError(
             f"whoever reaches {host} could use this server",

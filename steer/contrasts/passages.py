@@ -14,8 +14,8 @@ from steer.base.errors import InputError
 class Message:
     """One turn of a chat.
 
-    extra: its other fields, such as `reasoning_content` or `tool_calls`, as a JSON object with
-    sorted keys; "" where there are none. A chat template may use them.
+    extra: its other fields, such as `reasoning_content` or `tool_calls`, as a JSON object; ""
+    where there are none. A chat template may use them, in the order that they have here.
     """
 
     role: str
@@ -34,7 +34,7 @@ class Message:
     def without(self, name: str) -> Message:
         """The message without one of its other fields."""
         left = {field: value for field, value in self.fields.items() if field != name}
-        return replace(self, extra=json.dumps(left, sort_keys=True) if left else "")
+        return replace(self, extra=json.dumps(left) if left else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,13 @@ class Activations:
             data = os.pread(self.descriptor, rows * columns * 4, self.offset + start)
         if len(data) < rows * columns * 4:
             raise InputError(f"{self.path} is cut off")
-        return np.frombuffer(data, "<f4").reshape(rows, columns)
+        read = np.frombuffer(data, "<f4").reshape(rows, columns)
+        if not np.isfinite(read).all():
+            raise InputError(
+                f"{self.path} holds activations that are NaN or infinite",
+                hint="remove it, and record it again with `steer extract --keep`",
+            )
+        return read
 
     def _write(self, start: int, row: Rows) -> None:
         if os.pwrite(self.descriptor, row.data, self.offset + start) < row.nbytes:

@@ -120,7 +120,7 @@ class Batch:
             self.tripped = self.stopper.tripped
         streamer = None
         if self.on_text is not None:
-            streamer = Streamer(model, sampling.stop, self.on_text, self.stopper)
+            streamer = Streamer(model, sampling.stop, self.on_text, self.stopper, self.sound)
         criteria: list[Any] = [one for one in (stops, self.stopper) if one is not None]
         criteria += [] if self.listener is None else [self.listener.heard]
         return {

@@ -195,7 +195,9 @@ class Streamer:
         stop: Sequence[str],
         on_text: Callable[[str], None],
         trips: StopOnTrip | None,
+        sound: Sound,
     ) -> None:
+        self._model, self._sound = model, sound
         self._deltas = TextDeltas(model.decode, stop)
         self._end_ids = model.end_ids
         self._on_text = on_text
@@ -214,7 +216,12 @@ class Streamer:
                 self._on_text(self._come())
 
     def _come(self) -> str:
-        """The text of what has waited. An end that is no special token would have one."""
+        """The text of what has waited. An end that is no special token would have one.
+
+        Raises:
+            HookError: its logits were not numbers.
+        """
+        self._sound.check(self._model)
         tokens = [int(token) for token in self._waiting]
         pieces = [self._deltas.push(token) for token in tokens if token not in self._end_ids]
         self._waiting.clear()

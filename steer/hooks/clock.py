@@ -67,7 +67,7 @@ class TokenClock:
     start: int = field(default=0, init=False)
     ids: Tensor | None = field(default=None, init=False)
     ticks: int = field(default=0, init=False)
-    _width: int = field(default=0, init=False)
+    width: int = field(default=0, init=False)
     _cache_name: str | int | None = field(default=None, init=False)
     pads: list[int] = field(default_factory=list, init=False)
     zeros: list[int] = field(default_factory=list, init=False)
@@ -118,14 +118,14 @@ class TokenClock:
         if total is not None and before + width != total:
             raise _lost(f"the cache holds {before} tokens and {width} follow, but the mask {total}")
         # Once the prompt has passed, a text goes on or is run again whole, never from its start.
-        reached = self.start + self._width
+        reached = self.start + self.width
         if before + width < max(reached, self.prompt_length) and reached >= self.prompt_length:
             raise _lost(f"token {before + width} follows token {reached}")
         if cache is not None and before and before + width <= reached:
             raise _lost(f"positions stay at {reached}")
         if self.ticks < 2:  # later forwards do as the first two did, and this waits for a device
             self._agrees(keywords.get("position_ids"), before + width - 1)
-        self._width = width
+        self.width = width
         self.turn_to(before, None if tokens.is_floating_point() else tokens)
 
     def turn_to(self, start: int, ids: Tensor | None) -> None:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from steer.base.errors import ModelError
 from steer.contrasts.reading import Reading
 from steer.hooks import ops
 from steer.hooks.hooks import SiteFunction, placed
@@ -55,11 +56,15 @@ def run(
     Raises:
         HookError: a site was never reached.
         SiteError: the model has no such site.
+        ModelError: activations are NaN or infinite.
     """
     waiting = set(readers)
+    is_token = mask > 0 if mask.ndim == 2 else None
+    broken: dict[Site, Tensor] = {}
 
     def reader(site: Site) -> SiteFunction:
         def read(resid: Tensor) -> None:
+            broken[site] = _broken(resid, is_token)
             readers[site](resid)
             waiting.discard(site)
             if not waiting:
@@ -73,6 +78,21 @@ def run(
     # What raises is the last hook: inside `placed`, so that its block ends well.
     with torch.no_grad(), placed(model, functions), suppress(_AllSeenError):
         model.body(input_ids=ids, attention_mask=mask, use_cache=False, **where)
+    # Only now, so that a device is waited for once.
+    for site in sorted(broken):
+        if bool(broken[site]):
+            raise ModelError(
+                f"{model.identity.id}: activations at {site} are NaN or infinite",
+                hint="the weights are broken, or too large for their type: try --dtype float32",
+            )
+
+
+def _broken(resid: Tensor, is_token: Tensor | None) -> Tensor:
+    """Whether some activation is NaN or infinite, bool []. is_token: bool [row, position], False
+    where padding is."""
+    # NaN and infinity survive a sum, which is one pass without a copy.
+    wrong = ~resid.sum(-1, dtype=torch.float32).isfinite()
+    return (wrong if is_token is None else wrong & is_token.to(wrong.device)).any()
 
 
 def capture(model: Model, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
@@ -208,8 +228,8 @@ def _takes_packed(model: Model, depth: int, length: int) -> bool:
     shared = (0, *[depth // 2] * (len(trial) - 1))
     row = Row(tuple(range(len(trial))), shared, sum(depth - n for n in shared))
     top = [max(site for site in model.hooks.places if site.name == "resid_post")]
-    expected = pooled(model, [trial[0], trial[-1]], alone([trial[0], trial[-1]]), top)
     try:
+        expected = pooled(model, [trial[0], trial[-1]], alone([trial[0], trial[-1]]), top)
         found = pooled(model, trial, [row], top).activations[[0, -1]]
     # A model that knows neither such masks nor positions refuses them with any kind of error.
     except Exception:

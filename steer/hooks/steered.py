@@ -4,6 +4,9 @@
 forward that continues no cache begins a new text, and its tokens are the prompt. Inside `generate`
 that holds for the first forward alone, so that a model without a cache, which is given the whole
 text again at each step, keeps its place.
+
+Every output of a bare forward counts as asked for; of `generate`, those that write tokens. A steer
+that changes nothing that counts in any text of the block is an error at its end.
 """
 
 from __future__ import annotations
@@ -16,22 +19,28 @@ import torch
 from torch import Tensor, nn
 
 from steer.base.errors import HookError, UsageError
+from steer.hooks.acting import acted, acts_behind_attention
 from steer.hooks.clock import TokenClock, continues
 from steer.hooks.hooks import SiteFunction, before_input, placed
 from steer.hooks.inject import site_functions
+from steer.hooks.meeting import check_acted
 from steer.models.model import Model
+from steer.steering.reach import meets
 from steer.steering.steers import Steer
 from steer.vectors.sites import Site
 
 
 @contextmanager
-def steered(model: Model, steers: Sequence[Steer]) -> Iterator[None]:
+def steered(model: Model, steers: Sequence[Steer], *, allow_idle: bool = False) -> Iterator[None]:
     """Steer every forward of the block, whoever calls the model.
+
+    allow_idle: whether a steer may change nothing.
 
     Raises:
         UsageError: a gate reads a prompt deeper than a steer acts, which takes a run of its own.
         SiteError: the model has no such layer or site.
         HookError: the block ended well, yet a steer was never applied.
+        IdleError: the block ended well, yet a steer changed no bit of any text.
     """
     _check_gates(steers)
     if not steers:
@@ -47,6 +56,8 @@ def steered(model: Model, steers: Sequence[Steer]) -> Iterator[None]:
         finally:
             for undo in reversed(remove):
                 undo()
+    if not allow_idle:
+        texts.check_acted()
 
 
 class _Texts:
@@ -57,6 +68,9 @@ class _Texts:
         self._clock: TokenClock | None = None
         self._current: dict[Site, SiteFunction] = {}
         self._generating = False
+        #: Steers that have changed nothing so far, though something was asked of them.
+        self._idle = {steer for steer in steers if steer.coefficient.value}
+        self._n_texts = 0
 
     def functions(self) -> dict[Site, SiteFunction]:
         """One function for each site, which does what the current text's clock says."""
@@ -69,23 +83,81 @@ class _Texts:
 
     def forward(self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Before each forward of the whole model: begin a text, or go on with the last one."""
+        self._note_closed_gates()
         goes_on = continues(args, keywords) or self._generating
         if self._clock is None or not goes_on:
             self._begin(args, keywords)
-        assert self._clock is not None
-        self._clock.tick(module, args, keywords)
+        clock = self._clock
+        assert clock is not None
+        clock.tick(module, args, keywords)
+        if clock.starts and clock.ticks > 1:  # what follows a bare forward has no padding
+            clock.counted = torch.ones(len(clock.pads), clock.width, dtype=torch.bool)
 
     def generate(self, own: Callable[..., Any]) -> Callable[..., Any]:
         """`generate` of the model, with one text for each call."""
 
         def generate(*args: Any, **keywords: Any) -> Any:
-            self._clock, self._generating = None, True
+            self._end_text()
+            self._generating = True
             try:
                 return own(*args, **keywords)
             finally:
-                self._clock, self._generating = None, False
+                self._end_text()
+                self._generating = False
 
         return generate
+
+    def check_acted(self) -> None:
+        """Refuse that a steer changed nothing in any text so far.
+
+        Raises:
+            IdleError: naming the steer.
+        """
+        self._end_text()
+        check_acted([[str(steer) for steer in self._steers if steer in self._idle]] * self._n_texts)
+
+    def _end_text(self) -> None:
+        """Find out which steers acted in the text that has passed; then no text passes."""
+        self._note_closed_gates()
+        if self._clock is not None:
+            self._idle = {steer for steer in self._idle if not self._acted(self._clock, steer)}
+        self._clock = None
+
+    def _note_closed_gates(self) -> None:
+        """A steer is not idle that a gate at tokens held back all through a forward."""
+        for steer in list(self._idle):
+            if self._clock is None or steer.gate is None or steer.gate.pooling != "token":
+                continue
+            opened = self._clock.latch(steer.gate).tokens
+            if opened is not None and not bool((opened > 0).any()):
+                self._idle.discard(steer)
+
+    def _acted(self, clock: TokenClock, steer: Steer) -> bool:
+        """Whether a steer changed a text, or was not to: a gate that reads prompts was closed, or
+        nothing came to a bound."""
+        if any(acted(clock, steer, row) for row in range(len(clock.pads))):
+            return True
+        gate = steer.gate
+        if gate is not None and gate.pooling != "token":
+            values = clock.values.get(gate, [])
+            if not any(map(gate.condition.holds, values)):
+                return True
+        if steer.op.name not in ("cap", "floor"):
+            return False
+        only_writing = self._generating and acts_behind_attention(steer, self._model.n_layers)
+        zeros = clock.zeros * (len(clock.pads) if len(clock.zeros) == 1 else 1)
+        stop = clock.start + clock.width
+        return any(
+            meets(
+                steer.scope,
+                steer.schedule,
+                zero + 1 - pad,
+                max(stop - zero, 1),
+                [False] * (zero + 1 - pad),
+                only_writing=only_writing,
+            )
+            for zero, pad in zip(zeros, clock.pads, strict=True)
+        )
 
     def _begin(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         tokens = keywords.get("input_ids", keywords.get("inputs_embeds"))
@@ -97,18 +169,19 @@ class _Texts:
         known = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == width
         counts = mask.sum(1).cpu() if known else torch.full((rows,), width)  # type: ignore[union-attr]
         on_right = known and bool((mask[:, -1] == 0).any())  # type: ignore[index]
+        self._end_text()
+        self._n_texts += rows
         if on_right and self._generating:
             raise UsageError(
                 "the prompts are padded on the right, so a model cannot go on with them",
                 hint='set tokenizer.padding_side = "left"',
             )
-        if on_right:
-            self._clock = TokenClock(
-                width, torch.zeros(rows, dtype=torch.int64), starts=counts.tolist()
-            )
-            self._clock.counted = mask.bool()  # type: ignore[union-attr]
-        else:
-            self._clock = TokenClock(width, width - counts)
+        padding = torch.zeros_like(counts) if on_right else width - counts
+        starts = [] if self._generating else (padding + counts).tolist()
+        self._clock = TokenClock(width, padding, starts=starts)
+        if starts:  # each position has an output that somebody may look at
+            everywhere = torch.ones(rows, width, dtype=torch.bool)
+            self._clock.counted = mask.bool() if known else everywhere  # type: ignore[union-attr]
         self._current = site_functions(self._model, self._steers, self._clock)
 
 

@@ -18,11 +18,12 @@ from steer.models import model as models
 from steer.models.source import ModelSource
 from steer.steering.generation import Generation, Sampling
 from steer.steering.projection import Guard, Projection
+from steer.steering.readers import check_readers
 from steer.steering.steers import Steer, check_all_fit
 
 
 class FitWarning(UserWarning):
-    """A vector is used on a model that differs from the one it was made on."""
+    """A vector is used on a model, or reads texts, unlike those that it was made on."""
 
 
 class Model:
@@ -83,16 +84,19 @@ class Model:
         guards: Sequence[Guard] = (),
         on_text: Callable[[str], None] | None = None,
         allow_other_model: bool = False,
+        allow_idle: bool = False,
     ) -> Generation:
         """Continue a prompt while steering; `str()` of what it returns is the text.
 
         steer: a spec such as "warm:2@12", a vector, a steer, or several. chat: the prompt is what a
         user says, in the model's chat template; system: a message before it. temperature: 0 is
         greedy. The same seed gives the same text, alone or in a batch. on_text: gets the text as it
-        is written.
+        is written. allow_idle: a steer may change nothing; `idle` of what is returned names it.
 
         Raises:
-            UsageError: a setting out of its range, or a spec that means nothing.
+            UsageError: a setting out of its range, a spec that means nothing, or a guard from texts
+                of another kind (plain, or in a chat).
+            IdleError: a steer changes nothing.
             SteerError: the prompt is empty or leaves no room.
             ModelError: a vector was made on another model (see allow_other_model).
             HookError: a steer was never applied.
@@ -115,6 +119,7 @@ class Model:
             guards=guards,
             on_text=on_text,
             allow_other_model=allow_other_model,
+            allow_idle=allow_idle,
         )
         return generation
 
@@ -136,6 +141,7 @@ class Model:
         watch: Sequence[Projection] = (),
         guards: Sequence[Guard] = (),
         allow_other_model: bool = False,
+        allow_idle: bool = False,
     ) -> list[Generation]:
         """Continue many prompts, `samples` times each, in their order.
 
@@ -162,11 +168,12 @@ class Model:
                 guards=guards,
                 on_text=None,
                 allow_other_model=allow_other_model,
+                allow_idle=allow_idle,
             )
         )
 
     def steered(
-        self, *steers: Steers, allow_other_model: bool = False
+        self, *steers: Steers, allow_other_model: bool = False, allow_idle: bool = False
     ) -> AbstractContextManager[None]:
         """Steer every call of the Hugging Face model inside a `with` block.
 
@@ -180,14 +187,15 @@ class Model:
         Raises:
             ModelError, SiteError: a vector does not fit the model.
             HookError: when the block ends: a steer was never applied.
+            IdleError: when the block ends: a steer changed nothing (see allow_idle).
         """
         chosen = as_steers(steers)  # type: ignore[arg-type]  # a tuple of what it takes
         self._check_fit(chosen, allow_other_model=allow_other_model)
-        return hooks_steered.steered(self._inner, chosen)
+        return hooks_steered.steered(self._inner, chosen, allow_idle=allow_idle)
 
-    def chat(self, *, system: str | None = None) -> Conversation:
+    def chat(self, *, system: str | None = None, allow_idle: bool = False) -> Conversation:
         """A conversation, which remembers what was said: see `Conversation.answer`."""
-        return Conversation(self._inner, system=system)
+        return Conversation(self._inner, system=system, allow_idle=allow_idle)
 
     def _generate(
         self,
@@ -201,19 +209,24 @@ class Model:
         guards: Sequence[Guard],
         on_text: Callable[[str], None] | None,
         allow_other_model: bool,
+        allow_idle: bool,
     ) -> Iterator[Generation]:
         self._check_fit(steers, allow_other_model=allow_other_model)
-        if chat or system is not None:
+        chat = chat or system is not None
+        for text in check_readers(chat=chat, steers=steers, watched=watch, guards=guards):
+            warnings.warn(text, FitWarning, stacklevel=3)
+        if chat:
             prompts = [self._inner.chat(prompt, system) for prompt in prompts]
         return apply.generate(
             self._inner,
             prompts,
             steers,
             sampling,
-            special=not (chat or system is not None),
+            special=not chat,
             watched=watch,
             guards=guards,
             on_text=on_text,
+            allow_idle=allow_idle,
         )
 
     def _check_fit(self, steers: Sequence[Steer], *, allow_other_model: bool) -> None:

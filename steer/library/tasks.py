@@ -31,7 +31,7 @@ from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.formats import reading, writing
 from steer.formats.source import Options
 from steer.library.data import Data, contrast_set, rows, text_list
-from steer.library.models import Model
+from steer.library.models import FitWarning, Model
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
 from steer.measures.concepts import Judge
 from steer.models import torch_files
@@ -44,6 +44,7 @@ from steer.sharing import push as pushing
 from steer.sharing.address import parse_folder, parse_vector
 from steer.sharing.pull import pull as run_pull
 from steer.sharing.push import Pushed, parcel
+from steer.steering.readers import check_readers
 from steer.steering.readouts import Readout, readouts
 from steer.steering.steers import check_all_fit
 from steer.vectors import store
@@ -340,6 +341,8 @@ def monitor(
     chosen = [
         one for vector in several for one in readouts(vector.data, _layers(layers, of=vector))
     ]
+    for text in check_readers(chat=chat, watched=chosen):
+        warnings.warn(text, FitWarning, stacklevel=2)
     planned = plan_monitor(model.inner, given, chat=chat)
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)

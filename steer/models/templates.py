@@ -3,7 +3,7 @@
 A template is a function of more than the messages: of arguments such as `enable_thinking`, and
 often of the date. Both are settings here (`TemplateSettings`), so that the same settings give the
 same text. Whatever a template does with messages that a user would not expect is reported once,
-through the log `steer.models.templates`.
+by default through the log `steer.models.templates`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -43,17 +43,23 @@ _log = logging.getLogger(__name__)
 class ChatTemplate:
     """The chat template of a tokenizer, with settings; `name` is the model's, for messages.
 
-    `uses_date` tells whether anything rendered so far depends on the date.
+    `report` gets a sentence about each thing that a user would not expect, once. `uses_date` tells
+    whether anything rendered so far depends on the date.
     """
 
     def __init__(
-        self, tokenizer: Any, name: str, settings: TemplateSettings = DEFAULT_SETTINGS
+        self,
+        tokenizer: Any,
+        name: str,
+        settings: TemplateSettings = DEFAULT_SETTINGS,
+        report: Callable[[str], None] = _log.warning,
     ) -> None:
         self.tokenizer = tokenizer
         self.name = name
         self.settings = settings
         self.date = self.settings.date or datetime.date.today()
         self.uses_date = False
+        self._send_report = report
         self._reported: set[str] = set()
         self._looked: dict[str, int] = {}
         self._around: dict[tuple[object, ...], tuple[str, str]] = {}
@@ -81,10 +87,14 @@ class ChatTemplate:
         dated = "strftime_now" in str(getattr(self.tokenizer, "chat_template", ""))
         return [self.settings.arguments, self.date.isoformat() if dated else None]
 
-    def render(self, messages: Sequence[Message], *, ask: bool = True) -> str:
+    def render(
+        self, messages: Sequence[Message], *, ask: bool = True, unfinished: bool = False
+    ) -> str:
         """Messages in the template; with `ask`, up to where the next answer begins.
 
-        A system message goes before the first user message where the template has no system role.
+        With `unfinished` the text ends where the last message does, which is to be continued;
+        `ask` is then false. A system message goes before the first user message where the template
+        has no system role.
 
         Raises:
             ModelError: there is no template, it refuses the messages, or it takes too much time or
@@ -92,8 +102,9 @@ class ChatTemplate:
         """
         if messages and messages[0].role == "system" and not self.has_system_role:
             messages = _without_system_role(messages)
-        self._report_unused(messages, ask)
-        return self._apply(messages, ask)
+        rendered = self._apply(messages, ask, unfinished)
+        self._report_unused(messages, rendered, ask, unfinished)
+        return rendered
 
     def passages(self, passages: Sequence[Passage]) -> Iterator[Passage]:
         """Passages as plain text; those that are messages get the chat template round them.
@@ -114,8 +125,8 @@ class ChatTemplate:
         assert passage.role is not None
         ask = passage.role != "assistant"
         messages = (*passage.turns, Message(passage.role, passage.whole, passage.extra))
-        self._report_unused(messages, ask)
         rendered = self._apply(messages, ask)
+        self._report_unused(messages, rendered, ask)
         before, after = self._around_message(passage.turns, passage.role, passage.extra)
         asked = self._prompt(passage.turns) if passage.role == "assistant" else None
         # A template may put an empty thought before answers, and none where the answer has its own.
@@ -192,16 +203,19 @@ class ChatTemplate:
         except Exception:  # rendering says what is wrong with it
             return None
 
-    def _apply(self, messages: Sequence[Message], ask: bool) -> str:
+    def _apply(self, messages: Sequence[Message], ask: bool, unfinished: bool = False) -> str:
         if not self.exists:
             raise ModelError(
                 f"{self.name} has no chat template", hint="use plain texts, without --chat"
             )
         turns = [message.as_dict() for message in messages]
+        arguments = self.settings.values
+        if unfinished:
+            arguments["continue_final_message"] = True
         try:
             with _RENDERING, self._pinned_date(), _bounded(self.name):
                 rendered = self.tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=ask, **self.settings.values
+                    turns, tokenize=False, add_generation_prompt=ask, **arguments
                 )
         except ModelError:
             raise
@@ -279,8 +293,10 @@ class ChatTemplate:
             f" what steers a new answer{advice}"
         )
 
-    def _report_unused(self, messages: Sequence[Message], ask: bool) -> None:
-        """Report fields of messages that make no difference to what the template gives."""
+    def _report_unused(
+        self, messages: Sequence[Message], rendered: str, ask: bool, unfinished: bool = False
+    ) -> None:
+        """Report fields of messages that make no difference to the `rendered` text."""
         for index, message in enumerate(messages):
             if not message.extra:
                 continue
@@ -290,7 +306,11 @@ class ChatTemplate:
                 self._looked[name] = self._looked.get(name, 0) + 1
                 without = [*messages]
                 without[index] = message.without(name)
-                if self._apply(without, ask) == self._apply(messages, ask):
+                try:
+                    is_unused = self._apply(without, ask, unfinished) == rendered
+                except ModelError:  # the template needs the field
+                    is_unused = False
+                if is_unused:
                     self._looked[name] = _LOOKS
                     self._report(
                         f"the chat template of {self.name} does not use {name!r} of a message of"
@@ -300,7 +320,7 @@ class ChatTemplate:
     def _report(self, text: str) -> None:
         if text not in self._reported:
             self._reported.add(text)
-            _log.warning(text)
+            self._send_report(text)
 
 
 #: What every template gets, whatever the settings.

@@ -23,6 +23,7 @@ from steer.serving.batching import Batcher, Job
 from steer.serving.errors import RequestError
 from steer.serving.library import Library, Steering
 from steer.serving.metrics import Metrics
+from steer.serving.middleware import MODELS
 from steer.serving.responses import Answer, sse
 from steer.serving.service import BODY, LOG, STEERING, Service, Work, collected
 
@@ -74,21 +75,12 @@ def build(
     async def openapi() -> Response:
         return JSONResponse(pages.openapi())
 
-    def listed() -> dict[str, dict[str, Any]]:
-        known = {"object": "model", "created": created, "owned_by": "steer"}
+    @app.get(MODELS)
+    async def models() -> Response:
+        known = {"id": served, "object": "model", "created": created, "owned_by": "steer"}
         if model.context is not None:
             known["max_model_len"] = model.context
-        names = [served, *(f"{served}:{one}" for one in (*library.vectors, *library.recipes))]
-        return {name: {"id": name, **known} for name in names}
-
-    @app.get("/v1/models")
-    async def models() -> Response:
-        return JSONResponse({"object": "list", "data": list(listed().values())})
-
-    @app.get("/v1/models/{name:path}")
-    async def one_model(name: str) -> Response:
-        requests.check_model(name if name not in listed() else None, served)
-        return JSONResponse(listed()[name])
+        return JSONResponse({"object": "list", "data": [known]})
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
@@ -106,18 +98,16 @@ def build(
         text = asked.prompt if asked.prompt is not None else asked.content
         if (text is None) == (asked.messages is None):
             raise RequestError("name a prompt, or messages", param="prompt")
+        notes: list[str] = []
         if text is not None:
             special = asked.add_special if asked.add_special_tokens is None else None
             special = asked.add_special_tokens if special is None else special
             ids = await service.encode(text, special=special is not False)
         else:
-            ids = await service.chat_ids(
-                asked.messages or (),
-                ask=asked.add_generation_prompt,
-                go_on=asked.continue_final_message,
-                arguments=asked.chat_template_kwargs,
-            )
+            ids, notes = await service.encode_chat(asked, request.scope[STEERING])
         made: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": model.context}
+        if notes:
+            made["steer"] = {"notes": notes}
         if asked.with_pieces:
             made["tokens"] = [{"id": one, "piece": model.token(one)} for one in ids]
         if asked.return_token_strs:
@@ -133,7 +123,7 @@ def build(
         text = await service.decode(asked.tokens)
         return JSONResponse({"prompt": text, "content": text})
 
-    ollama.add_routes(app, service, list(listed()), created)
+    ollama.add_routes(app, service, created)
     return app
 
 

@@ -33,6 +33,7 @@ from steer.steering.steers import Steer, check_all_fit, check_fits, resolve
 from steer.vectors import store
 from steer.vectors.metadata import Metadata
 from steer.vectors.provenance import ModelIdentity
+from steer.vectors.rendering import TemplateSettings, settings_for, with_arguments
 from steer.vectors.sites import listed
 from steer.vectors.vector import SteeringVector
 
@@ -42,6 +43,13 @@ Result = TypeVar("Result")
 LARGEST = 1000.0
 #: The fields of a body that this module reads.
 FIELDS = ("steer", "when", "guard", "on_trip", "watch", "allow_idle")
+#: Options of `steer apply` that requests cannot have, and what to do instead.
+UNSUPPORTED = {
+    "condition": "texts of many requests run together, one forward a token; write the condition"
+    " into the prompt or the system message, or use steer apply --condition",
+    "strength": "it belongs to 'condition', which this server does not do; use steer apply"
+    " --condition --strength",
+}
 _MOST = 16
 _Text = Annotated[str, Meta(min_length=1, max_length=200)]
 _Layers = Annotated[tuple[int, ...], Meta(min_length=1, max_length=1000)]
@@ -109,6 +117,34 @@ class Steering:
     watched: tuple[Projection, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     allow_idle: bool = False
+
+    @property
+    def vectors(self) -> list[SteeringVector]:
+        """All that steer, guard or are watched, each once."""
+        steering = [vector for steer in self.steers for vector in steer.vectors]
+        read = [guard.condition.projection.vector for guard in self.guards]
+        return list(dict.fromkeys([*steering, *read, *(one.vector for one in self.watched)]))
+
+    def template_settings(
+        self, started: TemplateSettings, arguments: Mapping[str, Any]
+    ) -> tuple[TemplateSettings, list[str]]:
+        """The settings of the chat template for a request, and notes on them for its client.
+
+        started: what the server was started with. arguments: of the request, which come first.
+        Where there are none at all, those hold that the vectors were read with.
+
+        Raises:
+            RequestError: an argument that is not the template's.
+        """
+        settings = started
+        for name, value in arguments.items():
+            try:
+                settings = with_arguments(settings, {name: value})
+            except UsageError as error:
+                raise RequestError(str(error), param=f"chat_template_kwargs.{name}") from None
+        reads = [(vector.name, vector.metadata.read) for vector in self.vectors]
+        settings, notes, warnings = settings_for(settings, reads)
+        return settings, [*notes, *warnings]
 
 
 @dataclass(frozen=True)
@@ -242,6 +278,10 @@ class Library:
         base, colon, name = model.rpartition(":")
         known = name in self.vectors or name in self.recipes
         return name if colon and base == served and known else None
+
+    def models(self, served: str) -> list[str]:
+        """The names of a served model: its own, and it under each vector and recipe."""
+        return [served, *(f"{served}:{name}" for name in (*self.vectors, *self.recipes))]
 
     def leave_out(self, name: str) -> None:
         """Serve without a vector, and without the recipes that need it."""

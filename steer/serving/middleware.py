@@ -26,8 +26,9 @@ from steer.base.errors import VectorError
 from steer.base.strict_json import load_strict_json
 from steer.serving import limits
 from steer.serving.errors import RequestError
-from steer.serving.library import FIELDS, Library, Steering
+from steer.serving.library import FIELDS, UNSUPPORTED, Library, Steering
 from steer.serving.metrics import Metrics
+from steer.vectors.sites import listed
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -202,10 +203,49 @@ class SteeringMiddleware:
             raise RequestError(f"{path} takes no {method}", status=405)
         if path == VECTORS:
             await _answer(send, 200, self._library.described())
+        elif path == MODELS or path.startswith(MODELS + "/"):
+            await self._list_models(scope, path.removeprefix(MODELS)[1:], receive, send)
         elif is_get:
             await self._app(scope, receive, send)
         else:
             await self._steered(scope, headers, receive, send)
+
+    async def _list_models(self, scope: Scope, name: str, receive: Receive, send: Send) -> None:
+        """The models of the server behind, each also under every vector and recipe; with a name,
+        that one alone.
+
+        Raises:
+            RequestError: there is no model of that name.
+        """
+        status, parts = 0, []
+
+        async def keep(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                parts.append(message.get("body", b""))
+
+        path = {"path": scope.get("root_path", "") + MODELS, "raw_path": MODELS.encode()}
+        await self._app({**scope, **path, "method": "GET"}, receive, keep)
+        answer = json.loads(b"".join(parts))
+        if status != 200:
+            await _answer(send, status, answer)
+            return
+        models = {
+            title: model | {"id": title}
+            for model in answer["data"]
+            for title in self._library.models(model["id"])
+        }
+        if name and name not in models:
+            raise RequestError(
+                f"there is no model {name[:100]!r}; this server has {listed(sorted(models))}",
+                status=404,
+                param="model",
+                code="model_not_found",
+            )
+        whole = answer | {"data": list(models.values())}
+        await _answer(send, 200, models[name] if name else whole)
 
     async def _steered(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
@@ -349,6 +389,12 @@ def _object(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
     for name in body:
         if len(name) > limits.LONGEST_NAME:
             raise RequestError(f"the name of a field has {len(name):,} characters", status=413)
+        if name in UNSUPPORTED:
+            raise RequestError(
+                f"this server does not do {name}: {UNSUPPORTED[name]}",
+                param=name,
+                code="unsupported",
+            )
         if name == "extra_body" or ("steer" in name.lower() and name != "steer"):
             raise RequestError(
                 f"there is no field {name!r}: steering goes in 'steer', beside 'model'",

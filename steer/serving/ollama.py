@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -40,8 +40,8 @@ _ASIDE = frozenset(
 _NAMES = {"num_predict": "n_predict"}
 
 
-def add_routes(app: FastAPI, service: Service, names: Sequence[str], created: int) -> None:
-    """Add the paths to an application. names: of the models that there are."""
+def add_routes(app: FastAPI, service: Service, created: int) -> None:
+    """Add the paths to an application. created: when it was started, in seconds."""
 
     @app.get("/api/version")
     async def version() -> Response:
@@ -50,6 +50,7 @@ def add_routes(app: FastAPI, service: Service, names: Sequence[str], created: in
     @app.get("/api/tags")
     async def tags() -> Response:
         identity = service.model.identity
+        names = service.library.models(service.served)
         about = {
             "modified_at": _time(created),
             "size": 0,
@@ -129,6 +130,8 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
         if not isinstance(event, End):
             return made | {"done": False}
         nanoseconds = int((time.monotonic() - began) * 1e9)
+        own = {"idle": list(event.idle), "notes": work.notes}
+        own = {name: value for name, value in own.items() if value}
         return made | {
             "done": True,
             "done_reason": event.finish,
@@ -136,7 +139,7 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
             "prompt_eval_count": n_prompt,
             "eval_count": event.n_tokens,
             "eval_duration": nanoseconds,
-            **({"steer": {"idle": list(event.idle)}} if event.idle else {}),
+            **({"steer": own} if own else {}),
         }
 
     def line(event: Event) -> str:

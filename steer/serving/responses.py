@@ -1,8 +1,9 @@
 """Answers of OpenAI's API, whole and in pieces. No torch.
 
 What steering did stands beside what that API has, in `steer`: of the whole answer the steers, as a
-request would have them, and which of them acted nowhere; of a choice, what gates and guards did,
-and the projections that were watched, with the tokens that they belong to.
+request would have them, which of them acted nowhere, and notes on how the messages were put into
+the chat template; of a choice, what gates and guards did, and the projections that were watched,
+with the tokens that they belong to.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Answer:
     """The answer to one request, of which it makes JSON.
 
     n_prompt: tokens of all prompts. logprobs: whether they were asked for. steers: as a request
-    has them. watched: names of the projections that are told.
+    has them. watched: names of the projections that are told. notes: what a client should know of
+    how its messages were rendered.
     """
 
     model: str
@@ -69,6 +71,7 @@ class Answer:
     n_choices: int = 1
     steers: Sequence[_Json] = ()
     watched: Sequence[str] = ()
+    notes: Sequence[str] = ()
     created: int = field(default_factory=lambda: int(time.time()))
     _id: str = field(default_factory=lambda: secrets.token_hex(12))
     _offsets: dict[int, int] = field(default_factory=dict)
@@ -125,11 +128,12 @@ class Answer:
         }
 
     def _steering(self) -> _Json:
-        """What steered, and what of that acted in no text."""
-        if not self.steers:
+        """What steered, what of that acted in no text, and notes."""
+        if not self.steers and not self.notes:
             return {}
         everywhere = set.intersection(*map(set, self._idle)) if self._idle else set()
-        return {"steer": {"steers": list(self.steers), "idle": sorted(everywhere)}}
+        steering = {"steers": list(self.steers), "idle": sorted(everywhere)}
+        return {"steer": steering | ({"notes": list(self.notes)} if self.notes else {})}
 
     def _shell(self, suffix: str) -> _Json:
         kind = f"chat.completion{suffix}" if self.chat else "text_completion"

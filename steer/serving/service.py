@@ -7,22 +7,23 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from fastapi import Request
 
-from steer.base.errors import IdleError
+from steer.base.errors import IdleError, UsageError
 from steer.hooks.meeting import check_can_act
 from steer.models.model import Model
 from steer.serving import limits, requests
 from steer.serving.batching import Batcher, Event, Job, Order
 from steer.serving.errors import RequestError
 from steer.serving.library import Library, Steering
+from steer.serving.messages import render
 from steer.serving.responses import Answer, End
-from steer.serving.templates import prompt_of
 from steer.steering.generation import Row, Sampling
+from steer.steering.readers import check_readers
 
 #: New tokens of a completion, as OpenAI has it, and of an answer where the model names no context.
 _USUAL, _UNKNOWN = 16, 4096
@@ -36,12 +37,15 @@ BODY, STEERING, LOG = "steer.body", "steer.steering", "steer.log"
 
 @dataclass
 class Work:
-    """A request that is ready to be written. wanted: the most new tokens; None is all that fit."""
+    """A request that is ready to be written. wanted: the most new tokens; None is all that fit.
+    notes: what its client should know of how the messages were rendered, and of
+    vectors that were read from texts of another kind."""
 
     asked: requests.Completion | requests.Chat
     prompts: list[list[int]]
     wanted: int | None
     settings: Mapping[str, Any]
+    notes: list[str] = field(default_factory=list)
 
 
 class Service:
@@ -96,30 +100,27 @@ class Service:
             RequestError: it cannot be answered.
         """
         asked = requests.read(body, requests.Chat, self.served)
-        turns = list(asked.messages)
-        system = steering.settings.get("system")
-        if system is not None and turns[0].role not in ("system", "developer"):
-            turns.insert(0, requests.Turn("system", system))
-        ids = await self.chat_ids(
-            turns,
-            ask=asked.add_generation_prompt,
-            go_on=asked.continue_final_message,
-            arguments=asked.chat_template_kwargs,
-        )
+        ids, notes = await self.encode_chat(asked, steering)
         wanted = asked.most_tokens
         wanted = asked.max_completion_tokens if wanted is None else wanted
         wanted = steering.settings.get("max_tokens") if wanted is None else wanted
-        return Work(asked, [ids], None if wanted == -1 else wanted, steering.settings)
+        return Work(asked, [ids], None if wanted == -1 else wanted, steering.settings, notes)
 
-    async def chat_ids(self, turns: Sequence[requests.Turn], **options: Any) -> list[int]:
-        """Messages as token ids, in the template."""
-        for turn in turns:
+    async def encode_chat(
+        self, asked: requests.Chat | requests.Tokenize, steering: Steering
+    ) -> tuple[list[int], list[str]]:
+        """Messages as token ids, in the template; and notes for the client.
+
+        Raises:
+            RequestError: the messages cannot be rendered, or are too long.
+        """
+        for turn in asked.messages or ():
             self._check_length(turn.text, "messages")
 
-        def encode() -> list[int]:
-            text = prompt_of(self.model, turns, **options)
+        def encode() -> tuple[list[int], list[str]]:
+            text, notes = render(self.model, asked, steering)
             self._check_length(text, "messages")
-            return self.model.encode(text, special=False)
+            return self.model.encode(text, special=False), notes
 
         return await self._preparing.run(encode, "the chat template")
 
@@ -193,6 +194,18 @@ class Service:
                 raise RequestError(
                     f'{error}; "allow_idle": true runs it all the same', param="steer", code="idle"
                 ) from None
+        try:
+            work.notes += check_readers(
+                chat=isinstance(asked, requests.Chat),
+                steers=steering.steers,
+                watched=steering.watched,
+                guards=steering.guards,
+            )
+        except UsageError as error:
+            other = "completions" if isinstance(asked, requests.Chat) else "chat completions"
+            raise RequestError(
+                f"{error}; ask for {other}", param="guard", code="bad_steer"
+            ) from None
         order = Order(rows, steering, sampling, asked.top, bool(asked.stream))
         return self.batcher.order(order), sampling
 
@@ -221,6 +234,7 @@ class Service:
             len(job.order.rows),
             [self.library.as_asked(steer) for steer in steering.steers],
             [str(one) for one in steering.watched],
+            work.notes,
         )
 
 

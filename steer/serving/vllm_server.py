@@ -34,6 +34,7 @@ from steer.serving.middleware import Access, Application, Scope, SteeringMiddlew
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors import store
+from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
 
 #: Ops other than add that one request can have at one layer: tables are made before anybody asks.
 MOST_ALONG = 2
@@ -55,9 +56,10 @@ class VllmMiddleware(SteeringMiddleware):
         library = Library({file.stem: store.read(file) for file in files})
 
         def hand_on(body: dict[str, Any], steering: Steering, _scope: Scope) -> dict[str, Any]:
-            return handed_on(body, steering, library)
+            return handed_on(body, steering, library, template)
 
         settings = json.loads(os.environ.get(_ACCESS, "{}"))
+        template = TemplateSettings(settings.get("template_arguments", ""))
         library.defaults = library.steering({"steer": settings.get("defaults", [])}).steers
         access = Access(
             os.environ.get(_KEY), settings.get("local", True), tuple(settings.get("origins", ()))
@@ -65,8 +67,13 @@ class VllmMiddleware(SteeringMiddleware):
         super().__init__(app, library, hand_on, access=access)
 
 
-def handed_on(body: dict[str, Any], steering: Steering, library: Library) -> dict[str, Any]:
-    """The body that vLLM is to read.
+def handed_on(
+    body: dict[str, Any],
+    steering: Steering,
+    library: Library,
+    template: TemplateSettings = DEFAULT_SETTINGS,
+) -> dict[str, Any]:
+    """The body that vLLM is to read. template: what the server was started with.
 
     Raises:
         RequestError: it asks for what the engine cannot do, or reaches past the middleware.
@@ -89,6 +96,12 @@ def handed_on(body: dict[str, Any], steering: Steering, library: Library) -> dic
     for field in _CLOSED:
         if body.get(field):
             raise RequestError(f"this server takes no {field}", param=field, code="unsupported")
+    if "messages" in body:
+        own = body.get("chat_template_kwargs") or {}
+        if not isinstance(own, dict):
+            raise RequestError("chat_template_kwargs is an object", param="chat_template_kwargs")
+        chosen, _ = steering.template_settings(template, own)
+        body = body | ({"chat_template_kwargs": chosen.values} if chosen.arguments else {})
     extra, salt = body.get("vllm_xargs") or {}, body.get("cache_salt")
     if not isinstance(extra, dict) or "steer" in extra:
         raise RequestError("steering goes in 'steer', not in vllm_xargs", param="vllm_xargs")
@@ -155,6 +168,7 @@ def serve(
         settings = {
             "local": access.local,
             "origins": access.origins,
+            "template_arguments": source.template.arguments,
             "defaults": [library.as_asked(steer) for steer in library.defaults],
         }
         variables[_ACCESS] = json.dumps(settings)

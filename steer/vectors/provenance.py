@@ -179,6 +179,15 @@ class Read(Record, frozen=True):
             datetime.date.fromisoformat(self.date)
 
     @property
+    def in_chat(self) -> bool | None:
+        """Whether the texts were in a chat template; None where the file does not say."""
+        if self.chat is True:
+            return True
+        # A template of the user's own may be a chat's, written out.
+        unknown = self.positions in ("unknown", "mixed") or isinstance(self.template, str)
+        return None if unknown else False
+
+    @property
     def at_end(self) -> bool:
         """Whether it was the last token of all that was run, whose output is what comes next."""
         return self.positions in ("last", "-1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,8 +54,7 @@ def parse_settings(arguments: Sequence[str], date: str | None) -> TemplateSettin
                 f"{text!r} is no argument of a chat template",
                 hint="write NAME=JSON, such as enable_thinking=false",
             )
-        if name in _RESERVED:
-            raise UsageError(f"{name} is not an argument of the template itself")
+        check_argument(name)
         if name in values:
             raise UsageError(f"the template argument {name} is given twice")
         try:
@@ -67,6 +66,27 @@ def parse_settings(arguments: Sequence[str], date: str | None) -> TemplateSettin
     except ValueError:
         raise UsageError(f"{date!r} is not a date", hint="write YYYY-MM-DD") from None
     return TemplateSettings(_encoded(values), day)
+
+
+def check_argument(name: str) -> None:
+    """Refuse an argument that rendering itself needs.
+
+    Raises:
+        UsageError: it is one of them.
+    """
+    if name in _RESERVED:
+        raise UsageError(f"{name} is not an argument of the template itself")
+
+
+def with_arguments(settings: TemplateSettings, arguments: Mapping[str, Any]) -> TemplateSettings:
+    """The settings with more arguments, which replace those of the same name.
+
+    Raises:
+        UsageError: an argument that is not the template's.
+    """
+    for name in arguments:
+        check_argument(name)
+    return replace(settings, arguments=_encoded(settings.values | dict(arguments)))
 
 
 def settings_for(

@@ -1,0 +1,86 @@
+"""The messages of a request as the model's prompt: what `steer apply --chat` gives for the same."""
+
+from __future__ import annotations
+
+import json
+
+from steer.base.errors import ModelError
+from steer.contrasts.passages import Message
+from steer.models.model import Model
+from steer.models.templates import ChatTemplate
+from steer.serving import requests
+from steer.serving.errors import RequestError
+from steer.serving.library import Steering
+
+#: Fields of a message that a chat template may use, beside its role and content.
+_EXTRA = ("name", "tool_calls", "tool_call_id", "function_call", "refusal", "annotations")
+
+
+def render(
+    model: Model, asked: requests.Chat | requests.Tokenize, steering: Steering
+) -> tuple[str, list[str]]:
+    """The text that the model continues, and notes for the client.
+
+    The template gets the arguments that the server was started with and the request's own
+    `chat_template_kwargs`; where there are none, those that the request's vectors were read with.
+    A note says so, and which fields of messages the template ignores.
+
+    Raises:
+        RequestError: there is no template, it fails, or does not take what is asked.
+    """
+    if asked.continue_final_message and asked.add_generation_prompt:
+        raise RequestError(
+            "continue_final_message and add_generation_prompt exclude each other",
+            param="continue_final_message",
+        )
+    settings, notes = steering.template_settings(
+        model.template_settings, asked.chat_template_kwargs or {}
+    )
+    template = ChatTemplate(model.tokenizer, model.identity.id, settings, notes.append)
+    if not template.exists:
+        raise RequestError(f"{model.identity.id} has no chat template", param="messages")
+    if asked.chat_template_kwargs:
+        template.check_arguments()
+    unfinished = bool(asked.continue_final_message)
+    ask = not unfinished if asked.add_generation_prompt is None else asked.add_generation_prompt
+    try:
+        text = template.render(_messages(model, asked, steering), ask=ask, unfinished=unfinished)
+    except ModelError as error:
+        raise RequestError(str(error), param="messages") from None
+    return text, notes
+
+
+def _messages(
+    model: Model, asked: requests.Chat | requests.Tokenize, steering: Steering
+) -> list[Message]:
+    """The messages as chat templates know them, with the system message of a recipe before them.
+
+    Raises:
+        RequestError: a role that the template does not know.
+    """
+    source = str(getattr(model.tokenizer, "chat_template", None) or "")
+    messages = [
+        _message(turn, f"messages[{index}]", source)
+        for index, turn in enumerate(asked.messages or ())
+    ]
+    system = steering.settings.get("system")
+    if system is not None and messages and messages[0].role not in ("system", "developer"):
+        messages.insert(0, Message("system", system))
+    return messages
+
+
+def _message(turn: requests.Turn, where: str, template: str) -> Message:
+    role = turn.role
+    if role == "developer" and "developer" not in template:
+        role = "system"  # OpenAI's newer name for it
+    if role in ("tool", "function") and role not in template:
+        raise RequestError(
+            f"the chat template of this model has no role {role!r}",
+            param=f"{where}.role",
+            code="unsupported",
+        )
+    extra = {name: value for name in _EXTRA if (value := getattr(turn, name))}
+    reasoning = turn.reasoning_content or turn.reasoning
+    if reasoning:
+        extra["reasoning_content"] = reasoning
+    return Message(role, turn.text, json.dumps(extra) if extra else "")

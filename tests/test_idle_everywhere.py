@@ -1,0 +1,232 @@
+"""A steer that turns out at run time to change nothing is reported as steering by no front end."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from serving_here import post
+from test_cli import failed, steer
+from test_injection import gated
+
+import steer as api
+from steer.base.errors import IdleError
+from steer.hooks.steered import steered
+from steer.models.model import Model
+from steer.steering.generation import Sampling
+from steer.steering.operation import Coefficient, Operation
+from steer.steering.projection import Condition, Gate
+from steer.steering.scope import Schedule, Scope
+from steer.steering.steers import Steer
+from steer.vectors import store
+
+#: Below what bfloat16 can add to an activation, unless that is 0, as is rare: nothing tells that
+#: beforehand.
+IDLE = "calm:1e-20@1"
+OPEN = "calm@0<1e6/mean"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> api.Model:
+    return api.load(folder, dtype="bfloat16")
+
+
+@pytest.fixture(autouse=True)
+def _files(model: api.Model) -> None:
+    Path("vectors").mkdir()
+    vector = tiny.vector(model.inner, layers=(0, 1, 2))
+    store.write(Path("vectors/calm.safetensors"), vector)
+    Path("prompts.txt").write_text("w5 w9\nw7 w8 w4\n")
+    rows = [
+        {"positive": f"w{n} w{n + 7} w{n + 9}", "negative": f"w{n} w{n + 20}"} for n in range(3, 15)
+    ]
+    Path("held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+SETTINGS = ["--dtype", "bfloat16", "--max-tokens", 4]
+MEASURED = ["--texts", "held.jsonl", "--samples", 4]
+COMMANDS: dict[str, list[object]] = {
+    "apply": ["apply", "w5 w9", "-v", IDLE],
+    "apply --json": ["apply", "w5 w9", "-v", IDLE, "--json"],
+    "apply --compare": ["apply", "w5 w9", "-v", IDLE, "--compare"],
+    "apply --when": ["apply", "w5 w9", "-v", IDLE, "--when", OPEN, "--json"],
+    "apply --when token": ["apply", "w5 w9", "-v", IDLE, "--when", "calm@0<1e6/token", "--json"],
+    "apply --watch": ["apply", "w5 w9", "-v", IDLE, "--watch", "calm@1", "--json"],
+    "apply --beams": ["apply", "w5 w9", "-v", IDLE, "--beams", 2, "-t", 0, "--json"],
+    "apply --prompts": ["apply", "--prompts", "prompts.txt", "-v", IDLE, "--json"],
+    "apply beside another": ["apply", "w5 w9", "-v", "calm:2@0", "-v", IDLE, "--json"],
+    "chat": ["chat", "-v", IDLE, "--json"],
+    "eval": ["eval", "-v", IDLE, *MEASURED],
+    "sweep": ["sweep", "-v", "calm", "--layers", 1, "--coefficients", "1e-20", *MEASURED],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands(folder: Path, name: str) -> None:
+    words = [*COMMANDS[name], "-m", folder, *SETTINGS]
+    result = steer(*words, stdin="w5 w9\n" if name == "chat" else None)
+    assert result.exit_code == 1, result.output
+    assert "changed nothing" in result.stderr
+    if name not in ("apply", "apply --compare"):  # the text is there before it is known
+        failed(result, 1)
+
+
+def test_an_idle_steer_that_is_allowed_is_named(folder: Path) -> None:
+    for name in ("apply --json", "apply --when", "apply --prompts", "chat"):
+        words = [*COMMANDS[name], "-m", folder, *SETTINGS, "--allow-idle"]
+        result = steer(*words, stdin="w5 w9\n" if name == "chat" else None)
+        assert result.exit_code == 0, result.stderr
+        assert "changed nothing" in result.stderr
+        printed = json.loads(result.stdout)
+        made = printed["answers" if name == "chat" else "results"]
+        assert made and all(one.get("steered", one)["idle"] for one in made)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "w5 w9", "max_tokens": 3}),
+        ("/v1/completions", {"prompt": ["w5 w9", "w4"], "n": 2, "max_tokens": 3, "when": OPEN}),
+        ("/v1/completions", {"prompt": "w5 w9", "max_tokens": 3, "stream": True}),
+        ("/api/generate", {"prompt": "w5 w9", "raw": True, "stream": False}),
+    ],
+)
+def test_requests(model: api.Model, path: str, body: dict[str, Any]) -> None:
+    vectors = {"calm": api.read("calm").data}
+    settings: dict[str, Any] = {"temperature": 0}
+    if "raw" in body:
+        settings = {"options": {"num_predict": 3, "temperature": 0}}
+    for asked, is_idle in ((IDLE, True), ("calm:8@1", False)):
+        answer = post(model.inner, vectors, path, {**settings, **body, "steer": asked})
+        assert answer.status_code == 200, answer.text
+        lines = [line.removeprefix("data: ") for line in answer.text.splitlines()]
+        said = [json.loads(line) for line in lines if line and line != "[DONE]"]
+        idle = [name for one in said for name in one.get("steer", {}).get("idle", [])]
+        assert bool(idle) == is_idle
+
+
+def bare(model: api.Model, steer: Steer, **options: Any) -> None:
+    with model.steered(steer, **options), torch.no_grad():
+        model.hf(input_ids=torch.tensor([[1, 5, 9]]))
+
+
+def cached(model: api.Model, steer: Steer, **options: Any) -> None:
+    with model.steered(steer, **options), torch.no_grad():
+        first = model.hf(input_ids=torch.tensor([[1, 5, 9]]), use_cache=True)
+        named = inspect.signature(model.hf.forward).parameters
+        cache = {"cache" if "cache" in named else "past_key_values": first.past_key_values}
+        for token in (4, 7):
+            ids = torch.tensor([[token]])
+            model.hf(input_ids=ids, use_cache=True, **cache)
+
+
+def generating(model: api.Model, steer: Steer, **options: Any) -> None:
+    with model.steered(steer, **options):
+        model.hf.generate(torch.tensor([[1, 5, 9]]), max_new_tokens=3, do_sample=False)
+
+
+LIBRARY: dict[str, Callable[..., Any]] = {
+    "generate": lambda model, steer, **options: model.generate(
+        "w5", steer, max_tokens=3, **options
+    ),
+    "generate_batch": lambda model, steer, **options: model.generate_batch(
+        ["w5", "w7 w8"], steer, max_tokens=3, **options
+    ),
+    "conversation": lambda model, steer, **options: model.chat(**options).answer(
+        "w5", [steer], Sampling(3), lambda text: None
+    ),
+    "steered": bare,
+    "steered cache": cached,
+    "steered generate": generating,
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_library(model: api.Model, name: str) -> None:
+    run, steer = LIBRARY[name], api.parse(IDLE)
+    with pytest.raises(IdleError, match="changed nothing"):
+        run(model, steer)
+    run(model, steer, allow_idle=True)
+    run(model, api.parse("calm:8@1"))
+    run(model, api.parse("calm:0@1"))
+
+
+@pytest.mark.parametrize("when", [Scope("steps", 40), Scope("range", 40), Schedule("after", 40)])
+def test_a_scope_that_no_text_of_a_block_meets(when: Scope | Schedule) -> None:
+    inner = tiny.model("llama")
+    model = api.Model(inner)
+    kind = "scope" if isinstance(when, Scope) else "schedule"
+    for op in (Operation("add"), Operation("cap", 1e6)):
+        steer = replace(tiny.steer(inner, 3.0), op=op, **{kind: when})
+        for run in (bare, cached, generating):
+            with pytest.raises(IdleError, match="changed nothing"):
+                run(model, steer)
+            run(model, steer, allow_idle=True)
+
+
+def test_every_output_of_a_bare_forward_counts() -> None:
+    """At the last layer a prompt's positions reach their own logits only: a forward shows them, and
+    `generate` does not."""
+    inner = tiny.model("llama")
+    model = api.Model(inner)
+    last = (inner.n_layers - 1,)
+    steer = tiny.steer(inner, 3.0, Scope("prompt"), layers=last)
+    bare(model, steer)
+    with pytest.raises(IdleError):
+        generating(model, steer)
+    # Two texts in a block: one of them is enough.
+    ids = torch.tensor([[1, 5, 9, 4, 7]])
+    steer = tiny.steer(inner, 3.0, Scope("range", 4))
+    with model.steered(steer), torch.no_grad():
+        model.hf(input_ids=ids[:, :3])
+        model.hf(input_ids=ids)
+        model.hf(input_ids=ids[:, :2])
+
+
+def test_padding_is_no_text() -> None:
+    inner = tiny.model("llama")
+    ids = torch.tensor([[1, 5, 9, 0, 0]])
+    for left in (True, False):
+        tokens = ids.roll(2) if left else ids
+        mask = (tokens > 0).long()
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        for scope, is_idle in ((Scope("range", 3), True), (Scope("range", 2), False)):
+            steer = tiny.steer(inner, 3.0, scope)
+            with torch.no_grad():
+                if is_idle:
+                    with pytest.raises(IdleError), steered(inner, [steer]):
+                        inner.network(tokens, attention_mask=mask, position_ids=positions)
+                else:
+                    with steered(inner, [steer]):
+                        inner.network(tokens, attention_mask=mask, position_ids=positions)
+
+
+def test_what_a_gate_holds_back_and_a_bound_lets_pass_is_not_idle() -> None:
+    inner: Model = tiny.model("llama")
+    model = api.Model(inner)
+    projection = gated(inner, "mean").condition.projection
+    for pooling in ("mean", "last", "token"):
+        for above, is_idle in ((True, False), (False, True)):
+            gate = Gate(Condition(projection, above, 1e6), pooling)  # type: ignore[arg-type]
+            steer = replace(tiny.steer(inner, 3.0, Scope("steps", 40)), gate=gate)
+            for run in (bare, generating):
+                if is_idle:
+                    with pytest.raises(IdleError):
+                        run(model, steer)
+                else:
+                    run(model, steer)
+    for run in (bare, cached, generating):
+        run(model, replace(tiny.steer(inner), op=Operation("cap", 1e6)))
+        run(model, replace(tiny.steer(inner), coefficient=Coefficient(0.0)))
