@@ -278,6 +278,7 @@ def test_whole_texts_padded_on_the_right_have_starts_of_their_own() -> None:
         replace(tiny.steer(model), schedule=Schedule("decay", 2)),
     ):
         clock = TokenClock(0, torch.zeros(4, dtype=torch.int64), starts=starts)
+        clock.counted = mask.bool()
         seen: list[Tensor] = []
         with torch.no_grad(), injected(model, [steer], clock, {site: seen.append}):
             model.network(input_ids=ids, attention_mask=mask)

@@ -24,7 +24,7 @@ from steer.evaluation.bench import journal as sweep_journal
 from steer.evaluation.task import Task, variants
 from steer.evaluation.task import journal as evaluation_journal
 from steer.evaluation.written import Writing
-from steer.extraction import ReadSettings, grid
+from steer.extraction import ReadSettings, plan
 from steer.measures.grids import Grid
 from steer.models.model import Model
 from steer.resuming import journal, run_key
@@ -87,7 +87,7 @@ RUNS: dict[str, Callable[[Model], str]] = {
         lessons_journal(one, Conditions("w5"), ["w4"], DistillSettings("x")).path
     ),
     "suite": lambda one: str(journal(one, "suites", ["text"]).path),
-    "extract": lambda one: str(grid(one, pairs(("w3", "w4")), ReadSettings()).recording.run),
+    "extract": lambda one: str(plan(one, pairs(("w3", "w4")), ReadSettings()).recording.run),
 }
 
 
@@ -156,7 +156,7 @@ def test_a_recording_that_other_weights_began_begins_anew(tmp_path: Path) -> Non
     from steer.workers import InProcess
 
     before, after = fresh(), one_weight(fresh())
-    plans = [grid(one, pairs(("w3", "w4")), ReadSettings()) for one in (before, after)]
+    plans = [plan(one, pairs(("w3", "w4")), ReadSettings()) for one in (before, after)]
     with resume(tmp_path / "a", plans[0].recording) as begun:
         begun.put([0], np.ones((1, 3, 32), np.float32), np.ones((1, 3), np.float32))
     for path in ("a", "b"):

@@ -49,7 +49,9 @@ def test_a_vector_goes_from_one_machine_to_another(
 ) -> None:
     sending, receiving, converting = BLOCKS
     assert [words[0] for words in sending] == ["sign", "push"]
-    assert [words[0] for words in receiving] == ["list", "pull", "verify", "apply", "apply", "bake"]
+    assert [words[0] for words in receiving] == [
+        "list", "pull", "pull", "verify", "apply", "apply", "bake",
+    ]  # fmt: skip
     one, other = tmp_path / "one", tmp_path / "other"
     shutil.copytree(ROOT / "vectors", one / "vectors")
     other.mkdir()
@@ -60,8 +62,9 @@ def test_a_vector_goes_from_one_machine_to_another(
     shutil.copy(one / "k.pub", "k.pub")
     told = {tuple(words): typed(words, team) for words in receiving if words[0] != "bake"}
     assert "joyful" in told[tuple(receiving[0])]
-    assert "signed by" in told[tuple(receiving[2])] and "fits pocket" in told[tuple(receiving[2])]
-    pulled, fetched = (told[tuple(words)] for words in receiving[3:5])
+    verified = told[tuple(receiving[3])]
+    assert "signed by" in verified and "fits pocket" in verified
+    pulled, fetched = (told[tuple(words)] for words in receiving[4:6])
     assert pulled == fetched != steer("apply", "Once")
     file = "joyful.safetensors"
     assert Path("vectors", file).read_bytes() == (one / "vectors" / file).read_bytes()
@@ -74,7 +77,7 @@ def test_a_vector_goes_from_one_machine_to_another(
 
 
 def in_a_recipe(team: Team, expected: str) -> None:  # noqa: F811
-    """An address in a recipe is fetched, if the recipe has its hash."""
+    """An address in a recipe means the vector that was pulled from there, by its hash."""
     vector = f"{team.url}/joyful:2@2"
     digest = store.read(Path("vectors/joyful.safetensors")).metadata.sha256
     for sha256, works in ((digest, True), ("0" * 64, False)):

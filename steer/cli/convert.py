@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from steer.cli import options, output
+from steer.cli.command import SteerCommand
 from steer.cli.tables import length
 from steer.models.source import ModelSource
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steer.vectors.vector import SteeringVector
 
 
-class ConvertCommand(TyperCommand):
+class ConvertCommand(SteerCommand):
     """Lists the formats that are known below the options; they are loaded only then."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:

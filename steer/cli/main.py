@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import errno
-import re
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from steer import __version__
-from steer.base.errors import SteerError, UsageError
+from steer.base.errors import SteerError
 from steer.base.processes import open_streams, silence_followers, silence_stdout
 from steer.cli import (
     apply,
@@ -41,32 +39,7 @@ from steer.cli import (
     sweep,
     verify,
 )
-
-
-class SteerCommand(TyperCommand):
-    """Refuses texts that are not UTF-8, which would fail somewhere deep down."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        for parameter in self.params:
-            _check_text(parameter.opts[-1], ctx.params.get(str(parameter.name)))
-        return super().invoke(ctx)
-
-
-def _check_text(name: str, value: Any) -> None:
-    """Refuse a text with bytes that are not UTF-8; the name of a file may have them.
-
-    Raises:
-        UsageError: naming the option or argument.
-    """
-    for one in value if isinstance(value, (list, tuple)) else [value]:
-        if isinstance(one, str) and _NOT_TEXT.search(one) and not Path(one).exists():
-            subject = name if name.startswith("-") else f"the argument {name.upper()}"
-            raise UsageError(
-                f"{subject} is not UTF-8: {one[:40]!r}",
-                hint="write it in UTF-8, or put it into a file and save that as UTF-8",
-            )
-
+from steer.cli.command import SteerCommand
 
 #: The commands as `steer --help` groups them.
 SECTIONS = {
@@ -121,10 +94,6 @@ app = typer.Typer(
 )
 
 
-#: What Python makes of bytes of the command line that are no UTF-8.
-_NOT_TEXT = re.compile("[\ud800-\udfff]")
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"steer {__version__}")
@@ -177,7 +146,8 @@ for command in (
 for registered in [app, *(group.typer_instance for group in app.registered_groups)]:
     assert registered is not None
     for info in registered.registered_commands:
-        info.cls = SteerCommand
+        if info.cls is None or not issubclass(info.cls, SteerCommand):
+            info.cls = SteerCommand
 
 
 def main() -> None:

@@ -174,7 +174,8 @@ class TokenClock:
         opened = self.latch(gate).tokens
         if opened is None or self.counted is None:
             return opened is None
-        real = self._that_matter(only_writing=False)[row].to(opened.device)
+        here = slice(self.start, self.start + opened.shape[1])
+        real = self._that_matter(only_writing=False)[row, here].to(opened.device)
         return not bool((opened[row, :, 0][real] > 0).any())
 
     def weigher(self, when: When) -> Callable[[Tensor], Weight]:
@@ -222,7 +223,8 @@ class TokenClock:
             return self._of_prompts(first)
         if self.starts:
             steps = torch.full((width,), -1, device=device)
-            real = self._that_matter(only_writing).to(device)
+            # A forward may compute some columns of the texts alone.
+            real = self._that_matter(only_writing)[:, self.start : self.start + width].to(device)
         else:
             start = self.start if self.ticks or width >= self.prompt_length else None
             start = self.prompt_length - 1 + n_before if start is None else start
@@ -246,7 +248,8 @@ class TokenClock:
     def _that_matter(self, only_writing: bool) -> Tensor:
         """Of whole texts, the positions that reach an output that is asked for, bool [text,
         column]."""
-        assert self.counted is not None
+        if self.counted is None:
+            raise HookError("whole texts came without saying which of their positions count")
         if only_writing:
             return self.counted
         return self.counted.flip(1).cumsum(1).flip(1) > 0
