@@ -3,6 +3,7 @@ front end: guards refuse other texts; gates, watched vectors and the monitor war
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,17 @@ def test_commands(folder: Path, name: str, use: str, chat: bool, prompts: list[s
     said = " ".join(result.stderr.split())
     expect(said, refused=refused, name=name, use=use, chat=chat)
     assert (("leave --chat out" if chat else "add --chat") in said) == (FAULT in said)
+
+
+@each_name
+def test_evaluations(folder: Path, name: str) -> None:
+    rows = [{"positive": f"w{n} w{n + 7}", "negative": f"w{n} w{n + 20}"} for n in range(3, 9)]
+    Path("held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["eval", "-m", folder, "-v", "unknown:3@1", "--when", f"{name}@1<1e6/token"]
+    result = steer(*words, "--texts", "held.jsonl", "--samples", 4, "--max-tokens", 4)
+    assert result.exit_code == 0, result.stderr
+    said = " ".join(result.stderr.split())
+    expect(said, refused=False, name=name, use="gate", chat=False)
 
 
 @each_name
