@@ -37,8 +37,9 @@ import tiny
 import torch
 from conftest import make_vector
 
+from steer.base.urls import is_url
 from steer.cli.main import app
-from steer.sharing.address import is_url, parse_folder, parse_vector
+from steer.sharing.address import parse_folder, parse_vector
 from steer.sharing.opening import open_place
 from steer.sharing.pull import pull
 from steer.vectors import signing, store

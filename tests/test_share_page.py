@@ -70,7 +70,7 @@ def test_a_vector_goes_from_one_machine_to_another(
     assert Path("vectors", file).read_bytes() == (one / "vectors" / file).read_bytes()
     in_a_recipe(team, pulled)
     if team.url.startswith("hf:"):  # what comes after does not know the place any more
-        for words in (*converting, receiving[-1]):
+        for words in (*converting[:2], receiving[-1]):  # the others need files of other tools
             typed(words, team)
         check_exported(pulled)
         check_baked()
@@ -87,7 +87,7 @@ def in_a_recipe(team: Team, expected: str) -> None:  # noqa: F811
         if works:
             assert steer(*words) == expected
         else:
-            refused(*words, because="is not the vector that the recipe means")
+            refused(*words, because="0" * 12)
 
 
 def check_exported(expected: str) -> None:

@@ -52,7 +52,7 @@ def list_vectors(
 def _rows(folder: str) -> list[tuple[str, str, Metadata]]:
     """Path or address, name and metadata of each; what is no vector is told."""
     from steer.base.errors import SteerError
-    from steer.sharing.address import is_url
+    from steer.base.urls import is_url
     from steer.vectors import store
 
     if is_url(folder):

@@ -262,7 +262,7 @@ def write_json(path: Path, value: dict[str, Any], *, force: bool) -> None:
 def command_line(context: typer.Context) -> str:
     """The command with every option that was given, to be run again; it is shown and shared, so
     passwords in addresses are left out."""
-    from steer.sharing.address import without_passwords
+    from steer.base.urls import without_passwords
 
     words = ["steer", str(context.info_name)]
     for parameter in context.command.params:

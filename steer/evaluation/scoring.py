@@ -326,7 +326,7 @@ def _check_acted(idle: set[str], n_texts: int) -> None:
         raise IdleError(
             f"{steer} changed nothing in any of the {n_texts:,} texts that are scored: what is"
             " measured would not be its effect",
-            hint="change its scope, its schedule, its coefficient or the texts",
+            hint="change its scope, schedule or coefficient, or leave the layer out with --layers",
         )
 
 

@@ -19,6 +19,7 @@ from steer.base.errors import InputError, UsageError, VectorError
 from steer.base.files import check_writable
 from steer.base.intervals import plain
 from steer.base.journal import Journal
+from steer.base.urls import is_url, without_passwords
 from steer.contrasts import overlap
 from steer.evaluation.bench import Bench, bench, journal, run
 from steer.evaluation.cells import Cell, Steered
@@ -54,7 +55,6 @@ from steer.measures.grids import (
 )
 from steer.measures.heat import LOOKED, heat_map
 from steer.measures.tables import in_console, in_notebook, table
-from steer.sharing.address import is_url, without_passwords
 from steer.steering.operation import ADD, Coefficient, Operation, parse_coefficient
 from steer.steering.scope import CONSTANT
 from steer.steering.spec import SteerSpec, parse

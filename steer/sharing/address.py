@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit, urlunsplit
 
 from steer.base.errors import UsageError
 from steer.base.files import at_home, safe_name, shown
+from steer.base.urls import is_url, public
 
 SUFFIX = ".safetensors"
 HUB = "hf"
@@ -26,7 +26,6 @@ _HUB = re.compile(
     r"(?:/(?P<path>[^@]*))?",
     re.ASCII,
 )
-_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]*@")
 _REVISION = re.compile(r"(?:refs/(?:pr|convert)/)?[\w.-]+", re.ASCII)
 #: Repositories of another kind begin so.
 _OTHER_KINDS = ("datasets", "spaces", "buckets", "models", "kernels")
@@ -63,11 +62,6 @@ class Address:
 
 #: `hf:me/vectors`, as data sets of the hub are written. A letter and a colon is a drive.
 _SLIP = re.compile(r"(?P<protocol>[a-z][a-z0-9+]+):")
-
-
-def is_url(text: str) -> bool:
-    """Whether a reference is an address and no name or path."""
-    return "://" in text
 
 
 def parse_folder(text: str) -> Address:
@@ -123,24 +117,6 @@ def parse_vector(text: str) -> Address:
     if not safe_name(name):
         raise UsageError(f"{public(text)!r} names no vector", hint=_FORM)
     return replace(folder, name=name, revision=revision if at else folder.revision)
-
-
-def public(url: str) -> str:
-    """An address without what lets somebody in: passwords, and queries, which may be signatures."""
-    if not is_url(url) or url.endswith("://"):
-        return url
-    try:
-        parts = urlsplit(url)
-        who, at, host = parts.netloc.rpartition("@")
-    except ValueError:
-        return url.partition("://")[0] + "://..."
-    user = who.partition(":")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query="", fragment=""))
-
-
-def without_passwords(text: str) -> str:
-    """A text in which addresses stand, without their passwords; all else stays as it is."""
-    return _PASSWORD.sub(r"\1@", text)
 
 
 def _hub(text: str, rest: str) -> Address:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steer.base.files import cache_folder, read_bytes, read_cached, write_cached
+from steer.base.urls import is_url
 from steer.sharing import hub
-from steer.sharing.address import HUB, SUFFIX, Address, is_url, parse_vector
+from steer.sharing.address import HUB, SUFFIX, Address, parse_vector
 from steer.sharing.opening import open_place
 from steer.sharing.places import MissingError, UnreachableError, contents
 from steer.vectors import store

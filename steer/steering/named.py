@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from steer.base.errors import UsageError, VectorError
+from steer.base.urls import public
 from steer.steering import projection, spec
 from steer.steering.steers import Steer, resolve
 from steer.vectors import lock, store
@@ -103,14 +104,14 @@ def _file(
 
 
 def _pulled(reference: str, sha256: str | None, by: str) -> Path:
-    url = reference.removesuffix(store.SUFFIX)
+    url = public(reference.removesuffix(store.SUFFIX))
     for folder in store.folders():
         name = lock.find_pulled(folder, url, sha256)
         if name is not None:
             return folder / f"{name}{store.SUFFIX}"
     which = "" if sha256 is None else f" with the sha256 {sha256[:12]}..."
     raise VectorError(
-        f"{by}the vector {reference}{which} is not on this machine, and is not fetched because a"
+        f"{by}the vector {url}{which} is not on this machine, and is not fetched because a"
         " recipe names it",
         hint=f"if you trust it: steer pull {shlex.quote(url)}",
     )

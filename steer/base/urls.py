@@ -1,0 +1,31 @@
+"""Addresses as texts: what is one, and how it is shown without what lets somebody in."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]*@")
+
+
+def is_url(text: str) -> bool:
+    """Whether a reference is an address and no name or path."""
+    return "://" in text
+
+
+def public(url: str) -> str:
+    """An address without what lets somebody in: passwords, and queries, which may be signatures."""
+    if not is_url(url) or url.endswith("://"):
+        return url
+    try:
+        parts = urlsplit(url)
+        who, at, host = parts.netloc.rpartition("@")
+    except ValueError:
+        return url.partition("://")[0] + "://..."
+    user = who.partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query="", fragment=""))
+
+
+def without_passwords(text: str) -> str:
+    """A text in which addresses stand, without their passwords; all else stays as it is."""
+    return _PASSWORD.sub(r"\1@", text)
