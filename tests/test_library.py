@@ -239,7 +239,7 @@ def test_steered_leaves_the_model_as_it_was() -> None:
 def test_a_block_without_a_forward_is_an_error() -> None:
     inner = tiny.wrapped(tiny.build("llama"), "tiny-llama")
     vector = steer.Vector(tiny.steer(inner).vector)
-    with pytest.raises(steer.HookError, match="never reached"), Model(inner).steered(vector(2)):
+    with pytest.raises(steer.HookError, match="no forward"), Model(inner).steered(vector(2)):
         pass
 
 

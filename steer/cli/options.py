@@ -72,7 +72,8 @@ def with_model(
         dtype: Annotated[
             str | None,
             typer.Option(
-                help="float32, float16, bfloat16. Default: float32 on a CPU, else as saved."
+                help="float32, float16, bfloat16. Default: float32 on a CPU (extract: as saved,"
+                " if the CPU computes bfloat16), else as saved."
             ),
         ] = None,
         device_map: Annotated[

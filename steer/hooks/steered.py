@@ -11,6 +11,7 @@ that changes nothing that counts in any text of the block is an error at its end
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -56,6 +57,11 @@ def steered(model: Model, steers: Sequence[Steer], *, allow_idle: bool = False) 
         finally:
             for undo in reversed(remove):
                 undo()
+            if not texts.ran and sys.exc_info()[0] is None:
+                raise HookError(
+                    "no forward of the model ran in this block, so nothing was steered",
+                    hint="call model.hf(...) or model.hf.generate(...) inside the block",
+                )
     if not allow_idle:
         texts.check_acted()
 
@@ -68,6 +74,7 @@ class _Texts:
         self._clock: TokenClock | None = None
         self._current: dict[Site, SiteFunction] = {}
         self._generating = False
+        self.ran = False
         #: Steers that have changed nothing so far, though something was asked of them.
         self._idle = {steer for steer in steers if steer.coefficient.value}
         self._n_texts = 0
@@ -83,6 +90,7 @@ class _Texts:
 
     def forward(self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Before each forward of the whole model: begin a text, or go on with the last one."""
+        self.ran = True
         self._note_closed_gates()
         goes_on = continues(args, keywords) or self._generating
         if self._clock is None or not goes_on:
@@ -91,7 +99,8 @@ class _Texts:
         assert clock is not None
         clock.tick(module, args, keywords)
         if clock.starts and clock.ticks > 1:  # what follows a bare forward has no padding
-            clock.counted = torch.ones(len(clock.pads), clock.width, dtype=torch.bool)
+            whole = clock.start + clock.width
+            clock.counted = torch.ones(len(clock.pads), whole, dtype=torch.bool)
 
     def generate(self, own: Callable[..., Any]) -> Callable[..., Any]:
         """`generate` of the model, with one text for each call."""

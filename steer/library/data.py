@@ -77,6 +77,10 @@ def text_list(data: Data, *, mapping: Mapping[str, str] | None = None) -> list[s
     Raises:
         InputError: naming the record and what is wrong with it.
     """
+    if isinstance(data, str) and not data.startswith(hubdata.PREFIX) and not Path(data).exists():
+        raise UsageError(
+            f"there is no file {data!r}", hint="for texts, pass a list, also of one: [text]"
+        )
     names = parse_mapping([f"{ours}={theirs}" for ours, theirs in (mapping or {}).items()])
     found, _ = prompts.read(records_of(data, names), names, field="prompt")
     return found

@@ -140,10 +140,15 @@ class Model:
             output_logits=True,
             return_dict_in_generate=True,
         )
-        with torch.no_grad():
-            made = self.network.generate(
-                input_ids=ids, attention_mask=mask, generation_config=settings
-            )
+        # Without the checkpoint's own settings, which would end a text or penalise tokens.
+        own, self.network.generation_config = self.network.generation_config, GenerationConfig()
+        try:
+            with torch.no_grad():
+                made = self.network.generate(
+                    input_ids=ids, attention_mask=mask, generation_config=settings
+                )
+        finally:
+            self.network.generation_config = own
         return torch.stack([step[-1] for step in made.logits]).float(), made.sequences[-1, -2:]
 
     def describe(self) -> str:

@@ -21,7 +21,8 @@ def check_readers(
     watched: Sequence[Projection | Readout] = (),
     guards: Iterable[Guard] = (),
 ) -> list[str]:
-    """Warnings about gates and watched vectors that were read from texts of the other kind.
+    """Warnings about gates and watched vectors that were read from texts of the other kind, and
+    about steers made in a chat that are used on plain text, which often ends at once there.
 
     chat: whether the texts go into a chat template. A vector whose file does not say how it was
     read (an imported or a combined one) fits both.
@@ -33,13 +34,19 @@ def check_readers(
         fault = _fault(guard.condition.projection, chat)
         if fault:
             raise UsageError(f"guard {guard}: {fault}", hint=hint(chat=chat))
+    steers = list(steers)
+    away = [
+        f"{steer.vector.name!r} was made in a chat and is used on plain text: {hint(chat=chat)}"
+        for steer in steers
+        if not chat and steer.vector.metadata.read.in_chat
+    ]
     gates = (steer.gate for steer in steers)
     readers = [
         *((f"gate {gate}", gate.condition.projection) for gate in gates if gate is not None),
         *((str(one), one) for one in watched),
     ]
     faults = ((name, _fault(one, chat)) for name, one in readers)
-    return list(dict.fromkeys(f"{name}: {fault}" for name, fault in faults if fault))
+    return list(dict.fromkeys([*away, *(f"{name}: {fault}" for name, fault in faults if fault)]))
 
 
 def hint(*, chat: bool) -> str:

@@ -245,7 +245,7 @@ def check_fits(
         if theirs != ours:
             raise ModelError(
                 f"{subject} ({what} {theirs}); {model.id} has {what} {ours}",
-                hint=f"run it with -m {made_on.id}, or extract it again on {model.id}",
+                hint=f"run it with {_named(made_on.id)}, or extract it again on {model.id}",
             )
     if vector.metadata.layers[-1] >= model.n_layers:
         raise SiteError(
@@ -264,6 +264,12 @@ def check_fits(
     if made_on.chat_template != model.chat_template:
         warnings.append(f"{subject}, with another chat template than {model.id} has now")
     return warnings
+
+
+def _named(model_id: str) -> str:
+    """How to name a model on the command line, of which a folder's name alone is known."""
+    loadable = "/" in model_id or model_id == "pocket"
+    return f"-m {model_id}" if loadable else f"-m and the folder of {model_id}"
 
 
 def _unbound(vector: SteeringVector, model: ModelIdentity, *, allow_other_model: bool) -> list[str]:
