@@ -559,6 +559,7 @@ class Finder:
         if name == "{module}":
             signal.raise_signal(signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.meta_path.insert(0, Finder())
 main()
 """
