@@ -1,4 +1,4 @@
-"""Addresses as texts: what is one, and how it is shown without what lets somebody in."""
+"""Addresses: which texts are one, and how to show one without its password."""
 
 from __future__ import annotations
 

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from steer.cli import options, output
+from steer.contrasts.records import MOST_BYTES
 from steer.contrasts.schema import Names
 
 if TYPE_CHECKING:
     from steer.contrasts.records import Record
-
-#: Bytes that a file of texts may have.
-MOST_BYTES = 2_000_000_000
 
 Map = Annotated[
     list[str] | None,

@@ -22,6 +22,9 @@ from steer.base.errors import InputError
 #: A record and where it stands, such as `pairs.jsonl:3`.
 Record = tuple[str, Any]
 
+#: Bytes that a file of texts may have.
+MOST_BYTES = 2_000_000_000
+
 #: Bytes that a compressed file may hold at most: a small file can unpack to terabytes.
 MOST_UNPACKED = 500_000_000
 

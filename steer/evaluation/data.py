@@ -18,7 +18,7 @@ from steer.contrasts import heldout, overlap, prompts
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
-from steer.contrasts.records import records
+from steer.contrasts.records import MOST_BYTES, records
 from steer.contrasts.schema import Names
 from steer.measures.concepts import Judge
 from steer.steering.steers import Steer, resolve
@@ -39,7 +39,6 @@ ModelOrLoader = "Model | Callable[[], Model]"
 Warn = Callable[[str], None]
 #: What writes texts in place of the model, for a model and the cells that will be asked for.
 Engine = Callable[["Model", "Sequence[Cell]"], Any]
-_MOST_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +246,7 @@ def _passages(texts: Texts | None) -> tuple[Passage, ...] | None:
 def _records(texts: str | Path | Iterable[Any], names: Names) -> Iterable[tuple[str, Any]]:
     if isinstance(texts, (str, Path)):
         path = Path(texts)
-        return records(read_bytes(path, limit=_MOST_BYTES), str(path), columns=names.known)
+        return records(read_bytes(path, limit=MOST_BYTES), str(path), columns=names.known)
     return [(f"record {number + 1}", record) for number, record in enumerate(texts)]
 
 

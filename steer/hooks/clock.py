@@ -94,10 +94,8 @@ class TokenClock:
             HookError: a cache or state does not tell how many tokens it holds and no mask does, or
                 two sources disagree, or positions do not advance.
         """
-        tokens = keywords.get("input_ids", keywords.get("inputs_embeds"))
+        tokens = tokens_of(args, keywords)
         if tokens is None:
-            tokens = next(iter(args), None)
-        if tokens is None or tokens.ndim < 2:
             raise HookError("this model is given neither token ids nor embeddings to count")
         width = tokens.shape[1]
         cache = _carried(self._cache_name, args, keywords)
@@ -345,6 +343,13 @@ class Weigher:
         return _by_row(passes, rows, device)[..., None]
 
 
+def tokens_of(args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor | None:
+    """Token ids [row, position] or embeddings [row, position, d_model] that a forward is given."""
+    given = (keywords.get("input_ids"), keywords.get("inputs_embeds"), next(iter(args), None))
+    tokens = next((one for one in given if one is not None), None)
+    return tokens if isinstance(tokens, Tensor) and tokens.ndim >= 2 else None
+
+
 def continues(args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     """Whether a forward with these arguments goes on from a cache or state that holds tokens.
 
@@ -356,9 +361,8 @@ def continues(args: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     length = _length(_carried(name, args, keywords))
     if length is not None:
         return length > 0
-    tokens = keywords.get("input_ids", keywords.get("inputs_embeds"))
-    mask = keywords.get("attention_mask")
-    if not isinstance(tokens, Tensor) or not isinstance(mask, Tensor) or mask.ndim != 2:
+    tokens, mask = tokens_of(args, keywords), keywords.get("attention_mask")
+    if tokens is None or not isinstance(mask, Tensor) or mask.ndim != 2:
         return True
     return bool(mask.shape[1] > tokens.shape[1])
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from steer.base.errors import HookError, UsageError
 from steer.hooks.acting import acted, acts_behind_attention
-from steer.hooks.clock import TokenClock, continues
+from steer.hooks.clock import TokenClock, continues, tokens_of
 from steer.hooks.hooks import SiteFunction, before_input, placed
 from steer.hooks.inject import site_functions
 from steer.hooks.meeting import check_acted
@@ -169,9 +169,8 @@ class _Texts:
         )
 
     def _begin(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        tokens = keywords.get("input_ids", keywords.get("inputs_embeds"))
-        tokens = tokens if tokens is not None else next(iter(args), None)
-        if not isinstance(tokens, Tensor) or tokens.ndim < 2:
+        tokens = tokens_of(args, keywords)
+        if tokens is None:
             raise HookError("this call gives the model neither token ids nor embeddings")
         rows, width = tokens.shape[:2]
         mask = keywords.get("attention_mask")

@@ -12,11 +12,8 @@ from steer.base.files import read_typed
 from steer.contrasts import contrast_files, hubdata, prompts
 from steer.contrasts.contrasts import Contrasts, ContrastSource
 from steer.contrasts.frame import Frame
-from steer.contrasts.records import Record, records, records_in
+from steer.contrasts.records import MOST_BYTES, Record, records, records_in
 from steer.contrasts.schema import Names, parse_mapping
-
-#: Bytes that a file of texts may have.
-MOST_BYTES = 2_000_000_000
 
 
 class Rows(Protocol):

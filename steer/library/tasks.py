@@ -17,7 +17,6 @@ from steer.baking.folder import export as export_folder
 from steer.baking.target import check_folder
 from steer.base.errors import InputError, UsageError
 from steer.base.files import safe_name, write_atomic
-from steer.base.journal import Journal
 from steer.base.progress import Progress, silent
 from steer.contrasts import prompts as everyday
 from steer.distillation import distill as distillation
@@ -246,8 +245,7 @@ def distill(
         **{key: value for key, value in given.items() if value is not None},
     )
     conditions = Conditions(condition, baseline, chat)
-    kept: Journal | None = None
-    made = distillation.distill(model.inner, conditions, chosen, settings, progress, kept)
+    made = distillation.distill(model.inner, conditions, chosen, settings, progress)
     return Vector(made.sealed())
 
 
