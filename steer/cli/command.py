@@ -165,7 +165,7 @@ def _rank(parameter: Any, order: Sequence[str]) -> int:
 def _write(formatter: Any, names: str, text: str, width: int) -> None:
     """A row of the help; a name that is too long for its column has a line of its own."""
     indent = " " * (formatter.current_indent + width + 2)
-    lines = textwrap.wrap(text, formatter.width + 2 - len(indent), break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(text, formatter.width - len(indent), break_on_hyphens=False) or [""]
     head = f"{'':{formatter.current_indent}}{names}"
     if len(head) + 2 > len(indent):
         formatter.write(f"{head}\n")

@@ -35,11 +35,11 @@ def fit(
     """Make another vector from kept activations, without the model.
 
     \b
-    steer extract pairs.jsonl --positions mean,last --site resid_post,attn_out \\
-        --keep acts.safetensors
     steer fit acts.safetensors --method lda -o joyful-lda.safetensors
     steer fit acts.safetensors --positions last --site attn_out \\
         -o joyful-last.safetensors
+    steer extract pairs.jsonl --positions mean,last --site resid_post,attn_out \\
+        --keep acts.safetensors
     """
     from steer.base.files import check_apart, check_writable
     from steer.fitting.activations import open_kept
