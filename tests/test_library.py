@@ -299,6 +299,8 @@ def test_wrong_calls_are_our_errors(model: Model, call: Any, error: type[SteerEr
 ELSEWHERE: dict[str, str] = {
     "apply": "Model.generate, Model.generate_batch",
     "chat": "Model.chat",
+    "contrasts": "contrast_set",
+    "recipe": "settings of the command line",
     "eval": "evaluate",
     "show": "Vector.to_dict",
     "compare": "Vector.cosine",
