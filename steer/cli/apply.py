@@ -135,6 +135,7 @@ def apply(
     steer apply --prompts prompts.txt -v joyful -n 4 -o out.jsonl
 
     \b
+    -v joyful:-1                the opposite of what the file recommends
     -v joyful:-1.5@2,5-7        times the vector, at these layers; @all: its own
     -v joyful:15%               as long as 15 % of the activations there
     -v joyful:2,norm=keep       add, but keep the activation's length
