@@ -36,6 +36,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "Make vectors": {
         "contrasts": "Look at contrast sets: what they hold, and what they give away.",
+        "make": "Make a vector, find how strong it can be, and show what it does.",
         "extract": "Make a steering vector from contrasting texts.",
         "fit": "Make another vector from kept activations, without the model.",
         "distill": "Make an edit that does what a prompt does, for no tokens.",

@@ -67,6 +67,11 @@ class Contrasts:
         return all(passage.completes for passage in chain(self.positive, self.negative))
 
     @property
+    def are_answers(self) -> bool:
+        """Whether every text is what a chat model says."""
+        return all(one.role == "assistant" for one in chain(self.positive, self.negative))
+
+    @property
     def sha256(self) -> str:
         """Hash of all passages in order."""
         rows: Iterable[Any]

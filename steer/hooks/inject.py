@@ -72,6 +72,25 @@ def site_functions(
     return staged([prompt_readers(steers, clock), token_gates(steers, clock), edits])
 
 
+def by_rows(cells: Sequence[Mapping[Site, SiteFunction]], n: int) -> dict[Site, SiteFunction]:
+    """Functions of a batch in which each cell has n rows, in order: each gives a cell's rows to the
+    cell's own function."""
+
+    def function(site: Site) -> SiteFunction:
+        own = [cell.get(site) for cell in cells]
+
+        def edit(resid: Tensor) -> Tensor:
+            parts = []
+            for one, rows in zip(own, torch.split(resid, n), strict=True):
+                edited = rows if one is None else one(rows)
+                parts.append(rows if edited is None else edited)
+            return torch.cat(parts)
+
+        return edit
+
+    return {site: function(site) for cell in cells for site in cell}
+
+
 def check_size(plans: Mapping[Site, SitePlan], dtype: torch.dtype) -> None:
     """Refuse edits after which activations, or the squares that norms take of them in float32,
     are no numbers any more.

@@ -19,10 +19,13 @@ from steer.base.errors import InputError, UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
 from steer.contrasts import prompts as everyday
+from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
 from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
+from steer.evaluation.calibration import calibrated
+from steer.evaluation.making import OPENINGS, Made, samples_of
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.extraction import extract as run_extraction
 from steer.fitting.activations import Activations, open_kept
@@ -72,6 +75,7 @@ def extract(
     chat: bool = False,
     system: str | None = None,
     keep: str | PathLike[str] | None = None,
+    calibrate: bool = True,
     progress: Progress = silent,
 ) -> Vector:
     """Make a vector from a contrast set: the difference of the two sides' activations.
@@ -81,7 +85,9 @@ def extract(
     probe or lda. positions: the tokens to read, such as `mean`, `last` or `-3:`. site: resid_post,
     resid_pre, attn_out or mlp_out; several of positions and sites, with commas, are compared, and
     the one that separates held-out texts best is taken. chat: texts go into the model's chat
-    template. keep: a file for the activations, for `fit`.
+    template. keep: a file for the activations, for `fit`. calibrate: where the texts are a chat
+    model's answers, have it answer a few questions at rising strengths; the vector then recommends
+    the layers, and the strongest coefficient at which the model still writes its own language.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -99,15 +105,74 @@ def extract(
         chat=chat,
         system=system,
     )
+    workers = InProcess(model.inner)
     extracted = run_extraction(
-        InProcess(model.inner),
+        workers,
         found,
         _read_settings(site, layers, positions),
         _fit_settings(name, method, description=description, license=license),
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
-    return Vector(extracted.best.sealed())
+    found_strength = calibrated(workers, found, extracted.best, progress) if calibrate else None
+    best_vector = extracted.best if found_strength is None else found_strength.vector
+    return Vector(best_vector.sealed())
+
+
+def make(
+    model: Model,
+    contrasts: Data | Contrasts | None = None,
+    *,
+    positive: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
+    texts: Data | None = None,
+    method: str = "mean_diff",
+    name: str = "vector",
+    description: str = "",
+    license: str = "",
+    mapping: Mapping[str, str] | None = None,
+    template: str | None = None,
+    chat: bool = False,
+    system: str | None = None,
+    prompts: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> Made:
+    """Make a vector, find how strong it can be, and write samples at a few strengths.
+
+    The arguments are those of `extract`; contrasts may also be what `contrast_set` returned.
+    prompts: what the samples go on with; by default three everyday questions, or three openings.
+    `vector` of what is returned recommends what was found; printing it shows the samples.
+
+    Raises:
+        UsageError, InputError, SiteError, VectorError: as `extract`.
+    """
+    chosen = contrasts
+    if not isinstance(chosen, Contrasts):
+        chosen = contrast_set(
+            chosen,
+            positive=positive,
+            negative=negative,
+            texts=texts,
+            mapping=mapping,
+            template=template,
+            chat=chat,
+            system=system,
+        )
+    workers = InProcess(model.inner)
+    extracted = run_extraction(
+        workers,
+        chosen,
+        _read_settings("resid_post", None, None),
+        _fit_settings(name, method, description=description, license=license),
+        progress=progress,
+    )
+    calibration = calibrated(workers, chosen, extracted.best, progress)
+    vector = extracted.best if calibration is None else calibration.vector
+    in_chat = vector.metadata.read.chat is True
+    usual = everyday.OTHER_QUESTIONS[:3] if in_chat else OPENINGS
+    shown = tuple(usual if prompts is None else prompts)
+    samples = samples_of(model.inner, vector, shown, progress)
+    return Made(vector.sealed(), extracted.described, shown, samples)
 
 
 def record(

@@ -34,7 +34,7 @@ class ModelSource:
     `DTYPES`; by default float32 on a CPU, elsewhere the checkpoint's own. fast: let the default be
     bfloat16 on a CPU that computes it natively, for models that are saved in it. offline: ask the
     hub nothing, and use what is in its cache. template: what its chat template gets beside
-    messages.
+    messages. assumed: nobody has named the model.
 
     Raises:
         ModelError: a folder or file that is not there or holds no model.
@@ -52,6 +52,7 @@ class ModelSource:
     offline: bool = False
     fast: bool = False
     template: TemplateSettings = DEFAULT_SETTINGS
+    assumed: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.strip():

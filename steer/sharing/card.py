@@ -31,7 +31,7 @@ _UNMEASURED = (
     " what that costs: measure it before you rely on it, with `steer eval`."
 )
 #: How the evidence in a file begins that something was measured for.
-_MEASURED = ("sweep of ", "recovery ")
+_MEASURED = ("sweep of ", "recovery ", "calibrated on ")
 
 
 def card(name: str, metadata: Metadata, place: str, evidence: Evidence | None = None) -> str:
