@@ -7,14 +7,18 @@ and it holds the path.
 from __future__ import annotations
 
 import json
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from steer.base.errors import SteerError
-from steer.base.files import cache_folder, write_atomic
+from steer.base.files import cache_folder, read_bytes, read_cached, write_cached
 from steer.vectors.provenance import ModelIdentity
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
+#: Bytes of a path and of a configuration at most.
+_LONGEST, _LARGEST = 10_000, 100_000_000
 #: Names that configurations use for a model's width and for its number of layers.
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
@@ -23,14 +27,10 @@ _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
 def remember(fingerprint: str, path: Path) -> None:
     """Note where a model lies; without a cache that can be written, nothing is noted."""
     entry = _entry(fingerprint)
-    known = find(fingerprint)
-    if entry is None or known == path.absolute():
-        return
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(entry, str(path.absolute()).encode("utf-8", "surrogateescape"), force=True)
-    except (OSError, SteerError):
-        return
+    path = path.absolute()
+    if entry is not None and find(fingerprint) != path:
+        with suppress(SteerError, OSError):
+            write_cached(entry, os.fsencode(path))
 
 
 def find(fingerprint: str) -> Path | None:
@@ -38,19 +38,19 @@ def find(fingerprint: str) -> Path | None:
     entry = _entry(fingerprint)
     if entry is None:
         return None
-    try:
-        path = Path(entry.read_bytes().decode("utf-8", "surrogateescape"))
+    with suppress(SteerError, OSError, ValueError):
+        data = read_cached(entry, limit=_LONGEST)
+        path = Path(os.fsdecode(data or b""))
         return path if path.is_absolute() and path.exists() else None
-    except (OSError, ValueError):
-        return None
+    return None
 
 
 def contradicts(folder: Path, made_on: ModelIdentity) -> str:
     """How the configuration of a model's folder differs from the model that a vector was made on;
     empty where it does not, or does not say."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
+        config = json.loads(read_bytes(folder / "config.json", limit=_LARGEST))
+    except (SteerError, ValueError):
         return ""
     if not isinstance(config, dict):
         return ""
