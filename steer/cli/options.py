@@ -193,7 +193,8 @@ def _checked(vectors: Sequence[SteeringVector], source: ModelSource) -> ModelSou
             found = known.contradicts(source.folder, made_on)
             if found:
                 raise ModelError(
-                    f"vector {vector.name!r} was made on {made_on.id}: {found} ({source.name})",
+                    f"vector {vector.name!r} was made on {made_on.id} ({made_on.architecture}): {found}"
+                    f" ({source.name})",
                     hint=f"name {made_on.id} with -m, or make the vector again on this model",
                 )
     return source

@@ -91,8 +91,9 @@ class Contrasts:
 class ContrastSource:
     """Contrasts as the user names them.
 
-    file: of contrasts of any kind. Or positive, negative: conditions, and texts: a file of what
-    each stands before. Or positive_file, negative_file: of texts of one side each, which are
+    file: of contrasts of any kind; held_out is the share of its records that is left out, for a
+    measurement (`steer.contrasts.split`). Or positive, negative: conditions, and texts: a file of
+    what each stands before. Or positive_file, negative_file: of texts of one side each, which are
     pairs if `paired`.
 
     Raises:
@@ -108,8 +109,11 @@ class ContrastSource:
     paired: bool = False
     names: Names = field(default_factory=Names)
     frame: Frame = PLAIN
+    held_out: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.held_out and self.file is None:
+            raise UsageError("--held-out is a share of a file of contrasts", hint="name the file")
         files = (self.positive_file, self.negative_file)
         ways = [self.file, self.positive or self.negative or self.texts, any(files)]
         if sum(map(bool, ways)) != 1:

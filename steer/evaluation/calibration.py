@@ -15,24 +15,21 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 import msgspec
-import numpy as np
 
 from steer.base.processes import several
 from steer.base.progress import Progress, silent
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.prompts import QUESTIONS
-from steer.contrasts.reading import Reading
 from steer.distillation.lessons import Conditions
 from steer.evaluation.cells import UNSTEERED, Cell, Steered
 from steer.evaluation.scoring import Nats, expected_nats, extra
+from steer.evaluation.shift import lies_at
 from steer.evaluation.written import Writing, Written, write_together
-from steer.hooks.record import record
 from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer, usual_scope
 from steer.vectors.metadata import Recommended
-from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess, Workers
 
@@ -194,7 +191,7 @@ class _Written:
         self.unsteered = self._texts(self._base)
         self._nats = self._cost(self._base, UNSTEERED)
         self._repeats = self._distinct(self._base)
-        self._place, *self._places = self._projections([self._base, *self._steered])
+        self._place, *self._places = lies_at(model, vector, layers, [self._base, *self._steered])
 
     def trial(self, number: int) -> Trial:
         """What the answers at one of the strengths show."""
@@ -220,24 +217,3 @@ class _Written:
     def _distinct(self, written: Sequence[Written]) -> float:
         pairs = [distinct(one.own) for one in written]
         return sum(n for n, _ in pairs) / max(1, sum(n for _, n in pairs))
-
-    def _projections(self, cells: Sequence[Sequence[Written]]) -> list[float]:
-        """Where the answers of each cell lie along the vector as the unsteered model reads them, in
-        distances of its two sides; the mean over answers and layers."""
-        owners = [cell for cell, written in enumerate(cells) for one in written if one.n]
-        readings = [
-            Reading(one.ids, ((len(one.ids) - one.n, len(one.ids)),))
-            for written in cells
-            for one in written
-            if one.n
-        ]
-        sites = [Site(layer, self.vector.metadata.site) for layer in self.layers]
-        totals = np.zeros((len(cells), len(sites), self.model.identity.d_model))
-        for part in record(self.model, readings, sites):
-            for row, index in enumerate(part.indices):
-                totals[owners[index]] += part.activations[row]
-        counts = np.maximum(1, np.bincount(owners, minlength=len(cells)))[:, None]
-        directions = np.stack([self.vector.direction(layer) for layer in self.layers], dtype=float)
-        lengths = np.maximum((directions**2).sum(-1), np.finfo(float).tiny)
-        along = (totals * directions).sum(-1) / lengths / counts
-        return [float(one) for one in along.mean(-1)]

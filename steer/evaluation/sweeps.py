@@ -406,6 +406,16 @@ class SweepResult:
             "wrong_way": list(verdict.wrong_way),
             "shifts": None if position is None else scores.effect[position].tolist(),
             "samples": list(tried.samples) if tried else [],
+            "shortlist": [
+                self.cell(one.position)
+                | {
+                    "shift": None if math.isnan(one.shift) else one.shift,
+                    "extra_nats": plain(one.extra_nats),
+                    "distinct": plain(one.distinct),
+                    "samples": list(one.samples),
+                }
+                for one in verdict.shortlist
+            ],
             "unsteered_samples": list(self.unsteered),
         }
 
@@ -555,6 +565,7 @@ class SweepResult:
             ],
         )
         yield ""
+        yield from _shortlist(found["shortlist"])
         if verdict.recommended:
             yield from _recommendation(found)
         yield (
@@ -580,6 +591,31 @@ def strongest(grid: Grid) -> list[Steer]:
 
     rows = grid.rows
     return [max((row.steer(i) for i in range(len(row.coefficients))), key=amount) for row in rows]
+
+
+def _shortlist(cells: Sequence[dict[str, Any]]) -> Iterator[Any]:
+    """What the model writes under the choice and its rivals, to choose by eye."""
+    if len(cells) < 2:
+        return
+    rows = [
+        [
+            one["typed"],
+            _shown(one["effect"]),
+            "–" if one["shift"] is None else f"{one['shift']:.2f}",
+            f"{one['extra_nats']['value']:.2f}",
+            f"{one['distinct']['value']:.2f}",
+        ]
+        for one in cells
+    ]
+    yield table(["shortlist", "effect", "shift", "extra nats", "distinct-2"], rows)
+    for one in cells:
+        for text in one["samples"][:2]:
+            yield f"  {one['typed']}: {' '.join(text.split())[:160]}"
+    yield (
+        "shift: how far the written texts lie towards the positive side, as the unsteered model"
+        " reads them; 1 is the distance of the two sides"
+    )
+    yield ""
 
 
 def _recommendation(found: dict[str, Any]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from steer.evaluation.choice import (
     looking,
     ordered,
     positions_of,
+    shortlist,
 )
 from steer.evaluation.scoring import expected_nats, extra, score
 from steer.evaluation.written import Writing, own_texts, write
@@ -62,7 +63,8 @@ class Verdict:
     by chance. margin: how much more the cell does than the random ones on the same items.
     again: new texts at the choice. stable: whether both halves of the items lead to the same, the
     second with new texts, and all texts are within the budget; None where nothing was chosen, or
-    where there was one cell to choose from.
+    where there was one cell to choose from. shortlist: the choice, and the best cells of other rows
+    among those whose texts were looked at and are within the budget.
     """
 
     scores: Scores
@@ -77,6 +79,7 @@ class Verdict:
     stable: bool | None = None
     instability: str = ""
     wrong_way: tuple[int, ...] = ()
+    shortlist: tuple[Tried, ...] = ()
 
     @property
     def recommended(self) -> bool:
@@ -97,7 +100,13 @@ def judge(
     Raises:
         HookError: a cell was never applied.
     """
-    look = looking(texts, grid, writing)
+    looked: dict[Position, Tried] = {}
+    find = looking(texts, grid, writing)
+
+    def look(position: Position) -> Tried:
+        looked[position] = find(position)
+        return looked[position]
+
     scores, tried = decide(texts, grid, scores, budget, look)
     effects, costs = scores.looks()
     whole = scores.whole().ravel().tolist()
@@ -125,7 +134,8 @@ def judge(
     if stable and effects.size == 1:
         stable, instability = None, "a grid of one cell has no other that a half could prefer"
     verdict = _held_against_chance(texts, grid, scores, front, tried, n_left_out)
-    return replace(verdict, again=again, stable=stable, instability=instability)
+    listed = shortlist(list(looked.values()), scores, budget, tried.position)
+    return replace(verdict, again=again, stable=stable, instability=instability, shortlist=listed)
 
 
 def _held_against_chance(

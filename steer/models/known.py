@@ -62,7 +62,7 @@ def contradicts(folder: Path, made_on: ModelIdentity) -> str:
     ):
         ours = next((sizes[name] for name in names if isinstance(sizes.get(name), int)), theirs)
         if ours != theirs:
-            return f"{what} {theirs}, and this model has {ours}"
+            return f"{what} {theirs}, and this model has {what} {ours}"
     return ""
 
 
