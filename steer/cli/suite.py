@@ -43,7 +43,11 @@ def suite(
     names: Names,
     methods: Annotated[
         str | None,
-        typer.Option(help="Separated by ';'. Default: all of them."),
+        typer.Option(
+            metavar="METHOD[, POSITION];...",
+            help="Methods of extract and distill, with ';' between, such as"
+            " 'mean_diff, last;probe:penalty=2;distill'. Default: all that are quick.",
+        ),
     ] = None,
     vector: Annotated[
         list[str] | None,
@@ -78,7 +82,6 @@ def suite(
     """
     from steer.base.files import check_writable
     from steer.evaluation import suite as run
-    from steer.evaluation.suite_methods import METHODS
 
     if out is not None:
         check_writable(out, force=force)
@@ -92,7 +95,7 @@ def suite(
             read or (),
             tags=[one.strip() for one in tags.split(",")] if tags else (),
             prompts=begun,
-            methods=[part.strip() for part in methods.split(";")] if methods else METHODS,
+            methods=[part.strip() for part in methods.split(";")] if methods else None,
             rivals=_rivals(vector or []),
             samples=samples,
             max_tokens=max_tokens,
