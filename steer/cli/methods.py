@@ -34,7 +34,7 @@ class DistillCommand(SteerCommand):
 
 
 def _write(formatter: Any, known: Registry[Any]) -> None:
-    with formatter.section("Methods (--method NAME, or NAME:OPTION=VALUE,...)"):
+    with formatter.section("Methods"):
         formatter.write_dl(list(_rows(known)))
         for broken in known.broken:
             formatter.write_text(str(broken))
