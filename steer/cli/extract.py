@@ -58,17 +58,11 @@ def extract(
 ) -> None:
     """Make a steering vector from contrasting texts.
 
-<<<<<<< HEAD
-    Records activations of both sides and stores the difference of their means, at every layer,
-    with what is known about it. Of several sites and positions the file gets the one that
-    separates held-out texts best; --keep keeps all, for `steer fit --positions`. Where the texts
-    are a chat model's answers, it then answers a few questions at rising strengths, and the file
-    recommends the strongest at which it still writes its own language.
-=======
     Records the activations of both sides and stores a direction for every layer, with what is
     known about it. Of several sites and positions the file gets the one that separates held-out
-    texts best; --keep keeps all, for `steer fit --positions`.
->>>>>>> main
+    texts best; --keep keeps all, for `steer fit --positions`. Where the texts are a chat model's
+    answers, it then answers a few questions at rising strengths, and the file recommends the
+    strongest at which it still writes its own language.
 
     \b
     --positions mean         the whole text; of pairs, from where they differ
