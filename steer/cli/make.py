@@ -46,7 +46,7 @@ def make(
     """
     from steer.base.files import check_writable
     from steer.cli.extract import default_path
-    from steer.fitting.fit import check_method
+    from steer.methods.registry import check_paired, fit_methods
     from steer.vectors import store
 
     path = out or default_path(name, contrasts.file)
@@ -54,9 +54,9 @@ def make(
         path = path.with_suffix(store.SUFFIX)
     store.check_path(path)
     check_writable(path, force=force)
-    chosen_method = options.method_name(method)
+    fitting = options.fit_method(method)
     contrast_set = contrast_options.read_contrasts(contrasts)
-    check_method(chosen_method, paired=contrast_set.paired)
+    check_paired(fit_methods().named(fitting["method"]), paired=contrast_set.paired)
     model = options.load_model(source)
     from steer.cli.tables import written
     from steer.library.models import Model
@@ -65,7 +65,7 @@ def make(
     made = run(
         Model(model),
         contrast_set,
-        method=chosen_method,
+        **fitting,
         name=name or path.stem,
         description=description,
         license=license,

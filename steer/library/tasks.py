@@ -130,6 +130,7 @@ def make(
     negative: str | Sequence[str] | None = None,
     texts: Data | None = None,
     method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
     name: str = "vector",
     description: str = "",
     license: str = "",
@@ -166,7 +167,7 @@ def make(
         workers,
         chosen,
         _read_settings("resid_post", None, None),
-        _fit_settings(name, method, description=description, license=license),
+        _fit_settings(name, method, options, description=description, license=license),
         progress=progress,
     )
     calibration = calibrated(workers, chosen, extracted.best, progress)
