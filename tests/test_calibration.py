@@ -18,12 +18,7 @@ import steer
 from steer.cli.main import app
 from steer.evaluation import calibration
 from steer.evaluation.calibration import STRENGTHS, Trial, calibrate, middle_layers, strongest
-from steer.generate.apply import Sampling, continue_ids
-from steer.generate.cells import continue_cells
 from steer.library.models import Model
-from steer.steering.operation import Coefficient
-from steer.steering.scope import Scope
-from steer.steering.steers import Steer
 from steer.vectors import store
 from steer.vectors.provenance import Read
 from steer.vectors.vector import SteeringVector
@@ -85,18 +80,6 @@ def test_the_strongest_before_the_first_that_falls_apart_is_chosen(limit: float)
     assert (found.strength if found else 0.0) == (limit if limit < STRENGTHS[-1] else 9)
     still = [replace(trial, shift=0.0) for trial in trials]
     assert strongest(still) is None
-
-
-def test_cells_written_together_are_what_each_is_alone(chat: Model) -> None:
-    steers = [Steer(chat_vector(chat, (0, 1)), Coefficient(c), (0, 1)) for c in (0.5, -3.0)]
-    response = replace(steers[1], scope=Scope("response"))
-    starts = [(chat.inner.encode(text), number) for number, text in enumerate(QUESTIONS)]
-    sampling = Sampling(max_tokens=7, temperature=1.0, seed=3)
-    for cells in ([(), *([one] for one in steers)], [(), [response]], [steers, ()]):
-        together = continue_cells(chat.inner, starts, cells, sampling)
-        alone = [continue_ids(chat.inner, starts, cell, sampling) for cell in cells]
-        assert together == alone
-        assert together[0] != together[1]
 
 
 def test_the_middle_is_of_the_model_and_a_few_layers_are_all_meant(chat: Model) -> None:

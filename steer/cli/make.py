@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from steer.cli import contrast_options, options, output
+from steer.cli import contrast_options, from_words, options, output
 from steer.contrasts.contrasts import ContrastSource
 from steer.models.source import ModelSource
 
@@ -22,6 +22,9 @@ def register(app: typer.Typer) -> None:
 def make(
     *,
     contrasts: ContrastSource,
+    against: Annotated[
+        str | None, typer.Argument(metavar="[AGAINST]", help="A word, against the first one.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Default: vectors/NAME.safetensors."),
@@ -42,6 +45,7 @@ def make(
 
     \b
     steer make pairs.jsonl -m MODEL --chat -o warm
+    steer make "patient" "impatient" -m MODEL -o patient
     steer make examples/contrasts/joyful.jsonl -o joyful
     """
     from steer.base.files import check_writable
@@ -55,8 +59,11 @@ def make(
     store.check_path(path)
     check_writable(path, force=force)
     fitting = options.fit_method(method)
-    contrast_set = contrast_options.read_contrasts(contrasts)
-    check_paired(fit_methods().named(fitting["method"]), paired=contrast_set.paired)
+    words = from_words.is_words(contrasts, against)
+    given: Any = contrasts.file
+    if not words:
+        given = contrast_options.read_contrasts(contrasts)
+        check_paired(fit_methods().named(fitting["method"]), paired=given.paired)
     model = options.load_model(source)
     from steer.cli.tables import written
     from steer.library.models import Model
@@ -64,7 +71,9 @@ def make(
 
     made = run(
         Model(model),
-        contrast_set,
+        given,
+        against,
+        chat=words and contrasts.frame.chat,
         **fitting,
         name=name or path.stem,
         description=description,

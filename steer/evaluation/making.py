@@ -8,7 +8,7 @@ from typing import Any
 
 from steer.base.progress import Progress, silent
 from steer.generate.apply import Sampling
-from steer.generate.cells import continue_cells
+from steer.generate.mixed import continue_mixed
 from steer.measures.tables import in_console, in_notebook
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
@@ -103,14 +103,12 @@ def samples_of(
     ]
     cells = [[] if spec is None else [resolve(spec, vector)] for spec in specs]
     beginnings = [(model.encode(text, special=read.chat is not True), 0) for text in texts]
-    sampling = Sampling(max_tokens=TOKENS, temperature=0.0, batch_size=len(texts))
-    with progress("writing samples", 1) as advance:
-        written = continue_cells(model, beginnings, cells, sampling)
-        advance(1)
-    return tuple(
-        Sample(spec, tuple(map(model.decode, new)))
-        for spec, new in zip(specs, written, strict=True)
-    )
+    steerings = [steers for steers in cells for _ in texts]
+    sampling = Sampling(max_tokens=TOKENS, temperature=0.0, batch_size=len(steerings))
+    with progress("writing samples", len(steerings)) as advance:
+        new = continue_mixed(model, beginnings * len(cells), steerings, sampling, advance)
+    written = iter(map(model.decode, new))
+    return tuple(Sample(spec, tuple(next(written) for _ in texts)) for spec in specs)
 
 
 def _amount(strength: float) -> Coefficient | None:

@@ -46,7 +46,7 @@ from steer.vectors.sites import Site, format_layers
 from steer.workers import once, workers_of
 
 Sums = NDArray[np.float64]
-Functions = Mapping[Site, SiteFunction]
+Functions = dict[Site, SiteFunction]
 #: Of each text, the nats that its tokens were expected to cost, and how many they are.
 Nats = tuple[Sums, Sums]
 
@@ -158,7 +158,7 @@ class Scorer:
     def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
         times = len(cells)
-        functions = by_rows(cells, len(batch.ids))
+        functions = by_rows(cells, [len(batch.ids)] * times)
         with replayed(self.model, trunk, times), placed(self.model, functions):
             found = batch.log_probs(batch.ids.repeat(times, 1), batch.columns)
         return found.view(times, len(batch.ids), *found.shape[1:])

@@ -16,7 +16,7 @@ from steer.contrasts.reading import Tokens, shared_prefix
 from steer.distillation.lessons import MIN_TOKENS, Conditions, Lesson, beginnings, write_lessons
 from steer.evaluation.batches import Text
 from steer.generate.apply import TOGETHER, Sampling, continue_ids
-from steer.generate.cells import continue_cells
+from steer.generate.mixed import continue_mixed
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
@@ -124,13 +124,10 @@ def write_together(
     order = [
         (starts[i % len(starts)], writing.first + i // len(starts)) for i in range(writing.samples)
     ]
-    sampling = Sampling(
-        max_tokens=room, temperature=1.0, seed=writing.seed, batch_size=min(TOGETHER, len(order))
-    )
-    return [
-        [_written(start, ids) for (start, _), ids in zip(order, new, strict=True)]
-        for new in continue_cells(model, order, cells, sampling)
-    ]
+    sampling = Sampling(max_tokens=room, temperature=1.0, seed=writing.seed, batch_size=TOGETHER)
+    steerings = [steers for steers in cells for _ in order]
+    new = iter(continue_mixed(model, order * len(cells), steerings, sampling))
+    return [[_written(start, next(new)) for start, _ in order] for _ in cells]
 
 
 def _written(start: Sequence[int], new: Sequence[int]) -> Written:

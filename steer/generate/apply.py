@@ -181,7 +181,7 @@ class _Writer:
                     raise
                 self._most = len(part) // 2
                 continue
-            made += [up_to_end(self.model, ids) for ids in batch]
+            made += [_up_to_end(self.model, ids) for ids in batch]
         return made
 
 
@@ -201,8 +201,7 @@ def runs(model: Model, rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
     return found
 
 
-def up_to_end(model: Model, ids: list[int]) -> list[int]:
-    """The ids up to the first one that ends a text."""
+def _up_to_end(model: Model, ids: list[int]) -> list[int]:
     stop = next((index for index, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
     return ids[:stop]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,14 +17,12 @@ from steer.generate.guidance import GuidedScores
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
-from steer.hooks.hooks import SiteFunction
-from steer.hooks.inject import injected, staged
+from steer.hooks.inject import injected
 from steer.hooks.watch import Watch
 from steer.models.model import Model
 from steer.steering.generation import Finish, GateReading, Generation, Row, Sampling, Trip
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
-from steer.vectors.sites import Site
 
 
 class Listener(Protocol):
@@ -51,8 +49,6 @@ class Batch:
     guards: Sequence[Guard] = ()
     on_text: Callable[[str], None] | None = None
     listener: Listener | None = None
-    #: What else becomes of activations at sites; it has to know its own rows.
-    edits: Mapping[Site, SiteFunction] = field(default_factory=dict)
     #: Of each condition that guides all rows.
     strengths: Sequence[float] = ()
     #: Of each row that a guard has stopped: which guard, at which new token.
@@ -71,8 +67,7 @@ class Batch:
         ids, mask = model.padded(prompts, left=True)
         width = ids.shape[1]
         self.look_at(prompts, width - mask.sum(1))
-        afterwards = staged([self.edits, self.watch.functions])
-        steered = injected(model, self.steers, self.clock, afterwards)
+        steered = injected(model, self.steers, self.clock, self.watch.functions)
         with torch.no_grad(), nothing_else(model), steered:
             output = model.network.generate(
                 input_ids=ids,

@@ -72,25 +72,6 @@ def site_functions(
     return staged([prompt_readers(steers, clock), token_gates(steers, clock), edits])
 
 
-def by_rows(cells: Sequence[Mapping[Site, SiteFunction]], n: int) -> dict[Site, SiteFunction]:
-    """Functions of a batch in which each cell has n rows, in order: each gives a cell's rows to the
-    cell's own function."""
-
-    def function(site: Site) -> SiteFunction:
-        own = [cell.get(site) for cell in cells]
-
-        def edit(resid: Tensor) -> Tensor:
-            parts = []
-            for one, rows in zip(own, torch.split(resid, n), strict=True):
-                edited = rows if one is None else one(rows)
-                parts.append(rows if edited is None else edited)
-            return torch.cat(parts)
-
-        return edit
-
-    return {site: function(site) for cell in cells for site in cell}
-
-
 def check_size(plans: Mapping[Site, SitePlan], dtype: torch.dtype) -> None:
     """Refuse edits after which activations, or the squares that norms take of them in float32,
     are no numbers any more.
@@ -147,6 +128,26 @@ def staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunc
     """At each site the functions of all stages, each of which gets what the one before left."""
     sites = sorted({site for stage in stages for site in stage})
     return {site: _in_turn([stage[site] for stage in stages if site in stage]) for site in sites}
+
+
+def by_rows(
+    cells: Sequence[Mapping[Site, SiteFunction]], sizes: Sequence[int]
+) -> dict[Site, SiteFunction]:
+    """Functions that give neighbouring rows, `sizes` of them, each to its own cell's function."""
+
+    def function(site: Site) -> SiteFunction:
+        own = [cell.get(site) for cell in cells]
+
+        def edit(resid: Tensor) -> Tensor:
+            parts = []
+            for one, rows in zip(own, torch.split(resid, list(sizes)), strict=True):
+                edited = rows if one is None else one(rows)
+                parts.append(rows if edited is None else edited)
+            return torch.cat(parts)
+
+        return edit
+
+    return {site: function(site) for cell in cells for site in cell}
 
 
 def _in_turn(functions: Sequence[SiteFunction]) -> SiteFunction:

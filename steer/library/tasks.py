@@ -18,6 +18,7 @@ from steer.baking.target import check_folder
 from steer.base.errors import InputError, UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
+from steer.concepts.words import looks_like_file
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
@@ -32,6 +33,7 @@ from steer.fitting.activations import Activations, open_kept
 from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.formats import reading, writing
 from steer.formats.source import Options
+from steer.library import concepts
 from steer.library.data import Data, contrast_set, rows, text_list
 from steer.library.models import FitWarning, Model
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
@@ -60,6 +62,7 @@ from steer.workers import InProcess
 def extract(
     model: Model,
     contrasts: Data | None = None,
+    against: str | None = None,
     *,
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
@@ -69,7 +72,7 @@ def extract(
     positions: str | None = None,
     site: str = "resid_post",
     layers: int | str | Iterable[int] | None = None,
-    name: str = "vector",
+    name: str | None = None,
     description: str = "",
     license: str = "",
     mapping: Mapping[str, str] | None = None,
@@ -77,10 +80,17 @@ def extract(
     chat: bool = False,
     system: str | None = None,
     keep: str | PathLike[str] | None = None,
+    phrase: str | None = None,
+    allow_weak: bool = False,
     calibrate: bool = True,
     progress: Progress = silent,
 ) -> Vector:
-    """Make a vector from a contrast set: the difference of the two sides' activations.
+    """Make a vector of two words, or from a contrast set: the difference of the activations.
+
+    steer.extract(model, "patient", "impatient") and steer.extract(model, "talks like a weather
+    forecaster") have the model answer everyday questions under both; a word that is the name of a
+    file, or looks like a path, is a file. phrase: how a word becomes a condition, such as
+    "[mood: {}]". allow_weak: of words, give a vector that is not worth keeping, too.
 
     contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
     positive, negative: prompt conditions that stand before each of texts. method: such as mean_diff
@@ -98,6 +108,30 @@ def extract(
         SiteError: a layer or site that the model does not have.
         VectorError: sides that do not differ.
     """
+    if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
+        for option, value in (("positions", positions), ("keep", keep), ("template", template),
+                              ("system", system), ("mapping", mapping)):  # fmt: skip
+            if value:
+                raise UsageError(f"{option}= goes with contrasts, not with words")
+        chosen = _layers(layers)
+        return concepts.from_words(
+            model,
+            contrasts,
+            against,
+            name=name,
+            description=description,
+            method=method,
+            options=options,
+            site=site,
+            layers=chosen,
+            chat=chat or None,
+            phrase=phrase,
+            license=license,
+            allow_weak=allow_weak,
+            progress=progress,
+        )[0]
+    if against is not None:
+        raise UsageError("a second word goes with a first one", hint='extract(model, "a", "b")')
     found = contrast_set(
         contrasts,
         positive=positive,
@@ -113,7 +147,7 @@ def extract(
         workers,
         found,
         _read_settings(site, layers, positions),
-        _fit_settings(name, method, options, description=description, license=license),
+        _fit_settings(name or "vector", method, options, description=description, license=license),
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
@@ -125,6 +159,7 @@ def extract(
 def make(
     model: Model,
     contrasts: Data | Contrasts | None = None,
+    against: str | None = None,
     *,
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
@@ -143,40 +178,48 @@ def make(
 ) -> Made:
     """Make a vector, find how strong it can be, and write samples at a few strengths.
 
-    The arguments are those of `extract`; contrasts may also be what `contrast_set` returned.
+    The arguments are those of `extract`, words too; contrasts may also be what `contrast_set`
+    returned.
     prompts: what the samples go on with; by default three everyday questions, or three openings.
     `vector` of what is returned recommends what was found; printing it shows the samples.
 
     Raises:
         UsageError, InputError, SiteError, VectorError: as `extract`.
     """
-    chosen = contrasts
-    if not isinstance(chosen, Contrasts):
-        chosen = contrast_set(
+    described = model.inner.describe()
+    if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
+        vector = extract(
+            model, contrasts, against, method=method, options=options, name=name,
+            description=description, license=license, chat=chat, progress=progress,
+        ).data  # fmt: skip
+    else:
+        chosen = contrasts
+        if not isinstance(chosen, Contrasts):
+            chosen = contrast_set(
+                chosen,
+                positive=positive,
+                negative=negative,
+                texts=texts,
+                mapping=mapping,
+                template=template,
+                chat=chat,
+                system=system,
+            )
+        workers = InProcess(model.inner)
+        vector = run_extraction(
+            workers,
             chosen,
-            positive=positive,
-            negative=negative,
-            texts=texts,
-            mapping=mapping,
-            template=template,
-            chat=chat,
-            system=system,
-        )
-    workers = InProcess(model.inner)
-    extracted = run_extraction(
-        workers,
-        chosen,
-        _read_settings("resid_post", None, None),
-        _fit_settings(name, method, options, description=description, license=license),
-        progress=progress,
-    )
-    calibration = calibrated(workers, chosen, extracted.best, progress)
-    vector = extracted.best if calibration is None else calibration.vector
+            _read_settings("resid_post", None, None),
+            _fit_settings(name, method, options, description=description, license=license),
+            progress=progress,
+        ).best
+        calibration = calibrated(workers, chosen, vector, progress)
+        vector = vector if calibration is None else calibration.vector
     in_chat = vector.metadata.read.chat is True
     usual = everyday.OTHER_QUESTIONS[:3] if in_chat else OPENINGS
     shown = tuple(usual if prompts is None else prompts)
     samples = samples_of(model.inner, vector, shown, progress)
-    return Made(vector.sealed(), extracted.described, shown, samples)
+    return Made(vector.sealed(), described, shown, samples)
 
 
 def record(
@@ -658,6 +701,7 @@ def convert(
     format: str | None = None,
     layers: int | str | Iterable[int] | None = None,
     row: int | None = None,
+    encoder: bool = False,
     pick: str | None = None,
     minus: str | PathLike[str] | None = None,
     offset: int | None = None,
@@ -669,9 +713,10 @@ def convert(
 
     model: the model that it was made on; without it the vector is not bound to one, and a model
     takes it with allow_other_model alone. format: where the file does not say it. layers: where
-    bare numbers belong. row, pick: which of several vectors. minus: a baseline's file. offset:
-    layer here less the number in the file. The file's op, site and strength become what the vector
-    recommends. `export` writes such files.
+    bare numbers belong. row, pick: which of several vectors. encoder: of a sparse autoencoder, the
+    row that reads a feature, for a gate in the feature's activation. minus: a baseline's file.
+    offset: layer here less the number in the file. The file's op, site and strength become what
+    the vector recommends. `export` writes such files.
 
     Raises:
         VectorError: damaged, unknown, or with something that cannot be carried.
@@ -682,6 +727,7 @@ def convert(
         format=format,
         layers=_layers(layers),
         row=row,
+        encoder=encoder,
         pick=pick,
         minus=None if minus is None else Path(minus),
         offset=offset,
