@@ -45,7 +45,7 @@ from steer.cli.command import SteerCommand
 SECTIONS = {
     "Begin here": ["demo", "doctor"],
     "Make vectors": ["contrasts", "extract", "fit", "distill", "combine", "convert"],
-    "Steer": ["apply", "chat", "recipe", "serve", "probe", "bake"],
+    "Steer": ["apply", "chat", "recipe", "ui", "serve", "probe", "bake"],
     "Read and measure": ["monitor", "sweep", "eval", "suite", "show", "compare"],
     "Share": ["list", "push", "pull", "verify", "sign"],
 }

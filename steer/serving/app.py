@@ -1,8 +1,8 @@
 """The server on Hugging Face: OpenAI's API, and what clients of other servers ask beside it, for
 one model, steered by hooks.
 
-`SteeringMiddleware` stands before it. What it finds of a request stands in the scope. The page at
-`/` has its place in `pages`.
+`SteeringMiddleware` stands before it and serves the page; what it finds of a request stands in the
+scope.
 """
 
 from __future__ import annotations
@@ -62,10 +62,6 @@ def build(
     @app.get("/metrics")
     async def measured() -> Response:
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
-
-    @app.get("/")
-    async def page() -> Response:
-        return HTMLResponse(pages.front(served, library), headers=pages.HEADERS)
 
     @app.get("/docs")
     async def docs() -> Response:

@@ -19,6 +19,7 @@ from typing import Literal
 from torch import Tensor
 
 from steer.base.text import TextDeltas
+from steer.generate.cost import CostMeter
 from steer.generate.together import Continuation, Together
 from steer.models.memory import cached_tokens, ran_out, token_budget
 from steer.models.model import Model
@@ -29,7 +30,7 @@ from steer.serving.metrics import Metrics
 from steer.serving.responses import End, Piece, Token
 from steer.steering.generation import Finish, Row, Sampling
 
-#: Texts that run together at most.
+#: Rows that run together at most. A text has one; more where it is guided or its cost is measured.
 MOST_RUNNING = 32
 #: Tokens that a text writes before it gives way to a request that has fewer running.
 TURN = 16
@@ -51,8 +52,11 @@ Event = Piece | End
 
 @dataclass(frozen=True)
 class Order:
-    """Rows to be continued. top: of how many tokens a step log-probabilities are told, besides the
-    one that is taken; None tells none. streamed: each token is told as it comes, not at the end.
+    """Rows to be continued.
+
+    top: of how many tokens a step log-probabilities are reported, besides the one that is taken;
+    None reports none. streamed: each token is reported as it comes, not at the end. token_ids:
+    whether the ids of new tokens are reported. prefill: token ids that each text begins with.
     """
 
     rows: Sequence[Row]
@@ -60,6 +64,8 @@ class Order:
     sampling: Sampling
     top: int | None = None
     streamed: bool = True
+    token_ids: bool = False
+    prefill: Sequence[int] = ()
 
 
 @dataclass(eq=False)
@@ -117,27 +123,42 @@ class _Text:
         self.turn = 0  # tokens since it came to run
         self._model, self._top = model, order.top
         self._watches = bool(order.steering.watched)
+        self._describes = self._top is not None or self._watches or order.token_ids
         self._deltas = TextDeltas(model.decode, order.sampling.stop)
         self._tokens: list[Token] = []
         self._n_told = 0
+        steering = order.steering
+        self._cost = CostMeter() if steering.cost else None
+        strengths = [guide.strength for guide in steering.guides]
         self.continuation = Continuation(
             model,
             order.rows[index],
-            order.steering.steers,
+            steering.steers,
             order.sampling,
-            order.steering.watched,
-            order.steering.guards,
-            self._heard,
+            steering.watched,
+            steering.guards,
+            self._on_token,
+            strengths=strengths,
+            prefill=order.prefill,
+            plain=steering.cost and bool(steering.steers or steering.guards or strengths),
         )
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that it has in a forward."""
+        return len(self.continuation.runs)
 
     @property
     def room(self) -> int:
         """Tokens that its cache may take before others have ended."""
         one = self.continuation
-        return one.length + min(one.sampling.max_tokens - len(one.new), AHEAD)
+        ahead = min(one.sampling.max_tokens - len(one.new), AHEAD)
+        return one.length + self.n_rows * ahead
 
-    def _heard(self, token: int, logits: Tensor) -> None:
-        if self._top is not None or self._watches:
+    def _on_token(self, token: int, logits: Tensor, plain: Tensor | None) -> None:
+        if self._cost is not None:
+            self._cost.add(logits, logits if plain is None else plain)
+        if self._describes:
             self._tokens.append(self._described(token, logits))
         if piece := self._deltas.push(token):
             self._tell(piece, len(self._tokens))
@@ -160,6 +181,7 @@ class _Text:
                 tuple(made.gates),
                 tuple(made.trips),
                 tuple(made.idle),
+                self._cost and self._cost.cost(self.continuation.new[: made.n_tokens]),
             )
         )
 
@@ -172,14 +194,15 @@ class _Text:
         text = self._model.token(token)
         watched = tuple(self.continuation.newest()) if self._watches else ()
         if self._top is None:
-            return Token(text, 0.0, (), watched)
+            return Token(token, text, 0.0, (), watched)
         log_probs = logits.log_softmax(-1)
         values, ids = log_probs.topk(min(self._top, len(log_probs)))
         top = zip(ids.tolist(), values.tolist(), strict=True)
         return Token(
+            token,
             text,
             max(float(log_probs[token]), _NEVER),
-            tuple((self._model.token(one), max(value, _NEVER)) for one, value in top),
+            tuple((one, self._model.token(one), max(value, _NEVER)) for one, value in top),
             watched,
         )
 
@@ -294,7 +317,7 @@ class Batcher:
             taken = sum(one.room for one in self._begun)
             if taken + text.room > self._room:
                 return False
-        if len(running) < MOST_RUNNING:
+        if not running or sum(one.n_rows for one in running) + text.n_rows <= MOST_RUNNING:
             return True
         fewest = len(text.job.running)
         giving = [

@@ -10,6 +10,7 @@ import uvicorn
 
 from steer.base.errors import HookError
 from steer.models.model import Model
+from steer.serving import pages
 from steer.serving.app import build, hand_on
 from steer.serving.batching import Batcher
 from steer.serving.connections import Connection
@@ -48,6 +49,7 @@ def serve(
             hand_on,
             access=access,
             served=model.identity.id,
+            about=pages.about(model),
             metrics=metrics,
             log=log,
             log_request=log_request,
