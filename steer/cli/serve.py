@@ -1,4 +1,4 @@
-"""`steer serve` and `steer ui`: a server whose requests say how they are steered, and its page."""
+"""`steer serve`: a server whose requests say how they are steered, and its page."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the app."""
+    """Add the command to the app."""
     app.command("serve")(serve)
-    app.command("ui")(ui)
 
 
 @options.with_model(default="pocket", chat=True)
@@ -107,8 +106,8 @@ def serve(
             f"whoever reaches {host} could use this server",
             hint="pass --api-key KEY, or set STEER_API_KEY",
         )
-    settings, usable = _ready(engine, engine_option or [])
-    _serve(
+    settings, usable = ready(engine, engine_option or [])
+    run(
         Requested(vectors, recipe or [], vector or [], when),
         source,
         host=host,
@@ -125,58 +124,6 @@ def serve(
     )
 
 
-@options.with_model(default="pocket", chat=True)
-def ui(
-    *,
-    vector: Annotated[
-        list[str] | None,
-        typer.Option("-v", "--vector", help="A steer that is on when the page opens, as in apply."),
-    ] = None,
-    vectors: Annotated[
-        Path, typer.Option(help="A folder: the vectors and recipes on the page.")
-    ] = Path("vectors"),
-    port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Default: 8000, or one that is free."),
-    ] = None,
-    browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
-    ] = True,
-    allow_other_model: Annotated[
-        bool, typer.Option("--allow-other-model", help="Use vectors on a finetune of their model.")
-    ] = False,
-    json: options.Json = False,
-    source: ModelSource,
-) -> None:
-    """Open a page on which you steer by hand.
-
-    Chat with the model, unsteered and steered side by side; move a slider for each vector; see each
-    token's projection and what else was likely; make vectors from pairs of texts. The page is that
-    of `steer serve` (pip install 'steer-activations[serve]'), on this machine alone.
-
-    \b
-    steer ui
-    steer ui -m MODEL --vectors vectors -v warm:2
-    """
-    settings, usable = _ready(None, [])
-    _serve(
-        Requested(vectors, [], vector or [], None, may_be_empty=True),
-        source,
-        host="127.0.0.1",
-        ports=[8000, 0] if port is None else [port],
-        api_key=None,
-        allow_origin=[],
-        log_requests=False,
-        engine=None,
-        settings=settings,
-        usable=usable,
-        allow_idle=False,
-        allow_other_model=allow_other_model,
-        json=json,
-        browser=browser,
-    )
-
-
 @dataclass(frozen=True)
 class Requested:
     """What is to be served: a folder of vectors and recipes, more recipes, and the steers of
@@ -189,7 +136,7 @@ class Requested:
     may_be_empty: bool = False
 
 
-def _serve(
+def run(
     wanted: Requested,
     source: ModelSource,
     *,
@@ -290,7 +237,7 @@ def _open(url: str) -> None:
         threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()
 
 
-def _ready(
+def ready(
     engine: str | None, engine_option: Sequence[str]
 ) -> tuple[dict[str, Any], Callable[[SteeringVector], None]]:
     """What the engine is started with, and what refuses a vector that it cannot use.

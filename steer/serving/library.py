@@ -32,7 +32,14 @@ from steer.steering.generation import Guide
 from steer.steering.named import NamedSteer, resolved
 from steer.steering.operation import RECOMMENDED, Coefficient
 from steer.steering.projection import Gate, Guard, OnTrip, Projection, reading_layer
-from steer.steering.steers import Steer, check_all_fit, check_fits, resolve, usual_scope
+from steer.steering.steers import (
+    Steer,
+    check_all_fit,
+    check_fits,
+    recommended_operation,
+    resolve,
+    usual_scope,
+)
 from steer.vectors import store
 from steer.vectors.metadata import LayerStatistics, Metadata
 from steer.vectors.provenance import ModelIdentity
@@ -524,7 +531,7 @@ def describe(name: str, metadata: Metadata) -> dict[str, Any]:
             "coefficient": usual.value if usual.unit == "vector" else str(usual),
             "layers": list(recommended.layers),
             "op": recommended.op,
-            "scope": str(usual_scope(metadata)),
+            "scope": str(usual_scope(metadata, recommended_operation(metadata))),
             "evidence": recommended.evidence,
             "swept": recommended.chosen_on is not None,
         },

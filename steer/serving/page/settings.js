@@ -49,7 +49,7 @@ export function unit(name) {
   return [Number.parseFloat(text), text.endsWith("%") ? "%" : ""];
 }
 
-/** The coefficient that a slider stands for, as a request has it. */
+/** What a slider comes to: times the stored vector, a share, or how much of an edit is made. */
 export function coefficient(name, times = own(name).times) {
   const [one, sign] = unit(name);
   const value = exact(one * times);
@@ -75,8 +75,9 @@ export function layersOf(text) {
 /** One vector's steer, as a request has it. */
 export function steerOf(name, times = own(name).times) {
   const chosen = own(name);
-  const steer = { vector: name, coefficient: coefficient(name, times) };
+  // A number multiplies what the file recommends; beside layers it multiplies the vector itself.
   const layers = layersOf(chosen.layers);
+  const steer = { vector: name, coefficient: layers === null ? exact(times) : coefficient(name, times) };
   if (layers !== null) steer.layers = layers;
   if (chosen.op) steer.op = chosen.op;
   if (chosen.scope.trim()) steer.scope = chosen.scope.trim();
