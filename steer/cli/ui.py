@@ -22,7 +22,7 @@ def ui(
     *,
     vector: Annotated[
         list[str] | None,
-        typer.Option("-v", "--vector", help="A steer that is on when the page opens, as in apply."),
+        typer.Option("-v", "--vector", help="A steer that is on at first, as in apply."),
     ] = None,
     vectors: Annotated[
         Path, typer.Option(help="A folder: the vectors and recipes on the page.")
@@ -31,9 +31,9 @@ def ui(
         int | None,
         typer.Option(min=0, max=65535, help="Default: 8000, or one that is free."),
     ] = None,
-    browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
-    ] = True,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address, and open no browser.")
+    ] = False,
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use vectors on a finetune of their model.")
     ] = False,
@@ -65,5 +65,5 @@ def ui(
         allow_idle=False,
         allow_other_model=allow_other_model,
         json=json,
-        browser=browser,
+        browser=not no_browser,
     )

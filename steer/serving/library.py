@@ -32,6 +32,7 @@ from steer.steering.generation import Guide
 from steer.steering.named import NamedSteer, resolved
 from steer.steering.operation import RECOMMENDED, Coefficient
 from steer.steering.projection import Gate, Guard, OnTrip, Projection, reading_layer
+from steer.steering.scope import Scope
 from steer.steering.steers import (
     Steer,
     check_all_fit,
@@ -531,7 +532,7 @@ def describe(name: str, metadata: Metadata) -> dict[str, Any]:
             "coefficient": usual.value if usual.unit == "vector" else str(usual),
             "layers": list(recommended.layers),
             "op": recommended.op,
-            "scope": str(usual_scope(metadata, recommended_operation(metadata))),
+            "scope": str(_scope(metadata)),
             "evidence": recommended.evidence,
             "swept": recommended.chosen_on is not None,
         },
@@ -542,6 +543,14 @@ def describe(name: str, metadata: Metadata) -> dict[str, Any]:
         "watch_layer": _watch_layer(metadata),
         "statistics": [_statistics(row) for row in metadata.statistics],
     }
+
+
+def _scope(metadata: Metadata) -> Scope:
+    """Where the vector acts if a request does not say."""
+    try:
+        return usual_scope(metadata, recommended_operation(metadata))
+    except VectorError:  # an op of a later version, which no request can leave out
+        return usual_scope(metadata)
 
 
 def _watch_layer(metadata: Metadata) -> int | None:
