@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,19 +24,26 @@ from steer.vectors.vector import SteeringVector
 class Here:
     """A server for as long as a block runs."""
 
-    def __init__(self, model: Model, library: Library, access: Access | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        library: Library,
+        access: Access | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self._model, self._library, self._access = model, library, access or Access()
+        self._folder = folder
 
     def __enter__(self) -> Here:
         self._batcher = Batcher(self._model, pytest.fail)
-        app = build(self._model, self._batcher, self._library, Metrics(), created=0)
+        app = build(self._model, self._batcher, self._library, Metrics(), 0, self._folder)
         self._app = SteeringMiddleware(
             app,
             self._library,
             hand_on,
             access=self._access,
             served=self._model.identity.id,
-            about=pages.about(self._model),
+            about=pages.about(self._model, makes=self._folder is not None),
         )
         return self
 
@@ -65,18 +73,19 @@ class Here:
         """The answers to requests that are made at the same time."""
 
         async def run() -> list[httpx.Response]:
-            async with self._client() as client:
+            async with self.client() as client:
                 return await asyncio.gather(*(client.post(path, json=one) for one in bodies))
 
         return asyncio.run(run())
 
-    def _client(self) -> httpx.AsyncClient:
+    def client(self) -> httpx.AsyncClient:
+        """A client for an event loop of one's own."""
         transport = httpx.ASGITransport(app=self._app)  # type: ignore[arg-type]
         return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def run() -> httpx.Response:
-            async with self._client() as client:
+            async with self.client() as client:
                 return await client.request(method, path, **options)
 
         return asyncio.run(run())

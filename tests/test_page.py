@@ -5,6 +5,7 @@ What a browser does with it is in `test_page_browser.py`.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from functools import cache
 from pathlib import Path
@@ -15,11 +16,14 @@ import torch
 from serving_here import Here
 
 from steer.base.errors import SteerError
+from steer.extraction import ReadSettings, extract
+from steer.fitting.fitting import FitSettings
 from steer.generate.apply import generate
 from steer.generate.cost import word
 from steer.generate.guidance import guidance
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
+from steer.library.data import contrast_set
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
@@ -29,6 +33,7 @@ from steer.serving.middleware import Access
 from steer.serving.sockets import first_free
 from steer.steering.generation import Guide, Sampling
 from steer.vectors import store
+from steer.workers import InProcess
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "One day Mara woke up."
@@ -296,6 +301,99 @@ def test_words_are_those_of_the_documented_thresholds() -> None:
         *["strained"] * 2,
         "broken",
     ]
+
+
+PAIRS = [
+    {"positive": f"{who} {how} the {what}.", "negative": f"{who} {not_how} the {what}."}
+    for who in ("Mara", "Kofi", "The captain", "My friend")
+    for how, not_how in (("loved", "hated"), ("praised", "blamed"), ("enjoyed", "dreaded"))
+    for what in ("boat",)
+]
+
+
+def test_a_vector_is_made_as_extract_makes_it_and_saved(tmp_path: Path) -> None:
+    own = Library(dict(library().vectors))
+    expected = extract(
+        InProcess(model()),
+        contrast_set(PAIRS),
+        ReadSettings(),
+        FitSettings(name="liking"),
+    ).best.sealed()
+    with Here(model(), own, folder=tmp_path / "made") as server:
+        events = server.stream("/page/vectors", {"name": "liking", "pairs": PAIRS})
+        whole = [one["progress"] for one in events if "progress" in one]
+        assert whole[0]["done"] == 0
+        assert {one["what"]: one["done"] for one in whole} == {
+            one["what"]: one["total"] for one in whole
+        }
+        assert own.vectors["liking"].sha256 == expected.sha256
+        assert events[-1]["vector"]["id"] == "liking"
+        asked = GREEDY | {"steer": "liking:2@2", "watch": "liking"}
+        assert server.post("/v1/completions", asked).status_code == 200
+        assert server.post("/page/save", {"name": "joyful"}).status_code == 400
+        saved = server.post("/page/save", {"name": "liking"})
+        assert saved.json() == {"file": "made/liking.safetensors"}
+        assert server.post("/page/save", {"name": "liking"}).status_code == 400
+    assert store.read(tmp_path / "made/liking.safetensors").sha256 == expected.sha256
+
+
+def test_texts_go_on_while_a_vector_is_made(tmp_path: Path) -> None:
+    """Those that are being written neither stop nor change."""
+    asked = GREEDY | {"max_tokens": 40, "steer": "joyful:2@2"}
+    with Here(model(), Library(dict(library().vectors)), folder=tmp_path) as server:
+        alone = server.post("/v1/completions", asked).json()["choices"]
+
+        async def both() -> tuple[Any, Any]:
+            async with server.client() as client:
+                made = client.post("/page/vectors", json={"name": "liking", "pairs": PAIRS})
+                written = client.post("/v1/completions", json=asked)
+                return tuple(await asyncio.gather(made, written))
+
+        made, written = asyncio.run(both())
+    assert '"vector"' in made.text
+    assert written.json()["choices"] == alone
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"name": "joyful"}, "taken"),
+        ({"name": "../joyful"}, "bad_name"),
+        ({"name": ""}, "bad_request"),
+        ({"pairs": PAIRS[:1]}, "bad_request"),
+        ({"pairs": [{"positive": "a", "negative": ""}] * 2}, "bad_request"),
+        ({"pairs": [PAIRS[0] | {"positive": "x" * 19_000}] * 60}, None),
+        ({"folder": "/"}, "bad_request"),
+    ],
+)
+def test_what_makes_no_vector_is_refused(
+    change: dict[str, Any], code: str | None, tmp_path: Path
+) -> None:
+    with Here(model(), Library(dict(library().vectors)), folder=tmp_path) as server:
+        answer = server.post("/page/vectors", {"name": "new", "pairs": PAIRS} | change)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == code
+        evil = {"origin": "http://evil.example"}
+        for path in ("/page/vectors", "/page/save"):
+            assert server.post(path, {"name": "new"}, headers=evil).status_code == 403
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pair_that_says_nothing_is_an_error_in_the_stream(tmp_path: Path) -> None:
+    same = [{"positive": "The same.", "negative": "The same."}] * 3
+    with Here(model(), Library(dict(library().vectors)), folder=tmp_path) as server:
+        answer = server.post("/page/vectors", {"name": "new", "pairs": same})
+        assert "error" in answer.text
+        assert "new" not in server.get("/page/state").text.split("vectors")[1][:40]
+
+
+def test_beyond_this_machine_no_vector_is_made() -> None:
+    with here(api_key="k", local=False) as server:
+        known = {"authorization": "Bearer k"}
+        assert "make" not in server.get("/page/state", headers=known).json()["features"]
+        for path in ("/page/vectors", "/page/save"):
+            body = {"name": "new", "pairs": PAIRS}
+            assert server.post(path, body, headers=known).status_code == 404
 
 
 def test_a_port_that_is_taken_is_passed_over() -> None:

@@ -94,8 +94,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "template_arg", "date",
     ),
     _RUNNING: (
-        "host", "port", "api_key", "allow_origin", "log_requests", "no_browser", "batch_size", "jobs",
-        "engine", "engine_option", "ray", "workers", "allow_idle",
+        "host", "port", "api_key", "allow_origin", "log_requests", "no_browser", "batch_size",
+        "jobs", "engine", "engine_option", "ray", "workers", "allow_idle",
     ),
 }  # fmt: skip
 

@@ -202,6 +202,7 @@ def run(
             library,
             at,
             access=access,
+            folder=wanted.vectors,
             log=output.warning,
             log_request=output.note if log_requests else lambda text: None,
             on_up=up,

@@ -13,8 +13,10 @@ import queue
 import threading
 import traceback
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -32,6 +34,8 @@ from steer.steering.generation import Finish, Row, Sampling
 
 #: Rows that run together at most. A text has one; more where it is guided or its cost is measured.
 MOST_RUNNING = 32
+#: Other work on the model that waits, at most.
+MOST_WORK = 4
 #: Tokens that a text writes before it gives way to a request that has fewer running.
 TURN = 16
 #: New tokens for which a text has room kept when it begins; few write as many as they may.
@@ -48,6 +52,13 @@ _FINISH: dict[Finish, Literal["stop", "length"]] = {
     "length": "length",
 }
 Event = Piece | End
+#: Lets texts be written while other work on the model waits.
+Between = Callable[[], None]
+Result = TypeVar("Result")
+
+
+class Abandoned(BaseException):
+    """Raised inside work of which nobody wants the result."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +180,9 @@ class _Text:
         Raises:
             GuardError: a guard tripped, and was to be an error.
         """
-        made = self.continuation.generation()
+        one = self.continuation
+        made = one.generation()
+        cost = None if self._cost is None else self._cost.cost(one.new[: made.n_tokens])
         piece = self._deltas.finish()
         if piece or self._n_told < min(made.n_tokens, len(self._tokens)):
             self._tell(piece, made.n_tokens)
@@ -181,7 +194,7 @@ class _Text:
                 tuple(made.gates),
                 tuple(made.trips),
                 tuple(made.idle),
-                self._cost and self._cost.cost(self.continuation.new[: made.n_tokens]),
+                cost,
             )
         )
 
@@ -218,12 +231,13 @@ class Batcher:
         self._metrics.gauge("steer_texts_running", lambda: sum(len(j.running) for j in self._jobs))
         self._metrics.gauge("steer_texts_waiting", lambda: sum(len(j.waiting) for j in self._jobs))
         self._arrived: queue.Queue[Job] = queue.Queue()
+        self._work: queue.Queue[tuple[Callable[[Between], Any], Future[Any]]] = queue.Queue()
         self._jobs: list[Job] = []
         self._begun: set[_Text] = set()  # what has a cache, running or parked
         self._together = Together(model)
         self._budget, self._room = token_budget(model), cached_tokens(model)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="model", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Batcher:
@@ -246,6 +260,22 @@ class Batcher:
         self._arrived.put_nowait(job)
         return job
 
+    def run(self, work: Callable[[Between], Result]) -> Future[Result]:
+        """Have other work done on the model, in its thread.
+
+        work: gets a function to call where it can wait for a moment. Every text then gets a token
+        more; where nobody waits for the result any more (the future is cancelled), or the server
+        ends, it raises `Abandoned`.
+
+        Raises:
+            RequestError: too much waits.
+        """
+        if self._work.qsize() >= MOST_WORK:
+            raise RequestError("other vectors are being made; try again later", 503, code="busy")
+        future: Future[Result] = Future()
+        self._work.put_nowait((work, future))
+        return future
+
     def error(self, error: Exception) -> RequestError:
         """What a client is told of an error; of a bug, the log has the details."""
         if isinstance(error, RuntimeError) and ran_out(error):
@@ -256,23 +286,47 @@ class Batcher:
         self._log("".join(traceback.format_exception(error)))
         return RequestError("the server failed; its log says how", 500)
 
-    def _work(self) -> None:
+    def _serve(self) -> None:
         while not self._closed.is_set():
-            self._receive()
-            for job in [one for one in self._jobs if one.gone.is_set()]:
-                self._drop(job)
-            try:
-                self._admit()
-                self._together.step()
-            except Exception as error:  # none of what ran can go on; what waits can
-                self._together.clear()
-                for job in [one for one in self._jobs if one.running]:
-                    self._fail(job, error)
-            self._report()
+            self._receive(wait=not self._jobs and self._work.empty())
+            self._turn()
+            with suppress(queue.Empty):
+                self._do(*self._work.get_nowait())
 
-    def _receive(self) -> None:
-        """Take in what has arrived; wait for it where there is nothing else to do."""
-        wait = not self._jobs
+    def _turn(self) -> None:
+        """Give every text that runs a token more."""
+        for job in [one for one in self._jobs if one.gone.is_set()]:
+            self._drop(job)
+        try:
+            self._admit()
+            self._together.step()
+        except Exception as error:  # none of what ran can go on; what waits can
+            self._together.clear()
+            for job in [one for one in self._jobs if one.running]:
+                self._fail(job, error)
+        self._report()
+
+    def _do(self, work: Callable[[Between], Any], future: Future[Any]) -> None:
+        def between() -> None:
+            if self._closed.is_set() or future.cancelled():
+                raise Abandoned
+            self._receive(wait=False)
+            self._turn()
+
+        try:
+            between()
+            result = work(between)
+        except Abandoned:
+            future.cancel()
+        except Exception as error:
+            with suppress(InvalidStateError):  # cancelled meanwhile
+                future.set_exception(error)
+        else:
+            with suppress(InvalidStateError):
+                future.set_result(result)
+
+    def _receive(self, *, wait: bool) -> None:
+        """Take in what has arrived, or arrives soon."""
         while True:
             try:
                 job = self._arrived.get(timeout=_LOOK) if wait else self._arrived.get_nowait()

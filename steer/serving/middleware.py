@@ -47,6 +47,8 @@ STATE = "/page/state"
 _GET = (*_OPEN, STATE, "/version", "/metrics", "/api/version", "/api/tags", MODELS, VECTORS)
 _STEERED = ("/v1/completions", "/v1/chat/completions", "/api/chat", "/api/generate")
 _POST = (*_STEERED, "/tokenize", "/detokenize")
+#: What the page makes and saves, where the server says that it can (`about`).
+_MADE = ("/page/vectors", "/page/save")
 #: Any tokens: what is edited changes whatever they say.
 _PROBE = {"prompt": [1, 2, 3, 4], "max_tokens": 1, "temperature": 0, "logprobs": 5}
 #: Nats by which engines that round otherwise in other batches are apart, and no steers are.
@@ -172,7 +174,7 @@ class SteeringMiddleware:
             raise ConnectionError("the client does not read what it is sent") from None
         finally:
             seconds = time.monotonic() - began
-            path = scope["path"] if scope["path"] in (*_GET, *_POST) else "other"
+            path = scope["path"] if scope["path"] in (*_GET, *_POST, *_MADE) else "other"
             self._metrics.add("steer_requests_total", path=path, status=str(status))
             if path in _STEERED:
                 self._metrics.observe(seconds)
@@ -202,8 +204,9 @@ class SteeringMiddleware:
         if asks_first:
             await self._allow(send)
             return
+        makes = path in _MADE and "make" in self._about.get("features", ())
         is_get = path in _GET or file is not None or path.startswith(MODELS + "/")
-        if not is_get and path not in _POST:
+        if not (is_get or makes) and path not in _POST:
             raise RequestError(
                 f"{method} {path[:100]} is not served; POST {' or '.join(_STEERED[:2])}", status=404
             )
@@ -218,6 +221,9 @@ class SteeringMiddleware:
         elif path == MODELS or path.startswith(MODELS + "/"):
             await self._list_models(scope, path.removeprefix(MODELS)[1:], receive, send)
         elif is_get:
+            await self._app(scope, receive, send)
+        elif makes:
+            scope["steer.body"] = await _object(headers, receive)
             await self._app(scope, receive, send)
         else:
             await self._steered(scope, headers, receive, send)
@@ -272,11 +278,7 @@ class SteeringMiddleware:
     async def _steered(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
-        data = await _body(receive)
-        if len(data) <= limits.SMALL_BODY:
-            body = _object(headers, data)
-        else:
-            body = await asyncio.to_thread(_object, headers, data)
+        body = await _object(headers, receive)
         alias = self._take_alias(body)
         fields = {name: body.pop(name) for name in FIELDS if name in body}
         steering = self._library.steering(fields, alias)
@@ -387,7 +389,19 @@ def _hostname(host: bytes) -> str:
         return ""
 
 
-def _object(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
+async def _object(headers: dict[bytes, bytes], receive: Receive) -> dict[str, Any]:
+    """The body of a request.
+
+    Raises:
+        RequestError: as `_body` and `_parsed`.
+    """
+    data = await _body(receive)
+    if len(data) <= limits.SMALL_BODY:
+        return _parsed(headers, data)
+    return await asyncio.to_thread(_parsed, headers, data)
+
+
+def _parsed(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
     """The body, which nothing behind will read in another way.
 
     Raises:

@@ -61,8 +61,10 @@ _PATHS: list[tuple[str, str, str, type | None]] = [
 ]
 
 
-def about(model: Model, engine: str = "huggingface") -> dict[str, Any]:
-    """What the page shows of a model; features: what its requests can have on this engine."""
+def about(model: Model, engine: str = "huggingface", *, makes: bool = False) -> dict[str, Any]:
+    """What the page shows of a model. features: what its requests can have on this engine, and
+    `make` where vectors can be made."""
+    features = FEATURES + ["make"] * makes if engine == "huggingface" else []
     return {
         "model": model.identity.id,
         "runs_on": model.describe() if engine == "huggingface" else engine,
@@ -70,7 +72,7 @@ def about(model: Model, engine: str = "huggingface") -> dict[str, Any]:
         "n_layers": model.n_layers,
         "context": model.context,
         "chat": model.template.exists,
-        "features": FEATURES if engine == "huggingface" else [],
+        "features": features,
     }
 
 

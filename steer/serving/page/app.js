@@ -81,7 +81,7 @@ function askForKey(error) {
 }
 
 function wire() {
-  panel.build(onSettings, { make: () => showMaking(made), strip: (name) => showStrip(name, byId("message").value || lastPrompt()) });
+  panel.build(onSettings, { make: () => showMaking(made), strip: (name) => showStrip(name, byId("message").value || lastPrompt(), take) });
   for (const input of document.querySelectorAll("#mode input")) {
     input.checked = input.value === settings.mode;
     input.disabled = input.value === "chat" && !about.chat;
@@ -122,6 +122,13 @@ function onSettings() {
   bar();
   if (!talk.path().length) empty();
   store();
+}
+
+/** Set a vector to a strength, and switch it on. */
+function take(name, times) {
+  Object.assign(own(name), { times, on: times !== 0 });
+  panel.draw();
+  onSettings();
 }
 
 /** A vector was made on this page. */
