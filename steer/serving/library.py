@@ -535,6 +535,7 @@ def describe(name: str, metadata: Metadata) -> dict[str, Any]:
             "scope": str(_scope(metadata)),
             "evidence": recommended.evidence,
             "swept": recommended.chosen_on is not None,
+            "limit": recommended.limit and recommended.limit / recommended.coefficient,
         },
         "license": metadata.license,
         "method": metadata.method.name,

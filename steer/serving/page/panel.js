@@ -86,9 +86,9 @@ function card(one) {
     fill.style.width = `${Math.abs(share(chosen.times) - share(0))}%`;
     const beyond = limit !== null && Math.abs(chosen.times) >= limit;
     item.classList.toggle("beyond", beyond);
-    if (beyond) amount.textContent += " · texts fell apart here";
+    if (beyond) amount.textContent += " · too much, the sweep found";
     else if (!one.recommended.swept) amount.textContent += " · strength not measured";
-    slider.setAttribute("aria-valuetext", `${short(chosen.times)} times recommended${beyond ? ", where texts fell apart" : ""}`);
+    slider.setAttribute("aria-valuetext", `${short(chosen.times)} times recommended${beyond ? ", where the sweep found it too costly" : ""}`);
   }
   function set(value) {
     if (!Number.isFinite(value)) return;
@@ -121,7 +121,7 @@ function range(one) {
 }
 
 function zone(from, to, low, high) {
-  const element = h("div", { class: "zone", title: "Texts fell apart here in the sweep" });
+  const element = h("div", { class: "zone", title: "Here the sweep found texts too costly" });
   element.style.left = `${(100 * (from - low)) / (high - low)}%`;
   element.style.width = `${Math.max(0, (100 * (to - from)) / (high - low))}%`;
   return element;
