@@ -449,14 +449,15 @@ class SweepResult:
         """The nearest coefficient further out than the chosen one that costs more than the budget:
         by KL on unrelated texts, or by the extra nats of its own texts, where those were read."""
         coefficients = self.grid.rows[row].coefficients
-        chosen, scores, tried = coefficients[column], self.verdict.scores, self.verdict.tried
+        chosen, tried = coefficients[column], self.verdict.tried
         refused = tried.refused if tried else frozenset()
+        _, costs = self.verdict.scores.looks()
         too_costly = [
             one.value
             for index, one in enumerate(coefficients)
             if one.unit == chosen.unit
             and one.value / (chosen.value or math.nan) > 1
-            and (scores.cost_at(row, index).value > self.budget.kl or (row, index) in refused)
+            and (costs[row, index] > self.budget.kl or (row, index) in refused)
         ]
         return min(too_costly, key=abs, default=None)
 
