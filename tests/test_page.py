@@ -158,11 +158,17 @@ def test_token_ids_say_the_text(chat: bool) -> None:
 
 
 CHAT = {"messages": [{"role": "user", "content": "Tell me a story about the sea."}]}
+SEA_AFTER_JOY = {
+    "vector": "sea",
+    "op": "ablate",
+    "layers": [3],
+    "when": "joyful@2>0.1/token",
+}
 #: Requests whose columns the page writes at the same time.
 STEERS: list[dict[str, Any]] = [
     {"steer": []},
     {"steer": [{"vector": "joyful", "coefficient": 2, "layers": [2]}]},
-    {"steer": [{"vector": "sea", "op": "ablate", "when": "joyful@2>0.1/token"}, "formal:2"]},
+    {"steer": [SEA_AFTER_JOY, "formal:2@2"]},
     {"steer": "joyful:3@2", "guard": "joyful@2>1.3", "on_trip": "ablate"},
     {"steer": [], "condition": "[mood: joyful]", "strength": 1.5},
     {"steer": "sea:1@2", "condition": ["[mood: gloomy]", "[topic: sea]"], "strength": [0.5, 2]},

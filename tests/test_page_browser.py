@@ -277,7 +277,7 @@ def test_nine_strengths_are_written_and_one_is_taken(tab: Tab) -> None:
     tab.settings(tokens=8)
     tab.page.click(".vector.on summary")
     tab.page.click("text=Try strengths")
-    tab.page.locator(".strip .word .word").nth(8).wait_for()
+    tab.page.locator(".strip .word").nth(8).wait_for()
     assert tab.page.locator(".strip li").count() == 9
     tab.page.click("[aria-label='Use -1 times recommended']")
     assert tab.page.locator(".vector.on input[type=number]").input_value() == "-1"

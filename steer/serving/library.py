@@ -187,12 +187,16 @@ class Recipe:
 @dataclass
 class Library:
     """The vectors and recipes that requests can name, and what steers where one names none.
-    allow_idle: where a request does not say it."""
+
+    allow_idle: where a request does not say it. unsaved: vectors that were made on the page, and
+    are in no file yet.
+    """
 
     vectors: dict[str, SteeringVector]
     recipes: dict[str, Recipe] = field(default_factory=dict)
     defaults: tuple[Steer, ...] = ()
     allow_idle: bool = False
+    unsaved: set[str] = field(default_factory=set)
 
     def steering(self, fields: Mapping[str, Any], alias: str | None = None) -> Steering:
         """What the fields of steering in a body mean. alias: the vector or
@@ -342,7 +346,10 @@ class Library:
 
     def described(self) -> dict[str, Any]:
         """The vectors, for clients to look up."""
-        data = [describe(name, one.metadata) for name, one in sorted(self.vectors.items())]
+        data = [
+            describe(name, one.metadata) | {"saved": name not in self.unsaved}
+            for name, one in sorted(self.vectors.items())
+        ]
         return {"object": "list", "data": data}
 
     def described_recipes(self) -> list[dict[str, Any]]:

@@ -79,10 +79,6 @@ class Workshop:
     library: Library
     folder: Path
 
-    def __post_init__(self) -> None:
-        #: What was made here and is not saved yet.
-        self._unsaved: set[str] = set()
-
     def making(self, body: dict[str, Any]) -> AsyncIterator[str]:
         """The events of making a vector, each as a piece of a stream.
 
@@ -123,7 +119,7 @@ class Workshop:
             vector = future.result()
             self._check_name(asked.name)
             self.library.vectors[asked.name] = vector
-            self._unsaved.add(asked.name)
+            self.library.unsaved.add(asked.name)
             found = {"vector": describe(asked.name, vector.metadata)}
             yield _line(found | {"warnings": warnings(vector.metadata)})
         except CancelledError:  # the server ends
@@ -143,7 +139,7 @@ class Workshop:
             RequestError: there is none of that name, or the file cannot be written.
         """
         name = _read(body, Saving).name
-        if name not in self._unsaved:
+        if name not in self.library.unsaved:
             raise RequestError(f"no vector {name!r} was made here and not saved", param="name")
         path = self.folder / f"{name}{store.SUFFIX}"
         try:
@@ -153,14 +149,14 @@ class Workshop:
             raise RequestError(str(error), param="name") from None
         except OSError as error:
             raise RequestError(f"{self.folder}: {error.strerror}", param="name") from None
-        self._unsaved.discard(name)
+        self.library.unsaved.discard(name)
         return {"file": f"{self.folder.name}/{path.name}"}
 
     def _check_name(self, name: str) -> None:
         if not safe_name(name):
             raise RequestError("a name has letters, digits, - and _", param="name", code="bad_name")
         taken = name in self.library.vectors or name in self.library.recipes
-        if (taken and name not in self._unsaved) or (
+        if (taken and name not in self.library.unsaved) or (
             self.folder / f"{name}{store.SUFFIX}"
         ).exists():
             raise RequestError(

@@ -72,9 +72,9 @@ export class AnswerView {
     if (answer.cost) {
       const { word, extra_nats: nats, kl, distinct_2: distinct } = answer.cost;
       facts.push(h("span", { class: `word ${word}`, title: WORDS[word] }, word));
-      const figures = [`${nats >= 0 ? "+" : "−"}${short(Math.abs(nats))} nats/token`, `KL ${short(kl)}`];
-      if (distinct !== null) figures.push(`distinct-2 ${short(distinct)}`);
-      facts.push(h("span", { class: "figures" }, figures.join(" · ")));
+      const figures = nats || kl ? [`${signed(nats)} nats/token`, `KL ${kl.toFixed(2)}`] : [];
+      if (distinct !== null) figures.push(`distinct-2 ${distinct.toFixed(2)}`);
+      if (figures.length) facts.push(h("span", { class: "figures" }, figures.join(" · ")));
     }
     if (answer.state === "done" && answer.count !== null) facts.push(h("span", { class: "figures" }, `${answer.count} tokens`));
     if (answer.finish in FINISH) facts.push(h("span", { class: "figures" }, FINISH[answer.finish]));
@@ -87,6 +87,12 @@ export class AnswerView {
     return facts;
   }
 }
+
+/** A number with its sign, zero without one. */
+const signed = (value) => {
+  const digits = Math.abs(value).toFixed(2);
+  return Number(digits) ? `${value < 0 ? "−" : "+"}${digits}` : "±0";
+};
 
 /** Which of `own` is not part of the longest common subsequence with `other`. */
 export function different(own, other) {

@@ -8,7 +8,7 @@ import * as talk from "./conversation.js";
 import { AnswerView, legend } from "./answers.js";
 import { hide } from "./card.js";
 import { showExport } from "./exporting.js";
-import { showMaking } from "./making.js";
+import { saveVector, showMaking } from "./making.js";
 import { showStrip } from "./strip.js";
 
 const views = new Map(); // turn id -> { column: AnswerView }
@@ -81,7 +81,7 @@ function askForKey(error) {
 }
 
 function wire() {
-  panel.build(onSettings, { make: () => showMaking(made), strip: (name) => showStrip(name, byId("message").value || lastPrompt(), take) });
+  panel.build(onSettings, { make: () => showMaking(made), save: saveVector, strip: (name) => showStrip(name, byId("message").value || lastPrompt(), take) });
   for (const input of document.querySelectorAll("#mode input")) {
     input.checked = input.value === settings.mode;
     input.disabled = input.value === "chat" && !about.chat;

@@ -100,6 +100,20 @@ export function showMaking(made) {
   });
 }
 
+/** Have the server write a vector; the button says what came of it. */
+export async function saveVector(one, button) {
+  button.disabled = true;
+  try {
+    const { file } = await post("/page/save", { name: one.id });
+    one.saved = true;
+    button.textContent = `Saved as ${file}`;
+  } catch (error) {
+    button.disabled = false;
+    button.textContent = error.message;
+  }
+  announce(button.textContent);
+}
+
 /** The pairs of a JSONL file, if a text is one. */
 function jsonl(text) {
   try {
@@ -118,18 +132,7 @@ function diagnostics(one, warnings, shown) {
   });
   const row = one.statistics.find((entry) => entry.layer === best);
   const known = row.separability !== null;
-  const save = h("button", { type: "button", class: "primary", on: { click: async () => {
-    save.disabled = true;
-    try {
-      const { file } = await post("/page/save", { name: one.id });
-      save.textContent = `Saved as ${file}`;
-      announce(save.textContent);
-    } catch (error) {
-      save.disabled = false;
-      problem.textContent = error.message;
-    }
-  } } }, "Save to a file");
-  const problem = h("p", { class: "problem", role: "alert" });
+  const save = h("button", { type: "button", class: "primary", on: { click: () => saveVector(one, save) } }, "Save to a file");
   return [
     h("h3", {}, `${one.id} is made, and on`),
     h("p", {}, known ? `At layer ${best} it puts ${short(100 * row.separability, 1)} % of pairs of texts that it had not seen in the right order (50 % is chance).`
@@ -137,7 +140,6 @@ function diagnostics(one, warnings, shown) {
     known ? h("div", { class: "chart", role: "img", "aria-label": `Separability by layer: ${one.statistics.map((entry) => `${entry.layer}: ${entry.separability === null ? "unknown" : short(entry.separability)}`).join(", ")}` }, ...bars) : "",
     known ? h("p", { class: "hint" }, `How well each of the ${one.statistics.length} layers separates them; the chosen one is marked.`) : "",
     ...warnings.map((text) => h("p", { class: "warning" }, text)),
-    problem,
     h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", on: { click: () => shown.close() } }, "Try it"), save),
   ];
 }

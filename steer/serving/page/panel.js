@@ -153,13 +153,14 @@ function more(one, chosen, show) {
   const scope = select([...SCOPES, ...(known ? [] : [[chosen.scope, chosen.scope]]), ["response=0-4", "the first five tokens"]], chosen.scope,
     (value) => { chosen.scope = value; touch(); });
   const when = h("input", { type: "text", value: chosen.when, placeholder: `${one.id}>0.5`, on: { input: () => { chosen.when = when.value; touch(); } } });
+  const save = one.saved === false && can("make") ? h("button", { type: "button", class: "quiet", on: { click: () => actions.save(one, save) } }, "Save to a file") : null;
   const strip = h("button", { type: "button", class: "quiet", on: { click: () => actions.strip(one.id) } }, "Try strengths −2 to 2");
   const opField = field("What it does", op);
   opField.append(level);
   return h("details", { class: "more" }, h("summary", {}, "More"),
     opField, field("Layers", layers, `It has ${one.layers[0]}–${one.layers.at(-1)}.`), problem, field("Acts on", scope),
     field("Only when", when, "A vector, < or >, and a level: 0 where its negative texts lie, 1 where its positive ones do."),
-    h("div", { class: "row" }, strip),
+    h("div", { class: "row" }, strip, save),
     h("p", { class: "hint" }, facts(one)));
 }
 
