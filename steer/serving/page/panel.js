@@ -62,7 +62,7 @@ function card(one) {
   const title = `vector-${one.id}`;
   const power = h("button", { type: "button", role: "switch", class: "switch", "aria-checked": String(chosen.on), "aria-labelledby": title,
     on: { click: () => turn(!chosen.on) } });
-  const limit = one.recommended.limit ?? null;
+  const limit = one.limit ?? null;
   const [low, high] = range(one);
   const fill = h("div", { class: "fill" });
   const slider = h("input", { type: "range", min: low, max: high, step: 0.1, value: chosen.times, "aria-label": `Strength of ${one.id}, in times recommended` });
@@ -87,7 +87,7 @@ function card(one) {
     const beyond = limit !== null && Math.abs(chosen.times) >= limit;
     item.classList.toggle("beyond", beyond);
     if (beyond) amount.textContent += " · too much, the sweep found";
-    else if (!one.recommended.swept) amount.textContent += " · strength not measured";
+    else if (!one.swept) amount.textContent += " · strength not measured";
     slider.setAttribute("aria-valuetext", `${short(chosen.times)} times recommended${beyond ? ", where the sweep found it too costly" : ""}`);
   }
   function set(value) {
@@ -115,7 +115,7 @@ function card(one) {
 
 /** From where to where a slider goes: further where the file's own zone lies further out. */
 function range(one) {
-  const limit = one.recommended.limit ?? 0;
+  const limit = one.limit ?? 0;
   const high = Math.max(LARGEST, Math.ceil(limit * 1.25));
   return [-high, high];
 }
@@ -168,7 +168,7 @@ function facts(one) {
   const row = one.statistics.find((entry) => entry.layer === one.recommended.layers[0]);
   const parts = [`${one.method}, ${one.contrast.n} ${one.contrast.kind}`];
   if (row?.separability) parts.push(`separates held-out texts ${short(100 * row.separability, 1)} % (AUC)`);
-  parts.push(one.recommended.evidence);
+  parts.push(one.evidence);
   return parts.filter(Boolean).join(" · ");
 }
 
