@@ -35,6 +35,7 @@ async function start() {
   if (!about.defaults.length && about.vectors.length) own(about.vectors[0].id).on = true;
   settings.colour = can("watch") ? about.vectors.find((one) => one.watch_layer !== null)?.id ?? "" : "";
   restore();
+  if (!about.chat) settings.mode = "text";
   wire();
   redraw();
 }

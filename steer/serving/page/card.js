@@ -1,7 +1,7 @@
 // The card of a token: its projections, its probability, and what else could have stood there.
 
 import { byId, h, short } from "./dom.js";
-import { about, can } from "./settings.js";
+import { can } from "./settings.js";
 
 let shown = null; // { view, index, pinned }
 const visible = (text) => (text === "" ? "∅" : text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ | $/g, "␣"));
@@ -97,4 +97,3 @@ function place(card, span) {
 }
 
 addEventListener("scroll", () => { if (shown && !shown.pinned) hide(); }, true);
-export { about };

@@ -1,7 +1,7 @@
 // The tree of a conversation, and how its answers are written.
 
 import { Refused, stream } from "./api.js";
-import { about, active, activeRecipes, can, settings, steers, summary, watched } from "./settings.js";
+import { about, can, settings, steers, summary, watched } from "./settings.js";
 
 /** A turn is a message and its answers, one a column; turns with one parent are branches. */
 export const tree = { turns: new Map(), next: 1 };
@@ -202,8 +202,13 @@ export function load(text) {
   return read.model === about.model ? "" : `It was written with ${String(read.model).slice(0, 100)}; this server has ${about.model}.`;
 }
 
+const number = (value, other) => (Number.isSafeInteger(value) && value >= 0 ? value : other);
+const real = (value) => (Number.isFinite(value) ? value : 0);
+const list = (value) => (Array.isArray(value) ? value.filter((one) => one !== null && typeof one === "object") : []);
+const texts = (value) => (Array.isArray(value) ? value.map(String) : []);
+
+/** A turn of a file, with nothing in it that this page would not have written. */
 function checked(one) {
-  const number = (value, other) => (Number.isSafeInteger(value) && value >= 0 ? value : other);
   const wrong = () => { throw new RangeError("A turn of this file is not one."); };
   if (!Number.isSafeInteger(one?.id) || !Array.isArray(one.children)) wrong();
   const answers = {};
@@ -215,25 +220,36 @@ function checked(one) {
       watched: Object.fromEntries(Object.entries(token?.watched ?? {}).map(([name, read]) => [name, { layer: number(read?.layer, 0), value: Number(read?.value ?? 0) }])),
     }));
     const column = { key, label: String(answer.label ?? key), fields: answer.column?.fields ?? { steer: [] }, system: String(answer.column?.system ?? ""), before: answer.column?.before ? String(answer.column.before) : undefined };
-    answers[key] = { ...blank(column), tokens, state: "done", finish: answer.finish ?? null, cost: answer.cost ?? null, gates: answer.gates ?? [],
-      trips: answer.trips ?? [], idle: answer.idle ?? [], notes: answer.notes ?? [], error: answer.error ? String(answer.error) : null, count: number(answer.count, null) };
+    answers[key] = { ...blank(column), tokens, state: "done", finish: answer.finish ? String(answer.finish) : null, cost: price(answer.cost),
+      gates: list(answer.gates).map((gate) => ({ gate: String(gate.gate), share: real(gate.share), value: Number.isFinite(gate.value) ? gate.value : null })),
+      trips: list(answer.trips).map((trip) => ({ guard: String(trip.guard), text: String(trip.text), value: real(trip.value) })),
+      idle: texts(answer.idle), notes: texts(answer.notes), error: answer.error ? String(answer.error) : null, count: number(answer.count, null) };
   }
   return { id: one.id, parent: one.id === ROOT ? null : number(one.parent, ROOT), children: one.children.map((id) => number(id, -1)), chosen: number(one.chosen, 0),
     prompt: String(one.prompt ?? ""), seed: number(one.seed, 0), mode: one.mode === "text" ? "text" : "chat", answers };
+}
+
+function price(cost) {
+  if (!cost || !["coherent", "strained", "broken"].includes(cost.word)) return null;
+  return { word: cost.word, extra_nats: real(cost.extra_nats), kl: real(cost.kl), distinct_2: Number.isFinite(cost.distinct_2) ? cost.distinct_2 : null };
 }
 
 /** Take over settings of the same kind as those that there are. */
 function adopt(into, from) {
   for (const name of Object.keys(into)) {
     const value = from[name];
-    if (name === "vectors" || name === "recipes") {
-      if (value && typeof value === "object") into[name] = value;
+    const entries = value && typeof value === "object" ? Object.entries(value) : [];
+    if (name === "vectors") {
+      into[name] = Object.fromEntries(entries.map(([key, one]) => [key, {
+        on: Boolean(one?.on), times: Number.isFinite(one?.times) ? one.times : 1, op: String(one?.op ?? ""), layers: String(one?.layers ?? ""),
+        scope: String(one?.scope ?? ""), when: String(one?.when ?? ""),
+      }]));
+    } else if (name === "recipes") {
+      into[name] = Object.fromEntries(entries.map(([key, on]) => [key, Boolean(on)]));
     } else if (name === "pinned") {
-      into[name] = value ?? null;
+      into[name] = Array.isArray(value?.steer) ? { steer: value.steer, label: String(value.label) } : null;
     } else if (typeof value === typeof into[name]) {
       into[name] = value;
     }
   }
 }
-
-export { active, activeRecipes };
