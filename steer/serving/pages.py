@@ -8,12 +8,13 @@ from __future__ import annotations
 import html
 import json
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from steer import __version__
+from steer.base.files import read_bytes
 from steer.serving import library, requests
 
 if TYPE_CHECKING:
@@ -34,13 +35,14 @@ PAGE_HEADERS = {
     " connect-src 'self'; require-trusted-types-for 'script'; trusted-types 'none'",
     "cache-control": "no-cache",
 } | _SAFE
+_LARGEST = 1_000_000
 #: Fields of requests that vLLM's server does not have.
 FEATURES = ["watch", "guard", "condition", "prefill", "cost"]
 _TYPES = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -80,9 +82,9 @@ def about(model: Model, engine: str = "huggingface", *, makes: bool = False) -> 
 def page_files() -> dict[str, tuple[bytes, str]]:
     """The files of the page: their contents and media types, by the paths that serve them."""
     found = {
-        f"/page/{file.name}": (file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
-        for file in files("steer.serving").joinpath("page").iterdir()
-        if file.name.rpartition(".")[2] in _TYPES
+        f"/page/{file.name}": (read_bytes(file, limit=_LARGEST), _TYPES[file.suffix])
+        for file in Path(__file__).with_name("page").iterdir()
+        if file.suffix in _TYPES
     }
     return {"/": found.pop("/page/index.html")} | found
 
