@@ -62,8 +62,12 @@ class Here:
         return self._ask("POST", path, json=body, **options)
 
     def stream(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events of an answer that is asked to be streamed."""
+        return self.events(path, body | {"stream": True})
+
+    def events(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         """The events of a streamed answer."""
-        answer = self.post(path, body | {"stream": True})
+        answer = self.post(path, body)
         assert answer.status_code == 200, answer.text
         data = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
         assert data[-1] == "[DONE]"

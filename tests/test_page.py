@@ -326,7 +326,7 @@ def test_a_vector_is_made_as_extract_makes_it_and_saved(tmp_path: Path) -> None:
         FitSettings(name="liking"),
     ).best.sealed()
     with Here(model(), own, folder=tmp_path / "made") as server:
-        events = server.stream("/page/vectors", {"name": "liking", "pairs": PAIRS})
+        events = server.events("/page/vectors", {"name": "liking", "pairs": PAIRS})
         whole = [one["progress"] for one in events if "progress" in one]
         assert whole[0]["done"] == 0
         assert {one["what"]: one["done"] for one in whole} == {
