@@ -296,6 +296,36 @@ def test_the_cost_is_that_of_the_two_distributions() -> None:
     assert cost["extra_nats"] == pytest.approx(float(nats), rel=1e-3)
 
 
+@pytest.mark.parametrize("fields", [{"steer": []}, {"steer": "joyful:2@2"}])
+def test_an_echoed_prompt_has_its_log_probabilities(fields: dict[str, Any]) -> None:
+    """As lm-eval's `local-completions` asks for them: with the new token last, be it the end."""
+    texts = [PROMPT, "The boat", PROMPT + " She smiled."]
+    ids = [model().encode(text) for text in texts]
+    asked = {"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+    with here() as server:
+        alone = [
+            server.post("/v1/completions", asked | fields | {"prompt": one}).json() for one in ids
+        ]
+        choices = server.post("/v1/completions", asked | fields).json()["choices"]
+        plain = server.post("/v1/completions", asked | fields | {"echo": False}).json()["choices"]
+    assert choices == [one["choices"][0] | {"index": i} for i, one in enumerate(alone)]
+    steers = library().steering(fields).steers
+    for own, text, choice, without in zip(ids, texts, choices, plain, strict=True):
+        clock = TokenClock(len(own), torch.zeros(1, dtype=torch.int64))
+        with torch.no_grad(), injected(model(), steers, clock):
+            found = model().network(torch.tensor([own])).logits[0].log_softmax(-1)
+        expected = found[torch.arange(len(own) - 1), own[1:]].tolist()
+        told = choice["logprobs"]["token_logprobs"]
+        assert told[0] is None
+        assert told[1:-1] == pytest.approx(expected, abs=1e-4)
+        assert told[-1] == pytest.approx(float(found[-1].max()), abs=1e-4)
+        assert choice["logprobs"]["tokens"][:-1] == [model().token(one) for one in own]
+        tops = choice["logprobs"]["top_logprobs"][1:-1]
+        for values, top in zip(found[:-1].tolist(), tops, strict=True):
+            assert max(top.values()) == pytest.approx(max(values), abs=1e-4)
+        assert choice["text"] == text + without["text"]
+
+
 def test_words_are_those_of_the_documented_thresholds() -> None:
     assert [word(nats, None) for nats in (0.0, 0.5, 0.6, 1.5, 1.6)] == [
         *["coherent"] * 2,

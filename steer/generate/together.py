@@ -44,10 +44,13 @@ class Run:
     """One row of the model's forwards: a prompt and the new tokens of its text, under steers.
 
     logits: float32 [vocabulary] of the next token, until all runs of the text have theirs.
+    on_prompt: gets those after each token of the prompt, [prompt token, vocabulary].
     """
 
-    def __init__(self, text: Continuation, batch: Batch) -> None:
-        self.text, self._batch = text, batch
+    def __init__(
+        self, text: Continuation, batch: Batch, on_prompt: Callable[[Tensor], None] | None = None
+    ) -> None:
+        self.text, self._batch, self.on_prompt = text, batch, on_prompt
         self.prompt = batch.rows[0].ids
         self.logits: Tensor | None = None
 
@@ -76,7 +79,8 @@ class Continuation:
     token ids that its new tokens begin with, as if they had been drawn. plain: whether an unsteered
     run reads the text too. on_token: gets each new token that belongs to the text, the logits
     float32 [vocabulary] that it was chosen from (the steered model's own, before temperature), and
-    those of the unsteered run, or None without one.
+    those of the unsteered run, or None without one. on_prompt: gets the logits after each token of
+    the prompt, [prompt token, vocabulary], and then `on_token` also the token that ends the text.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Continuation:
         strengths: Sequence[float] = (),
         prefill: Sequence[int] = (),
         plain: bool = False,
+        on_prompt: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.prompt, self.sampling, self.steers = row.ids, sampling, steers
         self.new: list[int] = []
@@ -105,7 +110,8 @@ class Continuation:
         self._stops = Stops(model, sampling.stop, 0)
         others = [Batch(model, [Row("", 0, ids)], steers, sampling) for ids in row.conditioned]
         others += [Batch(model, [Row("", 0, row.ids)], (), sampling)] if plain else []
-        self.runs = [Run(self, one) for one in (self._batch, *others)]
+        self.runs = [Run(self, self._batch, on_prompt), *(Run(self, one) for one in others)]
+        self._with_end = on_prompt is not None
 
     @property
     def length(self) -> int:
@@ -140,7 +146,7 @@ class Continuation:
         ended = token in self._model.end_ids
         stopped = ended or self._stops.written(self.new)
         tripped = not stopped and self._trips(len(self.new) - 1)
-        if not (ended or tripped):
+        if not tripped and (self._with_end or not ended):
             self._on_token(token, logits, plain)
         self.is_over = stopped or tripped or len(self.new) >= self.sampling.max_tokens
 
@@ -222,7 +228,12 @@ class Together:
         budget = token_budget(self._model)
         while new:
             count = 1
-            while count < len(new) and (count + 1) * _longest(new[: count + 1]) <= budget:
+            # The logits of a whole prompt take memory: one at a time.
+            while (
+                count < len(new)
+                and new[0].on_prompt is new[count].on_prompt is None
+                and (count + 1) * _longest(new[: count + 1]) <= budget
+            ):
                 count += 1
             self._begin(new[:count])
             new = new[count:]
@@ -327,7 +338,7 @@ class Together:
             is_first_iteration=not start,
             attention_mask=mask,
             use_cache=True,
-            **self._positions(mask, width),
+            **self._options(mask, width, whole=not start and _tells_prompt(cohort.rows)),
             **({} if cohort.cache is None else {cohort.name: cohort.cache}),
         )
         skipped = [max(pad - start, 0) for pad in pads]
@@ -335,12 +346,16 @@ class Together:
             output = model.network(**inputs)
         cohort.width = stop
         cohort.name, cohort.cache = _state(output)
-        for run, logits in zip(cohort.rows, output.logits[:, -1].float(), strict=True):
-            run.logits = logits
+        for run, logits in zip(cohort.rows, output.logits, strict=True):
+            if run.on_prompt is not None and not start:
+                run.on_prompt(logits[-len(run.prompt) :].float())
+            run.logits = logits[-1].float()
 
-    def _positions(self, mask: Tensor, width: int) -> dict[str, Any]:
+    def _options(self, mask: Tensor, width: int, *, whole: bool) -> dict[str, Any]:
+        """What the model's forward takes besides. whole: whether logits of all positions are
+        wanted."""
         made: dict[str, Any] = {}
-        if "logits_to_keep" in self._accepted:
+        if "logits_to_keep" in self._accepted and not whole:
             made["logits_to_keep"] = 1
         if "position_ids" in self._accepted:
             made["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
@@ -422,6 +437,10 @@ def _each_its_own(parts: Sequence[tuple[Run, int, int, SiteFunction]]) -> SiteFu
         return edited
 
     return run
+
+
+def _tells_prompt(rows: Sequence[Run]) -> bool:
+    return any(run.on_prompt is not None for run in rows)
 
 
 def _longest(rows: Sequence[Run]) -> int:

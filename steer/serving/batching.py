@@ -68,6 +68,8 @@ class Order:
     top: of how many tokens a step log-probabilities are reported, besides the one that is taken;
     None reports none. streamed: each token is reported as it comes, not at the end. token_ids:
     whether the ids of new tokens are reported. prefill: token ids that each text begins with.
+    echo: whether the prompt's tokens are reported before the text's, and the token that ends it
+    after them.
     """
 
     rows: Sequence[Row]
@@ -77,6 +79,7 @@ class Order:
     streamed: bool = True
     token_ids: bool = False
     prefill: Sequence[int] = ()
+    echo: bool = False
 
 
 @dataclass(eq=False)
@@ -134,10 +137,11 @@ class _Text:
         self.turn = 0  # tokens since it came to run
         self._model, self._top = model, order.top
         self._watches = bool(order.steering.watched)
-        self._describes = self._top is not None or self._watches or order.token_ids
+        reports = self._top is not None or order.token_ids or order.echo
+        self._describes = reports or self._watches
         self._deltas = TextDeltas(model.decode, order.sampling.stop)
         self._tokens: list[Token] = []
-        self._n_told = 0
+        self._n_told = self._n_echoed = 0
         steering = order.steering
         self._cost = CostMeter() if steering.cost else None
         strengths = [guide.strength for guide in steering.guides]
@@ -152,6 +156,7 @@ class _Text:
             strengths=strengths,
             prefill=order.prefill,
             plain=steering.cost and bool(steering.steers or steering.guards or strengths),
+            on_prompt=self._on_prompt if order.echo else None,
         )
 
     @property
@@ -165,6 +170,14 @@ class _Text:
         one = self.continuation
         ahead = min(one.sampling.max_tokens - len(one.new), AHEAD)
         return one.length + self.n_rows * ahead
+
+    def _on_prompt(self, logits: Tensor) -> None:
+        """Report the prompt's tokens; the first has no log-probability."""
+        ids = self.continuation.prompt
+        self._tokens.append(Token(ids[0], self._model.token(ids[0]), None))
+        self._tokens += map(self._described, ids[1:], logits)
+        self._n_echoed = len(ids)
+        self._tell(self._model.decode(ids), len(ids))
 
     def _on_token(self, token: int, logits: Tensor, plain: Tensor | None) -> None:
         if self._cost is not None:
@@ -184,8 +197,11 @@ class _Text:
         made = one.generation()
         cost = None if self._cost is None else self._cost.cost(one.new[: made.n_tokens])
         piece = self._deltas.finish()
-        if piece or self._n_told < min(made.n_tokens, len(self._tokens)):
-            self._tell(piece, made.n_tokens)
+        n_tokens = self._n_echoed + made.n_tokens
+        if self._n_echoed and made.finish == "end":
+            n_tokens += 1
+        if piece or self._n_told < min(n_tokens, len(self._tokens)):
+            self._tell(piece, n_tokens)
         self.job.events.append(
             End(
                 self.index,

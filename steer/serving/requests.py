@@ -63,11 +63,13 @@ class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Completion(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """POST /v1/completions. logprobs: of so many of the likeliest tokens, and the one taken."""
+    """POST /v1/completions. logprobs: of so many of the likeliest tokens, and the one taken. echo:
+    the prompt comes before the text, and its log-probabilities before the text's."""
 
     prompt: str | tuple[str | _TokenId | tuple[_TokenId, ...], ...]
     logprobs: _Top | None = None
     add_special_tokens: bool = True
+    echo: bool | None = None
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
@@ -233,7 +235,6 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     "guided_choice": (),
     "guided_grammar": (),
     "structured_outputs": (),
-    "echo": (False,),
     "best_of": (1,),
     "suffix": ("",),
     "tools": ([],),

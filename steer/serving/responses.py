@@ -28,13 +28,14 @@ class Token:
     """A token that was written, with its log-probability and those of the likeliest at its place.
 
     They are the model's own, steered, before temperature and what else changes them to draw.
-    top: id, text and log-probability of each of the likeliest. watched: its projections, in the
+    log_prob is None of the first token of a prompt. top: id, text and log-probability of each of
+    the likeliest. watched: its projections, in the
     files' units.
     """
 
     id: int
     text: str
-    log_prob: float
+    log_prob: float | None
     top: tuple[tuple[int, str, float], ...] = ()
     watched: tuple[float, ...] = ()
 
@@ -191,7 +192,9 @@ class Answer:
             "tokens": [token.text for token in tokens],
             "token_logprobs": [token.log_prob for token in tokens],
             "top_logprobs": [
-                {text: value for _, text, value in token.top} | {token.text: token.log_prob}
+                None
+                if token.log_prob is None
+                else {text: value for _, text, value in token.top} | {token.text: token.log_prob}
                 for token in tokens
             ],
             "text_offset": offsets,
@@ -211,7 +214,7 @@ class Answer:
         ]
         return {"content": content, "refusal": None}
 
-    def _entry(self, token: int, text: str, log_prob: float) -> _Json:
+    def _entry(self, token: int, text: str, log_prob: float | None) -> _Json:
         entry: _Json = {"token": text, "logprob": log_prob, "bytes": list(text.encode())}
         return entry | ({"id": token} if self.token_ids else {})
 

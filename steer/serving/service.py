@@ -268,8 +268,32 @@ class Service:
             bool(asked.stream),
             bool(asked.return_token_ids),
             work.prefill,
+            self._echoes(work, steering),
         )
         return self.batcher.order(order), sampling
+
+    def _echoes(self, work: Work, steering: Steering) -> bool:
+        """Whether prompts are reported too.
+
+        Raises:
+            RequestError: it goes with none of some other fields, or takes too much memory.
+        """
+        asked = work.asked
+        if not (isinstance(asked, requests.Completion) and asked.echo):
+            return False
+        size = self.model.network.config.get_text_config().vocab_size
+        if asked.stream or steering.watched or steering.guides or work.prefill:
+            raise RequestError(
+                "echo goes with no stream, watch, condition or prefill",
+                param="echo",
+                code="unsupported",
+            )
+        if max(map(len, work.prompts)) * size > limits.MOST_LOGITS:
+            raise RequestError(
+                f"echo takes prompts of at most {limits.MOST_LOGITS // size:,} tokens",
+                param="echo",
+            )
+        return True
 
     def _check_prefill(self, ids: Sequence[int], max_tokens: int) -> None:
         size = self.model.network.config.get_text_config().vocab_size
