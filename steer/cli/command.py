@@ -48,6 +48,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "apply": "Generate text while steering.",
         "chat": "Talk with a model, and steer it as you go.",
         "recipe": "Show what a recipe of vectors and settings comes to.",
+        "ui": "Open a page on which you steer by hand.",
         "serve": "Serve a model with OpenAI's API; requests say how to steer.",
         "probe": "Ask a running server whether it is steered with vectors.",
         "bake": "Write steering into the weights, for any engine.",
@@ -97,8 +98,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "template_arg", "date",
     ),
     _RUNNING: (
-        "host", "port", "api_key", "allow_origin", "log_requests", "batch_size", "jobs", "engine",
-        "engine_option", "ray", "workers", "allow_idle",
+        "host", "port", "api_key", "allow_origin", "log_requests", "no_browser", "batch_size",
+        "jobs", "engine", "engine_option", "ray", "workers", "allow_idle",
     ),
 }  # fmt: skip
 

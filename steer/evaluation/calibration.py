@@ -1,8 +1,8 @@
 """The layers and the coefficient that a chat vector starts with: found by having the model write.
 
 How well a layer tells the two sides of a contrast apart says little of where steering works: in a
-chat model most layers tell them apart perfectly. So a vector is added at all layers of the middle
-third of the model at once, a little at each, and the model writes a few answers at rising
+chat model most layers tell them apart perfectly. So a vector is added at all layers of the upper
+middle of the model at once, a little at each, and the model writes a few answers at rising
 strengths. The strongest is taken whose answers are still the model's own language.
 
 Strength 1 adds the vector once in all: at each of n layers, 1/n of it.
@@ -33,8 +33,9 @@ from steer.vectors.metadata import Recommended
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess, Workers
 
-#: The middle third of a model, as shares of its depth.
-MIDDLE = (1 / 3, 2 / 3)
+#: The upper middle of a model, as shares of its depth: there a vector did most for what it cost
+#: (docs/evidence.md, "Where a chat vector acts").
+MIDDLE = (0.45, 0.9)
 #: Strengths that are tried.
 STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 #: Answers that are written at each strength, and their tokens.
