@@ -17,7 +17,9 @@ from steer.cli.main import app
 from steer.concepts import index
 from steer.concepts.concept import Concept
 from steer.concepts.geometry import geometry, nearest
+from steer.concepts.unembedding import from_tokens
 from steer.concepts.writing import Pair, _balanced, _distinct, _even
+from steer.monitoring.lens import lens
 from steer.vectors import store
 
 PACK = """
@@ -336,3 +338,32 @@ def test_directions_are_those_along_which_texts_vary(tmp_path: Path) -> None:
     assert again.exit_code == 1 and "--force" in again.stderr
     Path("few.txt").write_text("a\nb\n")
     assert "8 are the fewest" in steer("discover", "few.txt").stderr
+
+
+def test_a_vector_of_tokens_raises_them(tmp_path: Path) -> None:
+    result = steer("extract", "--raises", " joyful", "--lowers", " gloomy", "-o", "t.safetensors")
+    assert result.exit_code == 0, result.stderr
+    vector = store.read(Path("t.safetensors"))
+    model = library.load("pocket").inner
+    for row in lens(model, vector, top=3):
+        assert " joyful" in {token.text for token in row.raised}
+        assert " gloomy" in {token.text for token in row.lowered}
+    shares = [row.share for row in vector.metadata.statistics]
+    assert shares == pytest.approx([0.1] * len(shares), rel=1e-3)
+    reverse = from_tokens(model, [" gloomy"], [" joyful"], name="t")
+    assert np.allclose(reverse.directions, -vector.directions, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--raises", " impatience"], 1, "tokens of pocket"),
+        (["--raises", " joyful", "--lowers", " joyful"], 2, "raised and lowered"),
+        (["pairs.jsonl", "--raises", " joyful"], 2, "without contrasts"),
+        (["--raises", " joyful", "--positions", "last"], 2, "--positions goes with texts"),
+    ],
+)
+def test_tokens_that_mean_nothing_are_refused(words: list[str], code: int, message: str) -> None:
+    result = steer("extract", *words, "-o", "x.safetensors")
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
