@@ -70,9 +70,8 @@ def extract(
 
     Of words, the model answers everyday questions itself, and held-out answers decide whether the
     vector is worth keeping. A word is a file where a file has that name. Of several sites and
-    positions the one that separates held-out texts best is taken. Positions: mean (of pairs, from
-    where they differ), last, first, an index (-1), a span (-3:), completion, after:WORD, suffix
-    (each token that the chat template adds).
+    positions the best is taken. Positions: mean (of pairs, from where they differ), last, first, an
+    index (-1), a span (-3:), completion, after:WORD, suffix (what the template adds).
     """
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
