@@ -64,6 +64,8 @@ def _given(
     ] = False,
     system: Annotated[str | None, typer.Option(help="A system message; with --chat.")] = None,
 ) -> Callable[[], ContrastSource]:
+    if file is not None and not file.strip():
+        raise UsageError("a word is empty", hint='such as: steer extract "patient" "impatient"')
     from steer.base.text import unescaped
     from steer.contrasts.frame import Frame
 
