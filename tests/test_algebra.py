@@ -184,7 +184,7 @@ def test_vectors_without_parts_do_not_mention_any() -> None:
     text = encode(CALM.metadata)
     assert "combination" not in text
     method = text.replace('"name":"mean_diff"', '"name":"combine"')
-    with pytest.raises(VectorError, match="names its parts"):
+    with pytest.raises(VectorError, match="belongs to combined vectors"):
         decode(method, "file")
 
 

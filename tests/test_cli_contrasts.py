@@ -173,8 +173,8 @@ def test_faults_of_the_data_are_told_when_a_vector_is_made(folder: Path) -> None
     rows("pairs.jsonl", *made, made[0])
     words = ["extract", "pairs.jsonl", "-m", folder, "-o", "x.safetensors"]
     result = steer(*words)
-    assert "warning: length alone tells the sides apart (AUC 1.00; in the median 4" in result.stderr
-    assert "warning: pairs that repeat an earlier one" in result.stderr
+    assert "warning: length alone separates the sides (AUC 1.00; median 4" in result.stderr
+    assert "pairs repeat an earlier one" in result.stderr
     printed = json.loads(steer(*words, "--force", "--json").stdout)
     assert len(printed["warnings"]) >= 2
     assert printed["contrast"]["giveaways"]["length_auc"] == 1

@@ -29,7 +29,7 @@ from steer.evaluation.scoring import extra
 from steer.evaluation.task import Task, Variant, n_units, variants
 from steer.evaluation.written import Writing, own_texts, pair_texts, write
 from steer.measures.baselines import opposite, random_direction
-from steer.measures.concepts import by_classifier, by_grammar, by_words, judge
+from steer.measures.concepts import by_classifier, by_grammar, by_words, parse_concept
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
@@ -136,7 +136,7 @@ def test_concepts_by_words_and_grammar_by_hand(tmp_path: Path) -> None:
         by_words(" , ")
     for wrong in ("words", "words:", "mood:joyful"):
         with pytest.raises(UsageError, match="is not a concept"):
-            judge(wrong)
+            parse_concept(wrong)
 
 
 def test_a_classifier_gives_the_rate_of_its_label() -> None:
@@ -322,7 +322,7 @@ def test_fields_have_the_names_of_the_mapping(joyful: str, folder: Path) -> None
         run(folder, "--texts", "held.jsonl", "--json"),
     )
     assert row(named)["shifts"] == row(plain)["shifts"]
-    failed(run(folder, "--texts", "named.jsonl"), 1, "no contrast; it has the fields bad, good")
+    failed(run(folder, "--texts", "named.jsonl"), 1, "not a contrast; it has the fields bad, good")
     failed(run(folder, "--texts", "named.jsonl", "--map", "good=positive"), 2, "maps no field")
 
 
@@ -379,7 +379,7 @@ def test_old_files_are_measured_with_a_warning(joyful: str, folder: Path) -> Non
     )
     told = run(folder, "--texts", "held.jsonl")
     assert told.exit_code == 0
-    assert "does not say which texts" in told.stderr
+    assert "does not record which texts" in told.stderr
 
 
 def test_a_condition_of_a_chat_stays_a_system_message(tmp_path: Path) -> None:

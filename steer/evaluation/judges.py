@@ -25,7 +25,7 @@ def judge_of(
         ModelError: a classifier that cannot be loaded.
         SteerError: a judge that does not answer.
     """
-    kind, rest = concepts.judge(concept)
+    kind, rest = concepts.parse_concept(concept)
     if kind == "words":
         return concepts.by_words(rest)
     if kind == "grammar":
