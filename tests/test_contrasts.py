@@ -443,7 +443,7 @@ def test_a_table_holds_lists_where_it_is_said_so() -> None:
 def test_two_lists_in_one_object_are_sets_and_said_to_be() -> None:
     sets = {"positive": ["a", "b"], "negative": ["c"]}
     found = read(jsonl(sets))
-    assert (found.kind, any("not pairs" in note for note in found.notes)) == ("unpaired", True)
+    assert (found.kind, any("not as pairs" in note for note in found.notes)) == ("unpaired", True)
     assert wholes(read(jsonl(sets), names=Names(lists="all"))) == (["a", "b"], ["c", "c"])
     assert wholes(read(jsonl(sets, sets))) == (["a", "b", "a", "b"], ["c"] * 4)
     with pytest.raises(InputError, match="and more records after them"):

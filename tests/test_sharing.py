@@ -568,7 +568,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("protocol", ["reference", "zip", "data", "generic", "nonsense"])
 def test_addresses_in_addresses_are_no_places(protocol: str) -> None:
-    refused("list", f"{protocol}://x/y", because="not a place")
+    refused("list", f"{protocol}://x/y", because="cannot hold vectors")
 
 
 def test_names_in_a_listing_cannot_leave_the_folder(tmp_path: Path) -> None:

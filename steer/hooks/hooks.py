@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from steer.base.errors import HookError
-from steer.models.hookmap import Place
+from steer.models.hookmap import HookPoint
 from steer.models.model import Model
 from steer.vectors.sites import Site, listed
 
@@ -63,7 +63,7 @@ def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
 
 
 def _place(
-    model: Model, site: Site, place: Place, function: SiteFunction, waiting: set[Site]
+    model: Model, site: Site, place: HookPoint, function: SiteFunction, waiting: set[Site]
 ) -> Callable[[], None]:
     """Hook one module; returns what removes the hook. What was reached leaves `waiting`."""
     module: nn.Module = model.network.get_submodule(place.module)
