@@ -139,14 +139,14 @@ def test_templates_are_recorded(folder: Path) -> None:
     assert metadata().read.positions == "last"
     assert steer(*words, "--template", "w8 {text} .", "--force").exit_code == 0
     assert metadata().read.positions == "mean"
-    failed(steer(*words, "--force", "--positions", "completion"), 1, "no completions")
+    failed(steer(*words, "--force", "--positions", "completion"), 1, "not completions")
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["--positions", "suffix"], 1, "they have no suffix"),
-        (["--positions", "completion"], 1, "no completions"),
+        (["--positions", "completion"], 1, "not completions"),
         (["--positions", "third"], 2, "not a position"),
         (["--positions", "-1,-1"], 2, "twice"),
         (["--positions", "9"], 1, "positive text 1 has no token at position 9: it has 3"),

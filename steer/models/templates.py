@@ -128,7 +128,7 @@ class ChatTemplate:
         self._report_unused(messages, rendered, ask)
         before, after = self._around_message(passage.turns, passage.role, passage.extra)
         prompt = self._prompt(passage.turns) if passage.role == "assistant" else None
-        # A template may put an empty thought before answers, except for those with one of their own.
+        # A template may put an empty thought before an answer that has no thought of its own.
         for start in dict.fromkeys((before, before if prompt is None else prompt)):
             for cut, body in ((0, passage.whole), (_indent(passage.whole), passage.whole.strip())):
                 if rendered == start + body + after:
@@ -227,7 +227,7 @@ class ChatTemplate:
 
     @contextmanager
     def _pinned_date(self) -> Iterator[None]:
-        """Make `strftime_now`, from which templates get the date, return the date in the settings."""
+        """Make `strftime_now`, from which templates get the date, return that of the settings."""
         compiled = self._compiled
         if compiled is None:
             yield
