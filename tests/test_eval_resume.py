@@ -46,7 +46,7 @@ def test_ctrl_c_and_then_the_same_command(
     assert run(folder, *words).exit_code == 130
     left = 100
     resumed = run(folder, *words)
-    assert "going on with an evaluation" in resumed.stderr
+    assert "resuming an interrupted evaluation" in resumed.stderr
     assert resumed.stdout == whole.stdout
     again = run(folder, *words)  # what is done is not kept
     assert "going on" not in again.stderr

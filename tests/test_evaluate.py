@@ -327,10 +327,10 @@ def test_fields_have_the_names_of_the_mapping(joyful: str, folder: Path) -> None
 
 
 def test_what_cannot_be_measured_says_so(joyful: str, folder: Path) -> None:
-    failed(run(folder), 1, "nothing to see an effect by", "--texts")
+    failed(run(folder), 1, "no data to measure an effect on", "--texts")
     failed(run(folder, "--texts", "joyful.jsonl"), 1, "made from 24 of these 24", "allow-overlap")
     Path("texts.jsonl").write_text('{"text": "w3 w4"}\n')
-    failed(run(folder, "--texts", "texts.jsonl"), 1, "texts alone say nothing")
+    failed(run(folder, "--texts", "texts.jsonl"), 1, "need a condition to compare with")
     failed(run(folder, "--texts", "none.jsonl"), 1, "No such file")
     failed(run(folder, "--concept", "mood:x"), 2, "not a concept")
     failed(run(folder, "--concept", "classifier:nowhere"), 2, "needs a label")
@@ -367,7 +367,7 @@ def test_a_classifier_from_a_folder(joyful: str, folder: Path) -> None:
     assert told.exit_code == 0, told.stderr
     for row in json.loads(told.stdout)["rows"]:
         assert 0 < row["concept"]["value"] < 1
-    failed(run(folder, "--concept", f"classifier:{folder}=yes"), 1, "it is no classifier")
+    failed(run(folder, "--concept", f"classifier:{folder}=yes"), 1, "not a classifier")
     failed(run(folder, "--concept", "classifier:./judge=maybe"), 2, "it has no and yes")
 
 

@@ -22,7 +22,7 @@ from steer.base.files import cache_folder, write_cached
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
-from steer.models import found as cached_maps
+from steer.models import hookmap_cache as cached_maps
 from steer.models.hookmap import HookMap, HookPoint
 from steer.models.hookmap_cache import hook_map
 from steer.models.model import Model

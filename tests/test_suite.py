@@ -160,7 +160,7 @@ def test_what_cannot_be_compared_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("steer.cli.options.load_model", lambda source: pytest.fail("loaded"))
     failed(steer("suite", "--tags", "happy"), 2, "knows no 'happy'", "joyful")
     failed(steer("suite", "--methods", "magic"), 2, "'magic' is not a method", "lda")
-    failed(steer("suite", "--condition", "x", "--tags", "sea"), 2, "--condition stands")
+    failed(steer("suite", "--condition", "x", "--tags", "sea"), 2, "exclude each other")
     failed(steer("suite", "--condition", "x"), 2, "needs --texts")
     failed(steer("suite", "--texts", "x.jsonl"), 2, "go with --condition")
     failed(steer("suite", "-v", "sea=no.gguf"), 1, "no file no.gguf")

@@ -1,4 +1,4 @@
-"""The vectors of a subject: one recording, fitted by every method; and the distilled edit."""
+"""Make the vectors of a subject: fit one recording by every method, and distill."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from steer.vectors.sites import listed
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess
 
-#: What is fitted to the recording: a method, and what it reads.
+#: The fitted vectors: their method and position.
 FITTED: dict[str, tuple[FitMethod, str]] = {
     "mean_diff": ("mean_diff", "mean"),
     "mean_diff, last": ("mean_diff", "last"),
@@ -36,10 +36,10 @@ METHODS = (*FITTED, DISTILL)
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuse what is no method.
+    """Refuse unknown methods.
 
     Raises:
-        UsageError: as said.
+        UsageError: a name is not in `METHODS`.
     """
     for name in names:
         if name not in METHODS:
@@ -49,39 +49,41 @@ def check(names: Sequence[str]) -> None:
 def vectors(
     model: Model, subject: Subject, texts: Sequence[str], names: Sequence[str], max_tokens: int
 ) -> dict[str, SteeringVector]:
-    """A vector by each method; the distilled edit learns from texts of `max_tokens`.
+    """A vector by each method. max_tokens: the length of the texts that `distill` learns from.
 
     Raises:
         InputError: the condition changes nothing, or a text is too long.
     """
-    made: dict[str, SteeringVector] = {}
+    by_method: dict[str, SteeringVector] = {}
     fitted = [name for name in names if name in FITTED]
     if fitted:
-        made = _fitted(model, subject, texts, fitted)
+        by_method = _fitted(model, subject, texts, fitted)
     if DISTILL in names:
         settings = DistillSettings(DISTILL, max_tokens=max_tokens)
         conditions = Conditions(subject.condition, "", chat=False)
-        made[DISTILL] = distill(model, conditions, subject.openings, settings)
-    return made
+        by_method[DISTILL] = distill(model, conditions, subject.openings, settings)
+    return by_method
 
 
 def _fitted(
     model: Model, subject: Subject, texts: Sequence[str], names: Sequence[str]
 ) -> dict[str, SteeringVector]:
-    told, plain = (
+    positive, negative = (
         tuple(PLAIN.passage("a text", text, condition=condition) for text in texts)
         for condition in (subject.condition, "")
     )
-    asked = ((subject.condition,), ("",))
-    contrasts = Contrasts("conditions", told, plain, conditions=asked)
+    conditions = ((subject.condition,), ("",))
+    contrasts = Contrasts("conditions", positive, negative, conditions=conditions)
     positions = tuple(dict.fromkeys(parse(FITTED[name][1]) for name in names))
     planned = plan(model, contrasts, ReadSettings(positions=positions))
-    made = {}
+    by_method = {}
     with (
         tempfile.TemporaryDirectory() as folder,
-        record_contrasts(InProcess(model), planned, Path(folder) / "activations") as found,
+        record_contrasts(InProcess(model), planned, Path(folder) / "activations") as recording,
     ):
         for name in names:
             method, position = FITTED[name]
-            [made[name]] = fit_vectors(found, FitSettings(name, method, positions=(position,)))
-    return made
+            [by_method[name]] = fit_vectors(
+                recording, FitSettings(name, method, positions=(position,))
+            )
+    return by_method

@@ -28,7 +28,7 @@ from steer.fitting import activations
 from steer.fitting.activations import Recording, open_kept
 from steer.formats import reading, writing
 from steer.formats.registry import Format, registry
-from steer.models import found as cached_maps
+from steer.models import hookmap_cache as cached_maps
 from steer.models import torch_files
 from steer.models.hookmap import HookMap, HookPoint
 from steer.sharing import card, evidence, push
