@@ -215,7 +215,7 @@ def test_a_judge_without_a_key_an_address_or_a_server(
 ) -> None:
     with pytest.raises(UsageError, match="no key"):
         Grader(GraderModel("m"), "x")
-    with pytest.raises(UsageError, match="is no address"):
+    with pytest.raises(UsageError, match="is not an address"):
         Grader(GraderModel("m", "localhost:8000"), "x")
     monkeypatch.setattr(endpoint, "RETRIES", 0)
     with pytest.raises(SteerError, match=r"does not answer.*0 of these 1 texts"):

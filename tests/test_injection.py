@@ -370,7 +370,7 @@ def test_a_state_that_does_not_count_tokens_is_refused_where_they_are_to_be_know
     clock = TokenClock(3, torch.zeros(1, dtype=torch.int64))
     scoped = tiny.steer(model, 2.0, Scope("response"))
     with (
-        pytest.raises(HookError, match="does not tell which token comes next"),
+        pytest.raises(HookError, match="does not give the position of the next token"),
         injected(model, [scoped], clock),
     ):
         model.network(input_ids=ids, **{name: object()})

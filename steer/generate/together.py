@@ -1,10 +1,10 @@
-"""Texts under steers of their own, written together: each forward gives all of them a token.
+"""Continuous batching: texts with different steers share forwards, each of which gives them all a
+token.
 
-Texts come and go between forwards, and each is written as it is alone: its steers, gates, watches
-and guards see its own positions only, counted as if nothing else ran, and its random numbers belong
-to its seed. The rows of a forward are padded on the left, and the cache is taken apart and put
-together as texts come and go. What has no cache of keys and values (a recurrent state, say) is
-written row by row.
+Texts enter and leave between forwards, and each gets the same tokens as alone: its steers, gates,
+watches and guards see only its own positions, and its random numbers depend on its own seed. Rows
+are padded on the left; the cache is split and joined as texts enter and leave. Models without a
+key-value cache (with a recurrent state, say) run row by row.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 from steer.vectors.sites import Site
 
-#: Names under which models return, and take, what the next forward needs.
+#: The names of a model's cache or state in its outputs and arguments.
 _CACHES = ("cache", "past_key_values", "cache_params", "state")
 
 
 class Continuation:
-    """One text that is being written.
+    """One text in generation.
 
-    on_token: hears each new token that belongs to the text, and the logits float32 [vocabulary]
-    that it was chosen from: the steered model's own, before temperature.
+    on_token: called with each new token of the text, and the logits float32 [vocabulary] that it
+    was chosen from: the steered model's, before temperature.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class Continuation:
 
     @cached_property
     def functions(self) -> dict[Site, SiteFunction]:
-        """What becomes of its own activations [1, position, d_model] at each site."""
+        """The site functions for its own activations [1, position, d_model]."""
         self._batch.look_at([self.prompt], torch.zeros(1, dtype=torch.int64))
         edits = site_functions(self._model, self.steers, self._batch.clock)
         return staged([edits, self._batch.watch.functions])
 
     @property
     def length(self) -> int:
-        """Tokens that it has, prompt and all."""
+        """Its number of tokens, including the prompt."""
         return len(self.prompt) + len(self.new)
 
     def turn_to(self, start: int, ids: Tensor) -> None:
@@ -83,7 +83,7 @@ class Continuation:
         return float(self._stream.random())
 
     def write(self, token: int, logits: Tensor) -> None:
-        """Go on with a token."""
+        """Append a token."""
         self.new.append(token)
         ended = token in self._model.end_ids
         stopped = ended or self._stops.written(self.new)
@@ -101,25 +101,25 @@ class Continuation:
         return False
 
     def newest(self) -> list[float]:
-        """The projections of its newest token, of all that is watched, in the files' units."""
+        """The watched projections of its newest token, in the units of their files."""
         watch = self._batch.watch
-        return [watch.value_at(one, 0, len(self.new) - 1) for one in self._batch.watched]
+        return [watch.value_at(each, 0, len(self.new) - 1) for each in self._batch.watched]
 
     def generation(self) -> Generation:
         """The finished text.
 
         Raises:
-            GuardError: a guard tripped, and was to be an error.
+            GuardError: a guard with `on_trip` error tripped.
         """
-        made = self._batch.generation(0, self.new)
+        generation = self._batch.generation(0, self.new)
         if self._batch.tripped and self._batch.tripped[0][0].on_trip == "error":
-            raise GuardError(str(made.trips[-1]))
-        return made
+            raise GuardError(str(generation.trips[-1]))
+        return generation
 
 
 @dataclass(eq=False)
 class _Cohort:
-    """Texts that share a cache. width: its columns. name: that the model has for it."""
+    """Texts that share a cache. width: its columns. name: its argument name in the model."""
 
     rows: list[Continuation]
     width: int = 0
@@ -135,7 +135,7 @@ class _Cohort:
         return [self.width - row.length + 1 for row in self.rows]
 
     def select(self, indices: list[int]) -> _Cohort:
-        """Some of its texts; padding that all of them have is dropped."""
+        """A cohort of some of its texts, without the padding that they all share."""
         pads = self.pads()
         dropped = min(pads[index] for index in indices)
         cache = caches.select(self.cache, indices, dropped)
@@ -149,7 +149,7 @@ class _Cohort:
 
 
 class Together:
-    """The texts that a model writes now."""
+    """The texts that a model is generating."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -161,7 +161,7 @@ class Together:
         return [row for cohort in self._cohorts for row in cohort.rows]
 
     def add(self, rows: Sequence[Continuation]) -> None:
-        """Begin texts, or go on with those that were parked. What begins gets its first token."""
+        """Start texts, or resume parked ones. A new text gets its first token."""
         for row in rows:
             if row.parked is not None:
                 self._take_in(row.parked)
@@ -176,26 +176,26 @@ class Together:
             new = new[count:]
 
     def step(self) -> None:
-        """Write one more token of each text."""
+        """Generate one more token of each text."""
         for cohort in list(self._cohorts):
             ids = torch.tensor([[row.new[-1]] for row in cohort.rows])
             self._try(cohort, ids, cohort.pads())
         self._drop_finished()
 
     def park(self, row: Continuation) -> None:
-        """Have a text wait until it is added again."""
+        """Pause a text until it is added again."""
         for cohort in self._cohorts:
             if row in cohort.rows:
                 row.parked = self._without(cohort, [row])
                 return
 
     def remove(self, row: Continuation) -> None:
-        """Let a text go, whether it is parked or not."""
+        """Remove a text, whether it is parked or not."""
         row.is_over, row.parked = True, None
         self._drop_finished()
 
     def clear(self) -> list[Continuation]:
-        """Let all texts go that are not parked; they are returned."""
+        """Remove and return all texts that are not parked."""
         rows = self.rows
         self._cohorts.clear()
         return rows
@@ -217,14 +217,14 @@ class Together:
 
     @cached_property
     def _can_pad(self) -> bool:
-        """Whether padding before a text changes nothing: where its cache is one of keys."""
+        """Whether texts can be padded on the left, which a key-value cache allows."""
         ids = torch.zeros(1, 1, dtype=torch.int64, device=self._model.device)
         with torch.no_grad():
-            made = self._model.network(input_ids=ids, use_cache=True)
-        return caches.can_join(_state(made)[1])
+            output = self._model.network(input_ids=ids, use_cache=True)
+        return caches.can_join(_state(output)[1])
 
     def _take_in(self, cohort: _Cohort) -> None:
-        """Beside others, where caches can be joined."""
+        """Join a cohort with another if their caches allow it."""
         for index, other in enumerate(self._cohorts):
             if cohort.can_join and other.can_join:
                 self._cohorts[index] = other.joined(cohort)
@@ -238,7 +238,7 @@ class Together:
                 self._without(cohort, over)
 
     def _without(self, cohort: _Cohort, rows: Sequence[Continuation]) -> _Cohort | None:
-        """Take texts out of a cohort; returns them where they may come back."""
+        """Take texts out of a cohort; returns those that may come back as a cohort."""
         out = [index for index, row in enumerate(cohort.rows) if row in rows]
         kept = [index for index in range(len(cohort.rows)) if index not in out]
         place = self._cohorts.index(cohort)
@@ -252,7 +252,7 @@ class Together:
         return taken
 
     def _try(self, cohort: _Cohort, ids: Tensor, pads: list[int]) -> None:
-        """`_forward`; where it fails, as for want of memory, its texts end, and no others."""
+        """`_forward`; if it fails, for example for lack of memory, only this cohort's texts end."""
         try:
             self._forward(cohort, ids, pads)
         except Exception as error:
@@ -261,8 +261,8 @@ class Together:
                 row.error = error
 
     def _forward(self, cohort: _Cohort, ids: Tensor, pads: list[int]) -> None:
-        """One forward of a cohort, with `pads` columns of padding before each of its texts; each
-        gets the token that follows."""
+        """One forward of a cohort, with `pads` columns of padding before each of its texts. Each
+        gets its next token."""
         model, width = self._model, ids.shape[1]
         ids = ids.to(model.device)
         start, stop = cohort.width, cohort.width + width
@@ -286,23 +286,25 @@ class Together:
         self._write(cohort.rows, output.logits[:, -1].float())
 
     def _positions(self, mask: Tensor, width: int) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         if "logits_to_keep" in self._accepted:
-            made["logits_to_keep"] = 1
+            arguments["logits_to_keep"] = 1
         if "position_ids" in self._accepted:
-            made["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
-        return made
+            arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
+        return arguments
 
     def _write(self, rows: Sequence[Continuation], logits: Tensor) -> None:
         """Choose a token for each text from logits [row, vocabulary]."""
         tokens = logits.argmax(-1)
         drawing: dict[tuple[float, int, float], list[int]] = {}
         for index, row in enumerate(rows):
-            if (one := row.sampling).temperature > 0:
-                drawing.setdefault((one.temperature, one.top_k, one.top_p), []).append(index)
-        for settings, indices in drawing.items():
+            settings = row.sampling
+            if settings.temperature > 0:
+                key = settings.temperature, settings.top_k, settings.top_p
+                drawing.setdefault(key, []).append(index)
+        for key, indices in drawing.items():
             scores = logits[indices]
-            for warp in self._model.warpers(*settings):
+            for warp in self._model.warpers(*key):
                 scores = warp(None, scores)
             uniform = torch.tensor([rows[index].uniform() for index in indices])
             tokens[indices] = drawn(scores, uniform.double().to(scores.device))
@@ -317,22 +319,22 @@ class Together:
 
 
 def _state(output: Any) -> tuple[str, Any]:
-    """What the next forward needs, and its name."""
-    found = ((name, output[name]) for name in _CACHES if name in output)
-    return next((one for one in found if one[1] is not None), ("", None))
+    """The name and value of the cache or state in a model's output."""
+    states = ((name, output[name]) for name in _CACHES if name in output)
+    return next((state for state in states if state[1] is not None), ("", None))
 
 
 def _is_ready(row: Continuation) -> bool:
-    """Whether its functions can be made; why not is kept with it."""
+    """Whether its site functions can be built; if not, the error is stored in the row."""
     try:
         _ = row.functions
-    except Exception as error:  # of one text, which is no reason for the others to end
+    except Exception as error:  # ends only this text
         row.error = error
     return row.error is None
 
 
 def _by_site(rows: Sequence[Continuation], skipped: Sequence[int]) -> dict[Site, SiteFunction]:
-    """What becomes of the activations of all texts at each site; skipped: columns of padding."""
+    """The site functions for all texts together. skipped: columns of padding before each."""
     parts: dict[Site, list[tuple[Continuation, int, int, SiteFunction]]] = {}
     for index, (row, pad) in enumerate(zip(rows, skipped, strict=True)):
         for site, function in row.functions.items():
@@ -347,13 +349,13 @@ def _each_its_own(parts: Sequence[tuple[Continuation, int, int, SiteFunction]]) 
             if row.error is not None:
                 continue
             try:
-                made = function(resid[index : index + 1, pad:])
-            except Exception as error:  # it ends this text, not its neighbours
+                own = function(resid[index : index + 1, pad:])
+            except Exception as error:  # ends only this text
                 row.error = error
                 continue
-            if made is not None:
+            if own is not None:
                 edited = resid.clone() if edited is None else edited
-                edited[index : index + 1, pad:] = made
+                edited[index : index + 1, pad:] = own
         return edited
 
     return run
