@@ -142,7 +142,7 @@ def test_low_rank_edits_are_refused() -> None:
     edit = SteeringVector(
         metadata, CALM.directions, np.ones((3, 1, 8), np.float32), np.ones((3, 8, 1), np.float32)
     )
-    with pytest.raises(VectorError, match="of low rank"):
+    with pytest.raises(VectorError, match="low-rank edits"):
         combine([part(CALM), part(edit)], name="x")
 
 

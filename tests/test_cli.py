@@ -361,9 +361,13 @@ def test_specs_that_are_wrong(
         (["-v", "both:clamp=pos"], 1, ["does not say where its two", "a number in place of pos"]),
         (["-v", "joyful", "--when", "nosuch>0.4"], 1, ["the gate 'nosuch>0.4': no vector named"]),
         (["-v", "joyful", "--when", "joyful>1/often"], 2, ["'often' is not mean", "/token"]),
-        (["--beams", 2], 2, ["does not draw", "--temperature 0"]),
+        (["--beams", 2], 2, ["does not sample", "--temperature 0"]),
         (["--beams", 2, "-t", 0, "--watch", "joyful"], 2, ["--beams goes with no"]),
-        (["--beams", 2, "-t", 0, "-v", "joyful", "--when", "joyful@0>9/token"], 2, ["no gate at"]),
+        (
+            ["--beams", 2, "-t", 0, "-v", "joyful", "--when", "joyful@0>9/token"],
+            2,
+            ["excludes gates that read"],
+        ),
         (["--beams", 2, "-t", 0, "-n", 3], 2, ["cannot end in 3 texts"]),
     ],
 )

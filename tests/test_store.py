@@ -139,7 +139,7 @@ def test_a_newer_format_names_the_version_that_reads_it() -> None:
 
 def test_repeated_keys_are_refused() -> None:
     text = encode(make_vector().metadata)
-    with pytest.raises(VectorError, match="stands twice"):
+    with pytest.raises(VectorError, match="occurs twice"):
         decode(text[:-1] + ',"name":"other"}', "file")
 
 
