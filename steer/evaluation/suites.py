@@ -29,7 +29,7 @@ from steer.evaluation.choice import Budget, decide, looking
 from steer.evaluation.data import Progress, Step, Warn, loaded, silent
 from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
 from steer.evaluation.subjects import Subject, of_conditions, of_pocket, stories, unlike
-from steer.evaluation.suite_methods import METHODS, check, vectors
+from steer.evaluation.suite_methods import default_labels, parse_candidate, vectors
 from steer.evaluation.task import Task, Variant, variants
 from steer.evaluation.written import Writing, Written
 from steer.fitting.fitting import rounded
@@ -170,7 +170,7 @@ def suite(
     *,
     tags: Sequence[str] = (),
     prompts: Sequence[str] | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     rivals: Rivals | None = None,
     samples: int = 48,
     max_tokens: int = 64,
@@ -185,9 +185,10 @@ def suite(
 
     model: a model, or a function that loads it, which is called after everything else is checked.
     conditions: prompts. texts: neutral texts to make vectors from. Without both, the tags and
-    stories of the pocket grammar are used. rivals: vectors from elsewhere, by subject and name.
-    jobs: the number of processes, each of which loads the model from `source`. An interrupted suite
-    is resumed. progress and note are callbacks; nothing is printed.
+    stories of the pocket grammar are used. methods: such as `mean_diff, last` or `probe:penalty=2`
+    (`steer.evaluation.suite_methods`); None means all. rivals: vectors from elsewhere, by subject
+    and name. jobs: the number of processes, each of which loads the model from `source`. An
+    interrupted suite is resumed. progress and note are callbacks; nothing is printed.
 
     Raises:
         UsageError: an unknown tag or method, or too few texts.
@@ -201,7 +202,9 @@ def suite(
         raise UsageError("--texts and --prompts go with --condition")
     if conditions and not texts:
         raise UsageError("a --condition needs --texts", hint="pass neutral texts, unrelated to it")
-    check(methods)
+    labels = default_labels() if methods is None else tuple(methods)
+    for label in labels:
+        parse_candidate(label)
     if conditions:
         subjects, made_from = of_conditions(conditions, prompts or OPENINGS), unlike(texts)
     else:
@@ -210,7 +213,7 @@ def suite(
     for name in rivals or {}:
         if name not in names:
             raise UsageError(f"{name!r} names no tag here", hint="write joyful=happy.gguf")
-    settings = Settings(tuple(methods), samples, max_tokens, seed)
+    settings = Settings(labels, samples, max_tokens, seed)
     model = loaded(model)
     bound = {
         subject.name: {

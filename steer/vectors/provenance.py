@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -19,8 +20,7 @@ SEVERAL = " | "
 #: Values of `Read.positions` without a recording: where a distilled edit acts (all, response), a
 #: combined vector whose parts differ (mixed), or an imported vector (unknown).
 UNREAD = ("all", "response", "mixed", "unknown")
-#: Methods that fit recorded activations (`steer.fitting.fit`).
-FitMethod = Literal["mean_diff", "pca", "probe", "lda"]
+_METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}", re.ASCII)
 CombineOp = Literal["sum", "mean"]
 #: Units of a coefficient: multiples of the stored vector, or of the mean activation's length.
 Unit = Literal["vector", "residual"]
@@ -63,8 +63,9 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     interval. extra_nats: extra nats per token of texts generated with the edit, under the unsteered
     model; condition_extra_nats: the same for texts generated under the condition.
 
-    method `ridge`: the edit is a closed-form ridge regression without steps; `ridge` is its
-    regularisation as a share of the mean diagonal.
+    method: its name (`steer.methods`), perhaps of another package that the reader does not have.
+    ridge: the regularisation of the regression, as a share of the mean diagonal. Methods without a
+    descent, such as `ridge`, have no steps.
 
     objective `pairs` (`steer.distillation.pairs`): the samples are pairs of completions, recovery
     is the share of the loss that the edit removes, and the condition's texts are the positive
@@ -84,10 +85,11 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     extra_nats: float
     condition_extra_nats: float
     objective: Literal["condition", "pairs"] = "condition"
-    method: Literal["ridge", "descent"] = "descent"
+    method: str = "descent"
     ridge: float = 0.0
 
     def __post_init__(self) -> None:
+        check_name(self.method)
         finite(self.ridge, self.learning_rate, self.recovery, *self.interval)
         finite(self.extra_nats, self.condition_extra_nats)
 
@@ -139,20 +141,56 @@ class Import(Record, frozen=True, omit_defaults=True):
 
 
 class Method(Record, frozen=True, omit_defaults=True):
-    """How the vector was made: fitted, distilled, combined or imported."""
+    """How the vector was made: fitted, distilled, combined or imported.
 
-    name: Literal["mean_diff", "pca", "probe", "lda", "distill", "combine", "import"]
+    name: `distill`, `combine`, `import`, or the method that fitted recorded activations
+    (`steer.methods`). options: the values of the method's own options. package: the package of the
+    method, if it is not steer's. Files can be read without the method.
+    """
+
+    name: str
+    options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    package: str = ""
     distillation: Distillation | None = None
     combination: Combination | None = None
     source: Import | None = None
 
     def __post_init__(self) -> None:
+        check_name(self.name)
+        finite(*(value for value in self.options.values() if isinstance(value, float)))
         if (self.name == "distill") != (self.distillation is not None):
             raise ValueError("`distillation` belongs to distilled vectors, and only to them")
         if (self.name == "combine") != (self.combination is not None):
             raise ValueError("`combination` belongs to combined vectors, and only to them")
         if (self.name == "import") != (self.source is not None):
             raise ValueError("`source` belongs to imported vectors, and only to them")
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the vector was fitted to recorded activations."""
+        return not (self.distillation or self.combination or self.source)
+
+    def __str__(self) -> str:
+        """The name and options as `--method` takes them, such as `probe:penalty=2`."""
+        options = ",".join(
+            f"{name}={_typed(value)}" for name, value in sorted(self.options.items())
+        )
+        return f"{self.name}:{options}" if options else self.name
+
+
+def _typed(value: bool | int | float | str) -> str:
+    """The value of an option as it is typed: `true`, `2`, `0.5`."""
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
+
+
+def check_name(name: str) -> None:
+    """Refuse a text that cannot be the name of a method.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if not _METHOD_NAME.fullmatch(name):
+        raise ValueError(f"{name[:60]!r} is not the name of a method")
 
 
 class Read(Record, frozen=True):
