@@ -351,7 +351,7 @@ def test_specs_that_are_wrong(
         (["-v", "joyful", "--when", "joyful"], 2, ["not a condition"]),
         (["-v", "joyful", "--when", "joyful>high"], 2, ["not a threshold"]),
         (["-v", "joyful", "--when", "none>0.5"], 1, ["no vector named 'none'"]),
-        (["--when", "joyful>0.5"], 2, ["nothing to steer"]),
+        (["--when", "joyful>0.5"], 2, ["no steer to gate"]),
         (["-v", "joyful@0", "--when", "joyful@2>0.5/token"], 1, ["behind", "resid_post 0"]),
         (["--guard", "joyful>0.5/mean"], 2, ["looks at new tokens"]),
         (["--guard", "joyful>0.5", "--on-trip", "cry"], 2, ["stop, error or ablate"]),

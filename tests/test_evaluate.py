@@ -130,7 +130,7 @@ def test_concepts_by_words_and_grammar_by_hand(tmp_path: Path) -> None:
     Path("words.txt").write_text("glad\n\nas it were\n")
     assert by_words("words.txt")(["as it were", "so"]) == [(1, 1), (0, 1)]
     assert by_grammar("sea")(["The beach.", "The harbour and the clearing."]) == [(1, 1), (1, 2)]
-    with pytest.raises(UsageError, match="knows no 'sadness'"):
+    with pytest.raises(UsageError, match="has no 'sadness'"):
         by_grammar("sadness")
     with pytest.raises(InputError, match="no words"):
         by_words(" , ")

@@ -176,7 +176,7 @@ def _chosen(imported: Imported, layers: tuple[int, ...], subject: str) -> Import
 
 
 def steering_vector(
-    found: Found,
+    file: Found,
     model: ModelIdentity | None,
     *,
     name: str,
@@ -188,8 +188,8 @@ def steering_vector(
     Raises:
         ModelError: the model has another width, or fewer layers.
     """
-    imported = found.imported
-    layers = tuple(number + found.offset for number in imported.directions)
+    imported = file.imported
+    layers = tuple(number + file.offset for number in imported.directions)
     directions = np.stack(list(imported.directions.values())).astype(np.float32)
     down = up = None
     if imported.factors:
@@ -209,13 +209,13 @@ def steering_vector(
         for layer, number in zip(layers, imported.directions, strict=True)
     )
     source = Import(
-        format=found.format.name,
-        sha256=found.sha256,
+        format=file.format.name,
+        sha256=file.sha256,
         convention=imported.convention,
-        offset=found.offset,
+        offset=file.offset,
         model=imported.model,
     )
-    recommended = tuple(number + found.offset for number in imported.recommended) or layers
+    recommended = tuple(number + file.offset for number in imported.recommended) or layers
     metadata = Metadata(
         name=name,
         description=description,
@@ -232,7 +232,7 @@ def steering_vector(
             layers=recommended,
             coefficient=imported.coefficient,
             op=imported.op,
-            evidence=f"as in the {found.format.name} file; no sweep was run",
+            evidence=f"as in the {file.format.name} file; no sweep was run",
         ),
     )
     vector = SteeringVector(metadata, directions, down, up)
