@@ -318,7 +318,7 @@ def test_a_gate_stands_before_all_of_its_file_and_of_what_that_includes() -> Non
     Path("b.toml").write_text(f'include = ["sub/gated.toml"]\nwhen = "{gate}"\n')
     assert {one.when for one in read(Path("b.toml")).steers} == {gate}
     Path("c.toml").write_text('include = ["sub/gated.toml"]\nwhen = "other>0"\n')
-    with pytest.raises(InputError, match=r"c.toml: when 'other>0': 'calm' waits for"):
+    with pytest.raises(InputError, match=r"c.toml: when 'other>0': 'calm' has the gate"):
         read(Path("c.toml"))
 
 

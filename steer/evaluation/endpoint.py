@@ -172,6 +172,49 @@ class Grader:
         return error
 
 
+def answers(
+    endpoint: GraderModel,
+    questions: Sequence[tuple[str, str]],
+    numbers: Sequence[int],
+    max_tokens: int,
+) -> list[str]:
+    """The answers of a model behind an endpoint to (system message, question) pairs, in order.
+
+    numbers: for different answers to the same pair. The result has "" where there is no answer.
+
+    Raises:
+        UsageError: openai is not installed, or there is no key for its server.
+        SteerError: it does not answer.
+    """
+    import openai
+
+    client = _client(endpoint)
+
+    def answer(item: tuple[tuple[str, str], int]) -> str:
+        (system, question), number = item
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        reply = client.chat.completions.create(
+            model=endpoint.model,
+            messages=messages,
+            seed=endpoint.seed + number,
+            temperature=1.0,
+            max_tokens=max_tokens,
+        )
+        return _content(reply) or ""
+
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(answer, zip(questions, numbers, strict=True)))
+    except openai.APIError as error:
+        raise SteerError(
+            f"the model {endpoint.model} at {client.base_url} does not answer"
+            f" ({_short(error.message)})",
+            hint="check that it is running, and the name of the model and $OPENAI_API_KEY",
+        ) from None
+
+
 def parse(reply: str | None) -> int | None:
     """The grade in a reply that is one whole number from 0 to `BEST`, with white space round it;
     None for anything else, such as `7/10`, `7.5`, `Score: 7` or a sentence."""

@@ -37,7 +37,7 @@ from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
-from steer.hooks.inject import site_functions
+from steer.hooks.inject import by_rows, site_functions
 from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
 from steer.models.memory import token_budget
 from steer.models.model import Model
@@ -157,7 +157,7 @@ class Scorer:
     def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
         times = len(cells)
-        functions = _by_rows(cells, len(batch.ids))
+        functions = by_rows(cells, [len(batch.ids)] * times)
         with replayed(self.model, trunk, times), placed(self.model, functions):
             log_probs = batch.log_probs(batch.ids.repeat(times, 1), batch.columns)
         return log_probs.view(times, len(batch.ids), *log_probs.shape[1:])
@@ -383,21 +383,3 @@ def _shared_layer(cells: Sequence[Functions]) -> int | None:
         (site.layer if site.name == "resid_post" else site.layer - 1 for site in sites), default=-1
     )
     return lowest if lowest >= 0 else None
-
-
-def _by_rows(cells: Sequence[Functions], n: int) -> Functions:
-    """Site functions for a batch in which each cell has n rows."""
-
-    def function(site: Site) -> SiteFunction:
-        own = [cell.get(site) for cell in cells]
-
-        def edit(resid: Tensor) -> Tensor:
-            parts = []
-            for edit_rows, rows in zip(own, torch.split(resid, n), strict=True):
-                edited = rows if edit_rows is None else edit_rows(rows)
-                parts.append(rows if edited is None else edited)
-            return torch.cat(parts)
-
-        return edit
-
-    return {site: function(site) for cell in cells for site in cell}

@@ -43,6 +43,8 @@ class Imported:
     factors: of a low-rank edit, with the same rank k at each layer.
     recommended: the layers that the file recommends; empty for all.
     model: the file's description of its model. notes: more lines for the user.
+    sides: by layer, where projections on the unit vector are 0 and 1 in the file's own units, if
+        known; they become the means of the negative and of the positive side.
     """
 
     directions: Mapping[int, Directions]
@@ -55,6 +57,7 @@ class Imported:
     recommended: tuple[int, ...] = ()
     model: str = ""
     notes: tuple[str, ...] = ()
+    sides: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def checked_directions(rows: Iterable[tuple[int, object]], subject: str) -> dict[int, Directions]:

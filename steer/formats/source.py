@@ -40,7 +40,8 @@ class Options:
 
     format: the name of a format. layers: the layers of bare numbers, or the layers of the file to
     take. row: of a table of directions. pick: the name of one of several vectors. minus: a file
-    whose activations are subtracted. offset: added to the file's layer numbers in place of the
+    whose activations are subtracted. encoder: take the row of a sparse autoencoder's encoder, which
+    reads a feature, not of its decoder. offset: added to the file's layer numbers in place of the
     format's convention. model: the name of the user's model, to choose among several vectors.
     """
 
@@ -49,6 +50,7 @@ class Options:
     row: int | None = None
     pick: str | None = None
     minus: Path | None = None
+    encoder: bool = False
     offset: int | None = None
     model: str | None = None
 
