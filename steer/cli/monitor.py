@@ -98,7 +98,7 @@ def monitor(
     readouts = [one for typed in vector for one in _readouts(typed)]
     options.check_readers(chat=chat, watched=readouts)
     used = [readout.vector for readout in readouts]
-    source = options.with_template_of(used, source, chat=chat)
+    source = options.for_vectors(used, source, chat=chat)
     given = given_texts(text, texts, names, "text", 'steer monitor "One day" -v NAME')
     with workers.workers(cluster, source) as readers:
         from steer.monitoring.monitor import monitor as run

@@ -14,6 +14,7 @@ from steer.contrasts.frame import Frame
 from steer.contrasts.passages import Passage, check_alike
 from steer.contrasts.records import Record, kind_of
 from steer.contrasts.schema import Content, Names, Shape, content
+from steer.contrasts.split import without_held_out
 from steer.vectors.provenance import ContrastKind
 
 #: The most passages, and characters in them, that conditions and lists of texts may expand to.
@@ -34,7 +35,10 @@ def read(source: ContrastSource, records_of: Callable[[str], Iterable[Record]]) 
     """
     names, frame = source.names, source.frame
     if source.file is not None:
-        return _Reader(names, frame).contrasts(records_of(source.file))
+        records = records_of(source.file)
+        if source.held_out:
+            records = without_held_out(list(records), source.held_out, names)
+        return _Reader(names, frame).contrasts(records)
     if source.texts is not None:
         reader = _Reader(names.of("texts"), frame)
         sides = source.positive, source.negative or ("",)

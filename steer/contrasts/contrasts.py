@@ -67,6 +67,11 @@ class Contrasts:
         return all(passage.completes for passage in chain(self.positive, self.negative))
 
     @property
+    def are_answers(self) -> bool:
+        """Whether every text is what a chat model says."""
+        return all(one.role == "assistant" for one in chain(self.positive, self.negative))
+
+    @property
     def sha256(self) -> str:
         """Hash of all passages in order."""
         rows: Iterable[Any]
@@ -86,7 +91,8 @@ class Contrasts:
 class ContrastSource:
     """The contrast set that the user names, in one of three ways.
 
-    file: a file of contrasts of any kind. Or positive, negative: conditions, and texts: a file of
+    file: a file of contrasts of any kind; held_out is the share of its records to leave out for
+    measurements (`steer.contrasts.split`). Or positive, negative: conditions, and texts: a file of
     texts to put after each. Or positive_file, negative_file: files of texts of one side each,
     which are pairs if `paired`.
 
@@ -103,8 +109,11 @@ class ContrastSource:
     paired: bool = False
     names: Names = field(default_factory=Names)
     frame: Frame = PLAIN
+    held_out: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.held_out and self.file is None:
+            raise UsageError("--held-out is a share of a file of contrasts", hint="name the file")
         files = (self.positive_file, self.negative_file)
         ways = [self.file, self.positive or self.negative or self.texts, any(files)]
         if sum(map(bool, ways)) != 1:

@@ -14,6 +14,8 @@ from steer.contrasts.records import Record
 from steer.contrasts.schema import Names
 from steer.vectors.metadata import Metadata
 
+#: Fewer pairs or texts than this are not measured on where others have to be left out.
+FEWEST = 8
 _PAIRS = 'write {"positive": "...", "negative": "...", "prompt": "..."}'
 
 
@@ -37,10 +39,19 @@ class HeldOut:
 
     def first(self, n: int) -> HeldOut:
         """The first n pairs or texts."""
-        pairs = self.pairs
+        passages = self.texts if self.pairs is None else self.pairs.positive
+        return self.some(range(min(n, len(passages or ()))))
+
+    def some(self, indices: Sequence[int]) -> HeldOut:
+        """The pairs or texts of these numbers."""
+        pairs, texts = self.pairs, self.texts
         if pairs is not None:
-            pairs = replace(pairs, positive=pairs.positive[:n], negative=pairs.negative[:n])
-        texts = None if self.texts is None else self.texts[:n]
+            positive, negative = (
+                tuple(side[index] for index in indices) for side in (pairs.positive, pairs.negative)
+            )
+            pairs = replace(pairs, positive=positive, negative=negative)
+        if texts is not None:
+            texts = tuple(texts[index] for index in indices)
         return HeldOut(pairs, texts, self.notes)
 
     @property
@@ -90,6 +101,31 @@ def texts(records: Iterable[Record], names: Names | None = None) -> HeldOut:
     return HeldOut(texts=passages, notes=notes)
 
 
+def without_seen(vectors: Iterable[Metadata], held_out: HeldOut) -> tuple[HeldOut, str]:
+    """The pairs or texts that no vector was made from, and a line that says so: one file can then
+    be made from and measured on. Where fewer than `FEWEST` are left, all, for `check_unseen` to
+    refuse, and no line.
+    """
+    every = held_out.all_texts
+    seen: dict[int, str] = {}
+    for metadata in vectors:
+        if metadata.contrast.items is not None:
+            for index in overlap.known(every, metadata.contrast.items):
+                seen[index] = metadata.name
+    sides = 1 if held_out.pairs is None else 2
+    n = len(every) // sides
+    kept = [index for index in range(n) if not {index, index + n} & set(seen)]
+    if not seen or len(kept) < FEWEST:
+        return held_out, ""
+    what = "texts" if held_out.pairs is None else "pairs"
+    name = next(iter(seen.values()))
+    line = (
+        f"vector {name!r} was made from {n - len(kept)} of these {n} {what}, which are left out:"
+        f" measured on the other {len(kept)}"
+    )
+    return held_out.some(kept), line
+
+
 def check_unseen(
     vectors: Iterable[Metadata], held_out: Sequence[str], *, allowed: bool = False
 ) -> list[str]:
@@ -118,7 +154,9 @@ def check_unseen(
         )
         if not allowed:
             raise InputError(
-                fact, hint="measure on other texts, or pass --allow-overlap and say so"
+                fact,
+                hint="measure on other texts, make the vector with --held-out 0.25 of this file, or"
+                " pass --allow-overlap and say so",
             )
         warnings.append(fact)
     return warnings

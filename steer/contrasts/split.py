@@ -58,6 +58,16 @@ def split(
     return parts
 
 
+def without_held_out(records: Sequence[Record], share: float, names: Names) -> list[Record]:
+    """The records that `split` with its usual seed leaves to make a vector from.
+
+    Raises:
+        UsageError, InputError: as `split`.
+    """
+    kept = {id(record) for record in split(records, share, names=names)[0]}
+    return [(where, record) for where, record in records if id(record) in kept]
+
+
 def _groups(records: Sequence[Record], names: Names) -> list[list[int]]:
     """Groups of records, by index, that have to stay together, in the order of their first."""
     first = list(range(len(records)))

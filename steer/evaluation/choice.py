@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,6 +13,7 @@ from steer.base.intervals import Interval, rate
 from steer.evaluation.bench import Bench, completed
 from steer.evaluation.cells import UNSTEERED, Steered
 from steer.evaluation.scoring import Nats, expected_nats, extra
+from steer.evaluation.shift import lies_at
 from steer.evaluation.written import Writing, write
 from steer.measures.elimination import contenders
 from steer.measures.formulas import distinct
@@ -36,17 +38,22 @@ class Budget:
 @dataclass(frozen=True, slots=True)
 class Tried:
     """A cell that was tried by generating texts. distinct: share of different bigrams in a text.
-    refused: cells that are excluded because of their texts."""
+    refused: cells that are excluded because of their texts. shift: how far the texts move towards
+    the positive side, as the unsteered model reads them (`steer.evaluation.shift`); NaN of a
+    low-rank edit."""
 
     position: Position
     extra_nats: Interval
     distinct: Interval
     samples: tuple[str, ...]
     refused: frozenset[Position] = frozenset()
+    shift: float = math.nan
 
 
 #: Generates and measures the texts of a cell.
 Look = Callable[[Position], Tried]
+#: The most cells of a shortlist.
+SHORTLIST = 4
 
 
 def choose(grid: Grid, scores: Scores, budget: Budget, look: Look) -> Tried | None:
@@ -115,6 +122,18 @@ def looking(texts: Bench, grid: Grid, writing: Writing) -> Look:
         return _tried(texts, grid.steer(*position), position, writing, base())
 
     return look
+
+
+def shortlist(
+    looked: Sequence[Tried], scores: Scores, budget: Budget, chosen: Position
+) -> tuple[Tried, ...]:
+    """Of the cells whose texts were looked at and cost no more than the budget, the choice and the
+    best one of each other row, by effect."""
+    effects, _ = scores.looks()
+    passed = [one for one in looked if one.extra_nats.value <= budget.nats]
+    passed.sort(key=lambda one: (one.position != chosen, -effects[one.position]))
+    first = {one.position[0]: one for one in reversed(passed)}
+    return tuple(one for one in passed if first[one.position[0]] is one)[:SHORTLIST]
 
 
 def ordered(
@@ -220,11 +239,16 @@ def _tried(texts: Bench, steer: Steer, position: Position, writing: Writing, bas
     written = write(texts.model, writing, [steer], engine=texts.engine)
     own = expected_nats(texts.model, [text.scored for text in written], Steered((steer,)))
     pieces = [distinct(text.own) for text in written]
+    shift = math.nan
+    if not steer.vector.metadata.rank:
+        unsteered, steered = lies_at(texts.model, steer.vector, steer.layers, [texts.own, written])
+        shift = steered - unsteered
     return Tried(
         position,
         extra(own, base),
         rate([n for n, _ in pieces], [n for _, n in pieces]),
         tuple(texts.model.decode(text.ids) for text in written[:6]),
+        shift=shift,
     )
 
 

@@ -156,6 +156,10 @@ def data_of(
         held_out = _held_out(texts, fields, chat=plain.in_chat(vectors))
     every = {vector.sha256 or str(id(vector)): vector for vector in (*vectors, *others)}.values()
     if texts is not None:
+        if not allow_overlap:
+            held_out, line = heldout.without_seen(every, held_out)
+            if line:
+                warn(line)
         for text in heldout.check_unseen(every, held_out.all_texts, allowed=allow_overlap):
             warn(text)
     chosen = None if prompts is None else tuple(dict.fromkeys(prompts))

@@ -406,6 +406,16 @@ class SweepResult:
             "wrong_way": list(verdict.wrong_way),
             "shifts": None if position is None else scores.effect[position].tolist(),
             "samples": list(tried.samples) if tried else [],
+            "shortlist": [
+                self.cell(one.position)
+                | {
+                    "shift": None if math.isnan(one.shift) else one.shift,
+                    "extra_nats": plain(one.extra_nats),
+                    "distinct": plain(one.distinct),
+                    "samples": list(one.samples),
+                }
+                for one in verdict.shortlist
+            ],
             "unsteered_samples": list(self.unsteered),
         }
 
@@ -576,6 +586,7 @@ class SweepResult:
             ],
         )
         yield ""
+        yield from _shortlist(result["shortlist"])
         if verdict.recommended:
             yield from _recommendation(result)
         yield (
@@ -600,6 +611,31 @@ def strongest(grid: Grid) -> list[Steer]:
 
     rows = grid.rows
     return [max((row.steer(i) for i in range(len(row.coefficients))), key=amount) for row in rows]
+
+
+def _shortlist(cells: Sequence[dict[str, Any]]) -> Iterator[Any]:
+    """Lines with the model's texts under the choice and its rivals, to choose by eye."""
+    if len(cells) < 2:
+        return
+    rows = [
+        [
+            cell["typed"],
+            _shown(cell["effect"]),
+            "–" if cell["shift"] is None else f"{cell['shift']:.2f}",
+            f"{cell['extra_nats']['value']:.2f}",
+            f"{cell['distinct']['value']:.2f}",
+        ]
+        for cell in cells
+    ]
+    yield table(["shortlist", "effect", "shift", "extra nats", "distinct-2"], rows)
+    for cell in cells:
+        for text in cell["samples"][:2]:
+            yield f"  {cell['typed']}: {' '.join(text.split())[:160]}"
+    yield (
+        "shift: how far the generated texts move towards the positive side, as the unsteered model"
+        " reads them; 1 is the distance of the two sides"
+    )
+    yield ""
 
 
 def _recommendation(result: dict[str, Any]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from steer.evaluation.choice import (
     looking,
     ordered,
     positions_of,
+    shortlist,
 )
 from steer.evaluation.scoring import expected_nats, extra, score
 from steer.evaluation.written import Writing, own_texts, write
@@ -66,7 +67,8 @@ class Verdict:
     probability of 5 %. margin: the cell's effect minus that of random directions, on the same
     items. again: new texts at the choice. stable: whether both halves of the items (the second with
     new texts) lead to the same choice, and all texts are within the budget; None if nothing was
-    chosen, or if the grid has one cell only.
+    chosen, or if the grid has one cell only. shortlist: the choice, and the best cells of other
+    rows among those that generated texts within the budget.
     """
 
     scores: Scores
@@ -81,6 +83,7 @@ class Verdict:
     stable: bool | None = None
     instability: str = ""
     wrong_way: tuple[int, ...] = ()
+    shortlist: tuple[Tried, ...] = ()
 
     @property
     def recommended(self) -> bool:
@@ -101,7 +104,13 @@ def judge(
     Raises:
         HookError: a cell was never applied.
     """
-    look = looking(texts, grid, writing)
+    looked: dict[Position, Tried] = {}
+    find = looking(texts, grid, writing)
+
+    def look(position: Position) -> Tried:
+        looked[position] = find(position)
+        return looked[position]
+
     scores, tried = decide(texts, grid, scores, budget, look)
     effects, costs = scores.looks()
     whole = scores.whole().ravel().tolist()
@@ -129,7 +138,8 @@ def judge(
     if stable and effects.size == 1:
         stable, instability = None, "the grid has only one cell"
     verdict = _held_against_chance(texts, grid, scores, front, tried, n_left_out)
-    return replace(verdict, again=again, stable=stable, instability=instability)
+    listed = shortlist(list(looked.values()), scores, budget, tried.position)
+    return replace(verdict, again=again, stable=stable, instability=instability, shortlist=listed)
 
 
 def _held_against_chance(

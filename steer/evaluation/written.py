@@ -16,6 +16,7 @@ from steer.contrasts.reading import Tokens, shared_prefix
 from steer.distillation.lessons import MIN_TOKENS, Conditions, Lesson, beginnings, write_lessons
 from steer.evaluation.batches import Text
 from steer.generate.apply import TOGETHER, Sampling, continue_ids
+from steer.generate.mixed import continue_mixed
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
@@ -110,6 +111,26 @@ def write_cells(
         new = continue_ids(model, order, steers, at_once, on_done)
         written.append([_written(o[0], ids) for o, ids in zip(order, new, strict=True)])
     return written
+
+
+def write_together(
+    model: Model, writing: Writing, cells: Sequence[Sequence[Steer]]
+) -> list[list[Written]]:
+    """The same texts under each cell's steers, [cell][text], of a few cells in one batch.
+
+    Raises:
+        InputError: a prompt that is empty for this model, or leaves no room.
+        HookError: a steer was never applied.
+    """
+    starts = [_beginning(model, writing, prompt) for prompt in writing.prompts]
+    room = _room(model, max(map(len, starts)), writing.max_tokens)
+    order = [
+        (starts[i % len(starts)], writing.first + i // len(starts)) for i in range(writing.samples)
+    ]
+    sampling = Sampling(max_tokens=room, temperature=1.0, seed=writing.seed, batch_size=TOGETHER)
+    steerings = [steers for steers in cells for _ in order]
+    new = iter(continue_mixed(model, order * len(cells), steerings, sampling))
+    return [[_written(start, next(new)) for start, _ in order] for _ in cells]
 
 
 def _written(start: Sequence[int], new: Sequence[int]) -> Written:

@@ -81,7 +81,7 @@ def fit_vectors(
             read=read,
             contrast=recording.contrast,
             statistics=statistics,
-            recommended=recommend(statistics),
+            recommended=recommend(statistics, recording.model.n_layers),
         )
         vectors.append(SteeringVector(metadata, directions))
     return vectors
@@ -124,15 +124,18 @@ def best(vectors: Sequence[SteeringVector]) -> SteeringVector:
     return SteeringVector(metadata, chosen.directions)
 
 
-def recommend(statistics: Sequence[LayerStatistics]) -> Recommended:
+def recommend(statistics: Sequence[LayerStatistics], n_layers: int) -> Recommended:
     """A layer to start from without a sweep.
 
     Among the layers that separate held-out texts about as well as the best one, the first whose
     vector is long relative to its activations (at least nine tenths of the longest share): early
-    enough that the layers above can act on it.
+    enough that the layers above can act on it. The last fifth of the model is left out if earlier
+    layers separate as well, since lengths grow there and few layers are left that could act
+    (Arditi et al. 2024, arXiv 2406.11717, appendix C, leave it out too).
     """
     top = max(row.separability or 0.0 for row in statistics)
     apart = [row for row in statistics if (row.separability or 0.0) >= top - NEARLY]
+    apart = [row for row in apart if row.layer < 0.8 * n_layers] or apart
     longest = max(row.share for row in apart)
     chosen = next(row for row in apart if row.share >= 0.9 * longest)
     return Recommended(

@@ -28,7 +28,7 @@ from transformers.utils import cached_file
 
 from steer.base.errors import ModelError, SteerError
 from steer.base.files import at_home, read_bytes
-from steer.models import adapter, gguf, tokenizers
+from steer.models import adapter, gguf, known, tokenizers
 from steer.models.memory import keep_freed
 from steer.models.model import Model, wrap
 from steer.models.source import POCKET, ModelSource
@@ -100,6 +100,8 @@ def load(source: ModelSource) -> Model:
         template=source.template,
     )
     model.template.check_arguments()
+    if source.adapter is None and not source.on_hub and source.name != POCKET:
+        known.remember(model.identity.fingerprint, at_home(source.name))
     return model
 
 

@@ -33,7 +33,7 @@ class ModelSource:
     the processes that torchrun has started. dtype: one of `DTYPES`; by default float32 on a CPU,
     elsewhere the checkpoint's own. fast: by default, use bfloat16 on a CPU that supports it, for
     models that are saved in it. offline: use only the hub's cache. template: settings of its chat
-    template.
+    template. assumed: nobody has named the model.
 
     Raises:
         ModelError: the folder or file does not exist or holds no model.
@@ -51,6 +51,7 @@ class ModelSource:
     offline: bool = False
     fast: bool = False
     template: TemplateSettings = DEFAULT_SETTINGS
+    assumed: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.strip():

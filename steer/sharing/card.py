@@ -31,7 +31,7 @@ _UNMEASURED = (
     " measure it with `steer eval` before you rely on it."
 )
 #: Evidence in a file that comes from a measurement begins with one of these.
-_MEASURED = ("sweep of ", "recovery ")
+_MEASURED = ("sweep of ", "recovery ", "calibrated on ")
 
 
 def card(name: str, metadata: Metadata, place: str, evidence: Evidence | None = None) -> str:
