@@ -36,6 +36,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "Make vectors": {
         "contrasts": "Look at contrast sets: what they hold, and what they give away.",
+        "make": "Make a vector, find how strong it can be, and show what it does.",
         "extract": "Make a steering vector from two words, or from contrasting texts.",
         "pack": "Make vectors of many concepts at once, from a TOML file.",
         "fit": "Make another vector from kept activations, without the model.",
@@ -47,6 +48,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "apply": "Generate text while steering.",
         "chat": "Talk with a model, and steer it as you go.",
         "recipe": "Show what a recipe of vectors and settings comes to.",
+        "ui": "Open a page on which you steer by hand.",
         "serve": "Serve a model with OpenAI's API; requests say how to steer.",
         "probe": "Ask a running server whether it is steered with vectors.",
         "bake": "Write steering into the weights, for any engine.",
@@ -97,8 +99,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "template_arg", "date",
     ),
     _RUNNING: (
-        "host", "port", "api_key", "allow_origin", "log_requests", "batch_size", "jobs", "engine",
-        "engine_option", "ray", "workers", "allow_idle",
+        "host", "port", "api_key", "allow_origin", "log_requests", "no_browser", "batch_size",
+        "jobs", "engine", "engine_option", "ray", "workers", "allow_idle",
     ),
 }  # fmt: skip
 

@@ -53,6 +53,9 @@ def _given(
     paired: Annotated[
         bool, typer.Option("--paired", help="The two files are pairs, line by line.")
     ] = False,
+    held_out: Annotated[
+        float, typer.Option(help="Leave this share out, for sweep and eval.")
+    ] = 0.0,
     *,
     names: Names,
     template: Annotated[
@@ -82,6 +85,7 @@ def _given(
         paired=paired,
         names=names,
         frame=Frame(template, chat, system),
+        held_out=held_out,
     )
 
 

@@ -54,6 +54,10 @@ def extract(
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
+    no_calibrate: Annotated[
+        bool,
+        typer.Option("--no-calibrate", help="Of a chat: do not have the model try coefficients."),
+    ] = False,
     cluster: workers.Cluster | None,
     force: options.Force = False,
     json: options.Json = False,
@@ -61,17 +65,37 @@ def extract(
 ) -> None:
     """Make a steering vector from two words, or from contrasting texts.
 
-    \b
-    steer extract "patient" "impatient" -m MODEL -o patient.safetensors
-    steer extract "talks like a pirate" -m MODEL -o pirate.safetensors
-    steer extract joyful.jsonl -o vectors/joyful.safetensors
-    steer extract --positive "[mood: joyful]" --texts stories.jsonl --name joy
-    steer extract --positive-file harmful.txt --negative-file harmless.txt
+    <<<<<<< HEAD
+    =======
+        Of words, the model answers everyday questions under both; the vector is fitted to its answers,
+        and held-out questions decide whether it is worth keeping. A word is a file where there is one
+        of that name, or where it looks like a path.
 
-    Of words, the model answers everyday questions itself, and held-out answers decide whether the
-    vector is worth keeping. A word is a file where a file has that name. Of several sites and
-    positions the best is taken. Positions: mean (of pairs, from where they differ), last, first, an
-    index (-1), a span (-3:), completion, after:WORD, suffix (what the template adds).
+        Records the activations of both sides and stores a direction for every layer, with what is
+        known about it. Of several sites and positions the file gets the one that separates held-out
+        texts best; --keep keeps all, for `steer fit --positions`. Where the texts are a chat model's
+        answers, it then answers a few questions at rising strengths, and the file recommends the
+        strongest at which it still writes its own language.
+
+        \b
+        --positions mean         the whole text; of pairs, from where they differ
+        --positions last         or first, an index (-1), a span (-3:)
+        --positions completion   what follows the prompt; after:WORD too
+        --positions suffix       each token that the chat template adds after it
+        --positions mean,last    compared; the better one is kept
+
+    >>>>>>> main
+        \b
+        steer extract "patient" "impatient" -m MODEL -o patient.safetensors
+        steer extract "talks like a pirate" -m MODEL -o pirate.safetensors
+        steer extract joyful.jsonl -o vectors/joyful.safetensors
+        steer extract --positive "[mood: joyful]" --texts stories.jsonl --name joy
+        steer extract --positive-file harmful.txt --negative-file harmless.txt
+
+        Of words, the model answers everyday questions itself, and held-out answers decide whether the
+        vector is worth keeping. A word is a file where a file has that name. Of several sites and
+        positions the best is taken. Positions: mean (of pairs, from where they differ), last, first, an
+        index (-1), a span (-3:), completion, after:WORD, suffix (what the template adds).
     """
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
@@ -128,7 +152,7 @@ def extract(
     typed_positions = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)
-    path = out or _default_path(name, contrasts.file)
+    path = out or default_path(name, contrasts.file)
     store.check_path(path)
     check_writable(path, force=force)
     check_apart(path, keep)
@@ -158,15 +182,25 @@ def extract(
             keep=keep,
             progress=output.progress,
         )
+        calibration = None
+        if not no_calibrate:
+            from steer.evaluation.calibration import calibrated
+
+            calibration = calibrated(readers, contrast_set, extracted.best, output.progress)
     if keep is not None:
         output.note(
             f"kept the activations in {keep}; try:"
             f" steer fit {shlex.quote(str(keep))} --method lda -o lda.safetensors"
         )
-    sealed = store.write(path, extracted.best, force=force)
-    compared = [sealed, *extracted.compared]
+    best = extracted.best if calibration is None else calibration.vector
+    vectors = [store.write(path, best, force=force), *extracted.compared]
     tables.report_vector(
-        path, compared, described=extracted.described, json=json, model=source.name
+        path,
+        vectors,
+        described=extracted.described,
+        json=json,
+        model=source.name,
+        calibration=calibration,
     )
 
 
@@ -176,7 +210,12 @@ def _part(target: Path) -> Path:
     return target.with_name(f"{target.name}.part{own}")
 
 
-def _default_path(name: str | None, contrasts: str | None) -> Path:
+def default_path(name: str | None, contrasts: str | None) -> Path:
+    """The file to write where none is named.
+
+    Raises:
+        UsageError: there is no name to take for it.
+    """
     from steer.base.errors import UsageError
     from steer.base.files import safe_name
     from steer.vectors.store import SUFFIX

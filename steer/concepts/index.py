@@ -47,9 +47,8 @@ class Row:
     def layers(self) -> tuple[int, ...]:
         """Where its vector is added."""
         found = self.values.get("layers")
-        return (
-            tuple(one for one in found if isinstance(one, int)) if isinstance(found, list) else ()
-        )
+        listed = found if isinstance(found, list) else []
+        return tuple(one for one in listed if isinstance(one, int))
 
     def number(self, name: str) -> float | None:
         """A number of the report, or the value of an interval."""

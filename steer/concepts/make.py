@@ -1,9 +1,10 @@
 """From concepts to vectors, and whether each is worth keeping.
 
 The model answers everyday questions under both poles; the vector is fitted to the answers. It is
-added at all layers of the upper middle, a part of it at each; how strongly is chosen on questions that it was not fitted to, and what is reported was
-measured on questions that decided nothing. Concepts are made in groups, so that answers of several
-are written in one batch; one that fails never stops the others.
+added at all layers of the upper middle, a part of it at each. How strongly is chosen on questions
+that it was not fitted to, and what is reported was measured on questions that decided nothing.
+Concepts are made in groups, so that answers of several are written in one batch; one that fails
+never stops the others.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ class Report:
     works: whether its vector is worth keeping; else reason says why not, and hint what to try.
     heeded: how far apart the answers under the poles are, in nats a token. separability: of
     held-out folds, over the layers. effect: share of the way between the poles, and cost: extra
-    nats a token, at the layers and coefficient; prompt_cost: those of the prompt. example: a held-out
-    question and what was answered to it: unsteered, under the condition, and steered. words: the
-    share of these answers that hold one of the concept's words, where it has such.
+    nats a token, at the layers and coefficient; prompt_cost: those of the prompt. example: a
+    held-out question and what was answered to it: unsteered, under the condition, and steered.
+    words: the share of these answers that hold one of the concept's words, where it has such.
     """
 
     concept: Concept
