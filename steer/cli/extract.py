@@ -65,37 +65,16 @@ def extract(
 ) -> None:
     """Make a steering vector from two words, or from contrasting texts.
 
-    <<<<<<< HEAD
-    =======
-        Of words, the model answers everyday questions under both; the vector is fitted to its answers,
-        and held-out questions decide whether it is worth keeping. A word is a file where there is one
-        of that name, or where it looks like a path.
+    \b
+    steer extract "patient" "impatient" -m MODEL -o patient.safetensors
+    steer extract "talks like a pirate" -m MODEL -o pirate.safetensors
+    steer extract joyful.jsonl -o vectors/joyful.safetensors
+    steer extract --positive "[mood: joyful]" --texts stories.jsonl --name joy
 
-        Records the activations of both sides and stores a direction for every layer, with what is
-        known about it. Of several sites and positions the file gets the one that separates held-out
-        texts best; --keep keeps all, for `steer fit --positions`. Where the texts are a chat model's
-        answers, it then answers a few questions at rising strengths, and the file recommends the
-        strongest at which it still writes its own language.
-
-        \b
-        --positions mean         the whole text; of pairs, from where they differ
-        --positions last         or first, an index (-1), a span (-3:)
-        --positions completion   what follows the prompt; after:WORD too
-        --positions suffix       each token that the chat template adds after it
-        --positions mean,last    compared; the better one is kept
-
-    >>>>>>> main
-        \b
-        steer extract "patient" "impatient" -m MODEL -o patient.safetensors
-        steer extract "talks like a pirate" -m MODEL -o pirate.safetensors
-        steer extract joyful.jsonl -o vectors/joyful.safetensors
-        steer extract --positive "[mood: joyful]" --texts stories.jsonl --name joy
-        steer extract --positive-file harmful.txt --negative-file harmless.txt
-
-        Of words, the model answers everyday questions itself, and held-out answers decide whether the
-        vector is worth keeping. A word is a file where a file has that name. Of several sites and
-        positions the best is taken. Positions: mean (of pairs, from where they differ), last, first, an
-        index (-1), a span (-3:), completion, after:WORD, suffix (what the template adds).
+    Of words, the model answers everyday questions itself, and held-out answers decide whether the
+    vector is worth keeping; a word is a file where a file has that name. A vector of a chat model's
+    answers recommends a strength at which it still writes its own language. Positions: mean (of
+    pairs, from where they differ), last, first, -1, -3:, completion, after:WORD, suffix.
     """
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
