@@ -248,7 +248,7 @@ class Engine:
 
 def _unconditional(steer: Steer) -> Steer:
     """The steer with its level set in place of bounded: a bound may leave any few tokens alone."""
-    if steer.op.name not in ("cap", "floor"):
+    if not steer.op.op.bounded:
         return steer
     return replace(steer, op=replace(steer.op, name="clamp"))
 

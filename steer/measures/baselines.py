@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from steer.steering.operation import Coefficient, OpName
+from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors.vector import Directions, SteeringVector
 
 #: Random directions that a vector has to beat.
 N_RANDOM = 5
-#: Ops of which a negative coefficient does the contrary. Of the others it undoes nothing.
-SIGNED: tuple[OpName, ...] = ("add", "rotate")
 #: Random directions that tell how far chance goes, and how often what means nothing may go further.
 N_CHANCE, LEVEL = 20, 0.05
 _STREAM = 0x5EED
@@ -50,7 +48,7 @@ def reach_of_chance(effects: Sequence[float], n_places: int) -> float:
 
 
 def opposite(steer: Steer) -> Steer:
-    """The same steer with its coefficient's sign turned; for ops that are `SIGNED`."""
+    """The same steer with its coefficient's sign turned; for ops that are signed."""
     coefficient = steer.coefficient
     return replace(steer, coefficient=Coefficient(-coefficient.value, coefficient.unit))
 
