@@ -32,7 +32,7 @@ LAYERS = [
     ["resuming"],
     ["generate", "extraction", "monitoring", "doctor", "baking"],
     ["distillation", "demo"],
-    ["methods.builtin"],
+    ["concepts", "methods.builtin"],
     ["evaluation"],
     ["engines"],
     ["serving"],

@@ -293,5 +293,5 @@ def test_a_measure_that_is_none_or_has_a_taken_name_is_named(site: Path) -> None
     )
     sys.modules.pop("wrong", None)
     importlib.invalidate_caches()
-    with pytest.raises(SteerError, match="is called 'preference', as another one"):
+    with pytest.raises(SteerError, match="has the name 'preference', which is taken"):
         measures()

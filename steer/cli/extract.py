@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from steer.base.processes import several
-from steer.cli import contrast_options, options, output, tables, workers
+from steer.cli import contrast_options, from_words, options, output, tables, workers
 from steer.cli.methods import FitCommand
 from steer.contrasts.contrasts import ContrastSource
 from steer.models.source import ModelSource
@@ -27,6 +27,12 @@ def register(app: typer.Typer) -> None:
 def extract(
     *,
     contrasts: ContrastSource,
+    against: Annotated[
+        str | None, typer.Argument(metavar="[AGAINST]", help="A word, against the first one.")
+    ] = None,
+    phrase: from_words.PhraseOption = None,
+    questions: from_words.QuestionsOption = None,
+    allow_weak: from_words.WeakOption = False,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Default: vectors/NAME.safetensors."),
@@ -47,16 +53,26 @@ def extract(
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
+    no_calibrate: Annotated[
+        bool,
+        typer.Option("--no-calibrate", help="Of a chat: do not have the model try coefficients."),
+    ] = False,
     cluster: workers.Cluster | None,
     force: options.Force = False,
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Make a steering vector from contrasting texts.
+    """Make a steering vector from two words, or from contrasting texts.
+
+    Of words, the model answers everyday questions under both; the vector is fitted to its answers,
+    and held-out questions decide whether it is worth keeping. A word is a file where there is one
+    of that name, or where it looks like a path.
 
     Records the activations of both sides and stores a direction for every layer, with what is
     known about it. Of several sites and positions the file gets the one that separates held-out
-    texts best; --keep keeps all, for `steer fit --positions`.
+    texts best; --keep keeps all, for `steer fit --positions`. Where the texts are a chat model's
+    answers, it then answers a few questions at rising strengths, and the file recommends the
+    strongest at which it still writes its own language.
 
     \b
     --positions mean         the whole text; of pairs, from where they differ
@@ -66,6 +82,8 @@ def extract(
     --positions mean,last    compared; the better one is kept
 
     \b
+    steer extract "patient" "impatient" -m MODEL -o patient.safetensors
+    steer extract "talks like a weather forecaster" -m MODEL -o forecast.safetensors
     steer extract joyful.jsonl -o vectors/joyful.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
         --texts stories.jsonl -o joyful.safetensors
@@ -83,10 +101,34 @@ def extract(
     from steer.vectors.sites import parse_layers
 
     workers.check(cluster, source)
+    if from_words.is_words(contrasts, against):
+        from_words.check_alone(contrasts, keep=keep, positions=positions, ray=cluster)
+        from_words.extract_words(
+            contrasts,
+            against,
+            settings=from_words.settings_of(
+                contrasts,
+                method=method,
+                site=site,
+                layers=layers,
+                phrase=phrase,
+                questions=questions,
+                license=license,
+            ),
+            name=name,
+            description=description,
+            out=out,
+            allow_weak=allow_weak,
+            force=force,
+            json=json,
+            source=source,
+        )
+        return
+    from_words.check_files(phrase=phrase, questions=questions, allow_weak=allow_weak)
     typed_positions = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)
-    path = out or _default_path(name, contrasts.file)
+    path = out or default_path(name, contrasts.file)
     store.check_path(path)
     check_writable(path, force=force)
     check_apart(path, keep)
@@ -116,15 +158,25 @@ def extract(
             keep=keep,
             progress=output.progress,
         )
+        calibration = None
+        if not no_calibrate:
+            from steer.evaluation.calibration import calibrated
+
+            calibration = calibrated(readers, contrast_set, extracted.best, output.progress)
     if keep is not None:
         output.note(
             f"kept the activations in {keep}; try:"
             f" steer fit {shlex.quote(str(keep))} --method lda -o lda.safetensors"
         )
-    sealed = store.write(path, extracted.best, force=force)
-    compared = [sealed, *extracted.compared]
+    best = extracted.best if calibration is None else calibration.vector
+    vectors = [store.write(path, best, force=force), *extracted.compared]
     tables.report_vector(
-        path, compared, described=extracted.described, json=json, model=source.name
+        path,
+        vectors,
+        described=extracted.described,
+        json=json,
+        model=source.name,
+        calibration=calibration,
     )
 
 
@@ -134,7 +186,12 @@ def _part(target: Path) -> Path:
     return target.with_name(f"{target.name}.part{own}")
 
 
-def _default_path(name: str | None, contrasts: str | None) -> Path:
+def default_path(name: str | None, contrasts: str | None) -> Path:
+    """The file to write where none is named.
+
+    Raises:
+        UsageError: there is no name to take for it.
+    """
     from steer.base.errors import UsageError
     from steer.base.files import safe_name
     from steer.vectors.store import SUFFIX
