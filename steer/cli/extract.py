@@ -72,9 +72,9 @@ def extract(
     steer extract --positive "[mood: joyful]" --texts stories.jsonl --name joy
 
     Of words, the model answers everyday questions itself, and held-out answers decide whether the
-    vector is worth keeping; a word is a file where a file has that name. A vector of a chat model's
-    answers recommends a strength at which it still writes its own language. Positions: mean (of
-    pairs, from where they differ), last, first, -1, -3:, completion, after:WORD, suffix.
+    vector is worth keeping; a word is a file where a file has that name. Of a chat model's answers
+    the file recommends a strength that was tried. Positions: mean (of pairs, from where they
+    differ), last, first, -1, -3:, completion, after:WORD, suffix.
     """
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
