@@ -69,7 +69,6 @@ def extract(
     steer extract "patient" "impatient" -m MODEL -o patient.safetensors
     steer extract "talks like a pirate" -m MODEL -o pirate.safetensors
     steer extract joyful.jsonl -o vectors/joyful.safetensors
-    steer extract --positive "[mood: joyful]" --texts stories.jsonl --name joy
 
     Of words, the model answers everyday questions itself, and held-out answers decide whether the
     vector is worth keeping; a word is a file where a file has that name. Of a chat model's answers
@@ -105,7 +104,14 @@ def extract(
         )
         return
     if from_words.is_words(contrasts, against):
-        from_words.check_alone(contrasts, keep=keep, positions=positions, ray=cluster)
+        from_words.check_alone(
+            contrasts,
+            keep=keep,
+            positions=positions,
+            held_out=contrasts.held_out,
+            no_calibrate=no_calibrate,
+            ray=cluster,
+        )
         from_words.extract_words(
             contrasts,
             against,
