@@ -272,7 +272,7 @@ def test_a_vector_no_better_than_length_is_called_so(tmp_path: Path) -> None:
         assert row.separability is not None and 0.74 < row.separability < 0.8
         contrast = msgspec.structs.replace(metadata.contrast, giveaways=told)
         said = warnings(msgspec.structs.replace(metadata, contrast=contrast))
-        assert ("length may be all" not in " ".join(said)) == silent
+        assert ("it may be a vector of length" not in " ".join(said)) == silent
 
 
 def test_sites_that_were_not_recorded(tmp_path: Path) -> None:

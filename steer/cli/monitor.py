@@ -102,10 +102,10 @@ def monitor(
     given = given_texts(text, texts, names, "text", 'steer monitor "One day" -v NAME')
     with workers.workers(cluster, source) as readers:
         from steer.monitoring.monitor import monitor as run
-        from steer.monitoring.monitor import plan
+        from steer.monitoring.monitor import tokenize
         from steer.workers import once
 
-        planned = once(readers, partial(plan, texts=given, chat=chat))
+        planned = once(readers, partial(tokenize, texts=given, chat=chat))
         options.check_fit(used, planned.model, allow_other_model=allow_other_model)
         with output.progress("reading", len(given)) as advance:
             traces = run(readers, planned, readouts, advance)

@@ -1,4 +1,4 @@
-"""Held-out data: what a vector is measured on, and whether it was made from any of it."""
+"""Held-out data to measure a vector on, and the check that it was not made from them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _PAIRS = 'write {"positive": "...", "negative": "...", "prompt": "..."}'
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Pairs, or texts that a condition is to act on; one of them is None.
+    """Held-out pairs, or held-out texts for a condition; the other is None.
 
-    notes: what was left out, for the user to know.
+    notes: lines for the user about what was left out.
     """
 
     pairs: Contrasts | None = None
@@ -32,7 +32,7 @@ class HeldOut:
 
     @property
     def all_texts(self) -> list[str]:
-        """Everything in it, one text after the other, as `overlap.sketch` wants it."""
+        """All texts, for `overlap.sketch`."""
         if self.pairs is not None:
             return list(overlap.texts_of(self.pairs))
         return [passage.text for passage in self.texts or ()]
@@ -56,25 +56,25 @@ class HeldOut:
 
     @property
     def chat(self) -> bool:
-        """Whether it is chat messages."""
+        """Whether the texts are chat messages."""
         passages = self.pairs.positive if self.pairs is not None else self.texts
         return bool(passages) and passages is not None and passages[0].role is not None
 
     @property
     def prompts(self) -> list[str]:
-        """What the pairs follow, each once: plain texts, or what a user says first."""
-        found = []
+        """The prompts of the pairs, each once: plain texts, or the user's only message."""
+        prompts = []
         for passage in self.pairs.positive if self.pairs is not None else ():
             turns = [turn for turn in passage.turns if turn.role != "system"]
             if passage.role is None:
-                found.append(passage.prompt)
+                prompts.append(passage.prompt)
             elif passage.role == "assistant" and len(turns) == 1:
-                found.append(turns[0].content)
-        return list(dict.fromkeys(found))
+                prompts.append(turns[0].content)
+        return list(dict.fromkeys(prompts))
 
 
 def read(records: Iterable[Record], names: Names | None = None, *, chat: bool = False) -> HeldOut:
-    """Pairs, or texts, as contrast files have them; with `chat` put as messages.
+    """Read pairs or texts from a contrast file; with `chat`, as chat messages.
 
     Raises:
         InputError: naming the file, the line and what is wrong.
@@ -82,23 +82,23 @@ def read(records: Iterable[Record], names: Names | None = None, *, chat: bool = 
     names, frame = names or Names(), Frame(chat=chat)
     first, rest = contrast_files.first_of(records)
     if names.shape(*first) == "texts":
-        found, notes = contrast_files.read_texts(rest, names, frame)
-        return HeldOut(texts=found, notes=notes)
+        passages, notes = contrast_files.read_texts(rest, names, frame)
+        return HeldOut(texts=passages, notes=notes)
     pairs = contrast_files.read(ContrastSource("-", names=names, frame=frame), lambda _: rest)
     if not pairs.paired or pairs.conditions is not None:
-        what = "conditions" if pairs.conditions is not None else "texts that are not paired"
-        raise InputError(f"{first[0]}: {what}, where held-out pairs are to be", hint=_PAIRS)
+        kind = "conditions" if pairs.conditions is not None else "texts that are not paired"
+        raise InputError(f"{first[0]}: these are {kind}, not held-out pairs", hint=_PAIRS)
     return HeldOut(pairs, notes=pairs.notes)
 
 
 def texts(records: Iterable[Record], names: Names | None = None) -> HeldOut:
-    """Texts alone, as they are.
+    """Read texts without any context.
 
     Raises:
         InputError: naming the file, the line and what is wrong.
     """
-    found, notes = contrast_files.read_texts(records, names or Names(), PLAIN)
-    return HeldOut(texts=found, notes=notes)
+    passages, notes = contrast_files.read_texts(records, names or Names(), PLAIN)
+    return HeldOut(texts=passages, notes=notes)
 
 
 def without_seen(vectors: Iterable[Metadata], held_out: HeldOut) -> tuple[HeldOut, str]:
@@ -129,18 +129,19 @@ def without_seen(vectors: Iterable[Metadata], held_out: HeldOut) -> tuple[HeldOu
 def check_unseen(
     vectors: Iterable[Metadata], held_out: Sequence[str], *, allowed: bool = False
 ) -> list[str]:
-    """Warnings: of vectors that cannot say what they were made from, or of overlap if `allowed`.
+    """Refuse texts that a vector was made from. Gives warnings about vectors that do not record
+    their texts, and, if `allowed`, about overlap.
 
     Raises:
-        InputError: a vector was made from some of the texts.
+        InputError: a vector was made from some of the texts, and `allowed` is off.
     """
     warnings = []
     for metadata in vectors:
         if metadata.contrast.items is None:
             if metadata.method.name != "distill":  # made from texts that the model wrote
                 warnings.append(
-                    f"vector {metadata.name!r} does not say which texts it was made from: whether"
-                    " these were held out is for you to know"
+                    f"vector {metadata.name!r} does not record which texts it was made from, so"
+                    " steer cannot check that these were held out"
                 )
             continue
         seen = overlap.known(held_out, metadata.contrast.items)

@@ -47,7 +47,7 @@ from steer.models import torch_files
 from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
 from steer.monitoring.monitor import monitor as run_monitor
-from steer.monitoring.monitor import plan as plan_monitor
+from steer.monitoring.monitor import tokenize as tokenize_texts
 from steer.monitoring.traces import Summary, Trace, summarise
 from steer.sharing import push as pushing
 from steer.sharing.address import parse_folder, parse_vector
@@ -471,7 +471,7 @@ def monitor(
     ]
     for text in check_readers(chat=chat, watched=chosen):
         warnings.warn(text, FitWarning, stacklevel=2)
-    planned = plan_monitor(model.inner, given, chat=chat)
+    planned = tokenize_texts(model.inner, given, chat=chat)
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)
     with progress("reading", len(given)) as advance:
