@@ -96,8 +96,9 @@ def grid_of(
     vectors: names, paths, or vectors; also with an op and a scope, as in `joyful:ablate/response`.
     layers: such as `2,5` or `4-7`; by default all that are stored, each alone, and together those
     that the file recommends together. coefficients: such as `5%,10%` (of the activations' length)
-    or `0.5,1` (times the vector); by default nine that suit the vector and the op. together: steer at all layers at once. save: check that the vectors' files can be
-    written. find: gives the file of a name.
+    or `0.5,1` (times the vector); by default nine that suit the vector and the op. together: steer
+    at all layers at once. save: check that the vectors' files can be written. find: gives the file
+    of a name.
 
     Raises:
         UsageError: a spec with numbers, a repeated vector or coefficient, or a percentage of a
