@@ -25,8 +25,8 @@ from steer.base.errors import SteerError
 from steer.cli.command import _MODULES, COMMANDS, GROUPS
 from steer.cli.main import app
 from steer.generate.batch import Batch
+from steer.ops.registry import ops
 from steer.steering.generation import Generation
-from steer.steering.operation import OpName
 from steer.steering.scope import Schedule
 from steer.steering.spec import parse, parse_condition
 from steer.vectors import store
@@ -164,7 +164,7 @@ def test_help_shows_every_form_and_what_it_shows_is_read() -> None:
     ):
         parse(form)
     scopes = ("/response", "/prompt", "response=0-4", "4-9", "/4-:", "/not-4-9", "/skip-special")
-    for word in (*get_args(OpName), "norm=keep", "=writes", *scopes):
+    for word in (*ops().names, "norm=keep", "=writes", *scopes):
         assert word in said, word
     for course in get_args(get_type_hints(Schedule)["kind"]):
         assert course == "constant" or f"{course}=" in said

@@ -17,7 +17,7 @@ from steer.engines.vllm_engine import Engine
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model
-from steer.steering.operation import Coefficient, Operation, OpName
+from steer.steering.operation import Coefficient, Operation
 from steer.steering.scope import Schedule, Scope
 from steer.steering.steers import Steer
 from steer.vectors.vector import SteeringVector
@@ -25,7 +25,7 @@ from steer.vectors.vector import SteeringVector
 IDS = [1, 5, 9, 13, 17, 21]
 ONE = Coefficient(1.0)
 #: Bounds that no token of a tiny model passes.
-FAR: tuple[tuple[OpName, float], ...] = (("cap", 1e4), ("floor", -1e4))
+FAR: tuple[tuple[str, float], ...] = (("cap", 1e4), ("floor", -1e4))
 
 
 def steerings(model: Model) -> list[list[Steer]]:

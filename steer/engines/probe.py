@@ -188,7 +188,7 @@ def _compared(
 
 def _multiples(steers: Sequence[Steer]) -> list[list[Steer]]:
     """The steers at each of `MULTIPLES`; none if a coefficient is not a strength."""
-    if any(steer.op.name != "add" for steer in steers):
+    if not all(steer.op.op.adds for steer in steers):
         return []
     return [
         [

@@ -11,7 +11,6 @@ Slot 0 does nothing. Terms that no slot needs are left out, so that they cost no
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -213,9 +212,8 @@ def _low_rank(
 
 def _bounds(along: Along) -> tuple[float, float, float, float]:
     """Coefficient, level, and the bounds within which a projection moves towards the level."""
-    least = 0.0 if along.op == "floor" else -math.inf
-    most = 0.0 if along.op == "cap" else math.inf
-    return along.coefficient, along.level, least, most
+    assert along.op.moves is not None  # `wire.check_engine_can` refuses others
+    return along.coefficient, along.level, *along.op.moves
 
 
 def _no_write_sites() -> Sequence[Site]:

@@ -248,7 +248,7 @@ class Engine:
 
 def _unconditional(steer: Steer) -> Steer:
     """A cap or floor as a clamp, which changes every token."""
-    if steer.op.name not in ("cap", "floor"):
+    if not steer.op.op.bounded:
         return steer
     return replace(steer, op=replace(steer.op, name="clamp"))
 

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from steer.base.errors import UsageError
-from steer.steering.operation import Between, Coefficient, Operation, OpName
+from steer.base.text import listed
+from steer.ops.op import Op, Side
+from steer.ops.registry import ops
+from steer.steering.operation import Coefficient, Operation
 from steer.steering.scope import EVERYWHERE, Scope
 from steer.steering.steers import Steer
 from steer.vectors.provenance import Unit
@@ -18,8 +21,6 @@ from steer.vectors.vector import SteeringVector
 
 #: Scopes by name. The response begins with the token that predicts the first new one.
 SCOPES = {str(scope): scope for scope in (EVERYWHERE, Scope("prompt"), Scope("response"))}
-#: Ops that move a projection to a level, which the slots can apply.
-ALONG: tuple[OpName, ...] = ("ablate", "clamp", "cap", "floor")
 
 
 class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -29,9 +30,14 @@ class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     coefficient: float
     layers: tuple[int, ...]
     unit: Unit = "vector"
-    op: OpName = "add"
-    value: float | Between | None = None
+    op: str = "add"
+    value: float | Side | None = None
     scope: str = "all"
+
+
+def can_do(op: Op) -> bool:
+    """Whether the kernels of engines can do an op: adding, and moving a projection to a level."""
+    return op.adds or op.moves is not None
 
 
 def check_engine_can(steer: Steer, engine: str) -> None:
@@ -48,7 +54,7 @@ def check_engine_can(steer: Steer, engine: str) -> None:
         lacking = f"schedules ({steer.schedule})"
     elif str(steer.scope) not in SCOPES:
         lacking = f"the scope {steer.scope}"
-    elif steer.op.keep_norm or steer.op.writes or steer.op.name not in ("add", *ALONG):
+    elif steer.op.keep_norm or steer.op.writes or not can_do(steer.op.op):
         lacking = f"the op {steer.op}"
     elif site not in ("resid_post", "resid_pre") or any(
         site.canonical.name != "resid_post" for site in steer.sites()
@@ -57,8 +63,8 @@ def check_engine_can(steer: Steer, engine: str) -> None:
     if lacking:
         raise UsageError(
             f"{engine} does not support {lacking}, which {str(steer)!r} needs",
-            hint="it adds, ablates, clamps, caps and floors resid_post, over all, prompt or"
-            " response; leave --engine out for the rest",
+            hint=f"it can {listed([op.name for op in ops() if can_do(op)])} at resid_post, over"
+            " all, prompt or response; leave --engine out for the rest",
         )
 
 

@@ -317,7 +317,7 @@ def _is_idle(model: Model, steer: Steer, clock: TokenClock, row: int, text: Text
     if acted(clock, steer, row) or clock.is_closed(steer.gate, row):
         return False
     special = [token in model.special_ids for token in text.ids[: text.start]]
-    bounded = steer.op.name in ("cap", "floor")
+    bounded = steer.op.op.bounded
     return not (bounded and reached(steer, special, len(text.ids) - text.start, model.n_layers))
 
 

@@ -19,7 +19,7 @@ from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Steered, steers_of
 from steer.evaluation.written import FOR_CHOICE, Writing
-from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_direction
+from steer.measures.baselines import N_RANDOM, opposite, random_direction
 from steer.measures.concepts import Judge
 from steer.measures.measure import Kind
 from steer.models.model import Model
@@ -72,7 +72,7 @@ def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]
             ),
             Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name),
         ]
-        if steer.op.name in SIGNED:
+        if steer.op.op.signed:
             turned = Variant(f"{name}, opposite", "opposite", (Steered((opposite(steer),)),), name)
             rows.insert(-1, turned)
     if condition is not None:

@@ -77,7 +77,7 @@ def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = Non
         directions=rows,
         site=site,
         op=steer.op,
-        coefficient=1.0 if steer.op.name == "add" else steer.coefficient.value,
+        coefficient=1.0 if steer.op.op.adds else steer.coefficient.value,
         vector=steer.vector,
         model=_model_type(steer),
     )
@@ -121,7 +121,7 @@ def _carried(
             f"{name} is a low-rank edit: {each.title} would add only its constant part",
             hint="steer distill --rank 0 makes a plain vector of the same condition",
         )
-    adds = steer.op.name == "add"
+    adds = steer.op.op.adds
     placed = {
         site: steer.delta(layer) if adds else steer.vector.direction(layer)
         for site, layer in steer.sites().items()

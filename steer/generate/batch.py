@@ -190,7 +190,7 @@ class Batch:
                 continue
             if steer.gate is not None and str(steer.gate) in closed:
                 continue
-            bounded = steer.op.name in ("cap", "floor")
+            bounded = steer.op.op.bounded
             if bounded and reached(steer, special, n_steps, self.model.n_layers):
                 unreached.append(str(steer))
             else:

@@ -18,6 +18,7 @@ from steer.hooks.hooks import Constants, SiteFunction, before_input, placed
 from steer.models.hookmap import HookMap
 from steer.models.model import Model
 from steer.steering.plan import Addition, Along, SitePlan, plan
+from steer.steering.scope import CONSTANT
 from steer.steering.steers import ALWAYS, Steer
 from steer.vectors.sites import Site
 
@@ -63,6 +64,7 @@ def site_functions(
         VectorError: an edit is so large that norms overflow.
     """
     clock.special = model.special_ids
+    check_writes(steers, model.hooks)
     plans = plan(steers, lambda: write_sites(model.hooks))
     check_size(plans, model.network.dtype)
     edits = {
@@ -81,7 +83,11 @@ def check_size(plans: Mapping[Site, SitePlan], dtype: torch.dtype) -> None:
     largest = torch.finfo(dtype).max
     for site, site_plan in plans.items():
         additions = [*site_plan.adds.values(), *site_plan.kept.values()]
-        levels = [abs(along.level) for along in site_plan.others if along.op != "rotate"]
+        levels = [
+            abs(along.level)
+            for along in site_plan.others
+            if along.op.value is not None and along.op.value.sides
+        ]
         deltas = [addition.delta for addition in additions]
         lengths = [float(np.linalg.norm(delta.astype(np.float64))) for delta in deltas]
         peaks = [float(np.abs(delta).max()) for delta in deltas]
@@ -122,6 +128,29 @@ def write_sites(hooks: HookMap) -> list[Site]:
             )
         sites += [Site(layer, "attn_out"), Site(layer, "mlp_out" if has_mlp else "resid_post")]
     return sites
+
+
+def check_writes(steers: Sequence[Steer], hooks: HookMap) -> None:
+    """Refuse anything but a whole ablation at every write, where `resid_post` stands for what the
+    MLP writes: it would be done again to all that was written before.
+
+    Raises:
+        SiteError: naming the steer.
+    """
+    for steer in steers:
+        if steer.op.writes and "mlp_out" not in hooks.sites and not removes_all(steer):
+            raise SiteError(
+                f"{hooks.architecture} does not show what its MLPs write, so that {steer} cannot be"
+                " done at every write",
+                hint=f"ablate=writes whole can; or {steer.op.name}@all acts at all layers",
+            )
+
+
+def removes_all(steer: Steer) -> bool:
+    """Whether a linear op leaves nothing along its vector wherever it acts."""
+    linear = steer.op.op.linear
+    whole = linear is not None and linear * steer.coefficient.value == -1
+    return whole and steer.schedule == CONSTANT
 
 
 def staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunction]:
@@ -290,13 +319,13 @@ def _addition(addition: Addition, weigh: Weigher) -> Addend:
 def _move(along: Along, weigh: Weigher) -> Edit:
     """An op along a direction with its weight."""
     beside = Constants([along.direction]).beside
-    op, level, coefficient = ops.ALONG[along.op], along.level, along.coefficient
+    edit, level, coefficient = along.op.edit, along.level, along.coefficient
 
     def move(h: Tensor) -> Tensor:
         weight = weigh(h)
         if isinstance(weight, float) and weight == 0.0:
             return h
         (direction,) = beside(h)
-        return op(h, direction, level, coefficient * weight)
+        return edit(h, direction, level, coefficient * weight)
 
     return move

@@ -150,7 +150,7 @@ class _Texts:
             values = clock.values.get(gate, [])
             if not any(map(gate.condition.holds, values)):
                 return True
-        if steer.op.name not in ("cap", "floor"):
+        if not steer.op.op.bounded:
             return False
         only_writing = self._generating and acts_behind_attention(steer, self._model.n_layers)
         zeros = clock.zeros * (len(clock.pads) if len(clock.zeros) == 1 else 1)

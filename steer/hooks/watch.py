@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steer.hooks import ops
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import Reader, holds
 from steer.hooks.hooks import Constants, SiteFunction
+from steer.ops import registry
 from steer.steering.projection import Guard, Projection
 from steer.vectors.sites import Site
 
@@ -126,6 +126,7 @@ class _Ablation:
         self._guard, self._watch = guard, watch
         self._direction = Constants([guard.condition.projection.direction])
         self._since: Tensor | None = None
+        self._edit = registry.ops().named("ablate").edit
 
     def __call__(self, resid: Tensor, step: int) -> Tensor:
         rows, width = resid.shape[:2]
@@ -136,4 +137,4 @@ class _Ablation:
         steps = torch.arange(step - width + 1, step + 1, device=resid.device)
         weight = (steps >= self._since[:, None])[..., None].float()
         (direction,) = self._direction.beside(resid)
-        return ops.ablate(resid, direction, weight=weight)
+        return self._edit(resid, direction, 0.0, weight)

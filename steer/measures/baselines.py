@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from steer.steering.operation import Coefficient, OpName
+from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors.vector import Directions, SteeringVector
 
 #: The number of random directions that a vector has to beat.
 N_RANDOM = 5
-#: Ops whose effect a negative coefficient reverses.
-SIGNED: tuple[OpName, ...] = ("add", "rotate")
 #: The number of random directions that estimate what chance can do, and the significance level.
 N_CHANCE, LEVEL = 20, 0.05
 _STREAM = 0x5EED
@@ -51,7 +49,7 @@ def reach_of_chance(effects: Sequence[float], n_places: int) -> float:
 
 
 def opposite(steer: Steer) -> Steer:
-    """The same steer with the sign of its coefficient reversed; for ops that are `SIGNED`."""
+    """The same steer with the sign of its coefficient reversed; for ops that are signed."""
     coefficient = steer.coefficient
     return replace(steer, coefficient=Coefficient(-coefficient.value, coefficient.unit))
 

@@ -95,7 +95,7 @@ class Grid:
 
 def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[Coefficient, ...]:
     """The coefficients to sweep where the user gives none."""
-    if op.name != "add":
+    if not op.op.adds:
         return tuple(Coefficient(value) for value in PARTS)
     if vector.metadata.rank:
         return tuple(Coefficient(value) for value in MULTIPLES)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from steer.steering.operation import OpName
+from steer.ops.op import Op
 from steer.steering.projection import unit_direction
 from steer.steering.steers import Steer, When
 from steer.vectors.sites import Site
@@ -50,7 +50,7 @@ class Along:
     [d_model]. level: a projection in activation units, or degrees for rotate.
     """
 
-    op: OpName
+    op: Op
     direction: Directions
     level: float
     coefficient: float
@@ -90,7 +90,7 @@ def _site_plan(parts: Sequence[tuple[Steer, int]]) -> SitePlan:
     site_plan = SitePlan()
     adds: dict[bool, list[tuple[Steer, int]]] = {False: [], True: []}
     for steer, layer in parts:
-        if steer.op.name == "add":
+        if steer.op.op.adds:
             adds[steer.op.keep_norm].append((steer, layer))
         elif steer.coefficient.value:
             site_plan.others.append(_along(steer, layer))
@@ -100,8 +100,8 @@ def _site_plan(parts: Sequence[tuple[Steer, int]]) -> SitePlan:
 
 def _along(steer: Steer, layer: int) -> Along:
     direction = unit_direction(steer.vector, layer)
-    name, coefficient = steer.op.name, steer.coefficient.value
-    return Along(name, direction, steer.level(layer), coefficient, steer.when, steer)
+    op, coefficient = steer.op.op, steer.coefficient.value
+    return Along(op, direction, steer.level(layer), coefficient, steer.when, steer)
 
 
 def _summed(parts: Sequence[tuple[Steer, int]]) -> dict[When, Addition]:
