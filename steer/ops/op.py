@@ -1,4 +1,4 @@
-"""What an op is: how it is typed, what it does to activations, and who else can do it."""
+"""The type of ops: their syntax, their effect on activations, and the engines that support them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ if TYPE_CHECKING:
 
     Weight = float | Tensor
 
-#: A place between the two sides of a vector's file: the mean of the negative side, half way, or the
-#: mean of the positive side.
+#: The mean projection of a vector's negative side, the midpoint, or that of its positive side.
 Side = Literal["neg", "mid", "pos"]
 
 _NAME = re.compile(r"[a-z]{1,20}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-#: Words of the grammar that stand where an op may stand.
+#: Words of the grammar that can take the place of an op.
 _RESERVED = ("norm", "recommended", "writes")
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What follows the name of an op: `NAME=VALUE`.
+    """The value of an op, in `NAME=VALUE`.
 
     meaning: for messages, such as `an angle in degrees`. example: a value. sides: whether it is a
-    projection in activation units, which `neg`, `mid` and `pos` may stand for.
+    projection in activation units, for which `neg`, `mid` and `pos` are allowed.
     """
 
     meaning: str
@@ -39,10 +38,10 @@ class Value:
     sides: bool = False
 
     def parse(self, text: str, name: str, spec: str) -> float | Side:
-        """The value that a text stands for; `spec` is what messages quote.
+        """Parse a value. spec: the text that messages quote.
 
         Raises:
-            UsageError: it is none.
+            UsageError: the text is not a value.
         """
         if not text:
             raise UsageError(f"{spec!r}: {name} needs a value", hint=f"write {name}={self.example}")
@@ -55,8 +54,8 @@ class Value:
         return float(text)
 
 
-#: `neg`, `pos` and `mid` are where a vector's file says that the mean of the negative side lies, of
-#: the positive side, and half way between, at the layer in question.
+#: A projection; `neg`, `pos` and `mid` are the mean of the negative side at the layer, that of the
+#: positive side, and the midpoint, all from the vector's file.
 LEVEL = Value("a number, neg, mid or pos", "0", sides=True)
 DEGREES = Value("an angle in degrees", "30")
 
