@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from steer.baking.bakeable import check_bakeable
 from steer.baking.folder import Report as BakeReport
 from steer.baking.folder import export as export_folder
 from steer.baking.target import check_folder
+from steer.base.durations import seconds_of
 from steer.base.errors import InputError, UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
@@ -24,6 +26,7 @@ from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
+from steer.distillation.within import within
 from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
 from steer.evaluation.calibration import calibrated
 from steer.evaluation.making import OPENINGS, Made, samples_of
@@ -323,6 +326,7 @@ def distill(
     held_out: int | None = None,
     max_tokens: int | None = None,
     steps: int | None = None,
+    budget: str | float | None = None,
     seed: int = 0,
     name: str = "edit",
     description: str = "",
@@ -335,6 +339,7 @@ def distill(
     without it (context distillation: Askell et al. 2021, arXiv 2112.00861). chat: the condition is
     a system message, and prompts are what users ask. The file's evidence says how much of the
     condition's effect the edit recovers on held-out texts: 1 is all, 0 is the unsteered model.
+    budget: a time to fit into, such as `5m`, by an estimate; what that leaves out is logged.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -367,6 +372,9 @@ def distill(
         **{key: value for key, value in given.items() if value is not None},
     )
     conditions = Conditions(condition, baseline, chat)
+    if budget is not None:
+        log = logging.getLogger("steer").info
+        settings = within(seconds_of(budget), model.inner, settings, log)
     made = distillation.distill(model.inner, conditions, chosen, settings, progress)
     return Vector(made.sealed())
 
