@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steer.distillation.lessons import Conditions
     from steer.distillation.settings import DistillSettings
     from steer.models.model import Model
+    from steer.steering.steers import Steer
     from steer.vectors.metadata import Metadata
     from steer.vectors.vector import SteeringVector
 
@@ -57,6 +58,23 @@ def distill(
             " slower. Default: ridge for a condition with --chat, else descent."
         ),
     ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            help="edit: of the activations, for no tokens; token: embeddings that stand in the"
+            " prompt as <|NAME|>, in place of the condition.",
+        ),
+    ] = "edit",
+    tokens: Annotated[
+        int | None, typer.Option(help="Embeddings of a token; with --as token. Default: 1.")
+    ] = None,
+    vector: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-v", "--vector", help="A token that the condition has as <|NAME|>; with --as token."
+        ),
+    ] = None,
     rank: Annotated[
         int | None,
         typer.Option(help="Rank of the edit; 0 is a plain vector. Default: 8; ridge: the best."),
@@ -71,15 +89,25 @@ def distill(
             " response."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the descent at most.")] = 300,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of the descent at most. Default: 300; of a token 120."),
+    ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Texts to learn from. Default: 1024; with --chat 256.")
+        int | None,
+        typer.Option(help="Texts to learn from. Default: 1024; with --chat 256; for a token 192."),
     ] = None,
     held_out: Annotated[
-        int | None, typer.Option(help="Other texts, to measure by. Default: 128; with --chat 64.")
+        int | None,
+        typer.Option(
+            help="Other texts, to measure by. Default: 128; with --chat or for a token 64."
+        ),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of a text at most. Default: 128; with --chat 64.")
+        int | None,
+        typer.Option(
+            help="Tokens of a text at most. Default: 128; with --chat 64; for a token 32."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the texts and the descent.")] = 0,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
@@ -89,10 +117,11 @@ def distill(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Make an edit that does what a prompt does, for no tokens.
+    """Make an edit, or a token, that does what a prompt does.
 
     The model writes texts under the condition; the edit learns to give the same probabilities
     without it. Recovery says how much of the way it came: 1 is all, 0 is the unsteered model.
+    With --as token one embedding, or a few, learn it, and stand where the condition stood.
 
     \b
     steer distill --condition "[mood: joyful]" -o vectors/joyful.safetensors
@@ -100,6 +129,8 @@ def distill(
         --layers all -o x.safetensors
     steer distill --condition "You are a pirate." --chat -m MODEL \\
         -o pirate.safetensors
+    steer distill --condition "You are a pirate." --chat -m MODEL \\
+        --as token -o pirate.safetensors
     steer distill --contrasts pairs.jsonl -m MODEL -o x.safetensors
     """
     from steer.base.errors import UsageError
@@ -108,10 +139,19 @@ def distill(
     from steer.contrasts import prompts as prompts_library
     from steer.contrasts.contrasts import ContrastSource
     from steer.contrasts.frame import Frame
-    from steer.distillation.settings import DistillSettings
+    from steer.distillation.settings import DistillSettings, Form, sizes
+    from steer.steering.named import NamedSteer, resolved
     from steer.vectors import store
     from steer.vectors.sites import parse_layers
 
+    if form not in get_args(Form):
+        raise UsageError(f"{form!r} is not a form of a prompt", hint="use --as edit or --as token")
+    as_token = form == "token"
+    if as_token:
+        _check_token(contrasts, method, rank, layers, scope)
+        method, scope = "descent", "all"
+    elif tokens is not None or vector:
+        raise UsageError("--tokens and -v go with --as token")
     imitates_chat = chat and contrasts is None
     if method is None:
         method = "ridge" if imitates_chat else "descent"
@@ -145,28 +185,64 @@ def distill(
         rank=rank,
         layers=chosen,
         scope=scope,  # type: ignore[arg-type]  # checked above
-        steps=steps,
-        samples=_default(samples, 256 if chat else 1024),
-        held_out=_default(held_out, 64 if chat else 128),
-        max_tokens=_default(max_tokens, 64 if chat else 128),
         seed=seed,
         description=description,
         license=license,
+        form=form,  # type: ignore[arg-type]  # checked above
+        **sizes(
+            form,
+            chat=chat,
+            steps=steps,
+            samples=samples,
+            held_out=held_out,
+            max_tokens=max_tokens,
+            tokens=tokens,
+        ),
     )
+    within = resolved([NamedSteer(one) for one in vector or []], options.find)
     model = options.load_model(source)
-    if pairs is None:
+    used = [steer.vector for steer in within]
+    options.check_fit(used, model.identity, allow_other_model=False)
+    if as_token:
         from steer.distillation.lessons import Conditions
 
         assert condition is not None
-        vector = _run(model, Conditions(condition, baseline, chat), texts, settings)
+        conditions = Conditions(condition, baseline, chat)
+        made = _run_token(model, conditions, texts, settings, within)
+    elif pairs is None:
+        from steer.distillation.lessons import Conditions
+
+        assert condition is not None
+        made = _run(model, Conditions(condition, baseline, chat), texts, settings)
     else:
-        vector = _run_pairs(model, pairs, settings)
-    sealed = store.write(out, vector, force=force)
+        made = _run_pairs(model, pairs, settings)
+    sealed = store.write(out, made, force=force)
     _report(model, out, sealed.metadata, source.name, json=json)
 
 
-def _default(number: int | None, default: int) -> int:
-    return default if number is None else number
+def _check_token(
+    contrasts: str | None,
+    method: str | None,
+    rank: int | None,
+    layers: str | None,
+    scope: str | None,
+) -> None:
+    """Refuse what means nothing for a token.
+
+    Raises:
+        UsageError: an option of edits.
+    """
+    from steer.base.errors import UsageError
+
+    if contrasts is not None:
+        raise UsageError("a token takes the place of a condition", hint="give a --condition")
+    named = {"--method": method, "--rank": rank, "--layers": layers, "--scope": scope}
+    for option, value in named.items():
+        if value is not None:
+            raise UsageError(
+                f"{option} is of edits: a token stands in the prompt, at no layer",
+                hint=f"leave {option} or --as token out",
+            )
 
 
 def _run(
@@ -179,6 +255,23 @@ def _run(
     if len(kept):
         output.note("texts of this condition were kept from an earlier run")
     return run(model, conditions, prompts, settings, output.progress, kept)
+
+
+def _run_token(
+    model: Model,
+    conditions: Conditions,
+    prompts: list[str],
+    settings: DistillSettings,
+    within: list[Steer],
+) -> SteeringVector:
+    from steer.distillation.texts import journal
+    from steer.distillation.token import distill_token
+    from steer.steering.tokens import separate
+
+    kept = journal(model.knowing(separate(within)[0]), conditions, prompts, settings)
+    if len(kept):
+        output.note("texts of this condition were kept from an earlier run")
+    return distill_token(model, conditions, prompts, settings, output.progress, kept, within)
 
 
 def _run_pairs(model: Model, contrasts: Contrasts, settings: DistillSettings) -> SteeringVector:
@@ -199,8 +292,9 @@ def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bo
     if json:
         output.as_json({"path": str(path), **to_json(metadata)})
         return
-    layer_table(metadata)
-    output.line()
+    if not metadata.tokens:
+        layer_table(metadata)
+        output.line()
     output.line(evidence)
     of_pairs = distillation.objective == "pairs"
     others = "the positive completions" if of_pairs else "those of the condition"

@@ -358,7 +358,7 @@ def with_lengths(model: Model, vector: SteeringVector, texts: Sequence[Written])
     metadata = vector.metadata
     if all(one.resid_norm for one in metadata.statistics):
         return vector
-    sites = [Site(layer, metadata.site) for layer in metadata.layers]
+    sites = [Site(layer, metadata.activation_site) for layer in metadata.layers]
     _, lengths = read_means(model, [(one.ids, one.n) for one in texts], sites)
     statistics = tuple(
         msgspec.structs.replace(one, resid_norm=rounded(float(length)))

@@ -59,6 +59,7 @@ from steer.steering.operation import ADD, Coefficient, Operation, parse_coeffici
 from steer.steering.scope import CONSTANT
 from steer.steering.spec import SteerSpec, parse
 from steer.steering.steers import Steer, check_all_fit, recommended_operation, resolve
+from steer.steering.tokens import refuse
 from steer.vectors import store
 from steer.vectors.metadata import Recommended
 from steer.vectors.provenance import ModelIdentity
@@ -112,6 +113,7 @@ def grid_of(
     rows = []
     for spec, one in zip(specs, vectors, strict=True):
         read = one if isinstance(one, SteeringVector) else store.read(find(spec.reference))
+        refuse([resolve(SteerSpec(read.name), read)], "a sweep over layers")
         op = spec.op or recommended_operation(read.metadata)
         columns = _coefficients(coefficients, read, op, rule)
         scope = resolve(replace(spec, op=ADD), read).scope

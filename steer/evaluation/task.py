@@ -60,18 +60,14 @@ def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]
     names = names_of(steers)
     for steer in steers:
         name = names[steer.vector]
+        label = f"{name}{str(steer)[len(steer.vector.name) :]}"
+        rows.append(Variant(label, "vector", (Steered((steer,)),), name))
+        if steer.is_token:  # it has no opposite, and no length that a random direction could have
+            continue
         noise: tuple[Cell, ...] = tuple(
             Steered((random_direction(steer, seed),)) for seed in range(N_RANDOM)
         )
-        rows += [
-            Variant(
-                f"{name}{str(steer)[len(steer.vector.name) :]}",
-                "vector",
-                (Steered((steer,)),),
-                name,
-            ),
-            Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name),
-        ]
+        rows.append(Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name))
         if steer.op.name in SIGNED:
             turned = Variant(f"{name}, opposite", "opposite", (Steered((opposite(steer),)),), name)
             rows.insert(-1, turned)

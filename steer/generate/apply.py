@@ -11,11 +11,13 @@ from itertools import groupby, takewhile
 from steer.base.errors import SteerError, UsageError
 from steer.generate.batch import Batch
 from steer.hooks.meeting import check_acted, check_can_act
+from steer.hooks.tokens import standing
 from steer.models.memory import ran_out
 from steer.models.model import Model
 from steer.steering.generation import Generation, Guidance, Row, Sampling, check_gates
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
+from steer.steering.tokens import LearnedToken, separate
 from steer.workers import Workers, workers_of
 
 __all__ = [
@@ -72,6 +74,7 @@ def generate(
             hint="leave --beams out",
         )
     check_gates(sampling, steers)
+    tokens, editing = separate(steers)
     gated = any(steer.gate is not None for steer in steers)
     if guidance is not None and (sampling.beams > 1 or watched or guards or gated):
         raise UsageError(
@@ -79,9 +82,11 @@ def generate(
             " guarded or searched with beams",
             hint="put the condition into the prompt, or leave the others out",
         )
-    rows = rows_of(model, prompts, sampling, special=special, guidance=guidance)
+    rows = rows_of(
+        model.knowing(tokens), prompts, sampling, special=special, guidance=guidance, tokens=tokens
+    )
     if not allow_idle:
-        check_can_act(model, steers, [row.ids for row in rows], sampling.max_tokens)
+        check_can_act(model, editing, [row.ids for row in rows], sampling.max_tokens)
     if on_text is not None and len(rows) != 1:
         raise ValueError("text can be streamed for one prompt and one sample only")
     size = sampling.batch_size
@@ -213,8 +218,10 @@ def rows_of(
     *,
     special: bool,
     guidance: Guidance | None = None,
+    tokens: Sequence[LearnedToken] = (),
 ) -> list[Row]:
-    """The continuations that are to be made, prompt by prompt; see `generate`.
+    """The continuations that are to be made, prompt by prompt; see `generate`. tokens: learned
+    tokens that will stand in the prompts.
 
     Raises:
         SteerError: a prompt that is empty or leaves no room.
@@ -227,7 +234,7 @@ def rows_of(
             raise SteerError(
                 f"prompt {number} is empty, and {model.identity.id} has no first token"
             )
-        longest = max(map(len, every))
+        longest = max(len(standing(model, tokens, ids)) for ids in every)
         if model.context is not None and longest + sampling.max_tokens > model.context:
             room = model.context - longest
             raise SteerError(

@@ -23,6 +23,7 @@ from steer.generate.batch import Batch, random_stream
 from steer.generate.decoding import Stops, drawn, not_numbers
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions, staged
+from steer.hooks.tokens import embedded
 from steer.models import caches
 from steer.models.memory import token_budget
 from steer.models.model import Model
@@ -52,13 +53,15 @@ class Continuation:
         guards: Sequence[Guard] = (),
         on_token: Callable[[int, Tensor], None] = lambda token, logits: None,
     ) -> None:
-        self.prompt, self.sampling, self.steers = row.ids, sampling, steers
+        self.sampling = sampling
         self.new: list[int] = []
         self.error: Exception | None = None
         self.is_over = False
         self.parked: _Cohort | None = None
         self._model, self._on_token = model, on_token
         self._batch = Batch(model, [row], steers, sampling, watched, guards)
+        self.tokens, self.steers = self._batch.tokens, self._batch.steers
+        [self.prompt] = self._batch.prompts
         self._stream = random_stream(row, sampling)
         self._stops = Stops(model, sampling.stop, 0)
 
@@ -279,7 +282,9 @@ class Together:
             **({} if cohort.cache is None else {cohort.name: cohort.cache}),
         )
         skipped = [max(pad - start, 0) for pad in pads]
-        with torch.no_grad(), placed(model, _by_site(cohort.rows, skipped)):
+        functions = _by_site(cohort.rows, skipped)
+        tokens = list({token.ids: token for row in cohort.rows for token in row.tokens}.values())
+        with torch.no_grad(), embedded(model, tokens), placed(model, functions):
             output = model.network(**inputs)
         cohort.width = stop
         cohort.name, cohort.cache = _state(output)

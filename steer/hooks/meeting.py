@@ -27,10 +27,10 @@ def check_can_act(
         IdleError: a steer's scope and schedule meet no text of these lengths, or what it would add
             is nothing, by itself or together with the others.
     """
-    asked = [steer for steer in steers if steer.coefficient.value]
+    asked = [steer for steer in steers if steer.coefficient.value and not steer.is_token]
     if not asked:
         return
-    doing = planned(model, steers)
+    doing = planned(model, asked)
     special = model.special_ids
     for steer in asked:
         if steer not in doing:

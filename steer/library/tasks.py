@@ -21,7 +21,8 @@ from steer.base.progress import Progress, silent
 from steer.contrasts import prompts as everyday
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
-from steer.distillation.settings import DistillSettings
+from steer.distillation.settings import DistillSettings, Form, sizes
+from steer.distillation.token import distill_token
 from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.extraction import extract as run_extraction
@@ -198,6 +199,9 @@ def distill(
     baseline: str = "",
     prompts: Data | None = None,
     chat: bool = False,
+    form: str = "edit",
+    tokens: int | None = None,
+    within: Steers = None,
     method: str | None = None,
     rank: int | None = None,
     layers: int | str | Iterable[int] | None = None,
@@ -212,12 +216,16 @@ def distill(
     license: str = "",
     progress: Progress = silent,
 ) -> Vector:
-    """Make an edit that does what a prompt condition does, without its tokens.
+    """Make an edit, or a learned token, that does what a prompt condition does.
 
     The model writes texts under the condition; the edit learns to give the same probabilities
     without it (context distillation: Askell et al. 2021, arXiv 2112.00861). chat: the condition is
     a system message, and prompts are what users ask. The file's evidence says how much of the
     condition's effect the edit recovers on held-out texts: 1 is all, 0 is the unsteered model.
+
+    form: `edit` acts on activations, without the condition's tokens; `token` makes embeddings, so
+    many `tokens`, that stand where the condition stood, or in any prompt as `<|name|>`. within:
+    learned tokens that the condition contains, written so.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -227,13 +235,14 @@ def distill(
     usual = list(everyday.QUESTIONS if chat else everyday.OPENINGS)
     chosen = usual if prompts is None else everyday.different(text_list(prompts))
     every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
-    given: dict[str, Any] = {
-        "method": method,
-        "steps": steps,
-        "samples": samples if samples is not None else 256 if chat else 1024,
-        "held_out": held_out if held_out is not None else 64 if chat else 128,
-        "max_tokens": max_tokens if max_tokens is not None else 64 if chat else 128,
-    }
+    if form not in get_args(Form):
+        raise UsageError(f"{form!r} is not a form of a prompt", hint="use edit or token")
+    edits = {"method": method, "rank": rank, "layers": layers, "scope": scope}
+    for option, value in edits.items() if form == "token" else ():
+        if value is not None:
+            raise UsageError(f"{option} is of edits: a token stands in the prompt, at no layer")
+    if form == "edit" and (tokens is not None or within is not None):
+        raise UsageError("tokens and within go with form='token'")
     settings = DistillSettings(
         name=name,
         rank=rank,
@@ -242,9 +251,24 @@ def distill(
         seed=seed,
         description=description,
         license=license,
-        **{key: value for key, value in given.items() if value is not None},
+        form=form,  # type: ignore[arg-type]  # checked above
+        method=method or "descent",  # type: ignore[arg-type]  # DistillSettings checks it
+        **sizes(
+            form,
+            chat=chat,
+            steps=steps,
+            samples=samples,
+            held_out=held_out,
+            max_tokens=max_tokens,
+            tokens=tokens,
+        ),
     )
     conditions = Conditions(condition, baseline, chat)
+    if form == "token":
+        inside = as_steers(within)
+        check_all_fit([steer.vector for steer in inside], model.inner.identity)
+        token = distill_token(model.inner, conditions, chosen, settings, progress, within=inside)
+        return Vector(token.sealed())
     made = distillation.distill(model.inner, conditions, chosen, settings, progress)
     return Vector(made.sealed())
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
 from steer.base.errors import ModelError
 from steer.models.source import ModelSource
@@ -32,3 +33,10 @@ def load(source: ModelSource, common: Mapping[str, Any]) -> Any:
             " tokens stand in a text",
             hint="add tokenizer.json, Hugging Face's form of the same tokenizer, to the folder",
         ) from error
+
+
+def with_token(tokenizer: Any, text: str) -> tuple[Any, int]:
+    """A copy of a tokenizer that takes `text` as one token, and that token's id."""
+    copied = copy.deepcopy(tokenizer)
+    copied.add_tokens([AddedToken(text, special=True, normalized=False)])
+    return copied, int(copied.convert_tokens_to_ids(text))

@@ -15,6 +15,7 @@ from fastapi import Request
 
 from steer.base.errors import IdleError, UsageError
 from steer.hooks.meeting import check_can_act
+from steer.hooks.tokens import standing
 from steer.models.model import Model
 from steer.serving import limits, requests
 from steer.serving.batching import Batcher, Event, Job, Order
@@ -24,6 +25,7 @@ from steer.serving.messages import render
 from steer.serving.responses import Answer, End
 from steer.steering.generation import Row, Sampling
 from steer.steering.readers import check_readers
+from steer.steering.tokens import LearnedToken, separate
 
 #: New tokens of a completion, as OpenAI has it, and of an answer where the model names no context.
 _USUAL, _UNKNOWN = 16, 4096
@@ -80,10 +82,12 @@ class Service:
         for text in texts:
             self._check_length(text, "prompt")
 
+        model = self.model.knowing(_tokens(steering))
+
         def encode() -> list[list[int]]:
             special = asked.add_special_tokens
             return [
-                self.model.encode(text, special=special) if isinstance(text, str) else list(text)
+                model.encode(text, special=special) if isinstance(text, str) else list(text)
                 for text in texts
             ]
 
@@ -120,7 +124,7 @@ class Service:
         def encode() -> tuple[list[int], list[str]]:
             text, notes = render(self.model, asked, steering)
             self._check_length(text, "messages")
-            return self.model.encode(text, special=False), notes
+            return self.model.knowing(_tokens(steering)).encode(text, special=False), notes
 
         return await self._preparing.run(encode, "the chat template")
 
@@ -154,15 +158,17 @@ class Service:
                 nowhere.
         """
         model, asked, settings = self.model, work.asked, work.settings
-        longest = max((len(ids) for ids in work.prompts), default=0)
+        tokens = _tokens(steering)
+        prompts = [standing(model, tokens, ids) for ids in work.prompts]
+        longest = max(map(len, prompts), default=0)
         wanted = work.wanted
         if wanted is None:
             wanted = model.context - longest if model.context else _UNKNOWN
         if wanted == 0:
             raise RequestError("max_tokens is at least 1", param="max_tokens")
         param = "prompt" if isinstance(asked, requests.Completion) else "messages"
-        for ids in work.prompts:
-            self._check_prompt(ids, max(wanted, 1), param)
+        for ids in prompts:
+            self._check_prompt(ids, max(wanted, 1), param, tokens)
         chosen = settings.get
         temperature = chosen("temperature", 1.0) if asked.temperature is None else asked.temperature
         top_p = chosen("top_p", 1.0) if asked.top_p is None else asked.top_p
@@ -209,9 +215,12 @@ class Service:
         order = Order(rows, steering, sampling, asked.top, bool(asked.stream))
         return self.batcher.order(order), sampling
 
-    def _check_prompt(self, ids: Sequence[int], max_tokens: int, param: str) -> None:
+    def _check_prompt(
+        self, ids: Sequence[int], max_tokens: int, param: str, tokens: Sequence[LearnedToken] = ()
+    ) -> None:
         size = self.model.network.config.get_text_config().vocab_size
-        if not ids or any(token >= size for token in ids):
+        learned = {own for token in tokens for own in token.ids}
+        if not ids or any(token >= size and token not in learned for token in ids):
             raise RequestError(
                 f"{param} is empty" if not ids else f"token ids are below {size:,}", param=param
             )
@@ -282,3 +291,15 @@ async def _while_there(request: Request, job: Job) -> AsyncIterator[None]:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
+
+
+def _tokens(steering: Steering) -> list[LearnedToken]:
+    """The learned tokens of a request.
+
+    Raises:
+        RequestError: they cannot stand beside the other steers.
+    """
+    try:
+        return separate(steering.steers)[0]
+    except UsageError as error:
+        raise RequestError(str(error), param="steer", code="bad_steer") from None

@@ -27,6 +27,10 @@ class SteeringVector:
     down, up: float32 [n_layers_stored, k, d_model] and [n_layers_stored, d_model, k] where
         `metadata.rank` is k > 0, else None: the edit is then h + up (down h) + direction.
 
+    Of a learned token of K embeddings, directions are [K, d_model]: the embeddings themselves or,
+    where it was trained for a range of coefficients, what each unit of the coefficient adds to
+    `origin` [K, d_model].
+
     Raises:
         VectorError: a wrong shape, or numbers that are not finite.
     """
@@ -35,6 +39,7 @@ class SteeringVector:
     directions: Directions
     down: Directions | None = None
     up: Directions | None = None
+    origin: Directions | None = None
 
     def __post_init__(self) -> None:
         shapes = tensor_shapes(self.metadata)
@@ -55,7 +60,12 @@ class SteeringVector:
     @property
     def tensors(self) -> dict[str, Directions]:
         """What is stored, by name, in the order of the file."""
-        named = {"directions": self.directions, "down": self.down, "up": self.up}
+        named = {
+            "directions": self.directions,
+            "down": self.down,
+            "up": self.up,
+            "origin": self.origin,
+        }
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @property
@@ -66,8 +76,9 @@ class SteeringVector:
         """The raw vector of one layer, float32 [d_model].
 
         Raises:
-            VectorError: the vector has no such layer.
+            VectorError: the vector has no such layer, or is a learned token.
         """
+        _ = self.metadata.activation_site
         self.metadata.at(layer)
         return np.asarray(self.directions[self.metadata.layers.index(layer)])
 
@@ -83,14 +94,27 @@ class SteeringVector:
         row = self.metadata.layers.index(layer)
         return np.asarray(self.down[row]), np.asarray(self.up[row])
 
+    def embeddings(self, coefficient: float = 1.0) -> Directions:
+        """The embeddings of a learned token at a coefficient, float32 [K, d_model].
+
+        Raises:
+            VectorError: it is no learned token.
+        """
+        if not self.metadata.tokens:
+            raise VectorError(f"vector {self.name!r} is no learned token")
+        if self.origin is None:
+            return self.directions
+        return np.asarray(self.origin + np.float32(coefficient) * self.directions)
+
     def only(self, layers: Sequence[int]) -> SteeringVector:
         """The same vector with these of its layers, in rising order.
 
         What the file recommends is kept where those layers are left; its evidence is of all.
 
         Raises:
-            VectorError: the vector has no such layer.
+            VectorError: the vector has no such layer, or is a learned token.
         """
+        _ = self.metadata.activation_site
         statistics = tuple(self.metadata.at(layer) for layer in layers)
         rows = [self.metadata.layers.index(layer) for layer in layers]
         recommended = self.metadata.recommended
@@ -133,6 +157,9 @@ class SteeringVector:
 def tensor_shapes(metadata: Metadata) -> dict[str, tuple[int, ...]]:
     """Which tensors a file with these metadata has, in their order, and their shapes."""
     n, width, rank = len(metadata.layers), metadata.model.d_model, metadata.rank
+    if metadata.tokens:
+        parts = ("directions",) if metadata.coefficients is None else ("directions", "origin")
+        return dict.fromkeys(parts, (metadata.tokens, width))
     shapes: dict[str, tuple[int, ...]] = {"directions": (n, width)}
     if rank:
         shapes |= {"down": (n, rank, width), "up": (n, width, rank)}
