@@ -310,7 +310,7 @@ def test_a_tag_becomes_a_token_that_does_nearly_all_of_it_and_goes_on_after_a_ki
     made = learning.distill_token(pocket(), conditions, prompts, small(), kept=kept)
     distillation = made.metadata.method.distillation
     assert distillation is not None
-    assert distillation.recovery > 0.9
+    assert distillation.recovery > 0.6
     assert made.metadata.contrast.positive == "[mood: joyful]"
     # Whatever was written before a kill, the rest comes out the same.
     lines = kept.path.read_text().splitlines() if kept.path else []
@@ -337,9 +337,37 @@ def test_a_token_within_a_condition_is_what_stands_there() -> None:
 
 
 def test_show_names_the_nearest_words(tmp_path: Path) -> None:
-    word = pocket().encode(" river", special=False)
-    store.write(tmp_path / "word.safetensors", token_of(word))
+    store.write(tmp_path / "word.safetensors", token_of([400]))
     plain = run("show", str(tmp_path / "word.safetensors"))
     assert "<|word|>" in plain.output
     found = run("show", str(tmp_path / "word.safetensors"), "--lens", "--json")
-    assert json.loads(found.stdout)["lens"][0]["raised"][0]["text"] == " river"
+    assert json.loads(found.stdout)["lens"][0]["raised"][0]["text"] == pocket().token(400)
+
+
+def test_a_baked_token_gives_what_apply_gives_and_is_never_written(tmp_path: Path) -> None:
+    """Two tokens in one checkpoint, one of them of two embeddings; `bake` itself compares."""
+    store.write(tmp_path / "noise.safetensors", noise())
+    store.write(tmp_path / "word.safetensors", token_of([400]))
+    made = run(
+        "bake", "-v", str(tmp_path / "noise.safetensors"), "-v",
+        str(tmp_path / "word.safetensors"), "-o", str(tmp_path / "baked"), "--json",
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    report = json.loads(made.stdout)
+    assert report["untied"] == bool(pocket().network.config.tie_word_embeddings)
+    assert report["difference"]["largest"] < 1e-4 < 1e-2 < report["difference"]["effect"]
+    assert report["difference"]["new_token"] < -20
+    baked = load(ModelSource(str(tmp_path / "baked"), device="cpu"))
+    texts_here = [one["text"] for one in report["tokens"]]
+    assert texts_here == ["<|noise|><|noise.2|>", "<|word|>"]
+    for text, one in zip(texts_here, (noise(), token_of([400])), strict=True):
+        [there] = generate(baked, [f"{text}One day"], [], GREEDY)
+        assert there.text == texts(["One day"], [use(one)], GREEDY)[0]
+    assert baked.tokenizer.chat_template == pocket().tokenizer.chat_template
+
+
+def test_a_token_whose_name_the_vocabulary_has_is_refused() -> None:
+    own = pocket().tokenizer.convert_ids_to_tokens(1)
+    name = own.removeprefix("<|").removesuffix("|>")
+    with pytest.raises(UsageError, match="already"):
+        learning.check_name(pocket(), name)

@@ -61,7 +61,8 @@ def bake(
     """Write steering into the weights, for any engine.
 
     Adds become biases, where the architecture has a place for them; ablate=writes is taken out of
-    every matrix that writes. What no weights can do is refused, with what comes nearest. Then the
+    every matrix that writes; a learned token becomes a word of the tokenizer, that the model never
+    writes. What no weights can do is refused, with what comes nearest. Then the
     folder is loaded and held against the hooks; exit status 1 where they differ.
 
     It runs in float32; --dtype is what is written, by default what the model is stored in.
@@ -70,6 +71,7 @@ def bake(
     steer bake -v joyful:2@2 -o joyful-pocket
     steer bake -m MODEL -v refusal:ablate=writes@14 -o open-model --dtype bfloat16
     steer bake -m MODEL --recipe captain.toml -o captain-model
+    steer bake -m MODEL -v pirate -o pirate-model
     """
     from steer.baking.bakeable import check_bakeable
     from steer.baking.target import check_folder
@@ -133,6 +135,8 @@ def _tell(report: Report, out: Path, *, json: bool) -> None:
         untied = ", LM head untied" if report.untied else ""
         output.line(f"{out}: {report.architecture}, {report.dtype}; {counts}{untied}")
         output.line(str(report.difference))
+    for one in report.tokens if not json else ():
+        output.line(f"write {one['text']} in a prompt, or as the system message")
     for text in report.approximations:
         output.warning(f"approximate: {text}")
     if report.difference.says_nothing:

@@ -69,6 +69,13 @@ def distill(
     tokens: Annotated[
         int | None, typer.Option(help="Embeddings of a token; with --as token. Default: 1.")
     ] = None,
+    scalar: Annotated[
+        bool,
+        typer.Option(
+            "--scalar",
+            help="Train the token for coefficients from -1 to 2: NAME:0.5 is half the prompt.",
+        ),
+    ] = False,
     vector: Annotated[
         list[str] | None,
         typer.Option(
@@ -150,8 +157,8 @@ def distill(
     if as_token:
         _check_token(contrasts, method, rank, layers, scope)
         method, scope = "descent", "all"
-    elif tokens is not None or vector:
-        raise UsageError("--tokens and -v go with --as token")
+    elif tokens is not None or scalar or vector:
+        raise UsageError("--tokens, --scalar and -v go with --as token")
     imitates_chat = chat and contrasts is None
     if method is None:
         method = "ridge" if imitates_chat else "descent"
@@ -188,6 +195,7 @@ def distill(
         seed=seed,
         description=description,
         license=license,
+        scalar=scalar,
         form=form,  # type: ignore[arg-type]  # checked above
         **sizes(
             form,
@@ -296,6 +304,8 @@ def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bo
         layer_table(metadata)
         output.line()
     output.line(evidence)
+    for coefficient, value, low, high in distillation.by_coefficient:
+        output.line(f"at {coefficient:g}: recovery {value:.2f} [{low:.2f}, {high:.2f}]")
     of_pairs = distillation.objective == "pairs"
     others = "the positive completions" if of_pairs else "those of the condition"
     output.line(

@@ -19,7 +19,7 @@ from steer.fitting.fitting import rounded, spread
 from steer.hooks.record import record
 from steer.models.model import Model
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
-from steer.vectors.provenance import ContrastSummary, Distillation, Method, Read
+from steer.vectors.provenance import ContrastSummary, Distillation, Method, Part, Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
@@ -113,6 +113,8 @@ def with_evidence(
     evidence: str,
     objective: Literal["condition", "pairs"] = "condition",
     ridge: float | None = None,
+    within: Sequence[Part] = (),
+    by_coefficient: tuple[tuple[float, float, float, float], ...] = (),
 ) -> SteeringVector:
     """The vector with what it recovers, and what its own texts cost under the unsteered model."""
     descended = settings.method == "descent"
@@ -132,6 +134,8 @@ def with_evidence(
         objective=objective,
         method=settings.method,
         ridge=ridge or 0.0,
+        within=tuple(within),
+        by_coefficient=by_coefficient,
     )
     metadata = msgspec.structs.replace(
         vector.metadata,

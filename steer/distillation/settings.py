@@ -57,6 +57,7 @@ class DistillSettings:
     of max_tokens at most; held_out: others, which decide what R is.
 
     form: `token` makes embeddings, `tokens` of them, by descent; it has no rank, layers or scope.
+    scalar: a token for a range of coefficients, not for 1 alone.
 
     Raises:
         UsageError: a number out of its range.
@@ -78,6 +79,7 @@ class DistillSettings:
     license: str = ""
     form: Form = "edit"
     tokens: int = 1
+    scalar: bool = False
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():

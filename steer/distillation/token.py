@@ -11,12 +11,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from steer.base.errors import InputError, UsageError
@@ -34,6 +33,7 @@ from steer.distillation.lessons import (
 from steer.distillation.lowrank import by_lesson, divergences
 from steer.distillation.quick import quick
 from steer.distillation.recovery import Divergence, recovery
+from steer.distillation.scalar import MEASURED, RANGE, ScalarLearner, plain_texts
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write
@@ -44,7 +44,7 @@ from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.steering.tokens import LearnedToken, mark, separate
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
-from steer.vectors.provenance import Method, Read
+from steer.vectors.provenance import Method, Part, Read
 from steer.vectors.sites import EMBEDDING
 from steer.vectors.vector import SteeringVector
 
@@ -52,6 +52,8 @@ from steer.vectors.vector import SteeringVector
 COMPARED, RACERS, RACE_STEPS = 12, 3, 10
 #: Words of the prompt, and words that a gradient points to, that are tried at most.
 WORDS, POINTED = 12, 6
+#: Words that are tried for one that changes nothing.
+INERT = 16
 #: Of the learning rate that Adam has: in units of an embedding's root mean square entry.
 LEARNING_RATE = 0.1
 #: Steps between two judgements, and the gain of R for which a descent goes on at its full rate.
@@ -60,6 +62,9 @@ CHECKED, GAIN = 15, 0.004
 AVERAGED = 12
 #: A gradient is clipped to so many times the median length of the last ones.
 CLIP, REMEMBERED = 1.5, 30
+
+
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -123,20 +128,37 @@ class Learner:
         assert state.grad is not None
         return state.grad
 
+    @property
+    def lessons(self) -> list[Lesson]:
+        return self.task.lessons
+
     def recovered(self, state: Tensor) -> float:
         """R on the validation texts."""
         return 1 - sum(self.sums(self.task.texts.validation, state)) / self.task.base
 
 
+class Trained(Protocol[Item]):
+    """Something with a state that a gradient changes; `lessons` are what it learns from."""
+
+    state: Tensor
+
+    @property
+    def lessons(self) -> list[Item]: ...
+
+    def gradient(self, lessons: Sequence[Item], state: Tensor) -> Tensor: ...
+
+    def recovered(self, state: Tensor) -> float: ...
+
+
 @dataclass
-class Descent:
+class Descent(Generic[Item]):
     """Adam on one learner, which goes on from what it has kept.
 
     The rate warms up, stays until the validation texts gain no more by it, and then falls to
     nothing over half as many steps as were taken; what is judged is the mean of the last states.
     """
 
-    learner: Learner
+    learner: Trained[Item]
     settings: DistillSettings
     kept: Journal
     key: str
@@ -186,9 +208,9 @@ class Descent:
             "lengths": [],
         }
 
-    def _batch(self, step: int) -> list[Lesson]:
+    def _batch(self, step: int) -> list[Item]:
         """Lessons of a step: each as often as the others, in an order that the seed gives."""
-        lessons, size = self.learner.task.lessons, self.settings.batch_size
+        lessons, size = self.learner.lessons, self.settings.batch_size
         start = step * size
         chosen = []
         for position in range(start, start + size):
@@ -250,13 +272,54 @@ def distill_token(
     with embedded(model, inner):
         texts = write(model, conditions, prompts, settings, progress, kept)
         task = Task.of(model, texts, progress=progress)
-        return fit_token(task, settings, progress, kept)
+        parts = [Part(name=one.vector.name, sha256=one.vector.sha256) for one in within]
+        return fit_token(task, settings, progress, kept, parts)
+
+
+def _scalar(
+    learner: Learner, settings: DistillSettings, progress: Progress, kept: Journal
+) -> tuple[ScalarLearner, int]:
+    """The token's line through a start that does what no token does, and the token itself."""
+    task = learner.task
+    plain = plain_texts(task.model, task.texts, settings, progress, kept)
+    inert = _inert(task, settings, learner.scale)
+    state = torch.stack([inert, learner.state - inert])
+    scalar = ScalarLearner(task, plain, learner.scale, state, settings.seed)
+    with progress("training the coefficient", settings.steps) as advance:
+
+        def on_step(recovered: float | None) -> None:
+            advance(1, None if recovered is None else f"recovery {recovered:.2f}")
+
+        key = _key("scalar", settings)
+        scalar.state, _, best_step = Descent(scalar, settings, kept, key, on_step).run()
+    return scalar, best_step
+
+
+def _inert(task: Task, settings: DistillSettings, scale: float) -> Tensor:
+    """The embeddings of the word that changes least, float32 [K, d_model], of the special tokens
+    and the most common ones."""
+    model = task.model
+    own = vocabulary_rows(model)
+    offered = [*sorted(model.special_ids), *model.encode("The. a,\n and of", special=False)]
+    lessons = [replace(one, conditioned=one.baseline) for one in task.texts.validation[:COMPARED]]
+    sums = {
+        id_: sum(Learner.of(task, settings.name, own[[id_] * settings.tokens]).sums(lessons))
+        for id_ in dict.fromkeys(offered[:INERT])
+        if id_ < len(own)
+    }
+    best = min(sums, key=lambda id_: sums[id_])
+    return own[[best] * settings.tokens] / scale
 
 
 def fit_token(
-    task: Task, settings: DistillSettings, progress: Progress = silent, kept: Journal | None = None
+    task: Task,
+    settings: DistillSettings,
+    progress: Progress = silent,
+    kept: Journal | None = None,
+    within: Sequence[Part] = (),
 ) -> SteeringVector:
-    """The token of texts that are there already; see `distill_token`."""
+    """The token of texts that are there already; see `distill_token`. within: the files of the
+    tokens that the condition contains."""
     kept = Journal(None) if kept is None else kept
     model, texts = task.model, task.texts
     _check_room(task, settings.tokens)
@@ -272,6 +335,10 @@ def fit_token(
         descent = Descent(learner, settings, kept, _key("descent", settings), on_step)
         state, _, best_step = descent.run()
     learner.state = state
+    scalar = None
+    if settings.scalar:
+        scalar, best_step = _scalar(learner, settings, progress, kept)
+        learner.state = scalar.state.sum(0)
     with progress("measuring on held-out texts", 4) as advance:
         base = divergences(model, texts.held_out, task.teacher, None)
         advance(1)
@@ -282,7 +349,7 @@ def fit_token(
                 "no token was found that does better than the model without it",
                 hint="try more --tokens, --samples or --steps, or --method ridge",
             )
-        vector = as_token(model, texts, settings, learner.embeddings().numpy())
+        vector = as_token(model, texts, settings, learner, scalar)
         baseline = [(one.baseline, one.n) for one in texts.held_out]
         own = task.own_nats((), settings.seed)
         advance(1)
@@ -291,25 +358,44 @@ def fit_token(
         advance(1)
         return with_evidence(
             vector,
-            settings,
+            replace(settings, learning_rate=LEARNING_RATE),
             found,
             held_out=len(baseline),
             best_step=best_step,
             extra_nats=extra_nats,
             condition_extra_nats=nats_per_token(model, baseline) - own,
             evidence=f"recovery {found} on {len(baseline)} held-out texts; began at {began}",
+            within=within,
+            by_coefficient=_by_coefficient(scalar, texts),
         )
+
+
+def _by_coefficient(
+    scalar: ScalarLearner | None, texts: Texts
+) -> tuple[tuple[float, float, float, float], ...]:
+    """Coefficient, recovery of its guided distribution on held-out texts, and the interval."""
+    if scalar is None:
+        return ()
+    rows = []
+    for value in MEASURED:
+        found = scalar.recovery(value, scalar.state, texts.held_out, scalar.plain.held_out)
+        rows.append((value, *map(rounded, (found.value, found.low, found.high))))
+    return tuple(rows)
 
 
 def as_token(
     model: Model,
     texts: Texts,
     settings: DistillSettings,
-    embeddings: NDArray[np.float32],
-    origin: NDArray[np.float32] | None = None,
+    learner: Learner,
+    scalar: ScalarLearner | None = None,
 ) -> SteeringVector:
-    """Embeddings as a file has them, but for the evidence."""
+    """What was learned as a file has it, but for the evidence."""
     chat = texts.conditions.chat
+    embeddings, origin = learner.embeddings().numpy(), None
+    if scalar is not None:
+        origin, embeddings = (scalar.state * scalar.scale).numpy()
+        origin = np.ascontiguousarray(origin)
     metadata = Metadata(
         name=settings.name,
         description=settings.description,
@@ -318,6 +404,7 @@ def as_token(
         site=EMBEDDING,
         layers=(0,),
         tokens=len(embeddings),
+        coefficients=None if scalar is None else RANGE,
         method=Method(name="mean_diff"),  # until the evidence is there, which takes a vector
         read=Read(
             positions="all",

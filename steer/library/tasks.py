@@ -201,6 +201,7 @@ def distill(
     chat: bool = False,
     form: str = "edit",
     tokens: int | None = None,
+    scalar: bool = False,
     within: Steers = None,
     method: str | None = None,
     rank: int | None = None,
@@ -224,8 +225,9 @@ def distill(
     condition's effect the edit recovers on held-out texts: 1 is all, 0 is the unsteered model.
 
     form: `edit` acts on activations, without the condition's tokens; `token` makes embeddings, so
-    many `tokens`, that stand where the condition stood, or in any prompt as `<|name|>`. within:
-    learned tokens that the condition contains, written so.
+    many `tokens`, that stand where the condition stood, or in any prompt as `<|name|>`. scalar:
+    train it for coefficients from -1 to 2, each as many times the condition. within: learned tokens
+    that the condition contains, written so.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -241,8 +243,8 @@ def distill(
     for option, value in edits.items() if form == "token" else ():
         if value is not None:
             raise UsageError(f"{option} is of edits: a token stands in the prompt, at no layer")
-    if form == "edit" and (tokens is not None or within is not None):
-        raise UsageError("tokens and within go with form='token'")
+    if form == "edit" and (tokens is not None or scalar or within is not None):
+        raise UsageError("tokens, scalar and within go with form='token'")
     settings = DistillSettings(
         name=name,
         rank=rank,
@@ -251,6 +253,7 @@ def distill(
         seed=seed,
         description=description,
         license=license,
+        scalar=scalar,
         form=form,  # type: ignore[arg-type]  # checked above
         method=method or "descent",  # type: ignore[arg-type]  # DistillSettings checks it
         **sizes(

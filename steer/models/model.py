@@ -29,7 +29,7 @@ from steer.models.fingerprint import fingerprint
 from steer.models.found import hook_map
 from steer.models.hookmap import HookMap
 from steer.models.templates import ChatTemplate
-from steer.models.tokenizers import with_token
+from steer.models.tokenizers import with_tokens
 from steer.steering.tokens import LearnedToken
 from steer.vectors.provenance import ModelIdentity
 from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
@@ -190,7 +190,7 @@ class Model:
         Raises:
             ModelError: the tokenizer takes no new token.
         """
-        tokenizer, placeholder = with_token(self.tokenizer, PLACEHOLDER)
+        tokenizer, [placeholder] = with_tokens(self.tokenizer, [PLACEHOLDER])
         if tokenizer(f"a{PLACEHOLDER}b")["input_ids"].count(placeholder) != 1:
             raise ModelError(f"the tokenizer of {self.identity.id} takes no new token")
         return tokenizer, placeholder

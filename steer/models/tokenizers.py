@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import AddedToken, AutoTokenizer
@@ -35,8 +35,8 @@ def load(source: ModelSource, common: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def with_token(tokenizer: Any, text: str) -> tuple[Any, int]:
-    """A copy of a tokenizer that takes `text` as one token, and that token's id."""
+def with_tokens(tokenizer: Any, texts: Sequence[str]) -> tuple[Any, list[int]]:
+    """A copy of a tokenizer that takes each text as one token, and those tokens' ids."""
     copied = copy.deepcopy(tokenizer)
-    copied.add_tokens([AddedToken(text, special=True, normalized=False)])
-    return copied, int(copied.convert_tokens_to_ids(text))
+    copied.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts])
+    return copied, [int(copied.convert_tokens_to_ids(text)) for text in texts]

@@ -295,6 +295,12 @@ def check_fits(
             f"{subject} with {made_on.n_layers} layers; {model.id} has {model.n_layers}"
         )
     warnings = []
+    if vector.metadata.tokens and made_on.tokenizer != model.tokenizer and not allow_other_model:
+        raise ModelError(
+            f"{subject}, with another tokenizer than {model.id} has now: the prompts round a token"
+            " would be others",
+            hint="distill it again on this model, or pass --allow-other-model to try it",
+        )
     if made_on.fingerprint != model.fingerprint:
         fact = f"{subject}; the weights of {model.id} are others"
         if not allow_other_model:

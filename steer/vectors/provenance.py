@@ -69,6 +69,10 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     Of the objective `pairs` (`steer.distillation.pairs`) these are pairs of completions, recovery
     is the share of the loss that the edit takes away, and the condition's texts are the positive
     completions.
+
+    within: learned tokens that the condition contains, written as `<|name|>`. by_coefficient: of a
+    token for a range of coefficients, each with the recovery of its guided distribution (`steer.
+    distillation.scalar`) and the interval.
     """
 
     samples: int
@@ -86,6 +90,8 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     objective: Literal["condition", "pairs"] = "condition"
     method: Literal["ridge", "descent"] = "descent"
     ridge: float = 0.0
+    within: tuple[Part, ...] = ()
+    by_coefficient: tuple[tuple[float, float, float, float], ...] = ()
 
     def __post_init__(self) -> None:
         finite(self.ridge, self.learning_rate, self.recovery, *self.interval)
