@@ -102,7 +102,8 @@ class _Baking:
         if self.placement.untied:
             self._untie()
         weights, changes = self.original | self.edited, dict(self.placement.changes)
-        tokenizer, added, untied = self.model.tokenizer, (), self.placement.untied
+        tokenizer, untied = self.model.tokenizer, self.placement.untied
+        added: tuple[Added, ...] = ()
         if tokens:
             extended = extend(self.model, tokens, weights, TEXTS)
             weights, tokenizer, added = extended.weights, extended.tokenizer, extended.added

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steer.base.errors import ModelError, UsageError
 from steer.hooks.head import has_head, headed, last_hidden
+from steer.hooks.tokens import embedded, standing
 from steer.models.model import Model
 from steer.models.tokenizers import with_tokens
 from steer.steering.tokens import LearnedToken
@@ -94,7 +96,7 @@ def extend(
     rows = torch.cat([torch.from_numpy(token.embeddings.copy()) for token in tokens])
     made = dict(weights)
     made[embedding] = _with_rows(weights[embedding], ids, rows, size)
-    never = _never(model, texts)
+    never = _never(model, tokens, texts)
     made[head] = _with_rows(weights[head], ids, never.expand(len(ids), -1), size)
     bias = f"{model.hooks.unembed}.bias"
     if bias in weights:
@@ -119,8 +121,9 @@ def _with_rows(matrix: Tensor, ids: Sequence[int], rows: Tensor, size: int) -> T
 
 
 @torch.no_grad()
-def _never(model: Model, texts: Sequence[str]) -> Tensor:
-    """A row of the head, float32 [d_model], that gives a logit `BELOW` the highest or lower.
+def _never(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) -> Tensor:
+    """A row of the head, float32 [d_model], that gives a logit `BELOW` the highest or lower: on the
+    texts, plain and in a chat, with the tokens and without, on random tokens and special ones.
 
     Raises:
         ModelError: there is none, or the head cannot be run by itself.
@@ -130,12 +133,20 @@ def _never(model: Model, texts: Sequence[str]) -> Tensor:
             f"the head of {model.identity.id} cannot be run by itself, so that no row of it can be"
             " chosen for a token that is never to be written"
         )
-    rows = [ids for ids in (model.encode(text) for text in texts) if len(ids) > 1]
-    drawn = torch.randint(
-        model.network.config.vocab_size, (4, 64), generator=torch.Generator().manual_seed(0)
-    )
+    rows = [model.encode(text) for text in texts]
+    if model.template.exists:
+        rows += [model.encode(model.chat(text), special=False) for text in texts]
+    rows += [standing(model, tokens, ids) for ids in rows]
+    length = min(64, model.context or 64)
+    drawn = np.random.default_rng(1).integers(0, model.network.config.vocab_size, (8, length))
+    # Special tokens lead to states of their own: each stands among random ones.
+    special = np.array(sorted(model.special_ids), dtype=np.int64)
+    if len(special):
+        drawn[:4, ::3] = np.resize(special, drawn[:4, ::3].shape)
     rows += drawn.tolist()
-    hidden = last_hidden(model, [(ids, len(ids) - 1) for ids in rows])
+    with embedded(model, tokens):
+        # Every position: the last one predicts a token that is appended, and never looked at.
+        hidden = last_hidden(model, [([*ids[-length:], 0], len(ids[-length:])) for ids in rows])
     highest = float(headed(model, hidden).max())
     states = hidden.float().cpu()
     units = states / states.norm(dim=1, keepdim=True)
@@ -153,7 +164,8 @@ def _never(model: Model, texts: Sequence[str]) -> Tensor:
             f"no row of the head of {model.identity.id} was found that is never written",
             hint="use the token with steer apply or steer serve, which need no row",
         )
-    return -direction * (BELOW + max(highest, 0.0)) / least
+    never: Tensor = -direction * (BELOW + max(highest, 0.0)) / least
+    return never
 
 
 def chances(model: Model, added: Sequence[Added], rows: Sequence[Tensor]) -> float:

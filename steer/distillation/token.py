@@ -376,11 +376,14 @@ def _by_coefficient(
     """Coefficient, recovery of its guided distribution on held-out texts, and the interval."""
     if scalar is None:
         return ()
-    rows = []
-    for value in MEASURED:
-        found = scalar.recovery(value, scalar.state, texts.held_out, scalar.plain.held_out)
-        rows.append((value, *map(rounded, (found.value, found.low, found.high))))
-    return tuple(rows)
+    found = {
+        value: scalar.recovery(value, scalar.state, texts.held_out, scalar.plain.held_out)
+        for value in MEASURED
+    }
+    return tuple(
+        (value, rounded(one.value), rounded(one.low), rounded(one.high))
+        for value, one in found.items()
+    )
 
 
 def as_token(
