@@ -36,7 +36,7 @@ def combine(
         typer.Option(help="Take this vector's direction out of the result. May be repeated."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
+    description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Default: the parts', if it is one.")] = "",
     force: options.Force = False,
     json: options.Json = False,

@@ -34,91 +34,70 @@ def distill(
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     condition: Annotated[
         str | None,
-        typer.Option(help="What stands before the text: a tag, a persona, examples, ..."),
+        typer.Option(help="What stands before the text: a tag, a persona."),
     ] = None,
     contrasts: Annotated[
-        str | None, typer.Option(help="Instead of it: a file of pairs; two fifths are held out.")
+        str | None, typer.Option(help="Pairs in its place; two fifths are held out.")
     ] = None,
     names: Names,
-    baseline: Annotated[str, typer.Option(help="What stands there instead.")] = "",
+    baseline: Annotated[str, typer.Option(help="What stands in its place. Default: nothing.")] = "",
     prompts: Annotated[
         Path | None,
-        typer.Option(
-            help="A file of prompts, of any kind. Default: none, the model begins by itself;"
-            " with --chat some everyday questions."
-        ),
+        typer.Option(help="A file of prompts. Default: with --chat, questions."),
     ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="The condition is a system message, prompts are asked.")
+        bool, typer.Option("--chat", help="The condition is a system message.")
     ] = False,
     method: Annotated[
         str | None,
-        typer.Option(
-            help="ridge: in closed form, minutes; descent: from there by gradients, stronger and"
-            " slower. Default: ridge for a condition with --chat, else descent."
-        ),
+        typer.Option(help="ridge (minutes) or descent (slower, stronger)."),
     ] = None,
     form: Annotated[
         str,
         typer.Option(
             "--as",
-            help="edit: of the activations, for no tokens; token: embeddings that stand in the"
-            " prompt as <|NAME|>, in place of the condition.",
+            help="edit of activations, or token: embeddings written as <|NAME|>.",
         ),
     ] = "edit",
-    tokens: Annotated[
-        int | None, typer.Option(help="Embeddings of a token; with --as token. Default: 1.")
-    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="Embeddings of a token. Default: 1.")] = None,
     scalar: Annotated[
         bool,
         typer.Option(
             "--scalar",
-            help="Train the token for coefficients from -1 to 2: NAME:0.5 is half the prompt.",
+            help="A token for coefficients from -1 to 2.",
         ),
     ] = False,
     vector: Annotated[
         list[str] | None,
-        typer.Option(
-            "-v", "--vector", help="A token that the condition has as <|NAME|>; with --as token."
-        ),
+        typer.Option("-v", "--vector", help="A token that the condition has as <|NAME|>."),
     ] = None,
     rank: Annotated[
         int | None,
-        typer.Option(help="Rank of the edit; 0 is a plain vector. Default: 8; ridge: the best."),
+        typer.Option(help="Rank; 0 is a plain vector. Default: 8, or the best."),
     ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Such as 3, 2,5, 4-7 or all. Default: the best.")
     ] = None,
     scope: Annotated[
         str | None,
-        typer.Option(
-            help="Tokens to act on, all or response. Default: all; with --chat and for ridge the"
-            " response."
-        ),
+        typer.Option(help="Tokens to act on: all or response."),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Steps of the descent at most. Default: 300; of a token 120."),
+        typer.Option(help="Steps of the descent. Default: 300; a token: 120."),
     ] = None,
     samples: Annotated[
-        int | None,
-        typer.Option(help="Texts to learn from. Default: 1024; with --chat 256; for a token 192."),
+        int | None, typer.Option(help="Texts to learn from. Default: 1024; --chat: 256.")
     ] = None,
     held_out: Annotated[
-        int | None,
-        typer.Option(
-            help="Other texts, to measure by. Default: 128; with --chat or for a token 64."
-        ),
+        int | None, typer.Option(help="Texts to measure by. Default: 128; --chat: 64.")
     ] = None,
     max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens of a text at most. Default: 128; with --chat 64; for a token 32."
-        ),
+        int | None, typer.Option(help="Tokens of a text. Default: 128; --chat: 64.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the texts and the descent.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for texts and descent.")] = 0,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
+    description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
     force: options.Force = False,
     json: options.Json = False,

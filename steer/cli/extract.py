@@ -28,30 +28,23 @@ def extract(
     contrasts: ContrastSource,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="The file to write. Default: vectors/NAME.safetensors."),
+        typer.Option("-o", "--out", help="Default: vectors/NAME.safetensors."),
     ] = None,
     method: options.MethodOption = "mean_diff",
     keep: Annotated[
-        Path | None, typer.Option(help="Keep the activations here, for `steer fit`.")
+        Path | None, typer.Option(help="Keep the activations here, for steer fit.")
     ] = None,
     positions: Annotated[
         str | None,
-        typer.Option(
-            help="Tokens to read: mean (of pairs from where they differ), last, first, completion,"
-            " an index (-1), a span (-3:), suffix (what the chat template adds, each), after:WORD."
-            " Several with commas are compared. Default: mean; last of what a user says to a chat,"
-            " and where the template goes on after the text."
-        ),
+        typer.Option(help="Tokens to read: mean, last, -3:, ... see above."),
     ] = None,
     site: Annotated[
         str,
-        typer.Option(
-            help="resid_pre, resid_post, attn_out or mlp_out; several with commas are compared."
-        ),
+        typer.Option(help="resid_pre, resid_post, attn_out, mlp_out; or more."),
     ] = "resid_post",
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
+    description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
     cluster: workers.Cluster | None,
     force: options.Force = False,
@@ -63,6 +56,13 @@ def extract(
     Records activations of both sides and stores the difference of their means, at every layer,
     with what is known about it. Of several sites and positions the file gets the one that
     separates held-out texts best; --keep keeps all, for `steer fit --positions`.
+
+    \b
+    --positions mean         the whole text; of pairs, from where they differ
+    --positions last         or first, an index (-1), a span (-3:)
+    --positions completion   what follows the prompt; after:WORD too
+    --positions suffix       each token that the chat template adds after it
+    --positions mean,last    compared; the better one is kept
 
     \b
     steer extract joyful.jsonl -o vectors/joyful.safetensors

@@ -20,14 +20,14 @@ def fit(
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     method: options.MethodOption = "mean_diff",
     positions: Annotated[
-        str | None, typer.Option(help="Of those that were kept. Default: all, compared.")
+        str | None, typer.Option(help="Positions that were kept. Default: all, compared.")
     ] = None,
     site: Annotated[
-        str | None, typer.Option(help="Of those that were kept. Default: all, compared.")
+        str | None, typer.Option(help="Sites that were kept. Default: all, compared.")
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
+    description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
     force: options.Force = False,
     json: options.Json = False,
@@ -35,11 +35,11 @@ def fit(
     """Make another vector from kept activations, without the model.
 
     \b
-    steer extract pairs.jsonl --positions mean,last --site resid_post,attn_out \\
-        --keep acts.safetensors
     steer fit acts.safetensors --method lda -o joyful-lda.safetensors
     steer fit acts.safetensors --positions last --site attn_out \\
         -o joyful-last.safetensors
+    steer extract pairs.jsonl --positions mean,last --site resid_post,attn_out \\
+        --keep acts.safetensors
     """
     from steer.base.files import check_apart, check_writable
     from steer.fitting.activations import open_kept

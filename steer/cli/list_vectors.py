@@ -27,7 +27,9 @@ def list_vectors(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """List vector files, a line each. Reads headers only, also of those that are elsewhere.
+    """List vector files, a line each.
+
+    It reads headers only, also of files that are elsewhere.
 
     \b
     steer list

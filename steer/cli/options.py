@@ -34,16 +34,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 AllowIdle = Annotated[
     bool,
-    typer.Option(
-        "--allow-idle", help="Let a steer pass that changes nothing, which is an error otherwise."
-    ),
+    typer.Option("--allow-idle", help="A steer that changes nothing is no error."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 
 
 MethodOption = Annotated[str, typer.Option(help="mean_diff, pca, probe or lda.")]
 
-_MODEL_HELP = "pocket (the embedded model), a folder, a Hugging Face id, or a .gguf file."
+_MODEL_HELP = "pocket, a folder, hub id or .gguf."
 
 
 def with_model(
@@ -65,28 +63,23 @@ def with_model(
         ] = None,
         device: Annotated[
             str | None,
-            typer.Option(
-                envvar="STEER_DEVICE", help="cpu, cuda, cuda:1, mps. Default: the fastest."
-            ),
+            typer.Option(envvar="STEER_DEVICE", help="cpu, cuda, cuda:1, mps."),
         ] = None,
         dtype: Annotated[
             str | None,
-            typer.Option(
-                help="float32, float16, bfloat16. Default: float32 on a CPU (extract: as saved,"
-                " if the CPU computes bfloat16), else as saved."
-            ),
+            typer.Option(help="float32 (default on a CPU), bfloat16, float16."),
         ] = None,
         device_map: Annotated[
-            str | None, typer.Option(help="Spread a big model over devices: auto, balanced, ...")
+            str | None, typer.Option(help="Spread a big model over devices: auto, ...")
         ] = None,
         tensor_parallel: Annotated[
-            bool, typer.Option("--tp", help="Spread each matrix over processes; under torchrun.")
+            bool, typer.Option("--tp", help="Spread each matrix over processes, by torchrun.")
         ] = False,
         trust_remote_code: Annotated[
             bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
         ] = False,
         adapter: Annotated[
-            str | None, typer.Option(help="A PEFT adapter of the model: a folder or a hub id.")
+            str | None, typer.Option(help="A PEFT adapter: a folder or a hub id.")
         ] = None,
         offline: Annotated[
             bool, typer.Option("--offline", help="Ask the hub nothing; use what its cache has.")
@@ -119,15 +112,14 @@ def with_model(
             typer.Option(
                 "--template-arg",
                 metavar="NAME=JSON",
-                help="What the chat template gets beside messages, such as enable_thinking=false;"
-                " can be repeated. Default: what the vectors were read with.",
+                help="A variable of the chat template. Repeatable.",
             ),
         ] = None,
         date: Annotated[
             str | None,
             typer.Option(
                 metavar="YYYY-MM-DD",
-                help="The date that the chat template writes. Default: the vectors', or today.",
+                help="The chat template's date. Default: the vectors'.",
             ),
         ] = None,
     ) -> ModelSource | None:

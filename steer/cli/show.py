@@ -153,9 +153,8 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     if metadata.method.combination is not None:
         made = _combined(metadata.method.combination)
     site = f"{metadata.site}, layers {format_layers(metadata.layers)} of {model.n_layers}"
-    recommended = format_layers(best.layers)
     if metadata.tokens:
-        site, recommended = "embedding", "prompt"
+        site = "embedding"
         count = "1 embedding" if metadata.tokens == 1 else f"{metadata.tokens} embeddings"
         form = f"learned token, {count}, written <|{metadata.name}|> in a prompt"
         read = "in a system message" if metadata.read.chat else "at the start of a text"
@@ -163,6 +162,8 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
             form += "; coefficients from {:g} to {:g}".format(*metadata.coefficients)
     amount = f"×{Coefficient(best.coefficient, best.unit)}"
     amount += "" if best.op == "add" else f" {best.op}"
+    where = format_layers(best.layers) + (f", {best.scope}" if best.scope else "")
+    where = "prompt" if metadata.tokens else where
     return [
         ("name", metadata.name),
         ("description", metadata.description),
@@ -171,7 +172,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         ("site", site),
         ("form", form),
         ("made from", f"{made}; {read}"),
-        ("recommended", f"{amount} @ {recommended} ({best.evidence})"),
+        ("recommended", f"{amount} @ {where} ({best.evidence})"),
         ("sha256", metadata.sha256),
     ]
 

@@ -29,33 +29,33 @@ def suite(
     context: typer.Context,
     tags: Annotated[
         str | None,
-        typer.Option(help="Values of the pocket grammar, such as joyful,sea. Default: all."),
+        typer.Option(help="Tags of the pocket model: joyful,sea. Default: all."),
     ] = None,
     condition: Annotated[
         list[str] | None,
-        typer.Option(help="A prompt in place of the tags, of any model; several are rows."),
+        typer.Option(help="A prompt in place of tags. Repeatable."),
     ] = None,
     texts: Annotated[
         str | None,
-        typer.Option(help="With --condition: texts that know nothing of it, a hundred or so."),
+        typer.Option(help="With --condition: a hundred unrelated texts."),
     ] = None,
     prompts: measuring.Prompts = None,
     names: Names,
     methods: Annotated[
         str | None,
-        typer.Option(help="Separated by ';'. Default: all of them."),
+        typer.Option(help="Separated by ';'. Default: all."),
     ] = None,
     vector: Annotated[
         list[str] | None,
-        typer.Option("-v", "--vector", help="VALUE=FILE: a rival's vector for a tag, of any tool."),
+        typer.Option("-v", "--vector", help="TAG=FILE: another tool's vector for a tag."),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=2, max=100_000, help="Texts that each row writes.")
+        int, typer.Option(min=2, max=100_000, help="Texts to generate for each row.")
     ] = 48,
     max_tokens: measuring.MaxTokens = 64,
     seed: measuring.Seed = 0,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes. Default: of pocket one a core, else 1.")
+        int | None, typer.Option(min=1, help="Processes. Default: pocket one a core, else 1.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")
