@@ -371,3 +371,43 @@ def test_a_token_whose_name_the_vocabulary_has_is_refused() -> None:
     name = own.removeprefix("<|").removesuffix("|>")
     with pytest.raises(UsageError, match="already"):
         learning.check_name(pocket(), name)
+
+
+def test_many_conditions_become_many_files_and_what_is_there_is_not_made_again(
+    tmp_path: Path,
+) -> None:
+    """A later condition contains an earlier one's token."""
+    rows = [("tag", "[mood: joyful]"), ("outer", "<|tag|>")]
+    lines = [json.dumps({"name": name, "condition": text}) for name, text in rows]
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    (tmp_path / "made").mkdir()
+    words = [
+        "distill", "--as", "token", "--conditions", str(tmp_path / "many.jsonl"), "-o",
+        str(tmp_path / "made"), "--samples", "16", "--held-out", "8", "--max-tokens", "12",
+        "--steps", "2", "--json",
+    ]  # fmt: skip
+    made = run(*words)
+    assert made.exit_code == 0, made.output
+    assert [one["name"] for one in json.loads(made.stdout)] == ["tag", "outer"]
+    outer = store.read(tmp_path / "made" / "outer.safetensors")
+    distillation = outer.metadata.method.distillation
+    assert distillation is not None
+    assert [part.name for part in distillation.within] == ["tag"]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "made").iterdir()}
+    assert run(*words).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "made").iterdir()} == before
+    evaluated = run("eval", "-v", str(tmp_path / "made" / "outer.safetensors"))
+    assert evaluated.exit_code == 1
+    assert "<|tag|>" in evaluated.output
+
+
+def test_a_token_for_a_range_goes_through_its_prompt() -> None:
+    """What it does at 1 is what the condition does, and it says how well at each coefficient."""
+    settings = small(scalar=True, steps=30, samples=48)
+    made = learning.distill_token(pocket(), Conditions("[mood: joyful]"), ["One day"], settings)
+    distillation = made.metadata.method.distillation
+    assert distillation is not None
+    found = {row[0]: row[1] for row in distillation.by_coefficient}
+    assert set(found) == {-1.0, 0.5, 1.0, 1.5, 2.0}
+    assert found[1.0] > 0.4
+    assert made.metadata.coefficients == (-1.0, 2.0)

@@ -36,6 +36,10 @@ def distill(
         str | None,
         typer.Option(help="What stands before the text: a tag, a persona."),
     ] = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(help="A file of many: records with name and condition; -o is a folder."),
+    ] = None,
     contrasts: Annotated[
         str | None, typer.Option(help="Pairs in its place; two fifths are held out.")
     ] = None,
@@ -145,7 +149,12 @@ def distill(
         scope = "response" if imitates_chat or method == "ridge" else "all"
     if scope not in ("all", "response"):
         raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
-    if (condition is None) == (contrasts is None):
+    if conditions is not None:
+        if condition is not None or contrasts is not None or name is not None:
+            raise UsageError("--conditions goes with no --condition, --contrasts or --name")
+        several = _named_conditions(conditions, names)
+        _check_folder(out)
+    elif (condition is None) == (contrasts is None):
         raise UsageError("distil a condition or pairs", hint="--condition TEXT or --contrasts FILE")
     if contrasts is not None and (baseline or prompts):
         raise UsageError("--baseline and --prompts go with --condition")
@@ -155,8 +164,9 @@ def distill(
             hint="give a --condition, or leave --method out",
         )
     chosen = None if layers is None else () if layers == "all" else parse_layers(layers)
-    store.check_path(out)
-    check_writable(out, force=force)
+    if conditions is None:
+        store.check_path(out)
+        check_writable(out, force=force)
     pairs = None
     if contrasts is not None:
         frame = Frame(chat=chat)
@@ -190,12 +200,17 @@ def distill(
     model = options.load_model(source)
     used = [steer.vector for steer in within]
     options.check_fit(used, model.identity, allow_other_model=False)
+    if conditions is not None:
+        _run_several(
+            model, several, out, baseline, chat=chat, prompts=texts, settings=settings,
+            within=within, force=force, json=json,
+        )  # fmt: skip
+        return
     if as_token:
         from steer.distillation.lessons import Conditions
 
         assert condition is not None
-        conditions = Conditions(condition, baseline, chat)
-        made = _run_token(model, conditions, texts, settings, within)
+        made = _run_token(model, Conditions(condition, baseline, chat), texts, settings, within)
     elif pairs is None:
         from steer.distillation.lessons import Conditions
 
@@ -244,6 +259,102 @@ def _run(
     return run(model, conditions, prompts, settings, output.progress, kept)
 
 
+def _named_conditions(path: Path, names: Names) -> dict[str, str]:
+    """Conditions by name, in the order of the file.
+
+    Raises:
+        InputError: a record without them, a name twice, or one that no file can have.
+    """
+    from steer.base.errors import InputError
+    from steer.base.files import read_bytes, safe_name
+    from steer.contrasts.records import MOST_BYTES, records, text_value
+
+    names.check_files("conditions")
+    found: dict[str, str] = {}
+    data = read_bytes(path, limit=MOST_BYTES)
+    for where, record in records(data, str(path), ("name", "condition")):
+        if not isinstance(record, dict) or not {"name", "condition"} <= record.keys():
+            raise InputError(
+                f"{where}: no name and condition",
+                hint='write {"name": "pirate", "condition": "You are a pirate."} a line',
+            )
+        name, text = (text_value(where, record[key], key) for key in ("name", "condition"))
+        if not safe_name(name):
+            raise InputError(f"{where}: {name!r} is no name that a file can have")
+        if name in found:
+            raise InputError(f"{where}: the name {name!r} is there twice")
+        found[name] = text
+    if not found:
+        raise InputError(f"{path} has no conditions")
+    return found
+
+
+def _check_folder(folder: Path) -> None:
+    """
+    Raises:
+        SteerError: it is no folder.
+    """
+    from steer.base.errors import SteerError
+
+    if not folder.is_dir():
+        raise SteerError(
+            f"there is no folder {folder} for the files", hint=f"mkdir {folder}, or name another"
+        )
+
+
+def _run_several(
+    model: Model,
+    conditions: dict[str, str],
+    folder: Path,
+    baseline: str,
+    *,
+    chat: bool,
+    prompts: list[str],
+    settings: DistillSettings,
+    within: list[Steer],
+    force: bool,
+    json: bool,
+) -> None:
+    """A file for each condition that has none yet. A condition may contain, as <|NAME|>, tokens
+    that stand before it in the file."""
+    from dataclasses import replace
+
+    from steer.distillation.lessons import Conditions
+    from steer.steering.spec import SteerSpec
+    from steer.steering.steers import resolve
+    from steer.steering.tokens import mark
+    from steer.vectors import store
+    from steer.vectors.metadata import to_json
+
+    rows = []
+    for number, (name, text) in enumerate(conditions.items(), 1):
+        path = folder / f"{name}{store.SUFFIX}"
+        if path.exists() and not force:
+            output.note(f"{path} is there already")
+            vector = store.read(path)
+        else:
+            output.note(f"{number} of {len(conditions)}: {name}")
+            asked, own = Conditions(text, baseline, chat), replace(settings, name=name)
+            if settings.form == "token":
+                used = [steer for steer in within if mark(steer.vector.name) in text]
+                vector = _run_token(model, asked, prompts, own, used)
+            else:
+                vector = _run(model, asked, prompts, own)
+            vector = store.write(path, vector, force=force)
+        output.note(f"{name}: {vector.metadata.recommended.evidence}")
+        rows.append({"path": str(path), **to_json(vector.metadata)})
+        if settings.form == "token":
+            within = [*within, resolve(SteerSpec(name), vector)]
+    if json:
+        output.as_json(rows)
+        return
+    output.table(
+        ["name", "evidence"],
+        [[row["name"], row["recommended"]["evidence"]] for row in rows],
+        left=2,
+    )
+
+
 def _run_token(
     model: Model,
     conditions: Conditions,
@@ -285,6 +396,9 @@ def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bo
     output.line(evidence)
     for coefficient, value, low, high in distillation.by_coefficient:
         output.line(f"at {coefficient:g}: recovery {value:.2f} [{low:.2f}, {high:.2f}]")
+    if distillation.plain_recovery is not None:
+        value, low, high = distillation.plain_recovery
+        output.line(f"on the model's own texts: recovery {value:.2f} [{low:.2f}, {high:.2f}]")
     of_pairs = distillation.objective == "pairs"
     others = "the positive completions" if of_pairs else "those of the condition"
     output.line(

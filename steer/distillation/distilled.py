@@ -113,6 +113,7 @@ def with_evidence(
     evidence: str,
     objective: Literal["condition", "pairs"] = "condition",
     ridge: float | None = None,
+    plain: Interval | None = None,
     within: Sequence[Part] = (),
     by_coefficient: tuple[tuple[float, float, float, float], ...] = (),
 ) -> SteeringVector:
@@ -134,6 +135,9 @@ def with_evidence(
         objective=objective,
         method=settings.method,
         ridge=ridge or 0.0,
+        plain_recovery=None
+        if plain is None
+        else (rounded(plain.value), rounded(plain.low), rounded(plain.high)),
         within=tuple(within),
         by_coefficient=by_coefficient,
     )

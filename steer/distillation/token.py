@@ -352,6 +352,9 @@ def fit_token(
         vector = as_token(model, texts, settings, learner, scalar)
         baseline = [(one.baseline, one.n) for one in texts.held_out]
         own = task.own_nats((), settings.seed)
+        own_texts = task.plain(settings.seed)
+        plain_base = divergences(model, own_texts, task.teacher, None)
+        plain = recovery(learner.sums(own_texts), plain_base)
         advance(1)
         steer = Steer(vector, Coefficient(1.0), vector.metadata.layers)
         extra_nats = task.own_nats((steer,), settings.seed) - own
@@ -365,6 +368,7 @@ def fit_token(
             extra_nats=extra_nats,
             condition_extra_nats=nats_per_token(model, baseline) - own,
             evidence=f"recovery {found} on {len(baseline)} held-out texts; began at {began}",
+            plain=plain,
             within=within,
             by_coefficient=_by_coefficient(scalar, texts),
         )
