@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.baking.tokens import LEAST, Added, chances
+from steer.baking.tokens import LEAST, Added, chances, sampled
 from steer.base.errors import InputError, ModelError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
@@ -27,8 +27,6 @@ EXACT = 1e-4
 ROUNDED = {"bfloat16": 0.05, "float16": 0.01}
 #: Tokens of a text that are looked at, and random ones beside the texts.
 N_TOKENS = 64
-#: Tokens that a folder with learned tokens writes, to see that it never writes those.
-N_SAMPLED = 1024
 
 TEXTS = (
     "The harbour was quiet when the first boats came in, and nobody on the quay could say where"
@@ -210,7 +208,7 @@ def compare(
     if not added:
         return found
     _check_written(model, added, expected)
-    highest = chances(model, added, [*rows, *_sampled(model, rows)])
+    highest = chances(model, added, [*rows, *sampled(model, rows, seed=0)])
     return replace(found, new_token=highest)
 
 
@@ -226,23 +224,3 @@ def _check_written(model: Model, added: Sequence[Added], expected: Reference) ->
                 f"the tokenizer of the baked folder does not read {one.written} as one token",
                 hint="please report this model",
             )
-
-
-def _sampled(model: Model, rows: Sequence[Tensor]) -> list[Tensor]:
-    """About `N_SAMPLED` tokens that the model writes after the texts, with their beginnings."""
-    length = max(1, min(N_SAMPLED // 8, (model.context or N_SAMPLED) - 16))
-    starts = [row[: min(len(row), 8)] for row in rows][:8]
-    torch.manual_seed(0)
-    found = []
-    for start in [starts[index % len(starts)] for index in range(8)]:
-        with torch.no_grad():
-            written = model.network.generate(
-                input_ids=start[None],
-                attention_mask=torch.ones_like(start)[None],
-                max_new_tokens=length,
-                do_sample=True,
-                top_k=0,
-                pad_token_id=model.pad_id,
-            )
-        found.append(written[0])
-    return found

@@ -1,6 +1,6 @@
 """Learned tokens in a checkpoint: entries of the tokenizer, rows of the embedding and of the head.
 
-The head's rows of new tokens give logits far below all others wherever the model was seen, so that
+The head's rows of new tokens give them next to no probability wherever the model was seen, so that
 it never writes them; where the head shares the embedding's matrix, it gets one of its own.
 """
 
@@ -22,11 +22,13 @@ from steer.models.model import Model
 from steer.models.tokenizers import with_tokens
 from steer.steering.tokens import LearnedToken
 
-#: How far the logit of a new token is below the highest, in nats, on all tokens that were seen; on
-#: others it has to be at least `LEAST` below.
-BELOW, LEAST = 60.0, 20.0
-#: Rounds in which a direction is sought that all hidden states have a part along.
-ROUNDS = 500
+#: How unlikely a new token is to be wherever the model was seen, in nats, as it is tried; and how
+#: unlikely it has to be in the folder.
+MARGINS, LEAST = (15.0, 20.0, 30.0, 45.0), 9.0
+#: Steps in which a row of the head is moved.
+ROUNDS = 400
+#: Tokens of a text that are looked at, and that a folder writes to see that none is a new one.
+LENGTH, N_SAMPLED = 96, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,8 @@ def extend(
     rows = torch.cat([torch.from_numpy(token.embeddings.copy()) for token in tokens])
     made = dict(weights)
     made[embedding] = _with_rows(weights[embedding], ids, rows, size)
-    never = _never(model, tokens, texts)
+    with embedded(model, tokens):
+        never = _never(model, tokens, texts)
     made[head] = _with_rows(weights[head], ids, never.expand(len(ids), -1), size)
     bias = f"{model.hooks.unembed}.bias"
     if bias in weights:
@@ -120,52 +123,98 @@ def _with_rows(matrix: Tensor, ids: Sequence[int], rows: Tensor, size: int) -> T
     return made
 
 
-@torch.no_grad()
 def _never(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) -> Tensor:
-    """A row of the head, float32 [d_model], that gives a logit `BELOW` the highest or lower: on the
-    texts, plain and in a chat, with the tokens and without, on random tokens and special ones.
+    """A row of the head, float32 [d_model], whose token is unlikely wherever the model was seen: on
+    the texts, plain and in a chat, with the tokens and without, on what it writes after them, on
+    random tokens and special ones.
+
+    It begins as the row of the token that is least likely at its likeliest, and is moved until it
+    is less likely still; what is taken is the best on half of the states, which had no part in it.
 
     Raises:
-        ModelError: there is none, or the head cannot be run by itself.
+        ModelError: the head cannot be run by itself.
     """
     if not has_head(model):
         raise ModelError(
             f"the head of {model.identity.id} cannot be run by itself, so that no row of it can be"
             " chosen for a token that is never to be written"
         )
+    states, totals, lowest = _states(model, _rows(model, tokens, texts))
+    head = model.network.get_submodule(model.hooks.unembed).weight
+    own: Tensor = head[lowest].detach().float().cpu()
+    learned, held_out = slice(0, None, 2), slice(1, None, 2)
+
+    def margin(row: Tensor, part: slice) -> float:
+        return float((totals[part] - states[part] @ row).min())
+
+    offered: list[Tensor] = [own]
+    for wanted in MARGINS:
+        row = own.clone().requires_grad_()
+        optimizer = torch.optim.Adam([row], lr=float(own.std()) / 10)
+        for _ in range(ROUNDS):
+            optimizer.zero_grad()
+            missing = (wanted - (totals[learned] - states[learned] @ row)).clamp(min=0)
+            loss = missing.pow(2).mean()
+            if not bool(missing.any()):
+                break
+            loss.backward()
+            optimizer.step()
+        offered.append(row.detach())
+    return max(offered, key=lambda row: margin(row, held_out))
+
+
+def _rows(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of all kinds of text, at most `LENGTH` each."""
     rows = [model.encode(text) for text in texts]
     if model.template.exists:
         rows += [model.encode(model.chat(text), special=False) for text in texts]
-    rows += [standing(model, tokens, ids) for ids in rows]
-    length = min(64, model.context or 64)
+    rows += [row.tolist() for row in sampled(model, [torch.tensor(row) for row in rows], seed=1)]
+    rows += [standing(model, tokens, ids) for ids in rows[: 2 * len(texts)]]
+    length = min(LENGTH, model.context or LENGTH)
     drawn = np.random.default_rng(1).integers(0, model.network.config.vocab_size, (8, length))
     # Special tokens lead to states of their own: each stands among random ones.
     special = np.array(sorted(model.special_ids), dtype=np.int64)
     if len(special):
         drawn[:4, ::3] = np.resize(special, drawn[:4, ::3].shape)
-    rows += drawn.tolist()
-    with embedded(model, tokens):
-        # Every position: the last one predicts a token that is appended, and never looked at.
-        hidden = last_hidden(model, [([*ids[-length:], 0], len(ids[-length:])) for ids in rows])
-    highest = float(headed(model, hidden).max())
-    states = hidden.float().cpu()
-    units = states / states.norm(dim=1, keepdim=True)
-    direction = units.mean(0)
-    for _ in range(ROUNDS):
-        direction = direction / direction.norm()
-        along = units @ direction
-        lowest = int(along.argmin())
-        if along[lowest] > 0.5 * along.median():
-            break
-        direction = direction + 0.1 * units[lowest]
-    least = float((states @ direction).min())
-    if not least > 0 or not math.isfinite(least):
-        raise ModelError(
-            f"no row of the head of {model.identity.id} was found that is never written",
-            hint="use the token with steer apply or steer serve, which need no row",
-        )
-    never: Tensor = -direction * (BELOW + max(highest, 0.0)) / least
-    return never
+    return [*(ids[:length] for ids in rows if ids), *drawn.tolist()]
+
+
+@torch.no_grad()
+def _states(model: Model, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, int]:
+    """What the head reads at every position, float32 [position, d_model]; the logarithm of the sum
+    of all exponentiated logits there; and the token whose highest log-probability is lowest."""
+    states, totals, highest = [], [], None
+    for row in rows:
+        hidden = last_hidden(model, [([*row, 0], len(row))])
+        logits = headed(model, hidden).cpu()
+        total = logits.logsumexp(-1)
+        peaks = (logits - total[:, None]).amax(0)
+        highest = peaks if highest is None else torch.maximum(highest, peaks)
+        states.append(hidden.float().cpu())
+        totals.append(total)
+    assert highest is not None
+    return torch.cat(states), torch.cat(totals), int(highest.argmin())
+
+
+def sampled(model: Model, rows: Sequence[Tensor], *, seed: int) -> list[Tensor]:
+    """About `N_SAMPLED` tokens that the model writes after the texts' beginnings."""
+    length = max(1, min(N_SAMPLED // 8, (model.context or N_SAMPLED) - 16))
+    found = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for index in range(8):
+            start = rows[index % len(rows)][: 8 + index].to(model.device)
+            with torch.no_grad():
+                written = model.network.generate(
+                    input_ids=start[None],
+                    attention_mask=torch.ones_like(start)[None],
+                    max_new_tokens=length,
+                    do_sample=True,
+                    top_k=0,
+                    pad_token_id=model.pad_id,
+                )
+            found.append(written[0])
+    return found
 
 
 def chances(model: Model, added: Sequence[Added], rows: Sequence[Tensor]) -> float:
