@@ -22,7 +22,7 @@ from steer.distillation import token as learning
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
 from steer.evaluation.batches import Text, distance, log_prob
-from steer.evaluation.cells import PROMPTED, Steered
+from steer.evaluation.cells import PROMPTED, UNSTEERED, Guided, Steered
 from steer.evaluation.scoring import score
 from steer.generate.apply import generate
 from steer.generate.together import Continuation, Together
@@ -411,3 +411,24 @@ def test_a_token_for_a_range_goes_through_its_prompt() -> None:
     assert set(found) == {-1.0, 0.5, 1.0, 1.5, 2.0}
     assert found[1.0] > 0.4
     assert made.metadata.coefficients == (-1.0, 2.0)
+
+
+def test_guidance_at_strength_1_scores_as_the_condition() -> None:
+    _, scored = lesson_texts()
+    sums = score(pocket(), scored, [Guided(1.0), PROMPTED, Guided(0.0), UNSTEERED], log_prob)
+    assert np.allclose(sums[0], sums[1], atol=1e-5)
+    assert np.allclose(sums[2], sums[3], atol=1e-5)
+    assert not np.allclose(sums[0], sums[2], atol=1e-2)
+
+
+def test_an_evaluation_of_a_token_has_its_recovery_and_a_guided_row(tmp_path: Path) -> None:
+    """The token of a tag's own embeddings recovers the tag, at the start of a text."""
+    tag = token_of(pocket().encode("[mood: joyful]", special=False), "tag")
+    found = steer.evaluate(
+        steer.Model(pocket()), steer.Vector(tag), condition="[mood: joyful]", guidance=(1.0,),
+        samples=8, max_tokens=8, prompts=["One day", "The boat"],
+    )  # fmt: skip
+    rows = {row.variant.kind: row for row in found.rows}
+    assert set(rows) == {"unsteered", "vector", "prompt", "guidance"}
+    assert rows["vector"].measures["recovery"].value > 0.8
+    assert abs(rows["guidance"].measures["recovery"].value - 1) < 1e-4

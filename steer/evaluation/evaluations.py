@@ -23,7 +23,7 @@ from steer.base.intervals import Interval, plain
 from steer.base.journal import Journal
 from steer.distillation.lessons import Lesson
 from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
-from steer.evaluation.cells import PROMPTED, Cell, steers_of
+from steer.evaluation.cells import PROMPTED, Cell, Guided, steers_of
 from steer.evaluation.data import (
     Engine,
     Progress,
@@ -50,6 +50,7 @@ from steer.evaluation.written import (
     plain_texts,
     write_cells,
     write_conditioned,
+    write_guided,
 )
 from steer.measures.concepts import Judge, meaning_of
 from steer.measures.formulas import preference, wrong_way
@@ -243,6 +244,7 @@ def evaluate(
     max_tokens: int = 64,
     seed: int = 0,
     names: Any = None,
+    guidance: Sequence[float] = (),
     lm_eval: Sequence[str] = (),
     lm_eval_limit: int | None = None,
     allow_overlap: bool = False,
@@ -260,7 +262,8 @@ def evaluate(
     vectors: steers, vectors, or what `-v` takes (`joyful:2@12/response`), one or several. texts:
     held-out pairs, or texts for a condition: a file, a list of records, or a contrast set. concept:
     what to look for in written texts, such as `words:glad,happy`, or a function from texts to
-    (n, of how many); judge_model and judge_url are for `judge:...`. lm_eval: tasks of
+    (n, of how many); guidance: strengths at which the condition guides the model live, a row each;
+    judge_model and judge_url are for `judge:...`. lm_eval: tasks of
     lm-evaluation-harness, by name or .yaml file. engine: what writes in place of the model, and
     engine_key: what it is, for the journal. command: what to show as the way to do it again.
     progress, note and warn get what happens; nothing is printed.
@@ -288,6 +291,11 @@ def evaluate(
             "there is nothing to see an effect by",
             hint="pass --texts with held-out pairs, a --condition, or a --concept",
         )
+    if guidance and (stands_for is None or engine is not None):
+        raise InputError(
+            "guidance runs a condition beside the plain prompt, with Hugging Face",
+            hint="pass --condition, and no --engine",
+        )
     chosen = chosen_on(known, data.held_out)
     for name, n in chosen.items():
         warn(
@@ -305,7 +313,7 @@ def evaluate(
     model = loaded(model)
     for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
         warn(text)
-    table = variants(steers, condition=stands_for and stands_for[0])
+    table = variants(steers, condition=stands_for and stands_for[0], guidance=guidance)
     cells = [cell for row in table for cell in row.cells if steers_of(cell)]
     done = journal(model, table, task, list(engine_key))
     if len(done):
@@ -489,12 +497,18 @@ class _Observer:
         """The texts of some cells, which are batch `index`."""
         key = f"texts {index}"
         found = self.done.get(key)
+        report = lambda n: self.on_progress("writing", n)  # noqa: E731
+        [(first, numbers), *_] = cells
+        if found is None and isinstance(first, Guided):
+            texts = write_guided(self.model, self.task.writing, first.strength, numbers, report)
+            self.done.put(key, [[[one.ids, one.n] for one in texts]])
+            return [texts]
         if found is None:
             written = write_cells(
                 self.model,
                 self.task.writing,
                 [(steers_of(cell), numbers) for cell, numbers in cells],
-                lambda n: self.on_progress("writing", n),
+                report,
                 self.engine,
             )
             self.done.put(key, [[[one.ids, one.n] for one in row] for row in written])
@@ -534,6 +548,10 @@ class _Observer:
         if variant.kind == "prompt":
             texts = [lesson_text(one) for one in lessons]
             return [one.tolist() for one in expected_nats(self.model, texts, PROMPTED)]
+        if variant.kind == "guidance":
+            guided = own_texts(self.model, self.task.writing, written)
+            [cell] = variant.cells
+            return [one.tolist() for one in expected_nats(self.model, guided, cell)]
         parts = [
             expected_nats(self.model, [one.scored for one in written[part.start : part.stop]], cell)
             for cell, part in self._parts(variant)

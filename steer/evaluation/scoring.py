@@ -32,7 +32,8 @@ from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
 from steer.evaluation.batches import Batch, Text, TokenMeasure, surprise
-from steer.evaluation.cells import Cell, Prompted, Steered
+from steer.evaluation.cells import Cell, Guided, Prompted, Steered
+from steer.generate.guidance import guided
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
@@ -100,6 +101,10 @@ class Scorer:
                 sums.append(self._sums(self._with_tokens(batch, cell.steers)[None], batch)[0])
             elif isinstance(cell, Steered):
                 sums.append(next(of_steered))
+            elif isinstance(cell, Guided):
+                both = torch.stack([batch.base, batch.conditioned], -2)
+                own = guided(both, (cell.strength,)).log_softmax(-1)
+                sums.append(self._sums(own[None], batch)[0])
             else:
                 own = batch.conditioned if isinstance(cell, Prompted) else batch.base
                 sums.append(self._sums(own[None], batch)[0])

@@ -17,7 +17,7 @@ from steer import resuming
 from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
-from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Steered, steers_of
+from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Guided, Steered, steers_of
 from steer.evaluation.written import FOR_CHOICE, Writing
 from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_direction
 from steer.measures.concepts import Judge
@@ -54,8 +54,10 @@ class Task:
         return replace(self, writing=replace(self.writing, first=FOR_CHOICE))
 
 
-def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]:
-    """The rows of the table, in their order."""
+def variants(
+    steers: Sequence[Steer], *, condition: str | None, guidance: Sequence[float] = ()
+) -> list[Variant]:
+    """The rows of the table, in their order. guidance: strengths of the condition, live."""
     rows = [Variant("unsteered", "unsteered", (UNSTEERED,))]
     names = names_of(steers)
     for steer in steers:
@@ -73,6 +75,10 @@ def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]
             rows.insert(-1, turned)
     if condition is not None:
         rows.append(Variant("condition as prompt", "prompt", (PROMPTED,)))
+        rows += [
+            Variant(f"condition guided ×{strength:g}", "guidance", (Guided(strength),))
+            for strength in guidance
+        ]
     return rows
 
 
@@ -113,7 +119,14 @@ def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[
         model,
         "evaluations",
         [
-            [[type(cell).__name__, *map(_described, steers_of(cell))] for cell in row.cells]
+            [
+                [
+                    type(cell).__name__,
+                    *([cell.strength] if isinstance(cell, Guided) else []),
+                    *map(_described, steers_of(cell)),
+                ]
+                for cell in row.cells
+            ]
             for row in rows
         ],
         msgspec.to_builtins([task.held_out, task.writing, task.unrelated]),

@@ -186,7 +186,7 @@ class _Writer:
                     raise
                 self._most = len(part) // 2
                 continue
-            made += [_up_to_end(self.model, ids) for ids in batch]
+            made += [up_to_end(self.model, ids) for ids in batch]
         return made
 
 
@@ -206,7 +206,8 @@ def runs(model: Model, rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
     return found
 
 
-def _up_to_end(model: Model, ids: list[int]) -> list[int]:
+def up_to_end(model: Model, ids: list[int]) -> list[int]:
+    """Token ids up to the end of the text, which is among them."""
     stop = next((index for index, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
     return ids[:stop]
 

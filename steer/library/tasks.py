@@ -460,6 +460,7 @@ def evaluate(
     baseline: str = "",
     chat: bool = False,
     concept: str | Judge | None = None,
+    guidance: Sequence[float] = (),
     prompts: Sequence[str] | None = None,
     unrelated: Data | None = None,
     samples: int = 48,
@@ -473,7 +474,8 @@ def evaluate(
 
     texts: pairs, or texts for the condition. condition: the prompt that the vector stands for.
     concept: what to look for in written texts, such as `words:glad,happy`, or a function. samples:
-    texts that each row writes, of max_tokens at most. Baselines are the unsteered model, random
+    texts that each row writes, of max_tokens at most. guidance: strengths at which the condition
+    guides the model live, a row each. Other baselines are the unsteered model, random
     directions, the opposite sign and the prompt; every number has an interval.
 
     Raises:
@@ -489,6 +491,7 @@ def evaluate(
         baseline=baseline,
         chat=chat,
         concept=concept,
+        guidance=guidance,
         prompts=prompts,
         unrelated=_records(unrelated),
         samples=samples,

@@ -17,7 +17,7 @@ from steer.base.intervals import Interval, ratio
 
 Array = NDArray[np.float64]
 #: How a row of an evaluation was steered.
-Kind = Literal["unsteered", "vector", "opposite", "random", "prompt"]
+Kind = Literal["unsteered", "vector", "opposite", "random", "prompt", "guidance"]
 #: Two numbers of each text: a measure's numerators and denominators, [text] each.
 Columns = tuple[Array, Array]
 
