@@ -66,7 +66,7 @@ def _facts(reference: str, vector: SteeringVector) -> list[str]:
 
     metadata = vector.metadata
     layers = format_layers(metadata.layers)
-    positions, method = metadata.read.positions, metadata.method.name
+    positions, method = metadata.read.positions, str(metadata.method)
     return [reference, metadata.model.id, metadata.site, layers, positions, method]
 
 

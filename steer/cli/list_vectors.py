@@ -93,7 +93,7 @@ def _line(name: str, metadata: Metadata) -> list[str]:
     where = f"{metadata.site} {format_layers(metadata.layers)}"
     if metadata.tokens:
         where = "token" if metadata.tokens == 1 else f"token of {metadata.tokens}"
-    made = f"{metadata.method.name} of {metadata.contrast.n}"
+    made = f"{metadata.method} of {metadata.contrast.n}"
     if metadata.method.source is not None:
         made = f"{metadata.method.source.format} file"
     return [name, metadata.model.id, where, made, metadata.description]

@@ -39,6 +39,7 @@ from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write
 from steer.fitting.fitting import rounded
 from steer.hooks.tokens import embedded, standing
+from steer.methods.method import Fitted
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
@@ -362,9 +363,9 @@ def fit_token(
         return with_evidence(
             vector,
             replace(settings, learning_rate=LEARNING_RATE),
+            Fitted(None, best_step=best_step, descended=True),
             found,
             held_out=len(baseline),
-            best_step=best_step,
             extra_nats=extra_nats,
             condition_extra_nats=nats_per_token(model, baseline) - own,
             evidence=f"recovery {found} on {len(baseline)} held-out texts; began at {began}",

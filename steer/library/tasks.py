@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import Any
 
 from steer import evaluation
 from steer.baking.bakeable import check_bakeable
@@ -34,6 +34,8 @@ from steer.library.data import Data, contrast_set, rows, text_list
 from steer.library.models import FitWarning, Model
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
 from steer.measures.concepts import Judge
+from steer.methods.method import Value
+from steer.methods.registry import distill_methods, fit_methods, parse_method
 from steer.models import torch_files
 from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
@@ -49,8 +51,7 @@ from steer.steering.readouts import Readout, readouts
 from steer.steering.steers import check_all_fit
 from steer.vectors import store
 from steer.vectors.positions import parse_list
-from steer.vectors.provenance import FitMethod
-from steer.vectors.sites import listed, parse_layers, site_name
+from steer.vectors.sites import parse_layers, site_name
 from steer.workers import InProcess
 
 
@@ -62,6 +63,7 @@ def extract(
     negative: str | Sequence[str] | None = None,
     texts: Data | None = None,
     method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str = "resid_post",
     layers: int | str | Iterable[int] | None = None,
@@ -78,9 +80,10 @@ def extract(
     """Make a vector from a contrast set: the difference of the two sides' activations.
 
     contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
-    positive, negative: prompt conditions that stand before each of texts. method: mean_diff, pca,
-    probe or lda. positions: the tokens to read, such as `mean`, `last` or `-3:`. site: resid_post,
-    resid_pre, attn_out or mlp_out; several of positions and sites, with commas, are compared, and
+    positive, negative: prompt conditions that stand before each of texts. method: such as mean_diff
+    or pca (`steer extract --help` lists them), with options of its own: `probe:penalty=2`, or
+    `options={"penalty": 2.0}`. positions: the tokens to read, such as `mean`, `last` or `-3:`.
+    site: such as resid_post or mlp_out; several positions and sites, with commas, are compared, and
     the one that separates held-out texts best is taken. chat: texts go into the model's chat
     template. keep: a file for the activations, for `fit`.
 
@@ -104,7 +107,7 @@ def extract(
         InProcess(model.inner),
         found,
         _read_settings(site, layers, positions),
-        _fit_settings(name, method, description=description, license=license),
+        _fit_settings(name, method, options, description=description, license=license),
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
@@ -160,6 +163,7 @@ def fit(
     activations: Activations | str | PathLike[str],
     *,
     method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str | None = None,
     layers: int | str | Iterable[int] | None = None,
@@ -170,6 +174,8 @@ def fit(
 ) -> Vector:
     """Make a vector from recorded activations: of `record`, or the file that `extract` kept.
 
+    method, options: as of `extract`.
+
     Raises:
         UsageError: a setting that means nothing.
         InputError: a position that was not recorded, or too few texts for the method.
@@ -178,6 +184,7 @@ def fit(
     settings = _fit_settings(
         name,
         method,
+        options,
         sites=None if site is None else tuple(site_name(part.strip()) for part in site.split(",")),
         layers=_layers(layers),
         positions=None if positions is None else tuple(map(str, parse_list(positions))),
@@ -204,6 +211,7 @@ def distill(
     scalar: bool = False,
     within: Steers = None,
     method: str | None = None,
+    options: Mapping[str, Value] | None = None,
     rank: int | None = None,
     layers: int | str | Iterable[int] | None = None,
     scope: str | None = None,
@@ -245,17 +253,22 @@ def distill(
             raise UsageError(f"{option} is of edits: a token stands in the prompt, at no layer")
     if form == "edit" and (tokens is not None or scalar or within is not None):
         raise UsageError("tokens, scalar and within go with form='token'")
+    chosen_method, values = (
+        (None, {}) if method is None else parse_method(method, distill_methods())
+    )
+    response_only = chosen_method is not None and chosen_method.response_only
     settings = DistillSettings(
         name=name,
         rank=rank,
         layers=every,
-        scope=scope or ("response" if chat or method == "ridge" else "all"),  # type: ignore[arg-type]
+        scope=scope or ("response" if chat or response_only else "all"),  # type: ignore[arg-type]
         seed=seed,
         description=description,
         license=license,
         scalar=scalar,
         form=form,  # type: ignore[arg-type]  # checked above
-        method=method or "descent",  # type: ignore[arg-type]  # DistillSettings checks it
+        method="descent" if chosen_method is None else chosen_method.name,
+        options=values | dict(options or {}),
         **sizes(
             form,
             chat=chat,
@@ -687,18 +700,20 @@ def _read_settings(
     return ReadSettings(sites, _layers(layers), () if positions is None else parse_list(positions))
 
 
-def _fit_settings(name: str, method: str, **options: Any) -> FitSettings:
-    if method not in get_args(FitMethod):
-        raise UsageError(
-            f"{method!r} is not a method", hint=f"use one of {listed(get_args(FitMethod))}"
-        )
-    return FitSettings(name, method, **options)  # type: ignore[arg-type]  # checked above
+def _fit_settings(
+    name: str, method: str, options: Mapping[str, Value] | None, **rest: Any
+) -> FitSettings:
+    chosen, values = parse_method(method, fit_methods())
+    return FitSettings(
+        name, chosen.name, options=chosen.settings(values | dict(options or {})), **rest
+    )
 
 
 def _options(settings: FitSettings) -> dict[str, Any]:
     """The arguments of `fit` that give these settings again."""
     return {
         "method": settings.method,
+        "options": settings.options,
         "positions": None if settings.positions is None else ",".join(settings.positions),
         "site": None if settings.sites is None else ",".join(settings.sites),
         "layers": settings.layers,
