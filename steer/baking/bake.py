@@ -60,7 +60,7 @@ def bake(
         ModelError: an architecture without a place for it, or one that nobody has tried.
     """
     tokens, editing = separate(steers)
-    edits = edits_of(editing, model.hooks) if editing else {}
+    edits = edits_of(editing, model.hooks) if editing or not tokens else {}
     placement = place(model, edits, approximate=approximate) if edits else Placement()
     return _Baking(model, placement, dtype).baked(edits, tokens)
 
