@@ -157,7 +157,7 @@ def _never(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) -
             loss = missing.pow(2).mean()
             if not bool(missing.any()):
                 break
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         offered.append(row.detach())
     return max(offered, key=lambda row: margin(row, held_out))

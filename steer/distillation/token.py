@@ -56,11 +56,11 @@ WORDS, POINTED = 12, 6
 #: Words that are tried for one that changes nothing.
 INERT = 16
 #: Of the learning rate that Adam has: in units of an embedding's root mean square entry.
-LEARNING_RATE = 0.1
-#: Steps between two judgements, and the gain of R for which a descent goes on at its full rate.
-CHECKED, GAIN = 15, 0.004
+LEARNING_RATE = 0.2
+#: Steps between two judgements, and after which a descent ends that has gained nothing.
+CHECKED, PATIENCE = 15, 45
 #: States that are averaged, as an exponential mean.
-AVERAGED = 12
+AVERAGED = 8
 #: A gradient is clipped to so many times the median length of the last ones.
 CLIP, REMEMBERED = 1.5, 30
 
@@ -155,8 +155,8 @@ class Trained(Protocol[Item]):
 class Descent(Generic[Item]):
     """Adam on one learner, which goes on from what it has kept.
 
-    The rate warms up, stays until the validation texts gain no more by it, and then falls to
-    nothing over half as many steps as were taken; what is judged is the mean of the last states.
+    The rate warms up and falls to nothing; what is judged is the mean of the last states. It ends
+    before that where the validation texts have long gained nothing.
     """
 
     learner: Trained[Item]
@@ -177,10 +177,10 @@ class Descent(Generic[Item]):
             at["mean"] = at["mean"] + (at["state"] - at["mean"]) / n
             if at["step"] % CHECKED == 0 or at["step"] == at["end"]:
                 now = self.learner.recovered(at["mean"])
-                if now < at["best"] + GAIN:
-                    at["end"] = min(at["end"], -(-3 * at["step"] // 2))
                 if now > at["best"]:
                     at["best"], at["best_step"], at["found"] = now, at["step"], at["mean"]
+                if at["step"] - at["best_step"] >= PATIENCE:
+                    at["end"] = at["step"]
                 self.kept.put(self.key, {name: _plain(value) for name, value in at.items()})
                 self.on_step(at["best"])
             else:
@@ -231,7 +231,7 @@ class Descent(Generic[Item]):
         at["second"] = 0.99 * at["second"] + 0.01 * gradient**2
         first, second = at["first"] / (1 - 0.9**n), at["second"] / (1 - 0.99**n)
         end = at["end"]
-        rate = LEARNING_RATE * min(1.0, n / 5, 3 * (end - n + 1) / end)
+        rate = LEARNING_RATE * min(n / 5, (end - n + 1) / end)
         at["state"] = at["state"] - rate * first / (second.sqrt() + 1e-8)
 
 
