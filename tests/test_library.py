@@ -312,6 +312,7 @@ ELSEWHERE: dict[str, str] = {
     "probe": "asks a server",
     "doctor": "a report for people",
     "demo": "a tour for people",
+    "pack": "read_pack, build_pack",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from steer.base.processes import several
-from steer.cli import contrast_options, options, output, tables, workers
+from steer.cli import contrast_options, from_words, options, output, tables, workers
 from steer.cli.methods import FitCommand
 from steer.contrasts.contrasts import ContrastSource
 from steer.models.source import ModelSource
@@ -27,6 +27,12 @@ def register(app: typer.Typer) -> None:
 def extract(
     *,
     contrasts: ContrastSource,
+    against: Annotated[
+        str | None, typer.Argument(metavar="[AGAINST]", help="A word, against the first one.")
+    ] = None,
+    phrase: from_words.PhraseOption = None,
+    questions: from_words.QuestionsOption = None,
+    allow_weak: from_words.WeakOption = False,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Default: vectors/NAME.safetensors."),
@@ -52,7 +58,11 @@ def extract(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Make a steering vector from contrasting texts.
+    """Make a steering vector from two words, or from contrasting texts.
+
+    Of words, the model answers everyday questions under both; the vector is fitted to its answers,
+    and held-out questions decide whether it is worth keeping. A word is a file where there is one
+    of that name, or where it looks like a path.
 
     Records the activations of both sides and stores a direction for every layer, with what is
     known about it. Of several sites and positions the file gets the one that separates held-out
@@ -66,6 +76,8 @@ def extract(
     --positions mean,last    compared; the better one is kept
 
     \b
+    steer extract "patient" "impatient" -m MODEL -o patient.safetensors
+    steer extract "talks like a weather forecaster" -m MODEL -o forecast.safetensors
     steer extract joyful.jsonl -o vectors/joyful.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
         --texts stories.jsonl -o joyful.safetensors
@@ -83,6 +95,30 @@ def extract(
     from steer.vectors.sites import parse_layers
 
     workers.check(cluster, source)
+    if from_words.is_words(contrasts, against):
+        from_words.check_alone(contrasts, keep=keep, positions=positions, ray=cluster)
+        from_words.extract_words(
+            contrasts,
+            against,
+            settings=from_words.settings_of(
+                contrasts,
+                method=method,
+                site=site,
+                layers=layers,
+                phrase=phrase,
+                questions=questions,
+                license=license,
+            ),
+            name=name,
+            description=description,
+            out=out,
+            allow_weak=allow_weak,
+            force=force,
+            json=json,
+            source=source,
+        )
+        return
+    from_words.check_files(phrase=phrase, questions=questions, allow_weak=allow_weak)
     typed_positions = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)

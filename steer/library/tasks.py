@@ -18,6 +18,7 @@ from steer.baking.target import check_folder
 from steer.base.errors import InputError, UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
+from steer.concepts.words import looks_like_file
 from steer.contrasts import prompts as everyday
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
@@ -30,6 +31,7 @@ from steer.fitting.activations import Activations, open_kept
 from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.formats import reading, writing
 from steer.formats.source import Options
+from steer.library import concepts
 from steer.library.data import Data, contrast_set, rows, text_list
 from steer.library.models import FitWarning, Model
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
@@ -58,6 +60,7 @@ from steer.workers import InProcess
 def extract(
     model: Model,
     contrasts: Data | None = None,
+    against: str | None = None,
     *,
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
@@ -67,7 +70,7 @@ def extract(
     positions: str | None = None,
     site: str = "resid_post",
     layers: int | str | Iterable[int] | None = None,
-    name: str = "vector",
+    name: str | None = None,
     description: str = "",
     license: str = "",
     mapping: Mapping[str, str] | None = None,
@@ -75,9 +78,16 @@ def extract(
     chat: bool = False,
     system: str | None = None,
     keep: str | PathLike[str] | None = None,
+    phrase: str | None = None,
+    allow_weak: bool = False,
     progress: Progress = silent,
 ) -> Vector:
-    """Make a vector from a contrast set: the difference of the two sides' activations.
+    """Make a vector of two words, or from a contrast set: the difference of the activations.
+
+    steer.extract(model, "patient", "impatient") and steer.extract(model, "talks like a weather
+    forecaster") have the model answer everyday questions under both; a word that is the name of a
+    file, or looks like a path, is a file. phrase: how a word becomes a condition, such as
+    "[mood: {}]". allow_weak: of words, give a vector that is not worth keeping, too.
 
     contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
     positive, negative: prompt conditions that stand before each of texts. method: such as mean_diff
@@ -93,6 +103,30 @@ def extract(
         SiteError: a layer or site that the model does not have.
         VectorError: sides that do not differ.
     """
+    if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
+        for option, value in (("positions", positions), ("keep", keep), ("template", template),
+                              ("system", system), ("mapping", mapping)):  # fmt: skip
+            if value:
+                raise UsageError(f"{option}= goes with contrasts, not with words")
+        chosen = _layers(layers)
+        return concepts.from_words(
+            model,
+            contrasts,
+            against,
+            name=name,
+            description=description,
+            method=method,
+            options=options,
+            site=site,
+            layers=chosen,
+            chat=chat or None,
+            phrase=phrase,
+            license=license,
+            allow_weak=allow_weak,
+            progress=progress,
+        )[0]
+    if against is not None:
+        raise UsageError("a second word goes with a first one", hint='extract(model, "a", "b")')
     found = contrast_set(
         contrasts,
         positive=positive,
@@ -107,7 +141,7 @@ def extract(
         InProcess(model.inner),
         found,
         _read_settings(site, layers, positions),
-        _fit_settings(name, method, options, description=description, license=license),
+        _fit_settings(name or "vector", method, options, description=description, license=license),
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
@@ -622,6 +656,7 @@ def convert(
     format: str | None = None,
     layers: int | str | Iterable[int] | None = None,
     row: int | None = None,
+    encoder: bool = False,
     pick: str | None = None,
     minus: str | PathLike[str] | None = None,
     offset: int | None = None,
@@ -633,9 +668,10 @@ def convert(
 
     model: the model that it was made on; without it the vector is not bound to one, and a model
     takes it with allow_other_model alone. format: where the file does not say it. layers: where
-    bare numbers belong. row, pick: which of several vectors. minus: a baseline's file. offset:
-    layer here less the number in the file. The file's op, site and strength become what the vector
-    recommends. `export` writes such files.
+    bare numbers belong. row, pick: which of several vectors. encoder: of a sparse autoencoder, the
+    row that reads a feature, for a gate in the feature's activation. minus: a baseline's file.
+    offset: layer here less the number in the file. The file's op, site and strength become what
+    the vector recommends. `export` writes such files.
 
     Raises:
         VectorError: damaged, unknown, or with something that cannot be carried.
@@ -646,6 +682,7 @@ def convert(
         format=format,
         layers=_layers(layers),
         row=row,
+        encoder=encoder,
         pick=pick,
         minus=None if minus is None else Path(minus),
         offset=offset,

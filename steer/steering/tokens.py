@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from steer.base.errors import UsageError
+from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors.vector import Directions
 
@@ -75,6 +76,12 @@ def separate(steers: Sequence[Steer]) -> tuple[list[LearnedToken], list[Steer]]:
             hint="leave --when out, or use an edit in place of the token",
         )
     return tokens, others
+
+
+def absent(steers: Sequence[Steer]) -> list[Steer]:
+    """The learned tokens among steers at the coefficient 0: what is written of them in a prompt is
+    left out, as nothing is there in an unsteered text."""
+    return [replace(one, coefficient=Coefficient(0.0)) for one in steers if one.is_token]
 
 
 def refuse(steers: Sequence[Steer], who: str) -> None:
