@@ -107,6 +107,7 @@ class Continuation:
         self.parked: list[_Cohort] = []
         self._model, self._on_token = model, on_token
         self._batch = Batch(model, [row], steers, sampling, watched, guards)
+        self.prompt, self.steers = self._batch.prompts[0], steers
         self._strengths, self._prefill = strengths, prefill
         self._stream = random_stream(row, sampling)
         self._stops = Stops(model, sampling.stop, 0)

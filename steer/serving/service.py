@@ -288,9 +288,10 @@ class Service:
         if not (isinstance(asked, requests.Completion) and asked.echo):
             return False
         size = self.model.network.config.get_text_config().vocab_size
-        if asked.stream or steering.watched or steering.guides or work.prefill:
+        with_others = asked.stream or steering.watched or steering.guides or work.prefill
+        if with_others or _tokens(steering):
             raise RequestError(
-                "echo goes with no stream, watch, condition or prefill",
+                "echo goes with no stream, watch, condition, prefill or learned token",
                 param="echo",
                 code="unsupported",
             )
