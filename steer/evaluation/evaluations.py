@@ -269,9 +269,10 @@ def evaluate(
     pairs, or texts for a condition: a file, a list of records, or a contrast set. concept: a judge
     of generated texts, such as `words:glad,happy`, or a function from texts to pairs of numerator
     and denominator; guidance: strengths at which the condition guides the model live, a row each;
-    judge_model and judge_url are for `judge:...`. lm_eval: tasks of lm-evaluation-harness, by name or .yaml file. engine: generates texts instead of the model;
-    engine_key: its name and settings, for the journal. command: the command to show for
-    reproducing the result. progress, note and warn are callbacks; nothing is printed.
+    judge_model and judge_url are for `judge:...`. lm_eval: tasks of lm-evaluation-harness, by name
+    or .yaml file. engine: generates texts instead of the model; engine_key: its name and settings,
+    for the journal. command: the command to show for reproducing the result. progress, note and
+    warn are callbacks; nothing is printed.
 
     Raises:
         InputError: there is no data to measure an effect on, data cannot be used, a vector was made

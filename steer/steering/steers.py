@@ -199,7 +199,6 @@ class Steer:
         if self.is_token:
             return f"{self.vector.name} ×{self.coefficient} @ prompt"
         site = f"{self.vector.metadata.site} {format_layers(self.layers)}"
-        site = f"{self.vector.metadata.site} {format_layers(self.layers)}"
         if self.op.op.adds or self.coefficient != Coefficient(1.0):
             parts.append(f"×{self.coefficient}")
         if self.op != ADD:
