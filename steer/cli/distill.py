@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from steer.cli import options, output
+from steer.cli import measuring, options, output
 from steer.cli.methods import DistillCommand
 from steer.cli.texts import read_prompts, with_names
 from steer.contrasts.schema import Names
@@ -103,6 +103,7 @@ def distill(
         int | None, typer.Option(help="Tokens of a text. Default: 128; --chat: 64.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed for texts and descent.")] = 0,
+    budget: measuring.BudgetOption = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
@@ -126,6 +127,7 @@ def distill(
         --as token -o pirate.safetensors
     steer distill --contrasts pairs.jsonl -m MODEL -o x.safetensors
     """
+    from steer.base.durations import seconds_of
     from steer.base.errors import UsageError
     from steer.base.files import check_writable
     from steer.cli.contrast_options import read_contrasts
@@ -199,21 +201,28 @@ def distill(
             tokens=tokens,
         ),
     )
-    within = resolved([NamedSteer(one) for one in vector or []], options.find)
+    seconds = None if budget is None else seconds_of(budget)
+    if seconds is not None and (pairs is not None or as_token or conditions is not None):
+        raise UsageError("--budget goes with one --condition and an edit", hint="use fewer --steps")
+    inside = resolved([NamedSteer(one) for one in vector or []], options.find)
     model = options.load_model(source)
-    used = [steer.vector for steer in within]
+    used = [steer.vector for steer in inside]
     options.check_fit(used, model.identity, allow_other_model=False)
+    if seconds is not None:
+        from steer.distillation.within import within
+
+        settings = within(seconds, model, settings, output.note)
     if conditions is not None:
         _run_several(
             model, several, out, baseline, chat=chat, prompts=texts, settings=settings,
-            within=within, force=force, json=json,
+            inside=inside, force=force, json=json,
         )  # fmt: skip
         return
     if as_token:
         from steer.distillation.lessons import Conditions
 
         assert condition is not None
-        made = _run_token(model, Conditions(condition, baseline, chat), texts, settings, within)
+        made = _run_token(model, Conditions(condition, baseline, chat), texts, settings, inside)
     elif pairs is None:
         from steer.distillation.lessons import Conditions
 
@@ -314,7 +323,7 @@ def _run_several(
     chat: bool,
     prompts: list[str],
     settings: DistillSettings,
-    within: list[Steer],
+    inside: list[Steer],
     force: bool,
     json: bool,
 ) -> None:
@@ -339,7 +348,7 @@ def _run_several(
             output.note(f"{number} of {len(conditions)}: {name}")
             asked, own = Conditions(text, baseline, chat), replace(settings, name=name)
             if settings.form == "token":
-                used = [steer for steer in within if mark(steer.vector.name) in text]
+                used = [steer for steer in inside if mark(steer.vector.name) in text]
                 vector = _run_token(model, asked, prompts, own, used)
             else:
                 vector = _run(model, asked, prompts, own)
@@ -347,7 +356,7 @@ def _run_several(
         output.note(f"{name}: {vector.metadata.recommended.evidence}")
         rows.append({"path": str(path), **to_json(vector.metadata)})
         if settings.form == "token":
-            within = [*within, resolve(SteerSpec(name), vector)]
+            inside = [*inside, resolve(SteerSpec(name), vector)]
     if json:
         output.as_json(rows)
         return
@@ -363,16 +372,16 @@ def _run_token(
     conditions: Conditions,
     prompts: list[str],
     settings: DistillSettings,
-    within: list[Steer],
+    inside: list[Steer],
 ) -> SteeringVector:
     from steer.distillation.texts import journal
     from steer.distillation.token import distill_token
     from steer.steering.tokens import separate
 
-    kept = journal(model.knowing(separate(within)[0]), conditions, prompts, settings)
+    kept = journal(model.knowing(separate(inside)[0]), conditions, prompts, settings)
     if len(kept):
         output.note("texts of this condition were kept from an earlier run")
-    return distill_token(model, conditions, prompts, settings, output.progress, kept, within)
+    return distill_token(model, conditions, prompts, settings, output.progress, kept, inside)
 
 
 def _run_pairs(model: Model, contrasts: Contrasts, settings: DistillSettings) -> SteeringVector:

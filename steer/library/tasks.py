@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from steer.baking.bakeable import check_bakeable
 from steer.baking.folder import Report as BakeReport
 from steer.baking.folder import export as export_folder
 from steer.baking.target import check_folder
+from steer.base.durations import seconds_of
 from steer.base.errors import InputError, UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
@@ -25,6 +27,7 @@ from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings, Form, sizes
 from steer.distillation.token import distill_token
+from steer.distillation.within import within
 from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
 from steer.evaluation.calibration import calibrated
 from steer.evaluation.making import OPENINGS, Made, samples_of
@@ -318,7 +321,7 @@ def distill(
     form: str = "edit",
     tokens: int | None = None,
     scalar: bool = False,
-    within: Steers = None,
+    inside: Steers = None,
     method: str | None = None,
     options: Mapping[str, Value] | None = None,
     rank: int | None = None,
@@ -328,6 +331,7 @@ def distill(
     held_out: int | None = None,
     max_tokens: int | None = None,
     steps: int | None = None,
+    budget: str | float | None = None,
     seed: int = 0,
     name: str = "edit",
     description: str = "",
@@ -340,10 +344,11 @@ def distill(
     without it (context distillation: Askell et al. 2021, arXiv 2112.00861). chat: the condition is
     a system message, and prompts are what users ask. The file's evidence says how much of the
     condition's effect the edit recovers on held-out texts: 1 is all, 0 is the unsteered model.
+    budget: a time to fit into, such as `5m`, by an estimate; what that leaves out is logged.
 
     form: `edit` acts on activations, without the condition's tokens; `token` makes embeddings, so
     many `tokens`, that stand where the condition stood, or in any prompt as `<|name|>`. scalar:
-    train it for coefficients from -1 to 2, each as many times the condition. within: learned tokens
+    train it for coefficients from -1 to 2, each as many times the condition. inside: learned tokens
     that the condition contains, written so.
 
     Raises:
@@ -356,12 +361,12 @@ def distill(
     every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
     if form not in get_args(Form):
         raise UsageError(f"{form!r} is not a form of a prompt", hint="use edit or token")
-    edits = {"method": method, "rank": rank, "layers": layers, "scope": scope}
+    edits = {"method": method, "rank": rank, "layers": layers, "scope": scope, "budget": budget}
     for option, value in edits.items() if form == "token" else ():
         if value is not None:
-            raise UsageError(f"{option} is of edits: a token stands in the prompt, at no layer")
-    if form == "edit" and (tokens is not None or scalar or within is not None):
-        raise UsageError("tokens, scalar and within go with form='token'")
+            raise UsageError(f"{option} is of edits, and this is a token")
+    if form == "edit" and (tokens is not None or scalar or inside is not None):
+        raise UsageError("tokens, scalar and inside go with form='token'")
     chosen_method, values = (
         (None, {}) if method is None else parse_method(method, distill_methods())
     )
@@ -390,10 +395,13 @@ def distill(
     )
     conditions = Conditions(condition, baseline, chat)
     if form == "token":
-        inside = as_steers(within)
-        check_all_fit([steer.vector for steer in inside], model.inner.identity)
-        token = distill_token(model.inner, conditions, chosen, settings, progress, within=inside)
+        used = as_steers(inside)
+        check_all_fit([steer.vector for steer in used], model.inner.identity)
+        token = distill_token(model.inner, conditions, chosen, settings, progress, within=used)
         return Vector(token.sealed())
+    if budget is not None:
+        log = logging.getLogger("steer").info
+        settings = within(seconds_of(budget), model.inner, settings, log)
     made = distillation.distill(model.inner, conditions, chosen, settings, progress)
     return Vector(made.sealed())
 
