@@ -149,7 +149,7 @@ def _combined(
     result = orthogonalised(total, others)
     if np.linalg.norm(result) <= NOTHING * np.linalg.norm(terms, axis=1).max():
         raise VectorError(
-            f"{_named([part.vector for part in parts])} cancel at layer {layer}",
+            f"{_named([part.vector for part in parts])} at layer {layer}: nothing is left",
             hint="use other coefficients, or only some layers, such as NAME:1@2-3",
         )
     return result
