@@ -27,7 +27,7 @@ LAYERS = [
     ["models"],
     ["hooks", "workers"],
     ["resuming"],
-    ["generate", "extraction", "monitoring", "doctor", "baking"],
+    ["generate", "extraction", "monitoring", "selftest", "baking"],
     ["distillation", "demo"],
     ["evaluation"],
     ["engines"],

@@ -137,7 +137,7 @@ def apply(
     from steer.base.errors import SteerError, UsageError
     from steer.base.files import check_writable
     from steer.base.text import unescaped
-    from steer.steering.generation import LARGEST, Sampling, check_gates
+    from steer.steering.generation import LARGEST, Sampling, check_gates, guides_of
     from steer.steering.named import behind, resolved
 
     typed = {
@@ -157,7 +157,9 @@ def apply(
     looking = Looking(watch or [], guard or [], on_trip)
     chat, system = chosen.pop("chat"), chosen.pop("system")
     sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})
-    guides = _guides(condition or [], strength or [])
+    if strength and not condition:
+        raise UsageError("--strength needs --condition")
+    guides = guides_of(condition or [], strength or 1.0)
     if compare and not asked and not guides:
         raise UsageError("nothing to compare", hint="name a vector with -v, or a recipe")
     if guides and (engine or watch or guard or when or sampling.beams > 1):
@@ -235,27 +237,6 @@ def apply(
     elif out is None:
         made.show(steered)
     looking.report(made.steered)
-
-
-def _guides(texts: Sequence[str], strengths: Sequence[float]) -> list[Guide]:
-    """Each condition with its strength: one for all of them, or one for each.
-
-    Raises:
-        UsageError: another number of strengths than of conditions, or one that is not finite.
-    """
-    from steer.base.errors import UsageError
-    from steer.steering.generation import Guide
-
-    if strengths and not texts:
-        raise UsageError("--strength needs --condition")
-    if strengths and len(strengths) not in (1, len(texts)):
-        raise UsageError(
-            f"{len(strengths)} strengths for {len(texts)} conditions",
-            hint="give one --strength for all, or one after each --condition",
-        )
-    each = list(strengths or [1.0])
-    each = each * len(texts) if len(each) == 1 else each
-    return [Guide(text, number) for text, number in zip(texts, each, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,10 +14,10 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("list")(list_vectors)
+    app.command("list")(run)
 
 
-def list_vectors(
+def run(
     folders: Annotated[
         list[str] | None,
         typer.Argument(
@@ -36,62 +35,29 @@ def list_vectors(
     steer list ~/team/vectors --json
     steer list hf://team/vectors
     """
+    from steer.library.files import list_vectors
     from steer.vectors import store
-    from steer.vectors.metadata import to_json
 
-    searched = folders or [str(folder) for folder in store.folders() if folder.is_dir()]
-    rows = [row for folder in searched for row in _rows(folder)]
+    warnings: list[str] = []
+    with output.status("listing vectors"):
+        files = list_vectors(*folders or (), warn=warnings.append)
+    for text in warnings:
+        output.warning(text)
     if json:
-        output.as_json({"vectors": [{"path": path} | to_json(one) for path, _, one in rows]})
+        output.as_json({"vectors": [file.to_dict() for file in files]})
         return
-    if not rows:
+    if not files:
         output.note(f"no vectors in {' or '.join(folders or map(str, store.folders()))}")
         return
-    lines = [_line(name, metadata) for _, name, metadata in rows]
-    output.table(["name", "model", "site", "made from", "description"], lines, left=5)
-
-
-def _rows(folder: str) -> list[tuple[str, str, Metadata]]:
-    """Path or address, name and metadata of each; what is no vector is told."""
-    from steer.base.errors import SteerError
-    from steer.base.urls import is_url
-    from steer.vectors import store
-
-    if is_url(folder):
-        return _remote_rows(folder)
-    rows = []
-    for path in store.files(Path(folder)):
-        try:
-            rows.append((str(path), path.stem, store.read_header(path).metadata))
-        except SteerError as error:
-            output.warning(str(error))
-    return rows
-
-
-def _remote_rows(folder: str) -> list[tuple[str, str, Metadata]]:
-    from steer.sharing.address import parse_folder
-    from steer.sharing.opening import open_place
-    from steer.sharing.places import listing
-
-    address = parse_folder(folder)
-    with output.status(f"listing {address}"):
-        place = open_place(address)
-        _ = place.revision  # of a repository that is not there this is an error, and no empty list
-        listed = listing(place)
-    rows = []
-    for one in listed:
-        if one.metadata is None:
-            output.warning(one.error)
-        else:
-            rows.append((f"{address}/{one.name}", one.name, one.metadata))
-    return rows
+    rows = [_line(file.name, file.metadata) for file in files]
+    output.table(["name", "model", "site", "made from", "description"], rows, left=5)
 
 
 def _line(name: str, metadata: Metadata) -> list[str]:
     from steer.vectors.sites import format_layers
 
     where = f"{metadata.site} {format_layers(metadata.layers)}"
-    made = f"{metadata.method.name} of {metadata.contrast.n}"
+    origin = f"{metadata.method.name} of {metadata.contrast.n}"
     if metadata.method.source is not None:
-        made = f"{metadata.method.source.format} file"
-    return [name, metadata.model.id, where, made, metadata.description]
+        origin = f"{metadata.method.source.format} file"
+    return [name, metadata.model.id, where, origin, metadata.description]

@@ -47,22 +47,13 @@ def show(
     steer recipe show examples/recipes/captain.toml
     steer recipe show captain.toml > flat.toml
     """
-    from dataclasses import asdict
+    from steer.library.files import read_recipe
 
-    from steer.steering.recipe import read, to_toml
-
-    found = read(recipe)
+    flat = read_recipe(recipe)
     if json:
-        output.as_json(
-            {
-                "path": str(found.path),
-                "description": found.description,
-                "steers": [asdict(one) | {"file": str(one.file)} for one in found.steers],
-                "generation": found.generation,
-            }
-        )
-        return
-    output.write(to_toml(found.steers, found.generation, description=found.description))
+        output.as_json(flat.to_dict())
+    else:
+        output.write(flat.to_toml())
 
 
 def settings(

@@ -34,6 +34,10 @@ def contrast_set(
     negative: str | Sequence[str] | None = None,
     texts: Data | None = None,
     mapping: Mapping[str, str] | None = None,
+    positive_label: str | Sequence[str] = (),
+    negative_label: str | Sequence[str] = (),
+    lists: str | None = None,
+    split: str | None = None,
     template: str | None = None,
     chat: bool = False,
     system: str | None = None,
@@ -42,13 +46,22 @@ def contrast_set(
 
     data: pairs, labelled texts or two sets, as `docs/vectors.md` lists them. positive, negative:
     conditions instead, each put before every one of `texts`. mapping: from our field names to the
-    data's, such as {"positive": "chosen"}. template, chat, system: what stands round each text.
+    data's, such as {"positive": "chosen"}. positive_label, negative_label: labels of the two sides,
+    by default 1 and 0. lists: what lists of texts in a record become, `all` pairs, the `first` or
+    `sets`; split: where a field is cut into several texts. template, chat, system: what stands
+    round each text.
 
     Raises:
         UsageError: both, or neither.
         InputError: naming the record and what is wrong with it.
     """
-    names = parse_mapping([f"{ours}={theirs}" for ours, theirs in (mapping or {}).items()])
+    names = names_of(
+        mapping=mapping,
+        positive_label=positive_label,
+        negative_label=negative_label,
+        lists=lists,
+        split=split,
+    )
     frame = Frame(template, chat, system)
     if (data is None) == (texts is None):
         raise UsageError("name contrasts in one way", hint="pass data, or positive= and texts=")
@@ -59,8 +72,8 @@ def contrast_set(
         return contrast_files.read(source, lambda _: records_of(data, names))
     source = ContrastSource(
         texts="texts",
-        positive=_conditions(positive),
-        negative=_conditions(negative),
+        positive=as_tuple(positive),
+        negative=as_tuple(negative),
         names=names,
         frame=frame,
     )
@@ -78,9 +91,9 @@ def text_list(data: Data, *, mapping: Mapping[str, str] | None = None) -> list[s
         raise UsageError(
             f"there is no file {data!r}", hint="for texts, pass a list, also of one: [text]"
         )
-    names = parse_mapping([f"{ours}={theirs}" for ours, theirs in (mapping or {}).items()])
-    found, _ = prompts.read(records_of(data, names), names, field="prompt")
-    return found
+    names = names_of(mapping=mapping)
+    texts, _ = prompts.read(records_of(data, names), names, field="prompt")
+    return texts
 
 
 def records_of(data: Data, names: Names) -> Iterable[Record]:
@@ -126,7 +139,30 @@ def _row(item: Any) -> Any:
     return dict(item) if isinstance(item, Mapping) else item
 
 
-def _conditions(given: str | Sequence[str] | None) -> tuple[str, ...]:
+def as_tuple(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One text or several as a tuple."""
     if given is None:
         return ()
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def names_of(
+    *,
+    mapping: Mapping[str, str] | None = None,
+    positive_label: str | Sequence[str] = (),
+    negative_label: str | Sequence[str] = (),
+    lists: str | None = None,
+    split: str | None = None,
+) -> Names:
+    """What data call our fields and labels, from the options of `contrast_set`.
+
+    Raises:
+        UsageError: a field that does not exist, or a setting that means nothing.
+    """
+    return parse_mapping(
+        [f"{ours}={theirs}" for ours, theirs in (mapping or {}).items()],
+        positive_labels=as_tuple(positive_label),
+        negative_labels=as_tuple(negative_label),
+        lists=lists,
+        split=split,
+    )

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from steer import evaluation
 from steer.baking.bakeable import check_bakeable
+from steer.baking.check import TEXTS
 from steer.baking.folder import Report as BakeReport
 from steer.baking.folder import export as export_folder
 from steer.baking.target import check_folder
-from steer.base.errors import InputError, UsageError
+from steer.base.errors import UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
 from steer.contrasts import prompts as everyday
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
+from steer.distillation.pairs import preference
 from steer.distillation.settings import DistillSettings
 from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
 from steer.extraction import ReadSettings, plan, record_contrasts
@@ -29,37 +31,35 @@ from steer.fitting.activations import Activations, open_kept
 from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.formats import reading, writing
 from steer.formats.source import Options
-from steer.library.data import Data, contrast_set, rows, text_list
+from steer.library.data import Data, contrast_set, names_of, rows, text_list
 from steer.library.models import FitWarning, Model
+from steer.library.options import ContrastOptions, MeasureOptions, NameOptions, spelled_out
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
 from steer.measures.concepts import Judge
 from steer.models import torch_files
 from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
+from steer.monitoring.heatmap import page
 from steer.monitoring.monitor import monitor as run_monitor
 from steer.monitoring.monitor import plan as plan_monitor
 from steer.monitoring.traces import Summary, Trace, summarise
-from steer.sharing import push as pushing
-from steer.sharing.address import parse_folder, parse_vector
-from steer.sharing.pull import pull as run_pull
-from steer.sharing.push import Pushed, parcel
 from steer.steering.readers import check_readers
 from steer.steering.readouts import Readout, readouts
 from steer.steering.steers import check_all_fit
-from steer.vectors import store
 from steer.vectors.positions import parse_list
 from steer.vectors.provenance import FitMethod
 from steer.vectors.sites import listed, parse_layers, site_name
 from steer.workers import InProcess
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+@spelled_out(by=contrast_set)
 def extract(
     model: Model,
     contrasts: Data | None = None,
     *,
-    positive: str | Sequence[str] | None = None,
-    negative: str | Sequence[str] | None = None,
-    texts: Data | None = None,
     method: str = "mean_diff",
     positions: str | None = None,
     site: str = "resid_post",
@@ -67,17 +67,15 @@ def extract(
     name: str = "vector",
     description: str = "",
     license: str = "",
-    mapping: Mapping[str, str] | None = None,
-    template: str | None = None,
-    chat: bool = False,
-    system: str | None = None,
     keep: str | PathLike[str] | None = None,
     progress: Progress = silent,
+    **options: Unpack[ContrastOptions],
 ) -> Vector:
     """Make a vector from a contrast set: the difference of the two sides' activations.
 
     contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
-    positive, negative: prompt conditions that stand before each of texts. method: mean_diff, pca,
+    positive=, negative=: prompt conditions that stand before each of texts=. The other options of
+    `contrast_set` say how data are read, and what stands round each text. method: mean_diff, pca,
     probe or lda. positions: the tokens to read, such as `mean`, `last` or `-3:`. site: resid_post,
     resid_pre, attn_out or mlp_out; several of positions and sites, with commas, are compared, and
     the one that separates held-out texts best is taken. chat: texts go into the model's chat
@@ -89,19 +87,10 @@ def extract(
         SiteError: a layer or site that the model does not have.
         VectorError: sides that do not differ.
     """
-    found = contrast_set(
-        contrasts,
-        positive=positive,
-        negative=negative,
-        texts=texts,
-        mapping=mapping,
-        template=template,
-        chat=chat,
-        system=system,
-    )
+    contrast = contrast_set(contrasts, **options)
     extracted = run_extraction(
         InProcess(model.inner),
-        found,
+        contrast,
         _read_settings(site, layers, positions),
         _fit_settings(name, method, description=description, license=license),
         keep=None if keep is None else Path(keep),
@@ -110,21 +99,16 @@ def extract(
     return Vector(extracted.best.sealed())
 
 
+@spelled_out(by=contrast_set)
 def record(
     model: Model,
     contrasts: Data | None = None,
     *,
-    positive: str | Sequence[str] | None = None,
-    negative: str | Sequence[str] | None = None,
-    texts: Data | None = None,
     positions: str | None = None,
     site: str = "resid_post",
     layers: int | str | Iterable[int] | None = None,
-    mapping: Mapping[str, str] | None = None,
-    template: str | None = None,
-    chat: bool = False,
-    system: str | None = None,
     progress: Progress = silent,
+    **options: Unpack[ContrastOptions],
 ) -> Activations:
     """Record the activations of a contrast set once, for several calls of `fit`.
 
@@ -135,17 +119,8 @@ def record(
     Raises:
         UsageError, InputError, SiteError: as `extract`.
     """
-    found = contrast_set(
-        contrasts,
-        positive=positive,
-        negative=negative,
-        texts=texts,
-        mapping=mapping,
-        template=template,
-        chat=chat,
-        system=system,
-    )
-    planned = plan(model.inner, found, _read_settings(site, layers, positions))
+    contrast = contrast_set(contrasts, **options)
+    planned = plan(model.inner, contrast, _read_settings(site, layers, positions))
     # The file has no name once the folder is gone, and lives until the object is closed.
     with (
         TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -191,10 +166,12 @@ def fit(
     return Vector(best(vectors).sealed())
 
 
+@spelled_out(by=names_of)
 def distill(
     model: Model,
-    condition: str,
+    condition: str | None = None,
     *,
+    contrasts: Data | None = None,
     baseline: str = "",
     prompts: Data | None = None,
     chat: bool = False,
@@ -211,19 +188,28 @@ def distill(
     description: str = "",
     license: str = "",
     progress: Progress = silent,
+    **options: Unpack[NameOptions],
 ) -> Vector:
     """Make an edit that does what a prompt condition does, without its tokens.
 
     The model writes texts under the condition; the edit learns to give the same probabilities
     without it (context distillation: Askell et al. 2021, arXiv 2112.00861). chat: the condition is
-    a system message, and prompts are what users ask. The file's evidence says how much of the
-    condition's effect the edit recovers on held-out texts: 1 is all, 0 is the unsteered model.
+    a system message, and prompts are what users ask. contrasts: pairs in place of a condition, of
+    which the positive completions become likelier; two fifths are held out, and the other options
+    are those of `contrast_set`. The file's evidence says how much of the condition's effect the
+    edit recovers on held-out texts: 1 is all, 0 is the unsteered model.
 
     Raises:
         UsageError: a setting that means nothing.
         InputError: the condition changes nothing, or no edit comes nearer to it.
         SiteError: a layer that the model does not have.
     """
+    if (condition is None) == (contrasts is None):
+        raise UsageError("distil a condition or pairs", hint="pass a condition, or contrasts=")
+    if contrasts is not None and (baseline or prompts is not None or method == "ridge"):
+        raise UsageError("baseline, prompts and method='ridge' go with a condition")
+    imitates_chat = chat and contrasts is None
+    method = method or ("ridge" if imitates_chat else "descent")
     usual = list(everyday.QUESTIONS if chat else everyday.OPENINGS)
     chosen = usual if prompts is None else everyday.different(text_list(prompts))
     every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
@@ -238,15 +224,20 @@ def distill(
         name=name,
         rank=rank,
         layers=every,
-        scope=scope or ("response" if chat or method == "ridge" else "all"),  # type: ignore[arg-type]
+        scope=scope or ("response" if imitates_chat or method == "ridge" else "all"),  # type: ignore[arg-type]
         seed=seed,
         description=description,
         license=license,
         **{key: value for key, value in given.items() if value is not None},
     )
+    if contrasts is not None:
+        pairs = contrast_set(contrasts, chat=chat, **options)
+        known = preference(model.inner, pairs, settings)
+        return Vector(distillation.fit_pairs(known, settings, progress).sealed())
+    assert condition is not None
     conditions = Conditions(condition, baseline, chat)
-    made = distillation.distill(model.inner, conditions, chosen, settings, progress)
-    return Vector(made.sealed())
+    edit = distillation.distill(model.inner, conditions, chosen, settings, progress)
+    return Vector(edit.sealed())
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +289,10 @@ class Readings:
         """
         return frame(self._rows())
 
+    def to_html(self, title: str = "steer monitor") -> str:
+        """A page with each text as a heat map; it needs no network."""
+        return page(title, self.traces, self.readouts)
+
     def _rows(self) -> list[dict[str, Any]]:
         return [
             {"text": number, "token": token.text}
@@ -318,6 +313,7 @@ def monitor(
     vectors: Vector | Sequence[Vector],
     *,
     layers: int | str | Iterable[int] | None = None,
+    mapping: Mapping[str, str] | None = None,
     chat: bool = False,
     allow_other_model: bool = False,
     progress: Progress = silent,
@@ -332,7 +328,7 @@ def monitor(
         VectorError: a vector has no such layer.
         ModelError: a vector was made on another model.
     """
-    given = [texts] if isinstance(texts, str) else text_list(texts)
+    given = [texts] if isinstance(texts, str) else text_list(texts, mapping=mapping)
     several = [vectors] if isinstance(vectors, Vector) else list(vectors)
     if not several:
         raise UsageError("nothing to look for", hint="pass a vector")
@@ -356,6 +352,9 @@ def bake(
     *,
     dtype: str | None = None,
     approximate: bool = False,
+    max_shard_size: str = "5GB",
+    texts: Data | None = None,
+    mapping: Mapping[str, str] | None = None,
     allow_other_model: bool = False,
     force: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
@@ -363,8 +362,8 @@ def bake(
     """Write steering into a checkpoint folder that any engine serves without hooks.
 
     model: a folder or hub id, which is loaded in float32. dtype: of the weights that are written;
-    by default what the model is stored in. The folder is loaded again and compared with the hooks:
-    `report.difference.passed`.
+    by default what the model is stored in. max_shard_size: of one weight file. The folder is loaded
+    again and compared with the hooks, on `texts` or the usual ones: `report.difference.passed`.
 
     Raises:
         VectorError, ModelError: what no weights can do, unless approximate.
@@ -385,69 +384,80 @@ def bake(
         folder,
         source,
         dtype=written,
+        max_shard_size=max_shard_size,
         approximate=approximate,
+        texts=TEXTS if texts is None else text_list(texts, mapping=mapping),
         force=force,
         on_stage=progress,
     )
 
 
-def push(
-    vectors: str | PathLike[str] | Sequence[str | PathLike[str]],
-    to: str,
-    *,
-    private: bool = False,
-    force: bool = False,
-) -> Pushed:
-    """Push vector files, each with a card, to a hub repository, a bucket, a machine or a folder.
-
-    vectors: names or paths of files: save a vector before it is pushed.
-
-    Raises:
-        VectorError: a file that is missing or damaged.
-        SteerError: the place does not answer, or holds another vector of that name.
-    """
-    several = [vectors] if isinstance(vectors, (str, PathLike)) else list(vectors)
-    if not several:
-        raise InputError("there is nothing to push")
-    parcels = [parcel(store.find(str(one))) for one in dict.fromkeys(several)]
-    return pushing.push(parse_folder(to), parcels, {}, force=force, private=private)
-
-
-def pull(address: str, out: str | PathLike[str] = "vectors", *, force: bool = False) -> Vector:
-    """Pull a vector from where it was pushed to, check it, and note its origin in `steer.lock`.
-
-    Raises:
-        VectorError: it is missing, damaged, or another one of that name is here.
-        SteerError: the place does not answer.
-    """
-    pulled = run_pull(parse_vector(address), Path(out), force=force)
-    return Vector(store.read(pulled.path))
-
-
-def evaluate(
-    model: Model,
-    steers: Steers,
-    texts: Data | None = None,
+def _measured(
     *,
     condition: str | None = None,
     baseline: str = "",
     chat: bool = False,
-    concept: str | Judge | None = None,
-    prompts: Sequence[str] | None = None,
+    prompts: Data | None = None,
     unrelated: Data | None = None,
+    mapping: Mapping[str, str] | None = None,
+    positive_label: str | Sequence[str] = (),
+    negative_label: str | Sequence[str] = (),
+    lists: str | None = None,
+    split: str | None = None,
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
     allow_overlap: bool = False,
     allow_other_model: bool = False,
     progress: Callable[[Step], None] | None = None,
+) -> dict[str, Any]:
+    """The options of `evaluate` and `sweep` as the evaluation takes them."""
+    names = names_of(
+        mapping=mapping,
+        positive_label=positive_label,
+        negative_label=negative_label,
+        lists=lists,
+        split=split,
+    )
+    return {
+        "condition": condition,
+        "baseline": baseline,
+        "chat": chat,
+        "prompts": None if prompts is None else text_list(prompts),
+        "unrelated": _records(unrelated),
+        "names": names,
+        "samples": samples,
+        "max_tokens": max_tokens,
+        "seed": seed,
+        "allow_overlap": allow_overlap,
+        "allow_other_model": allow_other_model,
+        "progress": progress,
+    }
+
+
+@spelled_out(by=_measured)
+def evaluate(
+    model: Model,
+    steers: Steers,
+    texts: Data | None = None,
+    *,
+    concept: str | Judge | None = None,
+    judge_model: str | None = None,
+    judge_url: str | None = None,
+    lm_eval: Sequence[str] = (),
+    lm_eval_limit: int | None = None,
+    **options: Unpack[MeasureOptions],
 ) -> Evaluation:
     """Measure the effect and the cost of steers, beside baselines, on held-out texts.
 
-    texts: pairs, or texts for the condition. condition: the prompt that the vector stands for.
-    concept: what to look for in written texts, such as `words:glad,happy`, or a function. samples:
-    texts that each row writes, of max_tokens at most. Baselines are the unsteered model, random
-    directions, the opposite sign and the prompt; every number has an interval.
+    texts: pairs, or texts for the condition. concept: what to count in generated texts, such as
+    `words:glad,happy`, or a function; judge_model, judge_url: for `judge:...`. lm_eval: tasks of
+    lm-evaluation-harness. condition: the prompt that the vector stands for, in place of baseline.
+    chat: it is a system message. prompts: what generated texts begin with. unrelated: texts for the
+    divergence, by default generated. samples, max_tokens: texts to generate for each row, and
+    their length. mapping and its kin are those of `contrast_set`. allow_overlap: texts that the
+    vector was fitted on. Baselines are the unsteered model, random directions, the opposite sign
+    and the prompt; every number has an interval.
 
     Raises:
         InputError: there is nothing to measure by, or texts that a vector was made from.
@@ -458,21 +468,16 @@ def evaluate(
         model.inner,
         as_steers(steers),
         _records(texts),
-        condition=condition,
-        baseline=baseline,
-        chat=chat,
         concept=concept,
-        prompts=prompts,
-        unrelated=_records(unrelated),
-        samples=samples,
-        max_tokens=max_tokens,
-        seed=seed,
-        allow_overlap=allow_overlap,
-        allow_other_model=allow_other_model,
-        progress=progress,
+        judge_model=judge_model,
+        judge_url=judge_url,
+        lm_eval=lm_eval,
+        lm_eval_limit=lm_eval_limit,
+        **_measured(**options),
     )
 
 
+@spelled_out(by=_measured)
 def sweep(
     model: Model,
     vectors: Vector | Sequence[Vector],
@@ -481,28 +486,20 @@ def sweep(
     layers: str | Sequence[int] | None = None,
     coefficients: str | Sequence[float | str] | None = None,
     together: bool = False,
-    condition: str | None = None,
-    baseline: str = "",
-    chat: bool = False,
-    prompts: Sequence[str] | None = None,
-    unrelated: Data | None = None,
     max_kl: float = 0.1,
     max_nats: float = 0.1,
+    rule: str = "budget",
     exhaustive: bool = False,
     quick: bool = False,
-    samples: int = 48,
-    max_tokens: int = 64,
-    seed: int = 0,
-    allow_overlap: bool = False,
-    allow_other_model: bool = False,
-    progress: Callable[[Step], None] | None = None,
+    **options: Unpack[MeasureOptions],
 ) -> SweepResult:
     """Find the layer and the coefficient with the strongest effect within a budget.
 
     layers, coefficients: such as `4-7` and `5%,10%`; by default all layers that are stored, and
     nine coefficients that suit the vector. together: steer at all layers at once. max_kl,
-    max_nats: the budget, in nats a token. exhaustive: score every cell on all texts. quick: a
-    first answer in minutes. The other arguments are those of `evaluate`.
+    max_nats: the budget, in nats a token. rule: `budget`, or `refusal_direction`, which chooses as
+    that method's authors do. exhaustive: score every cell on all texts. quick: a first answer in
+    minutes. The other arguments are those of `evaluate`.
 
     Raises:
         UsageError: an option that means nothing.
@@ -517,21 +514,12 @@ def sweep(
         layers=layers,
         coefficients=coefficients,
         together=together,
-        condition=condition,
-        baseline=baseline,
-        chat=chat,
-        prompts=prompts,
-        unrelated=_records(unrelated),
         max_kl=max_kl,
         max_nats=max_nats,
+        rule=rule,
         exhaustive=exhaustive,
         quick=quick,
-        samples=samples,
-        max_tokens=max_tokens,
-        seed=seed,
-        allow_overlap=allow_overlap,
-        allow_other_model=allow_other_model,
-        progress=progress,
+        **_measured(**options),
     )
 
 
@@ -541,17 +529,21 @@ def suite(
     texts: Data | None = None,
     *,
     tags: Sequence[str] = (),
-    prompts: Sequence[str] | None = None,
+    prompts: Data | None = None,
+    mapping: Mapping[str, str] | None = None,
     methods: Sequence[str] | None = None,
+    rivals: Mapping[str, Mapping[str, Vector]] | None = None,
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
+    jobs: int = 1,
     progress: Callable[[Step], None] | None = None,
 ) -> SuiteResult:
     """Compare methods of making vectors on conditions, beside the condition as a prompt.
 
     conditions: prompts, and texts that know nothing of them. Without both, tags of the pocket
-    model's grammar, whose truth is known. methods: by default all.
+    model's grammar, whose truth is known. methods: by default all. rivals: vectors of other origin,
+    by condition or tag and then by name. jobs: processes, each of which loads the pocket model.
 
     Raises:
         UsageError: a tag or method that does not exist, or too few texts.
@@ -561,12 +553,18 @@ def suite(
     return evaluation.suite(
         model.inner,
         conditions,
-        [] if texts is None else text_list(texts),
+        [] if texts is None else text_list(texts, mapping=mapping),
         tags=tags,
-        prompts=prompts,
+        prompts=None if prompts is None else text_list(prompts, mapping=mapping),
         samples=samples,
         max_tokens=max_tokens,
         seed=seed,
+        rivals={
+            subject: {name: vector.data for name, vector in several.items()}
+            for subject, several in (rivals or {}).items()
+        },
+        jobs=jobs,
+        source=ModelSource() if jobs > 1 else None,
         progress=progress,
         **chosen,  # type: ignore[arg-type]  # `methods` alone
     )
@@ -624,11 +622,17 @@ class ImportNote(UserWarning):
 
 
 def export(
-    steer: Steers, path: str | PathLike[str], *, format: str | None = None, force: bool = False
+    steer: Steers,
+    path: str | PathLike[str],
+    *,
+    format: str | None = None,
+    offset: int = 0,
+    force: bool = False,
 ) -> None:
     """Write one steer as another tool's file: `.gguf` for llama.cpp, `.npz`, ...
 
-    format: in place of the usual one of the path's suffix, such as `glp`.
+    format: in place of the usual one of the path's suffix, such as `glp`. offset: layer here less
+    the number in the file.
 
     Raises:
         VectorError: the format cannot carry the steer.
@@ -639,7 +643,7 @@ def export(
     if len(several) != 1:
         raise UsageError(f"a file holds one steer, not {len(several)}")
     target = Path(path)
-    written = writing.write(several[0], target, format=format)
+    written = writing.write(several[0], target, offset=offset, format=format)
     write_atomic(target, written.data, force=force)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from steer.base.errors import SteerError
 from steer.sharing.address import HUB, SUFFIX, Address
@@ -47,13 +48,22 @@ class Parcel:
 class Pushed:
     """What a push did.
 
-    changed: the names that the place did not have yet. own_readme: that there is a README which is
-    not ours, and was left as it is.
+    vectors: the hash of each, by name. changed: the names that the place did not have yet.
+    own_readme: that there is a README which is not ours, and was left as it is.
     """
 
+    vectors: Mapping[str, str]
     revision: str | None
     changed: tuple[str, ...]
     own_readme: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the keys of `steer push --json`."""
+        vectors = [
+            {"name": name, "sha256": sha256, "changed": name in self.changed}
+            for name, sha256 in self.vectors.items()
+        ]
+        return {"revision": self.revision, "vectors": vectors}
 
 
 def parcel(path: Path) -> Parcel:
@@ -103,6 +113,7 @@ def _push(
 ) -> Pushed:
     present = vector_files(place.files())
     changed = [one for one in parcels if _differs(place, one, present, force=force)]
+    hashes = {each.name: each.metadata.sha256 for each in parcels}
     where = str(replace(place.address, revision=None))
     files: dict[str, bytes] = {}
     texts: dict[str, bytes] = {}
@@ -123,11 +134,11 @@ def _push(
         if not own:
             texts |= _index(place, parcels, texts, where)
         revision = place.write(files | texts, f"Push {names}", replace=replaced)
-        return Pushed(revision, tuple(one.name for one in changed), own)
+        return Pushed(hashes, revision, tuple(each.name for each in changed), own)
     place.write(files | texts, "", replace=replaced)
     if not own:
         _write_index(place, where)
-    return Pushed(None, tuple(one.name for one in changed), own)
+    return Pushed(hashes, None, tuple(each.name for each in changed), own)
 
 
 def _differs(place: Place, one: Parcel, present: Mapping[str, int], *, force: bool) -> bool:
