@@ -231,7 +231,7 @@ def writer(engine: str | None, source: ModelSource, settings: dict[str, Any]) ->
 
 def show(result: Evaluation | SweepResult | SuiteResult) -> None:
     """Print a result as text."""
-    for piece in result.view(output.width()):
+    for piece in result.view(output.table_width()):
         if isinstance(piece, str):
             output.line(piece)
         else:

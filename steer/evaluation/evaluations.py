@@ -55,7 +55,7 @@ from steer.measures.concepts import Judge, meaning_of
 from steer.measures.formulas import preference, wrong_way
 from steer.measures.measure import Baselines, Columns, Measure, Observations
 from steer.measures.registry import measures, shifts
-from steer.measures.tables import NOTHING, in_console, in_notebook, interval_table
+from steer.measures.tables import NOTHING, in_console, in_notebook, table
 from steer.models.model import Model
 from steer.steering.steers import check_all_fit
 
@@ -194,7 +194,7 @@ class Evaluation:
             for row in self.rows
         ]
         heads = ["", *(one.title for one in self.measures), *asked]
-        yield from interval_table(heads, rows, width)
+        yield table(heads, rows)
         yield ""
         for measure in self.measures:
             yield f"{measure.title}: {self.meaning(measure)}"

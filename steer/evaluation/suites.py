@@ -37,7 +37,7 @@ from steer.measures.concepts import by_grammar
 from steer.measures.grids import Grid, GridRow, Scores, default_coefficients, finer, joined
 from steer.measures.measure import Measure
 from steer.measures.registry import measures
-from steer.measures.tables import NOTHING, in_console, in_notebook, interval_table
+from steer.measures.tables import NOTHING, in_console, in_notebook, table
 from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.steers import Steer, check_fits
@@ -137,14 +137,14 @@ class SuiteResult:
         for subject in subjects:
             own = [row for row in self.rows if row["subject"] == subject]
             cells = [[row["method"], *(_cell(row, one) for one in shown), _at(row)] for row in own]
-            yield from interval_table([subject, *heads, "at"], cells, width)
+            yield table([subject, *heads, "at"], cells)
             yield ""
         if len(subjects) > 1:
             cells = [
                 [one["method"], *(_cell(one, measure) for measure in shown), _n(one)]
                 for one in self.summary
             ]
-            yield from interval_table(["all: median [range]", *heads, "of"], cells, width)
+            yield table(["all: median [range]", *heads, "of"], cells)
             yield ""
         for measure in shown:
             yield f"{measure.title}: {measure.meaning}"

@@ -1,11 +1,13 @@
-"""A sweep as a table of rich's: effects by layer and coefficient, on a terminal with colour."""
+"""A sweep as tables of rich's: effects by layer and coefficient, on a terminal with colour."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -29,15 +31,15 @@ def heat_map(
     choice: tuple[int, int] | None = None,
     width: int = 200,
     caption: str | None = None,
-) -> Table:
+) -> Group:
     """Layers down, coefficients across. What costs more than the budget is in brackets; else what
     was scored on some of the texts is marked.
 
     scores: None before the first row is there; NaN in it is yet to come. width: of the terminal; in
-    a narrow one numbers have a decimal less.
+    a narrow one numbers have a decimal less, and coefficients stand in several parts.
     """
     import numpy as np
-    from rich.table import Table
+    from rich.console import Group
     from rich.text import Text
 
     shape = len(grid.rows), grid.n_columns
@@ -50,30 +52,43 @@ def heat_map(
     effects = np.where(np.isnan(costs), np.nan, effects)
     within = effects[(costs <= max_kl) & (effects > 0)]
     top = float(within.max()) if within.size else math.inf
-    drawn = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
-    drawn.caption, drawn.caption_justify = caption, "left"
     decimals = 2 if NAMES + CELL * grid.n_columns <= width else 1
-    drawn.add_column(f"{scores.kind if scores else ''}  ", no_wrap=True)
+    names = max(len(label) for label in grid.labels()) + 3
+    fitting = max(1, (width - max(names, NAMES)) // (CELL - 2 + decimals))
     # A percentage stands over the digits, as a number's bracket closes behind them.
     heads = [[f"{one} " for one in row.coefficients] for row in grid.rows]
-    for head in heads[0]:
-        drawn.add_column(head, justify="right", no_wrap=True, min_width=CELL - 4 + decimals)
-    for row, label in enumerate(grid.labels()):
-        if row and heads[row] != heads[row - 1]:
-            drawn.add_row("", *heads[row], style="bold")
-        cells = [
-            _cell(
-                float(effects[row, column]),
-                within=bool(costs[row, column] <= max_kl),
-                looked=bool(looked[row, column]),
-                share=float(effects[row, column]) / top,
-                chosen=choice == (row, column),
-                decimals=decimals,
-            )
-            for column in range(grid.n_columns)
-        ]
-        drawn.add_row(Text(f"{label} "), *cells)
-    return drawn
+
+    def cell(row: int, column: int) -> Text:
+        return _cell(
+            float(effects[row, column]),
+            within=bool(costs[row, column] <= max_kl),
+            looked=bool(looked[row, column]),
+            share=float(effects[row, column]) / top,
+            chosen=choice == (row, column),
+            decimals=decimals,
+        )
+
+    parts: list[Any] = []
+    for start in range(0, grid.n_columns, fitting):
+        columns = range(start, min(start + fitting, grid.n_columns))
+        part = _part(scores.kind if scores else "", [heads[0][c] for c in columns], decimals)
+        for row, label in enumerate(grid.labels()):
+            if row and heads[row] != heads[row - 1]:
+                part.add_row("", *(heads[row][column] for column in columns), style="bold")
+            part.add_row(Text(f"{label} "), *(cell(row, column) for column in columns))
+        parts += [part] if not start else ["", part]
+    return Group(*parts, *([Text(caption, style="dim italic")] if caption else []))
+
+
+def _part(kind: str, heads: Sequence[str], decimals: int) -> Table:
+    """An empty table with a column for each coefficient."""
+    from rich.table import Table
+
+    part = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
+    part.add_column(f"{kind}  ", no_wrap=True)
+    for head in heads:
+        part.add_column(head, justify="right", no_wrap=True, min_width=CELL - 4 + decimals)
+    return part
 
 
 def _cell(

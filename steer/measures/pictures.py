@@ -61,23 +61,49 @@ def figure(told: dict[str, Any]) -> Any:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    shape = len(told["rows"]), len(told["coefficients"][0])
-    values = {
-        name: np.array([cell[name]["value"] for cell in told["cells"]]).reshape(shape)
-        for name in ("effect", "kl")
-    }
-    several = len(set(map(tuple, told["coefficients"]))) > 1
-    height = min(9.0, max(3.4, 1.6 + (0.4 if several else 0.26) * shape[0]))
+    n_rows = len(told["rows"])
+    blocks = _blocks(told["coefficients"])
     with mpl.rc_context(_STYLE):
-        made = Figure(figsize=(12, height), layout="constrained")
-        axes = made.subplots(1, 3, width_ratios=[1.15, 1.15, 1])
-        _heat(axes[0], values["effect"], values["kl"], told, f"effect: {told['effect']}")
-        _heat(axes[1], values["kl"], values["kl"], told, "cost: KL (nats per token)", cost=True)
-        _front(axes[2], values["effect"], values["kl"], told)
+        made = Figure(
+            figsize=(12, max(3.4, 1.6 + 0.27 * n_rows + 0.6 * (len(blocks) - 1))),
+            layout="constrained",
+        )
+        # Rows with other coefficients have an axis of their own; the first block is lowest.
+        heights = [len(block) for block in reversed(blocks)]
+        grid = made.add_gridspec(
+            len(blocks), 3, width_ratios=[1.15, 1.15, 1], height_ratios=heights
+        )
+        for column, cost in ((0, False), (1, True)):
+            for number, block in enumerate(blocks):
+                axes = made.add_subplot(grid[len(blocks) - 1 - number, column])
+                _heat(axes, told, block, cost=cost)
+                top, bottom = number == len(blocks) - 1, number == 0
+                if top:
+                    axes.set_title("cost: KL (nats/token)" if cost else f"effect: {told['effect']}")
+                if bottom:
+                    axes.set_xlabel("coefficient")
+        _front(made.add_subplot(grid[:, 2]), told)
         named = f"{title(told)}, {told['n']['items']} held-out items"
         marks = "hatched: KL above the budget; dotted: texts above theirs; ~: by some of the items"
-        made.suptitle(f"{named} ({marks})")
+        made.suptitle(f"{named}\n{marks}", fontsize=9)
     return made
+
+
+def _blocks(coefficients: Sequence[Sequence[str]]) -> list[range]:
+    """Neighbouring rows with the same coefficients."""
+    starts = [
+        row
+        for row, heads in enumerate(coefficients)
+        if not row or list(heads) != list(coefficients[row - 1])
+    ]
+    return [range(a, b) for a, b in zip(starts, [*starts[1:], len(coefficients)], strict=True)]
+
+
+def _values(told: dict[str, Any], name: str) -> Any:
+    """A number of each cell, [rows, coefficients]."""
+    shape = len(told["rows"]), len(told["coefficients"][0])
+    cells = [cell[name] for cell in told["cells"]]
+    return np.array([c["value"] if isinstance(c, dict) else c for c in cells]).reshape(shape)
 
 
 def bars(rows: Sequence[tuple[str, Mapping[str, Interval]]], measures: Sequence[Measure]) -> Any:
@@ -114,68 +140,57 @@ def title(told: dict[str, Any]) -> str:
     return f"{', '.join(one['name'] for one in told['vectors'])} on {told['model']}"
 
 
-def _heat(
-    axes: Any, values: Any, costs: Any, told: dict[str, Any], title: str, *, cost: bool = False
-) -> None:
-    """Numbers on a ramp; above the budget hatched, or by its texts dotted; the choice in a double
-    frame."""
+def _heat(axes: Any, told: dict[str, Any], block: range, *, cost: bool) -> None:
+    """The rows of a block: numbers on a ramp; above the budget hatched, or by its texts dotted; the
+    choice in a double frame."""
     from matplotlib.patches import Rectangle
 
+    costs = _values(told, "kl")
+    every = costs if cost else _values(told, "effect")
     within = costs <= told["budget"]["kl"]
-    refused, items = (
-        np.array([cell[name] for cell in told["cells"]]).reshape(values.shape)
-        for name in ("refused", "items")
-    )
-    looked = items < told["n"]["items"]
-    # What is above the budget does not stretch the ramp.
-    shown = values[within] if within.any() else values
+    refused, looked = _values(told, "refused"), _values(told, "items") < told["n"]["items"]
+    # What is above the budget does not stretch the ramp, which all blocks share.
+    shown = every[within] if within.any() else every
     low, high = float(shown.min()), float(shown.max())
     if not cost and high > 0:
         # Nor does harm, beside which all that helps would look alike.
         low = max(low, -high)
+    values = every[block.start : block.stop]
+    heads = told["coefficients"][block.start]
     ramp = f"{RAMP}_r" if cost else RAMP
-    # Finer rows, and rows by other ops, have coefficients of their own: they stand in the cells.
-    heads = told["coefficients"]
     image = axes.imshow(values, aspect="auto", origin="lower", cmap=ramp, vmin=low, vmax=high)
     chosen = {_place(told)} if told["recommended"] else set()
-    for (row, column), value in np.ndenumerate(values):
+    for (line, column), value in np.ndenumerate(values):
+        row = block.start + line
         red, green, blue, _ = image.cmap(image.norm(value))
         ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.45 else "white"
         if not within[row, column]:
-            patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch="////", linewidth=0)
+            patch = Rectangle((column - 0.5, line - 0.5), 1, 1, hatch="////", linewidth=0)
             patch.set(facecolor="white", edgecolor="0.75")
             axes.add_patch(patch)
             ink = "black"
         elif refused[row, column]:
-            patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch=".", linewidth=0)
+            patch = Rectangle((column - 0.5, line - 0.5), 1, 1, hatch=".", linewidth=0)
             patch.set(fill=False, edgecolor=ink, alpha=0.35)
             axes.add_patch(patch)
-        if values.shape[0] <= 16:
-            text = f"{value:.3f}" if cost and value < 1 else f"{value:.2f}"
-            text += "~" if looked[row, column] else ""
-            if heads[row] != heads[0]:
-                text = f"{heads[row][column]}\n{text}"
-            heavy = "bold" if (row, column) in chosen else "normal"
-            axes.text(
-                column, row, text, ha="center", va="center", color=ink, size=6.5, weight=heavy
-            )
-    for row, column in chosen:
-        for colour, width in (("white", 4.5), ("black", 2.0)):
-            frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, zorder=3)
-            frame.set(edgecolor=colour, linewidth=width)
-            axes.add_patch(frame)
-    for row in range(1, len(heads)):
-        if heads[row] != heads[row - 1]:
-            axes.axhline(row - 0.5, color="black", linewidth=1.5)
-    axes.set_xticks(range(len(heads[0])), heads[0], rotation=45)
+        text = f"{value:.3f}" if cost and value < 1 else f"{value:.2f}"
+        text += "~" if looked[row, column] else ""
+        heavy = "bold" if (row, column) in chosen else "normal"
+        axes.text(column, line, text, ha="center", va="center", color=ink, size=6.5, weight=heavy)
+        if (row, column) in chosen:
+            for colour, width in (("white", 4.5), ("black", 2.0)):
+                frame = Rectangle((column - 0.5, line - 0.5), 1, 1, fill=False, zorder=3)
+                frame.set(edgecolor=colour, linewidth=width)
+                axes.add_patch(frame)
+    axes.set_xticks(range(len(heads)), heads, rotation=45)
     # The two maps stand side by side: the second has the rows of the first.
-    names = told["rows"]
+    names = told["rows"][block.start : block.stop]
     axes.set_yticks(range(len(names)), [""] * len(names) if cost else names)
-    axes.set(title=title, xlabel="coefficient")
 
 
-def _front(axes: Any, effects: Any, costs: Any, told: dict[str, Any]) -> None:
+def _front(axes: Any, told: dict[str, Any]) -> None:
     """Every cell by cost and effect, the front as a line, the budget as another."""
+    effects, costs = _values(told, "effect"), _values(told, "kl")
     floor = 1e-5  # a logarithm has no place for 0
     axes.scatter(
         np.maximum(costs, floor), effects, s=12, color="0.7", label="cells", edgecolor="none"
