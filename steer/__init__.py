@@ -29,7 +29,8 @@ if TYPE_CHECKING:
         UsageError,
         VectorError,
     )
-    from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
+    from steer.base.progress import Lines, Progress
+    from steer.evaluation import Evaluation, SuiteResult, SweepResult
     from steer.library.checks import ContrastReport, Diagnosis, check_contrasts, doctor, split
     from steer.library.data import contrast_set
     from steer.library.files import (
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
 
 #: The public API: each name, and the module that has it.
 _PUBLIC = {
+    "Lines": "base.progress",
+    "Progress": "base.progress",
     "Comparison": "library.files",
     "ContrastReport": "library.checks",
     "Conversation": "library.models",
@@ -91,7 +94,6 @@ _PUBLIC = {
     "SiteError": "base.errors",
     "Steer": "steering.steers",
     "SteerError": "base.errors",
-    "Step": "evaluation",
     "SuiteResult": "evaluation",
     "SweepResult": "evaluation",
     "UsageError": "base.errors",
@@ -143,15 +145,16 @@ __all__ = [
     "HookError",
     "ImportNote",
     "InputError",
+    "Lines",
     "Model",
     "ModelError",
+    "Progress",
     "Readings",
     "Recipe",
     "ServerProbe",
     "SiteError",
     "Steer",
     "SteerError",
-    "Step",
     "SuiteResult",
     "SweepResult",
     "UsageError",

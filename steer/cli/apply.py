@@ -20,6 +20,7 @@ from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
+    from steer.base.progress import Advance
     from steer.models.model import Model
     from steer.steering.generation import Generation, Guide, Sampling
     from steer.steering.steers import Steer
@@ -212,10 +213,10 @@ def apply(
             if engine:
                 writing = engines.writing(source, model, [steers], sampling, settings_of_engine)
                 run = replace(run, engine=stack.enter_context(writing))
-            advance = stack.enter_context(output.progress("generating", made.total))
-            for pair in run.pairs(steers, compare=compare):
+            n_texts = made.total * (2 if compare else 1)
+            advance = stack.enter_context(output.progress("generating", n_texts))
+            for pair in run.pairs(steers, advance, compare=compare):
                 made.add(pair)
-                advance(1)
         made.write(force=force)
     except (KeyboardInterrupt, SteerError):
         if made.pairs:
@@ -239,6 +240,12 @@ def apply(
     looking.report(made.steered)
 
 
+def _counted(texts: Iterator[Generation], advance: Advance) -> Iterator[Generation]:
+    for text in texts:
+        advance(1)
+        yield text
+
+
 @dataclass(frozen=True)
 class _Run:
     """Prompts on a model, to be generated from once or twice."""
@@ -253,12 +260,14 @@ class _Run:
     allow_idle: bool = False
     engine: engines.Generate | None = None
 
-    def pairs(self, steers: Sequence[Steer], *, compare: bool) -> Iterator[generated.Pair]:
+    def pairs(
+        self, steers: Sequence[Steer], advance: Advance, *, compare: bool
+    ) -> Iterator[generated.Pair]:
         """Every continuation as it is finished, with the unsteered one where they are compared."""
         # What is compared with is left as it is.
         plain = replace(self, guides=())
-        beside = plain._each([], guarded=False) if compare else repeat(None)
-        return zip(self._each(steers), beside, strict=False)
+        beside = _counted(plain._each([], guarded=False), advance) if compare else repeat(None)
+        return zip(_counted(self._each(steers), advance), beside, strict=False)
 
     def stream(self, steers: Sequence[Steer]) -> None:
         """Write the one continuation to stdout as it comes."""

@@ -106,23 +106,22 @@ def evaluate(
     settings = engines.check(engine, engine_option or [], steers)
     from steer.evaluation import evaluate as run
 
-    with measuring.Steps() as steps:
-        result = run(
-            lambda: workers.model(context, cluster, source),
-            steers,
-            **given,
-            concept=concept,
-            judge_model=judge_model,
-            judge_url=judge_url,
-            lm_eval=task or (),
-            lm_eval_limit=task_limit,
-            engine=measuring.writer(engine, source, settings),
-            engine_key=[engine or (cluster and "ray") or "", *(engine_option or [])],
-            command=measuring.command_line(context),
-            progress=steps,
-            note=steps.note,
-            warn=steps.warning,
-        )
+    result = run(
+        lambda: workers.model(context, cluster, source),
+        steers,
+        **given,
+        concept=concept,
+        judge_model=judge_model,
+        judge_url=judge_url,
+        lm_eval=task or (),
+        lm_eval_limit=task_limit,
+        engine=measuring.writer(engine, source, settings),
+        engine_key=[engine or (cluster and "ray") or "", *(engine_option or [])],
+        command=measuring.command_line(context),
+        progress=output.progress,
+        note=output.note,
+        warn=output.warning,
+    )
     if out is not None:
         measuring.write_json(out, result.to_dict(), force=force)
     if json:

@@ -11,12 +11,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from steer.base.files import escaped, shown
-from steer.base.progress import Advance, Lines
+from steer.base.progress import Advance, Lines, Picture, slow
 from steer.base.tables import NOTHING as NOTHING
 from steer.base.tables import Rows
 
@@ -32,6 +32,8 @@ _TEXT_WIDTH = 100
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
+    if stderr and _bars:
+        return _bars[-1]
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         columns = os.environ.get("COLUMNS", "")
@@ -171,30 +173,14 @@ def show(drawing: RenderableType) -> None:
     console.print(drawing)
 
 
-def is_watched() -> bool:
-    """Whether stderr is a terminal, on which a drawing can change."""
-    return _console(stderr=True).is_terminal
-
-
-@contextmanager
-def live() -> Iterator[Callable[[RenderableType], None]]:
-    """A drawing on stderr that changes while the block runs, on a terminal alone."""
-    console = _console(stderr=True)
-    if not console.is_terminal:
-        yield lambda drawing: None
-        return
-    from rich.live import Live
-
-    with Live(console=console, transient=True, auto_refresh=False) as screen:
-        yield lambda drawing: screen.update(drawing, refresh=True)
-
-
 @contextmanager
 def status(what: str) -> Iterator[None]:
-    """A sign of life on stderr while the block runs, on a terminal alone."""
+    """A sign of life on stderr while the block runs: a spinner on a terminal, elsewhere a line if
+    it takes more than a few seconds."""
     console = _console(stderr=True)
     if not console.is_terminal:
-        yield
+        with slow(note, what):
+            yield
         return
     with console.status(shown(what)):
         yield
@@ -202,7 +188,8 @@ def status(what: str) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """A phase of long work on stderr: a bar with the time left on a terminal, lines elsewhere.
+    """A phase of long work on stderr: a bar with the time left on a terminal, with a picture where
+    the work has one; lines elsewhere.
 
     It is the `steer.base.progress.Progress` that library functions take.
     """
@@ -211,6 +198,8 @@ def progress(what: str, total: int) -> Iterator[Advance]:
         with Lines(note)(what, total) as advance:
             yield advance
         return
+    from rich.console import Group
+    from rich.live import Live
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -220,11 +209,26 @@ def progress(what: str, total: int) -> Iterator[Advance]:
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(shown(what), total=total)
+    bar = Progress(*columns, TimeRemainingColumn(), console=console)
+    task = bar.add_task(shown(what), total=total)
+    with Live(bar, console=console, transient=True) as screen, _above(console):
 
-        def move(count: int, note: str | None = None) -> None:
+        def move(count: float, note: str | None = None, picture: Picture | None = None) -> None:
             described = None if note is None else shown(f"{what}, {note}" if note else what)
             bar.update(task, advance=count, description=described)
+            screen.update(bar if picture is None else Group(picture(console.width), bar))
 
         yield move
+
+
+#: The console of the bar that is on the screen, above which notes are printed.
+_bars: list[Console] = []
+
+
+@contextmanager
+def _above(console: Console) -> Iterator[None]:
+    _bars.append(console)
+    try:
+        yield
+    finally:
+        _bars.remove(console)

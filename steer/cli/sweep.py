@@ -124,22 +124,21 @@ def sweep(
     used = [row.vector for row in grid.rows]
     source = options.with_template_of(used, source, chat=measuring.in_chat(given))
     settings = engines.check(engine, engine_option or [], strongest(grid))
-    with measuring.Steps(max_kl) as steps:
-        result = run(
-            lambda: workers.model(context, cluster, source),
-            grid,
-            **given,
-            max_kl=max_kl,
-            max_nats=max_nats,
-            rule=rule,
-            exhaustive=exhaustive,
-            quick=quick,
-            engine=measuring.writer(engine, source, settings),
-            command=measuring.command_line(context),
-            progress=steps,
-            note=steps.note,
-            warn=steps.warning,
-        )
+    result = run(
+        lambda: workers.model(context, cluster, source),
+        grid,
+        **given,
+        max_kl=max_kl,
+        max_nats=max_nats,
+        rule=rule,
+        exhaustive=exhaustive,
+        quick=quick,
+        engine=measuring.writer(engine, source, settings),
+        command=measuring.command_line(context),
+        progress=output.progress,
+        note=output.note,
+        warn=output.warning,
+    )
     _write(result, out, plot, report, force=force)
     saved = result.save(output.warning) if save and result.recommended else None
     if saved is not None:

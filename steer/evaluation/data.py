@@ -29,7 +29,6 @@ from steer.vectors.vector import SteeringVector
 if TYPE_CHECKING:
     from steer.evaluation.cells import Cell
     from steer.evaluation.task import Task
-    from steer.measures.grids import Grid, Scores
     from steer.models.model import Model
 
 #: Held-out pairs or texts: a file, records, or what was read of them.
@@ -39,27 +38,6 @@ ModelOrLoader = "Model | Callable[[], Model]"
 Warn = Callable[[str], None]
 #: What writes texts in place of the model, for a model and the cells that will be asked for.
 Engine = Callable[["Model", "Sequence[Cell]"], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Where an evaluation, a sweep or a suite stands, for `progress`.
-
-    what: what is being done. share: how much of all is done, from 0 to 1. grid, scores: of a sweep,
-    the cells and what is known of them so far.
-    """
-
-    what: str
-    share: float
-    grid: Grid | None = None
-    scores: Scores | None = None
-
-
-Progress = Callable[[Step], None]
-
-
-def silent(step: Step) -> None:
-    """No report of progress."""
 
 
 def warn_python(text: str) -> None:

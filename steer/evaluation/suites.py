@@ -18,6 +18,7 @@ from steer import resuming
 from steer.base.errors import UsageError
 from steer.base.intervals import Interval, plain
 from steer.base.journal import Journal
+from steer.base.progress import Progress, silent
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.prompts import OPENINGS
 from steer.distillation.distilled import read_means
@@ -25,7 +26,7 @@ from steer.distillation.lessons import Conditions
 from steer.evaluation import processes
 from steer.evaluation.bench import Bench, bench, run
 from steer.evaluation.choice import Budget, decide, looking
-from steer.evaluation.data import Progress, Step, Warn, loaded, silent
+from steer.evaluation.data import Warn, loaded
 from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
 from steer.evaluation.subjects import Subject, of_conditions, of_pocket, stories, unlike
 from steer.evaluation.suite_methods import METHODS, check, vectors
@@ -174,7 +175,7 @@ def suite(
     jobs: int = 1,
     source: ModelSource | None = None,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = silent,
     note: Warn = lambda text: None,
 ) -> SuiteResult:
     """Compare methods on conditions, beside the condition as a prompt.
@@ -225,13 +226,11 @@ def suite(
     if len(waiting) < len(subjects):
         note(f"{len(subjects) - len(waiting)} of {len(subjects)} were done before")
     job = partial(measured, texts=made_from, settings=settings, rivals=bound)
-    report = progress or silent
-    report(Step("measuring", 0.0))
-    each = _each(model, source, waiting, job, min(jobs, len(waiting)))
-    for n_done, (subject, found) in enumerate(each, 1):
-        kept.put(keys[subject.name], found)
-        rows[subject.name] = found
-        report(Step(subject.name, n_done / len(waiting)))
+    with progress("measuring", len(waiting)) as advance:
+        for subject, results in _each(model, source, waiting, job, min(jobs, len(waiting))):
+            kept.put(keys[subject.name], results)
+            rows[subject.name] = results
+            advance(1, subject.name)
     return SuiteResult(
         model=model.identity.id,
         described=model.describe(),

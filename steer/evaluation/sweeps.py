@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from steer.base.errors import InputError, UsageError, VectorError
 from steer.base.files import check_writable
 from steer.base.intervals import plain
 from steer.base.journal import Journal
+from steer.base.progress import Progress, silent
 from steer.base.urls import is_url, without_passwords
 from steer.contrasts import overlap
 from steer.evaluation.bench import Bench, bench, journal, run
@@ -26,13 +28,10 @@ from steer.evaluation.cells import Cell, Steered
 from steer.evaluation.choice import Budget
 from steer.evaluation.data import (
     Engine,
-    Progress,
-    Step,
     Texts,
     Warn,
     data_of,
     loaded,
-    silent,
     warn_python,
     writer_of,
 )
@@ -160,7 +159,7 @@ def sweep(
     allow_other_model: bool = False,
     engine: Engine | None = None,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = silent,
     note: Warn = lambda text: None,
     warn: Warn = warn_python,
 ) -> SweepResult:
@@ -216,30 +215,25 @@ def sweep(
         f"{model.describe()} · {len(grid.rows)} rows × {grid.n_columns} coefficients ·"
         f" budget: KL at most {budget.kl:g} and extra nats at most {budget.nats:g} per token"
     )
-    report = progress or silent
     cells: list[Cell] = [Steered((steer,)) for steer in strongest(grid)]
     journals: list[Journal] = []
     with writer_of(engine, model, cells) as write:
-        n_written, written = _n_written(task), 0
-
-        def on_written(what: str, n: int) -> None:
-            nonlocal written
-            written += n
-            report(Step(what, min(1.0, written / n_written)))
-
-        on = bench(model, task, on_written, write)
+        with progress("writing texts", _n_written(task)) as advance:
+            on = bench(model, task, lambda what, n: advance(n), write)
         # The other rule goes by more than the effect.
         limit = None if exhaustive or budget.rule != "budget" else budget.kl
         left_out: tuple[str, ...] = ()
+        shown = _Shown(progress, budget.kl)
         if limit is not None:
-            grid, left_out = _promising(on, grid, journals, limit, report, note)
-        scores = _scored(on, grid, journals, limit, report, note)
+            grid, left_out = _promising(on, grid, journals, limit, shown, note)
+        scores = _scored(on, grid, journals, limit, shown, note)
         more = finer(grid, scores, budget.kl) if budget.rule == "budget" else None
         if more is not None:
-            second = _scored(on, more, journals, limit, report, note)
+            second = _scored(on, more, journals, limit, shown, note)
             grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
-        report(Step("holding the choice against random directions", 1.0))
-        verdict = judge(on, grid, scores, budget, task.writing, len(left_out))
+        with progress("comparing the choice with random directions", 1) as advance:
+            verdict = judge(on, grid, scores, budget, task.writing, len(left_out))
+            advance(1)
     every = data.held_out.all_texts
 
     def finish() -> None:
@@ -261,8 +255,16 @@ def sweep(
     )
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """How a sweep shows its cells while they are scored: those above the budget in brackets."""
+
+    progress: Progress
+    max_kl: float
+
+
 def _promising(
-    on: Bench, grid: Grid, journals: list[Journal], max_kl: float, report: Progress, note: Warn
+    on: Bench, grid: Grid, journals: list[Journal], max_kl: float, shown: _Shown, note: Warn
 ) -> tuple[Grid, tuple[str, ...]]:
     """The rows that are worth all coefficients, and the names of the others.
 
@@ -275,7 +277,7 @@ def _promising(
     n_texts = on.n_items, len(on.unrelated)
     n = n_looks(min(n_texts))
     items, unrelated = (looks(one, n)[0] for one in n_texts)
-    scores = _scored(on.part(items, unrelated), few, journals, None, report, note)
+    scores = _scored(on.part(items, unrelated), few, journals, None, shown, note)
     kept = promising(scores, max_kl)
     names = grid.labels()
     others = tuple(name for index, name in enumerate(names) if index not in kept)
@@ -289,7 +291,7 @@ def _scored(
     grid: Grid,
     journals: list[Journal],
     max_kl: float | None,
-    report: Progress,
+    shown: _Shown,
     note: Warn,
 ) -> Scores:
     """The scores of a grid; its journal joins the others."""
@@ -297,14 +299,23 @@ def _scored(
     if len(journals[-1]):
         note("going on with a sweep that was stopped")
     scores: Scores | None = None
+    n_cells, done = len(grid.rows) * grid.n_columns, 0.0
+    with shown.progress("scoring", n_cells) as advance:
 
-    def on_progress(what: str, share: float) -> None:
-        report(Step(what, share, grid, scores))
+        def on_progress(what: str, share: float) -> None:
+            nonlocal done
+            picture = partial(_drawn, grid, scores, shown.max_kl)
+            advance(share * n_cells - done, what, picture)
+            done = share * n_cells
 
-    for so_far in run(on, grid, journals[-1], on_progress, max_kl):
-        scores = so_far
+        for so_far in run(on, grid, journals[-1], on_progress, max_kl):
+            scores = so_far
     assert scores is not None
     return scores
+
+
+def _drawn(grid: Grid, scores: Scores | None, max_kl: float, width: int) -> Any:
+    return heat_map(grid, scores, max_kl, width=width)
 
 
 def _n_written(task: Task) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 if TYPE_CHECKING:
-    from steer.evaluation import Step
+    from steer.base.progress import Progress
     from steer.library.data import Data
     from steer.steering.projection import Guard, Projection
 
@@ -73,7 +73,7 @@ class MeasureOptions(NameOptions, total=False):
     seed: int
     allow_overlap: bool
     allow_other_model: bool
-    progress: Callable[[Step], None] | None
+    progress: Progress
 
 
 def spelled_out(by: Callable[..., Any]) -> Callable[[Function], Function]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from steer import evaluation
 from steer.baking.bakeable import check_bakeable
 from steer.baking.check import TEXTS
+from steer.baking.folder import N_STAGES
 from steer.baking.folder import Report as BakeReport
 from steer.baking.folder import export as export_folder
 from steer.baking.target import check_folder
@@ -24,7 +25,7 @@ from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
 from steer.distillation.pairs import preference
 from steer.distillation.settings import DistillSettings
-from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
+from steer.evaluation import Evaluation, SuiteResult, SweepResult
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.extraction import extract as run_extraction
 from steer.fitting.activations import Activations, open_kept
@@ -357,7 +358,7 @@ def bake(
     mapping: Mapping[str, str] | None = None,
     allow_other_model: bool = False,
     force: bool = False,
-    progress: Callable[[str], None] = lambda stage: None,
+    progress: Progress = silent,
 ) -> BakeReport:
     """Write steering into a checkpoint folder that any engine serves without hooks.
 
@@ -378,18 +379,19 @@ def bake(
     loaded = load(source)
     vectors = [vector for steer in chosen for vector in steer.vectors]
     check_all_fit(vectors, loaded.identity, allow_other_model=allow_other_model)
-    return export_folder(
-        loaded,
-        chosen,
-        folder,
-        source,
-        dtype=written,
-        max_shard_size=max_shard_size,
-        approximate=approximate,
-        texts=TEXTS if texts is None else text_list(texts, mapping=mapping),
-        force=force,
-        on_stage=progress,
-    )
+    with progress("baking", N_STAGES) as advance:
+        return export_folder(
+            loaded,
+            chosen,
+            folder,
+            source,
+            dtype=written,
+            max_shard_size=max_shard_size,
+            approximate=approximate,
+            texts=TEXTS if texts is None else text_list(texts, mapping=mapping),
+            force=force,
+            on_stage=lambda stage: advance(1, stage),
+        )
 
 
 def _measured(
@@ -409,7 +411,7 @@ def _measured(
     seed: int = 0,
     allow_overlap: bool = False,
     allow_other_model: bool = False,
-    progress: Callable[[Step], None] | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """The options of `evaluate` and `sweep` as the evaluation takes them."""
     names = names_of(
@@ -537,7 +539,7 @@ def suite(
     max_tokens: int = 64,
     seed: int = 0,
     jobs: int = 1,
-    progress: Callable[[Step], None] | None = None,
+    progress: Progress = silent,
 ) -> SuiteResult:
     """Compare methods of making vectors on conditions, beside the condition as a prompt.
 
