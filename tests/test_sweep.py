@@ -412,7 +412,7 @@ def test_a_random_direction_is_not_recommended(joyful: str, folder: Path) -> Non
     assert store.read(Path("vectors/joyful.safetensors")).metadata.recommended.unit == "vector"
 
 
-def test_a_scope_can_be_swept_and_not_saved(joyful: str, folder: Path) -> None:
+def test_a_scope_can_be_swept_and_not_saved_if_odd(joyful: str, folder: Path) -> None:
     # At the last layer, before the first response token, nothing that is scored would change.
     few = ["--samples", 4, "--max-tokens", 6, "--coefficients", "5%,40%", "--layers", "0,1"]
     words = ["sweep", "-m", folder, "--texts", "held.jsonl", *few]
@@ -425,7 +425,7 @@ def test_a_scope_can_be_swept_and_not_saved(joyful: str, folder: Path) -> None:
     assert told[1][0]["typed"] == "joyful:5%@0/response=0"
     effects = [[cell["effect"]["value"] for cell in cells] for cells in told]
     assert effects[0] != effects[1] != effects[2] != effects[0]
-    saved = steer(*words, "-v", "joyful:add/response=0", "--save")
+    saved = steer(*words, "-v", "joyful:add/not-response=0", "--save")
     assert "nothing was saved" in saved.stderr or saved.exit_code == 1
     assert path.read_bytes() == before
 

@@ -118,6 +118,7 @@ def apply(
     steer apply "Hello" --chat --condition "You are a pirate." --strength 1.5
 
     \b
+    -v joyful:-1                the opposite of what the file recommends
     -v joyful:-1.5@2,5-7        times the vector, at these layers; @all: its own
     -v joyful:15%               as long as 15 % of the activations there
     -v joyful:2,norm=keep       add, but keep the activation's length

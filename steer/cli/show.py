@@ -139,6 +139,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         made = _combined(metadata.method.combination)
     amount = f"×{Coefficient(best.coefficient, best.unit)}"
     amount += "" if best.op == "add" else f" {best.op}"
+    where = format_layers(best.layers) + (f", {best.scope}" if best.scope else "")
     return [
         ("name", metadata.name),
         ("description", metadata.description),
@@ -147,7 +148,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         ("site", f"{metadata.site}, layers {format_layers(metadata.layers)} of {model.n_layers}"),
         ("form", form),
         ("made from", f"{made}; {read}"),
-        ("recommended", f"{amount} @ {format_layers(best.layers)} ({best.evidence})"),
+        ("recommended", f"{amount} @ {where} ({best.evidence})"),
         ("sha256", metadata.sha256),
     ]
 

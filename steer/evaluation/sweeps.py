@@ -54,12 +54,12 @@ from steer.measures.grids import (
 )
 from steer.measures.heat import LOOKED, heat_map
 from steer.measures.tables import in_console, in_notebook, table
-from steer.steering.operation import ADD, Coefficient, Operation, parse_coefficient
+from steer.steering.operation import Coefficient, Operation, parse_coefficient
 from steer.steering.scope import CONSTANT
 from steer.steering.spec import SteerSpec, parse
-from steer.steering.steers import Steer, check_all_fit, recommended_operation, resolve
+from steer.steering.steers import Steer, check_all_fit, recommended_operation, usual_scope
 from steer.vectors import store
-from steer.vectors.metadata import Recommended
+from steer.vectors.metadata import Recommended, can_be_saved
 from steer.vectors.provenance import ModelIdentity
 from steer.vectors.sites import format_layers, parse_layers
 from steer.vectors.vector import SteeringVector
@@ -113,7 +113,9 @@ def grid_of(
         read = one if isinstance(one, SteeringVector) else store.read(find(spec.reference))
         op = spec.op or recommended_operation(read.metadata)
         columns = _coefficients(coefficients, read, op, rule)
-        scope = resolve(replace(spec, op=ADD), read).scope
+        scope = spec.scope or replace(
+            usual_scope(read.metadata, op), skip_special=spec.skip_special
+        )
         for chosen in _layers(layers, read, together=together):
             # As reports may have it.
             reference = without_passwords(spec.reference)
@@ -445,12 +447,21 @@ class SweepResult:
             coefficient=coefficient.value,
             unit=coefficient.unit,
             op=str(row.op),
+            scope=self._saved_scope(row),
             chosen_on=self.chosen_on,
             evidence="; ".join(evidence),
         )
         vector = row.vector
         metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)
         return SteeringVector(metadata, vector.directions, vector.down, vector.up)
+
+    @staticmethod
+    def _saved_scope(row: GridRow) -> str | None:
+        """The scope as a file recommends it; None where it is what the vector has anyway."""
+        metadata = row.vector.metadata
+        without = msgspec.structs.replace(metadata.recommended, scope=None)
+        usual = usual_scope(msgspec.structs.replace(metadata, recommended=without))
+        return None if row.scope == usual else str(row.scope)
 
     def save(self, warn: Warn = warn_python) -> Path | None:
         """Write the recommendation into the vector's file; None where a file cannot hold it.
@@ -460,12 +471,14 @@ class SweepResult:
             VectorError: the file has changed since the sweep began.
         """
         position = self.verdict.position
+        if position is not None and self.verdict.recommended:
+            row = self.grid.rows[position[0]]
+            if not can_be_saved(self._saved_scope(row)):
+                warn(f"a vector file cannot recommend the scope of {row}: nothing was saved")
+                return None
         vector = self.recommending()
         assert position is not None
         row = self.grid.rows[position[0]]
-        if row.scope != resolve(SteerSpec(row.reference), row.vector).scope:
-            warn(f"a vector file recommends no scope, and the choice is {row}: nothing was saved")
-            return None
         path = store.find(row.reference)
         if store.read(path).sha256 != row.vector.sha256:
             raise VectorError(f"{path} has changed since the sweep began", hint="run it again")

@@ -63,7 +63,7 @@ class GridRow:
     @property
     def _typed_scope(self) -> Scope | None:
         """The scope, where it has to be typed because it is not the vector's usual one."""
-        return None if self.scope == usual_scope(self.vector.metadata) else self.scope
+        return None if self.scope == usual_scope(self.vector.metadata, self.op) else self.scope
 
     @property
     def _typed_op(self) -> Operation | None:

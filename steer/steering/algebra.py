@@ -186,6 +186,7 @@ def _metadata(
         for layer, row in zip(layers, directions, strict=True)
     )
     started = tuple(layer for layer in first.recommended.layers if layer in layers)
+    scopes = {part.vector.metadata.recommended.scope for part in parts}
     return Metadata(
         name=first.name,
         model=first.model,
@@ -196,9 +197,18 @@ def _metadata(
         contrast=contrast_of(how, parts),
         statistics=statistics,
         recommended=Recommended(
-            layers=started or layers, coefficient=1.0, evidence="combined; no sweep was run"
+            layers=started or layers,
+            # What was calibrated times the vector, by a few layers together, holds for a sum too.
+            coefficient=first.recommended.coefficient if _adds(first.recommended) else 1.0,
+            scope=first.recommended.scope if len(scopes) == 1 else None,
+            evidence="combined; no sweep was run",
         ),
     )
+
+
+def _adds(recommended: Recommended) -> bool:
+    """Whether a multiple of the vector itself is recommended, to be added."""
+    return recommended.op_name == "add" and recommended.unit == "vector"
 
 
 def contrast_of(how: Combination, parts: Sequence[Steer]) -> ContrastSummary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from steer.base.errors import ModelError, SiteError, UsageError, VectorError
 from steer.steering.operation import ADD, Coefficient, Operation, parse_operation
 from steer.steering.projection import Gate, level, reading_layer, unit_direction
-from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope
+from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope, parse_scope
 from steer.steering.spec import SteerSpec
 from steer.vectors.metadata import Metadata
 from steer.vectors.provenance import ModelIdentity
@@ -175,13 +176,21 @@ class Steer:
 _USUAL = (EVERYWHERE, CONSTANT)
 
 
-def usual_scope(metadata: Metadata) -> Scope:
-    """Where a vector acts if nobody says: on the response where it was distilled for that."""
+def usual_scope(metadata: Metadata, op: Operation = ADD) -> Scope:
+    """Where a vector acts by `op` if nobody says: where its file recommends that op, on the
+    response where it was distilled for that, else everywhere."""
+    recommended = metadata.recommended
+    if recommended.scope is not None and op.name == recommended.op_name:
+        return parse_scope(recommended.scope)
     return Scope("response") if metadata.read.positions == "response" else EVERYWHERE
 
 
 def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -> Steer:
     """What was typed, completed by what the file recommends.
+
+    A number without layers multiplies the coefficient that the file recommends for the op, so that
+    -1 is the opposite of what no number does. At layers that were typed it multiplies the stored
+    vector.
 
     Raises:
         VectorError: the vector has none of the layers that were asked for, does not suit the op, or
@@ -190,8 +199,8 @@ def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -
     """
     metadata = vector.metadata
     recommended = metadata.recommended
-    scope = spec.scope or replace(usual_scope(metadata), skip_special=spec.skip_special)
     op = spec.op or recommended_operation(metadata)
+    scope = spec.scope or replace(usual_scope(metadata, op), skip_special=spec.skip_special)
     usual = Coefficient(1.0)
     if op.name == recommended.op_name:
         usual = Coefficient(recommended.coefficient, recommended.unit)
@@ -200,12 +209,24 @@ def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -
                 f"vector {vector.name!r} recommends a coefficient of 0: it would steer nothing",
                 hint=f"name one, such as {spec.reference}:1",
             )
+    coefficient = spec.coefficient or usual
+    if spec.coefficient and spec.coefficient.unit == "vector" and spec.layers is None:
+        coefficient = multiplied(spec.coefficient.value, usual)
     layers = metadata.layers if spec.layers == "all" else spec.layers
     if layers is None:
         layers = recommended.layers
         if op.writes:
             layers = (reading_layer(metadata, layers),)
-    return Steer(vector, spec.coefficient or usual, layers, scope, op, spec.schedule, gate)
+    return Steer(vector, coefficient, layers, scope, op, spec.schedule, gate)
+
+
+def multiplied(number: float, usual: Coefficient) -> Coefficient:
+    """`number` times a recommended coefficient; a recommended 0 counts as 1 of the vector."""
+    if not usual.value:
+        return Coefficient(number)
+    # Shares are decimals, and stay such: twice 10.1 % is 20.2 %.
+    value = float(Decimal(repr(number)) * Decimal(repr(usual.value)))
+    return Coefficient(value, usual.unit)
 
 
 def recommended_operation(metadata: Metadata) -> Operation:

@@ -30,6 +30,13 @@ NEEDS = "0.1.0"
 
 #: How an op looks in `-v`; `steer.steering.operation` knows what it means.
 _OP = re.compile(r"[a-z]{1,20}(=[a-z0-9.+-]{1,40})?")
+#: The scopes that a file may recommend; `steer.steering.scope` knows what they mean.
+_SCOPE = re.compile(r"all|prompt|response(=\d{1,9})?")
+
+
+def can_be_saved(scope: str | None) -> bool:
+    """Whether a file can recommend this scope."""
+    return scope is None or _SCOPE.fullmatch(scope) is not None
 
 
 class Spread(Record, frozen=True):
@@ -81,9 +88,9 @@ class Recommended(Record, frozen=True):
 
     coefficient: times the stored vector or, where `unit` is residual, the share of the mean
     activation's length that it is brought to at each layer; for an op other than `add`, how much of
-    the edit is made. op: as `-v` writes it, such as `add`, `ablate` or `cap=2.5`. chosen_on: short
-    hashes of the held-out texts that a sweep chose by; None where there were none, and in earlier
-    files.
+    the edit is made. op: as `-v` writes it, such as `add`, `ablate` or `cap=2.5`. scope: which
+    positions that op steers, as `-v` writes it; None leaves the usual ones. chosen_on: short hashes
+    of the held-out texts that a sweep chose by; None where there were none, and in earlier files.
     """
 
     layers: tuple[int, ...]
@@ -91,10 +98,13 @@ class Recommended(Record, frozen=True):
     evidence: str
     op: str = "add"
     unit: Unit = "vector"
+    scope: str | None = None
     chosen_on: str | None = None
 
     def __post_init__(self) -> None:
         finite(self.coefficient)
+        if not can_be_saved(self.scope):
+            raise ValueError(f"{str(self.scope)[:60]!r} is not a scope that a file can recommend")
         if not _OP.fullmatch(self.op):
             raise ValueError(f"{self.op[:60]!r} is not an op")
         if self.unit == "residual" and self.op not in ("add", "norm=keep"):
@@ -177,8 +187,9 @@ def to_json(metadata: Metadata) -> dict[str, Any]:
         del plain["contrast"]["items"]
     if metadata.recommended.unit == "vector":
         del plain["recommended"]["unit"]
-    if metadata.recommended.chosen_on is None:
-        del plain["recommended"]["chosen_on"]
+    for name in ("scope", "chosen_on"):
+        if plain["recommended"][name] is None:
+            del plain["recommended"][name]
     return plain
 
 
