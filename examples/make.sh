@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 make_one() { # name, kind, positive, negative
     python -m steer.pocket.pairs "$2" "$3" "$4" > "examples/contrasts/$1.jsonl"
-    steer extract "examples/contrasts/$1.jsonl" -m pocket -o "vectors/$1.safetensors" --force \
+    steer extract "examples/contrasts/$1.jsonl" -m pocket -o "steer/pocket/vectors/$1.safetensors" --force \
         --description "$2: $3, away from $4" --license CC0-1.0
 }
 

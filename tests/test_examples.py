@@ -57,7 +57,7 @@ def test_requests_are_drawn_from_the_grammar() -> None:
 @each_example
 def test_vectors_are_made_from_the_contrasts(name: str, tmp_path: Path) -> None:
     kind, positive, negative = MADE[name]
-    shipped = ROOT / f"vectors/{name}.safetensors"
+    shipped = ROOT / f"steer/pocket/vectors/{name}.safetensors"
     made = tmp_path / f"{name}.safetensors"
     words = ["--description", f"{kind}: {positive}, away from {negative}", "--license", "CC0-1.0"]
     contrasts = ROOT / f"examples/contrasts/{name}.jsonl"
@@ -74,8 +74,8 @@ def test_vectors_are_made_from_the_contrasts(name: str, tmp_path: Path) -> None:
 
 @each_example
 def test_every_vector_has_a_card(name: str) -> None:
-    card = (ROOT / f"vectors/{name}.md").read_text()
-    assert store.read(ROOT / f"vectors/{name}.safetensors").metadata.description in card
+    card = (ROOT / f"steer/pocket/vectors/{name}.md").read_text()
+    assert store.read(ROOT / f"steer/pocket/vectors/{name}.safetensors").metadata.description in card
 
 
 README = (ROOT / "README.md").read_text()
@@ -83,8 +83,7 @@ SHOWN = re.findall(r"^\$ (steer .*)$", README, flags=re.MULTILINE)
 
 
 def test_the_tour_of_the_readme_works(tmp_path: Path) -> None:
-    for folder in ("examples", "vectors"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     assert len(SHOWN) >= 3
     for command in SHOWN:
         steer(*shlex.split(command)[1:])

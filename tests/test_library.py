@@ -333,7 +333,7 @@ def test_files_are_listed_verified_compared_and_combined(
     compared = steer.compare("warm", "cold")
     assert compared.likenesses[0].cosines[2] == pytest.approx(-1)
     assert not compared.obstacles and "warm · cold" in compared._repr_html_()
-    both = steer.combine(["warm:2", saved, saved(-1)], name="two")
+    both = steer.combine(["warm:2", saved, saved(-1, layers="all")], name="two")
     assert both.cosine(warm)[2] == pytest.approx(1)
     np.testing.assert_allclose(both.at(2).numpy(), 2 * warm.at(2).numpy(), rtol=1e-5)
     with pytest.raises(UsageError, match="multiple"):
@@ -379,7 +379,7 @@ def test_an_evaluation_is_that_of_the_command_line(model: Model, tmp_path: Path)
     ]
     (tmp_path / "held-out.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     words = ["--texts", str(tmp_path / "held-out.jsonl"), "--samples", "4", "--max-tokens", "8"]
-    path = Path(__file__).parents[1] / "vectors/joyful.safetensors"
+    path = Path(__file__).parents[1] / "steer/pocket/vectors/joyful.safetensors"
     done = run("eval", "-v", f"{path}:2@2", *words, "--json")
     assert done.exit_code == 0, done.stderr
     joyful = steer.read(path)
@@ -390,7 +390,7 @@ def test_an_evaluation_is_that_of_the_command_line(model: Model, tmp_path: Path)
 
 
 def test_a_sweep_from_rows(model: Model) -> None:
-    joyful = steer.read(Path(__file__).parents[1] / "vectors/joyful.safetensors")
+    joyful = steer.read(Path(__file__).parents[1] / "steer/pocket/vectors/joyful.safetensors")
     rows = [
         {"positive": f"{one} She laughed.", "negative": f"{two} She wept."} for one, two in PAIRS
     ]

@@ -65,20 +65,6 @@ def extract(
     --positions mean,last    compared; the better one is kept
 
     \b
-    --positions mean         the whole text; of pairs, from where they differ
-    --positions last         or first, an index (-1), a span (-3:)
-    --positions completion   what follows the prompt; after:WORD too
-    --positions suffix       each token that the chat template adds after it
-    --positions mean,last    compared; the better one is kept
-
-    \b
-    --positions mean         the whole text; of pairs, from where they differ
-    --positions last         or first, an index (-1), a span (-3:)
-    --positions completion   what follows the prompt; after:WORD too
-    --positions suffix       each token that the chat template adds after it
-    --positions mean,last    compared; the better one is kept
-
-    \b
     steer extract joyful.jsonl -o vectors/joyful.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
         --texts stories.jsonl -o joyful.safetensors

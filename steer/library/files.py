@@ -63,15 +63,19 @@ def list_vectors(*places: Reference, warn: Callable[[str], None] = _warn) -> lis
     """The vector files of folders or addresses, by name; only their headers are read.
 
     places: by default those in which names are looked up: `./vectors`, the folders of
-    `$STEER_VECTORS`, and the vectors of pocket inside steer. warn: gets a line for each file that
+    `$STEER_VECTORS`, and the vectors of pocket that steer brings along. warn: gets a line for each file that
     is no vector.
 
     Raises:
         SteerError: a folder or place that does not exist, or does not answer.
     """
-    searched = [str(place) for place in places]
-    searched = searched or [str(folder) for folder in store.folders() if folder.is_dir()]
-    return [file for place in searched for file in _listed(place, warn)]
+    if places:
+        return [file for place in places for file in _listed(str(place), warn)]
+    own = [folder for folder in store.folders() if folder.is_dir()]
+    found = [file for folder in own for file in _listed(str(folder), warn)]
+    names = {file.name for file in found}
+    shipped = _listed(str(store.SHIPPED), warn)
+    return [*found, *(file for file in shipped if file.name not in names)]
 
 
 def _listed(place: str, warn: Callable[[str], None]) -> Iterable[VectorFile]:

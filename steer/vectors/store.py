@@ -236,6 +236,10 @@ def check_path(path: Path) -> None:
         raise SteerError(f"{path} does not end in {SUFFIX}", hint=f"write -o {path.stem}{SUFFIX}")
 
 
+#: The vectors of the pocket model that steer brings along; any other of the same name is preferred.
+SHIPPED = Path(__file__).parents[1] / "pocket" / "vectors"
+
+
 def folders() -> list[Path]:
     """Where vectors are found by name: `./vectors`, then each folder of $STEER_VECTORS."""
     named = os.environ.get("STEER_VECTORS", "")
@@ -253,7 +257,10 @@ def files(folder: Path) -> list[Path]:
 
 
 def find(reference: str) -> Path:
-    """The file that a path or a name means; names are looked up in `folders()`.
+    """The file that a path or a name means; names are looked up in `folders()`, then in `SHIPPED`.
+
+    A name never means a file in the folder at hand, which is `./NAME`; where there is such a file,
+    a shipped vector of that name is not taken in its place.
 
     Raises:
         VectorError: there is none; the message has the nearest name.
@@ -278,11 +285,19 @@ def find(reference: str) -> Path:
             candidate = folder / (reference + SUFFIX)
             if candidate.is_file():
                 return candidate
-    names = [file.stem for folder in searched for file in files(folder)]
-    close = difflib.get_close_matches(reference, names, n=1)
+    here = Path(reference + SUFFIX)
+    with reported(path):
+        shipped = SHIPPED / here
+        if here.is_file():
+            hint = f"for the file in this folder write ./{reference}"
+        elif shipped.is_file():
+            return shipped
+        else:
+            names = [file.stem for folder in [*searched, SHIPPED] for file in files(folder)]
+            close = difflib.get_close_matches(reference, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "see `steer list`"
     raise VectorError(
-        f"no vector named {reference!r} in {' or '.join(str(f) for f in folders())}",
-        hint=f"did you mean {close[0]!r}?" if close else "see `steer list`",
+        f"no vector named {reference!r} in {' or '.join(str(f) for f in folders())}", hint=hint
     )
 
 
