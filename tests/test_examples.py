@@ -75,7 +75,9 @@ def test_vectors_are_made_from_the_contrasts(name: str, tmp_path: Path) -> None:
 @each_example
 def test_every_vector_has_a_card(name: str) -> None:
     card = (ROOT / f"steer/pocket/vectors/{name}.md").read_text()
-    assert store.read(ROOT / f"steer/pocket/vectors/{name}.safetensors").metadata.description in card
+    assert (
+        store.read(ROOT / f"steer/pocket/vectors/{name}.safetensors").metadata.description in card
+    )
 
 
 README = (ROOT / "README.md").read_text()

@@ -6,6 +6,8 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from test_cli import steer as run
 
 import steer
 from steer.base.errors import InputError, SteerError, UsageError, VectorError
+from steer.base.progress import Advance, Picture
 from steer.generate.apply import Sampling, generate
 from steer.library.models import Model
 from steer.library.vectors import as_steers
@@ -394,7 +397,16 @@ def test_a_sweep_from_rows(model: Model) -> None:
     rows = [
         {"positive": f"{one} She laughed.", "negative": f"{two} She wept."} for one, two in PAIRS
     ]
-    steps: list[float] = []
+    shares: dict[str, float] = {}
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Advance]:
+        def advance(count: float, note: str | None = None, picture: Picture | None = None) -> None:
+            shares[what] = shares.get(what, 0) + count / total
+            assert picture is None or picture(80)
+
+        yield advance
+
     result = steer.sweep(
         model,
         joyful,
@@ -403,10 +415,10 @@ def test_a_sweep_from_rows(model: Model) -> None:
         coefficients=[1.0, 2.0],
         samples=4,
         max_tokens=8,
-        progress=lambda step: steps.append(step.share),
+        progress=progress,
     )
     assert result.to_dict()["vectors"]
-    assert steps and all(0 <= share <= 1 for share in steps)
+    assert shares["scoring"] == pytest.approx(1)
 
 
 def test_export_and_convert_are_inverse(model: Model, warm: steer.Vector, tmp_path: Path) -> None:

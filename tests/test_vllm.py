@@ -177,7 +177,13 @@ def test_an_evaluation_differs_by_its_texts_alone(tmp_path: Path) -> None:
 
 
 def test_a_sweep_scores_what_it_scores_without(tmp_path: Path) -> None:
-    arguments = ("sweep", "-v", f"{ROOT}/steer/pocket/vectors/joyful.safetensors", "--layers", "2,3")
+    arguments = (
+        "sweep",
+        "-v",
+        f"{ROOT}/steer/pocket/vectors/joyful.safetensors",
+        "--layers",
+        "2,3",
+    )
     arguments += ("--coefficients", "20%,27%", "--texts", f"{ROOT}/examples/contrasts/joyful.jsonl")
     arguments += ("--samples", "8", "--max-tokens", "16", "--allow-overlap", "--max-nats", "9")
     arguments += ("--max-kl", "9", "--unrelated", unrelated(tmp_path))

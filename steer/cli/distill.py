@@ -186,7 +186,7 @@ def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bo
     distillation = metadata.method.distillation
     assert distillation is not None
     evidence = metadata.recommended.evidence
-    output.note(f"{model.describe()} · {metadata.contrast.n} texts · {evidence}")
+    output.note(f"{model.describe()} · {metadata.contrast.n} texts")
     if json:
         output.as_json({"path": str(path), **to_json(metadata)})
         return

@@ -63,8 +63,8 @@ def list_vectors(*places: Reference, warn: Callable[[str], None] = _warn) -> lis
     """The vector files of folders or addresses, by name; only their headers are read.
 
     places: by default those in which names are looked up: `./vectors`, the folders of
-    `$STEER_VECTORS`, and the vectors of pocket that steer brings along. warn: gets a line for each file that
-    is no vector.
+    `$STEER_VECTORS`, and the vectors of pocket that steer brings along. warn: gets a line for each
+    file that is no vector.
 
     Raises:
         SteerError: a folder or place that does not exist, or does not answer.
