@@ -76,16 +76,20 @@ class Rows:
 
     def _paragraphs(self) -> Iterator[Any]:
         from rich.padding import Padding
+        from rich.table import Table
         from rich.text import Text
 
         if self.columns[0]:
             yield Text(self.columns[0], style="bold")
         for name, *cells in self.rows:
             yield Text(name)
+            lines = Table.grid(padding=(0, _GAP, 0, 0))
+            lines.add_column(no_wrap=True)
+            lines.add_column(overflow="fold")
             for column, cell in zip(self.columns[1:], cells, strict=True):
                 if cell not in ("", NOTHING):
-                    line = f"{column:<14}{cell}" if column else cell
-                    yield Padding(Text(line, overflow="fold"), (0, 0, 0, 2))
+                    lines.add_row(Text(column), Text(cell))
+            yield Padding(lines, (0, 0, 0, _GAP), expand=False)
 
 
 def _width(text: str) -> int:

@@ -46,10 +46,10 @@ def combine(
 
     \b
     steer combine joyful formal:-0.5 -o vectors/playful.safetensors
-    steer combine run1 run2 run3 --op mean -o vectors/joyful.safetensors
-    steer combine gloomy:-1 -o vectors/cheer.safetensors
+    steer combine joyful formal sea --op mean -o vectors/mixed.safetensors
+    steer combine formal:-1 -o vectors/casual.safetensors
     steer combine joyful --orthogonal-to formal -o vectors/joy-alone.safetensors
-    steer combine --recipe examples/recipes/captain.toml -o captain.safetensors
+    steer combine --recipe captain.toml -o captain.safetensors
     """
     from steer.base.errors import UsageError
     from steer.base.files import check_writable

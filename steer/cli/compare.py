@@ -27,8 +27,8 @@ def compare(
     A cosine of 1 is the same direction, -1 its opposite, 0 nothing in common. No model is loaded.
 
     \b
-    steer compare joyful calm
-    steer compare run1.safetensors run2.safetensors run3.safetensors --json
+    steer compare joyful formal
+    steer compare joyful formal sea --json
     """
     from steer.library import files
     from steer.vectors.sites import format_layers

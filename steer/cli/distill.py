@@ -86,7 +86,7 @@ def distill(
     without it. Recovery says how much of the way it came: 1 is all, 0 is the unsteered model.
 
     \b
-    steer distill --condition "[mood: joyful]" -o vectors/joyful.safetensors
+    steer distill --condition "[mood: joyful]" -o vectors/joy.safetensors
     steer distill --condition "Everyone was sad." -m MODEL --rank 16 \\
         --layers all -o x.safetensors
     steer distill --condition "You are a pirate." --chat -m MODEL \\

@@ -73,7 +73,7 @@ def evaluate(
     steer eval -v joyful --texts held-out.jsonl
     steer eval -v formal:2@2 --texts pairs.jsonl --condition "[style: formal]" \\
         --concept grammar:formal
-    steer eval -v refusal:ablate --when 'refusal>0.4/token' --texts pairs.jsonl
+    steer eval -v joyful:ablate --when 'sea>0.4/token' --texts pairs.jsonl
     steer eval -v mean.safetensors -v pca.safetensors --texts pairs.jsonl \\
         -m MODEL -o eval.json
 

@@ -65,9 +65,9 @@ def extract(
     --positions mean,last    compared; the better one is kept
 
     \b
-    steer extract joyful.jsonl -o vectors/joyful.safetensors
+    steer extract pairs.jsonl -m MODEL -o vectors/warm.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
-        --texts stories.jsonl -o joyful.safetensors
+        --texts texts.jsonl -o mood.safetensors
     steer extract --positive-file harmful.txt --negative-file harmless.txt \\
         --chat --positions suffix -o refusal.safetensors
     steer extract facts.csv --map text=claim \\

@@ -42,7 +42,7 @@ def push(
 
     \b
     steer push joyful hf://team/vectors
-    steer push joyful calm s3://bucket/vectors --evidence eval.json
+    steer push joyful sea s3://bucket/vectors --evidence eval.json
     steer push vectors/*.safetensors /mnt/team/vectors
     """
     from steer.library import files

@@ -44,7 +44,7 @@ def show(
     steers = [{ vector = "formal:1.5@2/response", when = "sea>0.2" }]
 
     \b
-    steer recipe show examples/recipes/captain.toml
+    steer recipe show captain.toml
     steer recipe show captain.toml > flat.toml
     """
     from steer.library.files import read_recipe

@@ -30,8 +30,8 @@ def sign(
     --public-key k.pub`. Needs pip install 'steer-activations[sign]'.
 
     \b
-    steer sign joyful --key k.pem --new-key
-    steer verify joyful --public-key k.pub
+    steer sign ./warm.safetensors --key k.pem --new-key
+    steer verify ./warm.safetensors --public-key k.pub
     """
     from steer.library import files
 

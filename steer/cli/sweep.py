@@ -93,7 +93,7 @@ def sweep(
     not beat random directions is not recommended. A sweep that was killed goes on.
 
     \b
-    steer sweep -v joyful --texts held-out.jsonl --save
+    steer sweep -v ./warm.safetensors --texts held-out.jsonl --save
     steer sweep -v joyful --texts held-out.jsonl --quick
     steer sweep -v pirate.safetensors --max-kl 0.05 --report sweep.html
     steer sweep -v warm --texts pairs.jsonl -m MODEL --layers 10-20 \\

@@ -33,8 +33,8 @@ def verify(
 
     \b
     steer verify joyful
-    steer verify vectors/*.safetensors -m pocket
-    steer verify joyful --public-key k.pub
+    steer verify joyful formal sea -m pocket
+    steer verify ./warm.safetensors --public-key k.pub
     """
     from steer.library import files
 

@@ -480,6 +480,7 @@ class SweepResult:
         assert position is not None
         row = self.grid.rows[position[0]]
         path = store.find(row.reference)
+        store.check_own(path)
         if store.read(path).sha256 != row.vector.sha256:
             raise VectorError(f"{path} has changed since the sweep began", hint="run it again")
         store.write(path, vector, force=True)
@@ -651,7 +652,9 @@ def _check_savable(reference: str) -> None:
             f"--save writes into a file on this machine, and {reference} is elsewhere",
             hint=f"fetch it with `steer pull {reference}`, and sweep the copy; or leave --save out",
         )
-    check_writable(store.find(reference), force=True)
+    path = store.find(reference)
+    store.check_own(path)
+    check_writable(path, force=True)
 
 
 def _spec(text: str) -> SteerSpec:

@@ -174,6 +174,7 @@ def sign(reference: Reference, key: Reference) -> Path:
         SteerError: the key cannot be used, or `cryptography` is not installed.
     """
     path = store.find(str(reference))
+    store.check_own(path)
     return signing.sign(path, store.read_with_bytes(path)[1], Path(key))
 
 

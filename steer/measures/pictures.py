@@ -51,6 +51,19 @@ def draw(told: dict[str, Any], kind: str) -> bytes:
     return file.getvalue()
 
 
+def _figure(**settings: Any) -> Any:
+    """A figure of matplotlib's that a notebook shows, whatever backend it has."""
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=100)
+            return file.getvalue()
+
+    return Shown(**settings)
+
+
 def figure(told: dict[str, Any]) -> Any:
     """The figure of matplotlib: effect, cost, and the front.
 
@@ -59,12 +72,11 @@ def figure(told: dict[str, Any]) -> Any:
     """
     check_format(None)
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
     n_rows = len(told["rows"])
     blocks = _blocks(told["coefficients"])
     with mpl.rc_context(_STYLE):
-        made = Figure(
+        made = _figure(
             figsize=(12, max(3.4, 1.6 + 0.27 * n_rows + 0.6 * (len(blocks) - 1))),
             layout="constrained",
         )
@@ -114,11 +126,10 @@ def bars(rows: Sequence[tuple[str, Mapping[str, Interval]]], measures: Sequence[
     """
     check_format(None)
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
     labels = [label for label, _ in rows]
     with mpl.rc_context(_STYLE):
-        made = Figure(
+        made = _figure(
             figsize=(2 + 2.2 * max(1, len(measures)), 1.2 + 0.3 * len(rows)), layout="constrained"
         )
         panels = made.subplots(1, max(1, len(measures)), sharey=True, squeeze=False)[0]

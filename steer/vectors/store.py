@@ -227,13 +227,30 @@ def _end(entry: Any) -> int:
 
 
 def check_path(path: Path) -> None:
-    """Refuse an output name that the readers would not find again.
+    """Refuse an output name that the readers would not find again; make the folder `./vectors`
+    where it is to have the file.
 
     Raises:
         SteerError: the name does not end in `.safetensors`.
     """
     if path.suffix != SUFFIX:
         raise SteerError(f"{path} does not end in {SUFFIX}", hint=f"write -o {path.stem}{SUFFIX}")
+    if path.parent == Path("vectors"):
+        with reported(path.parent):
+            path.parent.mkdir(exist_ok=True)
+
+
+def check_own(path: Path) -> None:
+    """Refuse to change a vector that steer brings along.
+
+    Raises:
+        SteerError: it is one of them.
+    """
+    if path.parent == SHIPPED:
+        raise SteerError(
+            f"{path.stem} comes with steer and is not changed",
+            hint=f"copy it first: mkdir -p vectors; cp {path} vectors/",
+        )
 
 
 #: The vectors of the pocket model that steer brings along; any other of the same name is preferred.
