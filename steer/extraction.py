@@ -20,9 +20,9 @@ from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.overlap import sketch, texts_of
 from steer.contrasts.reading import Readings, Tokens
 from steer.fitting.activations import Activations, Recording, discard, resume
-from steer.fitting.fit import check_method
 from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.hooks.record import Batch, Recorder, in_batches, readings_of
+from steer.methods.registry import check_paired, fit_methods
 from steer.models.model import Model
 from steer.resuming import run_key
 from steer.vectors.giveaways import Giveaways
@@ -92,18 +92,43 @@ def extract(
         VectorError: too few texts, or sides that do not differ.
         SteerError: the activations cannot be written.
     """
+    [extracted] = extract_each(
+        workers, contrasts, read, [fit], part=part, keep=keep, progress=progress
+    )
+    return extracted
+
+
+def extract_each(
+    workers: Workers,
+    contrasts: Contrasts,
+    read: ReadSettings,
+    fits: Sequence[FitSettings],
+    *,
+    part: Path | None = None,
+    keep: Path | None = None,
+    progress: Progress = silent,
+) -> list[Extracted]:
+    """`extract` by several methods, from one recording.
+
+    Raises:
+        SteerError: as `extract`.
+    """
     reading.check_positions(contrasts, read.positions)
-    check_method(fit.method, paired=contrasts.paired)
+    for fit in fits:
+        check_paired(fit_methods().named(fit.method), paired=contrasts.paired)
     planned = once(workers, partial(plan, contrasts=contrasts, settings=read))
-    del contrasts  # Their tokens are left; of many, the texts take more.
+    del contrasts  # The plan has their tokens; the texts of many take more memory.
     with _part(part, keep) as path:
         with progress("reading", len(planned.readings)) as advance:
             activations = record_contrasts(workers, planned, path, advance)
+        extracted = []
         with activations:
-            n_columns = len(activations.recording.columns)
+            n_columns = len(fits) * len(activations.recording.columns)
             with progress("fitting", n_columns) as advance:
-                vectors = fit_vectors(activations, fit, advance)
-    return Extracted(best(vectors), tuple(vectors), planned.described)
+                for fit in fits:
+                    vectors = tuple(fit_vectors(activations, fit, advance))
+                    extracted.append(Extracted(best(vectors), vectors, planned.described))
+    return extracted
 
 
 @contextmanager

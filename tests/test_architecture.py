@@ -19,6 +19,7 @@ ROOT = Path(steer.__file__).parent
 LAYERS = [
     ["base", "pocket"],
     ["vectors"],
+    ["methods"],
     ["fitting"],
     ["contrasts"],
     ["steering"],
@@ -29,6 +30,7 @@ LAYERS = [
     ["resuming"],
     ["generate", "extraction", "monitoring", "selftest", "baking"],
     ["distillation", "demo"],
+    ["methods.builtin"],
     ["evaluation"],
     ["engines"],
     ["serving"],
@@ -79,8 +81,15 @@ def imported(file: Path, *, only_at_top: bool = False) -> set[str]:
     return found
 
 
+#: Rooms inside a room, of extensions: a registry finds them as it finds those of other packages, so
+#: nothing imports them, and they may import what they extend.
+PLUGGED_IN = {"methods.builtin"}
+
+
 def room(module: str) -> str:
-    return module.removeprefix("steer.").split(".")[0]
+    parts = module.removeprefix("steer.").split(".")
+    inner = ".".join(parts[:2])
+    return inner if inner in PLUGGED_IN else parts[0]
 
 
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
@@ -100,6 +109,12 @@ def test_imports_point_down(module: str) -> None:
             assert RANK[room(name)] < RANK[room(module)], f"{module} imports {name} from above"
 
 
+@pytest.mark.parametrize("module", modules())
+def test_nothing_imports_an_extension_by_name(module: str) -> None:
+    for name in ours(module):
+        assert room(name) == room(module) or room(name) not in PLUGGED_IN, name
+
+
 def test_no_circles() -> None:
     every = modules()
     graph = {name: ours(name) & set(every) for name in every}
@@ -115,6 +130,9 @@ def test_heavy_libraries_have_their_doors(module: str) -> None:
     light = module != "__init__" and RANK[room(module)] <= RANK[LAST_WITHOUT_TORCH]
     if light and module not in TRAINING:
         assert not tops & HEAVY
+    if room(module) in PLUGGED_IN:  # the help lists them
+        at_top = imported(modules()[module], only_at_top=True)
+        assert not {name.split(".")[0] for name in at_top} & (HEAVY | {"numpy"})
 
 
 def test_help_is_light() -> None:

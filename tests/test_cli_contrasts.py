@@ -12,7 +12,7 @@ import pytest
 import tiny
 from test_cli import failed, steer
 
-from steer.fitting.fit import METHODS
+from steer.methods.registry import fit_methods
 from steer.vectors import store
 
 
@@ -219,7 +219,7 @@ def test_sides_that_mean_nothing_are_called_so_by_every_method(folder: Path, kin
             made.append({"text": text(), "label": number % 2})
     words = ["extract", rows("f.jsonl", *made), "-m", folder, "-o", "x.safetensors"]
     assert steer(*words, "--keep", "acts").exit_code == 0
-    for method in METHODS:
+    for method in fit_methods().names:
         if (kind, method) != ("unpaired", "pca"):
             told = steer("fit", "acts", "--method", method, "-o", f"{method}.safetensors").stderr
             assert "no better than chance" in told, method

@@ -5,16 +5,22 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 from test_cli import steer
 
+import steer as library
 from steer.base.errors import SteerError
+from steer.formats.registry import registry
 from steer.measures import measures
+from steer.methods.registry import methods
 from steer.models.loading import load
 from steer.models.source import ModelSource
 from steer.sharing import evidence
@@ -42,16 +48,80 @@ def install(site: Path, name: str, code: str, project: str) -> None:
     importlib.invalidate_caches()
 
 
+def forget() -> None:
+    """Look for the extensions of other packages again."""
+    for known in (methods, registry):
+        known.cache_clear()
+
+
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of installed packages."""
     (tmp_path / "site").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    return tmp_path / "site"
+    forget()
+    yield tmp_path / "site"
+    forget()
+    for name in [name for name in sys.modules if name.startswith("plugin_")]:
+        del sys.modules[name]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tiny.save(tmp_path / "tiny-llama")
+
+
+def test_a_method_of_another_package_is_used_and_recorded(site: Path, folder: Path) -> None:
+    code = blocks("A method")
+    assert len([line for line in code["python"].splitlines() if line.strip()]) <= 20
+    install(site, "plugin_trimmed", code["python"], code["toml"])
+    assert "trimmed" in steer("extract", "--help").stdout
+    pairs = [{"positive": f"w5 w{n} w7", "negative": f"w6 w{n} w7"} for n in range(10, 34)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    first, second = code["sh"].splitlines()
+    result = steer(*shlex.split(first)[1:], "-m", folder)
+    assert result.exit_code == 0, result.stderr
+    assert "trimmed:share=0.2 of 24 pairs, by the package plugin_trimmed" in (
+        steer(*shlex.split(second)[1:]).stdout
+    )
+    names = {"steer": library, "model": library.load(str(folder)), "pairs": pairs}
+    exec(code["pycon"].replace(">>> ", ""), names)
+    read = store.read(Path("warm.safetensors"))
+    assert read.metadata.method.options == {"share": 0.2}
+    np.testing.assert_array_equal(names["warm"].numpy(), read.directions)
+    # Nothing left out is the mean difference.
+    whole = ("extract", "pairs.jsonl", "-m", folder, "-o", "a.safetensors", "--method")
+    assert steer(*whole, "trimmed:share=0").exit_code == 0
+    assert steer(*whole, "mean_diff", "--force").exit_code == 0
+    wrong = steer(*whole, "trimmed:share=0.7", "--force")
+    assert wrong.exit_code == 2 and "at most 0.4" in wrong.stderr
+    # The file needs no plugin.
+    (site / "plugin_trimmed-1.0.dist-info" / "entry_points.txt").unlink()
+    forget()
+    used = steer("apply", "w4", "-m", folder, "-v", "./warm.safetensors:2@1", "--max-tokens", 2)
+    assert used.exit_code == 0, used.stderr
+    gone = steer(*whole, "trimmed", "--force")
+    assert gone.exit_code == 2 and "'trimmed' is not a method" in gone.stderr
+
+
+def test_a_method_that_fails_or_cannot_be_loaded_is_named(site: Path, folder: Path) -> None:
+    project = '[project.entry-points."steer.methods"]\nzero = "plugin_zero:METHOD"\n'
+    code = (
+        "from steer.methods import FitMethod\n"
+        "METHOD = FitMethod(name='zero', help='x', compute=lambda p, n: 1 / 0)\n"
+    )
+    install(site, "plugin_zero", code, project)
+    Path("pairs.jsonl").write_text('{"positive": "w5", "negative": "w6"}\n')
+    words = ("extract", "pairs.jsonl", "-m", folder, "-o", "a.safetensors", "--method", "zero")
+    failed = steer(*words)
+    assert failed.exit_code == 1
+    assert "the method zero of the package plugin_zero failed" in failed.stderr
+    (site / "plugin_zero.py").write_text("import nothing_of_the_kind\n")
+    sys.modules.pop("plugin_zero")
+    forget()
+    failed = steer(*words)
+    assert failed.exit_code == 2 and "plugin_zero" in failed.stderr
+    assert "No module named 'nothing_of_the_kind'" in failed.stderr
 
 
 def evaluated(folder: Path, *words: object) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 _ESCAPE = re.compile(r"\\([nt\\])")
@@ -85,3 +85,9 @@ def _unsure(text: str, stop: Sequence[str]) -> int:
                 unsure = length
                 break
     return unsure
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a, b and c`, for messages."""
+    *most, last = list(words)
+    return f"{', '.join(most)} and {last}" if most else last

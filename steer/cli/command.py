@@ -122,7 +122,8 @@ class SteerCommand(TyperCommand):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         for parameter in self.params:
-            if complete := VALUES.get(str(parameter.name)):
+            own = VALUES.get(f"{self.name} {parameter.name}")
+            if complete := own or VALUES.get(str(parameter.name)):
                 # Typer takes it where an option is declared; here one table has it for all.
                 parameter._custom_shell_complete = _completing(complete)
 

@@ -56,7 +56,7 @@ def _facts(name: str, metadata: Metadata) -> list[str]:
     from steer.vectors.sites import format_layers
 
     layers = format_layers(metadata.layers)
-    positions, method = metadata.read.positions, metadata.method.name
+    positions, method = metadata.read.positions, str(metadata.method)
     return [name, metadata.model.id, metadata.site, layers, positions, method]
 
 

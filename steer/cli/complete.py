@@ -70,11 +70,16 @@ def _ops() -> list[str]:
 
 def methods(incomplete: str) -> list[str]:
     """Methods that fit a vector."""
-    from typing import get_args
+    from steer.methods.registry import fit_methods
 
-    from steer.vectors.provenance import FitMethod
+    return _beginning(fit_methods().names, incomplete)
 
-    return _beginning(get_args(FitMethod), incomplete)
+
+def distill_methods(incomplete: str) -> list[str]:
+    """Methods that distil a prompt."""
+    from steer.methods.registry import distill_methods as registry
+
+    return _beginning(registry().names, incomplete)
 
 
 def formats(incomplete: str) -> list[str]:
@@ -110,8 +115,9 @@ def _beginning(words: Iterable[str], begun: str) -> list[str]:
 _POSITIONS = of("mean", "last", "first", "completion", "suffix", "after:")
 _SITES = of("resid_pre", "resid_post", "attn_out", "mlp_out")
 
-#: By the names of options and arguments, which mean the same in every command.
+#: By the names of options and arguments; where one differs in a command, after the command's name.
 VALUES: dict[str, Callable[[str], list[str]]] = {
+    "distill method": distill_methods,
     "vector": vectors,
     "vectors": vectors,
     "parts": vectors,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options, output
+from steer.cli.methods import DistillCommand
 from steer.cli.texts import read_prompts, with_names
 from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("distill")(distill)
+    app.command("distill", cls=DistillCommand)(distill)
 
 
 @options.with_model(default="pocket", chat=True)
@@ -49,7 +50,9 @@ def distill(
     ] = False,
     method: Annotated[
         str | None,
-        typer.Option(help="ridge (minutes) or descent (slower, stronger)."),
+        typer.Option(
+            metavar="NAME[:OPTION=VALUE]", help="See below. Default: ridge with --chat, or descent."
+        ),
     ] = None,
     rank: Annotated[
         int | None,
@@ -100,25 +103,24 @@ def distill(
     from steer.contrasts.contrasts import ContrastSource
     from steer.contrasts.frame import Frame
     from steer.distillation.settings import DistillSettings
+    from steer.methods.registry import distill_methods, parse_method
     from steer.vectors import store
     from steer.vectors.sites import parse_layers
 
     imitates_chat = chat and contrasts is None
-    if method is None:
-        method = "ridge" if imitates_chat else "descent"
+    chosen_method, method_options = parse_method(
+        method or ("ridge" if imitates_chat else "descent"), distill_methods()
+    )
     if scope is None:
-        scope = "response" if imitates_chat or method == "ridge" else "all"
+        scope = "response" if imitates_chat or chosen_method.response_only else "all"
     if scope not in ("all", "response"):
         raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
     if (condition is None) == (contrasts is None):
         raise UsageError("distil a condition or pairs", hint="--condition TEXT or --contrasts FILE")
     if contrasts is not None and (baseline or prompts):
         raise UsageError("--baseline and --prompts go with --condition")
-    if contrasts is not None and method == "ridge":
-        raise UsageError(
-            "--method ridge compares activations under two conditions, and pairs have none",
-            hint="give a --condition, or leave --method out",
-        )
+    if contrasts is not None:
+        chosen_method.of_pairs()
     chosen = None if layers is None else () if layers == "all" else parse_layers(layers)
     store.check_path(out)
     check_writable(out, force=force)
@@ -132,7 +134,8 @@ def distill(
         texts = prompts_library.different(read_prompts(prompts, names))
     settings = DistillSettings(
         name=name or out.stem,
-        method=method,  # type: ignore[arg-type]  # DistillSettings checks it
+        method=chosen_method.name,
+        options=method_options,
         rank=rank,
         layers=chosen,
         scope=scope,  # type: ignore[arg-type]  # checked above

@@ -11,13 +11,14 @@ import typer
 
 from steer.base.processes import several
 from steer.cli import contrast_options, options, output, tables, workers
+from steer.cli.methods import FitCommand
 from steer.contrasts.contrasts import ContrastSource
 from steer.models.source import ModelSource
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("extract")(extract)
+    app.command("extract", cls=FitCommand)(extract)
 
 
 @contrast_options.with_contrasts
@@ -53,16 +54,16 @@ def extract(
 ) -> None:
     """Make a steering vector from contrasting texts.
 
-    Records activations of both sides and stores the difference of their means, at every layer,
-    with what is known about it. Of several sites and positions the file gets the one that
-    separates held-out texts best; --keep keeps all, for `steer fit --positions`.
+    Records the activations of both sides and stores a direction for every layer, with what is
+    known about it. Of several sites and positions the file gets the one that separates held-out
+    texts best; --keep keeps all, for `steer fit --positions`.
 
     \b
     --positions mean         the whole text; of pairs, from where they differ
     --positions last         or first, an index (-1), a span (-3:)
     --positions completion   what follows the prompt; after:WORD too
-    --positions suffix       each token that the chat template adds after it
-    --positions mean,last    compared; the better one is kept
+    --positions suffix       each token that the template adds; of several with
+                             commas the best is kept
 
     \b
     steer extract pairs.jsonl -m MODEL -o vectors/warm.safetensors
@@ -75,8 +76,8 @@ def extract(
     """
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
-    from steer.fitting.fit import check_method
     from steer.fitting.fitting import FitSettings
+    from steer.methods.registry import check_paired, fit_methods
     from steer.vectors import store
     from steer.vectors.positions import parse_list
     from steer.vectors.sites import parse_layers
@@ -93,14 +94,14 @@ def extract(
         check_writable(keep, force=force)
     fit = FitSettings(
         name=name or path.stem,
-        method=options.method_name(method),
+        **options.fit_method(method),
         description=description,
         license=license,
     )
     contrast_set = contrast_options.read_contrasts(contrasts)
     # Known before the model loads; `extraction.extract` checks the same for other callers.
     check_positions(contrast_set, typed_positions)
-    check_method(fit.method, paired=contrast_set.paired)
+    check_paired(fit_methods().named(fit.method), paired=contrast_set.paired)
 
     with workers.workers(cluster, source) as readers:
         from steer import extraction

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from steer.cli import options, tables
+from steer.cli.methods import FitCommand
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("fit")(fit)
+    app.command("fit", cls=FitCommand)(fit)
 
 
 def fit(
@@ -53,7 +54,7 @@ def fit(
     check_writable(out, force=force)
     settings = FitSettings(
         name=name or out.stem,
-        method=options.method_name(method),
+        **options.fit_method(method),
         sites=None if site is None else options.site_names(site),
         layers=None if layers is None else parse_layers(layers),
         positions=None if positions is None else tuple(map(str, parse_list(positions))),

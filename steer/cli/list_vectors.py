@@ -57,7 +57,7 @@ def _line(name: str, metadata: Metadata) -> list[str]:
     from steer.vectors.sites import format_layers
 
     where = f"{metadata.site} {format_layers(metadata.layers)}"
-    origin = f"{metadata.method.name} of {metadata.contrast.n}"
+    origin = f"{metadata.method} of {metadata.contrast.n}"
     if metadata.method.source is not None:
         origin = f"{metadata.method.source.format} file"
     return [name, metadata.model.id, where, origin, metadata.description]

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from steer.steering.projection import Guard, Projection
     from steer.steering.readouts import Readout
     from steer.steering.steers import Steer
-    from steer.vectors.provenance import FitMethod, ModelIdentity
+    from steer.vectors.provenance import ModelIdentity
     from steer.vectors.sites import SiteName
     from steer.vectors.vector import SteeringVector
 
@@ -39,7 +39,10 @@ AllowIdle = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 
 
-MethodOption = Annotated[str, typer.Option(help="mean_diff, pca, probe or lda.")]
+MethodOption = Annotated[
+    str,
+    typer.Option(metavar="METHOD", help="Such as probe:penalty=2; all are listed below."),
+]
 
 _MODEL_HELP = "pocket, a folder, hub id or .gguf."
 
@@ -235,20 +238,16 @@ def find(reference: str) -> Path:
         return fetch.find(reference, output.note)
 
 
-def method_name(text: str) -> FitMethod:
-    """A method by its name.
+def fit_method(text: str) -> dict[str, Any]:
+    """`NAME` or `NAME:OPTION=VALUE,...` as the arguments `method` and `options` of `FitSettings`.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: no such method or option.
     """
-    from steer.vectors.provenance import FitMethod
-    from steer.vectors.sites import listed
+    from steer.methods.registry import fit_methods, parse_method
 
-    if text not in get_args(FitMethod):
-        raise UsageError(
-            f"{text!r} is not a method", hint=f"use one of {listed(get_args(FitMethod))}"
-        )
-    return cast("FitMethod", text)
+    method, values = parse_method(text, fit_methods())
+    return {"method": method.name, "options": values}
 
 
 def site_names(text: str) -> tuple[SiteName, ...]:

@@ -43,7 +43,7 @@ def suite(
     names: Names,
     methods: Annotated[
         str | None,
-        typer.Option(help="Separated by ';'. Default: all."),
+        typer.Option(help="Such as 'mean_diff, last;probe:penalty=2'. Default: all."),
     ] = None,
     vector: Annotated[
         list[str] | None,
@@ -78,7 +78,6 @@ def suite(
     """
     from steer.base.files import check_writable
     from steer.evaluation import suite as run
-    from steer.evaluation.suite_methods import METHODS
 
     if out is not None:
         check_writable(out, force=force)
@@ -91,7 +90,7 @@ def suite(
         read or (),
         tags=[one.strip() for one in tags.split(",")] if tags else (),
         prompts=begun,
-        methods=[part.strip() for part in methods.split(";")] if methods else METHODS,
+        methods=[part.strip() for part in methods.split(";")] if methods else None,
         rivals=_rivals(vector or []),
         samples=samples,
         max_tokens=max_tokens,

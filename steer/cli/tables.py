@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from steer.vectors.provenance import Read
     from steer.vectors.vector import SteeringVector
 
+#: Cosine with the mean difference from which on a direction is the mean difference.
+ALIKE = 1 - 1e-5
+
 
 def report_vector(
     path: Path,
@@ -41,7 +44,7 @@ def report_vector(
         output.as_json({"path": str(path), **to_json(metadata), "warnings": found, **more})
         return
     output.note(
-        f"{described} · {metadata.contrast} · {metadata.method.name} of {metadata.site},"
+        f"{described} · {metadata.contrast} · {metadata.method} of {metadata.site},"
         f" {where_read(metadata.read)}"
     )
     if len(compared) > 1:
@@ -123,7 +126,8 @@ def layer_table(metadata: Metadata) -> None:
     }
     if any(r.coherence is not None for r in rows):
         columns["coherence"] = [_number(r.coherence) for r in rows]
-    if metadata.method.name != "mean_diff" and any(r.agreement is not None for r in rows):
+    # Of the mean difference itself it is 1 everywhere.
+    if any(r.agreement is not None and r.norm and r.agreement < ALIKE for r in rows):
         columns["cos mean_diff"] = [_number(r.agreement) for r in rows]
     output.table(list(columns), list(zip(*columns.values(), strict=True)))
 

@@ -29,7 +29,7 @@ from steer.evaluation.choice import Budget, decide, looking
 from steer.evaluation.data import Warn, loaded
 from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
 from steer.evaluation.subjects import Subject, of_conditions, of_pocket, stories, unlike
-from steer.evaluation.suite_methods import METHODS, check, vectors
+from steer.evaluation.suite_methods import default_labels, parse_candidate, vectors
 from steer.evaluation.task import Task, Variant, variants
 from steer.evaluation.written import Writing, Written
 from steer.fitting.fitting import rounded
@@ -167,7 +167,7 @@ def suite(
     *,
     tags: Sequence[str] = (),
     prompts: Sequence[str] | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     rivals: Rivals | None = None,
     samples: int = 48,
     max_tokens: int = 64,
@@ -182,9 +182,10 @@ def suite(
 
     model: a model, or a function that loads it, which is called when all else is known to be right.
     conditions: prompts, and texts: which know nothing of them; without, the tags of the pocket
-    grammar and its stories are taken. rivals: by subject and name, vectors of other origin. jobs:
-    processes, each of which loads the model from `source`. What is done is kept: a suite that was
-    stopped goes on. progress and note get what happens; nothing is printed.
+    grammar and its stories are taken. methods: such as `mean_diff, last` or `probe:penalty=2`
+    (`steer.evaluation.suite_methods`); None means all. rivals: by subject and name, vectors of
+    other origin. jobs: processes, each of which loads the model from `source`. What is done is
+    kept: a suite that was stopped goes on. progress and note get what happens; nothing is printed.
 
     Raises:
         UsageError: a tag or method that there is not, or too few texts.
@@ -198,7 +199,9 @@ def suite(
         raise UsageError("--texts and --prompts go with --condition")
     if conditions and not texts:
         raise UsageError("a --condition needs --texts", hint="texts that know nothing of it")
-    check(methods)
+    labels = default_labels() if methods is None else tuple(methods)
+    for label in labels:
+        parse_candidate(label)
     if conditions:
         subjects, made_from = of_conditions(conditions, prompts or OPENINGS), unlike(texts)
     else:
@@ -207,7 +210,7 @@ def suite(
     for name in rivals or {}:
         if name not in names:
             raise UsageError(f"{name!r} names no tag here", hint="write joyful=happy.gguf")
-    settings = Settings(tuple(methods), samples, max_tokens, seed)
+    settings = Settings(labels, samples, max_tokens, seed)
     model = loaded(model)
     bound = {
         one.name: {

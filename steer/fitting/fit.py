@@ -1,20 +1,21 @@
 """From activations to directions, and how well a direction tells the sides apart. No torch.
 
-Every method gives a direction whose length is that of the mean difference along it, so that
-coefficient 1 means the same for all: once the way from the negative side's mean to the positive's.
+A method (`steer.methods`) gives a direction whose length is that of the mean difference along it,
+so that coefficient 1 means the same for all: once the way from the negative side's mean to the
+positive's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.base.errors import InputError
 from steer.fitting.activations import Activations
-from steer.vectors.provenance import FitMethod
+from steer.methods.method import FitMethod, Options
+from steer.methods.registry import check_paired
 
 Array = NDArray[np.float64]
 
@@ -41,102 +42,31 @@ class SiteFit:
     agreement: float
 
 
-def fit_site(found: Activations, column: int, method: FitMethod) -> SiteFit:
+def fit_site(
+    found: Activations, column: int, method: FitMethod, options: Options | None = None
+) -> SiteFit:
     """Fit one site of a recording.
 
-    `mean_diff` reads the file in chunks, twice; the other methods hold one site in memory.
+    A method of the means alone reads the file in chunks, twice; others hold one site in memory.
 
     Raises:
-        InputError: too few rows for the method, or pca of what is not paired.
+        InputError: too few rows for the method, or it needs pairs and there are none.
     """
-    if method == "mean_diff":
-        sums = _fold_sums(found, column)
-        directions = [_mean_diff(sums, without) for without in (None, *range(N_FOLDS))]
+    check_paired(method, paired=found.recording.paired)
+    given = method.settings(options or {})
+    sums = _fold_sums(found, column)
+    folds = range(N_FOLDS) if _can_hold_out(found) else ()
+    if method.means_only:
+        directions = [method.direction(*_means(sums, without), given) for without in (None, *folds)]
     else:
-        check_method(method, paired=found.recording.paired)
-        sides = found.side(column, 0).astype(np.float64), found.side(column, 1).astype(np.float64)
-        directions = [METHODS[method](*sides)]
-        if _can_hold_out(found):
-            directions += [
-                METHODS[method](*(_without(s, f) for s in sides)) for f in range(N_FOLDS)
-            ]
-        sums = _fold_sums(found, column)
-    return _judge(found, column, directions, _mean_diff(sums, None))
-
-
-def check_method(method: FitMethod, *, paired: bool) -> None:
-    """Refuse a method that needs pairs where there are none.
-
-    Raises:
-        InputError: it is pca. The i-th texts of two sets have nothing to do with each other; and
-            what varies most in all their activations together need not be the contrast.
-    """
-    if method == "pca" and not paired:
-        raise InputError(
-            "pca is of the differences within pairs, and these texts are not pairs",
-            hint="use mean_diff, probe or lda",
-        )
-
-
-def mean_diff(positive: Array, negative: Array) -> Array:
-    """mean(positive) - mean(negative); [n, d_model] each, to [d_model].
-
-    Marks and Tegmark 2023 (arXiv 2310.06824, section 5); for pairs Rimsky et al. 2023 (arXiv
-    2312.06681, section 2.1). One pair alone is activation addition (Turner et al. 2023, arXiv
-    2308.10248, section 3).
-    """
-    return np.asarray(positive.mean(0) - negative.mean(0))
-
-
-def pca(positive: Array, negative: Array) -> Array:
-    """First right singular vector of the pair differences, not centred; [n, d_model] each.
-
-    argmax over |u| = 1 of the sum of ((p_i - n_i) . u)^2. Without centring the mean difference,
-    which centring would take away, is what dominates where the pairs agree. Zou et al. 2023
-    (arXiv 2310.01405, section 3.1) use pair differences too.
-    """
-    return _scaled(
-        np.linalg.svd(positive - negative, full_matrices=False)[2][0], positive, negative
-    )
-
-
-def probe(positive: Array, negative: Array) -> Array:
-    """Weights of a logistic regression of the side on the standardised activations.
-
-    argmin over w of sum log(1 + exp(-y_i (w . z_i + b))) + |w|^2 / 2, z the activations less their
-    mean and over their standard deviations; the direction is w over those again. Alain and Bengio
-    2016 (arXiv 1610.01644); as a steering direction Li et al. 2023 (arXiv 2306.03341, section 3.1).
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    rows, labels = _stacked(positive, negative)
-    spread = rows.std(0)
-    spread[spread == 0] = 1.0
-    # The intercept, which nothing holds back, makes up for the centring; without it the descent is
-    # slow where a few features are far from 0, as they are in most large models.
-    standardised = (rows - rows.mean(0)) / spread
-    model = LogisticRegression(max_iter=1_000).fit(standardised, labels)
-    return _scaled(model.coef_[0] / spread, positive, negative)
-
-
-def lda(positive: Array, negative: Array) -> Array:
-    """Mean difference whitened by the pooled covariance: S^-1 (mean(p) - mean(n)).
-
-    Fisher 1936; S is shrunk towards a diagonal as Ledoit and Wolf 2004 choose it.
-    """
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    model.fit(*_stacked(positive, negative))
-    return _scaled(model.coef_[0], positive, negative)
-
-
-METHODS: dict[FitMethod, Callable[[Array, Array], Array]] = {
-    "mean_diff": mean_diff,
-    "pca": pca,
-    "probe": probe,
-    "lda": lda,
-}
+        positive, negative = (found.side(column, side).astype(np.float64) for side in range(2))
+        directions = [method.direction(positive, negative, given)]
+        directions += [
+            method.direction(_without(positive, fold), _without(negative, fold), given)
+            for fold in folds
+        ]
+    means = _means(sums, None)
+    return _judge(found, column, directions, np.asarray(means[0][0] - means[1][0]))
 
 
 def auc(positive: Array, negative: Array) -> float:
@@ -154,19 +84,6 @@ def unit(direction: Array) -> Array:
     """At length 1; zeros stay."""
     length = float(np.linalg.norm(direction))
     return np.asarray(direction / length) if length else direction
-
-
-def _scaled(direction: Array, positive: Array, negative: Array) -> Array:
-    """The direction at the mean difference's length along it, pointing to the positive side."""
-    axis = unit(direction)
-    return np.asarray(float(mean_diff(positive, negative) @ axis) * axis)
-
-
-def _stacked(positive: Array, negative: Array) -> tuple[Array, Array]:
-    if min(len(positive), len(negative)) < 2:
-        raise InputError("this method needs two texts a side", hint="a single pair has mean_diff")
-    labels = np.r_[np.ones(len(positive)), np.zeros(len(negative))]
-    return np.concatenate([positive, negative]), labels
 
 
 def _without(side: Array, fold: int) -> Array:
@@ -190,13 +107,12 @@ def _fold_sums(found: Activations, column: int) -> tuple[Array, Array]:
     return sums, counts
 
 
-def _mean_diff(moments: tuple[Array, Array], without: int | None) -> Array:
+def _means(moments: tuple[Array, Array], without: int | None) -> tuple[Array, Array]:
+    """The mean of each side without one fold, [1, d_model] each."""
     sums, counts = moments
     keep = np.arange(N_FOLDS) != (-1 if without is None else without)
-    with np.errstate(invalid="ignore"):
-        # Folds are empty with fewer rows than folds; nothing is held out then.
-        means = sums[:, keep].sum(1) / counts[:, keep].sum(1)[:, None]
-    return np.asarray(means[0] - means[1], np.float64)
+    means = sums[:, keep].sum(1) / counts[:, keep].sum(1)[:, None]
+    return means[:1], means[1:]
 
 
 def _judge(found: Activations, column: int, directions: list[Array], difference: Array) -> SiteFit:
@@ -208,7 +124,7 @@ def _judge(found: Activations, column: int, directions: list[Array], difference:
         for side in range(2)
     ]
     separability = None
-    if held_out and _can_hold_out(found):
+    if held_out:
         separability = float(np.mean([_fold_auc(scores, fold) for fold in range(N_FOLDS)]))
     return SiteFit(
         direction,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -11,8 +11,10 @@ import numpy as np
 from steer.base.errors import InputError, SiteError
 from steer.fitting.activations import Activations, Recording
 from steer.fitting.fit import Array, SiteFit, fit_site
+from steer.methods.method import Options
+from steer.methods.registry import fit_methods
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended, Spread
-from steer.vectors.provenance import FitMethod, Method, Read
+from steer.vectors.provenance import Method, Read
 from steer.vectors.sites import Site, SiteName, format_layers, listed
 from steer.vectors.vector import SteeringVector
 
@@ -24,16 +26,18 @@ NEARLY = 0.02
 class FitSettings:
     """What to make of a recording. `sites`, `layers` and `positions` None mean all of it.
 
-    `name`, `description` and `license` go into the file as they are.
+    method: a name of `steer.methods.registry.fit_methods`; options: those of the method that are
+    set. `name`, `description` and `license` go into the file as they are.
     """
 
     name: str
-    method: FitMethod = "mean_diff"
+    method: str = "mean_diff"
     sites: tuple[SiteName, ...] | None = None
     layers: tuple[int, ...] | None = None
     positions: tuple[str, ...] | None = None
     description: str = ""
     license: str = ""
+    options: Options = field(default_factory=dict)
 
 
 def fit_vectors(
@@ -48,14 +52,17 @@ def fit_vectors(
     Raises:
         SiteError: a site or layer that was not recorded.
         InputError: a position that was not, or too few texts for the method.
+        UsageError: no such method or option.
     """
     recording = found.recording
+    method = fit_methods().named(settings.method)
+    options = method.settings(settings.options)
     lengths = found.lengths().mean(0, dtype=np.float64)
     made = []
     for read, columns in _columns(recording, settings):
         fits = []
         for column in columns:
-            fits.append(fit_site(found, column, settings.method))
+            fits.append(fit_site(found, column, method, options))
             on_progress(1)
         directions = np.stack([fit.direction for fit in fits]).astype(np.float32)
         sites = [recording.columns[column][1] for column in columns]
@@ -70,7 +77,7 @@ def fit_vectors(
             model=recording.model,
             site=sites[0].name,
             layers=tuple(site.layer for site in sites),
-            method=Method(name=settings.method),
+            method=Method(name=method.name, options=options, package=method.package or ""),
             read=read,
             contrast=recording.contrast,
             statistics=statistics,

@@ -6,7 +6,6 @@ import math
 
 import msgspec
 
-from steer.fitting.fit import METHODS
 from steer.fitting.fitting import NEARLY
 from steer.vectors.giveaways import TELLS
 from steer.vectors.metadata import Metadata
@@ -21,7 +20,7 @@ LEAST_COHERENCE = 0.1
 
 def warnings(metadata: Metadata) -> list[str]:
     """Each with what to try; none if nothing speaks against it, or it was not fitted here."""
-    if metadata.method.name not in METHODS:
+    if not metadata.method.fitted:
         return []
     contrast = metadata.contrast
     told = contrast.giveaways

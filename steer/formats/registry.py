@@ -7,23 +7,24 @@ Help, documentation, fuzzing and tests read this registry; nothing else lists fo
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 
-from steer.base.errors import SteerError, UsageError, VectorError
+from steer.base import extensions
+from steer.base.errors import VectorError
+from steer.base.extensions import Extension, Registry, foreign_code, load
 from steer.formats.imported import Imported
 from steer.formats.source import FOLDER, Options, Source
 from steer.steering.operation import Operation
 from steer.vectors.metadata import Metadata
-from steer.vectors.sites import SiteName, listed
+from steer.vectors.sites import SiteName
 from steer.vectors.vector import Directions, SteeringVector
 
 GROUP = "steer.formats"
+#: Our own formats, one module each.
+OWN = "steer.formats.builtin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ class Writer:
     use: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format(Extension):
     """A kind of file of other tools.
 
     name: as after --format. title: whose files they are. help: one line that says what they hold.
@@ -84,24 +85,14 @@ class Format:
         minus. Without `layers`, --layer chooses among the layers of the file.
     example: makes files of this format by name, for tests and fuzzing: contents by name.
     writer: how it is written, if it is.
-    package: the package that it came from, where it is not ours.
     """
 
-    name: str
-    title: str
-    help: str
     suffixes: tuple[str, ...]
     read: Callable[[Source, Options], Imported] | None = None
     detect: Callable[[Source], bool] | None = None
     fallback: bool = False
     options: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
     writer: Writer | None = None
-    package: str | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name, *self.aliases)
 
     @property
     def kinds(self) -> str:
@@ -109,53 +100,16 @@ class Format:
         return ", ".join("folders" if suffix == FOLDER else suffix for suffix in self.suffixes)
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A format of another package that could not be loaded, and why."""
-
-    name: str
-    package: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"the format {self.name} of the package {self.package} is left out: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class Registry:
-    """The formats by name, sorted, and what could not be loaded."""
-
-    formats: Mapping[str, Format]
-    broken: tuple[Broken, ...] = ()
-    _by_alias: dict[str, Format] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for each in self.formats.values():
-            self._by_alias.update(dict.fromkeys(each.names, each))
-
-    def __iter__(self) -> Iterator[Format]:
-        return iter(self.formats.values())
-
-    def named(self, name: str) -> Format:
-        """The format of a name or alias.
-
-        Raises:
-            UsageError: there is none.
-        """
-        if name not in self._by_alias:
-            raise UsageError(
-                f"{name!r} is not a format",
-                hint=f"use one of {listed(self.formats)}",
-            )
-        return self._by_alias[name]
+class Formats(Registry[Format]):
+    """The formats, and which of them read and write a kind of file."""
 
     def reading(self, suffix: str) -> list[Format]:
         """The formats in which files that end like this are read."""
-        return [each for each in self.formats.values() if each.read and suffix in each.suffixes]
+        return [each for each in self if each.read and suffix in each.suffixes]
 
     def writing(self, suffix: str) -> list[Format]:
         """The formats in which files that end like this are written, the usual one first."""
-        found = [each for each in self.formats.values() if each.writer and suffix in each.suffixes]
+        found = [each for each in self if each.writer and suffix in each.suffixes]
         return sorted(found, key=lambda each: not (each.writer and each.writer.default))
 
     def suffixes(self, *, written: bool = False) -> list[str]:
@@ -163,7 +117,7 @@ class Registry:
         return sorted(
             {
                 suffix
-                for each in self.formats.values()
+                for each in self
                 if (each.writer if written else each.read)
                 for suffix in each.suffixes
                 if suffix != FOLDER
@@ -172,38 +126,15 @@ class Registry:
 
 
 @cache
-def registry() -> Registry:
-    """All formats. Another package's cannot take the place of one of ours."""
-    found: dict[str, Format] = {}
-    taken: set[str] = set()
-    broken = []
-    for each in builtin():
-        found[each.name] = each
-        taken.update(each.names)
-    for point in entry_points(group=GROUP):
-        try:
-            loaded = _loaded(point)
-            if clash := taken & set(loaded.names):
-                raise ValueError(f"the name {min(clash)!r} is taken")
-        # Somebody else's code may fail in any way; the tool goes on without it.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-            broken.append(Broken(point.name, _package(point), reason))
-            continue
-        found[loaded.name] = loaded
-        taken.update(loaded.names)
-    return Registry(dict(sorted(found.items())), tuple(broken))
+def registry() -> Formats:
+    """All formats, by rising name. Another package's cannot take the place of one of ours."""
+    found = load(Format, noun="format", group=GROUP, own=OWN, attribute="FORMAT")
+    return Formats(found.noun, found.items, found.broken)
 
 
 def builtin() -> Sequence[Format]:
     """The `FORMAT` of each module of `steer.formats.builtin`."""
-    from steer.formats import builtin as package
-
-    modules = [
-        importlib.import_module(f"{package.__name__}.{info.name}")
-        for info in pkgutil.iter_modules(package.__path__)
-    ]
-    return [module.FORMAT for module in modules]
+    return extensions.builtin(OWN, "FORMAT")
 
 
 @contextmanager
@@ -213,26 +144,6 @@ def others_code(each: Format, what: str) -> Iterator[None]:
     Raises:
         VectorError: in place of what is no SteerError, where the format is not ours.
     """
-    try:
+    hint = "--format names another format; tell the package's authors"
+    with foreign_code(each, "format", what, VectorError, hint):
         yield
-    except SteerError:
-        raise
-    except Exception as error:
-        if each.package is None:
-            raise
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-        raise VectorError(
-            f"the format {each.name} of the package {each.package} failed {what}: {reason}",
-            hint="--format names another format; tell the package's authors",
-        ) from None
-
-
-def _loaded(point: EntryPoint) -> Format:
-    loaded = point.load()
-    if not isinstance(loaded, Format):
-        raise TypeError(f"{point.value} is a {type(loaded).__name__}, not a steer.formats Format")
-    return replace(loaded, package=_package(point))
-
-
-def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "unknown"

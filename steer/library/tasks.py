@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from steer import evaluation
 from steer.baking.bakeable import check_bakeable
@@ -37,6 +37,8 @@ from steer.library.models import FitWarning, Model
 from steer.library.options import ContrastOptions, MeasureOptions, NameOptions, spelled_out
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
 from steer.measures.concepts import Judge
+from steer.methods.method import Value
+from steer.methods.registry import distill_methods, fit_methods, parse_method
 from steer.models import torch_files
 from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
@@ -48,8 +50,7 @@ from steer.steering.readers import check_readers
 from steer.steering.readouts import Readout, readouts
 from steer.steering.steers import check_all_fit
 from steer.vectors.positions import parse_list
-from steer.vectors.provenance import FitMethod
-from steer.vectors.sites import listed, parse_layers, site_name
+from steer.vectors.sites import parse_layers, site_name
 from steer.workers import InProcess
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def extract(
     contrasts: Data | None = None,
     *,
     method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str = "resid_post",
     layers: int | str | Iterable[int] | None = None,
@@ -70,15 +72,16 @@ def extract(
     license: str = "",
     keep: str | PathLike[str] | None = None,
     progress: Progress = silent,
-    **options: Unpack[ContrastOptions],
+    **data: Unpack[ContrastOptions],
 ) -> Vector:
     """Make a vector from a contrast set: the difference of the two sides' activations.
 
     contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
     positive=, negative=: prompt conditions that stand before each of texts=. The other options of
-    `contrast_set` say how data are read, and what stands round each text. method: mean_diff, pca,
-    probe or lda. positions: the tokens to read, such as `mean`, `last` or `-3:`. site: resid_post,
-    resid_pre, attn_out or mlp_out; several of positions and sites, with commas, are compared, and
+    `contrast_set` say how data are read, and what stands round each text. method: such as mean_diff
+    or pca (`steer extract --help` lists them), with options of its own: `probe:penalty=2`, or
+    `options={"penalty": 2.0}`. positions: the tokens to read, such as `mean`, `last` or `-3:`.
+    site: such as resid_post or mlp_out; several positions and sites, with commas, are compared, and
     the one that separates held-out texts best is taken. chat: texts go into the model's chat
     template. keep: a file for the activations, for `fit`.
 
@@ -88,12 +91,12 @@ def extract(
         SiteError: a layer or site that the model does not have.
         VectorError: sides that do not differ.
     """
-    contrast = contrast_set(contrasts, **options)
+    contrast = contrast_set(contrasts, **data)
     extracted = run_extraction(
         InProcess(model.inner),
         contrast,
         _read_settings(site, layers, positions),
-        _fit_settings(name, method, description=description, license=license),
+        _fit_settings(name, method, options, description=description, license=license),
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
@@ -109,7 +112,7 @@ def record(
     site: str = "resid_post",
     layers: int | str | Iterable[int] | None = None,
     progress: Progress = silent,
-    **options: Unpack[ContrastOptions],
+    **data: Unpack[ContrastOptions],
 ) -> Activations:
     """Record the activations of a contrast set once, for several calls of `fit`.
 
@@ -120,7 +123,7 @@ def record(
     Raises:
         UsageError, InputError, SiteError: as `extract`.
     """
-    contrast = contrast_set(contrasts, **options)
+    contrast = contrast_set(contrasts, **data)
     planned = plan(model.inner, contrast, _read_settings(site, layers, positions))
     # The file has no name once the folder is gone, and lives until the object is closed.
     with (
@@ -135,6 +138,7 @@ def fit(
     activations: Activations | str | PathLike[str],
     *,
     method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str | None = None,
     layers: int | str | Iterable[int] | None = None,
@@ -145,6 +149,8 @@ def fit(
 ) -> Vector:
     """Make a vector from recorded activations: of `record`, or the file that `extract` kept.
 
+    method, options: as of `extract`.
+
     Raises:
         UsageError: a setting that means nothing.
         InputError: a position that was not recorded, or too few texts for the method.
@@ -153,6 +159,7 @@ def fit(
     settings = _fit_settings(
         name,
         method,
+        options,
         sites=None if site is None else tuple(site_name(part.strip()) for part in site.split(",")),
         layers=_layers(layers),
         positions=None if positions is None else tuple(map(str, parse_list(positions))),
@@ -177,6 +184,7 @@ def distill(
     prompts: Data | None = None,
     chat: bool = False,
     method: str | None = None,
+    options: Mapping[str, Value] | None = None,
     rank: int | None = None,
     layers: int | str | Iterable[int] | None = None,
     scope: str | None = None,
@@ -189,7 +197,7 @@ def distill(
     description: str = "",
     license: str = "",
     progress: Progress = silent,
-    **options: Unpack[NameOptions],
+    **data: Unpack[NameOptions],
 ) -> Vector:
     """Make an edit that does what a prompt condition does, without its tokens.
 
@@ -207,15 +215,20 @@ def distill(
     """
     if (condition is None) == (contrasts is None):
         raise UsageError("distil a condition or pairs", hint="pass a condition, or contrasts=")
-    if contrasts is not None and (baseline or prompts is not None or method == "ridge"):
-        raise UsageError("baseline, prompts and method='ridge' go with a condition")
+    if contrasts is not None and (baseline or prompts is not None):
+        raise UsageError("baseline and prompts go with a condition")
     imitates_chat = chat and contrasts is None
-    method = method or ("ridge" if imitates_chat else "descent")
+    chosen_method, values = parse_method(
+        method or ("ridge" if imitates_chat else "descent"), distill_methods()
+    )
+    if contrasts is not None:
+        chosen_method.of_pairs()
     usual = list(everyday.QUESTIONS if chat else everyday.OPENINGS)
     chosen = usual if prompts is None else everyday.different(text_list(prompts))
     every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
     given: dict[str, Any] = {
-        "method": method,
+        "method": chosen_method.name,
+        "options": values | dict(options or {}),
         "steps": steps,
         "samples": samples if samples is not None else 256 if chat else 1024,
         "held_out": held_out if held_out is not None else 64 if chat else 128,
@@ -225,14 +238,14 @@ def distill(
         name=name,
         rank=rank,
         layers=every,
-        scope=scope or ("response" if imitates_chat or method == "ridge" else "all"),  # type: ignore[arg-type]
+        scope=scope or ("response" if imitates_chat or chosen_method.response_only else "all"),  # type: ignore[arg-type]
         seed=seed,
         description=description,
         license=license,
         **{key: value for key, value in given.items() if value is not None},
     )
     if contrasts is not None:
-        pairs = contrast_set(contrasts, chat=chat, **options)
+        pairs = contrast_set(contrasts, chat=chat, **data)
         known = preference(model.inner, pairs, settings)
         return Vector(distillation.fit_pairs(known, settings, progress).sealed())
     assert condition is not None
@@ -663,18 +676,20 @@ def _read_settings(
     return ReadSettings(sites, _layers(layers), () if positions is None else parse_list(positions))
 
 
-def _fit_settings(name: str, method: str, **options: Any) -> FitSettings:
-    if method not in get_args(FitMethod):
-        raise UsageError(
-            f"{method!r} is not a method", hint=f"use one of {listed(get_args(FitMethod))}"
-        )
-    return FitSettings(name, method, **options)  # type: ignore[arg-type]  # checked above
+def _fit_settings(
+    name: str, method: str, options: Mapping[str, Value] | None, **rest: Any
+) -> FitSettings:
+    chosen, values = parse_method(method, fit_methods())
+    return FitSettings(
+        name, chosen.name, options=chosen.settings(values | dict(options or {})), **rest
+    )
 
 
 def _options(settings: FitSettings) -> dict[str, Any]:
     """The arguments of `fit` that give these settings again."""
     return {
         "method": settings.method,
+        "options": settings.options,
         "positions": None if settings.positions is None else ",".join(settings.positions),
         "site": None if settings.sites is None else ",".join(settings.sites),
         "layers": settings.layers,

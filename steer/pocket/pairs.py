@@ -40,5 +40,6 @@ def story_pairs(
 
 
 if __name__ == "__main__":
-    for pair in story_pairs(*sys.argv[1:4], *map(int, sys.argv[4:])):
+    kind, positive, negative, *numbers = sys.argv[1:]
+    for pair in story_pairs(kind, positive, negative, *map(int, numbers)):
         sys.stdout.write(json.dumps(pair) + "\n")

@@ -80,7 +80,7 @@ def plain(text: str) -> str:
 
 def _facts(metadata: Metadata) -> list[str]:
     model, best, contrast = metadata.model, metadata.recommended, metadata.contrast
-    made = f"{metadata.method.name} of {contrast}"
+    made = f"{metadata.method} of {contrast}"
     if contrast.positive is not None:
         made += f": {contrast.positive!r}"
         made += f", against {contrast.negative!r}" if contrast.negative else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -19,8 +20,7 @@ SEVERAL = " | "
 #: Of vectors that no recording was made for: where a distilled one acts, its parts differ, or
 #: another tool made it.
 UNREAD = ("all", "response", "mixed", "unknown")
-#: Methods that fit recorded activations (`steer.fitting.fit`).
-FitMethod = Literal["mean_diff", "pca", "probe", "lda"]
+_METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}", re.ASCII)
 CombineOp = Literal["sum", "mean"]
 #: Of a coefficient: times the stored vector, or a share of the mean activation's length.
 Unit = Literal["vector", "residual"]
@@ -63,8 +63,9 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     extra_nats: nats per token that the edit's own texts have under the unsteered model, more than
     the model's own texts have; condition_extra_nats: the same of the condition's texts.
 
-    method `ridge`: the edit is a regression in closed form, `ridge` what was added to the diagonal,
-    as a share of its mean; it took no steps.
+    method: its name (`steer.methods`); of another package, the reader may not have it. ridge: what
+    was added to the diagonal of the regression, as a share of its mean. A method that does not
+    descend, such as `ridge`, took no steps.
 
     Of the objective `pairs` (`steer.distillation.pairs`) these are pairs of completions, recovery
     is the share of the loss that the edit takes away, and the condition's texts are the positive
@@ -84,10 +85,11 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     extra_nats: float
     condition_extra_nats: float
     objective: Literal["condition", "pairs"] = "condition"
-    method: Literal["ridge", "descent"] = "descent"
+    method: str = "descent"
     ridge: float = 0.0
 
     def __post_init__(self) -> None:
+        check_name(self.method)
         finite(self.ridge, self.learning_rate, self.recovery, *self.interval)
         finite(self.extra_nats, self.condition_extra_nats)
 
@@ -139,20 +141,56 @@ class Import(Record, frozen=True, omit_defaults=True):
 
 
 class Method(Record, frozen=True, omit_defaults=True):
-    """How the vector was fitted, combined from others, or where another tool's was."""
+    """How the vector was fitted, combined from others, or where another tool's was.
 
-    name: Literal["mean_diff", "pca", "probe", "lda", "distill", "combine", "import"]
+    name: `distill`, `combine`, `import`, or the method that fitted recorded activations
+    (`steer.methods`). options: the values of the method's own options. package: the package that
+    the method came from, if it was not one of steer's own. Files can be read without the method.
+    """
+
+    name: str
+    options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    package: str = ""
     distillation: Distillation | None = None
     combination: Combination | None = None
     source: Import | None = None
 
     def __post_init__(self) -> None:
+        check_name(self.name)
+        finite(*(value for value in self.options.values() if isinstance(value, float)))
         if (self.name == "distill") != (self.distillation is not None):
             raise ValueError("a distilled vector, and no other, says how it was distilled")
         if (self.name == "combine") != (self.combination is not None):
             raise ValueError("a combined vector, and no other, names its parts")
         if (self.name == "import") != (self.source is not None):
             raise ValueError("an imported vector, and no other, names its source")
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the vector was fitted to recorded activations."""
+        return not (self.distillation or self.combination or self.source)
+
+    def __str__(self) -> str:
+        """The name and options as `--method` takes them, such as `probe:penalty=2`."""
+        options = ",".join(
+            f"{name}={_typed(value)}" for name, value in sorted(self.options.items())
+        )
+        return f"{self.name}:{options}" if options else self.name
+
+
+def _typed(value: bool | int | float | str) -> str:
+    """The value of an option as it is typed: `true`, `2`, `0.5`."""
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
+
+
+def check_name(name: str) -> None:
+    """Refuse a text that cannot be the name of a method.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not _METHOD_NAME.fullmatch(name):
+        raise ValueError(f"{name[:60]!r} is not the name of a method")
 
 
 class Read(Record, frozen=True):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from steer.base.errors import SiteError, UsageError
+from steer.base.text import listed as listed
 
 SiteName = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
 SITE_NAMES: tuple[SiteName, ...] = get_args(SiteName)
@@ -96,9 +97,3 @@ def format_layers(layers: Iterable[int]) -> str:
         else:
             runs.append([layer, layer])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def listed(words: Iterable[str]) -> str:
-    """`a, b and c`, for messages."""
-    *most, last = list(words)
-    return f"{', '.join(most)} and {last}" if most else last
