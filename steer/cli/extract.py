@@ -54,9 +54,8 @@ def extract(
 ) -> None:
     """Make a steering vector from contrasting texts.
 
-    Records the activations of both sides and stores a direction for every layer, with what is
-    known about it. Of several sites and positions the file gets the one that separates held-out
-    texts best; --keep keeps all, for `steer fit --positions`.
+    Records both sides' activations and stores a direction for every layer, with what is known
+    about it, at the site and position that separate held-out texts best.
 
     \b
     --positions mean         the whole text; of pairs, from where they differ
