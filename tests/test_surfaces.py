@@ -125,7 +125,12 @@ PARAMETERS = {
     "find", "message", "model", "names", "on_check", "on_text", "progress", "self", "warn",
 }  # fmt: skip
 #: Parameters that a command has as a part of another option.
-WITHIN = {("monitor", "layers"): "-v NAME@LAYERS"}
+WITHIN = {
+    ("monitor", "layers"): "-v NAME@LAYERS",
+    ("extract", "options"): "--method NAME:OPTION=VALUE",
+    ("fit", "options"): "--method NAME:OPTION=VALUE",
+    ("distill", "options"): "--method NAME:OPTION=VALUE",
+}
 
 
 def commands() -> Iterator[tuple[str, Any]]:
