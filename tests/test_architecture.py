@@ -30,7 +30,7 @@ LAYERS = [
     ["resuming"],
     ["generate", "extraction", "monitoring", "selftest", "baking"],
     ["distillation", "demo"],
-    ["methods.builtin"],
+    ["concepts", "methods.builtin"],
     ["evaluation"],
     ["engines"],
     ["serving"],

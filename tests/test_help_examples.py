@@ -18,10 +18,13 @@ from steer.pocket.pairs import story_pairs
 
 #: What only a reader has: a model of theirs, a place, a server, an engine, another tool's file.
 ELSEWHERE = re.compile(
-    r"MODEL|://|Qwen|my-model|--engine|/mnt|happy\.gguf|_layer_14|direction\.npy|~/team|\|"
+    r"MODEL|://|Qwen|my-model|--engine|/mnt|happy\.gguf|_layer_14|direction\.npy|~/team|--pack|\|"
 )
 #: Commands that take long, or wait for somebody, and which other tests run.
-LONG = {"demo", "distill", "doctor", "eval", "suite", "sweep", "chat", "serve", "probe"}
+LONG = {
+    "chat", "demo", "describe", "discover", "distill", "doctor", "eval", "pack", "probe", "serve",
+    "suite", "sweep", "ui",
+}  # fmt: skip
 
 
 def examples() -> Iterator[str]:

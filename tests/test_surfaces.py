@@ -24,17 +24,22 @@ SURFACE: dict[str, tuple[str, ...]] = {
     "bake": ("bake",),
     "chat": ("Model.chat", "Conversation.say"),
     "combine": ("combine", "read_recipe"),
-    "compare": ("compare",),
+    "compare": ("compare", "geometry"),
     "contrasts check": ("check_contrasts",),
     "contrasts split": ("split",),
+    "contrasts write": ("write_contrasts",),
     "convert": ("convert", "export"),
+    "describe": ("describe",),
+    "discover": ("discover",),
     "distill": ("distill",),
     "doctor": ("doctor",),
     "eval": ("evaluate",),
     "extract": ("extract",),
     "fit": ("fit",),
     "list": ("list_vectors",),
-    "monitor": ("monitor",),
+    "monitor": ("monitor", "profile"),
+    "pack build": ("build_pack",),
+    "pack check": ("read_pack",),
     "probe": ("probe",),
     "pull": ("pull",),
     "push": ("push",),
@@ -48,6 +53,8 @@ SURFACE: dict[str, tuple[str, ...]] = {
 #: Commands without a function, and why.
 COMMAND_ONLY = {
     "demo": "a tour of the other commands",
+    "pack report": "the index that `build_pack` returns",
+    "ui": "a page, as of serve",
     "serve": "a process of its own, which clients reach by HTTP",
 }
 #: Public functions without a command, and why.
@@ -80,15 +87,21 @@ RENAMED = {
     ("bake", "recipe"): "steers",
     ("chat", "vector"): "steer",
     ("combine", "recipe"): "path",
+    ("compare", "layer"): "layer",
     ("contrasts split", "file"): "data",
     ("convert", "given"): "path",
     ("convert", "out"): "steer",
+    ("describe", "top"): "n",
+    ("describe", "vector"): "vector",
+    ("discover", "layer"): "layer",
     ("eval", "vector"): "steers",
     ("eval", "when"): "steers",
     ("monitor", "text"): "texts",
     ("monitor", "vector"): "vectors",
     ("probe", "vector"): "steers",
     ("probe", "recipe"): "steers",
+    ("pack build", "out"): "folder",
+    ("pack check", "pack"): "reference",
     ("pull", "vectors"): "address",
     ("recipe show", "recipe"): "path",
     ("show", "vector"): "vector",
@@ -112,9 +125,12 @@ INSTEAD = {
     "paired": "data of pairs",
     "plot": "`SweepResult.plot`",
     "positive_file": "data of two lists",
+    "judge_model": "another server writes",
+    "judge_url": "another server writes",
     "report": "`SweepResult.report`",
     "save": "`SweepResult.save`",
     "table": "`Readings.to_pandas`",
+    "top": "a profile has all concepts",
     "engine": "vLLM is a process that a command starts",
     "engine_option": "vLLM is a process that a command starts",
     "ray": "workers are processes that a command starts",
@@ -122,13 +138,15 @@ INSTEAD = {
 }
 #: Parameters that only Python needs: values in memory, and functions that are called back.
 PARAMETERS = {
-    "find", "message", "model", "names", "on_check", "on_text", "progress", "self", "warn",
+    "find", "message", "model", "names", "on_check", "on_made", "on_text", "progress", "self",
+    "warn",
 }  # fmt: skip
 #: Parameters that a command has as a part of another option.
 WITHIN = {
     ("monitor", "layers"): "-v NAME@LAYERS",
     ("extract", "options"): "--method NAME:OPTION=VALUE",
     ("fit", "options"): "--method NAME:OPTION=VALUE",
+    ("discover", "samples"): "texts that are always written",
     ("distill", "options"): "--method NAME:OPTION=VALUE",
 }
 

@@ -464,6 +464,26 @@ def test_what_is_saved_is_what_apply_takes(swept: tuple[Path, dict[str, Any]]) -
     assert plain.stdout != steer(*words).stdout
 
 
+def test_the_limit_is_the_nearest_strength_that_costs_too_much(
+    swept: tuple[Path, dict[str, Any]],
+) -> None:
+    path, told = swept
+    recommended = store.read(path).metadata.recommended
+    limit = recommended.limit
+    assert limit is not None
+    assert limit > recommended.coefficient
+    mine = {
+        float(one["coefficient"].removesuffix("%")) / 100: one["kl"]["value"]
+        for one in told["cells"]
+        if one["layers"] == told["choice"]["layers"]
+    }
+    beyond = sorted(one for one in mine if one > recommended.coefficient)
+    assert limit in beyond
+    # What lies between was within the budget, or its texts were; the sweep tried 400 % to be sure.
+    assert mine[limit] > told["budget"]["kl"] or limit < beyond[-1]
+    assert mine[beyond[-1]] > told["budget"]["kl"]
+
+
 def test_what_is_chosen_is_within_its_budget_and_beats_chance(
     swept: tuple[Path, dict[str, Any]],
 ) -> None:

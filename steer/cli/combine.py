@@ -29,7 +29,11 @@ def combine(
     op: Annotated[str, typer.Option(help="sum, or mean (sum by the number of parts).")] = "sum",
     orthogonal_to: Annotated[
         list[str] | None,
-        typer.Option(help="Take this vector's direction out of the result. May be repeated."),
+        typer.Option(
+            "--orthogonal-to",
+            "--without",
+            help="Take this vector's direction out. Repeatable, or with commas.",
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does.")] = "",
@@ -48,7 +52,7 @@ def combine(
     steer combine joyful formal:-0.5 -o vectors/playful.safetensors
     steer combine joyful formal sea --op mean -o vectors/mixed.safetensors
     steer combine formal:-1 -o vectors/casual.safetensors
-    steer combine joyful --orthogonal-to formal -o vectors/joy-alone.safetensors
+    steer combine joyful --without formal,sea -o vectors/joy-alone.safetensors
     steer combine --recipe captain.toml -o captain.safetensors
     """
     from steer.base.errors import UsageError
@@ -56,6 +60,7 @@ def combine(
     from steer.library import files
     from steer.vectors import store
 
+    others = [name for text in orthogonal_to or () for name in text.split(",") if name.strip()]
     if bool(parts) == (recipe is not None):
         raise UsageError("give vectors to combine, or --recipe")
     store.check_path(out)
@@ -63,7 +68,7 @@ def combine(
     combined = files.combine(
         files.read_recipe(recipe) if recipe is not None else parts or (),
         op=op,
-        orthogonal_to=[options.find(other) for other in orthogonal_to or ()],
+        orthogonal_to=[options.find(other.strip()) for other in others],
         name=name or out.stem,
         description=description,
         license=license,

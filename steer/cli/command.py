@@ -10,7 +10,7 @@ and `rich_help_panel=` of an option overrides it; `VALUES` of `cli/complete.py` 
 the shell completes. A docstring is a line, then what the
 command does in at most a paragraph or two, then blocks after `\\b`; a block with a line that begins
 with `steer ` holds examples, which the help shows first. The help of a command is at most a screen
-and a half: 80 lines.
+and a half: 84 lines.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "Make vectors": {
         "contrasts": "Look at contrast sets: what they hold, and what they give away.",
-        "extract": "Make a steering vector from contrasting texts.",
+        "extract": "Make a steering vector from two words, or from contrasting texts.",
+        "pack": "Make vectors of many concepts at once, from a TOML file.",
         "fit": "Make another vector from kept activations, without the model.",
         "distill": "Make an edit that does what a prompt does, for no tokens.",
         "combine": "Make one vector of several: sum, mean, difference, multiple.",
@@ -47,6 +48,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "apply": "Generate text while steering.",
         "chat": "Talk with a model, and steer it as you go.",
         "recipe": "Show what a recipe of vectors and settings comes to.",
+        "ui": "Open a page on which you steer by hand.",
         "serve": "Serve a model with OpenAI's API; requests say how to steer.",
         "probe": "Ask a running server whether it is steered with vectors.",
         "bake": "Write steering into the weights, for any engine.",
@@ -58,6 +60,8 @@ COMMANDS: dict[str, dict[str, str]] = {
         "suite": "Compare methods on conditions whose truth is known.",
         "show": "Print what a vector file says of itself.",
         "compare": "Compare vectors layer by layer; can they be combined?",
+        "describe": "Name a vector by the concepts of a pack that it is nearest to.",
+        "discover": "Find the directions along which a model tells texts apart, without labels.",
     },
     "Share": {
         "list": "List vector files, a line each.",
@@ -94,8 +98,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "template_arg", "date",
     ),
     _RUNNING: (
-        "host", "port", "api_key", "allow_origin", "log_requests", "batch_size", "jobs", "engine",
-        "engine_option", "ray", "workers", "allow_idle",
+        "host", "port", "api_key", "allow_origin", "log_requests", "no_browser", "batch_size",
+        "jobs", "engine", "engine_option", "ray", "workers", "allow_idle",
     ),
 }  # fmt: skip
 

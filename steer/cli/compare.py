@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +20,19 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    vectors: Annotated[list[str], typer.Argument(help="Two or more files, or names in ./vectors.")],
+    vectors: Annotated[
+        list[str] | None, typer.Argument(help="Two or more files, or names in ./vectors.")
+    ] = None,
+    pack: Annotated[
+        Path | None, typer.Option(help="A folder that steer pack build wrote, in place of vectors.")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="Of --pack. Default: the one recommended most.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the heat map and the tree of --pack to this page.")
+    ] = None,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Compare vectors layer by layer; can they be combined?
@@ -29,17 +42,31 @@ def compare(
     \b
     steer compare joyful formal
     steer compare joyful formal sea --json
+    steer compare --pack vectors/ --html map.html
     """
+    from steer.base.errors import UsageError
     from steer.library import files
     from steer.vectors.sites import format_layers
 
-    compared = files.compare(*map(options.find, vectors), names=vectors)
+    if pack is not None:
+        if vectors:
+            raise UsageError("name vectors, or --pack", hint="a folder holds its own vectors")
+        from steer.cli import pack_map
+
+        pack_map.compare(pack, layer=layer, html=html, force=force, json=json)
+        return
+    if layer is not None or html is not None:
+        raise UsageError("--layer and --html go with --pack")
+    compared = files.compare(*map(options.find, vectors or ()), names=vectors)
     if json:
         output.as_json(compared.to_dict())
         return
     output.table(
         ["vector", "model", "site", "layers", "positions", "made by"],
-        [_facts(name, v.metadata) for name, v in zip(vectors, compared.vectors, strict=True)],
+        [
+            _facts(name, v.metadata)
+            for name, v in zip(compared.names, compared.vectors, strict=True)
+        ],
         left=6,
     )
     output.line()

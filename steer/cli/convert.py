@@ -101,6 +101,9 @@ def convert(
         typer.Option(help="Where bare numbers belong, or which to take: 3-5."),
     ] = None,
     row: Annotated[int | None, typer.Option(help="Which row of a table of vectors.")] = None,
+    encoder: Annotated[
+        bool, typer.Option("--encoder", help="The feature's encoder, for a gate; with --row.")
+    ] = False,
     pick: Annotated[
         str | None,
         typer.Option(help="Which of several vectors: its name or its model's."),
@@ -169,6 +172,7 @@ def convert(
         row=row,
         pick=pick,
         minus=minus,
+        encoder=encoder,
         offset=layer_offset,
         model=None if source is None else source.name,
     )
@@ -239,6 +243,7 @@ def _check_ours(text: str, chosen: Options, format: str | None) -> None:
         "--row": chosen.row,
         "--pick": chosen.pick,
         "--minus": chosen.minus,
+        "--encoder": chosen.encoder or None,
     }
     needless = [option for option, value in given.items() if value is not None]
     if needless:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from steer.base.processes import several
-from steer.cli import contrast_options, options, output, tables, workers
+from steer.cli import contrast_options, from_words, options, output, tables, workers
 from steer.cli.methods import FitCommand
 from steer.contrasts.contrasts import ContrastSource
 from steer.models.source import ModelSource
@@ -27,6 +27,12 @@ def register(app: typer.Typer) -> None:
 def extract(
     *,
     contrasts: ContrastSource,
+    against: Annotated[
+        str | None, typer.Argument(metavar="[AGAINST]", help="A word, against the first one.")
+    ] = None,
+    phrase: from_words.PhraseOption = None,
+    questions: from_words.QuestionsOption = None,
+    allow_weak: from_words.WeakOption = False,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Default: vectors/NAME.safetensors."),
@@ -41,7 +47,7 @@ def extract(
     ] = None,
     site: Annotated[
         str,
-        typer.Option(help="resid_pre, resid_post, attn_out, mlp_out; or more."),
+        typer.Option(help="Such as resid_pre, attn_out, mlp_out."),
     ] = "resid_post",
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
@@ -52,26 +58,26 @@ def extract(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Make a steering vector from contrasting texts.
+    """Make a steering vector from two words, or from contrasting texts.
 
-    Records both sides' activations and stores a direction for every layer, with what is known
-    about it, at the site and position that separate held-out texts best.
+    Of words, the model answers everyday questions under both; the vector is fitted to its answers,
+    and held-out questions decide whether it is worth keeping. A name of a file, or what looks like
+    a path, is a file. Of several sites and positions the best is kept.
 
     \b
     --positions mean         the whole text; of pairs, from where they differ
     --positions last         or first, an index (-1), a span (-3:)
     --positions completion   what follows the prompt; after:WORD too
-    --positions suffix       each token that the template adds; of several with
-                             commas the best is kept
+    --positions suffix       each token that the chat template adds
 
     \b
+    steer extract "patient" "impatient" -m MODEL -o patient.safetensors
+    steer extract "talks like a weather forecaster" -m MODEL -o forecast.safetensors
     steer extract pairs.jsonl -m MODEL -o vectors/warm.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
         --texts texts.jsonl -o mood.safetensors
     steer extract --positive-file harmful.txt --negative-file harmless.txt \\
         --chat --positions suffix -o refusal.safetensors
-    steer extract facts.csv --map text=claim \\
-        --template "Is this true? {text}\\nIt is"
     """
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
@@ -82,6 +88,30 @@ def extract(
     from steer.vectors.sites import parse_layers
 
     workers.check(cluster, source)
+    if from_words.is_words(contrasts, against):
+        from_words.check_alone(contrasts, keep=keep, positions=positions, ray=cluster)
+        from_words.extract_words(
+            contrasts,
+            against,
+            settings=from_words.settings_of(
+                contrasts,
+                method=method,
+                site=site,
+                layers=layers,
+                phrase=phrase,
+                questions=questions,
+                license=license,
+            ),
+            name=name,
+            description=description,
+            out=out,
+            allow_weak=allow_weak,
+            force=force,
+            json=json,
+            source=source,
+        )
+        return
+    from_words.check_files(phrase=phrase, questions=questions, allow_weak=allow_weak)
     typed_positions = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)

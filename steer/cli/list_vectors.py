@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from steer.cli import options, output
 
 if TYPE_CHECKING:
+    from steer.concepts.index import Built
     from steer.vectors.metadata import Metadata
 
 
@@ -43,14 +45,37 @@ def run(
         files = list_vectors(*folders or (), warn=warnings.append)
     for text in warnings:
         output.warning(text)
+    packs = [index for folder in folders or map(str, store.folders()) for index in _packs(folder)]
     if json:
-        output.as_json({"vectors": [file.to_dict() for file in files]})
+        listed = {"vectors": [file.to_dict() for file in files]}
+        more = {"packs": [pack.to_dict() for pack in packs]} if packs else {}
+        output.as_json(listed | more)
         return
     if not files:
         output.note(f"no vectors in {' or '.join(folders or map(str, store.folders()))}")
         return
     rows = [_line(file.name, file.metadata) for file in files]
     output.table(["name", "model", "site", "made from", "description"], rows, left=5)
+    for pack in packs:
+        output.note(
+            f"{pack.folder}: {len(pack.working)} of the {len(pack.rows)} concepts of {pack.title}"
+            f" work on {pack.model}; steer pack report {pack.folder}"
+        )
+
+
+def _packs(folder: str) -> list[Built]:
+    """The index of a pack in a folder, if there is one; a damaged one is reported."""
+    from steer.base.errors import SteerError
+    from steer.base.urls import is_url
+    from steer.concepts.index import INDEX, read
+
+    if is_url(folder) or not (Path(folder) / INDEX).is_file():
+        return []
+    try:
+        return [read(Path(folder))]
+    except SteerError as error:
+        output.warning(str(error))
+        return []
 
 
 def _line(name: str, metadata: Metadata) -> list[str]:

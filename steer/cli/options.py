@@ -41,7 +41,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists
 
 MethodOption = Annotated[
     str,
-    typer.Option(metavar="METHOD", help="Such as probe:penalty=2; all are listed below."),
+    typer.Option(metavar="METHOD", help="Such as probe:penalty=2: see below."),
 ]
 
 _MODEL_HELP = "pocket, a folder, hub id or .gguf."

@@ -173,6 +173,46 @@ class Grader:
         return error
 
 
+def answers(
+    endpoint: Endpoint, asked: Sequence[tuple[str, str]], numbers: Sequence[int], max_tokens: int
+) -> list[str]:
+    """What the model behind an endpoint answers to (system message, question) pairs, in order.
+
+    numbers: answers to the same pair with other numbers are others. "" where there is no answer.
+
+    Raises:
+        UsageError: openai is not installed, or there is no key for its server.
+        SteerError: it does not answer.
+    """
+    import openai
+
+    client = _client(endpoint)
+
+    def answer(item: tuple[tuple[str, str], int]) -> str:
+        (system, question), number = item
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        reply = client.chat.completions.create(
+            model=endpoint.model,
+            messages=messages,
+            seed=endpoint.seed + number,
+            temperature=1.0,
+            max_tokens=max_tokens,
+        )
+        return _said(reply) or ""
+
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(answer, zip(asked, numbers, strict=True)))
+    except openai.APIError as error:
+        raise SteerError(
+            f"the model {endpoint.model} at {client.base_url} does not answer"
+            f" ({_short(error.message)})",
+            hint="is it running, and are the model's name and $OPENAI_API_KEY right?",
+        ) from None
+
+
 def parse(reply: str | None) -> int | None:
     """The score of a reply that is one whole number from 0 to `BEST`, white space round it apart;
     None for anything else, as `7/10`, `7.5`, `Score: 7` or a sentence."""

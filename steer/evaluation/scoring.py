@@ -37,7 +37,7 @@ from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
-from steer.hooks.inject import site_functions
+from steer.hooks.inject import by_rows, site_functions
 from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
 from steer.models.memory import token_budget
 from steer.models.model import Model
@@ -158,7 +158,7 @@ class Scorer:
     def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
         times = len(cells)
-        functions = _by_rows(cells, len(batch.ids))
+        functions = by_rows(cells, [len(batch.ids)] * times)
         with replayed(self.model, trunk, times), placed(self.model, functions):
             found = batch.log_probs(batch.ids.repeat(times, 1), batch.columns)
         return found.view(times, len(batch.ids), *found.shape[1:])
@@ -383,21 +383,3 @@ def _shared_layer(cells: Sequence[Functions]) -> int | None:
         (site.layer if site.name == "resid_post" else site.layer - 1 for site in sites), default=-1
     )
     return lowest if lowest >= 0 else None
-
-
-def _by_rows(cells: Sequence[Functions], n: int) -> Functions:
-    """Functions that give each cell's n rows to its own."""
-
-    def function(site: Site) -> SiteFunction:
-        own = [cell.get(site) for cell in cells]
-
-        def edit(resid: Tensor) -> Tensor:
-            parts = []
-            for one, rows in zip(own, torch.split(resid, n), strict=True):
-                edited = rows if one is None else one(rows)
-                parts.append(rows if edited is None else edited)
-            return torch.cat(parts)
-
-        return edit
-
-    return {site: function(site) for cell in cells for site in cell}

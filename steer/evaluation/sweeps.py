@@ -449,11 +449,28 @@ class SweepResult:
             op=str(row.op),
             scope=self._saved_scope(row),
             chosen_on=self.chosen_on,
+            limit=self._limit(*position),
             evidence="; ".join(evidence),
         )
         vector = row.vector
         metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)
         return SteeringVector(metadata, vector.directions, vector.down, vector.up)
+
+    def _limit(self, row: int, column: int) -> float | None:
+        """The nearest coefficient further out than the chosen one that costs more than the budget:
+        by KL on unrelated texts, or by the extra nats of its own texts, where those were read."""
+        coefficients = self.grid.rows[row].coefficients
+        chosen, tried = coefficients[column], self.verdict.tried
+        refused = tried.refused if tried else frozenset()
+        _, costs = self.verdict.scores.looks()
+        too_costly = [
+            one.value
+            for index, one in enumerate(coefficients)
+            if one.unit == chosen.unit
+            and one.value / (chosen.value or math.nan) > 1
+            and (costs[row, index] > self.budget.kl or (row, index) in refused)
+        ]
+        return min(too_costly, key=abs, default=None)
 
     @staticmethod
     def _saved_scope(row: GridRow) -> str | None:

@@ -43,6 +43,8 @@ class Imported:
     factors: of a low-rank edit, beside the directions, the same number of rows k at each layer.
     recommended: numbers of the layers that the file recommends; empty for all.
     model: what the file says of its model. notes: what else the user should know.
+    sides: where projections on the unit vector are 0 and 1 in the file's own units, by layer, where
+        it has such: they become the means of the negative and of the positive side.
     """
 
     directions: Mapping[int, Directions]
@@ -55,6 +57,7 @@ class Imported:
     recommended: tuple[int, ...] = ()
     model: str = ""
     notes: tuple[str, ...] = ()
+    sides: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def checked_directions(rows: Iterable[tuple[int, object]], subject: str) -> dict[int, Directions]:

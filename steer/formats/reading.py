@@ -14,7 +14,7 @@ from steer.fitting.fitting import rounded
 from steer.formats.imported import MAX_COEFFICIENT, Imported, checked_directions, norm
 from steer.formats.registry import Format, others_code, registry
 from steer.formats.source import FOLDER, Options, Source, Unpickle
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommended, Spread
 from steer.vectors.provenance import ContrastSummary, Import, Method, ModelIdentity, Read
 from steer.vectors.sites import format_layers, listed
 from steer.vectors.vector import SteeringVector
@@ -154,6 +154,7 @@ def _check_options(each: Format, options: Options) -> None:
         ("row", options.row, "--row"),
         ("pick", options.pick, "--pick"),
         ("minus", options.minus, "--minus"),
+        ("encoder", options.encoder or None, "--encoder"),
     ):
         if value is not None and name not in each.options:
             raise UsageError(f"{each.name} has no use for {word}", hint="leave it out")
@@ -205,7 +206,13 @@ def steering_vector(
         fingerprint="",
     )
     statistics = tuple(
-        LayerStatistics(layer=layer, norm=rounded(_effect(imported, number)), resid_norm=None)
+        LayerStatistics(
+            layer=layer,
+            norm=rounded(_effect(imported, number)),
+            resid_norm=None,
+            negative=_side(imported, number, 0),
+            positive=_side(imported, number, 1),
+        )
         for layer, number in zip(layers, imported.directions, strict=True)
     )
     source = Import(
@@ -237,6 +244,15 @@ def steering_vector(
     )
     vector = SteeringVector(metadata, directions, down, up)
     return vector if model is None else bind(vector, model)
+
+
+def _side(imported: Imported, number: int, which: int) -> Spread | None:
+    """Where the file's own units are 0 (the negative side) or 1, if it has such; half a unit is the
+    spread of either."""
+    if number not in imported.sides:
+        return None
+    sides = imported.sides[number]
+    return Spread(mean=sides[which], std=abs(sides[1] - sides[0]) / 2)
 
 
 def _effect(imported: Imported, number: int) -> float:

@@ -40,8 +40,10 @@ class Options:
 
     format: the name of a format. layers: where bare numbers belong, or which layers of the file to
     take. row: of a table of directions. pick: the name of one of several vectors. minus: a file
-    whose activations are to be subtracted. offset: what to add to the file's layer numbers in place
-    of the format's convention. model: the name of the user's model, which may tell several apart.
+    whose activations are to be subtracted. encoder: take the row of a sparse autoencoder's encoder,
+    which reads a feature, not its decoder's. offset: what to add to the file's layer numbers in
+    place of the format's convention. model: the name of the user's model, which may tell several
+    apart.
     """
 
     format: str | None = None
@@ -49,6 +51,7 @@ class Options:
     row: int | None = None
     pick: str | None = None
     minus: Path | None = None
+    encoder: bool = False
     offset: int | None = None
     model: str | None = None
 

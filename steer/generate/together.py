@@ -5,6 +5,10 @@ and guards see its own positions only, counted as if nothing else ran, and its r
 to its seed. The rows of a forward are padded on the left, and the cache is taken apart and put
 together as texts come and go. What has no cache of keys and values (a recurrent state, say) is
 written row by row.
+
+A text is one run of the model or several that go on with the same tokens: its own, one under each
+condition that guides it (`steer.generate.guidance`), and one that nothing steers, which says what
+the model itself makes of the text.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from torch import Tensor
 from steer.base.errors import GuardError
 from steer.generate.batch import Batch, random_stream
 from steer.generate.decoding import Stops, drawn, not_numbers
+from steer.generate.guidance import guided
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions, staged
 from steer.models import caches
@@ -35,11 +40,47 @@ from steer.vectors.sites import Site
 _CACHES = ("cache", "past_key_values", "cache_params", "state")
 
 
+class Run:
+    """One row of the model's forwards: a prompt and the new tokens of its text, under steers.
+
+    logits: float32 [vocabulary] of the next token, until all runs of the text have theirs.
+    on_prompt: gets those after each token of the prompt, [prompt token, vocabulary].
+    """
+
+    def __init__(
+        self, text: Continuation, batch: Batch, on_prompt: Callable[[Tensor], None] | None = None
+    ) -> None:
+        self.text, self._batch, self.on_prompt = text, batch, on_prompt
+        self.prompt = batch.rows[0].ids
+        self.logits: Tensor | None = None
+
+    @cached_property
+    def functions(self) -> dict[Site, SiteFunction]:
+        """What becomes of its own activations [1, position, d_model] at each site."""
+        batch = self._batch
+        batch.look_at([self.prompt], torch.zeros(1, dtype=torch.int64))
+        edits = site_functions(batch.model, batch.steers, batch.clock)
+        return staged([edits, batch.watch.functions])
+
+    @property
+    def length(self) -> int:
+        """Number of its tokens, prompt and all."""
+        return len(self.prompt) + len(self.text.new)
+
+    def turn_to(self, start: int, ids: Tensor) -> None:
+        """A forward of its tokens begins at position `start`."""
+        self._batch.clock.turn_to(start, ids)
+
+
 class Continuation:
     """One text that is being written.
 
-    on_token: hears each new token that belongs to the text, and the logits float32 [vocabulary]
-    that it was chosen from: the steered model's own, before temperature.
+    strengths: of the conditions that guide it, whose prompts are the row's `conditioned`. prefill:
+    token ids that its new tokens begin with, as if they had been drawn. plain: whether an unsteered
+    run reads the text too. on_token: gets each new token that belongs to the text, the logits
+    float32 [vocabulary] that it was chosen from (the steered model's own, before temperature), and
+    those of the unsteered run, or None without one. on_prompt: gets the logits after each token of
+    the prompt, [prompt token, vocabulary], and then `on_token` also the token that ends the text.
     """
 
     def __init__(
@@ -50,46 +91,63 @@ class Continuation:
         sampling: Sampling,
         watched: Sequence[Projection] = (),
         guards: Sequence[Guard] = (),
-        on_token: Callable[[int, Tensor], None] = lambda token, logits: None,
+        on_token: Callable[[int, Tensor, Tensor | None], None] = lambda token, logits, plain: None,
+        *,
+        strengths: Sequence[float] = (),
+        prefill: Sequence[int] = (),
+        plain: bool = False,
+        on_prompt: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.prompt, self.sampling, self.steers = row.ids, sampling, steers
         self.new: list[int] = []
         self.error: Exception | None = None
         self.is_over = False
-        self.parked: _Cohort | None = None
+        self.parked: list[_Cohort] = []
         self._model, self._on_token = model, on_token
         self._batch = Batch(model, [row], steers, sampling, watched, guards)
+        self._strengths, self._prefill = strengths, prefill
         self._stream = random_stream(row, sampling)
         self._stops = Stops(model, sampling.stop, 0)
-
-    @cached_property
-    def functions(self) -> dict[Site, SiteFunction]:
-        """What becomes of its own activations [1, position, d_model] at each site."""
-        self._batch.look_at([self.prompt], torch.zeros(1, dtype=torch.int64))
-        edits = site_functions(self._model, self.steers, self._batch.clock)
-        return staged([edits, self._batch.watch.functions])
+        others = [Batch(model, [Row("", 0, ids)], steers, sampling) for ids in row.conditioned]
+        others += [Batch(model, [Row("", 0, row.ids)], (), sampling)] if plain else []
+        self.runs = [Run(self, self._batch, on_prompt), *(Run(self, one) for one in others)]
+        self._with_end = on_prompt is not None
 
     @property
     def length(self) -> int:
-        """Tokens that it has, prompt and all."""
-        return len(self.prompt) + len(self.new)
+        """Number of tokens that it has, prompt and all, in all its runs."""
+        return sum(run.length for run in self.runs)
 
-    def turn_to(self, start: int, ids: Tensor) -> None:
-        """A forward of its tokens begins at position `start`."""
-        self._batch.clock.turn_to(start, ids)
+    @property
+    def is_ready(self) -> bool:
+        """Whether all runs have the logits of the next token."""
+        return all(run.logits is not None for run in self.runs)
+
+    def take_logits(self) -> tuple[Tensor, Tensor | None]:
+        """The logits of the next token, [vocabulary], guided; and those of the unsteered run."""
+        logits = [run.logits for run in self.runs if run.logits is not None]
+        for run in self.runs:
+            run.logits = None
+        n = 1 + len(self._strengths)
+        plain = logits[n] if len(logits) > n else None
+        if n == 1:
+            return logits[0], plain
+        return guided(torch.stack(logits[:n]).log_softmax(-1), self._strengths), plain
 
     def uniform(self) -> float:
         """The random number of the next token."""
         return float(self._stream.random())
 
-    def write(self, token: int, logits: Tensor) -> None:
-        """Go on with a token."""
+    def write(self, token: int, logits: Tensor, plain: Tensor | None = None) -> None:
+        """Go on with a token, or with the next one of the prefill."""
+        if len(self.new) < len(self._prefill):
+            token = self._prefill[len(self.new)]
         self.new.append(token)
         ended = token in self._model.end_ids
         stopped = ended or self._stops.written(self.new)
         tripped = not stopped and self._trips(len(self.new) - 1)
-        if not (ended or tripped):
-            self._on_token(token, logits)
+        if not tripped and (self._with_end or not ended):
+            self._on_token(token, logits, plain)
         self.is_over = stopped or tripped or len(self.new) >= self.sampling.max_tokens
 
     def _trips(self, step: int) -> bool:
@@ -119,9 +177,9 @@ class Continuation:
 
 @dataclass(eq=False)
 class _Cohort:
-    """Texts that share a cache. width: its columns. name: that the model has for it."""
+    """Runs that share a cache. width: its columns. name: that the model has for it."""
 
-    rows: list[Continuation]
+    rows: list[Run]
     width: int = 0
     name: str = ""
     cache: Any = None
@@ -135,7 +193,7 @@ class _Cohort:
         return [self.width - row.length + 1 for row in self.rows]
 
     def select(self, indices: list[int]) -> _Cohort:
-        """Some of its texts; padding that all of them have is dropped."""
+        """Some of its runs; padding that all of them have is dropped."""
         pads = self.pads()
         dropped = min(pads[index] for index in indices)
         cache = caches.select(self.cache, indices, dropped)
@@ -158,40 +216,46 @@ class Together:
 
     @property
     def rows(self) -> list[Continuation]:
-        return [row for cohort in self._cohorts for row in cohort.rows]
+        return list(dict.fromkeys(run.text for cohort in self._cohorts for run in cohort.rows))
 
     def add(self, rows: Sequence[Continuation]) -> None:
         """Begin texts, or go on with those that were parked. What begins gets its first token."""
         for row in rows:
-            if row.parked is not None:
-                self._take_in(row.parked)
-                row.parked = None
-        new = [row for row in rows if not row.new and row.error is None]
+            for cohort in row.parked:
+                self._take_in(cohort)
+            row.parked = []
+        new = [run for row in rows if not row.new and row.error is None for run in row.runs]
         budget = token_budget(self._model)
         while new:
             count = 1
-            while count < len(new) and (count + 1) * _longest(new[: count + 1]) <= budget:
+            # The logits of a whole prompt take memory: one at a time.
+            while (
+                count < len(new)
+                and new[0].on_prompt is new[count].on_prompt is None
+                and (count + 1) * _longest(new[: count + 1]) <= budget
+            ):
                 count += 1
             self._begin(new[:count])
             new = new[count:]
+        self._write()
 
     def step(self) -> None:
         """Write one more token of each text."""
         for cohort in list(self._cohorts):
-            ids = torch.tensor([[row.new[-1]] for row in cohort.rows])
+            ids = torch.tensor([[run.text.new[-1]] for run in cohort.rows])
             self._try(cohort, ids, cohort.pads())
-        self._drop_finished()
+        self._write()
 
     def park(self, row: Continuation) -> None:
         """Have a text wait until it is added again."""
-        for cohort in self._cohorts:
-            if row in cohort.rows:
-                row.parked = self._without(cohort, [row])
-                return
+        for cohort in list(self._cohorts):
+            own = [run for run in cohort.rows if run.text is row]
+            if own and (waiting := self._without(cohort, own)) is not None:
+                row.parked.append(waiting)
 
     def remove(self, row: Continuation) -> None:
         """Let a text go, whether it is parked or not."""
-        row.is_over, row.parked = True, None
+        row.is_over, row.parked = True, []
         self._drop_finished()
 
     def clear(self) -> list[Continuation]:
@@ -200,17 +264,16 @@ class Together:
         self._cohorts.clear()
         return rows
 
-    def _begin(self, rows: Sequence[Continuation]) -> None:
-        ready = [row for row in rows if _is_ready(row)]
+    def _begin(self, runs: Sequence[Run]) -> None:
+        ready = [run for run in runs if _is_ready(run)]
         if not ready:
             return
         together = len(ready) == 1 or self._can_pad
-        for part in [ready] if together else [[row] for row in ready]:
-            ids, _ = self._model.padded([row.prompt for row in part], left=True)
+        for part in [ready] if together else [[run] for run in ready]:
+            ids, _ = self._model.padded([run.prompt for run in part], left=True)
             cohort = _Cohort(list(part))
             self._cohorts.append(cohort)
-            self._try(cohort, ids, [ids.shape[1] - len(row.prompt) for row in part])
-            self._drop_finished()
+            self._try(cohort, ids, [ids.shape[1] - len(run.prompt) for run in part])
             if cohort in self._cohorts and cohort.can_join:
                 self._cohorts.remove(cohort)
                 self._take_in(cohort)
@@ -233,20 +296,20 @@ class Together:
 
     def _drop_finished(self) -> None:
         for cohort in list(self._cohorts):
-            over = [row for row in cohort.rows if row.is_over or row.error is not None]
+            over = [run for run in cohort.rows if _is_over(run.text)]
             if over:
                 self._without(cohort, over)
 
-    def _without(self, cohort: _Cohort, rows: Sequence[Continuation]) -> _Cohort | None:
-        """Take texts out of a cohort; returns them where they may come back."""
-        out = [index for index, row in enumerate(cohort.rows) if row in rows]
+    def _without(self, cohort: _Cohort, runs: Sequence[Run]) -> _Cohort | None:
+        """Take runs out of a cohort; returns them where they may come back."""
+        out = [index for index, run in enumerate(cohort.rows) if run in runs]
         kept = [index for index in range(len(cohort.rows)) if index not in out]
         place = self._cohorts.index(cohort)
         if not kept:
             del self._cohorts[place]
             return cohort
         taken = None
-        if not all(row.is_over or row.error is not None for row in rows):
+        if not all(_is_over(run.text) for run in runs):
             taken = cohort.select(out)
         self._cohorts[place] = cohort.select(kept)
         return taken
@@ -257,17 +320,17 @@ class Together:
             self._forward(cohort, ids, pads)
         except Exception as error:
             self._cohorts.remove(cohort)
-            for row in cohort.rows:
-                row.error = error
+            for run in cohort.rows:
+                run.text.error = error
 
     def _forward(self, cohort: _Cohort, ids: Tensor, pads: list[int]) -> None:
-        """One forward of a cohort, with `pads` columns of padding before each of its texts; each
-        gets the token that follows."""
+        """One forward of a cohort, with `pads` columns of padding before each of its runs; each
+        gets the logits of the token that follows."""
         model, width = self._model, ids.shape[1]
         ids = ids.to(model.device)
         start, stop = cohort.width, cohort.width + width
-        for row, own, pad in zip(cohort.rows, ids, pads, strict=True):
-            row.turn_to(max(start - pad, 0), own[None, max(pad - start, 0) :])
+        for run, own, pad in zip(cohort.rows, ids, pads, strict=True):
+            run.turn_to(max(start - pad, 0), own[None, max(pad - start, 0) :])
         columns = torch.arange(stop)
         mask = (columns >= torch.tensor(pads)[:, None]).long().to(model.device)
         inputs = model.network.prepare_inputs_for_generation(
@@ -275,7 +338,7 @@ class Together:
             is_first_iteration=not start,
             attention_mask=mask,
             use_cache=True,
-            **self._positions(mask, width),
+            **self._options(mask, width, whole=not start and _tells_prompt(cohort.rows)),
             **({} if cohort.cache is None else {cohort.name: cohort.cache}),
         )
         skipped = [max(pad - start, 0) for pad in pads]
@@ -283,18 +346,33 @@ class Together:
             output = model.network(**inputs)
         cohort.width = stop
         cohort.name, cohort.cache = _state(output)
-        self._write(cohort.rows, output.logits[:, -1].float())
+        for run, logits in zip(cohort.rows, output.logits, strict=True):
+            if run.on_prompt is not None and not start:
+                run.on_prompt(logits[-len(run.prompt) :].float())
+            run.logits = logits[-1].float()
 
-    def _positions(self, mask: Tensor, width: int) -> dict[str, Any]:
+    def _options(self, mask: Tensor, width: int, *, whole: bool) -> dict[str, Any]:
+        """What the model's forward takes besides. whole: whether logits of all positions are
+        wanted."""
         made: dict[str, Any] = {}
-        if "logits_to_keep" in self._accepted:
+        if "logits_to_keep" in self._accepted and not whole:
             made["logits_to_keep"] = 1
         if "position_ids" in self._accepted:
             made["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
         return made
 
-    def _write(self, rows: Sequence[Continuation], logits: Tensor) -> None:
-        """Choose a token for each text from logits [row, vocabulary]."""
+    def _write(self) -> None:
+        """Choose a token for each text whose runs have all got logits."""
+        rows = [row for row in self.rows if row.error is None and row.is_ready]
+        self._choose(rows, [row.take_logits() for row in rows])
+        self._drop_finished()
+
+    def _choose(
+        self, rows: Sequence[Continuation], found: Sequence[tuple[Tensor, Tensor | None]]
+    ) -> None:
+        if not rows:
+            return
+        logits = torch.stack([own for own, _ in found])
         tokens = logits.argmax(-1)
         drawing: dict[tuple[float, int, float], list[int]] = {}
         for index, row in enumerate(rows):
@@ -308,12 +386,10 @@ class Together:
             tokens[indices] = drawn(scores, uniform.double().to(scores.device))
         broken = logits[:, 0].isnan().tolist()
         for index, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
-            if row.error is not None:
-                continue
             if broken[index]:
                 row.error = not_numbers(self._model)
                 continue
-            row.write(token, logits[index])
+            row.write(token, logits[index], found[index][1])
 
 
 def _state(output: Any) -> tuple[str, Any]:
@@ -322,34 +398,38 @@ def _state(output: Any) -> tuple[str, Any]:
     return next((one for one in found if one[1] is not None), ("", None))
 
 
-def _is_ready(row: Continuation) -> bool:
-    """Whether its functions can be made; why not is kept with it."""
+def _is_over(row: Continuation) -> bool:
+    return row.is_over or row.error is not None
+
+
+def _is_ready(run: Run) -> bool:
+    """Whether its functions can be made; why not is kept with its text."""
     try:
-        _ = row.functions
+        _ = run.functions
     except Exception as error:  # of one text, which is no reason for the others to end
-        row.error = error
-    return row.error is None
+        run.text.error = error
+    return run.text.error is None
 
 
-def _by_site(rows: Sequence[Continuation], skipped: Sequence[int]) -> dict[Site, SiteFunction]:
-    """What becomes of the activations of all texts at each site; skipped: columns of padding."""
-    parts: dict[Site, list[tuple[Continuation, int, int, SiteFunction]]] = {}
+def _by_site(rows: Sequence[Run], skipped: Sequence[int]) -> dict[Site, SiteFunction]:
+    """What becomes of the activations of all runs at each site; skipped: columns of padding."""
+    parts: dict[Site, list[tuple[Run, int, int, SiteFunction]]] = {}
     for index, (row, pad) in enumerate(zip(rows, skipped, strict=True)):
         for site, function in row.functions.items():
             parts.setdefault(site, []).append((row, index, pad, function))
     return {site: _each_its_own(own) for site, own in sorted(parts.items())}
 
 
-def _each_its_own(parts: Sequence[tuple[Continuation, int, int, SiteFunction]]) -> SiteFunction:
+def _each_its_own(parts: Sequence[tuple[Run, int, int, SiteFunction]]) -> SiteFunction:
     def run(resid: Tensor) -> Tensor | None:
         edited = None
         for row, index, pad, function in parts:
-            if row.error is not None:
+            if row.text.error is not None:
                 continue
             try:
                 made = function(resid[index : index + 1, pad:])
             except Exception as error:  # it ends this text, not its neighbours
-                row.error = error
+                row.text.error = error
                 continue
             if made is not None:
                 edited = resid.clone() if edited is None else edited
@@ -359,5 +439,9 @@ def _each_its_own(parts: Sequence[tuple[Continuation, int, int, SiteFunction]]) 
     return run
 
 
-def _longest(rows: Sequence[Continuation]) -> int:
+def _tells_prompt(rows: Sequence[Run]) -> bool:
+    return any(run.on_prompt is not None for run in rows)
+
+
+def _longest(rows: Sequence[Run]) -> int:
     return max(len(row.prompt) for row in rows)

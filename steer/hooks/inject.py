@@ -130,6 +130,26 @@ def staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunc
     return {site: _in_turn([stage[site] for stage in stages if site in stage]) for site in sites}
 
 
+def by_rows(
+    cells: Sequence[Mapping[Site, SiteFunction]], sizes: Sequence[int]
+) -> dict[Site, SiteFunction]:
+    """Functions that give neighbouring rows, `sizes` of them, each to its own cell's function."""
+
+    def function(site: Site) -> SiteFunction:
+        own = [cell.get(site) for cell in cells]
+
+        def edit(resid: Tensor) -> Tensor:
+            parts = []
+            for one, rows in zip(own, torch.split(resid, list(sizes)), strict=True):
+                edited = rows if one is None else one(rows)
+                parts.append(rows if edited is None else edited)
+            return torch.cat(parts)
+
+        return edit
+
+    return {site: function(site) for cell in cells for site in cell}
+
+
 def _in_turn(functions: Sequence[SiteFunction]) -> SiteFunction:
     """One function that gives each what the one before left."""
     if len(functions) == 1:

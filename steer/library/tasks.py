@@ -20,6 +20,7 @@ from steer.baking.target import check_folder
 from steer.base.errors import UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
+from steer.concepts.words import looks_like_file
 from steer.contrasts import prompts as everyday
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
@@ -32,6 +33,7 @@ from steer.fitting.activations import Activations, open_kept
 from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.formats import reading, writing
 from steer.formats.source import Options
+from steer.library import concepts
 from steer.library.data import Data, contrast_set, names_of, rows, text_list
 from steer.library.models import FitWarning, Model
 from steer.library.options import ContrastOptions, MeasureOptions, NameOptions, spelled_out
@@ -61,20 +63,30 @@ if TYPE_CHECKING:
 def extract(
     model: Model,
     contrasts: Data | None = None,
+    against: str | None = None,
     *,
     method: str = "mean_diff",
     options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str = "resid_post",
     layers: int | str | Iterable[int] | None = None,
-    name: str = "vector",
+    name: str | None = None,
     description: str = "",
     license: str = "",
     keep: str | PathLike[str] | None = None,
+    phrase: str | None = None,
+    questions: Data | None = None,
+    allow_weak: bool = False,
     progress: Progress = silent,
     **data: Unpack[ContrastOptions],
 ) -> Vector:
-    """Make a vector from a contrast set: the difference of the two sides' activations.
+    """Make a vector of two words, or from a contrast set: the difference of the activations.
+
+    steer.extract(model, "patient", "impatient") and steer.extract(model, "talks like a weather
+    forecaster") have the model answer everyday questions under both; a word that is the name of a
+    file, or looks like a path, is a file. phrase: how a word becomes a condition, such as
+    "[mood: {}]". questions: what the model answers. allow_weak: of words, give a vector that is not
+    worth keeping, too.
 
     contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
     positive=, negative=: prompt conditions that stand before each of texts=. The other options of
@@ -91,16 +103,48 @@ def extract(
         SiteError: a layer or site that the model does not have.
         VectorError: sides that do not differ.
     """
+    if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
+        _check_words(positions=positions, keep=keep, **data)
+        return concepts.from_words(
+            model,
+            contrasts,
+            against,
+            name=name,
+            description=description,
+            method=method,
+            options=options,
+            site=site,
+            layers=_layers(layers),
+            chat=data.get("chat") or None,
+            phrase=phrase,
+            questions=questions,
+            license=license,
+            allow_weak=allow_weak,
+            progress=progress,
+        )[0]
+    if against is not None:
+        raise UsageError("a second word goes with a first one", hint='extract(model, "a", "b")')
     contrast = contrast_set(contrasts, **data)
     extracted = run_extraction(
         InProcess(model.inner),
         contrast,
         _read_settings(site, layers, positions),
-        _fit_settings(name, method, options, description=description, license=license),
+        _fit_settings(name or "vector", method, options, description=description, license=license),
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
     return Vector(extracted.best.sealed())
+
+
+def _check_words(**options: Any) -> None:
+    """Refuse options of contrasts beside words.
+
+    Raises:
+        UsageError: naming one of them.
+    """
+    for name, value in options.items():
+        if value and name != "chat":
+            raise UsageError(f"{name}= goes with contrasts, not with words")
 
 
 @spelled_out(by=contrast_set)
@@ -592,6 +636,7 @@ def convert(
     format: str | None = None,
     layers: int | str | Iterable[int] | None = None,
     row: int | None = None,
+    encoder: bool = False,
     pick: str | None = None,
     minus: str | PathLike[str] | None = None,
     offset: int | None = None,
@@ -603,9 +648,10 @@ def convert(
 
     model: the model that it was made on; without it the vector is not bound to one, and a model
     takes it with allow_other_model alone. format: where the file does not say it. layers: where
-    bare numbers belong. row, pick: which of several vectors. minus: a baseline's file. offset:
-    layer here less the number in the file. The file's op, site and strength become what the vector
-    recommends. `export` writes such files.
+    bare numbers belong. row, pick: which of several vectors. encoder: of a sparse autoencoder, the
+    row that reads a feature, for a gate in the feature's activation. minus: a baseline's file.
+    offset: layer here less the number in the file. The file's op, site and strength become what
+    the vector recommends. `export` writes such files.
 
     Raises:
         VectorError: damaged, unknown, or with something that cannot be carried.
@@ -616,6 +662,7 @@ def convert(
         format=format,
         layers=_layers(layers),
         row=row,
+        encoder=encoder,
         pick=pick,
         minus=None if minus is None else Path(minus),
         offset=offset,

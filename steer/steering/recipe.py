@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,16 +31,12 @@ import msgspec
 
 from steer.base.errors import InputError, SteerError, UsageError
 from steer.base.files import read_bytes, read_typed
+from steer.base.toml import load_toml
 from steer.contrasts.records import decoded
 from steer.steering.generation import Sampling
 from steer.steering.named import NamedSteer, behind, condition_with_path, with_paths
 from steer.vectors.record import Record
 from steer.vectors.sites import listed
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 #: Of one file, and of all that are included.
 _MAX_BYTES = 1_000_000
@@ -52,8 +46,6 @@ _MOST_FILES = 10_000
 _MOST_STEERS = 10_000
 #: Of a path: each include adds the folders of its own to those of the file that includes it.
 _MOST_CHARACTERS = 4_096
-#: Names in one key, such as the two of `generation.seed`: each takes tomllib as long as all before.
-_MOST_NAMES = 8
 _HASH_LENGTH = 64
 
 
@@ -210,13 +202,11 @@ def _read(path: Path, chain: dict[Path, Path]) -> bytes:
 
 
 def _parse(data: bytes, path: Path) -> _File:
-    text = decoded(data, str(path))
-    _check_keys(text, path)
-    try:
-        raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number may be too long for Python
-        hint = "`steer recipe show --help` has an example of a recipe"
-        raise InputError(f"{path}: not TOML: {error}", hint=hint) from None
+    raw = load_toml(
+        decoded(data, str(path)),
+        str(path),
+        hint="`steer recipe show --help` has an example of a recipe",
+    )
     try:
         made = msgspec.convert(raw, _File)
         Sampling(**_sampling(made.generation))
@@ -228,25 +218,6 @@ def _parse(data: bytes, path: Path) -> _File:
             else "a recipe has description, include, when, steers and [generation]",
         ) from None
     return made
-
-
-#: What can hold any character in TOML: strings, and comments. Those without an end reach to it.
-_QUOTED = re.compile(
-    r'"""(?:\\.|[^\\])*?(?:"""|\\?\Z)'
-    r"|'''.*?(?:'''|\Z)"
-    r'|"(?:\\.|[^"\\\n])*"?'
-    r"|'[^'\n]*'?"
-    r"|#[^\n]*",
-    re.DOTALL,
-)
-_AROUND_KEYS = re.compile(r"[=,{}\[\]\n]")
-
-
-def _check_keys(text: str, path: Path) -> None:
-    """Refuse keys of many names before tomllib reads them."""
-    for part in _AROUND_KEYS.split(_QUOTED.sub("s", text)):
-        if part.count(".") >= _MOST_NAMES:
-            raise InputError(f"{path}: a key has more than {_MOST_NAMES} names")
 
 
 def _beside(path: Path, reference: str) -> Path:

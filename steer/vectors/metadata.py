@@ -91,6 +91,8 @@ class Recommended(Record, frozen=True):
     the edit is made. op: as `-v` writes it, such as `add`, `ablate` or `cap=2.5`. scope: which
     positions that op steers, as `-v` writes it; None leaves the usual ones. chosen_on: short hashes
     of the held-out texts that a sweep chose by; None where there were none, and in earlier files.
+    limit: the nearest coefficient further out, in the same unit, that a sweep found too costly for
+    its budget; None where it found none.
     """
 
     layers: tuple[int, ...]
@@ -100,9 +102,12 @@ class Recommended(Record, frozen=True):
     unit: Unit = "vector"
     scope: str | None = None
     chosen_on: str | None = None
+    limit: float | None = None
 
     def __post_init__(self) -> None:
-        finite(self.coefficient)
+        finite(self.coefficient, self.limit or 0.0)
+        if self.limit is not None and not self.limit / (self.coefficient or math.nan) > 1:
+            raise ValueError("the limit is not further out than the coefficient")
         if not can_be_saved(self.scope):
             raise ValueError(f"{str(self.scope)[:60]!r} is not a scope that a file can recommend")
         if not _OP.fullmatch(self.op):
@@ -187,7 +192,7 @@ def to_json(metadata: Metadata) -> dict[str, Any]:
         del plain["contrast"]["items"]
     if metadata.recommended.unit == "vector":
         del plain["recommended"]["unit"]
-    for name in ("scope", "chosen_on"):
+    for name in ("scope", "chosen_on", "limit"):
         if plain["recommended"][name] is None:
             del plain["recommended"][name]
     return plain
