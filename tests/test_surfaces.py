@@ -37,6 +37,7 @@ SURFACE: dict[str, tuple[str, ...]] = {
     "extract": ("extract",),
     "fit": ("fit",),
     "list": ("list_vectors",),
+    "make": ("make",),
     "monitor": ("monitor", "profile"),
     "pack build": ("build_pack",),
     "pack check": ("read_pack",),
@@ -120,6 +121,7 @@ INSTEAD = {
     "json": "results have `to_dict`",
     "lens": "`Model.lens`",
     "list_formats": "`steer.formats.registry.registry`",
+    "no_calibrate": "calibrate=False",
     "negative_file": "data of two lists: {'positive': [...], 'negative': [...]}",
     "out": "`save`, or values in memory",
     "paired": "data of pairs",
@@ -144,6 +146,9 @@ PARAMETERS = {
 #: Parameters that a command has as a part of another option.
 WITHIN = {
     ("monitor", "layers"): "-v NAME@LAYERS",
+    ("extract", "calibrate"): "--no-calibrate",
+    ("make", "options"): "--method NAME:OPTION=VALUE",
+    ("make", "prompts"): "questions that are always asked",
     ("extract", "options"): "--method NAME:OPTION=VALUE",
     ("fit", "options"): "--method NAME:OPTION=VALUE",
     ("discover", "samples"): "texts that are always written",

@@ -277,7 +277,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same(
     assert run(folder, "--texts", "held.jsonl", "--json").exit_code == 130
     monkeypatch.setattr(Scorer, "score", original)
     resumed = run(folder, "--texts", "held.jsonl", "--json")
-    assert "going on with a sweep" in resumed.stderr
+    assert "resuming an interrupted sweep" in resumed.stderr
     assert json.loads(resumed.stdout) == json.loads(whole.stdout)
     assert "going on" not in run(folder, "--texts", "held.jsonl", "--json").stderr
 
@@ -310,7 +310,7 @@ def test_a_full_disk_does_not_cost_the_scores(
         patched.setattr(sweep_command, "_write", full)
         assert run(folder, *asked).exit_code == 1
     again = run(folder, *asked)
-    assert "going on with a sweep" in again.stderr
+    assert "resuming an interrupted sweep" in again.stderr
     assert Path("sweep.json").is_file()
 
 
@@ -319,9 +319,9 @@ def test_what_cannot_be_swept_says_so(
 ) -> None:
     monkeypatch.setattr("steer.cli.options.load_model", lambda source: pytest.fail("loaded"))
     held = ["--texts", "held.jsonl"]
-    failed(run(folder), 1, "nothing to see an effect by", "--texts")
+    failed(run(folder), 1, "no data to measure an effect on", "--texts")
     failed(run(folder, "--texts", "joyful.jsonl"), 1, "made from 24 of these")
-    failed(run(folder, *held, "-v", "joyful:2"), 2, "a sweep finds the numbers")
+    failed(run(folder, *held, "-v", "joyful:2"), 2, "chooses layers and coefficients itself")
     failed(run(folder, *held, "-v", "joyful:ablate"), 1, "a percentage is a length to add")
     failed(run(folder, *held, "-v", "joyful:add/decay=5"), 2, "a sweep steers", "steer eval")
     failed(run(folder, *held, "-v", "joyful:ablate/on=0-3"), 2, "a sweep steers", "steer eval")
@@ -380,7 +380,7 @@ def test_a_few_items_recommend_nothing(joyful: str, folder: Path) -> None:
     told = run(folder, "--texts", "few.jsonl", "--max-kl", 10, "--max-nats", 10)
     assert told.exit_code == 1
     assert "recommended" not in told.stdout
-    for said in ("3 held-out items cannot tell it from chance", "the nearest cell is"):
+    for said in ("3 held-out items are too few to exclude chance", "the nearest cell is"):
         assert said in told.stderr
 
 

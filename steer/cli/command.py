@@ -37,6 +37,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "Make vectors": {
         "contrasts": "Look at contrast sets: what they hold, and what they give away.",
+        "make": "Make a vector, find how strong it can be, and show what it does.",
         "extract": "Make a steering vector from two words, or from contrasting texts.",
         "pack": "Make vectors of many concepts at once, from a TOML file.",
         "fit": "Make another vector from kept activations, without the model.",

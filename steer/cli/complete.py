@@ -61,11 +61,9 @@ def _paths(begun: str) -> list[str]:
 
 
 def _ops() -> list[str]:
-    from typing import get_args
+    from steer.ops.registry import ops
 
-    from steer.steering.operation import OpName
-
-    return list(get_args(OpName))
+    return list(ops().names)
 
 
 def methods(incomplete: str) -> list[str]:

@@ -44,6 +44,9 @@ def _source(
     paired: Annotated[
         bool, typer.Option("--paired", help="The two files are pairs, line by line.")
     ] = False,
+    held_out: Annotated[
+        float, typer.Option(help="Leave this share out, for sweep and eval.")
+    ] = 0.0,
     *,
     names: Names,
     template: Annotated[
@@ -70,6 +73,7 @@ def _source(
         paired=paired,
         names=names,
         frame=Frame(template, chat, system),
+        held_out=held_out,
     )
 
 

@@ -135,9 +135,9 @@ def _local(
 def _teacher(
     judge_model: str, judge_url: str | None, seed: int, max_tokens: int
 ) -> tuple[Answerer, bool, str]:
-    from steer.evaluation.endpoint import Endpoint, answers
+    from steer.evaluation.endpoint import GraderModel, answers
 
-    endpoint = Endpoint(judge_model, judge_url, seed)
+    endpoint = GraderModel(judge_model, judge_url, seed)
 
     def answerer(asked: Sequence[Asked], numbers: Sequence[int]) -> list[str]:
         with output.status(f"{judge_model} is writing"):

@@ -102,7 +102,7 @@ def evaluate(
     used = [one for steer in steers for one in steer.vectors]
     chat = measuring.in_chat(given)
     options.check_readers(chat=chat, steers=steers)
-    source = options.with_template_of(used, source, chat=chat)
+    source = options.for_vectors(used, source, chat=chat)
     settings = engines.check(engine, engine_option or [], steers)
     from steer.evaluation import evaluate as run
 

@@ -53,6 +53,10 @@ def extract(
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
+    no_calibrate: Annotated[
+        bool,
+        typer.Option("--no-calibrate", help="Of a chat: do not have the model try coefficients."),
+    ] = False,
     cluster: workers.Cluster | None,
     force: options.Force = False,
     json: options.Json = False,
@@ -62,7 +66,8 @@ def extract(
 
     Of words, the model answers everyday questions under both; the vector is fitted to its answers,
     and held-out questions decide whether it is worth keeping. A name of a file, or what looks like
-    a path, is a file. Of several sites and positions the best is kept.
+    a path, is a file. Of several sites and positions the best is kept. A chat model's answers are
+    then tried at rising strengths, and the strongest that stays language is recommended.
 
     \b
     --positions mean         the whole text; of pairs, from where they differ
@@ -115,7 +120,7 @@ def extract(
     typed_positions = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)
-    path = out or _default_path(name, contrasts.file)
+    path = out or default_path(name, contrasts.file)
     store.check_path(path)
     check_writable(path, force=force)
     check_apart(path, keep)
@@ -145,15 +150,25 @@ def extract(
             keep=keep,
             progress=output.progress,
         )
+        calibration = None
+        if not no_calibrate:
+            from steer.evaluation.calibration import calibrated
+
+            calibration = calibrated(readers, contrast_set, extracted.best, output.progress)
     if keep is not None:
         output.note(
             f"kept the activations in {keep}; try:"
             f" steer fit {shlex.quote(str(keep))} --method lda -o lda.safetensors"
         )
-    sealed = store.write(path, extracted.best, force=force)
-    compared = [sealed, *extracted.compared]
+    best = extracted.best if calibration is None else calibration.vector
+    vectors = [store.write(path, best, force=force), *extracted.compared]
     tables.report_vector(
-        path, compared, described=extracted.described, json=json, model=source.name
+        path,
+        vectors,
+        described=extracted.described,
+        json=json,
+        model=source.name,
+        calibration=calibration,
     )
 
 
@@ -163,7 +178,12 @@ def _part(target: Path) -> Path:
     return target.with_name(f"{target.name}.part{own}")
 
 
-def _default_path(name: str | None, contrasts: str | None) -> Path:
+def default_path(name: str | None, contrasts: str | None) -> Path:
+    """The file to write where none is named.
+
+    Raises:
+        UsageError: there is no name to take for it.
+    """
     from steer.base.errors import UsageError
     from steer.base.files import safe_name
     from steer.vectors.store import SUFFIX

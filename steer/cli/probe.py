@@ -77,7 +77,7 @@ def probe(
     used = [vector for steer in steers for vector in steer.vectors]
     result = run(
         url,
-        lambda: options.load_model(options.with_template_of(used, source, chat=chat)),
+        lambda: options.load_model(options.for_vectors(used, source, chat=chat)),
         steers,
         prompts=prompt,
         chat=chat,

@@ -122,7 +122,7 @@ def sweep(
     )
     given = asked.given([row.vector.metadata for row in grid.rows])
     used = [row.vector for row in grid.rows]
-    source = options.with_template_of(used, source, chat=measuring.in_chat(given))
+    source = options.for_vectors(used, source, chat=measuring.in_chat(given))
     settings = engines.check(engine, engine_option or [], strongest(grid))
     result = run(
         lambda: workers.model(context, cluster, source),

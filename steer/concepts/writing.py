@@ -14,7 +14,7 @@ from typing import Any
 
 from steer.base.errors import InputError
 from steer.concepts.answers import Asked
-from steer.contrasts.near import near_duplicates
+from steer.contrasts.duplicates import near_duplicates
 
 #: Writes an answer to each, under its condition; the numbers tell answers to the same one apart.
 Answerer = Callable[[Sequence[Asked], Sequence[int]], Sequence[str]]

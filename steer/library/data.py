@@ -33,6 +33,7 @@ def contrast_set(
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
     texts: Data | None = None,
+    held_out: float = 0.0,
     mapping: Mapping[str, str] | None = None,
     positive_label: str | Sequence[str] = (),
     negative_label: str | Sequence[str] = (),
@@ -45,8 +46,9 @@ def contrast_set(
     """A contrast set from data, or from conditions and the texts that they stand before.
 
     data: pairs, labelled texts or two sets, as `docs/vectors.md` lists them. positive, negative:
-    conditions instead, each put before every one of `texts`. mapping: from our field names to the
-    data's, such as {"positive": "chosen"}. positive_label, negative_label: labels of the two sides,
+    conditions instead, each put before every one of `texts`. held_out: the share of the records to
+    leave out, as `split` does. mapping: from our field names to the data's, such as
+    {"positive": "chosen"}. positive_label, negative_label: labels of the two sides,
     by default 1 and 0. lists: what lists of texts in a record become, `all` pairs, the `first` or
     `sets`; split: where a field is cut into several texts. template, chat, system: what stands
     round each text.
@@ -68,7 +70,7 @@ def contrast_set(
     if data is not None:
         if positive is not None or negative is not None:
             raise UsageError("conditions go with texts=", hint="leave positive and negative out")
-        source = ContrastSource(file="contrasts", names=names, frame=frame)
+        source = ContrastSource(file="contrasts", held_out=held_out, names=names, frame=frame)
         return contrast_files.read(source, lambda _: records_of(data, names))
     source = ContrastSource(
         texts="texts",

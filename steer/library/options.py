@@ -34,6 +34,7 @@ class ContrastOptions(NameOptions, total=False):
     positive: str | Sequence[str] | None
     negative: str | Sequence[str] | None
     texts: Data | None
+    held_out: float
     template: str | None
     chat: bool
     system: str | None

@@ -22,11 +22,14 @@ from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
 from steer.concepts.words import looks_like_file
 from steer.contrasts import prompts as everyday
+from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
 from steer.distillation.pairs import preference
 from steer.distillation.settings import DistillSettings
 from steer.evaluation import Evaluation, SuiteResult, SweepResult
+from steer.evaluation.calibration import calibrated
+from steer.evaluation.making import OPENINGS, Made, samples_of
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.extraction import extract as run_extraction
 from steer.fitting.activations import Activations, open_kept
@@ -46,7 +49,7 @@ from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
 from steer.monitoring.heatmap import page
 from steer.monitoring.monitor import monitor as run_monitor
-from steer.monitoring.monitor import plan as plan_monitor
+from steer.monitoring.monitor import tokenize as tokenize_texts
 from steer.monitoring.traces import Summary, Trace, summarise
 from steer.steering.readers import check_readers
 from steer.steering.readouts import Readout, readouts
@@ -77,6 +80,7 @@ def extract(
     phrase: str | None = None,
     questions: Data | None = None,
     allow_weak: bool = False,
+    calibrate: bool = True,
     progress: Progress = silent,
     **data: Unpack[ContrastOptions],
 ) -> Vector:
@@ -95,7 +99,9 @@ def extract(
     `options={"penalty": 2.0}`. positions: the tokens to read, such as `mean`, `last` or `-3:`.
     site: such as resid_post or mlp_out; several positions and sites, with commas, are compared, and
     the one that separates held-out texts best is taken. chat: texts go into the model's chat
-    template. keep: a file for the activations, for `fit`.
+    template. keep: a file for the activations, for `fit`. calibrate: where the texts are a chat
+    model's answers, have it answer a few questions at rising strengths; the vector then recommends
+    the layers, and the strongest coefficient at which the model still writes its own language.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -125,15 +131,70 @@ def extract(
     if against is not None:
         raise UsageError("a second word goes with a first one", hint='extract(model, "a", "b")')
     contrast = contrast_set(contrasts, **data)
+    workers = InProcess(model.inner)
     extracted = run_extraction(
-        InProcess(model.inner),
+        workers,
         contrast,
         _read_settings(site, layers, positions),
         _fit_settings(name or "vector", method, options, description=description, license=license),
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
-    return Vector(extracted.best.sealed())
+    found_strength = calibrated(workers, contrast, extracted.best, progress) if calibrate else None
+    best_vector = extracted.best if found_strength is None else found_strength.vector
+    return Vector(best_vector.sealed())
+
+
+@spelled_out(by=contrast_set)
+def make(
+    model: Model,
+    contrasts: Data | Contrasts | None = None,
+    against: str | None = None,
+    *,
+    method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
+    name: str = "vector",
+    description: str = "",
+    license: str = "",
+    prompts: Sequence[str] | None = None,
+    progress: Progress = silent,
+    **data: Unpack[ContrastOptions],
+) -> Made:
+    """Make a vector, find how strong it can be, and write samples at a few strengths.
+
+    The arguments are those of `extract`, words too; contrasts may also be what `contrast_set`
+    returned. prompts: what the samples go on with; by default three everyday questions, or three
+    openings.
+    `vector` of what is returned recommends what was found; printing it shows the samples.
+
+    Raises:
+        UsageError, InputError, SiteError, VectorError: as `extract`.
+    """
+    described = model.inner.describe()
+    if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
+        vector = extract(
+            model, contrasts, against, method=method, options=options, name=name,
+            description=description, license=license, progress=progress, **data,
+        ).data  # fmt: skip
+    else:
+        chosen = contrasts
+        if not isinstance(chosen, Contrasts):
+            chosen = contrast_set(chosen, **data)
+        workers = InProcess(model.inner)
+        vector = run_extraction(
+            workers,
+            chosen,
+            _read_settings("resid_post", None, None),
+            _fit_settings(name, method, options, description=description, license=license),
+            progress=progress,
+        ).best
+        calibration = calibrated(workers, chosen, vector, progress)
+        vector = vector if calibration is None else calibration.vector
+    in_chat = vector.metadata.read.chat is True
+    usual = everyday.OTHER_QUESTIONS[:3] if in_chat else OPENINGS
+    shown = tuple(usual if prompts is None else prompts)
+    samples = samples_of(model.inner, vector, shown, progress)
+    return Made(vector.sealed(), described, shown, samples)
 
 
 def _check_words(**options: Any) -> None:
@@ -395,7 +456,7 @@ def monitor(
     ]
     for text in check_readers(chat=chat, watched=chosen):
         warnings.warn(text, FitWarning, stacklevel=2)
-    planned = plan_monitor(model.inner, given, chat=chat)
+    planned = tokenize_texts(model.inner, given, chat=chat)
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)
     with progress("reading", len(given)) as advance:

@@ -1,4 +1,4 @@
-"""A sweep as tables of rich's: effects by layer and coefficient, on a terminal with colour."""
+"""A sweep as coloured tables in the terminal: effects by layer and coefficient."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from steer.measures.grids import Grid, Scores
 
-#: From weak to strong; also in grey, and for the colour-blind, each is darker than the next.
+#: Colours from weak to strong. Lightness rises throughout, also in grey and for the colour-blind.
 RAMP = ("#00224e", "#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2c060", "#fee838")
-#: As many of them are dark, and want white ink.
+#: How many of them are dark and need white text.
 DARK = 3
-#: Columns of a terminal that a cell takes with two decimals, and that the rows' names take.
+#: Widths in characters: of a cell with two decimals, and of the rows' names.
 CELL, NAMES = 7, 12
-#: Behind a cell that was scored on some of the texts.
+#: Marks a cell that was scored on some of the texts only.
 LOOKED = "~"
 
 
@@ -32,11 +32,11 @@ def heat_map(
     width: int = 200,
     caption: str | None = None,
 ) -> Group:
-    """Layers down, coefficients across. What costs more than the budget is in brackets; else what
-    was scored on some of the texts is marked.
+    """Layers down, coefficients across. Cells above the budget are in brackets; cells within it
+    that were scored on some of the texts only are marked.
 
-    scores: None before the first row is there; NaN in it is yet to come. width: of the terminal; in
-    a narrow one numbers have a decimal less, and coefficients stand in several parts.
+    scores: None before the first row is scored. width: of the terminal; numbers in a narrow one
+    have one decimal less, and coefficients are in several parts.
     """
     import numpy as np
     from rich.console import Group
@@ -48,15 +48,15 @@ def heat_map(
     if scores is not None:
         effects, costs = scores.looks()
         looked = ~scores.whole()
-    # What has an effect and not yet a cost is still to come.
+    # A cell with an effect but no cost yet is not complete.
     effects = np.where(np.isnan(costs), np.nan, effects)
     within = effects[(costs <= max_kl) & (effects > 0)]
     top = float(within.max()) if within.size else math.inf
     decimals = 2 if NAMES + CELL * grid.n_columns <= width else 1
     names = max(len(label) for label in grid.labels()) + 3
     fitting = max(1, (width - max(names, NAMES)) // (CELL - 2 + decimals))
-    # A percentage stands over the digits, as a number's bracket closes behind them.
-    heads = [[f"{one} " for one in row.coefficients] for row in grid.rows]
+    # The trailing blank aligns a percentage with the digits of a bracketed number.
+    heads = [[f"{coefficient} " for coefficient in row.coefficients] for row in grid.rows]
 
     def cell(row: int, column: int) -> Text:
         return _cell(

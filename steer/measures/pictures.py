@@ -1,7 +1,7 @@
-"""A sweep drawn: effect and cost by layer and coefficient, and the front between the two.
+"""Pictures of a sweep: effect and cost by layer and coefficient, and the front between the two.
 
-Readable in print and by the colour-blind: one ramp from dark to light, and what matters (the
-choice, what is above the budget) is drawn as a line or a pattern, never by colour alone.
+Readable in print and by the colour-blind: one ramp from dark to light; lines and patterns, not
+colours, mark the choice and the cells above the budget.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from steer.measures.measure import Measure
 FORMATS = (".png", ".pdf", ".svg")
 RAMP = "cividis"
 _STYLE = {"svg.hashsalt": "steer", "font.size": 9}
-#: Where a file's format has a date or a version, it is left out: the same sweep, the same bytes.
+#: Leaves out dates and versions, so that the same sweep gives the same bytes.
 _UNDATED: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
@@ -30,10 +30,10 @@ _UNDATED: dict[str, dict[str, None]] = {
 
 
 def check_format(path: Path | None) -> None:
-    """Find out before the work whether it can be drawn after it.
+    """Check before the work that its results can be drawn.
 
     Raises:
-        UsageError: matplotlib is not there, or the file's ending is none of `FORMATS`.
+        UsageError: matplotlib is not installed, or the file's ending is none of `FORMATS`.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError("drawing needs matplotlib", hint="pip install 'steer-activations[plots]'")
@@ -41,13 +41,13 @@ def check_format(path: Path | None) -> None:
         raise UsageError(f"{path} does not end in {', '.join(FORMATS)}")
 
 
-def draw(told: dict[str, Any], kind: str) -> bytes:
-    """The picture of a sweep, as `SweepResult.to_dict` gives it, as `png`, `pdf` or `svg`."""
+def draw(sweep: dict[str, Any], kind: str) -> bytes:
+    """The picture of a sweep as `png`, `pdf` or `svg`. sweep: `SweepResult.to_dict()`."""
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
         file = io.BytesIO()
-        figure(told).savefig(file, format=kind, dpi=150, metadata=_UNDATED[kind])
+        figure(sweep).savefig(file, format=kind, dpi=150, metadata=_UNDATED[kind])
     return file.getvalue()
 
 
@@ -64,41 +64,43 @@ def _figure(**settings: Any) -> Any:
     return Shown(**settings)
 
 
-def figure(told: dict[str, Any]) -> Any:
-    """The figure of matplotlib: effect, cost, and the front.
+def figure(sweep: dict[str, Any]) -> Any:
+    """A matplotlib figure with effect, cost and the front. sweep: `SweepResult.to_dict()`.
 
     Raises:
-        UsageError: matplotlib is not there.
+        UsageError: matplotlib is not installed.
     """
     check_format(None)
     import matplotlib as mpl
 
-    n_rows = len(told["rows"])
-    blocks = _blocks(told["coefficients"])
+    n_rows = len(sweep["rows"])
+    blocks = _blocks(sweep["coefficients"])
     with mpl.rc_context(_STYLE):
-        made = _figure(
+        drawing = _figure(
             figsize=(12, max(3.4, 1.6 + 0.27 * n_rows + 0.6 * (len(blocks) - 1))),
             layout="constrained",
         )
         # Rows with other coefficients have an axis of their own; the first block is lowest.
         heights = [len(block) for block in reversed(blocks)]
-        grid = made.add_gridspec(
+        grid = drawing.add_gridspec(
             len(blocks), 3, width_ratios=[1.15, 1.15, 1], height_ratios=heights
         )
         for column, cost in ((0, False), (1, True)):
             for number, block in enumerate(blocks):
-                axes = made.add_subplot(grid[len(blocks) - 1 - number, column])
-                _heat(axes, told, block, cost=cost)
+                axes = drawing.add_subplot(grid[len(blocks) - 1 - number, column])
+                _heat(axes, sweep, block, cost=cost)
                 top, bottom = number == len(blocks) - 1, number == 0
                 if top:
-                    axes.set_title("cost: KL (nats/token)" if cost else f"effect: {told['effect']}")
+                    axes.set_title(
+                        "cost: KL (nats/token)" if cost else f"effect: {sweep['effect']}"
+                    )
                 if bottom:
                     axes.set_xlabel("coefficient")
-        _front(made.add_subplot(grid[:, 2]), told)
-        named = f"{title(told)}, {told['n']['items']} held-out items"
-        marks = "hatched: KL above the budget; dotted: texts above theirs; ~: by some of the items"
-        made.suptitle(f"{named}\n{marks}", fontsize=9)
-    return made
+        _front(drawing.add_subplot(grid[:, 2]), sweep)
+        named = f"{title(sweep)}, {sweep['n']['items']} held-out items"
+        marks = "hatched: KL above budget; dotted: text cost above budget; ~: on some of the items"
+        drawing.suptitle(f"{named}\n{marks}", fontsize=9)
+    return drawing
 
 
 def _blocks(coefficients: Sequence[Sequence[str]]) -> list[range]:
@@ -111,66 +113,67 @@ def _blocks(coefficients: Sequence[Sequence[str]]) -> list[range]:
     return [range(a, b) for a, b in zip(starts, [*starts[1:], len(coefficients)], strict=True)]
 
 
-def _values(told: dict[str, Any], name: str) -> Any:
+def _values(sweep: dict[str, Any], name: str) -> Any:
     """A number of each cell, [rows, coefficients]."""
-    shape = len(told["rows"]), len(told["coefficients"][0])
-    cells = [cell[name] for cell in told["cells"]]
+    shape = len(sweep["rows"]), len(sweep["coefficients"][0])
+    cells = [cell[name] for cell in sweep["cells"]]
     return np.array([c["value"] if isinstance(c, dict) else c for c in cells]).reshape(shape)
 
 
 def bars(rows: Sequence[tuple[str, Mapping[str, Interval]]], measures: Sequence[Measure]) -> Any:
-    """The figure of an evaluation or a suite: a panel for each measure, a row for each label.
+    """A figure of an evaluation or a suite: a panel for each measure, a row for each label.
 
     Raises:
-        UsageError: matplotlib is not there.
+        UsageError: matplotlib is not installed.
     """
     check_format(None)
     import matplotlib as mpl
 
     labels = [label for label, _ in rows]
     with mpl.rc_context(_STYLE):
-        made = _figure(
+        drawing = _figure(
             figsize=(2 + 2.2 * max(1, len(measures)), 1.2 + 0.3 * len(rows)), layout="constrained"
         )
-        panels = made.subplots(1, max(1, len(measures)), sharey=True, squeeze=False)[0]
+        panels = drawing.subplots(1, max(1, len(measures)), sharey=True, squeeze=False)[0]
         for axes, measure in zip(panels, measures, strict=False):
-            for number, (_, found) in enumerate(rows):
-                one = found.get(measure.name)
-                if one is not None and np.isfinite(one.value):
-                    axes.plot([one.low, one.high], [number, number], color="#575d6d", linewidth=2)
-                    axes.plot([one.value], [number], "o", color="#00224e", markersize=5)
+            for number, (_, results) in enumerate(rows):
+                interval = results.get(measure.name)
+                if interval is not None and np.isfinite(interval.value):
+                    ends = [interval.low, interval.high]
+                    axes.plot(ends, [number, number], color="#575d6d", linewidth=2)
+                    axes.plot([interval.value], [number], "o", color="#00224e", markersize=5)
             axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
             axes.set(title=measure.title, xlabel=measure.unit)
         panels[0].set_yticks(range(len(labels)), labels)
         panels[0].set_ylim(len(labels) - 0.5, -0.5)
-    return made
+    return drawing
 
 
-def title(told: dict[str, Any]) -> str:
-    """What was swept, and on which model."""
-    return f"{', '.join(one['name'] for one in told['vectors'])} on {told['model']}"
+def title(sweep: dict[str, Any]) -> str:
+    """The names of the vectors and of the model."""
+    return f"{', '.join(vector['name'] for vector in sweep['vectors'])} on {sweep['model']}"
 
 
-def _heat(axes: Any, told: dict[str, Any], block: range, *, cost: bool) -> None:
+def _heat(axes: Any, sweep: dict[str, Any], block: range, *, cost: bool) -> None:
     """The rows of a block: numbers on a ramp; above the budget hatched, or by its texts dotted; the
     choice in a double frame."""
     from matplotlib.patches import Rectangle
 
-    costs = _values(told, "kl")
-    every = costs if cost else _values(told, "effect")
-    within = costs <= told["budget"]["kl"]
-    refused, looked = _values(told, "refused"), _values(told, "items") < told["n"]["items"]
+    costs = _values(sweep, "kl")
+    every = costs if cost else _values(sweep, "effect")
+    within = costs <= sweep["budget"]["kl"]
+    refused, looked = _values(sweep, "refused"), _values(sweep, "items") < sweep["n"]["items"]
     # What is above the budget does not stretch the ramp, which all blocks share.
     shown = every[within] if within.any() else every
     low, high = float(shown.min()), float(shown.max())
     if not cost and high > 0:
-        # Nor does harm, beside which all that helps would look alike.
+        # Nor do strongly negative effects, which would make all positive ones look alike.
         low = max(low, -high)
     values = every[block.start : block.stop]
-    heads = told["coefficients"][block.start]
+    heads = sweep["coefficients"][block.start]
     ramp = f"{RAMP}_r" if cost else RAMP
     image = axes.imshow(values, aspect="auto", origin="lower", cmap=ramp, vmin=low, vmax=high)
-    chosen = {_place(told)} if told["recommended"] else set()
+    chosen = {_chosen_cell(sweep)} if sweep["recommended"] else set()
     for (line, column), value in np.ndenumerate(values):
         row = block.start + line
         red, green, blue, _ = image.cmap(image.norm(value))
@@ -195,48 +198,48 @@ def _heat(axes: Any, told: dict[str, Any], block: range, *, cost: bool) -> None:
                 axes.add_patch(frame)
     axes.set_xticks(range(len(heads)), heads, rotation=45)
     # The two maps stand side by side: the second has the rows of the first.
-    names = told["rows"][block.start : block.stop]
+    names = sweep["rows"][block.start : block.stop]
     axes.set_yticks(range(len(names)), [""] * len(names) if cost else names)
 
 
-def _front(axes: Any, told: dict[str, Any]) -> None:
-    """Every cell by cost and effect, the front as a line, the budget as another."""
-    effects, costs = _values(told, "effect"), _values(told, "kl")
-    floor = 1e-5  # a logarithm has no place for 0
+def _front(axes: Any, sweep: dict[str, Any]) -> None:
+    """Every cell by cost and effect, with lines for the front and the budget."""
+    effects, costs = _values(sweep, "effect"), _values(sweep, "kl")
+    floor = 1e-5  # a logarithmic axis has no 0
     axes.scatter(
         np.maximum(costs, floor), effects, s=12, color="0.7", label="cells", edgecolor="none"
     )
-    front = [(max(one["kl"]["value"], floor), one["effect"]["value"]) for one in told["front"]]
+    front = [(max(cell["kl"]["value"], floor), cell["effect"]["value"]) for cell in sweep["front"]]
     axes.plot(*zip(*front, strict=True), color="#00224e", marker=".", label="front")
-    axes.axvline(told["budget"]["kl"], color="black", linestyle="--", linewidth=1, label="budget")
-    choice = told["choice"]
+    axes.axvline(sweep["budget"]["kl"], color="black", linestyle="--", linewidth=1, label="budget")
+    choice = sweep["choice"]
     if choice is not None:
         effect, cost = choice["effect"], max(choice["kl"]["value"], floor)
         bars = [[effect["value"] - effect["low"]], [effect["high"] - effect["value"]]]
-        label = "choice" if told["recommended"] else "nearest, not recommended"
+        label = "choice" if sweep["recommended"] else "nearest, not recommended"
         axes.errorbar(
             [cost], [effect["value"]], bars, fmt="*", color="#b8860b", markersize=13, capsize=3,
             markeredgecolor="black", label=label, zorder=3,
         )  # fmt: skip
-        random = told["random_effects"]
+        random = sweep["random_effects"]
         if random:
             axes.scatter(
                 [cost] * len(random), random, marker="x", color="black", s=22, zorder=3,
                 label="random directions",
             )  # fmt: skip
     axes.set_xscale("log")
-    reach = [*effects[costs <= told["budget"]["kl"]].ravel(), *told["random_effects"], 0.0]
+    reach = [*effects[costs <= sweep["budget"]["kl"]].ravel(), *sweep["random_effects"], 0.0]
     if choice is not None:
         reach += [choice["effect"]["low"], choice["effect"]["high"]]
     room = 0.08 * (max(reach) - min(reach)) or 1.0
     axes.set_ylim(min(reach) - room, max(reach) + room)
     axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.set(title="effect against cost", xlabel="KL (nats per token)", ylabel=told["effect"])
+    axes.set(title="effect against cost", xlabel="KL (nats per token)", ylabel=sweep["effect"])
     axes.legend(fontsize=7, loc="best", frameon=True)
 
 
-def _place(told: dict[str, Any]) -> tuple[int, int]:
+def _chosen_cell(sweep: dict[str, Any]) -> tuple[int, int]:
     """Row and column of the choice."""
-    typed = [cell["typed"] for cell in told["cells"]]
-    row, column = divmod(typed.index(told["choice"]["typed"]), len(told["coefficients"][0]))
+    typed = [cell["typed"] for cell in sweep["cells"]]
+    row, column = divmod(typed.index(sweep["choice"]["typed"]), len(sweep["coefficients"][0]))
     return row, column

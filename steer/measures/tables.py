@@ -1,4 +1,4 @@
-"""Results as text: tables and lines, for a terminal and for a notebook."""
+"""Results as rich tables and lines of text, for a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 
 
 
 def in_console(pieces: Iterable[Piece]) -> Iterator[Any]:
-    """What rich prints of a view."""
+    """The pieces of a view in a form that rich prints."""
     from rich.text import Text
 
     for piece in pieces:
@@ -28,7 +28,7 @@ def in_console(pieces: Iterable[Piece]) -> Iterator[Any]:
 
 
 def in_notebook(result: Any) -> str:
-    """A result as HTML, as it stands in a wide terminal."""
+    """A result as HTML, in the form that a wide terminal shows."""
     from io import StringIO
 
     from rich.console import Console

@@ -55,7 +55,7 @@ class Steer:
     def __post_init__(self) -> None:
         for layer in self.layers:
             self.vector.metadata.at(layer)
-            if self.op.name != "add":
+            if not self.op.op.adds:
                 unit_direction(self.vector, layer)
                 self.level(layer)
         if self.op.writes and len(self.layers) != 1:
@@ -64,7 +64,7 @@ class Steer:
                 f" not those of {format_layers(self.layers)}",
                 hint=f"name one: {self.vector.name}:{self.op}@{self.layers[0]}",
             )
-        if self.coefficient.unit == "residual" and self.op.name != "add":
+        if self.coefficient.unit == "residual" and not self.op.op.adds:
             raise VectorError(
                 f"a percentage is a length to add, and {self.op} adds none",
                 hint="use a share of the edit, such as 0.5",
@@ -76,7 +76,7 @@ class Steer:
         if not self.vector.metadata.rank:
             return
         subject = f"vector {self.vector.name!r} is a low-rank edit"
-        if self.op.name != "add":
+        if not self.op.op.adds:
             raise VectorError(
                 f"{subject}: it has no one direction to {self.op.name}",
                 hint="add it, or use a vector that extract or fit made",
@@ -161,7 +161,7 @@ class Steer:
     def __str__(self) -> str:
         site = f"{self.vector.metadata.site} {format_layers(self.layers)}"
         parts = [self.vector.name]
-        if self.op.name == "add" or self.coefficient != Coefficient(1.0):
+        if self.op.op.adds or self.coefficient != Coefficient(1.0):
             parts.append(f"×{self.coefficient}")
         if self.op != ADD:
             parts.append(str(self.op))
@@ -241,7 +241,8 @@ def recommended_operation(metadata: Metadata) -> Operation:
     except UsageError:
         raise VectorError(
             f"vector {metadata.name!r} recommends the op {op!r}, which this steer does not know",
-            hint=f"install a later version, or say what to do: {metadata.name}:add",
+            hint="install a later version, or the package that has the op; or say what to do:"
+            f" {metadata.name}:add",
         ) from None
 
 
