@@ -62,7 +62,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "show": "Print what a vector file says of itself.",
         "compare": "Compare vectors layer by layer; can they be combined?",
         "describe": "Name a vector by the concepts of a pack that it is nearest to.",
-        "discover": "Find the directions along which a model tells texts apart, without labels.",
+        "discover": "Find directions along which a model tells texts apart.",
     },
     "Share": {
         "list": "List vector files, a line each.",
@@ -87,6 +87,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "vector", "vectors", "recipe", "when", "condition", "contrasts", "prompt", "prompts",
         "texts", "positive", "negative", "positive_file", "negative_file", "paired",
         "unrelated", "tags", "served", "map", "positive_label", "negative_label", "lists", "split",
+        "against", "phrase", "questions", "raises", "lowers", "only",
     ),
     _HOW: (),
     _OUTPUT: (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer.cli import options, output
+from steer.cli import measuring, options, output
 from steer.cli.methods import DistillCommand
 from steer.cli.texts import read_prompts, with_names
 from steer.contrasts.schema import Names
@@ -76,6 +76,7 @@ def distill(
         int | None, typer.Option(help="Tokens of a text. Default: 128; --chat: 64.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed for texts and descent.")] = 0,
+    budget: measuring.BudgetOption = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
@@ -96,6 +97,7 @@ def distill(
         -o pirate.safetensors
     steer distill --contrasts pairs.jsonl -m MODEL -o x.safetensors
     """
+    from steer.base.durations import seconds_of
     from steer.base.errors import UsageError
     from steer.base.files import check_writable
     from steer.cli.contrast_options import read_contrasts
@@ -147,7 +149,14 @@ def distill(
         description=description,
         license=license,
     )
+    seconds = None if budget is None else seconds_of(budget)
+    if seconds is not None and pairs is not None:
+        raise UsageError("--budget goes with --condition", hint="use fewer --steps")
     model = options.load_model(source)
+    if seconds is not None:
+        from steer.distillation.within import within
+
+        settings = within(seconds, model, settings, output.note)
     if pairs is None:
         from steer.distillation.lessons import Conditions
 

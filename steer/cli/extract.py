@@ -12,6 +12,7 @@ import typer
 from steer.base.processes import several
 from steer.cli import contrast_options, from_words, options, output, tables, workers
 from steer.cli.methods import FitCommand
+from steer.concepts.words import TokenContrast
 from steer.contrasts.contrasts import ContrastSource
 from steer.models.source import ModelSource
 
@@ -21,14 +22,14 @@ def register(app: typer.Typer) -> None:
     app.command("extract", cls=FitCommand)(extract)
 
 
-@contrast_options.with_contrasts
+@contrast_options.with_contrasts_or_tokens
 @options.with_model(default="pocket", chat=True, fast=True)
 @workers.with_cluster
 def extract(
     *,
-    contrasts: ContrastSource,
+    contrasts: ContrastSource | TokenContrast,
     against: Annotated[
-        str | None, typer.Argument(metavar="[AGAINST]", help="A word, against the first one.")
+        str | None, typer.Argument(metavar="AGAINST", help="A word, against the first.")
     ] = None,
     phrase: from_words.PhraseOption = None,
     questions: from_words.QuestionsOption = None,
@@ -43,11 +44,11 @@ def extract(
     ] = None,
     positions: Annotated[
         str | None,
-        typer.Option(help="Tokens to read: mean, last, -3:, ... see above."),
+        typer.Option(help="Tokens to read, such as mean,last; see above."),
     ] = None,
     site: Annotated[
         str,
-        typer.Option(help="Such as resid_pre, attn_out, mlp_out."),
+        typer.Option(help="Such as attn_out or mlp_out."),
     ] = "resid_post",
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
@@ -64,25 +65,17 @@ def extract(
 ) -> None:
     """Make a steering vector from two words, or from contrasting texts.
 
-    Of words, the model answers everyday questions under both; the vector is fitted to its answers,
-    and held-out questions decide whether it is worth keeping. A name of a file, or what looks like
-    a path, is a file. Of several sites and positions the best is kept. A chat model's answers are
-    then tried at rising strengths, and the strongest that stays language is recommended.
-
-    \b
-    --positions mean         the whole text; of pairs, from where they differ
-    --positions last         or first, an index (-1), a span (-3:)
-    --positions completion   what follows the prompt; after:WORD too
-    --positions suffix       each token that the chat template adds
-
     \b
     steer extract "patient" "impatient" -m MODEL -o patient.safetensors
-    steer extract "talks like a weather forecaster" -m MODEL -o forecast.safetensors
+    steer extract "talks like a pirate" -m MODEL -o pirate.safetensors
     steer extract pairs.jsonl -m MODEL -o vectors/warm.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
         --texts texts.jsonl -o mood.safetensors
-    steer extract --positive-file harmful.txt --negative-file harmless.txt \\
-        --chat --positions suffix -o refusal.safetensors
+
+    Of words, the model answers everyday questions itself, and held-out answers decide whether the
+    vector is worth keeping; a word is a file where a file has that name. Of a chat model's answers
+    the file recommends a strength that was tried. Positions: mean (of pairs, from where they
+    differ), last, first, -1, -3:, completion, after:WORD, suffix.
     """
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
@@ -93,8 +86,34 @@ def extract(
     from steer.vectors.sites import parse_layers
 
     workers.check(cluster, source)
+    if isinstance(contrasts, TokenContrast):
+        from_words.extract_tokens(
+            contrasts,
+            name=name,
+            description=description,
+            license=license,
+            out=out,
+            force=force,
+            json=json,
+            source=source,
+            keep=keep,
+            positions=positions,
+            layers=layers,
+            against=against,
+            phrase=phrase,
+            questions=questions,
+            ray=cluster,
+        )
+        return
     if from_words.is_words(contrasts, against):
-        from_words.check_alone(contrasts, keep=keep, positions=positions, ray=cluster)
+        from_words.check_alone(
+            contrasts,
+            keep=keep,
+            positions=positions,
+            held_out=contrasts.held_out,
+            no_calibrate=no_calibrate,
+            ray=cluster,
+        )
         from_words.extract_words(
             contrasts,
             against,

@@ -168,11 +168,12 @@ def concept_of(positive: str, negative: str = "", *, name: str | None = None) ->
     """The concept of two words, or of a word or sentence against the model as it is.
 
     Raises:
-        InputError: a word is empty, or both are the same.
+        UsageError: a word is empty.
+        InputError: both are the same, or one is too long.
     """
     for given in (positive, negative or positive):
         if not given.strip():
-            raise InputError("a word is empty", hint='such as: steer extract "patient" "impatient"')
+            raise UsageError("a word is empty", hint='such as: steer extract "patient" "impatient"')
     return Concept(name or slug(positive), positive.strip(), negative.strip())
 
 

@@ -43,6 +43,13 @@ class Row:
     def key(self) -> str:
         return str(self.values.get("key", ""))
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Where its vector is added."""
+        found = self.values.get("layers")
+        listed = found if isinstance(found, list) else []
+        return tuple(one for one in listed if isinstance(one, int))
+
     def number(self, name: str) -> float | None:
         """A number of the report, or the value of an interval."""
         value = self.values.get(name)

@@ -1,9 +1,10 @@
 """From concepts to vectors, and whether each is worth keeping.
 
-The model answers everyday questions under both poles; the vector is fitted to the answers. A layer
-and a coefficient are chosen on questions that it was not fitted to, and what is reported was
-measured on questions that decided nothing. Concepts are made in groups, so that answers of several
-are written in one batch; one that fails never stops the others.
+The model answers everyday questions under both poles; the vector is fitted to the answers. It is
+added at all layers of the upper middle, a part of it at each. How strongly is chosen on questions
+that it was not fitted to, and what is reported was measured on questions that decided nothing.
+Concepts are made in groups, so that answers of several are written in one batch; one that fails
+never stops the others.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from steer.concepts.answers import Answer, Asked
 from steer.concepts.concept import Concept, condition
 from steer.concepts.effect import Scores, Writer, cost, effect, heeded, scores
 from steer.concepts.questions import Questions, everyday
-from steer.concepts.settings import MakeSettings
+from steer.concepts.settings import MIDDLE, MakeSettings
 from steer.contrasts.contrasts import Contrasts
 from steer.extraction import ReadSettings, extract
-from steer.fitting.fitting import FitSettings
+from steer.fitting.fitting import FitSettings, rounded
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors.metadata import Recommended
 from steer.vectors.positions import Position
+from steer.vectors.sites import format_layers
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess
 
@@ -54,10 +56,10 @@ class Report:
 
     works: whether its vector is worth keeping; else reason says why not, and hint what to try.
     heeded: how far apart the answers under the poles are, in nats a token. separability: of
-    held-out folds at the layer. effect: share of the way between the poles, and cost: extra nats a
-    token, at the layer and coefficient; prompt_cost: those of the prompt. example: a held-out
-    question and what was answered to it: unsteered, under the condition, and steered. words: the
-    share of these answers that hold one of the concept's words, where it has such.
+    held-out folds, over the layers. effect: share of the way between the poles, and cost: extra
+    nats a token, at the layers and coefficient; prompt_cost: those of the prompt. example: a
+    held-out question and what was answered to it: unsteered, under the condition, and steered.
+    words: the share of these answers that hold one of the concept's words, where it has such.
     """
 
     concept: Concept
@@ -65,7 +67,7 @@ class Report:
     works: bool
     reason: str = ""
     hint: str = ""
-    layer: int | None = None
+    layers: tuple[int, ...] = ()
     coefficient: float | None = None
     separability: float | None = None
     heeded: Interval | None = None
@@ -84,7 +86,7 @@ class Report:
             "works": self.works,
             "reason": self.reason,
             "hint": self.hint,
-            "layer": self.layer,
+            "layers": list(self.layers),
             "coefficient": self.coefficient,
             "separability": self.separability,
             "heeded": plain(self.heeded),
@@ -105,7 +107,7 @@ class Report:
         return (
             f"{name}: moves answers {self.effect.value:.0%} of the way between the poles"
             f" [{self.effect.low:.0%}, {self.effect.high:.0%}]"
-            f" at {self.coefficient:g}@{self.layer},"
+            f" at {self.coefficient:g}@{format_layers(self.layers)},"
             f" cost {self.cost.value:.2f} nats a token (the prompt: {self.prompt_cost:.2f})"
         )
 
@@ -190,7 +192,7 @@ class _Maker:
         made = []
         for work in works:
             assert work.report is not None
-            made.append(Made(work.report, work.vector if work.report.layer is not None else None))
+            made.append(Made(work.report, work.vector if work.report.layers else None))
         return made
 
     def _try(self, work: _Work, step: Any) -> None:
@@ -325,13 +327,10 @@ class _Maker:
         )
         metadata = msgspec.structs.replace(vector.metadata, contrast=contrast)
         work.vector = replace(vector, metadata=metadata)
-        layers = settings.layers or _depths(settings.depths, self.model.n_layers)
-        for layer in layers:
-            work.vector.metadata.at(layer)
+        layers = settings.layers or _middle(self.model.n_layers)
         work.cells = [
-            Steer(work.vector, Coefficient(value), (layer,))
-            for layer in layers
-            for value in settings.coefficients
+            Steer(work.vector, Coefficient(rounded(strength / len(layers))), layers)
+            for strength in settings.strengths
         ]
 
     def contrasts(self, work: _Work) -> Contrasts:
@@ -342,12 +341,12 @@ class _Maker:
             keep_condition=self.settings.keep_condition,
         )
 
-    # -- layer and coefficient -------------------------------------------------------------------
+    # -- the coefficient -------------------------------------------------------------------------
 
     def _choose(self, works: Sequence[_Work]) -> None:
         left = self._left(works)
         jobs = [(work, cell, work.asked.choice) for work in left for cell in work.cells]
-        written = self._steered(jobs, "trying layers and coefficients")
+        written = self._steered(jobs, "trying strengths")
         start = 0
         for work in left:
             n = len(work.asked.choice)
@@ -414,7 +413,6 @@ class _Maker:
         extra = cost(found, unsteered)
         prompt_cost = cost(positive, unsteered).value
         steer = work.cells[work.best]
-        (layer,) = steer.layers
         value = steer.coefficient.value
         reason, hint = "", ""
         if extra.value > prompt_cost + self.settings.budget:
@@ -429,17 +427,18 @@ class _Maker:
                 f" the poles [{share.low:.0%}, {share.high:.0%}]"
             )
             hint = "the model heeds the prompt, but no one direction carries it: `steer distill`"
-        statistics = work.vector.metadata.at(layer)
-        work.vector = _recommending(work.vector, layer, value, share, extra)
+        apart = [work.vector.metadata.at(layer).separability for layer in steer.layers]
+        known = [value for value in apart if value is not None]
+        work.vector = _recommending(work.vector, steer, share, extra)
         work.report = Report(
             work.concept,
             work.conditions,
             works=not reason,
             reason=reason,
             hint=hint,
-            layer=layer,
+            layers=steer.layers,
             coefficient=value,
-            separability=statistics.separability,
+            separability=rounded(float(np.mean(known))) if known else None,
             heeded=work.heeded,
             effect=share,
             cost=extra,
@@ -474,17 +473,21 @@ class _Maker:
 
 
 def _recommending(
-    vector: SteeringVector, layer: int, coefficient: float, share: Interval, extra: Interval
+    vector: SteeringVector, steer: Steer, share: Interval, extra: Interval
 ) -> SteeringVector:
     """The vector with what was measured as its recommendation."""
     evidence = (
         f"moves answers {share.value:.0%} of the way between the poles [{share.low:.0%},"
         f" {share.high:.0%}] at {extra.value:.2f} extra nats a token, on held-out questions"
     )
-    recommended = Recommended(layers=(layer,), coefficient=coefficient, evidence=evidence)
+    recommended = Recommended(
+        layers=steer.layers, coefficient=steer.coefficient.value, evidence=evidence
+    )
     metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)
     return replace(vector, metadata=metadata)
 
 
-def _depths(shares: Sequence[float], n_layers: int) -> tuple[int, ...]:
-    return tuple(sorted({min(n_layers - 1, round(share * n_layers)) for share in shares}))
+def _middle(n_layers: int) -> tuple[int, ...]:
+    """The layers of the upper middle of a model."""
+    low, high = (share * n_layers for share in MIDDLE)
+    return tuple(layer for layer in range(n_layers) if low <= layer < high) or (n_layers - 1,)

@@ -11,7 +11,9 @@ from steer.methods.method import Options
 from steer.vectors.sites import SiteName
 
 #: Extra nats a token that steering may cost beyond what the prompt costs.
-BUDGET = 1.0
+BUDGET = 0.5
+#: Where a vector is added, as shares of the layers: there it does most for what it costs.
+MIDDLE = (0.45, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +24,8 @@ class MakeSettings:
     questions go into the chat template; None: where there is one. phrase: a condition with `{}` for
     the pole. questions: in place of the tool's own. train, choice and held_out: how many questions
     of each kind are asked. keep_condition: whether answers are read after the condition that they
-    were written under. depths, coefficients: where vectors are tried, as shares of the layers (in
-    place of layers), and with which multiples.
+    were written under. layers: where the vector is added; by default in the upper middle of the
+    model. strengths: how often in all, of which each layer gets its part.
     """
 
     method: str = "mean_diff"
@@ -39,8 +41,7 @@ class MakeSettings:
     max_tokens: int = 32
     seed: int = 0
     keep_condition: bool = True
-    depths: tuple[float, ...] = (0.47, 0.6, 0.74)
-    coefficients: tuple[float, ...] = (1.0, 2.0, 4.0)
+    strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     budget: float = BUDGET
     license: str = ""
 
@@ -56,6 +57,5 @@ QUICK: dict[str, Any] = {
     "choice": 3,
     "held_out": 8,
     "max_tokens": 16,
-    "depths": (0.6, 0.74),
-    "coefficients": (2.0, 4.0),
+    "strengths": (1.0, 2.0, 3.5),
 }

@@ -17,6 +17,14 @@ _DATASET = "hf:"
 
 
 @dataclass(frozen=True, slots=True)
+class TokenContrast:
+    """Tokens that a vector is to make likelier, and those that it is to make less likely."""
+
+    raises: tuple[str, ...]
+    lowers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Understood:
     """A concept, and how it was understood, for the user to know."""
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from steer.base.errors import InputError
 from steer.concepts.answers import Asked
+from steer.contrasts.check import WORD
 from steer.contrasts.duplicates import near_duplicates
 
 #: Writes an answer to each, under its condition; the numbers tell answers to the same one apart.
@@ -72,11 +73,12 @@ def write_pairs(
 
 def _even(question: str, positive: str, negative: str) -> Pair | None:
     """Both answers cut to as many words as the shorter has; None where that leaves too little."""
-    sides = [text.replace("\ufffd", " ").split() for text in (positive, negative)]
-    n = min(map(len, sides))
+    texts = [" ".join(text.replace("\ufffd", " ").split()) for text in (positive, negative)]
+    ends = [[word.end() for word in WORD.finditer(text)] for text in texts]
+    n = min(map(len, ends))
     if n < LEAST_WORDS:
         return None
-    cut = [" ".join(words[:n]) for words in sides]
+    cut = [text[: stops[n - 1]] for text, stops in zip(texts, ends, strict=True)]
     if cut[0].lower() == cut[1].lower():
         return None
     return Pair(question, cut[0], cut[1])

@@ -74,6 +74,7 @@ class MeasureOptions(NameOptions, total=False):
     seed: int
     allow_overlap: bool
     allow_other_model: bool
+    budget: str | float | None
     progress: Progress
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from steer.baking.folder import N_STAGES
 from steer.baking.folder import Report as BakeReport
 from steer.baking.folder import export as export_folder
 from steer.baking.target import check_folder
+from steer.base.durations import seconds_of
 from steer.base.errors import UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
+from steer.concepts.concept import slug
+from steer.concepts.unembedding import from_tokens
 from steer.concepts.words import looks_like_file
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
@@ -27,6 +31,7 @@ from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
 from steer.distillation.pairs import preference
 from steer.distillation.settings import DistillSettings
+from steer.distillation.within import within
 from steer.evaluation import Evaluation, SuiteResult, SweepResult
 from steer.evaluation.calibration import calibrated
 from steer.evaluation.making import OPENINGS, Made, samples_of
@@ -37,7 +42,7 @@ from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.formats import reading, writing
 from steer.formats.source import Options
 from steer.library import concepts
-from steer.library.data import Data, contrast_set, names_of, rows, text_list
+from steer.library.data import Data, as_tuple, contrast_set, names_of, rows, text_list
 from steer.library.models import FitWarning, Model
 from steer.library.options import ContrastOptions, MeasureOptions, NameOptions, spelled_out
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
@@ -68,6 +73,8 @@ def extract(
     contrasts: Data | None = None,
     against: str | None = None,
     *,
+    raises: str | Sequence[str] = (),
+    lowers: str | Sequence[str] = (),
     method: str = "mean_diff",
     options: Mapping[str, Value] | None = None,
     positions: str | None = None,
@@ -92,6 +99,9 @@ def extract(
     "[mood: {}]". questions: what the model answers. allow_weak: of words, give a vector that is not
     worth keeping, too.
 
+    raises, lowers: texts of one token each in place of contrasts; the vector makes them likelier or
+    less likely, by the model's unembedding.
+
     contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
     positive=, negative=: prompt conditions that stand before each of texts=. The other options of
     `contrast_set` say how data are read, and what stands round each text. method: such as mean_diff
@@ -109,6 +119,16 @@ def extract(
         SiteError: a layer or site that the model does not have.
         VectorError: sides that do not differ.
     """
+    if raises or lowers:
+        if contrasts is not None or against is not None or data:
+            raise UsageError("raises= and lowers= go without contrasts")
+        called = name or slug(" ".join(as_tuple(raises) or ("not", *as_tuple(lowers))))
+        return Vector(
+            from_tokens(
+                model.inner, as_tuple(raises), as_tuple(lowers), name=called,
+                description=description, license=license,
+            ).sealed()
+        )  # fmt: skip
     if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
         _check_words(positions=positions, keep=keep, **data)
         return concepts.from_words(
@@ -297,6 +317,7 @@ def distill(
     held_out: int | None = None,
     max_tokens: int | None = None,
     steps: int | None = None,
+    budget: str | float | None = None,
     seed: int = 0,
     name: str = "edit",
     description: str = "",
@@ -311,7 +332,8 @@ def distill(
     a system message, and prompts are what users ask. contrasts: pairs in place of a condition, of
     which the positive completions become likelier; two fifths are held out, and the other options
     are those of `contrast_set`. The file's evidence says how much of the condition's effect the
-    edit recovers on held-out texts: 1 is all, 0 is the unsteered model.
+    edit recovers on held-out texts: 1 is all, 0 is the unsteered model. budget: a time to fit into,
+    such as `5m`, by an estimate; what that leaves out is logged.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -355,6 +377,9 @@ def distill(
         return Vector(distillation.fit_pairs(known, settings, progress).sealed())
     assert condition is not None
     conditions = Conditions(condition, baseline, chat)
+    if budget is not None:
+        log = logging.getLogger("steer").info
+        settings = within(seconds_of(budget), model.inner, settings, log)
     edit = distillation.distill(model.inner, conditions, chosen, settings, progress)
     return Vector(edit.sealed())
 
@@ -529,6 +554,7 @@ def _measured(
     seed: int = 0,
     allow_overlap: bool = False,
     allow_other_model: bool = False,
+    budget: str | float | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """The options of `evaluate` and `sweep` as the evaluation takes them."""
@@ -551,6 +577,7 @@ def _measured(
         "seed": seed,
         "allow_overlap": allow_overlap,
         "allow_other_model": allow_other_model,
+        "budget": budget,
         "progress": progress,
     }
 
@@ -576,8 +603,9 @@ def evaluate(
     chat: it is a system message. prompts: what generated texts begin with. unrelated: texts for the
     divergence, by default generated. samples, max_tokens: texts to generate for each row, and
     their length. mapping and its kin are those of `contrast_set`. allow_overlap: texts that the
-    vector was fitted on. Baselines are the unsteered model, random directions, the opposite sign
-    and the prompt; every number has an interval.
+    vector was fitted on. budget: a time to fit into, such as `5m`, by an estimate. Baselines are the
+    unsteered model, random directions, the opposite sign and the prompt; every number has an
+    interval.
 
     Raises:
         InputError: there is nothing to measure by, or texts that a vector was made from.
