@@ -95,6 +95,7 @@ RENAMED = {
     ("describe", "top"): "n",
     ("describe", "vector"): "vector",
     ("discover", "layer"): "layer",
+    ("distill", "vector"): "inside",
     ("eval", "vector"): "steers",
     ("eval", "when"): "steers",
     ("monitor", "text"): "texts",
@@ -116,6 +117,7 @@ RENAMED = {
 #: Options of commands that Python has in another way.
 INSTEAD = {
     "compare": "generate with and without a steer",
+    "conditions": "a loop",
     "force": "`save` has it",
     "html": "`Readings.to_html`",
     "json": "results have `to_dict`",

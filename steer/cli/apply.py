@@ -288,9 +288,15 @@ class _Run:
         self, steers: Sequence[Steer], advance: Advance, *, compare: bool
     ) -> Iterator[generated.Pair]:
         """Every continuation as it is finished, with the unsteered one where they are compared."""
+        from steer.steering.tokens import absent
+
         # What is compared with is left as it is.
         plain = replace(self, guides=())
-        beside = _counted(plain._each([], guarded=False), advance) if compare else repeat(None)
+        beside = (
+            _counted(plain._each(absent(steers), guarded=False), advance)
+            if compare
+            else repeat(None)
+        )
         return zip(_counted(self._each(steers), advance), beside, strict=False)
 
     def stream(self, steers: Sequence[Steer]) -> None:

@@ -69,11 +69,13 @@ def probe(
     from steer.base.errors import UsageError
     from steer.library.probing import probe as run
     from steer.steering.named import resolved
+    from steer.steering.tokens import refuse
 
     named, _ = settings(context, recipe, {}, vector or [])
     if not named:
         raise UsageError("nothing to look for", hint="name vectors with -v, or a recipe")
     steers = resolved(named, options.find)
+    refuse(steers, "steer probe")
     used = [vector for steer in steers for vector in steer.vectors]
     result = run(
         url,

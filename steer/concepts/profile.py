@@ -186,4 +186,4 @@ def _site(vector: SteeringVector) -> Site:
     metadata = vector.metadata
     rows = [metadata.at(layer) for layer in metadata.recommended.layers]
     best = max(rows, key=lambda row: row.separability or 0.0)
-    return Site(best.layer, metadata.site)
+    return Site(best.layer, metadata.activation_site)

@@ -25,7 +25,7 @@ from steer.base.journal import Journal
 from steer.base.progress import Progress, silent
 from steer.distillation.lessons import Lesson
 from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
-from steer.evaluation.cells import PROMPTED, Cell, steers_of
+from steer.evaluation.cells import PROMPTED, Cell, Guided, steers_of
 from steer.evaluation.data import (
     Data,
     Engine,
@@ -50,6 +50,7 @@ from steer.evaluation.written import (
     plain_texts,
     write_cells,
     write_conditioned,
+    write_guided,
 )
 from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
 from steer.measures.concepts import Judge, meaning_of
@@ -273,6 +274,7 @@ def evaluate(
     max_tokens: int = 64,
     seed: int = 0,
     names: Any = None,
+    guidance: Sequence[float] = (),
     lm_eval: Sequence[str] = (),
     lm_eval_limit: int | None = None,
     allow_overlap: bool = False,
@@ -291,8 +293,9 @@ def evaluate(
     vectors: one or several steers, vectors, or specs (`joyful:2@12/response`). texts: held-out
     pairs, or texts for a condition: a file, a list of records, or a contrast set. concept: a judge
     of generated texts, such as `words:glad,happy`, or a function from texts to pairs of numerator
-    and denominator; judge_model and judge_url are for `judge:...`. lm_eval: tasks of
-    lm-evaluation-harness, by name or .yaml file. budget: a time to fit into, such as `5m`, by an
+    and denominator; guidance: strengths at which the condition guides the model live, a row each;
+    judge_model and judge_url are for `judge:...`. lm_eval: tasks of lm-evaluation-harness, by name
+    or .yaml file. budget: a time to fit into, such as `5m`, by an
     estimate; what that leaves out is noted. engine: generates texts instead of the model;
     engine_key: its name and settings, for the journal. command: the command to show for
     reproducing the result. progress, note and warn are callbacks; nothing is printed.
@@ -323,6 +326,11 @@ def evaluate(
             "there is no data to measure an effect on",
             hint="pass --texts with held-out pairs, a --condition, or a --concept",
         )
+    if guidance and (stands_for is None or engine is not None):
+        raise InputError(
+            "guidance runs a condition beside the plain prompt, with Hugging Face",
+            hint="pass --condition, and no --engine",
+        )
     chosen = chosen_on(known, data.held_out)
     for name, n in chosen.items():
         warn(
@@ -341,7 +349,7 @@ def evaluate(
     model = loaded(model)
     for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
         warn(text)
-    table = variants(steers, condition=stands_for and stands_for[0])
+    table = variants(steers, condition=stands_for and stands_for[0], guidance=guidance)
     if seconds is not None:
         data = _within(seconds, model, sum(len(row.cells) for row in table), data, note)
         samples = data.samples
@@ -536,12 +544,18 @@ class _Observer:
         """The texts of the cells in batch `index`."""
         key = f"texts {index}"
         kept = self.done.get(key)
+        report = lambda n: self.on_progress("writing", n)  # noqa: E731
+        [(first, numbers), *_] = cells
+        if kept is None and isinstance(first, Guided):
+            texts = write_guided(self.model, self.task.writing, first.strength, numbers, report)
+            self.done.put(key, [[[text.ids, text.n] for text in texts]])
+            return [texts]
         if kept is None:
             written = write_cells(
                 self.model,
                 self.task.writing,
                 [(steers_of(cell), numbers) for cell, numbers in cells],
-                lambda n: self.on_progress("writing", n),
+                report,
                 self.engine,
             )
             self.done.put(key, [[[text.ids, text.n] for text in row] for row in written])
@@ -581,6 +595,10 @@ class _Observer:
         if variant.kind == "prompt":
             texts = [lesson_text(lesson) for lesson in lessons]
             return [array.tolist() for array in expected_nats(self.model, texts, PROMPTED)]
+        if variant.kind == "guidance":
+            guided = own_texts(self.model, self.task.writing, written)
+            [cell] = variant.cells
+            return [one.tolist() for one in expected_nats(self.model, guided, cell)]
         parts = [
             expected_nats(
                 self.model, [text.scored for text in written[part.start : part.stop]], cell

@@ -119,6 +119,7 @@ def grid_of(
     rows = []
     for spec, item in zip(specs, vectors, strict=True):
         vector = item if isinstance(item, SteeringVector) else store.read(find(spec.reference))
+        _ = vector.metadata.activation_site  # a learned token has none
         op = spec.op or recommended_operation(vector.metadata)
         columns = _coefficients(coefficients, vector, op, rule)
         scope = spec.scope or replace(

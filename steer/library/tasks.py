@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from steer import evaluation
 from steer.baking.bakeable import check_bakeable
-from steer.baking.check import TEXTS
 from steer.baking.folder import N_STAGES
 from steer.baking.folder import Report as BakeReport
 from steer.baking.folder import export as export_folder
+from steer.baking.lora import LoraReport
+from steer.baking.lora import export as export_lora
 from steer.baking.target import check_folder
 from steer.base.durations import seconds_of
 from steer.base.errors import UsageError
@@ -30,7 +31,8 @@ from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
 from steer.distillation.pairs import preference
-from steer.distillation.settings import DistillSettings
+from steer.distillation.settings import DistillSettings, Form, sizes
+from steer.distillation.token import distill_token
 from steer.distillation.within import within
 from steer.evaluation import Evaluation, SuiteResult, SweepResult
 from steer.evaluation.calibration import calibrated
@@ -308,6 +310,10 @@ def distill(
     baseline: str = "",
     prompts: Data | None = None,
     chat: bool = False,
+    form: str = "edit",
+    tokens: int | None = None,
+    scalar: bool = False,
+    inside: Steers = None,
     method: str | None = None,
     options: Mapping[str, Value] | None = None,
     rank: int | None = None,
@@ -325,7 +331,7 @@ def distill(
     progress: Progress = silent,
     **data: Unpack[NameOptions],
 ) -> Vector:
-    """Make an edit that does what a prompt condition does, without its tokens.
+    """Make an edit, or a learned token, that does what a prompt condition does.
 
     The model writes texts under the condition; the edit learns to give the same probabilities
     without it (context distillation: Askell et al. 2021, arXiv 2112.00861). chat: the condition is
@@ -334,6 +340,11 @@ def distill(
     are those of `contrast_set`. The file's evidence says how much of the condition's effect the
     edit recovers on held-out texts: 1 is all, 0 is the unsteered model. budget: a time to fit into,
     such as `5m`, by an estimate; what that leaves out is logged.
+
+    form: `edit` acts on activations, without the condition's tokens; `token` makes embeddings, so
+    many `tokens`, that stand where the condition stood, or in any prompt as `<|name|>`. scalar:
+    train it for coefficients from -1 to 2, each as many times the condition. inside: learned tokens
+    that the condition contains, written so.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -344,7 +355,18 @@ def distill(
         raise UsageError("distil a condition or pairs", hint="pass a condition, or contrasts=")
     if contrasts is not None and (baseline or prompts is not None):
         raise UsageError("baseline and prompts go with a condition")
-    imitates_chat = chat and contrasts is None
+    if form not in get_args(Form):
+        raise UsageError(f"{form!r} is not a form of a prompt", hint="use edit or token")
+    edits = {
+        "method": method, "rank": rank, "layers": layers, "scope": scope, "budget": budget,
+        "contrasts": contrasts,
+    }  # fmt: skip
+    for option, value in edits.items() if form == "token" else ():
+        if value is not None:
+            raise UsageError(f"{option} is of edits, and this is a token")
+    if form == "edit" and (tokens is not None or scalar or inside is not None):
+        raise UsageError("tokens, scalar and inside go with form='token'")
+    imitates_chat = chat and contrasts is None and form == "edit"
     chosen_method, values = parse_method(
         method or ("ridge" if imitates_chat else "descent"), distill_methods()
     )
@@ -353,14 +375,6 @@ def distill(
     usual = list(everyday.QUESTIONS if chat else everyday.OPENINGS)
     chosen = usual if prompts is None else everyday.different(text_list(prompts))
     every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
-    given: dict[str, Any] = {
-        "method": chosen_method.name,
-        "options": values | dict(options or {}),
-        "steps": steps,
-        "samples": samples if samples is not None else 256 if chat else 1024,
-        "held_out": held_out if held_out is not None else 64 if chat else 128,
-        "max_tokens": max_tokens if max_tokens is not None else 64 if chat else 128,
-    }
     settings = DistillSettings(
         name=name,
         rank=rank,
@@ -369,7 +383,19 @@ def distill(
         seed=seed,
         description=description,
         license=license,
-        **{key: value for key, value in given.items() if value is not None},
+        scalar=scalar,
+        form=form,  # type: ignore[arg-type]  # checked above
+        method=chosen_method.name,
+        options=values | dict(options or {}),
+        **sizes(
+            form,
+            chat=chat,
+            steps=steps,
+            samples=samples,
+            held_out=held_out,
+            max_tokens=max_tokens,
+            tokens=tokens,
+        ),
     )
     if contrasts is not None:
         pairs = contrast_set(contrasts, chat=chat, **data)
@@ -377,6 +403,11 @@ def distill(
         return Vector(distillation.fit_pairs(known, settings, progress).sealed())
     assert condition is not None
     conditions = Conditions(condition, baseline, chat)
+    if form == "token":
+        used = as_steers(inside)
+        check_all_fit([steer.vector for steer in used], model.inner.identity)
+        token = distill_token(model.inner, conditions, chosen, settings, progress, within=used)
+        return Vector(token.sealed())
     if budget is not None:
         log = logging.getLogger("steer").info
         settings = within(seconds_of(budget), model.inner, settings, log)
@@ -496,23 +527,27 @@ def bake(
     *,
     dtype: str | None = None,
     approximate: bool = False,
+    lora: bool = False,
     max_shard_size: str = "5GB",
     texts: Data | None = None,
     mapping: Mapping[str, str] | None = None,
     allow_other_model: bool = False,
     force: bool = False,
     progress: Progress = silent,
-) -> BakeReport:
+) -> BakeReport | LoraReport:
     """Write steering into a checkpoint folder that any engine serves without hooks.
 
     model: a folder or hub id, which is loaded in float32. dtype: of the weights that are written;
-    by default what the model is stored in. max_shard_size: of one weight file. The folder is loaded
+    by default what the model is stored in. lora: write a PEFT adapter in float32 in place of a
+    model. max_shard_size: of one weight file. The folder is loaded
     again and compared with the hooks, on `texts` or the usual ones: `report.difference.passed`.
 
     Raises:
         VectorError, ModelError: what no weights can do, unless approximate.
         SteerError: the folder is there already, or cannot be written.
     """
+    if lora and (approximate or dtype):
+        raise UsageError("an adapter is exact and in float32: leave approximate and dtype out")
     chosen = as_steers(steers)
     check_bakeable(chosen)
     folder = Path(out)
@@ -522,7 +557,14 @@ def bake(
     loaded = load(source)
     vectors = [vector for steer in chosen for vector in steer.vectors]
     check_all_fit(vectors, loaded.identity, allow_other_model=allow_other_model)
+    given = {} if texts is None else {"texts": text_list(texts, mapping=mapping)}
     with progress("baking", N_STAGES) as advance:
+
+        def on_stage(stage: str) -> None:
+            advance(1, stage)
+
+        if lora:
+            return export_lora(loaded, chosen, folder, force=force, on_stage=on_stage, **given)
         return export_folder(
             loaded,
             chosen,
@@ -531,9 +573,9 @@ def bake(
             dtype=written,
             max_shard_size=max_shard_size,
             approximate=approximate,
-            texts=TEXTS if texts is None else text_list(texts, mapping=mapping),
             force=force,
-            on_stage=lambda stage: advance(1, stage),
+            on_stage=on_stage,
+            **given,
         )
 
 
@@ -589,6 +631,7 @@ def evaluate(
     texts: Data | None = None,
     *,
     concept: str | Judge | None = None,
+    guidance: Sequence[float] = (),
     judge_model: str | None = None,
     judge_url: str | None = None,
     lm_eval: Sequence[str] = (),
@@ -599,13 +642,13 @@ def evaluate(
 
     texts: pairs, or texts for the condition. concept: what to count in generated texts, such as
     `words:glad,happy`, or a function; judge_model, judge_url: for `judge:...`. lm_eval: tasks of
-    lm-evaluation-harness. condition: the prompt that the vector stands for, in place of baseline.
-    chat: it is a system message. prompts: what generated texts begin with. unrelated: texts for the
-    divergence, by default generated. samples, max_tokens: texts to generate for each row, and
-    their length. mapping and its kin are those of `contrast_set`. allow_overlap: texts that the
-    vector was fitted on. budget: a time to fit into, such as `5m`, by an estimate. Baselines are the
-    unsteered model, random directions, the opposite sign and the prompt; every number has an
-    interval.
+    lm-evaluation-harness. guidance: strengths at which the condition guides the model live, a row
+    each. condition: the prompt that the vector stands for, in place of baseline. chat: it is a
+    system message. prompts: what generated texts begin with. unrelated: texts for the divergence,
+    by default generated. samples, max_tokens: texts to generate for each row, and their length.
+    mapping and its kin are those of `contrast_set`. allow_overlap: texts that the vector was fitted
+    on. budget: a time to fit into, such as `5m`, by an estimate. Other baselines are the unsteered
+    model, random directions, the opposite sign and the prompt; every number has an interval.
 
     Raises:
         InputError: there is nothing to measure by, or texts that a vector was made from.
@@ -617,6 +660,7 @@ def evaluate(
         as_steers(steers),
         _records(texts),
         concept=concept,
+        guidance=guidance,
         judge_model=judge_model,
         judge_url=judge_url,
         lm_eval=lm_eval,
