@@ -14,7 +14,7 @@ from steer.concepts import build as building
 from steer.concepts import geometry as geometries
 from steer.concepts import index as indexes
 from steer.concepts import pack as packs
-from steer.concepts.answers import Asked
+from steer.concepts.answers import Query
 from steer.concepts.concept import Concept, check_phrase, condition
 from steer.concepts.discovery import Direction
 from steer.concepts.geometry import Geometry, Neighbour
@@ -135,9 +135,14 @@ def write_contrasts(
     poles = understood(word, against).concept.poles
     conditions = [condition(pole, chat=is_chat, phrase=phrase) for pole in poles]
 
-    def answerer(asked: Sequence[Asked], numbers: Sequence[int]) -> list[str]:
+    def answerer(queries: Sequence[Query], numbers: Sequence[int]) -> list[str]:
         written = answers.write(
-            model.inner, asked, samples=numbers, max_tokens=max_tokens, seed=seed, progress=progress
+            model.inner,
+            queries,
+            samples=numbers,
+            max_tokens=max_tokens,
+            seed=seed,
+            progress=progress,
         )
         return [answer.text for answer in written]
 
