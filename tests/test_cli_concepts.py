@@ -102,7 +102,7 @@ def test_a_vector_that_is_no_concepts_is_not_replaced(built: Path, tmp_path: Pat
     shutil.copy(built / "joy.safetensors", tmp_path / "out")
     result = steer("pack", "build", built.parent / "moods.toml", "-o", tmp_path / "out")
     assert result.exit_code == 1
-    assert "not of this pack" in result.stderr
+    assert "not in the index of this pack" in result.stderr
 
 
 def test_the_report_is_a_page_with_everything_escaped(built: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_is_not_worth_keeping_is_refused_with_a_next_step(
     monkeypatch.setattr("steer.concepts.make.LEAST_HEEDED", 100.0)
     result = steer(*words, "--force", "--allow-weak")
     assert result.exit_code == 1
-    assert "does not heed" in result.stderr and "hint:" in result.stderr
+    assert "ignores" in result.stderr and "hint:" in result.stderr
 
 
 def test_a_file_of_that_name_is_a_file() -> None:

@@ -202,7 +202,7 @@ def _line(row: Row) -> str:
     effect, cost = row.number("effect"), row.number("cost")
     return (
         f"{row.name}: moves answers {effect or 0:.0%} of the way between the poles,"
-        f" {cost or 0:+.2f} nats a token"
+        f" {cost or 0:+.2f} nats per token"
     )
 
 
@@ -282,7 +282,7 @@ dt {{ font-weight: 600 }}
 <h1>{escape(title)}</h1>
 <p>{len(built.working)} of {len(built.rows)} concepts work. {escape(summary)}.
 Effect: how far steering moves answers to held-out questions, as a share of the way between the
-poles. Cost: extra nats a token. Heeded: how far apart the answers under the poles are, in nats a
+poles. Cost: extra nats per token. Heeded: how far apart the answers under the poles are, in nats a
 token. AUC: separability of held-out answers.</p>
 <div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
 {"".join(rows)}

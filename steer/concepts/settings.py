@@ -1,4 +1,4 @@
-"""How vectors are made of concepts. No torch."""
+"""Settings for making vectors from concepts. No torch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from steer.concepts.questions import Questions
 from steer.methods.method import Options
 from steer.vectors.sites import SiteName
 
-#: Extra nats a token that steering may cost beyond what the prompt costs.
+#: Extra nats per token that steering may cost beyond the cost of the prompt.
 BUDGET = 0.5
-#: Where a vector is added, as shares of the layers: there it does most for what it costs.
+#: The default layers, as shares of the depth: those with the most effect for their cost.
 MIDDLE = (0.45, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
 class MakeSettings:
-    """How vectors are made of concepts.
+    """Settings for making vectors from concepts.
 
-    method, options: as of `steer.fitting.fitting.FitSettings`. chat: whether conditions and
-    questions go into the chat template; None: where there is one. phrase: a condition with `{}` for
-    the pole. questions: in place of the tool's own. train, choice and held_out: how many questions
-    of each kind are asked. keep_condition: whether answers are read after the condition that they
-    were written under. layers: where the vector is added; by default in the upper middle of the
-    model. strengths: how often in all, of which each layer gets its part.
+    method, options: as in `steer.fitting.fitting.FitSettings`. chat: whether conditions and
+    questions go into the chat template; by default if there is one. phrase: a condition with `{}`
+    for the pole. questions: instead of steer's own. train, choice and held_out: the number of
+    questions of each set. keep_condition: whether answers are recorded after their condition.
+    layers: where the vector is added; by default in the upper middle of the model. strengths: the
+    multiples to try, each divided among the layers.
     """
 
     method: str = "mean_diff"

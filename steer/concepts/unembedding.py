@@ -1,13 +1,13 @@
 """A vector from the logit lens: the direction that raises some tokens and lowers others.
 
 At the end of the residual stream the logits of tokens a and b differ by (w_a - w_b) . norm(h), with
-the rows w of the unembedding. What raises that difference most, to the first order, is
+the rows w of the unembedding. To first order, the direction that raises the difference most is
 
     v = mean over h of J_norm(h)^T (w_a - w_b)
 
-where J_norm is the derivative of the final norm, and h what stands there after everyday questions.
-The same direction is stored at every layer, a tenth of the activations' length long. It is what
-`steer show --lens` reads; what later layers make of an early vector it does not know.
+where J_norm is the derivative of the final norm, and h the last activations of everyday questions.
+The same direction is stored at every layer, with a tenth of the activations' length. It is the
+direction that `steer show --lens` reads; it ignores the effect of later layers on an early vector.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from steer.base.errors import InputError, ModelError, UsageError
-from steer.concepts.answers import Asked
+from steer.concepts.answers import Query
 from steer.concepts.questions import everyday
 from steer.contrasts.reading import Reading
 from steer.fitting.fitting import rounded
@@ -49,10 +49,10 @@ def from_tokens(
     description: str = "",
     license: str = "",
 ) -> SteeringVector:
-    """A vector that makes tokens likelier and others less likely.
+    """A vector that makes some tokens likelier and others less likely.
 
     Raises:
-        UsageError: none is named, or a token is on both sides.
+        UsageError: there is no token, or a token is on both sides.
         InputError: a text is not one token of the model.
         ModelError: the model has no unembedding of the residual stream's width.
     """
@@ -117,7 +117,7 @@ def _token(model: Model, text: str) -> int:
 def _read(model: Model, sites: Sequence[Site]) -> tuple[np.ndarray, np.ndarray]:
     """Mean lengths of activations [site], and those of last tokens [question, site, d_model]."""
     chat = model.template.exists
-    rows = [Asked("", one, chat).ids(model) for one in everyday(chat=chat).train[:_QUESTIONS]]
+    rows = [Query("", one, chat).ids(model) for one in everyday(chat=chat).train[:_QUESTIONS]]
     readings = [Reading(ids, ((len(ids) - 1, len(ids)),)) for ids in rows]
     ends = np.zeros((len(rows), len(sites), model.identity.d_model))
     lengths = np.zeros((len(rows), len(sites)))
@@ -128,7 +128,7 @@ def _read(model: Model, sites: Sequence[Site]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _direction(model: Model, sides: Sequence[Sequence[int]], ends: np.ndarray) -> np.ndarray:
-    """The gradient of the tokens' logits by what stands at the end of the residual stream."""
+    """The gradient of the tokens' logits with respect to the end of the residual stream."""
     network = model.network
     unembed = network.get_submodule(model.hooks.unembed) if model.hooks.unembed else None
     weight = getattr(unembed, "weight", None)

@@ -46,6 +46,7 @@ from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
 from steer.measures.baselines import N_CHANCE
 from steer.measures.elimination import looks, n_looks
 from steer.measures.grids import (
+    MULTIPLES,
     Grid,
     GridRow,
     Position,
@@ -61,7 +62,7 @@ from steer.measures.heat import LOOKED, heat_map
 from steer.measures.tables import in_console, in_notebook, table
 from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation, parse_coefficient
-from steer.steering.scope import CONSTANT
+from steer.steering.scope import CONSTANT, Scope
 from steer.steering.spec import SteerSpec, parse
 from steer.steering.steers import Steer, check_all_fit, recommended_operation, usual_scope
 from steer.vectors import store
@@ -93,10 +94,11 @@ def grid_of(
     """The cells of a sweep: each vector at each of its layers, with each of the coefficients.
 
     vectors: names, paths, or vectors; also with an op and a scope, as in `joyful:ablate/response`.
-    layers: such as `2,5` or `4-7`; by default all that are stored. coefficients: such as `5%,10%`
-    (of the activations' length) or `0.5,1` (times the vector); by default nine that suit the vector
-    and the op. together: steer at all layers at once. save: check that the vectors' files can be
-    written. find: gives the file of a name.
+    layers: such as `2,5` or `4-7`; by default all that are stored, each alone, and together those
+    that the file recommends together. coefficients: such as `5%,10%` (of the activations' length)
+    or `0.5,1` (times the vector); by default nine that suit the vector and the op. together: steer
+    at all layers at once. save: check that the vectors' files can be written. find: gives the file
+    of a name.
 
     Raises:
         UsageError: a spec with numbers, a repeated vector or coefficient, or a percentage of a
@@ -131,7 +133,23 @@ def grid_of(
             row = GridRow(vector, chosen, columns, reference, op, scope)
             row.steer(0)  # raises before the model is loaded
             rows.append(row)
+        if layers is None and coefficients is None and rule == "budget" and not together:
+            rows += _calibrated(vector, without_passwords(spec.reference), op, scope)
     return Grid(tuple(rows))
+
+
+def _calibrated(
+    vector: SteeringVector, reference: str, op: Operation, scope: Scope
+) -> list[GridRow]:
+    """A row of the layers that a vector's file recommends together, where it was calibrated so,
+    with coefficients from a tenth to twice what it recommends."""
+    recommended = vector.metadata.recommended
+    is_alike = op.name == "add" == recommended.op_name and recommended.unit == "vector"
+    plain_vector = not vector.metadata.rank and vector.metadata.method.name != "distill"
+    if len(recommended.layers) < 2 or not (is_alike and plain_vector and recommended.coefficient):
+        return []
+    columns = tuple(Coefficient(float(f"{recommended.coefficient * m:.3g}")) for m in MULTIPLES)
+    return [GridRow(vector, recommended.layers, columns, reference, op, scope)]
 
 
 def check_budget(max_kl: float, max_nats: float) -> None:
@@ -254,8 +272,16 @@ def sweep(
         if more is not None:
             second = _scored(on, more, journals, limit, report, note)
             grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
-        report(Step("comparing the choice with random directions", 1.0))
-        verdict = judge(on, grid, scores, limits, task.writing, len(left_out))
+        verdict = judge(
+            on,
+            grid,
+            scores,
+            limits,
+            task.writing,
+            len(left_out),
+            twice=not quick,
+            on_progress=lambda task, share: report(Step(task, share)),
+        )
     every = data.held_out.all_texts
 
     def finish() -> None:
@@ -708,8 +734,8 @@ def _recommendation(result: dict[str, Any]) -> Iterator[str]:
     items = "pairs" if result["effect"] == "preference" else "texts"
     worst = f", the worst first: {which}" if wrong else ""
     yield f"  {len(wrong)} of {n['items']} {items} move the wrong way{worst}"
-    again = result["again"]
-    yield f"  texts with seed {again['seed']}: extra nats {_shown(again['extra_nats'])}"
+    if (again := result["again"]) is not None:
+        yield f"  texts with seed {again['seed']}: extra nats {_shown(again['extra_nats'])}"
     if result["stable"]:
         yield (
             "  stable: each half of the items, one with texts of that seed, gives a neighbouring"
