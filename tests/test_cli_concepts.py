@@ -352,6 +352,8 @@ def test_a_vector_of_tokens_raises_them(tmp_path: Path) -> None:
     for row in lens(model, vector, top=3):
         assert " joyful" in {token.text for token in row.raised}
         assert " gloomy" in {token.text for token in row.lowered}
+    assert vector.metadata.description == "raises ' joyful', lowers ' gloomy'"
+    assert vector.metadata.contrast.positive is None  # a token is no condition of a prompt
     shares = [row.share for row in vector.metadata.statistics]
     assert shares == pytest.approx([0.1] * len(shares), rel=1e-3)
     reverse = from_tokens(model, [" gloomy"], [" joyful"], name="t")
