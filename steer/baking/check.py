@@ -82,7 +82,7 @@ class Difference:
         return self.exact and not self.mean_effect > 2 * self.tolerance
 
     def __str__(self) -> str:
-        found = (
+        differs = (
             f"log-probs differ from the hooks' by at most {self.largest:.1e} (mean {self.mean:.1e})"
         )
         does = f"steering moves them by up to {self.effect:.2g} (mean {self.mean_effect:.2g})"
@@ -95,7 +95,7 @@ class Difference:
         never = ""
         if self.new_token is not None:
             never = f"; a new token is written with a log-prob of at most {self.new_token:.0f}"
-        return f"{found}; {does}; {allowed}{never}"
+        return f"{differs}; {does}; {allowed}{never}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +109,10 @@ class Reference:
     steered: list[Tensor]
     unsteered: list[Tensor]
 
-    def difference(self, found: Sequence[Tensor], dtype: str, *, exact: bool = True) -> Difference:
+    def difference(self, baked: Sequence[Tensor], dtype: str, *, exact: bool = True) -> Difference:
         """How far log-probs are from these."""
         # Of the vocabulary that there was, and the texts' own tokens.
-        same = [a[-len(b) :, : b.shape[1]] for a, b in zip(found, self.steered, strict=True)]
+        same = [a[-len(b) :, : b.shape[1]] for a, b in zip(baked, self.steered, strict=True)]
         off = [(a - b).abs() for a, b in zip(same, self.steered, strict=True)]
         moved = [(a - b).abs() for a, b in zip(self.steered, self.unsteered, strict=True)]
         return Difference(
@@ -150,7 +150,7 @@ def reference(
     drawn = np.random.default_rng(0).integers(0, size, length)
     rows.append(torch.from_numpy(drawn).to(model.device))
     tokens, editing = separate(steers)
-    found = Reference(rows, log_probs(model, rows, editing), log_probs(model, rows))
+    expected = Reference(rows, log_probs(model, rows, editing), log_probs(model, rows))
     here: dict[int, int] = {}
     for token, one in zip(tokens, added, strict=True):
         here |= dict(zip(token.ids, one.ids, strict=True))
@@ -163,10 +163,10 @@ def reference(
             [unsteered] = log_probs(model, [torch.tensor(plain, device=model.device)])
             own = min(len(plain), len(ids) - len(token.ids)) - 1
             mapped = [here.get(id_, id_) for id_ in ids]
-            found.ids.append(torch.tensor(mapped, device=model.device))
-            found.steered.append(steered[-own:])
-            found.unsteered.append(unsteered[-own:])
-    return found
+            expected.ids.append(torch.tensor(mapped, device=model.device))
+            expected.steered.append(steered[-own:])
+            expected.unsteered.append(unsteered[-own:])
+    return expected
 
 
 def _around(model: Model, mark: str, texts: Sequence[str]) -> list[str]:
@@ -178,13 +178,13 @@ def _around(model: Model, mark: str, texts: Sequence[str]) -> list[str]:
 
 def log_probs(model: Model, rows: Sequence[Tensor], steers: Sequence[Steer] = ()) -> list[Tensor]:
     """Log-probs float32 [token, vocabulary] of each row of ids."""
-    found = []
+    result = []
     for row in rows:
         clock = TokenClock(len(row), torch.zeros(1, dtype=torch.int64))
         with torch.no_grad(), injected(model, steers, clock):
             logits = model.network(input_ids=row[None], use_cache=False).logits[0]
-        found.append(logits.float().log_softmax(-1).cpu())
-    return found
+        result.append(logits.float().log_softmax(-1).cpu())
+    return result
 
 
 def compare(
@@ -204,12 +204,12 @@ def compare(
     """
     model = load(replace(source, dtype="float32"))
     rows = [row.to(model.device) for row in expected.ids]
-    found = expected.difference(log_probs(model, rows), dtype, exact=exact)
+    difference = expected.difference(log_probs(model, rows), dtype, exact=exact)
     if not added:
-        return found
+        return difference
     _check_written(model, added, expected)
     highest = chances(model, added, [*rows, *sampled(model, rows, seed=0)])
-    return replace(found, new_token=highest)
+    return replace(difference, new_token=highest)
 
 
 def _check_written(model: Model, added: Sequence[Added], expected: Reference) -> None:

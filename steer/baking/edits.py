@@ -69,21 +69,21 @@ def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
             for site in steer.sites():
                 hooks.place(site)
     plans = plan(steers, lambda: _writes(steers, hooks))
-    made: Edits = {}
+    edits: Edits = {}
     for site in sorted(plans, key=lambda site: site.depth):
-        found = _steps(plans[site])
-        if found:
-            made.setdefault(Writer(site.layer, _WRITER[site.name]), []).extend(found)
-    if not made:
+        steps = _steps(plans[site])
+        if steps:
+            edits.setdefault(Writer(site.layer, _WRITER[site.name]), []).extend(steps)
+    if not edits:
         raise VectorError("nothing is left to bake: the steers cancel, or are 0")
-    return made
+    return edits
 
 
-def _steps(made: SitePlan) -> list[Add | Project]:
-    adds: list[Add | Project] = [Add(addition.delta) for addition in made.adds.values()]
+def _steps(plan_of_site: SitePlan) -> list[Add | Project]:
+    adds: list[Add | Project] = [Add(addition.delta) for addition in plan_of_site.adds.values()]
     return adds + [
         Project(along.direction, -(along.op.linear or 0.0) * along.coefficient)
-        for along in made.others
+        for along in plan_of_site.others
     ]
 
 
@@ -112,7 +112,7 @@ def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
 
 def describe(edits: Edits, n_tokens: int = 0) -> str:
     """`constants added at layer 2-3; a direction taken out of ...`, for the card."""
-    steps = [(writer.layer, step) for writer, made in edits.items() for step in made]
+    steps = [(writer.layer, step) for writer, own in edits.items() for step in own]
     layers = {layer for layer, step in steps if isinstance(step, Add)}
     parts = [f"constants added at layer {format_layers(layers)}"] if layers else []
     directions = {step.direction.tobytes() for _, step in steps if isinstance(step, Project)}

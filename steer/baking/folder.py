@@ -48,14 +48,14 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        told = asdict(self)
+        values = asdict(self)
         if not self.tokens:
-            del told["tokens"], told["difference"]["new_token"]
-        told["difference"] |= {
+            del values["tokens"], values["difference"]["new_token"]
+        values["difference"] |= {
             "tolerance": self.difference.tolerance,
             "passed": self.difference.passed,
         }
-        return {"steer": __version__, **told}
+        return {"steer": __version__, **values}
 
 
 #: How often `export` says what it is doing.
@@ -85,43 +85,43 @@ def export(
         SteerError: the folder cannot be written.
     """
     on_stage("editing the weights")
-    made = bake(model, steers, dtype=getattr(torch, dtype), approximate=approximate)
+    baked = bake(model, steers, dtype=getattr(torch, dtype), approximate=approximate)
     on_stage("asking the hooks")
-    expected = reference(model, steers, texts, made.added)
+    expected = reference(model, steers, texts, baked.added)
     with new_folder(folder, force=force) as temporary:
         on_stage(f"writing {folder}")
-        save(temporary, made.network, made.tokenizer, source, max_shard_size=max_shard_size)
+        save(temporary, baked.network, baked.tokenizer, source, max_shard_size=max_shard_size)
         on_stage("reloading it and comparing")
-        baked = ModelSource(
+        baked_source = ModelSource(
             str(temporary), device=source.device, device_map=source.device_map, dtype="float32"
         )
-        exact = not made.placement.approximations
-        difference = compare(baked, expected, dtype=dtype, exact=exact, added=made.added)
-        report = _report(model, steers, made, difference)
+        exact = not baked.placement.approximations
+        difference = compare(baked_source, expected, dtype=dtype, exact=exact, added=baked.added)
+        report = _report(model, steers, baked, difference)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (temporary / REPORT).write_text(text + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(_card(report), encoding="utf-8")
     return report
 
 
-def _report(model: Model, steers: Sequence[Steer], made: Baked, difference: Difference) -> Report:
+def _report(model: Model, steers: Sequence[Steer], baked: Baked, difference: Difference) -> Report:
     vectors = dict.fromkeys(steer.vector for steer in steers)
     return Report(
         model=model.identity.id,
         revision=model.identity.revision,
         fingerprint=model.identity.fingerprint,
-        architecture=type(made.network).__name__,
+        architecture=type(baked.network).__name__,
         dtype=difference.dtype,
         steers=[str(steer) for steer in steers],
         vectors=[{"name": one.name, "sha256": one.sha256} for one in vectors],
-        edits=describe(made.edits, len(made.added)),
-        matrices=made.n_matrices,
-        constants=made.n_constants,
-        untied=made.untied,
+        edits=describe(baked.edits, len(baked.added)),
+        matrices=baked.n_matrices,
+        constants=baked.n_constants,
+        untied=baked.untied,
         tokens=[
-            {"name": one.name, "text": one.written, "ids": list(one.ids)} for one in made.added
+            {"name": one.name, "text": one.written, "ids": list(one.ids)} for one in baked.added
         ],
-        approximations=made.placement.approximations,
+        approximations=baked.placement.approximations,
         difference=difference,
     )
 

@@ -85,7 +85,7 @@ class _Making:
         self.weights: dict[str, Tensor] = dict(model.network.state_dict())
 
     def adapter(self, edits: Edits) -> Adapter:
-        made = tuple(self._factors(writer, edits[writer]) for writer in edits)
+        factors = tuple(self._factors(writer, edits[writer]) for writer in edits)
         axes = {
             self.family.attention_axis if writer.part == "attention" else self.family.axis
             for writer in edits
@@ -93,8 +93,8 @@ class _Making:
         }
         if len(axes) > 1:
             self._refuse("attention and MLPs keep their matrices differently")
-        adapter = Adapter(made, transposed=bool(axes) and axes != {OUT_IN})
-        if adapter.has_bias and any(one.of_embedding for one in made):
+        adapter = Adapter(factors, transposed=bool(axes) and axes != {OUT_IN})
+        if adapter.has_bias and any(one.of_embedding for one in factors):
             self._refuse("PEFT has no constants in an adapter that changes the embedding")
         return adapter
 
@@ -151,10 +151,10 @@ class _Making:
         if family.post_norms is not None:
             self._refuse("a norm follows what its layers write")
         paths = [family.attention] if writer.part == "attention" else list(family.mlp)
-        found = [path for path in paths if f"{layer}{path}.weight" in self.weights]
-        if len(found) != 1 or family.experts:
+        known = [path for path in paths if f"{layer}{path}.weight" in self.weights]
+        if len(known) != 1 or family.experts:
             self._refuse(f"its {writer.part} does not write with one linear module")
-        return layer + found[0]
+        return layer + known[0]
 
     def _axis(self, writer: Writer) -> int:
         return self.family.attention_axis if writer.part == "attention" else self.family.axis

@@ -96,19 +96,19 @@ def extend(
         raise ModelError(f"{model.hooks.architecture} has no known place for a new token")
     size = max(len(weights[embedding]), max(ids) + 1)
     rows = torch.cat([torch.from_numpy(token.embeddings.copy()) for token in tokens])
-    made = dict(weights)
-    made[embedding] = _with_rows(weights[embedding], ids, rows, size)
+    extended = dict(weights)
+    extended[embedding] = _with_rows(weights[embedding], ids, rows, size)
     with embedded(model, tokens):
         never = _never(model, tokens, texts)
-    made[head] = _with_rows(weights[head], ids, never.expand(len(ids), -1), size)
+    extended[head] = _with_rows(weights[head], ids, never.expand(len(ids), -1), size)
     bias = f"{model.hooks.unembed}.bias"
     if bias in weights:
-        made[bias] = _with_rows(weights[bias], ids, torch.zeros(len(ids)), size)
+        extended[bias] = _with_rows(weights[bias], ids, torch.zeros(len(ids)), size)
     untied = bool(getattr(config, "tie_word_embeddings", False))
     changes: dict[str, Any] = {"vocab_size": size}
     if untied:
         changes["tie_word_embeddings"] = False
-    return Extended(made, changes, tokenizer, added, untied)
+    return Extended(extended, changes, tokenizer, added, untied)
 
 
 def _name_of(model: Model, weight: Tensor) -> str | None:
@@ -117,10 +117,10 @@ def _name_of(model: Model, weight: Tensor) -> str | None:
 
 
 def _with_rows(matrix: Tensor, ids: Sequence[int], rows: Tensor, size: int) -> Tensor:
-    made = matrix.new_zeros((size, *matrix.shape[1:]))
-    made[: len(matrix)] = matrix
-    made[list(ids)] = rows.to(matrix)
-    return made
+    extended = matrix.new_zeros((size, *matrix.shape[1:]))
+    extended[: len(matrix)] = matrix
+    extended[list(ids)] = rows.to(matrix)
+    return extended
 
 
 def _never(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) -> Tensor:
@@ -199,7 +199,7 @@ def _states(model: Model, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor
 def sampled(model: Model, rows: Sequence[Tensor], *, seed: int) -> list[Tensor]:
     """About `N_SAMPLED` tokens that the model writes after the texts' beginnings."""
     length = max(1, min(N_SAMPLED // 8, (model.context or N_SAMPLED) - 16))
-    found = []
+    texts = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for index in range(8):
@@ -213,16 +213,16 @@ def sampled(model: Model, rows: Sequence[Tensor], *, seed: int) -> list[Tensor]:
                     top_k=0,
                     pad_token_id=model.pad_id,
                 )
-            found.append(written[0])
-    return found
+            texts.append(written[0])
+    return texts
 
 
 def chances(model: Model, added: Sequence[Added], rows: Sequence[Tensor]) -> float:
     """The highest log-probability that a baked model gives a new token, over rows of ids."""
     ids = [id_ for one in added for id_ in one.ids]
-    found = -math.inf
+    highest = -math.inf
     for row in rows:
         with torch.no_grad():
             logits = model.network(input_ids=row[None].to(model.device), use_cache=False).logits[0]
-        found = max(found, float(logits.float().log_softmax(-1)[:, ids].max()))
-    return found
+        highest = max(highest, float(logits.float().log_softmax(-1)[:, ids].max()))
+    return highest

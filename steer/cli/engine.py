@@ -95,8 +95,8 @@ def writer(
     source: ModelSource, steerings: Sequence[Sequence[Steer]], settings: dict[str, Any]
 ) -> Iterator[Continue]:
     """The same for commands that score: what continues token ids."""
-    with started(source, steerings, settings) as found:
-        yield found.continue_ids
+    with started(source, steerings, settings) as running:
+        yield running.continue_ids
 
 
 @contextmanager

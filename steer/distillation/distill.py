@@ -93,17 +93,17 @@ def fit(
     with progress("measuring on held-out texts", 5) as advance:
         base = divergences(model, texts.held_out, task.teacher, None)
         advance(1)
-        found = recovery(divergences(model, texts.held_out, task.teacher, edits), base)
+        recovered = recovery(divergences(model, texts.held_out, task.teacher, edits), base)
         advance(1)
-        _check_found(found)
-        return _measured(task, settings, fitted, found, advance)
+        _check_found(recovered)
+        return _measured(task, settings, fitted, recovered, advance)
 
 
 def _measured(
     task: Task,
     settings: DistillSettings,
     fitted: Fitted,
-    found: Interval,
+    recovered: Interval,
     advance: Advance,
 ) -> SteeringVector:
     """The vector of an edit, with what it recovers and what its texts cost."""
@@ -127,12 +127,12 @@ def _measured(
         vector,
         settings,
         fitted,
-        found,
+        recovered,
         held_out=len(baseline),
         extra_nats=extra_nats,
         plain=plain,
         condition_extra_nats=nats_per_token(model, baseline) - own,
-        evidence=f"recovery {found} on {len(baseline)} held-out texts",
+        evidence=f"recovery {recovered} on {len(baseline)} held-out texts",
     )
 
 
@@ -156,8 +156,8 @@ def fit_pairs(
         fitted = compute(task, settings, progress, **method.settings(settings.options))
     edits = fitted.edits
     losses = task.losses(edits, held_out)
-    found = recovery(losses, [math.log(2)] * len(losses))
-    _check_found(found)
+    recovered = recovery(losses, [math.log(2)] * len(losses))
+    _check_found(recovered)
     rows = [
         [(getattr(pair, side).baseline, getattr(pair, side).n) for pair in held_out]
         for side in ("positive", "negative")
@@ -174,7 +174,7 @@ def fit_pairs(
         vector,
         settings,
         fitted,
-        found,
+        recovered,
         held_out=len(held_out),
         objective="pairs",
         extra_nats=steered - own,
@@ -184,8 +184,8 @@ def fit_pairs(
     )
 
 
-def _check_found(found: Interval) -> None:
-    if found.value <= 0:
+def _check_found(recovered: Interval) -> None:
+    if recovered.value <= 0:
         raise InputError(
             "no edit was found that does better than the unsteered model",
             hint="try more --samples and --steps, a higher --rank or --layers all",

@@ -146,14 +146,14 @@ def write_lessons(
                 hint="shorten them",
             )
     rows = [(begun[i % len(begun)], i // len(begun)) for i in samples]
-    told = hashlib.sha256(json.dumps(begun).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(begun).encode()).hexdigest()[:16]
     written: list[list[int]] = []
     is_quick = room <= QUICK_TOKENS or model.network.num_parameters() < LARGE
     size = SAMPLED_TOGETHER if is_quick else SAMPLED_TOGETHER // 4
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         # Of other prompts the same numbers are other texts.
-        key = f"texts {samples[start]}-{samples[start + len(part) - 1]} after {told}"
+        key = f"texts {samples[start]}-{samples[start + len(part) - 1]} after {digest}"
         new = kept.get(key) if kept is not None else None
         if new is None:
             sampling = Sampling(max_tokens=room, temperature=1.0, seed=seed, batch_size=size)
@@ -162,10 +162,10 @@ def write_lessons(
                 kept.put(key, new)
         written += new
         on_done(len(part))
-    made = [
+    lessons_or_none = [
         _lesson(model, conditions, both, new) for (both, _), new in zip(rows, written, strict=True)
     ]
-    lessons = [lesson for lesson in made if lesson is not None]
+    lessons = [lesson for lesson in lessons_or_none if lesson is not None]
     if len(lessons) < len(rows) / 2:
         raise InputError(
             f"{model.identity.id} writes nothing after the condition",

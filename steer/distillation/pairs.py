@@ -106,9 +106,9 @@ class Preference:
         ]
 
     def _losses(self, edits: Edits, pairs: Sequence[Pair]) -> Tensor:
-        found = _log_ratios(self.model, pairs, edits)
-        before = torch.tensor([self.base[pair] for pair in pairs], device=found.device)
-        return softplus(-BETA * (found - before))
+        ratios = _log_ratios(self.model, pairs, edits)
+        before = torch.tensor([self.base[pair] for pair in pairs], device=ratios.device)
+        return softplus(-BETA * (ratios - before))
 
 
 def _log_ratios(model: Model, pairs: Sequence[Pair], edits: Edits | None) -> Tensor:
@@ -170,14 +170,14 @@ def preference(model: Model, contrasts: Contrasts, settings: DistillSettings) ->
             f"a pair has {longest:,} tokens, and {model.identity.id} takes {model.context:,}"
         )
     held_out, validation, lessons = _divided(pairs, prompts, settings.seed)
-    told = ContrastSummary(
+    summary = ContrastSummary(
         kind=contrasts.kind,
         n=len(lessons),
         sha256=contrasts.sha256,
         items=sketch(texts_of(contrasts)),
     )
     chat = contrasts.positive[0].role is not None
-    return Preference(model, lessons, validation, held_out, told, chat)
+    return Preference(model, lessons, validation, held_out, summary, chat)
 
 
 def _divided(
@@ -193,7 +193,7 @@ def _divided(
     place = {each[index]: place for place, index in enumerate(order)}
     fifth = len(each) // 5
     shuffled = sorted(zip(whose, pairs, strict=True), key=lambda row: place[row[0]])
-    made: tuple[list[Pair], list[Pair], list[Pair]] = ([], [], [])
+    parts: tuple[list[Pair], list[Pair], list[Pair]] = ([], [], [])
     for owner, pair in shuffled:
-        made[min(place[owner] // fifth, 2)].append(pair)
-    return made
+        parts[min(place[owner] // fifth, 2)].append(pair)
+    return parts

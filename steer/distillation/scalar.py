@@ -61,20 +61,20 @@ def plain_texts(
     kept: Journal | None,
 ) -> Texts:
     """Texts of the model without the condition, as lessons of the same two beginnings."""
-    asked = texts.conditions
-    swapped = Conditions(asked.baseline, asked.condition, asked.chat)
+    conditions = texts.conditions
+    swapped = Conditions(conditions.baseline, conditions.condition, conditions.chat)
     fewer = replace(settings, samples=-(-settings.samples // 2))
-    found = write(model, swapped, texts.prompts, fewer, progress, kept)
+    plain = write(model, swapped, texts.prompts, fewer, progress, kept)
 
     def turned(lessons: Sequence[Lesson]) -> list[Lesson]:
         return [Lesson(one.baseline, one.conditioned, one.n) for one in lessons]
 
     return Texts(
-        asked,
+        conditions,
         texts.prompts,
-        turned(found.lessons),
-        turned(found.validation),
-        turned(found.held_out),
+        turned(plain.lessons),
+        turned(plain.validation),
+        turned(plain.held_out),
     )
 
 
@@ -139,8 +139,8 @@ class ScalarLearner:
                     for token, one in zip(tokens, items, strict=True)
                 ],
             )
-        found: Tensor = Divergence.apply(logits, guided)  # type: ignore[no-untyped-call]
-        return found
+        losses: Tensor = Divergence.apply(logits, guided)  # type: ignore[no-untyped-call]
+        return losses
 
     def gradient(self, items: Sequence[Guided], state: Tensor) -> Tensor:
         """Of the mean divergence per token, in units of the effect at each coefficient."""
@@ -157,11 +157,11 @@ class ScalarLearner:
 
     def recovered(self, state: Tensor) -> float:
         """The mean of R at `MEASURED`, on the validation texts."""
-        found = [
+        recoveries = [
             self.recovery(value, state, self.task.texts.validation, self.plain.validation).value
             for value in MEASURED
         ]
-        return sum(found) / len(found)
+        return sum(recoveries) / len(recoveries)
 
     @torch.no_grad()
     def recovery(

@@ -90,13 +90,15 @@ class Sequential:
     def _conditioned(self, group: Group) -> dict[int, Tensor]:
         """Activations under the condition at each layer, [token, d_model]."""
         ids, mask = self.model.padded([row for row, _ in group.conditioned], left=False)
-        found: dict[int, Tensor] = {}
+        conditioned: dict[int, Tensor] = {}
 
         def reader(layer: int) -> Callable[[Tensor], None]:
-            return lambda resid: found.__setitem__(layer, spilled(picked(resid, group.conditioned)))
+            return lambda resid: conditioned.__setitem__(
+                layer, spilled(picked(resid, group.conditioned))
+            )
 
         run(self.model, ids, mask, {Site(layer): reader(layer) for layer in self.layers})
-        return found
+        return conditioned
 
     @torch.no_grad()
     def fit(
@@ -134,8 +136,8 @@ class Sequential:
         if not self._trunks:
             functions = {site: _function(affine, group) for site, affine in edits.items()}
             with placed(self.model, functions):
-                found = capture(self.model, group.ids, group.mask, [Site(layer)])
-            return Trunk(layer, found[Site(layer)])
+                captured = capture(self.model, group.ids, group.mask, [Site(layer)])
+            return Trunk(layer, captured[Site(layer)])
         if trunk is not None:
             return grown(self.model, group.ids, layer, self._here(trunk))
         known = self._unedited.setdefault(layer, [])

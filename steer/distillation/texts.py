@@ -42,11 +42,11 @@ class Texts:
     @property
     def contrast(self) -> ContrastSummary:
         """The condition as a file tells of it."""
-        asked = [*asdict(self.conditions).values(), self.prompts]
+        inputs = [*asdict(self.conditions).values(), self.prompts]
         return ContrastSummary(
             kind="condition",
             n=len(self.lessons),
-            sha256=hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+            sha256=hashlib.sha256(json.dumps(inputs).encode()).hexdigest(),
             positive=self.conditions.condition,
             negative=self.conditions.baseline,
         )

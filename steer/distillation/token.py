@@ -108,17 +108,17 @@ class Learner:
             logits = picked_logits(
                 self.task.model, [(self.row(lesson), lesson.n) for lesson in lessons]
             )
-        found: Tensor = Divergence.apply(logits, targets)  # type: ignore[no-untyped-call]
-        return found
+        losses: Tensor = Divergence.apply(logits, targets)  # type: ignore[no-untyped-call]
+        return losses
 
     @torch.no_grad()
     def sums(self, lessons: Sequence[Lesson], state: Tensor | None = None) -> list[float]:
         """Sum over its tokens of the divergence, of each lesson."""
-        found: list[float] = []
+        sums: list[float] = []
         for start in range(0, len(lessons), 32):
             for part in micro_batches(self.task.model, lessons[start : start + 32]):
-                found += [float(one.sum()) for one in by_lesson(self.losses(part, state), part)]
-        return found
+                sums += [float(one.sum()) for one in by_lesson(self.losses(part, state), part)]
+        return sums
 
     def gradient(self, lessons: Sequence[Lesson], state: Tensor) -> Tensor:
         """Of the mean divergence per token, in units of the whole effect."""
@@ -343,9 +343,9 @@ def fit_token(
     with progress("measuring on held-out texts", 4) as advance:
         base = divergences(model, texts.held_out, task.teacher, None)
         advance(1)
-        found = recovery(learner.sums(texts.held_out), base)
+        share = recovery(learner.sums(texts.held_out), base)
         advance(1)
-        if found.value <= 0:
+        if share.value <= 0:
             raise InputError(
                 "no token was found that does better than the model without it",
                 hint="try more --tokens, --samples or --steps, or --method ridge",
@@ -364,11 +364,11 @@ def fit_token(
             vector,
             replace(settings, learning_rate=LEARNING_RATE),
             Fitted(None, best_step=best_step, descended=True),
-            found,
+            share,
             held_out=len(baseline),
             extra_nats=extra_nats,
             condition_extra_nats=nats_per_token(model, baseline) - own,
-            evidence=f"recovery {found} on {len(baseline)} held-out texts; began at {began}",
+            evidence=f"recovery {share} on {len(baseline)} held-out texts; began at {began}",
             plain=plain,
             within=within,
             by_coefficient=_by_coefficient(scalar, texts),
@@ -381,13 +381,13 @@ def _by_coefficient(
     """Coefficient, recovery of its guided distribution on held-out texts, and the interval."""
     if scalar is None:
         return ()
-    found = {
+    recoveries = {
         value: scalar.recovery(value, scalar.state, texts.held_out, scalar.plain.held_out)
         for value in MEASURED
     }
     return tuple(
         (value, rounded(one.value), rounded(one.low), rounded(one.high))
-        for value, one in found.items()
+        for value, one in recoveries.items()
     )
 
 

@@ -24,17 +24,17 @@ def within(
 ) -> DistillSettings:
     """Settings with as many texts, tokens and steps as fit into a time; what is left out is
     noted."""
-    found = pace(model, rows=_ROWS)
+    speed = pace(model, rows=_ROWS)
     whole = Size(settings.held_out, settings.samples, settings.max_tokens)
     descends = settings.method == "descent"
 
     def texts(size: Size) -> float:
         n = size.samples + size.items
         read = _READS * n * (size.max_tokens + _BEFORE)
-        return n * size.max_tokens / found.written + read / found.read
+        return n * size.max_tokens / speed.written + read / speed.read
 
     def step(size: Size) -> float:
-        return _STEP * settings.batch_size * (size.max_tokens + _BEFORE) / found.read
+        return _STEP * settings.batch_size * (size.max_tokens + _BEFORE) / speed.read
 
     def predicted(size: Size) -> float:
         return texts(size) + (settings.steps * step(size) if descends else 0.0)

@@ -185,13 +185,13 @@ class Scorer:
                 clock = moved.clock({})
                 self._steered.append((editing, clock))
                 functions = site_functions(self.model, editing, clock)
-                found = self._forward(moved, [functions], None)[0]
+                log_probs = self._forward(moved, [functions], None)[0]
             else:
-                found = moved.base
+                log_probs = moved.base
         wanted = batch.columns.cpu()[None] + torch.tensor(shifts)[:, None]
         # What a text does not score is as good as anything.
         index = torch.searchsorted(moved.columns.cpu(), wanted).clamp(max=len(moved.columns) - 1)
-        return found[torch.arange(len(index))[:, None], index.to(found.device)]
+        return log_probs[torch.arange(len(index))[:, None], index.to(log_probs.device)]
 
     def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""

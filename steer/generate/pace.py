@@ -60,9 +60,9 @@ def pace(model: Model, rows: int = _ROWS) -> Pace:
 
 def sizes(whole: Size) -> list[Size]:
     """The whole and smaller ones, each no larger than the one before in anything."""
-    made = []
+    chosen = []
     for texts, tokens, layers in STEPS:
-        made.append(
+        chosen.append(
             Size(
                 items=_part(whole.items, texts, FEWEST_TEXTS),
                 samples=_part(whole.samples, texts, FEWEST_TEXTS),
@@ -72,7 +72,7 @@ def sizes(whole: Size) -> list[Size]:
                 else min(whole.layers, layers or whole.layers),
             )
         )
-    return list(dict.fromkeys(made))
+    return list(dict.fromkeys(chosen))
 
 
 def fitting(

@@ -85,20 +85,20 @@ class Workshop:
         Raises:
             RequestError: it is not asked for rightly.
         """
-        asked = _read(body, Making)
-        self._check_name(asked.name)
-        if sum(len(one.positive) + len(one.negative) for one in asked.pairs) > MOST_CHARACTERS:
+        parsed = _read(body, Making)
+        self._check_name(parsed.name)
+        if sum(len(one.positive) + len(one.negative) for one in parsed.pairs) > MOST_CHARACTERS:
             raise RequestError(
                 f"the pairs have more than {MOST_CHARACTERS:,} characters: use steer extract",
                 param="pairs",
             )
         try:
-            contrasts = _contrasts(asked)
+            contrasts = _contrasts(parsed)
         except SteerError as error:
             raise RequestError(str(error), param="pairs") from None
-        return self._events(asked, contrasts)
+        return self._events(parsed, contrasts)
 
-    async def _events(self, asked: Making, contrasts: Contrasts) -> AsyncIterator[str]:
+    async def _events(self, parsed: Making, contrasts: Contrasts) -> AsyncIterator[str]:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
@@ -106,7 +106,7 @@ class Workshop:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         def work(between: Between) -> SteeringVector:
-            fit = FitSettings(name=asked.name, description=asked.description)
+            fit = FitSettings(name=parsed.name, description=parsed.description)
             progress = _telling(tell, between)
             done = extract(InProcess(self.model), contrasts, ReadSettings(), fit, progress=progress)
             return done.best.sealed()
@@ -117,11 +117,11 @@ class Workshop:
             while (event := await events.get()) is not None:
                 yield _line(event)
             vector = future.result()
-            self._check_name(asked.name)
-            self.library.vectors[asked.name] = vector
-            self.library.unsaved.add(asked.name)
-            found = {"vector": describe(asked.name, vector.metadata)}
-            yield _line(found | {"warnings": warnings(vector.metadata)})
+            self._check_name(parsed.name)
+            self.library.vectors[parsed.name] = vector
+            self.library.unsaved.add(parsed.name)
+            result = {"vector": describe(parsed.name, vector.metadata)}
+            yield _line(result | {"warnings": warnings(vector.metadata)})
         except CancelledError:  # the server ends
             yield _line(RequestError("the server is stopped", 503).body)
         except RequestError as refusal:
@@ -171,9 +171,9 @@ def _read(body: dict[str, Any], kind: type[Any]) -> Any:
         raise RequestError(str(error), code="bad_request") from None
 
 
-def _contrasts(asked: Making) -> Contrasts:
-    source = ContrastSource(file="pairs", names=Names(), frame=Frame(None, asked.chat, None))
-    rows = [msgspec.to_builtins(pair) for pair in asked.pairs]
+def _contrasts(parsed: Making) -> Contrasts:
+    source = ContrastSource(file="pairs", names=Names(), frame=Frame(None, parsed.chat, None))
+    rows = [msgspec.to_builtins(pair) for pair in parsed.pairs]
     return contrast_files.read(source, lambda _: records_in(rows, "pairs"))
 
 
