@@ -1,4 +1,4 @@
-"""Does a baked folder do what the hooks do? Log-probs of both on the same texts, in float32."""
+"""Compare a baked folder with the hooks: log-probs of both on the same texts, in float32."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from steer.models.source import ModelSource
 from steer.steering.steers import Steer
 from steer.steering.tokens import separate
 
-#: How far a log-prob may be off where the folder has all digits.
+#: The largest difference of log-probs for a float32 folder.
 EXACT = 1e-4
-#: Where its numbers are rounded to 16 bits, of the mean: what rounding all weights of a small model
-#: costs is about half of this.
+#: The largest mean difference for 16-bit folders: about twice the effect of rounding all weights of
+#: a small model.
 ROUNDED = {"bfloat16": 0.05, "float16": 0.01}
-#: Tokens of a text that are looked at, and random ones beside the texts.
+#: Tokens compared per text, and random tokens besides the texts.
 N_TOKENS = 64
 
 TEXTS = (
@@ -41,15 +41,14 @@ TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far the folder is from the hooks, and how far these are from the unsteered model.
+    """The difference between the folder and the hooks, and between the hooks and no steering.
 
     largest, mean: of the absolute differences of log-probs, over n_tokens tokens and the
-    vocabulary. effect, mean_effect: likewise of the hooks' from the unsteered model's. dtype: of
-    the folder. exact: whether it was baked to do what the hooks do. passed: within `tolerance`, of
-    `largest` where it is exact and float32, of `mean` else; and no new token is ever likely.
-
-    new_token: the highest log-probability of a learned token, which is never to be written, over
-    the texts and over text that the folder wrote; None where there is no such token.
+    vocabulary. effect, mean_effect: the same for the hooks and the unsteered model. dtype: of the
+    folder. exact: whether the baking is exact. passed: `largest` (if exact and float32, else
+    `mean`) is within `tolerance`, and no new token is ever likely. new_token: the highest
+    log-probability of a learned token, which should never be generated, over the texts and texts
+    that the folder generated; None without such a token.
     """
 
     largest: float
@@ -63,7 +62,7 @@ class Difference:
 
     @property
     def tolerance(self) -> float:
-        if not self.exact:  # nearer to the hooks than doing nothing is
+        if not self.exact:  # nearer to the hooks than the unsteered model
             return self.mean_effect
         return ROUNDED.get(self.dtype, EXACT)
 
@@ -76,7 +75,7 @@ class Difference:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether the steers do so little here that nobody could tell whether they are there."""
+        """Whether the steers' effect is too small here to detect."""
         if self.exact and self.dtype == "float32":
             return not self.effect > 10 * EXACT
         return self.exact and not self.mean_effect > 2 * self.tolerance
@@ -100,9 +99,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the folder is to give: its token ids of each text, and log-probs [token, vocabulary].
+    """The expected result of the folder: token ids of each text, and log-probs [token, vocabulary].
 
-    Where learned tokens stand before a text, its own tokens are looked at.
+    After learned tokens, only the text's own tokens are compared.
     """
 
     ids: list[Tensor]
@@ -110,8 +109,8 @@ class Reference:
     unsteered: list[Tensor]
 
     def difference(self, baked: Sequence[Tensor], dtype: str, *, exact: bool = True) -> Difference:
-        """How far log-probs are from these."""
-        # Of the vocabulary that there was, and the texts' own tokens.
+        """Compare log-probs with these."""
+        # Only for the original vocabulary and the texts' own tokens.
         same = [a[-len(b) :, : b.shape[1]] for a, b in zip(baked, self.steered, strict=True)]
         off = [(a - b).abs() for a, b in zip(same, self.steered, strict=True)]
         moved = [(a - b).abs() for a, b in zip(self.steered, self.unsteered, strict=True)]
@@ -132,10 +131,10 @@ def reference(
     texts: Sequence[str] = TEXTS,
     added: Sequence[Added] = (),
 ) -> Reference:
-    """What hooks give on the texts, and on random tokens.
+    """Log-probs with hooks on the texts, and on random tokens.
 
-    added: the steers' learned tokens as the folder has them; each is tried before the texts, and in
-    the system message of a chat.
+    added: the steers' learned tokens in the folder; each is tried before the texts, or in the
+    system message of a chat.
 
     Raises:
         InputError: no text has a token.
@@ -170,7 +169,7 @@ def reference(
 
 
 def _around(model: Model, mark: str, texts: Sequence[str]) -> list[str]:
-    """Texts with a token before them or, where there is a chat template, in a system message."""
+    """Texts with a token before them or, with a chat template, in the system message."""
     if not model.template.exists:
         return [mark + text for text in texts]
     return [model.chat(text, mark) for text in texts]
@@ -195,9 +194,9 @@ def compare(
     exact: bool = True,
     added: Sequence[Added] = (),
 ) -> Difference:
-    """Load what was baked, in float32, and hold it against what the hooks gave.
+    """Load the folder in float32 and compare it with the hooks.
 
-    dtype: in which its numbers are written. added: its learned tokens, which it must never write.
+    dtype: of its weights. added: its learned tokens, which it must never generate.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -213,7 +212,7 @@ def compare(
 
 
 def _check_written(model: Model, added: Sequence[Added], expected: Reference) -> None:
-    """Refuse a folder whose tokenizer does not read a token as what the comparison has run.
+    """Check that the folder's tokenizer maps a token's text to its ids.
 
     Raises:
         ModelError: it does not.

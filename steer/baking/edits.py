@@ -1,7 +1,7 @@
-"""From steers to what has to be done at each write to the residual stream. No weights yet.
+"""Translate steers to edits of each write to the residual stream, still without weights.
 
-What can be a part of the weights is what acts on every token alike and is affine in what is
-written: constants that are added, and projections that are taken out of every write.
+Weights can express edits that are the same for every token and affine in the write: adding
+constants, and ablating projections from every write.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Part = Literal["embedding", "attention", "mlp"]
 
 
 class Writer(NamedTuple):
-    """What writes to the stream: the embedding (layer 0), or a layer's attention or MLP."""
+    """A writer to the stream: the embedding (layer 0), or a layer's attention or MLP."""
 
     layer: int
     part: Part
@@ -38,7 +38,7 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Take the share `share` of the projection on `direction`, a unit vector, out of it."""
+    """Remove the fraction `share` of the projection on `direction`, a unit vector."""
 
     direction: Directions
     share: float
@@ -56,12 +56,12 @@ _WRITER: dict[str, Part] = {
 
 
 def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
-    """What is done at each write, in the order in which the hooks do it.
+    """The edits of each write, in the order of the hooks.
 
     Raises:
-        VectorError: what cannot be baked, or nothing is left.
+        VectorError: a steer cannot be baked, or no edit is left.
         SiteError: the model does not have a site.
-        ModelError: the hooks have something else in place of this model's writes.
+        ModelError: the hooks do not act on this model's writes.
     """
     check_bakeable(steers)
     for steer in steers:
@@ -88,7 +88,7 @@ def _steps(plan_of_site: SitePlan) -> list[Add | Project]:
 
 
 def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
-    """As `write_sites`, where weights can stand for all of them.
+    """The result of `write_sites`, if weights can express edits at all of them.
 
     Raises:
         ModelError: they cannot.
@@ -101,7 +101,7 @@ def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
             hint="`steer apply` can ablate at all layers, with ablate@all",
         ) from None
     if "mlp_out" not in hooks.sites and (len(steers) > 1 or not removes_all(steers[0])):
-        # There all of the stream is ablated, in place of what the MLP has written.
+        # There the hooks ablate the whole stream instead of the MLP's write.
         raise ModelError(
             f"{hooks.architecture} does not show what its MLPs write: beside ablate=writes, whole"
             " and alone, nothing else can be baked",

@@ -1,4 +1,4 @@
-"""Which parameters of a network each edit goes to, and what has to change so that they exist."""
+"""Find the parameters of a network for each edit, and the changes that they need."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from steer.baking.families import IN_OUT, Family, family_of
 from steer.base.errors import ModelError, SteerError
 from steer.models.model import Model
 
-#: What becomes of a checkpoint's weights by name.
+#: The renamings of a checkpoint's weights.
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(slots=True)
 class Matrix:
-    """One matrix that writes: its name, and which of its axes is d_model. norm: of what follows."""
+    """A matrix that writes to the stream: its name and d_model axis. norm: the one after it."""
 
     name: str
     axis: int
@@ -28,12 +28,12 @@ class Matrix:
 
 @dataclass(slots=True)
 class Placement:
-    """Where everything goes.
+    """The parameters for all edits.
 
-    biases: of each writer whose edits add something, the parameter. matrices: of each writer whose
-    edits project. changes: to the configuration. model_type: another one, where it has the place.
-    untied: the embedding and the LM head were one, and are two. approximations: what is not as the
-    hooks do it, and why; nothing where all is exact.
+    biases: the bias of each writer with a constant. matrices: those of each writer with a
+    projection. changes: to the configuration. model_type: another type, if that has the parameters.
+    untied: whether the embedding and the LM head are separated. approximations: how the result
+    differs from the hooks, and why; empty if it is exact.
     """
 
     biases: dict[Writer, str] = field(default_factory=dict)
@@ -45,17 +45,17 @@ class Placement:
 
 
 def place(model: Model, edits: Edits, *, approximate: bool) -> Placement:
-    """Where the edits go in this model.
+    """Place the edits in this model.
 
     Raises:
-        ModelError: the architecture has no place for one of them; with `approximate`, only where
-            nothing comes near either.
+        ModelError: the architecture has no place for an edit or, with `approximate`, not even for
+            an approximation.
     """
     return _Placing(model, approximate).placed(edits)
 
 
 class _Placing:
-    """One model's way to a placement."""
+    """Places the edits in one model."""
 
     def __init__(self, model: Model, approximate: bool) -> None:
         self.name = model.hooks.architecture
@@ -80,13 +80,13 @@ class _Placing:
             if any(isinstance(step, Add) for step in steps):
                 self.placement.biases[writer] = self._bias(writer)
         if self.tied and any(writer.part == "embedding" for writer in edits):
-            # What the LM head compares the stream with stays as it was.
+            # The LM head stays unchanged.
             self.placement.changes["tie_word_embeddings"] = False
             self.placement.untied = True
         return self.placement
 
     def _matrices(self, writer: Writer) -> list[Matrix]:
-        """What a writer writes with; of a post-norm family, only nearly."""
+        """The matrices of a writer; in a post-norm family, the edit is approximate."""
         family, layer = self.family, f"{self.family.blocks}.{writer.layer}."
         if writer.part == "embedding":
             matrices = [Matrix(f"{path}.weight", IN_OUT) for path in family.embeddings]
@@ -149,7 +149,7 @@ class _Placing:
         return layer + path + ("_bias" if family.experts and part == "mlp" else ".bias")
 
     def _as_llama(self) -> None:
-        """Write it as a Llama, of which it is a case where no layer has a window."""
+        """Save the model as a Llama; without sliding windows it is a special case of one."""
         self.placement.model_type = "llama"
         # In Llama one switch gives all four projections of attention a bias.
         if any(name.endswith("q_proj.bias") for name in self.names):
@@ -162,7 +162,7 @@ class _Placing:
             )
 
     def _nearly(self, what: str, nearest: str | None = None) -> None:
-        """Go on where that was asked for."""
+        """Note an approximation, if the user allows it."""
         if not self.approximate:
             hint = "--approximate bakes what comes nearest, and says so"
             raise ModelError(

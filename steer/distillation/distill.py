@@ -1,11 +1,11 @@
-"""A prompt condition into an edit of the residual stream that does what the condition does.
+"""Distil a prompt condition into an edit of the residual stream with the same effect.
 
 Context distillation (Askell et al. 2021, arXiv 2112.00861) into a low-rank edit of representations
 (ReFT, Wu et al. 2024, arXiv 2404.03592). The model is frozen; the edit minimises, per token,
 
     KL(p(. | condition, prompt, text) || p_edited(. | baseline, prompt, text))
 
-over texts that the conditioned model has written. `Edits` has the form, `recovery` the measure.
+over texts that the conditioned model has generated. `Edits` has the form, `recovery` the measure.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def distill(
     progress: Progress = silent,
     kept: Journal | None = None,
 ) -> SteeringVector:
-    """The edit that does most of what the condition does, with what it recovers and costs.
+    """The edit with the best recovery of the condition's effect, with its recovery and cost.
 
-    `write`, then `fit`, of which many can use the same texts. Both run on `quick(model)`.
+    It calls `write` and then `fit`, on `quick(model)`; several calls of `fit` can share texts.
 
     Raises:
-        InputError, SiteError, UsageError: as those two.
+        InputError, SiteError, UsageError: as in those two.
     """
     check(model, settings)
     model = quick(model)
@@ -61,7 +61,7 @@ def distill(
 
 
 def check(model: Model, settings: DistillSettings) -> None:
-    """What can be known before any text is written.
+    """Check the settings before any text is generated.
 
     Raises:
         SiteError: a layer that the model does not have.
@@ -78,11 +78,11 @@ def fit(
     settings: DistillSettings,
     progress: Progress = silent,
 ) -> SteeringVector:
-    """The edit of one rank at one set of layers.
+    """Fit the edit of one rank at one set of layers.
 
     Raises:
-        InputError: none was found that comes nearer to the condition than the unsteered model.
-        SiteError, UsageError: as `check`.
+        InputError: no edit recovers any of the effect.
+        SiteError, UsageError: as in `check`.
     """
     model, texts = task.model, task.texts
     check(model, settings)
@@ -106,7 +106,7 @@ def _measured(
     recovered: Interval,
     advance: Advance,
 ) -> SteeringVector:
-    """The vector of an edit, with what it recovers and what its texts cost."""
+    """The vector of an edit, with its recovery and the cost of its texts."""
     edits = fitted.edits
     model, texts = task.model, task.texts
     conditioned = [(one.conditioned, one.n) for one in texts.held_out]
@@ -141,12 +141,12 @@ def fit_pairs(
     settings: DistillSettings,
     progress: Progress = silent,
 ) -> SteeringVector:
-    """The edit that makes the positive completions of pairs likelier.
+    """Fit an edit that makes the positive completions of pairs likelier.
 
     Raises:
-        InputError: none was found that does.
-        UsageError: a method that does not learn from pairs, or as `check`.
-        SiteError: as `check`.
+        InputError: no such edit was found.
+        UsageError: the method does not learn from pairs, or as in `check`.
+        SiteError: as in `check`.
     """
     model, held_out = task.model, task.held_out
     check(model, settings)
