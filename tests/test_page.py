@@ -16,6 +16,9 @@ import torch
 from serving_here import Here
 
 from steer.base.errors import SteerError
+from steer.concepts.make import make
+from steer.concepts.settings import QUICK, MakeSettings
+from steer.concepts.words import understood
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings
 from steer.generate.apply import generate
@@ -373,6 +376,17 @@ def test_a_vector_is_made_as_extract_makes_it_and_saved(tmp_path: Path) -> None:
     assert store.read(tmp_path / "made/liking.safetensors").sha256 == expected.sha256
 
 
+def test_words_make_the_vector_that_they_make_elsewhere(tmp_path: Path) -> None:
+    words = {"word": "[mood: joyful]", "against": "[mood: gloomy]"}
+    concept = understood(*words.values(), name="mood").concept
+    [expected] = make(model(), [concept], MakeSettings(**QUICK))
+    own = Library(dict(library().vectors))
+    with Here(model(), own, folder=tmp_path) as server:
+        events = server.events("/page/vectors", {"name": "mood"} | words)
+    assert events[-1]["report"] == expected.report.to_dict()
+    assert own.vectors["mood"].sha256 == expected.vector.sealed().sha256
+
+
 def test_texts_go_on_while_a_vector_is_made(tmp_path: Path) -> None:
     """Those that are being written neither stop nor change."""
     asked = GREEDY | {"max_tokens": 40, "steer": "joyful:2@2"}
@@ -400,6 +414,10 @@ def test_texts_go_on_while_a_vector_is_made(tmp_path: Path) -> None:
         ({"pairs": [{"positive": "a", "negative": ""}] * 2}, "bad_request"),
         ({"pairs": [PAIRS[0] | {"positive": "x" * 19_000}] * 60}, None),
         ({"folder": "/"}, "bad_request"),
+        ({"pairs": None}, None),
+        ({"word": "calm"}, None),
+        ({"pairs": None, "against": "calm"}, None),
+        ({"pairs": None, "word": "calm", "against": "Calm"}, None),
     ],
 )
 def test_what_makes_no_vector_is_refused(

@@ -192,7 +192,7 @@ function empty() {
   const title = about.vectors.length ? "See what steering does" : "No vectors yet";
   const text = about.vectors.length
     ? on ? `The same prompt is answered twice: by the model as it is, and with ${on}. Move the slider, then send.` : "Switch a vector on at the left, then send: the same prompt is answered with it and without."
-    : can("make") ? "A vector is a direction in the model that separates two kinds of text. Show it a few of each." : "Start the server with --vectors FOLDER to have some.";
+    : can("make") ? "A vector is a direction in the model that separates two kinds of text. Name the two in words, or show it a few of each." : "Start the server with --vectors FOLDER to have some.";
   const ideas = IDEAS[settings.mode].map((idea) => h("button", { type: "button", class: "idea", on: { click: () => send(idea) } }, idea));
   const make = !about.vectors.length && can("make") ? h("button", { type: "button", class: "primary", on: { click: () => showMaking(made) } }, "Make a vector") : "";
   byId("turns").replaceChildren(h("div", { class: "welcome" }, h("h2", {}, title), h("p", {}, text), make, h("div", { class: "ideas" }, ...ideas)));
