@@ -13,6 +13,7 @@ import { showStrip } from "./strip.js";
 
 const views = new Map(); // turn id -> { column: AnswerView }
 const running = new Set(); // AbortControllers
+let waiting; // the timer of `store`
 const STORED = "steer.conversation";
 const IDEAS = {
   chat: ["How was your day?", "Tell me a story about the sea.", "What should I do this weekend?"],
@@ -114,7 +115,7 @@ function wire() {
     else panel.count();
     if (open) byId("panel").querySelector("button, input")?.focus();
   });
-  addEventListener("pagehide", store);
+  addEventListener("pagehide", keep);
 }
 
 const lastPrompt = () => talk.path().at(-1)?.prompt ?? "";
@@ -340,8 +341,13 @@ async function openFile() {
   } catch (error) { problem(error.message); }
 }
 
-/** Keep the conversation for when this tab is loaded again. */
+/** Keep the conversation for when this tab is loaded again, once it is quiet. */
 function store() {
+  clearTimeout(waiting);
+  waiting = setTimeout(keep, 500);
+}
+
+function keep() {
   try { sessionStorage.setItem(STORED, talk.saved()); } catch { /* too much, or not allowed: it is not kept */ }
 }
 
