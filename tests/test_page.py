@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.serving import pages
+from steer.serving.batching import MOST_WORK, Batcher, Between
+from steer.serving.errors import RequestError
 from steer.serving.library import Library
 from steer.serving.middleware import Access
 from steer.serving.sockets import first_free
@@ -402,6 +405,29 @@ def test_texts_go_on_while_a_vector_is_made(tmp_path: Path) -> None:
         made, written = asyncio.run(both())
     assert '"vector"' in made.text
     assert written.json()["choices"] == alone
+
+
+def test_work_that_nobody_waits_for_is_given_up() -> None:
+    begun = threading.Event()
+
+    def endless(between: Between) -> None:
+        while True:
+            begun.set()
+            between()
+
+    with Batcher(model(), pytest.fail) as batcher:
+        abandoned = batcher.run(endless)
+        assert begun.wait(10)
+        abandoned.cancel()
+        assert batcher.run(lambda between: "done").result(10) == "done"
+        begun.clear()
+        batcher.run(endless)
+        assert begun.wait(10)
+        for _ in range(MOST_WORK):
+            batcher.run(endless)
+        with pytest.raises(RequestError, match="later"):
+            batcher.run(endless)
+    # The thread has ended, whatever there was to do.
 
 
 @pytest.mark.parametrize(
