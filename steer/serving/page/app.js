@@ -59,7 +59,7 @@ function adopt(steer) {
   if (!one) return;
   const recommended = Number.parseFloat(String(one.recommended.coefficient)) || 1;
   Object.assign(own(steer.vector), {
-    on: true, times: Number.parseFloat(String(steer.coefficient)) / recommended, layers: steer.layers.join(","),
+    on: true, times: Number.parseFloat(String(steer.coefficient)) / recommended, layers: String(steer.layers) === String(one.recommended.layers) ? "" : steer.layers.join(","),
     op: steer.op === one.recommended.op ? "" : steer.op, scope: steer.scope === one.recommended.scope ? "" : steer.scope, when: steer.when ?? "",
   });
 }
