@@ -18,7 +18,7 @@ from serving_here import Here
 
 from steer.base.errors import SteerError
 from steer.concepts.make import make
-from steer.concepts.settings import QUICK, MakeSettings
+from steer.concepts.settings import MakeSettings
 from steer.concepts.words import understood
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings
@@ -31,7 +31,7 @@ from steer.library.data import contrast_set
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
-from steer.serving import pages
+from steer.serving import making, pages
 from steer.serving.batching import MOST_WORK, Batcher, Between
 from steer.serving.errors import RequestError
 from steer.serving.library import Library
@@ -379,10 +379,15 @@ def test_a_vector_is_made_as_extract_makes_it_and_saved(tmp_path: Path) -> None:
     assert store.read(tmp_path / "made/liking.safetensors").sha256 == expected.sha256
 
 
-def test_words_make_the_vector_that_they_make_elsewhere(tmp_path: Path) -> None:
+def test_words_make_the_vector_that_they_make_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few: dict[str, Any] = {"train": 4, "choice": 2, "held_out": 4, "max_tokens": 4}
+    few |= {"depths": (0.6,), "coefficients": (2.0,)}
+    monkeypatch.setattr(making, "QUICK", few)
     words = {"word": "[mood: joyful]", "against": "[mood: gloomy]"}
     concept = understood(*words.values(), name="mood").concept
-    [expected] = make(model(), [concept], MakeSettings(**QUICK))
+    [expected] = make(model(), [concept], MakeSettings(**few))
     own = Library(dict(library().vectors))
     with Here(model(), own, folder=tmp_path) as server:
         events = server.events("/page/vectors", {"name": "mood"} | words)
