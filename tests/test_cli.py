@@ -25,8 +25,8 @@ from steer.base.errors import SteerError
 from steer.cli.command import _MODULES, COMMANDS, GROUPS
 from steer.cli.main import app
 from steer.generate.batch import Batch
+from steer.ops.registry import ops
 from steer.steering.generation import Generation
-from steer.steering.operation import OpName
 from steer.steering.scope import Schedule
 from steer.steering.spec import parse, parse_condition
 from steer.vectors import store
@@ -164,7 +164,7 @@ def test_help_shows_every_form_and_what_it_shows_is_read() -> None:
     ):
         parse(form)
     scopes = ("/response", "/prompt", "response=0-4", "4-9", "/4-:", "/not-4-9", "/skip-special")
-    for word in (*get_args(OpName), "norm=keep", "=writes", *scopes):
+    for word in (*ops().names, "norm=keep", "=writes", *scopes):
         assert word in said, word
     for course in get_args(get_type_hints(Schedule)["kind"]):
         assert course == "constant" or f"{course}=" in said
@@ -351,7 +351,7 @@ def test_specs_that_are_wrong(
         (["-v", "joyful", "--when", "joyful"], 2, ["not a condition"]),
         (["-v", "joyful", "--when", "joyful>high"], 2, ["not a threshold"]),
         (["-v", "joyful", "--when", "none>0.5"], 1, ["no vector named 'none'"]),
-        (["--when", "joyful>0.5"], 2, ["nothing to steer"]),
+        (["--when", "joyful>0.5"], 2, ["no steer to gate"]),
         (["-v", "joyful@0", "--when", "joyful@2>0.5/token"], 1, ["behind", "resid_post 0"]),
         (["--guard", "joyful>0.5/mean"], 2, ["looks at new tokens"]),
         (["--guard", "joyful>0.5", "--on-trip", "cry"], 2, ["stop, error or ablate"]),
@@ -361,9 +361,13 @@ def test_specs_that_are_wrong(
         (["-v", "both:clamp=pos"], 1, ["does not say where its two", "a number in place of pos"]),
         (["-v", "joyful", "--when", "nosuch>0.4"], 1, ["the gate 'nosuch>0.4': no vector named"]),
         (["-v", "joyful", "--when", "joyful>1/often"], 2, ["'often' is not mean", "/token"]),
-        (["--beams", 2], 2, ["does not draw", "--temperature 0"]),
+        (["--beams", 2], 2, ["does not sample", "--temperature 0"]),
         (["--beams", 2, "-t", 0, "--watch", "joyful"], 2, ["--beams goes with no"]),
-        (["--beams", 2, "-t", 0, "-v", "joyful", "--when", "joyful@0>9/token"], 2, ["no gate at"]),
+        (
+            ["--beams", 2, "-t", 0, "-v", "joyful", "--when", "joyful@0>9/token"],
+            2,
+            ["excludes gates that read"],
+        ),
         (["--beams", 2, "-t", 0, "-n", 3], 2, ["cannot end in 3 texts"]),
     ],
 )

@@ -218,7 +218,9 @@ def test_the_recommended_layer_separates_and_has_length() -> None:
         statistics(layer, apart, norm)
         for layer, (apart, norm) in enumerate([(0.7, 0.9), (1.0, 0.1), (0.99, 0.5), (1.0, 0.5)])
     ]
-    assert recommend(rows).layers == (2,)
+    assert recommend(rows, n_layers=4).layers == (2,)
+    late = [statistics(layer, 1.0, norm=2.0**layer) for layer in range(10)]
+    assert recommend(late, n_layers=10).layers == (7,), "not the last fifth, where all separate"
 
 
 def test_data_without_a_signal_are_called_so(tmp_path: Path) -> None:
@@ -270,7 +272,7 @@ def test_a_vector_no_better_than_length_is_called_so(tmp_path: Path) -> None:
         assert row.separability is not None and 0.74 < row.separability < 0.8
         contrast = msgspec.structs.replace(metadata.contrast, giveaways=told)
         said = warnings(msgspec.structs.replace(metadata, contrast=contrast))
-        assert ("length may be all" not in " ".join(said)) == silent
+        assert ("it may be a vector of length" not in " ".join(said)) == silent
 
 
 def test_sites_that_were_not_recorded(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same(
     assert run(folder, "--texts", "held.jsonl", "--json").exit_code == 130
     monkeypatch.setattr(Scorer, "score", original)
     resumed = run(folder, "--texts", "held.jsonl", "--json")
-    assert "going on with a sweep" in resumed.stderr
+    assert "resuming an interrupted sweep" in resumed.stderr
     assert json.loads(resumed.stdout) == json.loads(whole.stdout)
     assert "going on" not in run(folder, "--texts", "held.jsonl", "--json").stderr
 
@@ -310,7 +310,7 @@ def test_a_full_disk_does_not_cost_the_scores(
         patched.setattr(sweep_command, "_write", full)
         assert run(folder, *asked).exit_code == 1
     again = run(folder, *asked)
-    assert "going on with a sweep" in again.stderr
+    assert "resuming an interrupted sweep" in again.stderr
     assert Path("sweep.json").is_file()
 
 
@@ -319,9 +319,9 @@ def test_what_cannot_be_swept_says_so(
 ) -> None:
     monkeypatch.setattr("steer.cli.options.load_model", lambda source: pytest.fail("loaded"))
     held = ["--texts", "held.jsonl"]
-    failed(run(folder), 1, "nothing to see an effect by", "--texts")
+    failed(run(folder), 1, "no data to measure an effect on", "--texts")
     failed(run(folder, "--texts", "joyful.jsonl"), 1, "made from 24 of these")
-    failed(run(folder, *held, "-v", "joyful:2"), 2, "a sweep finds the numbers")
+    failed(run(folder, *held, "-v", "joyful:2"), 2, "chooses layers and coefficients itself")
     failed(run(folder, *held, "-v", "joyful:ablate"), 1, "a percentage is a length to add")
     failed(run(folder, *held, "-v", "joyful:add/decay=5"), 2, "a sweep steers", "steer eval")
     failed(run(folder, *held, "-v", "joyful:ablate/on=0-3"), 2, "a sweep steers", "steer eval")
@@ -380,7 +380,7 @@ def test_a_few_items_recommend_nothing(joyful: str, folder: Path) -> None:
     told = run(folder, "--texts", "few.jsonl", "--max-kl", 10, "--max-nats", 10)
     assert told.exit_code == 1
     assert "recommended" not in told.stdout
-    for said in ("3 held-out items cannot tell it from chance", "the nearest cell is"):
+    for said in ("3 held-out items are too few to exclude chance", "the nearest cell is"):
         assert said in told.stderr
 
 
@@ -445,6 +445,24 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     assert told.exit_code == 0, told.stderr
     (position / "stdout").write_text(told.stdout)
     return vector, json.loads((position / "sea.json").read_text())
+
+
+def test_a_quick_sweep_has_a_shortlist_and_does_not_say_whether_it_is_stable(
+    swept: tuple[Path, dict[str, Any]],
+) -> None:
+    path, whole = swept
+    assert whole["again"] is not None and whole["shortlist"][0]["typed"] == whole["choice"]["typed"]
+    rows = [cell["layers"] for cell in whole["shortlist"]]
+    assert len(set(rows)) == len(rows)
+    held = ["sweep", "-v", path, "--texts", path.with_name("held.jsonl"), "--layers", "1-3"]
+    told = steer(*held, "--coefficients", "5%,20%,400%", "--samples", 8, "--quick", "--json")
+    assert told.exit_code == 0, told.stderr
+    quick = json.loads(told.stdout)
+    assert quick["again"] is None and quick["stable"] is None and quick["instability"]
+    assert quick["n"]["items"] == 12
+    for cell in quick["shortlist"]:
+        assert cell["extra_nats"]["value"] <= quick["budget"]["nats"]
+        assert cell["samples"] and cell["shift"] is not None
 
 
 def test_what_is_saved_is_what_apply_takes(swept: tuple[Path, dict[str, Any]]) -> None:

@@ -18,6 +18,13 @@ def check_bakeable(steers: Sequence[Steer]) -> None:
     if not steers:
         raise VectorError("there is nothing to bake", hint="name vectors with -v, or a recipe")
     for steer in steers:
+        if steer.is_token:
+            if not steer.coefficient.value:
+                raise VectorError(
+                    f"{steer} cannot be baked: the token stands nowhere at the coefficient 0",
+                    hint=f"leave it out, or bake {steer.vector.name}:1",
+                )
+            continue
         reason, nearest = _obstacle(steer) or ("", "")
         if reason:
             raise VectorError(f"{steer} cannot be baked: {reason}", hint=nearest)
@@ -39,13 +46,13 @@ def _obstacle(steer: Steer) -> tuple[str, str] | None:
             "weights do not change from token to token",
             f"leave /{steer.schedule} out to bake all of it",
         )
-    if op.name == "ablate" and not op.writes:
+    if op.op.linear is not None and not op.writes:
         return (
             "earlier layers have written along the direction already, and one layer's weights do"
             " not see that",
-            f"take it out of every write: {name}:ablate=writes@{steer.layers[-1]}",
+            f"do it at every write: {name}:{op.name}=writes@{steer.layers[-1]}",
         )
-    if op.name not in ("add", "ablate"):
+    if not op.op.adds and op.op.linear is None:
         return (
             f"{op} depends on the activations",
             f"add a constant ({name}:1), or {name}:ablate=writes@{steer.layers[-1]}",

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from steer.baking.bakeable import check_bakeable
 from steer.base.errors import ModelError, SiteError, VectorError
-from steer.hooks.inject import write_sites
+from steer.hooks.inject import removes_all, write_sites
 from steer.models.hookmap import HookMap
 from steer.steering.plan import SitePlan, plan
 from steer.steering.steers import Steer
@@ -81,7 +81,10 @@ def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
 
 def _steps(made: SitePlan) -> list[Add | Project]:
     adds: list[Add | Project] = [Add(addition.delta) for addition in made.adds.values()]
-    return adds + [Project(along.direction, along.coefficient) for along in made.others]
+    return adds + [
+        Project(along.direction, -(along.op.linear or 0.0) * along.coefficient)
+        for along in made.others
+    ]
 
 
 def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
@@ -97,7 +100,7 @@ def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
             f"ablate=writes cannot be baked: {error}",
             hint="`steer apply` can ablate at all layers, with ablate@all",
         ) from None
-    if "mlp_out" not in hooks.sites and (len(steers) > 1 or steers[0].coefficient.value != 1):
+    if "mlp_out" not in hooks.sites and (len(steers) > 1 or not removes_all(steers[0])):
         # There all of the stream is ablated, in place of what the MLP has written.
         raise ModelError(
             f"{hooks.architecture} does not show what its MLPs write: beside ablate=writes, whole"
@@ -107,7 +110,7 @@ def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
     return sites
 
 
-def describe(edits: Edits) -> str:
+def describe(edits: Edits, n_tokens: int = 0) -> str:
     """`constants added at layer 2-3; a direction taken out of ...`, for the card."""
     steps = [(writer.layer, step) for writer, made in edits.items() for step in made]
     layers = {layer for layer, step in steps if isinstance(step, Add)}
@@ -116,4 +119,7 @@ def describe(edits: Edits) -> str:
     if directions:
         what = "a direction" if len(directions) == 1 else f"{len(directions)} directions"
         parts.append(f"{what} taken out of every write to the residual stream")
+    if n_tokens:
+        what = "a learned token" if n_tokens == 1 else f"{n_tokens} learned tokens"
+        parts.append(f"{what} in the vocabulary")
     return "; ".join(parts)

@@ -106,7 +106,7 @@ class Registry(Generic[T]):
             return self._by_alias[name]
         for broken in self.broken:
             if broken.name == name:
-                raise UsageError(str(broken), hint="mend or update that package")
+                raise UsageError(str(broken), hint="fix or update that package")
         raise UsageError(f"{name!r} is not a {self.noun}", hint=f"use one of {listed(self.items)}")
 
 

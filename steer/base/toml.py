@@ -1,4 +1,4 @@
-"""TOML from files that anybody can have written."""
+"""Read TOML from untrusted files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-#: Names in one key, such as the two of `generation.seed`: each takes tomllib as long as all before.
+#: The most names in one key (`generation.seed` has two), in which tomllib's time is exponential.
 _MOST_NAMES = 8
-#: What can hold any character in TOML: strings, and comments. Those without an end reach to it.
+#: Strings and comments in TOML, which can hold any character; unterminated ones reach to the end.
 _QUOTED = re.compile(
     r'"""(?:\\.|[^\\])*?(?:"""|\\?\Z)'
     r"|'''.*?(?:'''|\Z)"
@@ -28,7 +28,7 @@ _AROUND_KEYS = re.compile(r"[=,{}\[\]\n]")
 
 
 def load_toml(text: str, subject: str, *, hint: str | None = None) -> dict[str, Any]:
-    """The tables of a TOML text; `subject` names the file in errors.
+    """The tables of a TOML text. subject: the name of the file in errors.
 
     Raises:
         InputError: it is not TOML, or a key has too many names; tomllib's message has the line.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steer.cli import engine as engines
 from steer.cli import generated, options, output
+from steer.cli.command import SteerCommand
 from steer.cli.recipe import RecipeOption, settings
 from steer.cli.texts import given_texts, with_map
 from steer.cli.watched import Looking, report_watched
@@ -21,13 +23,38 @@ from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.models.model import Model
+    from steer.ops.op import Op
     from steer.steering.generation import Generation, Guide, Sampling
     from steer.steering.steers import Steer
 
 
+#: Where the second column of the forms of `-v` begins.
+_OPS_COLUMN = 28
+
+
+class ApplyCommand(SteerCommand):
+    """Its help shows every op, also those of other packages."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """The docstring, with a line or two for each op."""
+        from steer.ops.registry import ops
+
+        lines = [line for op in ops() if not op.adds for line in _help_lines(op)]
+        self.help = (self.help or "").replace("{ops}", "\n".join(lines))
+        super().format_help_text(ctx, formatter)
+
+
+def _help_lines(op: Op) -> list[str]:
+    """How an op is typed, and what it does; a projection is that on the vector."""
+    text = op.help + (f"; {op.name}=writes: at every write" if op.linear is not None else "")
+    rows = textwrap.wrap(text, 78 - _OPS_COLUMN, break_on_hyphens=False)
+    heads = [f"-v joyful:{op.example or op.name}", *[""] * (len(rows) - 1)]
+    return [f"{head:<{_OPS_COLUMN}}{row}" for head, row in zip(heads, rows, strict=True)]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("apply")(apply)
+    app.command("apply", cls=ApplyCommand)(apply)
 
 
 @options.with_model(default="pocket", chat=True)
@@ -121,11 +148,7 @@ def apply(
     -v joyful:-1.5@2,5-7        times the vector, at these layers; @all: its own
     -v joyful:15%               as long as 15 % of the activations there
     -v joyful:2,norm=keep       add, but keep the activation's length
-    -v refusal:ablate@3-8       remove the projection; 0.5,ablate: half of it;
-                                ablate=writes: at every write
-    -v mood:clamp=pos           set it to a side's mean (pos, neg, mid), a number
-    -v troll:cap=mid            the same where it is above; floor=0: below
-    -v joyful:rotate=20         turn by 20 degrees, towards the vector
+    {ops}
     -v joyful:2/response        from the last prompt token on; /prompt: before it
     -v joyful:2/response=0-4    the first five new tokens; /4-9 or /4-: of the
                                 text; /not-4-9: all others; /skip-special besides
@@ -188,7 +211,7 @@ def apply(
     looking.read_vectors()
     options.check_readers(chat=chat, steers=steers, watched=looking.watched, guards=looking.guards)
     used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
-    source = options.with_template_of(used, source, chat=chat)
+    source = options.for_vectors(used, source, chat=chat)
     # For an engine this process only tells tokens, and whether the vectors fit the weights.
     model = options.load_model(replace(source, device="cpu") if engine else source)
 
@@ -275,9 +298,11 @@ class _Run:
 
     def pairs(self, steers: Sequence[Steer], *, compare: bool) -> Iterator[generated.Pair]:
         """Every continuation as it is finished, with the unsteered one where they are compared."""
+        from steer.steering.tokens import absent
+
         # What is compared with is left as it is.
         plain = replace(self, guides=())
-        beside = plain._each([], guarded=False) if compare else repeat(None)
+        beside = plain._each(absent(steers), guarded=False) if compare else repeat(None)
         return zip(self._each(steers), beside, strict=False)
 
     def stream(self, steers: Sequence[Steer]) -> None:

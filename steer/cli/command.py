@@ -36,6 +36,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "Make vectors": {
         "contrasts": "Look at contrast sets: what they hold, and what they give away.",
+        "make": "Make a vector, find how strong it can be, and show what it does.",
         "extract": "Make a steering vector from two words, or from contrasting texts.",
         "pack": "Make vectors of many concepts at once, from a TOML file.",
         "fit": "Make another vector from kept activations, without the model.",
@@ -85,6 +86,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "vector", "vectors", "recipe", "when", "condition", "contrasts", "prompt", "prompts",
         "texts", "positive", "negative", "positive_file", "negative_file", "paired",
         "unrelated", "tags", "served", "map", "positive_label", "negative_label", "lists", "split",
+        "against", "phrase", "questions", "raises", "lowers", "only",
     ),
     _HOW: (),
     _OUTPUT: (

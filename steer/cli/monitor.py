@@ -98,14 +98,14 @@ def monitor(
     readouts = [one for typed in vector for one in _readouts(typed)]
     options.check_readers(chat=chat, watched=readouts)
     used = [readout.vector for readout in readouts]
-    source = options.with_template_of(used, source, chat=chat)
+    source = options.for_vectors(used, source, chat=chat)
     given = given_texts(text, texts, names, "text", 'steer monitor "One day" -v NAME')
     with workers.workers(cluster, source) as readers:
         from steer.monitoring.monitor import monitor as run
-        from steer.monitoring.monitor import plan
+        from steer.monitoring.monitor import tokenize
         from steer.workers import once
 
-        planned = once(readers, partial(plan, texts=given, chat=chat))
+        planned = once(readers, partial(tokenize, texts=given, chat=chat))
         options.check_fit(used, planned.model, allow_other_model=allow_other_model)
         with output.progress("reading", len(given)) as advance:
             traces = run(readers, planned, readouts, advance)

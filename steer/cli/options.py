@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 from steer.base.errors import UsageError
 from steer.base.processes import hearing_interrupts
 from steer.cli import output
-from steer.models.source import ModelSource
+from steer.models.source import POCKET, ModelSource
 from steer.vectors.rendering import parse_settings, settings_for
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ MethodOption = Annotated[
     str,
     typer.Option(metavar="NAME[:OPTION=VALUE]", help="How it is fitted: a method listed below."),
 ]
+
+#: An id on the hub, without an adapter or a file behind it.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 _MODEL_HELP = "pocket, a folder, hub id or .gguf."
 
@@ -106,6 +110,7 @@ def with_model(
             adapter=adapter,
             offline=offline,
             fast=fast,
+            assumed=model is None,
         )
 
     def chatting(
@@ -134,11 +139,19 @@ def with_model(
     return with_options("source", source)
 
 
-def with_template_of(
+def for_vectors(
     vectors: Iterable[SteeringVector], source: ModelSource, *, chat: bool = True
 ) -> ModelSource:
-    """The model with the chat-template settings that the vectors were read with, unless others were
-    typed, which is warned of. Without `chat` nothing is rendered, and nothing changes."""
+    """The model to use vectors on: where nobody named one, the model that they were made on; with
+    the chat-template settings that they were read with, unless others were typed, which is warned
+    of. Without `chat` nothing is rendered, and the settings stay.
+
+    Raises:
+        UsageError: nobody named a model, and the vectors' own cannot be found.
+        ModelError: the configuration of the model shows that a vector does not fit it.
+    """
+    vectors = list(vectors)
+    source = _checked(vectors, _inferred(vectors, source))
     if not chat:
         return source
     reads = [(vector.name, vector.metadata.read) for vector in vectors]
@@ -148,6 +161,46 @@ def with_template_of(
     for text in warnings:
         output.warning(text)
     return replace(source, template=settings)
+
+
+def _inferred(vectors: Sequence[SteeringVector], source: ModelSource) -> ModelSource:
+    """The model that all vectors were made on, where nobody named one and it can be found."""
+    from steer.models import known
+
+    made_on = {one.metadata.model for one in vectors if one.metadata.model.bound}
+    if not source.assumed or len({model.fingerprint for model in made_on}) != 1:
+        return source
+    model = next(iter(made_on))
+    if model.id == POCKET:
+        return source
+    path = known.find(model.fingerprint)
+    if path is None and not _HUB_ID.fullmatch(model.id):
+        raise UsageError(
+            f"vector {vectors[0].name!r} was made on {model.id}, a local model that was not loaded"
+            " on this machine before, or is no longer there",
+            hint=f"name it: -m FOLDER, where {model.id} lies",
+        )
+    name = model.id if path is None else str(path)
+    output.note(f"the vector's own model: -m {name}")
+    revision = model.revision if path is None else None
+    return replace(source, name=name, revision=source.revision or revision, assumed=False)
+
+
+def _checked(vectors: Sequence[SteeringVector], source: ModelSource) -> ModelSource:
+    from steer.base.errors import ModelError
+    from steer.models import known
+
+    for vector in vectors:
+        made_on = vector.metadata.model
+        if made_on.bound and source.folder is not None:
+            found = known.contradicts(source.folder, made_on)
+            if found:
+                raise ModelError(
+                    f"vector {vector.name!r} was made on {made_on.id} ({made_on.architecture}):"
+                    f" {found} ({source.name})",
+                    hint=f"name {made_on.id} with -m, or make the vector again on this model",
+                )
+    return source
 
 
 def with_options(parameter: str, make: Callable[..., Any]) -> Callable[[Command], Command]:

@@ -1,4 +1,4 @@
-"""A cell: one way in which a text is scored or written."""
+"""A cell: one setting under which texts are scored or generated."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from steer.steering.steers import Steer
 
 @dataclass(frozen=True, slots=True)
 class Unsteered:
-    """The model as it is."""
+    """The unsteered model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """The model as it is, with the condition before the text."""
+    """The unsteered model with the condition before the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,19 @@ class Steered:
             raise ValueError("a cell without steers is Unsteered")
 
 
-Cell = Unsteered | Prompted | Steered
+@dataclass(frozen=True, slots=True)
+class Guided:
+    """The model as it is and with the condition before the text, in the guided distribution of both
+    (`steer.generate.guidance`): strength 1 is the condition, 0 is none."""
+
+    strength: float
+
+
+Cell = Unsteered | Prompted | Steered | Guided
 
 UNSTEERED, PROMPTED = Unsteered(), Prompted()
 
 
 def steers_of(cell: Cell) -> tuple[Steer, ...]:
-    """The steers of a cell; none of one that is not steered."""
+    """The steers of a cell; empty for an unsteered one."""
     return cell.steers if isinstance(cell, Steered) else ()

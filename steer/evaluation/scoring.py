@@ -1,23 +1,23 @@
-"""Texts scored under many ways of steering at once, teacher-forced: no text is generated.
+"""Score texts under many cells at once, with teacher forcing: no text is generated.
 
 A batch holds each of its texts once for every cell (`steer.evaluation.cells`), and each cell edits
-its own rows. What lies below the lowest layer of a batch runs once (`steer.hooks.trunk`).
+its own rows. Layers below the lowest edited layer run once for all cells (`steer.hooks.trunk`).
 
-Extra nats: how much less likely steered texts are to the unsteered model than its own.
+Extra nats: how much less likely steered texts are under the unsteered model than its own texts.
 
     E_x~steered mean_t H(p_steered(. | x_<t), p_base(. | x_<t))
         - E_x~base mean_t H(p_base(. | x_<t)),            H(p, q) = -sum_v p(v) log q(v)
 
 per token of texts that were sampled at temperature 1. The mean of -log p_base(x_t) has the same
-expectation, with the noise of the one token that was drawn at each position; the cross-entropy
-averages over all that could have been (Rao-Blackwell).
+expectation but more noise, from the single token drawn at each position; the cross-entropy averages
+over all tokens (Rao-Blackwell).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, TypedDict
 
@@ -32,31 +32,34 @@ from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
 from steer.evaluation.batches import Batch, Text, TokenMeasure, surprise
-from steer.evaluation.cells import Cell, Prompted, Steered
+from steer.evaluation.cells import Cell, Guided, Prompted, Steered
+from steer.generate.guidance import guided
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import by_rows, site_functions
+from steer.hooks.tokens import embedded, standing
 from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
 from steer.models.memory import token_budget
 from steer.models.model import Model
 from steer.steering.steers import Steer
+from steer.steering.tokens import separate
 from steer.vectors.sites import Site, format_layers
 from steer.workers import once, workers_of
 
 Sums = NDArray[np.float64]
 Functions = dict[Site, SiteFunction]
-#: Of each text, the nats that its tokens were expected to cost, and how many they are.
+#: For each text, the expected nats of its tokens, and the number of tokens.
 Nats = tuple[Sums, Sums]
 
-#: Bytes of logits that one batch makes: more would leave a CPU's caches.
+#: Bytes of logits in one batch, so that they fit into a CPU's caches.
 LOGITS_BYTES = {"cpu": 16_000_000, "cuda": 1_000_000_000}
 
 
 @dataclass
 class Scorer:
-    """Scores groups of texts under cells; what is the same for all cells it keeps, while there is
+    """Scores groups of texts under cells. It caches results that all cells share, while there is
     room."""
 
     model: Model
@@ -76,13 +79,12 @@ class Scorer:
 
         Raises:
             HookError: a cell was never applied.
-            InputError: a text without the prompt that a gate looks at.
+            InputError: a text has no prompt, which a gate needs.
         """
         batch = self._batches[group]
-        # Condition and baseline are the batch's own, the same whatever else is asked of it.
-        steered = self._functions(
-            batch, [cell.steers for cell in cells if isinstance(cell, Steered)]
-        )
+        # The batch caches the unsteered and the prompted log-probabilities.
+        editing = [one for one in cells if isinstance(one, Steered) and not _has_token(one)]
+        steered = self._functions(batch, [cell.steers for cell in editing])
         layer = _shared_layer(steered)
         trunk = None
         if layer is not None and takes_trunks(self.model):
@@ -95,8 +97,14 @@ class Scorer:
         of_steered = iter(np.concatenate(parts) if parts else ())
         sums: list[Sums] = []
         for cell in cells:
-            if isinstance(cell, Steered):
+            if isinstance(cell, Steered) and _has_token(cell):
+                sums.append(self._sums(self._with_tokens(batch, cell.steers)[None], batch)[0])
+            elif isinstance(cell, Steered):
                 sums.append(next(of_steered))
+            elif isinstance(cell, Guided):
+                both = torch.stack([batch.base, batch.conditioned], -2)
+                own = guided(both, (cell.strength,)).log_softmax(-1)
+                sums.append(self._sums(own[None], batch)[0])
             else:
                 own = batch.conditioned if isinstance(cell, Prompted) else batch.base
                 sums.append(self._sums(own[None], batch)[0])
@@ -105,15 +113,14 @@ class Scorer:
         return np.stack(sums)
 
     def _sums(self, cells: Tensor, batch: Batch) -> Sums:
-        """Sums [cell, text] over the columns that count, of log-probabilities."""
+        """Sums of the measure over each text's scored columns, [cell, text]."""
         values = self.measure(cells, batch)
         counts = batch.weights.to(values.device).bool()
-        # Not every device has float64.
-        found = values.masked_fill(~counts, 0.0).cpu().double().sum(-1).numpy()
-        return np.asarray(found)
+        # On the CPU, since not every device has float64.
+        return np.asarray(values.masked_fill(~counts, 0.0).cpu().double().sum(-1).numpy())
 
     def _remember(self, batch: Batch) -> None:
-        """Keep the batch's own log-probabilities for the next layer, where there is room."""
+        """Keep the batch's own log-probabilities for the next layer, if there is room."""
         size = 4 * batch.n_logits * sum(name in vars(batch) for name in ("base", "conditioned"))
         if batch not in self._kept and self._bytes + size > LOGITS_BUDGET:
             batch.forget()
@@ -122,57 +129,92 @@ class Scorer:
             self._bytes += size
 
     def _at_once(self, batch: Batch) -> int:
-        """How many cells of a batch run together."""
+        """How many cells of a batch can run together."""
         logits = LOGITS_BUDGET // (4 * batch.n_logits)
         return max(1, min(logits, token_budget(self.model) // batch.ids.numel()))
 
     def _trunk(self, layer: int, batch: Batch, kept: dict[int, Trunk]) -> Trunk:
-        """What the batch's texts come to at a layer: of every layer where there is room, else of
-        this one alone, from a lower one where that was kept."""
+        """The batch's trunk at a layer. If there is room, those of all layers are kept; otherwise
+        only this one, computed from a lower one if that was kept."""
         size = batch.ids.numel() * self.model.identity.d_model * self.model.network.dtype.itemsize
         every = self.model.n_layers * size
         if not kept and self._bytes + every <= LOGITS_BUDGET:
             self._bytes += every
             kept.update(batch.grow())
         if layer not in kept:
-            lower = next((one for one in kept.values() if one.layer < layer), None)
+            lower = next((trunk for trunk in kept.values() if trunk.layer < layer), None)
             kept.clear()
             kept[layer] = grown(self.model, batch.ids, layer, lower)
         return kept[layer]
 
     def _functions(self, batch: Batch, cells: Sequence[Sequence[Steer]]) -> list[Functions]:
-        """What each cell does. Gates that look at prompts see what comes before the response."""
+        """The site functions of each cell. Prompt gates see the tokens before the response."""
         steers = [steer for cell in cells for steer in cell]
         prompts = [text.ids[: text.start] for text in batch.texts]
         special = set(self.model.tokenizer.all_special_ids)
         for gate in (steer.gate for steer in steers):
             if gate and gate.pooling != "token" and any(map(special.issuperset, prompts)):
                 raise InputError(
-                    f"the gate {gate} looks at prompts, and a text has none",
-                    hint="give --texts and --unrelated a prompt each, and pass --prompts",
+                    f"the gate {gate} reads prompts, but a text has none",
+                    hint="add prompts to --texts and --unrelated, and pass --prompts",
                 )
         values = prompt_values(self.model, steers, prompts)
         self._steered = [(cell, batch.clock(values)) for cell in cells]
         return [site_functions(self.model, cell, clock) for cell, clock in self._steered]
+
+    def _with_tokens(self, batch: Batch, steers: Sequence[Steer]) -> Tensor:
+        """Log-probabilities [text, column, vocabulary] at the batch's columns, of its texts with
+        learned tokens before them."""
+        tokens, editing = separate(steers)
+        longer = [standing(self.model, tokens, text.ids) for text in batch.texts]
+        shifts = [len(ids) - len(text.ids) for ids, text in zip(longer, batch.texts, strict=True)]
+        moved = Batch.of(
+            self.model,
+            [
+                replace(
+                    text,
+                    ids=tuple(ids),
+                    scored=tuple(position + shift for position in text.scored),
+                    start=text.start + shift,
+                )
+                for ids, shift, text in zip(longer, shifts, batch.texts, strict=True)
+            ],
+        )
+        with embedded(self.model, tokens):
+            if editing:
+                clock = moved.clock({})
+                self._steered.append((editing, clock))
+                functions = site_functions(self.model, editing, clock)
+                found = self._forward(moved, [functions], None)[0]
+            else:
+                found = moved.base
+        wanted = batch.columns.cpu()[None] + torch.tensor(shifts)[:, None]
+        # What a text does not score is as good as anything.
+        index = torch.searchsorted(moved.columns.cpu(), wanted).clamp(max=len(moved.columns) - 1)
+        return found[torch.arange(len(index))[:, None], index.to(found.device)]
 
     def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
         times = len(cells)
         functions = by_rows(cells, [len(batch.ids)] * times)
         with replayed(self.model, trunk, times), placed(self.model, functions):
-            found = batch.log_probs(batch.ids.repeat(times, 1), batch.columns)
-        return found.view(times, len(batch.ids), *found.shape[1:])
+            log_probs = batch.log_probs(batch.ids.repeat(times, 1), batch.columns)
+        return log_probs.view(times, len(batch.ids), *log_probs.shape[1:])
+
+
+def _has_token(cell: Steered) -> bool:
+    return any(steer.is_token for steer in cell.steers)
 
 
 class _Scored(TypedDict):
-    """What a worker found of a batch: sums [cell][text], and the steers that were idle in all."""
+    """A worker's result for a batch: sums [cell][text], and the steers that were idle."""
 
     sums: list[list[float]]
     idle: list[str]
 
 
-class Part(NamedTuple):
-    """Texts to be scored in one way; `name` is what is kept of them under."""
+class TextSet(NamedTuple):
+    """Texts to score by one measure; `name` is their key in the journal."""
 
     name: str
     texts: Sequence[Text]
@@ -181,7 +223,7 @@ class Part(NamedTuple):
 
 @dataclass
 class _Scorers:
-    """What a worker does: a batch of a part, under some cells."""
+    """The job of a worker: score a batch of a text set under some cells."""
 
     model: Model
     parts: Sequence[tuple[Sequence[Sequence[Text]], TokenMeasure]]
@@ -197,75 +239,76 @@ class _Scorers:
 
 def score_rows(
     model: Model,
-    parts: Sequence[Part],
+    parts: Sequence[TextSet],
     rows: Mapping[int, Sequence[Cell]],
     on_done: Callable[[int, int], None] = lambda row, n_scores: None,
     done: Journal | None = None,
     *,
     allow_idle: bool = False,
 ) -> Iterator[tuple[int, list[Sums]]]:
-    """Score all texts under the cells of each row; as it is done, a row's number and its sums of
-    each part, float64 [cell, text]. What is `done` of a row of this number is not scored again.
+    """Score all texts under the cells of each row. Yields a row's index and its sums for each text
+    set, float64 [cell, text], as soon as the row is done. Batches that the journal `done` has are
+    not scored again.
 
     Raises:
-        IdleError: a steer changed nothing in any text of a part, so a number of 0 would say nothing
-            of it; unless `allow_idle`.
+        IdleError: a steer changed nothing in any text of a set, so its score of 0 would be
+            meaningless; unless `allow_idle`.
         HookError: a cell was never applied.
-        InputError: a text without the prompt that a gate looks at.
+        InputError: a text has no prompt, which a gate needs.
     """
     journal = Journal(None) if done is None else done
     workers, n_cells = workers_of(model), max(map(len, rows.values()))
     texts = [part.texts for part in parts]
-    groups = once(workers, lambda model: [in_groups(model, one, n_cells) for one in texts])
+    groups = once(workers, lambda model: [in_groups(model, part, n_cells) for part in texts])
     every = [(part, group) for part in range(len(parts)) for group in range(len(groups[part]))]
     sums = {
         row: [np.zeros((len(cells), len(part.texts))) for part in parts]
         for row, cells in rows.items()
     }
-    left = dict.fromkeys(rows, len(every))
+    n_open = dict.fromkeys(rows, len(every))
 
     idle: dict[tuple[int, int], set[str]] = {}
 
-    def put(row: int, part: int, group: int, found: _Scored) -> bool:
-        """Whether that ends the row."""
+    def put(row: int, part: int, group: int, scored: _Scored) -> bool:
+        """Store the result of a batch; whether its row is complete."""
         indices = groups[part][group]
-        sums[row][part][:, indices] = found["sums"]
-        idle.setdefault((row, part), set(found["idle"])).intersection_update(found["idle"])
-        left[row] -= 1
+        sums[row][part][:, indices] = scored["sums"]
+        idle.setdefault((row, part), set(scored["idle"])).intersection_update(scored["idle"])
+        n_open[row] -= 1
         on_done(row, len(rows[row]) * len(indices))
-        if not left[row] and not allow_idle:
-            for number, one in enumerate(parts):
-                _check_acted(idle.get((row, number), set()), len(one.texts))
-        return not left[row]
+        if not n_open[row] and not allow_idle:
+            for number, text_set in enumerate(parts):
+                _check_acted(idle.get((row, number), set()), len(text_set.texts))
+        return not n_open[row]
 
-    # A template that has the date in it makes other tokens of the same texts tomorrow.
+    # The tokens are part of the key: a template with the date gives others tomorrow.
     names = [f"{part.name} {_digest(part.texts)}" for part in parts]
 
     def key(row: int, part: int, group: int) -> str:
         return f"{names[part]} {row}: {format_layers(groups[part][group])}"
 
     ahead = []
-    for place in [(row, *one) for row in rows for one in every]:
-        found = journal.get(key(*place))
-        if not isinstance(found, dict):
-            ahead.append(place)
-        elif put(*place, _Scored(sums=found["sums"], idle=found["idle"])):
-            yield place[0], sums[place[0]]
-    # Who scores is told the groups: by the memory that is free there, they might be others.
-    told = [
+    for batch in [(row, part, group) for row in rows for part, group in every]:
+        kept = journal.get(key(*batch))
+        if not isinstance(kept, dict):
+            ahead.append(batch)
+        elif put(*batch, _Scored(sums=kept["sums"], idle=kept["idle"])):
+            yield batch[0], sums[batch[0]]
+    # Workers get the groups, since other free memory would give them other groups.
+    grouped = [
         ([[part.texts[index] for index in indices] for indices in together], part.measure)
         for part, together in zip(parts, groups, strict=True)
     ]
     items = ((part, group, rows[row]) for row, part, group in ahead)
-    for number, found in workers.map(partial(_Scorers, parts=told), items):
-        place = ahead[number]
-        journal.put(key(*place), found)
-        if put(*place, found):
-            yield place[0], sums[place[0]]
+    for number, scored in workers.map(partial(_Scorers, parts=grouped), items):
+        batch = ahead[number]
+        journal.put(key(*batch), scored)
+        if put(*batch, scored):
+            yield batch[0], sums[batch[0]]
 
 
 def _digest(texts: Sequence[Text]) -> str:
-    """A hash of the tokens that are scored."""
+    """A hash of the tokens of texts."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(f"{text.ids} {text.scored} {text.start} {text.conditioned}\n".encode())
@@ -283,14 +326,14 @@ def score(
     *,
     allow_idle: bool = False,
 ) -> Sums:
-    """Sums over each text's scored tokens under every cell, float64 [cell, text]. What is `done`
-    under this name is not scored again.
+    """Sums over each text's scored tokens under every cell, float64 [cell, text]. Batches that the
+    journal `done` has under this name are not scored again.
 
     Raises:
         IdleError, HookError, InputError: as `score_rows`.
     """
     count = lambda _, n_scores: on_done(n_scores)  # noqa: E731  (it is always row 0)
-    part = Part(name, texts, measure)
+    part = TextSet(name, texts, measure)
     [(_, [sums])] = score_rows(model, [part], {0: cells}, count, done, allow_idle=allow_idle)
     return sums
 
@@ -298,8 +341,8 @@ def score(
 def idle_in_all(
     model: Model, batch: Batch, steered: Sequence[tuple[Sequence[Steer], TokenClock]]
 ) -> list[str]:
-    """The steers that changed nothing in any text of a batch, though no closed gate held them back
-    and no bound was left unreached in one."""
+    """The steers that changed nothing in any text of a batch, without a closed gate or an unreached
+    bound that would explain it."""
     named = []
     for steers, clock in steered:
         named += [
@@ -317,50 +360,50 @@ def _is_idle(model: Model, steer: Steer, clock: TokenClock, row: int, text: Text
     if acted(clock, steer, row) or clock.is_closed(steer.gate, row):
         return False
     special = [token in model.special_ids for token in text.ids[: text.start]]
-    bounded = steer.op.name in ("cap", "floor")
+    bounded = steer.op.op.bounded
     return not (bounded and reached(steer, special, len(text.ids) - text.start, model.n_layers))
 
 
 def _check_acted(idle: set[str], n_texts: int) -> None:
     for steer in sorted(idle):
         raise IdleError(
-            f"{steer} changed nothing in any of the {n_texts:,} texts that are scored: what is"
-            " measured would not be its effect",
+            f"{steer} changed nothing in any of the {n_texts:,} scored texts, so its effect cannot"
+            " be measured on them",
             hint="change its scope, schedule or coefficient, or leave the layer out with --layers",
         )
 
 
 def expected_nats(model: Model, texts: Sequence[Text], cell: Cell) -> Nats:
-    """Cross-entropies summed over the scored tokens of texts that were written under `cell`."""
+    """Cross-entropies summed over the scored tokens of texts that were generated under `cell`."""
     counts = np.array([float(len(text.scored)) for text in texts])
     return score(model, texts, [cell], surprise, allow_idle=True)[0], counts
 
 
 def extra(own: Nats, base: Nats) -> Interval:
-    """Nats per token more than the unsteered model's own texts have.
+    """Nats per token above those of the unsteered model's own texts.
 
-    Texts of one number were drawn with the same random numbers, and are resampled together.
+    Texts with the same index were sampled from the same seeds, so they are resampled as pairs.
     """
-    # The condition's texts may be fewer: one that has no token to learn from is left out.
+    # The condition may have fewer texts, since empty ones are left out.
     n = min(len(own[0]), len(base[0]))
     return difference((own[0][:n], own[1][:n]), (base[0][:n], base[1][:n]))
 
 
 def check_effect(base: Sums, texts: Sequence[Text]) -> None:
-    """Refuse a condition that cannot be told from none. base: sums of KL(p_condition || p_base).
+    """Refuse a condition without an effect. base: sums of KL(p_condition || p_base).
 
     Raises:
-        InputError: it moves the next token by less than `LEAST_EFFECT` nats.
+        InputError: it changes the prediction of the next token by less than `LEAST_EFFECT` nats.
     """
     if base.sum() < LEAST_EFFECT * sum(len(text.scored) for text in texts):
         raise InputError(
-            "the condition changes nothing in what the model writes",
-            hint="does the model heed it as a prompt? see with `steer apply`",
+            "the condition does not change what the model generates",
+            hint="check with `steer apply` whether the model follows it as a prompt",
         )
 
 
 def in_groups(model: Model, texts: Sequence[Text], n_cells: int) -> list[list[int]]:
-    """Numbers of texts of like length, as many together as fit with all their cells."""
+    """Groups of indices of texts with similar lengths, as many as fit with all their cells."""
     tokens = token_budget(model)
     logits = LOGITS_BYTES.get(model.device.type, LOGITS_BYTES["cuda"]) // (4 * vocabulary(model))
     groups: list[list[int]] = []
@@ -377,7 +420,7 @@ def in_groups(model: Model, texts: Sequence[Text], n_cells: int) -> list[list[in
 
 
 def _shared_layer(cells: Sequence[Functions]) -> int | None:
-    """The highest layer below which no cell reads or edits the texts; it may at `resid_post`."""
+    """The highest layer up to which all cells share their activations (except its `resid_post`)."""
     sites = [site for cell in cells for site in cell]
     lowest = min(
         (site.layer if site.name == "resid_post" else site.layer - 1 for site in sites), default=-1

@@ -1,8 +1,8 @@
-"""The vectors that a suite compares for one subject: one extraction, fitted by every method, and
-the edits that are distilled.
+"""Make the vectors that a suite compares for one subject: fit one recording by every method, and
+distill edits.
 
 A suite names a method as `METHOD` or `METHOD, POSITION`: `mean_diff, last` reads the last token.
-`distill` is what `steer distill` does without `--method`.
+`distill` is the default method of `steer distill`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Candidate:
 
 
 def default_labels() -> tuple[str, ...]:
-    """Every method that fits, at each of its positions, and the distillations that are quick."""
+    """Every fitting method at each of its positions, and the distillations that are fast."""
     fits = [
         method.name if position == "mean" else f"{method.name}, {position}"
         for method in fit_methods()
@@ -73,14 +73,14 @@ def parse_candidate(label: str) -> Candidate:
 def vectors(
     model: Model, subject: Subject, texts: Sequence[str], labels: Sequence[str], max_tokens: int
 ) -> dict[str, SteeringVector]:
-    """A vector by each method; a distillation learns from texts of `max_tokens`.
+    """A vector by each method. max_tokens: the length of the texts that distillations learn from.
 
     Raises:
         InputError: the condition changes nothing, or a text is too long.
     """
     candidates = [parse_candidate(label) for label in labels]
-    fits = [one for one in candidates if one.position is not None]
-    found = _fitted(model, subject, texts, fits) if fits else {}
+    fits = [candidate for candidate in candidates if candidate.position is not None]
+    by_label = _fitted(model, subject, texts, fits) if fits else {}
     for candidate in candidates:
         method = candidate.method
         if isinstance(method, DistillMethod):
@@ -92,8 +92,8 @@ def vectors(
                 options=candidate.options,
             )
             conditions = Conditions(subject.condition, "", chat=False)
-            found[candidate.label] = distill(model, conditions, subject.openings, settings)
-    return {label: found[label] for label in labels}
+            by_label[candidate.label] = distill(model, conditions, subject.openings, settings)
+    return {label: by_label[label] for label in labels}
 
 
 def _fitted(
@@ -107,16 +107,16 @@ def _fitted(
     contrasts = Contrasts(
         "conditions", conditioned, plain, conditions=((subject.condition,), ("",))
     )
-    positions = tuple(dict.fromkeys(one.position for one in candidates))
+    positions = tuple(dict.fromkeys(candidate.position for candidate in candidates))
     fits = [
         FitSettings(
-            one.label,
-            one.method.name,
-            positions=(str(one.position),),
-            options=one.options,
+            candidate.label,
+            candidate.method.name,
+            positions=(str(candidate.position),),
+            options=candidate.options,
         )
-        for one in candidates
+        for candidate in candidates
     ]
     read = ReadSettings(positions=positions)
     extracted = extract_each(InProcess(model), contrasts, read, fits)
-    return {one.best.name: one.best for one in extracted}
+    return {extraction.best.name: extraction.best for extraction in extracted}

@@ -1,8 +1,8 @@
-"""Which layer and which coefficient: a grid of cells, their scores, a choice, and its evidence.
+"""Find the layer and the coefficient: a grid of cells, their scores, a choice, and its evidence.
 
-One trip: `grid_of` says which cells there are, `steer.evaluation.bench` scores them,
-`steer.evaluation.choice` takes one, `steer.evaluation.verdict` holds it against chance and against
-itself, and `SweepResult` shows it.
+`grid_of` makes the cells, `steer.evaluation.bench` scores them, `steer.evaluation.choice` chooses
+one, `steer.evaluation.verdict` tests it against chance and for stability, and `SweepResult` shows
+it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from steer.base.durations import seconds_of
 from steer.base.errors import InputError, UsageError, VectorError
 from steer.base.files import check_writable
 from steer.base.intervals import plain
@@ -25,6 +26,7 @@ from steer.evaluation.bench import Bench, bench, journal, run
 from steer.evaluation.cells import Cell, Steered
 from steer.evaluation.choice import Budget
 from steer.evaluation.data import (
+    Data,
     Engine,
     Progress,
     Step,
@@ -40,8 +42,11 @@ from steer.evaluation.evaluations import frame
 from steer.evaluation.task import Task
 from steer.evaluation.verdict import Verdict, judge
 from steer.evaluation.written import Writing
+from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
+from steer.measures.baselines import N_CHANCE
 from steer.measures.elimination import looks, n_looks
 from steer.measures.grids import (
+    MULTIPLES,
     Grid,
     GridRow,
     Position,
@@ -55,8 +60,9 @@ from steer.measures.grids import (
 )
 from steer.measures.heat import LOOKED, heat_map
 from steer.measures.tables import in_console, in_notebook, table
+from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation, parse_coefficient
-from steer.steering.scope import CONSTANT
+from steer.steering.scope import CONSTANT, Scope
 from steer.steering.spec import SteerSpec, parse
 from steer.steering.steers import Steer, check_all_fit, recommended_operation, usual_scope
 from steer.vectors import store
@@ -67,10 +73,12 @@ from steer.vectors.vector import SteeringVector
 
 Rule = Literal["budget", "refusal_direction"]
 RULES: tuple[Rule, ...] = ("budget", "refusal_direction")
-#: What `quick` makes do with: rows, items, written texts, and their tokens.
+#: The limits of `quick`: rows, items, generated texts, and their tokens.
 QUICK_ROWS, QUICK_ITEMS, QUICK_SAMPLES, QUICK_TOKENS = 6, 12, 12, 24
-#: Cells of the front that are shown, the strongest.
+#: How many cells of the front are shown, the strongest.
 FRONT = 8
+#: Times that a sweep writes texts, to estimate how long it takes.
+LOOKS = 10
 
 
 def grid_of(
@@ -86,13 +94,15 @@ def grid_of(
     """The cells of a sweep: each vector at each of its layers, with each of the coefficients.
 
     vectors: names, paths, or vectors; also with an op and a scope, as in `joyful:ablate/response`.
-    layers: such as `2,5` or `4-7`; by default all that are stored. coefficients: such as `5%,10%`
-    (of the activations' length) or `0.5,1` (times the vector); by default nine that suit the vector
-    and the op. together: steer at all of these layers at once. save: their files are to be written.
-    find: the file of a name.
+    layers: such as `2,5` or `4-7`; by default all that are stored, each alone, and together those
+    that the file recommends together. coefficients: such as `5%,10%` (of the activations' length)
+    or `0.5,1` (times the vector); by default nine that suit the vector and the op. together: steer
+    at all layers at once. save: check that the vectors' files can be written. find: gives the file
+    of a name.
 
     Raises:
-        UsageError: a spec with numbers, something twice, or a percentage of a low-rank edit.
+        UsageError: a spec with numbers, a repeated vector or coefficient, or a percentage of a
+            low-rank edit.
         VectorError: a vector cannot be read, or lacks a layer.
     """
     if rule not in RULES:
@@ -100,37 +110,53 @@ def grid_of(
     if isinstance(vectors, (str, Path, SteeringVector)):
         vectors = [vectors]
     specs = [
-        SteerSpec(one.name) if isinstance(one, SteeringVector) else _spec(str(one))
-        for one in vectors
+        SteerSpec(item.name) if isinstance(item, SteeringVector) else _spec(str(item))
+        for item in vectors
     ]
-    if len({(spec, id(one) if isinstance(one, SteeringVector) else 0)
-            for spec, one in zip(specs, vectors, strict=True)}) < len(specs):  # fmt: skip
+    if len({(spec, id(item) if isinstance(item, SteeringVector) else 0)
+            for spec, item in zip(specs, vectors, strict=True)}) < len(specs):  # fmt: skip
         raise UsageError("a vector twice, by the same op")
-    for spec, one in zip(specs, vectors, strict=True):
-        if save and not isinstance(one, SteeringVector):
+    for spec, item in zip(specs, vectors, strict=True):
+        if save and not isinstance(item, SteeringVector):
             _check_savable(spec.reference)
     rows = []
-    for spec, one in zip(specs, vectors, strict=True):
-        read = one if isinstance(one, SteeringVector) else store.read(find(spec.reference))
-        op = spec.op or recommended_operation(read.metadata)
-        columns = _coefficients(coefficients, read, op, rule)
+    for spec, item in zip(specs, vectors, strict=True):
+        vector = item if isinstance(item, SteeringVector) else store.read(find(spec.reference))
+        _ = vector.metadata.activation_site  # a learned token has none
+        op = spec.op or recommended_operation(vector.metadata)
+        columns = _coefficients(coefficients, vector, op, rule)
         scope = spec.scope or replace(
-            usual_scope(read.metadata, op), skip_special=spec.skip_special
+            usual_scope(vector.metadata, op), skip_special=spec.skip_special
         )
-        for chosen in _layers(layers, read, together=together):
-            # As reports may have it.
-            reference = without_passwords(spec.reference)
-            row = GridRow(read, chosen, columns, reference, op, scope)
-            row.steer(0)  # what cannot be done shows before the model is loaded
+        for chosen in _layers(layers, vector, together=together):
+            reference = without_passwords(spec.reference)  # reports show it
+            row = GridRow(vector, chosen, columns, reference, op, scope)
+            row.steer(0)  # raises before the model is loaded
             rows.append(row)
+        if layers is None and coefficients is None and rule == "budget" and not together:
+            rows += _calibrated(vector, without_passwords(spec.reference), op, scope)
     return Grid(tuple(rows))
 
 
+def _calibrated(
+    vector: SteeringVector, reference: str, op: Operation, scope: Scope
+) -> list[GridRow]:
+    """A row of the layers that a vector's file recommends together, where it was calibrated so,
+    with coefficients from a tenth to twice what it recommends."""
+    recommended = vector.metadata.recommended
+    is_alike = op.name == "add" == recommended.op_name and recommended.unit == "vector"
+    plain_vector = not vector.metadata.rank and vector.metadata.method.name != "distill"
+    if len(recommended.layers) < 2 or not (is_alike and plain_vector and recommended.coefficient):
+        return []
+    columns = tuple(Coefficient(float(f"{recommended.coefficient * m:.3g}")) for m in MULTIPLES)
+    return [GridRow(vector, recommended.layers, columns, reference, op, scope)]
+
+
 def check_budget(max_kl: float, max_nats: float) -> None:
-    """Refuse a budget that is no number of nats.
+    """Refuse an invalid budget.
 
     Raises:
-        UsageError: it is below 0, infinite, or not a number.
+        UsageError: a number is below 0, infinite, or NaN.
     """
     if not all(0 <= budget < math.inf for budget in (max_kl, max_nats)):
         raise UsageError("--max-kl and --max-nats are numbers, 0 or more")
@@ -154,6 +180,7 @@ def sweep(
     rule: str = "budget",
     exhaustive: bool = False,
     quick: bool = False,
+    budget: str | float | None = None,
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
@@ -166,21 +193,22 @@ def sweep(
     note: Warn = lambda text: None,
     warn: Warn = warn_python,
 ) -> SweepResult:
-    """Find the layer and the coefficient that do most within a budget.
+    """Find the layer and the coefficient with the largest effect within a budget.
 
-    model: a model, or a function that loads it, which is called when all else is known to be right.
+    model: a model, or a function that loads it, which is called after everything else is checked.
     vectors, layers, coefficients, together: as `grid_of`, or a grid. texts: held-out pairs, or
     texts for a condition. max_kl, max_nats: the budget, in nats per token on unrelated texts, and
-    extra nats per token of written texts. exhaustive: score every cell on all texts, also those
-    that by a part of them cannot be the choice. quick: a first answer in minutes, from fewer
-    layers, coefficients and texts. command: what to show as the way to do it again.
-    progress, note and warn get what happens; nothing is printed.
+    extra nats per token of generated texts. exhaustive: score every cell on all texts, even if some
+    of them show that it cannot be the choice. quick: a first answer in minutes, from fewer layers,
+    coefficients and texts. budget: a time to fit into, such as `5m`, by an estimate; what that
+    leaves out is noted. command: the command to show for reproducing the result. progress, note and
+    warn are callbacks; nothing is printed.
 
     Raises:
-        InputError: there is nothing to see an effect by, data that cannot be used or that a vector
-            was made from, or a condition that changes nothing.
-        UsageError: an option that means nothing.
-        ModelError: a vector of another model.
+        InputError: there is no data to measure an effect on, data cannot be used, a vector was made
+            from them, or the condition changes nothing.
+        UsageError: an invalid option.
+        ModelError: a vector belongs to another model.
         HookError: a cell was never applied.
     """
     check_budget(max_kl, max_nats)
@@ -200,23 +228,27 @@ def sweep(
         data = replace(data, held_out=data.held_out.first(QUICK_ITEMS))
     if data.held_out.pairs is None and data.condition_of(known) is None:
         raise InputError(
-            "there is nothing to see an effect by",
+            "there is no data to measure an effect on",
             hint="pass --texts with held-out pairs, or a --condition",
         )
-    chosen_rule = next((one for one in RULES if one == rule), None)
+    chosen_rule = next((name for name in RULES if name == rule), None)
     if chosen_rule is None:
         raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
     if rule != "budget" and data.held_out.pairs is None:
         raise UsageError(f"the rule {rule} needs held-out pairs", hint="pass --texts")
-    budget = Budget(max_kl, max_nats, chosen_rule)
+    limits = Budget(max_kl, max_nats, chosen_rule)
+    seconds = None if budget is None else seconds_of(budget)
     task = data.task(known).for_choice
     model = loaded(model)
     vectors_used = [row.vector for row in grid.rows]
     for text in check_all_fit(vectors_used, model.identity, allow_other_model=allow_other_model):
         warn(text)
+    if seconds is not None:
+        grid, data = _within(seconds, model, grid, data, note)
+        task = data.task(known).for_choice
     note(
         f"{model.describe()} · {len(grid.rows)} rows × {grid.n_columns} coefficients ·"
-        f" budget: KL at most {budget.kl:g} and extra nats at most {budget.nats:g} per token"
+        f" budget: KL at most {limits.kl:g} and extra nats at most {limits.nats:g} per token"
     )
     report = progress or silent
     cells: list[Cell] = [Steered((steer,)) for steer in strongest(grid)]
@@ -224,38 +256,46 @@ def sweep(
     with writer_of(engine, model, cells) as write:
         n_written, written = _n_written(task), 0
 
-        def on_written(what: str, n: int) -> None:
+        def on_written(task: str, n: int) -> None:
             nonlocal written
             written += n
-            report(Step(what, min(1.0, written / n_written)))
+            report(Step(task, min(1.0, written / n_written)))
 
         on = bench(model, task, on_written, write)
-        # The other rule goes by more than the effect.
-        limit = None if exhaustive or budget.rule != "budget" else budget.kl
+        # The other rule needs all scores.
+        limit = None if exhaustive or limits.rule != "budget" else limits.kl
         left_out: tuple[str, ...] = ()
         if limit is not None:
             grid, left_out = _promising(on, grid, journals, limit, report, note)
         scores = _scored(on, grid, journals, limit, report, note)
-        more = finer(grid, scores, budget.kl) if budget.rule == "budget" else None
+        more = finer(grid, scores, limits.kl) if limits.rule == "budget" else None
         if more is not None:
             second = _scored(on, more, journals, limit, report, note)
             grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
-        report(Step("holding the choice against random directions", 1.0))
-        verdict = judge(on, grid, scores, budget, task.writing, len(left_out))
+        verdict = judge(
+            on,
+            grid,
+            scores,
+            limits,
+            task.writing,
+            len(left_out),
+            twice=not quick,
+            on_progress=lambda task, share: report(Step(task, share)),
+        )
     every = data.held_out.all_texts
 
     def finish() -> None:
-        for one in journals:
-            one.finish()
+        for each in journals:
+            each.finish()
 
     return SweepResult(
         model=model.identity,
         described=model.describe(),
         grid=grid,
-        budget=budget,
+        budget=limits,
         writing=task.writing,
         verdict=verdict,
-        unsteered=tuple(model.decode(one.ids) for one in on.own[:6]),
+        unsteered=tuple(model.decode(text.ids) for text in on.own[:6]),
         chosen_on=overlap.sketch(every) if every else None,
         left_out=left_out,
         command=command,
@@ -263,26 +303,54 @@ def sweep(
     )
 
 
+def _within(seconds: float, model: Model, grid: Grid, data: Data, note: Warn) -> tuple[Grid, Data]:
+    """As much of a sweep as fits into a time, by an estimate."""
+    held_out = data.held_out
+    texts = held_out.all_texts
+    n_items = len(texts) // (1 if held_out.pairs is None else 2)
+    # Four characters a token, and what a template adds.
+    length = 30 + sum(map(len, texts)) / 4 / max(1, len(texts))
+    whole = Size(n_items or data.samples, data.samples, data.max_tokens, len(grid.rows))
+    found = pace(model)
+
+    def predicted(size: Size) -> float:
+        rows = grid if size.layers in (None, len(grid.rows)) else thinned(grid, size.layers)
+        # A cell is read from its layer on, and some are left out after a part of the texts.
+        cells = len(rows.rows) * rows.n_columns / 3
+        items, own = 2 * size.items * length, size.samples * (30 + size.max_tokens)
+        read = cells * (items + own) + N_CHANCE * items / 2 + 3 * LOOKS * own
+        return read / found.read + LOOKS * size.samples * size.max_tokens / found.written
+
+    size, needed = fitting(sizes(whole), predicted, seconds)
+    missing = left_out(whole, size, len(grid.rows))
+    note(announce(seconds, needed, missing, predicted(whole)))
+    if size.layers is not None and size.layers < len(grid.rows):
+        grid = thinned(grid, size.layers)
+    return grid, replace(
+        data, held_out=held_out.first(size.items), samples=size.samples, max_tokens=size.max_tokens
+    )
+
+
 def _promising(
     on: Bench, grid: Grid, journals: list[Journal], max_kl: float, report: Progress, note: Warn
 ) -> tuple[Grid, tuple[str, ...]]:
-    """The rows that are worth all coefficients, and the names of the others.
+    """A grid of the promising rows, and the names of the others.
 
-    Of many layers most can do little within a budget, which three coefficients show on the texts
-    that every cell begins with.
+    Most of many layers have little effect within a budget; three coefficients on some of the texts
+    show which.
     """
     few = probes(grid)
     if few is None:
         return grid, ()
     n_texts = on.n_items, len(on.unrelated)
     n = n_looks(min(n_texts))
-    items, unrelated = (looks(one, n)[0] for one in n_texts)
+    items, unrelated = (looks(count, n)[0] for count in n_texts)
     scores = _scored(on.part(items, unrelated), few, journals, None, report, note)
     kept = promising(scores, max_kl)
     names = grid.labels()
     others = tuple(name for index, name in enumerate(names) if index not in kept)
     if others:
-        note(f"{len(kept)} of {len(names)} rows go on: {', '.join(names[one] for one in kept)}")
+        note(f"{len(kept)} of {len(names)} rows go on: {', '.join(names[i] for i in kept)}")
     return Grid(tuple(grid.rows[index] for index in kept)), others
 
 
@@ -294,14 +362,14 @@ def _scored(
     report: Progress,
     note: Warn,
 ) -> Scores:
-    """The scores of a grid; its journal joins the others."""
+    """Score a grid; appends its journal to `journals`."""
     journals.append(journal(on.model, grid, on))
     if len(journals[-1]):
-        note("going on with a sweep that was stopped")
+        note("resuming an interrupted sweep")
     scores: Scores | None = None
 
-    def on_progress(what: str, share: float) -> None:
-        report(Step(what, share, grid, scores))
+    def on_progress(task: str, share: float) -> None:
+        report(Step(task, share, grid, scores))
 
     for so_far in run(on, grid, journals[-1], on_progress, max_kl):
         scores = so_far
@@ -316,12 +384,12 @@ def _n_written(task: Task) -> int:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The result of `sweep`: every cell with its scores, the choice, and what speaks for it.
+    """The result of `sweep`: every cell with its scores, the choice, and its evidence.
 
-    described: the model, its device and dtype. writing: how texts were written. unsteered: some of
-    the unsteered model's texts. chosen_on: short hashes of the held-out texts. left_out: rows that
-    by a first look could not hold the choice. command: what makes it again, where known. finish:
-    call it once the result is safe; what was kept to go on with is then removed.
+    described: the model, its device and dtype. writing: the settings of generated texts. unsteered:
+    some of the unsteered model's texts. chosen_on: short hashes of the held-out texts. left_out:
+    rows that were dropped after a first look. command: the command that reproduces it, if known.
+    finish: call it once the result is stored; it removes the journal.
     """
 
     model: ModelIdentity
@@ -338,7 +406,7 @@ class SweepResult:
 
     @property
     def recommended(self) -> Steer | None:
-        """The steer that is recommended; None where `reason` says why there is none."""
+        """The recommended steer; None if there is none, for which `reason` gives the cause."""
         verdict = self.verdict
         if verdict.position is None or not verdict.recommended:
             return None
@@ -350,8 +418,8 @@ class SweepResult:
         return self.verdict.reason
 
     def cell(self, position: Position) -> dict[str, Any]:
-        """One cell, as plain JSON. typed: what `-v` takes. items: how many it was scored on.
-        refused: out because of its texts."""
+        """One cell as plain JSON. typed: in the grammar of `-v`. items: how many it was scored on.
+        refused: whether it is excluded because of its texts."""
         row, tried, scores = self.grid.rows[position[0]], self.verdict.tried, self.verdict.scores
         return {
             "vector": str(row),
@@ -376,8 +444,8 @@ class SweepResult:
             "model": self.model.id,
             "fingerprint": self.model.fingerprint,
             "vectors": [
-                {"reference": reference, "name": one.name, "sha256": one.sha256}
-                for reference, one in vectors.items()
+                {"reference": reference, "name": vector.name, "sha256": vector.sha256}
+                for reference, vector in vectors.items()
             ],
             "effect": scores.kind,
             "seed": self.writing.seed,
@@ -390,8 +458,8 @@ class SweepResult:
             "rows": grid.labels(),
             "coefficients": [list(map(str, row.coefficients)) for row in grid.rows],
             "left_out": list(self.left_out),
-            "cells": [self.cell(one) for one in positions],
-            "front": [self.cell(one) for one in verdict.front],
+            "cells": [self.cell(each) for each in positions],
+            "front": [self.cell(each) for each in verdict.front],
             "recommended": verdict.recommended,
             "reason": verdict.reason,
             "choice": None if position is None else self.cell(position),
@@ -406,11 +474,21 @@ class SweepResult:
             "wrong_way": list(verdict.wrong_way),
             "shifts": None if position is None else scores.effect[position].tolist(),
             "samples": list(tried.samples) if tried else [],
+            "shortlist": [
+                self.cell(one.position)
+                | {
+                    "shift": None if math.isnan(one.shift) else one.shift,
+                    "extra_nats": plain(one.extra_nats),
+                    "distinct": plain(one.distinct),
+                    "samples": list(one.samples),
+                }
+                for one in verdict.shortlist
+            ],
             "unsteered_samples": list(self.unsteered),
         }
 
     def recommending(self) -> SteeringVector:
-        """The vector with the choice and its evidence, so that `-v NAME` needs no number.
+        """The vector with the choice as its recommendation, which a plain `-v NAME` uses.
 
         Raises:
             InputError: nothing is recommended.
@@ -463,14 +541,14 @@ class SweepResult:
 
     @staticmethod
     def _saved_scope(row: GridRow) -> str | None:
-        """The scope as a file recommends it; None where it is what the vector has anyway."""
+        """The scope to store in a file; None if it is the vector's default."""
         metadata = row.vector.metadata
         without = msgspec.structs.replace(metadata.recommended, scope=None)
         usual = usual_scope(msgspec.structs.replace(metadata, recommended=without))
         return None if row.scope == usual else str(row.scope)
 
     def save(self, warn: Warn = warn_python) -> Path | None:
-        """Write the recommendation into the vector's file; None where a file cannot hold it.
+        """Write the recommendation into the vector's file; None if a file cannot represent it.
 
         Raises:
             InputError: nothing is recommended.
@@ -492,10 +570,10 @@ class SweepResult:
         return path
 
     def hint(self) -> str:
-        """What to do where nothing is recommended: the nearest cell, to be tried or allowed."""
+        """A hint for when nothing is recommended: the nearest cell."""
         position, tried = self.verdict.position, self.verdict.tried
         if position is None:
-            return "is the vector right, and its sign? see `steer show`"
+            return "check the vector and its sign with `steer show`"
         cell = self.cell(position)
         nats = f", extra nats {tried.extra_nats.value:.3f}" if tried else ""
         return (
@@ -527,7 +605,7 @@ class SweepResult:
         return pictures.figure(self.to_dict())
 
     def report(self) -> str:
-        """One HTML page with everything; it needs nothing beside itself.
+        """One self-contained HTML page with everything.
 
         Raises:
             UsageError: matplotlib is not installed.
@@ -537,27 +615,27 @@ class SweepResult:
         return report.page(self.to_dict())
 
     def view(self, width: int) -> Iterator[Any]:
-        """Every cell, the front, and what is recommended, for a terminal: lines of text, and tables
-        of rich's."""
-        found, verdict, scores = self.to_dict(), self.verdict, self.verdict.scores
+        """Every cell, the front and the recommendation, for a terminal: lines of text and rich
+        tables."""
+        result, verdict, scores = self.to_dict(), self.verdict, self.verdict.scores
         choice = verdict.position if verdict.recommended else None
         yield heat_map(self.grid, scores, self.budget.kl, choice=choice, width=width)
         yield ""
         chosen = "; *: the choice" * bool(choice)
         yield f"in brackets: KL above {self.budget.kl:g} nats per token{chosen}"
-        n, n_items = found["n"], [cell["items"] for cell in found["cells"]]
+        n, n_items = result["n"], [cell["items"] for cell in result["cells"]]
         some = [items for items in n_items if items < n["items"]]
         if some:
             least = str(min(some)) if min(some) == max(some) else f"{min(some)} to {max(some)}"
             yield (
-                f"{LOOKED}, and most in brackets: left out after {least} of {n['items']} items"
+                f"{LOOKED}, and most in brackets: dropped after {least} of {n['items']} items"
                 f" ({len(some)} of {len(n_items)} cells); --exhaustive scores all"
             )
         if self.left_out:
             n_seen = len(looks(n["items"], n_looks(n["items"]))[0])
             yield (
-                f"left out after a look at three coefficients on {n_seen} items, as they reach less"
-                f" than 40 % of the best: {', '.join(self.left_out)}; --exhaustive scores all"
+                f"dropped after three coefficients on {n_seen} items, with less than 40 % of the"
+                f" best row's effect: {', '.join(self.left_out)}; --exhaustive scores all"
             )
         yield ""
 
@@ -567,16 +645,21 @@ class SweepResult:
         yield table(
             ["front", "effect", "KL"],
             [
-                [one["typed"], _shown(one["effect"]) + mark(one), _shown(one["kl"], 3) + mark(one)]
-                for one in found["front"][-FRONT:]
+                [
+                    cell["typed"],
+                    _shown(cell["effect"]) + mark(cell),
+                    _shown(cell["kl"], 3) + mark(cell),
+                ]
+                for cell in result["front"][-FRONT:]
             ],
         )
         yield ""
+        yield from _shortlist(result["shortlist"])
         if verdict.recommended:
-            yield from _recommendation(found)
+            yield from _recommendation(result)
         yield (
             f"{self.described} · {n['items']} held-out items, {n['unrelated']} unrelated texts,"
-            f" seed {found['seed']} · in brackets 95 % intervals"
+            f" seed {result['seed']} · 95 % intervals in brackets"
         )
         if self.command:
             yield f"again: {self.command}"
@@ -589,8 +672,7 @@ class SweepResult:
 
 
 def strongest(grid: Grid) -> list[Steer]:
-    """Of each row the steer that does most: how much it does changes nothing in how an engine is
-    made ready."""
+    """The strongest steer of each row, to prepare an engine, which does not depend on strength."""
 
     def amount(steer: Steer) -> float:
         return abs(steer.coefficient.value)
@@ -599,43 +681,68 @@ def strongest(grid: Grid) -> list[Steer]:
     return [max((row.steer(i) for i in range(len(row.coefficients))), key=amount) for row in rows]
 
 
-def _recommendation(found: dict[str, Any]) -> Iterator[str]:
-    """What is recommended, and what speaks for and against it."""
-    choice, n, budget = found["choice"], found["n"], found["budget"]
+def _shortlist(cells: Sequence[dict[str, Any]]) -> Iterator[Any]:
+    """Lines with the model's texts under the choice and its rivals, to choose by eye."""
+    if len(cells) < 2:
+        return
+    rows = [
+        [
+            cell["typed"],
+            _shown(cell["effect"]),
+            "–" if cell["shift"] is None else f"{cell['shift']:.2f}",
+            f"{cell['extra_nats']['value']:.2f}",
+            f"{cell['distinct']['value']:.2f}",
+        ]
+        for cell in cells
+    ]
+    yield table(["shortlist", "effect", "shift", "extra nats", "distinct-2"], rows)
+    for cell in cells:
+        for text in cell["samples"][:2]:
+            yield f"  {cell['typed']}: {' '.join(text.split())[:160]}"
+    yield (
+        "shift: how far the generated texts move towards the positive side, as the unsteered model"
+        " reads them; 1 is the distance of the two sides"
+    )
+    yield ""
+
+
+def _recommendation(result: dict[str, Any]) -> Iterator[str]:
+    """Lines about the recommendation and its evidence."""
+    choice, n, budget = result["choice"], result["n"], result["budget"]
     yield f"recommended: {choice['typed']}"
     yield (
-        f"  {found['effect']} {_shown(choice['effect'])}; random directions as long"
-        f" {min(found['random_effects']):.2f} to {max(found['random_effects']):.2f}"
-        f" ({len(found['random_effects'])} seeds), by chance {found['chance']:.2f} at the best"
-        " layer"
+        f"  {result['effect']} {_shown(choice['effect'])}; random directions of this length"
+        f" {min(result['random_effects']):.2f} to {max(result['random_effects']):.2f}"
+        f" ({len(result['random_effects'])} seeds), at their best layer up to"
+        f" {result['chance']:.2f}"
     )
     yield (
-        f"  KL {_shown(choice['kl'], 3)}; extra nats {_shown(found['extra_nats'])} and distinct-2"
-        f" {_shown(found['distinct'])} of {n['texts']} written texts"
+        f"  KL {_shown(choice['kl'], 3)}; extra nats {_shown(result['extra_nats'])} and distinct-2"
+        f" {_shown(result['distinct'])} of {n['texts']} generated texts"
     )
     n_out = sum(
-        one["refused"]
-        and one["kl"]["value"] <= budget["kl"]
-        and one["effect"]["value"] > choice["effect"]["value"]
-        for one in found["cells"]
+        cell["refused"]
+        and cell["kl"]["value"] <= budget["kl"]
+        and cell["effect"]["value"] > choice["effect"]["value"]
+        for cell in result["cells"]
     )
     if n_out:
         too_many = f"{budget['nats']:g} extra nats"
-        yield f"  stronger, but out for more than {too_many}: {n_out} of the cells"
-    wrong = found["wrong_way"]
+        yield f"  {n_out} of the cells are stronger, but have more than {too_many}"
+    wrong = result["wrong_way"]
     which = ", ".join(str(index + 1) for index in wrong[:8])
-    items = "pairs" if found["effect"] == "preference" else "texts"
+    items = "pairs" if result["effect"] == "preference" else "texts"
     worst = f", the worst first: {which}" if wrong else ""
     yield f"  {len(wrong)} of {n['items']} {items} move the wrong way{worst}"
-    again = found["again"]
-    yield f"  with seed {again['seed']} extra nats {_shown(again['extra_nats'])}"
-    if found["stable"]:
+    if (again := result["again"]) is not None:
+        yield f"  texts with seed {again['seed']}: extra nats {_shown(again['extra_nats'])}"
+    if result["stable"]:
         yield (
-            "  stable: each half of the items, one with texts by that seed, leads to a neighbouring"
-            " layer and effect"
+            "  stable: each half of the items, one with texts of that seed, gives a neighbouring"
+            " layer and a similar effect"
         )
     else:
-        yield f"  {_stability(found['stable'], found['instability'])}"
+        yield f"  {_stability(result['stable'], result['instability'])}"
 
 
 def _stability(stable: bool | None, instability: str | None) -> str:
@@ -654,8 +761,8 @@ def _shown(interval: dict[str, float] | None, digits: int = 2) -> str:
 def _check_savable(reference: str) -> None:
     if is_url(reference):
         raise UsageError(
-            f"--save writes into a file on this machine, and {reference} is elsewhere",
-            hint=f"fetch it with `steer pull {reference}`, and sweep the copy; or leave --save out",
+            f"--save needs a file on this machine, but {reference} is elsewhere",
+            hint=f"get a copy with `steer pull {reference}` and sweep that, or leave --save out",
         )
     check_writable(store.find(reference), force=True)
 
@@ -664,7 +771,8 @@ def _spec(text: str) -> SteerSpec:
     parsed = parse(text)
     if parsed.coefficient is not None or parsed.layers is not None:
         raise UsageError(
-            f"{text!r}: a sweep finds the numbers", hint="use --coefficients and --layers"
+            f"{text!r}: a sweep chooses layers and coefficients itself",
+            hint="use --coefficients and --layers",
         )
     if parsed.schedule != CONSTANT:
         raise UsageError(
@@ -675,35 +783,35 @@ def _spec(text: str) -> SteerSpec:
 
 
 def _coefficients(
-    given: str | Sequence[float | str] | None, vector: SteeringVector, op: Operation, rule: str
+    typed: str | Sequence[float | str] | None, vector: SteeringVector, op: Operation, rule: str
 ) -> tuple[Coefficient, ...]:
-    if given is None:
+    if typed is None:
         chosen = default_coefficients(vector, op)
     else:
-        parts = given.split(",") if isinstance(given, str) else [str(one) for one in given]
+        parts = typed.split(",") if isinstance(typed, str) else [str(part) for part in typed]
         chosen = tuple(parse_coefficient(part.strip(), part) for part in parts)
-    if rule == "refusal_direction" and all(one.value > 0 for one in chosen):
-        chosen += tuple(Coefficient(-one.value, one.unit) for one in chosen)
+    if rule == "refusal_direction" and all(each.value > 0 for each in chosen):
+        chosen += tuple(Coefficient(-each.value, each.unit) for each in chosen)
     if len(set(chosen)) < len(chosen):
-        raise UsageError(f"a coefficient twice in {given!r}")
-    if any(one.unit == "residual" for one in chosen) and vector.metadata.rank:
+        raise UsageError(f"a coefficient twice in {typed!r}")
+    if any(each.unit == "residual" for each in chosen) and vector.metadata.rank:
         raise UsageError(
-            f"vector {vector.name!r} is a low-rank edit: what it adds has no one length",
+            f"vector {vector.name!r} is a low-rank edit, which has no single length",
             hint="write multiples of it, such as 0.5,1,1.5",
         )
     return chosen
 
 
 def _layers(
-    given: str | Sequence[int] | None, vector: SteeringVector, *, together: bool
+    typed: str | Sequence[int] | None, vector: SteeringVector, *, together: bool
 ) -> tuple[tuple[int, ...], ...]:
     metadata = vector.metadata
     layers = metadata.layers
-    if given is not None:
-        layers = parse_layers(given) if isinstance(given, str) else tuple(sorted(set(given)))
+    if typed is not None:
+        layers = parse_layers(typed) if isinstance(typed, str) else tuple(sorted(set(typed)))
     for layer in layers:
         metadata.at(layer)
-    # What was learned for several layers at once is meant to act at all of them.
-    if together or (metadata.method.name == "distill" and given is None):
+    # A distilled edit of several layers is meant to act at all of them.
+    if together or (metadata.method.name == "distill" and typed is None):
         return (layers,)
     return tuple((layer,) for layer in layers)

@@ -1,8 +1,8 @@
-"""From activations to directions, and how well a direction tells the sides apart. No torch.
+"""Fit a direction to the activations of one site, and test how well it separates the sides.
 
-A method (`steer.methods`) gives a direction whose length is that of the mean difference along it,
-so that coefficient 1 means the same for all: once the way from the negative side's mean to the
-positive's.
+A method (`steer.methods`) gives a direction with the length of the mean difference along it, so
+that coefficient 1 means the same for all methods: from the negative side's mean to the positive
+side's. No torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MIN_HELD_OUT = 2 * N_FOLDS
 
 @dataclass(frozen=True)
 class SiteFit:
-    """What was found at one site.
+    """The direction of one site and its statistics.
 
     direction: [d_model], activation units. projections: of both sides' rows on its unit vector,
     [n_positive] and [n_negative]. separability: held-out AUC, None with too few rows.
@@ -43,34 +43,38 @@ class SiteFit:
 
 
 def fit_site(
-    found: Activations, column: int, method: FitMethod, options: Options | None = None
+    activations: Activations, column: int, method: FitMethod, options: Options | None = None
 ) -> SiteFit:
     """Fit one site of a recording.
 
-    A method of the means alone reads the file in chunks, twice; others hold one site in memory.
+    A method that only needs means reads the file in chunks, twice; others hold one site in memory.
 
     Raises:
         InputError: too few rows for the method, or it needs pairs and there are none.
     """
-    check_paired(method, paired=found.recording.paired)
-    given = method.settings(options or {})
-    sums = _fold_sums(found, column)
-    folds = range(N_FOLDS) if _can_hold_out(found) else ()
+    check_paired(method, paired=activations.recording.paired)
+    settings = method.settings(options or {})
+    sums = _fold_sums(activations, column)
+    folds = range(N_FOLDS) if _can_hold_out(activations) else ()
     if method.means_only:
-        directions = [method.direction(*_means(sums, without), given) for without in (None, *folds)]
+        directions = [
+            method.direction(*_means(sums, without), settings) for without in (None, *folds)
+        ]
     else:
-        positive, negative = (found.side(column, side).astype(np.float64) for side in range(2))
-        directions = [method.direction(positive, negative, given)]
+        positive, negative = (
+            activations.side(column, side).astype(np.float64) for side in range(2)
+        )
+        directions = [method.direction(positive, negative, settings)]
         directions += [
-            method.direction(_without(positive, fold), _without(negative, fold), given)
+            method.direction(_without(positive, fold), _without(negative, fold), settings)
             for fold in folds
         ]
     means = _means(sums, None)
-    return _judge(found, column, directions, np.asarray(means[0][0] - means[1][0]))
+    return _site_fit(activations, column, directions, np.asarray(means[0][0] - means[1][0]))
 
 
 def auc(positive: Array, negative: Array) -> float:
-    """The chance that a positive number exceeds a negative one, ties counted half.
+    """The probability that a positive number exceeds a negative one; ties count half.
 
     Mann and Whitney 1947: U / (n m).
     """
@@ -81,7 +85,7 @@ def auc(positive: Array, negative: Array) -> float:
 
 
 def unit(direction: Array) -> Array:
-    """At length 1; zeros stay."""
+    """A direction scaled to length 1; zeros stay."""
     length = float(np.linalg.norm(direction))
     return np.asarray(direction / length) if length else direction
 
@@ -90,16 +94,16 @@ def _without(side: Array, fold: int) -> Array:
     return np.asarray(side[np.arange(len(side)) % N_FOLDS != fold])
 
 
-def _can_hold_out(found: Activations) -> bool:
-    return min(found.recording.n_positive, found.recording.n_negative) >= MIN_HELD_OUT
+def _can_hold_out(activations: Activations) -> bool:
+    return min(activations.recording.n_positive, activations.recording.n_negative) >= MIN_HELD_OUT
 
 
-def _fold_sums(found: Activations, column: int) -> tuple[Array, Array]:
+def _fold_sums(activations: Activations, column: int) -> tuple[Array, Array]:
     """Sums float64 [2, N_FOLDS, d_model] and counts [2, N_FOLDS] of each side by fold."""
-    sums = np.zeros((2, N_FOLDS, found.recording.model.d_model))
+    sums = np.zeros((2, N_FOLDS, activations.recording.model.d_model))
     counts = np.zeros((2, N_FOLDS))
     for side in range(2):
-        for where, rows in found.chunks(column, side):
+        for where, rows in activations.chunks(column, side):
             folds = np.arange(where.start, where.stop) % N_FOLDS
             for fold in range(N_FOLDS):
                 sums[side, fold] += rows[folds == fold].sum(0, dtype=np.float64)
@@ -115,12 +119,14 @@ def _means(moments: tuple[Array, Array], without: int | None) -> tuple[Array, Ar
     return means[:1], means[1:]
 
 
-def _judge(found: Activations, column: int, directions: list[Array], difference: Array) -> SiteFit:
+def _site_fit(
+    activations: Activations, column: int, directions: list[Array], difference: Array
+) -> SiteFit:
     """Project every row on the direction, and on the one fitted without its fold."""
     direction, *held_out = directions
     axes = np.stack([unit(direction), *held_out])
     scores = [
-        np.concatenate([rows @ axes.T for _, rows in found.chunks(column, side)])
+        np.concatenate([rows @ axes.T for _, rows in activations.chunks(column, side)])
         for side in range(2)
     ]
     separability = None
@@ -130,7 +136,7 @@ def _judge(found: Activations, column: int, directions: list[Array], difference:
         direction,
         (scores[0][:, 0], scores[1][:, 0]),
         separability,
-        _coherence(found, column, axes[0]),
+        _coherence(activations, column, axes[0]),
         float(axes[0] @ unit(difference)),
     )
 
@@ -140,16 +146,16 @@ def _fold_auc(scores: list[Array], fold: int) -> float:
     return auc(held[0], held[1])
 
 
-def _coherence(found: Activations, column: int, axis: Array) -> float | None:
-    """Mean cosine of the pair differences with the direction; None where there are no pairs."""
-    if not found.recording.paired:
+def _coherence(activations: Activations, column: int, axis: Array) -> float | None:
+    """Mean cosine of the pair differences with the direction; None without pairs."""
+    if not activations.recording.paired:
         return None
-    cosines = [difference @ axis for difference in _unit_differences(found, column)]
+    cosines = [difference @ axis for difference in _unit_differences(activations, column)]
     return float(np.concatenate(cosines).mean())
 
 
-def _unit_differences(found: Activations, column: int) -> Iterator[Array]:
-    both = zip(found.chunks(column, 0), found.chunks(column, 1), strict=True)
+def _unit_differences(activations: Activations, column: int) -> Iterator[Array]:
+    both = zip(activations.chunks(column, 0), activations.chunks(column, 1), strict=True)
     for (_, positive), (_, negative) in both:
         differences = positive.astype(np.float64) - negative
         lengths = np.linalg.norm(differences, axis=1, keepdims=True)

@@ -1,8 +1,8 @@
-"""Every format that is known: those of `steer.formats.builtin`, and those of other packages.
+"""The registry of formats: those of `steer.formats.builtin`, and those of other packages.
 
-A format is one `Format` object, which holds all about it. Ours are the `FORMAT` of each module of
-`steer.formats.builtin`; another package names its own under the entry point group `steer.formats`.
-Help, documentation, fuzzing and tests read this registry; nothing else lists formats.
+A format is one `Format` object. Ours are the `FORMAT` of each module of `steer.formats.builtin`;
+another package names its own with the entry point group `steer.formats`. Help, documentation,
+fuzzers and tests read this registry; nothing else lists formats.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ OWN = "steer.formats.builtin"
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """What a file of another tool is to hold.
+    """The contents to write to a file of another tool.
 
-    directions: float32 [d_model] by the file's layer number: of an addition what is added, its
-        coefficient included; of another op the vector's direction.
-    op, coefficient: what is done with them; the coefficient of an addition is 1.
-    vector: where they are from. model: Hugging Face's model type, such as `llama`, where known.
+    directions: float32 [d_model] by the file's layer number: for an addition, what is added,
+        including its coefficient; for another op, the vector's direction.
+    op, coefficient: how they act; the coefficient of an addition is 1.
+    vector: their origin. model: Hugging Face's model type, such as `llama`, if known.
     """
 
     directions: Mapping[int, Directions]
@@ -57,10 +57,10 @@ class Outgoing:
 class Writer:
     """How a format is written.
 
-    write: the bytes, the same for the same arguments; raises VectorError of what it cannot hold.
-    ops: names of the ops that it can carry. sites: where they may act.
-    default: whether a file that ends like this is written in this format where no other is named.
-    use: what to do with the file, where OUT stands for its name.
+    write: gives the bytes, the same for the same arguments; raises VectorError for contents that
+        the format cannot hold. ops: names of the ops that it can hold. sites: where they may act.
+    default: whether files with this suffix are written in this format unless the user names one.
+    use: how to use the file, with OUT for its name.
     """
 
     write: Callable[[Outgoing], bytes]
@@ -74,17 +74,17 @@ class Writer:
 class Format(Extension):
     """A kind of file of other tools.
 
-    name: as after --format. title: whose files they are. help: one line that says what they hold.
-    suffixes: how the files end; FOLDER for folders.
-    read: what a file holds; raises VectorError of a file that is damaged or cannot be carried, and
-        UsageError where the user has to say more.
-    detect: whether a file bears this format's own marks. Without it, a file is read in this format
-        only where it is named, or where it is the fallback.
-    fallback: read in this format what no other recognises.
-    options: those of `Options` that `read` has a use for, of layers, row, pick and
-        minus. Without `layers`, --layer chooses among the layers of the file.
-    example: makes files of this format by name, for tests and fuzzing: contents by name.
-    writer: how it is written, if it is.
+    name: for --format. title: the tools that write it. help: one line about the contents.
+    suffixes: of the files; FOLDER for folders.
+    read: reads a file; raises VectorError if it is damaged or cannot be represented, and UsageError
+        if the user has to give more options.
+    detect: whether a file is in this format. Without it, a file is read in this format only if the
+        user names the format, or as the fallback.
+    fallback: reads files that no other format detects.
+    options: the fields of `Options` that `read` uses, of layers, row, pick and minus. Without
+        `layers`, --layer chooses among the layers of the file.
+    writer: how to write the format; None if it is only read.
+    package: the package that registers it; None for ours.
     """
 
     suffixes: tuple[str, ...]
@@ -104,16 +104,16 @@ class Formats(Registry[Format]):
     """The formats, and which of them read and write a kind of file."""
 
     def reading(self, suffix: str) -> list[Format]:
-        """The formats in which files that end like this are read."""
+        """The formats that read files with this suffix."""
         return [each for each in self if each.read and suffix in each.suffixes]
 
     def writing(self, suffix: str) -> list[Format]:
-        """The formats in which files that end like this are written, the usual one first."""
-        found = [each for each in self if each.writer and suffix in each.suffixes]
-        return sorted(found, key=lambda each: not (each.writer and each.writer.default))
+        """The formats that write files with this suffix, the default first."""
+        writers = [each for each in self if each.writer and suffix in each.suffixes]
+        return sorted(writers, key=lambda each: not (each.writer and each.writer.default))
 
     def suffixes(self, *, written: bool = False) -> list[str]:
-        """How files end that are read (or written), folders left out."""
+        """The suffixes of files that can be read (or written)."""
         return sorted(
             {
                 suffix
@@ -127,9 +127,9 @@ class Formats(Registry[Format]):
 
 @cache
 def registry() -> Formats:
-    """All formats, by rising name. Another package's cannot take the place of one of ours."""
-    found = load(Format, noun="format", group=GROUP, own=OWN, attribute="FORMAT")
-    return Formats(found.noun, found.items, found.broken)
+    """All formats, sorted by name. Another package's format cannot replace one of ours."""
+    loaded = load(Format, noun="format", group=GROUP, own=OWN, attribute="FORMAT")
+    return Formats(loaded.noun, loaded.items, loaded.broken)
 
 
 def builtin() -> Sequence[Format]:
@@ -138,12 +138,13 @@ def builtin() -> Sequence[Format]:
 
 
 @contextmanager
-def others_code(each: Format, what: str) -> Iterator[None]:
-    """Name the package whose format fails: its code may raise anything.
+def others_code(each: Format, task: str) -> Iterator[None]:
+    """Turn exceptions of another package's format into an error that names the package. task: such
+    as `to read FILE`.
 
     Raises:
-        VectorError: in place of what is no SteerError, where the format is not ours.
+        VectorError: in place of any exception but a SteerError, if the format is not ours.
     """
-    hint = "--format names another format; tell the package's authors"
-    with foreign_code(each, "format", what, VectorError, hint):
+    hint = "choose another format with --format, and report this to the package's authors"
+    with foreign_code(each, "format", task, VectorError, hint):
         yield

@@ -1,14 +1,14 @@
-"""Texts under steers of their own, written together: each forward gives all of them a token.
+"""Continuous batching: texts with different steers share forwards, each of which gives them all a
+token.
 
-Texts come and go between forwards, and each is written as it is alone: its steers, gates, watches
-and guards see its own positions only, counted as if nothing else ran, and its random numbers belong
-to its seed. The rows of a forward are padded on the left, and the cache is taken apart and put
-together as texts come and go. What has no cache of keys and values (a recurrent state, say) is
-written row by row.
+Texts enter and leave between forwards, and each gets the same tokens as alone: its steers, gates,
+watches and guards see only its own positions, and its random numbers depend on its own seed. Rows
+are padded on the left; the cache is split and joined as texts enter and leave. Models without a
+key-value cache (with a recurrent state, say) run row by row.
 
-A text is one run of the model or several that go on with the same tokens: its own, one under each
-condition that guides it (`steer.generate.guidance`), and one that nothing steers, which says what
-the model itself makes of the text.
+A text has one run of the model, or several that continue with the same tokens: its own, one for
+each condition that guides it (`steer.generate.guidance`), and one without steering, which gives the
+unsteered model's logits.
 """
 
 from __future__ import annotations
@@ -28,35 +28,37 @@ from steer.generate.decoding import Stops, drawn, not_numbers
 from steer.generate.guidance import guided
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions, staged
+from steer.hooks.tokens import embedded
 from steer.models import caches
 from steer.models.memory import token_budget
 from steer.models.model import Model
 from steer.steering.generation import Generation, Row, Sampling
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
+from steer.steering.tokens import FIRST_ID
 from steer.vectors.sites import Site
 
-#: Names under which models return, and take, what the next forward needs.
+#: The names of a model's cache or state in its outputs and arguments.
 _CACHES = ("cache", "past_key_values", "cache_params", "state")
 
 
 class Run:
     """One row of the model's forwards: a prompt and the new tokens of its text, under steers.
 
-    logits: float32 [vocabulary] of the next token, until all runs of the text have theirs.
-    on_prompt: gets those after each token of the prompt, [prompt token, vocabulary].
+    logits: float32 [vocabulary] for the next token, kept until all runs of the text have theirs.
+    on_prompt: called with the logits after each token of the prompt, [prompt token, vocabulary].
     """
 
     def __init__(
         self, text: Continuation, batch: Batch, on_prompt: Callable[[Tensor], None] | None = None
     ) -> None:
         self.text, self._batch, self.on_prompt = text, batch, on_prompt
-        self.prompt = batch.rows[0].ids
+        self.prompt, self.tokens = batch.prompts[0], batch.tokens
         self.logits: Tensor | None = None
 
     @cached_property
     def functions(self) -> dict[Site, SiteFunction]:
-        """What becomes of its own activations [1, position, d_model] at each site."""
+        """The site functions for its own activations [1, position, d_model]."""
         batch = self._batch
         batch.look_at([self.prompt], torch.zeros(1, dtype=torch.int64))
         edits = site_functions(batch.model, batch.steers, batch.clock)
@@ -64,7 +66,7 @@ class Run:
 
     @property
     def length(self) -> int:
-        """Number of its tokens, prompt and all."""
+        """Its number of tokens, including the prompt."""
         return len(self.prompt) + len(self.text.new)
 
     def turn_to(self, start: int, ids: Tensor) -> None:
@@ -73,14 +75,14 @@ class Run:
 
 
 class Continuation:
-    """One text that is being written.
+    """One text in generation.
 
     strengths: of the conditions that guide it, whose prompts are the row's `conditioned`. prefill:
-    token ids that its new tokens begin with, as if they had been drawn. plain: whether an unsteered
-    run reads the text too. on_token: gets each new token that belongs to the text, the logits
-    float32 [vocabulary] that it was chosen from (the steered model's own, before temperature), and
-    those of the unsteered run, or None without one. on_prompt: gets the logits after each token of
-    the prompt, [prompt token, vocabulary], and then `on_token` also the token that ends the text.
+    token ids that the new tokens begin with, as if they had been sampled. plain: whether to run the
+    unsteered model too. on_token: called with each new token of the text, the logits float32
+    [vocabulary] that it was chosen from (the steered model's, before temperature), and those of the
+    unsteered run, if any. on_prompt: called with the logits after each token of the prompt,
+    [prompt token, vocabulary]; with it, on_token is also called with the token that ends the text.
     """
 
     def __init__(
@@ -98,24 +100,27 @@ class Continuation:
         plain: bool = False,
         on_prompt: Callable[[Tensor], None] | None = None,
     ) -> None:
-        self.prompt, self.sampling, self.steers = row.ids, sampling, steers
+        self.sampling = sampling
         self.new: list[int] = []
         self.error: Exception | None = None
         self.is_over = False
         self.parked: list[_Cohort] = []
         self._model, self._on_token = model, on_token
         self._batch = Batch(model, [row], steers, sampling, watched, guards)
+        self.prompt, self.steers = self._batch.prompts[0], steers
         self._strengths, self._prefill = strengths, prefill
         self._stream = random_stream(row, sampling)
         self._stops = Stops(model, sampling.stop, 0)
         others = [Batch(model, [Row("", 0, ids)], steers, sampling) for ids in row.conditioned]
-        others += [Batch(model, [Row("", 0, row.ids)], (), sampling)] if plain else []
+        # What was written as a learned token is a part of the steering.
+        bare = [token for token in row.ids if token < FIRST_ID]
+        others += [Batch(model, [Row("", 0, bare)], (), sampling)] if plain else []
         self.runs = [Run(self, self._batch, on_prompt), *(Run(self, one) for one in others)]
         self._with_end = on_prompt is not None
 
     @property
     def length(self) -> int:
-        """Number of tokens that it has, prompt and all, in all its runs."""
+        """The number of tokens in all its runs, including the prompts."""
         return sum(run.length for run in self.runs)
 
     @property
@@ -124,7 +129,7 @@ class Continuation:
         return all(run.logits is not None for run in self.runs)
 
     def take_logits(self) -> tuple[Tensor, Tensor | None]:
-        """The logits of the next token, [vocabulary], guided; and those of the unsteered run."""
+        """The guided logits of the next token, [vocabulary], and those of the unsteered run."""
         logits = [run.logits for run in self.runs if run.logits is not None]
         for run in self.runs:
             run.logits = None
@@ -139,7 +144,7 @@ class Continuation:
         return float(self._stream.random())
 
     def write(self, token: int, logits: Tensor, plain: Tensor | None = None) -> None:
-        """Go on with a token, or with the next one of the prefill."""
+        """Append a token, or the next one of the prefill."""
         if len(self.new) < len(self._prefill):
             token = self._prefill[len(self.new)]
         self.new.append(token)
@@ -159,25 +164,25 @@ class Continuation:
         return False
 
     def newest(self) -> list[float]:
-        """The projections of its newest token, of all that is watched, in the files' units."""
+        """The watched projections of its newest token, in the units of their files."""
         watch = self._batch.watch
-        return [watch.value_at(one, 0, len(self.new) - 1) for one in self._batch.watched]
+        return [watch.value_at(each, 0, len(self.new) - 1) for each in self._batch.watched]
 
     def generation(self) -> Generation:
         """The finished text.
 
         Raises:
-            GuardError: a guard tripped, and was to be an error.
+            GuardError: a guard with `on_trip` error tripped.
         """
-        made = self._batch.generation(0, self.new)
+        generation = self._batch.generation(0, self.new)
         if self._batch.tripped and self._batch.tripped[0][0].on_trip == "error":
-            raise GuardError(str(made.trips[-1]))
-        return made
+            raise GuardError(str(generation.trips[-1]))
+        return generation
 
 
 @dataclass(eq=False)
 class _Cohort:
-    """Runs that share a cache. width: its columns. name: that the model has for it."""
+    """Runs that share a cache. width: its columns. name: its argument name in the model."""
 
     rows: list[Run]
     width: int = 0
@@ -193,7 +198,7 @@ class _Cohort:
         return [self.width - row.length + 1 for row in self.rows]
 
     def select(self, indices: list[int]) -> _Cohort:
-        """Some of its runs; padding that all of them have is dropped."""
+        """A cohort of some of its runs, without the padding that they all share."""
         pads = self.pads()
         dropped = min(pads[index] for index in indices)
         cache = caches.select(self.cache, indices, dropped)
@@ -207,7 +212,7 @@ class _Cohort:
 
 
 class Together:
-    """The texts that a model writes now."""
+    """The texts that a model is generating."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -219,7 +224,7 @@ class Together:
         return list(dict.fromkeys(run.text for cohort in self._cohorts for run in cohort.rows))
 
     def add(self, rows: Sequence[Continuation]) -> None:
-        """Begin texts, or go on with those that were parked. What begins gets its first token."""
+        """Start texts, or resume parked ones. A new text gets its first token."""
         for row in rows:
             for cohort in row.parked:
                 self._take_in(cohort)
@@ -228,7 +233,7 @@ class Together:
         budget = token_budget(self._model)
         while new:
             count = 1
-            # The logits of a whole prompt take memory: one at a time.
+            # The logits of a whole prompt take memory, so such runs start one at a time.
             while (
                 count < len(new)
                 and new[0].on_prompt is new[count].on_prompt is None
@@ -240,26 +245,26 @@ class Together:
         self._write()
 
     def step(self) -> None:
-        """Write one more token of each text."""
+        """Generate one more token of each text."""
         for cohort in list(self._cohorts):
             ids = torch.tensor([[run.text.new[-1]] for run in cohort.rows])
             self._try(cohort, ids, cohort.pads())
         self._write()
 
     def park(self, row: Continuation) -> None:
-        """Have a text wait until it is added again."""
+        """Pause a text until it is added again."""
         for cohort in list(self._cohorts):
             own = [run for run in cohort.rows if run.text is row]
             if own and (waiting := self._without(cohort, own)) is not None:
                 row.parked.append(waiting)
 
     def remove(self, row: Continuation) -> None:
-        """Let a text go, whether it is parked or not."""
+        """Remove a text, whether it is parked or not."""
         row.is_over, row.parked = True, []
         self._drop_finished()
 
     def clear(self) -> list[Continuation]:
-        """Let all texts go that are not parked; they are returned."""
+        """Remove and return all texts that are not parked."""
         rows = self.rows
         self._cohorts.clear()
         return rows
@@ -280,14 +285,14 @@ class Together:
 
     @cached_property
     def _can_pad(self) -> bool:
-        """Whether padding before a text changes nothing: where its cache is one of keys."""
+        """Whether texts can be padded on the left, which a key-value cache allows."""
         ids = torch.zeros(1, 1, dtype=torch.int64, device=self._model.device)
         with torch.no_grad():
-            made = self._model.network(input_ids=ids, use_cache=True)
-        return caches.can_join(_state(made)[1])
+            output = self._model.network(input_ids=ids, use_cache=True)
+        return caches.can_join(_state(output)[1])
 
     def _take_in(self, cohort: _Cohort) -> None:
-        """Beside others, where caches can be joined."""
+        """Join a cohort with another if their caches allow it."""
         for index, other in enumerate(self._cohorts):
             if cohort.can_join and other.can_join:
                 self._cohorts[index] = other.joined(cohort)
@@ -301,7 +306,7 @@ class Together:
                 self._without(cohort, over)
 
     def _without(self, cohort: _Cohort, runs: Sequence[Run]) -> _Cohort | None:
-        """Take runs out of a cohort; returns them where they may come back."""
+        """Take runs out of a cohort; returns those that may come back as a cohort."""
         out = [index for index, run in enumerate(cohort.rows) if run in runs]
         kept = [index for index in range(len(cohort.rows)) if index not in out]
         place = self._cohorts.index(cohort)
@@ -315,7 +320,7 @@ class Together:
         return taken
 
     def _try(self, cohort: _Cohort, ids: Tensor, pads: list[int]) -> None:
-        """`_forward`; where it fails, as for want of memory, its texts end, and no others."""
+        """`_forward`; if it fails, for example for lack of memory, only this cohort's texts end."""
         try:
             self._forward(cohort, ids, pads)
         except Exception as error:
@@ -324,8 +329,8 @@ class Together:
                 run.text.error = error
 
     def _forward(self, cohort: _Cohort, ids: Tensor, pads: list[int]) -> None:
-        """One forward of a cohort, with `pads` columns of padding before each of its runs; each
-        gets the logits of the token that follows."""
+        """One forward of a cohort, with `pads` columns of padding before each of its runs. Each
+        gets the logits of its next token."""
         model, width = self._model, ids.shape[1]
         ids = ids.to(model.device)
         start, stop = cohort.width, cohort.width + width
@@ -338,11 +343,13 @@ class Together:
             is_first_iteration=not start,
             attention_mask=mask,
             use_cache=True,
-            **self._options(mask, width, whole=not start and _tells_prompt(cohort.rows)),
+            **self._options(mask, width, whole=not start and _needs_prompt(cohort.rows)),
             **({} if cohort.cache is None else {cohort.name: cohort.cache}),
         )
         skipped = [max(pad - start, 0) for pad in pads]
-        with torch.no_grad(), placed(model, _by_site(cohort.rows, skipped)):
+        functions = _by_site(cohort.rows, skipped)
+        tokens = list({token.ids: token for row in cohort.rows for token in row.tokens}.values())
+        with torch.no_grad(), embedded(model, tokens), placed(model, functions):
             output = model.network(**inputs)
         cohort.width = stop
         cohort.name, cohort.cache = _state(output)
@@ -352,14 +359,13 @@ class Together:
             run.logits = logits[-1].float()
 
     def _options(self, mask: Tensor, width: int, *, whole: bool) -> dict[str, Any]:
-        """What the model's forward takes besides. whole: whether logits of all positions are
-        wanted."""
-        made: dict[str, Any] = {}
+        """More arguments of the model's forward. whole: return the logits of all positions."""
+        arguments: dict[str, Any] = {}
         if "logits_to_keep" in self._accepted and not whole:
-            made["logits_to_keep"] = 1
+            arguments["logits_to_keep"] = 1
         if "position_ids" in self._accepted:
-            made["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
-        return made
+            arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
+        return arguments
 
     def _write(self) -> None:
         """Choose a token for each text whose runs have all got logits."""
@@ -368,19 +374,22 @@ class Together:
         self._drop_finished()
 
     def _choose(
-        self, rows: Sequence[Continuation], found: Sequence[tuple[Tensor, Tensor | None]]
+        self, rows: Sequence[Continuation], both: Sequence[tuple[Tensor, Tensor | None]]
     ) -> None:
+        """Choose a token for each text from its steered and unsteered logits."""
         if not rows:
             return
-        logits = torch.stack([own for own, _ in found])
+        logits = torch.stack([own for own, _ in both])
         tokens = logits.argmax(-1)
         drawing: dict[tuple[float, int, float], list[int]] = {}
         for index, row in enumerate(rows):
-            if (one := row.sampling).temperature > 0:
-                drawing.setdefault((one.temperature, one.top_k, one.top_p), []).append(index)
-        for settings, indices in drawing.items():
+            settings = row.sampling
+            if settings.temperature > 0:
+                key = settings.temperature, settings.top_k, settings.top_p
+                drawing.setdefault(key, []).append(index)
+        for key, indices in drawing.items():
             scores = logits[indices]
-            for warp in self._model.warpers(*settings):
+            for warp in self._model.warpers(*key):
                 scores = warp(None, scores)
             uniform = torch.tensor([rows[index].uniform() for index in indices])
             tokens[indices] = drawn(scores, uniform.double().to(scores.device))
@@ -389,13 +398,13 @@ class Together:
             if broken[index]:
                 row.error = not_numbers(self._model)
                 continue
-            row.write(token, logits[index], found[index][1])
+            row.write(token, logits[index], both[index][1])
 
 
 def _state(output: Any) -> tuple[str, Any]:
-    """What the next forward needs, and its name."""
-    found = ((name, output[name]) for name in _CACHES if name in output)
-    return next((one for one in found if one[1] is not None), ("", None))
+    """The name and value of the cache or state in a model's output."""
+    states = ((name, output[name]) for name in _CACHES if name in output)
+    return next((state for state in states if state[1] is not None), ("", None))
 
 
 def _is_over(row: Continuation) -> bool:
@@ -403,16 +412,16 @@ def _is_over(row: Continuation) -> bool:
 
 
 def _is_ready(run: Run) -> bool:
-    """Whether its functions can be made; why not is kept with its text."""
+    """Whether its site functions can be built; if not, the error is stored in its text."""
     try:
         _ = run.functions
-    except Exception as error:  # of one text, which is no reason for the others to end
+    except Exception as error:  # ends only this text
         run.text.error = error
     return run.text.error is None
 
 
 def _by_site(rows: Sequence[Run], skipped: Sequence[int]) -> dict[Site, SiteFunction]:
-    """What becomes of the activations of all runs at each site; skipped: columns of padding."""
+    """The site functions for all runs together. skipped: columns of padding before each."""
     parts: dict[Site, list[tuple[Run, int, int, SiteFunction]]] = {}
     for index, (row, pad) in enumerate(zip(rows, skipped, strict=True)):
         for site, function in row.functions.items():
@@ -427,19 +436,19 @@ def _each_its_own(parts: Sequence[tuple[Run, int, int, SiteFunction]]) -> SiteFu
             if row.text.error is not None:
                 continue
             try:
-                made = function(resid[index : index + 1, pad:])
-            except Exception as error:  # it ends this text, not its neighbours
+                own = function(resid[index : index + 1, pad:])
+            except Exception as error:  # ends only this text
                 row.text.error = error
                 continue
-            if made is not None:
+            if own is not None:
                 edited = resid.clone() if edited is None else edited
-                edited[index : index + 1, pad:] = made
+                edited[index : index + 1, pad:] = own
         return edited
 
     return run
 
 
-def _tells_prompt(rows: Sequence[Run]) -> bool:
+def _needs_prompt(rows: Sequence[Run]) -> bool:
     return any(run.on_prompt is not None for run in rows)
 
 

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 from steer import evaluation
 from steer.baking.bakeable import check_bakeable
 from steer.baking.folder import Report as BakeReport
 from steer.baking.folder import export as export_folder
 from steer.baking.target import check_folder
+from steer.base.durations import seconds_of
 from steer.base.errors import InputError, UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
 from steer.concepts.words import looks_like_file
 from steer.contrasts import prompts as everyday
+from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
-from steer.distillation.settings import DistillSettings
+from steer.distillation.settings import DistillSettings, Form, sizes
+from steer.distillation.token import distill_token
+from steer.distillation.within import within
 from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
+from steer.evaluation.calibration import calibrated
+from steer.evaluation.making import OPENINGS, Made, samples_of
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.extraction import extract as run_extraction
 from steer.fitting.activations import Activations, open_kept
@@ -41,7 +48,7 @@ from steer.models import torch_files
 from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
 from steer.monitoring.monitor import monitor as run_monitor
-from steer.monitoring.monitor import plan as plan_monitor
+from steer.monitoring.monitor import tokenize as tokenize_texts
 from steer.monitoring.traces import Summary, Trace, summarise
 from steer.sharing import push as pushing
 from steer.sharing.address import parse_folder, parse_vector
@@ -79,6 +86,7 @@ def extract(
     keep: str | PathLike[str] | None = None,
     phrase: str | None = None,
     allow_weak: bool = False,
+    calibrate: bool = True,
     progress: Progress = silent,
 ) -> Vector:
     """Make a vector of two words, or from a contrast set: the difference of the activations.
@@ -94,7 +102,9 @@ def extract(
     `options={"penalty": 2.0}`. positions: the tokens to read, such as `mean`, `last` or `-3:`.
     site: such as resid_post or mlp_out; several positions and sites, with commas, are compared, and
     the one that separates held-out texts best is taken. chat: texts go into the model's chat
-    template. keep: a file for the activations, for `fit`.
+    template. keep: a file for the activations, for `fit`. calibrate: where the texts are a chat
+    model's answers, have it answer a few questions at rising strengths; the vector then recommends
+    the layers, and the strongest coefficient at which the model still writes its own language.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -136,15 +146,84 @@ def extract(
         chat=chat,
         system=system,
     )
+    workers = InProcess(model.inner)
     extracted = run_extraction(
-        InProcess(model.inner),
+        workers,
         found,
         _read_settings(site, layers, positions),
         _fit_settings(name or "vector", method, options, description=description, license=license),
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
-    return Vector(extracted.best.sealed())
+    found_strength = calibrated(workers, found, extracted.best, progress) if calibrate else None
+    best_vector = extracted.best if found_strength is None else found_strength.vector
+    return Vector(best_vector.sealed())
+
+
+def make(
+    model: Model,
+    contrasts: Data | Contrasts | None = None,
+    against: str | None = None,
+    *,
+    positive: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
+    texts: Data | None = None,
+    method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
+    name: str = "vector",
+    description: str = "",
+    license: str = "",
+    mapping: Mapping[str, str] | None = None,
+    template: str | None = None,
+    chat: bool = False,
+    system: str | None = None,
+    prompts: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> Made:
+    """Make a vector, find how strong it can be, and write samples at a few strengths.
+
+    The arguments are those of `extract`, words too; contrasts may also be what `contrast_set`
+    returned.
+    prompts: what the samples go on with; by default three everyday questions, or three openings.
+    `vector` of what is returned recommends what was found; printing it shows the samples.
+
+    Raises:
+        UsageError, InputError, SiteError, VectorError: as `extract`.
+    """
+    described = model.inner.describe()
+    if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
+        vector = extract(
+            model, contrasts, against, method=method, options=options, name=name,
+            description=description, license=license, chat=chat, progress=progress,
+        ).data  # fmt: skip
+    else:
+        chosen = contrasts
+        if not isinstance(chosen, Contrasts):
+            chosen = contrast_set(
+                chosen,
+                positive=positive,
+                negative=negative,
+                texts=texts,
+                mapping=mapping,
+                template=template,
+                chat=chat,
+                system=system,
+            )
+        workers = InProcess(model.inner)
+        vector = run_extraction(
+            workers,
+            chosen,
+            _read_settings("resid_post", None, None),
+            _fit_settings(name, method, options, description=description, license=license),
+            progress=progress,
+        ).best
+        calibration = calibrated(workers, chosen, vector, progress)
+        vector = vector if calibration is None else calibration.vector
+    in_chat = vector.metadata.read.chat is True
+    usual = everyday.OTHER_QUESTIONS[:3] if in_chat else OPENINGS
+    shown = tuple(usual if prompts is None else prompts)
+    samples = samples_of(model.inner, vector, shown, progress)
+    return Made(vector.sealed(), described, shown, samples)
 
 
 def record(
@@ -239,6 +318,10 @@ def distill(
     baseline: str = "",
     prompts: Data | None = None,
     chat: bool = False,
+    form: str = "edit",
+    tokens: int | None = None,
+    scalar: bool = False,
+    inside: Steers = None,
     method: str | None = None,
     options: Mapping[str, Value] | None = None,
     rank: int | None = None,
@@ -248,18 +331,25 @@ def distill(
     held_out: int | None = None,
     max_tokens: int | None = None,
     steps: int | None = None,
+    budget: str | float | None = None,
     seed: int = 0,
     name: str = "edit",
     description: str = "",
     license: str = "",
     progress: Progress = silent,
 ) -> Vector:
-    """Make an edit that does what a prompt condition does, without its tokens.
+    """Make an edit, or a learned token, that does what a prompt condition does.
 
     The model writes texts under the condition; the edit learns to give the same probabilities
     without it (context distillation: Askell et al. 2021, arXiv 2112.00861). chat: the condition is
     a system message, and prompts are what users ask. The file's evidence says how much of the
     condition's effect the edit recovers on held-out texts: 1 is all, 0 is the unsteered model.
+    budget: a time to fit into, such as `5m`, by an estimate; what that leaves out is logged.
+
+    form: `edit` acts on activations, without the condition's tokens; `token` makes embeddings, so
+    many `tokens`, that stand where the condition stood, or in any prompt as `<|name|>`. scalar:
+    train it for coefficients from -1 to 2, each as many times the condition. inside: learned tokens
+    that the condition contains, written so.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -269,18 +359,18 @@ def distill(
     usual = list(everyday.QUESTIONS if chat else everyday.OPENINGS)
     chosen = usual if prompts is None else everyday.different(text_list(prompts))
     every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
+    if form not in get_args(Form):
+        raise UsageError(f"{form!r} is not a form of a prompt", hint="use edit or token")
+    edits = {"method": method, "rank": rank, "layers": layers, "scope": scope, "budget": budget}
+    for option, value in edits.items() if form == "token" else ():
+        if value is not None:
+            raise UsageError(f"{option} is of edits, and this is a token")
+    if form == "edit" and (tokens is not None or scalar or inside is not None):
+        raise UsageError("tokens, scalar and inside go with form='token'")
     chosen_method, values = (
         (None, {}) if method is None else parse_method(method, distill_methods())
     )
     response_only = chosen_method is not None and chosen_method.response_only
-    given: dict[str, Any] = {
-        "method": None if chosen_method is None else chosen_method.name,
-        "options": values | dict(options or {}),
-        "steps": steps,
-        "samples": samples if samples is not None else 256 if chat else 1024,
-        "held_out": held_out if held_out is not None else 64 if chat else 128,
-        "max_tokens": max_tokens if max_tokens is not None else 64 if chat else 128,
-    }
     settings = DistillSettings(
         name=name,
         rank=rank,
@@ -289,9 +379,29 @@ def distill(
         seed=seed,
         description=description,
         license=license,
-        **{key: value for key, value in given.items() if value is not None},
+        scalar=scalar,
+        form=form,  # type: ignore[arg-type]  # checked above
+        method="descent" if chosen_method is None else chosen_method.name,
+        options=values | dict(options or {}),
+        **sizes(
+            form,
+            chat=chat,
+            steps=steps,
+            samples=samples,
+            held_out=held_out,
+            max_tokens=max_tokens,
+            tokens=tokens,
+        ),
     )
     conditions = Conditions(condition, baseline, chat)
+    if form == "token":
+        used = as_steers(inside)
+        check_all_fit([steer.vector for steer in used], model.inner.identity)
+        token = distill_token(model.inner, conditions, chosen, settings, progress, within=used)
+        return Vector(token.sealed())
+    if budget is not None:
+        log = logging.getLogger("steer").info
+        settings = within(seconds_of(budget), model.inner, settings, log)
     made = distillation.distill(model.inner, conditions, chosen, settings, progress)
     return Vector(made.sealed())
 
@@ -388,7 +498,7 @@ def monitor(
     ]
     for text in check_readers(chat=chat, watched=chosen):
         warnings.warn(text, FitWarning, stacklevel=2)
-    planned = plan_monitor(model.inner, given, chat=chat)
+    planned = tokenize_texts(model.inner, given, chat=chat)
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)
     with progress("reading", len(given)) as advance:
@@ -480,6 +590,7 @@ def evaluate(
     baseline: str = "",
     chat: bool = False,
     concept: str | Judge | None = None,
+    guidance: Sequence[float] = (),
     prompts: Sequence[str] | None = None,
     unrelated: Data | None = None,
     samples: int = 48,
@@ -493,7 +604,8 @@ def evaluate(
 
     texts: pairs, or texts for the condition. condition: the prompt that the vector stands for.
     concept: what to look for in written texts, such as `words:glad,happy`, or a function. samples:
-    texts that each row writes, of max_tokens at most. Baselines are the unsteered model, random
+    texts that each row writes, of max_tokens at most. guidance: strengths at which the condition
+    guides the model live, a row each. Other baselines are the unsteered model, random
     directions, the opposite sign and the prompt; every number has an interval.
 
     Raises:
@@ -509,6 +621,7 @@ def evaluate(
         baseline=baseline,
         chat=chat,
         concept=concept,
+        guidance=guidance,
         prompts=prompts,
         unrelated=_records(unrelated),
         samples=samples,

@@ -1,7 +1,7 @@
-"""How a vector is made: one file for each method, in `builtin`, or in another package.
+"""The methods that make vectors: one file for each, in `builtin` or in another package.
 
 `FitMethod` fits a direction to recorded activations (`steer extract`, `steer fit`); `DistillMethod`
-finds an edit that does what a prompt does (`steer distill`). No torch.
+finds an edit with the effect of a prompt (`steer distill`). No torch.
 """
 
 from __future__ import annotations

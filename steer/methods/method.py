@@ -1,4 +1,4 @@
-"""What a method is: its name, its options, what it needs, and how it is computed."""
+"""The types of methods: name, options, requirements and computation."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method(Extension):
-    """What the methods of all kinds have in common.
+    """The base class of all methods.
 
     options: what the user may set. command: the command that takes methods of this kind.
     """
@@ -102,21 +102,21 @@ class Method(Extension):
     options: tuple[Option, ...] = ()
     command: ClassVar[str]
 
-    def settings(self, given: Mapping[str, object]) -> dict[str, Value]:
-        """The value of every option: what is given, checked, and else the default.
+    def settings(self, chosen: Mapping[str, object]) -> dict[str, Value]:
+        """The value of every option: the chosen one, checked, or the default.
 
         Raises:
             UsageError: an option that the method does not have, or a wrong value.
         """
         known = {option.name: option for option in self.options}
-        for name in given:
+        for name in chosen:
             if name not in known:
                 raise UsageError(
                     f"the method {self.name} has no option {name!r}",
                     hint=f"its options: {listed(known)}" if known else "it has no options",
                 )
         return {
-            name: option.check(given[name], self.name) if name in given else option.default
+            name: option.check(chosen[name], self.name) if name in chosen else option.default
             for name, option in known.items()
         }
 
@@ -181,26 +181,26 @@ class FitMethod(Method):
                 hint="a single pair has mean_diff",
             )
         with foreign_code(self, "method", "to fit", InputError, "try another --method"):
-            found = np.asarray(self.compute(positive, negative, **options), np.float64)
-        if found.shape != positive.shape[1:] or not np.isfinite(found).all():
+            direction = np.asarray(self.compute(positive, negative, **options), np.float64)
+        if direction.shape != positive.shape[1:] or not np.isfinite(direction).all():
             raise InputError(
-                f"the method {self.name} gave {_described(found)}, not {positive.shape[1]} finite"
-                " numbers",
+                f"the method {self.name} gave {_described(direction)}, not {positive.shape[1]}"
+                " finite numbers",
                 hint="try another --method",
             )
         if self.keeps_length:
-            return found
-        length = float(np.linalg.norm(found))
-        axis = found / length if length else found
+            return direction
+        length = float(np.linalg.norm(direction))
+        axis = direction / length if length else direction
         return np.asarray(float((positive.mean(0) - negative.mean(0)) @ axis) * axis)
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What a distillation method found. edits: `steer.distillation.lowrank.Edits`.
+    """The result of a distillation method. edits: `steer.distillation.lowrank.Edits`.
 
-    ridge: what was added to the diagonal of the regression, as a share of its mean. best_step: the
-    step of the descent whose state was kept; descended: whether there was a descent.
+    ridge: the regularisation of the regression, as a share of the mean diagonal. best_step: the
+    step of the descent whose state was kept. descended: whether there was a descent.
     """
 
     edits: Any
@@ -211,13 +211,13 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillMethod(Method):
-    """A method that finds an edit that does what a prompt condition does.
+    """A method that finds an edit with the effect of a prompt condition.
 
-    compute: a `steer.distillation.task.Task`, `DistillSettings`, a `Progress` and the options by
-        name, to what it `Fitted`. It imports what it needs when it is called, so that the help does
-        not wait for torch.
+    compute: from a `steer.distillation.task.Task`, `DistillSettings`, a `Progress` and the options
+        by name to a `Fitted`. It imports torch when it is called, so that the help does not wait
+        for it.
     pairs: the same for the pairs of a contrast set (`steer.distillation.pairs.Preference`); None if
-        it has no use for them.
+        the method cannot use them.
     response_only: whether its edit acts on the response unless a scope is named.
     in_suite: whether `steer suite` tries it by default.
     """
@@ -242,5 +242,5 @@ class DistillMethod(Method):
         return self.pairs
 
 
-def _described(found: Any) -> str:
-    return f"an array of shape {list(found.shape)}" if found.ndim != 1 else f"{len(found)} numbers"
+def _described(array: Any) -> str:
+    return f"an array of shape {list(array.shape)}" if array.ndim != 1 else f"{len(array)} numbers"

@@ -1,4 +1,4 @@
-"""What a vector file says about itself: typed, checked once, and byte-stable as JSON.
+"""The metadata of a vector file: typed, validated once, and byte-stable as JSON.
 
 The JSON has sorted keys and no timestamp, so that the same inputs give the same bytes.
 """
@@ -22,15 +22,15 @@ from steer.vectors.provenance import (
     Unit,
 )
 from steer.vectors.record import Record, finite
-from steer.vectors.sites import SiteName, format_layers
+from steer.vectors.sites import EMBEDDING, SiteName, VectorSite, format_layers
 
 FORMAT = 1
-#: The first release that reads `FORMAT`: an older one can then say what to install.
+#: The first release that reads `FORMAT`. Older releases read it and name the release to install.
 NEEDS = "0.1.0"
 
-#: How an op looks in `-v`; `steer.steering.operation` knows what it means.
+#: The form of an op in `-v`; `steer.steering.operation` parses it.
 _OP = re.compile(r"[a-z]{1,20}(=[a-z0-9.+-]{1,40})?")
-#: The scopes that a file may recommend; `steer.steering.scope` knows what they mean.
+#: The scopes that a file may recommend; `steer.steering.scope` parses them.
 _SCOPE = re.compile(r"all|prompt|response(=\d{1,9})?")
 
 
@@ -50,16 +50,16 @@ class Spread(Record, frozen=True):
 
 
 class LayerStatistics(Record, frozen=True):
-    """What was seen at one layer while the vector was made.
+    """Statistics of one layer, from the texts that the vector was made from.
 
-    norm: length of the stored vector, in activation units; of a low-rank edit, of what it adds
-        to the mean activation of a text, on average (of combined ones, at most).
-    resid_norm: mean length of the activations read there; None of an imported vector.
-    separability: AUC of the projection on held-out folds, 0.5 is chance; None with too few pairs.
+    norm: length of the stored vector, in activation units; for a low-rank edit, the mean length of
+        what it adds to the mean activation of a text (for combined edits, an upper bound).
+    resid_norm: mean length of the activations; None for an imported vector.
+    separability: AUC of the projection on held-out folds; 0.5 is chance; None with too few pairs.
     positive, negative: projection of each side's activations on the unit vector.
     coherence: mean cosine of the pair differences with the vector; None without pairs.
     agreement: cosine with the mean difference.
-    A combined vector has neither sides nor separability: they would need the activations again.
+    A combined vector has neither sides nor separability, since its activations are not known.
     """
 
     layer: int
@@ -84,15 +84,15 @@ class LayerStatistics(Record, frozen=True):
 
 
 class Recommended(Record, frozen=True):
-    """What `-v NAME` does when nothing else is typed, and why.
+    """The settings of a plain `-v NAME`, and the evidence for them.
 
-    coefficient: times the stored vector or, where `unit` is residual, the share of the mean
-    activation's length that it is brought to at each layer; for an op other than `add`, how much of
-    the edit is made. op: as `-v` writes it, such as `add`, `ablate` or `cap=2.5`. scope: which
-    positions that op steers, as `-v` writes it; None leaves the usual ones. chosen_on: short hashes
-    of the held-out texts that a sweep chose by; None where there were none, and in earlier files.
+    coefficient: a multiple of the stored vector or, if `unit` is residual, the length of the
+    addition at each layer as a share of the mean activation's length; for ops other than `add`, the
+    fraction of the edit. op: in the grammar of `-v`, such as `add`, `ablate` or `cap=2.5`. scope:
+    the positions to steer, in the grammar of `-v`; None for the op's default. chosen_on: short
+    hashes of the held-out texts that a sweep chose by; None without a sweep, and in earlier files.
     limit: the nearest coefficient further out, in the same unit, that a sweep found too costly for
-    its budget; None where it found none.
+    its budget, if any.
     """
 
     layers: tuple[int, ...]
@@ -113,7 +113,7 @@ class Recommended(Record, frozen=True):
         if not _OP.fullmatch(self.op):
             raise ValueError(f"{self.op[:60]!r} is not an op")
         if self.unit == "residual" and self.op not in ("add", "norm=keep"):
-            raise ValueError(f"{self.op} has no length that could be a share of an activation's")
+            raise ValueError(f"{self.op} adds no length, so its unit cannot be residual")
 
     @property
     def op_name(self) -> str:
@@ -122,14 +122,18 @@ class Recommended(Record, frozen=True):
 
 
 class Metadata(Record, frozen=True):
-    """The JSON of a vector file. `layers[i]` is the layer of row i of the tensors.
+    """The metadata of a vector file. `layers[i]` is the layer of row i of the tensors.
 
-    rank: of the low-rank part; 0 where there is only a vector.
+    rank: of a low-rank edit; 0 for a plain vector.
+
+    A learned token has the site `embedding`, and layer 0 alone. tokens: its number of embeddings, 0
+    of a vector. coefficients: the lowest and the highest coefficient that it was trained for; None
+    where it was trained for 1 alone.
     """
 
     name: str
     model: ModelIdentity
-    site: SiteName
+    site: VectorSite
     layers: tuple[int, ...]
     method: Method
     read: Read
@@ -140,6 +144,8 @@ class Metadata(Record, frozen=True):
     license: str = ""
     sha256: str = ""
     rank: int = 0
+    tokens: int = 0
+    coefficients: tuple[float, float] | None = None
     format: int = FORMAT
     needs: str = NEEDS
 
@@ -154,6 +160,29 @@ class Metadata(Record, frozen=True):
             raise ValueError("statistics are not one for each layer")
         if not self.recommended.layers or not set(self.recommended.layers) <= set(self.layers):
             raise ValueError("recommended layers are not among the stored ones")
+        if (self.site == EMBEDDING) != (self.tokens > 0):
+            raise ValueError("a learned token, and no other vector, has embeddings")
+        if self.coefficients is not None and not self.tokens:
+            raise ValueError("only a learned token has a range of coefficients")
+        if self.coefficients is not None and not self.coefficients[0] < self.coefficients[1]:
+            raise ValueError("the range of coefficients is empty")
+        if self.tokens < 0 or (self.tokens and (self.layers != (0,) or self.rank)):
+            raise ValueError("a learned token has layer 0 alone, and no low-rank part")
+
+    @property
+    def activation_site(self) -> SiteName:
+        """Where in each layer the vector is read or written.
+
+        Raises:
+            VectorError: it is a learned token, which is at no layer.
+        """
+        if self.site == EMBEDDING:
+            raise VectorError(
+                f"{self.name!r} is a learned token: it stands in a prompt, and has no direction at"
+                " a layer",
+                hint="use it with apply, chat, eval or serve, or distill an edit: --method ridge",
+            )
+        return self.site
 
     def at(self, layer: int) -> LayerStatistics:
         """Statistics of one stored layer.
@@ -183,11 +212,12 @@ def encode(metadata: Metadata) -> str:
 def to_json(metadata: Metadata) -> dict[str, Any]:
     """Plain dicts, lists, numbers and strings.
 
-    Without what earlier files did not have, where it says nothing: they keep their bytes.
+    Newer fields with their default value are left out, so that earlier files keep their bytes.
     """
     plain = dict(msgspec.to_builtins(metadata))
-    if not metadata.rank:
-        del plain["rank"]
+    for name in ("rank", "tokens", "coefficients"):
+        if not plain[name]:
+            del plain[name]
     if metadata.contrast.items is None:
         del plain["contrast"]["items"]
     if metadata.recommended.unit == "vector":
@@ -202,7 +232,7 @@ def decode(text: str, subject: str) -> Metadata:
     """Metadata from JSON; `subject` names the file in errors.
 
     Raises:
-        VectorError: not JSON, a key twice, a newer format, or fields that are missing or wrong.
+        VectorError: not JSON, a duplicate key, a newer format, or missing or wrong fields.
     """
     raw = load_strict_json(text, subject)
     if not isinstance(raw, dict):

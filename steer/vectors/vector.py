@@ -1,4 +1,4 @@
-"""A steering vector: numbers and what is known about them. Frozen; checks itself once."""
+"""A steering vector: tensors and metadata. Immutable, and validated once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ class SteeringVector:
     """Raw (not normalised) vectors for one site at one or more layers, or low-rank edits.
 
     directions: float32 [n_layers_stored, d_model], in activation units; row i belongs to layer
-        `metadata.layers[i]`, and added once (coefficient 1) moves the negative side's mean to the
-        positive side's.
-    down, up: float32 [n_layers_stored, k, d_model] and [n_layers_stored, d_model, k] where
-        `metadata.rank` is k > 0, else None: the edit is then h + up (down h) + direction.
+        `metadata.layers[i]`. Coefficient 1 moves the negative side's mean to the positive side's.
+    down, up: float32 [n_layers_stored, k, d_model] and [n_layers_stored, d_model, k] if
+        `metadata.rank` is k > 0, else None. The edit is h + up (down h) + direction.
+
+    Of a learned token of K embeddings, directions are [K, d_model]: the embeddings themselves or,
+    where it was trained for a range of coefficients, what each unit of the coefficient adds to
+    `origin` [K, d_model].
 
     Raises:
         VectorError: a wrong shape, or numbers that are not finite.
@@ -35,6 +38,7 @@ class SteeringVector:
     directions: Directions
     down: Directions | None = None
     up: Directions | None = None
+    origin: Directions | None = None
 
     def __post_init__(self) -> None:
         shapes = tensor_shapes(self.metadata)
@@ -54,8 +58,13 @@ class SteeringVector:
 
     @property
     def tensors(self) -> dict[str, Directions]:
-        """What is stored, by name, in the order of the file."""
-        named = {"directions": self.directions, "down": self.down, "up": self.up}
+        """The stored tensors by name, in the order of the file."""
+        named = {
+            "directions": self.directions,
+            "down": self.down,
+            "up": self.up,
+            "origin": self.origin,
+        }
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @property
@@ -66,13 +75,14 @@ class SteeringVector:
         """The raw vector of one layer, float32 [d_model].
 
         Raises:
-            VectorError: the vector has no such layer.
+            VectorError: the vector has no such layer, or is a learned token.
         """
+        _ = self.metadata.activation_site
         self.metadata.at(layer)
         return np.asarray(self.directions[self.metadata.layers.index(layer)])
 
     def low_rank(self, layer: int) -> tuple[Directions, Directions] | None:
-        """`down` [k, d_model] and `up` [d_model, k] of one layer, or None of a plain vector.
+        """`down` [k, d_model] and `up` [d_model, k] of one layer; None for a plain vector.
 
         Raises:
             VectorError: the vector has no such layer.
@@ -83,30 +93,43 @@ class SteeringVector:
         row = self.metadata.layers.index(layer)
         return np.asarray(self.down[row]), np.asarray(self.up[row])
 
-    def only(self, layers: Sequence[int]) -> SteeringVector:
-        """The same vector with these of its layers, in rising order.
-
-        What the file recommends is kept where those layers are left; its evidence is of all.
+    def embeddings(self, coefficient: float = 1.0) -> Directions:
+        """The embeddings of a learned token at a coefficient, float32 [K, d_model].
 
         Raises:
-            VectorError: the vector has no such layer.
+            VectorError: it is no learned token.
         """
+        if not self.metadata.tokens:
+            raise VectorError(f"vector {self.name!r} is no learned token")
+        if self.origin is None:
+            return self.directions
+        return np.asarray(self.origin + np.float32(coefficient) * self.directions)
+
+    def only(self, layers: Sequence[int]) -> SteeringVector:
+        """The same vector with some of its layers, in rising order.
+
+        The recommendation keeps those of its layers that remain; its evidence is still that of all.
+
+        Raises:
+            VectorError: the vector has no such layer, or is a learned token.
+        """
+        _ = self.metadata.activation_site
         statistics = tuple(self.metadata.at(layer) for layer in layers)
         rows = [self.metadata.layers.index(layer) for layer in layers]
         recommended = self.metadata.recommended
-        left = tuple(layer for layer in recommended.layers if layer in layers) or tuple(layers)
+        remaining = tuple(layer for layer in recommended.layers if layer in layers) or tuple(layers)
         metadata = msgspec.structs.replace(
             self.metadata,
             layers=tuple(layers),
             statistics=statistics,
-            recommended=msgspec.structs.replace(recommended, layers=left),
+            recommended=msgspec.structs.replace(recommended, layers=remaining),
             sha256="",
         )
         parts = {name: np.array(tensor[rows]) for name, tensor in self.tensors.items()}
         return SteeringVector(metadata, **parts)
 
     def renamed(self, name: str, description: str | None = None) -> SteeringVector:
-        """The same numbers under another name, with another description where one is given."""
+        """The same vector with another name, and another description if one is given."""
         metadata = msgspec.structs.replace(
             self.metadata,
             name=name,
@@ -117,7 +140,7 @@ class SteeringVector:
 
     @property
     def sha256(self) -> str:
-        """Hash of everything that the file says: the metadata (but this hash) and the numbers."""
+        """Hash of the metadata (without this hash) and the tensors."""
         unsigned = encode(msgspec.structs.replace(self.metadata, sha256=""))
         digest = hashlib.sha256(unsigned.encode() + b"\0")
         for tensor in self.tensors.values():
@@ -131,8 +154,11 @@ class SteeringVector:
 
 
 def tensor_shapes(metadata: Metadata) -> dict[str, tuple[int, ...]]:
-    """Which tensors a file with these metadata has, in their order, and their shapes."""
+    """The names and shapes of the tensors in a file with these metadata, in order."""
     n, width, rank = len(metadata.layers), metadata.model.d_model, metadata.rank
+    if metadata.tokens:
+        parts = ("directions",) if metadata.coefficients is None else ("directions", "origin")
+        return dict.fromkeys(parts, (metadata.tokens, width))
     shapes: dict[str, tuple[int, ...]] = {"directions": (n, width)}
     if rank:
         shapes |= {"down": (n, rank, width), "up": (n, width, rank)}

@@ -15,7 +15,7 @@ import numpy as np
 
 from steer.base.errors import UsageError, VectorError
 from steer.formats.imported import Imported, checked_directions, shortened
-from steer.formats.keys import place
+from steer.formats.keys import site_of
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 from steer.formats.tensors import Tensors
@@ -176,12 +176,12 @@ def _read(source: Source, options: Options) -> Imported:
         convention=f"row {options.row} of the decoder; {why}",
         site=site,
         model=model,
-        notes=("a feature's strength is not in the file: find a coefficient, with sweep",),
+        notes=("the file has no strength for a feature: find a coefficient with steer sweep",),
     )
 
 
 def _place(source: Source) -> tuple[int | None, SiteName, str, str]:
-    """Layer, site, why, and model, as a configuration beside the file has them."""
+    """Layer, site, their origin and model, from a configuration beside the file."""
     for name in _CONFIGS:
         if not source.has(name):
             continue
@@ -195,17 +195,18 @@ def _place(source: Source) -> tuple[int | None, SiteName, str, str]:
         model = next((flat[key] for key in _MODELS if isinstance(flat.get(key), str)), "")
         for key in _HOOKS:
             if isinstance(flat.get(key), str):
-                found = place(flat[key], source.subject(name))
-                if found is None:
+                named_site = site_of(flat[key], source.subject(name))
+                if named_site is None:
                     raise VectorError(
-                        f"{source.subject(name)}: {shortened(flat[key])!r} is no site here"
+                        f"{source.subject(name)}: {shortened(flat[key])!r} is not a site of steer"
                     )
-                return found[0], found[1], f"{name} names {flat[key]}", shortened(model)
+                layer, site, _ = named_site
+                return layer, site, f"{name} names {flat[key]}", shortened(model)
         submodule = flat.get("submodule_name")
         if submodule is not None and not str(submodule).startswith("resid_post"):
             raise VectorError(
-                f"{source.subject(name)}: the submodule {shortened(submodule)!r} is no site here",
-                hint="one on resid_post can be read",
+                f"{source.subject(name)}: {shortened(submodule)!r} is not a site of steer",
+                hint="steer reads autoencoders of resid_post",
             )
         if type(flat.get("layer")) is int and flat["layer"] >= 0:
             return flat["layer"], "resid_post", f"{name} has its layer", shortened(model)
