@@ -333,7 +333,7 @@ def test_an_echoed_prompt_has_its_log_probabilities(fields: dict[str, Any]) -> N
 
 
 def test_words_are_those_of_the_documented_thresholds() -> None:
-    assert [word(nats, None) for nats in (0.0, 0.5, 0.6, 1.5, 1.6)] == [
+    assert [word(nats, None) for nats in (0.0, 0.5, 0.6, 2.0, 2.1)] == [
         *["coherent"] * 2,
         *["strained"] * 2,
         "broken",
