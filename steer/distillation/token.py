@@ -100,7 +100,7 @@ class Learner:
         return self._rows[lesson]
 
     def losses(self, lessons: Sequence[Lesson], state: Tensor | None = None) -> Tensor:
-        """KL(p_condition || p_token) of each token, float32 [sum of n], with gradients to `state`."""
+        """KL(p_condition || p_token) of each token, float32 [sum of n]; gradients go to `state`."""
         targets = self.task.teacher(lessons)
         rows = (self.state if state is None else state) * self.scale
         with embedded(self.task.model, [self.token], rows):
