@@ -14,6 +14,7 @@ from steer.cli import contrast_options, from_words, options, output, tables, wor
 from steer.cli.methods import FitCommand
 from steer.contrasts.contrasts import ContrastSource
 from steer.models.source import ModelSource
+from steer.vectors.sites import SITE_NAMES, listed
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +48,7 @@ def extract(
     ] = None,
     site: Annotated[
         str,
-        typer.Option(help="resid_pre, resid_post, attn_out, mlp_out; or more."),
+        typer.Option(help=f"{listed(SITE_NAMES)}; several with commas."),
     ] = "resid_post",
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,

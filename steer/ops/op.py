@@ -116,7 +116,7 @@ class Op(Extension):
         assert self.apply is not None
         if self.package is None:
             return self.apply(h.float(), u, value, weight)
-        hint = "leave the op out, or mend that package"
+        hint = "leave the op out, or fix that package"
         with foreign_code(self, "op", "to edit activations", HookError, hint):
             edited: Any = self.apply(h.float(), u, value, weight)
         if getattr(edited, "shape", None) != h.shape:
