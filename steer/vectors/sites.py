@@ -49,6 +49,10 @@ PLACES: dict[SiteName, Place] = {
     )
 }
 SITE_NAMES: tuple[SiteName, ...] = tuple(PLACES)
+#: Where a learned token stands: in the prompt, before the first layer.
+EMBEDDING: Literal["embedding"] = "embedding"
+#: Where the numbers of a vector file belong.
+VectorSite = SiteName | Literal["embedding"]
 _MOST_DIGITS = 9
 
 
