@@ -240,7 +240,7 @@ def test_the_class_decides_when_the_configuration_names_no_architecture() -> Non
             "opt",
             Site(2, "mlp_out"),
             "OPTForCausalLM has no mlp_out",
-            "it has resid_pre, resid_post and attn_out",
+            "it has resid_pre, attn_out and resid_post",
         ),
         ("llama", Site(3), "LlamaForCausalLM has no layer 3", "its layers are 0-2"),
         ("granite", Site(7, "attn_out"), "GraniteForCausalLM has no layer 7", "its layers are 0-2"),
