@@ -303,7 +303,7 @@ def test_without_takes_several(built: Path) -> None:
     for name in ("joy", "formal"):
         if (built / f"{name}.safetensors").exists():
             shutil.copy(built / f"{name}.safetensors", ".")
-    shutil.copy(Path(__file__).parents[1] / "vectors/sea.safetensors", ".")
+    shutil.copy(Path(__file__).parents[1] / "steer/pocket/vectors/sea.safetensors", ".")
     result = steer("combine", "./joy.safetensors", "--without",
                    "./sea.safetensors,./sea.safetensors", "-o", "alone.safetensors")  # fmt: skip
     assert result.exit_code == 0, result.stderr
@@ -352,6 +352,8 @@ def test_a_vector_of_tokens_raises_them(tmp_path: Path) -> None:
     for row in lens(model, vector, top=3):
         assert " joyful" in {token.text for token in row.raised}
         assert " gloomy" in {token.text for token in row.lowered}
+    assert vector.metadata.description == "raises ' joyful', lowers ' gloomy'"
+    assert vector.metadata.contrast.positive is None  # a token is no condition of a prompt
     shares = [row.share for row in vector.metadata.statistics]
     assert shares == pytest.approx([0.1] * len(shares), rel=1e-3)
     reverse = from_tokens(model, [" gloomy"], [" joyful"], name="t")

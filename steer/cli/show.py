@@ -48,7 +48,7 @@ def show(
     \b
     steer show joyful
     steer show joyful --lens -m pocket
-    steer show vectors/joyful.safetensors --json
+    steer show joyful --json
     """
     from steer.fitting.warnings import warnings
     from steer.vectors import store
@@ -135,8 +135,9 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     revision = f" at {model.revision[:12]}" if model.revision else ""
     known = f"{model.architecture}, weights {model.fingerprint}" if model.bound else "not bound"
     made = f"{metadata.method} of {contrast}"
-    if contrast.kind == "conditions":
-        made += f", {contrast.positive!r} against {contrast.negative!r}"
+    if contrast.positive is not None:
+        made += f", {contrast.positive!r}"
+        made += "" if contrast.negative is None else f" against {contrast.negative!r}"
     distillation = metadata.method.distillation
     if distillation is not None and contrast.kind == "condition":
         title = distill_methods().title(distillation.method)

@@ -28,7 +28,7 @@ from steer.fitting.fitting import rounded
 from steer.hooks.record import record
 from steer.models.model import Model
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
-from steer.vectors.provenance import SEVERAL, ContrastSummary, Method, Read
+from steer.vectors.provenance import ContrastSummary, Method, Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
@@ -79,7 +79,7 @@ def from_tokens(
     digest = hashlib.sha256(json.dumps(sides).encode()).hexdigest()
     metadata = Metadata(
         name=name,
-        description=description,
+        description=description or _described(raises, lowers),
         license=license,
         model=model.identity,
         site="resid_post",
@@ -90,8 +90,6 @@ def from_tokens(
             kind="unknown",
             n=0,
             sha256=digest,
-            positive=SEVERAL.join(raises) or None,
-            negative=SEVERAL.join(lowers) or None,
         ),
         statistics=statistics,
         recommended=Recommended(
@@ -101,6 +99,11 @@ def from_tokens(
         ),
     )
     return SteeringVector(metadata, rows)
+
+
+def _described(raises: Sequence[str], lowers: Sequence[str]) -> str:
+    sides = (("raises", raises), ("lowers", lowers))
+    return ", ".join(f"{verb} {' and '.join(map(repr, side))}" for verb, side in sides if side)
 
 
 def _token(model: Model, text: str) -> int:
