@@ -148,6 +148,36 @@ def test_a_method_that_fails_or_cannot_be_loaded_is_named(site: Path, folder: Pa
     assert "No module named 'nothing_of_the_kind'" in failed.stderr
 
 
+def test_a_method_of_distillation_of_another_package_is_used(site: Path, folder: Path) -> None:
+    project = '[project.entry-points."steer.methods"]\nlow = "plugin_low:METHOD"\n'
+    code = (
+        "from steer.methods import DistillMethod, Fitted, Option\n"
+        "def compute(task, settings, progress, rank):\n"
+        "    from steer.distillation.regress import regress\n"
+        "    edits, ridge = regress(task, settings, progress, ranks=(rank,))\n"
+        "    return Fitted(edits, ridge=ridge) if rank > 1 else edits\n"
+        "METHOD = DistillMethod(name='low', title='low', help='x', compute=compute,"
+        " options=(Option('rank', 2, 'x'),))\n"
+    )
+    install(site, "plugin_low", code, project)
+    assert "low" in steer("distill", "--help").stdout
+    Path("prompts.txt").write_text("w4 w7\nw60 w3\n")
+    words = ["distill", "--condition", "w5 w9 w33", "-m", folder, "--prompts", "prompts.txt"]
+    words += ["--samples", 32, "--held-out", 16, "--max-tokens", 12, "--layers", "all"]
+    result = steer(*words, "-o", "x.safetensors", "--method", "low:rank=3")
+    assert result.exit_code == 0, result.stderr
+    method = store.read(Path("x.safetensors")).metadata.method
+    assert (method.name, method.options, method.package) == ("distill", {"rank": 3}, "plugin_low")
+    assert method.distillation is not None
+    assert (method.distillation.method, method.distillation.steps) == ("low", 0)
+    assert store.read(Path("x.safetensors")).metadata.rank == 3
+    assert "distilled by low:rank=3, over 32 texts" in steer("show", "x.safetensors").stdout
+    wrong = steer(*words, "-o", "y.safetensors", "--method", "low:rank=1")
+    assert wrong.exit_code == 1 and "not a Fitted" in wrong.stderr
+    pairs = steer("distill", "--contrasts", "prompts.txt", "-o", "y.safetensors", "--method", "low")
+    assert pairs.exit_code == 2 and "not from pairs" in pairs.stderr
+
+
 @pytest.fixture
 def reflect(site: Path, folder: Path) -> None:
     """The op of the manual, installed, and a vector `warm` beside held-out pairs."""
