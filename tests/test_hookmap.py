@@ -296,7 +296,7 @@ def test_experts_that_flatten_to_rows_are_no_site(input_ids: Tensor) -> None:
     )
     model = randomised(transformers.Llama4ForCausalLM, config)
     found = hook_map(model)
-    assert found.sites == ("resid_pre", "resid_post", "attn_out")
+    assert found.sites == ("resid_pre", "attn_out", "resid_post")
     for tensor in read(model, found.places, input_ids).values():
         assert tensor.shape == (*input_ids.shape, D_MODEL)
 
