@@ -110,7 +110,7 @@ def looking(texts: Bench, grid: Grid, writing: Writing) -> Look:
 
     @cache
     def base() -> Nats:
-        return expected_nats(texts.model, [one.scored for one in texts.own], UNSTEERED)
+        return expected_nats(texts.model, [(UNSTEERED, [one.scored for one in texts.own])])
 
     @cache
     def look(position: Position) -> Tried:
@@ -221,7 +221,7 @@ def _edge(line: Sequence[Position], look: Look, max_nats: float) -> Tried:
 
 def _tried(texts: Bench, steer: Steer, position: Position, writing: Writing, base: Nats) -> Tried:
     written = write(texts.model, writing, [steer], engine=texts.engine)
-    own = expected_nats(texts.model, [one.scored for one in written], Steered((steer,)))
+    own = expected_nats(texts.model, [(Steered((steer,)), [one.scored for one in written])])
     pieces = [distinct(one.own) for one in written]
     return Tried(
         position,

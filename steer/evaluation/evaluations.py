@@ -532,14 +532,14 @@ class _Observer:
         self, variant: Variant, written: Sequence[Written], lessons: Sequence[Lesson]
     ) -> list[list[float]]:
         if variant.kind == "prompt":
-            texts = [lesson_text(one) for one in lessons]
-            return [one.tolist() for one in expected_nats(self.model, texts, PROMPTED)]
-        parts = [
-            expected_nats(self.model, [one.scored for one in written[part.start : part.stop]], cell)
-            for cell, part in self._parts(variant)
-        ]
-        sums, counts = zip(*parts, strict=True)
-        return [np.concatenate(one).tolist() for one in (sums, counts)]
+            parts: list[tuple[Cell, Sequence[Text]]]
+            parts = [(PROMPTED, [lesson_text(one) for one in lessons])]
+        else:
+            parts = [
+                (cell, [one.scored for one in written[part.start : part.stop]])
+                for cell, part in self._parts(variant)
+            ]
+        return [one.tolist() for one in expected_nats(self.model, parts)]
 
 
 def _cell(measure: Measure, interval: Interval | None) -> str:

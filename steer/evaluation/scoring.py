@@ -16,7 +16,7 @@ averages over all that could have been (Rao-Blackwell).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypedDict
@@ -32,7 +32,7 @@ from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
 from steer.evaluation.batches import Batch, Text, TokenMeasure, surprise
-from steer.evaluation.cells import Cell, Prompted, Steered
+from steer.evaluation.cells import Cell, Prompted, Steered, steers_of
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
@@ -164,11 +164,19 @@ class Scorer:
         return found.view(times, len(batch.ids), *found.shape[1:])
 
 
-class _Scored(TypedDict):
+class _Found(TypedDict):
     """What a worker found of a batch: sums [cell][text], and the steers that were idle in all."""
 
     sums: list[list[float]]
     idle: list[str]
+
+
+class Scored(NamedTuple):
+    """Scores of a part. sums: float64 [cell, text]. idle: the steers that changed nothing in any of
+    its texts; a sum of theirs says nothing of their effect."""
+
+    sums: Sums
+    idle: frozenset[str]
 
 
 class Part(NamedTuple):
@@ -189,7 +197,7 @@ class _Scorers:
     def __post_init__(self) -> None:
         self._of = [Scorer(self.model, groups, measure) for groups, measure in self.parts]
 
-    def __call__(self, item: tuple[int, int, Sequence[Cell]]) -> _Scored:
+    def __call__(self, item: tuple[int, int, Sequence[Cell]]) -> _Found:
         part, group, cells = item
         sums = self._of[part].score(group, cells).tolist()
         return {"sums": sums, "idle": self._of[part].idle}
@@ -201,15 +209,11 @@ def score_rows(
     rows: Mapping[int, Sequence[Cell]],
     on_done: Callable[[int, int], None] = lambda row, n_scores: None,
     done: Journal | None = None,
-    *,
-    allow_idle: bool = False,
-) -> Iterator[tuple[int, list[Sums]]]:
-    """Score all texts under the cells of each row; as it is done, a row's number and its sums of
-    each part, float64 [cell, text]. What is `done` of a row of this number is not scored again.
+) -> Iterator[tuple[int, list[Scored]]]:
+    """Score all texts under the cells of each row; as it is done, a row's number and its scores of
+    each part. What is `done` of a row of this number is not scored again.
 
     Raises:
-        IdleError: a steer changed nothing in any text of a part, so a number of 0 would say nothing
-            of it; unless `allow_idle`.
         HookError: a cell was never applied.
         InputError: a text without the prompt that a gate looks at.
     """
@@ -222,21 +226,24 @@ def score_rows(
         row: [np.zeros((len(cells), len(part.texts))) for part in parts]
         for row, cells in rows.items()
     }
+    names_of = {row: _names(cells) for row, cells in rows.items()}
+    idle = {row: [names_of[row]] * len(parts) for row in rows}
     left = dict.fromkeys(rows, len(every))
 
-    idle: dict[tuple[int, int], set[str]] = {}
-
-    def put(row: int, part: int, group: int, found: _Scored) -> bool:
+    def put(row: int, part: int, group: int, found: _Found) -> bool:
         """Whether that ends the row."""
         indices = groups[part][group]
         sums[row][part][:, indices] = found["sums"]
-        idle.setdefault((row, part), set(found["idle"])).intersection_update(found["idle"])
+        idle[row][part] &= frozenset(found["idle"])
         left[row] -= 1
         on_done(row, len(rows[row]) * len(indices))
-        if not left[row] and not allow_idle:
-            for number, one in enumerate(parts):
-                _check_acted(idle.get((row, number), set()), len(one.texts))
         return not left[row]
+
+    def scored(row: int) -> list[Scored]:
+        return [
+            Scored(one, names if any(text.scored for text in part.texts) else frozenset())
+            for one, names, part in zip(sums[row], idle[row], parts, strict=True)
+        ]
 
     # A template that has the date in it makes other tokens of the same texts tomorrow.
     names = [f"{part.name} {_digest(part.texts)}" for part in parts]
@@ -249,8 +256,8 @@ def score_rows(
         found = journal.get(key(*place))
         if not isinstance(found, dict):
             ahead.append(place)
-        elif put(*place, _Scored(sums=found["sums"], idle=found["idle"])):
-            yield place[0], sums[place[0]]
+        elif put(*place, _Found(sums=found["sums"], idle=found["idle"])):
+            yield place[0], scored(place[0])
     # Who scores is told the groups: by the memory that is free there, they might be others.
     told = [
         ([[part.texts[index] for index in indices] for indices in together], part.measure)
@@ -261,7 +268,14 @@ def score_rows(
         place = ahead[number]
         journal.put(key(*place), found)
         if put(*place, found):
-            yield place[0], sums[place[0]]
+            yield place[0], scored(place[0])
+
+
+def _names(cells: Sequence[Cell]) -> frozenset[str]:
+    """The steers of some cells that ask for something."""
+    return frozenset(
+        str(steer) for cell in cells for steer in steers_of(cell) if steer.coefficient.value
+    )
 
 
 def _digest(texts: Sequence[Text]) -> str:
@@ -272,6 +286,26 @@ def _digest(texts: Sequence[Text]) -> str:
     return digest.hexdigest()[:16]
 
 
+def scored(
+    model: Model,
+    texts: Sequence[Text],
+    cells: Sequence[Cell],
+    measure: TokenMeasure,
+    on_done: Callable[[int], None] = lambda n_scores: None,
+    done: Journal | None = None,
+    name: str = "",
+) -> Scored:
+    """Sums over each text's scored tokens under every cell, and the steers that were idle. What is
+    `done` under this name is not scored again.
+
+    Raises:
+        HookError, InputError: as `score_rows`.
+    """
+    count = lambda _, n_scores: on_done(n_scores)  # noqa: E731  (it is always row 0)
+    [(_, [found])] = score_rows(model, [Part(name, texts, measure)], {0: cells}, count, done)
+    return found
+
+
 def score(
     model: Model,
     texts: Sequence[Text],
@@ -280,26 +314,23 @@ def score(
     on_done: Callable[[int], None] = lambda n_scores: None,
     done: Journal | None = None,
     name: str = "",
-    *,
-    allow_idle: bool = False,
 ) -> Sums:
-    """Sums over each text's scored tokens under every cell, float64 [cell, text]. What is `done`
-    under this name is not scored again.
+    """The sums of `scored`, float64 [cell, text].
 
     Raises:
-        IdleError, HookError, InputError: as `score_rows`.
+        IdleError: a steer changed nothing in any text.
+        HookError, InputError: as `score_rows`.
     """
-    count = lambda _, n_scores: on_done(n_scores)  # noqa: E731  (it is always row 0)
-    part = Part(name, texts, measure)
-    [(_, [sums])] = score_rows(model, [part], {0: cells}, count, done, allow_idle=allow_idle)
-    return sums
+    found = scored(model, texts, cells, measure, on_done, done, name)
+    check_acted(found.idle, len(texts))
+    return found.sums
 
 
 def idle_in_all(
     model: Model, batch: Batch, steered: Sequence[tuple[Sequence[Steer], TokenClock]]
 ) -> list[str]:
-    """The steers that changed nothing in any text of a batch, though no closed gate held them back
-    and no bound was left unreached in one."""
+    """The steers that changed nothing in any text of a batch that has scored tokens, though no
+    closed gate held them back and no bound was left unreached in one."""
     named = []
     for steers, clock in steered:
         named += [
@@ -307,7 +338,9 @@ def idle_in_all(
             for steer in steers
             if steer.coefficient.value
             and all(
-                _is_idle(model, steer, clock, row, text) for row, text in enumerate(batch.texts)
+                _is_idle(model, steer, clock, row, text)
+                for row, text in enumerate(batch.texts)
+                if text.scored
             )
         ]
     return named
@@ -321,19 +354,33 @@ def _is_idle(model: Model, steer: Steer, clock: TokenClock, row: int, text: Text
     return not (bounded and reached(steer, special, len(text.ids) - text.start, model.n_layers))
 
 
-def _check_acted(idle: set[str], n_texts: int) -> None:
+def check_acted(idle: Collection[str], n_texts: int, *, what: str = "scored") -> None:
+    """Refuse to measure by steers that were idle. what: became of the texts.
+
+    Raises:
+        IdleError: naming one.
+    """
     for steer in sorted(idle):
         raise IdleError(
-            f"{steer} changed nothing in any of the {n_texts:,} texts that are scored: what is"
+            f"{steer} changed nothing in any of the {n_texts:,} texts that were {what}: what is"
             " measured would not be its effect",
-            hint="change its scope, schedule or coefficient, or leave the layer out with --layers",
+            hint="change its scope, schedule, coefficient or layers",
         )
 
 
-def expected_nats(model: Model, texts: Sequence[Text], cell: Cell) -> Nats:
-    """Cross-entropies summed over the scored tokens of texts that were written under `cell`."""
+def expected_nats(model: Model, parts: Sequence[tuple[Cell, Sequence[Text]]]) -> Nats:
+    """Cross-entropies summed over the scored tokens of texts, each of which was written under the
+    cell that stands beside it.
+
+    Raises:
+        IdleError: steers of every cell changed nothing in any of its texts.
+    """
+    found = [scored(model, texts, [cell], surprise) for cell, texts in parts]
+    texts = [text for _, some in parts for text in some]
+    if all(one.idle for one in found):
+        check_acted(found[0].idle, len(texts), what="written")
     counts = np.array([float(len(text.scored)) for text in texts])
-    return score(model, texts, [cell], surprise, allow_idle=True)[0], counts
+    return np.concatenate([one.sums[0] for one in found]), counts
 
 
 def extra(own: Nats, base: Nats) -> Interval:

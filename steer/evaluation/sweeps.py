@@ -21,7 +21,7 @@ from steer.base.intervals import plain
 from steer.base.journal import Journal
 from steer.base.urls import is_url, without_passwords
 from steer.contrasts import overlap
-from steer.evaluation.bench import Bench, bench, journal, run
+from steer.evaluation.bench import Bench, acting, bench, journal, run
 from steer.evaluation.cells import Cell, Steered
 from steer.evaluation.choice import Budget
 from steer.evaluation.data import (
@@ -218,7 +218,6 @@ def sweep(
     )
     report = progress or silent
     cells: list[Cell] = [Steered((steer,)) for steer in strongest(grid)]
-    journals: list[Journal] = []
     with writer_of(engine, model, cells) as write:
         n_written, written = _n_written(task), 0
 
@@ -231,19 +230,20 @@ def sweep(
         # The other rule goes by more than the effect.
         limit = None if exhaustive or budget.rule != "budget" else budget.kl
         left_out: tuple[str, ...] = ()
+        steps = _Sweep(on, report, note)
         if limit is not None:
-            grid, left_out = _promising(on, grid, journals, limit, report, note)
-        scores = _scored(on, grid, journals, limit, report, note)
+            grid, left_out = steps.promising(grid, limit)
+        grid, scores = steps.scored(grid, limit)
         more = finer(grid, scores, budget.kl) if budget.rule == "budget" else None
         if more is not None:
-            second = _scored(on, more, journals, limit, report, note)
+            more, second = steps.scored(more, limit)
             grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
         report(Step("holding the choice against random directions", 1.0))
         verdict = judge(on, grid, scores, budget, task.writing, len(left_out))
     every = data.held_out.all_texts
 
     def finish() -> None:
-        for one in journals:
+        for one in steps.journals:
             one.finish()
 
     return SweepResult(
@@ -256,55 +256,71 @@ def sweep(
         unsteered=tuple(model.decode(one.ids) for one in on.own[:6]),
         chosen_on=overlap.sketch(every) if every else None,
         left_out=left_out,
+        idle=tuple(steps.idle),
         command=command,
         finish=finish,
     )
 
 
-def _promising(
-    on: Bench, grid: Grid, journals: list[Journal], max_kl: float, report: Progress, note: Warn
-) -> tuple[Grid, tuple[str, ...]]:
-    """The rows that are worth all coefficients, and the names of the others.
+@dataclass
+class _Sweep:
+    """What the steps of a sweep share. idle: names of the rows in which nothing acts."""
 
-    Of many layers most can do little within a budget, which three coefficients show on the texts
-    that every cell begins with.
-    """
-    few = probes(grid)
-    if few is None:
-        return grid, ()
-    n_texts = on.n_items, len(on.unrelated)
-    n = n_looks(min(n_texts))
-    items, unrelated = (looks(one, n)[0] for one in n_texts)
-    scores = _scored(on.part(items, unrelated), few, journals, None, report, note)
-    kept = promising(scores, max_kl)
-    names = grid.labels()
-    others = tuple(name for index, name in enumerate(names) if index not in kept)
-    if others:
-        note(f"{len(kept)} of {len(names)} rows go on: {', '.join(names[one] for one in kept)}")
-    return Grid(tuple(grid.rows[index] for index in kept)), others
+    on: Bench
+    report: Progress
+    note: Warn
+    journals: list[Journal] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
 
+    def promising(self, grid: Grid, max_kl: float) -> tuple[Grid, tuple[str, ...]]:
+        """The rows that are worth all coefficients, and the names of the others.
 
-def _scored(
-    on: Bench,
-    grid: Grid,
-    journals: list[Journal],
-    max_kl: float | None,
-    report: Progress,
-    note: Warn,
-) -> Scores:
-    """The scores of a grid; its journal joins the others."""
-    journals.append(journal(on.model, grid, on))
-    if len(journals[-1]):
-        note("going on with a sweep that was stopped")
-    scores: Scores | None = None
+        Of many layers most can do little within a budget, which three coefficients show on the
+        texts that every cell begins with.
+        """
+        few = probes(grid)
+        if few is None:
+            return grid, ()
+        n_texts = self.on.n_items, len(self.on.unrelated)
+        n = n_looks(min(n_texts))
+        items, unrelated = (looks(one, n)[0] for one in n_texts)
+        scores, rows = self._scored(few, None, self.on.part(items, unrelated))
+        grid = grid.part(rows)
+        kept = promising(scores.part(rows), max_kl)
+        names = grid.labels()
+        others = tuple(name for index, name in enumerate(names) if index not in kept)
+        if others:
+            going_on = ", ".join(names[one] for one in kept)
+            self.note(f"{len(kept)} of {len(names)} rows go on: {going_on}")
+        return grid.part(kept), others
 
-    def on_progress(what: str, share: float) -> None:
-        report(Step(what, share, grid, scores))
+    def scored(self, grid: Grid, max_kl: float | None) -> tuple[Grid, Scores]:
+        """The rows of a grid in which something acts, and their scores.
 
-    for so_far in run(on, grid, journals[-1], on_progress, max_kl):
-        scores = so_far
-    assert scores is not None
-    return scores
+        Raises:
+            IdleError: nothing acts in any.
+        """
+        scores, rows = self._scored(grid, max_kl, self.on)
+        return grid.part(rows), scores.part(rows)
+
+    def _scored(self, grid: Grid, max_kl: float | None, texts: Bench) -> tuple[Scores, list[int]]:
+        """The scores of a grid, and the numbers of the rows in which something acts."""
+        self.journals.append(journal(texts.model, grid, texts))
+        if len(self.journals[-1]):
+            self.note("going on with a sweep that was stopped")
+        scores: Scores | None = None
+
+        def on_progress(what: str, share: float) -> None:
+            self.report(Step(what, share, grid, scores))
+
+        for so_far in run(texts, grid, self.journals[-1], on_progress, max_kl):
+            scores = so_far
+        assert scores is not None
+        rows, names = acting(grid, scores), grid.labels()
+        for row in sorted(scores.idle):
+            self.note(f"{names[row]} is left out: nothing changes there in what is scored")
+            self.idle.append(names[row])
+        return scores, rows
 
 
 def _n_written(task: Task) -> int:
@@ -318,7 +334,8 @@ class SweepResult:
 
     described: the model, its device and dtype. writing: how texts were written. unsteered: some of
     the unsteered model's texts. chosen_on: short hashes of the held-out texts. left_out: rows that
-    by a first look could not hold the choice. command: what makes it again, where known. finish:
+    by a first look could not hold the choice. idle: rows in which nothing acts on what is scored.
+    command: what makes it again, where known. finish:
     call it once the result is safe; what was kept to go on with is then removed.
     """
 
@@ -331,6 +348,7 @@ class SweepResult:
     unsteered: tuple[str, ...]
     chosen_on: str | None = None
     left_out: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
     command: str = ""
     finish: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
@@ -388,6 +406,7 @@ class SweepResult:
             "rows": grid.labels(),
             "coefficients": [list(map(str, row.coefficients)) for row in grid.rows],
             "left_out": list(self.left_out),
+            "idle": list(self.idle),
             "cells": [self.cell(one) for one in positions],
             "front": [self.cell(one) for one in verdict.front],
             "recommended": verdict.recommended,
@@ -529,6 +548,8 @@ class SweepResult:
                 f"left out after a look at three coefficients on {n_seen} items, as they reach less"
                 f" than 40 % of the best: {', '.join(self.left_out)}; --exhaustive scores all"
             )
+        if self.idle:
+            yield f"left out, as nothing changes there: {', '.join(self.idle)}"
         yield ""
 
         def mark(cell: dict[str, Any]) -> str:

@@ -220,8 +220,8 @@ def repeat(
     steer = grid.steer(*position)
     base, steered = (write(texts.model, again, steers) for steers in ((), [steer]))
     nats = extra(
-        expected_nats(texts.model, [one.scored for one in steered], Steered((steer,))),
-        expected_nats(texts.model, [one.scored for one in base], UNSTEERED),
+        expected_nats(texts.model, [(Steered((steer,)), [one.scored for one in steered])]),
+        expected_nats(texts.model, [(UNSTEERED, [one.scored for one in base])]),
     )
     if texts.given:
         return Repeat(again.seed, again.samples, scores, nats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -84,6 +85,10 @@ class Grid:
     def steer(self, row: int, column: int) -> Steer:
         return self.rows[row].steer(column)
 
+    def part(self, rows: Sequence[int]) -> Grid:
+        """Some rows alone."""
+        return Grid(tuple(self.rows[row] for row in rows))
+
     def labels(self) -> list[str]:
         """The rows' names: their layers, with what is swept there where it differs."""
         several = len({str(row) for row in self.rows}) > 1
@@ -110,7 +115,8 @@ class Scores:
 
     effect: [row, column, item], over `weights` [item]: their sums' ratio is the effect. drift: sums
     of KL [row, column, text], over `counts` [text] positions. level: preferences for the positive
-    ending themselves, in nats, [row, column, item]; only of pairs.
+    ending themselves, in nats, [row, column, item]; only of pairs. idle: rows that changed nothing
+    in all that was scored, so that their zeros say nothing.
     """
 
     kind: EffectKind
@@ -119,6 +125,7 @@ class Scores:
     drift: Array
     counts: Array
     level: Array
+    idle: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         for name in ("effect", "weights", "drift", "counts", "level"):
@@ -155,6 +162,13 @@ class Scores:
             level[row][np.ix_(columns, numbers)] = levels
         drift[row][np.ix_(columns, texts[0])] = texts[1]
         return replace(self, effect=effect, weights=weights, level=level, drift=drift)
+
+    def part(self, rows: Sequence[int]) -> Scores:
+        """The scores of some rows alone."""
+        kept = list(rows)
+        idle = frozenset(index for index, row in enumerate(kept) if row in self.idle)
+        effect, drift, level = (one[kept] for one in (self.effect, self.drift, self.level))
+        return replace(self, effect=effect, drift=drift, level=level, idle=idle)
 
     def effects(self, items: slice = slice(None)) -> Array:
         """[row, column], by all items or some; NaN where one of them was not scored."""

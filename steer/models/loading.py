@@ -440,7 +440,7 @@ def computes_bfloat16() -> bool:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(read_bytes(path, limit=_MAX_JSON))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path.name} is not JSON: {error}") from None
 
 
