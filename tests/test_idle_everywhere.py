@@ -155,8 +155,9 @@ def test_a_layer_where_a_sweep_changes_nothing_is_left_out(folder: Path) -> None
             for n in range(3, 15)
         )
     )
-    words = ["sweep", "-v", "calm:add/prompt", "--coefficients", "0.5,1", "--texts", "prompted.jsonl",
-             "--samples", 4, "--max-tokens", 4, "-m", folder, "--json"]  # fmt: skip
+    words = ["sweep", "-v", "calm:add/prompt", "--coefficients", "0.5,1",
+             "--texts", "prompted.jsonl", "--samples", 4, "--max-tokens", 4, "-m", folder,
+             "--json"]  # fmt: skip
     result = steer(*words)  # that a tiny model's vector is recommended is not said
     printed = json.loads(result.stdout)
     assert printed["rows"] == ["layer 0", "layer 1"] and printed["idle"] == ["layer 2"]

@@ -14,6 +14,7 @@ from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.loading import load
 from steer.models.model import Model
+from steer.models.numbers import check_numbers
 from steer.models.source import ModelSource
 from steer.steering.steers import Steer
 
@@ -128,13 +129,17 @@ def reference(model: Model, steers: Sequence[Steer], texts: Sequence[str] = TEXT
 
 
 def log_probs(model: Model, rows: Sequence[Tensor], steers: Sequence[Steer] = ()) -> list[Tensor]:
-    """Log-probs float32 [token, vocabulary] of each row of ids."""
+    """Log-probs float32 [token, vocabulary] of each row of ids.
+
+    Raises:
+        HookError: they are not numbers, or a steer was never applied.
+    """
     found = []
     for row in rows:
         clock = TokenClock(len(row), torch.zeros(1, dtype=torch.int64))
         with torch.no_grad(), injected(model, steers, clock):
             logits = model.network(input_ids=row[None], use_cache=False).logits[0]
-        found.append(logits.float().log_softmax(-1).cpu())
+        found.append(check_numbers(model, logits).float().log_softmax(-1).cpu())
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from steer.contrasts.contrasts import Contrasts
+from steer.contrasts.contrasts import Contrasts, Records, record_numbers
 from steer.contrasts.near import near_duplicates
 from steer.contrasts.passages import Passage
 from steer.contrasts.reading import Tokens, first_difference
@@ -54,7 +54,7 @@ def giveaways(
         first_token=rounded(_told_apart(*firsts, paired=contrasts.paired)) if told else None,
         duplicates=sum(len(side) - len(set(map(hash, side))) for side in units),
         equal_sides=equal,
-        near_duplicates=rounded(_near(units)) if enough else 0.0,
+        near_duplicates=rounded(_near(units, contrasts.records)) if enough else 0.0,
     )
 
 
@@ -111,10 +111,11 @@ def _said(passage: Passage) -> str:
     return "\n".join([*(t.content for t in passage.turns if t.role == "user"), passage.text])
 
 
-def _near(units: Sequence[Sequence[str]]) -> float:
-    """The share of texts with a near-duplicate that a held-out fold does not hold with them."""
+def _near(units: Sequence[Sequence[str]], records: Records) -> float:
+    """The share of texts with a near-duplicate that a held-out fold does not hold with them.
+    records: which texts of a side share a record."""
     total = sum(map(len, units))
-    folds = [np.arange(len(side)) % N_FOLDS for side in units]
+    folds = [record_numbers(records, len(side)) % N_FOLDS for side in units]
     found = 0
     for side, fold in zip(units, folds, strict=True):
         pairs = near_duplicates(side)

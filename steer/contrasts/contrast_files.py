@@ -168,7 +168,9 @@ class _Reader:
         ]
         self._check_crossed(sides)
         asked = tuple(positive), tuple(negative)
-        return self._contrasts("conditions", sides, paired=paired, conditions=asked)
+        return self._contrasts(
+            "conditions", sides, paired=paired, conditions=asked, records=len(texts)
+        )
 
     def _check_crossed(self, sides: Sequence[_Crossed]) -> None:
         """Look at each text and each condition once, in place of all that they multiply to."""
@@ -203,6 +205,7 @@ class _Reader:
         """Pairs; of a record with lists, one of each positive and each negative text."""
         sides: tuple[list[Passage], list[Passage]] = ([], [])
         with_lists = from_lists = characters = 0
+        counts: list[int] = []
         for where, record in self._all(records, "pairs"):
             prompt = self._prompt(where, record)
             positive, negative = (
@@ -213,6 +216,7 @@ class _Reader:
                 for name in ("positive", "negative")
             )
             n = len(positive) * len(negative)
+            counts += [n] if n else []
             if n > 1:
                 with_lists, from_lists = with_lists + 1, from_lists + n
                 characters += sum(len(one.whole) for one in positive) * len(negative)
@@ -226,15 +230,15 @@ class _Reader:
             records_hold = "record holds" if with_lists == 1 else "records hold"
             self.messages.append(
                 f"{with_lists:,} {records_hold} lists of texts: {from_lists:,} pairs, of each"
-                " positive text with each negative one (--lists first: one pair a record); they"
-                " share texts, which flatters the separability of held-out ones"
+                " positive text with each negative one (--lists first: one pair a record)"
             )
         elif self.names.split is None and _looks_like_lists(sides):
             self.messages.append(
                 "many texts hold ';': if they are lists of answers, pass --split ';'"
             )
         choice = all(one.completes and _OPTION.fullmatch(one.text) for one in chain(*sides))
-        return self._contrasts("choice" if choice else "pairs", sides)
+        each = tuple(counts) if with_lists else None
+        return self._contrasts("choice" if choice else "pairs", sides, records=each)
 
     def _labelled(self, records: Iterable[Record]) -> Contrasts:
         sides: tuple[list[_Text], list[_Text]] = ([], [])

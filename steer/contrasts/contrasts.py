@@ -18,11 +18,26 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from steer.base.errors import InputError, UsageError
 from steer.contrasts.frame import PLAIN, Frame
 from steer.contrasts.passages import Passage, check_alike
 from steer.contrasts.schema import Names
 from steer.vectors.provenance import ContrastKind
+
+#: Of the passages of each side: None, each is of a record of its own; a number n, passage i is of
+#: record i modulo n; several, so many neighbours are of each record.
+Records = int | tuple[int, ...] | None
+
+
+def record_numbers(records: Records, n_passages: int) -> NDArray[np.int64]:
+    """The number of the record that each passage of a side is of, int64 [n_passages]."""
+    if isinstance(records, tuple):
+        return np.repeat(np.arange(len(records)), records)
+    numbers = np.arange(n_passages)
+    return numbers if records is None else numbers % records
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +45,8 @@ class Contrasts:
     """A whole contrast set.
 
     paired: the i-th passages of the two sides belong together. conditions: the prompts of both
-    sides, where the kind is that. notes: what was left out, for the user to know.
+    sides, where the kind is that. records: which passages of a side share a record, and so a text,
+    as `record_numbers` takes it. notes: what was left out, for the user to know.
 
     Raises:
         InputError: a side is empty, all passages of it are also on the other, or some are messages
@@ -43,6 +59,7 @@ class Contrasts:
     paired: bool = True
     frame: Frame = PLAIN
     conditions: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    records: Records = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

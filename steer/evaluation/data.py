@@ -21,6 +21,7 @@ from steer.contrasts.passages import Passage
 from steer.contrasts.records import MOST_BYTES, records
 from steer.contrasts.schema import Names
 from steer.measures.concepts import Judge
+from steer.steering.readers import check_readers, hint
 from steer.steering.steers import Steer, resolve
 from steer.vectors.metadata import Metadata
 from steer.vectors.provenance import SEVERAL
@@ -199,6 +200,16 @@ def user_steers(
         else:
             found += resolved([NamedSteer(str(one))], find or store.find)
     return found
+
+
+def warn_of_readers(
+    task: Task, warn: Warn, *, steers: Sequence[Steer] = (), vectors: Sequence[SteeringVector] = ()
+) -> None:
+    """Warn of gates and vectors that were read from texts of another kind than those of the task
+    (`steer.steering.readers`)."""
+    chat = task.writing.chat
+    for text in check_readers(chat=chat, steers=steers, vectors=dict.fromkeys(vectors)):
+        warn(f"{text}: {hint(chat=chat)}")
 
 
 def loaded(model: Any) -> Model:

@@ -35,6 +35,7 @@ from steer.evaluation.data import (
     loaded,
     silent,
     user_steers,
+    warn_of_readers,
     warn_python,
     writer_of,
 )
@@ -302,6 +303,7 @@ def evaluate(
         else (judge_of(concept, judge_model, judge_url, seed, warn))
     )
     task = data.task(known, judge)
+    warn_of_readers(task, warn, steers=steers)
     model = loaded(model)
     for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
         warn(text)

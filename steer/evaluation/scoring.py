@@ -41,6 +41,7 @@ from steer.hooks.inject import site_functions
 from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
 from steer.models.memory import token_budget
 from steer.models.model import Model
+from steer.models.numbers import not_numbers
 from steer.steering.steers import Steer
 from steer.vectors.sites import Site, format_layers
 from steer.workers import once, workers_of
@@ -75,7 +76,7 @@ class Scorer:
         names the steers that changed nothing in any of these texts.
 
         Raises:
-            HookError: a cell was never applied.
+            HookError: a cell was never applied, or the model's logits are not numbers.
             InputError: a text without the prompt that a gate looks at.
         """
         batch = self._batches[group]
@@ -110,6 +111,8 @@ class Scorer:
         counts = batch.weights.to(values.device).bool()
         # Not every device has float64.
         found = values.masked_fill(~counts, 0.0).cpu().double().sum(-1).numpy()
+        if np.isnan(found).any():
+            raise not_numbers(self.model)
         return np.asarray(found)
 
     def _remember(self, batch: Batch) -> None:

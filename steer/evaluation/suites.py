@@ -25,7 +25,7 @@ from steer.distillation.lessons import Conditions
 from steer.evaluation import processes
 from steer.evaluation.bench import Bench, acting, bench, run
 from steer.evaluation.choice import Budget, decide, looking
-from steer.evaluation.data import Progress, Step, Warn, loaded, silent
+from steer.evaluation.data import Progress, Step, Warn, loaded, silent, warn_of_readers
 from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
 from steer.evaluation.subjects import Subject, of_conditions, of_pocket, stories, unlike
 from steer.evaluation.suite_methods import METHODS, check, vectors
@@ -207,6 +207,8 @@ def suite(
         if name not in names:
             raise UsageError(f"{name!r} names no tag here", hint="write joyful=happy.gguf")
     settings = Settings(tuple(methods), samples, max_tokens, seed)
+    every_rival = [vector for own in (rivals or {}).values() for vector in own.values()]
+    warn_of_readers(_task(subjects[0], settings, seed), note, vectors=every_rival)
     model = loaded(model)
     bound = {
         one.name: {

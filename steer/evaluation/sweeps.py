@@ -33,6 +33,7 @@ from steer.evaluation.data import (
     data_of,
     loaded,
     silent,
+    warn_of_readers,
     warn_python,
     writer_of,
 )
@@ -208,6 +209,7 @@ def sweep(
         raise UsageError(f"the rule {rule} needs held-out pairs", hint="pass --texts")
     budget = Budget(max_kl, max_nats, chosen_rule)
     task = data.task(known).for_choice
+    warn_of_readers(task, warn, vectors=[row.vector for row in grid.rows])
     model = loaded(model)
     vectors_used = [row.vector for row in grid.rows]
     for text in check_all_fit(vectors_used, model.identity, allow_other_model=allow_other_model):

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from steer.base.errors import InputError, SteerError
 from steer.base.files import check_writable, open_descriptor, reported
 from steer.base.strict_json import load_strict_json
+from steer.contrasts.contrasts import record_numbers
 from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
 from steer.vectors.sites import Site
 
@@ -31,8 +32,9 @@ Rows = NDArray[np.float32]
 
 #: Rows that are read at once: enough to be fast, few enough to be small.
 CHUNK = 1_024
-#: Of the files that are written, and the last one that is read.
-FORMAT = 1
+#: The last one that is read. Files are written in format 1 where no record has several passages,
+#: so that earlier releases read them.
+FORMAT = 2
 _MAX_HEADER = 4_000_000
 
 
@@ -41,7 +43,8 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     reads: one for each position; all sites were read at each. dtype: what the model computed in,
     such as `bfloat16`. run: the key of everything that the numbers depend on
-    (`steer.resuming.run_key`). Both are unset in earlier files.
+    (`steer.resuming.run_key`). Both are unset in earlier files. records: which passages of a side
+    share a record, as `steer.contrasts.contrasts.record_numbers` takes it; unset, none do.
     """
 
     model: ModelIdentity
@@ -53,9 +56,14 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     paired: bool
     dtype: str | msgspec.UnsetType = msgspec.UNSET
     run: str | msgspec.UnsetType = msgspec.UNSET
-    format: int = FORMAT
+    records: int | tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    format: int = 1
 
     def __post_init__(self) -> None:
+        if self.format != (1 if self.records is msgspec.UNSET else 2):
+            raise ValueError("records are said in format 2, and no other")
+        if not _fits(self.records, self.n_positive, self.n_negative):
+            raise ValueError("records are of other passages")
         if min(self.n_positive, self.n_negative) < 1 or not self.sites or not self.reads:
             raise ValueError("a recording has passages of both sides, sites and positions")
         if self.paired and self.n_positive != self.n_negative:
@@ -65,10 +73,22 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def n_passages(self) -> int:
         return self.n_positive + self.n_negative
 
+    def record_numbers(self, side: int) -> NDArray[np.int64]:
+        """The number of the record that each passage of a side (0 is positive) is of."""
+        records = None if self.records is msgspec.UNSET else self.records
+        return record_numbers(records, self.n_negative if side else self.n_positive)
+
     @property
     def columns(self) -> list[tuple[Read, Site]]:
         """What was read of each passage, in the order in which it is stored."""
         return [(read, site) for read in self.reads for site in self.sites]
+
+
+def _fits(records: object, n_positive: int, n_negative: int) -> bool:
+    """Whether records can be those of so many passages of each side."""
+    if isinstance(records, tuple):
+        return min(records, default=0) > 0 and {sum(records)} == {n_positive, n_negative}
+    return not isinstance(records, int) or 0 < records <= min(n_positive, n_negative)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from steer.vectors.provenance import FitMethod
 Array = NDArray[np.float64]
 
 N_FOLDS = 5
-#: Fewest rows of a side for a held-out test: two in each fold.
+#: Fewest records of a side for a held-out test: two in each fold.
 MIN_HELD_OUT = 2 * N_FOLDS
 
 
@@ -57,8 +57,11 @@ def fit_site(found: Activations, column: int, method: FitMethod) -> SiteFit:
         sides = found.side(column, 0).astype(np.float64), found.side(column, 1).astype(np.float64)
         directions = [METHODS[method](*sides)]
         if _can_hold_out(found):
+            folds = [_folds(found, side) for side in range(2)]
+            both = list(zip(sides, folds, strict=True))
             directions += [
-                METHODS[method](*(_without(s, f) for s in sides)) for f in range(N_FOLDS)
+                METHODS[method](*(rows[own != fold] for rows, own in both))
+                for fold in range(N_FOLDS)
             ]
         sums = _fold_sums(found, column)
     return _judge(found, column, directions, _mean_diff(sums, None))
@@ -169,12 +172,15 @@ def _stacked(positive: Array, negative: Array) -> tuple[Array, Array]:
     return np.concatenate([positive, negative]), labels
 
 
-def _without(side: Array, fold: int) -> Array:
-    return np.asarray(side[np.arange(len(side)) % N_FOLDS != fold])
+def _folds(found: Activations, side: int) -> NDArray[np.int64]:
+    """The fold of each row of a side, int64 [n]. Rows of one record share texts, so they are held
+    out together."""
+    return np.asarray(found.recording.record_numbers(side) % N_FOLDS)
 
 
 def _can_hold_out(found: Activations) -> bool:
-    return min(found.recording.n_positive, found.recording.n_negative) >= MIN_HELD_OUT
+    n_records = [len(set(found.recording.record_numbers(side).tolist())) for side in range(2)]
+    return min(n_records) >= MIN_HELD_OUT
 
 
 def _fold_sums(found: Activations, column: int) -> tuple[Array, Array]:
@@ -182,8 +188,9 @@ def _fold_sums(found: Activations, column: int) -> tuple[Array, Array]:
     sums = np.zeros((2, N_FOLDS, found.recording.model.d_model))
     counts = np.zeros((2, N_FOLDS))
     for side in range(2):
+        every = _folds(found, side)
         for where, rows in found.chunks(column, side):
-            folds = np.arange(where.start, where.stop) % N_FOLDS
+            folds = every[where]
             for fold in range(N_FOLDS):
                 sums[side, fold] += rows[folds == fold].sum(0, dtype=np.float64)
                 counts[side, fold] += (folds == fold).sum()
@@ -209,7 +216,8 @@ def _judge(found: Activations, column: int, directions: list[Array], difference:
     ]
     separability = None
     if held_out and _can_hold_out(found):
-        separability = float(np.mean([_fold_auc(scores, fold) for fold in range(N_FOLDS)]))
+        folds = [_folds(found, side) for side in range(2)]
+        separability = float(np.mean([_fold_auc(scores, folds, fold) for fold in range(N_FOLDS)]))
     return SiteFit(
         direction,
         (scores[0][:, 0], scores[1][:, 0]),
@@ -219,8 +227,8 @@ def _judge(found: Activations, column: int, directions: list[Array], difference:
     )
 
 
-def _fold_auc(scores: list[Array], fold: int) -> float:
-    held = [side[np.arange(len(side)) % N_FOLDS == fold, 1 + fold] for side in scores]
+def _fold_auc(scores: list[Array], folds: list[NDArray[np.int64]], fold: int) -> float:
+    held = [side[own == fold, 1 + fold] for side, own in zip(scores, folds, strict=True)]
     return auc(held[0], held[1])
 
 

@@ -14,6 +14,7 @@ from steer.base.errors import ModelError, SteerError, UsageError
 from steer.generate.apply import generate
 from steer.models.model import Model
 from steer.steering.generation import GateReading, Sampling
+from steer.steering.readers import check_readers, hint
 from steer.steering.steers import Steer
 
 OnText = Callable[[str], None]
@@ -38,15 +39,23 @@ class Turn:
 
 
 class Conversation:
-    """What was said so far, with a model. allow_idle: whether a steer may act nowhere.
+    """What was said so far, with a model. allow_idle: whether a steer may act nowhere. warn: hears
+    of steers and gates that were read from texts of another kind.
 
     Raises:
         ModelError: a system message for a model without a chat template.
     """
 
     def __init__(
-        self, model: Model, *, system: str | None = None, allow_idle: bool = False
+        self,
+        model: Model,
+        *,
+        system: str | None = None,
+        allow_idle: bool = False,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self._warn = warn
+        self._warnings: set[str] = set()
         self._allow_idle = allow_idle
         self.turns: list[Turn] = []
         self.model = model
@@ -69,10 +78,19 @@ class Conversation:
             IdleError: a steer acts nowhere; then the answer does not join.
             SteerError: there is no room left.
         """
+        for text in self.doubts(steers):
+            if text not in self._warnings:
+                self._warnings.add(text)
+                self._warn(text)
         turn = self._made(message, self.turns, steers, sampling, on_text)
         if turn.answer.strip() or turn.finish != "interrupted":
             self.turns.append(turn)
         return turn
+
+    def doubts(self, steers: Sequence[Steer]) -> list[str]:
+        """What to warn of: steers and gates that were read from texts of another kind."""
+        chat = self.has_template
+        return [f"{text}: {hint(chat=chat)}" for text in check_readers(chat=chat, steers=steers)]
 
     def unsteered(self, sampling: Sampling, on_text: OnText) -> Turn:
         """What the last answer would be without steering; the conversation stays as it is.

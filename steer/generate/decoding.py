@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.base.errors import HookError
 from steer.base.text import TextDeltas
 from steer.hooks.watch import Watch
 from steer.models.model import Model
+from steer.models.numbers import not_numbers
 from steer.steering.projection import Guard
 
 #: Seconds between pieces of streamed text, at least.
@@ -92,16 +92,6 @@ class Sound:
         """
         if self._broken is not None and bool(self._broken):
             raise not_numbers(model)
-
-
-def not_numbers(model: Model) -> HookError:
-    """What is wrong where logits are NaN."""
-    precision = str(model.network.dtype).removeprefix("torch.")
-    return HookError(
-        f"what {model.identity.id} computes is too large for {precision}: its logits are not"
-        " numbers",
-        hint="steer by less, or pass --dtype float32",
-    )
 
 
 class Stops:

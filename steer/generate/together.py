@@ -20,12 +20,13 @@ from torch import Tensor
 
 from steer.base.errors import GuardError
 from steer.generate.batch import Batch, random_stream
-from steer.generate.decoding import Stops, drawn, not_numbers
+from steer.generate.decoding import Stops, drawn
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions, staged
 from steer.models import caches
 from steer.models.memory import token_budget
 from steer.models.model import Model
+from steer.models.numbers import not_numbers
 from steer.steering.generation import Generation, Row, Sampling
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer

@@ -20,6 +20,11 @@ from steer.steering.steers import ALWAYS, Steer, When
 _FOREVER = 1 << 62
 
 
+class UncountedError(HookError):
+    """A model carries a state in place of a key-value cache, which does not tell how many tokens it
+    has seen."""
+
+
 @dataclass
 class Latch:
     """Which tokens open a gate that looks at each.
@@ -91,8 +96,9 @@ class TokenClock:
         continues a text must reach further than the one before.
 
         Raises:
-            HookError: a cache or state does not tell how many tokens it holds and no mask does, or
-                two sources disagree, or positions do not advance.
+            UncountedError: a cache or state does not tell how many tokens it holds, and no mask
+                does.
+            HookError: two sources disagree, or positions do not advance.
         """
         tokens = tokens_of(args, keywords)
         if tokens is None:
@@ -107,7 +113,7 @@ class TokenClock:
         before = 0 if cache is None else _length(cache)
         if before is None:
             if total is None:
-                raise HookError(
+                raise UncountedError(
                     "this model's state does not tell which token comes next, as a scope, a"
                     " schedule, a gate, a watch or a guard has to know",
                     hint="steer all tokens alike, or use a model with a key-value cache",

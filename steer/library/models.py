@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -18,7 +19,7 @@ from steer.models import model as models
 from steer.models.source import ModelSource
 from steer.steering.generation import Generation, Sampling
 from steer.steering.projection import Guard, Projection
-from steer.steering.readers import check_readers
+from steer.steering.readers import check_readers, hint
 from steer.steering.steers import Steer, check_all_fit
 
 
@@ -195,7 +196,8 @@ class Model:
 
     def chat(self, *, system: str | None = None, allow_idle: bool = False) -> Conversation:
         """A conversation, which remembers what was said: see `Conversation.answer`."""
-        return Conversation(self._inner, system=system, allow_idle=allow_idle)
+        warn = partial(warnings.warn, category=FitWarning, stacklevel=4)
+        return Conversation(self._inner, system=system, allow_idle=allow_idle, warn=warn)
 
     def _generate(
         self,
@@ -214,7 +216,7 @@ class Model:
         self._check_fit(steers, allow_other_model=allow_other_model)
         chat = chat or system is not None
         for text in check_readers(chat=chat, steers=steers, watched=watch, guards=guards):
-            warnings.warn(text, FitWarning, stacklevel=3)
+            warnings.warn(f"{text}: {hint(chat=chat)}", FitWarning, stacklevel=3)
         if chat:
             prompts = [self._inner.chat(prompt, system) for prompt in prompts]
         return apply.generate(

@@ -43,7 +43,7 @@ from steer.sharing import push as pushing
 from steer.sharing.address import parse_folder, parse_vector
 from steer.sharing.pull import pull as run_pull
 from steer.sharing.push import Pushed, parcel
-from steer.steering.readers import check_readers
+from steer.steering.readers import check_readers, hint
 from steer.steering.readouts import Readout, readouts
 from steer.steering.steers import check_all_fit
 from steer.vectors import store
@@ -340,7 +340,7 @@ def monitor(
         one for vector in several for one in readouts(vector.data, _layers(layers, of=vector))
     ]
     for text in check_readers(chat=chat, watched=chosen):
-        warnings.warn(text, FitWarning, stacklevel=2)
+        warnings.warn(f"{text}: {hint(chat=chat)}", FitWarning, stacklevel=2)
     planned = plan_monitor(model.inner, given, chat=chat)
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)
