@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from steer.base.errors import InputError, SteerError, UsageError
 from steer.contrasts import contrast_files, hubdata, prompts
-from steer.contrasts.contrasts import Contrasts, ContrastSource, record_numbers
+from steer.contrasts.contrasts import Contrasts, ContrastSource
 from steer.contrasts.frame import Frame
 from steer.contrasts.passages import Message, Passage
 from steer.contrasts.records import records
 from steer.contrasts.schema import Names, parse_mapping
+from steer.vectors.sources import record_numbers
 
 
 def jsonl(*records: object) -> bytes:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from steer import __version__
 from steer.base.errors import SteerError
 from steer.base.processes import open_streams, silence_followers, silence_stdout
+from steer.base.wording import for_commands
 from steer.cli import (
     apply,
     bake,
@@ -69,9 +70,11 @@ class SteerGroup(TyperGroup):
         """Run the chosen command."""
         output.show_log()
         try:
-            return super().invoke(ctx)
+            with for_commands():
+                return super().invoke(ctx)
         except SteerError as error:
-            output.error(str(error), hint=error.hint)
+            with for_commands():
+                output.error(str(error), hint=error.hint)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
             # Of files the rooms tell themselves; a closed pipe is the app's.

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from steer.contrasts.contrasts import Contrasts, Records, record_numbers
+from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.near import near_duplicates
 from steer.contrasts.passages import Passage
 from steer.contrasts.reading import Tokens, first_difference
 from steer.fitting.fit import N_FOLDS, auc
 from steer.fitting.fitting import rounded
 from steer.vectors.giveaways import Giveaways, Lengths
+from steer.vectors.sources import Records, record_numbers
 
 #: The fewest texts a side of which an AUC says something.
 ENOUGH = 10

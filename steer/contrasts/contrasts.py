@@ -18,27 +18,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from steer.base.errors import InputError, UsageError
 from steer.contrasts.frame import PLAIN, Frame
 from steer.contrasts.passages import Passage, check_alike
 from steer.contrasts.schema import Names
 from steer.vectors.provenance import ContrastKind
-
-#: Of the passages of each side: None, each is of a record of its own; a number n, passage i is of
-#: record i modulo n; several, so many neighbours are of each record.
-Records = int | tuple[int, ...] | None
-
-
-def record_numbers(records: Records, n_passages: int) -> NDArray[np.int64]:
-    """The number of the record that each passage of a side is of, int64 [n_passages]."""
-    if isinstance(records, tuple):
-        return np.repeat(np.arange(len(records)), records)
-    numbers = np.arange(n_passages)
-    return numbers if records is None else numbers % records
-
+from steer.vectors.sources import Records
 
 @dataclass(frozen=True, slots=True)
 class Contrasts:
@@ -46,7 +31,7 @@ class Contrasts:
 
     paired: the i-th passages of the two sides belong together. conditions: the prompts of both
     sides, where the kind is that. records: which passages of a side share a record, and so a text,
-    as `record_numbers` takes it. notes: what was left out, for the user to know.
+    as `steer.vectors.sources` has it. notes: what was left out, for the user to know.
 
     Raises:
         InputError: a side is empty, all passages of it are also on the other, or some are messages

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from steer.base.errors import InputError
 from steer.base.files import read_bytes
+from steer.base.wording import worded
 from steer.contrasts import heldout, overlap, prompts
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.heldout import HeldOut
@@ -65,7 +66,7 @@ def silent(step: Step) -> None:
 
 def warn_python(text: str) -> None:
     """A warning of Python's, for who calls from a notebook."""
-    warnings.warn(text, stacklevel=4)
+    warnings.warn(worded(text), stacklevel=4)
 
 
 @dataclass(frozen=True)

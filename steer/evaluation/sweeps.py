@@ -20,6 +20,7 @@ from steer.base.files import check_writable
 from steer.base.intervals import plain
 from steer.base.journal import Journal
 from steer.base.urls import is_url, without_passwords
+from steer.base.wording import worded
 from steer.contrasts import overlap
 from steer.evaluation.bench import Bench, acting, bench, journal, run
 from steer.evaluation.cells import Cell, Steered
@@ -540,13 +541,13 @@ class SweepResult:
         some = [items for items in n_items if items < n["items"]]
         if some:
             least = str(min(some)) if min(some) == max(some) else f"{min(some)} to {max(some)}"
-            yield (
+            yield worded(
                 f"{LOOKED}, and most in brackets: left out after {least} of {n['items']} items"
                 f" ({len(some)} of {len(n_items)} cells); --exhaustive scores all"
             )
         if self.left_out:
             n_seen = len(looks(n["items"], n_looks(n["items"]))[0])
-            yield (
+            yield worded(
                 f"left out after a look at three coefficients on {n_seen} items, as they reach less"
                 f" than 40 % of the best: {', '.join(self.left_out)}; --exhaustive scores all"
             )

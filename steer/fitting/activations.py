@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from steer.base.errors import InputError, SteerError
 from steer.base.files import check_writable, open_descriptor, reported
 from steer.base.strict_json import load_strict_json
-from steer.contrasts.contrasts import record_numbers
 from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
 from steer.vectors.sites import Site
+from steer.vectors.sources import record_numbers
 
 Rows = NDArray[np.float32]
 
@@ -44,7 +44,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     reads: one for each position; all sites were read at each. dtype: what the model computed in,
     such as `bfloat16`. run: the key of everything that the numbers depend on
     (`steer.resuming.run_key`). Both are unset in earlier files. records: which passages of a side
-    share a record, as `steer.contrasts.contrasts.record_numbers` takes it; unset, none do.
+    share a record, as `steer.vectors.sources` has it; unset, none do.
     """
 
     model: ModelIdentity

@@ -101,7 +101,7 @@ def _carried(
         plain = not (steer.op.writes or steer.op.keep_norm)
         raise VectorError(
             f"{name} is to {steer.op} here, which a file of {each.title} cannot say",
-            hint=f"--format {others[0]} can"
+            hint=f"--format={others[0]} can"
             if others and plain
             else "`steer bake` writes ablations into a model's weights",
         )
@@ -126,7 +126,7 @@ def _carried(
         raise VectorError(
             f"{name} acts on {listed(sorted(names))}, and a file of {each.title} means"
             f" {listed(writer.sites)}",
-            hint="a .npz says its site; extract with --site resid_post for other tools",
+            hint="a .npz says its site; extract with --site=resid_post for other tools",
         )
     return names.pop(), {site.layer: row for site, row in sorted(placed.items())}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from os import PathLike
 from typing import Any
 
+from steer.base.wording import worded
 from steer.generate import apply
 from steer.generate.conversation import Conversation
 from steer.hooks import steered as hooks_steered
@@ -196,7 +196,10 @@ class Model:
 
     def chat(self, *, system: str | None = None, allow_idle: bool = False) -> Conversation:
         """A conversation, which remembers what was said: see `Conversation.answer`."""
-        warn = partial(warnings.warn, category=FitWarning, stacklevel=4)
+
+        def warn(text: str) -> None:
+            warnings.warn(worded(text), FitWarning, stacklevel=3)
+
         return Conversation(self._inner, system=system, allow_idle=allow_idle, warn=warn)
 
     def _generate(
@@ -216,7 +219,7 @@ class Model:
         self._check_fit(steers, allow_other_model=allow_other_model)
         chat = chat or system is not None
         for text in check_readers(chat=chat, steers=steers, watched=watch, guards=guards):
-            warnings.warn(f"{text}: {hint(chat=chat)}", FitWarning, stacklevel=3)
+            warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=3)
         if chat:
             prompts = [self._inner.chat(prompt, system) for prompt in prompts]
         return apply.generate(
@@ -235,7 +238,7 @@ class Model:
         vectors = [vector for steer in steers for vector in steer.vectors]
         identity = self._inner.identity
         for text in check_all_fit(vectors, identity, allow_other_model=allow_other_model):
-            warnings.warn(text, FitWarning, stacklevel=4)
+            warnings.warn(worded(text), FitWarning, stacklevel=4)
 
 
 def load(

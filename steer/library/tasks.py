@@ -18,6 +18,7 @@ from steer.baking.target import check_folder
 from steer.base.errors import InputError, UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
+from steer.base.wording import worded
 from steer.contrasts import prompts as everyday
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
@@ -340,7 +341,7 @@ def monitor(
         one for vector in several for one in readouts(vector.data, _layers(layers, of=vector))
     ]
     for text in check_readers(chat=chat, watched=chosen):
-        warnings.warn(f"{text}: {hint(chat=chat)}", FitWarning, stacklevel=2)
+        warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=2)
     planned = plan_monitor(model.inner, given, chat=chat)
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)
@@ -615,7 +616,7 @@ def convert(
         found, None, name=called, description=description, license=license
     )
     for text in (found.assumed, *found.imported.notes):
-        warnings.warn(text, ImportNote, stacklevel=2)
+        warnings.warn(worded(text), ImportNote, stacklevel=2)
     return Vector(vector if model is None else reading.bind(vector, model.inner.identity))
 
 

@@ -347,7 +347,7 @@ def check_numbers(network: torch.nn.Module, name: str) -> None:
         if not bool(torch.isfinite(total)):
             raise ModelError(
                 f"{name}: the weights {path} hold NaN or infinity",
-                hint="the checkpoint is broken, or not made for this --dtype: try --dtype float32",
+                hint="the checkpoint is broken, or not made for this --dtype: try --dtype=float32",
             )
 
 
@@ -413,7 +413,7 @@ def _dtype(source: ModelSource, config: Any) -> tuple[str, str | None]:
     if source.fast and source.adapter is None and saved is torch.bfloat16 and computes_bfloat16():
         return "bfloat16", (
             "computing in bfloat16, in which the weights are saved and which this CPU computes"
-            " natively; sums and vectors are float32 (--dtype float32 for all of it)"
+            " natively; sums and vectors are float32 (--dtype=float32 for all of it)"
         )
     return "float32", None
 
