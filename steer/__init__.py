@@ -30,6 +30,15 @@ if TYPE_CHECKING:
         VectorError,
     )
     from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
+    from steer.library.concepts import (
+        Concept,
+        build_pack,
+        describe,
+        discover,
+        geometry,
+        profile,
+        read_pack,
+    )
     from steer.library.data import contrast_set
     from steer.library.models import FitWarning, Model, load, wrap
     from steer.library.tasks import (
@@ -42,6 +51,7 @@ if TYPE_CHECKING:
         export,
         extract,
         fit,
+        make,
         monitor,
         pull,
         push,
@@ -55,6 +65,7 @@ if TYPE_CHECKING:
 
 #: The public API: each name, and the module that has it.
 _PUBLIC = {
+    "Concept": "library.concepts",
     "Evaluation": "evaluation",
     "FitWarning": "library.models",
     "Generation": "steering.generation",
@@ -75,19 +86,26 @@ _PUBLIC = {
     "Vector": "library.vectors",
     "VectorError": "base.errors",
     "bake": "library.tasks",
+    "build_pack": "library.concepts",
     "contrast_set": "library.data",
     "convert": "library.tasks",
+    "describe": "library.concepts",
+    "discover": "library.concepts",
     "distill": "library.tasks",
     "evaluate": "library.tasks",
     "export": "library.tasks",
     "extract": "library.tasks",
     "fit": "library.tasks",
+    "geometry": "library.concepts",
     "load": "library.models",
+    "make": "library.tasks",
     "monitor": "library.tasks",
     "parse": "library.vectors",
+    "profile": "library.concepts",
     "pull": "library.tasks",
     "push": "library.tasks",
     "read": "library.vectors",
+    "read_pack": "library.concepts",
     "record": "library.tasks",
     "suite": "library.tasks",
     "sweep": "library.tasks",
@@ -95,6 +113,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Concept",
     "Evaluation",
     "FitWarning",
     "Generation",
@@ -116,19 +135,26 @@ __all__ = [
     "VectorError",
     "__version__",
     "bake",
+    "build_pack",
     "contrast_set",
     "convert",
+    "describe",
+    "discover",
     "distill",
     "evaluate",
     "export",
     "extract",
     "fit",
+    "geometry",
     "load",
+    "make",
     "monitor",
     "parse",
+    "profile",
     "pull",
     "push",
     "read",
+    "read_pack",
     "record",
     "suite",
     "sweep",

@@ -1,4 +1,4 @@
-"""The demonstration: a vector from the pocket grammar's stories, and its measured effect."""
+"""The demonstration: measure a vector that was made from stories of the pocket grammar."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TAG = f"[{KIND}: {VALUE}] "
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """Share of `VALUE`'s words among its kind's, and of sentences that the grammar can parse."""
+class DemoRow:
+    """The share of `VALUE`'s words among those of its kind, and of grammatical sentences."""
 
     label: str
     words: Interval
@@ -33,11 +33,10 @@ def measure(
     prompt: str,
     sampling: Sampling,
     on_done: Callable[[Generation], None] = lambda generation: None,
-) -> Iterator[Row]:
-    """The effect of `steer` on stories that begin with `prompt`, with its baselines beside it.
-
-    Baselines: unsteered, random directions of the same length (`N_RANDOM` seeds together), and the
-    condition as a prompt. Yields each row as it is known.
+) -> Iterator[DemoRow]:
+    """Measure the effect of `steer` on stories that begin with `prompt`, beside baselines:
+    unsteered, random directions of the same length (`N_RANDOM` seeds together), and the condition
+    as a prompt. Yields each row as soon as it is measured.
     """
 
     def stories(steers: Sequence[Steer], start: str = prompt) -> list[str]:
@@ -49,29 +48,29 @@ def measure(
 
     yield _row("unsteered", [stories([])])
     turned = [random_direction(steer, seed) for seed in range(N_RANDOM)]
-    yield _row("random direction", [stories([one]) for one in turned])
+    yield _row("random direction", [stories([random]) for random in turned])
     yield _row(str(steer), [stories([steer])])
     yield _row(f"prompt {TAG.strip()}", [stories([], TAG + prompt)])
 
 
 def n_generations(sampling: Sampling) -> int:
-    """How often `measure` will call `on_done`."""
+    """The number of calls of `on_done` by `measure`."""
     return (3 + N_RANDOM) * sampling.samples
 
 
-def _row(label: str, stories: Sequence[Sequence[str]]) -> Row:
-    """stories: of each direction."""
-    words = [[corpus.counts(story)[KIND] for story in one] for one in stories]
-    parsed = [[corpus.parsed_sentences(story) for story in one] for one in stories]
-    return Row(
+def _row(label: str, stories: Sequence[Sequence[str]]) -> DemoRow:
+    """stories: for each direction."""
+    words = [[corpus.counts(story)[KIND] for story in texts] for texts in stories]
+    parsed = [[corpus.parsed_sentences(story) for story in texts] for texts in stories]
+    return DemoRow(
         label,
-        _ratio([[(found[VALUE], sum(found.values())) for found in one] for one in words]),
+        _ratio([[(counts[VALUE], sum(counts.values())) for counts in texts] for texts in words]),
         _ratio(parsed),
     )
 
 
-def _ratio(found: Sequence[Sequence[tuple[int, int]]]) -> Interval:
-    counts = np.array(found, float)  # [direction, story, 2]
-    # What directions are told by has the chance of their stories in it.
+def _ratio(pairs: Sequence[Sequence[tuple[int, int]]]) -> Interval:
+    counts = np.array(pairs, float)  # [direction, story, 2]
+    # Several directions are resampled as a whole, which includes the noise of their stories.
     counts = counts if len(counts) == 1 else counts.sum(1, keepdims=True)
     return ratio(counts[..., 0], counts[..., 1])

@@ -1,7 +1,7 @@
-"""Whether steering works on a model: that what is promised of it holds, here and now.
+"""Test whether steering works on a model, on this machine.
 
-The text is a few random tokens, and the vectors are random: nothing depends on what the model or
-its tokenizer knows. Lengths are those of the activations, so that no dtype loses what is added.
+The text is a few random tokens and the vectors are random, so nothing depends on the contents of
+the model. Vectors are as long as the activations, so that no dtype loses them.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ from steer.vectors.vector import SteeringVector
 
 N_TOKENS = 8
 N_NEW = 6
-#: The least that a vector as long as the activations changes a logit, as a share likewise.
+#: The least relative change of the logits by a vector as long as the activations.
 EFFECT = 0.01
 
-#: What the tokenizer is tried on.
+#: The prompt and the text that the tokenizer is tested on.
 _PROMPT, _TEXT = "The boats came in. ", "Nobody knew why."
 _BATCHING = {
-    "any": "a padded row is what it is alone",
-    "equal": "padding before a text would change it: texts of one length are written together",
-    "one": "rows change each other: texts are written one by one",
+    "any": "padded rows give the same logits as alone",
+    "equal": "padding changes a text, so only texts of equal length are generated together",
+    "one": "rows change each other, so texts are generated one by one",
 }
 _REPORT = "please report this model, with this report"
 
 
 def devices() -> str:
-    """What torch can run on: `cpu, 2 threads` and accelerators."""
+    """The devices that torch can use: `cpu, 2 threads` and accelerators."""
     n_threads = torch.get_num_threads()
-    found = [f"cpu, {n_threads} thread{'s' if n_threads > 1 else ''}"]
+    named = [f"cpu, {n_threads} thread{'s' if n_threads > 1 else ''}"]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
             name = torch.cuda.get_device_name(index)
-            found.append(
+            named.append(
                 f"cuda:{index}, {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
             )
     elif (accelerator := torch.accelerator.current_accelerator(check_available=True)) is not None:
-        found.append(str(accelerator))
-    return "; ".join(found)
+        named.append(str(accelerator))
+    return "; ".join(named)
 
 
 def examine(model: Model) -> Iterator[Check]:
-    """Each check as it is done, in an order in which the first that fails explains the others."""
+    """Run each check, in an order in which the first failure explains later ones."""
     patient = _Patient(model)
     steps: list[tuple[str, Callable[[], str], str]] = [
         ("model runs", patient.runs, "try another --dtype or --device"),
@@ -71,14 +71,14 @@ def examine(model: Model) -> Iterator[Check]:
         ("coefficient 0 changes nothing", patient.zero, _REPORT),
         ("a large coefficient does", patient.large, "use the sites that work; " + _REPORT),
         ("a cache changes nothing", patient.cached, _REPORT),
-        ("hooks are gone afterwards", patient.gone, _REPORT),
+        ("hooks are removed afterwards", patient.gone, _REPORT),
     ]
     for name, look, advice in steps:
         yield check(name, look, advice)
 
 
 class _Patient:
-    """A model, a text, and the logits that it has for it when nothing is done."""
+    """A model, a text, and its unsteered logits."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -94,13 +94,13 @@ class _Patient:
         return self._logits([])
 
     def runs(self) -> str:
-        """Unsteered, it gives numbers."""
+        """The unsteered logits are finite."""
         if not torch.isfinite(self._baseline).all():
             raise ModelError("unsteered logits are not finite")
         return f"logits {list(self._baseline.shape)}, all finite"
 
     def tokenizer(self) -> str:
-        """Its tokens can be found in the text, and the chat template leaves messages as they are.
+        """The tokenizer gives offsets, and the chat template keeps the text of messages.
 
         Raises:
             ModelError: as `steer.models.encoding.encode_passages`, or offsets are not the text's.
@@ -116,30 +116,30 @@ class _Patient:
             if "".join(model.decode(own).split()) not in "".join(passage.whole.split()):
                 raise ModelError(
                     f"the tokens that should be {_TEXT!r} are {model.decode(own)!r}",
-                    hint="the tokenizer changes texts, or does not say rightly where tokens stand",
+                    hint="the tokenizer changes texts, or gives wrong offsets",
                 )
-        template = "the chat template leaves messages as they are"
+        template = "the chat template keeps the text of messages"
         which = template if len(passages) > 1 else "no chat template"
-        return f"{type(model.tokenizer).__name__}, says where tokens stand; {which}"
+        return f"{type(model.tokenizer).__name__}, gives offsets; {which}"
 
     def padded(self) -> str:
-        """A row is in a batch what it is alone, as far as texts of this model share batches.
+        """Padding after a text does not change its logits; and which texts can share a batch.
 
         Raises:
-            ModelError: padding behind a text changes it, which texts that are read always have.
+            ModelError: padding after a text changes it, which recording relies on.
         """
         model, ids = self._model, self._ids[0].tolist()
         rows, mask = model.padded([ids[:3], ids], left=False)
         with torch.no_grad():
             alone = model.network(input_ids=rows[:1, :3], use_cache=False).logits
             padded = model.network(input_ids=rows, attention_mask=mask, use_cache=False).logits
-        away = self._distance(padded[:1, :3], alone)
-        if not away <= TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE):
-            raise ModelError(f"padding behind a text moves its logits by {away:.1%}")
+        error = self._distance(padded[:1, :3], alone)
+        if not error <= TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE):
+            raise ModelError(f"padding after a text changes its logits by {error:.1%}")
         return _BATCHING[model.batching]
 
     def sites(self) -> str:
-        """The sites that TransformerLens's map has, and at which layers."""
+        """The sites in TransformerLens's map, and their layers."""
         hooks = self._model.hooks
         every = tuple(range(hooks.n_layers))
         if hooks.layers("resid_post") != every:
@@ -153,27 +153,27 @@ class _Patient:
         return "; ".join([f"{whole} at all {len(every)} layers", *partly])
 
     def reads(self) -> str:
-        """Every site gives numbers."""
-        places = sorted(self._model.hooks.places)
-        capture(self._model, self._ids, self._mask, places)
-        return f"{len(places)} places read, all finite"
+        """The activations at every site are finite."""
+        sites = sorted(self._model.hooks.places)
+        capture(self._model, self._ids, self._mask, sites)
+        return f"{len(sites)} sites read, all finite"
 
     def zero(self) -> str:
-        """A steer with coefficient 0 leaves the logits bit for bit."""
+        """A steer with coefficient 0 keeps the logits bit for bit."""
         for site in self._chosen():
             if not torch.equal(self._logits([self._steer(site, 0.0)]), self._baseline):
                 raise HookError(f"a steer with coefficient 0 at {site} changes the logits")
         return "logits are the same, bit for bit"
 
     def large(self) -> str:
-        """A steer as long as the activations shows in the logits, wherever it is."""
+        """A steer as long as the activations changes the logits, at every site."""
         changes = {}
         for site in self._chosen():
             changes[site] = self._distance(self._logits([self._steer(site)]), self._baseline)
             if not changes[site] > EFFECT:
                 raise HookError(f"a vector as long as the activations at {site} changes no logit")
         least = min(changes, key=changes.__getitem__)
-        return f"logits move by {changes[least]:.0%} or more, least by {least}"
+        return f"logits change by {changes[least]:.0%} or more, least at {least}"
 
     def cached(self) -> str:
         """Steered greedy generation has the same logits with a cache and without one. A recurrent
@@ -194,7 +194,7 @@ class _Patient:
         (plain, tokens), (kept, others) = (
             self._generated(steer, use_cache=use_cache) for use_cache in (False, True)
         )
-        # After a token that differs, so does all the rest; up to there the logits are comparable.
+        # After a different token everything differs; up to there the logits are comparable.
         same = int((tokens == others).long().cumprod(0).sum())
         n = min(same + 1, len(tokens))
         distance = self._distance(kept[:n], plain[:n])
@@ -204,23 +204,23 @@ class _Patient:
         return f"logits of {n} new tokens agree to {distance:.0e} of the largest"
 
     def gone(self) -> str:
-        """The logits are those from before the other checks."""
+        """The unsteered logits are the same as before the other checks."""
         if not torch.equal(self._logits([]), self._baseline):
-            raise HookError("after the checks, the unsteered logits are others than before")
-        return "the unsteered logits are as before"
+            raise HookError("the unsteered logits differ from those before the checks")
+        return "the unsteered logits are the same as before"
 
     def _chosen(self) -> list[Site]:
         """Each kind of site at its first, middle and last layer."""
         hooks = self._model.hooks
-        found = []
+        chosen = []
         for name in hooks.sites:
             layers = hooks.layers(name)
             at = sorted({0, len(layers) // 2, len(layers) - 1})
-            found += [Site(layers[index], name) for index in at]
-        return found
+            chosen += [Site(layers[index], name) for index in at]
+        return chosen
 
     def _steer(self, site: Site, coefficient: float = 1.0, scope: Scope = EVERYWHERE) -> Steer:
-        """A random vector as long as the activations at a site, which few models have the same."""
+        """A steer with a random vector as long as the activations at a site."""
         seen = capture(self._model, self._ids, self._mask, [site])[site]
         length = float(seen.float().norm(dim=-1).mean())
         drawn = np.random.default_rng(site.layer).normal(size=self._model.identity.d_model)
@@ -245,13 +245,13 @@ class _Patient:
 
     def _logits(self, steers: list[Steer]) -> Tensor:
         with torch.no_grad(), injected(self._model, steers, self._clock()):
-            found = self._model.network(input_ids=self._ids, attention_mask=self._mask)
-        return torch.as_tensor(found.logits)
+            output = self._model.network(input_ids=self._ids, attention_mask=self._mask)
+        return torch.as_tensor(output.logits)
 
     def _generated(self, steer: Steer, *, use_cache: bool) -> tuple[Tensor, Tensor]:
         """Logits [new token, vocabulary] and ids [new token] of a greedy continuation."""
         with torch.no_grad(), injected(self._model, [steer], self._clock()):
-            made = self._model.network.generate(
+            output = self._model.network.generate(
                 input_ids=self._ids,
                 attention_mask=self._mask,
                 max_new_tokens=N_NEW,
@@ -262,9 +262,9 @@ class _Patient:
                 return_dict_in_generate=True,
                 output_logits=True,
             )
-        return torch.cat(made.logits), made.sequences[0, N_TOKENS:]
+        return torch.cat(output.logits), output.sequences[0, N_TOKENS:]
 
     def _distance(self, first: Tensor, second: Tensor) -> float:
-        """The largest difference, as a share of the largest number."""
+        """The largest difference, relative to the largest number of `second`."""
         first, second = first.float(), second.float()
         return float((first - second).abs().max() / second.abs().max())

@@ -1,4 +1,4 @@
-"""From a contrast set to steering vectors: which tokens are read, recorded and fitted."""
+"""Make vectors from a contrast set: choose the tokens to read, record activations, fit vectors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.overlap import sketch, texts_of
 from steer.contrasts.reading import Readings, Tokens
 from steer.fitting.activations import Activations, Recording, discard, resume
-from steer.fitting.fit import check_method
 from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.hooks.record import Batch, Recorder, in_batches, readings_of
+from steer.methods.registry import check_paired, fit_methods
 from steer.models.model import Model
 from steer.resuming import run_key
 from steer.vectors.giveaways import Giveaways
@@ -35,8 +35,8 @@ from steer.workers import Workers, once
 
 @dataclass(frozen=True, slots=True)
 class ReadSettings:
-    """What to read. `layers` None means all; None among `positions` means the template's suffix,
-    and no positions the default for the contrasts."""
+    """The activations to read. layers: None means all. positions: None in it means the template's
+    suffix; empty means the default for the contrasts."""
 
     sites: tuple[SiteName, ...] = ("resid_post",)
     layers: tuple[int, ...] | None = None
@@ -45,9 +45,9 @@ class ReadSettings:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a recording will hold, and what is read for it.
+    """The contents of a recording, and the passages to read for it.
 
-    described: the model, for the line that says what was used.
+    described: one line about the model.
     """
 
     recording: Recording
@@ -60,8 +60,7 @@ class Extracted:
     """Vectors fitted to one contrast set.
 
     best: the vector of the site and position that separate held-out texts best. compared: the
-    vectors of all sites and positions, best among them. described: the model, for a line that says
-    what was used.
+    vectors of all sites and positions, including the best. described: one line about the model.
     """
 
     best: SteeringVector
@@ -81,9 +80,9 @@ def extract(
 ) -> Extracted:
     """Record the activations of both sides of `contrasts` and fit vectors to them.
 
-    part: where activations are written while they are recorded. A run that was killed goes on from
-    there, to the same numbers. Without it they are in a temporary folder. keep: where the
-    activations are put at the end, for `steer.fitting.fitting.fit_vectors`.
+    part: the file of activations during the recording, from which an interrupted run is resumed,
+    with the same results; by default in a temporary folder. keep: the file for the finished
+    activations, for `steer.fitting.fitting.fit_vectors`.
 
     Raises:
         InputError: a passage longer than the model takes, or without a token at a position.
@@ -92,26 +91,51 @@ def extract(
         VectorError: too few texts, or sides that do not differ.
         SteerError: the activations cannot be written.
     """
+    [extracted] = extract_each(
+        workers, contrasts, read, [fit], part=part, keep=keep, progress=progress
+    )
+    return extracted
+
+
+def extract_each(
+    workers: Workers,
+    contrasts: Contrasts,
+    read: ReadSettings,
+    fits: Sequence[FitSettings],
+    *,
+    part: Path | None = None,
+    keep: Path | None = None,
+    progress: Progress = silent,
+) -> list[Extracted]:
+    """`extract` by several methods, from one recording.
+
+    Raises:
+        SteerError: as `extract`.
+    """
     reading.check_positions(contrasts, read.positions)
-    check_method(fit.method, paired=contrasts.paired)
+    for fit in fits:
+        check_paired(fit_methods().named(fit.method), paired=contrasts.paired)
     planned = once(workers, partial(plan, contrasts=contrasts, settings=read))
-    del contrasts  # Their tokens are left; of many, the texts take more.
+    del contrasts  # the plan has their tokens, and the texts take much memory
     with _part(part, keep) as path:
         with progress("reading", len(planned.readings)) as advance:
             activations = record_contrasts(workers, planned, path, advance)
+        extracted = []
         with activations:
-            n_columns = len(activations.recording.columns)
+            n_columns = len(fits) * len(activations.recording.columns)
             with progress("fitting", n_columns) as advance:
-                vectors = fit_vectors(activations, fit, advance)
-    return Extracted(best(vectors), tuple(vectors), planned.described)
+                for fit in fits:
+                    vectors = tuple(fit_vectors(activations, fit, advance))
+                    extracted.append(Extracted(best(vectors), vectors, planned.described))
+    return extracted
 
 
 @contextmanager
 def _part(part: Path | None, keep: Path | None) -> Iterator[Path]:
-    """The file of a recording, which goes when it has served, unless it is to be kept.
+    """The file of a recording, which is removed at the end unless `keep` is given.
 
-    A run that dies or fills the disk leaves it behind, and the same run goes on from it; one that
-    the user interrupts leaves it only if it was to be kept.
+    A run that is killed or fills the disk leaves the file behind, to be resumed. A run that the
+    user interrupts leaves it only with `keep`.
     """
     if part is None and keep is None:
         with TemporaryDirectory() as folder:
@@ -131,28 +155,28 @@ def _part(part: Path | None, keep: Path | None) -> Iterator[Path]:
 
 
 def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
-    """Find out what is to be read.
+    """Plan a recording: the tokens of each passage, and the spans to read.
 
     Raises:
         InputError: a passage longer than the model takes, or without a token at a position.
         SiteError: a layer or site that the model does not have.
-        ModelError: a chat template that there is not, or that refuses the messages.
+        ModelError: the model has no chat template, or it refuses the messages.
     """
     sites = _sites(model, settings)
-    asked = settings.positions or (reading.default_position(contrasts),)
-    reading.check_positions(contrasts, asked)
-    markers = [one.marker for one in asked if one is not None and one.marker]
+    wanted = settings.positions or (reading.default_position(contrasts),)
+    reading.check_positions(contrasts, wanted)
+    markers = [each.marker for each in wanted if each is not None and each.marker]
     tokens = (
         model.encode_passages(contrasts.positive, markers),
         model.encode_passages(contrasts.negative, markers),
     )
     _check_lengths(model, tokens)
-    positions = _expanded(asked, tokens)
+    positions = _expanded(wanted, tokens)
     from_difference = contrasts.paired and contrasts.kind != "conditions"
     readings = Readings(*tokens, positions, from_difference=from_difference)
-    told = check.giveaways(contrasts, tokens)
-    recording = _recording(model, contrasts, positions, sites, told)
-    # A recording that was begun with other weights, tokens or precision is another one.
+    giveaways = check.giveaways(contrasts, tokens)
+    recording = _recording(model, contrasts, positions, sites, giveaways)
+    # A recording that was begun with other weights, tokens or precision is not resumed.
     run = run_key(model, msgspec.to_builtins(recording), _digest(readings))
     recording = msgspec.structs.replace(recording, run=run)
     return Plan(recording, readings, model.describe())
@@ -164,30 +188,31 @@ def record_contrasts(
     path: Path,
     on_progress: Callable[[int], None] = lambda n_passages: None,
 ) -> Activations:
-    """Record both sides into the file at `path`, going on where an equal recording stopped.
+    """Record both sides into the file at `path`, or resume an equal recording there.
 
-    Batches depend on all passages, not on those still to do nor on who does them, so a run that was
-    killed, or that had many workers, gives the same numbers as any other. `on_progress` is called
-    with the number of passages just done.
+    Batches depend only on the passages, so an interrupted run, or one with several workers, gives
+    the same numbers as any other. `on_progress` is called with the number of passages just done.
 
     Raises:
         HookError: a site was never reached.
         SteerError: the file cannot be written.
     """
     with ExitStack() as stack:
-        found = stack.enter_context(resume(path, planned.recording))
-        done = found.done()
+        activations = stack.enter_context(resume(path, planned.recording))
+        done = activations.done()
         on_progress(int(done.sum()))
-        made = once(workers, partial(in_batches, readings=planned.readings))
+        divided = once(workers, partial(in_batches, readings=planned.readings))
         ahead = (
-            Batch.of(rows, planned.readings) for rows in made if not done[readings_of(rows)].all()
+            Batch.of(rows, planned.readings)
+            for rows in divided
+            if not done[readings_of(rows)].all()
         )
         for _, parts in workers.map(partial(Recorder, sites=planned.recording.sites), ahead):
             for part in parts:
-                found.put(part.indices, part.activations, part.norms)
+                activations.put(part.indices, part.activations, part.norms)
                 on_progress(int((~done[part.indices]).sum()))
-        stack.pop_all()  # It stays open for who asked for it.
-        return found
+        stack.pop_all()  # it stays open for the caller
+        return activations
 
 
 def _recording(
@@ -195,7 +220,7 @@ def _recording(
     contrasts: Contrasts,
     positions: Sequence[Position],
     sites: Sequence[Site],
-    told: Giveaways,
+    giveaways: Giveaways,
 ) -> Recording:
     positive, negative = contrasts.conditions or (None, None)
     n, m = len(contrasts.positive), len(contrasts.negative)
@@ -207,7 +232,7 @@ def _recording(
         negative=None if negative is None else SEVERAL.join(negative),
         n_negative=msgspec.UNSET if contrasts.paired else m,
         items=sketch(texts_of(contrasts)),
-        giveaways=told,
+        giveaways=giveaways,
     )
     frame = contrasts.frame
     chat = contrasts.positive[0].role is not None
@@ -238,10 +263,10 @@ def _recording(
 
 
 def _digest(readings: Readings) -> str:
-    """A hash of what is read: the tokens of each passage, and its spans."""
+    """A hash of the tokens and spans of all passages."""
     digest = hashlib.sha256()
-    for one in readings:
-        digest.update(f"{list(one.ids)} {one.spans}\n".encode())
+    for passage in readings:
+        digest.update(f"{list(passage.ids)} {passage.spans}\n".encode())
     return digest.hexdigest()
 
 
@@ -249,31 +274,31 @@ def _sites(model: Model, settings: ReadSettings) -> list[Site]:
     """The sites to read, each once: `resid_pre` as `resid_post` of the layer before, unless the
     embeddings are among them."""
     layers = settings.layers if settings.layers is not None else tuple(range(model.n_layers))
-    found: dict[Site, None] = {}
+    sites: dict[Site, None] = {}
     for name in settings.sites:
-        asked = [Site(layer, name) for layer in layers]
-        canonical = [site.canonical for site in asked]
+        named = [Site(layer, name) for layer in layers]
+        canonical = [site.canonical for site in named]
         one_name = len({site.name for site in canonical}) == 1
-        found.update(dict.fromkeys(canonical if one_name else asked))
-    for site in found:
+        sites.update(dict.fromkeys(canonical if one_name else named))
+    for site in sites:
         model.hooks.place(site)
-    return list(found)
+    return list(sites)
 
 
 def _expanded(
-    asked: Sequence[Position | None], tokens: tuple[Sequence[Tokens], Sequence[Tokens]]
+    wanted: Sequence[Position | None], tokens: tuple[Sequence[Tokens], Sequence[Tokens]]
 ) -> list[Position]:
-    """Positions, with one for each token of the template's suffix where that was asked for."""
-    found: dict[Position, None] = {}
-    for position in asked:
+    """Positions, with `suffix` replaced by one for each token of the template's suffix."""
+    positions: dict[Position, None] = {}
+    for position in wanted:
         if position is None:
             n = min(map(reading.suffix_length, tokens))
             if n == 0:
                 raise InputError("the chat template puts no token after these texts")
-            found.update(dict.fromkeys(Position("index", index) for index in range(-n, 0)))
+            positions.update(dict.fromkeys(Position("index", index) for index in range(-n, 0)))
         else:
-            found[position] = None
-    return list(found)
+            positions[position] = None
+    return list(positions)
 
 
 def _check_lengths(model: Model, tokens: tuple[Sequence[Tokens], Sequence[Tokens]]) -> None:
@@ -283,13 +308,13 @@ def _check_lengths(model: Model, tokens: tuple[Sequence[Tokens], Sequence[Tokens
         length = len(side[longest].ids)
         if model.context is not None and length > model.context:
             raise InputError(
-                f"{name} text {longest + 1} has {length:,} tokens, and {model.identity.id} takes"
+                f"{name} text {longest + 1} has {length:,} tokens, but {model.identity.id} takes"
                 f" {model.context:,}",
                 hint=f"shorten or leave out {_too_long(side, model.context)}",
             )
 
 
 def _too_long(side: Sequence[Tokens], context: int) -> str:
-    """`it`, or how many there are."""
-    n = sum(len(one.ids) > context for one in side)
+    """`it`, or the number of texts that are too long."""
+    n = sum(len(tokens.ids) > context for tokens in side)
     return "it" if n == 1 else f"all {n:,} texts that are too long"

@@ -1,8 +1,8 @@
-"""The key of everything that is resumed: a run goes on only with its own numbers.
+"""The keys by which interrupted runs are resumed.
 
 Journals of `eval`, `sweep`, `suite` and `distill` and recordings of `extract` are all found by
-`run_key`: a hash over every weight, the tokenizer, the chat template, the configuration, the device
-and the dtype, and over the arguments of the run. If any of them has changed, the work begins anew.
+`run_key`: a hash of every weight, the tokenizer, the chat template, the configuration, the device,
+the dtype, and the arguments of the run. If any of them has changed, the work starts again.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from steer.models.model import Model
 from steer.vectors.vector import SteeringVector
 from steer.workers import once, workers_of
 
-#: Each tensor is summed in as many parts.
+#: The number of parts in which each tensor is summed.
 _PARTS = 64
-#: What says where a tokenizer or a configuration lies, and not what it does.
+#: Endings of settings that give the location of a tokenizer or configuration, which is irrelevant.
 _PLACES = ("_file", "_path", "files_loaded", "_commit_hash", "transformers_version")
 
 
 def journal(model: Model, kind: str, *arguments: Any) -> Journal:
-    """The journal of a run; it is empty unless the same run was stopped before.
+    """The journal of a run; it is empty unless the same run was interrupted before.
 
-    kind: the folder, such as `sweeps`. arguments: plain JSON, all that the numbers depend on
-    beside the model.
+    kind: the folder, such as `sweeps`. arguments: plain JSON, everything besides the model that the
+    results depend on.
 
     Raises:
-        SteerError: it cannot be read or written.
+        SteerError: the journal cannot be read or written.
     """
     return Journal.of(kind, run_key(model, *arguments))
 
 
 def run_key(model: Model, *arguments: Any) -> str:
-    """64 hex digits that change with anything that the numbers of a run depend on."""
+    """64 hex digits that change with anything that the results of a run depend on."""
     parts = [
         msgspec.to_builtins(model.identity),
         model.describe(),
@@ -59,7 +59,7 @@ def run_key(model: Model, *arguments: Any) -> str:
 def weights_key(model: Model) -> str:
     """A checksum over all bits of all weights, with their names, shapes and dtypes.
 
-    Unlike the fingerprint, which samples each weight, it sees a single changed number; it takes
+    Unlike the fingerprint, which samples each weight, it detects a single changed number. It takes
     one pass over the memory.
     """
     digest = hashlib.sha256()
@@ -73,7 +73,7 @@ def weights_key(model: Model) -> str:
 
 
 def vector_key(vector: SteeringVector) -> list[Any]:
-    """All that a vector is: its metadata and every number, also of one that was never saved."""
+    """The metadata of a vector and a hash of its numbers, also for one that was never saved."""
     digest = hashlib.sha256()
     for array in (vector.directions, vector.down, vector.up):
         digest.update(b"none" if array is None else f"{array.shape}".encode() + array.tobytes())
@@ -81,14 +81,14 @@ def vector_key(vector: SteeringVector) -> list[Any]:
 
 
 def tokenizer_key(tokenizer: Any) -> list[Any]:
-    """All that decides which ids a text has: vocabulary, merges, special tokens, chat template."""
+    """Everything that affects tokenization: vocabulary, merges, special tokens, chat template."""
     rules: Any
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         rules = sorted(tokenizer.get_vocab().items())
     else:
         rules = json.loads(backend.to_str())
-        # They change with each call.
+        # These change with each call.
         rules = {name: rules[name] for name in rules if name not in ("padding", "truncation")}
     settings = {
         name: str(value)
@@ -105,12 +105,12 @@ def _configuration(config: Any) -> dict[str, Any]:
 
 def _sums(tensor: Tensor) -> list[int]:
     """Sums of a tensor's bits, read as integers, over each of its parts."""
-    whole = getattr(tensor, "full_tensor", lambda: tensor)()  # of one spread over devices
+    whole = getattr(tensor, "full_tensor", lambda: tensor)()  # gathers a sharded one
     try:
         flat = whole.contiguous().flatten()
         integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
         bits = flat.view(integers[flat.element_size()])
-    except (NotImplementedError, RuntimeError, KeyError):  # what torchao quantises has no bits
+    except (NotImplementedError, RuntimeError, KeyError):  # torchao's quantised tensors
         bits = whole.dequantize().float().flatten().view(torch.int32)
     cut = bits.numel() // _PARTS * _PARTS
     sums = bits[:cut].view(_PARTS, -1).sum(1, dtype=torch.int64).tolist() if cut else []

@@ -1,7 +1,7 @@
-"""Where the work on a model is done: in this process, or in workers that each hold the model.
+"""Run work on a model in this process, or in workers that each hold the model.
 
-A command cuts its work into items and says how a model does one; what comes back goes to the item's
-own place, so neither the number of workers nor their order changes a result.
+A command divides its work into items and gives a function that does one. Results are stored by
+item, so neither the number of workers nor their order changes them.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from steer.models.source import ModelSource
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-#: Makes, of a model, what does one item; it keeps between items what they have in common.
+#: Gives, for a model, the function that does one item, and can share state between items.
 Job = Callable[[Model], Callable[[Item], Result]]
 
 
 class Workers(Protocol):
-    """Those who have the model."""
+    """Workers that hold a model."""
 
     def map(self, job: Job[Item, Result], items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
-        """Do every item; yields each one's number and result as it is done.
+        """Do every item; yields its index and result as soon as it is done.
 
         Raises:
-            SteerError: as the job does, or because no worker is left.
+            SteerError: from the job, or because no worker is left.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class InProcess:
-    """The one worker that there is without a cluster."""
+    """A single worker in this process."""
 
     model: Model
 
@@ -44,20 +44,20 @@ class InProcess:
 
 
 def once(workers: Workers, task: Callable[[Model], Result]) -> Result:
-    """Have one worker do one thing."""
+    """Run one task on one worker."""
     [(_, result)] = workers.map(lambda model: lambda _: task(model), [None])
     return result
 
 
 @dataclass(frozen=True)
 class Elsewhere(Model):
-    """A model whose weights its workers have. Here are its tokenizer and its shape."""
+    """A model whose weights are with its workers; only its tokenizer and configuration are here."""
 
     workers: Workers
     described: str
 
     def describe(self) -> str:
-        """`pocket · cpu float32`, as a worker has it."""
+        """`pocket · cpu float32`, from a worker."""
         return self.described
 
 
@@ -81,5 +81,5 @@ def elsewhere(workers: Workers, source: ModelSource) -> Elsewhere:
 
 
 def workers_of(model: Model) -> Workers:
-    """Those who have the model's weights."""
+    """The workers that hold the model's weights."""
     return model.workers if isinstance(model, Elsewhere) else InProcess(model)

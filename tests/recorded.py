@@ -7,10 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.passages import Passage
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting.fitting import FitSettings, best, fit_vectors
+from steer.methods.registry import fit_methods
 from steer.models.model import Model
 from steer.vectors.positions import parse_list
 from steer.vectors.vector import SteeringVector
@@ -31,6 +34,12 @@ def extract(
         record_contrasts(InProcess(model), planned, Path(folder) / "part", on_progress) as found,
     ):
         return best(fit_vectors(found, FitSettings(name="x", method=method)))
+
+
+def direction(method: str, positive: np.ndarray, negative: np.ndarray, **options: Any) -> Any:
+    """The direction [d_model] that a method fits to activations [n, d_model] and [m, d_model]."""
+    chosen = fit_methods().named(method)
+    return chosen.direction(positive, negative, chosen.settings(options))
 
 
 def settings(positions: str = "", site: str = "resid_post", layers: Any = None) -> ReadSettings:

@@ -171,7 +171,7 @@ def test_what_adds_nothing_is_refused_before() -> None:
         [one, replace(one, coefficient=Coefficient(-1.0))],
         [nothing(model)],
     ):
-        with pytest.raises(IdleError, match="what is added is 0"):
+        with pytest.raises(IdleError, match="it adds 0"):
             next(generate(model, PROMPTS, steers, sampling))
         assert all(made.idle for made in written(model, PROMPTS, steers, 2))
     assert not any(made.idle for made in written(model, PROMPTS, [tiny.steer(model, 0.0)], 2))

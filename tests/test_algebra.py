@@ -142,7 +142,7 @@ def test_low_rank_edits_are_refused() -> None:
     edit = SteeringVector(
         metadata, CALM.directions, np.ones((3, 1, 8), np.float32), np.ones((3, 8, 1), np.float32)
     )
-    with pytest.raises(VectorError, match="of low rank"):
+    with pytest.raises(VectorError, match="low-rank edits"):
         combine([part(CALM), part(edit)], name="x")
 
 
@@ -184,7 +184,7 @@ def test_vectors_without_parts_do_not_mention_any() -> None:
     text = encode(CALM.metadata)
     assert "combination" not in text
     method = text.replace('"name":"mean_diff"', '"name":"combine"')
-    with pytest.raises(VectorError, match="names its parts"):
+    with pytest.raises(VectorError, match="belongs to combined vectors"):
         decode(method, "file")
 
 

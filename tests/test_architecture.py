@@ -18,7 +18,10 @@ ROOT = Path(steer.__file__).parent
 #: From the ground up; a room imports only rooms that stand above it here.
 LAYERS = [
     ["base", "pocket"],
+    ["ops"],
+    ["ops.builtin"],
     ["vectors"],
+    ["methods"],
     ["fitting"],
     ["contrasts"],
     ["steering"],
@@ -29,6 +32,7 @@ LAYERS = [
     ["resuming"],
     ["generate", "extraction", "monitoring", "doctor", "baking"],
     ["distillation", "demo"],
+    ["concepts", "methods.builtin"],
     ["evaluation"],
     ["engines"],
     ["serving"],
@@ -64,11 +68,20 @@ def modules() -> dict[str, Path]:
     return {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
 
 
-def imported(file: Path, *, only_at_top: bool = False) -> set[str]:
-    """Names of the modules that a file imports, `steer.` left in."""
+def imported(file: Path, *, only_at_top: bool = False, without_types: bool = False) -> set[str]:
+    """Names of the modules that a file imports, `steer.` left in. without_types: leave out what
+    only a type checker imports."""
     tree = ast.parse(file.read_text())
     found: set[str] = set()
+    typed = [
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    ]
     for node in tree.body if only_at_top else ast.walk(tree):
+        if without_types and node in typed:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -79,8 +92,15 @@ def imported(file: Path, *, only_at_top: bool = False) -> set[str]:
     return found
 
 
+#: Rooms inside a room, of extensions: a registry finds them as it finds those of other packages, so
+#: nothing imports them, and they may import what they extend.
+PLUGGED_IN = {"methods.builtin", "ops.builtin"}
+
+
 def room(module: str) -> str:
-    return module.removeprefix("steer.").split(".")[0]
+    parts = module.removeprefix("steer.").split(".")
+    inner = ".".join(parts[:2])
+    return inner if inner in PLUGGED_IN else parts[0]
 
 
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
@@ -100,6 +120,12 @@ def test_imports_point_down(module: str) -> None:
             assert RANK[room(name)] < RANK[room(module)], f"{module} imports {name} from above"
 
 
+@pytest.mark.parametrize("module", modules())
+def test_nothing_imports_an_extension_by_name(module: str) -> None:
+    for name in ours(module):
+        assert room(name) == room(module) or room(name) not in PLUGGED_IN, name
+
+
 def test_no_circles() -> None:
     every = modules()
     graph = {name: ours(name) & set(every) for name in every}
@@ -108,13 +134,16 @@ def test_no_circles() -> None:
 
 @pytest.mark.parametrize("module", modules())
 def test_heavy_libraries_have_their_doors(module: str) -> None:
-    tops = {name.split(".")[0] for name in imported(modules()[module])}
+    tops = {name.split(".")[0] for name in imported(modules()[module], without_types=True)}
     for library, doors in DOORS.items():
         if library in tops:
             assert module in doors, f"{module} imports {library}"
     light = module != "__init__" and RANK[room(module)] <= RANK[LAST_WITHOUT_TORCH]
     if light and module not in TRAINING:
         assert not tops & HEAVY
+    if room(module) in PLUGGED_IN:  # the help lists them
+        at_top = imported(modules()[module], only_at_top=True)
+        assert not {name.split(".")[0] for name in at_top} & (HEAVY | {"numpy"})
 
 
 def test_help_is_light() -> None:

@@ -175,11 +175,11 @@ def test_a_conversation_is_saved_as_the_recipe_that_it_is(plain: Chat) -> None:
         ("/steer clam 2", "no vector named 'clam'"),
         ("/steer calm x", "'x' is not a number"),
         ("/steer calm@9", "no layer 9"),
-        ("/off warm", "warm does not steer"),
+        ("/off warm", "no steer warm"),
         ("/seed x", "not a seed"),
         ("/save", "needs a file"),
         ("/save none/a.toml", "none does not exist"),
-        ("/undo", "nothing to take back"),
+        ("/undo", "no message to remove"),
         ("/compare", "no answer to compare"),
     ],
 )
@@ -202,7 +202,7 @@ def test_a_full_conversation_says_so(plain: Chat) -> None:
     assert room is not None
     (answer,) = say(plain, " ".join(["w3"] * (room - 3)))
     assert len(answer.split()) == 2
-    with pytest.raises(SteerError, match="no room left") as caught:
+    with pytest.raises(SteerError, match="fills the context") as caught:
         plain.enter("w3", ignore)
     assert "/undo" in str(caught.value.hint)
     assert len(plain.conversation.turns) == 1

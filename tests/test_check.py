@@ -11,7 +11,7 @@ from recorded import pairs
 
 from steer.contrasts.check import giveaways
 from steer.contrasts.contrasts import Contrasts
-from steer.contrasts.near import near_duplicates
+from steer.contrasts.duplicates import near_duplicates
 from steer.contrasts.passages import Passage
 from steer.vectors.giveaways import Giveaways
 
@@ -47,7 +47,7 @@ def test_a_set_that_differs_only_in_length_is_called_so(paired: bool, longer: in
     found = told(contrasts)
     assert found.length_auc == 1 - longer
     (warning,) = found.warnings(paired=contrasts.paired)
-    assert "length alone tells the sides apart" in warning
+    assert "length alone separates the sides" in warning
 
 
 def test_pairs_whose_longer_side_is_always_the_same_differ_in_length() -> None:
@@ -74,9 +74,9 @@ def test_repeats_are_counted() -> None:
     rows = [(text(8), text(8)) for _ in range(N)]
     found = told(pairs(*rows, rows[0], rows[0], ("same", "same")))
     assert (found.duplicates, found.equal_sides) == (2, 1)
-    assert [warning.partition(",")[0] for warning in found.warnings(paired=True)] == [
-        "pairs that repeat an earlier one",
-        "pairs whose sides are the same",
+    assert found.warnings(paired=True) == [
+        "2 pairs repeat an earlier one and count twice; leave them out",
+        "1 pairs have the same text on both sides; leave them out",
     ]
     positive, negative = map(list, zip(*rows, strict=True))
     found = told(unpaired([*positive, positive[0]], [*negative, positive[1]]))
@@ -88,7 +88,7 @@ def test_near_duplicates_in_other_folds_are_found() -> None:
     twice = once + [f"{one.upper()}!" for one in once]
     found = told(unpaired(twice, [text(30) for _ in twice]))
     assert found.near_duplicates == 0.5
-    assert "nearly the same as others" in found.warnings(paired=False)[-1]
+    assert "near-duplicates of others" in found.warnings(paired=False)[-1]
     # In one fold they are held out together.
     together = once[:30] + [f"{one}!" for one in once[:30]]
     assert told(unpaired(together, [text(30) for _ in together])).near_duplicates == 0

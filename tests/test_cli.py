@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -21,10 +22,11 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from steer.base.errors import SteerError
-from steer.cli.main import SECTIONS, app
+from steer.cli.command import _MODULES, COMMANDS, GROUPS
+from steer.cli.main import app
 from steer.generate.batch import Batch
+from steer.ops.registry import ops
 from steer.steering.generation import Generation
-from steer.steering.operation import OpName
 from steer.steering.scope import Schedule
 from steer.steering.spec import parse, parse_condition
 from steer.vectors import store
@@ -85,7 +87,7 @@ def test_extract_writes_a_file_that_the_others_read(joyful: Path, folder: Path) 
 def test_help_says_each_command_in_a_line(group: list[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = steer(*group, "--help").stdout
-    first = "Commands:\n" if group else f"{next(iter(SECTIONS))}:\n"
+    first = "Commands:\n" if group else f"{next(iter(COMMANDS))}:\n"
     said = [line for line in shown.partition(first)[2].splitlines() if line.startswith("  ")]
     assert said
     for line in said:
@@ -93,27 +95,76 @@ def test_help_says_each_command_in_a_line(group: list[str], monkeypatch: Any) ->
         assert not line.endswith("...") and len(line) <= 80, line
 
 
-def test_each_command_stands_in_one_section() -> None:
-    listed = [name for names in SECTIONS.values() for name in names]
-    assert sorted(listed) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
-
-
-def test_every_help_fits_80_columns(monkeypatch: Any) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+def every_command() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each command and group with the words that name it."""
     left: list[tuple[tuple[str, ...], Any]] = [((), get_command(app))]
     while left:
         words, command = left.pop()
-        for line in steer(*words, "--help").stdout.splitlines():
-            assert len(line) <= 80, (words, line)
+        yield words, command
         left += [((*words, name), one) for name, one in getattr(command, "commands", {}).items()]
+
+
+def test_what_lists_a_command_is_the_first_line_of_its_help() -> None:
+    listed = {name: text for section in COMMANDS.values() for name, text in section.items()}
+    assert len(listed) == sum(map(len, COMMANDS.values()))  # each stands in one section
+    for words, command in every_command():
+        if len(words) == 1:
+            assert command.help.partition("\n")[0] == listed[words[0]]
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from steer.cli.main import app
+assert CliRunner().invoke(app, {{words!r}}).exit_code == 0
+names = {[_MODULES.get(name, name) for section in COMMANDS.values() for name in section]!r}
+print(*[name for name in names if f"steer.cli.{{{{name}}}}" in sys.modules])
+"""
+    for words, imported in (["--help"], ""), (["fit", "--help"], "fit"):
+        script = [sys.executable, "-c", code.format(words=words)]
+        run = subprocess.run(script, capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == imported
+
+
+def test_every_help_fits_80_columns_and_a_screen_and_a_half(monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words, _ in every_command():
+        lines = steer(*words, "--help").stdout.splitlines()
+        assert len(lines) <= 80, (words, len(lines))
+        for line in lines:
+            assert len(line) <= 80, (words, line)
+
+
+def test_every_help_begins_with_examples_and_groups_every_option(monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for words, command in every_command():
+        if hasattr(command, "commands"):
+            continue
+        said = steer(*words, "--help").stdout
+        assert said.split("\n\n")[2].strip().startswith(f"steer {' '.join(words)}"), words
+        assert "Options:" not in said
+        headings = re.findall(r"^(\S.*):$", said, re.MULTILINE)
+        groups = [heading for heading in headings if heading in GROUPS]
+        assert groups == [name for name in GROUPS if name in groups]
+        for parameter in command.params:
+            named = parameter.opts[-1] if parameter.param_type_name == "option" else ""
+            assert named in said, (words, named)
+
+
+def test_every_option_that_a_group_lists_exists() -> None:
+    known = {one.name for _, command in every_command() for one in command.params}
+    assert {name for order in GROUPS.values() for name in order} <= known
 
 
 def test_help_shows_every_form_and_what_it_shows_is_read() -> None:
     said = steer("apply", "--help").stdout
-    for form in re.findall(r"^ *-v ([a-z]\S*)", said.partition("Options:")[0], re.MULTILINE):
+    for form in re.findall(
+        r"^ *-v ([a-z]\S*)", said.partition("What it works on:")[0], re.MULTILINE
+    ):
         parse(form)
     scopes = ("/response", "/prompt", "response=0-4", "4-9", "/4-:", "/not-4-9", "/skip-special")
-    for word in (*get_args(OpName), "norm=keep", "=writes", *scopes):
+    for word in (*ops().names, "norm=keep", "=writes", *scopes):
         assert word in said, word
     for course in get_args(get_type_hints(Schedule)["kind"]):
         assert course == "constant" or f"{course}=" in said
@@ -300,7 +351,7 @@ def test_specs_that_are_wrong(
         (["-v", "joyful", "--when", "joyful"], 2, ["not a condition"]),
         (["-v", "joyful", "--when", "joyful>high"], 2, ["not a threshold"]),
         (["-v", "joyful", "--when", "none>0.5"], 1, ["no vector named 'none'"]),
-        (["--when", "joyful>0.5"], 2, ["nothing to steer"]),
+        (["--when", "joyful>0.5"], 2, ["no steer to gate"]),
         (["-v", "joyful@0", "--when", "joyful@2>0.5/token"], 1, ["behind", "resid_post 0"]),
         (["--guard", "joyful>0.5/mean"], 2, ["looks at new tokens"]),
         (["--guard", "joyful>0.5", "--on-trip", "cry"], 2, ["stop, error or ablate"]),
@@ -310,9 +361,13 @@ def test_specs_that_are_wrong(
         (["-v", "both:clamp=pos"], 1, ["does not say where its two", "a number in place of pos"]),
         (["-v", "joyful", "--when", "nosuch>0.4"], 1, ["the gate 'nosuch>0.4': no vector named"]),
         (["-v", "joyful", "--when", "joyful>1/often"], 2, ["'often' is not mean", "/token"]),
-        (["--beams", 2], 2, ["does not draw", "--temperature 0"]),
+        (["--beams", 2], 2, ["does not sample", "--temperature 0"]),
         (["--beams", 2, "-t", 0, "--watch", "joyful"], 2, ["--beams goes with no"]),
-        (["--beams", 2, "-t", 0, "-v", "joyful", "--when", "joyful@0>9/token"], 2, ["no gate at"]),
+        (
+            ["--beams", 2, "-t", 0, "-v", "joyful", "--when", "joyful@0>9/token"],
+            2,
+            ["excludes gates that read"],
+        ),
         (["--beams", 2, "-t", 0, "-n", 3], 2, ["cannot end in 3 texts"]),
     ],
 )

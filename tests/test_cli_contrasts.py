@@ -12,7 +12,7 @@ import pytest
 import tiny
 from test_cli import failed, steer
 
-from steer.fitting.fit import METHODS
+from steer.methods.registry import fit_methods
 from steer.vectors import store
 
 
@@ -139,14 +139,14 @@ def test_templates_are_recorded(folder: Path) -> None:
     assert metadata().read.positions == "last"
     assert steer(*words, "--template", "w8 {text} .", "--force").exit_code == 0
     assert metadata().read.positions == "mean"
-    failed(steer(*words, "--force", "--positions", "completion"), 1, "no completions")
+    failed(steer(*words, "--force", "--positions", "completion"), 1, "not completions")
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["--positions", "suffix"], 1, "they have no suffix"),
-        (["--positions", "completion"], 1, "no completions"),
+        (["--positions", "completion"], 1, "not completions"),
         (["--positions", "third"], 2, "not a position"),
         (["--positions", "-1,-1"], 2, "twice"),
         (["--positions", "9"], 1, "positive text 1 has no token at position 9: it has 3"),
@@ -173,8 +173,8 @@ def test_faults_of_the_data_are_told_when_a_vector_is_made(folder: Path) -> None
     rows("pairs.jsonl", *made, made[0])
     words = ["extract", "pairs.jsonl", "-m", folder, "-o", "x.safetensors"]
     result = steer(*words)
-    assert "warning: length alone tells the sides apart (AUC 1.00; in the median 4" in result.stderr
-    assert "warning: pairs that repeat an earlier one" in result.stderr
+    assert "warning: length alone separates the sides (AUC 1.00; median 4" in result.stderr
+    assert "pairs repeat an earlier one" in result.stderr
     printed = json.loads(steer(*words, "--force", "--json").stdout)
     assert len(printed["warnings"]) >= 2
     assert printed["contrast"]["giveaways"]["length_auc"] == 1
@@ -219,7 +219,7 @@ def test_sides_that_mean_nothing_are_called_so_by_every_method(folder: Path, kin
             made.append({"text": text(), "label": number % 2})
     words = ["extract", rows("f.jsonl", *made), "-m", folder, "-o", "x.safetensors"]
     assert steer(*words, "--keep", "acts").exit_code == 0
-    for method in METHODS:
+    for method in fit_methods().names:
         if (kind, method) != ("unpaired", "pca"):
             told = steer("fit", "acts", "--method", method, "-o", f"{method}.safetensors").stderr
             assert "no better than chance" in told, method

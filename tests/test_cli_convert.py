@@ -102,7 +102,7 @@ def test_an_ablation_stays_one_on_the_way_through_glp() -> None:
     told = json.loads(done("convert", "x.gguf", "y.gguf", "--format", "glp", "--json").stdout)
     assert (told["op"], told["format"]) == ("ablate", "glp")
     assert Path("y.gguf").read_bytes() != b"" and "add" not in told["op"]
-    assert "cannot say" in failed(1, "convert", "x.gguf", "z.gguf")
+    assert "cannot represent" in failed(1, "convert", "x.gguf", "z.gguf")
     assert "ablate" in done("show", "back.safetensors").stdout
 
 
@@ -119,17 +119,17 @@ def test_wrong_uses() -> None:
     Path("broken.gguf").write_bytes(b"GGUF")
     Path("x.txt").write_text("1 2 3")
     gguf = WRITTEN / "repeng.gguf"
-    assert "end of the name" in failed(2, "convert", gguf, "x.bin")
+    assert "suffix chooses the format" in failed(2, "convert", gguf, "x.bin")
     assert "cut off" in failed(1, "convert", "broken.gguf", "x.safetensors")
     assert "no file" in failed(1, "convert", "missing.gguf", "x.safetensors")
-    assert "not read from .txt" in failed(1, "convert", "x.txt", "x.safetensors")
+    assert "no format reads vectors from .txt" in failed(1, "convert", "x.txt", "x.safetensors")
     assert "no vector named" in failed(1, "convert", "missing", "x.gguf")
     assert "no conversion" in failed(2, "convert", "calm.safetensors", "x.safetensors")
     assert "first block" in failed(1, "convert", "calm.safetensors:1@all", "x.gguf")
     assert "--format glp can" in failed(1, "convert", "calm.safetensors:ablate@2", "x.gguf")
     assert "has no layer 9" in failed(2, "convert", gguf, "x.safetensors", "--layer", 9)
-    assert "no use for --row" in failed(2, "convert", gguf, "x.safetensors", "--row", 3)
-    assert "is read, and not" in failed(2, "convert", gguf, "x.gguf", "--format", "caa")
+    assert "does not use --row" in failed(2, "convert", gguf, "x.safetensors", "--row", 3)
+    assert "can be read, but not" in failed(2, "convert", gguf, "x.gguf", "--format", "caa")
     assert "not a format" in failed(2, "convert", gguf, "x.safetensors", "--format", "repent")
     assert "of ours" in failed(2, "convert", "calm.safetensors", "x.svec", "--layer", 3)
     done("convert", gguf, "x.safetensors")

@@ -90,7 +90,7 @@ def test_what_vllm_cannot_do(monkeypatch: pytest.MonkeyPatch, vectors: Path) -> 
         for command in commands(vectors, spec)[:2]:
             status, told = refused(*command, "--engine", "vllm")
             assert status == 2
-            assert "vLLM cannot do" in told
+            assert "vLLM does not support" in told
     other = tiny.vector(tiny.model("gpt2"), layers=(1,))
     store.write(vectors / "calm.safetensors", other, force=True)
     for command in commands(vectors):

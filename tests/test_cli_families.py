@@ -11,7 +11,7 @@ import tiny
 from conftest import SHARED, needs_shared
 from test_cli import steer
 
-from steer.fitting.fit import METHODS
+from steer.methods.registry import fit_methods
 from steer.vectors import store
 from steer.vectors.sites import SITE_NAMES
 
@@ -63,7 +63,7 @@ def test_every_command_works(model: str) -> None:
     assert all(row["separability"] is not None for row in made["statistics"])
     assert "no sweep was run" in made["recommended"]["evidence"]
 
-    for method in METHODS:
+    for method in fit_methods().names:
         path = f"{method}.safetensors"
         run("fit", "acts.safetensors", "--method", method, "--name", "a", "-o", path)
         assert run("verify", path, "-m", model)

@@ -244,11 +244,11 @@ def test_what_a_template_leaves_out_is_an_error() -> None:
         (b'{"positive": ' + b"9" * 5000 + b"}", "f:1: not JSON"),
         (b"[]", "there are no contrasts"),
         (b"[[],\n2,\n", "f:3: not JSON"),
-        (b"[{}, 2]", "f, item 1: no contrast; it has the fields none"),
-        (jsonl({"good": ["a"], "bad": ["b"]}), "f:1: no contrast; it has the fields bad, good"),
+        (b"[{}, 2]", "f, item 1: not a contrast; it has the fields none"),
+        (jsonl({"good": ["a"], "bad": ["b"]}), "f:1: not a contrast; it has the fields bad, good"),
         (jsonl({"text": "a", "label": 1}, {"text": "b", "label": "b"}), "f:2: the label is 'b'"),
         (jsonl({"text": "a", "label": 1}), "no negative text"),
-        (jsonl({"text": "a", "label": 1}, GOOD), "f:2: the fields are not those of the records"),
+        (jsonl({"text": "a", "label": 1}, GOOD), "f:2: its fields differ from"),
         (jsonl({"positive": [1], "negative": [2]}), "f:1, positive 1: a number, not an object"),
         (jsonl({"positive": [{"role": "x"}], "negative": "a"}), "but not of chat messages"),
         (jsonl(GOOD, GOOD | {"positive": ASKED}), "some texts are chat messages"),
@@ -267,7 +267,7 @@ def test_bad_files_get_the_line_and_the_fault(data: bytes, message: str) -> None
         (b"text,label\na\n", "f.csv:2: the row does not have 2 cells"),
         (b"text,label\na,1,2\n", "f.csv:2: the row does not have 2 cells"),
         (b"text,label\na,1\nb,2\n", "f.csv:3: the label is '2'"),
-        (b"a,b\nc,d\n", "f.csv:2: no contrast; it has the fields a, b"),
+        (b"a,b\nc,d\n", "f.csv:2: not a contrast; it has the fields a, b"),
     ],
 )
 def test_bad_tables_get_the_line_and_the_fault(data: bytes, message: str) -> None:
@@ -448,7 +448,7 @@ def test_a_table_holds_lists_where_it_is_said_so() -> None:
 def test_two_lists_in_one_object_are_sets_and_said_to_be() -> None:
     sets = {"positive": ["a", "b"], "negative": ["c"]}
     found = read(jsonl(sets))
-    assert (found.kind, any("not pairs" in note for note in found.notes)) == ("unpaired", True)
+    assert (found.kind, any("not as pairs" in note for note in found.notes)) == ("unpaired", True)
     assert wholes(read(jsonl(sets), names=Names(lists="all"))) == (["a", "b"], ["c", "c"])
     assert wholes(read(jsonl(sets, sets))) == (["a", "b", "a", "b"], ["c"] * 4)
     with pytest.raises(InputError, match="and more records after them"):
@@ -497,12 +497,12 @@ def test_crossed_texts_are_made_when_they_are_read() -> None:
     assert found.positive[301].whole == "c1 t1"
     assert found.positive[-1:] == [Passage("c399 ", "t299")]
     assert sys.getsizeof(found.positive) < 1000
-    with pytest.raises(InputError, match="conditions before texts come to 1,200,000 texts"):
+    with pytest.raises(InputError, match="conditions before texts expand to 1,200,000 texts"):
         read(jsonl(*texts), texts="f", positive=tuple(f"c{n}" for n in range(2000)))
     with pytest.raises(InputError, match="characters, more than"):
         read(jsonl(*["x" * 10_000] * 200), texts="f", positive=tuple(f"c{n}" for n in range(300)))
     long = ["x" * 9] * 2000
-    with pytest.raises(InputError, match="f:1: lists of texts in pairs come to 8,000,000 texts"):
+    with pytest.raises(InputError, match="f:1: lists of texts in pairs expand to 8,000,000 texts"):
         read(jsonl({"prompt": "Q", "positive": long, "negative": long}))
 
 
@@ -615,5 +615,5 @@ def test_published_texts_stand_after_conditions(name: str) -> None:
 def test_published_files_that_are_no_contrasts_are_called_so() -> None:
     for name in ("direction_evaluations", "direction_evaluations_filtered", "direction_metadata"):
         path = f"refusal_direction/gemma-2b-it/{name}.json"
-        with pytest.raises(InputError, match="no contrast; it has the fields"):
+        with pytest.raises(InputError, match="not a contrast; it has the fields"):
             read(shared(path), path)

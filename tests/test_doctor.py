@@ -65,7 +65,7 @@ def test_hooks_that_stay_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.wrapped(tiny.build("llama"), "kept")
     replaced = hooks.replaced
     monkeypatch.setattr(hooks, "replaced", lambda *both: replaced(*both) and (lambda: None))
-    assert "hooks are gone afterwards" in failed(model)
+    assert "hooks are removed afterwards" in failed(model)
 
 
 def test_numbers_that_are_not_finite_are_found() -> None:

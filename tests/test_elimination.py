@@ -213,7 +213,7 @@ def test_cells_that_go_on_have_the_numbers_of_an_exhaustive_sweep() -> None:
     left = [one["typed"] for one in fewer["cells"] if one["items"] < N_ITEMS]
     assert 0 < len(left) < len(fewer["cells"])
     assert {one["items"] for one in fewer["cells"]} == {N_ITEMS, N_ITEMS // 2}
-    assert f"left out after 12 of 24 items ({len(left)} of {len(fewer['cells'])} cells)" in stdout
+    assert f"dropped after 12 of 24 items ({len(left)} of {len(fewer['cells'])} cells)" in stdout
     assert "~ " in stdout
     for one, other in zip(fewer["cells"], whole["cells"], strict=True):
         assert one["typed"] == other["typed"]
@@ -241,7 +241,7 @@ def test_a_sweep_that_left_cells_out_and_was_killed_goes_on_to_the_same(
     with monkeypatch.context() as patched:
         patched.setattr(Scorer, "score", dying)
         assert swept(folder).exit_code == 130
-    assert "going on with a sweep" in swept(folder).stderr
+    assert "resuming an interrupted sweep" in swept(folder).stderr
     assert json.loads(Path("x.json").read_text()) == expected
 
 

@@ -95,9 +95,9 @@ def test_markers_are_found() -> None:
     [
         (None, "tiny has no chat template"),
         ("{{ raise_exception('no') }}", "the chat template of tiny failed: no"),
-        ("{{ messages[-1].content | upper }}", "does not give messages as they are"),
-        ("{{ messages[-1].content * 2 }}", "does not give messages as they are"),
-        ("w3", "does not give messages as they are"),
+        ("{{ messages[-1].content | upper }}", "changes the text of messages"),
+        ("{{ messages[-1].content * 2 }}", "changes the text of messages"),
+        ("w3", "changes the text of messages"),
     ],
 )
 def test_templates_that_cannot_be_used(template: str, message: str) -> None:

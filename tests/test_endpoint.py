@@ -19,7 +19,7 @@ pytest.importorskip("openai", reason="the extra `judge` is not installed")
 
 from steer.base.errors import InputError, SteerError, UsageError
 from steer.evaluation import endpoint
-from steer.evaluation.endpoint import BEST, Endpoint, Grader, parse
+from steer.evaluation.endpoint import BEST, Grader, GraderModel, parse
 
 #: What a server does: a status, headers and a body, of the request and of how many came before it.
 Behaviour = Callable[[dict[str, Any], int], tuple[int, dict[str, str], bytes]]
@@ -55,7 +55,7 @@ class Server:
         return [text_of(request) for request in self.requests]
 
     def grader(self, **options: Any) -> Grader:
-        return Grader(Endpoint("grader-1", self.url, seed=5), "a cheerful mood", **options)
+        return Grader(GraderModel("grader-1", self.url, seed=5), "a cheerful mood", **options)
 
 
 @pytest.fixture
@@ -119,8 +119,8 @@ def test_scores_are_kept_for_the_same_judge_and_question_alone(server: Server) -
     n = len(server.requests)
     assert server.grader()(["a b c"]) == [(0.3, 1)]
     assert len(server.requests) == n
-    Grader(Endpoint("grader-1", server.url, seed=6), "a cheerful mood")(["a b c"])
-    Grader(Endpoint("grader-1", server.url, seed=5), "a gloomy mood")(["a b c"])
+    Grader(GraderModel("grader-1", server.url, seed=6), "a cheerful mood")(["a b c"])
+    Grader(GraderModel("grader-1", server.url, seed=5), "a gloomy mood")(["a b c"])
     assert server.texts[n:].count("a b c") == 2
 
 
@@ -166,7 +166,7 @@ def test_garbage_is_asked_for_again_and_then_left_out(server: Server) -> None:
         assert grader([f"bad {number}", "good"]) == [(0, 0), (0.4, 1)]
         seeds = [one["seed"] for one in server.requests[first:] if text_of(one) != "good"]
         assert seeds == [5, 6, 7]
-        assert warnings.pop().startswith("the judge gave 1 of 2 texts no number")
+        assert warnings.pop().startswith("1 of 2 texts are left out")
     server.behaviour = lambda request, _: says("9") if request["seed"] == 6 else says("hm")
     assert grader(["second try"]) == [(0.9, 1)]
 
@@ -193,7 +193,7 @@ def test_what_was_graded_before_a_failure_is_kept(
 
     server.behaviour = breaks
     texts = [f"t{number} a" for number in range(1, 6)]
-    with pytest.raises(SteerError, match=r"status 500.*2 of these 5 texts are graded and kept"):
+    with pytest.raises(SteerError, match=r"status 500.*2 of these 5 texts are kept"):
         grader(texts)
     server.behaviour, first = graded, len(server.requests)
     assert server.grader()(texts) == [(0.2, 1)] * 5
@@ -214,9 +214,9 @@ def test_a_judge_without_a_key_an_address_or_a_server(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match="no key"):
-        Grader(Endpoint("m"), "x")
-    with pytest.raises(UsageError, match="is no address"):
-        Grader(Endpoint("m", "localhost:8000"), "x")
+        Grader(GraderModel("m"), "x")
+    with pytest.raises(UsageError, match="is not an address"):
+        Grader(GraderModel("m", "localhost:8000"), "x")
     monkeypatch.setattr(endpoint, "RETRIES", 0)
     with pytest.raises(SteerError, match=r"does not answer.*0 of these 1 texts"):
-        Grader(Endpoint("m", "http://127.0.0.1:9/v1"), "x")
+        Grader(GraderModel("m", "http://127.0.0.1:9/v1"), "x")

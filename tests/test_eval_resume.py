@@ -46,7 +46,7 @@ def test_ctrl_c_and_then_the_same_command(
     assert run(folder, *words).exit_code == 130
     left = 100
     resumed = run(folder, *words)
-    assert "going on with an evaluation" in resumed.stderr
+    assert "resuming an interrupted evaluation" in resumed.stderr
     assert resumed.stdout == whole.stdout
     again = run(folder, *words)  # what is done is not kept
     assert "going on" not in again.stderr
@@ -72,7 +72,7 @@ def test_a_judge_that_dies_midway_costs_nothing_that_was_done(
     stopped = run(folder, *words)
     assert stopped.exit_code == 1
     assert "status 500" in stopped.stderr
-    assert "it goes on from there" in stopped.stderr
+    assert "to resume" in stopped.stderr
     asked = set(server.texts[:6])
     server.behaviour, first = graded, len(server.requests)
     with monkeypatch.context() as patched:

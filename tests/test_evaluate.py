@@ -29,7 +29,7 @@ from steer.evaluation.scoring import extra
 from steer.evaluation.task import Task, Variant, n_units, variants
 from steer.evaluation.written import Writing, own_texts, pair_texts, write
 from steer.measures.baselines import opposite, random_direction
-from steer.measures.concepts import by_classifier, by_grammar, by_words, judge
+from steer.measures.concepts import by_classifier, by_grammar, by_words, parse_concept
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
@@ -130,13 +130,13 @@ def test_concepts_by_words_and_grammar_by_hand(tmp_path: Path) -> None:
     Path("words.txt").write_text("glad\n\nas it were\n")
     assert by_words("words.txt")(["as it were", "so"]) == [(1, 1), (0, 1)]
     assert by_grammar("sea")(["The beach.", "The harbour and the clearing."]) == [(1, 1), (1, 2)]
-    with pytest.raises(UsageError, match="knows no 'sadness'"):
+    with pytest.raises(UsageError, match="has no 'sadness'"):
         by_grammar("sadness")
     with pytest.raises(InputError, match="no words"):
         by_words(" , ")
     for wrong in ("words", "words:", "mood:joyful"):
         with pytest.raises(UsageError, match="is not a concept"):
-            judge(wrong)
+            parse_concept(wrong)
 
 
 def test_a_classifier_gives_the_rate_of_its_label() -> None:
@@ -322,15 +322,15 @@ def test_fields_have_the_names_of_the_mapping(joyful: str, folder: Path) -> None
         run(folder, "--texts", "held.jsonl", "--json"),
     )
     assert row(named)["shifts"] == row(plain)["shifts"]
-    failed(run(folder, "--texts", "named.jsonl"), 1, "no contrast; it has the fields bad, good")
+    failed(run(folder, "--texts", "named.jsonl"), 1, "not a contrast; it has the fields bad, good")
     failed(run(folder, "--texts", "named.jsonl", "--map", "good=positive"), 2, "maps no field")
 
 
 def test_what_cannot_be_measured_says_so(joyful: str, folder: Path) -> None:
-    failed(run(folder), 1, "nothing to see an effect by", "--texts")
+    failed(run(folder), 1, "no data to measure an effect on", "--texts")
     failed(run(folder, "--texts", "joyful.jsonl"), 1, "made from 24 of these 24", "allow-overlap")
     Path("texts.jsonl").write_text('{"text": "w3 w4"}\n')
-    failed(run(folder, "--texts", "texts.jsonl"), 1, "texts alone say nothing")
+    failed(run(folder, "--texts", "texts.jsonl"), 1, "need a condition to compare with")
     failed(run(folder, "--texts", "none.jsonl"), 1, "No such file")
     failed(run(folder, "--concept", "mood:x"), 2, "not a concept")
     failed(run(folder, "--concept", "classifier:nowhere"), 2, "needs a label")
@@ -367,7 +367,7 @@ def test_a_classifier_from_a_folder(joyful: str, folder: Path) -> None:
     assert told.exit_code == 0, told.stderr
     for row in json.loads(told.stdout)["rows"]:
         assert 0 < row["concept"]["value"] < 1
-    failed(run(folder, "--concept", f"classifier:{folder}=yes"), 1, "it is no classifier")
+    failed(run(folder, "--concept", f"classifier:{folder}=yes"), 1, "not a classifier")
     failed(run(folder, "--concept", "classifier:./judge=maybe"), 2, "it has no and yes")
 
 
@@ -379,7 +379,7 @@ def test_old_files_are_measured_with_a_warning(joyful: str, folder: Path) -> Non
     )
     told = run(folder, "--texts", "held.jsonl")
     assert told.exit_code == 0
-    assert "does not say which texts" in told.stderr
+    assert "does not record which texts" in told.stderr
 
 
 def test_a_condition_of_a_chat_stays_a_system_message(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 from conftest import make_vector
-from recorded import extract, pairs
+from recorded import direction, extract, pairs
 from sklearn.linear_model import LogisticRegression
 
 from steer.base.errors import InputError, SiteError
@@ -19,6 +19,7 @@ from steer.fitting import fit
 from steer.fitting.activations import Activations, Recording, open_kept, resume
 from steer.fitting.fitting import FitSettings, best, fit_vectors, recommend
 from steer.fitting.warnings import warnings
+from steer.methods.registry import fit_methods
 from steer.vectors.giveaways import Giveaways, Lengths
 from steer.vectors.metadata import LayerStatistics, Spread
 from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
@@ -27,7 +28,7 @@ from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess
 
 WIDTH = 16
-METHODS = list(fit.METHODS)
+METHODS = list(fit_methods().names)
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -57,6 +58,10 @@ def stored(
     lengths = np.linalg.norm(rows, axis=1)[:, None].repeat(2, 1).astype(np.float32)
     found.put(range(len(rows)), rows[:, None].repeat(2, 1), lengths)
     return found
+
+
+def fit_site(found: Activations, column: int, method: str) -> fit.SiteFit:
+    return fit.fit_site(found, column, fit_methods().named(method))
 
 
 def fit_one(found: Activations, settings: FitSettings) -> SteeringVector:
@@ -115,10 +120,10 @@ def test_of_two_tokens_that_tell_the_sides_apart_the_last_is_taken() -> None:
 
 @each_method
 def test_a_planted_direction_is_recovered(tmp_path: Path, method: str) -> None:
-    positive, negative, direction = planted(seed=0, shift=3.0, n=4_000)
+    positive, negative, axis = planted(seed=0, shift=3.0, n=4_000)
     with stored(tmp_path / "a", positive, negative) as found:
-        site = fit.fit_site(found, 1, method)  # type: ignore[arg-type]
-    assert float(fit.unit(site.direction) @ direction) > 0.99
+        site = fit_site(found, 1, method)
+    assert float(fit.unit(site.direction) @ axis) > 0.99
     assert site.separability is not None and site.separability > 0.97
     assert site.agreement > 0.99
     assert np.linalg.norm(site.direction) == pytest.approx(3, rel=0.05)
@@ -128,7 +133,7 @@ def test_a_planted_direction_is_recovered(tmp_path: Path, method: str) -> None:
 @each_method
 def test_swapped_sides_turn_the_direction_round(tmp_path: Path, method: str) -> None:
     positive, negative, _ = planted(seed=1, shift=1.0)
-    one, other = fit.METHODS[method](positive, negative), fit.METHODS[method](negative, positive)
+    one, other = direction(method, positive, negative), direction(method, negative, positive)
     np.testing.assert_allclose(one, -other, rtol=1e-4, atol=1e-6)
 
 
@@ -139,7 +144,7 @@ def test_noise_alone_is_no_better_than_chance(tmp_path: Path, method: str) -> No
     for seed in range(8):
         positive, negative, _ = planted(seed, shift=0.0)
         with stored(tmp_path / f"a{seed}", positive, negative) as found:
-            values.append(fit.fit_site(found, 0, method).separability)  # type: ignore[arg-type]
+            values.append(fit_site(found, 0, method).separability)
     assert abs(np.mean(values) - 0.5) < 0.05
 
 
@@ -147,7 +152,7 @@ def test_pca_is_the_leading_direction_of_the_uncentred_differences() -> None:
     positive, negative, _ = planted(seed=2, shift=1.0)
     differences = positive - negative
     eigenvectors = np.linalg.eigh(differences.T @ differences)[1]
-    assert abs(fit.unit(fit.pca(positive, negative)) @ eigenvectors[:, -1]) > 1 - 1e-9
+    assert abs(fit.unit(direction("pca", positive, negative)) @ eigenvectors[:, -1]) > 1 - 1e-9
 
 
 def test_lda_whitens() -> None:
@@ -156,9 +161,9 @@ def test_lda_whitens() -> None:
         side[:, 0] *= 4
     centred = np.concatenate([side - side.mean(0) for side in (positive, negative)])
     whitened = np.linalg.solve(centred.T @ centred, positive.mean(0) - negative.mean(0))
-    ours = fit.unit(fit.lda(positive, negative))
+    ours = fit.unit(direction("lda", positive, negative))
     assert ours @ fit.unit(whitened) > 0.999
-    assert ours @ fit.unit(fit.mean_diff(positive, negative)) < 0.99
+    assert ours @ fit.unit(direction("mean_diff", positive, negative)) < 0.99
 
 
 def test_a_probe_does_not_see_how_far_from_0_all_activations_are() -> None:
@@ -168,8 +173,8 @@ def test_a_probe_does_not_see_how_far_from_0_all_activations_are() -> None:
     positive[:, 3] += 1
     far = np.zeros(16)
     far[:2] = 3000, -800
-    found = fit.probe(positive + far, negative + far)
-    np.testing.assert_allclose(found, fit.probe(positive, negative), rtol=1e-3, atol=1e-4)
+    found = direction("probe", positive + far, negative + far)
+    np.testing.assert_allclose(found, direction("probe", positive, negative), rtol=1e-3, atol=1e-4)
 
 
 def test_probe_is_the_one_of_scikit_learn() -> None:
@@ -177,7 +182,7 @@ def test_probe_is_the_one_of_scikit_learn() -> None:
     rows, labels = np.concatenate([positive, negative]), np.r_[np.ones(200), np.zeros(200)]
     standardised = (rows - rows.mean(0)) / rows.std(0)
     reference = LogisticRegression(max_iter=1_000).fit(standardised, labels)
-    ours = fit.unit(fit.probe(positive, negative))
+    ours = fit.unit(direction("probe", positive, negative))
     assert ours @ fit.unit(reference.coef_[0] / rows.std(0)) > 1 - 1e-9
 
 
@@ -187,7 +192,7 @@ def test_chunks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for chunk in (7, 1_000):
         monkeypatch.setattr("steer.fitting.activations.CHUNK", chunk)
         with stored(tmp_path / f"{chunk}", positive, negative) as found:
-            fits.append(fit.fit_site(found, 0, "mean_diff"))
+            fits.append(fit_site(found, 0, "mean_diff"))
     np.testing.assert_allclose(fits[0].direction, fits[1].direction, rtol=1e-9)
     np.testing.assert_allclose(fits[0].direction, positive.mean(0) - negative.mean(0), atol=1e-6)
     assert fits[0].separability == fits[1].separability
@@ -196,27 +201,27 @@ def test_chunks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_single_pair_is_enough_where_it_makes_sense(tmp_path: Path) -> None:
     positive, negative, _ = planted(seed=6, shift=1.0, n=1)
     with stored(tmp_path / "a", positive, negative) as found:
-        site = fit.fit_site(found, 0, "mean_diff")
+        site = fit_site(found, 0, "mean_diff")
         np.testing.assert_allclose(site.direction, positive[0] - negative[0], atol=1e-6)
         assert site.separability is None
         assert site.coherence == pytest.approx(1)
-        with pytest.raises(InputError, match="two texts"):
-            fit.fit_site(found, 0, "probe")
+        with pytest.raises(InputError, match="needs 2 texts a side"):
+            fit_site(found, 0, "probe")
 
 
 def test_unpaired_sets_have_no_coherence_and_no_pca(tmp_path: Path) -> None:
-    positive, negative, direction = planted(seed=7, shift=8.0)
+    positive, negative, axis = planted(seed=7, shift=8.0)
     with stored(tmp_path / "a", positive, negative[:90]) as found:
-        site = fit.fit_site(found, 0, "mean_diff")
+        site = fit_site(found, 0, "mean_diff")
         assert site.coherence is None
-        assert fit.unit(site.direction) @ direction > 0.98
+        assert fit.unit(site.direction) @ axis > 0.98
         with pytest.raises(InputError, match="not pairs"):
-            fit.fit_site(found, 0, "pca")
+            fit_site(found, 0, "pca")
     # As many of each are no more pairs than other numbers.
     with stored(tmp_path / "b", positive, negative, paired=False) as found:
-        assert fit.fit_site(found, 0, "mean_diff").coherence is None
+        assert fit_site(found, 0, "mean_diff").coherence is None
         with pytest.raises(InputError, match="not pairs"):
-            fit.fit_site(found, 0, "pca")
+            fit_site(found, 0, "pca")
 
 
 def test_auc_by_hand() -> None:
@@ -237,7 +242,9 @@ def test_the_recommended_layer_separates_and_has_length() -> None:
         statistics(layer, apart, norm)
         for layer, (apart, norm) in enumerate([(0.7, 0.9), (1.0, 0.1), (0.99, 0.5), (1.0, 0.5)])
     ]
-    assert recommend(rows).layers == (2,)
+    assert recommend(rows, n_layers=4).layers == (2,)
+    late = [statistics(layer, 1.0, norm=2.0**layer) for layer in range(10)]
+    assert recommend(late, n_layers=10).layers == (7,), "not the last fifth, where all separate"
 
 
 def test_data_without_a_signal_are_called_so(tmp_path: Path) -> None:
@@ -289,7 +296,7 @@ def test_a_vector_no_better_than_length_is_called_so(tmp_path: Path) -> None:
         assert row.separability is not None and 0.74 < row.separability < 0.8
         contrast = msgspec.structs.replace(metadata.contrast, giveaways=told)
         said = warnings(msgspec.structs.replace(metadata, contrast=contrast))
-        assert ("length may be all" not in " ".join(said)) == silent
+        assert ("it may be a vector of length" not in " ".join(said)) == silent
 
 
 def test_sites_that_were_not_recorded(tmp_path: Path) -> None:

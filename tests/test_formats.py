@@ -26,6 +26,7 @@ from steer.formats.source import Options
 from steer.models import torch_files
 from steer.steering import spec
 from steer.steering.operation import Coefficient
+from steer.steering.projection import Projection
 from steer.steering.steers import Steer, check_fits, resolve
 from steer.vectors import store
 from steer.vectors.provenance import ModelIdentity
@@ -100,7 +101,7 @@ def test_an_archive_that_numpy_does_not_write_is_refused(
     with ZipFile(io.BytesIO(data)) as plain, ZipFile(path, "w", ZIP_LZMA) as packed:
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
-    with pytest.raises(VectorError, match="packed in a way"):
+    with pytest.raises(VectorError, match="compressed by a method"):
         reading.steering_vector(found(path), MODEL, name="calm")
 
 
@@ -515,3 +516,42 @@ def test_what_steering_lite_multiplies_with_is_kept_or_refused(
             found(path)
     else:
         assert found(path).imported.coefficient == coefficient
+
+
+def test_an_encoder_becomes_a_gate_in_the_features_own_activation(tmp_path: Path) -> None:
+    """In each layout of a sparse autoencoder the projection is w . (h - b_dec) + b."""
+    rng = np.random.default_rng(0)
+    n_features, width, feature = 12, 8, 5
+    encoder = rng.normal(size=(n_features, width)).astype(np.float32)
+    decoder = rng.normal(size=(n_features, width)).astype(np.float32)
+    bias, centre = (rng.normal(size=n).astype(np.float32) for n in (n_features, width))
+    layouts = {
+        "saelens": ({"W_enc": encoder.T, "b_enc": bias, "W_dec": decoder, "b_dec": centre}, True),
+        "plain": ({"W_enc": encoder.T, "b_enc": bias, "W_dec": decoder, "b_dec": centre}, False),
+        "sparsify": (
+            {"encoder.weight": encoder, "encoder.bias": bias, "W_dec": decoder, "b_dec": centre},
+            True,
+        ),
+        "learning": (
+            {"encoder.weight": encoder, "encoder.bias": bias, "decoder.weight": decoder.T,
+             "bias": centre},
+            True,
+        ),
+    }  # fmt: skip
+    for name, (tensors, centred) in layouts.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+        save_file(contiguous, folder / "sae.safetensors")
+        stated = {"apply_b_dec_to_input": True} if name == "saelens" else {}
+        (folder / "cfg.json").write_text(json.dumps(stated))
+        options = Options(layers=(1,), row=feature, encoder=True)
+        found = reading.read(folder / "sae.safetensors", options, torch_files.read)
+        vector = reading.steering_vector(found, None, name="feature")
+        projection = Projection(vector, 1)
+        for h in rng.normal(size=(4, width)):
+            expected = encoder[feature] @ (h - centre * centred) + bias[feature]
+            assert h @ projection.weights + projection.offset == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(VectorError, match="no encoder"):
+        save_file({"W_dec": decoder}, tmp_path / "sae.safetensors")
+        reading.read(tmp_path / "sae.safetensors", options, torch_files.read)

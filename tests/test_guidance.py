@@ -121,7 +121,7 @@ def test_what_cannot_be_guided_says_why() -> None:
     with pytest.raises(UsageError, match="finite"):
         Guide("w5", float("nan"))
     by = guidance(model, PROMPTS, [Guide("w5")], chat=True)
-    with pytest.raises(UsageError, match="several runs"):
+    with pytest.raises(UsageError, match="several prompts"):
         list(generate(model, PROMPTS, (), Sampling(beams=2, temperature=0), guidance=by))
 
 

@@ -22,9 +22,9 @@ from steer.base.files import cache_folder, write_cached
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
-from steer.models import found as cached_maps
-from steer.models.found import hook_map
-from steer.models.hookmap import HookMap, Place
+from steer.models import hookmap_cache as cached_maps
+from steer.models.hookmap import HookMap, HookPoint
+from steer.models.hookmap_cache import hook_map
 from steer.models.model import Model
 from steer.vectors.sites import SITE_NAMES, Site, SiteName
 
@@ -99,7 +99,7 @@ def test_a_cached_map_is_taken_if_its_layers_are_those_of_the_model(family: str)
     assert cached_maps._fits(right, network)
     first, last = (Site(layer, "resid_post") for layer in (0, N_LAYERS - 1))
     swapped = {**right.places, first: right.places[last], last: right.places[first]}
-    missing = {**right.places, first: Place("model.layers.0.none", "output")}
+    missing = {**right.places, first: HookPoint("model.layers.0.none", "output")}
     for places in (swapped, missing, {**right.places, Site(99): right.places[first]}):
         assert not cached_maps._fits(replace(right, places=places), network)
 
@@ -343,7 +343,7 @@ def test_a_text_model_inside_another_is_found_where_it_is() -> None:
     config = transformers.Gemma3Config(text_config=text, vision_config=image)
     found = hook_map(transformers.Gemma3ForConditionalGeneration(config))
     assert (found.n_layers, found.d_model) == (2, D_MODEL)
-    assert found.place(Site(1)) == Place("model.language_model.layers.1", "output")
+    assert found.place(Site(1)) == HookPoint("model.language_model.layers.1", "output")
 
 
 class MadeUpForCausalLM(torch.nn.Module):
@@ -375,8 +375,8 @@ def a_headless_llama() -> torch.nn.Module:
     [
         (MadeUpForCausalLM, "MadeUpForCausalLM: TransformerLens has no adapter for it"),
         (lambda: torch.nn.Linear(2, 2), "Linear: TransformerLens has no adapter for it"),
-        (a_bert, "BertForMaskedLM: it is not one stack of blocks"),
-        (a_t5, "T5ForConditionalGeneration: it is not one stack of blocks"),
+        (a_bert, "BertForMaskedLM: it is not a single stack of blocks"),
+        (a_t5, "T5ForConditionalGeneration: it is not a single stack of blocks"),
         (a_headless_llama, "it has no blocks at 'model.layers'"),
     ],
 )

@@ -370,7 +370,7 @@ def test_a_state_that_does_not_count_tokens_is_refused_where_they_are_to_be_know
     clock = TokenClock(3, torch.zeros(1, dtype=torch.int64))
     scoped = tiny.steer(model, 2.0, Scope("response"))
     with (
-        pytest.raises(HookError, match="does not tell which token comes next"),
+        pytest.raises(HookError, match="does not give the position of the next token"),
         injected(model, [scoped], clock),
     ):
         model.network(input_ids=ids, **{name: object()})
@@ -492,7 +492,7 @@ def test_a_gate_of_tokens_steers_those_that_open_it(family: str) -> None:
     for sampling in (GREEDY, SAMPLED):
         alone = [text for prompt in PROMPTS for text in texts(model, steers, sampling, [prompt])]
         assert texts(model, steers, sampling) == alone
-    with pytest.raises(UsageError, match="no gate at each token"):
+    with pytest.raises(UsageError, match="excludes gates that read each token"):
         list(generate(model, PROMPTS, steers, BEAMS))
 
 

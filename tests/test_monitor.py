@@ -27,7 +27,7 @@ from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.monitoring.heatmap import N_STEPS, colour, ink, luminance, page, step
 from steer.monitoring.monitor import monitor as monitor_in
-from steer.monitoring.monitor import plan
+from steer.monitoring.monitor import tokenize
 from steer.monitoring.traces import Trace, TracedToken, reach, summarise
 from steer.steering.readouts import Readout, readouts
 from steer.vectors.provenance import Read
@@ -39,7 +39,7 @@ from steer.workers import InProcess
 def monitor(
     model: Model, texts: Sequence[str], chosen: Sequence[Readout], **settings: Any
 ) -> list[Trace]:
-    return monitor_in(InProcess(model), plan(model, texts, **settings), chosen)
+    return monitor_in(InProcess(model), tokenize(model, texts, **settings), chosen)
 
 
 TEXTS = ["w3 w4 w5 w6 w7 w8", "w9", "w10 w11 w12", "w20 w21 w22 w23 w24 w25 w26 w27"]

@@ -95,6 +95,44 @@ def test_overlap_is_an_error_unless_allowed() -> None:
     assert "made from 1 of these 1" in warning
 
 
+def test_one_file_is_made_from_and_measured_on_and_no_pair_is_both() -> None:
+    rows = [
+        {"prompt": f"about {w}{n}", "positive": f"yes {w} {n}", "negative": f"no {n} {w}"}
+        for n, w in enumerate(
+            [
+                "anchor",
+                "bell",
+                "cloud",
+                "drum",
+                "egg",
+                "fern",
+                "goat",
+                "hill",
+                "ink",
+                "jar",
+                "kite",
+                "leaf",
+            ]
+        )
+    ] * 3
+    rows = [row | {"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(rows)]
+    records = [(f"line {number}", row) for number, row in enumerate(rows)]
+    made_from = contrast_files.read(
+        ContrastSource("pairs", held_out=0.5, frame=Frame(chat=True)), lambda _: records
+    )
+    every = heldout.read(records, chat=True)
+    metadata = with_items(overlap.sketch(overlap.texts_of(made_from)))
+    left, line = heldout.without_seen([metadata], every)
+    assert left.pairs is not None and every.pairs is not None
+    assert set(left.pairs.positive).isdisjoint(made_from.positive)
+    assert {*left.pairs.positive, *made_from.positive} == set(every.pairs.positive)
+    assert heldout.check_unseen([metadata], left.all_texts) == []
+    assert f"{len(made_from.positive)} of these {len(rows)} pairs" in line
+    few = every.some(range(4))
+    assert heldout.without_seen([metadata], few) == (few, "")
+    assert heldout.without_seen([with_items(overlap.sketch(["else"]))], every) == (every, "")
+
+
 def test_files_that_do_not_say_are_warned_of_and_keep_their_bytes() -> None:
     metadata = with_items(None)
     (warning,) = heldout.check_unseen([metadata], ["three"])
@@ -145,5 +183,5 @@ def test_chats_say_what_a_user_asked() -> None:
     ids=["labelled", "sets", "conditions"],
 )
 def test_what_is_not_paired_is_refused(records: list[object]) -> None:
-    with pytest.raises(InputError, match="where held-out pairs are to be"):
+    with pytest.raises(InputError, match="not held-out pairs"):
         held(*records)

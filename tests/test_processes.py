@@ -52,12 +52,12 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
 
 
 def test_one_without_the_other_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="--tp makes that one model"):
+    with pytest.raises(UsageError, match="torchrun and --tp go together"):
         ModelSource(tensor_parallel=True)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with pytest.raises(UsageError, match="--tp makes that one model"):
+    with pytest.raises(UsageError, match="torchrun and --tp go together"):
         ModelSource()
-    with pytest.raises(UsageError, match="places the model itself"):
+    with pytest.raises(UsageError, match="chooses the devices itself"):
         ModelSource(tensor_parallel=True, device="cpu")
 
 

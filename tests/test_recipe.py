@@ -226,8 +226,8 @@ def test_what_is_shown_shows_the_same_again() -> None:
         ('steers = [{ vector = "x", sha256 = "12" }]', "'12' is not a sha256"),
         ('steers = [{ vector = "x", when = "y" }]', "bad.toml: 'y' is not a condition"),
         ('steers = ["x"]\nwhen = "y>z"', "bad.toml: 'y>z': 'z' is not a threshold"),
-        ('when = "y>0"', "bad.toml: when has nothing to steer"),
-        ('when = "y>0"\nsteers = [{ vector = "x", when = "z>0" }]', "waits for 'z>0' already"),
+        ('when = "y>0"', "bad.toml: when has no steer to gate"),
+        ('when = "y>0"\nsteers = [{ vector = "x", when = "z>0" }]', "has the gate 'z>0' already"),
         ("[generation]\ntemperature = -1", "--temperature is 0 or more"),
         ("[generation]\ntemperature = \"hot\"", "Expected"),
         ("[generation]\nheat = 1", "unknown field `heat`"),
@@ -318,7 +318,7 @@ def test_a_gate_stands_before_all_of_its_file_and_of_what_that_includes() -> Non
     Path("b.toml").write_text(f'include = ["sub/gated.toml"]\nwhen = "{gate}"\n')
     assert {one.when for one in read(Path("b.toml")).steers} == {gate}
     Path("c.toml").write_text('include = ["sub/gated.toml"]\nwhen = "other>0"\n')
-    with pytest.raises(InputError, match=r"c.toml: when 'other>0': 'calm' waits for"):
+    with pytest.raises(InputError, match=r"c.toml: when 'other>0': 'calm' has the gate"):
         read(Path("c.toml"))
 
 

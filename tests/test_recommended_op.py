@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import msgspec
 import pytest
+import tiny
 from conftest import make_vector
 
 from steer.base.errors import VectorError
 from steer.steering import spec
 from steer.steering.operation import ADD, Coefficient, Operation
+from steer.steering.scope import Scope
 from steer.steering.steers import resolve
 from steer.vectors import store
 from steer.vectors.metadata import Recommended, decode, encode
@@ -32,7 +35,11 @@ def vector_with(op: str, coefficient: float = 1.0) -> SteeringVector:
     [
         ("ablate", "x", ABLATE, 4.0),
         ("ablate", "x@3", ABLATE, 4.0),
-        ("ablate", "x:0.5", ABLATE, 0.5),
+        ("ablate", "x:0.5", ABLATE, 2.0),
+        ("ablate", "x:0.5@3", ABLATE, 0.5),
+        ("add", "x:-1", ADD, -4.0),
+        ("add", "x:-1@1", ADD, -1.0),
+        ("add", "x:-1@all", ADD, -1.0),
         ("ablate", "x:recommended/response", ABLATE, 4.0),
         ("ablate", "x:add", ADD, 1.0),
         ("ablate", "x:2,add", ADD, 2.0),
@@ -49,6 +56,22 @@ def test_what_is_typed_completes_or_replaces_the_recommendation(
 ) -> None:
     steer = resolve(spec.parse(typed), vector_with(recommended, 4.0))
     assert (steer.op, steer.coefficient) == (op, Coefficient(coefficient))
+
+
+def test_minus_one_is_the_opposite_of_no_number_and_1_is_the_same() -> None:
+    vector = vector_with("add")
+    share = msgspec.structs.replace(
+        vector.metadata.recommended, coefficient=0.101, unit="residual", scope="response"
+    )
+    vector = tiny.renamed(vector, recommended=share)
+    plain, same, opposite, twice = (
+        resolve(spec.parse(typed), vector) for typed in ("x", "x:1", "x:-1", "x:2")
+    )
+    assert same == plain and plain.scope == Scope("response")
+    assert opposite == replace(plain, coefficient=Coefficient(-0.101, "residual"))
+    assert twice.coefficient == Coefficient(0.202, "residual")
+    assert resolve(spec.parse("x:ablate"), vector).scope == Scope()
+    assert decode(encode(vector.metadata), "file") == vector.metadata
 
 
 def test_a_file_keeps_the_op_and_other_files_keep_their_bytes() -> None:

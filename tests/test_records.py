@@ -117,10 +117,10 @@ def test_shapes(data: bytes, name: str, expected: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("data", "name", "message"),
     [
-        (b'{"a": 1}\n{"b": 1, "b": 2}\n', "f.jsonl", "f.jsonl:2: the key 'b' stands twice"),
-        (b'[{"a": 1},\n{"x": {"b": 1,\n"b": 2}}]', "f.json", "f.json:3: the key 'b' stands twice"),
-        (b'{"a":\n{"b": "a", "c": "b"},\n"a": 2}', "f.json", "f.json:3: the key 'a' stands twice"),
-        (b"text,label,text\na,1,b\n", "f.csv", "f.csv:1: the column 'text' stands there twice"),
+        (b'{"a": 1}\n{"b": 1, "b": 2}\n', "f.jsonl", "f.jsonl:2: the key 'b' occurs twice"),
+        (b'[{"a": 1},\n{"x": {"b": 1,\n"b": 2}}]', "f.json", "f.json:3: the key 'b' occurs twice"),
+        (b'{"a":\n{"b": "a", "c": "b"},\n"a": 2}', "f.json", "f.json:3: the key 'a' occurs twice"),
+        (b"text,label,text\na,1,b\n", "f.csv", "f.csv:1: the column 'text' occurs twice"),
         (b'text,label\na,"b\nc,d\n', "f.csv", "not a table: unexpected end of data"),
         (b"\xff\xfea", "f.csv", "f.csv:1: not UTF-16"),
         (b"a\n\xe9", "f.txt", "f.txt:2: not UTF-8"),

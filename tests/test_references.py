@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from recorded import extract, pairs
+from recorded import direction, extract, pairs
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -48,7 +48,7 @@ def test_pca_is_the_one_of_scikit_learn() -> None:
     positive, negative = planted()
     centre = (positive + negative) / 2
     reference = PCA(1).fit(np.concatenate([positive - centre, negative - centre])).components_[0]
-    assert abs(fit.unit(fit.pca(positive, negative)) @ reference) > 1 - 1e-9
+    assert abs(fit.unit(direction("pca", positive, negative)) @ reference) > 1 - 1e-9
 
 
 def test_lda_is_the_one_of_scikit_learn() -> None:
@@ -56,4 +56,4 @@ def test_lda_is_the_one_of_scikit_learn() -> None:
     labels = np.r_[np.ones(300), np.zeros(300)]
     model = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto")
     reference = model.fit(np.concatenate([positive, negative]), labels).coef_[0]
-    assert fit.unit(fit.lda(positive, negative)) @ fit.unit(reference) > 1 - 1e-9
+    assert fit.unit(direction("lda", positive, negative)) @ fit.unit(reference) > 1 - 1e-9

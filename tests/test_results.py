@@ -77,11 +77,11 @@ def test_the_model_is_loaded_only_when_all_else_is_right(model: Model) -> None:
 
     vector = tiny.vector(model)
     for run in (evaluate, sweep):
-        with pytest.raises(InputError, match="nothing to see an effect by"):
+        with pytest.raises(InputError, match="no data to measure an effect on"):
             run(never, vector)
         with pytest.raises(SteerError, match=r"none\.jsonl"):
             run(never, vector, "none.jsonl")
-    with pytest.raises(UsageError, match="knows no"):
+    with pytest.raises(UsageError, match="has no"):
         suite(never, tags=["happy"])
     with pytest.raises(UsageError, match="not a rule"):
         sweep(never, vector, HELD_OUT, rule="best")

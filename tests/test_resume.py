@@ -68,7 +68,7 @@ def test_a_disk_that_fills_up_costs_nothing_but_time(
     whole = disk.written
     disk.room, disk.written = int(share * whole), 0
     words += ["b.safetensors", *(["--keep", "b.acts"] if keep else [])]
-    failed(steer(*words), 1, "No space left on device", "it goes on from there")
+    failed(steer(*words), 1, "No space left on device", "to resume")
     (part,) = Path().glob("b.*")
     assert part.name == ("b.acts.part" if keep else "b.safetensors.part")
     disk.room, disk.written = 1 << 60, 0

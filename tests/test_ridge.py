@@ -227,7 +227,7 @@ def test_all_positions_that_both_rows_share_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"rank": 33}, "width"), ({"method": "newton"}, "ridge or descent")]
+    ("changes", "message"), [({"rank": 33}, "width"), ({"method": "newton"}, "ridge and descent")]
 )
 def test_bad_settings_say_why(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError) as error:

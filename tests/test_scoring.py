@@ -210,7 +210,7 @@ def test_a_gate_of_prompts_needs_a_prompt() -> None:
     gate = Gate(Condition(Projection(tiny.vector(model), 1), True, 0.0), "mean")
     steer = replace(tiny.steer(model), gate=gate)
     for none in (Text((5, 6), (1,)), Text((1, 5, 6), (2,), 1)):  # nothing, or the first token
-        with pytest.raises(InputError, match="looks at prompts, and a text has none"):
+        with pytest.raises(InputError, match="reads prompts, but a text has none"):
             score(model, [TEXTS[0], none], [(steer,)], drift)
 
 

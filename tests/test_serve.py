@@ -412,7 +412,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "tool", "content": "4"}]}, "messages[0].role"),
     ({"messages": [{"role": "king", "content": ""}]}, "messages[0].role"),
     ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
-    ({"condition": "You are a pirate."}, "condition"),
+    ({"condition": ""}, "condition"),
     ({"strength": 1.5}, "strength"),
 ]
 #: Fields of a message that pocket's chat template leaves out.

@@ -258,6 +258,9 @@ def test_what_vllm_cannot_do_is_an_error_of_the_request() -> None:
         {"steer": many},
         {"steer": "calm", "watch": "calm"},
         {"steer": "calm", "guard": "calm>0.5"},
+        {"condition": "You are a pirate."},
+        {"prefill": [1]},
+        {"cost": True},
     ):
         with pytest.raises(RequestError):
             vllm_server.handed_on({}, library.steering(asked), library)

@@ -220,7 +220,7 @@ def test_one_commit_with_another_content_is_refused(hub: Hub) -> None:
     steer("pull", "hf://team/vectors/calm")
     url, revision = "hf://team/vectors/calm", hub.repositories["team/vectors"].head
     lock.keep(Path("vectors"), "calm", lock.Origin(url=url, revision=revision, sha256="ff"))
-    refused("pull", url, because="another vector than it did for the same commit")
+    refused("pull", url, because="gives another vector for the same commit")
     refused("verify", "calm", because="not the vector that was pulled")
 
 
@@ -495,10 +495,10 @@ def test_a_card_says_what_was_measured_and_nothing_of_its_text_is_markup() -> No
     told = {"vectors": {"calm": digest}, "rows": rows, "command": "steer eval -v calm"}
     Path("eval.json").write_text(json.dumps(told))
     steer("push", path, "team")
-    assert "Nothing was measured" in Path("team/calm.md").read_text()
+    assert "Not measured" in Path("team/calm.md").read_text()
     steer("push", path, "team", "--evidence", "eval.json")
     text = Path("team/calm.md").read_text()
-    assert r"0.500 \[0.250, 0.750\]" in text and "Nothing was measured" not in text
+    assert r"0.500 \[0.250, 0.750\]" in text and "Not measured" not in text
     assert "<script" not in text and "](http" not in text and "\n# head" not in text
     refused("push", written(seed=1), "new", "--evidence", "eval.json", because="another vector")
 
@@ -578,7 +578,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("protocol", ["reference", "zip", "data", "generic", "nonsense"])
 def test_addresses_in_addresses_are_no_places(protocol: str) -> None:
-    refused("list", f"{protocol}://x/y", because="not a place")
+    refused("list", f"{protocol}://x/y", because="cannot hold vectors")
 
 
 def test_names_in_a_listing_cannot_leave_the_folder(tmp_path: Path) -> None:

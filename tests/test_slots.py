@@ -17,7 +17,7 @@ from steer.engines.vllm_engine import Engine
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.models.model import Model
-from steer.steering.operation import Coefficient, Operation, OpName
+from steer.steering.operation import Coefficient, Operation
 from steer.steering.scope import Schedule, Scope
 from steer.steering.steers import Steer
 from steer.vectors.vector import SteeringVector
@@ -25,7 +25,7 @@ from steer.vectors.vector import SteeringVector
 IDS = [1, 5, 9, 13, 17, 21]
 ONE = Coefficient(1.0)
 #: Bounds that no token of a tiny model passes.
-FAR: tuple[tuple[OpName, float], ...] = (("cap", 1e4), ("floor", -1e4))
+FAR: tuple[tuple[str, float], ...] = (("cap", 1e4), ("floor", -1e4))
 
 
 def steerings(model: Model) -> list[list[Steer]]:
@@ -104,7 +104,7 @@ def test_requests_of_a_batch_get_their_own_slots() -> None:
     # One whole prompt of 3, one unsteered of 2, and a later token of the second steering.
     slots.fill([keys[0], "", keys[1]], [0, 3, 5, 6], [2, 1, -4])
     assert slots.rows[:8].tolist() == [1, 1, 2, 0, 0, 4, 0, 0]
-    with pytest.raises(RuntimeError, match="more steerings"):
+    with pytest.raises(RuntimeError, match="all slots are in use"):
         slots.find("another", every[0], dict.fromkeys([*keys, "another"]))
     slots.find("another", every[0], {"another": None, keys[1]: None})  # the first one's are free
     slots.fill(["another"], [0, 2], [1])
@@ -166,6 +166,6 @@ def test_what_an_engine_cannot_do_is_refused() -> None:
         Steer(vector, ONE, (1,), schedule=Schedule("decay", 5)),
         Steer(attention, ONE, (1,)),
     ):
-        with pytest.raises(UsageError, match="vLLM cannot do"):
+        with pytest.raises(UsageError, match="vLLM does not support"):
             wire.check_engine_can(steer, "vLLM")
     wire.check_engine_can(Steer(vector, ONE, (1,)), "vLLM")

@@ -15,7 +15,7 @@ from test_cli import failed, steer
 
 from steer.base.errors import InputError, UsageError
 from steer.cli.main import app
-from steer.contrasts.near import near_duplicates
+from steer.contrasts.duplicates import near_duplicates
 from steer.contrasts.split import split
 
 WORDS = st.sampled_from(["sea", "hill", "dog", "song", "boat", "road"])

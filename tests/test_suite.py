@@ -47,7 +47,7 @@ def test_every_value_of_the_grammar_is_a_subject() -> None:
     every = subjects.of_pocket()
     assert [one.grammar for one in every] == [v for kind in corpus.KINDS.values() for v in kind]
     assert subjects.of_pocket(["sea"])[0].condition == "[topic: sea]"
-    with pytest.raises(UsageError, match="knows no 'happy'"):
+    with pytest.raises(UsageError, match="has no 'happy'"):
         subjects.of_pocket(["happy"])
 
 
@@ -158,9 +158,9 @@ def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch
 
 def test_what_cannot_be_compared_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steer.cli.options.load_model", lambda source: pytest.fail("loaded"))
-    failed(steer("suite", "--tags", "happy"), 2, "knows no 'happy'", "joyful")
+    failed(steer("suite", "--tags", "happy"), 2, "has no 'happy'", "joyful")
     failed(steer("suite", "--methods", "magic"), 2, "'magic' is not a method", "lda")
-    failed(steer("suite", "--condition", "x", "--tags", "sea"), 2, "--condition stands")
+    failed(steer("suite", "--condition", "x", "--tags", "sea"), 2, "exclude each other")
     failed(steer("suite", "--condition", "x"), 2, "needs --texts")
     failed(steer("suite", "--texts", "x.jsonl"), 2, "go with --condition")
     failed(steer("suite", "-v", "sea=no.gguf"), 1, "no file no.gguf")

@@ -277,7 +277,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same(
     assert run(folder, "--texts", "held.jsonl", "--json").exit_code == 130
     monkeypatch.setattr(Scorer, "score", original)
     resumed = run(folder, "--texts", "held.jsonl", "--json")
-    assert "going on with a sweep" in resumed.stderr
+    assert "resuming an interrupted sweep" in resumed.stderr
     assert json.loads(resumed.stdout) == json.loads(whole.stdout)
     assert "going on" not in run(folder, "--texts", "held.jsonl", "--json").stderr
 
@@ -310,7 +310,7 @@ def test_a_full_disk_does_not_cost_the_scores(
         patched.setattr(sweep_command, "_write", full)
         assert run(folder, *asked).exit_code == 1
     again = run(folder, *asked)
-    assert "going on with a sweep" in again.stderr
+    assert "resuming an interrupted sweep" in again.stderr
     assert Path("sweep.json").is_file()
 
 
@@ -319,9 +319,9 @@ def test_what_cannot_be_swept_says_so(
 ) -> None:
     monkeypatch.setattr("steer.cli.options.load_model", lambda source: pytest.fail("loaded"))
     held = ["--texts", "held.jsonl"]
-    failed(run(folder), 1, "nothing to see an effect by", "--texts")
+    failed(run(folder), 1, "no data to measure an effect on", "--texts")
     failed(run(folder, "--texts", "joyful.jsonl"), 1, "made from 24 of these")
-    failed(run(folder, *held, "-v", "joyful:2"), 2, "a sweep finds the numbers")
+    failed(run(folder, *held, "-v", "joyful:2"), 2, "chooses layers and coefficients itself")
     failed(run(folder, *held, "-v", "joyful:ablate"), 1, "a percentage is a length to add")
     failed(run(folder, *held, "-v", "joyful:add/decay=5"), 2, "a sweep steers", "steer eval")
     failed(run(folder, *held, "-v", "joyful:ablate/on=0-3"), 2, "a sweep steers", "steer eval")
@@ -380,7 +380,7 @@ def test_a_few_items_recommend_nothing(joyful: str, folder: Path) -> None:
     told = run(folder, "--texts", "few.jsonl", "--max-kl", 10, "--max-nats", 10)
     assert told.exit_code == 1
     assert "recommended" not in told.stdout
-    for said in ("3 held-out items cannot tell it from chance", "the nearest cell is"):
+    for said in ("3 held-out items are too few to exclude chance", "the nearest cell is"):
         assert said in told.stderr
 
 
@@ -412,7 +412,7 @@ def test_a_random_direction_is_not_recommended(joyful: str, folder: Path) -> Non
     assert store.read(Path("vectors/joyful.safetensors")).metadata.recommended.unit == "vector"
 
 
-def test_a_scope_can_be_swept_and_not_saved(joyful: str, folder: Path) -> None:
+def test_a_scope_can_be_swept_and_not_saved_if_odd(joyful: str, folder: Path) -> None:
     # At the last layer, before the first response token, nothing that is scored would change.
     few = ["--samples", 4, "--max-tokens", 6, "--coefficients", "5%,40%", "--layers", "0,1"]
     words = ["sweep", "-m", folder, "--texts", "held.jsonl", *few]
@@ -425,7 +425,7 @@ def test_a_scope_can_be_swept_and_not_saved(joyful: str, folder: Path) -> None:
     assert told[1][0]["typed"] == "joyful:5%@0/response=0"
     effects = [[cell["effect"]["value"] for cell in cells] for cells in told]
     assert effects[0] != effects[1] != effects[2] != effects[0]
-    saved = steer(*words, "-v", "joyful:add/response=0", "--save")
+    saved = steer(*words, "-v", "joyful:add/not-response=0", "--save")
     assert "nothing was saved" in saved.stderr or saved.exit_code == 1
     assert path.read_bytes() == before
 
@@ -462,6 +462,26 @@ def test_what_is_saved_is_what_apply_takes(swept: tuple[Path, dict[str, Any]]) -
     choice = f"{told['choice']['coefficient']}@{told['choice']['layers']}"
     assert plain.stdout == steer(*words, "-v", f"{path}:{choice}").stdout
     assert plain.stdout != steer(*words).stdout
+
+
+def test_the_limit_is_the_nearest_strength_that_costs_too_much(
+    swept: tuple[Path, dict[str, Any]],
+) -> None:
+    path, told = swept
+    recommended = store.read(path).metadata.recommended
+    limit = recommended.limit
+    assert limit is not None
+    assert limit > recommended.coefficient
+    mine = {
+        float(one["coefficient"].removesuffix("%")) / 100: one["kl"]["value"]
+        for one in told["cells"]
+        if one["layers"] == told["choice"]["layers"]
+    }
+    beyond = sorted(one for one in mine if one > recommended.coefficient)
+    assert limit in beyond
+    # What lies between was within the budget, or its texts were; the sweep tried 400 % to be sure.
+    assert mine[limit] > told["budget"]["kl"] or limit < beyond[-1]
+    assert mine[beyond[-1]] > told["budget"]["kl"]
 
 
 def test_what_is_chosen_is_within_its_budget_and_beats_chance(

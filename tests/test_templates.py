@@ -225,11 +225,11 @@ def test_templates_that_loop_are_stopped(text: str, monkeypatch: pytest.MonkeyPa
 def test_templates_that_grow_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     grown = itertools.count(step=templates.MOST_GROWTH // 3)
     monkeypatch.setattr(templates, "_peak", lambda: next(grown))
-    with pytest.raises(ModelError, match="takes too long or gives too much"):
+    with pytest.raises(ModelError, match="takes too long or produces too much text"):
         template("{% for a in range(99) %}{% set b = a %}{% endfor %}").render(ASKED)
     monkeypatch.undo()
     monkeypatch.setattr(templates, "MOST_CHARACTERS", 1000)
-    with pytest.raises(ModelError, match="takes too long or gives too much"):
+    with pytest.raises(ModelError, match="takes too long or produces too much text"):
         template("{{ 'x' * 2000 }}").render(ASKED)
 
 

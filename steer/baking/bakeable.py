@@ -39,13 +39,13 @@ def _obstacle(steer: Steer) -> tuple[str, str] | None:
             "weights do not change from token to token",
             f"leave /{steer.schedule} out to bake all of it",
         )
-    if op.name == "ablate" and not op.writes:
+    if op.op.linear is not None and not op.writes:
         return (
             "earlier layers have written along the direction already, and one layer's weights do"
             " not see that",
-            f"take it out of every write: {name}:ablate=writes@{steer.layers[-1]}",
+            f"do it at every write: {name}:{op.name}=writes@{steer.layers[-1]}",
         )
-    if op.name not in ("add", "ablate"):
+    if not op.op.adds and op.op.linear is None:
         return (
             f"{op} depends on the activations",
             f"add a constant ({name}:1), or {name}:ablate=writes@{steer.layers[-1]}",

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from steer.baking.bakeable import check_bakeable
 from steer.base.errors import ModelError, SiteError, VectorError
-from steer.hooks.inject import write_sites
+from steer.hooks.inject import removes_all, write_sites
 from steer.models.hookmap import HookMap
 from steer.steering.plan import SitePlan, plan
 from steer.steering.steers import Steer
@@ -81,7 +81,10 @@ def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
 
 def _steps(made: SitePlan) -> list[Add | Project]:
     adds: list[Add | Project] = [Add(addition.delta) for addition in made.adds.values()]
-    return adds + [Project(along.direction, along.coefficient) for along in made.others]
+    return adds + [
+        Project(along.direction, -(along.op.linear or 0.0) * along.coefficient)
+        for along in made.others
+    ]
 
 
 def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
@@ -97,7 +100,7 @@ def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
             f"ablate=writes cannot be baked: {error}",
             hint="`steer apply` can ablate at all layers, with ablate@all",
         ) from None
-    if "mlp_out" not in hooks.sites and (len(steers) > 1 or steers[0].coefficient.value != 1):
+    if "mlp_out" not in hooks.sites and (len(steers) > 1 or not removes_all(steers[0])):
         # There all of the stream is ablated, in place of what the MLP has written.
         raise ModelError(
             f"{hooks.architecture} does not show what its MLPs write: beside ablate=writes, whole"

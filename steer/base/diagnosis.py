@@ -1,4 +1,4 @@
-"""Checks that say what is wrong and what to do, and what is installed. No torch."""
+"""Checks of the installation, each with advice if it fails. No torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from packaging.requirements import Requirement
 from steer import __version__
 from steer.base.errors import SteerError
 
-#: What a bug report needs to know; more is installed than matters.
+#: The packages whose versions a bug report needs.
 _REPORTED = ("torch", "transformers", "transformer-lens", "tokenizers", "safetensors", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at, whether it is well, what was seen, and if it is not, what to do."""
+    """A check: its name, whether it passed, the details, and advice if it failed."""
 
     name: str
     passed: bool
@@ -27,50 +27,50 @@ class Check:
 
 
 def check(name: str, look: Callable[[], str], advice: str) -> Check:
-    """The outcome of `look`, which returns what it saw, and raises where that is not well.
+    """Run `look`, which returns details, or raises if the check fails.
 
-    A SteerError's own hint goes before `advice`.
+    The hint of a SteerError takes precedence over `advice`.
     """
     try:
         return Check(name, True, look())
     except SteerError as error:
         return Check(name, False, str(error), error.hint or advice)
-    # Whatever a broken library raises is what the doctor is asked for.
+    # A broken library may raise anything, and finding that out is the purpose of the check.
     except Exception as error:
         return Check(name, False, f"{type(error).__name__}: {error}", advice)
 
 
 def versions() -> dict[str, str]:
-    """What is installed, and on what."""
-    found = {
+    """The versions of steer, Python and its packages, and the platform."""
+    basic = {
         "steer": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
-    return found | {name: _version(name) or "missing" for name in _REPORTED}
+    return basic | {name: _version(name) or "missing" for name in _REPORTED}
 
 
 def packages() -> Check:
-    """Whether everything that steer requires is installed, in a version that it takes."""
+    """Whether everything that steer requires is installed, in a supported version."""
 
     def look() -> str:
         wrong = complaints()
         if wrong:
             raise SteerError("; ".join(wrong))
-        return "all that steer needs, in versions that it takes"
+        return "all required packages, in supported versions"
 
     return check("packages", look, "python -m pip install --upgrade steer-activations")
 
 
 def complaints() -> list[str]:
-    """What is missing, or installed in a version that steer was not tested with."""
+    """The packages that are missing, or installed in an unsupported version."""
     return [text for text in map(_complaint, _requirements()) if text]
 
 
 def _requirements() -> list[Requirement]:
-    """What steer needs without extras, here."""
-    made = map(Requirement, metadata.requires("steer-activations") or ())
-    return [one for one in made if one.marker is None or one.marker.evaluate({"extra": ""})]
+    """The requirements of steer on this platform, without extras."""
+    requirements = map(Requirement, metadata.requires("steer-activations") or ())
+    return [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 def _complaint(needed: Requirement) -> str | None:

@@ -1,16 +1,16 @@
 """Everything that a user can cause and that `steer` reports without a traceback.
 
 SteerError            exit 1: the work could not be done
-+-- UsageError        exit 2: what was typed cannot mean anything
++-- UsageError        exit 2: an invalid command line
 +-- InputError        contrasts, prompts or texts that cannot be read or used
-+-- IdleError         a steer that was asked for and acts nowhere
++-- IdleError         a steer that acts nowhere
 +-- VectorError       a vector, or a file that should hold one
-+-- GuardError        exit 3: a guard tripped, and was to be an error
++-- GuardError        exit 3: a guard with `on_trip` error tripped
 +-- ModelError        a model that cannot be loaded, or is not the one a vector was made for
     +-- SiteError     a layer or site that the model does not have
     +-- HookError     a hook that did not fire: the output would be silently unsteered
 
-Each has a subject and a fact (the message) and, where there is one, a next step (the hint).
+The message gives a subject and a fact; the hint gives the next step, if there is one.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class InputError(SteerError):
 
 
 class IdleError(SteerError):
-    """A steer that was asked for and changes nothing: the output would be silently unsteered."""
+    """A steer that changes nothing: the output would be silently unsteered."""
 
 
 class VectorError(SteerError):
-    """A vector that is damaged, missing, or of no use here."""
+    """A vector that is damaged, missing or unsuitable."""
 
 
 class GuardError(SteerError):

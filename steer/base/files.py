@@ -32,7 +32,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 def check_writable(path: Path, *, force: bool) -> None:
-    """Find out before the work whether `path` can be written after it.
+    """Check before the work that `path` can be written.
 
     Raises:
         SteerError: the folder is missing or not writable, or the file exists and `force` is off.
@@ -62,16 +62,16 @@ def check_apart(*paths: Path | None) -> None:
     named = [path.absolute() for path in paths if path is not None]
     for path in named:
         if named.count(path) > 1:
-            raise UsageError(f"{path.name} is named twice", hint="write each to a file of its own")
+            raise UsageError(f"{path.name} is named twice", hint="name different files")
 
 
 def write_atomic(path: Path, data: bytes, *, force: bool = False, mode: int = 0o666) -> None:
-    """Write a file that is whole under its name at every moment, or not there.
+    """Write a file atomically: under its name it is either complete or absent.
 
-    mode: its permissions, of which the process's umask takes away.
+    mode: its permissions, before the process's umask.
 
     Raises:
-        SteerError: it exists and `force` is off, or the disk does not take it.
+        SteerError: the file exists and `force` is off, or writing fails.
     """
     check_writable(path, force=force)
     if follows():
@@ -95,7 +95,7 @@ def _put(temporary: Path, path: Path, *, force: bool) -> None:
         temporary.replace(path)
         return
     try:
-        # A link fails where the name is taken, so two writers cannot overwrite each other.
+        # A link fails if the name is taken, so two writers cannot overwrite each other.
         os.link(temporary, path)
     except FileExistsError:
         raise _exists(path) from None
@@ -107,7 +107,7 @@ def _put(temporary: Path, path: Path, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def reported(path: Path, hint: str | None = None) -> Iterator[None]:
-    """Turn the operating system's refusal about `path` into an error for the user.
+    """Turn an OSError about `path` into an error for the user.
 
     Raises:
         SteerError: in place of any OSError.
@@ -119,7 +119,7 @@ def reported(path: Path, hint: str | None = None) -> Iterator[None]:
 
 
 def read_bytes(path: Path, *, limit: int, follow_links: bool = True) -> bytes:
-    """The whole content of a regular file, of which at most `limit` + 1 bytes are read.
+    """The content of a regular file of at most `limit` bytes.
 
     follow_links: off for a file in a folder that somebody else can write, where a link could point
     at any file of the reader.
@@ -132,11 +132,11 @@ def read_bytes(path: Path, *, limit: int, follow_links: bool = True) -> bytes:
 
 
 def read_typed(path: Path, *, limit: int) -> bytes:
-    """The whole content of what the user typed as a file on the command line.
+    """The content of a file that the user typed on the command line.
 
-    Besides regular files it takes the streams that the shell opens for this process: `-` and
-    `/dev/stdin`, and `/dev/fd/N`, which is what `<(...)` becomes. Never call it with a path that
-    was read from a file or found in a folder: a stream that a stranger names may never end.
+    Besides regular files it reads the streams that the shell opens for this process: `-` and
+    `/dev/stdin`, and `/dev/fd/N`, which is what `<(...)` becomes. Never call it with a path from a
+    file or a folder: a stream that a stranger names may never end.
 
     Raises:
         SteerError: as `read_bytes`.
@@ -151,13 +151,13 @@ def read_typed(path: Path, *, limit: int) -> bytes:
 
 
 def read_cached(path: Path, *, limit: int) -> bytes | None:
-    """The content of a file in the cache folder; None where it is missing or cannot be trusted.
+    """The content of a file in the cache folder; None if it is missing or cannot be trusted.
 
-    What is trusted belongs to this user (or root), is not a link, and can be written by nobody
-    else: `write_cached` writes such files.
+    A trusted file belongs to this user (or root), is not a link, and cannot be written by anybody
+    else, like those of `write_cached`.
 
     Raises:
-        SteerError: it is longer than `limit` bytes, or the disk fails.
+        SteerError: the file has more than `limit` bytes, or the disk fails.
     """
     try:
         status = path.lstat()
@@ -172,7 +172,7 @@ def write_cached(path: Path, data: bytes) -> None:
     """Write a file of the cache folder, atomically, which only this user can read and write.
 
     Raises:
-        SteerError: the disk does not take it.
+        SteerError: writing fails.
     """
     with reported(path.parent):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def append_cached(path: Path, data: bytes) -> None:
     """Append to a file of the cache folder, which only this user can read and write.
 
     Raises:
-        SteerError: the disk does not take it.
+        SteerError: writing fails.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     with reported(path):
@@ -206,13 +206,14 @@ def open_regular(path: Path, *, follow_links: bool = True) -> BinaryIO:
 def open_descriptor(path: Path, flags: int, *, follow_links: bool = True, mode: int = 0o666) -> int:
     """As `open_regular`, with flags of `os.open`; gives a descriptor, which the caller closes.
 
-    mode: the permissions of a new file, of which the process's umask takes away.
+    mode: the permissions of a new file, before the process's umask.
 
     Raises:
         SteerError: as `open_regular`.
     """
     with reported(path):
-        # Before: opening a device can do something. After: the name may mean another file by then.
+        # Checked before, since opening a device can have effects, and after, since the name may
+        # mean another file by then.
         with contextlib.suppress(FileNotFoundError):
             _check_regular(path, path.stat() if follow_links else path.lstat())
         safe = _NO_WAITING if follow_links else _NO_WAITING | getattr(os, "O_NOFOLLOW", 0)
@@ -263,23 +264,23 @@ def _is_private(status: os.stat_result) -> bool:
 
 
 def _read_bounded(file: BinaryIO, subject: object, limit: int, *, size: int = 0) -> bytes:
-    """All that is left of a stream, if that is no more than `limit` bytes.
+    """The rest of a stream, if it has at most `limit` bytes.
 
-    size: how much there is, as far as that is known; a growing file has more by now.
+    size: the expected size, if known; a growing file may have more by now.
     """
     pieces: list[bytes] = []
-    left = 0 if size > limit else limit + 1
-    # Of a file in one piece, which need not be copied.
-    while left and (piece := file.read(min(left, max(size + 1, _PIECE)))):
+    allowed = 0 if size > limit else limit + 1
+    # A file of known size is read in one piece, which needs no copy.
+    while allowed and (piece := file.read(min(allowed, max(size + 1, _PIECE)))):
         pieces.append(piece)
-        left -= len(piece)
-    if not left:
-        raise SteerError(f"{subject} has more than {limit:,} bytes, the most that is read of it")
+        allowed -= len(piece)
+    if not allowed:
+        raise SteerError(f"{subject} has more than {limit:,} bytes, the most that steer reads")
     return b"".join(pieces)
 
 
 def cache_folder(name: str) -> Path:
-    """Where results may lie that can be made again, under the user's own cache folder."""
+    """A folder for reproducible results, under the user's cache folder."""
     folder = os.environ.get("XDG_CACHE_HOME")
     return (Path(folder) if folder else Path("~/.cache").expanduser()) / "steer" / name
 
@@ -288,12 +289,12 @@ def at_home(path: str) -> Path:
     """A path that may begin with `~` or `~SOMEBODY`.
 
     Raises:
-        UsageError: that is nobody here.
+        UsageError: there is no such user.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UsageError(f"{path!r} begins with the name of nobody here") from None
+        raise UsageError(f"{path!r} begins with the name of an unknown user") from None
 
 
 def safe_name(text: str) -> bool:
@@ -302,14 +303,14 @@ def safe_name(text: str) -> bool:
 
 
 def shown(text: object) -> str:
-    """`text` without what could move the cursor, colour the screen or turn the writing round, and
-    without bytes of names that are no text."""
+    """`text` with control characters replaced, which could move the cursor, colour the screen or
+    reverse the writing, and with undecodable bytes of file names replaced."""
     return _CONTROL.sub("\ufffd", str(text))
 
 
 def escaped(json: str) -> str:
-    """JSON with the same meaning, and none of what `shown` takes out."""
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", json)
+    """JSON with the same meaning, with the characters that `shown` replaces as escapes."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", json)
 
 
 def _exists(path: Path) -> SteerError:

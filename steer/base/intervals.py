@@ -1,13 +1,13 @@
-"""How sure an estimate is: 95 % intervals that hold what they promise, also of few items.
+"""95 % intervals of estimates, with correct coverage also for few items.
 
-Two bootstraps over items, of which the wider one counts at each end:
+At each end, the wider of two bootstraps over items:
 
-- percentiles (Efron 1979), stretched about the estimate by sqrt(n / (n - 1)) t / 1.96, t being
-  Student's quantile with n - 1 degrees of freedom: percentiles alone are too narrow by that much
-  where items are normal (Hesterberg 2015, The American Statistician 69, section 5.3);
-- the studentised bootstrap (Hall 1988), which also covers where items are skewed.
+- percentiles (Efron 1979), stretched about the estimate by sqrt(n / (n - 1)) t / 1.96, with t
+  Student's quantile with n - 1 degrees of freedom: plain percentiles are too narrow by that factor
+  for normal items (Hesterberg 2015, The American Statistician 69, section 5.3);
+- the studentised bootstrap (Hall 1988), which also covers skewed items.
 
-Rates of items that either have a property or not get the interval of Clopper & Pearson 1934.
+Rates of yes-or-no items get the interval of Clopper & Pearson 1934.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 2_000
-#: What is outside a 95 % interval on either side.
+#: The probability outside a 95 % interval on either side.
 TAIL = 0.025
 
 Array = NDArray[np.float64]
 Numbers = Sequence[float] | Array
-#: A smooth function of sums over items, which stays the same if all of them are doubled. It is
-#: called with arrays of any shape, of complex numbers too.
+#: A smooth function of sums over items that does not change if all sums are doubled. It is called
+#: with arrays of any shape, also of complex numbers.
 Statistic = Callable[..., Any]
 
 
@@ -44,24 +44,24 @@ class Interval:
 
 
 def plain(interval: Interval | None) -> dict[str, float] | None:
-    """An interval as plain JSON; None where there is no number."""
+    """An interval as plain JSON; None if there is no finite value."""
     if interval is None or not np.isfinite(interval.value):
         return None
     return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 def ratio(numerators: Numbers, denominators: Numbers, seed: int = 0) -> Interval:
-    """Sum of numerators over sum of denominators, both given per item, which are resampled.
+    """The sum of numerators divided by the sum of denominators, both [item]; items are resampled.
 
-    With denominators of 1 it is the mean. NaN where all denominators are 0. Numbers given as
-    [row, item] belong to rows that were drawn at random too (random directions): rows are then
-    resampled as well, and the interval is of the mean over all that could have been drawn.
+    With denominators of 1 it is the mean. NaN if all denominators are 0. For [row, item], rows are
+    a random sample too (random directions): they are resampled as well, so that the interval also
+    covers the choice of rows.
     """
     return estimate(lambda top, bottom: top / bottom, numerators, denominators, seed=seed)
 
 
 def mean(values: Numbers) -> Interval:
-    """Mean of one number an item."""
+    """The mean of one number per item."""
     return ratio(values, np.ones(np.shape(values)))
 
 
@@ -75,9 +75,9 @@ def difference(
 def share_of_gap(
     own: tuple[Numbers, Numbers], lowest: tuple[Numbers, Numbers], highest: tuple[Numbers, Numbers]
 ) -> Interval:
-    """Where a ratio lies between two others: 0 at the lowest, 1 at the highest.
+    """The position of a ratio between two others: 0 at the lowest, 1 at the highest.
 
-    Items of the three are resampled together, so the interval has the noise of all three.
+    Items of the three are resampled together, so the interval includes the noise of all three.
     """
 
     def between(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
@@ -87,19 +87,19 @@ def share_of_gap(
 
 
 def rate(numerators: Numbers, denominators: Numbers) -> Interval:
-    """The same value as `ratio`, of items that are shares: each numerator is at least 0 and at most
-    its denominator. The interval stays between 0 and 1, and has a width where all items are alike.
+    """`ratio` for shares, whose numerators are between 0 and their denominators. The interval stays
+    between 0 and 1, and has a positive width even if all items are equal.
     """
     tops, bottoms = (np.asarray(part, np.float64) for part in (numerators, denominators))
-    found = ratio(tops, bottoms)
-    if tops.ndim == 1 and np.isfinite(found.value):
+    interval = ratio(tops, bottoms)
+    if tops.ndim == 1 and np.isfinite(interval.value):
         counted = bottoms > 0
         yes_or_no = bool(np.isin(tops[counted] / bottoms[counted], (0.0, 1.0)).all())
         alike = bool((bottoms[counted] == bottoms[counted][0]).all())
-        if yes_or_no and (alike or found.value in (0.0, 1.0)):
-            low, high = _clopper_pearson(found.value * counted.sum(), int(counted.sum()))
-            return Interval(found.value, low, high)
-    return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
+        if yes_or_no and (alike or interval.value in (0.0, 1.0)):
+            low, high = _clopper_pearson(interval.value * counted.sum(), int(counted.sum()))
+            return Interval(interval.value, low, high)
+    return Interval(interval.value, max(0.0, interval.low), min(1.0, interval.high))
 
 
 def estimate(statistic: Statistic, *parts: Numbers, seed: int = 0) -> Interval:
@@ -145,7 +145,7 @@ def _studentised(
 
     own = float(error(items.sum(0)[None], products.sum(0)[None])[0])
     quotients = (statistic(*sums.T) - value) / error(sums, counts @ products)
-    # Resamples of one item again and again have no spread to divide by.
+    # A resample of one item only has no spread to divide by.
     known = quotients[np.isfinite(quotients)]
     if not known.size or not np.isfinite(own):
         return value, value
@@ -154,19 +154,19 @@ def _studentised(
 
 
 def _gradient(statistic: Statistic, sums: Array) -> Array:
-    """Derivatives [resample, part] by each sum, exact: by a step into the complex plane."""
+    """Derivatives [resample, part] with respect to each sum, exact by a complex step."""
     step = 1e-30
-    found = []
+    derivatives = []
     for part in range(sums.shape[1]):
         moved = sums.astype(np.complex128)
         moved[:, part] += 1j * step
-        found.append(np.imag(statistic(*moved.T)) / step)
-    return np.stack(found, -1)
+        derivatives.append(np.imag(statistic(*moved.T)) / step)
+    return np.stack(derivatives, -1)
 
 
 @lru_cache(maxsize=8)
 def _counts(n: int, seed: int) -> Array:
-    """How often each resample has each of n items, [resample, item]."""
+    """How often each resample contains each of n items, [resample, item]."""
     items = np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))
     flat = (items + n * np.arange(RESAMPLES)[:, None]).ravel()
     counts = np.bincount(flat, minlength=n * RESAMPLES).reshape(RESAMPLES, n).astype(np.float64)
@@ -175,16 +175,16 @@ def _counts(n: int, seed: int) -> Array:
 
 
 def _stretch(n: int) -> float:
-    """By how much percentiles of n items are too narrow; 1 of one item, which says nothing."""
+    """The factor by which percentiles of n items are too narrow; 1 for a single item."""
     return 1.0 if n == 1 else _student(n - 1) / 1.96 * float(np.sqrt(n / (n - 1)))
 
 
 def _rows_drawn(n: int) -> int:
-    """How many of n rows a resample draws.
+    """How many of n rows a resample draws, such as two of five.
 
-    The mean of n that are drawn of n varies by (n - 1) / n of what the mean of n others would, and
-    where few show how much that is, Student's t is wider than a normal number. Drawing fewer makes
-    up for both, and stays between the least and the greatest: two of five.
+    The mean of n rows drawn from n has only (n - 1) / n of the variance of n new ones, and with few
+    rows Student's t is wider than the normal distribution. Drawing fewer rows corrects both, and
+    means stay between the smallest and the largest row.
     """
     return 1 if n == 1 else max(1, round((n - 1) * (1.96 / _student(n - 1)) ** 2))
 

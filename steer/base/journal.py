@@ -1,7 +1,7 @@
-"""Work that is done, kept in a file as it is done, so that a run that was killed can go on.
+"""Journals keep finished pieces of work in a file, so that an interrupted run can be resumed.
 
-A journal belongs to what it is a journal of: the file's name is a hash of everything that the
-numbers depend on, so the same command finds it again and another one does not.
+The file's name is a hash of everything that the results depend on: the same command finds its
+journal again, and another command does not.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _MAX_BYTES = 2_000_000_000
 
 
 class Journal:
-    """A line of JSON for each piece of work that is done, under its key; path None: kept in memory.
+    """A line of JSON, with a key, for each finished piece of work. path: None keeps it in memory.
 
-    Lines that do not parse are skipped, and their work is done again.
+    Invalid lines are skipped, and their work is done again.
 
     Raises:
         SteerError: the folder or the file cannot be written.
@@ -50,15 +50,15 @@ class Journal:
                 entry = json.loads(line)
                 if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
                     self._done[entry[0]] = entry[1]
-        # The last line of a run that was killed while it wrote it is not whole.
+        # A run that was killed may have left an incomplete last line.
         self._before = "\n" if torn else ""
 
     @classmethod
     def of(cls, kind: str, *parts: Any) -> Journal:
-        """The journal of what `parts`, plain JSON, determine."""
-        told = json.dumps([__version__, *parts], sort_keys=True)
-        name = hashlib.sha256(told.encode()).hexdigest()[:32]
-        if several():  # all are to begin at the same place
+        """The journal of the work that `parts`, plain JSON, determine."""
+        text = json.dumps([__version__, *parts], sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
+        if several():  # all processes have to start with the same work
             name += f"-{os.getpid()}"
         return cls(cache_folder(kind) / f"{name}.jsonl")
 
@@ -66,11 +66,11 @@ class Journal:
         return len(self._done)
 
     def get(self, key: str) -> Any:
-        """What was kept under `key`, or None."""
+        """The value of `key`, or None."""
         return self._done.get(key)
 
     def put(self, key: str, value: Any) -> None:
-        """Keep a value, plain JSON.
+        """Store a value, plain JSON.
 
         Raises:
             SteerError: the disk does not take it.

@@ -1,7 +1,7 @@
-"""What a command finds as it starts: its streams, and whether others run it at the same time.
+"""The process of a command: its streams, interrupts, and torchrun.
 
-Of the processes that torchrun starts the first one speaks and writes. All of them compute, each
-with its part of the weights, and all get the same numbers.
+Of the processes that torchrun starts, only the first prints and writes files. All of them compute,
+each with its part of the weights, and all get the same numbers.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def several() -> bool:
 
 
 def follows() -> bool:
-    """Whether another process speaks and writes for this one."""
+    """Whether another process prints and writes files for this one."""
     return several() and os.environ.get("RANK", "0") != "0"
 
 
 def silence_followers() -> None:
-    """Let only the first process be heard; a failure shows in the exit status of each."""
+    """Silence all processes but the first; a failure shows in the exit status of each."""
     if follows():
         sys.stdout = sys.stderr = Path(os.devnull).open(  # noqa: SIM115  (to the end)
             "w", encoding="utf-8"
@@ -36,10 +36,9 @@ def silence_followers() -> None:
 
 
 def restart_in_utf8() -> None:
-    """Start this process again in Python's UTF-8 mode, where its locale knows ASCII alone.
+    """Restart this process in Python's UTF-8 mode if its locale is ASCII only.
 
-    Texts on the command line, names of files and both streams are UTF-8 then, as they are in all
-    other locales of today. Does nothing where the locale can say more.
+    Command-line texts, file names and both streams are then UTF-8, as in other modern locales.
     """
     if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and not sys.flags.utf8_mode:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
@@ -47,10 +46,10 @@ def restart_in_utf8() -> None:
 
 @contextmanager
 def hearing_interrupts() -> Iterator[None]:
-    """For the block Ctrl-C is heard, also where a library that is being imported catches it.
+    """Make Ctrl-C end the block, even if a library that is being imported catches the exception.
 
     Raises:
-        KeyboardInterrupt: it came, whatever the block made of it.
+        KeyboardInterrupt: Ctrl-C was pressed, whatever the block did with it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -76,7 +75,7 @@ def hearing_interrupts() -> Iterator[None]:
 
 
 def open_streams() -> None:
-    """Have each stream, also one that was closed; what one cannot encode is escaped."""
+    """Open closed standard streams, and escape characters that a stream cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             devnull = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115  (to the end)
@@ -86,5 +85,5 @@ def open_streams() -> None:
 
 
 def silence_stdout() -> None:
-    """Let what could not be written be forgotten, so that the end does not try it again."""
+    """Discard output that could not be written, so that it is not tried again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

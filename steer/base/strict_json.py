@@ -1,4 +1,4 @@
-"""JSON as a stranger may have written it: bounded, without repeated keys and without NaN."""
+"""Parse untrusted JSON: within limits, without repeated keys and without NaN."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from steer.base.errors import VectorError
 
-#: A number takes some 32 bytes of memory, an empty list 64, a text 50 and more, however short they
-#: are in a file. The numbers of the widest models' vectors are two million.
+#: Limits, since a number takes some 32 bytes of memory, an empty list 64 and a text at least 50,
+#: however short they are in a file. Vectors of the widest models have two million numbers.
 _MOST = {"commas": (",", 3_000_000), "brackets": ("[{", 200_000), "quotes": ('"', 1_000_000)}
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
@@ -22,20 +22,20 @@ def load_strict_json(text: str, subject: str) -> Any:
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        unique: dict[str, Any] = {}
         for key, value in pairs:
-            if key in made:
-                raise VectorError(f"{subject}: the key {key[:40]!r} stands twice in its JSON")
-            made[key] = value
-        return made
+            if key in unique:
+                raise VectorError(f"{subject}: the key {key[:40]!r} occurs twice in its JSON")
+            unique[key] = value
+        return unique
 
     def no_constant(constant: str) -> float:
         raise VectorError(f"{subject}: its JSON has the number {constant}")
 
-    for what, (marks, most) in _MOST.items():
-        found = sum(map(text.count, marks))
-        if found > most:
-            raise VectorError(f"{subject}: its JSON has {found:,} {what}, more than {most:,}")
+    for kind, (marks, most) in _MOST.items():
+        n = sum(map(text.count, marks))
+        if n > most:
+            raise VectorError(f"{subject}: its JSON has {n:,} {kind}, more than {most:,}")
     try:
         raw = json.loads(text, object_pairs_hook=once, parse_constant=no_constant)
     except (RecursionError, ValueError) as error:
@@ -46,14 +46,14 @@ def load_strict_json(text: str, subject: str) -> Any:
 
 
 def _has_half_character(raw: Any) -> bool:
-    """Whether a text has half of a surrogate pair, which has no bytes."""
+    """Whether a text has half of a surrogate pair, which cannot be encoded."""
     todo = [raw]
     while todo:
-        one = todo.pop()
-        if isinstance(one, str) and _HALF_CHARACTER.search(one):
+        value = todo.pop()
+        if isinstance(value, str) and _HALF_CHARACTER.search(value):
             return True
-        if isinstance(one, dict):
-            todo += [*one, *one.values()]
-        elif isinstance(one, list):
-            todo += one
+        if isinstance(value, dict):
+            todo += [*value, *value.values()]
+        elif isinstance(value, list):
+            todo += value
     return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 _ESCAPE = re.compile(r"\\([nt\\])")
@@ -15,9 +15,9 @@ WINDOW, KEPT = 16, 6
 class TextDeltas:
     """Turns token ids that arrive one by one into pieces of text to show.
 
-    The last ids are decoded each time and the difference is shown: one token alone may be half a
-    character, or lose its space. What could still change is held back: half a character, and the
-    beginning of a stop string. What was shown, joined, is `cut` of the whole text.
+    The last ids are decoded each time and the difference is shown, since a single token may be half
+    a character, or lose its space. Text that could still change is held back: half a character, or
+    the beginning of a stop string. The pieces join to `cut` of the whole text.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
@@ -42,11 +42,11 @@ class TextDeltas:
         return piece
 
     def finish(self) -> str:
-        """What was held back and now will not change."""
+        """The rest of the text, which was held back."""
         return self._before_stop(self._decode(self._ids)[self._shown :])
 
     def _before_stop(self, piece: str) -> str:
-        """What was not shown, up to a stop string. None begins in what was."""
+        """The part of new text before a stop string."""
         if self._over:
             return ""
         before = cut(piece, self._stop)
@@ -54,7 +54,7 @@ class TextDeltas:
         return before
 
     def _let_go(self, text: str) -> None:
-        """Go on with the last ids alone, where they say by themselves what they say here."""
+        """Keep only the last ids, if they decode to the same text by themselves."""
         kept = self._decode(self._ids[-KEPT:])
         hidden = len(text) - self._shown
         if kept and text.endswith(kept) and "\ufffd" not in kept and hidden <= len(kept):
@@ -67,7 +67,7 @@ def unescaped(text: str) -> str:
 
     `\n` is a line's end, `\t` a tab and `\\` a backslash; any other backslash stays.
     """
-    return _ESCAPE.sub(lambda found: _ESCAPES[found[1]], text)
+    return _ESCAPE.sub(lambda match: _ESCAPES[match[1]], text)
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
@@ -76,8 +76,8 @@ def cut(text: str, stop: Sequence[str]) -> str:
 
 
 def _unsure(text: str, stop: Sequence[str]) -> int:
-    """How many characters at the end may yet become something else."""
-    # All of a run of them: some tokenizers decode bytes in a row together, or not at all.
+    """The number of characters at the end that could still change."""
+    # A whole run of U+FFFD: some tokenizers decode several bytes together or not at all.
     unsure = len(text) - len(text.rstrip("\ufffd"))
     for word in stop:
         for length in range(min(len(word), len(text)), unsure, -1):
@@ -85,3 +85,9 @@ def _unsure(text: str, stop: Sequence[str]) -> int:
                 unsure = length
                 break
     return unsure
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a, b and c`, for messages."""
+    *most, last = list(words)
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,4 +1,4 @@
-"""Addresses: which texts are one, and how to show one without its password."""
+"""Recognise addresses, and show them without passwords."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]*@")
 
 
 def is_url(text: str) -> bool:
-    """Whether a reference is an address and no name or path."""
+    """Whether a reference is an address, not a name or path."""
     return "://" in text
 
 
 def public(url: str) -> str:
-    """An address without what lets somebody in: passwords, and queries, which may be signatures."""
+    """An address without credentials: passwords, and queries, which may be signatures."""
     if not is_url(url) or url.endswith("://"):
         return url
     try:

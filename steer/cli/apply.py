@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steer.cli import engine as engines
 from steer.cli import generated, options, output
+from steer.cli.command import SteerCommand
 from steer.cli.recipe import RecipeOption, settings
 from steer.cli.texts import given_texts, with_map
 from steer.cli.watched import Looking, report_watched
@@ -21,13 +23,38 @@ from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.models.model import Model
+    from steer.ops.op import Op
     from steer.steering.generation import Generation, Guide, Sampling
     from steer.steering.steers import Steer
 
 
+#: Where the second column of the forms of `-v` begins.
+_OPS_COLUMN = 28
+
+
+class ApplyCommand(SteerCommand):
+    """Its help shows every op, also those of other packages."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """The docstring, with a line or two for each op."""
+        from steer.ops.registry import ops
+
+        lines = [line for op in ops() if not op.adds for line in _help_lines(op)]
+        self.help = (self.help or "").replace("{ops}", "\n".join(lines))
+        super().format_help_text(ctx, formatter)
+
+
+def _help_lines(op: Op) -> list[str]:
+    """How an op is typed, and what it does; a projection is that on the vector."""
+    text = op.help + (f"; {op.name}=writes: at every write" if op.linear is not None else "")
+    rows = textwrap.wrap(text, 78 - _OPS_COLUMN, break_on_hyphens=False)
+    heads = [f"-v joyful:{op.example or op.name}", *[""] * (len(rows) - 1)]
+    return [f"{head:<{_OPS_COLUMN}}{row}" for head, row in zip(heads, rows, strict=True)]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("apply")(apply)
+    app.command("apply", cls=ApplyCommand)(apply)
 
 
 @options.with_model(default="pocket", chat=True)
@@ -43,65 +70,48 @@ def apply(
         typer.Option(
             "-v",
             "--vector",
-            help="NAME[:COEFFICIENT or OP][@LAYERS][/SCOPE][/SCHEDULE], such as joyful,"
-            " joyful:1.5@14, joyful:15%@10-20/response, refusal:ablate@all, mood:clamp=pos."
-            " Several add up.",
+            help="A vector and how to steer: see above. Repeatable.",
         ),
     ] = None,
     when: Annotated[
         str | None,
-        typer.Option(
-            help="Steer only where this holds, such as 'refusal>0.4' (0 is the vector's negative"
-            " side, 1 the positive) or 'refusal>auto'; /mean or /last of the prompt, or /token."
-        ),
+        typer.Option(help="Steer only where this holds: 'refusal>0.4'."),
     ] = None,
     watch: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[@LAYER]: show each new token's projection. Repeatable."),
+        typer.Option(help="NAME[@LAYER]: show projections. Repeatable."),
     ] = None,
     guard: Annotated[
         list[str] | None,
-        typer.Option(help="Trip where a new token has this, such as 'troll>0.5'. Repeatable."),
+        typer.Option(help="Trip where this holds: 'troll>0.5'. Repeatable."),
     ] = None,
     on_trip: Annotated[
         str | None,
-        typer.Option(
-            help="stop the text (default), error (exit status 3), or ablate from there on."
-        ),
+        typer.Option(help="stop (default), error (exit status 3) or ablate."),
     ] = None,
     condition: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Guide by a prompt: text that stands before each prompt, with --chat as the system"
-            " message. It is run beside the plain prompt. Repeatable."
-        ),
+        typer.Option(help="Guide by this text before the prompt. Repeatable."),
     ] = None,
     strength: Annotated[
         list[float] | None,
-        typer.Option(
-            help="Of a --condition: 1 (the default) is the prompt itself, 0 is without it, -1 its"
-            " opposite. One for all, or one for each."
-        ),
+        typer.Option(help="Of --condition: 1 is the text itself, 0 nothing."),
     ] = None,
     recipe: RecipeOption = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(
-            help="A file of prompts: one a line, or JSONL, JSON, CSV, TSV, Parquet; also .gz."
-        ),
+        typer.Option(help="A file of prompts: lines, JSONL, CSV, Parquet."),
     ] = None,
     names: Names,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--out", help="Write JSONL here, not text to stdout; OUT.part until all is there."
-        ),
+        typer.Option("-o", "--out", help="Write JSONL here."),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Show the same prompt and seed unsteered, beside it.")
+        bool, typer.Option("--compare", help="Show the unsteered text beside it.")
     ] = False,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")
+        bool, typer.Option("--chat", help="Put prompts into the model's chat template.")
     ] = False,
     system: Annotated[str | None, typer.Option(help="A system message; with --chat.")] = None,
     samples: Annotated[int, typer.Option("-n", "--samples", help="Continuations a prompt.")] = 1,
@@ -110,11 +120,9 @@ def apply(
     top_p: Annotated[float, typer.Option(help="Nucleus sampling; 1 keeps all tokens.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="The k likeliest tokens; 0 keeps all.")] = 0,
     stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text; \\\\n is a line's end.")
+        list[str] | None, typer.Option(help="End before this text. Repeatable.")
     ] = None,
-    beams: Annotated[
-        int, typer.Option(help="Search with so many beams; -n of the best are given.")
-    ] = 1,
+    beams: Annotated[int, typer.Option(help="Beam search; -n of the best are shown.")] = 1,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Rows that run together.")] = 16,
     engine: engines.EngineOption = None,
@@ -133,32 +141,22 @@ def apply(
     steer apply "One day Mara woke up." -v joyful:2@2 --compare
     steer apply "Tell me about the sea." --chat -v joyful -v formal:-1
     steer apply --prompts prompts.txt -v joyful -n 4 -o out.jsonl
+    steer apply "Hello" --chat --condition "You are a pirate." --strength 1.5
 
     \b
+    -v joyful:-1                the opposite of what the file recommends
     -v joyful:-1.5@2,5-7        times the vector, at these layers; @all: its own
     -v joyful:15%               as long as 15 % of the activations there
     -v joyful:2,norm=keep       add, but keep the activation's length
-    -v refusal:ablate@3-8       remove the projection; 0.5,ablate: half of it
-    -v refusal:ablate=writes@5  remove layer 5's at every write
-    -v mood:clamp=pos           set it to a side's mean (pos, neg, mid), a number
-    -v troll:cap=mid            the same where it is above; floor=0: below
-    -v joyful:rotate=20         turn by 20 degrees, towards the vector
+    {ops}
     -v joyful:2/response        from the last prompt token on; /prompt: before it
     -v joyful:2/response=0-4    the first five new tokens; /4-9 or /4-: of the
                                 text; /not-4-9: all others; /skip-special besides
     -v joyful:2/decay=20        half after 20 new tokens; ramp=20: all from 20 on
     -v joyful:2/first=20        so many new tokens; after=20: then on; on=0-3,8-
     --when 'refusal>0.4'        prompts past it; < below; also neg, mid, pos, auto
-    --when 'refusal@3>auto/last'  their last token; /mean of all; /token: by token
+    --when 'refusal>auto/last'  their last token; /mean of all; /token: by token
     --guard 'troll>0.5'         each new token; 'refusal>auto/last': the first one
-
-    \b
-    steer apply "..." -v refusal:ablate@all --when 'refusal>0.4'
-    steer apply "..." -v joyful --watch joyful --guard 'troll>0.5' --on-trip error
-    steer apply "Tell me about the sea." --chat --condition "You are a pirate." \\
-        --strength 1.5
-    steer apply "One day" --recipe examples/recipes/captain.toml
-    steer apply --prompts prompts.txt -v joyful --engine vllm -o out.jsonl
     """
     from steer.base.errors import SteerError, UsageError
     from steer.base.files import check_writable
@@ -213,7 +211,7 @@ def apply(
     looking.read_vectors()
     options.check_readers(chat=chat, steers=steers, watched=looking.watched, guards=looking.guards)
     used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
-    source = options.with_template_of(used, source, chat=chat)
+    source = options.for_vectors(used, source, chat=chat)
     # For an engine this process only tells tokens, and whether the vectors fit the weights.
     model = options.load_model(replace(source, device="cpu") if engine else source)
 

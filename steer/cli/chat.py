@@ -84,7 +84,7 @@ def chat(
     sampling = Sampling(**chosen | {"stop": tuple(chosen["stop"])})
     # What is wrong with them is known before the model loads.
     used = [one for steer in resolved(steers, options.find) for one in steer.vectors]
-    source = options.with_template_of(used, source)
+    source = options.for_vectors(used, source)
     model = options.load_model(source)
     from steer.generate.chat import Chat
     from steer.generate.conversation import Conversation

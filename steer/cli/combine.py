@@ -33,10 +33,14 @@ def combine(
     op: Annotated[str, typer.Option(help="sum, or mean (sum by the number of parts).")] = "sum",
     orthogonal_to: Annotated[
         list[str] | None,
-        typer.Option(help="Take this vector's direction out of the result. May be repeated."),
+        typer.Option(
+            "--orthogonal-to",
+            "--without",
+            help="Take this vector's direction out. Repeatable, or with commas.",
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
+    description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Default: the parts', if it is one.")] = "",
     force: options.Force = False,
     json: options.Json = False,
@@ -52,7 +56,7 @@ def combine(
     steer combine joyful formal:-0.5 -o vectors/playful.safetensors
     steer combine run1 run2 run3 --op mean -o vectors/joyful.safetensors
     steer combine gloomy:-1 -o vectors/cheer.safetensors
-    steer combine joyful --orthogonal-to formal -o vectors/joy-alone.safetensors
+    steer combine joyful --without formal,excited -o vectors/joy-alone.safetensors
     steer combine --recipe examples/recipes/captain.toml -o captain.safetensors
     """
     from steer.base.errors import UsageError
@@ -60,6 +64,7 @@ def combine(
     from steer.steering import algebra
     from steer.vectors import store
 
+    others = [name for text in orthogonal_to or () for name in text.split(",") if name.strip()]
     if op not in ("sum", "mean"):
         raise UsageError(f"{op!r} is not a way to combine", hint="use sum or mean")
     if bool(parts) == (recipe is not None):
@@ -67,7 +72,7 @@ def combine(
     store.check_path(out)
     check_writable(out, force=force)
     if recipe is not None:
-        if op != "sum" or orthogonal_to:
+        if op != "sum" or others:
             raise UsageError("a recipe is a sum", hint="leave --op and --orthogonal-to out")
         combined = _collapsed(recipe, name or out.stem, description, license)
     else:
@@ -75,7 +80,7 @@ def combine(
             [_part(text) for text in parts or ()],
             name=name or out.stem,
             op=op,  # type: ignore[arg-type]  # checked above
-            orthogonal_to=[store.read(options.find(other)) for other in orthogonal_to or ()],
+            orthogonal_to=[store.read(options.find(other.strip())) for other in others],
             description=description,
             license=license,
         )

@@ -1,27 +1,249 @@
-"""What every command does before its own work: texts of the command line are UTF-8."""
+"""How commands are listed, loaded and explained; what each does before its own work.
+
+To add a command `steer NAME`: write `cli/NAME.py` with `register(app)`, and add one row to
+`COMMANDS`, whose text is the first line of the command's docstring. Nothing else lists commands,
+and only the command that runs is imported.
+
+To add an option: write its help in one short sentence (one line at 80 columns, if it can be said in
+one). `GROUPS` sorts options by name into the groups of the help; what it does not list says how,
+and `rich_help_panel=` of an option overrides it. `autocompletion=` takes a function of
+`cli/complete.py` where the values are names from a registry. A docstring is a line, then what the
+command does in at most a paragraph or two, then blocks after `\\b`; a block with a line that begins
+with `steer ` holds examples, which the help shows first. The help of a command is at most a screen
+and a half: 80 lines.
+"""
 
 from __future__ import annotations
 
 import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from typer.core import TyperCommand
+import typer
+from typer.core import TyperCommand, TyperGroup
 
 from steer.base.errors import UsageError
+
+#: Sections of `steer --help`: the commands of each, with the first line of their help.
+COMMANDS: dict[str, dict[str, str]] = {
+    "Begin here": {
+        "demo": "Extract a vector, steer with it, and measure what it did.",
+        "doctor": "Check the installation, and steering on a model.",
+    },
+    "Make vectors": {
+        "contrasts": "Look at contrast sets: what they hold, and what they give away.",
+        "make": "Make a vector, find how strong it can be, and show what it does.",
+        "extract": "Make a steering vector from two words, or from contrasting texts.",
+        "pack": "Make vectors of many concepts at once, from a TOML file.",
+        "fit": "Make another vector from kept activations, without the model.",
+        "distill": "Make an edit that does what a prompt does, for no tokens.",
+        "combine": "Make one vector of several: sum, mean, difference, multiple.",
+        "convert": "Read other tools' vector files, and write files that they read.",
+    },
+    "Steer": {
+        "apply": "Generate text while steering.",
+        "chat": "Talk with a model, and steer it as you go.",
+        "recipe": "Show what a recipe of vectors and settings comes to.",
+        "ui": "Open a page on which you steer by hand.",
+        "serve": "Serve a model with OpenAI's API; requests say how to steer.",
+        "probe": "Ask a running server whether it is steered with vectors.",
+        "bake": "Write steering into the weights, for any engine.",
+    },
+    "Read and measure": {
+        "monitor": "Show how far a text is along vectors, token by token.",
+        "sweep": "Find the layer and coefficient that do most within a budget.",
+        "eval": "Measure vectors: effect and cost, beside baselines.",
+        "suite": "Compare methods on conditions whose truth is known.",
+        "show": "Print what a vector file says of itself.",
+        "compare": "Compare vectors layer by layer; can they be combined?",
+        "describe": "Name a vector by the concepts of a pack that it is nearest to.",
+        "discover": "Find the directions along which a model tells texts apart, without labels.",
+    },
+    "Share": {
+        "list": "List vector files, a line each.",
+        "push": "Push vectors, each with a card, and keep the index right.",
+        "pull": "Pull vectors, check them, and note where they came from.",
+        "verify": "Check that vector files are whole, and fit a model.",
+        "sign": "Sign vector files.",
+    },
+}
+
+#: Modules of commands whose names are Python's.
+_MODULES = {"eval": "evaluate", "list": "list_vectors"}
+
+_WORKS_ON, _HOW, _OUTPUT, _MODEL, _RUNNING = (
+    "What it works on", "How", "Output", "Model", "Running",
+)  # fmt: skip
+
+#: Groups of a command's help, in order, and the options of each by name; arguments are in the
+#: first, options that stand nowhere are in `How`.
+GROUPS: dict[str, tuple[str, ...]] = {
+    _WORKS_ON: (
+        "vector", "vectors", "recipe", "when", "condition", "contrasts", "prompt", "prompts",
+        "texts", "positive", "negative", "positive_file", "negative_file", "paired",
+        "unrelated", "tags", "served", "map", "positive_label", "negative_label", "lists", "split",
+    ),
+    _HOW: (),
+    _OUTPUT: (
+        "out", "name", "description", "license", "keep", "save", "compare", "table", "plot",
+        "html", "report", "list_formats", "force", "json",
+    ),
+    _MODEL: (
+        "model", "revision", "adapter", "device", "dtype", "device_map", "tensor_parallel",
+        "trust_remote_code", "offline", "allow_other_model", "chat", "system", "template",
+        "template_arg", "date",
+    ),
+    _RUNNING: (
+        "host", "port", "api_key", "allow_origin", "log_requests", "no_browser", "batch_size",
+        "jobs", "engine", "engine_option", "ray", "workers", "allow_idle",
+    ),
+}  # fmt: skip
+
+#: What stands for a value in the help, in place of typer's names of types.
+_VALUES = {
+    "<str>": "TEXT", "<list[str]>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "X",
+    "<list[float]>": "X", "<path>": "FILE", "<list[path]>": "FILE", "TEXT": "TEXT",
+    "INTEGER": "N", "INTEGER RANGE": "N", "FLOAT": "X", "PATH": "FILE",
+}  # fmt: skip
+
+#: The widest column of option names; a longer one has its help on the next line.
+_NAMES = 24
 
 #: What Python makes of bytes of the command line that are not UTF-8.
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 
 
 class SteerCommand(TyperCommand):
-    """Refuses texts that are not UTF-8, which would fail somewhere deep down."""
+    """A command with examples first and grouped options in its help.
+
+    It refuses texts that are not UTF-8, which would fail somewhere deep down.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         for parameter in self.params:
             _check_text(parameter.opts[-1], ctx.params.get(str(parameter.name)))
         return super().invoke(ctx)
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """The first line, the examples, and then the rest of the docstring."""
+        summary, *blocks = (self.help or "").split("\n\n")
+        examples = list(filter(_is_example, blocks))
+        ordered = [summary, *examples, *(block for block in blocks if block not in examples)]
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text("\n\n".join(ordered))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments and options, group by group."""
+        shown = [parameter for parameter in self.params if not getattr(parameter, "hidden", False)]
+        rows = {parameter.name: _row(parameter, ctx) for parameter in shown}
+        width = max((len(names) for names, _ in rows.values() if len(names) <= _NAMES), default=0)
+        for group, order in GROUPS.items():
+            members = [parameter for parameter in shown if group_of(parameter) == group]
+            members.sort(key=lambda parameter: _rank(parameter, order))
+            if members:
+                with formatter.section(group):
+                    for parameter in members:
+                        _write(formatter, *rows[parameter.name], width)
+
+
+def group_of(parameter: Any) -> str:
+    """The group of the help that an option or argument stands in."""
+    if parameter.param_type_name == "argument":
+        return _WORKS_ON
+    named = getattr(parameter, "rich_help_panel", None)
+    return named or next((g for g, order in GROUPS.items() if parameter.name in order), _HOW)
+
+
+def _rank(parameter: Any, order: Sequence[str]) -> int:
+    """Arguments come first, then options in their order; others stay behind them as declared."""
+    if parameter.param_type_name == "argument":
+        return -1
+    return order.index(parameter.name) if parameter.name in order else len(order)
+
+
+def _write(formatter: Any, names: str, text: str, width: int) -> None:
+    """A row of the help; a name that is too long for its column has a line of its own."""
+    indent = " " * (formatter.current_indent + width + 2)
+    lines = textwrap.wrap(text, formatter.width - len(indent), break_on_hyphens=False) or [""]
+    head = f"{'':{formatter.current_indent}}{names}"
+    if len(head) + 2 > len(indent):
+        formatter.write(f"{head}\n")
+        head = ""
+    formatter.write(f"{head:{len(indent)}}{lines[0]}".rstrip() + "\n")
+    for line in lines[1:]:
+        formatter.write(f"{indent}{line}\n")
+
+
+def _is_example(block: str) -> bool:
+    return block.startswith("\b") and re.search(r"^steer ", block, re.MULTILINE) is not None
+
+
+def _row(parameter: Any, ctx: Any) -> tuple[str, str]:
+    """The names of a parameter with its value, and its help with its default."""
+    if parameter.param_type_name == "argument":
+        name = parameter.metavar or parameter.name.upper()
+        return f"{name}{' ...' if parameter.nargs != 1 else ''}", parameter.help or ""
+    names, text = ", ".join(parameter.opts), parameter.help or ""
+    if not parameter.is_flag:
+        typed = parameter.get_help_record(ctx)[0].rpartition(parameter.opts[-1])[2].strip(" ,/")
+        names += f" {parameter.metavar or _VALUES.get(typed, typed)}"
+    shown = [f"${parameter.envvar}"] if isinstance(parameter.envvar, str) else []
+    if parameter.required:
+        shown.append("required")
+    elif not parameter.is_flag and parameter.default not in (None, "", [], ()):
+        shown.append(str(parameter.default))
+    return names, f"{text} [{', '.join(shown)}]" if shown else text
+
+
+class Commands(Mapping[str, Any]):
+    """The commands by name, each imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> Any:
+        if not any(name in section for section in COMMANDS.values()):
+            raise KeyError(name)
+        return load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for section in COMMANDS.values() for name in section)
+
+    def __len__(self) -> int:
+        return sum(map(len, COMMANDS.values()))
+
+
+@cache
+def load(name: str) -> Any:
+    """The command, or group of commands, of this name, from its module."""
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    import_module(f"steer.cli.{_MODULES.get(name, name)}").register(app)
+    app.callback()(lambda: None)  # so that typer builds a group, from which the command is taken
+    groups = [group.typer_instance for group in app.registered_groups]
+    for each in (app, *filter(None, groups)):
+        for info in each.registered_commands:
+            if info.cls is None or not issubclass(info.cls, SteerCommand):
+                info.cls = SteerCommand
+    group: Any = typer.main.get_command(app)
+    return group.commands[name]
+
+
+class LazyGroup(TyperGroup):
+    """`steer`: its commands in sections, which are listed without being imported."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = Commands()  # type: ignore[assignment]  # nobody adds to it
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands, section by section."""
+        width = max(map(len, self.commands))
+        for title, commands in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
 
 def _check_text(name: str, value: Any) -> None:
@@ -30,10 +252,10 @@ def _check_text(name: str, value: Any) -> None:
     Raises:
         UsageError: naming the option or argument.
     """
-    for one in value if isinstance(value, (list, tuple)) else [value]:
-        if isinstance(one, str) and _NOT_TEXT.search(one) and not Path(one).exists():
+    for text in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(text, str) and _NOT_TEXT.search(text) and not Path(text).exists():
             subject = name if name.startswith("-") else f"the argument {name.upper()}"
             raise UsageError(
-                f"{subject} is not UTF-8: {one[:40]!r}",
+                f"{subject} is not UTF-8: {text[:40]!r}",
                 hint="write it in UTF-8, or put it into a file and save that as UTF-8",
             )

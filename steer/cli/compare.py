@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +22,19 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    vectors: Annotated[list[str], typer.Argument(help="Two or more files, or names in ./vectors.")],
+    vectors: Annotated[
+        list[str] | None, typer.Argument(help="Two or more files, or names in ./vectors.")
+    ] = None,
+    pack: Annotated[
+        Path | None, typer.Option(help="A folder that steer pack build wrote, in place of vectors.")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="Of --pack. Default: the one recommended most.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the heat map and the tree of --pack to this page.")
+    ] = None,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Compare vectors layer by layer; can they be combined?
@@ -31,12 +44,22 @@ def compare(
     \b
     steer compare joyful calm
     steer compare run1.safetensors run2.safetensors run3.safetensors --json
+    steer compare --pack vectors/ --html map.html
     """
     from steer.base.errors import UsageError
     from steer.steering import algebra
     from steer.vectors import store
 
-    if len(vectors) < 2:
+    if pack is not None:
+        if vectors:
+            raise UsageError("name vectors, or --pack", hint="a folder holds its own vectors")
+        from steer.cli import pack_map
+
+        pack_map.compare(pack, layer=layer, html=html, force=force, json=json)
+        return
+    if layer is not None or html is not None:
+        raise UsageError("--layer and --html go with --pack")
+    if not vectors or len(vectors) < 2:
         raise UsageError("one vector has nothing to be compared with", hint="name another")
     read = [store.read(options.find(name)) for name in vectors]
     likenesses = algebra.likenesses(read)
@@ -66,7 +89,7 @@ def _facts(reference: str, vector: SteeringVector) -> list[str]:
 
     metadata = vector.metadata
     layers = format_layers(metadata.layers)
-    positions, method = metadata.read.positions, metadata.method.name
+    positions, method = metadata.read.positions, str(metadata.method)
     return [reference, metadata.model.id, metadata.site, layers, positions, method]
 
 

@@ -26,36 +26,35 @@ def _source(
         str | None,
         typer.Argument(
             metavar="CONTRASTS",
-            help="JSONL, JSON, CSV, TSV or Parquet of contrasts, also .gz; - for stdin, or"
-            " hf:OWNER/NAME[:CONFIG][@SPLIT];"
-            " see `steer contrasts --help`.",
+            help="A file, - or hf:NAME; see steer contrasts --help.",
         ),
     ] = None,
     positive: Annotated[
         list[str] | None,
-        typer.Option(help="A prompt condition, instead of CONTRASTS; can be repeated."),
+        typer.Option(help="A condition, in place of a file. Repeatable."),
     ] = None,
     negative: Annotated[
-        list[str] | None, typer.Option(help="The condition against it. Default: none.")
+        list[str] | None, typer.Option(help="The condition against it. Default: nothing.")
     ] = None,
     texts: Annotated[
-        str | None, typer.Option(help="A file of the texts that each condition stands before.")
+        str | None, typer.Option(help="A file of texts that conditions stand before.")
     ] = None,
-    positive_file: Annotated[
-        str | None, typer.Option(help="A file of positive texts alone, a line or a record each.")
-    ] = None,
-    negative_file: Annotated[str | None, typer.Option(help="And one of negative texts.")] = None,
+    positive_file: Annotated[str | None, typer.Option(help="A file of positive texts.")] = None,
+    negative_file: Annotated[str | None, typer.Option(help="A file of negative texts.")] = None,
     paired: Annotated[
         bool, typer.Option("--paired", help="The two files are pairs, line by line.")
     ] = False,
+    held_out: Annotated[
+        float, typer.Option(help="Leave this share out, for sweep and eval.")
+    ] = 0.0,
     *,
     names: Names,
     template: Annotated[
         str | None,
-        typer.Option(help="What stands round each text: {text}, {prompt}, {condition}, \\n."),
+        typer.Option(help="The frame: {text}, {prompt}, {condition}, \\n."),
     ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Put the texts into the model's chat template.")
+        bool, typer.Option("--chat", help="Put texts into the model's chat template.")
     ] = False,
     system: Annotated[str | None, typer.Option(help="A system message; with --chat.")] = None,
 ) -> ContrastSource:
@@ -74,6 +73,7 @@ def _source(
         paired=paired,
         names=names,
         frame=Frame(template, chat, system),
+        held_out=held_out,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steer.cli import contrast_options, options, output, texts
+from steer.cli import contrast_options, contrasts_write, options, output, texts
 from steer.contrasts.contrasts import ContrastSource
 from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.command("check")(check)
     group.command("split")(split)
+    group.command("write")(contrasts_write.write)
     app.add_typer(group, name="contrasts", help=_HELP, short_help="Look at contrast sets.")
 
 

@@ -85,38 +85,40 @@ def convert(
         str,
         typer.Argument(
             metavar="IN",
-            help="Another tool's file or folder; or a vector of ours as after -v:"
-            " NAME[:COEFFICIENT or OP][@LAYERS].",
+            help="Another tool's file or folder; or ours, as after -v.",
         ),
     ],
     out: Annotated[
         Path,
-        typer.Argument(metavar="OUT", help="Ends in .safetensors, or as another tool's files do."),
+        typer.Argument(metavar="OUT", help="A .safetensors file, or another tool's."),
     ],
     format: Annotated[
         str | None,
-        typer.Option(help="The other tool's format, where its file does not say it."),
+        typer.Option(help="The other tool's format. Default: as the file says."),
     ] = None,
     layer: Annotated[
         str | None,
-        typer.Option(help="Where bare numbers belong, or which layers to take: 14, 3-5."),
+        typer.Option(help="Where bare numbers belong, or which to take: 3-5."),
     ] = None,
     row: Annotated[int | None, typer.Option(help="Which row of a table of vectors.")] = None,
+    encoder: Annotated[
+        bool, typer.Option("--encoder", help="The feature's encoder, for a gate; with --row.")
+    ] = False,
     pick: Annotated[
         str | None,
-        typer.Option(help="Which of several vectors in IN, by its model's or its own name."),
+        typer.Option(help="Which of several vectors: its name or its model's."),
     ] = None,
     minus: Annotated[
         Path | None,
-        typer.Option(help="A baseline's file, where IN holds activations and no difference."),
+        typer.Option(help="A baseline's file to subtract, where IN has none."),
     ] = None,
     layer_offset: Annotated[
         int | None,
-        typer.Option(help="Layer here less the number in the file. Default: as the format means."),
+        typer.Option(help="Layer here minus the file's number."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Default: OUT's name.")] = None,
-    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
-    license: Annotated[str, typer.Option(help="Under which it may be passed on.")] = "",
+    description: Annotated[str, typer.Option(help="What it does.")] = "",
+    license: Annotated[str, typer.Option(help="Licence, such as CC0-1.0.")] = "",
     force: options.Force = False,
     json: options.Json = False,
     list_formats: Annotated[
@@ -125,7 +127,7 @@ def convert(
             "--formats",
             callback=_print_formats,
             is_eager=True,
-            help="List all formats, those of other packages too.",
+            help="List all formats.",
         ),
     ] = False,
     source: ModelSource | None,
@@ -170,6 +172,7 @@ def convert(
         row=row,
         pick=pick,
         minus=minus,
+        encoder=encoder,
         offset=layer_offset,
         model=None if source is None else source.name,
     )
@@ -240,6 +243,7 @@ def _check_ours(text: str, chosen: Options, format: str | None) -> None:
         "--row": chosen.row,
         "--pick": chosen.pick,
         "--minus": chosen.minus,
+        "--encoder": chosen.encoder or None,
     }
     needless = [option for option, value in given.items() if value is not None]
     if needless:

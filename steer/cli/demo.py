@@ -11,7 +11,7 @@ import typer
 from steer.cli import contrast_options, options, output
 
 if TYPE_CHECKING:
-    from steer.demo import Row
+    from steer.demo import DemoRow
 
 PROMPT = "One day Mara woke up."
 SPEC = "joyful:3@2"
@@ -92,7 +92,7 @@ def demo(
     output.table(["", f"{VALUE} words", "sentences that parse"], cells)
 
 
-def _as_json(row: Row) -> dict[str, Any]:
+def _as_json(row: DemoRow) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(row)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steer.cli import options, output
+from steer.cli.methods import DistillCommand
 from steer.cli.texts import read_prompts, with_names
 from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("distill")(distill)
+    app.command("distill", cls=DistillCommand)(distill)
 
 
 @options.with_model(default="pocket", chat=True)
@@ -33,57 +34,50 @@ def distill(
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     condition: Annotated[
         str | None,
-        typer.Option(help="What stands before the text: a tag, a persona, examples, ..."),
+        typer.Option(help="What stands before the text: a tag, a persona."),
     ] = None,
     contrasts: Annotated[
-        str | None, typer.Option(help="Instead of it: a file of pairs; two fifths are held out.")
+        str | None, typer.Option(help="Pairs in its place; two fifths are held out.")
     ] = None,
     names: Names,
-    baseline: Annotated[str, typer.Option(help="What stands there instead.")] = "",
+    baseline: Annotated[str, typer.Option(help="What stands in its place. Default: nothing.")] = "",
     prompts: Annotated[
         Path | None,
-        typer.Option(
-            help="A file of prompts, of any kind. Default: none, the model begins by itself;"
-            " with --chat some everyday questions."
-        ),
+        typer.Option(help="A file of prompts. Default: with --chat, questions."),
     ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="The condition is a system message, prompts are asked.")
+        bool, typer.Option("--chat", help="The condition is a system message.")
     ] = False,
     method: Annotated[
         str | None,
         typer.Option(
-            help="ridge: in closed form, minutes; descent: from there by gradients, stronger and"
-            " slower. Default: ridge for a condition with --chat, else descent."
+            metavar="NAME[:OPTION=VALUE]", help="See below. Default: ridge with --chat, or descent."
         ),
     ] = None,
     rank: Annotated[
         int | None,
-        typer.Option(help="Rank of the edit; 0 is a plain vector. Default: 8; ridge: the best."),
+        typer.Option(help="Rank; 0 is a plain vector. Default: 8, or the best."),
     ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Such as 3, 2,5, 4-7 or all. Default: the best.")
     ] = None,
     scope: Annotated[
         str | None,
-        typer.Option(
-            help="Tokens to act on, all or response. Default: all; with --chat and for ridge the"
-            " response."
-        ),
+        typer.Option(help="Tokens to act on: all or response."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of the descent at most.")] = 300,
     samples: Annotated[
-        int | None, typer.Option(help="Texts to learn from. Default: 1024; with --chat 256.")
+        int | None, typer.Option(help="Texts to learn from. Default: 1024; --chat: 256.")
     ] = None,
     held_out: Annotated[
-        int | None, typer.Option(help="Other texts, to measure by. Default: 128; with --chat 64.")
+        int | None, typer.Option(help="Texts to measure by. Default: 128; --chat: 64.")
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of a text at most. Default: 128; with --chat 64.")
+        int | None, typer.Option(help="Tokens of a text. Default: 128; --chat: 64.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the texts and the descent.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for texts and descent.")] = 0,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
+    description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
     force: options.Force = False,
     json: options.Json = False,
@@ -109,25 +103,24 @@ def distill(
     from steer.contrasts.contrasts import ContrastSource
     from steer.contrasts.frame import Frame
     from steer.distillation.settings import DistillSettings
+    from steer.methods.registry import distill_methods, parse_method
     from steer.vectors import store
     from steer.vectors.sites import parse_layers
 
     imitates_chat = chat and contrasts is None
-    if method is None:
-        method = "ridge" if imitates_chat else "descent"
+    chosen_method, method_options = parse_method(
+        method or ("ridge" if imitates_chat else "descent"), distill_methods()
+    )
     if scope is None:
-        scope = "response" if imitates_chat or method == "ridge" else "all"
+        scope = "response" if imitates_chat or chosen_method.response_only else "all"
     if scope not in ("all", "response"):
         raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
     if (condition is None) == (contrasts is None):
         raise UsageError("distil a condition or pairs", hint="--condition TEXT or --contrasts FILE")
     if contrasts is not None and (baseline or prompts):
         raise UsageError("--baseline and --prompts go with --condition")
-    if contrasts is not None and method == "ridge":
-        raise UsageError(
-            "--method ridge compares activations under two conditions, and pairs have none",
-            hint="give a --condition, or leave --method out",
-        )
+    if contrasts is not None:
+        chosen_method.of_pairs()
     chosen = None if layers is None else () if layers == "all" else parse_layers(layers)
     store.check_path(out)
     check_writable(out, force=force)
@@ -141,7 +134,8 @@ def distill(
         texts = prompts_library.different(read_prompts(prompts, names))
     settings = DistillSettings(
         name=name or out.stem,
-        method=method,  # type: ignore[arg-type]  # DistillSettings checks it
+        method=chosen_method.name,
+        options=method_options,
         rank=rank,
         layers=chosen,
         scope=scope,  # type: ignore[arg-type]  # checked above

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 EngineOption = Annotated[
     str | None,
-    typer.Option(help="vllm: have vLLM generate; it adds, ablates, clamps, caps and floors."),
+    typer.Option(help="vllm: vLLM generates the texts."),
 ]
 EngineSettings = Annotated[
     list[str] | None,
     typer.Option(
         "--engine-option",
-        metavar="KEY=VALUE",
-        help="What vLLM is started with, such as tensor_parallel_size=2. Repeatable.",
+        metavar="KEY=VAL",
+        help="A setting of vLLM: tensor_parallel_size=2.",
     ),
 ]
 
@@ -42,8 +42,7 @@ WriterOption = Annotated[
     str | None,
     typer.Option(
         "--engine",
-        help="vllm: it writes the texts. What is scored needs whole distributions, and stays with"
-        " Hugging Face.",
+        help="vllm: vLLM generates the texts.",
     ),
 ]
 

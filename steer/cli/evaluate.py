@@ -27,42 +27,34 @@ def evaluate(
         typer.Option(
             "-v",
             "--vector",
-            help="As in `steer apply`, ops, scopes and schedules too; several are rows beside each"
-            " other.",
+            help="A vector and how to steer, as in apply. Repeatable.",
         ),
     ],
     when: Annotated[
-        str | None, typer.Option(help="Steer only where this holds, as in `steer apply`.")
+        str | None, typer.Option(help="Steer only where this holds: 'refusal>0.4'.")
     ] = None,
     asked: measuring.Asked,
     concept: Annotated[
         str | None,
-        typer.Option(
-            help="What to look for in written texts: words:glad,happy, words:FILE.txt,"
-            " grammar:formal (pocket), classifier:MODEL=LABEL, 'judge:a cheerful mood'."
-        ),
+        typer.Option(help="What to count in generated texts: see above."),
     ] = None,
     judge_model: Annotated[
         str | None,
         typer.Option(
             envvar="STEER_JUDGE_MODEL",
-            help="The model that judges, behind an endpoint that speaks OpenAI's protocol; the key"
-            " is $OPENAI_API_KEY.",
+            help="The judge's model. The key is $OPENAI_API_KEY.",
         ),
     ] = None,
     judge_url: Annotated[
         str | None,
-        typer.Option(
-            envvar="STEER_JUDGE_URL", help="Its address, http://HOST:PORT/v1. Default: OpenAI's."
-        ),
+        typer.Option(envvar="STEER_JUDGE_URL", help="The judge's server. Default: OpenAI's."),
     ] = None,
     out: measuring.Out = None,
     task: Annotated[
         list[str] | None,
         typer.Option(
             "--lm-eval",
-            help="A task of lm-evaluation-harness, by its name or its .yaml file, whose code runs;"
-            " of the unsteered model, each vector and the prompt.",
+            help="A task of lm-evaluation-harness, or its .yaml file.",
         ),
     ] = None,
     task_limit: Annotated[
@@ -77,10 +69,6 @@ def evaluate(
 ) -> None:
     """Measure vectors: effect and cost, beside baselines.
 
-    Effect: preference shift on held-out pairs, recovery of a condition, rate of a concept in
-    written texts. Cost: divergence on unrelated texts, extra nats of written texts, repetition.
-    Beside each vector: nothing, its opposite, random directions as long, the condition as a prompt.
-
     \b
     steer eval -v joyful --texts held-out.jsonl
     steer eval -v formal:2@2 --texts pairs.jsonl --condition "[style: formal]" \\
@@ -88,6 +76,16 @@ def evaluate(
     steer eval -v refusal:ablate --when 'refusal>0.4/token' --texts pairs.jsonl
     steer eval -v mean.safetensors -v pca.safetensors --texts pairs.jsonl \\
         -m MODEL -o eval.json
+
+    Effect: preference shift on held-out pairs, recovery of a condition, rate of a concept in
+    written texts. Cost: divergence on unrelated texts, extra nats of written texts, repetition.
+    Beside each vector: nothing, its opposite, random directions as long, the condition as a prompt.
+
+    \b
+    --concept words:glad,happy     or words:FILE.txt: texts with one of them
+    --concept grammar:formal       a tag of the pocket model's grammar
+    --concept classifier:MODEL=LABEL     a Hugging Face classifier
+    --concept 'judge:a cheerful mood'    a language model judges
     """
     from steer.base.errors import UsageError
     from steer.base.files import check_writable
@@ -102,7 +100,7 @@ def evaluate(
     steers = resolved(named, options.find)
     given = asked.given([steer.vector.metadata for steer in steers])
     used = [one for steer in steers for one in steer.vectors]
-    source = options.with_template_of(used, source, chat=measuring.in_chat(given))
+    source = options.for_vectors(used, source, chat=measuring.in_chat(given))
     settings = engines.check(engine, engine_option or [], steers)
     from steer.evaluation import evaluate as run
 

@@ -10,14 +10,15 @@ from typing import Annotated
 import typer
 
 from steer.base.processes import several
-from steer.cli import contrast_options, options, output, tables, workers
+from steer.cli import contrast_options, from_words, options, output, tables, workers
+from steer.cli.methods import FitCommand
 from steer.contrasts.contrasts import ContrastSource
 from steer.models.source import ModelSource
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("extract")(extract)
+    app.command("extract", cls=FitCommand)(extract)
 
 
 @contrast_options.with_contrasts
@@ -26,45 +27,63 @@ def register(app: typer.Typer) -> None:
 def extract(
     *,
     contrasts: ContrastSource,
+    against: Annotated[
+        str | None, typer.Argument(metavar="[AGAINST]", help="A word, against the first one.")
+    ] = None,
+    phrase: from_words.PhraseOption = None,
+    questions: from_words.QuestionsOption = None,
+    allow_weak: from_words.WeakOption = False,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="The file to write. Default: vectors/NAME.safetensors."),
+        typer.Option("-o", "--out", help="Default: vectors/NAME.safetensors."),
     ] = None,
     method: options.MethodOption = "mean_diff",
     keep: Annotated[
-        Path | None, typer.Option(help="Keep the activations here, for `steer fit`.")
+        Path | None, typer.Option(help="Keep the activations here, for steer fit.")
     ] = None,
     positions: Annotated[
         str | None,
-        typer.Option(
-            help="Tokens to read: mean (of pairs from where they differ), last, first, completion,"
-            " an index (-1), a span (-3:), suffix (what the chat template adds, each), after:WORD."
-            " Several with commas are compared. Default: mean; last of what a user says to a chat,"
-            " and where the template goes on after the text."
-        ),
+        typer.Option(help="Tokens to read: mean, last, -3:, ... see above."),
     ] = None,
     site: Annotated[
         str,
-        typer.Option(
-            help="resid_pre, resid_post, attn_out or mlp_out; several with commas are compared."
-        ),
+        typer.Option(help="resid_pre, resid_post, attn_out, mlp_out; or more."),
     ] = "resid_post",
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
+    description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
+    no_calibrate: Annotated[
+        bool,
+        typer.Option("--no-calibrate", help="Of a chat: do not have the model try coefficients."),
+    ] = False,
     cluster: workers.Cluster | None,
     force: options.Force = False,
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Make a steering vector from contrasting texts.
+    """Make a steering vector from two words, or from contrasting texts.
 
-    Records activations of both sides and stores the difference of their means, at every layer,
-    with what is known about it. Of several sites and positions the file gets the one that
-    separates held-out texts best; --keep keeps all, for `steer fit --positions`.
+    Of words, the model answers everyday questions under both; the vector is fitted to its answers,
+    and held-out questions decide whether it is worth keeping. A word is a file where there is one
+    of that name, or where it looks like a path.
+
+    Records the activations of both sides and stores a direction for every layer, with what is
+    known about it. Of several sites and positions the file gets the one that separates held-out
+    texts best; --keep keeps all, for `steer fit --positions`. Where the texts are a chat model's
+    answers, it then answers a few questions at rising strengths, and the file recommends the
+    strongest at which it still writes its own language.
 
     \b
+    --positions mean         the whole text; of pairs, from where they differ
+    --positions last         or first, an index (-1), a span (-3:)
+    --positions completion   what follows the prompt; after:WORD too
+    --positions suffix       each token that the chat template adds after it
+    --positions mean,last    compared; the better one is kept
+
+    \b
+    steer extract "patient" "impatient" -m MODEL -o patient.safetensors
+    steer extract "talks like a weather forecaster" -m MODEL -o forecast.safetensors
     steer extract joyful.jsonl -o vectors/joyful.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
         --texts stories.jsonl -o joyful.safetensors
@@ -75,17 +94,41 @@ def extract(
     """
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
-    from steer.fitting.fit import check_method
     from steer.fitting.fitting import FitSettings
+    from steer.methods.registry import check_paired, fit_methods
     from steer.vectors import store
     from steer.vectors.positions import parse_list
     from steer.vectors.sites import parse_layers
 
     workers.check(cluster, source)
+    if from_words.is_words(contrasts, against):
+        from_words.check_alone(contrasts, keep=keep, positions=positions, ray=cluster)
+        from_words.extract_words(
+            contrasts,
+            against,
+            settings=from_words.settings_of(
+                contrasts,
+                method=method,
+                site=site,
+                layers=layers,
+                phrase=phrase,
+                questions=questions,
+                license=license,
+            ),
+            name=name,
+            description=description,
+            out=out,
+            allow_weak=allow_weak,
+            force=force,
+            json=json,
+            source=source,
+        )
+        return
+    from_words.check_files(phrase=phrase, questions=questions, allow_weak=allow_weak)
     typed_positions = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)
-    path = out or _default_path(name, contrasts.file)
+    path = out or default_path(name, contrasts.file)
     store.check_path(path)
     check_writable(path, force=force)
     check_apart(path, keep)
@@ -93,14 +136,14 @@ def extract(
         check_writable(keep, force=force)
     fit = FitSettings(
         name=name or path.stem,
-        method=options.method_name(method),
+        **options.fit_method(method),
         description=description,
         license=license,
     )
     contrast_set = contrast_options.read_contrasts(contrasts)
     # Known before the model loads; `extraction.extract` checks the same for other callers.
     check_positions(contrast_set, typed_positions)
-    check_method(fit.method, paired=contrast_set.paired)
+    check_paired(fit_methods().named(fit.method), paired=contrast_set.paired)
 
     with workers.workers(cluster, source) as readers:
         from steer import extraction
@@ -115,15 +158,25 @@ def extract(
             keep=keep,
             progress=output.progress,
         )
+        calibration = None
+        if not no_calibrate:
+            from steer.evaluation.calibration import calibrated
+
+            calibration = calibrated(readers, contrast_set, extracted.best, output.progress)
     if keep is not None:
         output.note(
             f"kept the activations in {keep}; try:"
             f" steer fit {shlex.quote(str(keep))} --method lda -o lda.safetensors"
         )
-    sealed = store.write(path, extracted.best, force=force)
-    compared = [sealed, *extracted.compared]
+    best = extracted.best if calibration is None else calibration.vector
+    vectors = [store.write(path, best, force=force), *extracted.compared]
     tables.report_vector(
-        path, compared, described=extracted.described, json=json, model=source.name
+        path,
+        vectors,
+        described=extracted.described,
+        json=json,
+        model=source.name,
+        calibration=calibration,
     )
 
 
@@ -133,7 +186,12 @@ def _part(target: Path) -> Path:
     return target.with_name(f"{target.name}.part{own}")
 
 
-def _default_path(name: str | None, contrasts: str | None) -> Path:
+def default_path(name: str | None, contrasts: str | None) -> Path:
+    """The file to write where none is named.
+
+    Raises:
+        UsageError: there is no name to take for it.
+    """
     from steer.base.errors import UsageError
     from steer.base.files import safe_name
     from steer.vectors.store import SUFFIX

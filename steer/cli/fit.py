@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from steer.cli import options, tables
+from steer.cli.methods import FitCommand
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("fit")(fit)
+    app.command("fit", cls=FitCommand)(fit)
 
 
 def fit(
@@ -20,14 +21,14 @@ def fit(
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     method: options.MethodOption = "mean_diff",
     positions: Annotated[
-        str | None, typer.Option(help="Of those that were kept. Default: all, compared.")
+        str | None, typer.Option(help="Positions that were kept. Default: all, compared.")
     ] = None,
     site: Annotated[
-        str | None, typer.Option(help="Of those that were kept. Default: all, compared.")
+        str | None, typer.Option(help="Sites that were kept. Default: all, compared.")
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    description: Annotated[str, typer.Option(help="What it does, for those who get it.")] = "",
+    description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
     force: options.Force = False,
     json: options.Json = False,
@@ -35,11 +36,11 @@ def fit(
     """Make another vector from kept activations, without the model.
 
     \b
-    steer extract pairs.jsonl --positions mean,last --site resid_post,attn_out \\
-        --keep acts.safetensors
     steer fit acts.safetensors --method lda -o joyful-lda.safetensors
     steer fit acts.safetensors --positions last --site attn_out \\
         -o joyful-last.safetensors
+    steer extract pairs.jsonl --positions mean,last --site resid_post,attn_out \\
+        --keep acts.safetensors
     """
     from steer.base.files import check_apart, check_writable
     from steer.fitting.activations import open_kept
@@ -53,7 +54,7 @@ def fit(
     check_writable(out, force=force)
     settings = FitSettings(
         name=name or out.stem,
-        method=options.method_name(method),
+        **options.fit_method(method),
         sites=None if site is None else options.site_names(site),
         layers=None if layers is None else parse_layers(layers),
         positions=None if positions is None else tuple(map(str, parse_list(positions))),

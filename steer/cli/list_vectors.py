@@ -10,6 +10,7 @@ import typer
 from steer.cli import options, output
 
 if TYPE_CHECKING:
+    from steer.concepts.index import Built
     from steer.vectors.metadata import Metadata
 
 
@@ -27,7 +28,9 @@ def list_vectors(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """List vector files, a line each. Reads headers only, also of those that are elsewhere.
+    """List vector files, a line each.
+
+    It reads headers only, also of files that are elsewhere.
 
     \b
     steer list
@@ -39,14 +42,22 @@ def list_vectors(
 
     searched = folders or [str(folder) for folder in store.folders() if folder.is_dir()]
     rows = [row for folder in searched for row in _rows(folder)]
+    packs = [index for folder in searched for index in _packs(folder)]
     if json:
-        output.as_json({"vectors": [{"path": path} | to_json(one) for path, _, one in rows]})
+        listed = {"vectors": [{"path": path} | to_json(one) for path, _, one in rows]}
+        more = {"packs": [one.to_dict() for one in packs]} if packs else {}
+        output.as_json(listed | more)
         return
     if not rows:
         output.note(f"no vectors in {' or '.join(folders or map(str, store.folders()))}")
         return
     lines = [_line(name, metadata) for _, name, metadata in rows]
     output.table(["name", "model", "site", "made from", "description"], lines, left=5)
+    for one in packs:
+        output.note(
+            f"{one.folder}: {len(one.working)} of the {len(one.rows)} concepts of {one.title} work"
+            f" on {one.model}; steer pack report {one.folder}"
+        )
 
 
 def _rows(folder: str) -> list[tuple[str, str, Metadata]]:
@@ -64,6 +75,21 @@ def _rows(folder: str) -> list[tuple[str, str, Metadata]]:
         except SteerError as error:
             output.warning(str(error))
     return rows
+
+
+def _packs(folder: str) -> list[Built]:
+    """The index of a pack in a folder, if there is one; a damaged one is told."""
+    from steer.base.errors import SteerError
+    from steer.base.urls import is_url
+    from steer.concepts.index import INDEX, read
+
+    if is_url(folder) or not (Path(folder) / INDEX).is_file():
+        return []
+    try:
+        return [read(Path(folder))]
+    except SteerError as error:
+        output.warning(str(error))
+        return []
 
 
 def _remote_rows(folder: str) -> list[tuple[str, str, Metadata]]:
@@ -89,7 +115,7 @@ def _line(name: str, metadata: Metadata) -> list[str]:
     from steer.vectors.sites import format_layers
 
     where = f"{metadata.site} {format_layers(metadata.layers)}"
-    made = f"{metadata.method.name} of {metadata.contrast.n}"
+    made = f"{metadata.method} of {metadata.contrast.n}"
     if metadata.method.source is not None:
         made = f"{metadata.method.source.format} file"
     return [name, metadata.model.id, where, made, metadata.description]

@@ -6,65 +6,17 @@ import errno
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from steer import __version__
 from steer.base.errors import SteerError
 from steer.base.processes import open_streams, silence_followers, silence_stdout
 from steer.base.wording import for_commands
-from steer.cli import (
-    apply,
-    bake,
-    chat,
-    combine,
-    compare,
-    contrasts,
-    convert,
-    demo,
-    distill,
-    doctor,
-    evaluate,
-    extract,
-    fit,
-    list_vectors,
-    monitor,
-    output,
-    probe,
-    pull,
-    push,
-    recipe,
-    serve,
-    show,
-    sign,
-    suite,
-    sweep,
-    verify,
-)
-from steer.cli.command import SteerCommand
-
-#: The commands as `steer --help` groups them.
-SECTIONS = {
-    "Begin here": ["demo", "doctor"],
-    "Make vectors": ["contrasts", "extract", "fit", "distill", "combine", "convert"],
-    "Steer": ["apply", "chat", "recipe", "serve", "probe", "bake"],
-    "Read and measure": ["monitor", "sweep", "eval", "suite", "show", "compare"],
-    "Share": ["list", "push", "pull", "verify", "sign"],
-}
+from steer.cli import output
+from steer.cli.command import LazyGroup
 
 
-class SteerGroup(TyperGroup):
+class SteerGroup(LazyGroup):
     """Reports what a user can cause in a line or two; a bug keeps its traceback."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The commands, section by section."""
-        width = max(map(len, self.commands)) + 2
-        for title, names in SECTIONS.items():
-            rows = [
-                (name.ljust(width - 2), self.commands[name].get_short_help_str(78 - width - 4))
-                for name in names
-            ]
-            with formatter.section(title):
-                formatter.write_dl(rows)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
@@ -77,7 +29,7 @@ class SteerGroup(TyperGroup):
                 output.error(str(error), hint=error.hint)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
-            # Of files the rooms tell themselves; a closed pipe is the app's.
+            # Errors of files were converted where they arose, and typer handles a closed pipe.
             if error.errno != errno.ENOSPC or error.filename is not None:
                 raise
             output.error(f"stdout: {error.strerror}")
@@ -116,41 +68,6 @@ def steer(
     steer extract pairs.jsonl -m MODEL -o joyful.safetensors
     steer apply "One day" -m MODEL -v joyful:1.5 --compare
     """
-
-
-for command in (
-    extract,
-    contrasts,
-    fit,
-    distill,
-    apply,
-    chat,
-    monitor,
-    evaluate,
-    sweep,
-    suite,
-    show,
-    compare,
-    combine,
-    convert,
-    recipe,
-    bake,
-    serve,
-    probe,
-    list_vectors,
-    push,
-    pull,
-    verify,
-    sign,
-    doctor,
-    demo,
-):
-    command.register(app)
-for registered in [app, *(group.typer_instance for group in app.registered_groups)]:
-    assert registered is not None
-    for info in registered.registered_commands:
-        if info.cls is None or not issubclass(info.cls, SteerCommand):
-            info.cls = SteerCommand
 
 
 def main() -> None:

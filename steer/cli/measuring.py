@@ -31,15 +31,12 @@ if TYPE_CHECKING:
 #: Of `steer suite` too.
 Prompts = Annotated[
     Path | None,
-    typer.Option(
-        help="What texts begin with, a file of prompts. Default: those of the pairs, or none;"
-        " with --chat everyday questions, others than `distill` learns from."
-    ),
+    typer.Option(help="A file of prompts that generated texts begin with."),
 ]
 MaxTokens = Annotated[
-    int, typer.Option(min=1, max=1_000_000, help="Tokens of a written text at most.")
+    int, typer.Option(min=1, max=1_000_000, help="Tokens of a generated text at most.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed for the written texts.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed for generated texts.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")]
 
 
@@ -51,40 +48,35 @@ def with_asked(command: options.Command) -> options.Command:
 def _asked(
     texts: Annotated[
         str | None,
-        typer.Option(
-            help="Held-out pairs or texts for a condition, as `steer contrasts check` reads them."
-        ),
+        typer.Option(help="Held-out pairs, or texts for a condition."),
     ] = None,
     *,
     names: Names,
     condition: Annotated[
         str | None,
-        typer.Option(
-            help="The prompt that the vector is to stand for. Default: what the file knows of; ''"
-            " is none."
-        ),
+        typer.Option(help="The prompt that it replaces. Default: the file's."),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="What stands there instead of the condition.")] = "",
+    baseline: Annotated[
+        str, typer.Option(help="What replaces the condition. Default: nothing.")
+    ] = "",
     chat: Annotated[
         bool,
-        typer.Option("--chat", help="Prompts are asked, and the condition is a system message."),
+        typer.Option("--chat", help="Chat template; the condition is a system message."),
     ] = False,
     prompts: Prompts = None,
     unrelated: Annotated[
         str | None,
-        typer.Option(help="Texts for the divergence. Default: the unsteered model writes its own."),
+        typer.Option(help="A file of texts for KL. Default: generated ones."),
     ] = None,
     samples: Annotated[
         int,
-        typer.Option(
-            min=2, max=100_000, help="Texts to write, unsteered and with what is measured."
-        ),
+        typer.Option(min=2, max=100_000, help="Texts to generate with each vector."),
     ] = 48,
     max_tokens: MaxTokens = 64,
     seed: Seed = 0,
     allow_overlap: Annotated[
         bool,
-        typer.Option("--allow-overlap", help="Measure on texts that the vector was made from."),
+        typer.Option("--allow-overlap", help="Allow texts that the vector was fitted on."),
     ] = False,
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")

@@ -45,6 +45,11 @@ def monitor(
         ),
     ] = None,
     names: Names,
+    pack: Annotated[
+        Path | None,
+        typer.Option(help="A folder that steer pack build wrote: all of its concepts."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Concepts of --pack to show.")] = 12,
     chat: Annotated[
         bool, typer.Option("--chat", help="Read it as a message in the model's chat template.")
     ] = False,
@@ -72,11 +77,20 @@ def monitor(
     steer monitor "One day Mara walked to the sea." -v sea
     steer monitor --texts stories.jsonl -v sea@2 -v formal@2 --html stories.html
     steer apply "One day" -v sea | steer monitor -v sea --json
+    steer monitor --texts stories.jsonl --pack vectors/
     """
     from steer.base.errors import UsageError
     from steer.base.files import check_writable, write_atomic
 
     workers.check(cluster, source)
+    if pack is not None:
+        from steer.cli import pack_map
+
+        if vector or html is not None or table or cluster is not None:
+            raise UsageError("--pack goes without -v, --html, --table and --ray")
+        given = given_texts(text, texts, names, "text", 'steer monitor "One day" --pack DIR')
+        pack_map.profile(given, pack, top=top, chat=chat or None, json=json, source=source)
+        return
     if not vector:
         raise UsageError("nothing to look for", hint="name a vector with -v")
     if html is not None:
@@ -84,14 +98,14 @@ def monitor(
     readouts = [one for typed in vector for one in _readouts(typed)]
     options.check_readers(chat=chat, watched=readouts)
     used = [readout.vector for readout in readouts]
-    source = options.with_template_of(used, source, chat=chat)
+    source = options.for_vectors(used, source, chat=chat)
     given = given_texts(text, texts, names, "text", 'steer monitor "One day" -v NAME')
     with workers.workers(cluster, source) as readers:
         from steer.monitoring.monitor import monitor as run
-        from steer.monitoring.monitor import plan
+        from steer.monitoring.monitor import tokenize
         from steer.workers import once
 
-        planned = once(readers, partial(plan, texts=given, chat=chat))
+        planned = once(readers, partial(tokenize, texts=given, chat=chat))
         options.check_fit(used, planned.model, allow_other_model=allow_other_model)
         with output.progress("reading", len(given)) as advance:
             traces = run(readers, planned, readouts, advance)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
 from steer.base.errors import UsageError
 from steer.base.processes import hearing_interrupts
 from steer.cli import output
-from steer.models.source import ModelSource
+from steer.models.source import POCKET, ModelSource
 from steer.vectors.rendering import parse_settings, settings_for
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from steer.steering.projection import Guard, Projection
     from steer.steering.readouts import Readout
     from steer.steering.steers import Steer
-    from steer.vectors.provenance import FitMethod, ModelIdentity
+    from steer.vectors.provenance import ModelIdentity
     from steer.vectors.sites import SiteName
     from steer.vectors.vector import SteeringVector
 
@@ -34,16 +35,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 AllowIdle = Annotated[
     bool,
-    typer.Option(
-        "--allow-idle", help="Let a steer pass that changes nothing, which is an error otherwise."
-    ),
+    typer.Option("--allow-idle", help="A steer that changes nothing is no error."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 
 
-MethodOption = Annotated[str, typer.Option(help="mean_diff, pca, probe or lda.")]
+MethodOption = Annotated[
+    str,
+    typer.Option(metavar="NAME[:OPTION=VALUE]", help="How it is fitted: a method listed below."),
+]
 
-_MODEL_HELP = "pocket (the embedded model), a folder, a Hugging Face id, or a .gguf file."
+#: An id on the hub, without an adapter or a file behind it.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+
+_MODEL_HELP = "pocket, a folder, hub id or .gguf."
 
 
 def with_model(
@@ -65,28 +70,23 @@ def with_model(
         ] = None,
         device: Annotated[
             str | None,
-            typer.Option(
-                envvar="STEER_DEVICE", help="cpu, cuda, cuda:1, mps. Default: the fastest."
-            ),
+            typer.Option(envvar="STEER_DEVICE", help="cpu, cuda, cuda:1, mps."),
         ] = None,
         dtype: Annotated[
             str | None,
-            typer.Option(
-                help="float32, float16, bfloat16. Default: float32 on a CPU (extract: as saved,"
-                " if the CPU computes bfloat16), else as saved."
-            ),
+            typer.Option(help="float32 (default on a CPU), bfloat16, float16."),
         ] = None,
         device_map: Annotated[
-            str | None, typer.Option(help="Spread a big model over devices: auto, balanced, ...")
+            str | None, typer.Option(help="Spread a big model over devices: auto, ...")
         ] = None,
         tensor_parallel: Annotated[
-            bool, typer.Option("--tp", help="Spread each matrix over processes; under torchrun.")
+            bool, typer.Option("--tp", help="Spread each matrix over processes, by torchrun.")
         ] = False,
         trust_remote_code: Annotated[
             bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
         ] = False,
         adapter: Annotated[
-            str | None, typer.Option(help="A PEFT adapter of the model: a folder or a hub id.")
+            str | None, typer.Option(help="A PEFT adapter: a folder or a hub id.")
         ] = None,
         offline: Annotated[
             bool, typer.Option("--offline", help="Ask the hub nothing; use what its cache has.")
@@ -110,6 +110,7 @@ def with_model(
             adapter=adapter,
             offline=offline,
             fast=fast,
+            assumed=model is None,
         )
 
     def chatting(
@@ -119,15 +120,14 @@ def with_model(
             typer.Option(
                 "--template-arg",
                 metavar="NAME=JSON",
-                help="What the chat template gets beside messages, such as enable_thinking=false;"
-                " can be repeated. Default: what the vectors were read with.",
+                help="A variable of the chat template. Repeatable.",
             ),
         ] = None,
         date: Annotated[
             str | None,
             typer.Option(
                 metavar="YYYY-MM-DD",
-                help="The date that the chat template writes. Default: the vectors', or today.",
+                help="The chat template's date. Default: the vectors'.",
             ),
         ] = None,
     ) -> ModelSource | None:
@@ -139,11 +139,19 @@ def with_model(
     return with_options("source", source)
 
 
-def with_template_of(
+def for_vectors(
     vectors: Iterable[SteeringVector], source: ModelSource, *, chat: bool = True
 ) -> ModelSource:
-    """The model with the chat-template settings that the vectors were read with, unless others were
-    typed, which is warned of. Without `chat` nothing is rendered, and nothing changes."""
+    """The model to use vectors on: where nobody named one, the model that they were made on; with
+    the chat-template settings that they were read with, unless others were typed, which is warned
+    of. Without `chat` nothing is rendered, and the settings stay.
+
+    Raises:
+        UsageError: nobody named a model, and the vectors' own cannot be found.
+        ModelError: the configuration of the model shows that a vector does not fit it.
+    """
+    vectors = list(vectors)
+    source = _checked(vectors, _inferred(vectors, source))
     if not chat:
         return source
     reads = [(vector.name, vector.metadata.read) for vector in vectors]
@@ -153,6 +161,46 @@ def with_template_of(
     for text in warnings:
         output.warning(text)
     return replace(source, template=settings)
+
+
+def _inferred(vectors: Sequence[SteeringVector], source: ModelSource) -> ModelSource:
+    """The model that all vectors were made on, where nobody named one and it can be found."""
+    from steer.models import known
+
+    made_on = {one.metadata.model for one in vectors if one.metadata.model.bound}
+    if not source.assumed or len({model.fingerprint for model in made_on}) != 1:
+        return source
+    model = next(iter(made_on))
+    if model.id == POCKET:
+        return source
+    path = known.find(model.fingerprint)
+    if path is None and not _HUB_ID.fullmatch(model.id):
+        raise UsageError(
+            f"vector {vectors[0].name!r} was made on {model.id}, a local model that was not loaded"
+            " on this machine before, or is no longer there",
+            hint=f"name it: -m FOLDER, where {model.id} lies",
+        )
+    name = model.id if path is None else str(path)
+    output.note(f"the vector's own model: -m {name}")
+    revision = model.revision if path is None else None
+    return replace(source, name=name, revision=source.revision or revision, assumed=False)
+
+
+def _checked(vectors: Sequence[SteeringVector], source: ModelSource) -> ModelSource:
+    from steer.base.errors import ModelError
+    from steer.models import known
+
+    for vector in vectors:
+        made_on = vector.metadata.model
+        if made_on.bound and source.folder is not None:
+            found = known.contradicts(source.folder, made_on)
+            if found:
+                raise ModelError(
+                    f"vector {vector.name!r} was made on {made_on.id} ({made_on.architecture}):"
+                    f" {found} ({source.name})",
+                    hint=f"name {made_on.id} with -m, or make the vector again on this model",
+                )
+    return source
 
 
 def with_options(parameter: str, make: Callable[..., Any]) -> Callable[[Command], Command]:
@@ -243,20 +291,16 @@ def find(reference: str) -> Path:
         return fetch.find(reference, output.note)
 
 
-def method_name(text: str) -> FitMethod:
-    """A method by its name.
+def fit_method(text: str) -> dict[str, Any]:
+    """`NAME` or `NAME:OPTION=VALUE,...` as the arguments `method` and `options` of `FitSettings`.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: no such method or option.
     """
-    from steer.vectors.provenance import FitMethod
-    from steer.vectors.sites import listed
+    from steer.methods.registry import fit_methods, parse_method
 
-    if text not in get_args(FitMethod):
-        raise UsageError(
-            f"{text!r} is not a method", hint=f"use one of {listed(get_args(FitMethod))}"
-        )
-    return cast("FitMethod", text)
+    method, values = parse_method(text, fit_methods())
+    return {"method": method.name, "options": values}
 
 
 def site_names(text: str) -> tuple[SiteName, ...]:

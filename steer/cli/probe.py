@@ -79,7 +79,7 @@ def probe(
     with Endpoint(url, api_key=api_key) as endpoint:
         name = served or _first(endpoint)
         used = [one for steer in steers for one in steer.vectors]
-        model = options.load_model(options.with_template_of(used, source, chat=chat))
+        model = options.load_model(options.for_vectors(used, source, chat=chat))
         from steer.engines import probe as probing
 
         options.check_fit(used, model.identity, allow_other_model=allow_other_model)

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.command("show")(show)
-    app.add_typer(group, name="recipe", help="What a recipe of vectors and settings comes to.")
+    app.add_typer(group, name="recipe", help="Show what a recipe of vectors and settings comes to.")
 
 
 def show(

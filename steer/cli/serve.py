@@ -1,9 +1,10 @@
-"""`steer serve`: an OpenAI-compatible server whose requests say how they are steered."""
+"""`steer serve`: a server whose requests say how they are steered, and its page."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,7 +69,8 @@ def serve(
     Completions and chat completions, streamed or not, with logprobs, n, seed and stop. Requests
     name vectors and recipes of one folder, which is read once; GET /v1/vectors lists them, and each
     is a model, MODEL:NAME. Requests run together, each under its own steers
-    (pip install 'steer-activations[serve]').
+    (pip install 'steer-activations[serve]'). The page at / does the same by hand; `steer ui` opens
+    it.
 
     \b
     steer serve -m MODEL --vectors vectors
@@ -88,9 +90,7 @@ def serve(
     steer serve -m MODEL --engine vllm --engine-option tensor_parallel_size=2
     """
     from steer.base.errors import UsageError
-    from steer.serving import library as libraries
-    from steer.serving.middleware import Access, is_local
-    from steer.steering.named import NamedSteer, behind
+    from steer.serving.middleware import is_local
 
     if source.tensor_parallel:
         raise UsageError(
@@ -106,34 +106,93 @@ def serve(
             f"whoever reaches {host} could use this server",
             hint="pass --api-key KEY, or set STEER_API_KEY",
         )
-    settings, usable = _ready(engine, engine_option or [])
-    written = behind([NamedSteer(one) for one in vector or []], when, "--when")
-    library, notes = libraries.read_library(vectors, usable)
-    notes += libraries.add_recipes(library, recipe or [], vectors, usable)
-    libraries.set_defaults(library, written, vectors, options.find)
-    library.allow_idle = allow_idle
-    access = Access(api_key or None, is_local(host), tuple(allow_origin or ()))
-    from steer.serving.sockets import listening_socket
+    settings, usable = ready(engine, engine_option or [])
+    run(
+        Requested(vectors, recipe or [], vector or [], when),
+        source,
+        host=host,
+        ports=[port],
+        api_key=api_key,
+        allow_origin=allow_origin or [],
+        log_requests=log_requests,
+        engine=engine,
+        settings=settings,
+        usable=usable,
+        allow_idle=allow_idle,
+        allow_other_model=allow_other_model,
+        json=json,
+    )
 
-    at = listening_socket(host, port)
+
+@dataclass(frozen=True)
+class Requested:
+    """What is to be served: a folder of vectors and recipes, more recipes, and the steers of
+    requests that name none. may_be_empty: there need be no vectors."""
+
+    vectors: Path
+    recipes: Sequence[Path]
+    defaults: Sequence[str]
+    when: str | None
+    may_be_empty: bool = False
+
+
+def run(
+    wanted: Requested,
+    source: ModelSource,
+    *,
+    host: str,
+    ports: Sequence[int],
+    api_key: str | None,
+    allow_origin: Sequence[str],
+    log_requests: bool,
+    engine: str | None,
+    settings: dict[str, Any],
+    usable: Callable[[SteeringVector], None],
+    allow_idle: bool,
+    allow_other_model: bool,
+    json: bool,
+    browser: bool = False,
+) -> None:
+    """Load, check, listen at the first of the ports that is free, and answer until interrupted."""
+    from steer.serving import library as libraries
+    from steer.serving import pages
+    from steer.serving.middleware import Access, is_local
+    from steer.serving.sockets import first_free
+    from steer.steering.named import NamedSteer, behind
+
+    written = behind([NamedSteer(one) for one in wanted.defaults], wanted.when, "--when")
+    empty = wanted.may_be_empty
+    library, notes = libraries.read_library(wanted.vectors, usable, may_be_empty=empty)
+    notes += libraries.add_recipes(library, wanted.recipes, wanted.vectors, usable)
+    libraries.set_defaults(library, written, wanted.vectors, options.find)
+    library.allow_idle = allow_idle
+    access = Access(api_key or None, is_local(host), tuple(allow_origin))
+    at = first_free(host, ports)
     model = options.load_model(replace(source, device="cpu") if engine else source)
     identity = model.identity
     runs_on = f"{identity.id} · {engine}" if engine else model.describe()
-    library, more = libraries.fitting(library, identity, allow_other_model=allow_other_model)
+    library, more = libraries.fitting(
+        library, identity, allow_other_model=allow_other_model, may_be_empty=empty
+    )
     for text in [*notes, *more]:
         output.warning(text)
     name = f"[{host}]" if ":" in host else host
     port = at.getsockname()[1]
-    url = f"http://{name}:{port}/v1"
+    page = f"http://{name}:{port}"
+    url = f"{page}/v1"
 
     def up() -> None:
         names, recipes = sorted(library.vectors), sorted(library.recipes)
-        told = [runs_on, url, f"vectors: {', '.join(names)}"]
-        told += [f"recipes: {', '.join(recipes)}"] if recipes else []
-        told += [f"steered by {' + '.join(map(str, library.defaults))}"] if library.defaults else []
-        output.note(" · ".join(told))
+        parts = [runs_on, url, f"vectors: {', '.join(names) or 'none yet'}"]
+        parts += [f"recipes: {', '.join(recipes)}"] if recipes else []
+        parts += [f"steered by {' + '.join(map(str, library.defaults))}"] if written else []
+        output.note(" · ".join(parts))
+        output.note(f"page: {page}/")
         if json:
-            output.as_json({"url": url, "model": identity.id, "vectors": names, "recipes": recipes})
+            served = {"url": url, "model": identity.id, "vectors": names, "recipes": recipes}
+            output.as_json(served | {"page": f"{page}/"})
+        if browser:
+            _open(f"{page}/")
 
     if engine is None:
         from steer.serving.server import serve as on_hugging_face
@@ -143,6 +202,7 @@ def serve(
             library,
             at,
             access=access,
+            folder=wanted.vectors,
             log=output.warning,
             log_request=output.note if log_requests else lambda text: None,
             on_up=up,
@@ -150,12 +210,13 @@ def serve(
         return
     from steer.serving.vllm_server import serve as on_vllm
 
+    about = pages.about(model, engine)
     del model  # vLLM has the weights from here on
     at.close()
     on_vllm(
         source,
         library,
-        served=identity.id,
+        about=about,
         host=host,
         port=port,
         access=access,
@@ -164,7 +225,20 @@ def serve(
     )
 
 
-def _ready(
+def _open(url: str) -> None:
+    """Open a page in the user's browser, where there is one to open."""
+    import sys
+    import threading
+    import webbrowser
+
+    has_screen = sys.platform in ("darwin", "win32") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    )
+    if has_screen:  # in a thread of its own: some browsers return only when they are closed
+        threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()
+
+
+def ready(
     engine: str | None, engine_option: Sequence[str]
 ) -> tuple[dict[str, Any], Callable[[SteeringVector], None]]:
     """What the engine is started with, and what refuses a vector that it cannot use.

@@ -112,19 +112,20 @@ def _filled(words: Sequence[str], room: int) -> str:
 
 
 def _facts(metadata: Metadata) -> list[tuple[str, str]]:
+    from steer.methods.registry import distill_methods
     from steer.steering.operation import Coefficient
     from steer.vectors.sites import format_layers
 
     model, contrast, best = metadata.model, metadata.contrast, metadata.recommended
     revision = f" at {model.revision[:12]}" if model.revision else ""
     known = f"{model.architecture}, weights {model.fingerprint}" if model.bound else "not bound"
-    made = f"{metadata.method.name} of {contrast}"
+    made = f"{metadata.method} of {contrast}"
     if contrast.kind == "conditions":
         made += f", {contrast.positive!r} against {contrast.negative!r}"
     distillation = metadata.method.distillation
     if distillation is not None and contrast.kind == "condition":
-        how = " by ridge regression" if distillation.method == "ridge" else ""
-        made = f"{contrast.positive!r} distilled{how}, over {contrast.n} texts"
+        title = distill_methods().title(distillation.method)
+        made = f"{contrast.positive!r} distilled by {title}, over {contrast.n} texts"
         made += f" against {contrast.negative!r}" if contrast.negative else ""
     read = (
         f"acts on {metadata.read.positions}"
@@ -137,8 +138,11 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         read = f"{source.convention} (layer here = number there {source.offset:+d})"
     if metadata.method.combination is not None:
         made = _combined(metadata.method.combination)
+    if metadata.method.package:
+        made += f", by the package {metadata.method.package}"
     amount = f"×{Coefficient(best.coefficient, best.unit)}"
     amount += "" if best.op == "add" else f" {best.op}"
+    where = format_layers(best.layers) + (f", {best.scope}" if best.scope else "")
     return [
         ("name", metadata.name),
         ("description", metadata.description),
@@ -147,7 +151,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         ("site", f"{metadata.site}, layers {format_layers(metadata.layers)} of {model.n_layers}"),
         ("form", form),
         ("made from", f"{made}; {read}"),
-        ("recommended", f"{amount} @ {format_layers(best.layers)} ({best.evidence})"),
+        ("recommended", f"{amount} @ {where} ({best.evidence})"),
         ("sha256", metadata.sha256),
     ]
 

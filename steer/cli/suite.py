@@ -29,33 +29,33 @@ def suite(
     context: typer.Context,
     tags: Annotated[
         str | None,
-        typer.Option(help="Values of the pocket grammar, such as joyful,sea. Default: all."),
+        typer.Option(help="Tags of the pocket model: joyful,sea. Default: all."),
     ] = None,
     condition: Annotated[
         list[str] | None,
-        typer.Option(help="A prompt in place of the tags, of any model; several are rows."),
+        typer.Option(help="A prompt in place of tags. Repeatable."),
     ] = None,
     texts: Annotated[
         str | None,
-        typer.Option(help="With --condition: texts that know nothing of it, a hundred or so."),
+        typer.Option(help="With --condition: a hundred unrelated texts."),
     ] = None,
     prompts: measuring.Prompts = None,
     names: Names,
     methods: Annotated[
         str | None,
-        typer.Option(help="Separated by ';'. Default: all of them."),
+        typer.Option(help="Such as 'mean_diff, last;probe:penalty=2'. Default: all."),
     ] = None,
     vector: Annotated[
         list[str] | None,
-        typer.Option("-v", "--vector", help="VALUE=FILE: a rival's vector for a tag, of any tool."),
+        typer.Option("-v", "--vector", help="TAG=FILE: another tool's vector for a tag."),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=2, max=100_000, help="Texts that each row writes.")
+        int, typer.Option(min=2, max=100_000, help="Texts to generate for each row.")
     ] = 48,
     max_tokens: measuring.MaxTokens = 64,
     seed: measuring.Seed = 0,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes. Default: of pocket one a core, else 1.")
+        int | None, typer.Option(min=1, help="Processes. Default: pocket one a core, else 1.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")
@@ -78,7 +78,6 @@ def suite(
     """
     from steer.base.files import check_writable
     from steer.evaluation import suite as run
-    from steer.evaluation.suite_methods import METHODS
 
     if out is not None:
         check_writable(out, force=force)
@@ -92,7 +91,7 @@ def suite(
             read or (),
             tags=[one.strip() for one in tags.split(",")] if tags else (),
             prompts=begun,
-            methods=[part.strip() for part in methods.split(";")] if methods else METHODS,
+            methods=[part.strip() for part in methods.split(";")] if methods else None,
             rivals=_rivals(vector or []),
             samples=samples,
             max_tokens=max_tokens,

@@ -32,64 +32,48 @@ def sweep(
         typer.Option(
             "-v",
             "--vector",
-            help="NAME, path or address; with an op (NAME:ablate) where that is not add, a scope"
-            " (NAME:add/response=0) where it is not all; several are swept beside each other,"
-            " such as methods or positions.",
+            help="A vector, or NAME:ablate. Repeatable.",
         ),
     ],
     asked: measuring.Asked,
     layers: Annotated[
-        str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all that are stored.")
+        str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all in the file.")
     ] = None,
     together: Annotated[
         bool, typer.Option("--together", help="Steer at all of these layers at once.")
     ] = False,
     coefficients: Annotated[
         str | None,
-        typer.Option(
-            help="Such as 5%,10%,20% (of the activations' length) or 0.5,1,2 (times the vector)."
-            " Default: nine from 2% to 60%, and finer ones about the budget's edge; of other ops,"
-            " shares of the edit."
-        ),
+        typer.Option(help="Such as 5%,10%,20% or 0.5,1,2. Default: 2% to 60%."),
     ] = None,
-    max_kl: Annotated[
-        float, typer.Option(help="Budget: KL on unrelated texts, in nats per token.")
-    ] = 0.1,
+    max_kl: Annotated[float, typer.Option(help="Budget: KL on unrelated texts, nats/token.")] = 0.1,
     max_nats: Annotated[
         float,
-        typer.Option(
-            help="Budget: extra nats per token of written texts, under the unsteered model."
-        ),
+        typer.Option(help="Budget: extra nats/token of generated texts."),
     ] = 0.1,
     rule: Annotated[
         str,
-        typer.Option(
-            help="budget: the strongest effect within it. refusal_direction: what its authors do"
-            " (below the last fifth of layers, KL at most 0.1, adding induces, taking out does"
-            " most), for pairs."
-        ),
+        typer.Option(help="How to choose: budget, refusal_direction."),
     ] = "budget",
     exhaustive: Annotated[
         bool,
         typer.Option(
             "--exhaustive",
-            help="Score every cell on all texts. Else those that by a part of them cannot be the"
-            " strongest within --max-kl are left out.",
+            help="Score every cell on all texts, also hopeless ones.",
         ),
     ] = False,
     quick: Annotated[
         bool,
         typer.Option(
             "--quick",
-            help="A first answer in minutes: six layers, every second coefficient, 12 held-out"
-            " items, and 12 short texts.",
+            help="Fewer layers, coefficients and texts: in minutes.",
         ),
     ] = False,
     save: Annotated[
-        bool, typer.Option("--save", help="Write the choice into the vector file, for `-v NAME`.")
+        bool, typer.Option("--save", help="Write the choice into the vector file.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw effect, cost and front: a .png, .pdf or .svg.")
+        Path | None, typer.Option(help="Draw effect and cost: a .png, .pdf or .svg.")
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write one HTML page with everything.")
@@ -138,7 +122,7 @@ def sweep(
     )
     given = asked.given([row.vector.metadata for row in grid.rows])
     used = [row.vector for row in grid.rows]
-    source = options.with_template_of(used, source, chat=measuring.in_chat(given))
+    source = options.for_vectors(used, source, chat=measuring.in_chat(given))
     settings = engines.check(engine, engine_option or [], strongest(grid))
     with measuring.Steps(max_kl) as steps:
         result = run(

@@ -11,9 +11,13 @@ from steer.cli import output
 from steer.models.source import POCKET
 
 if TYPE_CHECKING:
+    from steer.evaluation.calibration import Calibration
     from steer.vectors.metadata import Metadata
     from steer.vectors.provenance import Read
     from steer.vectors.vector import SteeringVector
+
+#: Cosine with the mean difference from which on a direction is the mean difference.
+ALIKE = 1 - 1e-5
 
 
 def report_vector(
@@ -23,13 +27,15 @@ def report_vector(
     described: str,
     json: bool,
     model: str | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
-    """What was made, for `extract` and `fit`: vectors as from `fitted`, the first as written.
+    """Report a new vector, for `extract` and `fit`: vectors as from `fitted`, the first as written.
 
     model: as for `written`.
     """
     from steer.fitting.warnings import warnings
     from steer.vectors.metadata import to_json
+    from steer.vectors.sites import format_layers
 
     metadata, compared = vectors[0].metadata, [vector.metadata for vector in vectors[1:]]
     found = warnings(metadata)
@@ -37,19 +43,22 @@ def report_vector(
         output.warning(text)
     if json:
         rows = [_compared_row(one) for one in compared]
-        more = {"compared": rows} if len(rows) > 1 else {}
+        more: dict[str, Any] = {"compared": rows} if len(rows) > 1 else {}
+        if calibration is not None:
+            more["calibration"] = [trial.to_dict() for trial in calibration.trials]
         output.as_json({"path": str(path), **to_json(metadata), "warnings": found, **more})
         return
     output.note(
-        f"{described} · {metadata.contrast} · {metadata.method.name} of {metadata.site},"
+        f"{described} · {metadata.contrast} · {metadata.method} of {metadata.site},"
         f" {where_read(metadata.read)}"
     )
     if len(compared) > 1:
         _comparison(metadata, compared)
         output.line()
     layer_table(metadata)
-    layers = ", ".join(map(str, metadata.recommended.layers))
-    output.note(f"recommended layer {layers}: {metadata.recommended.evidence}")
+    layers = format_layers(metadata.recommended.layers)
+    several = "s" if len(metadata.recommended.layers) > 1 else ""
+    output.note(f"recommended layer{several} {layers}: {metadata.recommended.evidence}")
     written(path, metadata, model)
 
 
@@ -123,7 +132,8 @@ def layer_table(metadata: Metadata) -> None:
     }
     if any(r.coherence is not None for r in rows):
         columns["coherence"] = [_number(r.coherence) for r in rows]
-    if metadata.method.name != "mean_diff" and any(r.agreement is not None for r in rows):
+    # Of the mean difference itself it is 1 everywhere.
+    if any(r.agreement is not None and r.norm and r.agreement < ALIKE for r in rows):
         columns["cos mean_diff"] = [_number(r.agreement) for r in rows]
     output.table(list(columns), list(zip(*columns.values(), strict=True)))
 

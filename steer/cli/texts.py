@@ -20,9 +20,8 @@ Map = Annotated[
     list[str] | None,
     typer.Option(
         "--map",
-        metavar="[FILE:]OURS=THEIRS",
-        help="What a file calls positive, negative, prompt, text or label; can be repeated."
-        " positive:text=goal is for --positive-file alone; likewise negative:, texts:, prompts:.",
+        metavar="OURS=THEIRS",
+        help="A field's name: positive=chosen. Repeatable.",
     ),
 ]
 
@@ -39,7 +38,7 @@ def _names(
         typer.Option(
             "--positive-label",
             metavar="VALUE",
-            help="A value of label on the positive side, in place of 1; can be repeated.",
+            help="A label of the positive side. Default: 1.",
         ),
     ] = None,
     negative_label: Annotated[
@@ -47,21 +46,19 @@ def _names(
         typer.Option(
             "--negative-label",
             metavar="VALUE",
-            help="And of the negative side. Rows with neither are left out; with one side named,"
-            " all others are on the other.",
+            help="A label of the negative side. Default: 0.",
         ),
     ] = None,
     lists: Annotated[
         str | None,
         typer.Option(
             metavar="all|first|sets",
-            help="What lists of texts in a record become: a pair of each positive and each negative"
-            " one, of the first ones, or two sets.",
+            help="Pairs of all texts in a list, the first, or sets.",
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Cut positive and negative texts here, such as ';'."),
+        typer.Option(metavar="TEXT", help="Cut a field into several texts here, such as ';'."),
     ] = None,
 ) -> Names:
     from steer.base.text import unescaped

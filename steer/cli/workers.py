@@ -36,12 +36,12 @@ def _cluster(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Work on a Ray cluster: auto, local or HOST:PORT. The result is the same.",
+            help="Work on a Ray cluster: auto, local, HOST:PORT.",
         ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="With --ray. Default: one a GPU; without GPUs one a node."),
+        typer.Option(min=1, help="Ray workers. Default: one for each GPU."),
     ] = None,
 ) -> Cluster | None:
     if ray is not None:

@@ -1,1 +1,1 @@
-"""What the user says apart: texts from any file, as passages of tokens. No torch."""
+"""Contrast sets: records from any file, as passages of text and tokens. No torch."""

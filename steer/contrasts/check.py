@@ -1,7 +1,7 @@
-"""What a contrast set gives away by itself: lengths, first tokens, repeats. No model, no torch.
+"""Confounds of a contrast set: lengths, first tokens, repeats. No model, no torch.
 
-A direction finds whatever tells the two sides apart. Where their length does, or the first token,
-it may be a direction of just that.
+A direction captures whatever separates the two sides. If their lengths or first tokens separate
+them, the direction may be one of length or of single words.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from steer.contrasts.contrasts import Contrasts
-from steer.contrasts.near import near_duplicates
+from steer.contrasts.duplicates import near_duplicates
 from steer.contrasts.passages import Passage
 from steer.contrasts.reading import Tokens, first_difference
 from steer.fitting.fit import N_FOLDS, auc
@@ -22,7 +22,7 @@ from steer.fitting.fitting import rounded
 from steer.vectors.giveaways import Giveaways, Lengths
 from steer.vectors.sources import Records, record_numbers
 
-#: The fewest texts a side of which an AUC says something.
+#: The fewest texts a side for which an AUC means something.
 ENOUGH = 10
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -30,29 +30,31 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 def giveaways(
     contrasts: Contrasts, tokens: tuple[Sequence[Tokens], Sequence[Tokens]] | None = None
 ) -> Giveaways:
-    """What the set gives away; in `tokens` of both sides where they are known, else in words."""
+    """The confounds of a set, counted in `tokens` of both sides where given, else in words."""
     sides = contrasts.positive, contrasts.negative
     if contrasts.conditions is not None and tokens is None:
         # The same texts stand after each condition.
         sides = contrasts.positive[: _n_texts(contrasts)], contrasts.negative[: _n_texts(contrasts)]
     if tokens is None:
         words = [[_WORD.findall(passage.text) for passage in side] for side in sides]
-        lengths = [[len(one) for one in side] for side in words]
+        lengths = [[len(text) for text in side] for side in words]
         firsts = _first_words(words, paired=contrasts.paired)
     else:
-        lengths = [[one.text_stop - one.text_start for one in side] for side in tokens]
+        lengths = [[text.text_stop - text.text_start for text in side] for side in tokens]
         firsts = _first_tokens(tokens, paired=contrasts.paired)
     enough = min(len(contrasts.positive), len(contrasts.negative)) >= ENOUGH
-    # Under conditions the texts are the same.
-    told = enough and contrasts.kind != "conditions"
+    # Under conditions both sides have the same texts.
+    comparable = enough and contrasts.kind != "conditions"
     units = _units(contrasts)
     equal = _n_equal(contrasts)
     return Giveaways(
         unit="words" if tokens is None else "tokens",
         positive=_lengths(lengths[0]),
         negative=_lengths(lengths[1]),
-        length_auc=_longer(*lengths, paired=contrasts.paired) if told else None,
-        first_token=rounded(_told_apart(*firsts, paired=contrasts.paired)) if told else None,
+        length_auc=_longer(*lengths, paired=contrasts.paired) if comparable else None,
+        first_token=rounded(_separability(*firsts, paired=contrasts.paired))
+        if comparable
+        else None,
         duplicates=sum(len(side) - len(set(map(hash, side))) for side in units),
         equal_sides=equal,
         near_duplicates=rounded(_near(units, contrasts.records)) if enough else 0.0,
@@ -67,7 +69,7 @@ def _n_texts(contrasts: Contrasts) -> int:
 
 
 def _n_equal(contrasts: Contrasts) -> int:
-    """Pairs of the same passage twice; of sets, passages on both sides."""
+    """How many pairs hold the same passage twice; for sets, how many passages are on both sides."""
     if contrasts.conditions is not None:
         return 0  # the conditions differ
     sides = contrasts.positive, contrasts.negative
@@ -77,8 +79,7 @@ def _n_equal(contrasts: Contrasts) -> int:
 
 
 class _Joined(Sequence[str]):
-    """Texts of several passages each, put together when they are asked for: of many pairs they
-    would take as much memory as the passages."""
+    """Joins the texts of several passages on access, which saves memory for large sets."""
 
     def __init__(self, texts: Callable[[Passage], str], *sides: Sequence[Passage]) -> None:
         self._text, self._sides = texts, sides
@@ -91,12 +92,12 @@ class _Joined(Sequence[str]):
 
 
 def _units(contrasts: Contrasts) -> list[_Joined]:
-    """The texts that repeats are looked for in: pairs as one, else the texts of each side.
+    """The texts to search for repeats: each pair as one text, else the texts of each side.
 
-    Of conditions the texts that stand after them, each once.
+    For conditions: the texts that follow them, each once.
     """
     if contrasts.conditions is not None:
-        return [_Joined(_said, contrasts.positive[: _n_texts(contrasts)])]
+        return [_Joined(_without_condition, contrasts.positive[: _n_texts(contrasts)])]
     sides = contrasts.positive, contrasts.negative
     if not contrasts.paired:
         return [_Joined(_whole, side) for side in sides]
@@ -107,21 +108,21 @@ def _whole(passage: Passage) -> str:
     return "\n".join([*(turn.content for turn in passage.turns), passage.whole])
 
 
-def _said(passage: Passage) -> str:
-    """Without what may hold a condition."""
+def _without_condition(passage: Passage) -> str:
+    """The user's messages and the text, without the parts that can hold a condition."""
     return "\n".join([*(t.content for t in passage.turns if t.role == "user"), passage.text])
 
 
 def _near(units: Sequence[Sequence[str]], records: Records) -> float:
-    """The share of texts with a near-duplicate that a held-out fold does not hold with them.
-    records: which texts of a side share a record."""
+    """The share of texts that have a near-duplicate in another cross-validation fold. records:
+    which texts of a side share a record."""
     total = sum(map(len, units))
     folds = [record_numbers(records, len(side)) % N_FOLDS for side in units]
-    found = 0
+    affected = 0
     for side, fold in zip(units, folds, strict=True):
-        pairs = near_duplicates(side)
-        found += len({one for pair in pairs if fold[pair[0]] != fold[pair[1]] for one in pair})
-    return found / total
+        pairs = [pair for pair in near_duplicates(side) if fold[pair[0]] != fold[pair[1]]]
+        affected += len({index for pair in pairs for index in pair})
+    return affected / total
 
 
 def _lengths(lengths: Sequence[int]) -> Lengths:
@@ -129,7 +130,8 @@ def _lengths(lengths: Sequence[int]) -> Lengths:
 
 
 def _longer(positive: Sequence[int], negative: Sequence[int], *, paired: bool) -> float:
-    """The chance that the positive text is the longer one, of a pair or of any two; ties half."""
+    """The probability that the positive text of a pair (or of any two texts) is longer; a tie
+    counts half."""
     sides = np.array(positive, float), np.array(negative, float)
     if paired:
         return rounded(float(np.sign(sides[0] - sides[1]).mean() + 1) / 2)
@@ -137,35 +139,36 @@ def _longer(positive: Sequence[int], negative: Sequence[int], *, paired: bool) -
 
 
 def _first_words(words: Sequence[Sequence[Sequence[str]]], *, paired: bool) -> list[list[str]]:
-    """Of each text the first word, in pairs the first that differs; nothing where none is left."""
+    """The first word of each text; in pairs, the first that differs. "" where there is none."""
     if not paired:
-        return [[one[0] if one else "" for one in side] for side in words]
-    made: list[list[str]] = [[], []]
+        return [[text[0] if text else "" for text in side] for side in words]
+    firsts: list[list[str]] = [[], []]
     for pair in zip(*words, strict=True):
         differ = (i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b)
         first = next(differ, min(map(len, pair)))
-        for side, text in zip(made, pair, strict=True):
+        for side, text in zip(firsts, pair, strict=True):
             side.append(text[first] if first < len(text) else "")
-    return made
+    return firsts
 
 
 def _first_tokens(
     tokens: tuple[Sequence[Tokens], Sequence[Tokens]], *, paired: bool
 ) -> list[list[str]]:
     if not paired:
-        return [[str(one.ids[one.text_start]) for one in side] for side in tokens]
+        return [[str(text.ids[text.text_start]) for text in side] for side in tokens]
     pairs = list(zip(*tokens, strict=True))
     return [
-        [str(one.ids[first_difference(one, other)]) for one, other in side]
+        [str(own.ids[first_difference(own, other)]) for own, other in side]
         for side in (pairs, [(n, p) for p, n in pairs])
     ]
 
 
-def _told_apart(positive: Sequence[str], negative: Sequence[str], *, paired: bool) -> float:
-    """The share of pairs (of texts, the sides weighing the same) that the first token tells apart.
+def _separability(positive: Sequence[str], negative: Sequence[str], *, paired: bool) -> float:
+    """The share of pairs (or of texts, with equal weight of both sides) that the first token
+    classifies correctly.
 
-    It says the side on which the others have it more often; ties count half. Each pair (or text) is
-    left out of its own counts: a token that stands there once says nothing.
+    The prediction is the side that has this token more often in the other pairs; ties count half.
+    Each pair (or text) is left out of its own counts, so a token that occurs once predicts nothing.
     """
     counts = Counter(positive), Counter(negative)
 
@@ -186,6 +189,6 @@ def _told_apart(positive: Sequence[str], negative: Sequence[str], *, paired: boo
         sides = [np.sign([score(token, (1, 0)) for token in positive]),
                  -np.sign([score(token, (0, 1)) for token in negative])]  # fmt: skip
         apart = float(np.mean([side.mean() for side in sides]))
-    # Less than half comes of leaving out what is counted: of two words as frequent on both sides
-    # it leaves the side that a text is on with one less.
+    # Leaving out the text itself biases the score below one half: of a word that is equally
+    # frequent on both sides, the text's own side has one less.
     return max(0.5, (apart + 1) / 2)

@@ -1,4 +1,4 @@
-"""Contrasts from files: each kind that `schema` knows, record by record."""
+"""Read contrast sets from files, record by record, in every shape that `schema` knows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from steer.contrasts.frame import Frame
 from steer.contrasts.passages import Passage, check_alike
 from steer.contrasts.records import Record, kind_of
 from steer.contrasts.schema import Content, Names, Shape, content
+from steer.contrasts.split import without_held_out
 from steer.vectors.provenance import ContrastKind
 
-#: Passages, and characters in them, that conditions and lists of texts may multiply to.
+#: The most passages, and characters in them, that conditions and lists of texts may expand to.
 MOST_PASSAGES, MOST_CHARACTERS = 1_000_000, 1_000_000_000
 
 #: An answer that picks one of the choices.
@@ -34,7 +35,10 @@ def read(source: ContrastSource, records_of: Callable[[str], Iterable[Record]]) 
     """
     names, frame = source.names, source.frame
     if source.file is not None:
-        return _Reader(names, frame).contrasts(records_of(source.file))
+        records = records_of(source.file)
+        if source.held_out:
+            records = without_held_out(list(records), source.held_out, names)
+        return _Reader(names, frame).contrasts(records)
     if source.texts is not None:
         reader = _Reader(names.of("texts"), frame)
         sides = source.positive, source.negative or ("",)
@@ -51,7 +55,7 @@ def read(source: ContrastSource, records_of: Callable[[str], Iterable[Record]]) 
 def read_texts(
     records: Iterable[Record], names: Names, frame: Frame
 ) -> tuple[tuple[Passage, ...], tuple[str, ...]]:
-    """Read texts of one side and put them into `frame`; also give notes of what was left out.
+    """Read texts of one side as passages in `frame`; also give notes on what was left out.
 
     Raises:
         InputError: naming the line and what is wrong.
@@ -64,14 +68,14 @@ def read_texts(
     return passages, reader.notes()
 
 
-#: Where a text stands, the text, and the prompt that it follows.
+#: The place of a text in its file, the text, and the prompt that it follows.
 _Text = tuple[str, Content, Content]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Crossed(Sequence[Passage]):
-    """Each of some texts after each condition, `repeated` times over; made when it is asked for,
-    since many conditions before many texts take far more memory than both."""
+    """Each text after each condition, `repeated` times. Passages are built on access, since many
+    conditions times many texts would take far more memory than both."""
 
     frame: Frame
     texts: Sequence[_Text]
@@ -83,7 +87,7 @@ class _Crossed(Sequence[Passage]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[one] for one in range(len(self))[index]]
+            return [self[number] for number in range(len(self))[index]]
         index = range(len(self))[index]
         where, text, prompt = self.texts[index % len(self.texts)]
         condition = self.conditions[index // len(self.texts) % len(self.conditions)]
@@ -92,7 +96,7 @@ class _Crossed(Sequence[Passage]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
             return False
-        return all(one == another for one, another in zip(self, other, strict=True))
+        return all(own == its for own, its in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]  # as of a list
 
@@ -109,13 +113,13 @@ class _Reader:
         self.messages: list[str] = []
 
     def merge(self, other: _Reader) -> None:
-        """Take over what another reader, of the other side, left out."""
+        """Add the notes of the reader of the other side."""
         self.ignored = other.ignored | self.ignored
         self.empty += other.empty
         self.messages = [*dict.fromkeys(other.messages + self.messages)]
 
     def contrasts(self, records: Iterable[Record]) -> Contrasts:
-        """A contrast set of whatever kind the first record is."""
+        """A contrast set; the first record decides its kind."""
         first, rest = first_of(records)
         shape = self.names.shape(*first)
         if shape in ("sets", "conditions"):
@@ -145,7 +149,9 @@ class _Reader:
         for where, record in records:
             shape = self.names.shape(where, record)
             if shape not in ("texts", "labelled"):
-                raise InputError(f"{where}: two sides, where texts of one are to be")
+                raise InputError(
+                    f"{where}: this record has two sides; texts of one side belong here"
+                )
             key = self.names.key(record, "text") if isinstance(record, dict) else None
             if (record if key is None else record[key]) == "":
                 self.empty += 1
@@ -156,9 +162,9 @@ class _Reader:
     def conditions(
         self, texts: Sequence[_Text], positive: Sequence[str], negative: Sequence[str]
     ) -> Contrasts:
-        """Each condition before each text; conditions are pairs where that can be."""
+        """Each condition before each text, paired where the numbers of conditions allow it."""
         for condition in set(positive) & set(negative):
-            raise InputError(f"{condition!r} is a positive and a negative condition")
+            raise InputError(f"{condition!r} is both a positive and a negative condition")
         n, m = len(positive), len(negative)
         paired = n == m or 1 in (n, m)
         times = (max(1, m // n), max(1, n // m)) if paired else (1, 1)
@@ -167,13 +173,13 @@ class _Reader:
             for conditions, repeated in zip((positive, negative), times, strict=True)
         ]
         self._check_crossed(sides)
-        asked = tuple(positive), tuple(negative)
+        both_sides = tuple(positive), tuple(negative)
         return self._contrasts(
-            "conditions", sides, paired=paired, conditions=asked, records=len(texts)
+            "conditions", sides, paired=paired, conditions=both_sides, records=len(texts)
         )
 
     def _check_crossed(self, sides: Sequence[_Crossed]) -> None:
-        """Look at each text and each condition once, in place of all that they multiply to."""
+        """Check each text and each condition once, instead of every combination."""
         texts = sides[0].texts
         if not texts:
             return
@@ -182,14 +188,14 @@ class _Reader:
         for side in sides:
             condition = max(side.conditions, key=bool)  # one that is not empty, if there is one
             check_alike(self.frame.passage(*text, condition) for text in texts)
-            firsts.append({self.frame.passage(*texts[0], one) for one in side.conditions})
+            firsts.append({self.frame.passage(*texts[0], each) for each in side.conditions})
         if firsts[0] & firsts[1]:
             raise InputError("positive and negative are the same texts")
 
     def sets(
         self, positive: Sequence[_Text], negative: Sequence[_Text], *, paired: bool = False
     ) -> Contrasts:
-        """Texts of either side, or pairs of the i-th of each."""
+        """Texts of either side; with `paired`, the i-th texts of both sides are a pair."""
         if paired and len(positive) != len(negative):
             raise InputError(
                 f"{len(positive):,} positive texts and {len(negative):,} negative are not pairs",
@@ -202,7 +208,7 @@ class _Reader:
         return self._contrasts("pairs" if paired else "unpaired", sides, paired=paired)
 
     def _pairs(self, records: Iterable[Record]) -> Contrasts:
-        """Pairs; of a record with lists, one of each positive and each negative text."""
+        """Pairs; a record with lists gives every positive text with every negative text."""
         sides: tuple[list[Passage], list[Passage]] = ([], [])
         with_lists = from_lists = characters = 0
         counts: list[int] = []
@@ -219,8 +225,8 @@ class _Reader:
             counts += [n] if n else []
             if n > 1:
                 with_lists, from_lists = with_lists + 1, from_lists + n
-                characters += sum(len(one.whole) for one in positive) * len(negative)
-                characters += sum(len(one.whole) for one in negative) * len(positive)
+                characters += sum(len(passage.whole) for passage in positive) * len(negative)
+                characters += sum(len(passage.whole) for passage in negative) * len(positive)
                 check_size(2 * from_lists, characters, f"{where}: lists of texts in pairs")
             for pair in product(positive, negative):
                 for side, passage in zip(sides, pair, strict=True):
@@ -236,7 +242,7 @@ class _Reader:
             self.messages.append(
                 "many texts hold ';': if they are lists of answers, pass --split ';'"
             )
-        choice = all(one.completes and _OPTION.fullmatch(one.text) for one in chain(*sides))
+        choice = all(text.completes and _OPTION.fullmatch(text.text) for text in chain(*sides))
         each = tuple(counts) if with_lists else None
         return self._contrasts("choice" if choice else "pairs", sides, records=each)
 
@@ -252,7 +258,7 @@ class _Reader:
         return self.sets(*sides)
 
     def _whole_object(self, first: Record, shape: Shape) -> Contrasts:
-        """Sets, or conditions and texts, in one object that holds everything."""
+        """Two sets of texts, or conditions and texts, from a file that is one object."""
         where, record = first
         lists = {}
         for name in ("positive", "negative", "texts"):
@@ -266,28 +272,29 @@ class _Reader:
         self._note_ignored(record, "positive", "negative", "texts")
         if shape == "sets":
             self.messages.append(
-                "one object of two lists is two sets of texts, which are not pairs"
-                " (--lists all: pairs of each with each)"
+                "an object with two lists is read as two sets of texts, not as pairs"
+                " (--lists all: pairs of each text with each)"
             )
             return self.sets(*(self._listed(lists[name]) for name in ("positive", "negative")))
         conditions = [
-            [_condition(*one) for one in lists[side]] for side in ("positive", "negative")
+            [_condition(where, value) for where, value in lists[side]]
+            for side in ("positive", "negative")
         ]
         return self.conditions(self._listed(lists["texts"]), *conditions)
 
     def _listed(self, texts: Iterable[Record]) -> list[_Text]:
-        """Texts of a list, to which the mapping of the object that holds it does not apply."""
+        """Texts of a list inside an object; the object's mapping does not apply to them."""
         reader = _Reader(Names(), self.frame)
-        found = reader.texts(texts)
+        listed = reader.texts(texts)
         self.empty += reader.empty
-        return found
+        return listed
 
     def _all(self, records: Iterable[Record], shape: Shape) -> Iterable[Record]:
-        """The records, each of which has to be of the kind that the first one is."""
+        """The records; raises unless each has the shape of the first one."""
         for where, record in records:
-            found = self.names.shape(where, record)
-            if found != shape and not (shape == "pairs" and found == "sets"):
-                raise InputError(f"{where}: the fields are not those of the records before")
+            own = self.names.shape(where, record)
+            if own != shape and not (shape == "pairs" and own == "sets"):
+                raise InputError(f"{where}: its fields differ from those of the records before it")
             yield where, record
 
     def _text(self, where: str, record: Any) -> _Text:
@@ -314,7 +321,7 @@ class _Reader:
         return Contrasts(kind, positive, negative, frame=self.frame, notes=self.notes(), **more)
 
     def notes(self) -> tuple[str, ...]:
-        """What was left out, and what lists became."""
+        """Notes for the user: records and fields that were left out, and how lists were read."""
         notes = list(self.messages)
         if self.ignored:
             notes.append(f"fields that are not read: {', '.join(list(self.ignored)[:8])}")
@@ -326,10 +333,10 @@ class _Reader:
 
 
 def first_of(records: Iterable[Record]) -> tuple[Record, Iterable[Record]]:
-    """The first record, and all of them.
+    """The first record, and an iterator over all of them.
 
     Raises:
-        InputError: there is none.
+        InputError: there are no records.
     """
     rest = iter(records)
     for record in rest:
@@ -338,23 +345,23 @@ def first_of(records: Iterable[Record]) -> tuple[Record, Iterable[Record]]:
 
 
 def check_size(n_passages: int, n_characters: int, subject: str) -> None:
-    """Refuse what a small file multiplies to, before it is made.
+    """Refuse a small file that would expand to too much, before it does.
 
     Raises:
         InputError: there are more passages or characters than `MOST_PASSAGES`, `MOST_CHARACTERS`.
     """
-    for n, most, what in (
+    for n, most, unit in (
         (n_passages, MOST_PASSAGES, "texts"),
         (n_characters, MOST_CHARACTERS, "characters"),
     ):
         if n > most:
             raise InputError(
-                f"{subject} come to {n:,} {what}, more than {most:,}", hint="pass fewer of them"
+                f"{subject} expand to {n:,} {unit}, more than {most:,}", hint="pass fewer of them"
             )
 
 
 def _characters(crossed: _Crossed) -> int:
-    """An estimate of what the passages hold, without what stands round them all."""
+    """An estimate of the characters in the passages, without the frame round each."""
     texts = sum(_length(text) + _length(prompt) for _, text, prompt in crossed.texts)
     conditions = sum(map(len, crossed.conditions))
     once = texts * len(crossed.conditions) + conditions * len(crossed.texts)
@@ -367,7 +374,7 @@ def _length(text: Content) -> int:
 
 def _looks_like_lists(sides: tuple[list[Passage], list[Passage]]) -> bool:
     """Whether most texts of both sides hold a semicolon, as lists of answers in tables do."""
-    return all(2 * sum(";" in one.text for one in side) > len(side) for side in sides)
+    return all(2 * sum(";" in passage.text for passage in side) > len(side) for side in sides)
 
 
 def _condition(where: str, value: Any) -> str:

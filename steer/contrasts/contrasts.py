@@ -1,11 +1,11 @@
-"""Contrasting texts: what a contrast set is, and how a user names one.
+"""Contrast sets, and the ways in which a user names one.
 
-A passage is a text and what stands round it; activations of the text are read. A set has a positive
-and a negative side, which differ in what the vector should carry. Kinds:
+A passage is a text with its context; the activations of the text are read. A set has a positive
+and a negative side, which differ in the concept that the vector should carry. Kinds:
 
 pairs       two passages that differ, or one prompt completed in two ways
-choice      pairs that answer a question by a letter, a number or yes and no
-conditions  the same texts after prompts that differ, each condition with each text
+choice      pairs that answer a question with a letter, a number, or yes and no
+conditions  the same texts after different prompts: each condition with each text
 unpaired    two sets of texts, from two files or from rows with a label
 """
 
@@ -25,17 +25,18 @@ from steer.contrasts.schema import Names
 from steer.vectors.provenance import ContrastKind
 from steer.vectors.sources import Records
 
+
 @dataclass(frozen=True, slots=True)
 class Contrasts:
     """A whole contrast set.
 
     paired: the i-th passages of the two sides belong together. conditions: the prompts of both
-    sides, where the kind is that. records: which passages of a side share a record, and so a text,
-    as `steer.vectors.sources` has it. notes: what was left out, for the user to know.
+    sides; None for other kinds. records: which passages of a side share a record, and so a text, as
+    `steer.vectors.sources` has it. notes: lines for the user about what was left out.
 
     Raises:
-        InputError: a side is empty, all passages of it are also on the other, or some are messages
-            and others not.
+        InputError: a side is empty, both sides are equal, or chat messages and plain texts are
+            mixed.
     """
 
     kind: ContrastKind
@@ -52,7 +53,7 @@ class Contrasts:
             if not passages:
                 raise InputError(f"there are no contrasts: no {side} text")
         if self.conditions is not None:
-            return  # `contrast_files` has looked at each text and each condition once
+            return  # `contrast_files` has checked each text and each condition once
         if set(self.positive) == set(self.negative) and (
             not self.paired or self.positive == self.negative
         ):
@@ -67,6 +68,11 @@ class Contrasts:
     def completes(self) -> bool:
         """Whether every text is a completion."""
         return all(passage.completes for passage in chain(self.positive, self.negative))
+
+    @property
+    def are_answers(self) -> bool:
+        """Whether every text is what a chat model says."""
+        return all(one.role == "assistant" for one in chain(self.positive, self.negative))
 
     @property
     def sha256(self) -> str:
@@ -86,14 +92,15 @@ class Contrasts:
 
 @dataclass(frozen=True, slots=True)
 class ContrastSource:
-    """Contrasts as the user names them.
+    """The contrast set that the user names, in one of three ways.
 
-    file: of contrasts of any kind. Or positive, negative: conditions, and texts: a file of what
-    each stands before. Or positive_file, negative_file: of texts of one side each, which are
-    pairs if `paired`.
+    file: a file of contrasts of any kind; held_out is the share of its records to leave out for
+    measurements (`steer.contrasts.split`). Or positive, negative: conditions, and texts: a file of
+    texts to put after each. Or positive_file, negative_file: files of texts of one side each,
+    which are pairs if `paired`.
 
     Raises:
-        UsageError: none of these, or several.
+        UsageError: in none of these ways, or in several.
     """
 
     file: str | None = None
@@ -105,8 +112,11 @@ class ContrastSource:
     paired: bool = False
     names: Names = field(default_factory=Names)
     frame: Frame = PLAIN
+    held_out: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.held_out and self.file is None:
+            raise UsageError("--held-out is a share of a file of contrasts", hint="name the file")
         files = (self.positive_file, self.negative_file)
         ways = [self.file, self.positive or self.negative or self.texts, any(files)]
         if sum(map(bool, ways)) != 1:
@@ -129,7 +139,7 @@ class ContrastSource:
 
 
 def _plain(passage: Passage) -> list[Any]:
-    """A passage as JSON: short where there is only a prompt and a text."""
+    """A passage as JSON; in the short form where it is only a prompt and a text."""
     if passage.role is None and not passage.suffix:
         return [passage.prompt, passage.text]
     turns = [[turn.role, turn.content, *_extra(turn.extra)] for turn in passage.turns]

@@ -1,4 +1,4 @@
-"""What stands round every text of a set: a template, a chat, a system message."""
+"""The context of every text of a set: a template, a chat, a system message."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ PLACEHOLDERS = ("text", "prompt", "condition")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """How texts are put to the model.
+    """How a text, its prompt and its condition become the model's input.
 
-    template: with `{text}`, `{prompt}` and `{condition}`; a text that is not in it follows it.
-    chat: as messages, for the model's chat template. What the template makes is then the user's
-        message, and a text that is not in it is the answer. Without a template a prompt is the
-        user's message and its text the answer, a text alone the user's message, and a condition the
-        system message. system: a system message before the others.
+    template: with `{text}`, `{prompt}` and `{condition}`; without `{text}`, the text follows it.
+    chat: as messages, for the model's chat template. The filled template is the user's message, and
+        a text outside it is the answer. Without a template: a prompt is the user's message and its
+        text the answer; a text alone is the user's message; a condition is the system message.
+    system: a system message before the others.
 
     Raises:
-        UsageError: a template that cannot be read, or a system message without a chat.
+        UsageError: the template cannot be parsed, or there is a system message without a chat.
     """
 
     template: str | None = None
@@ -51,12 +51,12 @@ class Frame:
     def passage(
         self, where: str, text: Content, prompt: Content = "", condition: str | None = None
     ) -> Passage:
-        """A text with what stands round it.
+        """A text in its context; `where` is its place in the file, for errors.
 
         Raises:
-            InputError: naming the place: a template with no place for the prompt or the condition,
-                or with one for a prompt that is not there; or round messages.
-            UsageError: a system message beside conditions, or a template with the text twice.
+            InputError: the template has no placeholder for the prompt or the condition, or has one
+                without a value; or the text is chat messages and there is a template.
+            UsageError: a system message beside conditions, or a template with `{text}` twice.
         """
         if not isinstance(text, str) or not isinstance(prompt, str):
             return self._conversation(where, text, prompt, condition)
@@ -74,7 +74,7 @@ class Frame:
         return Passage("", text, "", "assistant", (*turns, Message("user", before)))
 
     def _filled(self, where: str, prompt: str, condition: str | None) -> tuple[str, str, bool]:
-        """What stands before the text and after it, and whether the template holds it at all."""
+        """The strings before and after the text, and whether the template contains the text."""
         if self.template is None:
             return joinable(condition or "") + prompt, "", True
         values = {"prompt": prompt or None, "condition": condition}
@@ -92,7 +92,7 @@ class Frame:
             elif field is not None:
                 sides[-1] += values[field] or ""
         if len(sides) > 2:
-            raise UsageError("the template has {text} twice; which of them is to be read?")
+            raise UsageError("the template has {text} twice", hint="write {text} once")
         return sides[0], sides[1] if len(sides) == 2 else "", len(sides) == 2
 
     def _conversation(
@@ -116,10 +116,10 @@ class Frame:
         return Passage("", last.content, "", last.role, turns[:-1], last.extra)
 
 
-#: Nothing round the texts.
+#: No context.
 PLAIN = Frame()
 
 
 def joinable(condition: str) -> str:
-    """A condition as it stands before a text: with a space, unless it ends in white space."""
+    """A condition to put before a text: with a space at its end, unless it ends in white space."""
     return condition if not condition or condition[-1].isspace() else condition + " "

@@ -1,4 +1,4 @@
-"""Held-out data: what a vector is measured on, and whether it was made from any of it."""
+"""Held-out data to measure a vector on, and the check that it was not made from them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from steer.contrasts.records import Record
 from steer.contrasts.schema import Names
 from steer.vectors.metadata import Metadata
 
+#: Fewer pairs or texts than this are not measured on where others have to be left out.
+FEWEST = 8
 _PAIRS = 'write {"positive": "...", "negative": "...", "prompt": "..."}'
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Pairs, or texts that a condition is to act on; one of them is None.
+    """Held-out pairs, or held-out texts for a condition; the other is None.
 
-    notes: what was left out, for the user to know.
+    notes: lines for the user about what was left out.
     """
 
     pairs: Contrasts | None = None
@@ -30,40 +32,49 @@ class HeldOut:
 
     @property
     def all_texts(self) -> list[str]:
-        """Everything in it, one text after the other, as `overlap.sketch` wants it."""
+        """All texts, for `overlap.sketch`."""
         if self.pairs is not None:
             return list(overlap.texts_of(self.pairs))
         return [passage.text for passage in self.texts or ()]
 
     def first(self, n: int) -> HeldOut:
         """The first n pairs or texts."""
-        pairs = self.pairs
+        passages = self.texts if self.pairs is None else self.pairs.positive
+        return self.some(range(min(n, len(passages or ()))))
+
+    def some(self, indices: Sequence[int]) -> HeldOut:
+        """The pairs or texts of these numbers."""
+        pairs, texts = self.pairs, self.texts
         if pairs is not None:
-            pairs = replace(pairs, positive=pairs.positive[:n], negative=pairs.negative[:n])
-        texts = None if self.texts is None else self.texts[:n]
+            positive, negative = (
+                tuple(side[index] for index in indices) for side in (pairs.positive, pairs.negative)
+            )
+            pairs = replace(pairs, positive=positive, negative=negative)
+        if texts is not None:
+            texts = tuple(texts[index] for index in indices)
         return HeldOut(pairs, texts, self.notes)
 
     @property
     def chat(self) -> bool:
-        """Whether it is chat messages."""
+        """Whether the texts are chat messages."""
         passages = self.pairs.positive if self.pairs is not None else self.texts
         return bool(passages) and passages is not None and passages[0].role is not None
 
     @property
     def prompts(self) -> list[str]:
-        """What the pairs follow, each once: plain texts, or what a user says first."""
-        found = []
+        """The prompts of the pairs, each once: plain texts, or the user's only message."""
+        prompts = []
         for passage in self.pairs.positive if self.pairs is not None else ():
             turns = [turn for turn in passage.turns if turn.role != "system"]
             if passage.role is None:
-                found.append(passage.prompt)
+                prompts.append(passage.prompt)
             elif passage.role == "assistant" and len(turns) == 1:
-                found.append(turns[0].content)
-        return list(dict.fromkeys(found))
+                prompts.append(turns[0].content)
+        return list(dict.fromkeys(prompts))
 
 
 def read(records: Iterable[Record], names: Names | None = None, *, chat: bool = False) -> HeldOut:
-    """Pairs, or texts, as contrast files have them; with `chat` put as messages.
+    """Read pairs or texts from a contrast file; with `chat`, as chat messages.
 
     Raises:
         InputError: naming the file, the line and what is wrong.
@@ -71,40 +82,66 @@ def read(records: Iterable[Record], names: Names | None = None, *, chat: bool = 
     names, frame = names or Names(), Frame(chat=chat)
     first, rest = contrast_files.first_of(records)
     if names.shape(*first) == "texts":
-        found, notes = contrast_files.read_texts(rest, names, frame)
-        return HeldOut(texts=found, notes=notes)
+        passages, notes = contrast_files.read_texts(rest, names, frame)
+        return HeldOut(texts=passages, notes=notes)
     pairs = contrast_files.read(ContrastSource("-", names=names, frame=frame), lambda _: rest)
     if not pairs.paired or pairs.conditions is not None:
-        what = "conditions" if pairs.conditions is not None else "texts that are not paired"
-        raise InputError(f"{first[0]}: {what}, where held-out pairs are to be", hint=_PAIRS)
+        kind = "conditions" if pairs.conditions is not None else "texts that are not paired"
+        raise InputError(f"{first[0]}: these are {kind}, not held-out pairs", hint=_PAIRS)
     return HeldOut(pairs, notes=pairs.notes)
 
 
 def texts(records: Iterable[Record], names: Names | None = None) -> HeldOut:
-    """Texts alone, as they are.
+    """Read texts without any context.
 
     Raises:
         InputError: naming the file, the line and what is wrong.
     """
-    found, notes = contrast_files.read_texts(records, names or Names(), PLAIN)
-    return HeldOut(texts=found, notes=notes)
+    passages, notes = contrast_files.read_texts(records, names or Names(), PLAIN)
+    return HeldOut(texts=passages, notes=notes)
+
+
+def without_seen(vectors: Iterable[Metadata], held_out: HeldOut) -> tuple[HeldOut, str]:
+    """The pairs or texts that no vector was made from, and a line that says so: one file can then
+    be made from and measured on. Where fewer than `FEWEST` are left, all, for `check_unseen` to
+    refuse, and no line.
+    """
+    every = held_out.all_texts
+    seen: dict[int, str] = {}
+    for metadata in vectors:
+        if metadata.contrast.items is not None:
+            for index in overlap.known(every, metadata.contrast.items):
+                seen[index] = metadata.name
+    sides = 1 if held_out.pairs is None else 2
+    n = len(every) // sides
+    kept = [index for index in range(n) if not {index, index + n} & set(seen)]
+    if not seen or len(kept) < FEWEST:
+        return held_out, ""
+    what = "texts" if held_out.pairs is None else "pairs"
+    name = next(iter(seen.values()))
+    line = (
+        f"vector {name!r} was made from {n - len(kept)} of these {n} {what}, which are left out:"
+        f" measured on the other {len(kept)}"
+    )
+    return held_out.some(kept), line
 
 
 def check_unseen(
     vectors: Iterable[Metadata], held_out: Sequence[str], *, allowed: bool = False
 ) -> list[str]:
-    """Warnings: of vectors that cannot say what they were made from, or of overlap if `allowed`.
+    """Refuse texts that a vector was made from. Gives warnings about vectors that do not record
+    their texts, and, if `allowed`, about overlap.
 
     Raises:
-        InputError: a vector was made from some of the texts.
+        InputError: a vector was made from some of the texts, and `allowed` is off.
     """
     warnings = []
     for metadata in vectors:
         if metadata.contrast.items is None:
             if metadata.method.name != "distill":  # made from texts that the model wrote
                 warnings.append(
-                    f"vector {metadata.name!r} does not say which texts it was made from: whether"
-                    " these were held out is for you to know"
+                    f"vector {metadata.name!r} does not record which texts it was made from, so"
+                    " steer cannot check that these were held out"
                 )
             continue
         seen = overlap.known(held_out, metadata.contrast.items)
@@ -117,7 +154,9 @@ def check_unseen(
         )
         if not allowed:
             raise InputError(
-                fact, hint="measure on other texts, or pass --allow-overlap and say so"
+                fact,
+                hint="measure on other texts, make the vector with --held-out 0.25 of this file, or"
+                " pass --allow-overlap and say so",
             )
         warnings.append(fact)
     return warnings

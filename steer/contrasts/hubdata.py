@@ -1,4 +1,4 @@
-"""Contrasts from a dataset of the Hugging Face hub: `hf:OWNER/NAME[:CONFIG][@SPLIT]`."""
+"""Records from a dataset of the Hugging Face hub: `hf:OWNER/NAME[:CONFIG][@SPLIT]`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rows(name: str) -> Iterator[Record]:
 
     Raises:
         UsageError: the name is not of that form.
-        InputError: the library is missing, or the dataset cannot be had, or has several splits.
+        InputError: the library is missing, the dataset cannot be loaded, or it has no such split.
     """
     match = _NAME.fullmatch(name)
     if not match:
@@ -40,11 +40,11 @@ def _load(dataset: str, config: str | None, split: str | None) -> Any:
             hint="pip install 'steer-activations[datasets]'",
         ) from None
     datasets.disable_progress_bars()
-    # What is retried and fails is told once, below.
+    # Silences the library's own report of each retry; the failure is reported below.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
         splits = datasets.load_dataset(dataset, config)
-    # The library has errors of its own for each thing that can be wrong, and no common root.
+    # The library's exceptions have no common base class.
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise InputError(

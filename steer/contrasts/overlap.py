@@ -1,6 +1,6 @@
-"""Whether held-out texts were among those that a vector was made from.
+"""Detect held-out texts that a vector was made from.
 
-A vector file keeps a hash of each text, which says nothing about the text itself.
+A vector file keeps a hash of each text, which does not reveal the text.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from steer.base.errors import VectorError
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.passages import Passage
 
-#: Bytes of a hash: of ten thousand texts against ten thousand, one in ten thousand times two
-#: different ones meet.
+#: Bytes of a hash: between two sets of ten thousand different texts, the probability of a
+#: collision is one in ten thousand.
 SIZE = 5
-#: Of more texts than this, those with the smallest hashes are kept: a sample, the same of any set.
+#: Of more texts than this, only the smallest hashes are kept: a reproducible random sample.
 MOST = 20_000
 
 
 def sketch(texts: Iterable[str]) -> str:
-    """Hashes of the different texts, sorted, in base64: the same for the same set of texts."""
+    """Sorted hashes of the texts in base64; it depends only on the set of texts."""
     return _encoded({_hash(text) for text in texts})
 
 
 def merged(sketches: Sequence[str | None]) -> str | None:
-    """The sketch of all texts together; None where one of them is not known."""
+    """The sketch of all texts together; None if one of the sketches is None."""
     hashes: set[bytes] = set()
     for kept in sketches:
         if kept is None:
@@ -37,10 +37,10 @@ def merged(sketches: Sequence[str | None]) -> str | None:
 
 
 def known(texts: Sequence[str], kept: str) -> list[int]:
-    """Which of the texts are among those that `sketch` saw.
+    """Indices of the texts whose hashes are in the sketch `kept`.
 
     Raises:
-        VectorError: `kept` is no sketch.
+        VectorError: `kept` is not a sketch.
     """
     hashes = _hashes(kept)
     return [index for index, text in enumerate(texts) if _hash(text) in hashes]
@@ -49,7 +49,7 @@ def known(texts: Sequence[str], kept: str) -> list[int]:
 def texts_of(contrasts: Contrasts) -> Iterator[str]:
     """The texts of a contrast set: those of both sides, or the texts without their conditions.
 
-    What stands round all of them is left out, so that a text is known in a chat and out of it.
+    The frame round them is left out, so that a text is recognised in a chat and outside it.
     """
     if contrasts.conditions is not None:
         return (passage.text for passage in contrasts.positive)
@@ -57,10 +57,10 @@ def texts_of(contrasts: Contrasts) -> Iterator[str]:
     template = contrasts.frame.template
     if template is not None and "{prompt}" not in template:
         return (passage.text for passage in sides)
-    return map(_said, sides)
+    return map(_in_full, sides)
 
 
-def _said(passage: Passage) -> str:
+def _in_full(passage: Passage) -> str:
     turns = [turn.content for turn in passage.turns if turn.role != "system"]
     return " ".join([*turns, passage.whole])
 
@@ -80,5 +80,5 @@ def _hashes(kept: str) -> set[bytes]:
 
 
 def _hash(text: str) -> bytes:
-    # White space does not make another text: a chat's turns have it, a prompt may end in it.
+    # White space is ignored: chat templates add some, and a prompt may end in it.
     return hashlib.sha256("".join(text.split()).encode()).digest()[:SIZE]

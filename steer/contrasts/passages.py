@@ -1,4 +1,4 @@
-"""A passage: the text that is read, and what stands round it."""
+"""A passage: the text whose activations are read, and its context."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from steer.base.errors import InputError
 class Message:
     """One turn of a chat.
 
-    extra: its other fields, such as `reasoning_content` or `tool_calls`, as a JSON object; ""
-    where there are none. A chat template may use them, in the order that they have here.
+    extra: its other fields, such as `reasoning_content` or `tool_calls`, as a JSON object in the
+    order in which a chat template sees them; "" where there are none.
     """
 
     role: str
@@ -28,22 +28,22 @@ class Message:
         return dict(json.loads(self.extra)) if self.extra else {}
 
     def as_dict(self) -> dict[str, Any]:
-        """The message as chat templates take it."""
+        """The message in the form that chat templates take."""
         return {"role": self.role, "content": self.content, **self.fields}
 
     def without(self, name: str) -> Message:
         """The message without one of its other fields."""
-        left = {field: value for field, value in self.fields.items() if field != name}
-        return replace(self, extra=json.dumps(left) if left else "")
+        others = {field: value for field, value in self.fields.items() if field != name}
+        return replace(self, extra=json.dumps(others) if others else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """`prompt` comes first, then `text`, which is what is read, then `suffix`.
+    """A `prompt`, then the `text` whose activations are read, then a `suffix`.
 
-    The three are plain text where `role` is None. Otherwise they are the content of a message of
-    that role, `turns` are the messages before it, `extra` are the message's other fields (as of
-    `Message`), and a chat template goes round all of them.
+    All three are plain text if `role` is None. Otherwise they are the content of a chat message of
+    that role, `turns` are the messages before it, and `extra` holds the message's other fields, as
+    in `Message`.
     """
 
     prompt: str
@@ -59,14 +59,14 @@ class Passage:
 
     @property
     def completes(self) -> bool:
-        """Whether the text is the answer to something, and the end."""
+        """Whether the text completes a prompt or a chat, with nothing after it."""
         if self.suffix:
             return False
         return bool(self.prompt.strip()) if self.role is None else self.role == "assistant"
 
 
 def check_alike(passages: Iterable[Passage]) -> None:
-    """Refuse messages among plain texts.
+    """Refuse a mixture of chat messages and plain texts.
 
     Raises:
         InputError: there are both.

@@ -1,4 +1,4 @@
-"""Prompts and single texts from the records of a file; and prompts for where none are named."""
+"""Prompts and single texts from the records of a file, and the default prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from steer.base.errors import InputError
 from steer.contrasts.records import Record, decoded, names_of, text_value
 from steer.contrasts.schema import ALIASES, PROMPT_ALIASES, Names, content
 
-#: Where nobody names prompts: a language model begins by itself, a chat model is asked.
+#: Default prompts: none for a base model, questions for a chat model.
 OPENINGS = ("",)
 QUESTIONS = (
     "What should I cook tonight?",
@@ -61,7 +61,7 @@ QUESTIONS = (
     "What is the best way to spend a Sunday?",
     "Describe an old library.",
 )
-#: For what is measured: of the others a distilled edit may know what is answered to them.
+#: Default questions for measuring: a distilled edit may have been trained on `QUESTIONS`.
 OTHER_QUESTIONS = (
     "What should I do this weekend?",
     "How do I bake bread?",
@@ -93,13 +93,13 @@ OTHER_QUESTIONS = (
 def read(
     records: Iterable[Record], names: Names | None = None, *, field: Literal["prompt", "text"]
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The prompts (or texts, by `field`) in records of a file, and notes of what was not read.
+    """The prompts (or texts, by `field`) in the records of a file, and notes on ignored fields.
 
-    A record is a string, or an object with one of the usual names of a prompt or text; those of
-    `field` come first, and a mapping in `names` before all.
+    A record is a string, or an object with one of the usual names of a prompt or text. Names of
+    `field` are tried first; a mapping in `names` replaces them.
 
     Raises:
-        InputError: there is none, or a record holds no prompt; with the line.
+        InputError: the file is empty, or a record holds no prompt; with the line.
     """
     names = names or Names()
     keys = _keys(names, field)
@@ -126,15 +126,15 @@ def read(
 
 
 def different(prompts: Iterable[str]) -> list[str]:
-    """Prompts, each once: what a model writes depends on the prompt and a number, so that texts
-    after the same prompt would be the same and count twice."""
+    """Prompts without repeats: the seeds depend on the prompt, so a repeated prompt would give the
+    same texts, which would count twice."""
     return list(dict.fromkeys(prompts))
 
 
 def _keys(names: Names, field: str) -> list[str]:
     """The names that a prompt or text may have in a record, in the order in which they are tried.
 
-    Where a mapping names one, it is the only one.
+    If a mapping names the field, that name is the only one.
     """
     fields = ("prompt", "text") if field == "prompt" else ("text", "prompt")
     for name in fields:
@@ -151,7 +151,7 @@ def _prompt(where: str, value: Any, subject: str) -> str:
         assert not isinstance(messages, str)
         if len(messages) > 1 or messages[0].role != "user":
             raise InputError(
-                f"{where}: {subject} is a conversation, where one user message can stand",
+                f"{where}: {subject} is a conversation; it has to be a single user message",
                 hint="leave the other messages out; --system gives a system message",
             )
         return messages[0].content

@@ -1,4 +1,4 @@
-"""Which tokens of a passage are read: positions as spans of token indices. No tensors."""
+"""Positions as spans of token indices: the tokens of a passage that are read. No tensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from steer.vectors.positions import SUFFIX, Position
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids of a passage; `text_start` to `text_stop` (without) are those of its text.
+    """Token ids of a passage; `text_start` to `text_stop` (exclusive) is its text.
 
-    stop: where the last token of all ends, without what the tokenizer itself appends. after: of
-    each marker that was looked for and found, the first token after it.
+    stop: the end of the passage (exclusive), without tokens that the tokenizer appends. after: each
+    marker that occurs, with the index of the first token after it.
     """
 
     ids: Sequence[int]
@@ -29,17 +29,17 @@ class Tokens:
 
 
 class TokensOfMany(Sequence[Tokens]):
-    """Tokens of many passages, in flat arrays: a list of objects takes several times the memory."""
+    """Tokens of many passages in flat arrays, which take a fraction of the memory of a list."""
 
     def __init__(self, passages: Iterable[Tokens]) -> None:
         self._ids = array("i")
         self._numbers = array("i")  # where the ids end, text_start, text_stop and stop of each
         self._after: dict[int, tuple[tuple[str, int], ...]] = {}
-        for index, one in enumerate(passages):
-            self._ids.extend(one.ids)
-            self._numbers.extend((len(self._ids), one.text_start, one.text_stop, one.stop))
-            if one.after:
-                self._after[index] = one.after
+        for index, tokens in enumerate(passages):
+            self._ids.extend(tokens.ids)
+            self._numbers.extend((len(self._ids), tokens.text_start, tokens.text_stop, tokens.stop))
+            if tokens.after:
+                self._after[index] = tokens.after
 
     def __len__(self) -> int:
         return len(self._numbers) // 4
@@ -54,17 +54,17 @@ class TokensOfMany(Sequence[Tokens]):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Token ids to run, and spans, start to stop (without), each of which is averaged over."""
+    """Token ids to run, and the spans (start, exclusive stop) to average over."""
 
     ids: Sequence[int]
     spans: tuple[tuple[int, int], ...]
 
 
 class Readings(Sequence[Reading]):
-    """What to read of the positive side, then of the negative one: a span for each position.
+    """The passages of the positive side, then of the negative side, with a span for each position.
 
-    `from_difference`, for pairs: `mean` begins at the first token in which the two sides differ (if
-    one is the beginning of the other, at its last token), else at the first token of the text.
+    `from_difference`, for pairs: `mean` begins at the first token in which the two sides differ. If
+    one side is a prefix of the other, `mean` of that side is its last token.
 
     Raises:
         InputError: a passage has no token at a position.
@@ -88,7 +88,7 @@ class Readings(Sequence[Reading]):
                 if from_difference:
                     start = first_difference(tokens, others[number])
                 subject = f"{name} text {number + 1}"
-                spans = (_span(tokens, one, start, subject) for one in positions)
+                spans = (_span(tokens, position, start, subject) for position in positions)
                 self._spans.extend(chain.from_iterable(spans))
 
     def __len__(self) -> int:
@@ -105,30 +105,31 @@ class Readings(Sequence[Reading]):
 
 
 def default_position(contrasts: Contrasts) -> Position:
-    """Where contrasts of this form carry their direction best.
+    """The position to read where the user names none.
 
-    Over the tokens that differ or that follow the condition: one token alone often ends in a full
-    stop that says nothing. Of what a user says to a chat model, or what a template asks about in
-    words of its own, the last token before the answer, where the model has made up its mind (Arditi
-    et al. 2024, arXiv 2406.11717, section 2.3).
+    `mean`: over the tokens that differ or that follow the condition, since the last token alone is
+    often just a full stop. `last` if the texts are a user's messages to a chat model, or if a
+    template continues after the text with words of its own: there the last token before the answer
+    carries the direction best (Arditi et al. 2024, arXiv 2406.11717, section 2.3).
     """
     passages = chain(contrasts.positive, contrasts.negative)
-    asked = all(
+    before_answer = all(
         passage.role == "user" or any(map(str.isalnum, passage.suffix)) for passage in passages
     )
-    return Position("last" if asked else "mean")
+    return Position("last" if before_answer else "mean")
 
 
 def check_positions(contrasts: Contrasts, positions: Sequence[Position | None]) -> None:
     """Refuse positions that the contrasts do not have, before a model is loaded.
 
     Raises:
-        InputError: `completion`, and a text completes nothing; `suffix`, and there is none.
+        InputError: `completion` for texts that complete nothing, or `suffix` where no template adds
+            one.
     """
     for position in positions:
         if position is not None and position.name == "completion" and not contrasts.completes:
             raise InputError(
-                "the contrasts are no completions: nothing stands before them, or something after",
+                "the contrasts are not completions: they have no prompt, or text follows them",
                 hint="give them a prompt, or read another position",
             )
         if position is None and contrasts.positive[0].role in (None, "assistant"):
@@ -139,17 +140,17 @@ def check_positions(contrasts: Contrasts, positions: Sequence[Position | None]) 
 
 
 def first_difference(tokens: Tokens, other: Tokens) -> int:
-    """The first token in which a passage differs from another, or the last of its text."""
+    """Index of the first token in which a passage differs from another, at most its last token."""
     return min(shared_prefix(tokens.ids, other.ids), tokens.text_stop - 1)
 
 
 def suffix_length(passages: Sequence[Tokens]) -> int:
-    """How many tokens a template puts after the text of every passage."""
+    """How many tokens a template puts after the text, the fewest of all passages."""
     return min(tokens.stop - tokens.text_stop for tokens in passages)
 
 
 def _span(tokens: Tokens, position: Position, mean_start: int, subject: str) -> tuple[int, int]:
-    # What indices and spans count: the text and what follows it.
+    # Indices and spans count tokens of the text and of what follows it.
     start, stop = tokens.text_start, tokens.stop
     if position.name == "mean":
         start, stop = mean_start, tokens.text_stop
@@ -176,7 +177,7 @@ def _span(tokens: Tokens, position: Position, mean_start: int, subject: str) -> 
 
 
 def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their beginning."""
+    """The length of the common prefix of two token sequences."""
     for index, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return index

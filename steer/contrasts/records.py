@@ -1,7 +1,7 @@
 """Records from a file of any supported kind, each with its place in the file for messages.
 
-One reader serves contrasts, prompts and texts, so that the same rows mean the same thing whether
-they lie in JSONL, JSON, a table (commas, semicolons or tabs), Parquet or lines of text.
+One reader serves contrasts, prompts and texts: the same rows mean the same in JSONL, JSON, a table
+(with commas, semicolons or tabs), Parquet or lines of text.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from typing import Any
 
 from steer.base.errors import InputError
 
-#: A record and where it stands, such as `pairs.jsonl:3`.
+#: The place of a record, such as `pairs.jsonl:3`, and the record.
 Record = tuple[str, Any]
 
-#: Bytes that a file of texts may have.
+#: The most bytes of a file of texts.
 MOST_BYTES = 2_000_000_000
 
-#: Bytes that a compressed file may hold at most: a small file can unpack to terabytes.
+#: The most bytes that a compressed file may unpack to; a small file can unpack to terabytes.
 MOST_UNPACKED = 500_000_000
 
-# The library's own limit of 131,072 characters is less than other kinds of files have.
+# The library's own limit of 131,072 characters is lower than that of other kinds of files.
 csv.field_size_limit(MOST_UNPACKED)
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-#: How a text begins that is JSON whatever its file is called.
+#: The beginning of a text that is JSON, whatever the file's name.
 _LOOKS_LIKE_JSON = re.compile(r'\s*(\{\s*["}]|\[\s*[\[{"\]])')
 _JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}
 _JSON_TOKEN = re.compile(r'(?P<key>"(?:[^"\\]|\\.)*")\s*:|"(?:[^"\\]|\\.)*"|[{}\[\]]')
-#: The delimiters of tables, and the one that each suffix promises.
+#: The delimiters of tables, and the usual one for each suffix.
 _DELIMITERS = (",", "\t", ";")
 _TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
 
 def records(data: bytes, source: str, columns: Collection[str] = ()) -> Iterator[Record]:
-    """Yield the records of a file named `source`, unpacked where it is compressed by gzip.
+    """Yield the records of a file named `source`, decompressing gzip.
 
-    Parquet and gzip are known by their first bytes. `.json`, `.jsonl` and whatever looks like it is
-    JSON: a list, one object, or a value a line. `.csv` and `.tsv` are tables with a header; `.txt`
-    is a text a line. Anything else (stdin) is a table if its first line names one of `columns`, the
-    names that mean something to the caller, and lines of text otherwise.
+    Parquet and gzip are recognised by their first bytes. `.json`, `.jsonl` and anything that looks
+    like JSON is a list, one object, or a value a line. `.csv` and `.tsv` are tables with a header;
+    `.txt` is a text a line. Anything else (stdin) is a table if its first line names one of
+    `columns`, the names that mean something to the caller, and lines of text otherwise.
 
     Raises:
-        InputError: the file is empty, cannot be unpacked or decoded, is not the JSON or table that
-            it seems to be, or has a key or column twice; with the line.
+        InputError: the file is empty, cannot be decompressed or decoded, is not valid JSON or a
+            valid table, or has a key or column twice; with the line.
     """
     data = _unpacked(data, source)
     if data.startswith(_PARQUET):
@@ -62,7 +62,7 @@ def records(data: bytes, source: str, columns: Collection[str] = ()) -> Iterator
     if not text.strip():
         raise InputError(f"{source} is empty", hint="each line is one JSON object")
     suffixes = [suffix.lower() for suffix in PurePath(source).suffixes]
-    suffix = next((one for one in reversed(suffixes) if one != ".gz"), "")
+    suffix = next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
     if suffix in _TABLE_SUFFIXES:
         yield from _table(text, source, _delimiter(text, columns, _TABLE_SUFFIXES[suffix]))
     elif (
@@ -78,7 +78,7 @@ def records(data: bytes, source: str, columns: Collection[str] = ()) -> Iterator
 
 
 def text_value(where: str, value: Any, subject: str) -> str:
-    """Return `value`, which has to be a text; messages call it `subject`.
+    """Return `value` if it is a text; messages call it `subject`.
 
     Raises:
         InputError: it is not a text, or has half a surrogate pair.
@@ -116,7 +116,7 @@ def decoded(data: bytes, source: str) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is called in messages."""
+    """The name of a JSON value's type for messages."""
     names = {dict: "object", list: "list", str: "text", bool: "truth value", type(None): "null"}
     return names.get(type(value), "number")
 
@@ -156,7 +156,7 @@ def _parquet(data: bytes, source: str) -> Iterator[Record]:
         names = file.schema_arrow.names
         for name in names:
             if names.count(name) > 1:
-                raise InputError(f"{source}: the column {name!r} stands there twice")
+                raise InputError(f"{source}: the column {name!r} occurs twice")
         for batch in file.iter_batches(batch_size=256):
             size += batch.nbytes
             if size > MOST_UNPACKED:
@@ -181,7 +181,7 @@ def _json(text: str, source: str) -> Iterator[Record]:
         try:
             items = _loads(text)
         except _NotJson as error:
-            # Also a value a line, each of them a list.
+            # JSONL whose values are lists begins with a bracket too.
             if _is_json_line(text):
                 yield from _json_lines(text, source)
                 return
@@ -242,19 +242,19 @@ def _loads(text: str) -> Any:
 
 class _DuplicateKeyError(Exception):
     def __init__(self, key: str) -> None:
-        super().__init__(f"the key {key[:40]!r} stands twice in one object")
+        super().__init__(f"the key {key[:40]!r} occurs twice in one object")
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         keys = [key for key, _ in pairs]
         raise _DuplicateKeyError(next(key for key in keys if keys.count(key) > 1))
-    return found
+    return unique
 
 
 def _line_of_duplicate(text: str) -> int | None:
-    """The line of the first key that stands twice in its object; the parser does not say."""
+    """The line of the first key that occurs twice in its object, which the parser does not give."""
     open_objects: list[set[str]] = []
     for token in _JSON_TOKEN.finditer(text):
         if token[0] in "{[":
@@ -270,7 +270,7 @@ def _line_of_duplicate(text: str) -> int | None:
 
 
 def _is_conversation(items: list[Any]) -> bool:
-    """Whether a list is one text, written as chat messages."""
+    """Whether a list is one conversation of chat messages."""
     return bool(items) and all(
         isinstance(item, dict) and {"role", "content"} <= set(item) for item in items
     )
@@ -318,15 +318,15 @@ def _header_delimiter(text: str, columns: Collection[str]) -> str | None:
 
 
 def _delimiter(text: str, columns: Collection[str], usual: str) -> str:
-    """The delimiter of a table: the one that names most of `columns`, else the suffix's own if it
-    divides the header, else the one that does."""
+    """The delimiter of a table: the one with which the header has most of `columns`; else the usual
+    one of the suffix if it divides the header, else the one that does."""
 
     def rank(delimiter: str) -> tuple[int, bool, int]:
         cells = _cells(text, delimiter)
         known = len(set(cells) & set(columns))
         return known, delimiter == usual and len(cells) > 1, len(cells)
 
-    return max((usual, *(one for one in _DELIMITERS if one != usual)), key=rank)
+    return max((usual, *(each for each in _DELIMITERS if each != usual)), key=rank)
 
 
 def _table(text: str, source: str, delimiter: str) -> Iterator[Record]:
@@ -336,7 +336,7 @@ def _table(text: str, source: str, delimiter: str) -> Iterator[Record]:
         for name in names:
             if names.count(name) > 1:
                 raise InputError(
-                    f"{source}:{reader.line_num}: the column {name[:40]!r} stands there twice"
+                    f"{source}:{reader.line_num}: the column {name[:40]!r} occurs twice"
                 )
         for row in reader:
             where = f"{source}:{reader.line_num}"

@@ -1,14 +1,14 @@
-"""What contrast files hold: fields, kinds, and how a file is known by the fields that it has.
+"""The fields of contrast files, and the kind of file that a set of fields means.
 
-positive, negative [, prompt]    pairs of texts, or a prompt and two ways to complete it; a list of
-                                 texts in place of one gives several pairs (`Names.lists`)
+positive, negative [, prompt]    pairs of texts, or a prompt with two completions; a list of texts
+                                 in place of one gives several pairs (`Names.lists`)
 text, label                      texts of either side, label 1 or 0
 text [, prompt]                  texts of one side, or texts for conditions; plain strings too
 positive: [...], negative: [...] one JSON object: two sets of texts that are not pairs
-the same and texts: [...]        conditions, and the texts that each of them stands before
+the same with texts: [...]       conditions, and the texts to put after each
 
-A text is a string, or chat messages: `[{"role": "user", "content": "..."}, ...]`. Names that others
-use are known too (`ALIASES`); any other is given by a mapping. Other fields are left alone.
+A text is a string, or chat messages: `[{"role": "user", "content": "..."}, ...]`. The names that
+well-known datasets use work too (`ALIASES`); a mapping gives any others. Other fields are ignored.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from steer.contrasts.passages import Message
 from steer.contrasts.records import kind_of, names_of, text_value
 from steer.vectors.sites import listed
 
-#: Names of each field, of which the first that a record has is read: ours, those of
-#: anthropics/evals, CAA, preference data and TruthfulQA, and what single texts are often called.
+#: Names of each field: ours, those of anthropics/evals, CAA, preference data and TruthfulQA, and
+#: common names of single texts. The first that a record has is read.
 ALIASES: dict[str, tuple[str, ...]] = {
     "positive": ("positive", "answer_matching_behavior", "chosen", "correct_answers"),
     "negative": ("negative", "answer_not_matching_behavior", "rejected", "incorrect_answers"),
@@ -33,9 +33,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "label": ("label",),
     "texts": ("texts",),
 }
-#: Where single prompts are read, more names of them; the first that a record has is read.
+#: Names of a prompt in files of prompts; the first that a record has is read.
 PROMPT_ALIASES = ("prompt", "question", "instruction", "goal", "query", "input")
-#: The files that a mapping can be for, where a command reads several.
+#: Files that a mapping can name where a command reads several.
 FILES = ("positive", "negative", "texts", "prompts", "unrelated")
 
 #: What a record with a list of positive or negative texts becomes: a pair of each positive and each
@@ -47,22 +47,22 @@ _LABELS = {"1": True, "0": False, "true": True, "false": False,
 _WRITE = 'write {"positive": "...", "negative": "..."}, or map fields: --map positive=THEIRS'
 
 Shape = Literal["pairs", "labelled", "texts", "sets", "conditions"]
-#: A text as a file has it.
+#: A text in a file: a string or chat messages.
 Content = str | tuple[Message, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """How a file is to be read: what it calls its fields, labels and lists.
+    """The field names and labels of a file, and the treatment of its lists.
 
     mapping: from our field names to the file's; `ALIASES` hold for the others. for_file: mappings
-    for one of `FILES` alone, which win. positive_labels, negative_labels: the values of `label` on
-    either side; where only one side is named, every other value is on the other; where both are,
-    rows with other values are left out. lists: what becomes of lists of texts. split: cuts texts of
-    `positive` and `negative` into lists, as tables cannot hold any.
+    for one of `FILES` only, which take precedence. positive_labels, negative_labels: the values of
+    `label` for each side. If only one side has values, all others belong to the other side; if both
+    have, rows with other values are left out. lists: how lists of texts are read. split: a
+    separator that divides texts of `positive` and `negative` into lists, for tables.
 
     Raises:
-        UsageError: a label on both sides, or a separator that is empty.
+        UsageError: a label on both sides, or an empty separator.
     """
 
     mapping: dict[str, str] = field(default_factory=dict)
@@ -78,30 +78,30 @@ class Names:
                 raise UsageError(f"the label {value!r} is on both sides")
         if self.lists is not None and self.lists not in get_args(Lists):
             raise UsageError(
-                f"{self.lists!r} is nothing to do with lists",
+                f"{self.lists!r} is not a way to read lists",
                 hint=f"use {listed(get_args(Lists))}",
             )
         if self.split == "":
             raise UsageError("the separator of --split is empty", hint="write --split ';'")
 
     def of(self, file: str) -> Names:
-        """The names that hold for one of `FILES`."""
+        """The names for one of `FILES`, with its own mapping applied."""
         own = self.for_file.get(file, {})
         return replace(self, mapping=self.mapping | own, for_file={})
 
     @property
     def known(self) -> set[str]:
-        """Every name that means something."""
+        """Every field name that is recognised."""
         known = {name for names in ALIASES.values() for name in names} | set(PROMPT_ALIASES)
         for mapping in (self.mapping, *self.for_file.values()):
             known |= set(mapping.values())
         return known
 
     def check_files(self, *files: str) -> None:
-        """Refuse a mapping for a file that is not among those that are read.
+        """Refuse mappings for files other than these.
 
         Raises:
-            UsageError: there is one.
+            UsageError: a mapping is for another file.
         """
         for file in self.for_file:
             if file not in files:
@@ -112,15 +112,15 @@ class Names:
                 )
 
     def key(self, record: dict[str, Any], name: str) -> str | None:
-        """What a record calls one of our fields, None if it does not have it."""
+        """The record's name for one of our fields; None if it has no such field."""
         names = (self.mapping[name],) if name in self.mapping else ALIASES[name]
-        return next((one for one in names if one in record), None)
+        return next((alias for alias in names if alias in record), None)
 
     def shape(self, where: str, record: Any) -> Shape:
-        """What kind of record this is.
+        """The kind of a record.
 
         Raises:
-            InputError: none that is known; it names the fields that are there.
+            InputError: the fields fit no kind; the message names them.
         """
         if isinstance(record, str | list):
             return "texts"
@@ -148,13 +148,15 @@ class Names:
             hint = f"which is which? --map positive={lists[0]} --map negative={lists[1]}, say"
         else:
             hint = _WRITE
-        raise InputError(f"{where}: no contrast; it has the fields {names_of(record)}", hint=hint)
+        raise InputError(
+            f"{where}: not a contrast; it has the fields {names_of(record)}", hint=hint
+        )
 
     def check_mapped(self, where: str, record: dict[str, Any]) -> None:
         """Refuse a record that lacks a field which the mapping names.
 
         Raises:
-            InputError: naming the fields that are there.
+            InputError: a field is missing; the message names those of the record.
         """
         for name, theirs in self.mapping.items():
             if theirs not in record:
@@ -168,7 +170,7 @@ class Names:
         """The text or the messages in one of our fields.
 
         Raises:
-            InputError: the record has no such field, or it is neither.
+            InputError: the record has no such field, or it is neither text nor messages.
         """
         if not isinstance(record, dict):
             return content(where, record, "the text")
@@ -176,10 +178,10 @@ class Names:
         return content(where, record[key], repr(key))
 
     def contents(self, where: str, record: dict[str, Any], name: str) -> list[Content]:
-        """The texts in one of our fields: of a list each, of a text what `split` makes of it.
+        """The texts in one of our fields: the items of a list, or a text divided by `split`.
 
         Raises:
-            InputError: the record has no such field, or it holds no text, or something else.
+            InputError: the record has no such field, or it holds no texts.
         """
         key = self._required(where, record, name)
         value = record[key]
@@ -189,7 +191,7 @@ class Names:
             return [content(where, value, repr(key))]
         if self.lists == "first":
             value = value[:1]
-        return [content(where, one, f"{key!r}, number {n}") for n, one in enumerate(value, 1)]
+        return [content(where, item, f"{key!r}, number {n}") for n, item in enumerate(value, 1)]
 
     def _required(self, where: str, record: dict[str, Any], name: str) -> str:
         key = self.key(record, name)
@@ -213,7 +215,7 @@ class Names:
             raise InputError(f"{where}: the label is a {kind_of(value)}")
         plain = _label_key(value)
         positive, negative = (
-            {_label_key(one) for one in labels}
+            {_label_key(label) for label in labels}
             for labels in (self.positive_labels, self.negative_labels)
         )
         if not positive and not negative:
@@ -232,10 +234,10 @@ class Names:
 
 
 def content(where: str, value: Any, subject: str) -> Content:
-    """A text, or chat messages, as they stand in a file.
+    """A text or chat messages from a value of a file.
 
     Raises:
-        InputError: neither, or empty.
+        InputError: the value is neither, or empty.
     """
     if not isinstance(value, list):
         text = text_value(where, value, subject)
@@ -258,14 +260,14 @@ def content(where: str, value: Any, subject: str) -> Content:
 def _message(where: str, turn: dict[str, Any], subject: str) -> Message:
     role = text_value(where, turn["role"], f"'role' in {subject}")
     others = {name: value for name, value in turn.items() if name not in ("role", "content")}
-    said = turn["content"]
-    if said is None and others:  # of tool calls, which say nothing
-        said = ""
-    elif isinstance(said, list) and all(_is_text_part(part) for part in said):
-        said = "".join(part["text"] for part in said)
-    said = text_value(where, said, f"'content' in {subject}")
+    text = turn["content"]
+    if text is None and others:  # a message of tool calls has no text
+        text = ""
+    elif isinstance(text, list) and all(_is_text_part(part) for part in text):
+        text = "".join(part["text"] for part in text)
+    text = text_value(where, text, f"'content' in {subject}")
     used = {name: value for name, value in others.items() if value is not None}
-    return Message(role, said, json.dumps(used, sort_keys=True) if used else "")
+    return Message(role, text, json.dumps(used, sort_keys=True) if used else "")
 
 
 def _is_text_part(part: Any) -> bool:
@@ -286,7 +288,8 @@ def parse_mapping(
     """Names from mappings, each `OURS=THEIRS` or, for one file alone, `FILE:OURS=THEIRS`.
 
     Raises:
-        UsageError: not of that form, an unknown field or file, one twice, or as `Names`.
+        UsageError: a mapping is not of that form, has an unknown field or file, or maps a field
+            twice; or as `Names`.
     """
     mapping: dict[str, str] = {}
     for_file: dict[str, dict[str, str]] = {}
@@ -314,7 +317,7 @@ def parse_mapping(
 
 
 def _label_key(value: object) -> str:
-    """A label as it is compared: numbers by their value, texts without case and outer blanks."""
+    """A label normalised for comparison: numbers by value, texts without case and outer blanks."""
     text = str(value).strip().casefold()
     try:
         number = float(text)
@@ -324,7 +327,7 @@ def _label_key(value: object) -> str:
 
 
 def _is_list_of_texts(value: Any) -> bool:
-    """A list that is not one conversation."""
+    """Whether a value is a list of texts, not one conversation."""
     if not isinstance(value, list) or not value:
         return False
     return not (isinstance(value[0], dict) and "role" in value[0])

@@ -1,4 +1,4 @@
-"""Hold out some records of a file, so that nothing like them is among those that are left."""
+"""Hold out some records of a file, with all their near-duplicates."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 import numpy as np
 
 from steer.base.errors import InputError, UsageError
-from steer.contrasts.near import near_duplicates
+from steer.contrasts.duplicates import near_duplicates
 from steer.contrasts.records import Record
 from steer.contrasts.schema import Names
 
-#: With as many different prompts, or more, records with the same prompt stay together.
+#: From this many different prompts on, records with the same prompt stay together.
 ENOUGH_PROMPTS = 10
 
 
 def split(
     records: Sequence[Record], share: float, *, seed: int = 0, names: Names | None = None
 ) -> tuple[list[Any], list[Any]]:
-    """Divide records into those to make a vector from and those to hold out, in their order.
+    """Divide records into those to make a vector from and those to hold out, keeping their order.
 
-    share: of the records, the part to hold out; no more than it, and nearly as much. Records that
-    are near-duplicates of each other (`steer.contrasts.near`), directly or by way of others, stay
-    together, and so do those with the same prompt where there are at least `ENOUGH_PROMPTS`. The
-    same records, share and seed give the same parts.
+    share: the fraction to hold out; the held-out part is at most that, and nearly as much.
+    Near-duplicates (`steer.contrasts.duplicates`) stay together, also by way of others, and so do
+    records with the same prompt if there are at least `ENOUGH_PROMPTS` prompts. The same records,
+    share and seed give the same parts.
 
     Raises:
         UsageError: the share is not between 0 and 1.
-        InputError: one object holds everything, or the records are too much alike to be divided.
+        InputError: one object holds everything, or the records are too similar to be divided.
     """
     if not 0 < share < 1:
         raise UsageError("--held-out is a share between 0 and 1", hint="0.25 is a quarter")
@@ -37,7 +37,7 @@ def split(
     for where, record in records:
         if names.shape(where, record) in ("sets", "conditions") and len(records) == 1:
             raise InputError(
-                f"{where}: one object holds everything",
+                f"{where}: the file is one object, which cannot be divided",
                 hint="write a record a line, such as a pair or a text with its label",
             )
     groups = _groups(records, names)
@@ -50,7 +50,7 @@ def split(
         raise InputError(
             f"{len(records)} records, of which {len(groups)} differ from all others, cannot be"
             f" divided with {share:.0%} held out",
-            hint="they are nearly the same, or too few",
+            hint="add records that differ, or hold out another share",
         )
     parts: tuple[list[Any], list[Any]] = ([], [])
     for index, (_, record) in enumerate(records):
@@ -58,8 +58,18 @@ def split(
     return parts
 
 
+def without_held_out(records: Sequence[Record], share: float, names: Names) -> list[Record]:
+    """The records that `split` with its usual seed leaves to make a vector from.
+
+    Raises:
+        UsageError, InputError: as `split`.
+    """
+    kept = {id(record) for record in split(records, share, names=names)[0]}
+    return [(where, record) for where, record in records if id(record) in kept]
+
+
 def _groups(records: Sequence[Record], names: Names) -> list[list[int]]:
-    """Indices of records that have to stay together, in the order of their first ones."""
+    """Groups of records, by index, that have to stay together, in the order of their first."""
     first = list(range(len(records)))
 
     def root(index: int) -> int:
@@ -90,7 +100,7 @@ def _groups(records: Sequence[Record], names: Names) -> list[list[int]]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in a record, the roles of messages left out."""
+    """All texts in a record, without the roles of messages."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -19,6 +19,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
+from steer.base.progress import Progress
 from steer.distillation.lessons import Lesson
 from steer.distillation.lowrank import Edits
 from steer.distillation.settings import Schedule
@@ -118,6 +119,18 @@ def descend(
         on_step(now)
     edits.restore(state)
     return best, best_step
+
+
+def descended(
+    task: Objective[Item], edits: Edits, schedule: Schedule, what: str, progress: Progress
+) -> tuple[float, int]:
+    """Descend, as one phase; R of the best state, and its step."""
+    with progress(what, schedule.steps) as advance:
+
+        def on_step(recovered: float | None) -> None:
+            advance(1, None if recovered is None else f"recovery {recovered:.2f}")
+
+        return descend(task, edits, schedule, on_step)
 
 
 class _Average:

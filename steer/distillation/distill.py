@@ -16,20 +16,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from steer.base.errors import InputError, UsageError
+from steer.base.extensions import foreign_code
 from steer.base.intervals import Interval, mean
 from steer.base.journal import Journal
 from steer.base.progress import Advance, Progress, silent
-from steer.distillation.descent import Item, Objective, candidates, descend
-from steer.distillation.distilled import as_vector, scales, with_evidence
+from steer.distillation.distilled import as_vector, with_evidence
 from steer.distillation.lessons import Conditions, nats_per_token, rewritten
-from steer.distillation.lowrank import Edits, divergences
+from steer.distillation.lowrank import divergences
 from steer.distillation.pairs import Preference
 from steer.distillation.quick import quick
 from steer.distillation.recovery import recovery
-from steer.distillation.regress import regress
-from steer.distillation.settings import RANK, DistillSettings, Schedule
+from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 from steer.distillation.texts import write
+from steer.methods.method import Fitted
+from steer.methods.registry import distill_methods
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.scope import Scope
@@ -85,30 +86,28 @@ def fit(
     """
     model, texts = task.model, task.texts
     check(model, settings)
-    edits, ridge = regress(task, settings, progress)
-    best_step = 0
-    if settings.method == "descent":
-        task.prepare(edits, progress)
-        _, best_step = _descended(task, edits, settings.schedule, "descending", progress)
+    method = distill_methods().named(settings.method)
+    with foreign_code(method, "method", "to distil", InputError, "try another --method"):
+        fitted = method.compute(task, settings, progress, **method.settings(settings.options))
+    edits = fitted.edits
     with progress("measuring on held-out texts", 5) as advance:
         base = divergences(model, texts.held_out, task.teacher, None)
         advance(1)
         found = recovery(divergences(model, texts.held_out, task.teacher, edits), base)
         advance(1)
         _check_found(found)
-        return _measured(task, settings, edits, found, ridge, best_step, advance)
+        return _measured(task, settings, fitted, found, advance)
 
 
 def _measured(
     task: Task,
     settings: DistillSettings,
-    edits: Edits,
+    fitted: Fitted,
     found: Interval,
-    ridge: float,
-    best_step: int,
     advance: Advance,
 ) -> SteeringVector:
     """The vector of an edit, with what it recovers and what its texts cost."""
+    edits = fitted.edits
     model, texts = task.model, task.texts
     conditioned = [(one.conditioned, one.n) for one in texts.held_out]
     baseline = [(one.baseline, one.n) for one in texts.held_out]
@@ -124,11 +123,10 @@ def _measured(
     return with_evidence(
         vector,
         settings,
+        fitted,
         found,
         held_out=len(baseline),
-        best_step=best_step,
         extra_nats=extra_nats,
-        ridge=ridge,
         condition_extra_nats=nats_per_token(model, baseline) - own,
         evidence=f"recovery {found} on {len(baseline)} held-out texts",
     )
@@ -143,11 +141,16 @@ def fit_pairs(
 
     Raises:
         InputError: none was found that does.
-        SiteError, UsageError: as `check`.
+        UsageError: a method that does not learn from pairs, or as `check`.
+        SiteError: as `check`.
     """
     model, held_out = task.model, task.held_out
     check(model, settings)
-    edits, best_step = _search(task, settings, progress)
+    method = distill_methods().named(settings.method)
+    compute = method.of_pairs()
+    with foreign_code(method, "method", "to distil", InputError, "try another --method"):
+        fitted = compute(task, settings, progress, **method.settings(settings.options))
+    edits = fitted.edits
     losses = task.losses(edits, held_out)
     found = recovery(losses, [math.log(2)] * len(losses))
     _check_found(found)
@@ -166,9 +169,9 @@ def fit_pairs(
     return with_evidence(
         vector,
         settings,
+        fitted,
         found,
         held_out=len(held_out),
-        best_step=best_step,
         objective="pairs",
         extra_nats=steered - own,
         condition_extra_nats=nats_per_token(model, rows[0]) - own,
@@ -183,44 +186,3 @@ def _check_found(found: Interval) -> None:
             "no edit was found that does better than the unsteered model",
             hint="try more --samples and --steps, a higher --rank or --layers=all",
         )
-
-
-def _search(
-    task: Objective[Item], settings: DistillSettings, progress: Progress
-) -> tuple[Edits, int]:
-    """Edits at the layers of the settings, or at the one at which a short run comes furthest.
-
-    Returns the step of the state that was kept with them.
-    """
-    scale = scales(task.model, task.read)
-    rank = RANK if settings.rank is None else settings.rank
-
-    def run(layers: Sequence[int], schedule: Schedule, what: str) -> tuple[Edits, float, int]:
-        here = {Site(layer): scale[Site(layer)] for layer in layers}
-        response = settings.scope == "response"
-        edits = Edits(task.model, here, rank, settings.seed, response=response)
-        return edits, *_descended(task, edits, schedule, what, progress)
-
-    every = tuple(site.layer for site in scale)
-    layers = every if settings.layers == () else settings.layers
-    if layers is None:
-        layers = (
-            max(
-                candidates(every),
-                key=lambda layer: run((layer,), settings.search, f"trying layer {layer}")[1],
-            ),
-        )
-    edits, _, best_step = run(layers, settings.schedule, "descending")
-    return edits, best_step
-
-
-def _descended(
-    task: Objective[Item], edits: Edits, schedule: Schedule, what: str, progress: Progress
-) -> tuple[float, int]:
-    """Descend, as one phase; R of the best state, and its step."""
-    with progress(what, schedule.steps) as advance:
-
-        def on_step(recovered: float | None) -> None:
-            advance(1, None if recovered is None else f"recovery {recovered:.2f}")
-
-        return descend(task, edits, schedule, on_step)

@@ -17,6 +17,8 @@ from steer.distillation.settings import DistillSettings
 from steer.fitting import fit
 from steer.fitting.fitting import rounded, spread
 from steer.hooks.record import record
+from steer.methods.method import Fitted
+from steer.methods.registry import distill_methods
 from steer.models.model import Model
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
 from steer.vectors.provenance import ContrastSummary, Distillation, Method, Read
@@ -104,25 +106,25 @@ def as_vector(
 def with_evidence(
     vector: SteeringVector,
     settings: DistillSettings,
+    fitted: Fitted,
     found: Interval,
     *,
     held_out: int,
-    best_step: int,
     extra_nats: float,
     condition_extra_nats: float,
     evidence: str,
     objective: Literal["condition", "pairs"] = "condition",
-    ridge: float | None = None,
 ) -> SteeringVector:
     """The vector with what it recovers, and what its own texts cost under the unsteered model."""
-    descended = settings.method == "descent"
+    method = distill_methods().named(settings.method)
+    descended = fitted.descended
     distillation = Distillation(
         samples=vector.metadata.contrast.n,
         held_out=held_out,
         max_tokens=settings.max_tokens,
         batch_size=settings.batch_size if descended else 0,
         steps=settings.steps if descended else 0,
-        best_step=best_step,
+        best_step=fitted.best_step,
         learning_rate=settings.learning_rate if descended else 0.0,
         seed=settings.seed,
         recovery=rounded(found.value),
@@ -130,12 +132,17 @@ def with_evidence(
         extra_nats=rounded(extra_nats),
         condition_extra_nats=rounded(condition_extra_nats),
         objective=objective,
-        method=settings.method,
-        ridge=ridge or 0.0,
+        method=method.name,
+        ridge=fitted.ridge,
     )
     metadata = msgspec.structs.replace(
         vector.metadata,
-        method=Method(name="distill", distillation=distillation),
+        method=Method(
+            name="distill",
+            distillation=distillation,
+            options=method.settings(settings.options),
+            package=method.package or "",
+        ),
         recommended=msgspec.structs.replace(vector.metadata.recommended, evidence=evidence),
     )
     return replace(vector, metadata=metadata)

@@ -9,7 +9,7 @@ from steer.base.progress import Progress
 from steer.distillation.distilled import scales
 from steer.distillation.lowrank import Edits
 from steer.distillation.sequence import Sequential
-from steer.distillation.settings import RANK, DistillSettings
+from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 
 #: What is added to the diagonal, as a share of its mean.
@@ -33,19 +33,20 @@ def ladders(layers: Sequence[int]) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(tuple(layers[int(depth * (len(layers) - 1)) :]) for depth in DEPTHS))
 
 
-def regress(task: Task, settings: DistillSettings, progress: Progress) -> tuple[Edits, float]:
+def regress(
+    task: Task, settings: DistillSettings, progress: Progress, *, ranks: Sequence[int]
+) -> tuple[Edits, float]:
     """The regression that recovers most on the validation texts, and its ridge.
 
-    Of layers, ridge and rank one is tried after the other, each with the best of those before.
+    Layers, ridge and rank are chosen one after the other, each with the best of those before.
+    ranks: those to try if the settings name none.
     """
     model, response = task.model, settings.scope == "response"
     width = model.identity.d_model
     scale = scales(model, task.read)
     every = tuple(site.layer for site in scale)
     sets = ladders(every) if settings.layers is None else [settings.layers or every]
-    # What a descent begins at has a low rank: more would fit the texts that it learns from.
-    offered = (RANK,) if settings.method == "descent" else RANKS
-    ranks = [min(rank, width) for rank in offered] if settings.rank is None else [settings.rank]
+    ranks = [min(rank, width) for rank in ranks] if settings.rank is None else [settings.rank]
     # A mean difference has no ridge.
     ridges = RIDGES if any(ranks) else RIDGES[:1]
     used = sorted({layer for layers in sets for layer in layers})

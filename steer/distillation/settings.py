@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal
 
 from steer.base.errors import UsageError
+from steer.methods.method import Options
+from steer.methods.registry import distill_methods
 
 #: More texts would exhaust a machine, and more steps the user's patience.
 LARGEST = {
@@ -19,8 +21,6 @@ LARGEST = {
 SEARCH_STEPS = 25
 #: Rank of an edit that is descended to, where none is named.
 RANK = 8
-#: How an edit is found: in closed form, or from there by gradient descent.
-DistillMethod = Literal["ridge", "descent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,16 @@ class DistillSettings:
     """What to distil into. rank 0 is a vector; None: the best one. layers None: the best ones;
     empty: all.
 
-    method: `ridge` is the regression alone, `descent` begins there. samples: texts to learn from,
-    of max_tokens at most; held_out: others, which decide what R is.
+    method: a name of `steer.methods.registry.distill_methods`; options: those of the method that
+    are set. samples: texts to learn from, of max_tokens at most; held_out: others, which decide
+    what R is.
 
     Raises:
-        UsageError: a number out of its range.
+        UsageError: a number out of its range, or no such method or option.
     """
 
     name: str
-    method: DistillMethod = "descent"
+    method: str = "descent"
     rank: int | None = None
     layers: tuple[int, ...] | None = None
     scope: Literal["all", "response"] = "all"
@@ -71,13 +72,13 @@ class DistillSettings:
     seed: int = 0
     description: str = ""
     license: str = ""
+    options: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
             if not 1 <= getattr(self, name) <= largest:
                 raise UsageError(f"--{name.replace('_', '-')} is at least 1, at most {largest:,}")
-        if self.method not in get_args(DistillMethod):
-            raise UsageError(f"{self.method!r} is not a way to distil", hint="use ridge or descent")
+        distill_methods().named(self.method).settings(self.options)
         if (self.rank or 0) < 0 or self.seed < 0:
             raise UsageError("--rank and --seed are 0 or more")
 

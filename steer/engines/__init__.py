@@ -1,1 +1,1 @@
-"""Other engines: what they serve and whether they steer; vLLM, steered by the same vectors."""
+"""Other engines: vLLM steered by the same vectors, Ray workers, and a probe of running servers."""

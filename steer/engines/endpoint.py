@@ -1,6 +1,6 @@
-"""An OpenAI-compatible server, as a client sees it. No torch.
+"""A client for an OpenAI-compatible server. No torch.
 
-What comes back is not trusted: it is bounded, and read as JSON of the few fields that are needed.
+Responses are not trusted: their size is limited, and only the needed JSON fields are read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import httpx
 
 from steer.base.errors import SteerError, UsageError
 
-#: No answer to a probe is as long.
+#: The most bytes of a response.
 _MAX_BYTES = 10_000_000
 #: Seconds.
 _TIMEOUT = 120.0
@@ -23,7 +23,7 @@ _TIMEOUT = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A continuation; log_probs: of each of its tokens, None where the server tells none."""
+    """A continuation. log_probs: of each of its tokens; None if the server does not give them."""
 
     text: str
     log_probs: tuple[float, ...] | None
@@ -33,7 +33,7 @@ class Endpoint:
     """A running server. url: with or without `/v1`.
 
     Raises:
-        UsageError: not an address of HTTP.
+        UsageError: not an HTTP address.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None) -> None:
@@ -42,7 +42,7 @@ class Endpoint:
         self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.Client(timeout=_TIMEOUT, headers=headers)
-        self._tells_log_probs = True
+        self._gives_log_probs = True
 
     def __enter__(self) -> Endpoint:
         return self
@@ -56,39 +56,39 @@ class Endpoint:
         self._client.close()
 
     def models(self) -> list[str]:
-        """Names of the models that it serves.
+        """Names of the models that the server offers.
 
         Raises:
-            SteerError: it cannot be reached, or does not say.
+            SteerError: the server cannot be reached, or lists no models.
         """
         listed = self._ask("GET", "/models", None).get("data")
         if not isinstance(listed, list):
             raise SteerError(f"{self.url}/models lists no models", hint="name one with --served")
-        names = [one.get("id") for one in listed if isinstance(one, dict)]
+        names = [entry.get("id") for entry in listed if isinstance(entry, dict)]
         return [name for name in names if isinstance(name, str)]
 
     def complete(self, prompt: str, *, served: str, max_tokens: int, chat: bool = False) -> Answer:
-        """A greedy continuation of `prompt`, or of a conversation that it begins.
+        """A greedy continuation of `prompt`; with `chat`, the answer to it as a user's message.
 
         Raises:
-            SteerError: it cannot be reached, refuses, or answers something else.
+            SteerError: the server cannot be reached, refuses, or sends an invalid response.
         """
         path = "/chat/completions" if chat else "/completions"
-        said: dict[str, Any] = {"prompt": prompt}
+        text: dict[str, Any] = {"prompt": prompt}
         wanted: dict[str, Any] = {"logprobs": 1}
         if chat:
-            said = {"messages": [{"role": "user", "content": prompt}]}
+            text = {"messages": [{"role": "user", "content": prompt}]}
             wanted = {"logprobs": True}
-        body = {"model": served, **said, "max_tokens": max_tokens, "temperature": 0}
-        if self._tells_log_probs:
+        body = {"model": served, **text, "max_tokens": max_tokens, "temperature": 0}
+        if self._gives_log_probs:
             try:
                 return self._answer(self._ask("POST", path, body | wanted), chat=chat)
             except _RefusedError:
-                self._tells_log_probs = False
+                self._gives_log_probs = False
         return self._answer(self._ask("POST", path, body), chat=chat)
 
-    def _answer(self, told: dict[str, Any], *, chat: bool) -> Answer:
-        choice = (told.get("choices") or [None])[0]
+    def _answer(self, response: dict[str, Any], *, chat: bool) -> Answer:
+        choice = (response.get("choices") or [None])[0]
         try:
             text = choice["message"]["content"] if chat else choice["text"]
         except (KeyError, TypeError):
@@ -98,11 +98,11 @@ class Endpoint:
         return Answer(text, _log_probs(choice.get("logprobs")))
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        """One request and its JSON.
+        """Send one request and return the JSON of the response.
 
         Raises:
-            _RefusedError: the server says that the request is wrong.
-            SteerError: anything else that is no answer.
+            _RefusedError: the server rejects the request as invalid.
+            SteerError: any other failure.
         """
         try:
             with self._client.stream(method, self.url + path, json=body) as response:
@@ -124,39 +124,40 @@ class Endpoint:
                 f"{self.url}{path} answered {response.status_code}: {_reason(data)}", hint=hint
             )
         try:
-            told = json.loads(data)
+            parsed = json.loads(data)
         except (ValueError, RecursionError):
-            told = None
-        if not isinstance(told, dict):
-            raise SteerError(f"{self.url} answered something else than a JSON object")
-        return told
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise SteerError(f"{self.url} answered, but not with a JSON object")
+        return parsed
 
 
 class _RefusedError(SteerError):
-    """The server does not take a request like this."""
+    """The server does not support this request."""
 
 
-def _log_probs(told: Any) -> tuple[float, ...] | None:
-    """Of each token, in either of the two forms that servers use."""
-    if not isinstance(told, dict):
+def _log_probs(field: Any) -> tuple[float, ...] | None:
+    """The log-probability of each token, from either of the two forms that servers use."""
+    if not isinstance(field, dict):
         return None
-    values = told.get("token_logprobs")
-    if values is None and isinstance(told.get("content"), list):
-        values = [one.get("logprob") if isinstance(one, dict) else None for one in told["content"]]
+    values = field.get("token_logprobs")
+    content = field.get("content")
+    if values is None and isinstance(content, list):
+        values = [entry.get("logprob") if isinstance(entry, dict) else None for entry in content]
     if not isinstance(values, list) or not values:
         return None
-    if not all(isinstance(one, int | float) and math.isfinite(one) for one in values):
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
         return None
-    return tuple(float(one) for one in values)
+    return tuple(float(value) for value in values)
 
 
 def _reason(data: bytes) -> str:
-    """What an error's body says, in a line."""
+    """The message in the body of an error, on one line."""
     text = data.decode("utf-8", "replace")
     try:
-        told = json.loads(text)
-        found = told.get("error", told.get("detail", told))
-        text = str(found.get("message", found) if isinstance(found, dict) else found)
+        body = json.loads(text)
+        error = body.get("error", body.get("detail", body))
+        text = str(error.get("message", error) if isinstance(error, dict) else error)
     except (ValueError, RecursionError, AttributeError):
         pass
     text = " ".join(text.split())

@@ -1,11 +1,11 @@
-"""Is a running server steered? Its greedy answers, beside what the hooks give here.
+"""Test whether a running server is steered: compare its greedy answers with ours.
 
-Of each prompt there are two texts from here, with the steers and without. The server's text agrees
-with the one that it follows past the place where the two part, and to its half at least: engines
-that round otherwise go other ways in the end. Where the server tells the log-probs p of its tokens,
-they decide in place of the texts: with s and u the log-probs of the same tokens here, steered and
-unsteered, it is steered where the mean |p - s| is small beside the mean |s - u|. Where those of a
-multiple of the coefficients come much nearer to p, it is that multiple which is in force.
+For each prompt we generate two texts, with the steers and without. The server's text agrees with
+one of them if it follows that text past the point where the two differ, and for at least half its
+length; engines with other rounding diverge eventually. If the server gives the log-probs p of its
+tokens, they decide instead: with s and u our log-probs of the same tokens, steered and unsteered,
+the server is steered if the mean |p - s| is small compared with the mean |s - u|. If a multiple of
+the coefficients fits p much better, that multiple is in force.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ PROMPTS = (
     "I went outside and",
     "My answer to your question is",
 )
-#: A distance is small that is this share of the one between steered and unsteered ...
+#: A distance is small if it is at most this share of the one between steered and unsteered ...
 CLOSE = 0.1
-#: ... or so many nats per token, which is what engines that round to 16 bits are apart.
+#: ... or at most this many nats per token, the usual difference between 16-bit engines.
 ROUNDING = 0.02
-#: Nats per token between the two, below which rounding could be mistaken for steering.
+#: Below this distance between steered and unsteered, in nats per token, rounding could decide.
 FAINT = 0.05
-#: Multiples of the coefficients that are tried besides; 0 would be unsteered, 1 as asked.
+#: Multiples of the coefficients to test; 0 would be unsteered, 1 the requested coefficients.
 MULTIPLES = (-1.0, 0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2.0, 4.0)
-#: One is in force whose distance is less than this share of the one to what was asked.
+#: A multiple is in force if its distance is below this share of that of the requested ones.
 NEARER = 0.7
-#: Share of the texts that have to agree, where texts decide.
+#: The share of texts that have to agree, if texts decide.
 MOST = 0.75
 
 Side = Literal["steered", "unsteered", "neither"]
@@ -51,11 +51,11 @@ Verdict = Literal["steered", "other", "unsteered", "neither", "unclear"]
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """A prompt, what the hooks make of it, and what the server made of it.
+    """A prompt, our two texts, and the server's text.
 
-    agrees: which of the two texts the server's agrees with; None where they do not part.
-    to_steered, to_unsteered, between: mean distances of log-probs, in nats per token; None where
-    the server tells none. to_multiples: to each of `MULTIPLES`, where they can be tried.
+    agrees: the text that the server's agrees with; None if our two texts are equal. to_steered,
+    to_unsteered, between: mean distances of log-probs, in nats per token; None if the server gives
+    no log-probs. to_multiples: distances to each of `MULTIPLES`, for steers that have them.
     """
 
     prompt: str
@@ -71,7 +71,7 @@ class Prompted:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """All prompts, and what they say of the server."""
+    """The comparisons of all prompts, and the verdict on the server."""
 
     prompts: list[Prompted]
 
@@ -79,9 +79,9 @@ class Probe:
     def distances(self) -> tuple[float, float, float] | None:
         """Means over the prompts of to_steered, to_unsteered and between."""
         rows = [
-            (one.to_steered, one.to_unsteered, one.between)
-            for one in self.prompts
-            if one.between is not None
+            (prompted.to_steered, prompted.to_unsteered, prompted.between)
+            for prompted in self.prompts
+            if prompted.between is not None
         ]
         if not rows:
             return None
@@ -90,8 +90,8 @@ class Probe:
 
     @property
     def multiple(self) -> float | None:
-        """Of the coefficients, the multiple that is in force in place of them, if one is."""
-        rows = [one.to_multiples for one in self.prompts if one.to_multiples is not None]
+        """The multiple of the coefficients that is in force instead of the requested ones."""
+        rows = [each.to_multiples for each in self.prompts if each.to_multiples is not None]
         if not rows or self.distances is None:
             return None
         means = np.mean(np.array(rows), axis=0)
@@ -103,17 +103,16 @@ class Probe:
 
     @property
     def verdict(self) -> Verdict:
-        """`other` where it is steered at another strength; `unclear` where the steers change too
-        little to tell."""
-        found = self.distances
-        if found is not None and found[2] >= FAINT:
-            steered, unsteered, between = found
+        """`other`: steered, at another strength. `unclear`: the steers change too little."""
+        distances = self.distances
+        if distances is not None and distances[2] >= FAINT:
+            steered, unsteered, between = distances
             if self.multiple is not None:
                 return "other"
             if min(steered, unsteered) > max(CLOSE * between, ROUNDING):
                 return "neither"
             return "steered" if steered < unsteered else "unsteered"
-        sides = [one.agrees for one in self.prompts if one.agrees is not None]
+        sides = [each.agrees for each in self.prompts if each.agrees is not None]
         if not sides:
             return "unclear"
         for side in ("steered", "unsteered"):
@@ -132,7 +131,7 @@ def probe(
     chat: bool = False,
     on_done: Callable[[], None] = lambda: None,
 ) -> Probe:
-    """Ask a server each prompt, and compare its answers with what the hooks give.
+    """Send each prompt to a server, and compare its answers with those of our hooks.
 
     Raises:
         SteerError: the server does not answer.
@@ -166,15 +165,17 @@ def _compared(
     distances: tuple[Any, ...] = ()
     tokens = _tokens(model, here, answer)
     if tokens and answer.log_probs:
-        told = np.array(answer.log_probs[: len(tokens)])
+        served = np.array(answer.log_probs[: len(tokens)])
 
         def under(some: Sequence[Steer]) -> np.ndarray:
             return _log_probs(model, ids, tokens, some)
 
         s, u = under(steers), under([])
-        distances = tuple(float(np.abs(a - b).mean()) for a, b in ((told, s), (told, u), (s, u)))
+        distances = tuple(
+            float(np.abs(a - b).mean()) for a, b in ((served, s), (served, u), (s, u))
+        )
         many = [under(some) for some in _multiples(steers)]
-        distances += (tuple(float(np.abs(told - m).mean()) for m in many) or None,)
+        distances += (tuple(float(np.abs(served - m).mean()) for m in many) or None,)
     return Prompted(
         prompt,
         steered,
@@ -186,23 +187,25 @@ def _compared(
 
 
 def _multiples(steers: Sequence[Steer]) -> list[list[Steer]]:
-    """The steers at each of `MULTIPLES`; none where coefficients are no strengths."""
-    if any(steer.op.name != "add" for steer in steers):
+    """The steers at each of `MULTIPLES`; none if a coefficient is not a strength."""
+    if not all(steer.op.op.adds for steer in steers):
         return []
     return [
         [
-            replace(steer, coefficient=replace(one, value=one.value * multiple))
+            replace(
+                steer,
+                coefficient=replace(steer.coefficient, value=steer.coefficient.value * multiple),
+            )
             for steer in steers
-            for one in (steer.coefficient,)
         ]
         for multiple in MULTIPLES
     ]
 
 
 def _agreement(text: str, steered: str, unsteered: str) -> Side | None:
-    """Which of two texts a third follows, past the first place where they part."""
-    # Some servers drop the blank that a continuation begins with.
-    text, steered, unsteered = (one.lstrip() for one in (text, steered, unsteered))
+    """The one of two texts that `text` follows past the first character in which they differ."""
+    # Some servers drop the leading blank of a continuation.
+    text, steered, unsteered = (each.lstrip() for each in (text, steered, unsteered))
     if steered == unsteered:
         return None
     shorter = min(len(steered), len(unsteered))
@@ -216,14 +219,15 @@ def _agreement(text: str, steered: str, unsteered: str) -> Side | None:
 
 
 def _tokens(model: Model, here: Sequence[list[int]], answer: Answer) -> list[int] | None:
-    """The tokens of the server's text, where it is sure which they are."""
+    """The tokens of the server's text; None unless they are certain."""
     if answer.log_probs is None:
         return None
     n = len(answer.log_probs)
-    for made in here:
-        # A server may, or may not, tell of the token that ends a text.
-        if model.decode(made).lstrip() == answer.text.lstrip() and n in (len(made), len(made) - 1):
-            return made[:n]
+    for generated in here:
+        # A server may or may not give a log-prob for the token that ends the text.
+        same_text = model.decode(generated).lstrip() == answer.text.lstrip()
+        if same_text and n in (len(generated), len(generated) - 1):
+            return generated[:n]
     tokens = model.encode(answer.text, special=False)
     return tokens if len(tokens) == n and model.decode(tokens) == answer.text else None
 
@@ -238,5 +242,5 @@ def _log_probs(
     with torch.no_grad(), injected(model, steers, clock):
         logits = model.network(input_ids=row, use_cache=False).logits[0]
     scores = logits[len(ids) - 1 : -1].float().log_softmax(-1)
-    found = scores[torch.arange(len(tokens)), torch.tensor(tokens, device=scores.device)]
-    return np.asarray(found.cpu().numpy(), dtype=np.float64)
+    chosen = scores[torch.arange(len(tokens)), torch.tensor(tokens, device=scores.device)]
+    return np.asarray(chosen.cpu().numpy(), dtype=np.float64)

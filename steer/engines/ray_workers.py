@@ -1,8 +1,8 @@
 """Workers on a Ray cluster: actors that load the model once each.
 
-What moves: the work once to every worker, and pooled results back to the driver; never weights, and
-never whole activations. A worker that is lost has its item done by another one. The driver keeps
-what comes back, so a driver that is lost goes on where it stopped.
+The job goes to every worker once, and pooled results come back to the driver; weights and whole
+activations are never sent. If a worker is lost, another one does its item. The driver stores
+results as they arrive, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ INSTALL = "pip install 'steer-activations[ray]'"
 @contextmanager
 def on_cluster(source: ModelSource, address: str, count: int | None) -> Iterator[RayWorkers]:
     """Workers on the cluster at `address`: `local` starts one on this machine, `auto` finds the one
-    that this machine is part of. Unless counted they are one a GPU (with a device map, one a node
-    that has GPUs) or, without GPUs, one a node; CPU cores are dealt out evenly.
+    that this machine is part of. By default there is one worker per GPU (with a device map, one per
+    node with GPUs) or, without GPUs, one per node. CPU cores are divided evenly.
 
     Raises:
-        SteerError: Ray is not installed, the cluster cannot be reached, or has not the room.
+        SteerError: Ray is not installed, or the cluster cannot be reached or is too small.
         ModelError: a worker cannot load the model.
     """
     if find_spec("ray") is None:
         raise SteerError("Ray is not installed here", hint=INSTALL)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's default to be; it warns.
+    # The future default of Ray; without it, Ray warns.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
@@ -48,7 +48,7 @@ def on_cluster(source: ModelSource, address: str, count: int | None) -> Iterator
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise SteerError(
             f"there is no Ray cluster at {address}: {reason}",
-            hint="`ray start --head` begins one; --ray local needs none",
+            hint="start one with `ray start --head`, or use --ray local, which needs none",
         ) from error
     try:
         yield RayWorkers(_started(source, count))
@@ -58,23 +58,23 @@ def on_cluster(source: ModelSource, address: str, count: int | None) -> Iterator
 
 @dataclass
 class RayWorkers:
-    """Workers that are actors. actors: those that are not known to be lost."""
+    """Workers that are Ray actors. actors: those that are not lost."""
 
     actors: list[Any]
 
     def map(self, job: Job[Item, Result], items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
-        """Do every item; yields each one's number and result as it is done.
+        """Do every item; yields its index and result as soon as it is done.
 
         Raises:
-            SteerError: as the job does, or because no worker is left.
+            SteerError: from the job, or because no worker is left.
         """
         import ray
 
         shared = ray.put(job)
         ahead = enumerate(items)
-        again: list[tuple[int, Item]] = []  # of workers that were lost
+        again: list[tuple[int, Item]] = []  # items of lost workers
         idle: list[Any] = []
-        #: What a worker is at: an item with its number, or None while it gets the job.
+        #: The actor of each running call, and its indexed item, or None while it gets the job.
         running: dict[Any, tuple[Any, Any]] = {
             actor.begin.remote(shared): (actor, None) for actor in self.actors
         }
@@ -86,24 +86,24 @@ class RayWorkers:
                 waiting = again.pop() if again else next(ahead, None)
             if not running:
                 raise SteerError(
-                    "every worker was lost", hint="run the same again: it goes on from there"
+                    "every worker was lost", hint="run the same command again to resume"
                 )
             [ready], _ = ray.wait(list(running))
             actor, task = running.pop(ready)
             try:
-                made = _result(ready)
-            except ray.exceptions.RayError:  # the worker, its node, or what it had made
+                result = _result(ready)
+            except ray.exceptions.RayError:  # the worker, its node or its result was lost
                 self.actors.remove(actor)
                 again.extend([task] if task else [])
                 waiting = waiting or (again.pop() if again else None)
                 continue
             idle.append(actor)
             if task:
-                yield task[0], made
+                yield task[0], result
 
 
 class _Worker:
-    """What an actor is: a process with the model."""
+    """An actor: a process that holds the model."""
 
     def __init__(self, threads: int) -> None:
         import torch
@@ -124,27 +124,27 @@ class _Worker:
 
 
 def _started(source: ModelSource, count: int | None) -> list[Any]:
-    """Actors, each of which has loaded the model."""
+    """Start actors, each of which loads the model."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n, cpus, gpus = places(nodes, count, whole_nodes=source.device_map is not None)
     folder = Path(source.name).expanduser()
     if source.name != POCKET and folder.is_dir():
-        # A worker runs elsewhere, and pocket is where it has steer.
+        # An absolute path, since workers run in another folder. Pocket is part of their steer.
         source = replace(source, name=str(folder.resolve()))
     kind = ray.remote(_Worker).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD")
     actors = [kind.remote(cpus) for _ in range(n)]
     try:
-        versions = [_result(loaded) for loaded in [one.load.remote(source) for one in actors]]
+        versions = [_result(loaded) for loaded in [actor.load.remote(source) for actor in actors]]
     except ray.exceptions.RayError as error:
         raise SteerError(
             f"a worker was lost while it loaded {source.name}",
-            hint="has each node the memory for it, and the same steer and torch?",
+            hint="check that each node has enough memory, and the same steer and torch",
         ) from error
     if others := set(versions) - {__version__}:
         raise SteerError(
-            f"workers have steer {', '.join(sorted(others))}, and this is {__version__}",
+            f"workers have steer {', '.join(sorted(others))}, but this is {__version__}",
             hint="install the same version on every node",
         )
     return actors
@@ -153,23 +153,23 @@ def _started(source: ModelSource, count: int | None) -> list[Any]:
 def places(
     nodes: Sequence[Mapping[str, float]], count: int | None, *, whole_nodes: bool
 ) -> tuple[int, int, int]:
-    """How many workers there are to be, and how many CPU cores and GPUs each is to have.
+    """The number of workers, and the CPU cores and GPUs of each.
 
     Raises:
-        SteerError: the cluster has not the room.
+        SteerError: the cluster is too small.
     """
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
     used = with_gpus or [node for node in nodes if node.get("CPU", 0) >= 1]
     if not used:
         raise SteerError(
-            "the Ray cluster has no CPU core to work on", hint="has a node joined? see: ray status"
+            "the Ray cluster has no CPU cores", hint="check that a node has joined: ray status"
         )
     gpus = 0
     if with_gpus:
         gpus = int(min(node["GPU"] for node in used)) if whole_nodes else 1
 
     def room(cpus: int) -> int:
-        """How many workers of so many cores the nodes hold."""
+        """How many workers with this many cores fit on the nodes."""
         return sum(
             min(
                 int(node.get(kind, 0)) // each
@@ -192,7 +192,7 @@ def places(
 
 
 def _result(reference: Any) -> Any:
-    """What a call to an actor came to; a failure of ours as it was there."""
+    """The result of a call to an actor; raises the worker's own SteerError."""
     import ray
 
     try:

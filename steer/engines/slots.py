@@ -1,17 +1,16 @@
-"""Many steerings in one batch: a table with a row, a slot, for each, and which token gets which.
+"""Different steers for the requests of one batch: a table with a row, or slot, for each.
 
 Engines run the tokens of all requests in one flat batch, through graphs that are compiled once. So
-what differs between requests stands in tensors of fixed size that stay where they are: `rows` says
-for each token of a batch which slot it gets, and at each layer slot s has
+everything that differs between requests is in tensors of fixed size and address: `rows` gives the
+slot of each token in the batch, and at each layer slot s computes
 
     h + delta[s] + up (share[s] * (down h)) + the ops of s along directions, one after another
 
-Slot 0 does nothing. The parts that no slot can need are not there, so that they cost nothing.
+Slot 0 does nothing. Terms that no slot needs are left out, so that they cost nothing.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,10 +27,10 @@ from steer.vectors.vector import SteeringVector
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How large the tables are: it decides what is compiled, so it is known before the engine is.
+    """The size of the tables, which has to be known before the engine compiles its graphs.
 
-    layers: that some slot may edit. n_slots: slot 0 counted in. n_along: most ops other than add at
-    one layer of a slot.
+    layers: all that a slot may edit. n_slots: including slot 0. n_along: the most ops other than
+    add at one layer of a slot.
     """
 
     layers: tuple[int, ...]
@@ -40,10 +39,10 @@ class Shape:
 
 
 class LayerSlots(nn.Module):
-    """What every slot does to resid_post of one layer.
+    """The edits of every slot to resid_post of one layer.
 
     rows: int64 [most tokens of a batch], shared by all layers. low_rank: down [k, d_model] and up
-    [d_model, k] of each vector that has them at this layer.
+    [d_model, k] of each low-rank vector at this layer.
     """
 
     delta: Tensor
@@ -77,8 +76,8 @@ class LayerSlots(nn.Module):
             "share": (shape.n_slots, rank),
         }
         for name, size in zeros.items():
-            made = torch.zeros(size, dtype=torch.float32, device=rows.device)
-            self.register_buffer(name, made, persistent=False)
+            table = torch.zeros(size, dtype=torch.float32, device=rows.device)
+            self.register_buffer(name, table, persistent=False)
         parts = [(down, up) for _, down, up in low_rank]
         down = torch.cat([down for down, _ in parts]) if parts else torch.zeros(0, d_model)
         up = torch.cat([up for _, up in parts], dim=1) if parts else torch.zeros(d_model, 0)
@@ -86,9 +85,9 @@ class LayerSlots(nn.Module):
         self.register_buffer("up", up.float().to(rows.device), persistent=False)
 
     def forward(self, branch: Tensor, skip: Tensor | None) -> Tensor:
-        """The `branch` with the edit added to it, in its own type; `branch + skip` is resid_post.
+        """The `branch` with the edit added, in its own dtype; `branch + skip` is resid_post.
 
-        Both [token, d_model]; skip None: the branch is all of it.
+        Both are [token, d_model]. With skip None, the branch is resid_post.
         """
         rows = self.rows[: branch.shape[0]]
         change = self.delta[rows]
@@ -104,16 +103,16 @@ class LayerSlots(nn.Module):
         return (branch.float() + change).to(branch.dtype)
 
     def write(self, slot: int, steers: Sequence[Steer]) -> None:
-        """Have a slot do at this layer what `steers` do everywhere."""
+        """Fill a slot with the edits of `steers` at this layer."""
         for table in (self.delta, self.direction, self.along, self.share):
             table[slot].zero_()
         here = [steer for steer in steers if self.layer in {s.layer for s in steer.sites()}]
-        for site, made in plan(here, _no_write_sites).items():
+        for site, site_plan in plan(here, _no_write_sites).items():
             if site.layer != self.layer:
                 continue
-            if (addition := made.adds.get(ALWAYS)) is not None:
+            if (addition := site_plan.adds.get(ALWAYS)) is not None:
                 self.delta[slot] = torch.from_numpy(addition.delta.copy())
-            for index, along in enumerate(made.others):
+            for index, along in enumerate(site_plan.others):
                 self.direction[slot, index] = torch.from_numpy(along.direction.copy())
                 self.along[slot, index] = torch.tensor(_bounds(along))
         for steer in here:
@@ -122,9 +121,9 @@ class LayerSlots(nn.Module):
 
 
 class Slots:
-    """The tables of all layers, and which steering stands in which slot.
+    """The tables of all layers, and the slots of each set of steers.
 
-    max_tokens: the most tokens that one batch holds.
+    max_tokens: the most tokens in one batch.
     """
 
     def __init__(
@@ -144,15 +143,15 @@ class Slots:
         self._taken: dict[str, tuple[int, int]] = {"": (0, 0)}
 
     def __contains__(self, key: str) -> bool:
-        """Whether a steering has its slots."""
+        """Whether a set of steers has its slots."""
         return key in self._taken
 
     def find(self, key: str, steers: Sequence[Steer], in_use: Mapping[str, object]) -> None:
-        """See to it that the steering called `key` has its slots, if need be those of one that is
-        not `in_use`.
+        """Give the steers called `key` their slots, taking those of a set that is not `in_use` if
+        necessary.
 
         Raises:
-            RuntimeError: all are in use; there are too few.
+            RuntimeError: all slots are in use.
         """
         if key in self:
             return
@@ -160,7 +159,7 @@ class Slots:
             for other in [name for name in self._taken if name and name not in in_use]:
                 self._free += self._taken.pop(other)
         if len(self._free) < 2:
-            raise RuntimeError("more steerings run at once than there are slots")
+            raise RuntimeError("all slots are in use")
         prompt, response = self._free.pop(0), self._free.pop(0)
         for layer in self.layers.values():
             layer.write(prompt, _acting(steers, "prompt"))
@@ -168,13 +167,13 @@ class Slots:
         self._taken[key] = prompt, response
 
     def fill(self, keys: Sequence[str], starts: Sequence[int], firsts: Sequence[int]) -> None:
-        """Say which token of the batch gets which slot.
+        """Set the slot of each token in the batch.
 
-        keys: the steering of each request. starts: where its tokens begin in the batch, and last,
-        where the batch ends. firsts: where, counted from its start, its response begins; below 0
-        where it began in an earlier batch.
+        keys: the steers of each request. starts: where its tokens begin in the batch, then the end
+        of the batch. firsts: where its response begins, relative to its start; negative if it began
+        in an earlier batch.
         """
-        rows = np.empty(starts[-1], dtype=np.int64)  # what is behind belongs to nobody
+        rows = np.empty(starts[-1], dtype=np.int64)  # tokens after these are padding
         for index, (key, first) in enumerate(zip(keys, firsts, strict=True)):
             start, stop = starts[index], starts[index + 1]
             begin = min(max(start + first, start), stop)
@@ -183,10 +182,10 @@ class Slots:
 
 
 def shape_of(steerings: Sequence[Sequence[Steer]], n_slots: int) -> Shape:
-    """The tables that these steerings need."""
+    """The size of the tables for these sets of steers."""
     plans = [plan(_everywhere(steers), _no_write_sites) for steers in steerings]
-    layers = sorted({site.layer for made in plans for site in made})
-    n_along = max((len(one.others) for made in plans for one in made.values()), default=0)
+    layers = sorted({site.layer for sites in plans for site in sites})
+    n_along = max((len(site.others) for sites in plans for site in sites.values()), default=0)
     return Shape(tuple(layers), n_slots, n_along)
 
 
@@ -201,21 +200,20 @@ def _everywhere(steers: Sequence[Steer]) -> list[Steer]:
 def _low_rank(
     vectors: Sequence[SteeringVector], layer: int
 ) -> list[tuple[SteeringVector, Tensor, Tensor]]:
-    found = []
+    edits = []
     for vector in vectors:
-        # A vector of resid_pre acts one layer lower, as `Site.canonical` says.
+        # A vector of resid_pre acts one layer lower (`Site.canonical`).
         own = layer + (vector.metadata.site == "resid_pre")
         if own in vector.metadata.layers and (pair := vector.low_rank(own)) is not None:
             down, up = (torch.from_numpy(part.copy()) for part in pair)
-            found.append((vector, down, up))
-    return found
+            edits.append((vector, down, up))
+    return edits
 
 
 def _bounds(along: Along) -> tuple[float, float, float, float]:
-    """Coefficient, level, and between which bounds a projection moves towards the level."""
-    least = 0.0 if along.op == "floor" else -math.inf
-    most = 0.0 if along.op == "cap" else math.inf
-    return along.coefficient, along.level, least, most
+    """Coefficient, level, and the bounds within which a projection moves towards the level."""
+    assert along.op.moves is not None  # `wire.check_engine_can` refuses others
+    return along.coefficient, along.level, *along.op.moves
 
 
 def _no_write_sites() -> Sequence[Site]:

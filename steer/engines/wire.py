@@ -1,6 +1,6 @@
-"""What travels to an engine's workers with a request: steers as a line of JSON. No torch.
+"""Encode the steers of a request as a line of JSON for an engine's workers. No torch.
 
-Vectors travel by name alone: a worker has read them, from a folder that was named when it started.
+Vectors are sent by name only: workers read them from a folder when they start.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from steer.base.errors import UsageError
-from steer.steering.operation import Between, Coefficient, Operation, OpName
+from steer.base.text import listed
+from steer.ops.op import Op, Side
+from steer.ops.registry import ops
+from steer.steering.operation import Coefficient, Operation
 from steer.steering.scope import EVERYWHERE, Scope
 from steer.steering.steers import Steer
 from steer.vectors.provenance import Unit
 from steer.vectors.vector import SteeringVector
 
-#: Scopes by the names that travel; the token that writes the first new one begins the response.
+#: Scopes by name. The response begins with the token that predicts the first new one.
 SCOPES = {str(scope): scope for scope in (EVERYWHERE, Scope("prompt"), Scope("response"))}
-#: Ops that move a projection to a level, which all engines' kernels here know.
-ALONG: tuple[OpName, ...] = ("ablate", "clamp", "cap", "floor")
 
 
 class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -29,16 +30,21 @@ class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     coefficient: float
     layers: tuple[int, ...]
     unit: Unit = "vector"
-    op: OpName = "add"
-    value: float | Between | None = None
+    op: str = "add"
+    value: float | Side | None = None
     scope: str = "all"
 
 
+def can_do(op: Op) -> bool:
+    """Whether the kernels of engines can do an op: adding, and moving a projection to a level."""
+    return op.adds or op.moves is not None
+
+
 def check_engine_can(steer: Steer, engine: str) -> None:
-    """Refuse what only hooks in this process can do.
+    """Refuse a steer that only hooks in this process can apply.
 
     Raises:
-        UsageError: a gate, a schedule, an op, a scope or a site that the engine does not have.
+        UsageError: a gate, a schedule, an op, a scope or a site that the engine does not support.
     """
     site = steer.vector.metadata.site
     lacking = None
@@ -48,24 +54,24 @@ def check_engine_can(steer: Steer, engine: str) -> None:
         lacking = f"schedules ({steer.schedule})"
     elif str(steer.scope) not in SCOPES:
         lacking = f"the scope {steer.scope}"
-    elif steer.op.keep_norm or steer.op.writes or steer.op.name not in ("add", *ALONG):
+    elif steer.op.keep_norm or steer.op.writes or not can_do(steer.op.op):
         lacking = f"the op {steer.op}"
     elif site not in ("resid_post", "resid_pre") or any(
-        place.canonical.name != "resid_post" for place in steer.sites()
+        site.canonical.name != "resid_post" for site in steer.sites()
     ):
         lacking = f"edits of {site} at layer {steer.layers[0]}"
     if lacking:
         raise UsageError(
-            f"{engine} cannot do {lacking}, which {str(steer)!r} asks for",
-            hint="it adds, ablates, clamps, caps and floors resid_post, over all, prompt or"
-            " response; leave --engine out for the rest",
+            f"{engine} does not support {lacking}, which {str(steer)!r} needs",
+            hint=f"it can {listed([op.name for op in ops() if can_do(op)])} at resid_post, over"
+            " all, prompt or response; leave --engine out for the rest",
         )
 
 
 def encode(steers: Sequence[Steer], names: Mapping[SteeringVector, str]) -> str:
-    """Steers as they travel, by the names that the workers know their vectors by.
+    """Encode steers; `names` are the workers' names for their vectors.
 
-    Steers that do nothing are left out, so nothing at all is the empty string.
+    Steers with coefficient 0 are left out; without any steer, the result is "".
     """
     sent = [
         Sent(
@@ -84,21 +90,21 @@ def encode(steers: Sequence[Steer], names: Mapping[SteeringVector, str]) -> str:
 
 
 def decode(text: str, vectors: Mapping[str, SteeringVector]) -> list[Steer]:
-    """The steers that travelled.
+    """Decode steers.
 
     Raises:
-        ValueError, KeyError: nothing that `encode` wrote, for these vectors.
-        VectorError: a vector without one of the layers.
+        ValueError, KeyError: the text is not from `encode`, or names an unknown vector.
+        VectorError: a vector lacks one of the layers.
     """
     if not text:
         return []
     return [
         Steer(
-            vectors[one.vector],
-            Coefficient(one.coefficient, one.unit),
-            one.layers,
-            scope=SCOPES[one.scope],
-            op=Operation(one.op, one.value),
+            vectors[sent.vector],
+            Coefficient(sent.coefficient, sent.unit),
+            sent.layers,
+            scope=SCOPES[sent.scope],
+            op=Operation(sent.op, sent.value),
         )
-        for one in msgspec.json.decode(text, type=tuple[Sent, ...])
+        for sent in msgspec.json.decode(text, type=tuple[Sent, ...])
     ]

@@ -1,5 +1,5 @@
-"""What steering does and costs: one set of vectors (`evaluate`), every layer and coefficient
-(`sweep`), every method (`suite`). Loaded when they are asked for: they bring torch."""
+"""Measure effect and cost: of some vectors (`evaluate`), of every layer and coefficient (`sweep`),
+of every method (`suite`). They are imported lazily, since they need torch."""
 
 from __future__ import annotations
 

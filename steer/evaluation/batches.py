@@ -1,4 +1,4 @@
-"""Texts as batches of token ids, and what is measured of each token. No text is generated."""
+"""Batches of texts as token ids, and the quantities measured at each token. Generates no text."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from steer.steering.projection import Gate
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Token ids, and which of them are scored, each by what the model predicts before it.
+    """Token ids, and the positions of those to score by the model's prediction.
 
     scored: rising positions, from 1. start: where the response begins, for scopes and gates.
-    conditioned: ids of the same text after a condition, where there is one; the scored tokens end
-    both alike.
+    conditioned: ids of the same text after a condition, if there is one; it ends with the same
+    tokens.
     """
 
     ids: tuple[int, ...]
@@ -35,9 +35,11 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Texts that run together. columns: int64 [column], where one of them is predicted. targets:
-    int64 [text, column], the token that comes. weights: float32 [text, column], 1 where it counts.
-    spared: whether the last MLP runs at the columns alone.
+    """Texts that run together.
+
+    columns: int64 [column], the positions whose next token is scored in some text. targets: int64
+    [text, column], the next tokens. weights: float32 [text, column], 1 where a token is scored.
+    spared: whether the last MLP runs at the columns only.
     """
 
     model: Model
@@ -52,18 +54,18 @@ class Batch:
     def of(cls, model: Model, texts: Sequence[Text]) -> Batch:
         ids, _ = model.padded([text.ids for text in texts], left=False)
         columns = sorted({position - 1 for text in texts for position in text.scored}) or [0]
-        place = {column: index for index, column in enumerate(columns)}
+        index_of = {column: index for index, column in enumerate(columns)}
         weights = torch.zeros((len(texts), len(columns)))
         for row, text in enumerate(texts):
-            weights[row, [place[position - 1] for position in text.scored]] = 1
+            weights[row, [index_of[position - 1] for position in text.scored]] = 1
         which = torch.tensor(columns, device=ids.device)
         targets = ids[:, (which + 1).clamp(max=ids.shape[1] - 1)]
-        # Found out here, where no hooks stand in the way of a trial.
+        # Tested here, before any hooks are set.
         spared = can_be_spared(model)
         return cls(model, texts, ids, which, targets, weights.to(ids.device), spared)
 
     def clock(self, values: dict[Gate, list[float]]) -> TokenClock:
-        """A clock for one way of steering: it has a row for each text. values: as its own."""
+        """A clock for one cell, with a row for each text. values: those of prompt gates."""
         nothing = torch.zeros(len(self.texts), dtype=torch.int64)
         clock = TokenClock(0, nothing, values, [text.start for text in self.texts])
         clock.ids = self.ids
@@ -79,9 +81,9 @@ class Batch:
         return self.log_probs(self.ids, self.columns)
 
     def grow(self) -> dict[int, Trunk]:
-        """The trunk of every layer; `base` is made on the way."""
+        """The trunk of every layer; computes `base` in the same forward."""
         with growing(self.model) as trunks:
-            # What is spared in the last block would be missing there.
+            # Sparing the last MLP would leave its trunk incomplete.
             vars(self)["base"] = replace(self, spared=False).base
         return trunks
 
@@ -91,24 +93,24 @@ class Batch:
         ids, _ = self.model.padded([text.conditioned for text in self.texts], left=False)
         shifts = [len(text.conditioned) - len(text.ids) for text in self.texts]
         columns = torch.tensor(shifts)[:, None] + self.columns.cpu()[None]
-        # What a text does not score is as good as anything.
+        # Positions that a text does not score may hold anything.
         columns = columns.clamp(0, ids.shape[1] - 1)
         kept, index = torch.unique(columns, return_inverse=True)
-        found = self.log_probs(ids, kept.to(ids.device))
-        return found[torch.arange(len(ids))[:, None], index.to(found.device)]
+        log_probs = self.log_probs(ids, kept.to(ids.device))
+        return log_probs[torch.arange(len(ids))[:, None], index.to(log_probs.device)]
 
     def log_probs(self, ids: Tensor, columns: Tensor) -> Tensor:
         """log p float32 [row, column, vocabulary] at the columns; the LM head runs there only.
 
-        ids: int64 [row, position], padded on the right: no token sees what comes after it, so
-        nothing has to be masked, and attention without a mask is faster.
+        ids: int64 [row, position], padded on the right. Attention is causal, so the padding needs
+        no mask, and attention without a mask is faster.
         """
-        asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        arguments = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         with sparing(self.model, columns) if self.spared else nullcontext():
             if picks_columns(self.model):
-                logits = self.model.network(**asked, logits_to_keep=columns).logits
+                logits = self.model.network(**arguments, logits_to_keep=columns).logits
             else:
-                logits = self.model.network(**asked).logits
+                logits = self.model.network(**arguments).logits
                 logits = logits[:, columns.to(logits.device)]
         return torch.as_tensor(logits).float().log_softmax(-1)
 
@@ -118,18 +120,18 @@ class Batch:
         return self.targets.numel() * vocabulary(self.model)
 
     def forget(self) -> None:
-        """Let go of log-probabilities that are remembered."""
+        """Drop the cached log-probabilities."""
         for name in ("base", "conditioned"):
             self.__dict__.pop(name, None)
 
 
-#: Log-probabilities [cell, text, column, vocabulary] of cells of a batch, to a number for each
-#: [cell, text, column].
+#: A function of log-probabilities [cell, text, column, vocabulary] and their batch that gives a
+#: number for each [cell, text, column].
 TokenMeasure = Callable[[Tensor, Batch], Tensor]
 
 
 def log_prob(cells: Tensor, batch: Batch) -> Tensor:
-    """log p of the token that comes, in nats."""
+    """log p of the next token, in nats."""
     targets = batch.targets.to(cells.device).expand(cells.shape[:-1])
     return cells.gather(-1, targets[..., None]).squeeze(-1)
 
@@ -145,9 +147,10 @@ def distance(cells: Tensor, batch: Batch) -> Tensor:
 
 
 def surprise(cells: Tensor, batch: Batch) -> Tensor:
-    """What the next token is expected to cost the unsteered model, in nats: the cross-entropy
-    -sum_v p_steered(v) log p_base(v). It takes all that could have been written, not only what was.
+    """The expected surprise of the next token under the unsteered model, in nats: the cross-entropy
+    -sum_v p_steered(v) log p_base(v). It averages over all tokens, not only the sampled one.
     """
-    chances = cells.exp()
-    # A token that is not written costs nothing, also where the unsteered model excludes it.
-    return -(chances * batch.base[None]).masked_fill(chances == 0, 0.0).sum(-1)
+    probabilities = cells.exp()
+    # A token of probability 0 contributes 0, even if the unsteered model excludes it.
+    products = probabilities * batch.base[None]
+    return -products.masked_fill(probabilities == 0, 0.0).sum(-1)

@@ -1,8 +1,8 @@
-"""Layers by coefficients, scored teacher-forced: which effect each cell has, and at what cost.
+"""Score the effect and the cost of each cell of a sweep, with teacher forcing.
 
 Effect: the preference shift on pairs, or the recovery of a condition. Cost: KL(p_base || p_steered)
-on unrelated texts. The coefficients of a row share what lies below their lowest layer
-(`steer.evaluation.scoring`); what is done is kept in a journal, row by row and batch by batch.
+on unrelated texts. The coefficients of a row share the computation below their lowest layer
+(`steer.evaluation.scoring`). A journal keeps the results of each row and batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from steer import resuming
 from steer.base.journal import Journal
 from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
 from steer.evaluation.cells import UNSTEERED, Cell, Steered
-from steer.evaluation.scoring import Part, Scored, check_acted, check_effect, score, score_rows
+from steer.evaluation.scoring import (
+    Scored,
+    TextSet,
+    check_acted,
+    check_effect,
+    score,
+    score_rows,
+)
 from steer.evaluation.task import Task
 from steer.evaluation.written import (
     Continue,
@@ -37,7 +44,7 @@ from steer.vectors.sites import format_layers
 
 Array = NDArray[np.float64]
 
-#: Gets what is being done, and which share of it is done.
+#: Called with the current task, and the share of it that is done.
 Progress = Callable[[str, float], None]
 
 
@@ -45,9 +52,9 @@ Progress = Callable[[str, float], None]
 class Bench:
     """The texts that every cell is scored on.
 
-    effect: pairs' positive sides and then their negative ones, or texts of the condition. own: what
-    the unsteered model wrote. given: whether the unrelated texts are somebody's, and not its own.
-    engine: what writes in place of the model.
+    effect: the positive sides of the pairs and then their negative sides, or texts of the
+    condition. own: texts that the unsteered model generated. own_unrelated: whether the unrelated
+    texts are the model's own rather than the user's. engine: generates texts instead of the model.
     """
 
     model: Model
@@ -55,7 +62,7 @@ class Bench:
     effect: list[Text]
     unrelated: list[Text]
     own: list[Written]
-    given: bool = False
+    own_unrelated: bool = True
     engine: Continue | None = None
 
     @property
@@ -67,21 +74,22 @@ class Bench:
         return len(self.effect) // (2 if self.kind == "preference" else 1)
 
     def part(self, items: Indices, unrelated: Indices) -> Bench:
-        """The same with some of the items and of the unrelated texts."""
+        """The bench with some of the items and of the unrelated texts."""
         sides = range(0, len(self.effect), self.n_items)
         effect = [self.effect[side + item] for side in sides for item in items]
-        return replace(self, effect=effect, unrelated=[self.unrelated[one] for one in unrelated])
+        return replace(self, effect=effect, unrelated=[self.unrelated[i] for i in unrelated])
 
     def effects(self, sums: Array) -> tuple[Array, Array]:
-        """Effects [cell, item] and their weights [item], of sums [cell, text], unsteered first."""
+        """Effects [cell, item] and their weights [item] from sums [cell, text], of which the first
+        cell is unsteered."""
         if self.kind == "recovery":
             return sums[0] - sums[1:], sums[0]
-        found = self.levels(sums)
-        return found[1:] - found[0], np.ones(self.n_items)
+        levels = self.levels(sums)
+        return levels[1:] - levels[0], np.ones(self.n_items)
 
     def levels(self, sums: Array) -> Array:
-        """Preferences [cell, item] of sums [cell, text]."""
-        return np.stack([preference(*np.split(one, 2)) for one in sums])
+        """Preferences [cell, item] from sums [cell, text]."""
+        return np.stack([preference(*np.split(cell, 2)) for cell in sums])
 
     def score(self, cells: Sequence[Cell]) -> tuple[Array, Array]:
         """Effects [cell, item] and their weights [item]."""
@@ -94,10 +102,10 @@ def bench(
     on_progress: Callable[[str, int], None],
     engine: Continue | None = None,
 ) -> Bench:
-    """Texts to score on, those included that the model has to write first.
+    """The texts to score on; the model generates those that it has to.
 
     Raises:
-        InputError: texts that the model does not take.
+        InputError: a text is too long for the model.
     """
     written = write(model, task.writing, (), lambda count: on_progress("writing", count), engine)
     if task.unrelated is not None:
@@ -113,15 +121,14 @@ def bench(
     else:
         lessons = write_conditioned(model, task.writing, lambda n: on_progress("writing", n))
         effect = [lesson_text(lesson) for lesson in lessons]
-    given = task.unrelated is not None
-    return Bench(model, kind, effect, unrelated, written, given, engine)
+    return Bench(model, kind, effect, unrelated, written, task.unrelated is None, engine)
 
 
 def journal(model: Model, grid: Grid, texts: Bench) -> Journal:
-    """The journal of a sweep: of everything that its numbers depend on.
+    """The journal of a sweep, keyed by everything that its numbers depend on.
 
     Raises:
-        SteerError: it cannot be read or written.
+        SteerError: the journal cannot be read or written.
     """
     rows = [
         [
@@ -145,12 +152,12 @@ def run(
     texts: Bench,
     grid: Grid,
     done: Journal,
-    on_progress: Progress = lambda what, share: None,
+    on_progress: Progress = lambda task, share: None,
     max_kl: float | None = None,
 ) -> Iterator[Scores]:
-    """Score every cell; yields the scores after each of its rows.
+    """Score every cell; yields the scores after each row.
 
-    max_kl: with it, cells that cannot be the strongest within it are not scored on all texts
+    max_kl: if given, cells that cannot be the strongest within it are not scored on all texts
     (`steer.measures.elimination`).
 
     Raises:
@@ -166,7 +173,7 @@ def run(
     n_texts = texts.n_items, len(texts.unrelated)
     n = 1 if max_kl is None else n_looks(min(n_texts))
     for number, (items, unrelated) in enumerate(
-        zip(*(looks(one, n) for one in n_texts), strict=True)
+        zip(*(looks(count, n) for count in n_texts), strict=True)
     ):
         name = f"look {number + 1} of {n} at {format_layers(np.flatnonzero(cells).tolist())}"
         yield from scoring.look(name, cells, items, unrelated)
@@ -190,7 +197,7 @@ def acting(grid: Grid, scores: Scores) -> list[int]:
 
 
 def completed(texts: Bench, grid: Grid, scores: Scores, cells: Cells) -> Scores:
-    """The scores with these cells scored on everything.
+    """The scores after scoring these cells on all items and texts.
 
     Raises:
         IdleError: a cell changed nothing.
@@ -198,7 +205,7 @@ def completed(texts: Bench, grid: Grid, scores: Scores, cells: Cells) -> Scores:
     """
     scoring = _Scoring(texts, grid, scores, Journal(None), may_be_idle=False)
     for _ in scoring.look(
-        "", cells, *(np.arange(one.shape[-1]) for one in (scores.effect, scores.drift))
+        "", cells, *(np.arange(array.shape[-1]) for array in (scores.effect, scores.drift))
     ):
         pass
     return scoring.scores
@@ -206,35 +213,35 @@ def completed(texts: Bench, grid: Grid, scores: Scores, cells: Cells) -> Scores:
 
 @dataclass
 class _Scoring:
-    """Scores cells of a grid on parts of the texts, one after the other. `seen` is the share of the
-    items that were scored. may_be_idle: whether all cells of a row may change nothing."""
+    """Scores the cells of a grid on one part of the texts after another. `seen` is the share of all
+    scores that are done. may_be_idle: whether all cells of a row may change nothing."""
 
     texts: Bench
     grid: Grid
     scores: Scores
     done: Journal
-    on_progress: Progress = lambda what, share: None
+    on_progress: Progress = lambda task, share: None
     seen: float = 0.0
     may_be_idle: bool = True
     #: The steers of a row that have changed nothing yet in either part.
     _idle: dict[int, list[frozenset[str]]] = field(default_factory=dict)
 
     def look(self, name: str, cells: Cells, items: Indices, unrelated: Indices) -> Iterator[Scores]:
-        """Score cells on some items and texts; yields the scores after each row. name: what is
-        done is kept under it."""
+        """Score cells on some items and texts; yields the scores after each row. name: the key in
+        the journal."""
         these = self.texts.part(items, unrelated)
         parts = [
-            Part(f"effect, {name}", these.effect, these.measure),
-            Part(f"drift, {name}", these.unrelated, drift),
+            TextSet(f"effect, {name}", these.effect, these.measure),
+            TextSet(f"drift, {name}", these.unrelated, drift),
         ]
         columns = {row: np.flatnonzero(cells[row]) for row in np.flatnonzero(cells.any(1)).tolist()}
-        ways: dict[int, list[Cell]] = {
-            row: [UNSTEERED, *(Steered((self.grid.steer(row, one),)) for one in some.tolist())]
+        by_row: dict[int, list[Cell]] = {
+            row: [UNSTEERED, *(Steered((self.grid.steer(row, i),)) for i in some.tolist())]
             for row, some in columns.items()
         }
-        n_scores = sum(map(len, ways.values())) * (len(these.effect) + len(these.unrelated))
+        n_scores = sum(map(len, by_row.values())) * (len(these.effect) + len(these.unrelated))
         report = self._reporting(len(items) / self.texts.n_items / n_scores)
-        for row, scored in score_rows(these.model, parts, ways, report, self.done):
+        for row, scored in score_rows(these.model, parts, by_row, report, self.done):
             effects, weights = these.effects(scored[0].sums)
             levels = None
             if these.kind == "recovery":
@@ -269,7 +276,7 @@ class _Scoring:
         self.scores = replace(self.scores, idle=rows)
 
     def _reporting(self, share: float) -> Callable[[int, int], None]:
-        """Reports scores, each of which is a share of all."""
+        """A callback that adds up scores, each of which is this share of all."""
         labels = self.grid.labels()
 
         def report(row: int, n_scores: int) -> None:

@@ -1,4 +1,4 @@
-"""A cell: one way in which a text is scored or written."""
+"""A cell: one setting under which texts are scored or generated."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from steer.steering.steers import Steer
 
 @dataclass(frozen=True, slots=True)
 class Unsteered:
-    """The model as it is."""
+    """The unsteered model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """The model as it is, with the condition before the text."""
+    """The unsteered model with the condition before the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,5 +34,5 @@ UNSTEERED, PROMPTED = Unsteered(), Prompted()
 
 
 def steers_of(cell: Cell) -> tuple[Steer, ...]:
-    """The steers of a cell; none of one that is not steered."""
+    """The steers of a cell; empty for an unsteered one."""
     return cell.steers if isinstance(cell, Steered) else ()

@@ -1,8 +1,8 @@
-"""Which cell of a sweep a rule takes within a budget of what it costs: first by what was scored,
-then by texts that are written under it."""
+"""Choose a cell of a sweep within a budget, by its scores and by texts generated under it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,6 +13,7 @@ from steer.base.intervals import Interval, rate
 from steer.evaluation.bench import Bench, completed
 from steer.evaluation.cells import UNSTEERED, Steered
 from steer.evaluation.scoring import Nats, expected_nats, extra
+from steer.evaluation.shift import lies_at
 from steer.evaluation.written import Writing, write
 from steer.measures.elimination import contenders
 from steer.measures.formulas import distinct
@@ -20,14 +21,14 @@ from steer.measures.grids import FINER_ROWS, Array, Grid, Position, Scores
 from steer.measures.selection import Candidate, Rule, refusal_direction, strongest
 from steer.steering.steers import Steer
 
-#: Lines of a grid whose texts are looked at: those that do most before that.
+#: How many lines of the grid, the strongest by their scores, are tried by generated texts.
 LINES = FINER_ROWS
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a cell may cost. kl: nats per token on unrelated texts; nats: extra ones of its own
-    texts under the unsteered model."""
+    """The most that a cell may cost. kl: nats per token on unrelated texts. nats: extra nats per
+    token of its own texts under the unsteered model."""
 
     kl: float = 0.1
     nats: float = 0.1
@@ -36,24 +37,28 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A cell whose texts were looked at. distinct: share of different bigrams in a text. refused:
-    cells that are out because of their texts."""
+    """A cell that was tried by generating texts. distinct: share of different bigrams in a text.
+    refused: cells that are excluded because of their texts. shift: how far the texts move towards
+    the positive side, as the unsteered model reads them (`steer.evaluation.shift`); NaN of a
+    low-rank edit."""
 
     position: Position
     extra_nats: Interval
     distinct: Interval
     samples: tuple[str, ...]
     refused: frozenset[Position] = frozenset()
+    shift: float = math.nan
 
 
-#: Gives what was found in the texts of a cell.
+#: Generates and measures the texts of a cell.
 Look = Callable[[Position], Tried]
+#: The most cells of a shortlist.
+SHORTLIST = 4
 
 
 def choose(grid: Grid, scores: Scores, budget: Budget, look: Look) -> Tried | None:
-    """The cell that the rule takes of those within the budget; of those that cost too much in their
-    texts the cheapest that was looked at, and None where all cost too much before. look: as by
-    `looking`.
+    """The cell that the rule chooses within the budget. If the texts of all that were tried cost
+    too much, the cheapest of them; None if the scores exclude all cells. look: from `looking`.
 
     Raises:
         HookError: a cell was never applied.
@@ -67,28 +72,28 @@ def choose(grid: Grid, scores: Scores, budget: Budget, look: Look) -> Tried | No
         looked[position] = look(position)
         return looked[position]
 
-    found = _first_within(lines_of(grid, order), order, costs, noted, budget.nats)
-    if found.extra_nats.value > budget.nats:
-        found = min(looked.values(), key=lambda tried: tried.extra_nats.value)
-    failed = [one for one, tried in looked.items() if tried.extra_nats.value > budget.nats]
-    # Also what costs too much before, which by half of the texts it might not.
+    choice = _first_within(lines_of(grid, order), order, costs, noted, budget.nats)
+    if choice.extra_nats.value > budget.nats:
+        choice = min(looked.values(), key=lambda tried: tried.extra_nats.value)
+    failed = [cell for cell, tried in looked.items() if tried.extra_nats.value > budget.nats]
+    # Including cells above the KL budget, which half of the texts might put below it.
     lines = lines_of(grid, list(np.ndindex(costs.shape)))
     refused = (
         position
         for line in lines
         for position in line
-        if any(one in line and costs[position] >= costs[one] for one in failed)
+        if any(cell in line and costs[position] >= costs[cell] for cell in failed)
     )
-    return replace(found, refused=frozenset(refused))
+    return replace(choice, refused=frozenset(refused))
 
 
 def decide(
     texts: Bench, grid: Grid, scores: Scores, budget: Budget, look: Look
 ) -> tuple[Scores, Tried | None]:
-    """The choice, and the scores with all that may rival it scored on everything.
+    """The choice, and the scores after scoring all its rivals on all items and texts.
 
-    Cells left early because of stronger ones. Where those are out for their texts, the rest is held
-    against what is left.
+    Cells were dropped early because of stronger ones. If the texts exclude those, the dropped cells
+    compete again.
 
     Raises:
         HookError: a cell was never applied.
@@ -97,20 +102,20 @@ def decide(
         tried = choose(grid, scores, budget, look)
         if tried is None:
             return scores, None
-        left = contenders(scores, budget.kl, tried.refused)
-        left[tried.position] = True
-        left &= ~scores.whole()
-        if not left.any():
+        rivals = contenders(scores, budget.kl, tried.refused)
+        rivals[tried.position] = True
+        rivals &= ~scores.whole()
+        if not rivals.any():
             return scores, tried
-        scores = completed(texts, grid, scores, left)
+        scores = completed(texts, grid, scores, rivals)
 
 
 def looking(texts: Bench, grid: Grid, writing: Writing) -> Look:
-    """What looks at the texts of a cell, of each once."""
+    """A function that tries a cell by its texts, with a cache."""
 
     @cache
     def base() -> Nats:
-        return expected_nats(texts.model, [(UNSTEERED, [one.scored for one in texts.own])])
+        return expected_nats(texts.model, [(UNSTEERED, [text.scored for text in texts.own])])
 
     @cache
     def look(position: Position) -> Tried:
@@ -119,46 +124,56 @@ def looking(texts: Bench, grid: Grid, writing: Writing) -> Look:
     return look
 
 
+def shortlist(
+    looked: Sequence[Tried], scores: Scores, budget: Budget, chosen: Position
+) -> tuple[Tried, ...]:
+    """Of the cells whose texts were looked at and cost no more than the budget, the choice and the
+    best one of each other row, by effect."""
+    effects, _ = scores.looks()
+    passed = [one for one in looked if one.extra_nats.value <= budget.nats]
+    passed.sort(key=lambda one: (one.position != chosen, -effects[one.position]))
+    first = {one.position[0]: one for one in reversed(passed)}
+    return tuple(one for one in passed if first[one.position[0]] is one)[:SHORTLIST]
+
+
 def ordered(
     scores: Scores, grid: Grid, budget: Budget, part: slice | None = None
 ) -> list[Position]:
-    """Cells that the rule lets through by what was scored of them, its choice first; or, by a part
-    of the items and texts, those that were scored on all of it."""
+    """Cells that the rule accepts by their scores, the best first. part: judge by a part of the
+    items and texts only, and only cells that were scored on all of it."""
     if budget.rule == "refusal_direction":
         return _by_refusal_direction(scores, grid, slice(None) if part is None else part)
     whole = (scores.effects(part), scores.costs(part)) if part is not None else None
     effects, costs = whole or scores.looks()
-    left = effects.copy()
+    remaining = effects.copy()
     chosen: list[Position] = []
     while True:
-        best = strongest(left.ravel().tolist(), costs.ravel().tolist(), budget.kl)
+        best = strongest(remaining.ravel().tolist(), costs.ravel().tolist(), budget.kl)
         if best is None:
             return chosen
         chosen += positions_of(effects, [best])
-        left[chosen[-1]] = -np.inf
+        remaining[chosen[-1]] = -np.inf
 
 
 def _by_refusal_direction(scores: Scores, grid: Grid, part: slice) -> list[Position]:
-    """The rule with each coefficient for what adds, and its negative for what takes out."""
+    """The rule `refusal_direction`; a coefficient adds the direction, its negative removes it."""
     costs, levels = scores.costs(part), scores.levels(part)
     positions, candidates = [], []
-    for row, one in enumerate(grid.rows):
-        columns = {(c.value, c.unit): index for index, c in enumerate(one.coefficients)}
+    for row, grid_row in enumerate(grid.rows):
+        columns = {(c.value, c.unit): index for index, c in enumerate(grid_row.coefficients)}
         for (value, unit), column in columns.items():
             away = columns.get((-value, unit))
             if value > 0 and away is not None:
                 positions.append((row, column))
                 level, cost = levels[row], float(costs[row, away])
-                candidates.append(
-                    Candidate(one.layers[-1], float(level[away]), float(level[column]), cost)
-                )
+                removed, induced = float(level[away]), float(level[column])
+                candidates.append(Candidate(grid_row.layers[-1], removed, induced, cost))
     n_layers = grid.rows[0].vector.metadata.model.n_layers
     return [positions[index] for index in refusal_direction(candidates, n_layers)]
 
 
 def lines_of(grid: Grid, order: Sequence[Position]) -> list[list[Position]]:
-    """Cells that differ in their coefficients alone, in their order; the line of the first one
-    first."""
+    """Cells grouped into lines that differ only in their coefficients, in their order."""
     lines: dict[tuple[str, tuple[int, ...]], list[Position]] = {}
     for position in order:
         row = grid.rows[position[0]]
@@ -173,17 +188,18 @@ def _first_within(
     look: Look,
     max_nats: float,
 ) -> Tried:
-    """Of the cells that pass in their texts the first one; if none does, the last one looked at.
+    """The first cell whose texts are within the budget; if there is none, the last one tried.
 
-    Texts at one layer cost more than at another that does as much, so each line has an edge of its
-    own. What may do more than what was found has to pass where it does hardly more.
+    Cells of equal effect at different layers differ in the cost of their texts, so each line is
+    searched for its own limit. A later line is searched only if its weakest cell that could still
+    beat the best so far is within the budget.
     """
     rank = {position: number for number, position in enumerate(order)}
     best: Tried | None = None
     for line in lines[:LINES]:
-        rivals = [one for one in line if best is None or rank[one] < rank[best.position]]
+        rivals = [cell for cell in line if best is None or rank[cell] < rank[best.position]]
         if not rivals:
-            break  # Nor do the lines that follow.
+            break  # later lines have no rivals either
         rivals = _cheaper_and_cheaper(rivals, costs)
         if best is not None and look(rivals[-1]).extra_nats.value > max_nats:
             continue
@@ -194,7 +210,7 @@ def _first_within(
 
 
 def _cheaper_and_cheaper(ordered: Sequence[Position], costs: Array) -> list[Position]:
-    """Of cells in the rule's order those that cost less than all before them."""
+    """The cells, in the rule's order, that cost less than all before them."""
     kept: list[Position] = []
     for position in ordered:
         if not kept or costs[position] < costs[kept[-1]]:
@@ -203,8 +219,8 @@ def _cheaper_and_cheaper(ordered: Sequence[Position], costs: Array) -> list[Posi
 
 
 def _edge(line: Sequence[Position], look: Look, max_nats: float) -> Tried:
-    """The first cell of a line that passes, by bisection: texts fall apart by degrees, so what is
-    weaker than one that passes passes too. If none does, the last one looked at."""
+    """The first cell of a line within the budget, by bisection: texts get worse with strength, so
+    all weaker cells are within it too. If there is none, the last cell tried."""
     tried = look(line[0])
     if tried.extra_nats.value <= max_nats:
         return tried
@@ -221,16 +237,21 @@ def _edge(line: Sequence[Position], look: Look, max_nats: float) -> Tried:
 
 def _tried(texts: Bench, steer: Steer, position: Position, writing: Writing, base: Nats) -> Tried:
     written = write(texts.model, writing, [steer], engine=texts.engine)
-    own = expected_nats(texts.model, [(Steered((steer,)), [one.scored for one in written])])
-    pieces = [distinct(one.own) for one in written]
+    own = expected_nats(texts.model, [(Steered((steer,)), [text.scored for text in written])])
+    pieces = [distinct(text.own) for text in written]
+    shift = math.nan
+    if not steer.vector.metadata.rank:
+        unsteered, steered = lies_at(texts.model, steer.vector, steer.layers, [texts.own, written])
+        shift = steered - unsteered
     return Tried(
         position,
         extra(own, base),
         rate([n for n, _ in pieces], [n for _, n in pieces]),
-        tuple(texts.model.decode(one.ids) for one in written[:6]),
+        tuple(texts.model.decode(text.ids) for text in written[:6]),
+        shift=shift,
     )
 
 
 def positions_of(cells: Array, flat: Sequence[int]) -> list[Position]:
-    """GridRow and column of each of some cells that are known by their number."""
+    """Row and column of cells that are given by their flat index."""
     return [divmod(index, cells.shape[1]) for index in flat]

@@ -1,4 +1,4 @@
-"""A text classifier of Hugging Face, to look for a concept in what a model wrote."""
+"""A Hugging Face text classifier as a judge of generated texts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Classify = Callable[[Sequence[str]], list[dict[str, float]]]
 
 
 def load(location: str) -> Classify:
-    """The probability of each label, of texts, by a classifier of that id or folder.
+    """A function that gives the probability of each label for texts. location: a hub id or folder.
 
-    With one label alone its logit is taken for the log-odds. Longer texts than it takes are cut.
+    A single label's logit is taken as log-odds. Texts that are too long are truncated.
 
     Raises:
-        ModelError: it cannot be loaded, or lacks the weights of a classifier.
+        ModelError: the model cannot be loaded, or has no weights of a classifier.
     """
     source = ModelSource(location)
     with quiet(), explained(source):
@@ -30,7 +30,7 @@ def load(location: str) -> Classify:
             source.location, output_loading_info=True
         )
         if report["missing_keys"]:
-            raise ValueError(f"it is no classifier: it lacks {sorted(report['missing_keys'])[0]}")
+            raise ValueError(f"not a classifier: it lacks {sorted(report['missing_keys'])[0]}")
     network.eval()
     labels = [network.config.id2label[index] for index in range(network.config.num_labels)]
     limit = getattr(network.config, "max_position_embeddings", None)
@@ -39,7 +39,7 @@ def load(location: str) -> Classify:
 
     @torch.no_grad()
     def classify(texts: Sequence[str]) -> list[dict[str, float]]:
-        found: list[dict[str, float]] = []
+        probabilities: list[dict[str, float]] = []
         for start in range(0, len(texts), TOGETHER):
             encoded = tokenizer(
                 list(texts[start : start + TOGETHER]),
@@ -50,7 +50,7 @@ def load(location: str) -> Classify:
             )
             logits = network(**encoded).logits.float()
             scores = logits.sigmoid() if len(labels) == 1 else logits.softmax(-1)
-            found += [dict(zip(labels, row, strict=True)) for row in scores.tolist()]
-        return found
+            probabilities += [dict(zip(labels, row, strict=True)) for row in scores.tolist()]
+        return probabilities
 
     return classify

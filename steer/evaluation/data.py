@@ -1,6 +1,6 @@
-"""What a vector is measured on, from what a user gives: held-out data, condition, prompts.
+"""The data to measure a vector on: held-out texts, condition and prompts, checked.
 
-No torch: whatever is wrong with the data shows before a model is loaded.
+No torch: faults of the data are detected before a model is loaded.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
     from steer.measures.grids import Grid, Scores
     from steer.models.model import Model
 
-#: Held-out pairs or texts: a file, records, or what was read of them.
+#: Held-out pairs or texts: a file, records, or data that were read already.
 Texts = str | Path | Iterable[Any] | Contrasts | HeldOut
-#: A model, or what loads it once the data are known to be right.
+#: A model, or a function that loads it, which is called after the data are checked.
 ModelOrLoader = "Model | Callable[[], Model]"
 Warn = Callable[[str], None]
-#: What writes texts in place of the model, for a model and the cells that will be asked for.
+#: Generates texts instead of the model, given the model and all cells that will be needed.
 Engine = Callable[["Model", "Sequence[Cell]"], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where an evaluation, a sweep or a suite stands, for `progress`.
+    """The progress of an evaluation, a sweep or a suite.
 
-    what: what is being done. share: how much of all is done, from 0 to 1. grid, scores: of a sweep,
-    the cells and what is known of them so far.
+    what: the current task. share: the share of all work that is done, from 0 to 1. grid, scores: of
+    a sweep, its cells and their scores so far.
     """
 
     what: str
@@ -65,19 +65,20 @@ def silent(step: Step) -> None:
 
 
 def warn_python(text: str) -> None:
-    """A warning of Python's, for who calls from a notebook."""
+    """Issue a Python warning, for callers from a notebook."""
     warnings.warn(worded(text), stacklevel=4)
 
 
 @dataclass(frozen=True)
 class Data:
-    """What to measure on.
+    """The data to measure on.
 
-    condition: the prompt that the vector is to stand for; None is the one that the vectors know of,
-    and an empty one is none. baseline: what stands there instead. chat: whether prompts are asked
-    in the chat template; it is so, too, where the vectors' condition was a system message. prompts:
-    what texts begin with; by default those of the pairs. unrelated: texts for the divergence; by
-    default the unsteered model's own. samples: texts that each row writes, of max_tokens.
+    condition: the prompt that the vector stands for; None takes the one that the vectors record,
+    and "" means no condition. baseline: the prompt in its place without the condition. chat:
+    whether prompts are put in the chat template, as they also are if the vectors' condition was a
+    system message. prompts: the beginnings of generated texts; by default those of the pairs.
+    unrelated: texts for KL; by default the unsteered model's own. samples: generated texts per row,
+    of max_tokens.
     """
 
     held_out: HeldOut = field(default_factory=HeldOut)
@@ -91,19 +92,19 @@ class Data:
     seed: int = 0
 
     def condition_of(self, vectors: Sequence[Metadata]) -> tuple[str, str] | None:
-        """The condition and what stands there instead: as given, or as all vectors know it."""
+        """The condition and the baseline: the user's, or those that all vectors record."""
         if self.condition is not None:
             return (self.condition, self.baseline) if self.condition else None
         known = _known_condition(vectors, self.baseline)
         return None if known is None else (known[0], known[1])
 
     def in_chat(self, vectors: Sequence[Metadata]) -> bool:
-        """Whether prompts are asked: as given, or as the condition was, where vectors know it."""
+        """Whether prompts are put in the chat template, from the user or the vectors' condition."""
         known = _known_condition(vectors, self.baseline) if self.condition is None else None
         return self.chat or (known is not None and known[2])
 
     def task(self, vectors: Sequence[Metadata], judge: Judge | None = None) -> Task:
-        """The task for an evaluation; torch comes with it.
+        """The task for an evaluation. Imports torch.
 
         Raises:
             InputError: the condition and the baseline are the same.
@@ -142,10 +143,10 @@ def data_of(
     warn: Warn = warn_python,
     **settings: Any,
 ) -> Data:
-    """What to measure on, of what a user gives, checked.
+    """Check the user's data and combine them.
 
-    names: what a file calls our fields, such as `{"positive": "chosen"}`. others: vectors that
-    have a say, such as those of gates. settings: as `Data`.
+    names: from our field names to the file's, such as `{"positive": "chosen"}`. others: further
+    vectors that are used, such as those of gates. settings: the fields of `Data`.
 
     Raises:
         InputError: data that cannot be used, or that a vector was made from.
@@ -155,36 +156,40 @@ def data_of(
     held_out = HeldOut()
     if texts is not None:
         held_out = _held_out(texts, fields, chat=plain.in_chat(vectors))
-    every = {one.sha256 or str(id(one)): one for one in (*vectors, *others)}.values()
+    every = {vector.sha256 or str(id(vector)): vector for vector in (*vectors, *others)}.values()
     if texts is not None:
+        if not allow_overlap:
+            held_out, line = heldout.without_seen(every, held_out)
+            if line:
+                warn(line)
         for text in heldout.check_unseen(every, held_out.all_texts, allowed=allow_overlap):
             warn(text)
     chosen = None if prompts is None else tuple(dict.fromkeys(prompts))
     if chosen == ():
-        raise InputError("there are no prompts", hint="give at least one, or none to have ours")
+        raise InputError("there are no prompts", hint="give at least one, or use the default ones")
     return Data(**settings, held_out=held_out, prompts=chosen, unrelated=_passages(unrelated))
 
 
 def chosen_on(vectors: Sequence[Metadata], held_out: HeldOut) -> dict[str, int]:
-    """By vector, how many of the texts its recommendation was chosen on."""
+    """For each vector, the number of these texts that its recommendation was chosen on."""
     every = held_out.all_texts
-    found = {}
+    counts = {}
     for metadata in vectors:
         kept = metadata.recommended.chosen_on
         n = len(overlap.known(every, kept)) if kept is not None else 0
         if n:
-            found[metadata.name] = n
-    return found
+            counts[metadata.name] = n
+    return counts
 
 
 def user_steers(
     vectors: str | Path | SteeringVector | Steer | Sequence[Any],
     find: Callable[[str], Path] | None = None,
 ) -> list[Steer]:
-    """Steers, of what a user gives: steers, vectors, or what `-v` takes, one or several.
+    """Steers from one or several steers, vectors, or specs in the grammar of `-v`.
 
     Raises:
-        SteerError: a vector cannot be found or read, or a spec means nothing.
+        SteerError: a vector cannot be found or read, or a spec is invalid.
     """
     from steer.steering.named import NamedSteer, resolved
     from steer.steering.spec import SteerSpec
@@ -192,15 +197,15 @@ def user_steers(
 
     if isinstance(vectors, (str, Path, SteeringVector, Steer)):
         vectors = [vectors]
-    found: list[Steer] = []
-    for one in vectors:
-        if isinstance(one, Steer):
-            found.append(one)
-        elif isinstance(one, SteeringVector):
-            found.append(resolve(SteerSpec(one.name), one))
+    steers: list[Steer] = []
+    for item in vectors:
+        if isinstance(item, Steer):
+            steers.append(item)
+        elif isinstance(item, SteeringVector):
+            steers.append(resolve(SteerSpec(item.name), item))
         else:
-            found += resolved([NamedSteer(str(one))], find or store.find)
-    return found
+            steers += resolved([NamedSteer(str(item))], find or store.find)
+    return steers
 
 
 def warn_of_readers(
@@ -214,7 +219,7 @@ def warn_of_readers(
 
 
 def loaded(model: Any) -> Model:
-    """The model, loaded now where it was not yet."""
+    """The model; loads it if `model` is a function."""
     from steer.models.model import Model
 
     return model if isinstance(model, Model) else model()
@@ -222,7 +227,7 @@ def loaded(model: Any) -> Model:
 
 @contextmanager
 def writer_of(engine: Engine | None, model: Model, cells: Sequence[Cell]) -> Iterator[Any]:
-    """What continues token ids in place of the model here; None where the model does."""
+    """The function that generates texts instead of the model here; None if the model does."""
     from functools import partial
 
     from steer.generate.apply import continue_each
@@ -265,15 +270,15 @@ def _records(texts: str | Path | Iterable[Any], names: Names) -> Iterable[tuple[
 def _known_condition(vectors: Sequence[Metadata], baseline: str) -> tuple[str, str, bool] | None:
     """Condition, baseline, and whether they are system messages, if the vectors agree."""
     known = {
-        (positive, baseline or _baseline(one), one.read.chat is True)
-        for one in vectors
-        if (positive := _condition(one)) is not None
+        (positive, baseline or _baseline(metadata), metadata.read.chat is True)
+        for metadata in vectors
+        if (positive := _condition(metadata)) is not None
     }
     return known.pop() if len(known) == 1 else None
 
 
 def _condition(metadata: Metadata) -> str | None:
-    """The one condition that a vector knows, if it stood before the texts and in no template."""
+    """The condition of a vector, if there is exactly one and it was not put in a template."""
     positive = metadata.contrast.positive
     if positive is None or metadata.read.template or SEVERAL in positive:
         return None
@@ -281,6 +286,6 @@ def _condition(metadata: Metadata) -> str | None:
 
 
 def _baseline(metadata: Metadata) -> str:
-    # Of two conditions over the same texts the other one is no baseline: the vector is added to
-    # a model that is told neither.
+    # If a vector contrasts two conditions, the negative one is not a baseline: the vector is added
+    # to a model without either.
     return (metadata.contrast.negative or "") if metadata.contrast.kind == "condition" else ""

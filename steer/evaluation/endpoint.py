@@ -1,9 +1,8 @@
-"""A judge behind an endpoint that speaks OpenAI's protocol, to look for a concept in texts.
+"""A language model behind an OpenAI-compatible endpoint as a judge of generated texts.
 
-It sees one text at a time, without its prompt, and neither knows how the text was steered nor sees
-another one. `SYSTEM` and `QUESTION` are all that it is told; its reply has to be one whole number
-from 0 to `BEST`, and nothing is read into another one. Scores are kept on disk, so nothing that was
-paid for is asked again.
+It sees one text at a time, without its prompt or its steers. `SYSTEM` and `QUESTION` are its whole
+prompt. Its reply has to be a whole number from 0 to `BEST`; any other reply is not interpreted.
+Grades are cached on disk, so that no text is paid for twice.
 """
 
 from __future__ import annotations
@@ -40,19 +39,19 @@ Your grade, one whole number from 0 to 10:"""
 BEST = 10
 _SCORE = re.compile(r"10|[0-9]")
 
-#: Requests under way at once, seconds until one is given up, and how often it is then, or on an
-#: overloaded server, made again: the client waits longer each time, or as long as it is told to.
+#: Concurrent requests, their timeout in seconds, and retries after a timeout or on an overloaded
+#: server, with growing delays or those that the server asks for.
 AT_ONCE = 8
 TIMEOUT = 60.0
 RETRIES = 5
-#: How often a reply that is no score is asked for again, with another seed.
+#: How many replies to request, with different seeds, until one is a grade.
 ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Who judges: a model, and the address of its server, by default OpenAI's (`OPENAI_BASE_URL`
-    changes that). The key is `OPENAI_API_KEY`; a server of one's own needs none.
+class GraderModel:
+    """The model that grades, and the address of its server, by default OpenAI's or
+    `OPENAI_BASE_URL`. The key is `OPENAI_API_KEY`; your own server needs none.
     """
 
     model: str
@@ -61,25 +60,25 @@ class Endpoint:
 
 
 class Grader:
-    """Grades texts by how far they have a concept, each a score of 0 to 1, of 1.
+    """Grades texts by how far they show a concept, from 0 to 1, each with denominator 1.
 
-    Empty texts, and those to which the judge gives no score, are 0 of 0: left out. `warn` hears how
-    many of the latter there were.
+    Empty texts, and those without a grade, get 0 of 0, which leaves them out. `warn` is called with
+    the number of texts without a grade.
 
     Raises:
         UsageError: openai is not installed, or there is no key for its server.
-        InputError: the judge answers something else than a score.
-        SteerError: it does not answer.
+        InputError: the judge does not answer with a grade.
+        SteerError: the judge does not answer.
     """
 
     def __init__(
-        self, endpoint: Endpoint, concept: str, warn: Callable[[str], None] = lambda text: None
+        self, endpoint: GraderModel, concept: str, warn: Callable[[str], None] = lambda text: None
     ) -> None:
         self._endpoint, self._concept, self._warn = endpoint, concept, warn
         self._client = _client(endpoint)
-        told = [str(self._client.base_url), endpoint.model, endpoint.seed, ATTEMPTS]
-        self._kept = Journal.of("grades", told, [SYSTEM, QUESTION, concept])
-        # Found out before the work that it is to judge.
+        settings = [str(self._client.base_url), endpoint.model, endpoint.seed, ATTEMPTS]
+        self._kept = Journal.of("grades", settings, [SYSTEM, QUESTION, concept])
+        # Tested before the work that it has to judge.
         probe = "Once upon a time there was a small house."
         if self([probe]) == [(0.0, 0.0)]:
             raise InputError(
@@ -88,19 +87,19 @@ class Grader:
             )
 
     def __call__(self, texts: Sequence[str]) -> list[tuple[float, float]]:
-        asked = list(dict.fromkeys(text for text in texts if text.strip()))
-        self._ask([text for text in asked if self._kept.get(_key(text)) is None])
+        graded = list(dict.fromkeys(text for text in texts if text.strip()))
+        self._ask([text for text in graded if self._kept.get(_key(text)) is None])
         scores = [self._kept.get(_key(text)) if text.strip() else None for text in texts]
-        n_unscored = sum(1 for text in asked if self._kept.get(_key(text)) is None)
+        n_unscored = sum(1 for text in graded if self._kept.get(_key(text)) is None)
         if n_unscored and len(texts) > 1:
             self._warn(
-                f"the judge gave {n_unscored} of {len(texts)} texts no number from 0 to {BEST}:"
-                " they are left out"
+                f"{n_unscored} of {len(texts)} texts are left out: the judge did not grade them"
+                f" with a number from 0 to {BEST}"
             )
         return [(0.0, 0.0) if score is None else (score / BEST, 1.0) for score in scores]
 
     def _ask(self, texts: Sequence[str]) -> None:
-        """Put what the judge says of each text into the journal, as it comes."""
+        """Put the grade of each text into the journal as soon as it arrives."""
         pool, failed = ThreadPoolExecutor(AT_ONCE), Event()
 
         def score(text: str) -> int | None:
@@ -112,11 +111,11 @@ class Grader:
         try:
             for future in as_completed(coming):
                 if future.exception() is not None:
-                    # What is on its way still arrives, and is kept; the rest is not asked.
+                    # Requests under way still finish and are kept; no others are sent.
                     failed.set()
                     failure = failure or future.exception()
-                elif (found := future.result()) is not None:
-                    self._kept.put(_key(coming[future]), found)
+                elif (grade := future.result()) is not None:
+                    self._kept.put(_key(coming[future]), grade)
                     n_kept += 1
         finally:
             failed.set()
@@ -125,7 +124,7 @@ class Grader:
             raise self._explained(failure, n_kept, len(texts)) from None
 
     def _score(self, text: str) -> int | None:
-        """The judge's score of one text, None where it gives none."""
+        """The judge's grade of one text; None if it gives none."""
         for attempt in range(ATTEMPTS):
             score = parse(self._reply(text, self._endpoint.seed + attempt))
             if score is not None:
@@ -133,54 +132,97 @@ class Grader:
         return None
 
     def _reply(self, text: str, seed: int) -> str | None:
-        """What the judge says of a text; None of a reply not made as the protocol has it."""
+        """The judge's reply about a text; None if it violates the protocol."""
         from openai import BadRequestError
 
-        asked: list[ChatCompletionMessageParam] = [
+        messages: list[ChatCompletionMessageParam] = [
             {"role": "system", "content": SYSTEM},
             {"role": "user", "content": QUESTION.format(concept=self._concept, text=text)},
         ]
         create, model = self._client.chat.completions.create, self._endpoint.model
         try:
             try:
-                return _said(create(model=model, messages=asked, seed=seed, temperature=0))
+                return _content(create(model=model, messages=messages, seed=seed, temperature=0))
             except BadRequestError as error:
-                # Models that reason take no temperature.
+                # Reasoning models do not accept a temperature.
                 if "temperature" not in error.message:
                     raise
-                return _said(create(model=model, messages=asked, seed=seed))
-        except ValueError:  # JSON that is none
+                return _content(create(model=model, messages=messages, seed=seed))
+        except ValueError:  # invalid JSON
             return None
 
     def _explained(self, error: BaseException, n_done: int, n: int) -> BaseException:
-        """What the client raised, as an error for the user; another error is a bug of ours."""
+        """An exception of the client as an error for the user; any other exception is unchanged."""
         import openai
 
         judge = f"the judge {self._endpoint.model} at {self._client.base_url}"
-        kept = f"{n_done} of these {n} texts are graded and kept"
+        kept = f"the grades of {n_done} of these {n} texts are kept"
         if isinstance(error, openai.APIStatusError):
             fact = f"{judge} answers with status {error.status_code} ({_short(error.message)})"
             again = error.status_code in (408, 409, 429) or error.status_code >= 500
-            hint = "run the same command later: it goes on from there"
+            hint = "run the same command later to resume"
             if not again:
-                hint = "are the model's name, --judge-url and $OPENAI_API_KEY right?"
+                hint = "check the name of the model, --judge-url and $OPENAI_API_KEY"
             return SteerError(f"{fact}; {kept}", hint=hint)
         if isinstance(error, openai.APIError):
             return SteerError(
                 f"{judge} does not answer ({_short(error.message)}); {kept}",
-                hint="is it running? run the same command again: it goes on from there",
+                hint="check that it is running, and run the same command again to resume",
             )
         return error
 
 
+def answers(
+    endpoint: GraderModel,
+    questions: Sequence[tuple[str, str]],
+    numbers: Sequence[int],
+    max_tokens: int,
+) -> list[str]:
+    """The answers of a model behind an endpoint to (system message, question) pairs, in order.
+
+    numbers: for different answers to the same pair. The result has "" where there is no answer.
+
+    Raises:
+        UsageError: openai is not installed, or there is no key for its server.
+        SteerError: it does not answer.
+    """
+    import openai
+
+    client = _client(endpoint)
+
+    def answer(item: tuple[tuple[str, str], int]) -> str:
+        (system, question), number = item
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        reply = client.chat.completions.create(
+            model=endpoint.model,
+            messages=messages,
+            seed=endpoint.seed + number,
+            temperature=1.0,
+            max_tokens=max_tokens,
+        )
+        return _content(reply) or ""
+
+    try:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(answer, zip(questions, numbers, strict=True)))
+    except openai.APIError as error:
+        raise SteerError(
+            f"the model {endpoint.model} at {client.base_url} does not answer"
+            f" ({_short(error.message)})",
+            hint="check that it is running, and the name of the model and $OPENAI_API_KEY",
+        ) from None
+
+
 def parse(reply: str | None) -> int | None:
-    """The score of a reply that is one whole number from 0 to `BEST`, white space round it apart;
-    None for anything else, as `7/10`, `7.5`, `Score: 7` or a sentence."""
+    """The grade in a reply that is one whole number from 0 to `BEST`, with white space round it;
+    None for anything else, such as `7/10`, `7.5`, `Score: 7` or a sentence."""
     text = "" if reply is None else reply.strip()
     return int(text) if _SCORE.fullmatch(text) else None
 
 
-def _client(endpoint: Endpoint) -> OpenAI:
+def _client(endpoint: GraderModel) -> OpenAI:
     try:
         from openai import OpenAI
     except ImportError:
@@ -195,12 +237,12 @@ def _client(endpoint: Endpoint) -> OpenAI:
             hint="set $OPENAI_API_KEY, or name a server of your own with --judge-url",
         )
     if url is not None and not url.startswith(("http://", "https://")):
-        raise UsageError(f"{url!r} is no address", hint="write http://HOST:PORT/v1")
+        raise UsageError(f"{url!r} is not an address", hint="write http://HOST:PORT/v1")
     return OpenAI(api_key=key or "none", base_url=url, timeout=TIMEOUT, max_retries=RETRIES)
 
 
-def _said(reply: Any) -> str | None:
-    """The text of a reply; None of one that is not made as the protocol has it."""
+def _content(reply: Any) -> str | None:
+    """The text of a reply; None if it violates the protocol."""
     try:
         content = reply.choices[0].message.content
     except (AttributeError, IndexError, TypeError):

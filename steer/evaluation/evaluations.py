@@ -1,8 +1,8 @@
-"""How well vectors work and what they cost, beside the baselines that a number needs.
+"""Measure the effect and the cost of vectors, beside baselines.
 
-One trip: each row of the table is a variant (`steer.evaluation.task`), is observed (scored and
-written under its cells), and gets a number by every registered measure (`steer.measures`). What is
-done is kept in a journal, batch by batch, so that a run that was stopped goes on.
+Each row of the table is a variant (`steer.evaluation.task`). Its texts are scored and generated
+under its cells, and every registered measure (`steer.measures`) computes a number from these
+observations. A journal keeps the results of each batch, so that an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ from steer.steering.steers import check_all_fit
 
 Array = NDArray[np.float64]
 
-#: Rows that lm-evaluation-harness is asked about: its tasks take longer than all else.
+#: Rows that lm-evaluation-harness runs on; its tasks take longer than everything else.
 HARNESS_KINDS = ("unsteered", "vector", "prompt")
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRow:
-    """What was measured of a variant, by the names of `steer.measures.measure.measures`.
+    """The measures of a variant, by their names.
 
-    Of several cells (random directions) the intervals are of the mean over all that could have been
-    drawn. shifts: change of each pair's preference, in nats, [pair], the mean over cells. samples:
-    some of its texts. tasks: metrics of lm-evaluation-harness, by their names.
+    For several cells (random directions) the intervals also cover the choice of directions. shifts:
+    change of each pair's preference, in nats, [pair], the mean over cells. samples: some of its
+    texts. tasks: metrics of lm-evaluation-harness, by their names.
     """
 
     variant: Variant
@@ -86,10 +86,12 @@ class EvaluationRow:
 class Evaluation:
     """The result of `evaluate`: a table of rows by measures.
 
-    described: the model, its device and dtype. vectors: hash of each vector, by the name that the
-    table has for it. n: numbers of pairs, written texts and unrelated texts. chosen_on: by vector,
-    how many of the held-out texts its recommendation was chosen on, which flatters it. measures:
-    those that some row has. concept: as it was typed. command: what makes it again, where known.
+    described: the model, its device and dtype. vectors: hash of each vector, by its name in the
+    table. n: numbers of pairs, generated texts and unrelated texts. chosen_on: for each vector, how
+    many of the held-out texts its recommendation was chosen on, which makes it look better.
+    measures: those that some row has. concept: as the user typed it. command: the command that
+    reproduces the result, if known. finish: call it once the result is stored; it removes the
+    journal.
     """
 
     model: str
@@ -110,7 +112,7 @@ class Evaluation:
         """The first row of a kind: unsteered, vector, opposite, random or prompt.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is no such row.
         """
         for row in self.rows:
             if row.variant.kind == kind and vector in (None, row.variant.vector):
@@ -143,7 +145,7 @@ class Evaluation:
                     "kind": row.variant.kind,
                     "vector": row.variant.vector,
                     **{name: plain(row.measures.get(name)) for name in every},
-                    "lm_eval": {name: plain(found) for name, found in row.tasks.items()},
+                    "lm_eval": {name: plain(metric) for name, metric in row.tasks.items()},
                     "shifts": None if row.shifts is None else row.shifts.tolist(),
                     "wrong_way": None if row.shifts is None else wrong_way(row.shifts),
                     "samples": list(row.samples),
@@ -184,23 +186,23 @@ class Evaluation:
         return pictures.bars(rows, self.measures)
 
     def view(self, width: int) -> Iterator[Any]:
-        """The table for a terminal: lines of text, and tables of rich's."""
-        asked = list(dict.fromkeys(name for row in self.rows for name in row.tasks))
+        """The table for a terminal: lines of text and rich tables."""
+        tasks = list(dict.fromkeys(name for row in self.rows for name in row.tasks))
         rows = [
             [
                 row.variant.label,
-                *(_cell(one, row.measures.get(one.name)) for one in self.measures),
-                *(_task_cell(row.tasks.get(name)) for name in asked),
+                *(_cell(measure, row.measures.get(measure.name)) for measure in self.measures),
+                *(_task_cell(row.tasks.get(name)) for name in tasks),
             ]
             for row in self.rows
         ]
-        heads = ["", *(one.title for one in self.measures), *asked]
+        heads = ["", *(measure.title for measure in self.measures), *tasks]
         yield from interval_table(heads, rows, width)
         yield ""
         for measure in self.measures:
             yield f"{measure.title}: {self.meaning(measure)}"
-        if asked:
-            yield f"{', '.join(asked)}: of lm-evaluation-harness, ± 1.96 of its standard errors"
+        if tasks:
+            yield f"{', '.join(tasks)}: from lm-evaluation-harness, ± 1.96 standard errors"
         yield ""
         for row in self.rows:
             if row.variant.kind == "vector" and row.shifts is not None:
@@ -213,10 +215,13 @@ class Evaluation:
                     f" way{worst}"
                 )
         for name, n in self.chosen_on.items():
-            yield f"{name}: its recommendation was chosen on {n} of these texts, which flatters it"
+            yield (
+                f"{name}: its recommendation was chosen on {n} of these texts, so its numbers look"
+                " better than they are"
+            )
         numbers = [f"{self.n['pairs']} pairs"] if self.n["pairs"] else []
-        numbers += [f"{self.n['texts']} written texts a row", f"seed {self.seed}"]
-        yield f"{self.described} · {', '.join(numbers)} · in brackets 95 % intervals"
+        numbers += [f"{self.n['texts']} generated texts per row", f"seed {self.seed}"]
+        yield f"{self.described} · {', '.join(numbers)} · 95 % intervals in brackets"
         if self.command:
             yield f"again: {self.command}"
 
@@ -255,45 +260,50 @@ def evaluate(
     note: Warn = lambda text: None,
     warn: Warn = warn_python,
 ) -> Evaluation:
-    """Measure vectors: effect and cost, beside nothing, opposites, random directions, the prompt.
+    """Measure the effect and the cost of vectors. Baselines: the unsteered model, the opposite
+    vector, random directions, and the condition as a prompt.
 
-    model: a model, or a function that loads it, which is called when all else is known to be right.
-    vectors: steers, vectors, or what `-v` takes (`joyful:2@12/response`), one or several. texts:
-    held-out pairs, or texts for a condition: a file, a list of records, or a contrast set. concept:
-    what to look for in written texts, such as `words:glad,happy`, or a function from texts to
-    (n, of how many); judge_model and judge_url are for `judge:...`. lm_eval: tasks of
-    lm-evaluation-harness, by name or .yaml file. engine: what writes in place of the model, and
-    engine_key: what it is, for the journal. command: what to show as the way to do it again.
-    progress, note and warn get what happens; nothing is printed.
+    model: a model, or a function that loads it, which is called after everything else is checked.
+    vectors: one or several steers, vectors, or specs (`joyful:2@12/response`). texts: held-out
+    pairs, or texts for a condition: a file, a list of records, or a contrast set. concept: a judge
+    of generated texts, such as `words:glad,happy`, or a function from texts to pairs of numerator
+    and denominator; judge_model and judge_url are for `judge:...`. lm_eval: tasks of
+    lm-evaluation-harness, by name or .yaml file. engine: generates texts instead of the model;
+    engine_key: its name and settings, for the journal. command: the command to show for
+    reproducing the result. progress, note and warn are callbacks; nothing is printed.
 
     Raises:
-        InputError: there is nothing to see an effect by, data that cannot be used or that a vector
-            was made from, or a condition that changes nothing.
-        ModelError: a vector of another model.
+        InputError: there is no data to measure an effect on, data cannot be used, a vector was made
+            from them, or the condition changes nothing.
+        ModelError: a vector belongs to another model.
         SteerError: a vector cannot be read.
         HookError: a steer was never applied.
     """
     steers = user_steers(vectors)
     known = [steer.vector.metadata for steer in steers]
-    used = [one for steer in steers for one in steer.vectors]
+    used = [vector for steer in steers for vector in steer.vectors]
     data = data_of(
         known, texts, names=names, unrelated=unrelated, prompts=prompts, condition=condition,
         baseline=baseline, chat=chat, samples=samples, max_tokens=max_tokens, seed=seed,
-        allow_overlap=allow_overlap, others=[one.metadata for one in used], warn=warn,
+        allow_overlap=allow_overlap, others=[vector.metadata for vector in used], warn=warn,
     )  # fmt: skip
     stands_for = data.condition_of(known)
     if data.held_out.texts is not None and stands_for is None:
-        raise InputError("texts alone say nothing", hint="give pairs, or a --condition")
+        raise InputError(
+            "texts without pairs need a condition to compare with",
+            hint="give pairs, or a --condition",
+        )
     if data.held_out.pairs is None and stands_for is None and concept is None:
         raise InputError(
-            "there is nothing to see an effect by",
+            "there is no data to measure an effect on",
             hint="pass --texts with held-out pairs, a --condition, or a --concept",
         )
     chosen = chosen_on(known, data.held_out)
     for name, n in chosen.items():
         warn(
             f"the recommendation of vector {name!r} was chosen on {n} of these"
-            f" {len(data.held_out.all_texts)} texts: its numbers are flattered; measure on others"
+            f" {len(data.held_out.all_texts)} texts, so its numbers look better than they are;"
+            " measure on other texts"
         )
     every = measures()
     tasks = _harness_tasks(lm_eval)
@@ -311,7 +321,7 @@ def evaluate(
     cells = [cell for row in table for cell in row.cells if steers_of(cell)]
     done = journal(model, table, task, list(engine_key))
     if len(done):
-        note("going on with an evaluation that was stopped")
+        note("resuming an interrupted evaluation")
     with writer_of(engine, model, cells) as write:
         rows = measure_rows(model, table, task, _reporting(progress, n_units(task, table)), write,
                             done)  # fmt: skip
@@ -339,7 +349,7 @@ def evaluate(
         },
         rows=tuple(rows),
         measures=tuple(
-            one for name, one in every.items() if any(name in row.measures for row in rows)
+            measure for name, measure in every.items() if any(name in row.measures for row in rows)
         ),
         chosen_on=chosen,
         concept=concept if isinstance(concept, str) else None,
@@ -352,29 +362,29 @@ def measure_rows(
     model: Model,
     rows: Sequence[Variant],
     task: Task,
-    on_progress: Callable[[str, int], None] = lambda what, n_units: None,
+    on_progress: Callable[[str, int], None] = lambda task, n_units: None,
     engine: Continue | None = None,
     done: Journal | None = None,
 ) -> list[EvaluationRow]:
-    """Observe every row, and compute every measure; `engine` writes the texts in place of the
-    model, which scores them. The first row is the unsteered one.
+    """Observe every row, and compute every measure. The first row is the unsteered one. engine:
+    generates the texts instead of the model, which scores them.
 
-    done: what an evaluation that was stopped has kept, and this one keeps; see `journal`.
+    done: the journal of results, from which an interrupted evaluation is resumed.
 
     Raises:
-        InputError: texts that the model does not take, or a condition that changes nothing.
+        InputError: a text is too long for the model, or the condition changes nothing.
         HookError: a steer was never applied.
     """
     kept = Journal(None) if done is None else done
     every = measures()
     observed = _Observer(model, rows, task, on_progress, engine, kept).observe()
-    prompt = next((one for one in observed if one.kind == "prompt"), None)
+    prompt = next((row for row in observed if row.kind == "prompt"), None)
     baselines = Baselines(observed[0], prompt)
-    found = []
+    results = []
     for variant, row in zip(rows, observed, strict=True):
-        numbers = {name: one.compute(row, baselines) for name, one in every.items()}
+        numbers = {name: measure.compute(row, baselines) for name, measure in every.items()}
         moves = shifts(row, baselines)
-        found.append(
+        results.append(
             EvaluationRow(
                 variant,
                 {name: value for name, value in numbers.items() if value is not None},
@@ -382,12 +392,12 @@ def measure_rows(
                 row.texts[:3],
             )
         )
-    return found
+    return results
 
 
 @dataclass
 class _Observer:
-    """Scores and writes under every cell of every variant."""
+    """Scores and generates texts under every cell of every variant."""
 
     model: Model
     variants: Sequence[Variant]
@@ -406,10 +416,10 @@ class _Observer:
             lessons = write_conditioned(
                 self.model, self.task.writing, lambda n: self.on_progress("writing", n), self.done
             )
-            given = self.task.held_out.texts
+            held_out = self.task.held_out.texts
             texts = [lesson_text(lesson) for lesson in lessons]
-            if given is not None:
-                texts = plain_texts(self.model, given, condition)
+            if held_out is not None:
+                texts = plain_texts(self.model, held_out, condition)
             divergences = self._score(texts, distance, "recovery")
             check_effect(divergences[0][0], texts)
         written = self._written(lessons)
@@ -436,7 +446,7 @@ class _Observer:
         nats: Nats,
     ) -> Observations:
         pairs, judge = self.task.held_out.pairs, self.task.judge
-        texts = tuple(self.model.decode(one.own) for one in written)
+        texts = tuple(self.model.decode(text.own) for text in written)
         concept: Columns | None = None
         if judge is not None:
             graded = np.array(judge(texts), np.float64).reshape(-1, 2)
@@ -450,17 +460,17 @@ class _Observer:
             drifts=drifts[0],
             drift_tokens=drifts[1],
             texts=texts,
-            tokens=tuple(one.own for one in written),
+            tokens=tuple(text.own for text in written),
             nats=nats,
             concept=concept,
             starts=starts if len(variant.cells) > 1 else (0,),
         )
 
-    def _score(self, texts: Sequence[Text], measure: TokenMeasure, what: str) -> list[Sums]:
+    def _score(self, texts: Sequence[Text], measure: TokenMeasure, task: str) -> list[Sums]:
         """Sums [cell, text] of each row."""
         cells = [cell for variant in self.variants for cell in variant.cells]
-        report = lambda n: self.on_progress(what, n)  # noqa: E731
-        sums = score(self.model, texts, cells, measure, report, self.done, what)
+        report = lambda n: self.on_progress(task, n)  # noqa: E731
+        sums = score(self.model, texts, cells, measure, report, self.done, task)
         ends = np.cumsum([len(variant.cells) for variant in self.variants])
         return np.split(sums, ends[:-1].tolist())
 
@@ -471,27 +481,29 @@ class _Observer:
         texts = pair_texts(self.model, pairs, condition.condition if condition else None)
         n = len(pairs.positive)
         sums = self._score(texts, log_prob, "scoring pairs")
-        return [preference(one[:, :n], one[:, n:]) for one in sums]
+        return [preference(row[:, :n], row[:, n:]) for row in sums]
 
     def _written(self, lessons: Sequence[Lesson]) -> list[list[Written]]:
-        """The texts of each row, of all its cells together."""
-        taught = [Written(one.baseline, one.n) for one in lessons]
+        """The generated texts of each row, of all its cells together."""
+        conditioned = [Written(lesson.baseline, lesson.n) for lesson in lessons]
         parts = [
             [] if variant.kind == "prompt" else self._parts(variant) for variant in self.variants
         ]
         every = [(cell, part) for row in parts for cell, part in row]
-        # An engine writes all of them in one batch, and the model those of one cell.
-        batches = [every] if self.engine is not None else [[one] for one in every]
+        # An engine generates all texts in one batch, the model those of one cell at a time.
+        batches = [every] if self.engine is not None else [[part] for part in every]
         texts = iter(
             texts for index, cells in enumerate(batches) for texts in self._write(index, cells)
         )
-        return [[text for _ in row for text in next(texts)] if row else taught for row in parts]
+        return [
+            [text for _ in row for text in next(texts)] if row else conditioned for row in parts
+        ]
 
     def _write(self, index: int, cells: Sequence[tuple[Cell, range]]) -> list[list[Written]]:
-        """The texts of some cells, which are batch `index`."""
+        """The texts of the cells in batch `index`."""
         key = f"texts {index}"
-        found = self.done.get(key)
-        if found is None:
+        kept = self.done.get(key)
+        if kept is None:
             written = write_cells(
                 self.model,
                 self.task.writing,
@@ -499,20 +511,20 @@ class _Observer:
                 lambda n: self.on_progress("writing", n),
                 self.engine,
             )
-            self.done.put(key, [[[one.ids, one.n] for one in row] for row in written])
+            self.done.put(key, [[[text.ids, text.n] for text in row] for row in written])
             return written
         self.on_progress("writing", sum(len(part) for _, part in cells))
-        return [[Written(tuple(ids), n) for ids, n in row] for row in found]
+        return [[Written(tuple(ids), n) for ids, n in row] for row in kept]
 
     def _parts(self, variant: Variant) -> list[tuple[Cell, range]]:
-        """The numbers of the texts that each cell writes, of those that write any."""
+        """The indices of the texts that each cell generates; cells without any are left out."""
         n, cells = self.task.writing.samples, variant.cells
         cuts = [round(n * part / len(cells)) for part in range(len(cells) + 1)]
         parts = zip(cells, map(range, cuts, cuts[1:]), strict=False)
         return [(cell, part) for cell, part in parts if part]
 
     def _drifts(self, own: Sequence[Written]) -> tuple[list[Array], Array]:
-        """KL of each row, [cell, text], and the texts' tokens."""
+        """KL of each row, [cell, text], and the number of tokens in each text."""
         if self.task.unrelated is not None:
             condition = self.task.writing.conditions
             texts = plain_texts(self.model, self.task.unrelated, condition)
@@ -524,24 +536,24 @@ class _Observer:
     def _nats(
         self, index: int, variant: Variant, written: Sequence[Written], lessons: Sequence[Lesson]
     ) -> Nats:
-        """What the texts of a row were expected to cost the unsteered model."""
-        texts = hashlib.sha256(json.dumps([one.ids for one in written]).encode()).hexdigest()[:16]
+        """The expected nats of a row's texts under the unsteered model."""
+        texts = hashlib.sha256(json.dumps([text.ids for text in written]).encode()).hexdigest()[:16]
         costs = partial(self._costs, variant, written, lessons)
-        found = self.done.kept(f"nats {index} of {texts}", costs)
-        return np.array(found[0]), np.array(found[1])
+        nats, counts = self.done.kept(f"nats {index} of {texts}", costs)
+        return np.array(nats), np.array(counts)
 
     def _costs(
         self, variant: Variant, written: Sequence[Written], lessons: Sequence[Lesson]
     ) -> list[list[float]]:
         if variant.kind == "prompt":
             parts: list[tuple[Cell, Sequence[Text]]]
-            parts = [(PROMPTED, [lesson_text(one) for one in lessons])]
+            parts = [(PROMPTED, [lesson_text(lesson) for lesson in lessons])]
         else:
             parts = [
-                (cell, [one.scored for one in written[part.start : part.stop]])
+                (cell, [text.scored for text in written[part.start : part.stop]])
                 for cell, part in self._parts(variant)
             ]
-        return [one.tolist() for one in expected_nats(self.model, parts)]
+        return [array.tolist() for array in expected_nats(self.model, parts)]
 
 
 def _cell(measure: Measure, interval: Interval | None) -> str:
@@ -570,16 +582,16 @@ def frame(lines: Any) -> Any:
 def _reporting(progress: Progress | None, n_units: int) -> Callable[[str, int], None]:
     done = 0
 
-    def report(what: str, n: int) -> None:
+    def report(task: str, n: int) -> None:
         nonlocal done
         done += n
-        (progress or silent)(Step(what, min(1.0, done / max(n_units, 1))))
+        (progress or silent)(Step(task, min(1.0, done / max(n_units, 1))))
 
     return report
 
 
 def _harness_tasks(names: Sequence[str]) -> Any:
-    """Tasks of lm-evaluation-harness, or None if none are asked for."""
+    """Tasks of lm-evaluation-harness; None if there are no names."""
     from importlib.util import find_spec
 
     if not names:

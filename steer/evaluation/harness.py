@@ -1,7 +1,7 @@
-"""Tasks of lm-evaluation-harness on a steered model: its tasks and metrics, our hooks. An extra.
+"""Run tasks of lm-evaluation-harness on a steered model. An extra.
 
-What a task asks (log-probabilities of endings, of whole texts, or texts that are written) is
-answered under a cell, as everything else that is measured.
+A task requests log-probabilities of endings, of whole texts, or generated texts; our hooks answer
+under a cell, like everything else that is measured.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from steer.generate.apply import Sampling, generate
 from steer.models.model import Model
 
 SEED = 0
-#: For metrics that are no means, whose standard error the harness finds by resampling.
+#: Bootstrap samples for the standard error of metrics that are not means.
 RESAMPLES = 1_000
-#: Tokens of an answer, where a task does not say.
+#: The default number of tokens in an answer.
 MAX_TOKENS = 256
 
 
 def load(tasks: Sequence[str]) -> Any:
-    """Tasks by the harness's names, or files that describe one, with their data.
+    """Load tasks and their data, by the harness's names or from .yaml files.
 
     Raises:
-        InputError: there is no such task, or its data cannot be had.
+        InputError: there is no such task, or its data cannot be loaded.
     """
     own = all(Path(task).suffix in (".yaml", ".yml") for task in tasks)
     try:
         with _quiet():
             loaded = TaskManager(include_defaults=not own).load(list(tasks))
-    except Exception as error:  # of yaml, datasets and the task's own code: no common root
+    except Exception as error:  # yaml, datasets and the task's own code may raise anything
         reason = next(iter(str(error).strip("'\" \n").splitlines()), "") or type(error).__name__
         raise InputError(
             f"cannot load the task {', '.join(tasks)}: {reason}",
@@ -64,8 +64,8 @@ def load(tasks: Sequence[str]) -> Any:
 def run(
     model: Model, loaded: Any, cell: Cell, conditions: Conditions | None, limit: int | None
 ) -> dict[str, Interval]:
-    """Metrics of the tasks under a cell, `TASK metric`, with the harness's standard errors: two of
-    them, nearly, either way. A metric that has none is left out.
+    """Metrics of the tasks under a cell, by `TASK metric`, with intervals of ± 1.96 of the
+    harness's standard errors. Metrics without a standard error are left out.
 
     Raises:
         IdleError: a steer changed nothing in any text.
@@ -79,7 +79,7 @@ def run(
     for task in loaded["tasks"].values():
         task.set_fewshot_seed(seed=SEED)
     with _quiet():
-        found = evaluate(
+        report = evaluate(
             steered,
             loaded,
             limit=limit,
@@ -89,27 +89,27 @@ def run(
             system_instruction=(condition or None) if chat else None,
         )
     check_acted(steered.idle or (), steered.n_texts)
-    return _metrics(found["results"])
+    return _metrics(report["results"])
 
 
 def _metrics(results: dict[str, dict[str, Any]]) -> dict[str, Interval]:
-    made = {}
+    metrics = {}
     for task, values in results.items():
         for key, value in values.items():
             metric, _, filtered = key.partition(",")
             error = values.get(f"{metric}_stderr,{filtered}")
             if isinstance(error, float) and not math.isnan(error):
                 name = f"{task} {metric}" + ("" if filtered == "none" else f" {filtered}")
-                made[name] = Interval(value, value - 1.96 * error, value + 1.96 * error)
-    return made
+                metrics[name] = Interval(value, value - 1.96 * error, value + 1.96 * error)
+    return metrics
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no types that mypy could follow
-    """The model under a cell, as the harness asks it. before: stands before every context."""
+    """The model under a cell, with the harness's interface. before: a text before every context."""
 
     def __init__(self, model: Model, cell: Cell, before: str, *, special: bool) -> None:
         super().__init__()
-        # The condition stands in the texts.
+        # The condition is part of the texts.
         self.cell = Unsteered() if isinstance(cell, Prompted) else cell
         self.model, self.before = model, joinable(before)
         self.special = special
@@ -146,10 +146,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        asked = [
-            replace(one, arguments=(self.before + one.args[0], one.args[1])) for one in requests
+        conditioned = [
+            replace(request, arguments=(self.before + request.args[0], request.args[1]))
+            for request in requests
         ]
-        return list(super().loglikelihood(asked, disable_tqdm=True))
+        return list(super().loglikelihood(conditioned, disable_tqdm=True))
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, **_other: Any
@@ -165,42 +166,41 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         ]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        found = []
-        for (string,) in (one.args for one in requests):
-            # As the harness's own models have it: a first token comes twice. A condition takes the
-            # place of one.
+        totals = []
+        for (string,) in (request.args for request in requests):
+            # As in the harness's own models, BOS comes twice; a condition replaces one of them.
             ids = self.tok_encode(string, add_special_tokens=False if self.before else None)
             start = self.tok_encode(self.before.rstrip()) if self.before else [self.prefix_token_id]
             room = self.limit - len(start)
             windows = get_rolling_token_windows(ids, start[-1], room, 1)
-            asked = [
+            parts = [
                 (None, [*start[:-1], *context], continuation)
                 for context, continuation in map(make_disjoint_window, windows)
             ]
-            found.append(sum(total for total, _ in self._loglikelihood_tokens(asked)))
-        return found
+            totals.append(sum(total for total, _ in self._loglikelihood_tokens(parts)))
+        return totals
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        return [self._written(*one.args) for one in requests]
+        return [self._written(*request.args) for request in requests]
 
-    def _written(self, context: str, asked: dict[str, Any]) -> str:
-        until = asked.get("until") or ()
+    def _written(self, context: str, settings: dict[str, Any]) -> str:
+        until = settings.get("until") or ()
         stops = (until,) if isinstance(until, str) else tuple(stop for stop in until if stop)
         ids = self.tok_encode(self.before + context)
-        most = min(int(asked.get("max_gen_toks", MAX_TOKENS)), self.limit - len(ids))
-        temperature = float(asked.get("temperature", 0.0)) if asked.get("do_sample") else 0.0
+        most = min(int(settings.get("max_gen_toks", MAX_TOKENS)), self.limit - len(ids))
+        temperature = float(settings.get("temperature", 0.0)) if settings.get("do_sample") else 0.0
         sampling = Sampling(max(1, most), temperature, stop=stops, seed=SEED)
         prompts = [self.before + context]
-        [made] = generate(
+        [generation] = generate(
             self.model,
             prompts,
             list(steers_of(self.cell)),
             sampling,
             special=self.special,
-            allow_idle=True,  # in one text
+            allow_idle=True,  # a single item does not show whether the steer acts
         )
-        self._note(made.idle, 1)
-        return made.text
+        self._note(generation.idle, 1)
+        return generation.text
 
     def _note(self, idle: Iterable[str], n_texts: int) -> None:
         """Keep which steers have changed nothing in any text so far."""
@@ -208,21 +208,21 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         self.idle = frozenset(idle) if self.idle is None else self.idle.intersection(idle)
 
     def _text(self, context: Sequence[int], continuation: Sequence[int]) -> Text:
-        """What is scored; of a context that is too long, the end."""
+        """The text to score; a context that is too long is cut at its beginning."""
         ids = (*context, *continuation)[-self.limit :]
         start = max(1, len(ids) - len(continuation))
         return Text(ids, tuple(range(start, len(ids))), start)
 
 
 def _likeliest(cells: Tensor, batch: Batch) -> Tensor:
-    """1 where the token that comes is the most probable one."""
+    """1 where the next token is the most probable one."""
     targets = batch.targets.to(cells.device).expand(cells.shape[:-1])
     return (cells.argmax(-1) == targets).to(torch.float32)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the harness's log and bars: how far it is, steer says itself."""
+    """Silences the harness's log and progress bars; steer reports progress itself."""
     from tqdm import tqdm
 
     logger, original = logging.getLogger("lm_eval"), tqdm.__init__

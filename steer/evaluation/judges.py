@@ -1,4 +1,4 @@
-"""Judges of written texts, by how they are named: `words:glad,happy`, `classifier:MODEL=LABEL`."""
+"""Make the judge that a concept names, such as `words:glad,happy` or `classifier:MODEL=LABEL`."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ def judge_of(
     seed: int = 0,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Judge:
-    """The judge that a concept names; a classifier is loaded, and an endpoint asked once.
+    """The judge that a concept names. Loads a classifier; sends one test request to an endpoint.
 
-    judge_model, judge_url: of `judge:...`, the model behind an endpoint and its address.
+    judge_model, judge_url: for `judge:...`, the model and the address of its server.
 
     Raises:
-        UsageError: the concept means nothing, or the judge lacks a model or a label.
-        ModelError: a classifier that cannot be loaded.
-        SteerError: a judge that does not answer.
+        UsageError: the concept is invalid, or the judge lacks a model or a label.
+        ModelError: the classifier cannot be loaded.
+        SteerError: the judge does not answer.
     """
-    kind, rest = concepts.judge(concept)
+    kind, rest = concepts.parse_concept(concept)
     if kind == "words":
         return concepts.by_words(rest)
     if kind == "grammar":
         return concepts.by_grammar(rest)
     if kind == "judge":
-        from steer.evaluation.endpoint import Endpoint, Grader
+        from steer.evaluation.endpoint import Grader, GraderModel
 
         if not judge_model:
             raise UsageError(
                 "a judge needs a model", hint="pass --judge-model, or set $STEER_JUDGE_MODEL"
             )
-        return Grader(Endpoint(judge_model, judge_url, seed), rest, warn)
+        return Grader(GraderModel(judge_model, judge_url, seed), rest, warn)
     location, equals, label = rest.rpartition("=")
     if not equals:
         raise UsageError("a classifier needs a label", hint=f"write classifier:{rest}=LABEL")

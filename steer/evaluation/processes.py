@@ -1,4 +1,4 @@
-"""Subjects in processes of their own, each with the model and one thread."""
+"""Measure subjects in several processes, each with its own copy of the model and one thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from steer.base.errors import SteerError
 from steer.evaluation.subjects import Subject
 from steer.models.source import ModelSource
 
-#: What is done with a subject in a process that has the model.
+#: A function that measures a subject with the process's model.
 Work = Callable[[Any, Subject], list[dict[str, Any]]]
 
 _here: dict[str, Any] = {}
@@ -24,12 +24,12 @@ _here: dict[str, Any] = {}
 def done(
     source: ModelSource, subjects: Sequence[Subject], work: Work, jobs: int
 ) -> Iterator[tuple[Subject, list[dict[str, Any]]]]:
-    """Each subject as it is done, in whatever order.
+    """Yield the results of each subject as soon as they are there, in any order.
 
-    work: goes to other processes, so it is a function of a module, or a partial of one.
+    work: has to be picklable, such as a function of a module or a partial of one.
 
     Raises:
-        SteerError: as the work does, or because a process was killed.
+        SteerError: from the work, or because a process was killed.
     """
     fresh = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
@@ -40,18 +40,18 @@ def done(
                 yield started[future], future.result()
         except BrokenProcessPool:
             raise SteerError(
-                "a process that measured was killed; was there memory for all of them?",
-                hint="the same command goes on, with --jobs 1 in less memory",
+                "a measuring process was killed, perhaps for lack of memory",
+                hint="run the same command again to resume; --jobs 1 needs less memory",
             ) from None
         except BaseException:
-            # The pool would wait for the subjects that are under way: minutes.
+            # Otherwise the pool would wait for the running subjects, which takes minutes.
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
             raise
 
 
 def _begin(source: ModelSource, environment: Mapping[str, str]) -> None:
-    # The parent hears an interrupt, and ends its children.
+    # The parent handles interrupts and terminates its children.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update({**environment, "OMP_NUM_THREADS": "1"})

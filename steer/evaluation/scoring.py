@@ -1,16 +1,16 @@
-"""Texts scored under many ways of steering at once, teacher-forced: no text is generated.
+"""Score texts under many cells at once, with teacher forcing: no text is generated.
 
 A batch holds each of its texts once for every cell (`steer.evaluation.cells`), and each cell edits
-its own rows. What lies below the lowest layer of a batch runs once (`steer.hooks.trunk`).
+its own rows. Layers below the lowest edited layer run once for all cells (`steer.hooks.trunk`).
 
-Extra nats: how much less likely steered texts are to the unsteered model than its own.
+Extra nats: how much less likely steered texts are under the unsteered model than its own texts.
 
     E_x~steered mean_t H(p_steered(. | x_<t), p_base(. | x_<t))
         - E_x~base mean_t H(p_base(. | x_<t)),            H(p, q) = -sum_v p(v) log q(v)
 
 per token of texts that were sampled at temperature 1. The mean of -log p_base(x_t) has the same
-expectation, with the noise of the one token that was drawn at each position; the cross-entropy
-averages over all that could have been (Rao-Blackwell).
+expectation but more noise, from the single token drawn at each position; the cross-entropy averages
+over all tokens (Rao-Blackwell).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
-from steer.hooks.inject import site_functions
+from steer.hooks.inject import by_rows, site_functions
 from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
 from steer.models.memory import token_budget
 from steer.models.model import Model
@@ -48,16 +48,16 @@ from steer.workers import once, workers_of
 
 Sums = NDArray[np.float64]
 Functions = dict[Site, SiteFunction]
-#: Of each text, the nats that its tokens were expected to cost, and how many they are.
+#: For each text, the expected nats of its tokens, and the number of tokens.
 Nats = tuple[Sums, Sums]
 
-#: Bytes of logits that one batch makes: more would leave a CPU's caches.
+#: Bytes of logits in one batch, so that they fit into a CPU's caches.
 LOGITS_BYTES = {"cpu": 16_000_000, "cuda": 1_000_000_000}
 
 
 @dataclass
 class Scorer:
-    """Scores groups of texts under cells; what is the same for all cells it keeps, while there is
+    """Scores groups of texts under cells. It caches results that all cells share, while there is
     room."""
 
     model: Model
@@ -77,10 +77,10 @@ class Scorer:
 
         Raises:
             HookError: a cell was never applied, or the model's logits are not numbers.
-            InputError: a text without the prompt that a gate looks at.
+            InputError: a text has no prompt, which a gate needs.
         """
         batch = self._batches[group]
-        # Condition and baseline are the batch's own, the same whatever else is asked of it.
+        # The batch caches the unsteered and the prompted log-probabilities.
         steered = self._functions(
             batch, [cell.steers for cell in cells if isinstance(cell, Steered)]
         )
@@ -106,17 +106,17 @@ class Scorer:
         return np.stack(sums)
 
     def _sums(self, cells: Tensor, batch: Batch) -> Sums:
-        """Sums [cell, text] over the columns that count, of log-probabilities."""
+        """Sums of the measure over each text's scored columns, [cell, text]."""
         values = self.measure(cells, batch)
         counts = batch.weights.to(values.device).bool()
-        # Not every device has float64.
-        found = values.masked_fill(~counts, 0.0).cpu().double().sum(-1).numpy()
-        if np.isnan(found).any():
+        # On the CPU, since not every device has float64.
+        sums = values.masked_fill(~counts, 0.0).cpu().double().sum(-1).numpy()
+        if np.isnan(sums).any():
             raise not_numbers(self.model)
-        return np.asarray(found)
+        return np.asarray(sums)
 
     def _remember(self, batch: Batch) -> None:
-        """Keep the batch's own log-probabilities for the next layer, where there is room."""
+        """Keep the batch's own log-probabilities for the next layer, if there is room."""
         size = 4 * batch.n_logits * sum(name in vars(batch) for name in ("base", "conditioned"))
         if batch not in self._kept and self._bytes + size > LOGITS_BUDGET:
             batch.forget()
@@ -125,34 +125,34 @@ class Scorer:
             self._bytes += size
 
     def _at_once(self, batch: Batch) -> int:
-        """How many cells of a batch run together."""
+        """How many cells of a batch can run together."""
         logits = LOGITS_BUDGET // (4 * batch.n_logits)
         return max(1, min(logits, token_budget(self.model) // batch.ids.numel()))
 
     def _trunk(self, layer: int, batch: Batch, kept: dict[int, Trunk]) -> Trunk:
-        """What the batch's texts come to at a layer: of every layer where there is room, else of
-        this one alone, from a lower one where that was kept."""
+        """The batch's trunk at a layer. If there is room, those of all layers are kept; otherwise
+        only this one, computed from a lower one if that was kept."""
         size = batch.ids.numel() * self.model.identity.d_model * self.model.network.dtype.itemsize
         every = self.model.n_layers * size
         if not kept and self._bytes + every <= LOGITS_BUDGET:
             self._bytes += every
             kept.update(batch.grow())
         if layer not in kept:
-            lower = next((one for one in kept.values() if one.layer < layer), None)
+            lower = next((trunk for trunk in kept.values() if trunk.layer < layer), None)
             kept.clear()
             kept[layer] = grown(self.model, batch.ids, layer, lower)
         return kept[layer]
 
     def _functions(self, batch: Batch, cells: Sequence[Sequence[Steer]]) -> list[Functions]:
-        """What each cell does. Gates that look at prompts see what comes before the response."""
+        """The site functions of each cell. Prompt gates see the tokens before the response."""
         steers = [steer for cell in cells for steer in cell]
         prompts = [text.ids[: text.start] for text in batch.texts]
         special = set(self.model.tokenizer.all_special_ids)
         for gate in (steer.gate for steer in steers):
             if gate and gate.pooling != "token" and any(map(special.issuperset, prompts)):
                 raise InputError(
-                    f"the gate {gate} looks at prompts, and a text has none",
-                    hint="give --texts and --unrelated a prompt each, and pass --prompts",
+                    f"the gate {gate} reads prompts, but a text has none",
+                    hint="add prompts to --texts and --unrelated, and pass --prompts",
                 )
         values = prompt_values(self.model, steers, prompts)
         self._steered = [(cell, batch.clock(values)) for cell in cells]
@@ -161,29 +161,29 @@ class Scorer:
     def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
         times = len(cells)
-        functions = _by_rows(cells, len(batch.ids))
+        functions = by_rows(cells, [len(batch.ids)] * times)
         with replayed(self.model, trunk, times), placed(self.model, functions):
-            found = batch.log_probs(batch.ids.repeat(times, 1), batch.columns)
-        return found.view(times, len(batch.ids), *found.shape[1:])
+            log_probs = batch.log_probs(batch.ids.repeat(times, 1), batch.columns)
+        return log_probs.view(times, len(batch.ids), *log_probs.shape[1:])
 
 
 class _Found(TypedDict):
-    """What a worker found of a batch: sums [cell][text], and the steers that were idle in all."""
+    """A worker's result for a batch: sums [cell][text], and the steers that were idle."""
 
     sums: list[list[float]]
     idle: list[str]
 
 
 class Scored(NamedTuple):
-    """Scores of a part. sums: float64 [cell, text]. idle: the steers that changed nothing in any of
-    its texts; a sum of theirs says nothing of their effect."""
+    """Scores of a text set. sums: float64 [cell, text]. idle: the steers that changed nothing in
+    any of its texts, whose sums say nothing of their effect."""
 
     sums: Sums
     idle: frozenset[str]
 
 
-class Part(NamedTuple):
-    """Texts to be scored in one way; `name` is what is kept of them under."""
+class TextSet(NamedTuple):
+    """Texts to score by one measure; `name` is their key in the journal."""
 
     name: str
     texts: Sequence[Text]
@@ -192,7 +192,7 @@ class Part(NamedTuple):
 
 @dataclass
 class _Scorers:
-    """What a worker does: a batch of a part, under some cells."""
+    """The job of a worker: score a batch of a text set under some cells."""
 
     model: Model
     parts: Sequence[tuple[Sequence[Sequence[Text]], TokenMeasure]]
@@ -208,22 +208,22 @@ class _Scorers:
 
 def score_rows(
     model: Model,
-    parts: Sequence[Part],
+    parts: Sequence[TextSet],
     rows: Mapping[int, Sequence[Cell]],
     on_done: Callable[[int, int], None] = lambda row, n_scores: None,
     done: Journal | None = None,
 ) -> Iterator[tuple[int, list[Scored]]]:
-    """Score all texts under the cells of each row; as it is done, a row's number and its scores of
-    each part. What is `done` of a row of this number is not scored again.
+    """Score all texts under the cells of each row. Yields a row's index and its scores for each
+    text set as soon as the row is done. Batches that the journal `done` has are not scored again.
 
     Raises:
         HookError: a cell was never applied.
-        InputError: a text without the prompt that a gate looks at.
+        InputError: a text has no prompt, which a gate needs.
     """
     journal = Journal(None) if done is None else done
     workers, n_cells = workers_of(model), max(map(len, rows.values()))
     texts = [part.texts for part in parts]
-    groups = once(workers, lambda model: [in_groups(model, one, n_cells) for one in texts])
+    groups = once(workers, lambda model: [in_groups(model, part, n_cells) for part in texts])
     every = [(part, group) for part in range(len(parts)) for group in range(len(groups[part]))]
     sums = {
         row: [np.zeros((len(cells), len(part.texts))) for part in parts]
@@ -231,58 +231,58 @@ def score_rows(
     }
     names_of = {row: _names(cells) for row, cells in rows.items()}
     idle = {row: [names_of[row]] * len(parts) for row in rows}
-    left = dict.fromkeys(rows, len(every))
+    n_open = dict.fromkeys(rows, len(every))
 
     def put(row: int, part: int, group: int, found: _Found) -> bool:
-        """Whether that ends the row."""
+        """Store the result of a batch; whether its row is complete."""
         indices = groups[part][group]
         sums[row][part][:, indices] = found["sums"]
         idle[row][part] &= frozenset(found["idle"])
-        left[row] -= 1
+        n_open[row] -= 1
         on_done(row, len(rows[row]) * len(indices))
-        return not left[row]
+        return not n_open[row]
 
     def scored(row: int) -> list[Scored]:
         return [
-            Scored(one, names if any(text.scored for text in part.texts) else frozenset())
-            for one, names, part in zip(sums[row], idle[row], parts, strict=True)
+            Scored(own, names if any(text.scored for text in text_set.texts) else frozenset())
+            for own, names, text_set in zip(sums[row], idle[row], parts, strict=True)
         ]
 
-    # A template that has the date in it makes other tokens of the same texts tomorrow.
+    # The tokens are part of the key: a template with the date gives others tomorrow.
     names = [f"{part.name} {_digest(part.texts)}" for part in parts]
 
     def key(row: int, part: int, group: int) -> str:
         return f"{names[part]} {row}: {format_layers(groups[part][group])}"
 
     ahead = []
-    for place in [(row, *one) for row in rows for one in every]:
-        found = journal.get(key(*place))
-        if not isinstance(found, dict):
-            ahead.append(place)
-        elif put(*place, _Found(sums=found["sums"], idle=found["idle"])):
-            yield place[0], scored(place[0])
-    # Who scores is told the groups: by the memory that is free there, they might be others.
-    told = [
+    for batch in [(row, part, group) for row in rows for part, group in every]:
+        kept = journal.get(key(*batch))
+        if not isinstance(kept, dict):
+            ahead.append(batch)
+        elif put(*batch, _Found(sums=kept["sums"], idle=kept["idle"])):
+            yield batch[0], scored(batch[0])
+    # Workers get the groups, since other free memory would give them other groups.
+    grouped = [
         ([[part.texts[index] for index in indices] for indices in together], part.measure)
         for part, together in zip(parts, groups, strict=True)
     ]
     items = ((part, group, rows[row]) for row, part, group in ahead)
-    for number, found in workers.map(partial(_Scorers, parts=told), items):
-        place = ahead[number]
-        journal.put(key(*place), found)
-        if put(*place, found):
-            yield place[0], scored(place[0])
+    for number, found in workers.map(partial(_Scorers, parts=grouped), items):
+        batch = ahead[number]
+        journal.put(key(*batch), found)
+        if put(*batch, found):
+            yield batch[0], scored(batch[0])
 
 
 def _names(cells: Sequence[Cell]) -> frozenset[str]:
-    """The steers of some cells that ask for something."""
+    """The steers of some cells whose coefficient is not 0."""
     return frozenset(
         str(steer) for cell in cells for steer in steers_of(cell) if steer.coefficient.value
     )
 
 
 def _digest(texts: Sequence[Text]) -> str:
-    """A hash of the tokens that are scored."""
+    """A hash of the tokens of texts."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(f"{text.ids} {text.scored} {text.start} {text.conditioned}\n".encode())
@@ -298,14 +298,14 @@ def scored(
     done: Journal | None = None,
     name: str = "",
 ) -> Scored:
-    """Sums over each text's scored tokens under every cell, and the steers that were idle. What is
-    `done` under this name is not scored again.
+    """Sums over each text's scored tokens under every cell, and the steers that were idle. Batches
+    that the journal `done` has under this name are not scored again.
 
     Raises:
         HookError, InputError: as `score_rows`.
     """
     count = lambda _, n_scores: on_done(n_scores)  # noqa: E731  (it is always row 0)
-    [(_, [found])] = score_rows(model, [Part(name, texts, measure)], {0: cells}, count, done)
+    [(_, [found])] = score_rows(model, [TextSet(name, texts, measure)], {0: cells}, count, done)
     return found
 
 
@@ -332,8 +332,8 @@ def score(
 def idle_in_all(
     model: Model, batch: Batch, steered: Sequence[tuple[Sequence[Steer], TokenClock]]
 ) -> list[str]:
-    """The steers that changed nothing in any text of a batch that has scored tokens, though no
-    closed gate held them back and no bound was left unreached in one."""
+    """The steers that changed nothing in any text of a batch that has scored tokens, without a
+    closed gate or an unreached bound that would explain it."""
     named = []
     for steers, clock in steered:
         named += [
@@ -353,7 +353,7 @@ def _is_idle(model: Model, steer: Steer, clock: TokenClock, row: int, text: Text
     if acted(clock, steer, row) or clock.is_closed(steer.gate, row):
         return False
     special = [token in model.special_ids for token in text.ids[: text.start]]
-    bounded = steer.op.name in ("cap", "floor")
+    bounded = steer.op.op.bounded
     return not (bounded and reached(steer, special, len(text.ids) - text.start, model.n_layers))
 
 
@@ -365,15 +365,15 @@ def check_acted(idle: Collection[str], n_texts: int, *, what: str = "scored") ->
     """
     for steer in sorted(idle):
         raise IdleError(
-            f"{steer} changed nothing in any of the {n_texts:,} texts that were {what}: what is"
-            " measured would not be its effect",
+            f"{steer} changed nothing in any of the {n_texts:,} {what} texts, so its effect cannot"
+            " be measured on them",
             hint="change its scope, schedule, coefficient or layers",
         )
 
 
 def expected_nats(model: Model, parts: Sequence[tuple[Cell, Sequence[Text]]]) -> Nats:
-    """Cross-entropies summed over the scored tokens of texts, each of which was written under the
-    cell that stands beside it.
+    """Cross-entropies summed over the scored tokens of texts; each part is a cell and the texts
+    that were generated under it.
 
     Raises:
         IdleError: steers of every cell changed nothing in any of its texts.
@@ -381,36 +381,36 @@ def expected_nats(model: Model, parts: Sequence[tuple[Cell, Sequence[Text]]]) ->
     found = [scored(model, texts, [cell], surprise) for cell, texts in parts]
     texts = [text for _, some in parts for text in some]
     if all(one.idle for one in found):
-        check_acted(found[0].idle, len(texts), what="written")
+        check_acted(found[0].idle, len(texts), what="generated")
     counts = np.array([float(len(text.scored)) for text in texts])
     return np.concatenate([one.sums[0] for one in found]), counts
 
 
 def extra(own: Nats, base: Nats) -> Interval:
-    """Nats per token more than the unsteered model's own texts have.
+    """Nats per token above those of the unsteered model's own texts.
 
-    Texts of one number were drawn with the same random numbers, and are resampled together.
+    Texts with the same index were sampled from the same seeds, so they are resampled as pairs.
     """
-    # The condition's texts may be fewer: one that has no token to learn from is left out.
+    # The condition may have fewer texts, since empty ones are left out.
     n = min(len(own[0]), len(base[0]))
     return difference((own[0][:n], own[1][:n]), (base[0][:n], base[1][:n]))
 
 
 def check_effect(base: Sums, texts: Sequence[Text]) -> None:
-    """Refuse a condition that cannot be told from none. base: sums of KL(p_condition || p_base).
+    """Refuse a condition without an effect. base: sums of KL(p_condition || p_base).
 
     Raises:
-        InputError: it moves the next token by less than `LEAST_EFFECT` nats.
+        InputError: it changes the prediction of the next token by less than `LEAST_EFFECT` nats.
     """
     if base.sum() < LEAST_EFFECT * sum(len(text.scored) for text in texts):
         raise InputError(
-            "the condition changes nothing in what the model writes",
-            hint="does the model heed it as a prompt? see with `steer apply`",
+            "the condition does not change what the model generates",
+            hint="check with `steer apply` whether the model follows it as a prompt",
         )
 
 
 def in_groups(model: Model, texts: Sequence[Text], n_cells: int) -> list[list[int]]:
-    """Numbers of texts of like length, as many together as fit with all their cells."""
+    """Groups of indices of texts with similar lengths, as many as fit with all their cells."""
     tokens = token_budget(model)
     logits = LOGITS_BYTES.get(model.device.type, LOGITS_BYTES["cuda"]) // (4 * vocabulary(model))
     groups: list[list[int]] = []
@@ -427,27 +427,9 @@ def in_groups(model: Model, texts: Sequence[Text], n_cells: int) -> list[list[in
 
 
 def _shared_layer(cells: Sequence[Functions]) -> int | None:
-    """The highest layer below which no cell reads or edits the texts; it may at `resid_post`."""
+    """The highest layer up to which all cells share their activations (except its `resid_post`)."""
     sites = [site for cell in cells for site in cell]
     lowest = min(
         (site.layer if site.name == "resid_post" else site.layer - 1 for site in sites), default=-1
     )
     return lowest if lowest >= 0 else None
-
-
-def _by_rows(cells: Sequence[Functions], n: int) -> Functions:
-    """Functions that give each cell's n rows to its own."""
-
-    def function(site: Site) -> SiteFunction:
-        own = [cell.get(site) for cell in cells]
-
-        def edit(resid: Tensor) -> Tensor:
-            parts = []
-            for one, rows in zip(own, torch.split(resid, n), strict=True):
-                edited = rows if one is None else one(rows)
-                parts.append(rows if edited is None else edited)
-            return torch.cat(parts)
-
-        return edit
-
-    return {site: function(site) for cell in cells for site in cell}

@@ -1,4 +1,4 @@
-"""What methods are compared on: conditions, and texts that know nothing of them. No torch."""
+"""The subjects of a suite: conditions, and neutral texts to make vectors from. No torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from steer.pocket.corpus import Tags
 from steer.pocket.lexicon import HEROES
 from steer.vectors.sites import listed
 
-#: Stories that vectors are made from.
+#: The number of stories that vectors are made from.
 STORIES = 96
-#: Fewer texts make no vector that is worth a comparison.
+#: The fewest texts for a vector that is worth comparing.
 FEWEST = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A condition. prompts: what begins the texts that are measured; openings: those that the
-    distilled edit learns from. grammar: the value of pocket's grammar whose words say how well the
-    condition is met.
+    """A condition to compare methods on. prompts: the beginnings of measured texts; openings: those
+    of the texts that the distilled edit learns from. grammar: the value in pocket's grammar whose
+    words measure the condition.
     """
 
     name: str
@@ -42,7 +42,7 @@ def of_pocket(values: Sequence[str] = ()) -> list[Subject]:
     kinds = {value: kind for kind, every in corpus.KINDS.items() for value in every}
     for value in values:
         if value not in kinds:
-            raise UsageError(f"the grammar knows no {value!r}", hint=f"it knows {listed(kinds)}")
+            raise UsageError(f"the grammar has no {value!r}", hint=f"it has {listed(kinds)}")
     prompts = tuple(f"One day {hero} woke up." for hero in HEROES[:12])
     return [
         Subject(value, f"[{kinds[value]}: {value}]", prompts, OPENINGS, value)
@@ -51,8 +51,8 @@ def of_pocket(values: Sequence[str] = ()) -> list[Subject]:
 
 
 def of_conditions(conditions: Sequence[str], prompts: Sequence[str]) -> list[Subject]:
-    """Conditions of any model."""
-    return [Subject(one, one, tuple(prompts), tuple(prompts)) for one in conditions]
+    """Subjects for any model."""
+    return [Subject(text, text, tuple(prompts), tuple(prompts)) for text in conditions]
 
 
 def stories(n: int = STORIES) -> tuple[str, ...]:
@@ -63,12 +63,12 @@ def stories(n: int = STORIES) -> tuple[str, ...]:
 
 
 def unlike(texts: Sequence[str]) -> tuple[str, ...]:
-    """The texts without those that are empty or there already.
+    """The texts without empty ones and repeats.
 
     Raises:
-        UsageError: too few.
+        UsageError: there are too few.
     """
-    found = tuple(dict.fromkeys(text for text in texts if text.strip()))
-    if len(found) < FEWEST:
-        raise UsageError(f"{len(found)} texts are too few", hint=f"{FEWEST} would do")
-    return found
+    different = tuple(dict.fromkeys(text for text in texts if text.strip()))
+    if len(different) < FEWEST:
+        raise UsageError(f"{len(different)} texts are too few", hint=f"give at least {FEWEST}")
+    return different

@@ -1,7 +1,8 @@
-"""Every method on conditions whose truth is known, beside the prompt that it is to beat.
+"""Compare all methods on conditions with a known truth, beside the condition as a prompt.
 
-Of each subject (a condition) every method makes a vector; the layer and the coefficient are chosen
-as a sweep does, on texts that the model writes under the condition, and measured on others.
+For each subject (a condition) every method makes a vector. A sweep chooses its layer and
+coefficient on texts that the model generates under the condition; the vector is then measured on
+other texts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from steer.evaluation.choice import Budget, decide, looking
 from steer.evaluation.data import Progress, Step, Warn, loaded, silent, warn_of_readers
 from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
 from steer.evaluation.subjects import Subject, of_conditions, of_pocket, stories, unlike
-from steer.evaluation.suite_methods import METHODS, check, vectors
+from steer.evaluation.suite_methods import default_labels, parse_candidate, vectors
 from steer.evaluation.task import Task, Variant, variants
 from steer.evaluation.written import Writing, Written
 from steer.fitting.fitting import rounded
@@ -49,7 +50,7 @@ Rivals = Mapping[str, Mapping[str, SteeringVector]]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a suite does with each subject. samples: texts that each row writes, of max_tokens."""
+    """The settings of a suite. samples: generated texts per row, of max_tokens."""
 
     methods: tuple[str, ...]
     samples: int = 48
@@ -61,8 +62,9 @@ class Settings:
 class SuiteResult:
     """The result of `suite`: a row for each subject and method, and each method over all subjects.
 
-    rows: plain JSON, a row each, with the intervals of every measure by its name. summary: as
-    `summary`. described: the model, its device and dtype. command: what makes it again, if known.
+    rows: plain JSON, with the intervals of every measure by its name. summary: as `summary`.
+    described: the model, its device and dtype. command: the command that reproduces it, if known.
+    finish: call it once the result is stored; it removes the journal.
     """
 
     model: str
@@ -80,7 +82,9 @@ class SuiteResult:
     def measures(self) -> tuple[Measure, ...]:
         """The measures that some row has."""
         return tuple(
-            one for name, one in measures().items() if any(row.get(name) for row in self.rows)
+            measure
+            for name, measure in measures().items()
+            if any(row.get(name) for row in self.rows)
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,33 +126,33 @@ class SuiteResult:
 
         rows = [
             (
-                one["method"],
-                {m.name: Interval(**one[m.name]) for m in self.measures if one[m.name]},
+                row["method"],
+                {m.name: Interval(**row[m.name]) for m in self.measures if row[m.name]},
             )
-            for one in self.summary
+            for row in self.summary
         ]
         return pictures.bars(rows, self.measures)
 
     def view(self, width: int) -> Iterator[Any]:
         """A table for each subject, and then each method over all of them."""
         shown = self.measures
-        heads = [one.title for one in shown]
+        heads = [measure.title for measure in shown]
         subjects = list(dict.fromkeys(row["subject"] for row in self.rows))
         for subject in subjects:
             own = [row for row in self.rows if row["subject"] == subject]
-            cells = [[row["method"], *(_cell(row, one) for one in shown), _at(row)] for row in own]
+            cells = [[row["method"], *(_cell(row, m) for m in shown), _at(row)] for row in own]
             yield from interval_table([subject, *heads, "at"], cells, width)
             yield ""
         if len(subjects) > 1:
             cells = [
-                [one["method"], *(_cell(one, measure) for measure in shown), _n(one)]
-                for one in self.summary
+                [row["method"], *(_cell(row, measure) for measure in shown), _n(row)]
+                for row in self.summary
             ]
             yield from interval_table(["all: median [range]", *heads, "of"], cells, width)
             yield ""
         for measure in shown:
             yield f"{measure.title}: {measure.meaning}"
-        yield f"{self.described} · in brackets 95 % intervals, in a table of all the range"
+        yield f"{self.described} · in brackets: 95 % intervals, or the range over all subjects"
         if self.command:
             yield f"again: {self.command}"
 
@@ -166,7 +170,7 @@ def suite(
     *,
     tags: Sequence[str] = (),
     prompts: Sequence[str] | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     rivals: Rivals | None = None,
     samples: int = 48,
     max_tokens: int = 64,
@@ -179,98 +183,102 @@ def suite(
 ) -> SuiteResult:
     """Compare methods on conditions, beside the condition as a prompt.
 
-    model: a model, or a function that loads it, which is called when all else is known to be right.
-    conditions: prompts, and texts: which know nothing of them; without, the tags of the pocket
-    grammar and its stories are taken. rivals: by subject and name, vectors of other origin. jobs:
-    processes, each of which loads the model from `source`. What is done is kept: a suite that was
-    stopped goes on. progress and note get what happens; nothing is printed.
+    model: a model, or a function that loads it, which is called after everything else is checked.
+    conditions: prompts. texts: neutral texts to make vectors from. Without both, the tags and
+    stories of the pocket grammar are used. methods: such as `mean_diff, last` or `probe:penalty=2`
+    (`steer.evaluation.suite_methods`); None means all. rivals: vectors from elsewhere, by subject
+    and name. jobs: the number of processes, each of which loads the model from `source`. An
+    interrupted suite is resumed. progress and note are callbacks; nothing is printed.
 
     Raises:
-        UsageError: a tag or method that there is not, or too few texts.
+        UsageError: an unknown tag or method, or too few texts.
         InputError: a condition changes nothing, or a text is too long.
-        ModelError: a rival of another model.
+        ModelError: a rival belongs to another model.
         HookError: a steer was never applied.
     """
     if conditions and tags:
-        raise UsageError("--tags are pocket's; --condition stands in their place")
+        raise UsageError("--tags and --condition exclude each other; --tags are for pocket")
     if (texts or prompts) and not conditions:
         raise UsageError("--texts and --prompts go with --condition")
     if conditions and not texts:
-        raise UsageError("a --condition needs --texts", hint="texts that know nothing of it")
-    check(methods)
+        raise UsageError("a --condition needs --texts", hint="pass neutral texts, unrelated to it")
+    labels = default_labels() if methods is None else tuple(methods)
+    for label in labels:
+        parse_candidate(label)
     if conditions:
         subjects, made_from = of_conditions(conditions, prompts or OPENINGS), unlike(texts)
     else:
         subjects, made_from = of_pocket(tags), stories()
-    names = {one.name for one in subjects}
+    names = {subject.name for subject in subjects}
     for name in rivals or {}:
         if name not in names:
             raise UsageError(f"{name!r} names no tag here", hint="write joyful=happy.gguf")
-    settings = Settings(tuple(methods), samples, max_tokens, seed)
+    settings = Settings(labels, samples, max_tokens, seed)
     every_rival = [vector for own in (rivals or {}).values() for vector in own.values()]
     warn_of_readers(_task(subjects[0], settings, seed), note, vectors=every_rival)
     model = loaded(model)
     bound = {
-        one.name: {
-            name: _bound(vector, model) for name, vector in (rivals or {}).get(one.name, {}).items()
+        subject.name: {
+            name: _bound(vector, model)
+            for name, vector in (rivals or {}).get(subject.name, {}).items()
         }
-        for one in subjects
+        for subject in subjects
     }
     kept = resuming.journal(model, "suites", made_from, asdict(settings))
     keys = {
-        one.name: str([asdict(one), {name: resuming.vector_key(vector)[-1]
-                                     for name, vector in bound[one.name].items()}])
-        for one in subjects
+        subject.name: str([asdict(subject), {name: resuming.vector_key(vector)[-1]
+                                             for name, vector in bound[subject.name].items()}])
+        for subject in subjects
     }  # fmt: skip
-    rows = {one.name: kept.get(keys[one.name]) for one in subjects}
-    waiting = [one for one in subjects if rows[one.name] is None]
+    rows = {subject.name: kept.get(keys[subject.name]) for subject in subjects}
+    waiting = [subject for subject in subjects if rows[subject.name] is None]
     if len(waiting) < len(subjects):
         note(f"{len(subjects) - len(waiting)} of {len(subjects)} were done before")
     job = partial(measured, texts=made_from, settings=settings, rivals=bound)
     report = progress or silent
     report(Step("measuring", 0.0))
     each = _each(model, source, waiting, job, min(jobs, len(waiting)))
-    for n_done, (subject, found) in enumerate(each, 1):
-        kept.put(keys[subject.name], found)
-        rows[subject.name] = found
+    for n_done, (subject, results) in enumerate(each, 1):
+        kept.put(keys[subject.name], results)
+        rows[subject.name] = results
         report(Step(subject.name, n_done / len(waiting)))
     return SuiteResult(
         model=model.identity.id,
         described=model.describe(),
-        rows=tuple(row for one in subjects for row in rows[one.name]),
+        rows=tuple(row for subject in subjects for row in rows[subject.name]),
         command=command,
         finish=kept.finish,
     )
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each method, in the order of the rows, each measure over the subjects, as plain JSON.
+    """Each method's measures over all subjects, as plain JSON, in the order of the rows.
 
-    n: subjects that it was tried on. failed: those where no cell was within the budget; there it
-    does nothing, which counts as 0.
+    n: the number of subjects. failed: those without a cell within the budget, whose measures count
+    as 0.
     """
     every = list(measures())
-    found = []
+    methods = []
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         failed = sum(not any(row.get(name) for name in every) for row in own)
         spreads = {name: _spread(own, name) for name in every}
-        found.append({"method": method, "n": len(own), "failed": failed, **spreads})
-    return found
+        methods.append({"method": method, "n": len(own), "failed": failed, **spreads})
+    return methods
 
 
 def _spread(rows: Sequence[dict[str, Any]], name: str) -> dict[str, float] | None:
-    """The median over the subjects, the lowest and the highest; None where nobody has it."""
-    found = [row.get(name) for row in rows]
-    if not any(found):
+    """Median, minimum and maximum of a measure over the subjects; None if no row has it."""
+    intervals = [row.get(name) for row in rows]
+    if not any(intervals):
         return None
-    values = [0.0 if one is None else float(one["value"]) for one in found]
+    values = [0.0 if interval is None else float(interval["value"]) for interval in intervals]
     return {"value": float(np.median(values)), "low": min(values), "high": max(values)}
 
 
 def _cell(row: dict[str, Any], measure: Measure) -> str:
-    found = row.get(measure.name)
-    return NOTHING if found is None else measure.shown(Interval(**found))
+    interval = row.get(measure.name)
+    return NOTHING if interval is None else measure.shown(Interval(**interval))
 
 
 def _at(row: dict[str, Any]) -> str:
@@ -278,12 +286,12 @@ def _at(row: dict[str, Any]) -> str:
     return row["choice"] or ("" if measured else "no effect in budget")
 
 
-def _n(one: dict[str, Any]) -> str:
-    return f"{one['n'] - one['failed']} of {one['n']}" if one["failed"] else str(one["n"])
+def _n(row: dict[str, Any]) -> str:
+    return f"{row['n'] - row['failed']} of {row['n']}" if row["failed"] else str(row["n"])
 
 
 def _bound(vector: SteeringVector, model: Model) -> SteeringVector:
-    """A vector that fits the model; one that names no model is taken for the model's own."""
+    """A vector that fits the model; an unbound one is bound to it."""
     if vector.metadata.model.bound:
         check_fits(vector, model.identity)
         return vector
@@ -297,7 +305,7 @@ def _each(
     job: Callable[[Model, Subject], list[dict[str, Any]]],
     jobs: int,
 ) -> Iterator[tuple[Subject, list[dict[str, Any]]]]:
-    """Each subject's rows, here or in processes of their own."""
+    """The rows of each subject, measured here or in several processes."""
     if jobs > 1 and source is not None:
         yield from processes.done(source, subjects, job, jobs)
         return
@@ -315,29 +323,32 @@ def measured(
 ) -> list[dict[str, Any]]:
     """A row of plain JSON for each method and baseline.
 
-    texts: what vectors are made from. rivals: by subject, others' vectors.
+    texts: those that vectors are made from. rivals: vectors from elsewhere, by subject.
 
     Raises:
         InputError: the condition changes nothing, or a text is too long.
         HookError: a steer was never applied.
     """
-    found = vectors(model, subject, texts, settings.methods, settings.max_tokens)
+    by_method = vectors(model, subject, texts, settings.methods, settings.max_tokens)
     task = _task(subject, settings, settings.seed)
-    on = bench(model, task, lambda what, n: None)
-    found |= {
-        name: with_lengths(model, one, on.own) for name, one in rivals.get(subject.name, {}).items()
+    on = bench(model, task, lambda task, n: None)
+    by_method |= {
+        name: with_lengths(model, vector, on.own)
+        for name, vector in rivals.get(subject.name, {}).items()
     }
-    steers = {name: _chosen(on, vector, task.writing, Budget()) for name, vector in found.items()}
-    there = {name: steer for name, steer in steers.items() if steer is not None}
-    table = _table(list(there.items()), subject.condition)
+    steers = {
+        name: _chosen(on, vector, task.writing, Budget()) for name, vector in by_method.items()
+    }
+    chosen = {name: steer for name, steer in steers.items() if steer is not None}
+    table = _table(list(chosen.items()), subject.condition)
     fresh = _task(subject, settings, settings.seed + 1)
-    rows = measure_rows(model, [one for _, one in table], fresh)
+    rows = measure_rows(model, [variant for _, variant in table], fresh)
     every = list(measures())
     shown = [
-        _row(subject, name, row, every, there.get(name))
+        _row(subject, name, row, every, chosen.get(name))
         for (name, _), row in zip(table, rows, strict=True)
     ]
-    # What has no cell within the budget does nothing there, and is shown to.
+    # Methods without a cell within the budget get an empty row.
     nothing = [name for name, steer in steers.items() if steer is None]
     return shown + [{"subject": subject.name, "method": name, "choice": None} for name in nothing]
 
@@ -355,32 +366,32 @@ def _task(subject: Subject, settings: Settings, seed: int) -> Task:
 
 
 def with_lengths(model: Model, vector: SteeringVector, texts: Sequence[Written]) -> SteeringVector:
-    """The vector with how long activations are in these texts, where its file does not say it, as
-    others' do not."""
+    """The vector with the mean lengths of activations on these texts, if its file lacks them, as
+    imported ones do."""
     metadata = vector.metadata
-    if all(one.resid_norm for one in metadata.statistics):
+    if all(layer.resid_norm for layer in metadata.statistics):
         return vector
     sites = [Site(layer, metadata.site) for layer in metadata.layers]
-    _, lengths = read_means(model, [(one.ids, one.n) for one in texts], sites)
+    _, lengths = read_means(model, [(text.ids, text.n) for text in texts], sites)
     statistics = tuple(
-        msgspec.structs.replace(one, resid_norm=rounded(float(length)))
-        for one, length in zip(metadata.statistics, lengths.mean(0), strict=True)
+        msgspec.structs.replace(layer, resid_norm=rounded(float(length)))
+        for layer, length in zip(metadata.statistics, lengths.mean(0), strict=True)
     )
     known = msgspec.structs.replace(metadata, statistics=statistics, sha256="")
     return replace(vector, metadata=known)
 
 
 def _chosen(on: Bench, vector: SteeringVector, writing: Writing, budget: Budget) -> Steer | None:
-    """The strongest cell within the budget; None where there is none."""
+    """The strongest cell within the budget; None if there is none."""
     grid, scores = _scored(on, Grid(_rows(vector)), budget)
     more = finer(grid, scores, budget.kl)
     if more is not None:
         more, second = _scored(on, more, budget)
         grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
-    _, found = decide(on, grid, scores, budget, looking(on, grid, writing))
-    if found is None or found.extra_nats.value > budget.nats:
+    _, tried = decide(on, grid, scores, budget, looking(on, grid, writing))
+    if tried is None or tried.extra_nats.value > budget.nats:
         return None
-    return grid.steer(*found.position)
+    return grid.steer(*tried.position)
 
 
 def _scored(on: Bench, grid: Grid, budget: Budget) -> tuple[Grid, Scores]:
@@ -395,10 +406,11 @@ def _scored(on: Bench, grid: Grid, budget: Budget) -> tuple[Grid, Scores]:
 
 
 def _rows(vector: SteeringVector) -> tuple[GridRow, ...]:
-    """Each layer; what may be meant for several at once at all of them, too or alone."""
+    """A row for each layer. Low-rank and distilled edits get one row for all layers together,
+    imported vectors both."""
     metadata = vector.metadata
     columns = default_coefficients(vector)
-    layers = tuple(one.layer for one in metadata.statistics if one.norm)
+    layers = tuple(layer.layer for layer in metadata.statistics if layer.norm)
     alone = tuple(GridRow(vector, (layer,), columns, vector.name) for layer in layers)
     together = GridRow(vector, layers, columns, vector.name)
     if metadata.rank or metadata.method.name == "distill":
@@ -409,14 +421,14 @@ def _rows(vector: SteeringVector) -> tuple[GridRow, ...]:
 
 
 def _table(steers: Sequence[tuple[str, Steer]], condition: str) -> list[tuple[str, Variant]]:
-    """The rows: nothing, each method, random directions as long as the first, and the prompt."""
+    """The rows: unsteered, each method, random directions of the first one's length, the prompt."""
     every = variants([steer for _, steer in steers], condition=condition)
-    vector_rows = [one for one in every if one.kind == "vector"]
-    random_rows = [one for one in every if one.kind == "random"][:1]
+    vector_rows = [variant for variant in every if variant.kind == "vector"]
+    random_rows = [variant for variant in every if variant.kind == "random"][:1]
     return [
         ("unsteered", every[0]),
         *zip((name for name, _ in steers), vector_rows, strict=True),
-        *(("random direction", one) for one in random_rows),
+        *(("random direction", variant) for variant in random_rows),
         ("the prompt", every[-1]),
     ]
 

@@ -1,8 +1,8 @@
-"""Which layer and which coefficient: a grid of cells, their scores, a choice, and its evidence.
+"""Find the layer and the coefficient: a grid of cells, their scores, a choice, and its evidence.
 
-One trip: `grid_of` says which cells there are, `steer.evaluation.bench` scores them,
-`steer.evaluation.choice` takes one, `steer.evaluation.verdict` holds it against chance and against
-itself, and `SweepResult` shows it.
+`grid_of` makes the cells, `steer.evaluation.bench` scores them, `steer.evaluation.choice` chooses
+one, `steer.evaluation.verdict` tests it against chance and for stability, and `SweepResult` shows
+it.
 """
 
 from __future__ import annotations
@@ -57,21 +57,21 @@ from steer.measures.grids import (
 )
 from steer.measures.heat import LOOKED, heat_map
 from steer.measures.tables import in_console, in_notebook, table
-from steer.steering.operation import ADD, Coefficient, Operation, parse_coefficient
+from steer.steering.operation import Coefficient, Operation, parse_coefficient
 from steer.steering.scope import CONSTANT
 from steer.steering.spec import SteerSpec, parse
-from steer.steering.steers import Steer, check_all_fit, recommended_operation, resolve
+from steer.steering.steers import Steer, check_all_fit, recommended_operation, usual_scope
 from steer.vectors import store
-from steer.vectors.metadata import Recommended
+from steer.vectors.metadata import Recommended, can_be_saved
 from steer.vectors.provenance import ModelIdentity
 from steer.vectors.sites import format_layers, parse_layers
 from steer.vectors.vector import SteeringVector
 
 Rule = Literal["budget", "refusal_direction"]
 RULES: tuple[Rule, ...] = ("budget", "refusal_direction")
-#: What `quick` makes do with: rows, items, written texts, and their tokens.
+#: The limits of `quick`: rows, items, generated texts, and their tokens.
 QUICK_ROWS, QUICK_ITEMS, QUICK_SAMPLES, QUICK_TOKENS = 6, 12, 12, 24
-#: Cells of the front that are shown, the strongest.
+#: How many cells of the front are shown, the strongest.
 FRONT = 8
 
 
@@ -90,11 +90,12 @@ def grid_of(
     vectors: names, paths, or vectors; also with an op and a scope, as in `joyful:ablate/response`.
     layers: such as `2,5` or `4-7`; by default all that are stored. coefficients: such as `5%,10%`
     (of the activations' length) or `0.5,1` (times the vector); by default nine that suit the vector
-    and the op. together: steer at all of these layers at once. save: their files are to be written.
-    find: the file of a name.
+    and the op. together: steer at all layers at once. save: check that the vectors' files can be
+    written. find: gives the file of a name.
 
     Raises:
-        UsageError: a spec with numbers, something twice, or a percentage of a low-rank edit.
+        UsageError: a spec with numbers, a repeated vector or coefficient, or a percentage of a
+            low-rank edit.
         VectorError: a vector cannot be read, or lacks a layer.
     """
     if rule not in RULES:
@@ -102,35 +103,36 @@ def grid_of(
     if isinstance(vectors, (str, Path, SteeringVector)):
         vectors = [vectors]
     specs = [
-        SteerSpec(one.name) if isinstance(one, SteeringVector) else _spec(str(one))
-        for one in vectors
+        SteerSpec(item.name) if isinstance(item, SteeringVector) else _spec(str(item))
+        for item in vectors
     ]
-    if len({(spec, id(one) if isinstance(one, SteeringVector) else 0)
-            for spec, one in zip(specs, vectors, strict=True)}) < len(specs):  # fmt: skip
+    if len({(spec, id(item) if isinstance(item, SteeringVector) else 0)
+            for spec, item in zip(specs, vectors, strict=True)}) < len(specs):  # fmt: skip
         raise UsageError("a vector twice, by the same op")
-    for spec, one in zip(specs, vectors, strict=True):
-        if save and not isinstance(one, SteeringVector):
+    for spec, item in zip(specs, vectors, strict=True):
+        if save and not isinstance(item, SteeringVector):
             _check_savable(spec.reference)
     rows = []
-    for spec, one in zip(specs, vectors, strict=True):
-        read = one if isinstance(one, SteeringVector) else store.read(find(spec.reference))
-        op = spec.op or recommended_operation(read.metadata)
-        columns = _coefficients(coefficients, read, op, rule)
-        scope = resolve(replace(spec, op=ADD), read).scope
-        for chosen in _layers(layers, read, together=together):
-            # As reports may have it.
-            reference = without_passwords(spec.reference)
-            row = GridRow(read, chosen, columns, reference, op, scope)
-            row.steer(0)  # what cannot be done shows before the model is loaded
+    for spec, item in zip(specs, vectors, strict=True):
+        vector = item if isinstance(item, SteeringVector) else store.read(find(spec.reference))
+        op = spec.op or recommended_operation(vector.metadata)
+        columns = _coefficients(coefficients, vector, op, rule)
+        scope = spec.scope or replace(
+            usual_scope(vector.metadata, op), skip_special=spec.skip_special
+        )
+        for chosen in _layers(layers, vector, together=together):
+            reference = without_passwords(spec.reference)  # reports show it
+            row = GridRow(vector, chosen, columns, reference, op, scope)
+            row.steer(0)  # raises before the model is loaded
             rows.append(row)
     return Grid(tuple(rows))
 
 
 def check_budget(max_kl: float, max_nats: float) -> None:
-    """Refuse a budget that is no number of nats.
+    """Refuse an invalid budget.
 
     Raises:
-        UsageError: it is below 0, infinite, or not a number.
+        UsageError: a number is below 0, infinite, or NaN.
     """
     if not all(0 <= budget < math.inf for budget in (max_kl, max_nats)):
         raise UsageError("--max-kl and --max-nats are numbers, 0 or more")
@@ -166,21 +168,21 @@ def sweep(
     note: Warn = lambda text: None,
     warn: Warn = warn_python,
 ) -> SweepResult:
-    """Find the layer and the coefficient that do most within a budget.
+    """Find the layer and the coefficient with the largest effect within a budget.
 
-    model: a model, or a function that loads it, which is called when all else is known to be right.
+    model: a model, or a function that loads it, which is called after everything else is checked.
     vectors, layers, coefficients, together: as `grid_of`, or a grid. texts: held-out pairs, or
     texts for a condition. max_kl, max_nats: the budget, in nats per token on unrelated texts, and
-    extra nats per token of written texts. exhaustive: score every cell on all texts, also those
-    that by a part of them cannot be the choice. quick: a first answer in minutes, from fewer
-    layers, coefficients and texts. command: what to show as the way to do it again.
-    progress, note and warn get what happens; nothing is printed.
+    extra nats per token of generated texts. exhaustive: score every cell on all texts, even if some
+    of them show that it cannot be the choice. quick: a first answer in minutes, from fewer layers,
+    coefficients and texts. command: the command to show for reproducing the result. progress, note
+    and warn are callbacks; nothing is printed.
 
     Raises:
-        InputError: there is nothing to see an effect by, data that cannot be used or that a vector
-            was made from, or a condition that changes nothing.
-        UsageError: an option that means nothing.
-        ModelError: a vector of another model.
+        InputError: there is no data to measure an effect on, data cannot be used, a vector was made
+            from them, or the condition changes nothing.
+        UsageError: an invalid option.
+        ModelError: a vector belongs to another model.
         HookError: a cell was never applied.
     """
     check_budget(max_kl, max_nats)
@@ -200,10 +202,10 @@ def sweep(
         data = replace(data, held_out=data.held_out.first(QUICK_ITEMS))
     if data.held_out.pairs is None and data.condition_of(known) is None:
         raise InputError(
-            "there is nothing to see an effect by",
+            "there is no data to measure an effect on",
             hint="pass --texts with held-out pairs, or a --condition",
         )
-    chosen_rule = next((one for one in RULES if one == rule), None)
+    chosen_rule = next((name for name in RULES if name == rule), None)
     if chosen_rule is None:
         raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
     if rule != "budget" and data.held_out.pairs is None:
@@ -224,13 +226,13 @@ def sweep(
     with writer_of(engine, model, cells) as write:
         n_written, written = _n_written(task), 0
 
-        def on_written(what: str, n: int) -> None:
+        def on_written(task: str, n: int) -> None:
             nonlocal written
             written += n
-            report(Step(what, min(1.0, written / n_written)))
+            report(Step(task, min(1.0, written / n_written)))
 
         on = bench(model, task, on_written, write)
-        # The other rule goes by more than the effect.
+        # The other rule needs all scores.
         limit = None if exhaustive or budget.rule != "budget" else budget.kl
         left_out: tuple[str, ...] = ()
         steps = _Sweep(on, report, note)
@@ -241,13 +243,13 @@ def sweep(
         if more is not None:
             more, second = steps.scored(more, limit)
             grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
-        report(Step("holding the choice against random directions", 1.0))
+        report(Step("comparing the choice with random directions", 1.0))
         verdict = judge(on, grid, scores, budget, task.writing, len(left_out))
     every = data.held_out.all_texts
 
     def finish() -> None:
-        for one in steps.journals:
-            one.finish()
+        for each in steps.journals:
+            each.finish()
 
     return SweepResult(
         model=model.identity,
@@ -256,7 +258,7 @@ def sweep(
         budget=budget,
         writing=task.writing,
         verdict=verdict,
-        unsteered=tuple(model.decode(one.ids) for one in on.own[:6]),
+        unsteered=tuple(model.decode(text.ids) for text in on.own[:6]),
         chosen_on=overlap.sketch(every) if every else None,
         left_out=left_out,
         idle=tuple(steps.idle),
@@ -276,10 +278,10 @@ class _Sweep:
     idle: list[str] = field(default_factory=list)
 
     def promising(self, grid: Grid, max_kl: float) -> tuple[Grid, tuple[str, ...]]:
-        """The rows that are worth all coefficients, and the names of the others.
+        """A grid of the promising rows, and the names of the others.
 
-        Of many layers most can do little within a budget, which three coefficients show on the
-        texts that every cell begins with.
+        Most of many layers have little effect within a budget; three coefficients on some of the
+        texts show which.
         """
         few = probes(grid)
         if few is None:
@@ -310,11 +312,11 @@ class _Sweep:
         """The scores of a grid, and the numbers of the rows in which something acts."""
         self.journals.append(journal(texts.model, grid, texts))
         if len(self.journals[-1]):
-            self.note("going on with a sweep that was stopped")
+            self.note("resuming an interrupted sweep")
         scores: Scores | None = None
 
-        def on_progress(what: str, share: float) -> None:
-            self.report(Step(what, share, grid, scores))
+        def on_progress(task: str, share: float) -> None:
+            self.report(Step(task, share, grid, scores))
 
         for so_far in run(texts, grid, self.journals[-1], on_progress, max_kl):
             scores = so_far
@@ -333,13 +335,13 @@ def _n_written(task: Task) -> int:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The result of `sweep`: every cell with its scores, the choice, and what speaks for it.
+    """The result of `sweep`: every cell with its scores, the choice, and its evidence.
 
-    described: the model, its device and dtype. writing: how texts were written. unsteered: some of
-    the unsteered model's texts. chosen_on: short hashes of the held-out texts. left_out: rows that
-    by a first look could not hold the choice. idle: rows in which nothing acts on what is scored.
-    command: what makes it again, where known. finish:
-    call it once the result is safe; what was kept to go on with is then removed.
+    described: the model, its device and dtype. writing: the settings of generated texts. unsteered:
+    some of the unsteered model's texts. chosen_on: short hashes of the held-out texts. left_out:
+    rows that were dropped after a first look. idle: rows in which nothing changes what is scored.
+    command: the command that reproduces it, if known. finish: call it once the result is stored; it
+    removes the journal.
     """
 
     model: ModelIdentity
@@ -357,7 +359,7 @@ class SweepResult:
 
     @property
     def recommended(self) -> Steer | None:
-        """The steer that is recommended; None where `reason` says why there is none."""
+        """The recommended steer; None if there is none, for which `reason` gives the cause."""
         verdict = self.verdict
         if verdict.position is None or not verdict.recommended:
             return None
@@ -369,8 +371,8 @@ class SweepResult:
         return self.verdict.reason
 
     def cell(self, position: Position) -> dict[str, Any]:
-        """One cell, as plain JSON. typed: what `-v` takes. items: how many it was scored on.
-        refused: out because of its texts."""
+        """One cell as plain JSON. typed: in the grammar of `-v`. items: how many it was scored on.
+        refused: whether it is excluded because of its texts."""
         row, tried, scores = self.grid.rows[position[0]], self.verdict.tried, self.verdict.scores
         return {
             "vector": str(row),
@@ -395,8 +397,8 @@ class SweepResult:
             "model": self.model.id,
             "fingerprint": self.model.fingerprint,
             "vectors": [
-                {"reference": reference, "name": one.name, "sha256": one.sha256}
-                for reference, one in vectors.items()
+                {"reference": reference, "name": vector.name, "sha256": vector.sha256}
+                for reference, vector in vectors.items()
             ],
             "effect": scores.kind,
             "seed": self.writing.seed,
@@ -410,8 +412,8 @@ class SweepResult:
             "coefficients": [list(map(str, row.coefficients)) for row in grid.rows],
             "left_out": list(self.left_out),
             "idle": list(self.idle),
-            "cells": [self.cell(one) for one in positions],
-            "front": [self.cell(one) for one in verdict.front],
+            "cells": [self.cell(each) for each in positions],
+            "front": [self.cell(each) for each in verdict.front],
             "recommended": verdict.recommended,
             "reason": verdict.reason,
             "choice": None if position is None else self.cell(position),
@@ -426,11 +428,21 @@ class SweepResult:
             "wrong_way": list(verdict.wrong_way),
             "shifts": None if position is None else scores.effect[position].tolist(),
             "samples": list(tried.samples) if tried else [],
+            "shortlist": [
+                self.cell(one.position)
+                | {
+                    "shift": None if math.isnan(one.shift) else one.shift,
+                    "extra_nats": plain(one.extra_nats),
+                    "distinct": plain(one.distinct),
+                    "samples": list(one.samples),
+                }
+                for one in verdict.shortlist
+            ],
             "unsteered_samples": list(self.unsteered),
         }
 
     def recommending(self) -> SteeringVector:
-        """The vector with the choice and its evidence, so that `-v NAME` needs no number.
+        """The vector with the choice as its recommendation, which a plain `-v NAME` uses.
 
         Raises:
             InputError: nothing is recommended.
@@ -456,27 +468,55 @@ class SweepResult:
             coefficient=coefficient.value,
             unit=coefficient.unit,
             op=str(row.op),
+            scope=self._saved_scope(row),
             chosen_on=self.chosen_on,
+            limit=self._limit(*position),
             evidence="; ".join(evidence),
         )
         vector = row.vector
         metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)
         return SteeringVector(metadata, vector.directions, vector.down, vector.up)
 
+    def _limit(self, row: int, column: int) -> float | None:
+        """The nearest coefficient further out than the chosen one that costs more than the budget:
+        by KL on unrelated texts, or by the extra nats of its own texts, where those were read."""
+        coefficients = self.grid.rows[row].coefficients
+        chosen, tried = coefficients[column], self.verdict.tried
+        refused = tried.refused if tried else frozenset()
+        _, costs = self.verdict.scores.looks()
+        too_costly = [
+            one.value
+            for index, one in enumerate(coefficients)
+            if one.unit == chosen.unit
+            and one.value / (chosen.value or math.nan) > 1
+            and (costs[row, index] > self.budget.kl or (row, index) in refused)
+        ]
+        return min(too_costly, key=abs, default=None)
+
+    @staticmethod
+    def _saved_scope(row: GridRow) -> str | None:
+        """The scope to store in a file; None if it is the vector's default."""
+        metadata = row.vector.metadata
+        without = msgspec.structs.replace(metadata.recommended, scope=None)
+        usual = usual_scope(msgspec.structs.replace(metadata, recommended=without))
+        return None if row.scope == usual else str(row.scope)
+
     def save(self, warn: Warn = warn_python) -> Path | None:
-        """Write the recommendation into the vector's file; None where a file cannot hold it.
+        """Write the recommendation into the vector's file; None if a file cannot represent it.
 
         Raises:
             InputError: nothing is recommended.
             VectorError: the file has changed since the sweep began.
         """
         position = self.verdict.position
+        if position is not None and self.verdict.recommended:
+            row = self.grid.rows[position[0]]
+            if not can_be_saved(self._saved_scope(row)):
+                warn(f"a vector file cannot recommend the scope of {row}: nothing was saved")
+                return None
         vector = self.recommending()
         assert position is not None
         row = self.grid.rows[position[0]]
-        if row.scope != resolve(SteerSpec(row.reference), row.vector).scope:
-            warn(f"a vector file recommends no scope, and the choice is {row}: nothing was saved")
-            return None
         path = store.find(row.reference)
         if store.read(path).sha256 != row.vector.sha256:
             raise VectorError(f"{path} has changed since the sweep began", hint="run it again")
@@ -484,10 +524,10 @@ class SweepResult:
         return path
 
     def hint(self) -> str:
-        """What to do where nothing is recommended: the nearest cell, to be tried or allowed."""
+        """A hint for when nothing is recommended: the nearest cell."""
         position, tried = self.verdict.position, self.verdict.tried
         if position is None:
-            return "is the vector right, and its sign? see `steer show`"
+            return "check the vector and its sign with `steer show`"
         cell = self.cell(position)
         nats = f", extra nats {tried.extra_nats.value:.3f}" if tried else ""
         return (
@@ -519,7 +559,7 @@ class SweepResult:
         return pictures.figure(self.to_dict())
 
     def report(self) -> str:
-        """One HTML page with everything; it needs nothing beside itself.
+        """One self-contained HTML page with everything.
 
         Raises:
             UsageError: matplotlib is not installed.
@@ -529,27 +569,27 @@ class SweepResult:
         return report.page(self.to_dict())
 
     def view(self, width: int) -> Iterator[Any]:
-        """Every cell, the front, and what is recommended, for a terminal: lines of text, and tables
-        of rich's."""
-        found, verdict, scores = self.to_dict(), self.verdict, self.verdict.scores
+        """Every cell, the front and the recommendation, for a terminal: lines of text and rich
+        tables."""
+        result, verdict, scores = self.to_dict(), self.verdict, self.verdict.scores
         choice = verdict.position if verdict.recommended else None
         yield heat_map(self.grid, scores, self.budget.kl, choice=choice, width=width)
         yield ""
         chosen = "; *: the choice" * bool(choice)
         yield f"in brackets: KL above {self.budget.kl:g} nats per token{chosen}"
-        n, n_items = found["n"], [cell["items"] for cell in found["cells"]]
+        n, n_items = result["n"], [cell["items"] for cell in result["cells"]]
         some = [items for items in n_items if items < n["items"]]
         if some:
             least = str(min(some)) if min(some) == max(some) else f"{min(some)} to {max(some)}"
             yield worded(
-                f"{LOOKED}, and most in brackets: left out after {least} of {n['items']} items"
+                f"{LOOKED}, and most in brackets: dropped after {least} of {n['items']} items"
                 f" ({len(some)} of {len(n_items)} cells); --exhaustive scores all"
             )
         if self.left_out:
             n_seen = len(looks(n["items"], n_looks(n["items"]))[0])
             yield worded(
-                f"left out after a look at three coefficients on {n_seen} items, as they reach less"
-                f" than 40 % of the best: {', '.join(self.left_out)}; --exhaustive scores all"
+                f"dropped after three coefficients on {n_seen} items, with less than 40 % of the"
+                f" best row's effect: {', '.join(self.left_out)}; --exhaustive scores all"
             )
         if self.idle:
             yield f"left out, as nothing changes there: {', '.join(self.idle)}"
@@ -561,16 +601,21 @@ class SweepResult:
         yield table(
             ["front", "effect", "KL"],
             [
-                [one["typed"], _shown(one["effect"]) + mark(one), _shown(one["kl"], 3) + mark(one)]
-                for one in found["front"][-FRONT:]
+                [
+                    cell["typed"],
+                    _shown(cell["effect"]) + mark(cell),
+                    _shown(cell["kl"], 3) + mark(cell),
+                ]
+                for cell in result["front"][-FRONT:]
             ],
         )
         yield ""
+        yield from _shortlist(result["shortlist"])
         if verdict.recommended:
-            yield from _recommendation(found)
+            yield from _recommendation(result)
         yield (
             f"{self.described} · {n['items']} held-out items, {n['unrelated']} unrelated texts,"
-            f" seed {found['seed']} · in brackets 95 % intervals"
+            f" seed {result['seed']} · 95 % intervals in brackets"
         )
         if self.command:
             yield f"again: {self.command}"
@@ -583,8 +628,7 @@ class SweepResult:
 
 
 def strongest(grid: Grid) -> list[Steer]:
-    """Of each row the steer that does most: how much it does changes nothing in how an engine is
-    made ready."""
+    """The strongest steer of each row, to prepare an engine, which does not depend on strength."""
 
     def amount(steer: Steer) -> float:
         return abs(steer.coefficient.value)
@@ -593,43 +637,68 @@ def strongest(grid: Grid) -> list[Steer]:
     return [max((row.steer(i) for i in range(len(row.coefficients))), key=amount) for row in rows]
 
 
-def _recommendation(found: dict[str, Any]) -> Iterator[str]:
-    """What is recommended, and what speaks for and against it."""
-    choice, n, budget = found["choice"], found["n"], found["budget"]
+def _shortlist(cells: Sequence[dict[str, Any]]) -> Iterator[Any]:
+    """Lines with the model's texts under the choice and its rivals, to choose by eye."""
+    if len(cells) < 2:
+        return
+    rows = [
+        [
+            cell["typed"],
+            _shown(cell["effect"]),
+            "–" if cell["shift"] is None else f"{cell['shift']:.2f}",
+            f"{cell['extra_nats']['value']:.2f}",
+            f"{cell['distinct']['value']:.2f}",
+        ]
+        for cell in cells
+    ]
+    yield table(["shortlist", "effect", "shift", "extra nats", "distinct-2"], rows)
+    for cell in cells:
+        for text in cell["samples"][:2]:
+            yield f"  {cell['typed']}: {' '.join(text.split())[:160]}"
+    yield (
+        "shift: how far the generated texts move towards the positive side, as the unsteered model"
+        " reads them; 1 is the distance of the two sides"
+    )
+    yield ""
+
+
+def _recommendation(result: dict[str, Any]) -> Iterator[str]:
+    """Lines about the recommendation and its evidence."""
+    choice, n, budget = result["choice"], result["n"], result["budget"]
     yield f"recommended: {choice['typed']}"
     yield (
-        f"  {found['effect']} {_shown(choice['effect'])}; random directions as long"
-        f" {min(found['random_effects']):.2f} to {max(found['random_effects']):.2f}"
-        f" ({len(found['random_effects'])} seeds), by chance {found['chance']:.2f} at the best"
-        " layer"
+        f"  {result['effect']} {_shown(choice['effect'])}; random directions of this length"
+        f" {min(result['random_effects']):.2f} to {max(result['random_effects']):.2f}"
+        f" ({len(result['random_effects'])} seeds), at their best layer up to"
+        f" {result['chance']:.2f}"
     )
     yield (
-        f"  KL {_shown(choice['kl'], 3)}; extra nats {_shown(found['extra_nats'])} and distinct-2"
-        f" {_shown(found['distinct'])} of {n['texts']} written texts"
+        f"  KL {_shown(choice['kl'], 3)}; extra nats {_shown(result['extra_nats'])} and distinct-2"
+        f" {_shown(result['distinct'])} of {n['texts']} generated texts"
     )
     n_out = sum(
-        one["refused"]
-        and one["kl"]["value"] <= budget["kl"]
-        and one["effect"]["value"] > choice["effect"]["value"]
-        for one in found["cells"]
+        cell["refused"]
+        and cell["kl"]["value"] <= budget["kl"]
+        and cell["effect"]["value"] > choice["effect"]["value"]
+        for cell in result["cells"]
     )
     if n_out:
         too_many = f"{budget['nats']:g} extra nats"
-        yield f"  stronger, but out for more than {too_many}: {n_out} of the cells"
-    wrong = found["wrong_way"]
+        yield f"  {n_out} of the cells are stronger, but have more than {too_many}"
+    wrong = result["wrong_way"]
     which = ", ".join(str(index + 1) for index in wrong[:8])
-    items = "pairs" if found["effect"] == "preference" else "texts"
+    items = "pairs" if result["effect"] == "preference" else "texts"
     worst = f", the worst first: {which}" if wrong else ""
     yield f"  {len(wrong)} of {n['items']} {items} move the wrong way{worst}"
-    again = found["again"]
-    yield f"  with seed {again['seed']} extra nats {_shown(again['extra_nats'])}"
-    if found["stable"]:
+    again = result["again"]
+    yield f"  texts with seed {again['seed']}: extra nats {_shown(again['extra_nats'])}"
+    if result["stable"]:
         yield (
-            "  stable: each half of the items, one with texts by that seed, leads to a neighbouring"
-            " layer and effect"
+            "  stable: each half of the items, one with texts of that seed, gives a neighbouring"
+            " layer and a similar effect"
         )
     else:
-        yield f"  {_stability(found['stable'], found['instability'])}"
+        yield f"  {_stability(result['stable'], result['instability'])}"
 
 
 def _stability(stable: bool | None, instability: str | None) -> str:
@@ -648,8 +717,8 @@ def _shown(interval: dict[str, float] | None, digits: int = 2) -> str:
 def _check_savable(reference: str) -> None:
     if is_url(reference):
         raise UsageError(
-            f"--save writes into a file on this machine, and {reference} is elsewhere",
-            hint=f"fetch it with `steer pull {reference}`, and sweep the copy; or leave --save out",
+            f"--save needs a file on this machine, but {reference} is elsewhere",
+            hint=f"get a copy with `steer pull {reference}` and sweep that, or leave --save out",
         )
     check_writable(store.find(reference), force=True)
 
@@ -658,7 +727,8 @@ def _spec(text: str) -> SteerSpec:
     parsed = parse(text)
     if parsed.coefficient is not None or parsed.layers is not None:
         raise UsageError(
-            f"{text!r}: a sweep finds the numbers", hint="use --coefficients and --layers"
+            f"{text!r}: a sweep chooses layers and coefficients itself",
+            hint="use --coefficients and --layers",
         )
     if parsed.schedule != CONSTANT:
         raise UsageError(
@@ -669,35 +739,35 @@ def _spec(text: str) -> SteerSpec:
 
 
 def _coefficients(
-    given: str | Sequence[float | str] | None, vector: SteeringVector, op: Operation, rule: str
+    typed: str | Sequence[float | str] | None, vector: SteeringVector, op: Operation, rule: str
 ) -> tuple[Coefficient, ...]:
-    if given is None:
+    if typed is None:
         chosen = default_coefficients(vector, op)
     else:
-        parts = given.split(",") if isinstance(given, str) else [str(one) for one in given]
+        parts = typed.split(",") if isinstance(typed, str) else [str(part) for part in typed]
         chosen = tuple(parse_coefficient(part.strip(), part) for part in parts)
-    if rule == "refusal_direction" and all(one.value > 0 for one in chosen):
-        chosen += tuple(Coefficient(-one.value, one.unit) for one in chosen)
+    if rule == "refusal_direction" and all(each.value > 0 for each in chosen):
+        chosen += tuple(Coefficient(-each.value, each.unit) for each in chosen)
     if len(set(chosen)) < len(chosen):
-        raise UsageError(f"a coefficient twice in {given!r}")
-    if any(one.unit == "residual" for one in chosen) and vector.metadata.rank:
+        raise UsageError(f"a coefficient twice in {typed!r}")
+    if any(each.unit == "residual" for each in chosen) and vector.metadata.rank:
         raise UsageError(
-            f"vector {vector.name!r} is a low-rank edit: what it adds has no one length",
+            f"vector {vector.name!r} is a low-rank edit, which has no single length",
             hint="write multiples of it, such as 0.5,1,1.5",
         )
     return chosen
 
 
 def _layers(
-    given: str | Sequence[int] | None, vector: SteeringVector, *, together: bool
+    typed: str | Sequence[int] | None, vector: SteeringVector, *, together: bool
 ) -> tuple[tuple[int, ...], ...]:
     metadata = vector.metadata
     layers = metadata.layers
-    if given is not None:
-        layers = parse_layers(given) if isinstance(given, str) else tuple(sorted(set(given)))
+    if typed is not None:
+        layers = parse_layers(typed) if isinstance(typed, str) else tuple(sorted(set(typed)))
     for layer in layers:
         metadata.at(layer)
-    # What was learned for several layers at once is meant to act at all of them.
-    if together or (metadata.method.name == "distill" and given is None):
+    # A distilled edit of several layers is meant to act at all of them.
+    if together or (metadata.method.name == "distill" and typed is None):
         return (layers,)
     return tuple((layer,) for layer in layers)

@@ -1,7 +1,7 @@
-"""What an evaluation is to measure, on what, and where it keeps what it has done.
+"""The task of an evaluation: its rows, its data, and its journal.
 
-Every row of its table is a way of steering: none, each vector, its opposite (of ops that have one),
-random directions of its length (`N_RANDOM` seeds together), and the condition as a prompt.
+The rows are the unsteered model, each vector, its opposite (for ops that have one), random
+directions of its length (`N_RANDOM` seeds together), and the condition as a prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Steered, steers_of
 from steer.evaluation.written import FOR_CHOICE, Writing
-from steer.measures.baselines import N_RANDOM, SIGNED, opposite, random_direction
+from steer.measures.baselines import N_RANDOM, opposite, random_direction
 from steer.measures.concepts import Judge
 from steer.measures.measure import Kind
 from steer.models.model import Model
@@ -29,7 +29,7 @@ from steer.vectors.vector import SteeringVector
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A row of the table; of several cells (random seeds) it shows all together."""
+    """A row of the table, of one cell or of several (random seeds) together."""
 
     label: str
     kind: Kind
@@ -39,8 +39,8 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to measure on. unrelated: texts for the divergence; None takes the unsteered model's
-    own. judge: of the concept, where there is one.
+    """The data to measure on. unrelated: texts for KL; None takes the unsteered model's own. judge:
+    of the concept, if there is one.
     """
 
     held_out: HeldOut
@@ -50,7 +50,7 @@ class Task:
 
     @property
     def for_choice(self) -> Task:
-        """The same with other written texts: what is chosen by those is measured on these."""
+        """The task with other generated texts, so that a later evaluation measures on new ones."""
         return replace(self, writing=replace(self.writing, first=FOR_CHOICE))
 
 
@@ -72,7 +72,7 @@ def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]
             ),
             Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name),
         ]
-        if steer.op.name in SIGNED:
+        if steer.op.op.signed:
             turned = Variant(f"{name}, opposite", "opposite", (Steered((opposite(steer),)),), name)
             rows.insert(-1, turned)
     if condition is not None:
@@ -81,19 +81,18 @@ def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]
 
 
 def names_of(steers: Sequence[Steer]) -> dict[SteeringVector, str]:
-    """What the table calls each vector: several of one name by their hashes too, so that none has
-    the numbers of another."""
+    """The name of each vector in the table, with its hash if several have the same name."""
     vectors = dict.fromkeys(steer.vector for steer in steers)
-    named = {(one.name, one.sha256) for one in vectors}
+    named = {(vector.name, vector.sha256) for vector in vectors}
     counts = Counter(name for name, _ in named)
     return {
-        one: one.name if counts[one.name] == 1 else f"{one.name} {one.sha256[:8]}"
-        for one in vectors
+        vector: vector.name if counts[vector.name] == 1 else f"{vector.name} {vector.sha256[:8]}"
+        for vector in vectors
     }
 
 
 def n_units(task: Task, rows: Sequence[Variant]) -> int:
-    """Units of work that `Progress` counts: texts written, and texts scored under a cell."""
+    """The units of work for progress: generated texts, and texts scored under a cell."""
     n_cells = sum(len(row.cells) for row in rows)
     scored = 0
     if task.held_out.pairs is not None:
@@ -105,13 +104,13 @@ def n_units(task: Task, rows: Sequence[Variant]) -> int:
 
 
 def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[str]) -> Journal:
-    """Where an evaluation keeps what it has done: of everything that its numbers depend on.
+    """The journal of an evaluation, keyed by everything that its numbers depend on.
 
-    engine: what writes the texts, and its settings. What a judge says is not kept here: an
-    endpoint's grades have a journal of their own, and the others are quick.
+    engine: the engine that generates texts, and its settings. Grades are not kept here: those of an
+    endpoint have a journal of their own, and the other judges are fast.
 
     Raises:
-        SteerError: it cannot be read or written.
+        SteerError: the journal cannot be read or written.
     """
     return resuming.journal(
         model,
@@ -126,9 +125,9 @@ def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[
 
 
 def _described(steer: Steer) -> list[Any]:
-    """All that a steer is, as plain JSON."""
-    vectors = [resuming.vector_key(one) for one in steer.vectors]
+    """All settings of a steer as plain JSON."""
+    vectors = [resuming.vector_key(vector) for vector in steer.vectors]
     parts = steer.coefficient, steer.layers, steer.op, steer.scope, steer.schedule
     gate = steer.gate
     read = gate and [str(gate), gate.condition.threshold, gate.condition.projection.layer]
-    return [vectors, [repr(one) for one in parts], read]
+    return [vectors, [repr(part) for part in parts], read]

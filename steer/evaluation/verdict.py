@@ -1,4 +1,4 @@
-"""Which cell of a sweep to recommend, held against random directions and against itself."""
+"""Decide which cell of a sweep to recommend: compare it with random directions, test stability."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from steer.evaluation.choice import (
     looking,
     ordered,
     positions_of,
+    shortlist,
 )
 from steer.evaluation.scoring import expected_nats, extra, score
 from steer.evaluation.written import Writing, own_texts, write
@@ -30,16 +31,19 @@ from steer.measures.formulas import wrong_way
 from steer.measures.grids import Grid, GridRow, Position, Scores
 from steer.measures.selection import nearest, pareto
 
-#: Items of which fewer have intervals that say little.
+#: With fewer items, intervals mean little.
 FEWEST_ITEMS = 8
-#: Of items and unrelated texts. The second half of the texts is the one that is written anew.
+#: The halves of items and unrelated texts. The second half of the texts is generated again.
 HALVES = (slice(0, None, 2), slice(1, None, 2))
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """seed: of the new texts. scores: with them in place of every second unrelated text, where
-    those were the model's own. extra_nats: of new texts at the choice, which are `samples`."""
+    """The choice measured on newly generated texts.
+
+    seed, samples: of the new texts. scores: with every second unrelated text replaced by a new one,
+    if those were the model's own. extra_nats: of new texts at the choice.
+    """
 
     seed: int
     samples: int
@@ -47,22 +51,24 @@ class Repeat:
     extra_nats: Interval
 
     def together(self, extra_nats: Interval, samples: int) -> float:
-        """Extra nats of the new texts and of those that the choice was made by. These alone are too
-        few: of many cells the choice is one whose texts came out well."""
+        """Extra nats of the new texts together with those that the choice was made on, which alone
+        are biased: among many cells, the choice is one with lucky texts."""
         both = (self.extra_nats.value, extra_nats.value)
         return float(np.average(both, weights=(self.samples, samples)))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of it. scores: with the choice's rivals scored on everything. position: the cell
-    that is recommended, or the nearest one, with `reason` why it is not recommended.
+    """The choice of a sweep and its evidence.
 
-    random: the effect of each random direction there. chance: what they reach at the best layer
-    by chance. margin: how much more the cell does than the random ones on the same items.
-    again: new texts at the choice. stable: whether both halves of the items lead to the same, the
-    second with new texts, and all texts are within the budget; None where nothing was chosen, or
-    where there was one cell to choose from.
+    scores: after scoring the choice's rivals on everything. position: the recommended cell, or the
+    nearest one, with the `reason` why it is not recommended. random: the effect of each random
+    direction there. chance: the effect that random directions exceed at their best layer with a
+    probability of 5 %. margin: the cell's effect minus that of random directions, on the same
+    items. again: new texts at the choice. stable: whether both halves of the items (the second with
+    new texts) lead to the same choice, and all texts are within the budget; None if nothing was
+    chosen, or if the grid has one cell only. shortlist: the choice, and the best cells of other
+    rows among those that generated texts within the budget.
     """
 
     scores: Scores
@@ -77,6 +83,7 @@ class Verdict:
     stable: bool | None = None
     instability: str = ""
     wrong_way: tuple[int, ...] = ()
+    shortlist: tuple[Tried, ...] = ()
 
     @property
     def recommended(self) -> bool:
@@ -91,13 +98,19 @@ def judge(
     writing: Writing,
     n_left_out: int = 0,
 ) -> Verdict:
-    """Choose a cell, and find out whether it deserves it. n_left_out: rows that were looked at, and
-    are not in the grid.
+    """Choose a cell, and test whether it can be recommended. n_left_out: rows that were looked at
+    but are not in the grid.
 
     Raises:
         HookError: a cell was never applied.
     """
-    look = looking(texts, grid, writing)
+    looked: dict[Position, Tried] = {}
+    find = looking(texts, grid, writing)
+
+    def look(position: Position) -> Tried:
+        looked[position] = find(position)
+        return looked[position]
+
     scores, tried = decide(texts, grid, scores, budget, look)
     effects, costs = scores.looks()
     whole = scores.whole().ravel().tolist()
@@ -114,18 +127,19 @@ def judge(
         reason = f"no cell with an effect has a KL of at most {budget.kl:g}"
         return Verdict(scores, position, reason, front)
     if tried.extra_nats.value > budget.nats:
-        reason = f"no cell that was tried has extra nats of at most {budget.nats:g} per token"
+        reason = f"no cell that was tried has at most {budget.nats:g} extra nats per token"
         return Verdict(scores, tried.position, reason, front, tried)
     again = repeat(texts, grid, scores, writing, tried.position)
     instability = _instability(again.scores, grid, budget, tried.position, tried.refused, look)
     nats = again.together(tried.extra_nats, writing.samples)
     if nats > budget.nats:
-        instability = f"with those by seed {again.seed}, texts have extra nats of {nats:.3f}"
+        instability = f"with those of seed {again.seed}, texts have {nats:.3f} extra nats"
     stable: bool | None = not instability
     if stable and effects.size == 1:
-        stable, instability = None, "a grid of one cell has no other that a half could prefer"
+        stable, instability = None, "the grid has only one cell"
     verdict = _held_against_chance(texts, grid, scores, front, tried, n_left_out)
-    return replace(verdict, again=again, stable=stable, instability=instability)
+    listed = shortlist(list(looked.values()), scores, budget, tried.position)
+    return replace(verdict, again=again, stable=stable, instability=instability, shortlist=listed)
 
 
 def _held_against_chance(
@@ -136,30 +150,31 @@ def _held_against_chance(
     tried: Tried,
     n_left_out: int,
 ) -> Verdict:
-    """A choice is the best of many places, so chance has as many to be the best of. Coefficients of
-    one sign are one place: what a direction does with them goes together."""
+    """Compare the choice with random directions. It is the best of many rows, so random directions
+    may choose among as many. Coefficients of the same sign count once, since their effects go
+    together."""
     row, column = tried.position
     steer = grid.steer(row, column)
-    found, weights = texts.score(
+    effects, weights = texts.score(
         [Steered((random_direction(steer, seed),)) for seed in range(N_CHANCE)]
     )
-    random = tuple(float(one) for one in found.sum(1) / weights.sum())
+    random = tuple(float(effect) for effect in effects.sum(1) / weights.sum())
     own = scores.effect[row, column]
-    margin = difference((own, weights), (found.mean(0), weights))
-    every = {(str(one), one.layers, c.value > 0) for one in grid.rows for c in one.coefficients}
+    margin = difference((own, weights), (effects.mean(0), weights))
+    every = {(str(r), r.layers, c.value > 0) for r in grid.rows for c in r.coefficients}
     chance = max(*random, reach_of_chance(random, len(every) + n_left_out))
     effect, reason = ratio(own, weights), None
     if len(own) < FEWEST_ITEMS:
         reason = (
-            f"{len(own)} held-out items cannot tell it from chance: give at least {FEWEST_ITEMS}"
+            f"{len(own)} held-out items are too few to exclude chance: give at least {FEWEST_ITEMS}"
         )
     elif margin.low <= 0 or effect.value <= chance:
         reason = (
-            "it does not beat random directions of its length, which by chance reach"
-            f" {chance:.2f} at the best layer"
+            "it does not beat random directions of its length, which reach up to"
+            f" {chance:.2f} at their best layer"
         )
     elif effect.low <= 0:
-        reason = f"its effect may be none, {effect}: give more items"
+        reason = f"its effect may be 0, {effect}: give more items"
     wrong = tuple(wrong_way(own))
     return Verdict(
         scores, tried.position, reason, front, tried, random, chance, margin, wrong_way=wrong
@@ -174,24 +189,26 @@ def _instability(
     refused: Container[Position],
     look: Look,
 ) -> str:
-    """How the halves disagree with the choice of all; empty if they do not.
+    """How the halves disagree with the choice of all; "" if they agree.
 
-    A half has every second item, and every second unrelated text. What the choice's texts cost is
-    told by all of them: what was `refused` for it is out. To what a half prefers the choice may
-    have had no reason to `look`; it is out too if the cheapest of its line fails.
+    A half has every second item, and every second unrelated text. Cells that were `refused` because
+    of their texts stay out. A half may prefer a cell whose texts have not been generated yet: then
+    `look` generates them, and the cell is out if the cheapest one of its line fails.
     """
     whole, costs = scores.effect_at(*position), scores.costs()
     chosen = grid.rows[position[0]]
     for half in HALVES:
-        # They choose among what costs no more than the choice: how much a half of the texts drifts
-        # is not what is asked.
+        # A half chooses among cells that cost at most as much as the choice, since its own KL is
+        # not the question.
         within = replace(budget, kl=float(scores.costs(half)[position]))
-        order = [one for one in ordered(scores, grid, within, half) if one not in refused]
+        order = [cell for cell in ordered(scores, grid, within, half) if cell not in refused]
         if not order:
             return "half of the items leads to no choice at all"
-        ahead = list(takewhile(lambda one: not _neighbours(grid, chosen, grid.rows[one[0]]), order))
+        ahead = list(
+            takewhile(lambda cell: not _neighbours(grid, chosen, grid.rows[cell[0]]), order)
+        )
         for line in lines_of(grid, ahead)[:LINES]:
-            cheapest = min(line, key=lambda one: float(costs[one]))
+            cheapest = min(line, key=lambda cell: float(costs[cell]))
             if look(cheapest).extra_nats.value <= budget.nats:
                 return f"half of the items leads to {grid.labels()[cheapest[0]]}"
         if len(ahead) == len(order):
@@ -202,16 +219,18 @@ def _instability(
     return ""
 
 
-def _neighbours(grid: Grid, one: GridRow, other: GridRow) -> bool:
-    """Whether two rows sweep the same, at the same layers or at the next ones."""
-    layers = sorted({row.layers for row in grid.rows if str(row) == str(one)})
-    return str(one) == str(other) and abs(layers.index(one.layers) - layers.index(other.layers)) < 2
+def _neighbours(grid: Grid, first: GridRow, other: GridRow) -> bool:
+    """Whether two rows have the same vector and op, at the same or neighbouring layers."""
+    if str(first) != str(other):
+        return False
+    layers = sorted({row.layers for row in grid.rows if str(row) == str(first)})
+    return abs(layers.index(first.layers) - layers.index(other.layers)) < 2
 
 
 def repeat(
     texts: Bench, grid: Grid, scores: Scores, writing: Writing, position: Position
 ) -> Repeat:
-    """Half as many texts, by the next seed.
+    """Measure the choice on half as many new texts, from the next seed.
 
     Raises:
         HookError: a cell was never applied.
@@ -220,30 +239,29 @@ def repeat(
     steer = grid.steer(*position)
     base, steered = (write(texts.model, again, steers) for steers in ((), [steer]))
     nats = extra(
-        expected_nats(texts.model, [(Steered((steer,)), [one.scored for one in steered])]),
-        expected_nats(texts.model, [(UNSTEERED, [one.scored for one in base])]),
+        expected_nats(texts.model, [(Steered((steer,)), [text.scored for text in steered])]),
+        expected_nats(texts.model, [(UNSTEERED, [text.scored for text in base])]),
     )
-    if texts.given:
+    if not texts.own_unrelated:
         return Repeat(again.seed, again.samples, scores, nats)
     fresh = own_texts(texts.model, again, base)
     replaced = np.arange(len(scores.counts))[HALVES[1]][: len(fresh)]
     fresh = fresh[: len(replaced)]
     rivals = _rivals(scores, position)
-    cells: list[Cell] = [Steered((grid.steer(*one),)) for one in rivals]
+    cells: list[Cell] = [Steered((grid.steer(*rival),)) for rival in rivals]
     sums = score(texts.model, fresh, cells, drift)
     drifts, counts = np.full_like(scores.drift, np.nan), scores.counts.copy()
     counts[replaced] = [float(len(text.scored)) for text in fresh]
-    for (row, column), found in zip(rivals, sums, strict=True):
+    for (row, column), fresh_drifts in zip(rivals, sums, strict=True):
         drifts[row, column] = scores.drift[row, column]
-        drifts[row, column, replaced] = found
+        drifts[row, column, replaced] = fresh_drifts
     return Repeat(again.seed, again.samples, replace(scores, drift=drifts, counts=counts), nats)
 
 
 def _rivals(scores: Scores, position: Position) -> list[Position]:
-    """The position, and every cell that by half of the items does as much."""
-    there = np.zeros(scores.effect.shape[:2], dtype=bool)
+    """The position, and every cell with at least its effect on one half of the items."""
+    rivals = np.zeros(scores.effect.shape[:2], dtype=bool)
     for half in HALVES:
         effects = scores.effects(half)
-        there |= effects >= effects[position]
-    found = np.argwhere(there).tolist()
-    return [(row, column) for row, column in found]
+        rivals |= effects >= effects[position]
+    return [(row, column) for row, column in np.argwhere(rivals).tolist()]

@@ -1,4 +1,4 @@
-"""Held-out data as token ids to be scored, and texts that a model writes to be judged."""
+"""Encode held-out data for scoring, and generate texts for judging."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from steer.contrasts.reading import Tokens, shared_prefix
 from steer.distillation.lessons import MIN_TOKENS, Conditions, Lesson, beginnings, write_lessons
 from steer.evaluation.batches import Text
 from steer.generate.apply import TOGETHER, Sampling, continue_ids
+from steer.generate.mixed import continue_mixed
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
-#: Samples are numbered from here, so that none is a text that a distilled edit has learned from;
-#: those by which a sweep chooses from there, so that what is measured later was not chosen on.
+#: The number of the first sample in an evaluation, and in a sweep. They differ from each other and
+#: from the samples that a distilled edit learns from, so that nothing is measured on texts that it
+#: was trained or chosen on.
 FRESH, FOR_CHOICE = 1_000_000, 2_000_000
 
-#: Continues beginnings, (token ids, which sample of it this is), each under steers of its own.
+#: Continues beginnings (token ids, and the number of the sample), each under its own steers.
 Continue = Callable[
     [Sequence[tuple[Sequence[int], int]], Sequence[Sequence[Steer]], Sampling], list[list[int]]
 ]
@@ -31,8 +33,9 @@ Continue = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """How texts are begun: by prompts, plain or in the chat template, after a baseline or a
-    condition. first: the number of each prompt's first sample; other numbers are other texts.
+    """The settings of generated texts: their prompts, plain or in the chat template, after a
+    baseline or a condition. first: the number of each prompt's first sample, which decides its
+    random numbers.
     """
 
     prompts: tuple[str, ...]
@@ -46,7 +49,7 @@ class Writing:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A text by the model: token ids at the baseline, of which the last n are its own."""
+    """A generated text: its token ids, of which the last n were generated."""
 
     ids: tuple[int, ...]
     n: int
@@ -57,7 +60,7 @@ class Written:
 
     @property
     def scored(self) -> Text:
-        """Its own tokens, to be scored."""
+        """The text with its generated tokens to score."""
         start = len(self.ids) - self.n
         return Text(self.ids, tuple(range(max(start, 1), len(self.ids))), start)
 
@@ -69,7 +72,7 @@ def write(
     on_done: Callable[[int], None] = lambda n_texts: None,
     engine: Continue | None = None,
 ) -> list[Written]:
-    """All texts under one steering (`write_cells`)."""
+    """Generate all texts under the same steers (`write_cells`)."""
     return write_cells(model, writing, [(steers, range(writing.samples))], on_done, engine)[0]
 
 
@@ -80,14 +83,14 @@ def write_cells(
     on_done: Callable[[int], None] = lambda n_texts: None,
     engine: Continue | None = None,
 ) -> list[list[Written]]:
-    """Sample texts at temperature 1: of each cell, which has its steers, those with its numbers.
+    """Sample texts at temperature 1. cells: the steers and the text indices of each cell.
 
-    Number i continues prompt i % len(prompts). Random numbers belong to the seed, the prompt and
-    the number, so what differs by steering differs by nothing else. `engine` writes all of them in
-    one batch, with random numbers of its own.
+    Text i continues prompt i % len(prompts). Random numbers depend on the seed, the prompt and the
+    sample's number, so texts of different cells differ only through steering. `engine` generates
+    all texts in one batch, with its own random numbers.
 
     Raises:
-        InputError: a prompt that is empty for this model, or leaves no room.
+        InputError: a prompt is empty for this model, or too long.
     """
     starts = [_beginning(model, writing, prompt) for prompt in writing.prompts]
     room = _room(model, max(map(len, starts)), writing.max_tokens)
@@ -98,15 +101,36 @@ def write_cells(
     ]
     if engine is not None:
         every = [steers for (steers, _), order in zip(cells, orders, strict=True) for _ in order]
-        made = iter(engine([one for order in orders for one in order], every, sampling))
+        beginnings = [beginning for order in orders for beginning in order]
+        continuations = iter(engine(beginnings, every, sampling))
         on_done(len(every))
-        return [[_written(start, next(made)) for start, _ in order] for order in orders]
+        return [[_written(start, next(continuations)) for start, _ in order] for order in orders]
     written = []
     for (steers, _), order in zip(cells, orders, strict=True):
         at_once = replace(sampling, batch_size=min(TOGETHER, len(order)))
         new = continue_ids(model, order, steers, at_once, on_done)
         written.append([_written(o[0], ids) for o, ids in zip(order, new, strict=True)])
     return written
+
+
+def write_together(
+    model: Model, writing: Writing, cells: Sequence[Sequence[Steer]]
+) -> list[list[Written]]:
+    """The same texts under each cell's steers, [cell][text], of a few cells in one batch.
+
+    Raises:
+        InputError: a prompt that is empty for this model, or leaves no room.
+        HookError: a steer was never applied.
+    """
+    starts = [_beginning(model, writing, prompt) for prompt in writing.prompts]
+    room = _room(model, max(map(len, starts)), writing.max_tokens)
+    order = [
+        (starts[i % len(starts)], writing.first + i // len(starts)) for i in range(writing.samples)
+    ]
+    sampling = Sampling(max_tokens=room, temperature=1.0, seed=writing.seed, batch_size=TOGETHER)
+    steerings = [steers for steers in cells for _ in order]
+    new = iter(continue_mixed(model, order * len(cells), steerings, sampling))
+    return [[_written(start, next(new)) for start, _ in order] for _ in cells]
 
 
 def _written(start: Sequence[int], new: Sequence[int]) -> Written:
@@ -119,12 +143,12 @@ def write_conditioned(
     on_done: Callable[[int], None] = lambda n_texts: None,
     kept: Journal | None = None,
 ) -> list[Lesson]:
-    """The same under the condition, as lessons: after the condition, and after the baseline.
+    """Generate texts under the condition, as lessons: after the condition and after the baseline.
 
-    What is `kept` is not written again.
+    Texts in the journal `kept` are not generated again.
 
     Raises:
-        InputError: the model writes nothing, or a prompt leaves no room.
+        InputError: the model generates nothing, or a prompt is too long.
     """
     assert writing.conditions is not None
     first = writing.first * len(writing.prompts)
@@ -147,8 +171,8 @@ def _beginning(model: Model, writing: Writing, prompt: str) -> tuple[int, ...]:
     ids = tuple(model.encode(joinable(before) + prompt))
     if not ids:
         raise InputError(
-            f"{model.identity.id} has no first token to begin a text with",
-            hint="give prompts, with --prompts",
+            f"{model.identity.id} has no BOS token, so texts need a prompt",
+            hint="pass --prompts",
         )
     return ids
 
@@ -157,16 +181,16 @@ def _room(model: Model, longest: int, wanted: int) -> int:
     room = wanted if model.context is None else min(wanted, model.context - longest)
     if room < MIN_TOKENS:
         raise InputError(
-            f"a prompt has {longest:,} tokens, and {model.identity.id} takes {model.context:,}",
+            f"a prompt has {longest:,} tokens, but {model.identity.id} takes {model.context:,}",
             hint="shorten it",
         )
     return room
 
 
 def pair_texts(model: Model, pairs: Contrasts, condition: str | None) -> list[Text]:
-    """All positive sides, then all negative ones; scored from where the two differ.
+    """All positive sides, then all negative ones; scored from the token where the two differ.
 
-    Under a condition some tokenizers write the first word otherwise; it is then not scored.
+    Under a condition some tokenizers encode the first word differently; it is then not scored.
 
     Raises:
         InputError: a text longer than the model takes.
@@ -174,17 +198,17 @@ def pair_texts(model: Model, pairs: Contrasts, condition: str | None) -> list[Te
     sides = pairs.positive, pairs.negative
     positive, negative = (model.encode_passages(side) for side in sides)
     starts = [shared_prefix(p.ids, n.ids) for p, n in zip(positive, negative, strict=True)]
-    taught: list[Tokens | None] = [None] * (2 * len(starts))
+    conditioned: list[Tokens | None] = [None] * (2 * len(starts))
     if condition is not None:
-        told = [_after(condition, passage) for side in sides for passage in side]
-        taught = list(model.encode_passages(told))
+        passages = [_after(condition, passage) for side in sides for passage in side]
+        conditioned = list(model.encode_passages(passages))
     plain = [*positive, *negative]
-    made = [
-        _text(one, start, other)
-        for one, start, other in zip(plain, starts * 2, taught, strict=True)
+    encoded = [
+        _text(tokens, start, other)
+        for tokens, start, other in zip(plain, starts * 2, conditioned, strict=True)
     ]
-    _check_lengths(model, made)
-    return made
+    _check_lengths(model, encoded)
+    return encoded
 
 
 def plain_texts(
@@ -197,40 +221,43 @@ def plain_texts(
     """
     before = "" if conditions is None else conditions.baseline
     plain = model.encode_passages([_after(before, passage) for passage in texts])
-    taught: list[Tokens | None] = [None] * len(texts)
+    conditioned: list[Tokens | None] = [None] * len(texts)
     if conditions is not None:
-        told = [_after(conditions.condition, passage) for passage in texts]
-        taught = list(model.encode_passages(told))
-    made = [_text(one, one.text_start, other) for one, other in zip(plain, taught, strict=True)]
-    _check_lengths(model, made)
-    return made
+        passages = [_after(conditions.condition, passage) for passage in texts]
+        conditioned = list(model.encode_passages(passages))
+    encoded = [
+        _text(tokens, tokens.text_start, other)
+        for tokens, other in zip(plain, conditioned, strict=True)
+    ]
+    _check_lengths(model, encoded)
+    return encoded
 
 
 def own_texts(model: Model, writing: Writing, written: Sequence[Written]) -> list[Text]:
-    """Texts that the unsteered model wrote, to be scored; also after the condition, if one is
-    known. A text of no prompt has its first word for one.
+    """Texts of the unsteered model for scoring, also after the condition, if there is one. Without
+    a prompt, the first word of a text is its prompt.
 
     Raises:
         InputError: with the condition, a text is longer than the model takes.
     """
     conditions, prompts = writing.conditions, writing.prompts
     if conditions is None:
-        return [one.scored for one in written if one.n]
+        return [text.scored for text in written if text.n]
     known = {prompt: beginnings(model, conditions, prompt) for prompt in prompts}
-    made: list[Text] = []
-    for index, one in enumerate(written):
+    texts: list[Text] = []
+    for index, generated in enumerate(written):
         start, baseline = known[prompts[index % len(prompts)]]
         if baseline is None:
-            text = model.decode(one.own)
-            made += plain_texts(model, [Passage("", text)], conditions) if text.strip() else []
-        elif one.n:
-            made.append(replace(one.scored, conditioned=(*start, *one.own)))
-    _check_lengths(model, made)
-    return made
+            text = model.decode(generated.own)
+            texts += plain_texts(model, [Passage("", text)], conditions) if text.strip() else []
+        elif generated.n:
+            texts.append(replace(generated.scored, conditioned=(*start, *generated.own)))
+    _check_lengths(model, texts)
+    return texts
 
 
 def lesson_text(lesson: Lesson) -> Text:
-    """The text of a lesson; its last n tokens are scored."""
+    """The text of a lesson, with its last n tokens to score."""
     start = len(lesson.baseline) - lesson.n
     return Text(
         lesson.baseline, tuple(range(start, len(lesson.baseline))), start, lesson.conditioned
@@ -238,22 +265,24 @@ def lesson_text(lesson: Lesson) -> Text:
 
 
 def _after(condition: str, passage: Passage) -> Passage:
-    """A passage after a condition, which is a system message to a chat."""
+    """A passage after a condition; in a chat, the condition is a system message."""
     if passage.role is None:
         return replace(passage, prompt=joinable(condition) + passage.prompt)
     if not condition:
         return passage
     if passage.turns and passage.turns[0].role == "system":
-        raise InputError("a held-out text has a system message, where the condition is to be one")
+        raise InputError(
+            "a held-out text has a system message already, and the condition would be another"
+        )
     return replace(passage, turns=(Message("system", condition), *passage.turns))
 
 
-def _text(plain: Tokens, start: int, taught: Tokens | None) -> Text:
+def _text(plain: Tokens, start: int, conditioned_tokens: Tokens | None) -> Text:
     ids = tuple(plain.ids[: plain.text_stop])
     first = max(1, min(start, len(ids)))
     conditioned: tuple[int, ...] = ()
-    if taught is not None:
-        conditioned = tuple(taught.ids[: taught.text_stop])
+    if conditioned_tokens is not None:
+        conditioned = tuple(conditioned_tokens.ids[: conditioned_tokens.text_stop])
         same = shared_prefix(ids[::-1], conditioned[::-1])
         first = max(first, len(ids) - same, len(ids) - len(conditioned) + 1)
     return Text(ids, tuple(range(first, len(ids))), plain.text_start, conditioned)
@@ -264,7 +293,7 @@ def _check_lengths(model: Model, texts: Sequence[Text]) -> None:
     if model.context is not None and max(lengths, default=0) > model.context:
         longest, n = int(np.argmax(lengths)), len(texts)
         raise InputError(
-            f"held-out text {longest % n + 1} has {lengths[longest]:,} tokens, and"
+            f"held-out text {longest % n + 1} has {lengths[longest]:,} tokens, but"
             f" {model.identity.id} takes {model.context:,}",
             hint="shorten it, or leave it out",
         )

@@ -1,1 +1,1 @@
-"""From recorded activations to directions, in numpy. No torch."""
+"""Fit directions to recorded activations, in numpy. No torch."""

@@ -1,10 +1,10 @@
-"""Recorded activations in a file: written in place as they come, read back by site.
+"""Recorded activations in a file: written in place during the recording, read back by site.
 
-The file is a safetensors file from its first byte on, with its tensors filled in later: `lengths`,
-float32 [n_passages, n_columns], the mean length of what was read, and for each site `SITE.LAYER`
-(where several positions were read, `SITE.LAYER@POSITION` for each), float32 [n_passages, d_model];
-the first `n_positive` rows are the positive side. A row whose lengths are 0 has not been recorded
-yet, so a run that was killed goes on where it stopped. Under its final name the file is complete.
+The file is a valid safetensors file from the start; its tensors are filled in later. `lengths`,
+float32 [n_passages, n_columns]: the mean length of the activations. For each site, `SITE.LAYER` (or
+`SITE.LAYER@POSITION` if there are several positions), float32 [n_passages, d_model]. The first
+`n_positive` rows are the positive side. Rows with length 0 have not been recorded yet, so an
+interrupted run can be resumed. Under its final name the file is complete.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from steer.vectors.sources import record_numbers
 
 Rows = NDArray[np.float32]
 
-#: Rows that are read at once: enough to be fast, few enough to be small.
+#: How many rows are read at once.
 CHUNK = 1_024
-#: The last one that is read. Files are written in format 1 where no record has several passages,
-#: so that earlier releases read them.
+#: The latest format that is read. Files are written in format 1 where no record has several
+#: passages, so that earlier releases read them.
 FORMAT = 2
 _MAX_HEADER = 4_000_000
 
 
 class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What was recorded: enough to make a vector, and to know a recording again.
+    """The description of a recording: enough to make a vector, and to identify the recording.
 
-    reads: one for each position; all sites were read at each. dtype: what the model computed in,
+    reads: one for each position; all sites were read at each. dtype: of the model's computation,
     such as `bfloat16`. run: the key of everything that the numbers depend on
-    (`steer.resuming.run_key`). Both are unset in earlier files. records: which passages of a side
-    share a record, as `steer.vectors.sources` has it; unset, none do.
+    (`steer.resuming.run_key`). Earlier files have neither of the two. records: which passages of a
+    side share a record, as `steer.vectors.sources` has it; unset if none do.
     """
 
     model: ModelIdentity
@@ -80,7 +80,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     @property
     def columns(self) -> list[tuple[Read, Site]]:
-        """What was read of each passage, in the order in which it is stored."""
+        """The positions and sites of each passage, in the order of the file."""
         return [(read, site) for read in self.reads for site in self.sites]
 
 
@@ -105,33 +105,33 @@ class Activations:
         return np.asarray((self.lengths() > 0).all(1))
 
     def lengths(self) -> Rows:
-        """Mean length of what was read, float32 [n_passages, n_columns]."""
+        """Mean lengths of the activations, float32 [n_passages, n_columns]."""
         return self._read(0, self.recording.n_passages, len(self.recording.columns))
 
     def put(self, passages: Sequence[int], activations: Rows, lengths: Rows) -> None:
-        """Keep what was read of some passages.
+        """Write the activations of some passages.
 
         activations: float32 [n, n_columns, d_model]; lengths: float32 [n, n_columns].
 
         Raises:
-            SteerError: the disk does not take it.
+            SteerError: writing fails.
         """
         width = self.recording.model.d_model
-        # What is exactly 0 long, as from a layer that was pruned away, has been recorded too.
+        # A length of exactly 0, as from a pruned layer, must not look like a missing row.
         lengths = np.maximum(lengths, np.finfo(np.float32).tiny).astype("<f4")
         activations = np.ascontiguousarray(activations, "<f4")
-        with reported(self.path, hint="make room, and run the same again: it goes on from there"):
+        with reported(self.path, hint="make room, and run the same command again to resume"):
             for column in range(len(self.recording.columns)):
                 for row, passage in enumerate(passages):
                     self._write(self._start(column) + passage * width * 4, activations[row, column])
-            # Last: they say that the rest is there.
+            # Lengths last, since they mark a row as complete.
             for row, passage in enumerate(passages):
                 self._write(passage * lengths.shape[1] * 4, lengths[row])
 
     def chunks(self, column: int, side: int) -> Iterator[tuple[slice, Rows]]:
         """The activations of one column and side (0 is positive), `CHUNK` rows at a time.
 
-        Gives which of the side's rows, and those, float32 [n, d_model].
+        Gives the range of rows in that side, and the rows, float32 [n, d_model].
         """
         first, stop = self._side(side)
         width = self.recording.model.d_model
@@ -177,12 +177,12 @@ class Activations:
 
 
 def resume(path: Path, recording: Recording) -> Activations:
-    """A file at `path` for this recording: a new one, or one that was begun and is the same.
+    """Open the file at `path` for a recording, and continue it if it is the same one.
 
-    It is this process's until it is closed.
+    The file is locked until it is closed.
 
     Raises:
-        SteerError: the place cannot be written, or another process is recording there.
+        SteerError: the file cannot be written, or another process is recording into it.
     """
     header = _header(recording)
     check_writable(path, force=True)
@@ -197,7 +197,7 @@ def resume(path: Path, recording: Recording) -> Activations:
 
 
 def _take(descriptor: int, path: Path) -> None:
-    """Keep other processes from recording into a file until it is closed."""
+    """Lock a file against other recordings until it is closed."""
     try:
         import fcntl
 
@@ -207,15 +207,15 @@ def _take(descriptor: int, path: Path) -> None:
         raise SteerError(
             f"another process is recording into {path}", hint="name another file, or wait for it"
         ) from error
-    except (ImportError, OSError):  # some systems, and some file systems, know no locks
+    except (ImportError, OSError):  # some systems and file systems have no locks
         pass
 
 
 def open_kept(path: Path) -> Activations:
-    """A complete recording, for reading.
+    """Open a complete recording for reading.
 
     Raises:
-        InputError: it is none, not whole, or of a later format.
+        InputError: the file is not a recording, is incomplete, or of a later format.
     """
     descriptor = open_descriptor(path, os.O_RDONLY)
     try:
@@ -228,13 +228,13 @@ def open_kept(path: Path) -> Activations:
             raise InputError(
                 f"{path} is damaged: it is not as long as it says, or its header differs"
             )
-        found = Activations(recording, path, descriptor, len(header))
-        if not found.done().all():
+        activations = Activations(recording, path, descriptor, len(header))
+        if not activations.done().all():
             raise InputError(f"{path} is not complete", hint="run the same `steer extract` again")
     except BaseException:
         os.close(descriptor)
         raise
-    return found
+    return activations
 
 
 def discard(path: Path) -> None:
@@ -249,7 +249,7 @@ def _n_bytes(recording: Recording) -> int:
 
 
 def _header(recording: Recording) -> bytes:
-    """A safetensors header, as safetensors itself pads it, for the tensors in their order."""
+    """A safetensors header for the tensors in their order, padded as by safetensors itself."""
     shapes = {"lengths": [recording.n_passages, len(recording.columns)]}
     for read, site in recording.columns:
         position = f"@{read.positions}" if len(recording.reads) > 1 else ""

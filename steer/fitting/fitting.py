@@ -1,9 +1,9 @@
-"""A recording to a steering vector: fit every site, describe it, recommend a layer. No torch."""
+"""Make vectors from a recording: fit every site, add statistics, recommend a layer. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -11,51 +11,58 @@ import numpy as np
 from steer.base.errors import InputError, SiteError
 from steer.fitting.activations import Activations, Recording
 from steer.fitting.fit import Array, SiteFit, fit_site
+from steer.methods.method import Options
+from steer.methods.registry import fit_methods
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended, Spread
-from steer.vectors.provenance import FitMethod, Method, Read
+from steer.vectors.provenance import Method, Read
 from steer.vectors.sites import Site, SiteName, format_layers, listed
 from steer.vectors.vector import SteeringVector
 
-#: Held-out separabilities that differ by no more say the same.
+#: Held-out separabilities that differ by at most this are equivalent.
 NEARLY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """What to make of a recording. `sites`, `layers` and `positions` None mean all of it.
+    """The settings of a fit. sites, layers, positions: None means all that were recorded.
 
-    `name`, `description` and `license` go into the file as they are.
+    method: a name of `steer.methods.registry.fit_methods`. options: the method's options that the
+    user sets. name, description, license: for the file.
     """
 
     name: str
-    method: FitMethod = "mean_diff"
+    method: str = "mean_diff"
     sites: tuple[SiteName, ...] | None = None
     layers: tuple[int, ...] | None = None
     positions: tuple[str, ...] | None = None
     description: str = ""
     license: str = ""
+    options: Options = field(default_factory=dict)
 
 
 def fit_vectors(
-    found: Activations,
+    activations: Activations,
     settings: FitSettings,
     on_progress: Callable[[int], None] = lambda n_columns: None,
 ) -> list[SteeringVector]:
-    """A vector for each site name and position that is asked for, with what is known about it.
+    """A vector for each of the requested site names and positions, with its statistics.
 
     `on_progress` is called with the number of columns just fitted.
 
     Raises:
         SiteError: a site or layer that was not recorded.
         InputError: a position that was not, or too few texts for the method.
+        UsageError: no such method or option.
     """
-    recording = found.recording
-    lengths = found.lengths().mean(0, dtype=np.float64)
-    made = []
+    recording = activations.recording
+    method = fit_methods().named(settings.method)
+    options = method.settings(settings.options)
+    lengths = activations.lengths().mean(0, dtype=np.float64)
+    vectors = []
     for read, columns in _columns(recording, settings):
         fits = []
         for column in columns:
-            fits.append(fit_site(found, column, settings.method))
+            fits.append(fit_site(activations, column, method, options))
             on_progress(1)
         directions = np.stack([fit.direction for fit in fits]).astype(np.float32)
         sites = [recording.columns[column][1] for column in columns]
@@ -70,33 +77,32 @@ def fit_vectors(
             model=recording.model,
             site=sites[0].name,
             layers=tuple(site.layer for site in sites),
-            method=Method(name=settings.method),
+            method=Method(name=method.name, options=options, package=method.package or ""),
             read=read,
             contrast=recording.contrast,
             statistics=statistics,
-            recommended=recommend(statistics),
+            recommended=recommend(statistics, recording.model.n_layers),
         )
-        made.append(SteeringVector(metadata, directions))
-    return made
+        vectors.append(SteeringVector(metadata, directions))
+    return vectors
 
 
 def best(vectors: Sequence[SteeringVector]) -> SteeringVector:
-    """Of vectors for several sites and positions the one to start from; its file says that it was
-    chosen.
+    """The best of vectors for several sites and positions; its evidence records the comparison.
 
-    As `recommend`, by its recommended layer: among those that separate held-out texts about as well
-    as the best, of the site that comes first (lengths at different sites do not compare), the one
-    that is longest beside its activations. What was read before the last token loses to what was
-    read there: what comes next is made of the last token's activations alone.
+    By the recommended layer of each, as in `recommend`: among those that separate held-out texts
+    about as well as the best, of the first site (lengths at different sites are not comparable),
+    the one that is longest relative to its activations. Positions before the last token lose to the
+    last token, since only that predicts what follows.
 
     Raises:
-        InputError: none has a direction.
+        InputError: no vector has a direction.
     """
-    there = [vector for vector in vectors if vector.directions.any()]
-    if not there:
+    nonzero = [vector for vector in vectors if vector.directions.any()]
+    if not nonzero:
         raise InputError(
             "the two sides give the same activations: there is no direction",
-            hint="do they differ before the tokens that are read?",
+            hint="check that they differ before the tokens that are read",
         )
     if len(vectors) == 1:
         return vectors[0]
@@ -104,11 +110,11 @@ def best(vectors: Sequence[SteeringVector]) -> SteeringVector:
     def row(vector: SteeringVector) -> LayerStatistics:
         return vector.metadata.at(vector.metadata.recommended.layers[0])
 
-    top = max(row(vector).separability or 0.0 for vector in there)
-    apart = [one for one in there if (row(one).separability or 0.0) >= top - NEARLY]
-    first = [one for one in apart if one.metadata.site == apart[0].metadata.site]
-    if any(one.metadata.read.at_end for one in first):
-        first = [one for one in first if not one.metadata.read.before_end]
+    top = max(row(vector).separability or 0.0 for vector in nonzero)
+    apart = [vector for vector in nonzero if (row(vector).separability or 0.0) >= top - NEARLY]
+    first = [vector for vector in apart if vector.metadata.site == apart[0].metadata.site]
+    if any(vector.metadata.read.at_end for vector in first):
+        first = [vector for vector in first if not vector.metadata.read.before_end]
     chosen = max(first, key=lambda vector: row(vector).share)
     recommended = chosen.metadata.recommended
     evidence = f"{recommended.evidence}; {len(vectors)} sites and positions were compared"
@@ -118,15 +124,18 @@ def best(vectors: Sequence[SteeringVector]) -> SteeringVector:
     return SteeringVector(metadata, chosen.directions)
 
 
-def recommend(statistics: Sequence[LayerStatistics]) -> Recommended:
-    """A layer to start from when nothing has been tried: no substitute for a sweep.
+def recommend(statistics: Sequence[LayerStatistics], n_layers: int) -> Recommended:
+    """A layer to start from without a sweep.
 
     Among the layers that separate held-out texts about as well as the best one, the first whose
-    vector is long beside its activations (at least nine tenths of the longest share): early
-    enough that the layers above can act on it.
+    vector is long relative to its activations (at least nine tenths of the longest share): early
+    enough that the layers above can act on it. The last fifth of the model is left out if earlier
+    layers separate as well, since lengths grow there and few layers are left that could act
+    (Arditi et al. 2024, arXiv 2406.11717, appendix C, leave it out too).
     """
     top = max(row.separability or 0.0 for row in statistics)
     apart = [row for row in statistics if (row.separability or 0.0) >= top - NEARLY]
+    apart = [row for row in apart if row.layer < 0.8 * n_layers] or apart
     longest = max(row.share for row in apart)
     chosen = next(row for row in apart if row.share >= 0.9 * longest)
     return Recommended(
@@ -145,7 +154,7 @@ def _columns(recording: Recording, settings: FitSettings) -> list[tuple[Read, li
                 f"position {position} was not recorded", hint=f"there is {listed(reads)}"
             )
     recorded = list(dict.fromkeys(site.name for site in recording.sites))
-    found = []
+    columns = []
     for name in settings.sites or recorded:
         if name not in recorded:
             raise SiteError(f"{name} was not recorded", hint=f"there is {listed(recorded)}")
@@ -159,8 +168,8 @@ def _columns(recording: Recording, settings: FitSettings) -> list[tuple[Read, li
             if settings.positions is None or read.positions in settings.positions:
                 start = index * len(recording.sites)
                 sites = [Site(layer, name) for layer in settings.layers or layers]
-                found.append((read, [start + recording.sites.index(site) for site in sites]))
-    return found
+                columns.append((read, [start + recording.sites.index(site) for site in sites]))
+    return columns
 
 
 def _statistics(site: Site, fit: SiteFit, resid_norm: float) -> LayerStatistics:
@@ -182,5 +191,5 @@ def spread(values: Array) -> Spread:
 
 
 def rounded(value: float) -> float:
-    """Six significant digits: more would only record in which order a CPU added numbers."""
+    """A number rounded to six significant digits; more depend on the order of additions."""
     return float(f"{value:.6g}")

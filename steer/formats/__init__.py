@@ -1,1 +1,1 @@
-"""Other tools' vector files, a module for each kind: bytes to numbers and back. No torch."""
+"""Read and write the vector files of other tools. No torch."""

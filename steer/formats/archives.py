@@ -1,4 +1,4 @@
-"""Zip archives as hostile input: in memory, bounded, with names that stay inside."""
+"""Read zip archives as hostile input: in memory, within limits, without paths that escape."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from steer.base.errors import VectorError
 from steer.formats.imported import MAX_BYTES, shortened
 
 _MAX_MEMBERS = 1_000
-#: How tools of Python pack what they write.
+#: The compression methods that Python's tools write.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-#: What zipfile raises of broken archives, by Python version.
+#: Exceptions that zipfile raises for broken archives, in different versions of Python.
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
@@ -32,7 +32,7 @@ _BROKEN = (
 
 
 class _View(io.RawIOBase):
-    """Bytes that are mapped, as a file."""
+    """A memory-mapped file as a file object."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._at = data, 0
@@ -58,10 +58,10 @@ class _View(io.RawIOBase):
 
 
 def stored_members(data: memoryview, subject: str) -> dict[str, memoryview]:
-    """The members of a large archive that packs nothing, without a copy.
+    """The members of a large uncompressed archive, without a copy.
 
     Raises:
-        VectorError: as `members`, or a member that is packed.
+        VectorError: as `members`, or a member is compressed.
     """
     try:
         with zipfile.ZipFile(_View(data)) as archive:
@@ -69,26 +69,26 @@ def stored_members(data: memoryview, subject: str) -> dict[str, memoryview]:
         _check(infos, subject, limit=len(data))
         return {info.filename: _stored(data, info, subject) for info in infos}
     except _BROKEN as error:
-        raise VectorError(f"{subject} is not a whole zip archive: {error}") from None
+        raise VectorError(f"{subject} is not a complete zip archive: {error}") from None
 
 
 def _stored(data: memoryview, info: zipfile.ZipInfo, subject: str) -> memoryview:
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise VectorError(f"{subject} is packed, and larger than {MAX_BYTES:,} bytes")
-    # The local header: its own lengths of name and extra field stand at its end.
+        raise VectorError(f"{subject} is compressed, and larger than {MAX_BYTES:,} bytes")
+    # The local header ends with the lengths of its own name and extra field.
     head = struct.unpack("<4s22xHH", data[info.header_offset : info.header_offset + 30])
     start = info.header_offset + 30 + head[1] + head[2]
     if head[0] != b"PK\x03\x04" or start + info.file_size > len(data):
-        raise VectorError(f"{subject} is not a whole zip archive")
+        raise VectorError(f"{subject} is not a complete zip archive")
     return data[start : start + info.file_size]
 
 
 def members(data: bytes, subject: str) -> dict[str, bytes]:
-    """The members of an archive by name, folders left out.
+    """The files in an archive by name.
 
     Raises:
-        VectorError: not a whole archive, too many or too large members, a name twice, a name that
-            leads out of the archive, a link, or a packing that is not usual.
+        VectorError: the archive is incomplete, has too many or too large members, a duplicate name,
+            a path that leads out of it, a link, or an unusual compression.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -96,7 +96,7 @@ def members(data: bytes, subject: str) -> dict[str, bytes]:
             _check(infos, subject, limit=MAX_BYTES)
             return {info.filename: _unpacked(archive, info) for info in infos}
     except _BROKEN as error:
-        raise VectorError(f"{subject} is not a whole zip archive: {error}") from None
+        raise VectorError(f"{subject} is not a complete zip archive: {error}") from None
 
 
 def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -116,7 +116,7 @@ def _check(infos: Sequence[zipfile.ZipInfo], subject: str, *, limit: int) -> Non
         parts = PurePosixPath(info.filename).parts
         if ".." in parts or info.filename.startswith("/") or set("\\\0:") & set(info.filename):
             raise VectorError(
-                f"{subject} has a member {shortened(info.filename)!r}, which leads out"
+                f"{subject} has a member {shortened(info.filename)!r}, a path out of the archive"
             )
         if info.external_attr >> 16 & 0o170000 == 0o120000:
             raise VectorError(f"{subject} has a link, {shortened(info.filename)!r}")
@@ -124,17 +124,17 @@ def _check(infos: Sequence[zipfile.ZipInfo], subject: str, *, limit: int) -> Non
             raise VectorError(f"{subject} has the member {shortened(info.filename)!r} twice")
         names.add(info.filename)
         if info.compress_type not in _METHODS:
-            raise VectorError(f"{subject} is packed in a way that Python's tools do not write")
+            raise VectorError(f"{subject} is compressed by a method that Python does not write")
 
 
 def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """A member, no longer than it says, however well it was packed."""
+    """A member, at most as long as its header says."""
     with archive.open(info) as file:
         return file.read(info.file_size)
 
 
 def written(contents: dict[str, bytes]) -> bytes:
-    """An archive without packing and without timestamps: equal contents give equal bytes."""
+    """An archive without compression and timestamps: equal contents give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in contents.items():

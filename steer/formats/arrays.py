@@ -1,7 +1,7 @@
-"""numpy's `.npy` and `.npz`, read without numpy's own reader.
+"""Read numpy's `.npy` and `.npz` without numpy's own reader.
 
-That one evaluates the header as Python and reserves what its shape asks for before it looks at
-the file's length. Headers as numpy writes them are a fixed form, which a pattern knows.
+That reader evaluates the header as Python, and allocates memory for its shape before it checks the
+length of the file. numpy always writes headers in one form, which a regular expression matches.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def parse(data: bytes | memoryview, subject: str) -> NDArray[Any]:
     """The array of a `.npy` file: numbers, or text.
 
     Raises:
-        VectorError: not one, cut off, or of Python objects.
+        VectorError: the file is not .npy, is truncated, or holds Python objects.
     """
     if data[:6] != _MAGIC or len(data) < 12:
         raise VectorError(f"{subject} is not a .npy file")
@@ -41,7 +41,7 @@ def parse(data: bytes | memoryview, subject: str) -> NDArray[Any]:
     raw = bytes(data[start : start + min(length, 10_000)])
     header = _HEADER.fullmatch(raw.decode("latin-1"))
     if header is None:
-        raise VectorError(f"{subject}: its header is none that numpy writes of a plain array")
+        raise VectorError(f"{subject}: its header is not one that numpy writes for a plain array")
     kind, fortran, sizes = header.groups()
     if kind[1] not in "fiuU":
         raise VectorError(f"{subject} holds {kind!r}, not numbers")
@@ -49,10 +49,10 @@ def parse(data: bytes | memoryview, subject: str) -> NDArray[Any]:
         shape = tuple(int(size) for size in sizes.split(",") if size.strip())
         dtype = np.dtype(kind)
     except (TypeError, ValueError):
-        raise VectorError(f"{subject}: its header is none that numpy writes") from None
+        raise VectorError(f"{subject}: its header is not one that numpy writes") from None
     body = data[start + length :]
     if not dtype.itemsize or math.prod(shape) * dtype.itemsize != len(body):
-        raise VectorError(f"{subject}: its numbers are not as many as its header says")
+        raise VectorError(f"{subject}: its length does not match its header")
     return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran == "True" else "C")
 
 
@@ -60,7 +60,7 @@ def parse_npz(data: bytes | memoryview, subject: str) -> dict[str, NDArray[Any]]
     """The arrays of a `.npz` file by name.
 
     Raises:
-        VectorError: not a whole one, or a member that is no array of numbers or text.
+        VectorError: the file is incomplete, or a member is not an array of numbers or text.
     """
     contents: Mapping[str, bytes | memoryview]
     contents = members(data, subject) if isinstance(data, bytes) else stored_members(data, subject)

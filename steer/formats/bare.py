@@ -1,4 +1,4 @@
-"""Numbers with little or nothing round them: an array, or a dictionary of arrays and facts."""
+"""Read bare arrays, and dictionaries of arrays with a few facts beside them."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from steer.formats.imported import (
     coefficient_of,
     shortened,
 )
-from steer.formats.keys import SAME, by_name, place
+from steer.formats.keys import SAME, by_name, site_of
 from steer.formats.source import Options
 from steer.vectors.sites import listed
 
 Array = NDArray[Any]
 
-#: Under which name a dictionary of one vector has it, and what else may stand there without
-#: changing what the vector means.
+#: Keys of the vector in a dictionary with one vector, and of facts that do not change its meaning.
 _VECTORS = ("vector", "direction", "steering_vector", "v")
 _FACTS = ("model", "model_name", "model_id", "name", "description", "method", "created", "date")
 _COEFFICIENTS = ("coefficient", "coeff", "alpha", "multiplier", "steering_coefficient")
 
 
 def table(array: Array, subject: str, options: Options) -> Imported:
-    """A vector, a table of one a row, or a stack [row, layer, d_model], at layers that are named.
+    """A vector, a table with a vector per row, or a stack [row, layer, d_model], at the layers that
+    the user names.
 
     Raises:
-        UsageError: it is not said where they belong, or as many layers as there are rows.
+        UsageError: the layers are not given, or do not match the number of rows.
         VectorError: not numbers, or of more dimensions.
     """
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2, 3) or not array.size:
-        raise VectorError(f"{subject}: shape {list(array.shape)} is no table of numbers")
+        raise VectorError(f"{subject}: shape {list(array.shape)} is not a table of numbers")
     if array.ndim == 3 and 1 not in array.shape[:2]:
         return _stack(array, subject, options)
     rows = np.atleast_2d(np.squeeze(array)) if array.ndim == 3 else np.atleast_2d(array)
@@ -46,12 +46,12 @@ def table(array: Array, subject: str, options: Options) -> Imported:
     if layers is None:
         raise UsageError(
             f"{subject} does not say at which layer it belongs",
-            hint="name it, with --layer" + (" (and --row)" if len(rows) > 1 else ""),
+            hint="pass --layer" + (" (and --row)" if len(rows) > 1 else ""),
         )
     if len(layers) != len(rows):
         raise UsageError(
             f"{subject} has {len(rows)} rows, for {len(layers)} layers",
-            hint="name as many layers, with --layer, or take one row, with --row",
+            hint="name as many layers with --layer, or choose one row with --row",
         )
     return Imported(
         checked_directions(zip(layers, rows, strict=True), subject),
@@ -86,8 +86,8 @@ def tree(content: Any, subject: str, options: Options) -> Imported:
     """An array, arrays by layer, or one array beside facts such as its layer and its model.
 
     Raises:
-        UsageError: it is not said where they belong.
-        VectorError: something that is no vector, or that could change what it means.
+        UsageError: the layers are not given.
+        VectorError: not a vector, or with entries that could change its meaning.
     """
     if isinstance(content, np.ndarray):
         return table(content, subject, options)
@@ -97,7 +97,7 @@ def tree(content: Any, subject: str, options: Options) -> Imported:
         return _picked(content, options.pick, subject, options)
     arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
     if len(arrays) == len(content):
-        named = [key for key in arrays if place(key, subject) is not None]
+        named = [key for key in arrays if site_of(key, subject) is not None]
         if len(arrays) == 1 and (options.layers is not None or not named):
             return table(next(iter(arrays.values())), subject, options)
         return by_name(arrays, subject)
@@ -113,7 +113,7 @@ def _picked(content: Mapping[str, Any], name: str, subject: str, options: Option
     picked = content[name]
     if not isinstance(picked, np.ndarray):
         raise VectorError(f"{subject}: {shortened(name)!r} is not an array")
-    if options.layers is None and place(name, subject) is not None:
+    if options.layers is None and site_of(name, subject) is not None:
         return by_name({name: picked}, subject)
     return table(picked, subject, options)
 
@@ -125,9 +125,9 @@ def _one_with_facts(content: Mapping[str, Any], subject: str, options: Options) 
     unknown = [shortened(key) for key in content if key not in known]
     if len(vectors) != 1 or vectors[0] not in _VECTORS or unknown:
         raise VectorError(
-            f"{subject} holds {listed(shortened(key) for key in list(content)[:20])}: it is not"
-            " known what that means",
-            hint="take one tensor, with --pick NAME --layer N",
+            f"{subject} holds {listed(shortened(key) for key in list(content)[:20])}, which is not"
+            " a known layout",
+            hint="choose one tensor with --pick NAME --layer N",
         )
     coefficients = [key for key in _COEFFICIENTS if key in content]
     if len(coefficients) > 1:

@@ -1,9 +1,9 @@
-"""GGUF files as hostile input: a strict reader of what control vectors need, and a writer.
+"""A strict reader and a writer of GGUF control vectors. Files are hostile input.
 
 The format (github.com/ggml-org/ggml, docs/gguf.md): a header of typed key-value pairs, then a name,
 a shape, a type and an offset for each tensor, then their bytes, aligned. Everything little endian.
-The `gguf` package maps files into memory and trusts the counts in them, so this does not use it;
-the tests hold both readers and writers against it.
+The `gguf` package maps files into memory and trusts the counts in them, so it is not used here; the
+tests compare reader and writer with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from steer.base.errors import VectorError
 from steer.formats.imported import shortened
 from steer.vectors.vector import Directions
 
-#: Type numbers of values: struct's letter for each, but for text and arrays.
+#: struct's letter for each type of number. Texts and arrays have types of their own.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"} | {
     10: "Q",
     11: "q",
@@ -48,13 +48,13 @@ class Gguf:
     tensors: Mapping[str, Directions]
 
     def text(self, key: str) -> str:
-        """A text, or nothing where there is none of this key."""
-        found = self.values.get(key)
-        return found.value if found is not None and found.type == _STRING else ""
+        """The text of a key, or "" if there is none."""
+        value = self.values.get(key)
+        return value.value if value is not None and value.type == _STRING else ""
 
 
 class _Cursor:
-    """Reads forward through bytes and never past their end."""
+    """Reads bytes from front to back, never past their end."""
 
     def __init__(self, data: bytes, subject: str) -> None:
         self.data, self.subject, self.at = data, subject, 0
@@ -69,11 +69,11 @@ class _Cursor:
         form = struct.Struct("<" + letter)
         return form.unpack(self.take(form.size))[0]
 
-    def count(self, what: str, limit: int = _MAX_ENTRIES) -> int:
-        found = int(self.number("Q"))
-        if found > limit:
-            raise VectorError(f"{self.subject} has {found:,} {what}, more than {limit:,}")
-        return found
+    def count(self, things: str, limit: int = _MAX_ENTRIES) -> int:
+        n = int(self.number("Q"))
+        if n > limit:
+            raise VectorError(f"{self.subject} has {n:,} {things}, more than {limit:,}")
+        return n
 
     def text(self) -> str:
         raw = self.take(self.count("bytes in one text", _MAX_TEXT))
@@ -84,11 +84,11 @@ class _Cursor:
 
 
 def parse(data: bytes, subject: str) -> Gguf:
-    """All of a GGUF file of a few small tensors.
+    """Parse a GGUF file of a few small tensors.
 
     Raises:
-        VectorError: not GGUF, cut off, a version or layout that control vectors do not have, a
-            name twice, or more than a control vector has.
+        VectorError: not GGUF, truncated, an unsupported version or layout, a duplicate name, or
+            larger than a control vector.
     """
     cursor = _Cursor(data, subject)
     if data[:4] != b"GGUF":
@@ -96,19 +96,19 @@ def parse(data: bytes, subject: str) -> Gguf:
     cursor.take(4)
     version = cursor.number("I")
     if version not in (2, 3):
-        raise VectorError(f"{subject}: GGUF version {version} is none that this reads (2 and 3)")
+        raise VectorError(f"{subject} is GGUF version {version}; only 2 and 3 can be read")
     n_tensors, n_values = cursor.count("tensors"), cursor.count("values")
     values: dict[str, Value] = {}
     for _ in range(n_values):
         key = cursor.text()
         if key in values:
-            raise VectorError(f"{subject}: the key {shortened(key)!r} stands twice")
+            raise VectorError(f"{subject}: the key {shortened(key)!r} occurs twice")
         values[key] = _value(cursor, cursor.number("I"))
     infos: dict[str, tuple[int, int]] = {}
     for _ in range(n_tensors):
         name = cursor.text()
         if name in infos:
-            raise VectorError(f"{subject}: the tensor {shortened(name)!r} stands twice")
+            raise VectorError(f"{subject}: the tensor {shortened(name)!r} occurs twice")
         infos[name] = _tensor_info(cursor, name)
     start = _aligned(cursor.at, _alignment(values, subject))
     if 4 * sum(length for length, _ in infos.values()) > len(data):
@@ -151,12 +151,23 @@ def _tensor_info(cursor: _Cursor, name: str) -> tuple[int, int]:
 
 
 def _alignment(values: Mapping[str, Value], subject: str) -> int:
-    said = values.get("general.alignment")
-    if said is None:
+    stated = values.get("general.alignment")
+    if stated is None:
         return _ALIGNMENT
-    if said.type != UINT32 or said.value not in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096):
+    if stated.type != UINT32 or stated.value not in (
+        8,
+        16,
+        32,
+        64,
+        128,
+        256,
+        512,
+        1024,
+        2048,
+        4096,
+    ):
         raise VectorError(f"{subject}: a wrong general.alignment")
-    return int(said.value)
+    return int(stated.value)
 
 
 def _tensor(data: bytes, start: int, length: int, offset: int, subject: str) -> Directions:
@@ -172,10 +183,10 @@ def _aligned(position: int, alignment: int) -> int:
 def build(
     values: Mapping[str, str | int | float | bool], tensors: Mapping[str, Directions]
 ) -> bytes:
-    """The bytes of a GGUF file, version 3, of texts, numbers, truth values and rows of float32.
+    """The bytes of a GGUF file, version 3, with these values and rows of float32.
 
-    An int is written as uint32, a float as float32. Equal arguments, in equal order, give equal
-    bytes.
+    An int is written as uint32, a float as float32. The same arguments in the same order give the
+    same bytes.
     """
     head = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(values))]
     for key, value in values.items():

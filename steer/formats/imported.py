@@ -1,8 +1,8 @@
-"""What a file of another tool holds, before it is a steering vector.
+"""The contents of another tool's file, before they become a steering vector.
 
-Formats number layers by different conventions. Here a direction belongs where it was measured: the
-output of a block, counted from 0 (`resid_post`). Where its own tool would add it somewhere else,
-the convention says so, and an offset moves it there.
+Formats number layers by different conventions. Here a direction belongs to the site where it was
+measured: the output of a block, counted from 0 (`resid_post`). If its own tool adds it elsewhere,
+`convention` says so, and an offset moves it there.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from steer.base.errors import VectorError
 from steer.vectors.sites import SiteName
 from steer.vectors.vector import Directions
 
-#: Several times the vectors of the largest models.
+#: Several times the size of the vectors of the largest models.
 MAX_BYTES = 100_000_000
 #: Text takes more memory when parsed than on disk.
 MAX_TEXT_BYTES = 64_000_000
 MAX_LAYERS = 10_000
 MAX_WIDTH = 1_000_000
-#: A coefficient that no activation survives.
+#: The largest coefficient that is accepted; it destroys any activation.
 MAX_COEFFICIENT = 1e30
-#: Vectors that differ from length 1 by no more than float32 rounds are unit vectors.
+#: How much the length of a unit vector may differ from 1, through rounding in float32.
 UNIT_TOLERANCE = 1e-4
 
 #: down [k, d_model] and up [d_model, k] of a low-rank edit, float32.
@@ -35,14 +35,16 @@ Factors = tuple[Directions, Directions]
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Directions by the layer number that their file gives them, and what the file says of them.
+    """The directions in a file, by its own layer numbers, and how its tool uses them.
 
-    directions: float32 [d_model] each. shift: the layer here, less the number in the file, by the
-        format's convention, which `convention` says in words.
-    op, coefficient: what the file's tool does with the directions, as `-v` writes it.
-    factors: of a low-rank edit, beside the directions, the same number of rows k at each layer.
-    recommended: numbers of the layers that the file recommends; empty for all.
-    model: what the file says of its model. notes: what else the user should know.
+    directions: float32 [d_model] each. shift: our layer number minus the file's, by the format's
+        convention. convention: the same in words, for the user.
+    op, coefficient: what the file's tool does with the directions, in the grammar of `-v`.
+    factors: of a low-rank edit, with the same rank k at each layer.
+    recommended: the layers that the file recommends; empty for all.
+    model: the file's description of its model. notes: more lines for the user.
+    sides: by layer, where projections on the unit vector are 0 and 1 in the file's own units, if
+        known; they become the means of the negative and of the positive side.
     """
 
     directions: Mapping[int, Directions]
@@ -55,14 +57,15 @@ class Imported:
     recommended: tuple[int, ...] = ()
     model: str = ""
     notes: tuple[str, ...] = ()
+    sides: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def checked_directions(rows: Iterable[tuple[int, object]], subject: str) -> dict[int, Directions]:
-    """Layer numbers with their directions, as float32, by rising number.
+    """Directions as float32, sorted by layer number.
 
     Raises:
-        VectorError: none, a number twice or out of range, a direction that is not one row of finite
-            numbers, or rows that differ in length.
+        VectorError: there are none, a layer number is repeated or out of range, or a direction is
+            not one row of finite numbers of the same length as the others.
     """
     directions: dict[int, Directions] = {}
     width = None
@@ -91,7 +94,7 @@ def checked_row(values: object, subject: str) -> Directions:
     if isinstance(values, np.ndarray) and values.dtype.kind not in "fiu":
         raise VectorError(f"{subject}: not numbers")
     try:
-        with np.errstate(over="ignore"):  # what is too large for float32 is reported below
+        with np.errstate(over="ignore"):  # overflow is reported below
             row = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError, OverflowError):
         raise VectorError(f"{subject}: not a list of numbers") from None
@@ -103,15 +106,15 @@ def checked_row(values: object, subject: str) -> Directions:
 
 
 def norm(row: Directions) -> float:
-    """The length of a direction, in float64: the squares of large float32 numbers overflow."""
+    """The length of a direction, computed in float64, since float32 squares can overflow."""
     return float(np.linalg.norm(row.astype(np.float64)))
 
 
 def unit(row: Directions, subject: str) -> Directions:
-    """A direction of length 1; one that has it already keeps its bits.
+    """A direction scaled to length 1; unchanged bit for bit if it has length 1 already.
 
     Raises:
-        VectorError: it is zero.
+        VectorError: the direction is zero.
     """
     length = norm(row)
     if not length:
@@ -123,11 +126,11 @@ def unit(row: Directions, subject: str) -> Directions:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Directions that are taken out of activations: h - coefficient * sum strength (h . d) d.
+    """Directions that are projected out of activations: h - coefficient * sum strength (h . d) d.
 
-    `directions`, `factors`, `op` and `coefficient` are for `Imported`. One direction a layer, all
-    with one strength, is an ablation; a subspace, or strengths that differ, is a low-rank edit
-    whose `down` holds the directions and whose `up` is minus strength times them.
+    The fields are those of `Imported`. One direction per layer with equal strengths is an ablation.
+    A subspace, or different strengths, is a low-rank edit: `down` holds the directions, and `up` is
+    minus strength times the directions.
     """
 
     directions: dict[int, Directions]
@@ -144,7 +147,7 @@ def projection(
     """Bases float32 [k, d_model] of orthonormal rows by layer, and k strengths each.
 
     Raises:
-        VectorError: a strength that float32 does not hold.
+        VectorError: a strength overflows float32.
     """
     weights = {number: np.asarray(list(each), np.float64) for number, each in strengths.items()}
     distinct = {float(value) for each in weights.values() for value in each}
@@ -177,20 +180,20 @@ def coefficient_of(value: object, subject: str, name: str) -> float:
     """A coefficient that a file states.
 
     Raises:
-        VectorError: it is no number, or one that no activation survives.
+        VectorError: it is not a number, or larger than `MAX_COEFFICIENT`.
     """
     if type(value) not in (int, float) or not abs(value) <= MAX_COEFFICIENT:  # type: ignore[arg-type]
-        raise VectorError(f"{subject}: its {name} is {shortened(value)!r}, which is no coefficient")
+        raise VectorError(f"{subject}: its {name} {shortened(value)!r} is not a coefficient")
     return float(value)  # type: ignore[arg-type]
 
 
 def rounded_coefficient(value: float) -> float:
-    """A float32 of a file as the shortest decimal that is the same float32: 1.1, not 1.10000002."""
+    """A float32 as the shortest decimal with the same float32: 1.1, not 1.10000002."""
     return float(str(np.float32(value))) if math.isfinite(value) else value
 
 
 def shortened(value: object) -> str:
-    """What a stranger's file says, no longer than a line."""
+    """A value from an untrusted file as at most 60 characters of text."""
     try:
         text = str(value)
     except ValueError:  # an integer of thousands of digits

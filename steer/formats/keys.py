@@ -1,4 +1,4 @@
-"""Names that say where a tensor belongs: `layer.3`, `model.layers.3`, `blocks.3.hook_mlp_out`."""
+"""Sites from tensor names such as `layer.3`, `model.layers.3` and `blocks.3.hook_mlp_out`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAME = "layer N is the output of block N, counted from 0"
 _NUMBERED = re.compile(r"(?:layers?|direction|block)?[._]?([0-9]{1,5})")
 #: TransformerLens's hook names.
 _HOOK = re.compile(r"blocks\.([0-9]{1,5})\.(hook_[a-z_]+)")
-#: A module of a Hugging Face model: where its blocks are, the block, and a part of it.
+#: A module of a Hugging Face model: the path of its blocks, the block, and a part of it.
 _MODULE = re.compile(
     r"(?:[a-z_]+\.){0,4}(?:layers|h|blocks|block)\.([0-9]{1,5})(?:\.([a-z_]+))?", re.ASCII
 )
@@ -30,11 +30,12 @@ _PARTS: dict[str, SiteName] = {
 }
 
 
-def place(name: str, subject: str) -> tuple[int, SiteName, str] | None:
-    """The layer and site that a name stands for, and why; None where it names neither.
+def site_of(name: str, subject: str) -> tuple[int, SiteName, str] | None:
+    """The layer and site that a tensor's name gives, and the convention behind it; None if it gives
+    none.
 
     Raises:
-        VectorError: a hook or module where there is no site.
+        VectorError: a hook or module that is not a site.
     """
     if match := _NUMBERED.fullmatch(name):
         return layer_number(match[1], subject), "resid_post", SAME
@@ -50,7 +51,7 @@ def place(name: str, subject: str) -> tuple[int, SiteName, str] | None:
         if part not in _PARTS:
             raise VectorError(
                 f"{subject}: steer has no site for the module {shortened(name)!r}",
-                hint="outputs of blocks, of their attention and of their MLP are read",
+                hint="steer has sites at the outputs of blocks, attention and MLP",
             )
         return (
             layer_number(match[1], subject),
@@ -61,29 +62,29 @@ def place(name: str, subject: str) -> tuple[int, SiteName, str] | None:
 
 
 def by_name(named: Mapping[str, Array], subject: str) -> Imported:
-    """One vector for each name that says where it belongs.
+    """One vector for each tensor, at the layer that its name gives.
 
     Raises:
-        VectorError: a name that says no layer, or names of several sites.
+        VectorError: a name without a layer, or names of several sites.
     """
     rows = []
     sites: set[SiteName] = set()
     conventions = set()
     for name, row in named.items():
-        found = place(name, subject)
-        if found is None:
+        named_site = site_of(name, subject)
+        if named_site is None:
             raise VectorError(
                 f"{subject} has a tensor {shortened(name)!r}, which does not name a layer",
-                hint="call them layer.0, layer.1, ...; or take one, with --pick NAME --layer N",
+                hint="rename them layer.0, layer.1, ...; or choose one with --pick NAME --layer N",
             )
-        layer, site, why = found
+        layer, site, why = named_site
         rows.append((layer, np.squeeze(row) if isinstance(row, np.ndarray) else row))
         sites.add(site)
         conventions.add(why)
     if len(sites) > 1:
         raise VectorError(
-            f"{subject} has vectors for {' and '.join(sorted(sites))}, and a file has one site",
-            hint="take one, with --pick NAME --layer N",
+            f"{subject} has vectors for {' and '.join(sorted(sites))}; a vector has one site",
+            hint="choose one with --pick NAME --layer N",
         )
     return Imported(
         checked_directions(rows, subject),

@@ -1,4 +1,4 @@
-"""Any file of another tool to a steering vector: its format, its layers, and its model."""
+"""Read a file of another tool as a steering vector: detect its format, place its layers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from steer.fitting.fitting import rounded
 from steer.formats.imported import MAX_COEFFICIENT, Imported, checked_directions, norm
 from steer.formats.registry import Format, others_code, registry
 from steer.formats.source import FOLDER, Options, Source, Unpickle
-from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
+from steer.vectors.metadata import LayerStatistics, Metadata, Recommended, Spread
 from steer.vectors.provenance import ContrastSummary, Import, Method, ModelIdentity, Read
 from steer.vectors.sites import format_layers, listed
 from steer.vectors.vector import SteeringVector
 
 _PICKLES = (".pkl", ".pickle")
-#: What pickles hold, in the two lines that a user can run where the file came from.
+#: A hint with the code that exports a pickle as safetensors, for the user to run.
 EXPORT_HINT = """if you trust it, export it where it was made, with the library that made it:
   import torch, safetensors.torch; v = torch.load("{name}", weights_only=False)
   safetensors.torch.save_file({{f"layer.{{n}}": t.contiguous() for n, t in \
@@ -29,7 +29,7 @@ v.layer_activations.items()}}, "{stem}.safetensors")"""
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was read, in which format, the hash of the files, and where layers lie."""
+    """The contents of a file, its format, the hash of its files, and the offset of its layers."""
 
     format: Format
     imported: Imported
@@ -38,7 +38,7 @@ class Found:
 
     @property
     def assumed(self) -> str:
-        """One line for the user: what was assumed about layers, and what the file asks for."""
+        """One line for the user: the assumption about layers, and the op of the file."""
         here = f"layer here = number there {self.offset:+d}" if self.offset else "same numbers"
         same = self.offset == self.imported.shift
         why = self.imported.convention if same else "--layer-offset"
@@ -47,49 +47,49 @@ class Found:
 
     @property
     def _does(self) -> str:
-        """What -v NAME does, where it is no plain addition."""
+        """The effect of `-v NAME`, if it is not a plain addition."""
         share = self.imported.coefficient
         much = "" if share == 1 else f" ×{share:g}"
         return f"-v NAME is to {self.imported.op}{much} at {self.imported.site}"
 
 
 def check(path: Path, options: Options) -> None:
-    """Refuse what no format takes, before anything is read.
+    """Check a path and options before anything is read.
 
     Raises:
-        UsageError: a format that is none, or is not in such files; options that it has no use for.
-        VectorError: no such file, a pickle, or a kind of file that is not known.
+        UsageError: an unknown format, or one that does not come in such files.
+        VectorError: no such file, a pickle, or an unknown kind of file.
     """
     named = None if options.format is None else registry().named(options.format)
     if named is not None and named.read is None:
-        raise UsageError(f"{named.name} is written, and not read")
+        raise UsageError(f"{named.name} files can be written, but not read")
     with reported(path):
         if not path.exists():
             raise VectorError(f"there is no file {path}")
         suffix = FOLDER if path.is_dir() else path.suffix.lower()
     if suffix in _PICKLES:
         raise VectorError(
-            f"{path} is a pickle: reading it could run any code, so this does not",
+            f"{path} is a pickle: reading it could run any code, so steer refuses it",
             hint=EXPORT_HINT.format(name=path.name, stem=path.stem),
         )
     if not registry().reading(suffix):
         raise VectorError(
-            f"{path}: vectors are not read from {suffix or 'such'} files",
-            hint=f"from {listed(registry().suffixes())}, and folders; --help lists the formats",
+            f"{path}: no format reads vectors from {suffix or 'such'} files",
+            hint=f"use {listed(registry().suffixes())}, or a folder; --help lists the formats",
         )
     if named is not None and suffix not in named.suffixes:
         kind = "folders" if suffix == FOLDER else f"{suffix} files"
-        raise UsageError(f"{named.name} does not come in {kind}", hint=f"but in {named.kinds}")
+        raise UsageError(f"{named.name} does not come in {kind}", hint=f"it comes in {named.kinds}")
 
 
 def read(path: Path, options: Options, unpickle: Unpickle) -> Found:
-    """A file or folder in the format that is named, or whose marks it bears.
+    """Read a file or folder in the format that the user names, or that is detected.
 
     unpickle: reads torch's pickles.
 
     Raises:
-        VectorError: damaged, unknown, or not of the format.
-        UsageError: what the options say does not fit it, or is not enough.
+        VectorError: damaged, unknown, or not in the format.
+        UsageError: the options do not fit the file, or more are needed.
     """
     check(path, options)
     source = Source(path, unpickle)
@@ -106,33 +106,33 @@ def read(path: Path, options: Options, unpickle: Unpickle) -> Found:
     if lowest + offset < 0:
         raise UsageError(
             f"number {lowest} with an offset of {offset} would be layer {lowest + offset}",
-            hint="say --layer-offset, which is added to the numbers in the file",
+            hint="pass --layer-offset, which is added to the numbers in the file",
         )
     return Found(each, imported, source.sha256, offset)
 
 
 def _format(source: Source, options: Options) -> Format:
-    """The format that is named, the only one whose marks a file bears, or the fallback.
+    """The format that the user names, the only one that detects the file, or the fallback.
 
     Raises:
-        VectorError: none.
-        UsageError: several.
+        VectorError: no format detects the file.
+        UsageError: several do.
     """
     if options.format is not None:
         return registry().named(options.format)
     known = registry().reading(source.suffix)
-    found = [each for each in known if each.detect is not None and _detects(each, source)]
-    found = found or [each for each in known if each.fallback]
-    if len(found) == 1:
-        return found[0]
-    names = [each.name for each in found or known]
-    if not found:
+    matching = [each for each in known if each.detect is not None and _detects(each, source)]
+    matching = matching or [each for each in known if each.fallback]
+    if len(matching) == 1:
+        return matching[0]
+    names = [each.name for each in matching or known]
+    if not matching:
         raise VectorError(
-            f"{source} bears the marks of no format that is read from"
+            f"{source} matches no known format of"
             f" {'folders' if source.is_folder else f'{source.suffix} files'}",
-            hint=f"name it, with --format: {listed(names)}",
+            hint=f"name one with --format: {listed(names)}",
         )
-    raise UsageError(f"{source} may be {' or '.join(names)}", hint="say which, with --format")
+    raise UsageError(f"{source} may be {' or '.join(names)}", hint="choose with --format")
 
 
 def _detects(each: Format, source: Source) -> bool:
@@ -154,13 +154,14 @@ def _check_options(each: Format, options: Options) -> None:
         ("row", options.row, "--row"),
         ("pick", options.pick, "--pick"),
         ("minus", options.minus, "--minus"),
+        ("encoder", options.encoder or None, "--encoder"),
     ):
         if value is not None and name not in each.options:
-            raise UsageError(f"{each.name} has no use for {word}", hint="leave it out")
+            raise UsageError(f"{each.name} does not use {word}", hint="leave it out")
 
 
 def _chosen(imported: Imported, layers: tuple[int, ...], subject: str) -> Imported:
-    """Only the layers that are named, by their numbers in the file."""
+    """Only these layers, by their numbers in the file."""
     missing = set(layers) - set(imported.directions)
     if missing:
         raise UsageError(
@@ -176,20 +177,20 @@ def _chosen(imported: Imported, layers: tuple[int, ...], subject: str) -> Import
 
 
 def steering_vector(
-    found: Found,
+    file: Found,
     model: ModelIdentity | None,
     *,
     name: str,
     description: str = "",
     license: str = "",
 ) -> SteeringVector:
-    """What was read as a vector of `model`, or of none that is known.
+    """A steering vector from a file's contents, for `model` or, if that is None, unbound.
 
     Raises:
         ModelError: the model has another width, or fewer layers.
     """
-    imported = found.imported
-    layers = tuple(number + found.offset for number in imported.directions)
+    imported = file.imported
+    layers = tuple(number + file.offset for number in imported.directions)
     directions = np.stack(list(imported.directions.values())).astype(np.float32)
     down = up = None
     if imported.factors:
@@ -205,17 +206,23 @@ def steering_vector(
         fingerprint="",
     )
     statistics = tuple(
-        LayerStatistics(layer=layer, norm=rounded(_effect(imported, number)), resid_norm=None)
+        LayerStatistics(
+            layer=layer,
+            norm=rounded(_effect(imported, number)),
+            resid_norm=None,
+            negative=_side(imported, number, 0),
+            positive=_side(imported, number, 1),
+        )
         for layer, number in zip(layers, imported.directions, strict=True)
     )
     source = Import(
-        format=found.format.name,
-        sha256=found.sha256,
+        format=file.format.name,
+        sha256=file.sha256,
         convention=imported.convention,
-        offset=found.offset,
+        offset=file.offset,
         model=imported.model,
     )
-    recommended = tuple(number + found.offset for number in imported.recommended) or layers
+    recommended = tuple(number + file.offset for number in imported.recommended) or layers
     metadata = Metadata(
         name=name,
         description=description,
@@ -232,15 +239,24 @@ def steering_vector(
             layers=recommended,
             coefficient=imported.coefficient,
             op=imported.op,
-            evidence=f"as in the {found.format.name} file; no sweep was run",
+            evidence=f"as in the {file.format.name} file; no sweep was run",
         ),
     )
     vector = SteeringVector(metadata, directions, down, up)
     return vector if model is None else bind(vector, model)
 
 
+def _side(imported: Imported, number: int, which: int) -> Spread | None:
+    """Where the file's own units are 0 (the negative side) or 1, if it has such; half a unit is the
+    spread of either."""
+    if number not in imported.sides:
+        return None
+    sides = imported.sides[number]
+    return Spread(mean=sides[which], std=abs(sides[1] - sides[0]) / 2)
+
+
 def _effect(imported: Imported, number: int) -> float:
-    """The length of a direction; of a low-rank edit, what it adds at most to a unit activation."""
+    """The length of a direction; for a low-rank edit, the most it adds to a unit activation."""
     if number not in imported.factors:
         return norm(imported.directions[number])
     down, up = (factor.astype(np.float64) for factor in imported.factors[number])
@@ -248,7 +264,7 @@ def _effect(imported: Imported, number: int) -> float:
 
 
 def bind(vector: SteeringVector, model: ModelIdentity) -> SteeringVector:
-    """An unbound vector as one of `model`: the user knows that it was made there.
+    """Bind an unbound vector to the model that it was made on, according to the user.
 
     Raises:
         VectorError: it is bound already.
@@ -263,7 +279,7 @@ def bind(vector: SteeringVector, model: ModelIdentity) -> SteeringVector:
             f"vector {vector.name!r} has width {made_on.d_model} and layers"
             f" {format_layers(metadata.layers)}; {model.id} has width {model.d_model} and layers"
             f" 0-{model.n_layers - 1}",
-            hint="is it this model, and the layer offset right?",
+            hint="check the model and --layer-offset",
         )
     return SteeringVector(
         msgspec.structs.replace(metadata, model=model, sha256=""),

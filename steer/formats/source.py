@@ -1,7 +1,7 @@
-"""A file or folder of another tool, opened with care: bounded, links unfollowed, nothing run.
+"""Safe access to a file or folder of another tool: within limits, no links followed, no code run.
 
-A `Format` asks it for JSON, tensors, a GGUF or members. What was read is remembered, so that
-several formats can look at one file, and is hashed.
+A `Format` gets JSON, tensors, GGUF or archive members from it. Contents are cached, so that several
+formats can inspect the same file, and hashed.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from steer.formats.imported import MAX_BYTES, MAX_TEXT_BYTES
 from steer.formats.tensors import Tensors
 
 Array = NDArray[Any]
-#: What a pickle of torch holds: arrays, plain values, and dictionaries and lists of them.
+#: The contents of a torch pickle: arrays, plain values, and dictionaries and lists of them.
 Pickled = Any
 Unpickle = Callable[[Path], Pickled]
 T = TypeVar("T")
 
 FOLDER = "/"
-#: More than a model has layers, each with a file or two.
+#: More files than any model has layers, with two files per layer.
 _MAX_FILES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user says of a file.
+    """The user's options for reading a file.
 
-    format: the name of a format. layers: where bare numbers belong, or which layers of the file to
+    format: the name of a format. layers: the layers of bare numbers, or the layers of the file to
     take. row: of a table of directions. pick: the name of one of several vectors. minus: a file
-    whose activations are to be subtracted. offset: what to add to the file's layer numbers in place
-    of the format's convention. model: the name of the user's model, which may tell several apart.
+    whose activations are subtracted. encoder: take the row of a sparse autoencoder's encoder, which
+    reads a feature, not of its decoder. offset: added to the file's layer numbers in place of the
+    format's convention. model: the name of the user's model, to choose among several vectors.
     """
 
     format: str | None = None
@@ -49,6 +50,7 @@ class Options:
     row: int | None = None
     pick: str | None = None
     minus: Path | None = None
+    encoder: bool = False
     offset: int | None = None
     model: str | None = None
 
@@ -56,7 +58,7 @@ class Options:
 class Source:
     """One file, folder or archive, and the files in it and beside it.
 
-    Every method raises SteerError where a file is missing, too large, damaged or no regular file.
+    Every method raises SteerError if a file is missing, too large, damaged or not a regular file.
     """
 
     def __init__(self, path: Path, unpickle: Unpickle) -> None:
@@ -123,7 +125,7 @@ class Source:
         return bytes(self._content(name, limit, mapped=False))
 
     def _content(self, name: str, limit: int, *, mapped: bool) -> bytes | memoryview:
-        """The bytes of a file; of a large one, where `mapped`, as they lie on the disk."""
+        """The bytes of a file; with `mapped`, a large file is memory-mapped."""
         if name not in self._contents:
             path = self._at(name)
             with reported(path):
@@ -178,7 +180,7 @@ class Source:
         return self._once("npy", name, lambda data: arrays.parse(data, self.subject(name)))
 
     def npz(self, name: str = "") -> Mapping[str, Array]:
-        """The arrays of a `.npz` file, which may be large where it is not packed."""
+        """The arrays of a `.npz` file, which may be large if it is not compressed."""
 
         def parse(data: bytes | memoryview) -> Mapping[str, Array]:
             return arrays.parse_npz(data, self.subject(name))
@@ -190,11 +192,11 @@ class Source:
         return self._once("gguf", name, lambda data: gguf.parse(data, self.subject(name)))
 
     def archive(self, name: str = "") -> Mapping[str, bytes]:
-        """The members of a zip archive; none is written anywhere."""
+        """The members of a zip archive, unpacked in memory."""
         return self._once("archive", name, lambda data: members(data, self.subject(name)))
 
     def pickled(self, name: str = "") -> Pickled:
-        """What a file of torch holds, by torch's restricted reader."""
+        """The contents of a torch file, read by torch's restricted reader."""
 
         def parse(data: bytes) -> Pickled:
             return self._unpickle(self._at(name))
@@ -202,7 +204,7 @@ class Source:
         return self._once("pickled", name, parse, limit=4 * MAX_BYTES)
 
     def subject(self, name: str = "") -> str:
-        """How messages name a file."""
+        """The name of a file in messages."""
         return str(self._at(name))
 
     def _at(self, name: str) -> Path:
@@ -230,6 +232,6 @@ class Source:
 
 
 def map_file(path: Path, *, follow_links: bool) -> memoryview:
-    """The bytes of a large regular file, which are read where they are asked for."""
+    """Memory-map a large regular file."""
     with open_regular(path, follow_links=follow_links) as file, reported(path):
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

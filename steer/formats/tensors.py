@@ -1,6 +1,6 @@
-"""Any safetensors file as hostile input: its tensors as arrays, and its texts.
+"""Read any safetensors file as hostile input: its tensors as arrays, and its texts.
 
-Nothing is copied before it is asked for, so a file that is mapped into memory may be large.
+Tensors are copied on access only, so a memory-mapped file may be large.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from steer.formats.imported import MAX_BYTES, shortened
 from steer.vectors import store
 
 Array = NDArray[Any]
-#: Bytes, or those of a file that is mapped.
+#: Bytes, or a memory-mapped file.
 Data = bytes | memoryview
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
-#: A header with the names of many tensors.
+#: The most bytes of a header.
 _MAX_HEADER = 5_000_000
 
 
@@ -75,20 +75,20 @@ def parse(data: Data, subject: str) -> Tensors:
     """All tensors of a file.
 
     Raises:
-        VectorError: not safetensors, or tensors that are no numbers.
+        VectorError: not safetensors, or with tensors that are not numbers.
     """
     raw = store.raw_header(bytes(data[:_MAX_HEADER]), len(data), subject)
     texts = raw.pop("__metadata__", None)
     start = 8 + int.from_bytes(data[:8], "little")
     if sum(map(_length, raw.values())) > len(data):
         raise VectorError(f"{subject}: its tensors overlap")
-    found = {name: _tensor(data, start, raw[name], f"{subject}, {name}") for name in raw}
+    raw_tensors = {name: _tensor(data, start, raw[name], f"{subject}, {name}") for name in raw}
     plain = texts.items() if isinstance(texts, dict) else ()
-    return Tensors(found, {k: text for k, text in plain if isinstance(text, str)}, subject)
+    return Tensors(raw_tensors, {k: text for k, text in plain if isinstance(text, str)}, subject)
 
 
 def _length(entry: Any) -> int:
-    """Bytes of a tensor, as its header has them; what that gets wrong, `_tensor` reports."""
+    """The bytes of a tensor according to its header entry; `_tensor` reports a wrong entry."""
     match entry:
         case {"data_offsets": [int(first), int(last)]}:
             return max(last - first, 0)
@@ -96,7 +96,7 @@ def _length(entry: Any) -> int:
 
 
 def _tensor(data: Data, start: int, entry: Any, subject: str) -> tuple[Array, bool]:
-    """The numbers as they lie in the file, and whether they are halves of float32."""
+    """The stored numbers, and whether they are bfloat16, the upper halves of float32."""
     try:
         kind, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
         if min(first, last, *shape, 0) < 0:
@@ -106,5 +106,5 @@ def _tensor(data: Data, start: int, entry: Any, subject: str) -> tuple[Array, bo
     except (KeyError, TypeError, ValueError, OverflowError):
         raise VectorError(
             f"{shortened(subject)}: not a tensor of numbers",
-            hint="F64, F32, F16, BF16, I64 and I32 are read",
+            hint="steer reads F64, F32, F16, BF16, I64 and I32",
         ) from None

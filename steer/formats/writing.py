@@ -1,4 +1,4 @@
-"""Steering vectors to other tools' files: what the steer does, where the format can say it."""
+"""Write a steer to a file of another tool, if its format can represent it."""
 
 from __future__ import annotations
 
@@ -25,43 +25,46 @@ class Written:
     norms: Mapping[int, float]
 
     def use(self, path: Path) -> str:
-        """What to do with the file, or nothing."""
+        """How to use the file, or ""."""
         writer = self.format.writer
         return "" if writer is None else writer.use.replace("OUT", str(path))
 
 
 def check_path(path: Path, format: str | None = None) -> Format:
-    """The format in which a file is written: the one that is named, or the usual one of its suffix.
+    """The format in which to write a file: the one that the user names, or the default of its
+    suffix.
 
     Raises:
-        UsageError: a suffix that says nothing, or a format that is not written so.
+        UsageError: an unknown suffix, or a format that cannot be written with it.
     """
     known = registry()
     if format is not None:
         named = known.named(format)
         if named.writer is None:
             names = [each.name for each in known if each.writer]
-            raise UsageError(f"{named.name} is read, and not written", hint=f"{listed(names)} are")
+            raise UsageError(
+                f"{named.name} files can be read, but not written", hint=f"use {listed(names)}"
+            )
         if path.suffix not in named.suffixes:
             raise UsageError(f"{path}: {named.name} files end in {named.kinds}")
         return named
-    found = known.writing(path.suffix)
-    if not found:
+    writers = known.writing(path.suffix)
+    if not writers:
         raise UsageError(
-            f"{path}: the end of the name says what to write, and {path.suffix or 'this'} is none",
+            f"{path}: the suffix chooses the format, and {path.suffix or 'this name'} has none",
             hint=f"use one of {listed([store.SUFFIX, *known.suffixes(written=True)])}",
         )
-    return found[0]
+    return writers[0]
 
 
 def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = None) -> Written:
-    """What `path` is to hold.
+    """The contents of the file `path` for a steer.
 
-    offset: a layer here, less its number in the file. format: in place of the suffix's usual one.
+    offset: our layer number minus the file's. format: a name, in place of the suffix's default.
 
     Raises:
-        VectorError: a steer that the format cannot carry.
-        UsageError: an offset that leads below 0.
+        VectorError: the format cannot represent the steer.
+        UsageError: the offset gives a negative layer number.
     """
     each = check_path(path, format)
     assert each.writer is not None
@@ -74,7 +77,7 @@ def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = Non
         directions=rows,
         site=site,
         op=steer.op,
-        coefficient=1.0 if steer.op.name == "add" else steer.coefficient.value,
+        coefficient=1.0 if steer.op.op.adds else steer.coefficient.value,
         vector=steer.vector,
         model=_model_type(steer),
     )
@@ -86,10 +89,10 @@ def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = Non
 def _carried(
     steer: Steer, each: Format, writer: Writer, suffix: str
 ) -> tuple[SiteName, dict[int, Directions]]:
-    """float32 [d_model] for each layer, where the format can say all that the steer is.
+    """The site, and float32 [d_model] for each layer.
 
     Raises:
-        VectorError: it cannot.
+        VectorError: the format cannot represent the steer.
     """
     name = steer.vector.name
     if steer.op.name not in writer.ops or steer.op.writes or steer.op.keep_norm:
@@ -100,23 +103,25 @@ def _carried(
         ]
         plain = not (steer.op.writes or steer.op.keep_norm)
         raise VectorError(
-            f"{name} is to {steer.op} here, which a file of {each.title} cannot say",
+            f"the op of {name} is {steer.op} here, which a file of {each.title} cannot represent",
             hint=f"--format={others[0]} can"
             if others and plain
             else "`steer bake` writes ablations into a model's weights",
         )
-    # Other tools add to every token, which is what `/all` says; and what was distilled for the
-    # response is so by its file, without the user's word.
+    # Other tools add to every token, as `/all` does. A distilled vector's default scope is
+    # accepted too, since the user did not choose it.
     usual = (EVERYWHERE, usual_scope(steer.vector.metadata))
     positioned = steer.scope not in usual or steer.schedule != CONSTANT
     if positioned or steer.gate is not None:
-        raise VectorError(f"{name} has positions here, which a vector file does not")
+        raise VectorError(
+            f"{name} has a scope, schedule or gate here, which a vector file cannot represent"
+        )
     if steer.vector.metadata.rank:
         raise VectorError(
-            f"{name} is a low-rank edit: {each.title} would add its constant part alone",
+            f"{name} is a low-rank edit: {each.title} would add only its constant part",
             hint="steer distill --rank 0 makes a plain vector of the same condition",
         )
-    adds = steer.op.name == "add"
+    adds = steer.op.op.adds
     placed = {
         site: steer.delta(layer) if adds else steer.vector.direction(layer)
         for site, layer in steer.sites().items()
@@ -124,15 +129,15 @@ def _carried(
     names = {site.name for site in placed}
     if len(names) > 1 or not names <= set(writer.sites):
         raise VectorError(
-            f"{name} acts on {listed(sorted(names))}, and a file of {each.title} means"
+            f"{name} acts on {listed(sorted(names))}, but a file of {each.title} is for"
             f" {listed(writer.sites)}",
-            hint="a .npz says its site; extract with --site=resid_post for other tools",
+            hint="a .npz records its site; extract with --site=resid_post for other tools",
         )
     return names.pop(), {site.layer: row for site, row in sorted(placed.items())}
 
 
 def _model_type(steer: Steer) -> str:
-    """`llama` of LlamaForCausalLM: Hugging Face's model_type, for most families."""
+    """`llama` for LlamaForCausalLM: Hugging Face's model_type, for most families."""
     metadata = steer.vector.metadata
     if not metadata.model.bound:
         source = metadata.method.source

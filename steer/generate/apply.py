@@ -1,4 +1,4 @@
-"""Generate text while steering. Hugging Face's `generate` runs; hooks steer it."""
+"""Generate text while steering: Hugging Face's `generate` runs, and hooks steer it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = [
     "rows_of",
 ]
 
-#: Beginnings that `continue_each` has a worker write at once.
+#: How many beginnings `continue_each` gives to a worker at once.
 TOGETHER = 128
-#: Token ids, and which sample of them this is.
+#: Token ids, and the number of the sample.
 Beginning = tuple[Sequence[int], int]
 _Item = tuple[Sequence[Steer], Sequence[Beginning]]
 
@@ -49,34 +49,35 @@ def generate(
 ) -> Iterator[Generation]:
     """Continue each prompt `sampling.samples` times, in the order of the prompts, batch by batch.
 
-    Random numbers belong to (seed, prompt, sample), so a prompt gets what it gets alone, whatever
-    else is in its batch, and steered and unsteered runs draw the same numbers. `special` is off for
-    prompts that a chat template has already given their first token. `on_text` gets text as it
-    comes, and needs a single prompt and sample. What is `watched` is read of each new token, and
-    `guards` look at each (`steer.hooks.watch`); neither goes with beams, which are tried and
-    dropped, nor does a gate at each token. With `guidance` (`steer.generate.guidance`) the guided
-    distribution is continued from; it goes with steers, which act in the runs of all its prompts,
-    and not with gates, watches, guards or beams. `allow_idle` lets steers pass that act nowhere,
-    and leaves it to `Generation.idle` to tell.
+    Random numbers depend on (seed, prompt, sample), so a prompt gets the same text in any batch,
+    and steered and unsteered runs draw the same numbers.
+
+    special: off for prompts in a chat template, which already have their special tokens. on_text:
+    called with each piece of text; needs a single prompt and sample. watched: projections to read
+    at each new token. guards: checked at each new token (`steer.hooks.watch`). Neither works with
+    beams, which are discarded, nor does a token gate. guidance (`steer.generate.guidance`): sample
+    from the guided distribution; steers act in the runs of all its prompts. It excludes gates,
+    watches, guards and beams. allow_idle: do not raise for steers that act nowhere;
+    `Generation.idle` names them.
 
     Raises:
-        IdleError: a steer that cannot act in any of the texts, or did not.
-        UsageError: beams or guidance, with what does not go with them.
-        SteerError: a prompt that is empty or leaves no room.
+        IdleError: a steer cannot act in any of the texts, or did not.
+        UsageError: beams or guidance with an option that they exclude.
+        SteerError: a prompt is empty or too long.
         HookError: a steer was never applied.
-        GuardError: a guard tripped, and was to be an error.
+        GuardError: a guard with `on_trip` error tripped.
     """
     if sampling.beams > 1 and (watched or guards or on_text):
         raise UsageError(
-            "beams are tried and dropped: what they say cannot be watched, guarded or streamed",
+            "beams cannot be watched, guarded or streamed, since most of them are discarded",
             hint="leave --beams out",
         )
     check_gates(sampling, steers)
     gated = any(steer.gate is not None for steer in steers)
     if guidance is not None and (sampling.beams > 1 or watched or guards or gated):
         raise UsageError(
-            "a guided text is written by several runs at once: it cannot be gated, watched,"
-            " guarded or searched with beams",
+            "guidance runs several prompts for one text, so it excludes gates, watches, guards and"
+            " beams",
             hint="put the condition into the prompt, or leave the others out",
         )
     rows = rows_of(model, prompts, sampling, special=special, guidance=guidance)
@@ -85,17 +86,17 @@ def generate(
     if on_text is not None and len(rows) != 1:
         raise ValueError("text can be streamed for one prompt and one sample only")
     size = sampling.batch_size
-    if sampling.beams > 1:  # whole prompts
+    if sampling.beams > 1:  # all samples of a prompt come from one search
         size = max(1, size // sampling.beams) * sampling.samples
     strengths = guidance.strengths if guidance is not None else ()
     size = max(1, size // (1 + len(strengths)))
     idle: list[list[str]] = []
     for part in runs(model, rows, size):
         batch = Batch(model, part, steers, sampling, watched, guards, on_text, strengths=strengths)
-        for made in batch.generations():
-            # What a guard cut off might have been steered further on.
-            idle += [made.idle] if made.finish != "guard" else []
-            yield made
+        for generation in batch.generations():
+            # In a text that a guard cut off, the steer might have acted later.
+            idle += [generation.idle] if generation.finish != "guard" else []
+            yield generation
     if not allow_idle:
         check_acted(idle)
 
@@ -107,10 +108,10 @@ def continue_ids(
     sampling: Sampling,
     on_done: Callable[[int], None] = lambda n_texts: None,
 ) -> list[list[int]]:
-    """New token ids after each beginning, (token ids, which sample of it this is).
+    """New token ids after each beginning (its token ids, and the number of the sample).
 
-    The end is among them where the model wrote one. Stop strings are not looked at. As in
-    `generate`, random numbers belong to (seed, beginning, sample). A batch that does not fit in
+    They include the end token, if the model generated one. Stop strings are ignored. As in
+    `generate`, random numbers depend on (seed, beginning, sample). A batch that does not fit in
     memory is halved and run again.
 
     Raises:
@@ -129,8 +130,8 @@ def continue_each(
     steerings: Sequence[Sequence[Steer]],
     sampling: Sampling,
 ) -> list[list[int]]:
-    """`continue_ids`, each beginning under steers of its own: neighbours under the same steers are
-    written together, by any of the workers.
+    """`continue_ids` with different steers for each beginning. Consecutive beginnings with the same
+    steers run together, on any of the workers.
 
     Raises:
         HookError: a steer was never applied.
@@ -150,17 +151,17 @@ def _continued(
     sampling: Sampling,
     on_done: Callable[[int], None] = lambda n_texts: None,
 ) -> list[list[int]]:
-    """What the beginnings of all items go on with, in their order."""
-    made: dict[int, list[list[int]]] = {}
-    for number, found in workers.map(partial(_Writer, sampling=sampling), items):
-        made[number] = found
-        on_done(len(found))
-    return [ids for number in range(len(items)) for ids in made[number]]
+    """The continuations of all beginnings, in order."""
+    by_item: dict[int, list[list[int]]] = {}
+    for number, continuations in workers.map(partial(_Writer, sampling=sampling), items):
+        by_item[number] = continuations
+        on_done(len(continuations))
+    return [ids for number in range(len(items)) for ids in by_item[number]]
 
 
 @dataclass
 class _Writer:
-    """Goes on with beginnings that run together; with fewer at once where memory was too short."""
+    """Continues the beginnings of an item together, or fewer at a time if memory runs out."""
 
     model: Model
     sampling: Sampling
@@ -171,9 +172,9 @@ class _Writer:
     def __call__(self, item: _Item) -> list[list[int]]:
         steers, beginnings = item
         rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
-        made: list[list[int]] = []
-        while len(made) < len(rows):
-            part = runs(self.model, rows[len(made) :], min(self._most, len(rows)))[0]
+        continuations: list[list[int]] = []
+        while len(continuations) < len(rows):
+            part = runs(self.model, rows[len(continuations) :], min(self._most, len(rows)))[0]
             try:
                 batch = Batch(self.model, part, steers, self.sampling).run()
             except RuntimeError as error:
@@ -181,14 +182,14 @@ class _Writer:
                     raise
                 self._most = len(part) // 2
                 continue
-            made += [_up_to_end(self.model, ids) for ids in batch]
-        return made
+            continuations += [_up_to_end(self.model, ids) for ids in batch]
+        return continuations
 
 
 def runs(model: Model, rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
-    """Neighbours that are written together, at most `size`, so that each text is what it is alone
-    (`Model.batching`)."""
-    found: list[Sequence[Row]] = []
+    """Divide rows into batches of at most `size` consecutive rows that do not change each other's
+    text (`Model.batching`)."""
+    parts: list[Sequence[Row]] = []
     start = 0
     while start < len(rows):
         part = rows[start : start + size]
@@ -196,9 +197,9 @@ def runs(model: Model, rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
             part = list(takewhile(lambda row: len(row.ids) == len(part[0].ids), part))  # noqa: B023
         elif len(part) > 1 and model.batching == "one":
             part = part[:1]
-        found.append(part)
+        parts.append(part)
         start += len(part)
-    return found
+    return parts
 
 
 def _up_to_end(model: Model, ids: list[int]) -> list[int]:
@@ -214,19 +215,17 @@ def rows_of(
     special: bool,
     guidance: Guidance | None = None,
 ) -> list[Row]:
-    """The continuations that are to be made, prompt by prompt; see `generate`.
+    """A row for each continuation, prompt by prompt; see `generate`.
 
     Raises:
-        SteerError: a prompt that is empty or leaves no room.
+        SteerError: a prompt is empty or too long.
     """
     rows = []
     for number, prompt in enumerate(prompts, 1):
         under = guidance.prompts[number - 1] if guidance is not None else ()
         every = [model.encode(text, special=special) for text in (prompt, *under)]
         if not all(every):
-            raise SteerError(
-                f"prompt {number} is empty, and {model.identity.id} has no first token"
-            )
+            raise SteerError(f"prompt {number} is empty, and {model.identity.id} has no BOS token")
         longest = max(map(len, every))
         if model.context is not None and longest + sampling.max_tokens > model.context:
             room = model.context - longest

@@ -26,10 +26,10 @@ from steer.steering.steers import Steer
 
 
 class Listener(Protocol):
-    """Hears of each step of all rows; what they are told is not copied, and has to stay as it is.
+    """Is called at each step of all rows. Tensors are not copied and must not be changed.
 
-    scores: before a step's tokens are chosen, [row, vocabulary] as the model gives them. heard:
-    ids with the new tokens at their end; gives which rows are to stop there, bool [row].
+    scores: gets the model's logits [row, vocabulary], before a token is chosen. heard: gets the ids
+    with the new tokens at the end; returns which rows stop, bool [row].
     """
 
     def scores(self, ids: Tensor, scores: Tensor) -> Tensor: ...
@@ -39,7 +39,7 @@ class Listener(Protocol):
 
 @dataclass
 class Batch:
-    """One run of `generate`: its rows, and all that looks on."""
+    """One run of `generate`: its rows, and everything that observes it."""
 
     model: Model
     rows: Sequence[Row]
@@ -49,9 +49,9 @@ class Batch:
     guards: Sequence[Guard] = ()
     on_text: Callable[[str], None] | None = None
     listener: Listener | None = None
-    #: Of each condition that guides all rows.
+    #: The strength of each condition that guides the rows.
     strengths: Sequence[float] = ()
-    #: Of each row that a guard has stopped: which guard, at which new token.
+    #: For each row that a guard has stopped: the guard, and the index of the new token.
     tripped: dict[int, tuple[Guard, int]] = field(default_factory=dict)
 
     def run(self) -> list[list[int]]:
@@ -61,7 +61,7 @@ class Batch:
             HookError: a steer was never applied, or logits are not numbers.
         """
         model, sampling = self.model, self.sampling
-        # A beam search has a row for each prompt, and makes its samples itself.
+        # A beam search has one row per prompt, and produces all its samples.
         rows = self.rows[:: sampling.samples] if sampling.beams > 1 else self.rows
         prompts = [ids for row in rows for ids in (row.ids, *row.conditioned)]
         ids, mask = model.padded(prompts, left=True)
@@ -73,7 +73,7 @@ class Batch:
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=sampling.max_tokens,
-                do_sample=False,  # `Draw` has drawn already: the most probable token is its choice
+                do_sample=False,  # `Draw` leaves only the token that it has drawn
                 num_beams=sampling.beams,
                 num_return_sequences=sampling.samples if sampling.beams > 1 else 1,
                 pad_token_id=model.pad_id,
@@ -84,17 +84,18 @@ class Batch:
         return list(output[:: 1 + len(self.strengths), width:].tolist())
 
     def look_at(self, prompts: Sequence[list[int]], padding: Tensor) -> None:
-        """Set the clock and what is watched; read what gates need to know before anything is
-        steered. prompts: token ids. padding: int64 [prompt], pad tokens before each.
+        """Set the clock and the watch, and read prompt gates that need a forward of their own.
+
+        prompts: token ids. padding: int64 [prompt], pad tokens before each.
         """
-        # What gates would read behind an edit they read before.
+        # Gates that read above an edit read the unsteered prompts first.
         first = min(self._edited(), default=(self.model.n_layers, 0))
         values = prompt_values(self.model, self.steers, prompts, first)
         self.clock = TokenClock(max(map(len, prompts)), padding, values)
         self.watch = Watch(self.watched, self.guards, self.clock)
 
     def _edited(self) -> list[tuple[int, int]]:
-        """How deep edits begin, of each steer and guard."""
+        """The depth of the first edit of each steer and guard."""
         ablating = [guard for guard in self.guards if guard.on_trip == "ablate"]
         sites = [steer.first_site for steer in self.steers]
         sites += [guard.condition.projection.site for guard in ablating]
@@ -121,7 +122,7 @@ class Batch:
         streamer = None
         if self.on_text is not None:
             streamer = Streamer(model, sampling.stop, self.on_text, self.stopper, self.sound)
-        criteria: list[Any] = [one for one in (stops, self.stopper) if one is not None]
+        criteria: list[Any] = [each for each in (stops, self.stopper) if each is not None]
         criteria += [] if self.listener is None else [self.listener.heard]
         return {
             "logits_processor": processors,
@@ -133,17 +134,18 @@ class Batch:
         """The rows' continuations.
 
         Raises:
-            GuardError: a guard tripped, and was to be an error.
+            GuardError: a guard with `on_trip` error tripped.
         """
         new = self.run()
-        made = [self.generation(index, ids) for index, ids in enumerate(new)]
+        generations = [self.generation(index, ids) for index, ids in enumerate(new)]
         for index, (guard, _) in sorted(self.tripped.items()):
             if guard.on_trip == "error":
-                raise GuardError(f"{made[index].trips[-1]}{_of_prompt(made[index])}")
-        return made
+                tripped = generations[index]
+                raise GuardError(f"{tripped.trips[-1]}{_of_prompt(tripped)}")
+        return generations
 
     def generation(self, index: int, ids: list[int]) -> Generation:
-        """The continuation of a row that has these new token ids."""
+        """The continuation of a row with these new token ids."""
         model, row = self.model, self.rows[index]
         length = next((i for i, token in enumerate(ids) if token in model.end_ids), len(ids))
         finish: Finish = "end" if length < len(ids) else "length"
@@ -162,7 +164,7 @@ class Batch:
             length,
             finish,
             [model.token(token) for token in ids[:length]] if self.watched else [],
-            {str(one): self.watch.values(one, index, length) for one in self.watched},
+            {str(each): self.watch.values(each, index, length) for each in self.watched},
             self._gates(index, length),
             self._trips(index, ids, length),
             *self._without_effect(index, ids, length, finish),
@@ -171,13 +173,13 @@ class Batch:
     def _without_effect(
         self, index: int, ids: list[int], length: int, finish: Finish
     ) -> tuple[list[str], list[str]]:
-        """Steers that changed nothing in a row's text: those that are idle, and caps and floors
-        that nothing came to. What a closed gate holds back is neither."""
-        # The token that ends a text is steered too, and belongs to it.
+        """Steers that changed nothing in a row's text: idle ones, and caps and floors that were not
+        reached. Steers behind a closed gate are neither."""
+        # The end token is steered too.
         n_steps = len(ids) if finish == "length" else min(len(ids), length + 1)
         each = 1 + len(self.strengths)  # runs of a guided text
         row = index // self.sampling.samples if self.sampling.beams > 1 else index * each
-        closed = {one.gate for one in self._gates(index, length) if not one.share}
+        closed = {gate.gate for gate in self._gates(index, length) if not gate.share}
         special = [token in self.model.special_ids for token in self.rows[index].ids]
         idle, unreached = [], []
         for steer in dict.fromkeys(self.steers):
@@ -188,7 +190,7 @@ class Batch:
                 continue
             if steer.gate is not None and str(steer.gate) in closed:
                 continue
-            bounded = steer.op.name in ("cap", "floor")
+            bounded = steer.op.op.bounded
             if bounded and reached(steer, special, n_steps, self.model.n_layers):
                 unreached.append(str(steer))
             else:
@@ -210,14 +212,14 @@ class Batch:
         return of_prompt + [GateReading(str(gate), share) for gate, share in shares.items()]
 
     def _trips(self, index: int, ids: list[int], length: int) -> list[Trip]:
-        found = []
+        trips = []
         if index in self.tripped:
-            found.append(self.tripped[index])
+            trips.append(self.tripped[index])
         for guard in self.guards:
             if guard.on_trip == "ablate":
                 step = self.watch.first_trip(guard, index, length)
-                found += [] if step is None else [(guard, step)]
-        return [self._trip(guard, index, ids, step) for guard, step in found]
+                trips += [] if step is None else [(guard, step)]
+        return [self._trip(guard, index, ids, step) for guard, step in trips]
 
     def _trip(self, guard: Guard, index: int, ids: list[int], step: int) -> Trip:
         value = self.watch.value(guard, index, step)
@@ -225,12 +227,12 @@ class Batch:
 
 
 def random_stream(row: Row, sampling: Sampling) -> np.random.Generator:
-    """Random numbers of a row alone, one for each new token."""
+    """The random numbers of a row, one for each new token, independent of other rows."""
     return np.random.default_rng([sampling.seed, row.sample, *row.ids])
 
 
 def _tokens_to(model: Model, ids: list[int], n_characters: int) -> int:
-    """How many tokens it takes to write the first `n_characters`."""
+    """The number of tokens that the first `n_characters` take."""
     return next(
         (count for count in range(len(ids)) if len(model.decode(ids[:count])) >= n_characters),
         len(ids),
@@ -238,6 +240,6 @@ def _tokens_to(model: Model, ids: list[int], n_characters: int) -> int:
 
 
 def _of_prompt(generation: Generation) -> str:
-    """Which prompt, where a reader would not know."""
+    """The end of an error message that names the prompt."""
     prompt = generation.prompt
     return f" after {prompt if len(prompt) <= 60 else '...' + prompt[-57:]!r}"

@@ -1,4 +1,4 @@
-"""A conversation as it is typed: messages, and commands that begin with a slash. No terminal."""
+"""A typed conversation: messages, and commands that begin with a slash. No terminal."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from steer.vectors import store
 from steer.vectors.rendering import differences
 
 COMMANDS = {
-    "/steer": "NAME 2, or a spec such as NAME:2@14: steer with it, or change how much",
-    "/off": "NAME, or nothing for all: steer no longer",
-    "/compare": "the last answer as it would be without steering",
-    "/list": "what steers, and the vectors that could",
-    "/seed": "NUMBER: the seed of the answers to come; alone: which it is",
-    "/undo": "take the last message and its answer back",
-    "/new": "start over; steers stay",
-    "/save": "FILE.toml: steers and settings as a recipe",
-    "/help": "these lines",
-    "/quit": "leave; Ctrl-D does too",
+    "/steer": "NAME 2, or a spec such as NAME:2@14: add a steer, or change it",
+    "/off": "NAME: remove a steer; without a name: remove all",
+    "/compare": "repeat the last answer without steering",
+    "/list": "list the steers, and the vectors in ./vectors",
+    "/seed": "NUMBER: set the seed of later answers; without a number: show it",
+    "/undo": "remove the last message and its answer",
+    "/new": "start a new conversation; steers stay",
+    "/save": "FILE.toml: save steers and settings as a recipe",
+    "/help": "show these lines",
+    "/quit": "leave, as Ctrl-D does",
 }
-_SLASHES = "a message that begins with / is written with //"
+_SLASHES = "to begin a message with /, write //"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a line led to.
+    """The result of a line.
 
-    lines: what was asked for. notes: what was done, or is to be known. turn: an answer, whose text
-    has been given to `on_text`. over: the user leaves.
+    lines: requested output. notes: actions and warnings. turn: an answer, whose text has been given
+    to `on_text`. over: the user leaves.
     """
 
     lines: tuple[str, ...] = ()
@@ -47,15 +47,15 @@ class Outcome:
 
 
 class Chat:
-    """A conversation and what steers it, to begin with `steers`.
+    """A conversation and its steers, initially `steers`.
 
-    find: the file that a reference means. warnings: about vectors that may not fit the model, as
-    they were last chosen.
+    find: gives the file of a reference. warnings: about vectors in the last change that may not fit
+    the model.
 
     Raises:
-        VectorError: a vector that is missing, or lacks a layer that a spec names.
-        ModelError: a vector that does not fit the model.
-        UsageError: a spec that means nothing.
+        VectorError: a vector is missing, or lacks a layer that a spec names.
+        ModelError: a vector does not fit the model.
+        UsageError: a spec is invalid.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Chat:
 
     @property
     def steers(self) -> tuple[NamedSteer, ...]:
-        """What steers now."""
+        """The current steers."""
         return tuple(written for written, _ in self._steers)
 
     def enter(self, line: str, on_text: OnText) -> Outcome:
-        """Do what a line says. An answer is given to `on_text` as it comes.
+        """Execute a line. The text of an answer is given to `on_text` piece by piece.
 
         Raises:
-            SteerError: it cannot be done; then nothing has changed.
+            SteerError: the line cannot be executed; then nothing has changed.
         """
         line = line.strip()
         if not line:
@@ -102,33 +102,34 @@ class Chat:
         return command(rest.strip())
 
     def completions(self, line: str) -> list[str]:
-        """What the last word of a line could become."""
+        """Completions of the last word of a line."""
         name, blank, rest = line.partition(" ")
-        known = {"/steer": _names(), "/off": [_reference(one) for one in self.steers]}
+        known = {"/steer": _names(), "/off": [_reference(steer) for steer in self.steers]}
         begun, words = (rest, known.get(name, [])) if blank else (name, list(COMMANDS))
         return [word for word in words if line.startswith("/") and word.startswith(begun)]
 
     def _answer(self, message: str, on_text: OnText) -> Outcome:
         steers = [steer for _, steer in self._steers]
         turn = self.conversation.answer(message, steers, self.sampling, on_text)
-        cut = ("cut off: --max-tokens, or the model's room, is used up",)
+        cut = ("cut off at --max-tokens or at the end of the model's context",)
         return Outcome(turn=turn, notes=cut if turn.finish == "length" else ())
 
     def _steer(self, typed: str) -> Outcome:
         if not typed:
-            raise UsageError("/steer needs a vector", hint="/steer NAME 2; /list says which")
+            raise UsageError("/steer needs a vector", hint="/steer NAME 2; /list shows the names")
         name, _, amount = typed.rpartition(" ")
         written = NamedSteer(f"{name.strip()}:{amount}" if name else typed)
         self.warnings = []
-        made = self._resolved([written])
-        others = [one for one in self._steers if _reference(one[0]) != _reference(written)]
-        self._steers = [*others, *made]
+        resolved_steers = self._resolved([written])
+        others = [pair for pair in self._steers if _reference(pair[0]) != _reference(written)]
+        self._steers = [*others, *resolved_steers]
         return self._steered(*self.warnings)
 
     def _off(self, name: str) -> Outcome:
-        kept = [one for one in self._steers if name and _reference(one[0]) != name]
+        kept = [pair for pair in self._steers if name and _reference(pair[0]) != name]
         if len(kept) == len(self._steers):
-            raise UsageError(f"{name or 'nothing'} does not steer", hint="/list says what does")
+            fact = f"there is no steer {name}" if name else "there are no steers"
+            raise UsageError(fact, hint="/list shows them")
         self._steers = kept
         return self._steered()
 
@@ -138,7 +139,7 @@ class Chat:
 
     def _list(self, _: str) -> Outcome:
         active = [f"* {written}  ({steer})" for written, steer in self._steers]
-        used = [_reference(one) for one in self.steers]
+        used = [_reference(steer) for steer in self.steers]
         names = [f"  {name}" for name in _names() if name not in used]
         return Outcome(lines=(*active, *names) or ("there are no vectors in ./vectors",))
 
@@ -152,8 +153,8 @@ class Chat:
 
     def _undo(self, _: str) -> Outcome:
         if not self.conversation.turns:
-            raise UsageError("there is nothing to take back")
-        return Outcome(notes=(f"taken back: {self.conversation.turns.pop().message}",))
+            raise UsageError("there is no message to remove")
+        return Outcome(notes=(f"removed: {self.conversation.turns.pop().message}",))
 
     def _new(self, _: str) -> Outcome:
         self.conversation.turns.clear()
@@ -173,17 +174,17 @@ class Chat:
         } | {"chat": talk.has_template}
         if talk.system is not None:
             generation["system"] = talk.system
-        # What a recipe names by address it has to name by hash.
+        # A recipe needs the hash of a vector that it names by an address.
         hashed = [
-            replace(one, sha256=steer.vector.sha256) if "://" in one.vector else one
-            for one, steer in self._steers
+            replace(named, sha256=steer.vector.sha256) if "://" in named.vector else named
+            for named, steer in self._steers
         ]
-        steers = [recipe.placed(one, path) for one in hashed]
+        steers = [recipe.placed(named, path) for named in hashed]
         write_atomic(path, recipe.to_toml(steers, generation).encode())
-        return Outcome(notes=(f"wrote {path}; steer chat and steer apply take it as --recipe",))
+        return Outcome(notes=(f"wrote {path}; use it with steer chat or apply --recipe {path}",))
 
     def _help(self, _: str) -> Outcome:
-        rows = [f"{name:<9} {what}" for name, what in COMMANDS.items()]
+        rows = [f"{name:<9} {text}" for name, text in COMMANDS.items()]
         return Outcome(lines=(*rows, _SLASHES))
 
     def _quit(self, _: str) -> Outcome:

@@ -1,8 +1,7 @@
-"""Messages and answers, each answer steered as it was asked for.
+"""A conversation of messages and answers, each answer with its own steers.
 
-With a chat template a message is the user's turn, and all turns before it go with it. Without one
-the model continues a text: what is typed is added to all that was written before, and the model
-goes on from there.
+With a chat template, the model gets all turns. Without one, the model continues a text: each
+message is appended to the text so far, and the model continues from there.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ OnText = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A message and its answer; the steers and the seed that it had, and why it ended.
+    """A message and its answer, with the steers, the seed, and the reason for its end.
 
-    finish: as of a `Generation`, or `interrupted` by Ctrl-C. gates, idle, unreached: likewise, as
-    far as is known.
+    finish: as in `Generation`, or `interrupted` by Ctrl-C. gates, idle, unreached: as in
+    `Generation`; empty for an interrupted answer.
     """
 
     message: str
@@ -39,11 +38,11 @@ class Turn:
 
 
 class Conversation:
-    """What was said so far, with a model. allow_idle: whether a steer may act nowhere. warn: hears
+    """A conversation with a model. allow_idle: whether a steer may act nowhere. warn: gets warnings
     of steers and gates that were read from texts of another kind.
 
     Raises:
-        ModelError: a system message for a model without a chat template.
+        ModelError: there is a system message, but the model has no chat template.
     """
 
     def __init__(
@@ -70,19 +69,19 @@ class Conversation:
     def answer(
         self, message: str, steers: Sequence[Steer], sampling: Sampling, on_text: OnText
     ) -> Turn:
-        """An answer to a message, which both join the conversation.
+        """Answer a message, and append both to the conversation.
 
-        An answer that Ctrl-C interrupts stays as far as it came, if it came anywhere.
+        An answer that Ctrl-C interrupts is kept as far as it got, unless it is empty.
 
         Raises:
-            IdleError: a steer acts nowhere; then the answer does not join.
-            SteerError: there is no room left.
+            IdleError: a steer acts nowhere; then the answer is not appended.
+            SteerError: the context is full.
         """
         for text in self.doubts(steers):
             if text not in self._warnings:
                 self._warnings.add(text)
                 self._warn(text)
-        turn = self._made(message, self.turns, steers, sampling, on_text)
+        turn = self._generated(message, self.turns, steers, sampling, on_text)
         if turn.answer.strip() or turn.finish != "interrupted":
             self.turns.append(turn)
         return turn
@@ -93,7 +92,7 @@ class Conversation:
         return [f"{text}: {hint(chat=chat)}" for text in check_readers(chat=chat, steers=steers)]
 
     def unsteered(self, sampling: Sampling, on_text: OnText) -> Turn:
-        """What the last answer would be without steering; the conversation stays as it is.
+        """The last answer without steering; does not change the conversation.
 
         Raises:
             UsageError: there is no answer yet, or the last one was not steered.
@@ -103,9 +102,9 @@ class Conversation:
         *before, last = self.turns
         if not last.steers:
             raise UsageError("the last answer was not steered", hint="/steer NAME, then ask again")
-        return self._made(last.message, before, [], replace(sampling, seed=last.seed), on_text)
+        return self._generated(last.message, before, [], replace(sampling, seed=last.seed), on_text)
 
-    def _made(
+    def _generated(
         self,
         message: str,
         before: Sequence[Turn],
@@ -123,7 +122,7 @@ class Conversation:
             on_text(piece)
 
         try:
-            (made,) = generate(
+            (generation,) = generate(
                 self.model,
                 [prompt],
                 steers,
@@ -140,10 +139,10 @@ class Conversation:
             answer,
             named,
             sampling.seed,
-            made.finish,
-            made.gates,
-            made.idle,
-            made.unreached,
+            generation.finish,
+            generation.gates,
+            generation.idle,
+            generation.unreached,
         )
 
     def _prompt(self, message: str, before: Sequence[Turn]) -> str:
@@ -156,21 +155,21 @@ class Conversation:
         return _continued(text, message)
 
     def _room(self, prompt: str, wanted: int) -> int:
-        """How many tokens an answer can have, at most `wanted`."""
+        """The number of tokens that an answer can have, at most `wanted`."""
         context = self.model.context
         if context is None:
             return wanted
         room = context - len(self.model.encode(prompt, special=not self.has_template))
         if room < 1:
             raise SteerError(
-                f"the conversation has no room left in the {context:,} tokens that"
-                f" {self.model.identity.id} takes",
-                hint="/undo takes the last exchange back, /new starts over",
+                f"the conversation fills the context of {context:,} tokens of"
+                f" {self.model.identity.id}",
+                hint="/undo removes the last exchange, /new starts over",
             )
         return min(room, wanted)
 
 
 def _continued(text: str, message: str) -> str:
-    """A text and what is added to it, with a blank between where neither has one."""
+    """A text with a message appended, separated by a blank unless one of them has it."""
     joined = not text or text[-1].isspace() or message[:1].isspace()
     return text + ("" if joined else " ") + message

@@ -1,4 +1,4 @@
-"""What is our own in Hugging Face's `generate`: how tokens are drawn, and what ends a text."""
+"""Our parts of Hugging Face's `generate`: sampling, stopping and streaming."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from steer.models.model import Model
 from steer.models.numbers import not_numbers
 from steer.steering.projection import Guard
 
-#: Seconds between pieces of streamed text, at least.
+#: The least number of seconds between pieces of streamed text.
 PAUSE = 0.02
 
 
 @contextmanager
 def nothing_else(model: Model) -> Iterator[None]:
-    """For the block `generate` has no settings of the checkpoint's own but what ends a text.
+    """During the block, `generate` ignores the checkpoint's own settings, except for end tokens.
 
-    Many a chat model brings a penalty on repetition, say: its texts are then not drawn from what
-    the model, steered, says; and that is what is scored, and what engines draw from.
+    Many chat models come with, say, a repetition penalty. Texts would then not be sampled from the
+    steered model's own distribution, which is the one that is scored and that engines sample from.
     """
     network, own = model.network, model.network.generation_config
     ends = sorted(model.end_ids) or None
@@ -38,7 +38,7 @@ def nothing_else(model: Model) -> Iterator[None]:
 
 
 class Draw:
-    """Logits processor that draws a token for each row and leaves it alone possible.
+    """Logits processor that draws a token for each row and excludes all others.
 
     Inverse transform sampling: the token at which the summed probability passes a uniform number
     from the row's own stream. draws: float64 [new token] of each row.
@@ -61,20 +61,20 @@ def drawn(scores: Tensor, uniform: Tensor) -> Tensor:
     """
     summed = scores.softmax(-1, dtype=_precision(scores.device)).cumsum(-1)
     draw = uniform.to(summed)[:, None] * summed[:, -1:]
-    found = torch.searchsorted(summed, draw, right=True).clamp(max=scores.shape[-1] - 1)
-    return found[:, 0]
+    index = torch.searchsorted(summed, draw, right=True).clamp(max=scores.shape[-1] - 1)
+    return index[:, 0]
 
 
 def _precision(device: torch.device) -> torch.dtype:
-    """Metal has no float64; elsewhere a vocabulary of 200,000 deserves it."""
+    """float64, which a sum over a large vocabulary needs; float32 on Metal, which has no other."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 class Sound:
-    """Logits processor that changes nothing, and remembers whether logits were numbers.
+    """Logits processor that changes nothing, and detects NaN.
 
-    What is too large for the model's precision becomes infinite somewhere, and NaN behind the next
-    norm, in every logit of its row: one is looked at, and only afterwards, so no step waits for it.
+    An overflow becomes infinite somewhere, and NaN after the next norm, in every logit of the row:
+    so one logit per row is checked, and only at the end, so that no step waits for the device.
     """
 
     def __init__(self) -> None:
@@ -88,19 +88,19 @@ class Sound:
     def check(self, model: Model) -> None:
         """
         Raises:
-            HookError: some were not.
+            HookError: some logits were NaN.
         """
         if self._broken is not None and bool(self._broken):
             raise not_numbers(model)
 
 
 class Stops:
-    """Stopping criterion: which rows have written a stop string since column `start`.
+    """Stopping criterion: which rows have generated a stop string since column `start`.
 
-    Hugging Face's own reads each token of the vocabulary by itself, which fails for tokenizers that
-    do not write their tokens in a row, and takes seconds for a large one. The last tokens are
-    looked at: those that can hold the longest string, of four to a character and some that say
-    nothing. Where they seem to hold one, the whole text has the last word.
+    Hugging Face's own decodes every token of the vocabulary separately, which fails for some
+    tokenizers and takes seconds for a large one. This decodes only the last tokens that could hold
+    the longest string, at four tokens per character; if they hold one, it confirms it in the whole
+    text.
     """
 
     def __init__(self, model: Model, stop: Sequence[str], start: int) -> None:
@@ -110,12 +110,12 @@ class Stops:
 
     def __call__(self, ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
         done = [self.written(row) for row in ids[:, self._start :].tolist()]
-        found = torch.tensor(done, device=ids.device)
-        self.done = found if self.done is None else self.done | found
-        return found
+        stopped = torch.tensor(done, device=ids.device)
+        self.done = stopped if self.done is None else self.done | stopped
+        return stopped
 
     def written(self, ids: Sequence[int]) -> bool:
-        """Whether a stop string is in the text of new token ids, or was not a token ago."""
+        """Whether the text of these new token ids contains a stop string."""
         if not self._stop:
             return False
         tail = ids[-self._reach :]
@@ -127,10 +127,9 @@ class Stops:
 
 
 class StopOnTrip:
-    """Stopping criterion: rows whose newest token trips a guard; all rows where that is an error.
+    """Stopping criterion: rows whose newest token trips a guard; all rows if that is an error.
 
-    A text that has ended trips no guard: what a model writes behind its end is not shown. `stops`
-    is asked before this one.
+    Tokens after the end of a text do not trip guards. `stops` has to run before this one.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ class StopOnTrip:
         self._guards = [guard for guard in watch.guards if guard.on_trip != "ablate"]
         self._end_ids = torch.tensor(sorted(end_ids), dtype=torch.int64)
         self._none: Tensor | None = None  # most often no row stops
-        #: Of each row that was stopped: by which guard, and at which new token.
+        #: For each stopped row: the guard, and the index of the new token.
         self.tripped: dict[int, tuple[Guard, int]] = {}
 
     def __call__(self, ids: Tensor, _scores: Tensor, **_: object) -> Tensor:
@@ -164,7 +163,7 @@ class StopOnTrip:
         return stops
 
     def _ended(self, ids: Tensor) -> Tensor:
-        """Rows that were over before a guard looked at their newest token, bool [row]."""
+        """Rows that ended before their newest token was checked, bool [row]."""
         ended = torch.isin(ids[:, self._start :], self._end_ids.to(ids.device)).any(1)
         ended[list(self.tripped)] = True
         if self._stops is not None and self._stops.done is not None:
@@ -173,10 +172,10 @@ class StopOnTrip:
 
 
 class Streamer:
-    """What `generate` tells each token to: first the prompt, then one at a time.
+    """Gets the tokens of `generate`: first the prompt, then one at a time.
 
-    Tokens that come faster than a terminal shows them, as a small model writes them, are decoded
-    and given out together: one by one that takes a share of the model's own time.
+    Tokens that arrive faster than a terminal shows them are decoded together, since decoding each
+    one takes a noticeable share of a small model's time.
     """
 
     def __init__(
@@ -199,17 +198,17 @@ class Streamer:
     def put(self, tokens: Tensor) -> None:
         self._step += 1
         if self._step and not self._is_cut_off(self._step - 1):
-            self._waiting.append(tokens[:1])  # all rows of a guided prompt go on alike
+            self._waiting.append(tokens[:1])  # all rows of a guided prompt get the same token
             now = time.monotonic()
             if now - self._last >= PAUSE:
                 self._last = now
-                self._on_text(self._come())
+                self._on_text(self._flushed())
 
-    def _come(self) -> str:
-        """The text of what has waited. An end that is no special token would have one.
+    def _flushed(self) -> str:
+        """The text of the waiting tokens, without end tokens.
 
         Raises:
-            HookError: its logits were not numbers.
+            HookError: their logits were NaN.
         """
         self._sound.check(self._model)
         tokens = [int(token) for token in self._waiting]
@@ -222,4 +221,4 @@ class Streamer:
         return tripped is not None and token >= tripped[1]
 
     def end(self) -> None:
-        self._on_text(self._come() + self._deltas.finish())
+        self._on_text(self._flushed() + self._deltas.finish())

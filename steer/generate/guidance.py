@@ -1,11 +1,11 @@
-"""Conditions at a strength, live: the guided distribution of a prompt with and without them.
+"""Classifier-free guidance: sample from the guided distribution of a prompt with and without
+conditions.
 
     log p(. | guided) = log p_base + sum of c_i (log p_condition_i - log p_base)    + constant
 
-Strength c = 1 of one condition is the prompt itself, 0 the model without it, 2 twice its log-odds,
--1 its opposite. It is classifier-free guidance of language models (Sanchez et al. 2023, arXiv
-2306.17806), and the exact reference for what an edit or a token can do: it takes the forwards of
-all prompts, side by side in one batch, for every token.
+With one condition, strength c = 1 is the prompt itself, 0 the model without it, 2 twice its
+log-odds, and -1 its opposite (Sanchez et al. 2023, arXiv 2306.17806). It is the exact reference for
+an edit or a token, at the cost of a forward of all prompts, in one batch, for every token.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from steer.steering.generation import Guidance, Guide
 def guidance(
     model: Model, prompts: Sequence[str], guides: Sequence[Guide], *, chat: bool = False
 ) -> Guidance:
-    """Prompts under the condition of each guide; with `chat` conditions are system messages.
+    """Prompts under the condition of each guide; with `chat`, conditions are system messages.
 
     Raises:
-        InputError: a condition that changes nothing in a prompt.
+        InputError: a condition does not change a prompt.
         ModelError: the template refuses a system message, or there is no template.
     """
-    made = tuple(
+    conditioned = tuple(
         tuple(_under(model, prompt, guide.condition, chat=chat) for guide in guides)
         for prompt in prompts
     )
     plain = [model.chat(prompt) if chat else prompt for prompt in prompts]
-    for text, under in zip(plain, made, strict=True):
-        for guide, conditioned in zip(guides, under, strict=True):
-            if conditioned == text:
+    for text, under in zip(plain, conditioned, strict=True):
+        for guide, other in zip(guides, under, strict=True):
+            if other == text:
                 raise InputError(
                     f"the condition {guide.condition!r} changes nothing in a prompt",
-                    hint="it is what stands before the prompt, or a system message",
+                    hint="it becomes the text before the prompt, or a system message",
                 )
-    return Guidance(tuple(guide.strength for guide in guides), made)
+    return Guidance(tuple(guide.strength for guide in guides), conditioned)
 
 
 def _under(model: Model, prompt: str, condition: str, *, chat: bool) -> str:
@@ -50,10 +50,11 @@ def _under(model: Model, prompt: str, condition: str, *, chat: bool) -> str:
 
 
 def guided(log_probs: Tensor, strengths: Sequence[float]) -> Tensor:
-    """Unnormalised log-probabilities [..., vocabulary] of [..., 1 + conditions, vocabulary].
+    """Unnormalised guided log-probabilities [..., vocabulary] from those of the baseline and the
+    conditions [..., 1 + conditions, vocabulary].
 
-    Rows that have no part in it are left out, so that one condition at strength 1 gives its own
-    distribution bit for bit, and 0 that of the first row.
+    Rows with weight 0 are left out, so that one condition at strength 1 gives its own distribution
+    bit for bit, and at strength 0 the baseline.
     """
     weights = [1.0 - sum(strengths), *strengths]
     parts = [
@@ -63,8 +64,8 @@ def guided(log_probs: Tensor, strengths: Sequence[float]) -> Tensor:
 
 
 class GuidedScores:
-    """Logits processor: the rows of a prompt, with and without conditions, all get the guided
-    distribution, and so go on with the same token."""
+    """Logits processor that gives all rows of a prompt, with and without conditions, the guided
+    distribution, so that they continue with the same token."""
 
     def __init__(self, strengths: Sequence[float]) -> None:
         self._strengths = strengths

@@ -1,8 +1,8 @@
-"""Which rows a steer has changed: counted in bits of activations, at positions that matter.
+"""Detect which rows a steer has changed, by any bit of an activation at a position that matters.
 
-A position matters if what it computes can reach a token that is asked for: padding does not, nor
-does a token behind a text's end, nor, behind the last attention, a position that writes nothing.
-Rows are looked at only until each of them is known to have been changed.
+A position matters if its activation can influence an output token. Padding does not, nor do tokens
+after the end of a text; above the last attention, only positions that predict a token do. Each row
+is checked only until its first change.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from steer.steering.reach import meets
 from steer.steering.steers import Steer
 from steer.vectors.sites import Site
 
-#: A step that no text comes to.
+#: A step that no text reaches.
 NEVER = 1 << 40
 
 
-class Record:
-    """When a steer first changed each row of a clock.
+class FirstChanges:
+    """The step at which a steer first changed each row of a clock.
 
-    first: the step at which it did, of each row that is known to have been changed; -1 is in a text
-    that is scored and writes nothing. all_acted: nothing is left to be found out.
+    first: the step for each row, `NEVER` for unchanged ones; -1 in texts that are only scored.
+    all_acted: every row has been changed.
     """
 
     def __init__(self, n_rows: int) -> None:
         self.first = [NEVER] * n_rows
         self.all_acted = False
-        #: int64 [row] of each look that has not been waited for.
+        #: int64 [row] for each look whose result is still on the device.
         self._looks: list[Tensor] = []
         self._leader: object = None
 
     def look(self, first: Tensor, by: object) -> None:
-        """Note at which step a row was changed, int64 [row]. by: who looked; the first who does
-        gathers, at its next look, what all have seen, so that a device is waited for once a
+        """Add the steps at which rows were changed, int64 [row]. by: the caller; the first caller
+        gathers the results of all at its next look, so that the device is waited for once per
         forward."""
         if self._leader is None:
             self._leader = by
@@ -50,24 +50,24 @@ class Record:
         if not self._looks:
             return
         device = self._looks[0].device
-        seen = torch.stack([one.to(device) for one in self._looks]).amin(0).tolist()
+        seen = torch.stack([look.to(device) for look in self._looks]).amin(0).tolist()
         self._looks.clear()
         self.first = [min(pair) for pair in zip(self.first, seen, strict=True)]
         self.all_acted = max(self.first) < NEVER
 
 
 class Clock(Protocol):
-    """What is asked of a `steer.hooks.clock.TokenClock`."""
+    """The part of `steer.hooks.clock.TokenClock` that is used here."""
 
-    def record(self, steer: Steer) -> Record: ...
+    def record(self, steer: Steer) -> FirstChanges: ...
 
-    def first_steps(self, found: Tensor, *, only_writing: bool, n_before: int) -> Tensor: ...
+    def first_steps(self, changes: Tensor, *, only_writing: bool, n_before: int) -> Tensor: ...
 
 
 class Lookout:
-    """Compares what one part of an edit at a site got with what it gave.
+    """Compares the input and the output of one part of an edit at a site.
 
-    only_writing: the site lies behind the last attention.
+    only_writing: the site is above the last attention.
     """
 
     def __init__(self, clock: Clock, steers: Sequence[Steer], *, only_writing: bool) -> None:
@@ -77,13 +77,13 @@ class Lookout:
         self.is_needed = bool(self._records)
 
     def compare(self, before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
-        """Look at activations [row, position, d_model] before and after, as `dtype` holds them."""
+        """Compare activations [row, position, d_model] before and after, in `dtype`."""
         self.look(changed(before, after, dtype))
 
-    def look(self, found: Tensor) -> None:
-        """Note changes, bool [row, position]."""
+    def look(self, changes: Tensor) -> None:
+        """Record changes, bool [row, position]."""
         first = self._clock.first_steps(
-            found, only_writing=self._only_writing, n_before=self._n_looks
+            changes, only_writing=self._only_writing, n_before=self._n_looks
         )
         self._n_looks += 1
         for record in self._records:
@@ -97,15 +97,15 @@ def changed(before: Tensor, after: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def acted(clock: Clock, steer: Steer, row: int, n_steps: int | None = None) -> bool:
-    """Whether a steer changed a row by the time that it had written `n_steps` tokens."""
+    """Whether a steer has changed a row within its first `n_steps` new tokens."""
     record = clock.record(steer)
     record.settle()
     return record.first[row] < (NEVER if n_steps is None else n_steps)
 
 
 def reached(steer: Steer, prompt: Sequence[bool], n_new: int, n_layers: int) -> bool:
-    """Whether scope and schedule meet a text. prompt: of each of its tokens, whether it is special.
-    n_new: how many tokens are written."""
+    """Whether a steer's scope and schedule cover any position of a text. prompt: for each token of
+    the prompt, whether it is special. n_new: the number of new tokens."""
     return meets(
         steer.scope,
         steer.schedule,
@@ -117,12 +117,12 @@ def reached(steer: Steer, prompt: Sequence[bool], n_new: int, n_layers: int) -> 
 
 
 def acts_behind_attention(steer: Steer, n_layers: int) -> bool:
-    """Whether all that a steer edits lies behind the last attention of a model."""
+    """Whether all sites of a steer are above the last attention of a model."""
     return not steer.op.writes and all(
         is_behind_attention(site, n_layers) for site in steer.sites()
     )
 
 
 def is_behind_attention(site: Site, n_layers: int) -> bool:
-    """Whether a site lies behind the last attention, so that no later position looks at it."""
+    """Whether a site is above the last attention, so that no later position depends on it."""
     return site.layer == n_layers - 1 and site.name != "resid_pre"

@@ -1,4 +1,4 @@
-"""Gates as they are opened: by prompts, read before anything is steered, or by tokens that pass."""
+"""Read gates: prompt gates before anything is steered, and token gates during each forward."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def prompt_values(
     prompts: Sequence[Sequence[int]],
     behind: tuple[int, int] = (-1, 0),
 ) -> dict[Gate, list[float]]:
-    """What each gate that looks at prompts reads of each, in the file's units, unsteered.
+    """The unsteered values of each prompt gate for each prompt, in the units of the gate's file.
 
-    prompts: token ids. The mean is over all tokens but special ones at the beginning. Only gates
-    that read behind the depth `behind` are asked: what others read, nothing has steered yet when
-    the prompts pass, and `prompt_readers` reads it then.
+    prompts: token ids. Means leave out special tokens at the beginning. Only gates that read deeper
+    than `behind` are read here, in a forward of their own; `prompt_readers` reads the others in the
+    steered forward, where nothing before them is steered.
 
     Raises:
         HookError: the site of a gate was never reached.
@@ -56,8 +56,8 @@ def prompt_values(
 
 
 def prompt_readers(steers: Sequence[Steer], clock: TokenClock) -> dict[Site, SiteFunction]:
-    """Functions that tell the clock what gates read of the prompts as these pass, by site: of the
-    gates of which it knows nothing yet."""
+    """Site functions that read prompt gates in the forward of the prompts and give their values to
+    the clock, for gates that it does not have yet."""
     by_site: dict[Site, list[Gate]] = {}
     for gate in _gates(steers, of_tokens=False):
         if gate not in clock.values:
@@ -66,32 +66,32 @@ def prompt_readers(steers: Sequence[Steer], clock: TokenClock) -> dict[Site, Sit
 
 
 def token_gates(steers: Sequence[Steer], clock: TokenClock) -> dict[Site, SiteFunction]:
-    """Functions that tell the clock which tokens open gates, by the site that they read."""
+    """Site functions that tell the clock which tokens open token gates."""
     by_site: dict[Site, list[Gate]] = {}
     for gate in _gates(steers, of_tokens=True):
         by_site.setdefault(gate.site, []).append(gate)
-    return {site: _teller(gates, clock) for site, gates in by_site.items()}
+    return {site: _token_reader(gates, clock) for site, gates in by_site.items()}
 
 
 class Reader:
-    """Reads several projections at one site at once."""
+    """Reads several projections at one site together."""
 
     def __init__(self, projections: Sequence[Projection | Readout]) -> None:
         self._numbers = Constants(_numbers(projections))
 
     def __call__(self, resid: Tensor) -> Tensor:
-        """In their units, float32 [..., projection], of resid [..., d_model]."""
+        """The projections of resid [..., d_model], in their units, float32 [..., projection]."""
         return ops.read(resid, *self._numbers.beside(resid))
 
 
 def _numbers(projections: Sequence[Projection | Readout]) -> list[np.ndarray]:
     """Weights [projection, d_model] and offsets [projection], float32."""
-    weights = np.stack([one.weights for one in projections])
-    return [weights, np.array([one.offset for one in projections], dtype=np.float32)]
+    weights = np.stack([each.weights for each in projections])
+    return [weights, np.array([each.offset for each in projections], dtype=np.float32)]
 
 
 def holds(condition: Condition, values: Tensor) -> Tensor:
-    """Which projections in the file's units meet a condition, bool as `values`."""
+    """Whether projections, in the file's units, are on the condition's side, bool like `values`."""
     return values > condition.threshold if condition.above else values < condition.threshold
 
 
@@ -104,15 +104,15 @@ def _prompt_reader(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
         if not waiting:
             return
         if clock.start or resid.shape[1] != clock.prompt_length:
-            raise HookError(f"the prompts came in parts, so {gates[0]} cannot read them")
+            raise HookError(f"the prompts run in several parts, so {gates[0]} cannot read them")
         waiting = False
-        # Of beams, the first; and not every device has float64.
+        # Of beams, the first; on the CPU, since not every device has float64.
         values = read(resid)[:: len(resid) // len(clock.pads)].cpu().double()
         for column, gate in enumerate(gates):
             row = values[..., column].tolist()
             firsts = [-1] * len(row) if gate.pooling == "last" else _firsts(clock)
-            means = [one[first:] for one, first in zip(row, firsts, strict=True)]
-            clock.values[gate] = [sum(one) / len(one) for one in means]
+            counted = [tokens[first:] for tokens, first in zip(row, firsts, strict=True)]
+            clock.values[gate] = [sum(tokens) / len(tokens) for tokens in counted]
 
     return tell
 
@@ -120,18 +120,18 @@ def _prompt_reader(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
 def _firsts(clock: TokenClock) -> list[int]:
     """The column of each prompt's first token that is not special."""
     if clock.ids is None or clock.ids.shape[1] != clock.prompt_length:
-        raise HookError("this model is not given token ids, so none can be told to be special")
+        raise HookError("the model gets no token ids, so special tokens cannot be recognised")
     rows = clock.ids[:: len(clock.ids) // len(clock.pads)].tolist()
     pairs = zip(rows, clock.pads, strict=True)
     return [pad + _first(ids[pad:], clock.special) for ids, pad in pairs]
 
 
-def _teller(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
+def _token_reader(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
     conditions = [gate.condition for gate in gates]
-    weights, offsets = _numbers([one.projection for one in conditions])
-    # How far on the open side of its threshold each is, so that nothing is told apart every time.
-    signs = np.array([1 if one.above else -1 for one in conditions], dtype=np.float32)
-    thresholds = np.array([one.threshold for one in conditions], dtype=np.float32)
+    weights, offsets = _numbers([each.projection for each in conditions])
+    # Signed distances from the thresholds: positive is open, whatever the side.
+    signs = np.array([1 if each.above else -1 for each in conditions], dtype=np.float32)
+    thresholds = np.array([each.threshold for each in conditions], dtype=np.float32)
     margins = signs[:, None] * weights, signs * (offsets - thresholds)
     beside = Constants([*margins, np.zeros(1, dtype=np.float32)]).beside
     latches = [clock.latch(gate) for gate in gates]
@@ -160,5 +160,5 @@ def _reading(model: Model, ids: Sequence[int], *, last: bool) -> Reading:
 
 
 def _first(ids: Sequence[int], special: Collection[int]) -> int:
-    """Where the first token that is not special stands; the first of all where all are."""
+    """Index of the first token that is not special; 0 if all are."""
     return next((index for index, token in enumerate(ids) if token not in special), 0)

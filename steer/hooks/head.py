@@ -1,8 +1,8 @@
-"""The two halves of a forward: the body's last hidden state, and the LM head on it.
+"""Run the two halves of a forward separately: the body's last hidden state, and the LM head on it.
 
-A hidden state takes d_model numbers a token where log-probabilities take a vocabulary, so it is
-what is kept of a text that is compared with again and again. The head is run by the network's own
-`forward`, with its body replaced by what it returned: soft caps and scales of the logits are in.
+For a text that is compared with many times, the hidden state is kept: it takes d_model numbers per
+token, log-probabilities a whole vocabulary. The head runs through the network's own `forward`, with
+the body replaced by its stored output, so that soft caps and scales of the logits are included.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from steer.hooks.hooks import replaced
 from steer.hooks.record import COARSE_TOLERANCE, TOLERANCE
 from steer.models.model import Model
 
-#: Token ids of a row, and how many of them at its end are predicted.
+#: Token ids of a row, and how many tokens at its end are predicted.
 Ending = tuple[Sequence[int], int]
 
-#: Of each network: the type of its body's output, None where the head cannot be run by itself.
+#: For each network: the type of its body's output; None if the head cannot run by itself.
 _tried: WeakKeyDictionary[nn.Module, type | None] = WeakKeyDictionary()
 
 
@@ -37,8 +37,8 @@ def last_hidden(model: Model, rows: Sequence[Ending]) -> Tensor:
 
 
 def picked(hidden: Tensor, rows: Sequence[Ending]) -> Tensor:
-    """The positions [sum of n, ...] that predict the last n tokens, of [row, position, ...] of rows
-    that are padded on the right."""
+    """The positions that predict the last n tokens of each row, [sum of n, ...], from [row,
+    position, ...] of rows that are padded on the right."""
     width = hidden.shape[1]
     # One index for all rows: the gradient of a slice for each is as large as the whole.
     places = [
@@ -49,7 +49,7 @@ def picked(hidden: Tensor, rows: Sequence[Ending]) -> Tensor:
 
 
 def headed(model: Model, hidden: Tensor) -> Tensor:
-    """Logits, float32 [token, vocabulary], of what `last_hidden` gives; `has_head` says whether."""
+    """Logits, float32 [token, vocabulary], from `last_hidden`. Call `has_head` before."""
     kind = _tried[model.network]
     assert kind is not None
     output = kind(last_hidden_state=hidden[None])
@@ -64,13 +64,12 @@ def headed(model: Model, hidden: Tensor) -> Tensor:
 
 @torch.no_grad()
 def has_head(model: Model) -> bool:
-    """Whether the head gives, on the body's output alone, what the network gives; found by
-    trying."""
+    """Whether the head gives the network's logits from the body's output alone; found by a test."""
     if model.network not in _tried:
         _tried[model.network] = None
         try:
             _tried[model.network] = _kind(model)
-        # A network that takes more than the hidden state from its body may fail in any way.
+        # A network that needs more than the hidden state may fail in any way.
         except Exception:
             return False
     return _tried[model.network] is not None
@@ -83,7 +82,7 @@ def _kind(model: Model) -> type | None:
     output = model.body(input_ids=ids, attention_mask=mask, use_cache=False)
     expected = model.network(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
     _tried[model.network] = type(output)
-    found = headed(model, output.last_hidden_state[0])
+    separate = headed(model, output.last_hidden_state[0])
     tolerance = TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE)
-    alike = bool((found - expected).norm() <= tolerance * expected.norm())
+    alike = bool((separate - expected).norm() <= tolerance * expected.norm())
     return type(output) if alike else None

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from steer.base.errors import HookError
-from steer.models.hookmap import Place
+from steer.models.hookmap import HookPoint
 from steer.models.model import Model
 from steer.vectors.sites import Site, listed
 
-#: Gets the activations of a site, [row, position, d_model]; what it returns replaces them.
+#: Gets the activations of a site, [row, position, d_model]; its result, unless None, replaces them.
 SiteFunction = Callable[[Tensor], Tensor | None]
 
 
 class Constants:
-    """Numbers that a hook needs, moved once: a layer's device shows only when its output comes."""
+    """Arrays that a hook needs, moved to the layer's device when its first output arrives."""
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self._tensors = [torch.from_numpy(array.copy()) for array in arrays]
@@ -31,7 +31,7 @@ class Constants:
         """All of them on the device of `tensor`."""
         if tensor.device != self._device:
             self._device = tensor.device
-            self._tensors = [one.to(tensor.device) for one in self._tensors]
+            self._tensors = [each.to(tensor.device) for each in self._tensors]
         return self._tensors
 
 
@@ -39,7 +39,7 @@ class Constants:
 def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
     """Call each function with its site's activations while the block runs.
 
-    The hooks are gone when the block ends, however it ends.
+    The hooks are removed at the end of the block, also after an exception.
 
     Raises:
         SiteError: the model has no such site.
@@ -58,14 +58,15 @@ def placed(model: Model, functions: dict[Site, SiteFunction]) -> Iterator[None]:
     if waiting:
         raise HookError(
             f"{model.identity.id} never reached {listed(str(site) for site in sorted(waiting))}",
-            hint="the output would be unsteered, or nothing read: please report this model",
+            hint="it would be unsteered, or nothing would be read: please report this model",
         )
 
 
 def _place(
-    model: Model, site: Site, place: Place, function: SiteFunction, waiting: set[Site]
+    model: Model, site: Site, place: HookPoint, function: SiteFunction, waiting: set[Site]
 ) -> Callable[[], None]:
-    """Hook one module; returns what removes the hook. What was reached leaves `waiting`."""
+    """Hook one module, and remove its site from `waiting` once it is reached. Returns the function
+    that removes the hook."""
     module: nn.Module = model.network.get_submodule(place.module)
     width = model.identity.d_model
 
@@ -74,7 +75,7 @@ def _place(
             raise _unlike(model, site, resid)
         waiting.discard(site)
 
-    # These run for every token: nothing is looked up, called or made sure of that is known before.
+    # These run for every token, so everything that can be decided before is decided before.
     def on_output(output: Any) -> object:
         # The tensor alone, or a tuple (in OpenAI GPT a list) that begins with it.
         resid = output if isinstance(output, Tensor) else output[0]
@@ -106,8 +107,8 @@ def _place(
 def before_input(
     module: nn.Module, look: Callable[[nn.Module, Any, Any], tuple[Any, Any] | None]
 ) -> Callable[[], None]:
-    """Call `look` with the module, its arguments and keywords, which what it returns replaces, as
-    a forward pre-hook would; returns what ends that."""
+    """Call `look` with the module, its arguments and keywords, as a forward pre-hook would; its
+    result replaces them. Returns the function that removes it."""
     if _is_hooked(module):
         return module.register_forward_pre_hook(look, with_kwargs=True).remove
     inner = module.forward
@@ -122,8 +123,8 @@ def before_input(
 
 
 def after_output(module: nn.Module, look: Callable[[Any], object]) -> Callable[[], None]:
-    """Give what the module returns to `look`, and return what that returns, as a forward hook
-    would; returns what ends that."""
+    """Replace the module's output by `look(output)`, as a forward hook would. Returns the function
+    that removes it."""
     if _is_hooked(module):
         return module.register_forward_hook(lambda _module, _args, output: look(output)).remove
     inner = module.forward
@@ -135,15 +136,15 @@ def after_output(module: nn.Module, look: Callable[[Any], object]) -> Callable[[
 
 
 def _is_hooked(module: nn.Module) -> bool:
-    """Whether others have hooked it (to gather the parts of a tensor, say), who come first."""
+    """Whether other hooks are on the module (to gather a sharded tensor, say), which come first."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def replaced(module: nn.Module, forward: Callable[..., object]) -> Callable[[], None]:
-    """Give a module another `forward`; returns what gives it back its own.
+    """Replace a module's `forward`; returns the function that restores it.
 
-    What torch does to call hooks takes longer than the edit of a small model. Some libraries have
-    put a `forward` on the instance: it comes back.
+    This is faster than torch's hooks, whose overhead exceeds the edit itself in a small model. A
+    `forward` that another library has set on the instance is restored too.
     """
     before = vars(module).get("forward")
     vars(module)["forward"] = functools.wraps(module.forward)(forward)

@@ -1,4 +1,4 @@
-"""The writing half of the hook layer: steers become hooks that edit activations as they pass."""
+"""Apply steers: hooks that edit activations during a forward."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from steer.hooks.hooks import Constants, SiteFunction, before_input, placed
 from steer.models.hookmap import HookMap
 from steer.models.model import Model
 from steer.steering.plan import Addition, Along, SitePlan, plan
+from steer.steering.scope import CONSTANT
 from steer.steering.steers import ALWAYS, Steer
 from steer.vectors.sites import Site
 
-#: Of float32, in which models take their norms.
+#: The largest float32, in which models compute norms.
 _LARGEST = float(np.finfo(np.float32).max)
 Weigher = Callable[[Tensor], ops.Weight]
-#: Activations as they are to be; the very same tensor where nothing acts.
+#: Gives the edited activations, or the same tensor object if nothing acts.
 Edit = Callable[[Tensor], Tensor]
-#: The same of what was edited so far, and what came in.
+#: The same, from the activations edited so far and the original ones.
 Addend = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -37,17 +38,17 @@ def injected(
     clock: TokenClock,
     afterwards: Mapping[Site, SiteFunction] | None = None,
 ) -> Iterator[None]:
-    """Steer every forward of the block. All `steers` act; `steer.steering.plan` says how they meet.
+    """Steer every forward of the block. `steer.steering.plan` combines the steers.
 
-    At one site, gates read what arrives; then it is edited; then what is in
-    `afterwards` gets what leaves.
+    At each site, gates read first; then the edits are applied; then the function in `afterwards`
+    gets the result.
 
     Raises:
         SiteError: the model has no such layer or site.
         HookError: the block ended well, yet a steer was never applied.
     """
     functions = staged([site_functions(model, steers, clock), afterwards or {}])
-    # Where all act everywhere, nobody asks the clock, and it need not be wound at every token.
+    # If all steers act everywhere, the clock is not needed and does not have to tick.
     timed = afterwards or any(steer.when != ALWAYS for steer in steers)
     with placed(model, functions), _ticking(model, clock) if timed else nullcontext():
         yield
@@ -56,39 +57,44 @@ def injected(
 def site_functions(
     model: Model, steers: Sequence[Steer], clock: TokenClock
 ) -> dict[Site, SiteFunction]:
-    """What becomes of each site's activations, by the positions that `clock` knows.
+    """The function that edits each site's activations, by the positions of `clock`.
 
     Raises:
-        SiteError: a write to the residual stream that the model does not show.
-        VectorError: numbers so large that the norms behind them overflow.
+        SiteError: the model does not expose a write to the residual stream.
+        VectorError: an edit is so large that norms overflow.
     """
     clock.special = model.special_ids
+    check_writes(steers, model.hooks)
     plans = plan(steers, lambda: write_sites(model.hooks))
     check_size(plans, model.network.dtype)
     edits = {
-        site: _edit(made, clock, only_writing=is_behind_attention(site, model.n_layers))
-        for site, made in plans.items()
+        site: _edit(site_plan, clock, only_writing=is_behind_attention(site, model.n_layers))
+        for site, site_plan in plans.items()
     }
     return staged([prompt_readers(steers, clock), token_gates(steers, clock), edits])
 
 
 def check_size(plans: Mapping[Site, SitePlan], dtype: torch.dtype) -> None:
-    """Refuse edits after which activations, or the squares that norms take of them in float32,
-    are no numbers any more.
+    """Refuse edits that make activations, or their squared norms in float32, overflow.
 
     Raises:
         VectorError: naming the site.
     """
     largest = torch.finfo(dtype).max
-    for site, made in plans.items():
-        additions = [*made.adds.values(), *made.kept.values()]
-        levels = [abs(one.level) for one in made.others if one.op != "rotate"]
-        lengths = [float(np.linalg.norm(one.delta.astype(np.float64))) for one in additions]
-        peaks = [float(np.abs(one.delta).max()) for one in additions]
+    for site, site_plan in plans.items():
+        additions = [*site_plan.adds.values(), *site_plan.kept.values()]
+        levels = [
+            abs(along.level)
+            for along in site_plan.others
+            if along.op.value is not None and along.op.value.sides
+        ]
+        deltas = [addition.delta for addition in additions]
+        lengths = [float(np.linalg.norm(delta.astype(np.float64))) for delta in deltas]
+        peaks = [float(np.abs(delta).max()) for delta in deltas]
         squared = max([0.0, *lengths, *levels]) ** 2
         if squared > _LARGEST or max([0.0, *peaks, *levels]) > largest:
             raise VectorError(
-                f"what is asked for at {site} is too large: activations overflow",
+                f"the edit at {site} is too large: activations overflow",
                 hint="use a smaller coefficient",
             )
 
@@ -105,33 +111,76 @@ def _ticking(model: Model, clock: TokenClock) -> Iterator[None]:
 def write_sites(hooks: HookMap) -> list[Site]:
     """Every write to the residual stream: the embedding, and each layer's attn_out and mlp_out.
 
-    Where a family does not show its mlp_out, resid_post stands for it: what was written before
-    has nothing along an ablated vector, so to ablate the sum is to ablate the last write. Arditi
-    et al. 2024 (arXiv 2406.11717, section 2.4).
+    If a family does not expose its mlp_out, resid_post takes its place: earlier writes have no
+    component along an ablated vector, so ablating the sum ablates the last write. Arditi et al.
+    2024 (arXiv 2406.11717, section 2.4).
 
     Raises:
-        SiteError: a layer without an attn_out.
+        SiteError: a layer has no attn_out.
     """
     has_mlp = "mlp_out" in hooks.sites
     sites = [Site(0, "resid_pre")]
     for layer in range(hooks.n_layers):
         if Site(layer, "attn_out") not in hooks.places:
             raise SiteError(
-                f"{hooks.architecture} does not show all that layer {layer} writes: no attn_out",
+                f"{hooks.architecture} does not expose all writes of layer {layer}: no attn_out",
                 hint="ablate at all layers instead, with ablate@all",
             )
         sites += [Site(layer, "attn_out"), Site(layer, "mlp_out" if has_mlp else "resid_post")]
     return sites
 
 
+def check_writes(steers: Sequence[Steer], hooks: HookMap) -> None:
+    """Refuse anything but a whole ablation at every write, where `resid_post` stands for what the
+    MLP writes: it would be done again to all that was written before.
+
+    Raises:
+        SiteError: naming the steer.
+    """
+    for steer in steers:
+        if steer.op.writes and "mlp_out" not in hooks.sites and not removes_all(steer):
+            raise SiteError(
+                f"{hooks.architecture} does not show what its MLPs write, so that {steer} cannot be"
+                " done at every write",
+                hint=f"ablate=writes whole can; or {steer.op.name}@all acts at all layers",
+            )
+
+
+def removes_all(steer: Steer) -> bool:
+    """Whether a linear op leaves nothing along its vector wherever it acts."""
+    linear = steer.op.op.linear
+    whole = linear is not None and linear * steer.coefficient.value == -1
+    return whole and steer.schedule == CONSTANT
+
+
 def staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunction]:
-    """At each site the functions of all stages, each of which gets what the one before left."""
+    """At each site, the composition of the functions of all stages, in order."""
     sites = sorted({site for stage in stages for site in stage})
     return {site: _in_turn([stage[site] for stage in stages if site in stage]) for site in sites}
 
 
+def by_rows(
+    cells: Sequence[Mapping[Site, SiteFunction]], sizes: Sequence[int]
+) -> dict[Site, SiteFunction]:
+    """Functions that give neighbouring rows, `sizes` of them, each to its own cell's function."""
+
+    def function(site: Site) -> SiteFunction:
+        own = [cell.get(site) for cell in cells]
+
+        def edit(resid: Tensor) -> Tensor:
+            parts = []
+            for one, rows in zip(own, torch.split(resid, list(sizes)), strict=True):
+                edited = rows if one is None else one(rows)
+                parts.append(rows if edited is None else edited)
+            return torch.cat(parts)
+
+        return edit
+
+    return {site: function(site) for cell in cells for site in cell}
+
+
 def _in_turn(functions: Sequence[SiteFunction]) -> SiteFunction:
-    """One function that gives each what the one before left."""
+    """The composition of functions, the first one first."""
     if len(functions) == 1:
         return functions[0]
 
@@ -145,18 +194,18 @@ def _in_turn(functions: Sequence[SiteFunction]) -> SiteFunction:
     return run
 
 
-def _edit(made: SitePlan, clock: TokenClock, *, only_writing: bool) -> SiteFunction:
-    """What becomes of the activations of a site. only_writing: it lies behind the last attention.
+def _edit(site_plan: SitePlan, clock: TokenClock, *, only_writing: bool) -> SiteFunction:
+    """The function that edits the activations of a site. only_writing: it is above the last
+    attention.
 
-    Each part compares what it got with what it gave (`steer.hooks.acting`) until every row is known
-    to have been changed by it.
+    Each part compares its input and output (`steer.hooks.acting`) until it has changed every row.
     """
 
     def lookout(*steers: Steer) -> Lookout:
         return Lookout(clock, steers, only_writing=only_writing)
 
-    constant = made.adds.get(ALWAYS)
-    n_edits = len(made.adds) + len(made.kept) + len(made.others)
+    constant = site_plan.adds.get(ALWAYS)
+    n_edits = len(site_plan.adds) + len(site_plan.kept) + len(site_plan.others)
     if constant is not None and constant.down is None and n_edits == 1:
         return _constant(constant, lookout(*constant.steers))
     adds, kept = (
@@ -164,9 +213,12 @@ def _edit(made: SitePlan, clock: TokenClock, *, only_writing: bool) -> SiteFunct
             (_addition(addition, clock.weigher(when)), lookout(*addition.steers))
             for when, addition in group.items()
         ]
-        for group in (made.adds, made.kept)
+        for group in (site_plan.adds, site_plan.kept)
     )
-    moves = [(_move(one, clock.weigher(one.when)), lookout(one.steer)) for one in made.others]
+    moves = [
+        (_move(along, clock.weigher(along.when)), lookout(along.steer))
+        for along in site_plan.others
+    ]
     if len(moves) == n_edits == 1:
         return _cast(*moves[0])
     if len(adds) == n_edits == 1:
@@ -175,7 +227,7 @@ def _edit(made: SitePlan, clock: TokenClock, *, only_writing: bool) -> SiteFunct
 
     def edit(h: Tensor) -> Tensor:
         edited = h
-        # All adds act on what came in, so that their order does not show.
+        # All additions use the original activations, so that their order does not matter.
         for add, look in adds:
             edited = _compared(edited, add(edited, h), look, h.dtype)
         if kept:
@@ -188,32 +240,32 @@ def _edit(made: SitePlan, clock: TokenClock, *, only_writing: bool) -> SiteFunct
 
 
 def _compared(before: Tensor, after: Tensor, look: Lookout, dtype: torch.dtype) -> Tensor:
-    """`after`, once its difference from `before` is noted, if it is still to be looked for."""
+    """`after`; records its difference from `before` if that is still needed."""
     if look.is_needed and after is not before:
         look.compare(before, after, dtype)
     return after
 
 
 def _kept(h: Tensor, adds: Sequence[tuple[Addend, Lookout]], dtype: torch.dtype) -> Tensor:
-    """Additions after which each activation is as long as before. What an addition does has to
-    outlast that: along the activation itself it does nothing."""
-    edited, found = h, []
+    """Additions that keep the length of each activation. Only changes that remain after rescaling
+    count: an addition along the activation itself does nothing."""
+    edited, changes = h, []
     for add, look in adds:
         before, edited = edited, add(edited, h)
         if look.is_needed and edited is not before:
-            found.append((look, changed(before, edited, dtype)))
+            changes.append((look, changed(before, edited, dtype)))
     if edited is h:
         return h
     edited = ops.keeping_norm(h, edited)
-    if found:
+    if changes:
         together = changed(h, edited, dtype)
-        for look, own in found:
+        for look, own in changes:
             look.look(own & together)
     return edited
 
 
 def _cast(edit: Edit, look: Lookout | None = None) -> SiteFunction:
-    """`edit`, which computes in float32, for activations of any type. look: of its one part."""
+    """`edit`, which computes in float32, for activations of any dtype. look: if it has one part."""
 
     def function(resid: Tensor) -> Tensor | None:
         edited = edit(resid)
@@ -229,13 +281,13 @@ def _cast(edit: Edit, look: Lookout | None = None) -> SiteFunction:
 
 
 def _constant(addition: Addition, look: Lookout) -> SiteFunction:
-    """The most common edit, a vector everywhere, with nothing around it that takes time."""
+    """The most common edit, a vector added everywhere, without any overhead."""
     beside = Constants([addition.delta]).beside
     delta: Tensor | None = None
 
     def add(resid: Tensor) -> Tensor:
         nonlocal delta
-        if delta is None:  # a layer stays where it is while it runs
+        if delta is None:  # a layer does not change its device during a run
             (delta,) = beside(resid)
         edited = resid + delta  # `ops.add`
         if edited.dtype is not resid.dtype:
@@ -267,13 +319,13 @@ def _addition(addition: Addition, weigh: Weigher) -> Addend:
 def _move(along: Along, weigh: Weigher) -> Edit:
     """An op along a direction with its weight."""
     beside = Constants([along.direction]).beside
-    op, level, coefficient = ops.ALONG[along.op], along.level, along.coefficient
+    edit, level, coefficient = along.op.edit, along.level, along.coefficient
 
     def move(h: Tensor) -> Tensor:
         weight = weigh(h)
         if isinstance(weight, float) and weight == 0.0:
             return h
         (direction,) = beside(h)
-        return op(h, direction, level, coefficient * weight)
+        return edit(h, direction, level, coefficient * weight)
 
     return move

@@ -1,4 +1,4 @@
-"""What a steer can act on, found out before a model runs; and what it acted on, afterwards."""
+"""Check before a run that each steer can act, and afterwards that it did."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ _HINT = (
 def check_can_act(
     model: Model, steers: Sequence[Steer], prompts: Sequence[Sequence[int]], max_tokens: int
 ) -> None:
-    """Refuse a steer that cannot change any of the texts to be written.
-
-    A coefficient of 0 asks for nothing, and is none. prompts: token ids.
+    """Refuse a steer that cannot change any of the texts. Steers with coefficient 0 are ignored.
+    prompts: token ids.
 
     Raises:
-        IdleError: a steer's scope and schedule meet no text of these lengths, or what it would add
-            is nothing, by itself or together with the others.
+        IdleError: a steer's scope and schedule cover no position of texts of these lengths, or it
+            adds 0, by itself or together with the others.
     """
-    asked = [steer for steer in steers if steer.coefficient.value]
-    if not asked:
+    active = [steer for steer in steers if steer.coefficient.value]
+    if not active:
         return
-    doing = planned(model, steers)
+    effective = planned(model, steers)
     special = model.special_ids
-    for steer in asked:
-        if steer not in doing:
+    for steer in active:
+        if steer not in effective:
             raise IdleError(
-                f"{steer} would change nothing: what is added is 0",
+                f"{steer} would change nothing: it adds 0",
                 hint="use a larger coefficient; --allow-idle runs it all the same",
             )
         for ids in prompts:
@@ -53,19 +52,19 @@ def check_can_act(
 
 
 def planned(model: Model, steers: Sequence[Steer]) -> set[Steer]:
-    """The steers that do something at some site, which two that cancel each other do not."""
+    """The steers with an effect at some site; two that cancel each other have none."""
     plans = plan(steers, lambda: write_sites(model.hooks)).values()
     added = {
         steer
-        for made in plans
-        for addition in (*made.adds.values(), *made.kept.values())
+        for site_plan in plans
+        for addition in (*site_plan.adds.values(), *site_plan.kept.values())
         for steer in addition.steers
     }
-    return added | {along.steer for made in plans for along in made.others}
+    return added | {along.steer for site_plan in plans for along in site_plan.others}
 
 
 def check_acted(idle: Sequence[Sequence[str]]) -> None:
-    """Refuse that a steer was idle in every text. idle: the idle steers of each text.
+    """Raise if a steer was idle in every text. idle: the idle steers of each text.
 
     Raises:
         IdleError: naming the steer.
@@ -80,7 +79,7 @@ def check_acted(idle: Sequence[Sequence[str]]) -> None:
 def _lengths(prompts: Sequence[Sequence[int]], max_tokens: int) -> str:
     lengths = sorted({len(ids) for ids in prompts})
     n = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
-    return f"a prompt has {n} tokens here, and at most {max_tokens:,} are written"
+    return f"prompts have {n} tokens here, and at most {max_tokens:,} are generated"
 
 
 def _in_texts(n: int) -> str:

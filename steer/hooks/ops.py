@@ -1,20 +1,15 @@
-"""What an edit does to activations: tensor to tensor, never in place.
+"""What additions and readings do to activations: tensor to tensor, never in place.
 
-h is [..., d_model] of any float type, u a unit vector float32 [d_model], p = h . u. Every edit is
-computed in float32 and returned in float32: whoever holds the activation casts back once, at the
-end. `weight` says how much of the edit is made: a number, or float32 [..., 1] for each position;
-where it is 0 the result is h, bit for bit.
+h is [..., d_model] of any float type. Every edit is computed and returned in float32: whoever
+holds the activation casts back once, at the end. `weight` says how much of the edit is made: a
+number, or float32 [..., 1] for each position; where it is 0 the result is h, bit for bit. The ops
+that act along a direction are in `steer.ops`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
-
-from steer.steering.operation import OpName
 
 Weight = float | Tensor
 
@@ -50,68 +45,6 @@ def low_rank(h: Tensor, down: Tensor, up: Tensor) -> Tensor:
     return (h.float() @ down.T) @ up.T
 
 
-def ablate(h: Tensor, u: Tensor, _level: float = 0.0, weight: Weight = 1.0) -> Tensor:
-    """h - weight p u: nothing is left along u.
-
-    Arditi et al. 2024 (arXiv 2406.11717, section 2.4), directional ablation.
-    """
-    return _moved(h, u, _projection(h, u), weight, -1.0)
-
-
-def clamp(h: Tensor, u: Tensor, level: float, weight: Weight = 1.0) -> Tensor:
-    """h + weight (level - p) u: the projection is `level`.
-
-    As features of a dictionary are clamped: Templeton et al. 2024 (Scaling monosemanticity).
-    """
-    return _moved(h, u, level - _projection(h, u), weight)
-
-
-def cap(h: Tensor, u: Tensor, level: float, weight: Weight = 1.0) -> Tensor:
-    """h + weight min(0, level - p) u: the projection is at most `level`.
-
-    Lu et al. 2026 (arXiv 2601.10387), activation capping, with the bound on the other side.
-    """
-    return _moved(h, u, (level - _projection(h, u)).clamp(max=0), weight)
-
-
-def floor(h: Tensor, u: Tensor, level: float, weight: Weight = 1.0) -> Tensor:
-    """h + weight max(0, level - p) u: the projection is at least `level`; source as `cap`."""
-    return _moved(h, u, (level - _projection(h, u)).clamp(min=0), weight)
-
-
-def rotate(h: Tensor, u: Tensor, degrees: float, weight: Weight = 1.0) -> Tensor:
-    """Turn h towards u by `weight` times `degrees`, in the plane of both; the length stays.
-
-    With h = p u + q w, w a unit vector across u and t the angle: p' = p cos t + q sin t and
-    q' = q cos t - p sin t. It stops at u (at -u for a negative angle). What lies along u has no
-    plane and stays. Angular steering (Vu and Nguyen 2025, arXiv 2510.26243), with h in place of
-    their second axis, so that all of h turns.
-    """
-    h = h.float()
-    p = _projection(h, u)
-    across = h - p * u
-    q = _length(across)
-    angle = torch.as_tensor(weight * math.radians(degrees), device=h.device)
-    p_turned = p * angle.cos() + q * angle.sin()
-    q_turned = q * angle.cos() - p * angle.sin()
-    # Past u, that is: there all of the length is along u.
-    beyond = (q_turned < 0) | (angle.abs() > math.pi)
-    p_turned = torch.where(beyond, angle.sign() * torch.hypot(p, q), p_turned)
-    stretched = torch.where(beyond, 0.0, q_turned) / q.where(q > 0, 1.0)
-    turned = h + (p_turned - p) * u + (stretched - 1) * across
-    return torch.where(q > 0, turned, h)
-
-
-#: The ops that change a projection. Each takes h, u, a level (degrees for rotate) and a weight.
-ALONG: dict[OpName, Callable[[Tensor, Tensor, float, Weight], Tensor]] = {
-    "ablate": ablate,
-    "clamp": clamp,
-    "cap": cap,
-    "floor": floor,
-    "rotate": rotate,
-}
-
-
 def read(h: Tensor, weights: Tensor, offset: Tensor) -> Tensor:
     """h . weights + offset, projections in the units that these stand for.
 
@@ -133,17 +66,6 @@ def pooled_norm(resid: Tensor, weights: Tensor) -> Tensor:
     return (weights @ _length(resid.float())).squeeze(-1)
 
 
-def _moved(h: Tensor, u: Tensor, way: Tensor, weight: Weight, sign: float = 1.0) -> Tensor:
-    """h + sign weight way u, in one step where the weight is a number; way float32 [..., 1]."""
-    scaled = way if isinstance(weight, float) and weight == 1.0 else way * weight
-    return h + scaled * u if sign > 0 else h - scaled * u
-
-
 def _length(h: Tensor) -> Tensor:
     """|h|, [..., 1]."""
     return torch.as_tensor(torch.linalg.vector_norm(h, dim=-1, keepdim=True))
-
-
-def _projection(h: Tensor, u: Tensor) -> Tensor:
-    """p = h . u, float32 [..., 1]."""
-    return h.float() @ u.unsqueeze(-1)

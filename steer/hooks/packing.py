@@ -1,9 +1,9 @@
-"""Which readings run together, so that tokens they have in common run once. No tensors of torch.
+"""Pack passages with common prefixes into rows, so that shared tokens run once. No torch.
 
-Readings that begin alike form a tree: a system prompt, then a pair's own prompt, then two endings.
-A row holds such a tree, each of its tokens once; a token sees those on its way from the root, and
-its position is its depth. So every reading gets the activations that it has alone, in one forward,
-with nothing cached and wherever its span begins.
+Passages with common prefixes form a tree: a system prompt, then a pair's own prompt, then two
+endings. A row holds such a tree with each token once; a token attends to those on its path from the
+root, and its position is its depth. So every passage gets the same activations as alone, in one
+forward and without a cache.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 
 from steer.contrasts.reading import Reading
 
-#: A row of n tokens costs about n + n^2 / (ATTENTION d_model) times what one token does.
+#: A row of n tokens costs about n + n^2 / (ATTENTION d_model) times as much as one token.
 ATTENTION = 2
-#: Readings are run apart unless packing saves this share of the tokens: it has a price of its own.
+#: Packing is used only if it saves this share of the tokens, since it has a cost of its own.
 LEAST_SAVED = 0.05
 
 
-#: Readings by their numbers: all that there are, or those of a batch.
+#: Readings by index: all of them, or those of a batch.
 ByNumber: TypeAlias = "Sequence[Reading] | Mapping[int, Reading]"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """Readings that run in one row.
+class PackedRow:
+    """Readings that are packed into one row.
 
-    readings: which ones, each after the one it begins like. shared: of each, how many of its first
-    tokens it has in common with the one before it. length: tokens in all, those once.
+    readings: their indices, each after the one whose prefix it shares. shared: the length of each
+    one's common prefix with the one before it. length: the number of tokens, shared ones once.
     """
 
     readings: tuple[int, ...]
@@ -43,9 +43,9 @@ class Row:
 class Layout(NamedTuple):
     """The tokens of rows, padded on the right.
 
-    ids, positions: int64 [row, longest]. visible: bool [row, longest, longest], which tokens
-    (second) each token (first) sees. paths: of each reading, its row and where its tokens stand
-    there; in the order of the rows' readings.
+    ids, positions: int64 [row, longest]. visible: bool [row, longest, longest], whether a token
+    (first axis) attends to another (second). paths: for each reading, its row and the columns of
+    its tokens, in the order of the rows' readings.
     """
 
     ids: NDArray[np.int64]
@@ -54,22 +54,22 @@ class Layout(NamedTuple):
     paths: list[tuple[int, NDArray[np.int64]]]
 
 
-def alone(readings: Sequence[Reading]) -> list[Row]:
+def alone(readings: Sequence[Reading]) -> list[PackedRow]:
     """A row for each reading."""
-    return [Row((index,), (0,), len(reading.ids)) for index, reading in enumerate(readings)]
+    return [PackedRow((index,), (0,), len(reading.ids)) for index, reading in enumerate(readings)]
 
 
 def pack(
     readings: Sequence[Reading], d_model: int, max_tokens: int, window: int | None = None
-) -> list[Row]:
-    """Rows of at most `max_tokens` (or of one reading) that hold what readings share once.
+) -> list[PackedRow]:
+    """Pack readings into rows of at most `max_tokens` (or of one reading); shared tokens run once.
 
-    A reading joins a row when the tokens saved outweigh the attention over a longer row. One that
-    is longer than `window`, the fewest tokens that a layer of the model looks back on, stays alone:
-    which tokens it sees is then not the same in every layer.
+    A reading joins a row if the saved tokens outweigh the attention over a longer row. A reading
+    longer than `window`, the smallest attention window of a layer, stays alone, since layers would
+    then see different tokens.
     """
     keys = [np.asarray(reading.ids, ">u4").tobytes() for reading in readings]
-    rows: list[Row] = []
+    rows: list[PackedRow] = []
     row = _Growing([], [], 0)
     for index in sorted(range(len(keys)), key=keys.__getitem__):
         length = len(keys[index]) // 4
@@ -97,12 +97,12 @@ class _Growing:
     shared: list[int]
     length: int
 
-    def done(self) -> Row:
-        return Row(tuple(self.readings), tuple(self.shared), self.length)
+    def done(self) -> PackedRow:
+        return PackedRow(tuple(self.readings), tuple(self.shared), self.length)
 
 
 def _shared(first: bytes, second: bytes) -> int:
-    """How many numbers of four bytes two strings begin with in common."""
+    """The length of the common prefix of two strings, in numbers of four bytes."""
     n = min(len(first), len(second)) // 4
     differ = np.frombuffer(first, ">u4", n) != np.frombuffer(second, ">u4", n)
     return int(differ.argmax()) if differ.any() else n
@@ -110,17 +110,17 @@ def _shared(first: bytes, second: bytes) -> int:
 
 def batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Indices by rising length, in batches of at most `max_tokens` with padding (or of one)."""
-    made: list[list[int]] = []
+    divided: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if made and (len(made[-1]) + 1) * lengths[index] <= max_tokens:
-            made[-1].append(index)
+        if divided and (len(divided[-1]) + 1) * lengths[index] <= max_tokens:
+            divided[-1].append(index)
         else:
-            made.append([index])
-    return made
+            divided.append([index])
+    return divided
 
 
-def halves(row: Row, readings: ByNumber) -> tuple[Row, Row]:
-    """Two rows with half of the readings each; what both halves begin with is then in both."""
+def halves(row: PackedRow, readings: ByNumber) -> tuple[PackedRow, PackedRow]:
+    """Two rows with half of the readings each; both hold the prefix that the halves share."""
     half = len(row.readings) // 2
     return (
         _part(row, slice(0, half), readings),
@@ -128,17 +128,17 @@ def halves(row: Row, readings: ByNumber) -> tuple[Row, Row]:
     )
 
 
-def _part(row: Row, part: slice, readings: ByNumber) -> Row:
+def _part(row: PackedRow, part: slice, readings: ByNumber) -> PackedRow:
     indices, shared = row.readings[part], (0, *row.shared[part][1:])
     own = (len(readings[i].ids) - n for i, n in zip(indices, shared, strict=True))
-    return Row(indices, shared, sum(own))
+    return PackedRow(indices, shared, sum(own))
 
 
-def layout(rows: Sequence[Row], readings: ByNumber) -> Layout:
-    """Where the tokens of `rows` stand, and what they see."""
+def layout(rows: Sequence[PackedRow], readings: ByNumber) -> Layout:
+    """The tokens of `rows` with their positions and attention."""
     shape = (len(rows), max(row.length for row in rows))
     ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    # Each sees itself, so that a softmax over what padding sees is of something.
+    # Each token attends to itself, so that the softmax of padding is defined.
     visible = np.broadcast_to(np.eye(shape[1], dtype=bool), (*shape, shape[1])).copy()
     paths: list[tuple[int, NDArray[np.int64]]] = []
     for number, row in enumerate(rows):

@@ -1,8 +1,8 @@
-"""The reading half of the hook layer: activations at sites, reduced as they appear.
+"""Record activations at sites, pooled during the forward.
 
-Reads with the model's body (no LM head), without gradients, and stops the forward once every site
-has been seen, so that nothing above the highest layer is run. Tokens that readings begin with in
-common run once, where the model is found to take that (`packing` says how).
+It runs the model's body (no LM head) without gradients, and stops the forward once every site has
+been read. Tokens that passages share at their beginning run once (`packing`), if a test shows that
+the model supports it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from steer.base.errors import ModelError
 from steer.contrasts.reading import Reading
 from steer.hooks import ops
 from steer.hooks.hooks import SiteFunction, placed
-from steer.hooks.packing import ByNumber, Row, alone, batches, halves, layout, pack
+from steer.hooks.packing import ByNumber, PackedRow, alone, batches, halves, layout, pack
 from steer.models.memory import ran_out, token_budget
 from steer.models.model import Model
 from steer.vectors.sites import Site
 
-#: How far packed activations may be from unpacked ones, as a share of their length, by type. A
-#: wrong mask or position puts them further off than rounding does.
+#: The relative difference of packed from unpacked activations that counts as rounding, by dtype. A
+#: wrong mask or position causes a larger one.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 COARSE_TOLERANCE = 0.05
 
-#: Of each network: how deep and how long the row was that was tried, and whether that went well.
+#: For each network: the depth and length of the tested row, and whether the test passed.
 _tried: WeakKeyDictionary[nn.Module, tuple[int, int, bool]] = WeakKeyDictionary()
 
 
 class _AllSeenError(Exception):
-    """Raised inside a forward when nothing more is to be read."""
+    """Raised inside a forward once everything is read."""
 
 
 def run(
@@ -50,8 +50,8 @@ def run(
 ) -> None:
     """One forward of the body that calls each reader once with [row, position, d_model].
 
-    mask: int [row, position], 0 for padding; or what is added to the attention scores, float
-    [row, 1, position, position], and then positions: int [row, position].
+    mask: int [row, position], 0 for padding; or the additive attention mask, float [row, 1,
+    position, position], which needs positions: int [row, position].
 
     Raises:
         HookError: a site was never reached.
@@ -73,24 +73,24 @@ def run(
         return read
 
     functions = {site: reader(site) for site in readers}
-    # Only where it is needed: not every model has the argument.
+    # Only if it is needed, since not every model has the argument.
     where = {} if positions is None else {"position_ids": positions}
-    # What raises is the last hook: inside `placed`, so that its block ends well.
+    # Suppressed inside `placed`, so that its block ends normally.
     with torch.no_grad(), placed(model, functions), suppress(_AllSeenError):
         model.body(input_ids=ids, attention_mask=mask, use_cache=False, **where)
-    # Only now, so that a device is waited for once.
+    # At the end, so that the device is waited for once.
     for site in sorted(broken):
         if bool(broken[site]):
             raise ModelError(
                 f"{model.identity.id}: activations at {site} are NaN or infinite",
-                hint="the weights are broken, or too large for their type: try --dtype=float32",
+                hint="the weights are broken, or overflow in this dtype: try --dtype=float32",
             )
 
 
 def _broken(resid: Tensor, is_token: Tensor | None) -> Tensor:
-    """Whether some activation is NaN or infinite, bool []. is_token: bool [row, position], False
-    where padding is."""
-    # NaN and infinity survive a sum, which is one pass without a copy.
+    """Whether any activation is NaN or infinite, bool []. is_token: bool [row, position], False at
+    padding."""
+    # NaN and infinity survive a sum, which needs one pass and no copy.
     wrong = ~resid.sum(-1, dtype=torch.float32).isfinite()
     return (wrong if is_token is None else wrong & is_token.to(wrong.device)).any()
 
@@ -105,7 +105,7 @@ def capture(model: Model, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> d
     seen: dict[Site, Tensor] = {}
 
     def keep(site: Site) -> Callable[[Tensor], None]:
-        # A copy: some blocks go on to add to the tensor in place.
+        # A copy, since some blocks change the tensor in place later.
         return lambda resid: seen.__setitem__(site, resid.detach().clone())
 
     run(model, ids, mask, {site: keep(site) for site in sites})
@@ -116,9 +116,9 @@ def capture(model: Model, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> d
 class Recorded:
     """Pooled activations of one batch.
 
-    indices: which readings, [n]. activations: float32 [n, n_spans * n_sites, d_model], averaged
-    over each of a reading's spans, all sites of the first span before those of the second. norms:
-    float32 [n, n_spans * n_sites], mean length over the span.
+    indices: of the readings, [n]. activations: float32 [n, n_spans * n_sites, d_model], the means
+    over each span of a reading, all sites of the first span before those of the second. norms:
+    float32 [n, n_spans * n_sites], the mean lengths over each span.
     """
 
     indices: list[int]
@@ -144,30 +144,30 @@ def record(
 
 
 class Batch(NamedTuple):
-    """Rows that run together, with their readings by number: all that a worker needs."""
+    """Rows that run together, with their readings by index: all that a worker needs."""
 
-    rows: Sequence[Row]
+    rows: Sequence[PackedRow]
     readings: Mapping[int, Reading]
 
     @classmethod
-    def of(cls, rows: Sequence[Row], readings: Sequence[Reading]) -> Batch:
+    def of(cls, rows: Sequence[PackedRow], readings: Sequence[Reading]) -> Batch:
         return cls(rows, {index: readings[index] for index in readings_of(rows)})
 
 
 def in_batches(
     model: Model, readings: Sequence[Reading], max_tokens: int | None = None
-) -> list[list[Row]]:
-    """Readings in batches of at most `max_tokens` tokens, padding counted, or of one reading;
-    None finds a number that suits the machine. Readings have as many spans each.
+) -> list[list[PackedRow]]:
+    """Readings in batches of at most `max_tokens` tokens including padding (or of one reading);
+    None takes what the memory allows. All readings have the same number of spans.
     """
     limit = token_budget(model) if max_tokens is None else max_tokens
     rows = _rows(model, readings, limit)
-    made = batches([row.length for row in rows], limit)
-    return [[rows[index] for index in batch] for batch in made]
+    divided = batches([row.length for row in rows], limit)
+    return [[rows[index] for index in batch] for batch in divided]
 
 
-def readings_of(rows: Sequence[Row]) -> list[int]:
-    """The numbers of the readings in some rows."""
+def readings_of(rows: Sequence[PackedRow]) -> list[int]:
+    """The indices of the readings in some rows."""
     return [index for row in rows for index in row.readings]
 
 
@@ -179,11 +179,11 @@ class Recorder:
     sites: Sequence[Site]
 
     def __post_init__(self) -> None:
-        #: A batch of as many tokens, or of more, has failed.
+        #: A batch of this many tokens has run out of memory.
         self._too_many = sys.maxsize
 
     def __call__(self, batch: Batch) -> list[Recorded]:
-        """Pooled activations of the batch's readings, in as many parts as it took.
+        """Pooled activations of the batch's readings, in as many parts as memory required.
 
         Raises:
             HookError: a site was never reached.
@@ -200,9 +200,9 @@ class Recorder:
         return [done for half in halved for done in self(Batch(half, readings))]
 
 
-def _rows(model: Model, readings: Sequence[Reading], limit: int) -> list[Row]:
-    """Packed where that saves tokens and the model takes it, found by trying."""
-    # A row no longer than the model's context: some keep a mask of that size.
+def _rows(model: Model, readings: Sequence[Reading], limit: int) -> list[PackedRow]:
+    """Rows of readings, packed if that saves tokens and a test shows that the model supports it."""
+    # A row is at most as long as the model's context, since some models keep a mask of that size.
     longest = min(limit, model.context or limit)
     rows = pack(readings, model.identity.d_model, longest, model.window)
     packed = [row for row in rows if len(row.readings) > 1]
@@ -217,7 +217,8 @@ def _rows(model: Model, readings: Sequence[Reading], limit: int) -> list[Row]:
 
 
 def _takes_packed(model: Model, depth: int, length: int) -> bool:
-    """Whether random readings of `depth` tokens give in a row of `length` what they give alone."""
+    """Whether random readings of `depth` tokens give the same activations in a packed row of
+    `length` tokens as alone."""
     rng = np.random.default_rng(0)
     stem = rng.integers(0, model.network.config.get_text_config().vocab_size, depth)
     branches = [stem]
@@ -226,37 +227,37 @@ def _takes_packed(model: Model, depth: int, length: int) -> bool:
         branches.append(np.concatenate([stem[: depth // 2], ending]))
     trial = [Reading(tuple(ids.tolist()), ((depth - 1, depth),)) for ids in branches]
     shared = (0, *[depth // 2] * (len(trial) - 1))
-    row = Row(tuple(range(len(trial))), shared, sum(depth - n for n in shared))
+    row = PackedRow(tuple(range(len(trial))), shared, sum(depth - n for n in shared))
     top = [max(site for site in model.hooks.places if site.name == "resid_post")]
     try:
         expected = pooled(model, [trial[0], trial[-1]], alone([trial[0], trial[-1]]), top)
-        found = pooled(model, trial, [row], top).activations[[0, -1]]
-    # A model that knows neither such masks nor positions refuses them with any kind of error.
+        together = pooled(model, trial, [row], top).activations[[0, -1]]
+    # A model without support for such masks or positions may raise anything.
     except Exception:
         return False
-    off = np.linalg.norm(found - expected.activations, axis=-1)
+    off = np.linalg.norm(together - expected.activations, axis=-1)
     tolerance = TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE)
     return bool((off <= tolerance * np.linalg.norm(expected.activations, axis=-1)).all())
 
 
 def _attempt(
-    model: Model, readings: ByNumber, rows: Sequence[Row], sites: Sequence[Site]
+    model: Model, readings: ByNumber, rows: Sequence[PackedRow], sites: Sequence[Site]
 ) -> Recorded | None:
-    """None where memory ran out and the batch can be divided."""
+    """`pooled`; None if memory ran out and the batch can be divided."""
     try:
         return pooled(model, readings, rows, sites)
     except RuntimeError as error:
         if not (ran_out(error) and _divisible(rows)):
             raise
-    # Only here is the error gone, and with it the tensors that its frames held.
+    # Outside the handler the exception is gone, and with it the tensors that its frames held.
     return None
 
 
-def _divisible(rows: Sequence[Row]) -> bool:
+def _divisible(rows: Sequence[PackedRow]) -> bool:
     return len(rows) > 1 or len(rows[0].readings) > 1
 
 
-def _halved(rows: Sequence[Row], readings: ByNumber) -> list[list[Row]]:
+def _halved(rows: Sequence[PackedRow], readings: ByNumber) -> list[list[PackedRow]]:
     if len(rows) == 1:
         return [[part] for part in halves(rows[0], readings)]
     half = len(rows) // 2
@@ -264,7 +265,7 @@ def _halved(rows: Sequence[Row], readings: ByNumber) -> list[list[Row]]:
 
 
 def pooled(
-    model: Model, readings: ByNumber, rows: Sequence[Row], sites: Sequence[Site]
+    model: Model, readings: ByNumber, rows: Sequence[PackedRow], sites: Sequence[Site]
 ) -> Recorded:
     """Run the readings of `rows` as one batch.
 
@@ -274,8 +275,8 @@ def pooled(
     """
     indices = readings_of(rows)
     if len(indices) == len(rows):
-        # Padded on the right: positions then count from 0 in every row, whatever the model does
-        # with them, and what follows a token cannot change it.
+        # Padded on the right, so that positions count from 0 in every row; later tokens cannot
+        # change earlier ones.
         ids, mask = model.padded([readings[index].ids for index in indices], left=False)
         positions = None
         paths = [(row, np.arange(len(readings[index].ids))) for row, index in enumerate(indices)]
@@ -301,7 +302,7 @@ def pooled(
         return read
 
     run(model, ids, mask, {site: reader(site) for site in sites}, positions)
-    # [n, n_spans]: in which row a reading's sums stand, and where there.
+    # [n, n_spans]: the row of each reading's sums, and their index in it.
     sums = n_spans * np.array(slots)[:, None] + np.arange(n_spans)
     where = np.array([row for row, _ in paths])[:, None], sums
     activations, norms = (
@@ -312,6 +313,6 @@ def pooled(
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores, [row, 1, position, position]: 0 where visible."""
+    """The additive attention mask, [row, 1, position, position]: 0 where visible."""
     hidden = torch.finfo(dtype).min
     return torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, hidden)[:, None]

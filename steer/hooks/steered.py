@@ -1,12 +1,11 @@
-"""Steer whatever is run inside a `with` block: bare forwards, and Hugging Face's own `generate`.
+"""Steer anything that runs inside a `with` block: bare forwards, and Hugging Face's own `generate`.
 
-`steer.generate` knows its prompts before it begins. Here they are known only when they arrive: a
-forward that continues no cache begins a new text, and its tokens are the prompt. Inside `generate`
-that holds for the first forward alone, so that a model without a cache, which is given the whole
-text again at each step, keeps its place.
+`steer.generate` knows its prompts in advance. Here they are known only when they arrive: a forward
+without a cache to continue begins a new text, and its tokens are the prompt. Inside `generate` only
+the first forward does so, since a model without a cache gets the whole text again at each step.
 
-Every output of a bare forward counts as asked for; of `generate`, those that write tokens. A steer
-that changes nothing that counts in any text of the block is an error at its end.
+All outputs of a bare forward count as used; in `generate`, those that predict tokens. A steer that
+changes no used output of any text in the block is an error at the end of the block.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from steer.vectors.sites import Site
 
 @contextmanager
 def steered(model: Model, steers: Sequence[Steer], *, allow_idle: bool = False) -> Iterator[None]:
-    """Steer every forward of the block, whoever calls the model.
+    """Steer every forward of the model in the block, whoever calls it.
 
     allow_idle: whether a steer may change nothing.
 
     Raises:
-        UsageError: a gate reads a prompt deeper than a steer acts, which takes a run of its own.
+        UsageError: a prompt gate reads deeper than a steer acts, which needs a forward of its own.
         SiteError: the model has no such layer or site.
         HookError: the block ended well, yet a steer was never applied.
         IdleError: the block ended well, yet a steer changed no bit of any text.
@@ -67,7 +66,7 @@ def steered(model: Model, steers: Sequence[Steer], *, allow_idle: bool = False) 
 
 
 class _Texts:
-    """The text that passes now: its clock, and what is done at each site by that clock."""
+    """The current text of a block: its clock, and its site functions."""
 
     def __init__(self, model: Model, steers: Sequence[Steer]) -> None:
         self._model, self._steers = model, steers
@@ -75,12 +74,12 @@ class _Texts:
         self._current: dict[Site, SiteFunction] = {}
         self._generating = False
         self.ran = False
-        #: Steers that have changed nothing so far, though something was asked of them.
+        #: Steers with a coefficient that have changed nothing so far.
         self._idle = {steer for steer in steers if steer.coefficient.value}
         self._n_texts = 0
 
     def functions(self) -> dict[Site, SiteFunction]:
-        """One function for each site, which does what the current text's clock says."""
+        """One function for each site, which calls the current text's function."""
         nothing = torch.zeros(1, dtype=torch.int64)
         sites = site_functions(self._model, self._steers, TokenClock(1, nothing))
         return {site: self._dispatch(site) for site in sites}
@@ -89,7 +88,7 @@ class _Texts:
         return lambda resid: self._current[site](resid)
 
     def forward(self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """Before each forward of the whole model: begin a text, or go on with the last one."""
+        """Before each forward of the whole model: begin a text, or continue the current one."""
         self.ran = True
         self._note_closed_gates()
         goes_on = continues(args, keywords) or self._generating
@@ -98,7 +97,7 @@ class _Texts:
         clock = self._clock
         assert clock is not None
         clock.tick(module, args, keywords)
-        if clock.starts and clock.ticks > 1:  # what follows a bare forward has no padding
+        if clock.starts and clock.ticks > 1:  # a forward that continues one has no padding
             whole = clock.start + clock.width
             clock.counted = torch.ones(len(clock.pads), whole, dtype=torch.bool)
 
@@ -117,7 +116,7 @@ class _Texts:
         return generate
 
     def check_acted(self) -> None:
-        """Refuse that a steer changed nothing in any text so far.
+        """Raise if a steer changed nothing in any text so far.
 
         Raises:
             IdleError: naming the steer.
@@ -126,14 +125,14 @@ class _Texts:
         check_acted([[str(steer) for steer in self._steers if steer in self._idle]] * self._n_texts)
 
     def _end_text(self) -> None:
-        """Find out which steers acted in the text that has passed; then no text passes."""
+        """End the current text, and update which steers have acted."""
         self._note_closed_gates()
         if self._clock is not None:
             self._idle = {steer for steer in self._idle if not self._acted(self._clock, steer)}
         self._clock = None
 
     def _note_closed_gates(self) -> None:
-        """A steer is not idle that a gate at tokens held back all through a forward."""
+        """A steer is not idle if its token gate was closed throughout a forward."""
         for steer in list(self._idle):
             if self._clock is None or steer.gate is None or steer.gate.pooling != "token":
                 continue
@@ -142,8 +141,8 @@ class _Texts:
                 self._idle.discard(steer)
 
     def _acted(self, clock: TokenClock, steer: Steer) -> bool:
-        """Whether a steer changed a text, or was not to: a gate that reads prompts was closed, or
-        nothing came to a bound."""
+        """Whether a steer changed a text, or had reason not to: its prompt gate was closed, or its
+        bound was not reached."""
         if any(acted(clock, steer, row) for row in range(len(clock.pads))):
             return True
         gate = steer.gate
@@ -151,7 +150,7 @@ class _Texts:
             values = clock.values.get(gate, [])
             if not any(map(gate.condition.holds, values)):
                 return True
-        if steer.op.name not in ("cap", "floor"):
+        if not steer.op.op.bounded:
             return False
         only_writing = self._generating and acts_behind_attention(steer, self._model.n_layers)
         zeros = clock.zeros * (len(clock.pads) if len(clock.zeros) == 1 else 1)
@@ -171,7 +170,7 @@ class _Texts:
     def _begin(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         tokens = tokens_of(args, keywords)
         if tokens is None:
-            raise HookError("this call gives the model neither token ids nor embeddings")
+            raise HookError("the model was called with neither token ids nor embeddings")
         rows, width = tokens.shape[:2]
         mask = keywords.get("attention_mask")
         known = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == width
@@ -181,13 +180,13 @@ class _Texts:
         self._n_texts += rows
         if on_right and self._generating:
             raise UsageError(
-                "the prompts are padded on the right, so a model cannot go on with them",
+                "the prompts are padded on the right, so the model cannot continue them",
                 hint='set tokenizer.padding_side = "left"',
             )
         padding = torch.zeros_like(counts) if on_right else width - counts
         starts = [] if self._generating else (padding + counts).tolist()
         self._clock = TokenClock(width, padding, starts=starts)
-        if starts:  # each position has an output that somebody may look at
+        if starts:  # the caller may use the output of any position
             everywhere = torch.ones(rows, width, dtype=torch.bool)
             self._clock.counted = mask.bool() if known else everywhere  # type: ignore[union-attr]
         self._current = site_functions(self._model, self._steers, self._clock)
@@ -207,7 +206,7 @@ def _check_gates(steers: Sequence[Steer]) -> None:
 def _around(
     network: nn.Module, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> Callable[[], None]:
-    """Replace a method of a module; returns what puts its own back."""
+    """Replace a method of a module; returns the function that restores it."""
     before = vars(network).get(name)
     vars(network)[name] = make(getattr(network, name))
 

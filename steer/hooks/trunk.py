@@ -1,9 +1,10 @@
-"""What of a forward need not run: the blocks up to one, and what nobody asks of the last.
+"""Skip parts of a forward: the blocks below a steer, and unused positions of the last MLP.
 
-Steering at layer L leaves everything below it as it is. A trunk holds what block L returned for the
-unsteered texts; while it is `replayed`, the blocks up to L do nothing, block L returns it once more
-(hooks on it fire as ever), and only what lies above is computed. In the last block no position
-looks at another once attention is done, so its MLP runs only where something is scored.
+Steering at layer L does not change anything below it. A trunk holds the output of block L for the
+unsteered texts. While it is `replayed`, the blocks up to L are skipped, block L returns the stored
+output (its hooks run as usual), and only the layers above are computed. In the last block, after
+attention, positions do not depend on each other, so its MLP only has to run where something is
+scored.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from steer.hooks.record import COARSE_TOLERANCE, TOLERANCE
 from steer.models.model import Model
 from steer.vectors.sites import Site
 
-#: Of each network: which trials found that what is left out changes nothing.
+#: For each network: the tests by name, and whether skipping changed nothing.
 _tried: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
-    """What block `layer` returned: the activations [row, position, d_model], or a tuple or list
+    """The output of block `layer`: the activations [row, position, d_model], or a tuple or list
     that begins with them."""
 
     layer: int
@@ -42,7 +43,7 @@ class _SeenError(Exception):
 
 @torch.no_grad()
 def grown(model: Model, ids: Tensor, layer: int, lower: Trunk | None) -> Trunk:
-    """The trunk of unsteered texts at `layer`, from one of a lower layer where there is one."""
+    """The trunk of unsteered texts at `layer`, computed from one of a lower layer if given."""
     kept: list[Any] = []
 
     def keep(_module: nn.Module, _args: object, output: Any) -> None:
@@ -60,7 +61,7 @@ def grown(model: Model, ids: Tensor, layer: int, lower: Trunk | None) -> Trunk:
 
 @contextmanager
 def growing(model: Model) -> Iterator[dict[int, Trunk]]:
-    """A forward of the block, of unsteered texts, leaves the trunk of every layer."""
+    """Collects the trunk of every layer from a forward of unsteered texts in the block."""
     trunks: dict[int, Trunk] = {}
 
     def keep(layer: int, output: Any) -> Any:
@@ -75,7 +76,7 @@ def growing(model: Model) -> Iterator[dict[int, Trunk]]:
 
 @contextmanager
 def replayed(model: Model, trunk: Trunk | None, times: int = 1) -> Iterator[None]:
-    """Forwards of the block take the trunk's rows, all of them `times` over, from its layer on."""
+    """Forwards in the block start from the trunk, with all its rows repeated `times` times."""
     if trunk is None:
         yield
         return
@@ -88,7 +89,7 @@ def replayed(model: Model, trunk: Trunk | None, times: int = 1) -> Iterator[None
 
 @contextmanager
 def sparing(model: Model, columns: Tensor) -> Iterator[None]:
-    """The last block's MLP runs at `columns` [column] alone, and gives 0 elsewhere."""
+    """The last block's MLP runs only at `columns` [column], and gives 0 elsewhere."""
     place = model.hooks.places.get(Site(model.n_layers - 1, "mlp_out"))
     if place is None or place.side != "output":
         yield
@@ -97,9 +98,9 @@ def sparing(model: Model, columns: Tensor) -> Iterator[None]:
     own = module.forward
 
     def spared(hidden: Tensor, *args: Any, **keywords: Any) -> Tensor:
-        made: Tensor = own(hidden[:, columns.to(hidden.device)], *args, **keywords)
-        whole = made.new_zeros((*hidden.shape[:2], made.shape[-1]))
-        whole[:, columns.to(made.device)] = made
+        output: Tensor = own(hidden[:, columns.to(hidden.device)], *args, **keywords)
+        whole = output.new_zeros((*hidden.shape[:2], output.shape[-1]))
+        whole[:, columns.to(output.device)] = output
         return whole
 
     restore = replaced(module, spared)
@@ -110,21 +111,21 @@ def sparing(model: Model, columns: Tensor) -> Iterator[None]:
 
 
 def takes_trunks(model: Model) -> bool:
-    """Whether this model gives, from a trunk, what it gives without; found by trying."""
-    return _found(model, _same_from_trunks)
+    """Whether this model gives the same logits from a trunk; found by a test."""
+    return _passes(model, _same_from_trunks)
 
 
 def can_be_spared(model: Model) -> bool:
-    """Whether it gives, with its last MLP `sparing`, what it gives without; found by trying."""
-    return _found(model, _same_where_asked)
+    """Whether this model gives the same logits with `sparing`; found by a test."""
+    return _passes(model, _same_where_scored)
 
 
-def _found(model: Model, same: Callable[[Model], bool]) -> bool:
+def _passes(model: Model, same: Callable[[Model], bool]) -> bool:
     tried = _tried.setdefault(model.network, {})
     if same.__name__ not in tried:
         try:
             tried[same.__name__] = same(model)
-        # A model that passes more than activations from block to block may fail in any way.
+        # A model whose blocks pass on more than activations may fail in any way.
         except Exception:
             tried[same.__name__] = False
     return tried[same.__name__]
@@ -140,8 +141,8 @@ def _same_from_trunks(model: Model) -> bool:
     trunk = None
     for layer in sorted({0, model.n_layers // 2, model.n_layers - 1}):
         trunk = grown(model, ids, layer, trunk)
-        for one in (trunk, trunks[layer]):
-            with replayed(model, one, 2):
+        for candidate in (trunk, trunks[layer]):
+            with replayed(model, candidate, 2):
                 logits = _logits(model, ids.repeat(2, 1))
             if not all(_alike(model, half, expected) for half in logits.chunk(2)):
                 return False
@@ -149,7 +150,7 @@ def _same_from_trunks(model: Model) -> bool:
 
 
 @torch.no_grad()
-def _same_where_asked(model: Model) -> bool:
+def _same_where_scored(model: Model) -> bool:
     ids, expected = _trial(model)
     columns = torch.tensor([1, 4], device=ids.device)
     with sparing(model, columns):
@@ -172,9 +173,9 @@ def _logits(model: Model, ids: Tensor) -> Tensor:
     return torch.as_tensor(output.logits).float()
 
 
-def _alike(model: Model, found: Tensor, expected: Tensor) -> bool:
+def _alike(model: Model, logits: Tensor, expected: Tensor) -> bool:
     tolerance = TOLERANCE.get(model.network.dtype, COARSE_TOLERANCE)
-    return bool((found - expected).norm() <= tolerance * expected.norm())
+    return bool((logits - expected).norm() <= tolerance * expected.norm())
 
 
 def _block(model: Model, layer: int) -> nn.Module:

@@ -1,8 +1,8 @@
-"""What a model's activations say while it generates: projections of each new token, and guards.
+"""Watch a model while it generates: projections of each new token, and guards.
 
-The value of a new token is the projection at the position whose output wrote it (the last prompt
-token, for the first), after all edits at that site: where the `response` scope acts too. So every
-new token has one, known before it is shown.
+The value of a new token is the projection at the position that predicts it (the last prompt token,
+for the first), after all edits at that site, like the positions of the `response` scope. So the
+value of every new token is known before the token is shown.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steer.hooks import ops
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import Reader, holds
 from steer.hooks.hooks import Constants, SiteFunction
+from steer.ops import registry
 from steer.steering.projection import Guard, Projection
 from steer.vectors.sites import Site
 
@@ -23,10 +23,9 @@ _NEVER = 1 << 40
 
 
 class Watch:
-    """Reads projections in every forward that writes a token, and trips guards.
+    """Reads projections in every forward that predicts a token, and checks guards.
 
-    Values of step k stay where they were computed until they are asked for, so that an accelerator
-    is not waited for.
+    Values stay on their device until they are needed, so that no step waits for it.
     """
 
     def __init__(
@@ -36,18 +35,18 @@ class Watch:
         self._clock = clock
         wanted = [*projections, *(guard.condition.projection for guard in guards)]
         self._columns: dict[Site, list[Projection]] = {}
-        for one in dict.fromkeys(wanted):
-            self._columns.setdefault(one.site, []).append(one)
-        #: Of each step, float32 [row, 1, projection].
+        for projection in dict.fromkeys(wanted):
+            self._columns.setdefault(projection.site, []).append(projection)
+        #: For each step, float32 [row, 1, projection].
         self._steps: dict[Site, list[Tensor]] = {site: [] for site in self._columns}
-        #: The same as numbers, [row][step][projection], as far as they were asked for.
+        #: The same as lists [row][step][projection], converted when needed.
         self._lists: dict[Site, list[list[list[float]]]] = {}
         # By identity, which is quicker to look up than by value.
         self._looks = {id(guard): self._look(guard) for guard in self.guards}
 
     @property
     def functions(self) -> dict[Site, SiteFunction]:
-        """What is done at each site, after all edits there."""
+        """The function for each site, to run after all edits there."""
         return {site: self._function(site) for site in self._columns}
 
     def values(self, projection: Projection, row: int, n_tokens: int) -> list[float]:
@@ -60,38 +59,38 @@ class Watch:
         return [step[column] for step in known[row][:n_tokens]]
 
     def value_at(self, projection: Projection, row: int, step: int) -> float:
-        """The projection of one new token; quicker than `values` where tokens are asked for one by
-        one."""
+        """The projection of one new token; faster than `values` for one token at a time."""
         column = self._columns[projection.site].index(projection)
         return float(self._steps[projection.site][step][row, 0, column])
 
     def value(self, guard: Guard, row: int, step: int) -> float:
-        """What a guard read of one new token."""
+        """The value that a guard reads for one new token."""
         return self.values(guard.condition.projection, row, step + 1)[step]
 
     def first_trip(self, guard: Guard, row: int, n_tokens: int) -> int | None:
-        """The first of a row's first `n_tokens` new tokens that trips a guard."""
+        """The index of the first of a row's `n_tokens` new tokens that trips a guard; None if none
+        does."""
         values = self.values(guard.condition.projection, row, n_tokens)
         met = (k for k, value in enumerate(values) if guard.condition.holds(value))
         return next((k for k in met if guard.looks(k)), None)
 
     def tripped(self, guard: Guard, step: int) -> list[int]:
-        """Which rows meet a guard's condition with new token number `step`, if it looks at that."""
+        """The rows in which new token number `step` trips a guard."""
         if not guard.looks(step):
             return []
         steps, column = self._looks[id(guard)]
-        # As numbers: for a few rows that is quicker than an operation on a tensor.
+        # As lists, which is faster than a tensor operation for a few rows.
         values = steps[step].tolist()
         return [row for row, (read,) in enumerate(values) if guard.condition.holds(read[column])]
 
     def trips(self, guard: Guard, step: int) -> Tensor:
-        """The same as bool [row], where the values are."""
+        """The same as bool [row], on the device of the values."""
         steps, column = self._looks[id(guard)]
         met = holds(guard.condition, steps[step][:, 0, column])
         return met if guard.looks(step) else torch.zeros_like(met)
 
     def _look(self, guard: Guard) -> tuple[list[Tensor], int]:
-        """The steps that a guard looks at, and in which column."""
+        """The values by step of a guard's site, and the column of its projection."""
         projection = guard.condition.projection
         column = self._columns[projection.site].index(projection)
         return self._steps[projection.site], column
@@ -110,7 +109,7 @@ class Watch:
             width = resid.shape[1]
             step = clock.step(width)
             if step < 0:
-                return None  # a part of the prompt that writes nothing yet
+                return None  # a part of the prompt that predicts nothing yet
             steps.append(read(resid if width == 1 else resid[:, -1:]))
             edited = resid
             for ablate in ablating:
@@ -121,12 +120,13 @@ class Watch:
 
 
 class _Ablation:
-    """Takes a guard's projection away from the token on at which the guard trips."""
+    """Ablates a guard's direction from the token at which it trips."""
 
     def __init__(self, guard: Guard, watch: Watch) -> None:
         self._guard, self._watch = guard, watch
         self._direction = Constants([guard.condition.projection.direction])
         self._since: Tensor | None = None
+        self._edit = registry.ops().named("ablate").edit
 
     def __call__(self, resid: Tensor, step: int) -> Tensor:
         rows, width = resid.shape[:2]
@@ -137,4 +137,4 @@ class _Ablation:
         steps = torch.arange(step - width + 1, step + 1, device=resid.device)
         weight = (steps >= self._since[:, None])[..., None].float()
         (direction,) = self._direction.beside(resid)
-        return ops.ablate(resid, direction, weight=weight)
+        return self._edit(resid, direction, 0.0, weight)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import Any
 
 from steer import evaluation
 from steer.baking.bakeable import check_bakeable
@@ -19,26 +19,33 @@ from steer.base.errors import InputError, UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
 from steer.base.wording import worded
+from steer.concepts.words import looks_like_file
 from steer.contrasts import prompts as everyday
+from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
 from steer.distillation.settings import DistillSettings
 from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
+from steer.evaluation.calibration import calibrated
+from steer.evaluation.making import OPENINGS, Made, samples_of
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.extraction import extract as run_extraction
 from steer.fitting.activations import Activations, open_kept
 from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.formats import reading, writing
 from steer.formats.source import Options
+from steer.library import concepts
 from steer.library.data import Data, contrast_set, rows, text_list
 from steer.library.models import FitWarning, Model
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
 from steer.measures.concepts import Judge
+from steer.methods.method import Value
+from steer.methods.registry import distill_methods, fit_methods, parse_method
 from steer.models import torch_files
 from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
 from steer.monitoring.monitor import monitor as run_monitor
-from steer.monitoring.monitor import plan as plan_monitor
+from steer.monitoring.monitor import tokenize as tokenize_texts
 from steer.monitoring.traces import Summary, Trace, summarise
 from steer.sharing import push as pushing
 from steer.sharing.address import parse_folder, parse_vector
@@ -49,23 +56,24 @@ from steer.steering.readouts import Readout, readouts
 from steer.steering.steers import check_all_fit
 from steer.vectors import store
 from steer.vectors.positions import parse_list
-from steer.vectors.provenance import FitMethod
-from steer.vectors.sites import listed, parse_layers, site_name
+from steer.vectors.sites import parse_layers, site_name
 from steer.workers import InProcess
 
 
 def extract(
     model: Model,
     contrasts: Data | None = None,
+    against: str | None = None,
     *,
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
     texts: Data | None = None,
     method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str = "resid_post",
     layers: int | str | Iterable[int] | None = None,
-    name: str = "vector",
+    name: str | None = None,
     description: str = "",
     license: str = "",
     mapping: Mapping[str, str] | None = None,
@@ -73,16 +81,27 @@ def extract(
     chat: bool = False,
     system: str | None = None,
     keep: str | PathLike[str] | None = None,
+    phrase: str | None = None,
+    allow_weak: bool = False,
+    calibrate: bool = True,
     progress: Progress = silent,
 ) -> Vector:
-    """Make a vector from a contrast set: the difference of the two sides' activations.
+    """Make a vector of two words, or from a contrast set: the difference of the activations.
+
+    steer.extract(model, "patient", "impatient") and steer.extract(model, "talks like a weather
+    forecaster") have the model answer everyday questions under both; a word that is the name of a
+    file, or looks like a path, is a file. phrase: how a word becomes a condition, such as
+    "[mood: {}]". allow_weak: of words, give a vector that is not worth keeping, too.
 
     contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
-    positive, negative: prompt conditions that stand before each of texts. method: mean_diff, pca,
-    probe or lda. positions: the tokens to read, such as `mean`, `last` or `-3:`. site: resid_post,
-    resid_pre, attn_out or mlp_out; several of positions and sites, with commas, are compared, and
+    positive, negative: prompt conditions that stand before each of texts. method: such as mean_diff
+    or pca (`steer extract --help` lists them), with options of its own: `probe:penalty=2`, or
+    `options={"penalty": 2.0}`. positions: the tokens to read, such as `mean`, `last` or `-3:`.
+    site: such as resid_post or mlp_out; several positions and sites, with commas, are compared, and
     the one that separates held-out texts best is taken. chat: texts go into the model's chat
-    template. keep: a file for the activations, for `fit`.
+    template. keep: a file for the activations, for `fit`. calibrate: where the texts are a chat
+    model's answers, have it answer a few questions at rising strengths; the vector then recommends
+    the layers, and the strongest coefficient at which the model still writes its own language.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -90,6 +109,30 @@ def extract(
         SiteError: a layer or site that the model does not have.
         VectorError: sides that do not differ.
     """
+    if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
+        for option, value in (("positions", positions), ("keep", keep), ("template", template),
+                              ("system", system), ("mapping", mapping)):  # fmt: skip
+            if value:
+                raise UsageError(f"{option}= goes with contrasts, not with words")
+        chosen = _layers(layers)
+        return concepts.from_words(
+            model,
+            contrasts,
+            against,
+            name=name,
+            description=description,
+            method=method,
+            options=options,
+            site=site,
+            layers=chosen,
+            chat=chat or None,
+            phrase=phrase,
+            license=license,
+            allow_weak=allow_weak,
+            progress=progress,
+        )[0]
+    if against is not None:
+        raise UsageError("a second word goes with a first one", hint='extract(model, "a", "b")')
     found = contrast_set(
         contrasts,
         positive=positive,
@@ -100,15 +143,84 @@ def extract(
         chat=chat,
         system=system,
     )
+    workers = InProcess(model.inner)
     extracted = run_extraction(
-        InProcess(model.inner),
+        workers,
         found,
         _read_settings(site, layers, positions),
-        _fit_settings(name, method, description=description, license=license),
+        _fit_settings(name or "vector", method, options, description=description, license=license),
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
-    return Vector(extracted.best.sealed())
+    found_strength = calibrated(workers, found, extracted.best, progress) if calibrate else None
+    best_vector = extracted.best if found_strength is None else found_strength.vector
+    return Vector(best_vector.sealed())
+
+
+def make(
+    model: Model,
+    contrasts: Data | Contrasts | None = None,
+    against: str | None = None,
+    *,
+    positive: str | Sequence[str] | None = None,
+    negative: str | Sequence[str] | None = None,
+    texts: Data | None = None,
+    method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
+    name: str = "vector",
+    description: str = "",
+    license: str = "",
+    mapping: Mapping[str, str] | None = None,
+    template: str | None = None,
+    chat: bool = False,
+    system: str | None = None,
+    prompts: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> Made:
+    """Make a vector, find how strong it can be, and write samples at a few strengths.
+
+    The arguments are those of `extract`, words too; contrasts may also be what `contrast_set`
+    returned.
+    prompts: what the samples go on with; by default three everyday questions, or three openings.
+    `vector` of what is returned recommends what was found; printing it shows the samples.
+
+    Raises:
+        UsageError, InputError, SiteError, VectorError: as `extract`.
+    """
+    described = model.inner.describe()
+    if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
+        vector = extract(
+            model, contrasts, against, method=method, options=options, name=name,
+            description=description, license=license, chat=chat, progress=progress,
+        ).data  # fmt: skip
+    else:
+        chosen = contrasts
+        if not isinstance(chosen, Contrasts):
+            chosen = contrast_set(
+                chosen,
+                positive=positive,
+                negative=negative,
+                texts=texts,
+                mapping=mapping,
+                template=template,
+                chat=chat,
+                system=system,
+            )
+        workers = InProcess(model.inner)
+        vector = run_extraction(
+            workers,
+            chosen,
+            _read_settings("resid_post", None, None),
+            _fit_settings(name, method, options, description=description, license=license),
+            progress=progress,
+        ).best
+        calibration = calibrated(workers, chosen, vector, progress)
+        vector = vector if calibration is None else calibration.vector
+    in_chat = vector.metadata.read.chat is True
+    usual = everyday.OTHER_QUESTIONS[:3] if in_chat else OPENINGS
+    shown = tuple(usual if prompts is None else prompts)
+    samples = samples_of(model.inner, vector, shown, progress)
+    return Made(vector.sealed(), described, shown, samples)
 
 
 def record(
@@ -160,6 +272,7 @@ def fit(
     activations: Activations | str | PathLike[str],
     *,
     method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str | None = None,
     layers: int | str | Iterable[int] | None = None,
@@ -170,6 +283,8 @@ def fit(
 ) -> Vector:
     """Make a vector from recorded activations: of `record`, or the file that `extract` kept.
 
+    method, options: as of `extract`.
+
     Raises:
         UsageError: a setting that means nothing.
         InputError: a position that was not recorded, or too few texts for the method.
@@ -178,6 +293,7 @@ def fit(
     settings = _fit_settings(
         name,
         method,
+        options,
         sites=None if site is None else tuple(site_name(part.strip()) for part in site.split(",")),
         layers=_layers(layers),
         positions=None if positions is None else tuple(map(str, parse_list(positions))),
@@ -200,6 +316,7 @@ def distill(
     prompts: Data | None = None,
     chat: bool = False,
     method: str | None = None,
+    options: Mapping[str, Value] | None = None,
     rank: int | None = None,
     layers: int | str | Iterable[int] | None = None,
     scope: str | None = None,
@@ -228,8 +345,13 @@ def distill(
     usual = list(everyday.QUESTIONS if chat else everyday.OPENINGS)
     chosen = usual if prompts is None else everyday.different(text_list(prompts))
     every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
+    chosen_method, values = (
+        (None, {}) if method is None else parse_method(method, distill_methods())
+    )
+    response_only = chosen_method is not None and chosen_method.response_only
     given: dict[str, Any] = {
-        "method": method,
+        "method": None if chosen_method is None else chosen_method.name,
+        "options": values | dict(options or {}),
         "steps": steps,
         "samples": samples if samples is not None else 256 if chat else 1024,
         "held_out": held_out if held_out is not None else 64 if chat else 128,
@@ -239,7 +361,7 @@ def distill(
         name=name,
         rank=rank,
         layers=every,
-        scope=scope or ("response" if chat or method == "ridge" else "all"),  # type: ignore[arg-type]
+        scope=scope or ("response" if chat or response_only else "all"),  # type: ignore[arg-type]
         seed=seed,
         description=description,
         license=license,
@@ -342,7 +464,7 @@ def monitor(
     ]
     for text in check_readers(chat=chat, watched=chosen):
         warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=2)
-    planned = plan_monitor(model.inner, given, chat=chat)
+    planned = tokenize_texts(model.inner, given, chat=chat)
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)
     with progress("reading", len(given)) as advance:
@@ -580,6 +702,7 @@ def convert(
     format: str | None = None,
     layers: int | str | Iterable[int] | None = None,
     row: int | None = None,
+    encoder: bool = False,
     pick: str | None = None,
     minus: str | PathLike[str] | None = None,
     offset: int | None = None,
@@ -591,9 +714,10 @@ def convert(
 
     model: the model that it was made on; without it the vector is not bound to one, and a model
     takes it with allow_other_model alone. format: where the file does not say it. layers: where
-    bare numbers belong. row, pick: which of several vectors. minus: a baseline's file. offset:
-    layer here less the number in the file. The file's op, site and strength become what the vector
-    recommends. `export` writes such files.
+    bare numbers belong. row, pick: which of several vectors. encoder: of a sparse autoencoder, the
+    row that reads a feature, for a gate in the feature's activation. minus: a baseline's file.
+    offset: layer here less the number in the file. The file's op, site and strength become what
+    the vector recommends. `export` writes such files.
 
     Raises:
         VectorError: damaged, unknown, or with something that cannot be carried.
@@ -604,6 +728,7 @@ def convert(
         format=format,
         layers=_layers(layers),
         row=row,
+        encoder=encoder,
         pick=pick,
         minus=None if minus is None else Path(minus),
         offset=offset,
@@ -658,18 +783,20 @@ def _read_settings(
     return ReadSettings(sites, _layers(layers), () if positions is None else parse_list(positions))
 
 
-def _fit_settings(name: str, method: str, **options: Any) -> FitSettings:
-    if method not in get_args(FitMethod):
-        raise UsageError(
-            f"{method!r} is not a method", hint=f"use one of {listed(get_args(FitMethod))}"
-        )
-    return FitSettings(name, method, **options)  # type: ignore[arg-type]  # checked above
+def _fit_settings(
+    name: str, method: str, options: Mapping[str, Value] | None, **rest: Any
+) -> FitSettings:
+    chosen, values = parse_method(method, fit_methods())
+    return FitSettings(
+        name, chosen.name, options=chosen.settings(values | dict(options or {})), **rest
+    )
 
 
 def _options(settings: FitSettings) -> dict[str, Any]:
     """The arguments of `fit` that give these settings again."""
     return {
         "method": settings.method,
+        "options": settings.options,
         "positions": None if settings.positions is None else ",".join(settings.positions),
         "site": None if settings.sites is None else ",".join(settings.sites),
         "layers": settings.layers,

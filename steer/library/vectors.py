@@ -103,7 +103,8 @@ class Vector:
     ) -> Steer:
         """A steer: this vector with a coefficient, op, layers, scope, schedule and gate.
 
-        amount: times the stored vector, or a percentage of the activations' length, `"15%"`.
+        amount: times what the file recommends (with layers: times the stored vector), or a
+        percentage of the activations' length, `"15%"`.
         layers: a number, several, `"8-12"` or `"all"`. op: `ablate`, `clamp=pos`, ... scope:
         `response`, `prompt`, `4-9`, ... schedule: `decay=20`, ... All are written as after `-v` on
         the command line; what is left out is as the file recommends. when: a gate, from `above` or

@@ -1,6 +1,6 @@
-"""What is measured, on what grid, and how it is drawn. No torch.
+"""Measures, grids of cells, choices, pictures and tables. No torch.
 
-A measure of your own is a `Measure` (docs/extending.md).
+To add a measure, write a `Measure` (docs/extending.md).
 """
 
 from __future__ import annotations

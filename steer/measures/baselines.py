@@ -1,4 +1,4 @@
-"""What a steer is held against: directions that mean nothing, and its own opposite."""
+"""The baselines of a steer: random directions, and its own opposite."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from dataclasses import replace
 
 import numpy as np
 
-from steer.steering.operation import Coefficient, OpName
+from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors.vector import Directions, SteeringVector
 
-#: Random directions that a vector has to beat.
+#: The number of random directions that a vector has to beat.
 N_RANDOM = 5
-#: Ops of which a negative coefficient does the contrary. Of the others it undoes nothing.
-SIGNED: tuple[OpName, ...] = ("add", "rotate")
-#: Random directions that tell how far chance goes, and how often what means nothing may go further.
+#: The number of random directions that estimate what chance can do, and the significance level.
 N_CHANCE, LEVEL = 20, 0.05
 _STREAM = 0x5EED
 
 
 def random_direction(steer: Steer, seed: int) -> Steer:
-    """The same steer with each layer's vector turned to a random direction of its length.
+    """The same steer with each layer's vector replaced by a random direction of the same length.
 
-    Of a low-rank edit, what it adds to an activation is turned likewise, column by column of `up`.
-    The op, with its level, scope, schedule and gate are those of the steer.
+    In a low-rank edit each column of `up` is replaced likewise. The op, its value, the scope, the
+    schedule and the gate stay.
     """
-    # A stream of its own: a vector that was itself drawn with `seed` is not met again.
+    # A random stream of its own, so that it never repeats a vector that was drawn with `seed`.
     rng = np.random.default_rng([seed, _STREAM])
     vector = steer.vector
     up = None if vector.up is None else _turned(rng, vector.up, axis=1)
@@ -35,28 +33,29 @@ def random_direction(steer: Steer, seed: int) -> Steer:
 
 
 def reach_of_chance(effects: Sequence[float], n_places: int) -> float:
-    """What one more direction like these, tried at `n_places` and taken where it does most, does
-    with a probability of `LEVEL` at most.
+    """The effect that another random direction, at the best of `n_places` cells, exceeds with a
+    probability of at most `LEVEL`. effects: those of random directions.
 
-    A direction's effect is near to a sum over its many components, and so to a normal number:
-    Student's prediction interval of one more, with Bonferroni's share of `LEVEL` for each place.
+    The effect of a random direction is nearly a sum over its many components, and so nearly normal.
+    This is the upper end of Student's prediction interval, with Bonferroni's correction for
+    `n_places`.
     """
     from scipy.special import stdtrit
 
-    found = np.asarray(effects, float)
-    n = len(found)
+    values = np.asarray(effects, float)
+    n = len(values)
     quantile = float(stdtrit(n - 1, 1 - LEVEL / n_places))
-    return float(found.mean() + quantile * found.std(ddof=1) * np.sqrt(1 + 1 / n))
+    return float(values.mean() + quantile * values.std(ddof=1) * np.sqrt(1 + 1 / n))
 
 
 def opposite(steer: Steer) -> Steer:
-    """The same steer with its coefficient's sign turned; for ops that are `SIGNED`."""
+    """The same steer with the sign of its coefficient reversed; for ops that are signed."""
     coefficient = steer.coefficient
     return replace(steer, coefficient=Coefficient(-coefficient.value, coefficient.unit))
 
 
 def _turned(rng: np.random.Generator, rows: Directions, axis: int) -> Directions:
-    """Random vectors as long as those along `axis`."""
+    """Random directions with the lengths of the vectors along `axis`."""
     drawn = rng.normal(size=rows.shape)
     lengths = np.linalg.norm(rows, axis=axis, keepdims=True)
     turned = drawn / np.linalg.norm(drawn, axis=axis, keepdims=True) * lengths

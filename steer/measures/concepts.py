@@ -1,8 +1,8 @@
-"""Whether texts show a concept: by words, by the pocket grammar, by a classifier, or by a judge
-behind an endpoint (`steer.evaluation.endpoint`).
+"""Judges of whether texts show a concept: words, the pocket grammar, a classifier, or a language
+model behind an endpoint (`steer.evaluation.endpoint`).
 
-A judge takes texts and gives (n, of how many) for each: the rate over many texts is the sum of the
-first over the sum of the second.
+A judge takes texts and gives a numerator and a denominator for each. The rate over many texts is
+the sum of the numerators divided by the sum of the denominators.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from steer.vectors.sites import listed
 
 Judge = Callable[[Sequence[str]], list[tuple[float, float]]]
 
-#: What a concept's number is, by the kind of judge.
+#: The meaning of a concept's rate, by the kind of judge.
 KINDS = {
-    "words": "share of the written texts with one of the words",
-    "grammar": "share of the written words that say the attribute and say it so",
-    "classifier": "mean probability of the label, over the written texts",
-    "judge": "mean grade of the written texts, as a share of the best one",
+    "words": "share of the generated texts with one of the words",
+    "grammar": "share of the attribute's words in the generated texts that have this value",
+    "classifier": "mean probability of the label, over the generated texts",
+    "judge": "mean grade of the generated texts, as a share of the best grade",
 }
 
 
 def meaning_of(concept: str | None, default: str) -> str:
-    """What the numbers of a concept mean; `default` where it was given as a function."""
+    """The meaning of a concept's rate; `default` where the concept is a function."""
     return KINDS.get((concept or "").partition(":")[0], default)
 
 
-def judge(text: str) -> tuple[str, str]:
-    """The kind and the rest of `words:glad,happy`, `grammar:formal`, `classifier:FOLDER=LABEL` or
-    `judge:a cheerful mood`.
+def parse_concept(text: str) -> tuple[str, str]:
+    """The kind of judge, and what follows it, in `words:glad,happy`, `grammar:formal`,
+    `classifier:FOLDER=LABEL` or `judge:a cheerful mood`.
 
     Raises:
         UsageError: it is none of these.
@@ -51,10 +51,10 @@ def judge(text: str) -> tuple[str, str]:
 
 
 def by_words(rest: str) -> Judge:
-    """1 of 1 for a text with one of the words: `glad,happy`, or a file with one a line.
+    """1 for a text with one of the words, else 0. rest: `glad,happy`, or a file with a word a line.
 
     Raises:
-        SteerError: the file cannot be read, or holds none.
+        SteerError: the file cannot be read, or holds no words.
     """
     listing = rest.split(",")
     if rest.endswith(".txt"):
@@ -66,7 +66,8 @@ def by_words(rest: str) -> Judge:
 
 
 def by_grammar(value: str) -> Judge:
-    """Of a text's words that bear the attribute, those that bear `value`: exact on pocket's texts.
+    """The words with `value` among the words with any value of the same attribute, such as
+    `formal` among all words that mark formality. Exact for texts of pocket.
 
     Raises:
         UsageError: the grammar has no such value.
@@ -74,17 +75,17 @@ def by_grammar(value: str) -> Judge:
     kinds = [kind for kind, values in corpus.KINDS.items() if value in values]
     if not kinds:
         every = listed(value for values in corpus.KINDS.values() for value in values)
-        raise UsageError(f"the pocket grammar knows no {value!r}", hint=f"it knows {every}")
+        raise UsageError(f"the pocket grammar has no {value!r}", hint=f"it has {every}")
 
     def judged(texts: Sequence[str]) -> list[tuple[float, float]]:
-        found = [corpus.counts(text)[kinds[0]] for text in texts]
-        return [(float(words[value]), float(sum(words.values()))) for words in found]
+        counts = [corpus.counts(text)[kinds[0]] for text in texts]
+        return [(float(words[value]), float(sum(words.values()))) for words in counts]
 
     return judged
 
 
 def by_classifier(classify: Callable[[Sequence[str]], list[dict[str, float]]], label: str) -> Judge:
-    """The probability that a classifier gives `label`, of 1. Empty texts are left out.
+    """The probability that a classifier gives to `label`. Empty texts are left out.
 
     Raises:
         UsageError: it has no such label.

@@ -1,11 +1,10 @@
-"""Which cells of a sweep are scored on everything: successive elimination.
+"""Successive elimination: only promising cells of a sweep are scored on all texts.
 
-All cells are scored on a part of the texts. Those leave that by then can no longer be the strongest
-within the budget; the others are scored on as many texts again, and so on up to all of them. What
-was scored counts on: no text is scored twice under a cell. Even-Dar, Mannor & Mansour 2006 (Action
-elimination, section 3). How sure that is tells the standard error of a cell's difference from the
-best on the same items, as in Maron & Moore 1997 (The racing algorithm), and not a bound that holds
-whatever comes.
+All cells are scored on some of the texts. Cells more than 2.5 standard errors behind the best one
+within the budget are dropped; the others are scored on as many texts again, and so on until all
+texts are used. No text is scored twice under a cell. Even-Dar, Mannor & Mansour 2006 (Action
+elimination, section 3). Confidence comes from the standard error of a cell's paired difference from
+the best cell, as in Maron & Moore 1997 (The racing algorithm); it is not a worst-case bound.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 
 from steer.measures.grids import Array, Position, Scores, ratios
 
-#: Texts that a first look has at least, and how often cells may leave.
+#: The fewest texts of a first look, and how often cells may be dropped.
 FEWEST, LEAVE = 12, 4
-#: Standard errors by which a cell has to fall short to leave.
+#: How many standard errors behind the best a cell is dropped.
 SURE = 2.5
 
 Indices = NDArray[np.int64]
@@ -27,22 +26,22 @@ Cells = NDArray[np.bool_]
 
 
 def n_looks(n_texts: int) -> int:
-    """How many looks at so many texts there are, each of which doubles what was seen."""
+    """The number of looks at so many texts; each look doubles the texts that were scored."""
     return 1 + min(LEAVE, int(np.log2(max(n_texts / FEWEST, 1))))
 
 
 def looks(n_texts: int, n_looks: int) -> list[Indices]:
-    """Numbers of the texts that each look adds, drawn at random: neighbours may be alike."""
+    """Indices of the texts that each look adds, drawn at random since neighbours may be similar."""
     order = np.random.default_rng(n_texts).permutation(n_texts)
-    seen = [round(n_texts / 2**left) for left in reversed(range(1, n_looks))]
+    seen = [round(n_texts / 2**halvings) for halvings in reversed(range(1, n_looks))]
     return [np.sort(part) for part in np.split(order, seen)]
 
 
 def contenders(scores: Scores, max_kl: float, out: Collection[Position] = ()) -> Cells:
-    """Cells that may be the strongest within the budget by what is scored of them, [row, column].
+    """Cells that can still be the strongest within the budget, bool [row, column].
 
-    Each is held against the strongest that is surely within, on the items that both were scored on.
-    out: cells that are out whatever they do.
+    Each is compared with the strongest cell that is clearly within the budget, on the items that
+    both were scored on. out: cells that are excluded in any case.
     """
     effects, costs = scores.looks()
     doubt = SURE * _errors(scores.drift, scores.counts)
@@ -60,10 +59,10 @@ def contenders(scores: Scores, max_kl: float, out: Collection[Position] = ()) ->
 
 
 def _errors(tops: Array, bottoms: Array) -> Array:
-    """Standard errors of `ratios`, by the spread of what is not NaN about them."""
-    there = ~np.isnan(tops)
-    n = there.sum(-1)
+    """Standard errors of `ratios`, from the residuals of the values that are not NaN."""
+    scored = ~np.isnan(tops)
+    n = scored.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        left = tops - ratios(tops, bottoms)[..., None] * bottoms
-        spread = np.sqrt(np.nansum(left**2, -1) * n / (n - 1))
-        return np.asarray(spread / np.where(there, bottoms, 0.0).sum(-1))
+        residuals = tops - ratios(tops, bottoms)[..., None] * bottoms
+        spread = np.sqrt(np.nansum(residuals**2, -1) * n / (n - 1))
+        return np.asarray(spread / np.where(scored, bottoms, 0.0).sum(-1))

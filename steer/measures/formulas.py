@@ -1,7 +1,7 @@
-"""What steering did, in numbers, each formula in one place. No tensors.
+"""The formulas of the measures. No tensors.
 
-effect: `preference`, `multiple_choice`, `moved`, `wrong_way`, `concept` words; cost: `distinct`.
-`steer.distillation.recovery` has the divergences, `steer.base.intervals` says how sure a mean is.
+Effect: `preference`, `multiple_choice`, `moved`, `wrong_way`, `has_word`; cost: `distinct`.
+Divergences are in `steer.distillation.recovery`, intervals in `steer.base.intervals`.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ def multiple_choice(preferences: Numbers) -> Array:
 
 
 def moved(shifts: Numbers) -> Interval:
-    """Share of items whose preference moved the right way; one that did not move did not."""
+    """Share of items whose preference rose; an unchanged one does not count."""
     right = (np.asarray(shifts, np.float64) > 0).astype(np.float64)
     return rate(right, np.ones(right.shape))
 
 
 def wrong_way(shifts: Numbers) -> list[int]:
-    """Items whose preference moved the wrong way, the worst first."""
+    """Indices of the items whose preference fell, the worst first."""
     values = np.asarray(shifts, np.float64)
     order = np.argsort(values, kind="stable")
     return [int(index) for index in order if values[index] < 0]
 
 
 def distinct(tokens: Sequence[Hashable], n: int = 2) -> tuple[int, int]:
-    """How many different n-grams a text has, and of how many: 1 to 1 is no repetition.
+    """The number of different n-grams in a text, and of all its n-grams.
 
     distinct-n of Li et al. 2016 (arXiv 1510.03055, section 5.2), within one text and per n-gram.
     """
@@ -57,6 +57,6 @@ def distinct(tokens: Sequence[Hashable], n: int = 2) -> tuple[int, int]:
 
 
 def has_word(text: str, words: Sequence[str]) -> bool:
-    """Whether one of the words or phrases stands in a text, in either case."""
+    """Whether a text contains one of the words or phrases, ignoring case."""
     inside = "|".join(re.escape(word) for word in words)
     return re.search(rf"(?<!\w)(?:{inside})(?!\w)", text, re.IGNORECASE) is not None

@@ -1,4 +1,4 @@
-"""A sweep's cells, and the scores that they got. No tensors of torch."""
+"""The grid of a sweep and the scores of its cells. No torch."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Array = NDArray[np.float64]
 EffectKind = Literal["preference", "recovery"]
 Position = tuple[int, int]
 
-#: Shares of the mean activation's length, so that they suit any model and layer.
+#: Default coefficients as shares of the mean activation's length, which suit any model and layer.
 SHARES = (0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.27, 0.4, 0.6)
-#: Multiples of a low-rank edit, which has no one length.
+#: Default coefficients of a low-rank edit, which has no single length.
 MULTIPLES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-#: Shares of an edit that is made once, such as to take a projection out.
+#: Default coefficients of ops other than `add`, such as the share of a projection to remove.
 PARTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
-#: How many rows get finer shares, and from how many steps below the budget's edge. The best two by
-#: their KL alone may fail by their texts, and what is left should not be coarse.
+#: How many rows get finer coefficients, and from how many steps below the budget. Several rows,
+#: because the text budget may exclude the best two, and the next should not be coarse.
 FINER_ROWS, STEPS_BELOW = 4, 1
 
 
 @dataclass(frozen=True, slots=True)
 class GridRow:
-    """A vector by one op at a set of layers, with each of the coefficients.
+    """One row of cells: a vector with one op at a set of layers, with each of the coefficients.
 
-    reference: how the vector was named.
+    reference: the vector's name in `-v`.
     """
 
     vector: SteeringVector
@@ -51,30 +51,30 @@ class GridRow:
         return Steer(self.vector, coefficient, self.layers, self.scope, self.op)
 
     def typed(self, column: int) -> str:
-        """What `-v` takes for this cell."""
+        """This cell in the grammar of `-v`."""
         coefficient = self.coefficients[column]
         return str(
             SteerSpec(self.reference, coefficient, self.layers, self._typed_scope, self._typed_op)
         )
 
     def __str__(self) -> str:
-        """What is swept in this row, without its layers."""
+        """The row in the grammar of `-v`, without its layers and coefficients."""
         return str(SteerSpec(self.reference, scope=self._typed_scope, op=self._typed_op))
 
     @property
     def _typed_scope(self) -> Scope | None:
-        """The scope, where it has to be typed because it is not the vector's usual one."""
-        return None if self.scope == usual_scope(self.vector.metadata) else self.scope
+        """The scope; None if it is the vector's default."""
+        return None if self.scope == usual_scope(self.vector.metadata, self.op) else self.scope
 
     @property
     def _typed_op(self) -> Operation | None:
-        """The op, where it has to be typed because the file recommends another."""
+        """The op; None if the file recommends it."""
         return None if str(self.op) == self.vector.metadata.recommended.op else self.op
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Which cells. The rows have equally many coefficients."""
+    """The cells of a sweep. All rows have the same number of coefficients."""
 
     rows: tuple[GridRow, ...]
 
@@ -90,7 +90,7 @@ class Grid:
         return Grid(tuple(self.rows[row] for row in rows))
 
     def labels(self) -> list[str]:
-        """The rows' names: their layers, with what is swept there where it differs."""
+        """The rows' names: their layers, with vector, op and scope where rows differ in them."""
         several = len({str(row) for row in self.rows}) > 1
         layers = [f"layer {format_layers(row.layers)}" for row in self.rows]
         if not several:
@@ -99,8 +99,8 @@ class Grid:
 
 
 def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[Coefficient, ...]:
-    """The coefficients where none are given."""
-    if op.name != "add":
+    """The coefficients to sweep where the user gives none."""
+    if not op.op.adds:
         return tuple(Coefficient(value) for value in PARTS)
     if vector.metadata.rank:
         return tuple(Coefficient(value) for value in MULTIPLES)
@@ -109,14 +109,13 @@ def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[C
 
 @dataclass(frozen=True)
 class Scores:
-    """What each cell was scored. NaN was not scored, or is yet to come: a cell that cannot be
-    chosen may stay without some scores (`steer.measures.elimination`). Nothing changes in place:
-    more scores make another object.
+    """The scores of each cell. NaN: not scored, or not yet; cells that are out of the running stay
+    without some scores (`steer.measures.elimination`). Immutable: more scores make another object.
 
-    effect: [row, column, item], over `weights` [item]: their sums' ratio is the effect. drift: sums
-    of KL [row, column, text], over `counts` [text] positions. level: preferences for the positive
-    ending themselves, in nats, [row, column, item]; only of pairs. idle: rows that changed nothing
-    in all that was scored, so that their zeros say nothing.
+    effect: [row, column, item], with `weights` [item]; a cell's effect is the ratio of their sums.
+    drift: KL summed over each text, [row, column, text], with `counts` [text] of positions. level:
+    preference for the positive ending, in nats, [row, column, item]; NaN without pairs. idle: rows
+    that changed nothing in all that was scored, so that their zeros mean nothing.
     """
 
     kind: EffectKind
@@ -135,7 +134,7 @@ class Scores:
 
     @classmethod
     def empty(cls, kind: EffectKind, grid: Grid, n_items: int, counts: Array) -> Scores:
-        """Scores of a grid that are all yet to come. counts: positions of each unrelated text."""
+        """A grid without any scores yet. counts: positions of each unrelated text."""
         shape = (len(grid.rows), grid.n_columns)
         items, texts = np.full((*shape, n_items), np.nan), np.full((*shape, len(counts)), np.nan)
         return cls(kind, items, np.zeros(n_items), texts, counts, items)
@@ -147,10 +146,10 @@ class Scores:
         items: tuple[NDArray[np.int64], Array, Array, Array | None],
         texts: tuple[NDArray[np.int64], Array],
     ) -> Scores:
-        """The same and new scores of some columns of a row.
+        """A copy with new scores for some columns of a row.
 
-        items: numbers of the items, their effects [column, item], their weights [item], and their
-        levels [column, item] where there are any. texts: numbers of the texts, and their KL.
+        items: indices of the items, their effects [column, item], their weights [item], and their
+        levels [column, item] or None. texts: indices of the texts, and their KL [column, text].
         """
         effect, weights, level, drift = (
             np.array(array) for array in (self.effect, self.weights, self.level, self.drift)
@@ -171,11 +170,11 @@ class Scores:
         return replace(self, effect=effect, drift=drift, level=level, idle=idle)
 
     def effects(self, items: slice = slice(None)) -> Array:
-        """[row, column], by all items or some; NaN where one of them was not scored."""
+        """Effects [row, column] on all items or some; NaN where an item was not scored."""
         return np.asarray(self.effect[..., items].sum(-1) / self.weights[items].sum())
 
     def levels(self, items: slice = slice(None)) -> Array:
-        """Mean preference, [row, column], by all items or some."""
+        """Mean preference in nats, [row, column], on all items or some."""
         return np.asarray(self.level[..., items].mean(-1))
 
     def costs(self, texts: slice = slice(None)) -> Array:
@@ -183,7 +182,7 @@ class Scores:
         return np.asarray(self.drift[..., texts].sum(-1) / self.counts[texts].sum())
 
     def looks(self) -> tuple[Array, Array]:
-        """Effects and costs, [row, column], each by what was scored there."""
+        """Effects and costs [row, column], on the items and texts each cell was scored on."""
         return ratios(self.effect, self.weights), ratios(self.drift, self.counts)
 
     def whole(self) -> NDArray[np.bool_]:
@@ -195,19 +194,18 @@ class Scores:
         return int((~np.isnan(self.effect[row, column])).sum())
 
     def effect_at(self, row: int, column: int) -> Interval:
-        """By the items that it was scored on."""
+        """The effect of a cell on the items that it was scored on."""
         return _scored(self.effect[row, column], self.weights)
 
     def cost_at(self, row: int, column: int) -> Interval:
-        """By the texts that it was scored on."""
+        """The KL of a cell in nats per token on the texts that it was scored on."""
         return _scored(self.drift[row, column], self.counts)
 
 
 def finer(grid: Grid, scores: Scores, max_kl: float) -> Grid | None:
-    """The rows that do most within the budget by what was scored of them, with shares about its
-    edge, a few per cent apart.
+    """A grid of the strongest rows within the budget, with finer coefficients near its edge.
 
-    None where no row that is within it has the default shares.
+    None if no row within the budget has the default coefficients.
     """
     effects, costs = scores.looks()
     within = np.where(costs <= max_kl, effects, 0.0)
@@ -227,38 +225,38 @@ def finer(grid: Grid, scores: Scores, max_kl: float) -> Grid | None:
 
 
 def reach(effects: Array, costs: Array, max_kl: float) -> Array:
-    """How much each row could do for `max_kl`, [row], if it had a cell there; -inf if none is
-    within it.
+    """The effect that each row could have at a cost of `max_kl`, [row]; -inf if no cell is within.
 
-    Between the best cell within and the next dearer one by the root of the cost: of small
-    coefficients the effect goes with the coefficient, and KL with its square.
+    Interpolates between the best cell within the budget and the next more expensive one, linearly
+    in the root of the cost: for small coefficients the effect is proportional to the coefficient,
+    and KL to its square.
     """
-    found = np.full(len(effects), -np.inf)
+    reached = np.full(len(effects), -np.inf)
     for row, (effect, cost) in enumerate(zip(effects, costs, strict=True)):
         within = np.flatnonzero(cost <= max_kl)
         if not within.size:
             continue
         best = within[effect[within].argmax()]
-        found[row] = effect[best]
+        reached[row] = effect[best]
         dearer = np.flatnonzero((cost > max_kl) & (effect > effect[best]))
         if dearer.size:
             after = dearer[cost[dearer].argmin()]
             low, high = np.sqrt(np.maximum(cost[[best, after]], 0.0))
             share = (np.sqrt(max_kl) - low) / (high - low)
-            found[row] += share * (effect[after] - effect[best])
-    return found
+            reached[row] += share * (effect[after] - effect[best])
+    return reached
 
 
-#: From so many rows on, a few cells of each say first which rows are worth all of them.
+#: From this many rows on, a few cells of each row first decide which rows are scored in full.
 MANY_ROWS = 12
-#: Which of nine coefficients are looked at first; and the least share of the best row's reach, and
-#: the least number of rows, that go on.
+#: Which of the nine coefficients are scored first; and which rows go on: those with this share of
+#: the best row's reach, but at least so many rows.
 PROBES, LEAST_REACH, LEAST_ROWS = (1, 4, 7), 0.4, 6
 
 
 def probes(grid: Grid) -> Grid | None:
-    """Three coefficients of each row, to find the rows that are worth all of them; None of a grid
-    that is small, or has coefficients of the user's own."""
+    """A grid with three coefficients of each row, to find the promising rows. None for a small grid
+    or one with the user's own coefficients."""
     if len(grid.rows) < MANY_ROWS or grid.n_columns != len(SHARES):
         return None
     return Grid(
@@ -270,8 +268,8 @@ def probes(grid: Grid) -> Grid | None:
 
 
 def promising(scores: Scores, max_kl: float) -> list[int]:
-    """Numbers of the rows that by `reach` may hold the choice, in their order; all of them where no
-    row is within the budget."""
+    """Indices of the rows that may hold the choice, judged by `reach`, in order; all rows if none
+    is within the budget."""
     reached = reach(*scores.looks(), max_kl)
     best = float(reached.max())
     if not best > 0:
@@ -304,19 +302,20 @@ def joined(first: Scores, second: Scores) -> Scores:
 
 
 def _about(edge: int) -> tuple[Coefficient, ...]:
-    """As many as `SHARES`, between the ones some steps below number `edge` and the one above."""
+    """As many coefficients as `SHARES`, from some steps below index `edge` to one step above."""
     low, high = SHARES[max(0, edge - STEPS_BELOW)], SHARES[min(len(SHARES) - 1, edge + 1)]
     steps = np.geomspace(low, high, len(SHARES) + 2)[1:-1]
     return tuple(Coefficient(float(f"{step:.3g}"), "residual") for step in steps)
 
 
 def ratios(tops: Array, bottoms: Array) -> Array:
-    """Sums over the last axis over those of `bottoms`, by what is not NaN; NaN where all is."""
+    """Sums of `tops` divided by sums of `bottoms` over the last axis, where `tops` is not NaN; NaN
+    where it is NaN throughout."""
     with np.errstate(invalid="ignore"):
-        found = np.nansum(tops, -1) / np.where(np.isnan(tops), 0.0, bottoms).sum(-1)
-    return np.asarray(found)
+        sums = np.where(np.isnan(tops), 0.0, bottoms).sum(-1)
+        return np.asarray(np.nansum(tops, -1) / sums)
 
 
 def _scored(tops: Array, bottoms: Array) -> Interval:
-    there = ~np.isnan(tops)
-    return ratio(tops[there], bottoms[there])
+    known = ~np.isnan(tops)
+    return ratio(tops[known], bottoms[known])

@@ -1,4 +1,4 @@
-"""A sweep as a table of rich's: effects by layer and coefficient, on a terminal with colour."""
+"""A sweep as a coloured table in the terminal: effects by layer and coefficient."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
     from steer.measures.grids import Grid, Scores
 
-#: From weak to strong; also in grey, and for the colour-blind, each is darker than the next.
+#: Colours from weak to strong. Lightness rises throughout, also in grey and for the colour-blind.
 RAMP = ("#00224e", "#2a3f6d", "#575d6d", "#7d7c78", "#a59c74", "#d2c060", "#fee838")
-#: As many of them are dark, and want white ink.
+#: How many of them are dark and need white text.
 DARK = 3
-#: Columns of a terminal that a cell takes with two decimals, and that the rows' names take.
+#: Widths in characters: of a cell with two decimals, and of the rows' names.
 CELL, NAMES = 7, 12
-#: Behind a cell that was scored on some of the texts.
+#: Marks a cell that was scored on some of the texts only.
 LOOKED = "~"
 
 
@@ -30,11 +30,11 @@ def heat_map(
     width: int = 200,
     caption: str | None = None,
 ) -> Table:
-    """Layers down, coefficients across. What costs more than the budget is in brackets; else what
-    was scored on some of the texts is marked.
+    """Layers down, coefficients across. Cells above the budget are in brackets; cells within it
+    that were scored on some of the texts only are marked.
 
-    scores: None before the first row is there; NaN in it is yet to come. width: of the terminal; in
-    a narrow one numbers have a decimal less.
+    scores: None before the first row is scored. width: of the terminal; numbers in a narrow one
+    have one decimal less.
     """
     import numpy as np
     from rich.table import Table
@@ -46,21 +46,21 @@ def heat_map(
     if scores is not None:
         effects, costs = scores.looks()
         looked = ~scores.whole()
-    # What has an effect and not yet a cost is still to come.
+    # A cell with an effect but no cost yet is not complete.
     effects = np.where(np.isnan(costs), np.nan, effects)
     within = effects[(costs <= max_kl) & (effects > 0)]
     top = float(within.max()) if within.size else math.inf
-    drawn = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
-    drawn.caption, drawn.caption_justify = caption, "left"
+    table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
+    table.caption, table.caption_justify = caption, "left"
     decimals = 2 if NAMES + CELL * grid.n_columns <= width else 1
-    drawn.add_column(f"{scores.kind if scores else ''}  ", no_wrap=True)
-    # A percentage stands over the digits, as a number's bracket closes behind them.
-    heads = [[f"{one} " for one in row.coefficients] for row in grid.rows]
+    table.add_column(f"{scores.kind if scores else ''}  ", no_wrap=True)
+    # The trailing blank aligns a percentage with the digits of a bracketed number.
+    heads = [[f"{coefficient} " for coefficient in row.coefficients] for row in grid.rows]
     for head in heads[0]:
-        drawn.add_column(head, justify="right", no_wrap=True, min_width=CELL - 4 + decimals)
+        table.add_column(head, justify="right", no_wrap=True, min_width=CELL - 4 + decimals)
     for row, label in enumerate(grid.labels()):
         if row and heads[row] != heads[row - 1]:
-            drawn.add_row("", *heads[row], style="bold")
+            table.add_row("", *heads[row], style="bold")
         cells = [
             _cell(
                 float(effects[row, column]),
@@ -72,8 +72,8 @@ def heat_map(
             )
             for column in range(grid.n_columns)
         ]
-        drawn.add_row(Text(f"{label} "), *cells)
-    return drawn
+        table.add_row(Text(f"{label} "), *cells)
+    return table
 
 
 def _cell(

@@ -1,7 +1,7 @@
-"""What a measure is, and what it is computed from.
+"""`Measure`, and the observations that it is computed from.
 
-A measure is one object, `Measure`, which holds its name, title, unit, format and formula. Which
-there are, `steer.measures.registry` says.
+A measure is one object with its name, title, unit, format and formula. `steer.measures.registry`
+lists them all.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from numpy.typing import NDArray
 from steer.base.intervals import Interval, ratio
 
 Array = NDArray[np.float64]
-#: How a row of an evaluation was steered.
+#: The kinds of rows in an evaluation.
 Kind = Literal["unsteered", "vector", "opposite", "random", "prompt"]
-#: Two numbers of each text: a measure's numerators and denominators, [text] each.
+#: A measure's numerators and denominators, [text] each.
 Columns = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
 class Observations:
-    """What was observed of one row of an evaluation: what a measure is computed from.
+    """The observations of one row of an evaluation, from which measures are computed.
 
-    A row has one cell, or several (random directions), each of which wrote some of the texts.
+    A row has one cell, or several (random directions), each of which generated some of the texts.
 
     preferences: log p(positive ending) - log p(negative ending), in nats, [cell, pair]; None
     without pairs. endings: whether pairs are two endings of one prompt. divergences: KL(p_condition
-    || p_row) summed over each text of the condition, in nats, [cell, text]; None without one.
-    drifts: KL(p_base || p_row) summed over each unrelated text, in nats, [cell, text], of
-    `drift_tokens` [text] tokens. texts: what was written, and `tokens`: its token ids. nats: what
-    each written text was expected to cost the unsteered model, and its number of tokens. concept:
-    how far each shows the concept, and of how much; None without one. starts: the number of each
+    || p_row) summed over each text of the condition, in nats, [cell, text]; None without a
+    condition. drifts: KL(p_base || p_row) summed over each unrelated text, in nats, [cell, text],
+    with `drift_tokens` [text]. texts: the generated texts, and `tokens`: their token ids. nats: the
+    extra nats of each generated text under the unsteered model, and its number of tokens. concept:
+    the judge's numerators and denominators; None without a concept. starts: the index of each
     cell's first text.
     """
 
@@ -51,38 +51,38 @@ class Observations:
     starts: tuple[int, ...] = (0,)
 
     def by_cell(self, columns: Columns) -> Columns:
-        """Columns of the texts, [text]; of several cells their sums, [cell, 1]: each cell has texts
-        of its own, so their noise is in the sums."""
+        """The columns [text]; for several cells, their sums over each cell's texts, [cell, 1], so
+        that an interval covers the differences between cells."""
         if len(self.starts) == 1:
             return columns
-        first, second = (np.add.reduceat(one, self.starts)[:, None] for one in columns)
+        first, second = (np.add.reduceat(column, self.starts)[:, None] for column in columns)
         return first, second
 
     def mean_of_texts(self, value: Callable[[str], float]) -> Interval:
-        """Mean of a number that each written text has."""
+        """The mean of `value` over the generated texts."""
         numbers = np.array([float(value(text)) for text in self.texts])
         return ratio(*self.by_cell((numbers, np.ones(len(numbers)))))
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """What a row is compared with. prompt: the condition as a prompt, where there is one."""
+    """The rows that others are compared with. prompt: the condition as a prompt, or None."""
 
     unsteered: Observations
     prompt: Observations | None = None
 
 
-#: The number of a row, or None where it does not apply.
+#: Computes a row's value; None where the measure does not apply.
 Compute = Callable[[Observations, Baselines], Interval | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A number that an evaluation gives every row.
+    """A number that an evaluation computes for every row.
 
-    name: its key in JSON. title: heads its column. unit: such as `nats per token`; `share` is from
-    0 to 1. format: how a number is shown, such as `{:.2f}`. meaning: one line for the reader of a
-    table. compute: the formula.
+    name: its key in JSON. title: the heading of its column. unit: such as `nats per token`; `share`
+    is from 0 to 1. format: how to show a number, such as `{:.2f}`. meaning: one line for the reader
+    of a table. compute: the formula.
     """
 
     name: str
@@ -99,6 +99,6 @@ class Measure:
 
 
 def cut(*every: Columns) -> Sequence[Columns]:
-    """Columns of the texts that all have, which were drawn with the same random numbers."""
-    n = min(len(one[0]) for one in every)
-    return [(one[0][:n], one[1][:n]) for one in every]
+    """The columns cut to the texts that all rows have, which were generated from the same seeds."""
+    n = min(len(tops) for tops, _ in every)
+    return [(tops[:n], bottoms[:n]) for tops, bottoms in every]

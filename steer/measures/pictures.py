@@ -1,7 +1,7 @@
-"""A sweep drawn: effect and cost by layer and coefficient, and the front between the two.
+"""Pictures of a sweep: effect and cost by layer and coefficient, and the front between the two.
 
-Readable in print and by the colour-blind: one ramp from dark to light, and what matters (the
-choice, what is above the budget) is drawn as a line or a pattern, never by colour alone.
+Readable in print and by the colour-blind: one ramp from dark to light; lines and patterns, not
+colours, mark the choice and the cells above the budget.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from steer.measures.measure import Measure
 FORMATS = (".png", ".pdf", ".svg")
 RAMP = "cividis"
 _STYLE = {"svg.hashsalt": "steer", "font.size": 9}
-#: Where a file's format has a date or a version, it is left out: the same sweep, the same bytes.
+#: Leaves out dates and versions, so that the same sweep gives the same bytes.
 _UNDATED: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
@@ -30,10 +30,10 @@ _UNDATED: dict[str, dict[str, None]] = {
 
 
 def check_format(path: Path | None) -> None:
-    """Find out before the work whether it can be drawn after it.
+    """Check before the work that its results can be drawn.
 
     Raises:
-        UsageError: matplotlib is not there, or the file's ending is none of `FORMATS`.
+        UsageError: matplotlib is not installed, or the file's ending is none of `FORMATS`.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError("drawing needs matplotlib", hint="pip install 'steer-activations[plots]'")
@@ -41,50 +41,50 @@ def check_format(path: Path | None) -> None:
         raise UsageError(f"{path} does not end in {', '.join(FORMATS)}")
 
 
-def draw(told: dict[str, Any], kind: str) -> bytes:
-    """The picture of a sweep, as `SweepResult.to_dict` gives it, as `png`, `pdf` or `svg`."""
+def draw(sweep: dict[str, Any], kind: str) -> bytes:
+    """The picture of a sweep as `png`, `pdf` or `svg`. sweep: `SweepResult.to_dict()`."""
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
         file = io.BytesIO()
-        figure(told).savefig(file, format=kind, dpi=150, metadata=_UNDATED[kind])
+        figure(sweep).savefig(file, format=kind, dpi=150, metadata=_UNDATED[kind])
     return file.getvalue()
 
 
-def figure(told: dict[str, Any]) -> Any:
-    """The figure of matplotlib: effect, cost, and the front.
+def figure(sweep: dict[str, Any]) -> Any:
+    """A matplotlib figure with effect, cost and the front. sweep: `SweepResult.to_dict()`.
 
     Raises:
-        UsageError: matplotlib is not there.
+        UsageError: matplotlib is not installed.
     """
     check_format(None)
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    shape = len(told["rows"]), len(told["coefficients"][0])
+    shape = len(sweep["rows"]), len(sweep["coefficients"][0])
     values = {
-        name: np.array([cell[name]["value"] for cell in told["cells"]]).reshape(shape)
+        name: np.array([cell[name]["value"] for cell in sweep["cells"]]).reshape(shape)
         for name in ("effect", "kl")
     }
-    several = len(set(map(tuple, told["coefficients"]))) > 1
+    several = len(set(map(tuple, sweep["coefficients"]))) > 1
     height = min(9.0, max(3.4, 1.6 + (0.4 if several else 0.26) * shape[0]))
     with mpl.rc_context(_STYLE):
-        made = Figure(figsize=(12, height), layout="constrained")
-        axes = made.subplots(1, 3, width_ratios=[1.15, 1.15, 1])
-        _heat(axes[0], values["effect"], values["kl"], told, f"effect: {told['effect']}")
-        _heat(axes[1], values["kl"], values["kl"], told, "cost: KL (nats per token)", cost=True)
-        _front(axes[2], values["effect"], values["kl"], told)
-        named = f"{title(told)}, {told['n']['items']} held-out items"
-        marks = "hatched: KL above the budget; dotted: texts above theirs; ~: by some of the items"
-        made.suptitle(f"{named} ({marks})")
-    return made
+        drawing = Figure(figsize=(12, height), layout="constrained")
+        axes = drawing.subplots(1, 3, width_ratios=[1.15, 1.15, 1])
+        _heat(axes[0], values["effect"], values["kl"], sweep, f"effect: {sweep['effect']}")
+        _heat(axes[1], values["kl"], values["kl"], sweep, "cost: KL (nats per token)", cost=True)
+        _front(axes[2], values["effect"], values["kl"], sweep)
+        named = f"{title(sweep)}, {sweep['n']['items']} held-out items"
+        marks = "hatched: KL above budget; dotted: text cost above budget; ~: on some of the items"
+        drawing.suptitle(f"{named} ({marks})")
+    return drawing
 
 
 def bars(rows: Sequence[tuple[str, Mapping[str, Interval]]], measures: Sequence[Measure]) -> Any:
-    """The figure of an evaluation or a suite: a panel for each measure, a row for each label.
+    """A figure of an evaluation or a suite: a panel for each measure, a row for each label.
 
     Raises:
-        UsageError: matplotlib is not there.
+        UsageError: matplotlib is not installed.
     """
     check_format(None)
     import matplotlib as mpl
@@ -92,52 +92,53 @@ def bars(rows: Sequence[tuple[str, Mapping[str, Interval]]], measures: Sequence[
 
     labels = [label for label, _ in rows]
     with mpl.rc_context(_STYLE):
-        made = Figure(
+        drawing = Figure(
             figsize=(2 + 2.2 * max(1, len(measures)), 1.2 + 0.3 * len(rows)), layout="constrained"
         )
-        panels = made.subplots(1, max(1, len(measures)), sharey=True, squeeze=False)[0]
+        panels = drawing.subplots(1, max(1, len(measures)), sharey=True, squeeze=False)[0]
         for axes, measure in zip(panels, measures, strict=False):
-            for number, (_, found) in enumerate(rows):
-                one = found.get(measure.name)
-                if one is not None and np.isfinite(one.value):
-                    axes.plot([one.low, one.high], [number, number], color="#575d6d", linewidth=2)
-                    axes.plot([one.value], [number], "o", color="#00224e", markersize=5)
+            for number, (_, results) in enumerate(rows):
+                interval = results.get(measure.name)
+                if interval is not None and np.isfinite(interval.value):
+                    ends = [interval.low, interval.high]
+                    axes.plot(ends, [number, number], color="#575d6d", linewidth=2)
+                    axes.plot([interval.value], [number], "o", color="#00224e", markersize=5)
             axes.axvline(0, color="0.8", linewidth=0.8, zorder=0)
             axes.set(title=measure.title, xlabel=measure.unit)
         panels[0].set_yticks(range(len(labels)), labels)
         panels[0].set_ylim(len(labels) - 0.5, -0.5)
-    return made
+    return drawing
 
 
-def title(told: dict[str, Any]) -> str:
-    """What was swept, and on which model."""
-    return f"{', '.join(one['name'] for one in told['vectors'])} on {told['model']}"
+def title(sweep: dict[str, Any]) -> str:
+    """The names of the vectors and of the model."""
+    return f"{', '.join(vector['name'] for vector in sweep['vectors'])} on {sweep['model']}"
 
 
 def _heat(
-    axes: Any, values: Any, costs: Any, told: dict[str, Any], title: str, *, cost: bool = False
+    axes: Any, values: Any, costs: Any, sweep: dict[str, Any], title: str, *, cost: bool = False
 ) -> None:
-    """Numbers on a ramp; above the budget hatched, or by its texts dotted; the choice in a double
-    frame."""
+    """A heat map: cells above the KL budget hatched, above the text budget dotted, and the choice
+    in a double frame."""
     from matplotlib.patches import Rectangle
 
-    within = costs <= told["budget"]["kl"]
+    within = costs <= sweep["budget"]["kl"]
     refused, items = (
-        np.array([cell[name] for cell in told["cells"]]).reshape(values.shape)
+        np.array([cell[name] for cell in sweep["cells"]]).reshape(values.shape)
         for name in ("refused", "items")
     )
-    looked = items < told["n"]["items"]
-    # What is above the budget does not stretch the ramp.
+    looked = items < sweep["n"]["items"]
+    # Cells above the budget do not stretch the ramp.
     shown = values[within] if within.any() else values
     low, high = float(shown.min()), float(shown.max())
     if not cost and high > 0:
-        # Nor does harm, beside which all that helps would look alike.
+        # Nor do strongly negative effects, which would make all positive ones look alike.
         low = max(low, -high)
     ramp = f"{RAMP}_r" if cost else RAMP
-    # Finer rows, and rows by other ops, have coefficients of their own: they stand in the cells.
-    heads = told["coefficients"]
+    # Finer rows and rows of other ops have coefficients of their own, which are in the cells.
+    heads = sweep["coefficients"]
     image = axes.imshow(values, aspect="auto", origin="lower", cmap=ramp, vmin=low, vmax=high)
-    chosen = {_place(told)} if told["recommended"] else set()
+    chosen = {_chosen_cell(sweep)} if sweep["recommended"] else set()
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = image.cmap(image.norm(value))
         ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.45 else "white"
@@ -168,49 +169,49 @@ def _heat(
         if heads[row] != heads[row - 1]:
             axes.axhline(row - 0.5, color="black", linewidth=1.5)
     axes.set_xticks(range(len(heads[0])), heads[0], rotation=45)
-    # The two maps stand side by side: the second has the rows of the first.
-    names = told["rows"]
+    # The two maps are side by side, so only the first names the rows.
+    names = sweep["rows"]
     axes.set_yticks(range(len(names)), [""] * len(names) if cost else names)
     axes.set(title=title, xlabel="coefficient")
 
 
-def _front(axes: Any, effects: Any, costs: Any, told: dict[str, Any]) -> None:
-    """Every cell by cost and effect, the front as a line, the budget as another."""
-    floor = 1e-5  # a logarithm has no place for 0
+def _front(axes: Any, effects: Any, costs: Any, sweep: dict[str, Any]) -> None:
+    """Every cell by cost and effect, with lines for the front and the budget."""
+    floor = 1e-5  # a logarithmic axis has no 0
     axes.scatter(
         np.maximum(costs, floor), effects, s=12, color="0.7", label="cells", edgecolor="none"
     )
-    front = [(max(one["kl"]["value"], floor), one["effect"]["value"]) for one in told["front"]]
+    front = [(max(cell["kl"]["value"], floor), cell["effect"]["value"]) for cell in sweep["front"]]
     axes.plot(*zip(*front, strict=True), color="#00224e", marker=".", label="front")
-    axes.axvline(told["budget"]["kl"], color="black", linestyle="--", linewidth=1, label="budget")
-    choice = told["choice"]
+    axes.axvline(sweep["budget"]["kl"], color="black", linestyle="--", linewidth=1, label="budget")
+    choice = sweep["choice"]
     if choice is not None:
         effect, cost = choice["effect"], max(choice["kl"]["value"], floor)
         bars = [[effect["value"] - effect["low"]], [effect["high"] - effect["value"]]]
-        label = "choice" if told["recommended"] else "nearest, not recommended"
+        label = "choice" if sweep["recommended"] else "nearest, not recommended"
         axes.errorbar(
             [cost], [effect["value"]], bars, fmt="*", color="#b8860b", markersize=13, capsize=3,
             markeredgecolor="black", label=label, zorder=3,
         )  # fmt: skip
-        random = told["random_effects"]
+        random = sweep["random_effects"]
         if random:
             axes.scatter(
                 [cost] * len(random), random, marker="x", color="black", s=22, zorder=3,
                 label="random directions",
             )  # fmt: skip
     axes.set_xscale("log")
-    reach = [*effects[costs <= told["budget"]["kl"]].ravel(), *told["random_effects"], 0.0]
+    reach = [*effects[costs <= sweep["budget"]["kl"]].ravel(), *sweep["random_effects"], 0.0]
     if choice is not None:
         reach += [choice["effect"]["low"], choice["effect"]["high"]]
     room = 0.08 * (max(reach) - min(reach)) or 1.0
     axes.set_ylim(min(reach) - room, max(reach) + room)
     axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.set(title="effect against cost", xlabel="KL (nats per token)", ylabel=told["effect"])
+    axes.set(title="effect against cost", xlabel="KL (nats per token)", ylabel=sweep["effect"])
     axes.legend(fontsize=7, loc="best", frameon=True)
 
 
-def _place(told: dict[str, Any]) -> tuple[int, int]:
+def _chosen_cell(sweep: dict[str, Any]) -> tuple[int, int]:
     """Row and column of the choice."""
-    typed = [cell["typed"] for cell in told["cells"]]
-    row, column = divmod(typed.index(told["choice"]["typed"]), len(told["coefficients"][0]))
+    typed = [cell["typed"] for cell in sweep["cells"]]
+    row, column = divmod(typed.index(sweep["choice"]["typed"]), len(sweep["coefficients"][0]))
     return row, column

@@ -1,7 +1,7 @@
-"""Which measures there are: those of steer, one object each, and those of other packages.
+"""The registry of measures: those of steer, and those of other packages.
 
-Tables, JSON, cards and pictures read them from `measures()`. Other packages add theirs by the entry
-point `steer.measures` (docs/extending.md). `steer.measures.formulas` has the longer formulas.
+Tables, JSON, cards and pictures read them from `measures()`. Other packages add theirs with the
+entry point `steer.measures` (docs/extending.md). Longer formulas are in `steer.measures.formulas`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _right_way(row: Observations, baselines: Baselines) -> Interval | None:
 
 
 def _multiple_choice(row: Observations, _: Baselines) -> Interval | None:
-    # Endings of nothing in common are no answers to choose from.
+    # Pairs without a common prompt are not answers to choose from.
     if row.preferences is None or not row.endings:
         return None
     matching = multiple_choice(row.preferences)
@@ -61,15 +61,15 @@ def _of_prompt(row: Observations, baselines: Baselines) -> Interval | None:
     if row.concept is None or base is None or prompt is None:
         return None
     own, base, prompt = cut(row.concept, base, prompt)
-    low, high = (float(one[0].sum() / max(one[1].sum(), 1e-9)) for one in (base, prompt))
+    low, high = (float(tops.sum() / max(counts.sum(), 1e-9)) for tops, counts in (base, prompt))
     if not high > low:
         return None
-    found = share_of_gap(own, base, prompt)
-    if len(row.starts) > 1:  # and the noise of which directions were drawn
+    share = share_of_gap(own, base, prompt)
+    if len(row.starts) > 1:  # widen it by the choice of random directions
         spread = rate(*row.by_cell(row.concept))
         ends = ((end - low) / (high - low) for end in (spread.low, spread.high))
-        found = Interval(found.value, min(found.low, next(ends)), max(found.high, next(ends)))
-    return found
+        share = Interval(share.value, min(share.low, next(ends)), max(share.high, next(ends)))
+    return share
 
 
 def _kl(row: Observations, _: Baselines) -> Interval | None:
@@ -96,29 +96,33 @@ MEASURES = (
         "preference", "preference", "nats", "{:.2f}",
         "nats by which the positive ending gains on the negative one", _preference,
     ),
-    Measure("right_way", "right way", "share", "{:.0%}", "share of pairs that move so", _right_way),
+    Measure(
+        "right_way", "right way", "share", "{:.0%}", "share of pairs whose preference rises",
+        _right_way,
+    ),
     Measure(
         "multiple_choice", "matching", "share", "{:.0%}",
-        "probability of the matching answer, of the two", _multiple_choice,
+        "probability of the matching one of two answers", _multiple_choice,
     ),
     Measure(
         "recovery", "recovery", "share of the condition's effect", "{:.2f}",
-        "1 is all that the condition does, 0 nothing", _recovery,
+        "1 is the full effect of the condition, 0 none", _recovery,
     ),
     Measure(
-        "concept", "concept", "share", "{:.0%}", "how far the written texts show it", _concept
+        "concept", "concept", "share", "{:.0%}", "how far the generated texts show it", _concept
     ),
     Measure(
         "of_prompt", "of the prompt", "share of the prompt's effect", "{:.2f}",
-        "the concept's rate, where 0 is unsteered and 1 the condition as a prompt", _of_prompt,
+        "the concept's rate on a scale where 0 is unsteered and 1 the condition as a prompt",
+        _of_prompt,
     ),
     Measure(
         "kl", "KL", "nats per token", "{:.3f}",
-        "nats per token by which unrelated texts are read otherwise", _kl,
+        "change of the predictions on unrelated texts, in nats per token", _kl,
     ),
     Measure(
         "extra_nats", "extra nats", "nats per token", "{:.2f}",
-        "per token of the written texts, under the unsteered model", _extra_nats,
+        "extra cost of the generated texts under the unsteered model, per token", _extra_nats,
     ),
     Measure(
         "distinct", "distinct-2", "share", "{:.0%}", "share of different bigrams in a text",
@@ -131,24 +135,24 @@ def measures() -> dict[str, Measure]:
     """Every measure by its name: those of steer, then those of other packages.
 
     Raises:
-        SteerError: a package offers something else, or a name that is taken.
+        SteerError: an entry point is not a Measure, or its name is taken.
     """
-    found = {measure.name: measure for measure in MEASURES}
+    known = {measure.name: measure for measure in MEASURES}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         origin = f"the measure {point.name!r} of {point.dist.name if point.dist else point.value}"
         try:
             measure = point.load()
         except Exception as error:  # another package's code may raise anything
             raise SteerError(
-                f"{origin} cannot be loaded: {error}", hint="mend that package, or remove it"
+                f"{origin} cannot be loaded: {error}", hint="fix that package, or remove it"
             ) from error
         if not isinstance(measure, Measure):
             raise SteerError(
                 f"{origin} is not a Measure", hint="the entry point has to name one Measure object"
             )
-        if measure.name in found:
+        if measure.name in known:
             raise SteerError(
-                f"{origin} is called {measure.name!r}, as another one", hint="rename it there"
+                f"{origin} has the name {measure.name!r}, which is taken", hint="rename it there"
             )
-        found[measure.name] = measure
-    return found
+        known[measure.name] = measure
+    return known

@@ -1,4 +1,4 @@
-"""One HTML page with everything that a sweep found; it needs nothing beside itself."""
+"""The results of a sweep as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ pre { white-space: pre-wrap; background: #f4f4f4; padding: .8rem }
 """
 
 
-#: Cells of the front that stand before the texts; all cells stand behind them.
+#: How many cells of the front the page shows before the texts; all cells follow after them.
 FRONT = 10
 
 
-def page(told: dict[str, Any]) -> str:
-    """The page of a sweep, as `SweepResult.to_dict` gives it."""
-    title = pictures.title(told)
-    image = base64.b64encode(pictures.draw(told, "png")).decode()
-    columns = ["-v", told["effect"], "KL", "items"]
+def page(sweep: dict[str, Any]) -> str:
+    """The page of a sweep. sweep: `SweepResult.to_dict()`."""
+    title = pictures.title(sweep)
+    image = base64.b64encode(pictures.draw(sweep, "png")).decode()
+    columns = ["-v", sweep["effect"], "KL", "items"]
     parts = [
         f"<h1>{_text(title)}</h1>",
-        f"<p>{_text(_verdict(told))}</p>",
+        f"<p>{_text(_verdict(sweep))}</p>",
         f'<img alt="effect and cost by layer and coefficient" src="data:image/png;base64,{image}">',
         "<h2>Evidence</h2>",
-        _table(["", "value [95 % interval]"], _evidence(told)),
+        _table(["", "value [95 % interval]"], _evidence(sweep)),
         "<h2>Front</h2>",
-        "<p>Cells that no other beats in effect and cost at once; the strongest.</p>",
-        _table(columns, [_cell(c) for c in told["front"][-FRONT:]]),
+        "<p>The strongest cells of the Pareto front: no other has both more effect and less cost."
+        "</p>",
+        _table(columns, [_cell(c) for c in sweep["front"][-FRONT:]]),
         "<h2>Texts</h2>",
-        _texts(told),
+        _texts(sweep),
         "<h2>All cells</h2>",
-        _table(columns, [_cell(c) for c in told["cells"]]),
-        "<h2>Again</h2>",
-        f"<pre>{_text(told['command'])}</pre>",
-        f"<p>Weights {_text(told['fingerprint'])}, {_text(_hashes(told))}.</p>",
+        _table(columns, [_cell(c) for c in sweep["cells"]]),
+        "<h2>Reproduce</h2>",
+        f"<pre>{_text(sweep['command'])}</pre>",
+        f"<p>Weights {_text(sweep['fingerprint'])}, {_text(_hashes(sweep))}.</p>",
     ]
     body = "\n".join(parts)
     return (
@@ -55,45 +56,45 @@ def page(told: dict[str, Any]) -> str:
     )
 
 
-def _verdict(told: dict[str, Any]) -> str:
-    choice = told["choice"]
-    if not told["recommended"]:
+def _verdict(sweep: dict[str, Any]) -> str:
+    choice = sweep["choice"]
+    if not sweep["recommended"]:
         near = "" if choice is None else f" The nearest: {_named(choice)}."
-        return f"Nothing is recommended: {told['reason']}.{near}"
+        return f"Nothing is recommended: {sweep['reason']}.{near}"
     stable = "stable over halves of the items and texts"
-    if not told["stable"]:
-        unknown = "stability unknown" if told["stable"] is None else "but unstable"
-        stable = f"{unknown}: {told['instability']}"
+    if not sweep["stable"]:
+        unknown = "stability unknown" if sweep["stable"] is None else "but unstable"
+        stable = f"{unknown}: {sweep['instability']}"
     return f"Recommended: {_named(choice)}, {stable}."
 
 
-def _hashes(told: dict[str, Any]) -> str:
-    return ", ".join(f"{one['reference']} {one['sha256']}" for one in told["vectors"])
+def _hashes(sweep: dict[str, Any]) -> str:
+    return ", ".join(f"{vector['reference']} {vector['sha256']}" for vector in sweep["vectors"])
 
 
 def _named(cell: dict[str, Any]) -> str:
     return str(cell["typed"])
 
 
-def _evidence(told: dict[str, Any]) -> list[list[str]]:
-    choice, n = told["choice"] or {}, told["n"]
+def _evidence(sweep: dict[str, Any]) -> list[list[str]]:
+    choice, n = sweep["choice"] or {}, sweep["n"]
     rows = [
-        [f"{told['effect']}, {n['items']} held-out items", _interval(choice.get("effect"))],
-        ["more than random directions as long", _interval(told["margin"])],
-        ["such directions at the best layer, by chance", _number(told["chance"])],
+        [f"{sweep['effect']}, {n['items']} held-out items", _interval(choice.get("effect"))],
+        ["more than random directions of the same length", _interval(sweep["margin"])],
+        ["random directions at their best layer (95 % bound)", _number(sweep["chance"])],
         [f"KL, {n['unrelated']} unrelated texts", _interval(choice.get("kl"))],
-        [f"extra nats per token, {n['texts']} written texts", _interval(told["extra_nats"])],
-        ["distinct bigrams in a text", _interval(told["distinct"])],
+        [f"extra nats per token, {n['texts']} generated texts", _interval(sweep["extra_nats"])],
+        ["distinct bigrams in a text", _interval(sweep["distinct"])],
     ]
-    if told["effect"] == "preference" and told["shifts"]:
-        rows.append(["pairs that move the wrong way", f"{len(told['wrong_way'])} of {n['items']}"])
-    budget = told["budget"]
+    if sweep["effect"] == "preference" and sweep["shifts"]:
+        rows.append(["pairs whose preference falls", f"{len(sweep['wrong_way'])} of {n['items']}"])
+    budget = sweep["budget"]
     rows.append(["budget", f"KL at most {budget['kl']:g}, extra nats at most {budget['nats']:g}"])
     return rows
 
 
-def _texts(told: dict[str, Any]) -> str:
-    pairs = zip(told["unsteered_samples"][:4], told["samples"][:4], strict=False)
+def _texts(sweep: dict[str, Any]) -> str:
+    pairs = zip(sweep["unsteered_samples"][:4], sweep["samples"][:4], strict=False)
     cells = "".join(f"<pre>{_text(text)}</pre>" for pair in pairs for text in pair)
     return f'<div class="texts"><h3>unsteered</h3><h3>steered</h3>{cells}</div>'
 
@@ -103,14 +104,14 @@ def _cell(cell: dict[str, Any]) -> list[str]:
     return [cell["typed"], *intervals, str(cell["items"])]
 
 
-def _number(told: float | None) -> str:
-    return "–" if told is None else f"{told:.3g}"
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
-def _interval(told: dict[str, float] | None) -> str:
-    if told is None:
+def _interval(interval: dict[str, float] | None) -> str:
+    if interval is None:
         return "–"
-    return f"{told['value']:.3g} [{told['low']:.3g}, {told['high']:.3g}]"
+    return f"{interval['value']:.3g} [{interval['low']:.3g}, {interval['high']:.3g}]"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

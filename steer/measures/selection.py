@@ -1,4 +1,4 @@
-"""Which of many settings to take, by rules that have names. Numbers in, indices out."""
+"""Named rules for the choice among many settings. Numbers in, indices out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 Rule = Literal["budget", "refusal_direction"]
 
-#: Thresholds of `refusal_direction`, as its authors have them.
+#: Thresholds of the rule `refusal_direction`, from its authors.
 PRUNED_SHARE = 0.2
 MAX_KL = 0.1
 LEAST_INDUCED = 0.0
@@ -26,7 +26,7 @@ def strongest(effects: Sequence[float], costs: Sequence[float], budget: float) -
 
 
 def nearest(effects: Sequence[float], costs: Sequence[float]) -> int | None:
-    """Where nothing is within the budget: of what has an effect above 0, that which costs least."""
+    """The cheapest setting with an effect above 0, for when none is within the budget."""
     working = [index for index, effect in enumerate(effects) if effect > 0]
     return min(working, key=lambda index: costs[index], default=None)
 
@@ -34,10 +34,11 @@ def nearest(effects: Sequence[float], costs: Sequence[float]) -> int | None:
 def pareto(
     effects: Sequence[float], costs: Sequence[float], whole: Sequence[bool] | None = None
 ) -> list[int]:
-    """Those that no other beats in effect and cost at once, the cheapest first; NaN is none.
+    """The Pareto front: settings that no other beats in both effect and cost, the cheapest first.
+    NaN is left out.
 
-    whole: whether each was scored on everything. One that was not, whose numbers may be luck, hides
-    none that was.
+    whole: whether each was scored on everything. A setting that was not, and may owe its numbers to
+    luck, does not push one that was out of the front.
     """
     known = [index for index, effect in enumerate(effects) if not math.isnan(effect)]
     front = _front(known, effects, costs)
@@ -57,10 +58,11 @@ def _front(known: Sequence[int], effects: Sequence[float], costs: Sequence[float
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A direction of one layer, by what becomes of the model when it is taken out or added.
+    """A direction of one layer, with the effects of ablating and of adding it.
 
-    removed: the concept's score without the direction, on texts that call for it; lower is better.
-    induced: its score with the direction added, on texts that do not. kl: of what is neither.
+    removed: the concept's score with the direction ablated, on texts that call for the concept;
+    lower is better. induced: its score with the direction added, on texts that do not. kl: KL of
+    ablation on unrelated texts, in nats per token.
     """
 
     layer: int
@@ -70,19 +72,19 @@ class Candidate:
 
 
 def refusal_direction(candidates: Sequence[Candidate], n_layers: int) -> list[int]:
-    """Rule of refusal_direction: those that pass its filter, the choice first.
+    """Rule `refusal_direction`: indices of the candidates that pass its filter, the best first.
 
-    Layers of the last fifth are left out, and what drifts by more than 0.1 nats when it is taken
-    out or does not induce the concept when added; of the rest the most thorough removal. Arditi et
-    al. 2024 (arXiv 2406.11717, appendix C).
+    Filtered out: layers of the last fifth, candidates with a KL above 0.1 nats when ablated, and
+    those that do not induce the concept when added. The best has the lowest score when ablated.
+    Arditi et al. 2024 (arXiv 2406.11717, appendix C).
     """
     stop = int((1 - PRUNED_SHARE) * n_layers)
     passed = [
         index
-        for index, one in enumerate(candidates)
-        if not any(map(math.isnan, (one.removed, one.induced, one.kl)))
-        and one.layer < stop
-        and one.kl <= MAX_KL
-        and one.induced >= LEAST_INDUCED
+        for index, candidate in enumerate(candidates)
+        if not any(map(math.isnan, (candidate.removed, candidate.induced, candidate.kl)))
+        and candidate.layer < stop
+        and candidate.kl <= MAX_KL
+        and candidate.induced >= LEAST_INDUCED
     ]
     return sorted(passed, key=lambda index: candidates[index].removed)

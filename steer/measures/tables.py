@@ -1,4 +1,4 @@
-"""Results as text: tables of rich's and lines, for a terminal and for a notebook."""
+"""Results as rich tables and lines of text, for a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     #: A line of text, or a table.
     Piece = str | Table
 
-#: Stands where there is no number.
+#: Shown where there is no number.
 NOTHING = "–"
 
 
@@ -34,14 +34,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 
 def interval_table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], width: int
 ) -> Iterator[Piece]:
-    """Rows of a name and of numbers such as `0.50 [0.40, 0.60]`: a table where there is room for
-    one, if need be with the intervals below their numbers; else a line for each number."""
+    """Rows of a name and numbers such as `0.50 [0.40, 0.60]`, as a table if it fits `width`, if
+    need be with the intervals below their numbers; else as a line for each number."""
 
     def fits(columns: Sequence[Sequence[str]]) -> bool:
         lengths = (
             [len(line) for cell in column for line in cell.split("\n")] for column in columns
         )
-        return sum(2 + max(one) for one in lengths) <= width + 2
+        return sum(2 + max(lines) for lines in lengths) <= width + 2
 
     stacked = [[name, *(cell.replace(" [", "\n[") for cell in numbers)] for name, *numbers in rows]
     for tried in (rows, stacked):
@@ -58,7 +58,7 @@ def interval_table(
 
 
 def in_console(pieces: Iterable[Piece]) -> Iterator[Any]:
-    """What rich prints of a view."""
+    """The pieces of a view in a form that rich prints."""
     from rich.text import Text
 
     for piece in pieces:
@@ -66,7 +66,7 @@ def in_console(pieces: Iterable[Piece]) -> Iterator[Any]:
 
 
 def in_notebook(result: Any) -> str:
-    """A result as HTML, as it stands in a wide terminal."""
+    """A result as HTML, in the form that a wide terminal shows."""
     from io import StringIO
 
     from rich.console import Console

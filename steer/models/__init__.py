@@ -1,1 +1,1 @@
-"""The door to transformers and TransformerLens."""
+"""Load and wrap models. The only room that imports transformers and TransformerLens."""

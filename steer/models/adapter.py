@@ -1,4 +1,4 @@
-"""PEFT adapters, merged into the weights that they were trained on."""
+"""Merge PEFT adapters into the weights of their base model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from steer.base.errors import ModelError
 from steer.base.files import at_home, read_bytes
 
-#: Of the weights of an adapter, in bytes.
+#: The most bytes of an adapter's weights.
 _MAX_WEIGHTS = 20_000_000_000
 INSTALL = "pip install 'peft>=0.17'"
-#: Kinds that put tokens or keys before the text, and so are no change of weights.
+#: Kinds that prepend tokens or keys instead of changing weights.
 _PROMPTS = (
     "PROMPT_TUNING",
     "P_TUNING",
@@ -24,10 +24,10 @@ _PROMPTS = (
 
 
 def merged(network: Any, name: str, *, offline: bool) -> tuple[Any, str]:
-    """`network` with an adapter in its weights, and the sha256 of the adapter's files.
+    """`network` with an adapter merged into its weights, and the sha256 of the adapter's files.
 
     Raises:
-        ModelError: peft is missing, or it is an adapter of a kind that is no change of weights.
+        ModelError: peft is missing, or the adapter is of a kind that does not change weights.
     """
     try:
         from peft import PeftConfig, PeftModel
@@ -52,12 +52,12 @@ def _folder(name: str, *, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["adapter_config.json", "adapter_model*"]
-    found = snapshot_download(name, allow_patterns=patterns, local_files_only=offline)
-    return Path(found)
+    downloaded = snapshot_download(name, allow_patterns=patterns, local_files_only=offline)
+    return Path(downloaded)
 
 
 def _hash(folder: Path) -> str:
-    """Of the weights and of what decides what they do, not of paths and notes."""
+    """A hash of the weights and of the settings that affect them, without paths and notes."""
     digest = hashlib.sha256()
     config = json.loads(read_bytes(folder / "adapter_config.json", limit=10_000_000))
     for key in ("base_model_name_or_path", "inference_mode", "revision", "auto_mapping"):

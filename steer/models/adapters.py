@@ -1,6 +1,6 @@
-"""TransformerLens's map of a family, as places in a Hugging Face model.
+"""Read the sites of a Hugging Face model from TransformerLens's map of its family.
 
-Only the map is used. The bridge itself never runs, and the model is looked at but never changed.
+Only the map is used: the bridge itself never runs, and the model is never changed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_c
 from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
 
 from steer.base.errors import ModelError
-from steer.models.hookmap import HookMap, Place, Side
+from steer.models.hookmap import HookMap, HookPoint, Side
 from steer.vectors.sites import SITE_NAMES, Site, SiteName
 
 _SIDES: dict[str, Side] = {"hook_in": "input", "hook_out": "output"}
 
-# Sites whose module gives something else than what joins the residual stream.
+# Sites whose module does not output what is added to the residual stream.
 _NOT_ADDED: dict[str, tuple[SiteName, ...]] = {
     "OPTForCausalLM": ("mlp_out",),  # rows [batch * positions, d_model]
     "Llama4ForCausalLM": ("mlp_out",),  # rows, in the layers with experts
@@ -41,16 +41,16 @@ def read_map(model: torch.nn.Module) -> HookMap:
     mapping: Mapping[str, Any] = adapter.component_mapping or {}
     blocks = mapping.get("blocks")  # others have encoder_blocks and decoder_blocks, or a core
     if blocks is None or not adapter.supports_generation:
-        raise _refusal(architecture, "it is not one stack of blocks that writes text in order")
+        raise _refusal(architecture, "it is not a single stack of blocks that generates text")
     if not blocks.hook_out_is_single_residual_stream:
         raise _refusal(architecture, "its blocks pass on several residual streams")
     stack = _submodule(model, blocks.name)
     if not isinstance(stack, torch.nn.ModuleList | torch.nn.Sequential) or not len(stack):
         raise _refusal(architecture, f"it has no blocks at {blocks.name!r}, where they should be")
 
-    places: dict[Site, Place] = {}
+    places: dict[Site, HookPoint] = {}
     for layer, block in enumerate(stack):
-        # Some blocks choose their aliases only when they see the layer that they stand for.
+        # Some blocks choose their aliases only once they are bound to a layer.
         bound = copy.deepcopy(blocks)
         bound.set_original_component(block)
         for name, place in _places(model, bound, f"{blocks.name}.{layer}"):
@@ -58,15 +58,15 @@ def read_map(model: torch.nn.Module) -> HookMap:
                 places[Site(layer, name)] = place
 
     outside = (_path(model, mapping.get(name)) for name in ("embed", "ln_final", "unembed"))
-    found = HookMap(architecture, len(stack), int(adapter.cfg.d_model), places, *outside)
-    if len(found.layers("resid_post")) < found.n_layers:
+    hooks = HookMap(architecture, len(stack), int(adapter.cfg.d_model), places, *outside)
+    if len(hooks.layers("resid_post")) < hooks.n_layers:
         raise _refusal(architecture, "its map does not say where the residual stream is")
-    return found
+    return hooks
 
 
 def _architecture(model: torch.nn.Module) -> str:
     """The name under which TransformerLens knows this model."""
-    # The class is what runs: a configuration may name none, or the wrapper it was taken from.
+    # The class is what runs; the configuration may name none, or a wrapper round it.
     name = type(model).__name__
     if name in SUPPORTED_ARCHITECTURES:
         return name
@@ -84,7 +84,7 @@ def _adapter(model: torch.nn.Module, architecture: str) -> Any:
     try:
         settings = build_bridge_config_from_hf(config, architecture, architecture, torch.float32)
         known = SUPPORTED_ARCHITECTURES[architecture]
-        # Adapters of models with images or sound ask for libraries that text does not need.
+        # Adapters of models for images or sound require libraries that text does not need.
         for_text = type(known.__name__, (known,), {"required_libraries": []})
         return for_text(settings)
     except ImportError as error:
@@ -93,8 +93,8 @@ def _adapter(model: torch.nn.Module, architecture: str) -> Any:
         raise _refusal(architecture, str(error)) from error
 
 
-def _places(model: torch.nn.Module, bound: Any, path: str) -> Iterator[tuple[SiteName, Place]]:
-    """The sites of the block at `path`, `bound` being TransformerLens's view of it."""
+def _places(model: torch.nn.Module, bound: Any, path: str) -> Iterator[tuple[SiteName, HookPoint]]:
+    """The sites of the block at `path`. bound: TransformerLens's component for the block."""
     for name in SITE_NAMES:
         targets = bound.hook_aliases.get(f"hook_{name}") or []
         for target in [targets] if isinstance(targets, str) else targets:
@@ -104,7 +104,7 @@ def _places(model: torch.nn.Module, bound: Any, path: str) -> Iterator[tuple[Sit
                 break
 
 
-def _resolve(bound: Any, target: str, path: str) -> Place | None:
+def _resolve(bound: Any, target: str, path: str) -> HookPoint | None:
     """Follow an alias such as `mlp.out.hook_out` down from the block at `path`."""
     *parts, hook = target.split(".")
     component, steps = bound, [path]
@@ -112,16 +112,16 @@ def _resolve(bound: Any, target: str, path: str) -> Place | None:
         component = component.submodules.get(part)
         if component is None:
             return None
-        # A component without a name is a grouping of TransformerLens's own, and no module.
+        # A component without a name is only a grouping in TransformerLens, not a module.
         if component.name is not None:
             steps.append(component.name)
     if hook not in _SIDES or (parts and component.name is None):
         return None
-    return Place(".".join(steps), _SIDES[hook])
+    return HookPoint(".".join(steps), _SIDES[hook])
 
 
 def _path(model: torch.nn.Module, component: Any) -> str | None:
-    """Where the model has a component that is outside the blocks."""
+    """The module path of a component outside the blocks; None if the model has none."""
     name = getattr(component, "name", None)
     return name if name and _submodule(model, name) is not None else None
 

@@ -1,4 +1,4 @@
-"""Key-value caches that are taken apart and put together by rows, so that texts come and go."""
+"""Split and join key-value caches by rows, so that texts can enter and leave a batch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _JOINABLE = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 def can_join(cache: Any) -> bool:
-    """Whether rows of it can be taken out and put beside those of another.
+    """Whether rows of the cache can be selected and joined with those of another.
 
-    States of recurrent layers, and windows that begin at fixed positions, cannot.
+    Not for recurrent states, and windows that begin at fixed positions.
     """
-    return isinstance(cache, DynamicCache) and all(type(one) in _JOINABLE for one in cache.layers)
+    return isinstance(cache, DynamicCache) and all(type(x) in _JOINABLE for x in cache.layers)
 
 
 def select(cache: Any, rows: list[int], n_dropped: int) -> Any:
-    """Some rows of a cache, without the first columns, which are padding in all of these rows."""
-    made = _copied(cache)
-    for layer in made.layers:
+    """Some rows of a cache, without the first `n_dropped` columns, which are padding in all."""
+    selected = _copied(cache)
+    for layer in selected.layers:
         if not layer.is_initialized:
             continue
         length = layer.get_seq_length() - n_dropped
@@ -32,35 +32,35 @@ def select(cache: Any, rows: list[int], n_dropped: int) -> Any:
             kept = getattr(layer, name)[rows]
             setattr(layer, name, kept[:, :, max(0, kept.shape[-2] - length) :])
         _set_length(layer, length)
-    return made
+    return selected
 
 
 def join(first: Any, second: Any) -> Any:
-    """The rows of two caches, those of the shorter one padded on the left."""
-    made = _copied(first)
-    for layer, other in zip(made.layers, second.layers, strict=True):
+    """A cache with the rows of both; those of the shorter one are padded on the left."""
+    joined = _copied(first)
+    for layer, other in zip(joined.layers, second.layers, strict=True):
         if not layer.is_initialized:
             continue
         width = max(layer.keys.shape[-2], other.keys.shape[-2])
         for name in ("keys", "values"):
-            parts = [_padded(getattr(one, name), width) for one in (layer, other)]
+            parts = [_padded(getattr(part, name), width) for part in (layer, other)]
             setattr(layer, name, torch.cat(parts))
         _set_length(layer, max(layer.get_seq_length(), other.get_seq_length()))
-    return made
+    return joined
 
 
 def _copied(cache: Any) -> Any:
-    made = copy.copy(cache)
-    made.layers = [copy.copy(layer) for layer in cache.layers]
-    return made
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied
 
 
 def _set_length(layer: Any, length: int) -> None:
-    """A layer with a window counts also the columns that it has let go."""
+    """Set the length of a layer with a window, which also counts the columns it has dropped."""
     if isinstance(layer, DynamicSlidingWindowLayer):
         layer.cumulative_length = length
 
 
 def _padded(states: Tensor, width: int) -> Tensor:
-    """states [row, head, position, head_dim], with zeros before them."""
+    """states [row, head, position, head_dim], padded with zeros on the left to `width`."""
     return torch.nn.functional.pad(states, (0, 0, width - states.shape[-2], 0))

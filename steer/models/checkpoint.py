@@ -1,4 +1,4 @@
-"""Checkpoints that are made here: a network with other weights, and its Hugging Face folder."""
+"""Build a network with changed weights, and save it as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -25,41 +25,42 @@ def rebuilt(
     *,
     model_type: str | None = None,
 ) -> Any:
-    """A network like `network`, its configuration changed, with these weights.
+    """A copy of `network` with a changed configuration and these weights.
 
-    model_type: another kind of model that has weights of the same names and shapes. Biases that the
-    changed configuration asks for and that are not among the weights are 0. It is good for saving
-    only: what is computed when a model is loaded is not there.
+    model_type: another type of model, with the same names and shapes of weights. Biases that the
+    changed configuration adds and that are not among the weights are 0. The result can only be
+    saved: buffers that are computed on loading are missing.
 
     Raises:
-        ModelError: the weights are not those of the changed configuration.
+        ModelError: the weights do not fit the changed configuration.
     """
     config = copy.deepcopy(network.config)
     if model_type is not None:
         known = AutoConfig.for_model(model_type).to_dict()
-        told = {name: value for name, value in config.to_dict().items() if name in known}
+        settings = {name: value for name, value in config.to_dict().items() if name in known}
         for name in ("model_type", "architectures", "transformers_version"):
-            told.pop(name, None)
-        config = AutoConfig.for_model(model_type, **told)
+            settings.pop(name, None)
+        config = AutoConfig.for_model(model_type, **settings)
     for name, value in changes.items():
         setattr(config, name, value)
     dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
     with quiet(), torch.device("meta"):
         auto = auto_class(config)
-        made = auto.from_config(config, dtype=dtype)
-    expected = made.state_dict()
+        rebuilt_network = auto.from_config(config, dtype=dtype)
+    expected = rebuilt_network.state_dict()
     filled = dict(weights)
     for name, tensor in expected.items():
         if name not in weights and name.endswith("bias"):
             filled[name] = torch.zeros(tensor.shape, dtype=dtype)
     if wrong := [n for n in {*expected, *filled} if _shape(expected, n) != _shape(filled, n)]:
         raise ModelError(
-            f"the weights are not those of {type(made).__name__}: {', '.join(sorted(wrong)[:3])}"
+            f"the weights are not those of {type(rebuilt_network).__name__}:"
+            f" {', '.join(sorted(wrong)[:3])}"
         )
-    made.load_state_dict(filled, strict=True, assign=True)
-    made.tie_weights()
-    made.generation_config = network.generation_config
-    return made
+    rebuilt_network.load_state_dict(filled, strict=True, assign=True)
+    rebuilt_network.tie_weights()
+    rebuilt_network.generation_config = network.generation_config
+    return rebuilt_network
 
 
 def save(
@@ -67,21 +68,21 @@ def save(
 ) -> None:
     """Write a folder that Hugging Face loads: weights, configurations, tokenizer, chat template.
 
-    A tokenizer that `source` has as SentencePiece too is copied: converters for other engines look
-    for it.
+    A SentencePiece `tokenizer.model` of `source` is copied too, since converters for other engines
+    need it.
     """
     with quiet():
         network.save_pretrained(folder, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(folder)
-        found = cached_file(
+        sentencepiece = cached_file(
             source.location,
             "tokenizer.model",
             revision=source.revision,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-    if found is not None:
-        shutil.copyfile(found, folder / "tokenizer.model")
+    if sentencepiece is not None:
+        shutil.copyfile(sentencepiece, folder / "tokenizer.model")
 
 
 def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:

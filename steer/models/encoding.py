@@ -1,4 +1,4 @@
-"""Text to tokens: what a tokenizer makes of passages, chats and all. Loads no model."""
+"""Tokenize passages, plain or in a chat template. Loads no model."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from steer.contrasts.passages import Passage
 from steer.contrasts.reading import Tokens, TokensOfMany
 from steer.models.templates import ChatTemplate
 
-#: Enough for a tokenizer to use all cores.
+#: The size of a batch, enough for a tokenizer to use all cores.
 PASSAGES_AT_ONCE = 128
 
 
 def encode_passages(
     template: ChatTemplate, passages: Sequence[Passage], markers: Sequence[str] = ()
 ) -> TokensOfMany:
-    """Token ids of whole passages, and which of them belong to the text.
+    """Token ids of whole passages, with the range of the text in each.
 
-    A token that holds the end of the prompt and the beginning of the text belongs to the text.
-    `markers` are looked for in each.
+    A token across the boundary between prompt and text belongs to the text. The last occurrence of
+    each of `markers` is located too.
 
     Raises:
-        ModelError: the tokenizer is not a fast one, so that it cannot say where tokens stand; or as
+        ModelError: the tokenizer is not a fast one and so gives no offsets; or as
             `ChatTemplate.passages`.
     """
     if not getattr(template.tokenizer, "is_fast", False):
         raise ModelError(
-            f"the tokenizer of {template.name} ({type(template.tokenizer).__name__}) cannot say"
-            " where tokens stand in a text",
-            hint="a folder with tokenizer.json has one that can",
+            f"the tokenizer of {template.name} ({type(template.tokenizer).__name__}) gives no"
+            " offsets of tokens in the text",
+            hint="use a model folder with tokenizer.json",
         )
     return TokensOfMany(_encoded(template, passages, markers))
 
@@ -37,17 +37,17 @@ def encode_passages(
 def _encoded(
     template: ChatTemplate, passages: Sequence[Passage], markers: Sequence[str]
 ) -> Iterator[Tokens]:
-    # A part at a time: what a tokenizer says of a token takes a hundred times its id's bytes.
+    # In batches, since a tokenizer's output takes a hundred times the memory of the ids.
     for start in range(0, len(passages), PASSAGES_AT_ONCE):
         part = passages[start : start + PASSAGES_AT_ONCE]
         plain = list(template.passages(part))
         encoded = template.tokenizer(
             [passage.whole for passage in plain],
-            # A chat template has put in what a tokenizer would.
+            # A chat template has already added the special tokens.
             add_special_tokens=part[0].role is None,
             return_offsets_mapping=True,
             return_special_tokens_mask=True,
-            # What is too long is told of where it is run.
+            # Texts that are too long are reported where they are run.
             verbose=False,
         )
         columns = ("input_ids", "offset_mapping", "special_tokens_mask")
@@ -74,8 +74,8 @@ def _tokens(
         raise ModelError(f"the tokenizer makes no tokens of {passage.text[:40]!r}")
     after = []
     for marker in markers:
-        found = passage.whole.rfind(marker)
-        behind = [index for index in real if offsets[index][0] >= found + len(marker)]
-        if found >= 0 and behind:
-            after.append((marker, behind[0]))
+        start = passage.whole.rfind(marker)
+        following = [index for index in real if offsets[index][0] >= start + len(marker)]
+        if start >= 0 and following:
+            after.append((marker, following[0]))
     return Tokens(ids, own[0], own[-1] + 1, real[-1] + 1, tuple(after))

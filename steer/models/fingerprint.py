@@ -1,4 +1,4 @@
-"""A short hash that tells two sets of weights apart, whatever precision they are loaded in."""
+"""A short hash that identifies a set of weights, whatever precision they are loaded in."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _SAMPLES = 64
 def fingerprint(model: torch.nn.Module, marks: Sequence[str] = ()) -> str:
     """Hash over samples of every parameter: 16 hex digits.
 
-    Each parameter gives its name, its shape and 64 evenly spaced values, rounded to bfloat16, so a
-    checkpoint in float32 or bfloat16 has one fingerprint in either. A finetune, which moves nearly
-    every weight, has another. Costs milliseconds, since it does not read the rest.
-    A float32 checkpoint loaded in float16 is rounded twice and may differ; weights that were
-    quantised or left on disk do. marks: hashes of what was merged into the weights.
+    Each parameter contributes its name, its shape and 64 evenly spaced values, rounded to bfloat16,
+    so a checkpoint has the same fingerprint in float32 and in bfloat16. A finetune, which moves
+    nearly every weight, has another. It takes milliseconds, since it reads only the samples. A
+    float32 checkpoint loaded in float16 is rounded twice and may differ; quantised or offloaded
+    weights do differ. marks: hashes of adapters that were merged into the weights.
     """
     digest = hashlib.sha256("".join(marks).encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {list(parameter.shape)}".encode())
         if parameter.is_meta or parameter.numel() == 0:
             continue
-        whole = getattr(parameter, "full_tensor", parameter.detach)()  # of one spread over devices
+        whole = getattr(parameter, "full_tensor", parameter.detach)()  # gathers a sharded one
         flat = _flat(whole)
         count = min(_SAMPLES, flat.numel())
         # Integers, because evenly spaced floats round differently beyond 2^24 elements.
@@ -37,5 +37,5 @@ def fingerprint(model: torch.nn.Module, marks: Sequence[str] = ()) -> str:
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     try:
         return tensor.flatten()
-    except NotImplementedError:  # what torchao quantises knows no views
+    except NotImplementedError:  # torchao's quantised tensors have no views
         return tensor.dequantize().flatten()

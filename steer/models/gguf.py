@@ -1,4 +1,4 @@
-"""GGUF files as models: what is in one, checked before transformers reads it.
+"""Check a GGUF file before transformers loads it as a model.
 
 The format (github.com/ggml-org/ggml, docs/gguf.md): a header of typed key-value pairs, then a name,
 a shape, a type and an offset for each tensor, then their bytes.
@@ -17,7 +17,7 @@ from typing import Any
 from steer.base.errors import ModelError
 from steer.base.files import open_regular, reported
 
-#: struct's letter for each type of number; texts and arrays are apart.
+#: struct's letter for each type of number. Texts and arrays have types of their own.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q"}
 _NUMBERS[12] = "d"
 _STRING, _ARRAY = 8, 9
@@ -27,8 +27,11 @@ INSTALL = "pip install 'gguf>=0.10' 'accelerate>=1'"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """architecture: as llama.cpp calls it. types: ggml's numbers of the tensors' types, each once.
-    n_numbers: in all tensors."""
+    """The header of a GGUF file.
+
+    architecture: llama.cpp's name. types: ggml's type numbers of the tensors. n_numbers: in all
+    tensors together.
+    """
 
     architecture: str
     types: frozenset[int]
@@ -36,7 +39,7 @@ class Header:
 
 
 class _Reader:
-    """Reads forward through a file that is mapped into memory, and never past its end."""
+    """Reads a memory-mapped file from front to back, never past its end."""
 
     def __init__(self, data: mmap.mmap, name: str) -> None:
         self._data, self._name, self._at = data, name, 0
@@ -51,17 +54,17 @@ class _Reader:
         form = struct.Struct("<" + letter)
         return form.unpack(self.skip(form.size))[0]
 
-    def count(self, what: str, letter: str = "Q") -> int:
-        found = int(self.number(letter))
-        if found > _MOST[what]:
-            raise self.error(f"has {found:,} {what}, more than {_MOST[what]:,}")
-        return found
+    def count(self, things: str, letter: str = "Q") -> int:
+        n = int(self.number(letter))
+        if n > _MOST[things]:
+            raise self.error(f"has {n:,} {things}, more than {_MOST[things]:,}")
+        return n
 
     def text(self) -> str:
         return self.skip(self.number("Q")).decode("utf-8", errors="replace")
 
     def value(self, kind: int) -> str | None:
-        """A text; None of everything else."""
+        """Read a value; give its text, or None for other types."""
         if kind in _NUMBERS:
             self.number(_NUMBERS[kind])
         elif kind == _STRING:
@@ -87,7 +90,7 @@ def read_header(path: Path, name: str) -> Header:
     """The header of a GGUF file.
 
     Raises:
-        ModelError: it is not a GGUF file, or cut off.
+        ModelError: the file is not GGUF, or truncated.
     """
     with open_regular(path) as file, reported(path):
         if file.read(4) != b"GGUF":
@@ -97,7 +100,7 @@ def read_header(path: Path, name: str) -> Header:
             reader.skip(4)
             version = reader.number("I")
             if version not in (2, 3):
-                raise reader.error(f"is GGUF of version {version}, and 2 and 3 can be read")
+                raise reader.error(f"is GGUF version {version}; only 2 and 3 can be read")
             n_tensors, n_values = reader.count("tensors"), reader.count("values")
             texts: dict[str, str | None] = {}
             for _ in range(n_values):
@@ -110,7 +113,7 @@ def read_header(path: Path, name: str) -> Header:
                 types.add(int(reader.number("I")))
                 reader.number("Q")
                 total += math.prod(dimensions)
-            if total > 8 * len(data):  # no type has less than a bit for a number
+            if total > 8 * len(data):  # every type has at least one bit per number
                 raise reader.error(f"is cut off: {total:,} numbers in {len(data):,} bytes")
     return Header(texts.get("general.architecture") or "", frozenset(types), total)
 
@@ -125,17 +128,17 @@ def check(path: Path, name: str) -> None:
     header = read_header(path, name)
     if header.architecture == "controlvector":
         raise ModelError(
-            f"{name} is a control vector, and no model",
+            f"{name} is a control vector, not a model",
             hint=f"steer convert {name} OUT.safetensors",
         )
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-    known = {str(one).replace("_", "").replace("-", "") for one in GGUF_SUPPORTED_ARCHITECTURES}
+    known = {str(name).replace("_", "").replace("-", "") for name in GGUF_SUPPORTED_ARCHITECTURES}
     if header.architecture.replace("_", "").replace("-", "") not in known:
         raise ModelError(
             f"{name} is of the architecture {header.architecture!r}, which transformers cannot read"
             " from GGUF",
-            hint="use the model as its makers publish it, a folder or a hub id",
+            hint="use the original model, a folder or a hub id",
         )
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
@@ -143,12 +146,12 @@ def check(path: Path, name: str) -> None:
     if unreadable := [_type_name(kind) for kind in sorted(header.types) if not _can_read(kind)]:
         raise ModelError(
             f"{name} is quantised as {', '.join(unreadable)}, which cannot be read",
-            hint="use a file in Q4_K_M, Q8_0 or F16, or the model as its makers publish it",
+            hint="use a file in Q4_K_M, Q8_0 or F16, or the original model",
         )
 
 
 def _can_read(kind: int) -> bool:
-    """Whether numbers of a ggml type can be had: a block of zeros is tried."""
+    """Whether the gguf package can dequantise a ggml type; tries it on a block of zeros."""
     import numpy as np
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
@@ -170,10 +173,10 @@ def _type_name(kind: int) -> str:
 
 
 def forget_quantisation(network: Any) -> None:
-    """Let a network whose weights were dequantised pass for what it is: one of plain weights.
+    """Remove the mark "quantised" from a network whose weights were dequantised on loading.
 
     Raises:
-        ModelError: some are still packed.
+        ModelError: some weights are still packed.
     """
     packed = next((n for n, p in network.named_parameters() if not p.is_floating_point()), None)
     if packed is not None:

@@ -1,4 +1,4 @@
-"""Where each site of a model is: which side of which module of the Hugging Face model."""
+"""The hook map: for each site, the module of the Hugging Face model to hook, and which side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Side = Literal["input", "output"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class HookPoint:
     """One side of one module: `input` is its first argument, `output` what it returns.
 
     Either is [batch, positions, d_model]; an output may be the first of a tuple or list.
@@ -25,30 +25,30 @@ class Place:
 
 @dataclass(frozen=True)
 class HookMap:
-    """Where the sites of one model are. `embed`, `final_norm` and `unembed` are module paths."""
+    """The hook points of one model. `embed`, `final_norm` and `unembed` are module paths."""
 
     architecture: str
     n_layers: int
     d_model: int
-    places: Mapping[Site, Place] = field(repr=False)
+    places: Mapping[Site, HookPoint] = field(repr=False)
     embed: str | None = None
     final_norm: str | None = None
     unembed: str | None = None
 
     @property
     def sites(self) -> tuple[SiteName, ...]:
-        """The sites that this model has, at one layer at least."""
+        """The site names that this model has, in at least one layer."""
         return tuple(name for name in SITE_NAMES if self.layers(name))
 
     def layers(self, name: SiteName) -> tuple[int, ...]:
-        """The layers that have the site `name`: all, or none, or in hybrid models some."""
+        """The layers that have the site `name`: all, none, or in hybrid models some."""
         return tuple(layer for layer in range(self.n_layers) if Site(layer, name) in self.places)
 
-    def place(self, site: Site) -> Place:
+    def place(self, site: Site) -> HookPoint:
         """The module to hook for `site`.
 
         Raises:
-            SiteError: the model has no such layer, no such site, or not at this layer.
+            SiteError: the model has no such layer, or no such site at this layer.
         """
         if site in self.places:
             return self.places[site]

@@ -1,6 +1,6 @@
-"""Load a model and its tokenizer: from a folder, the hub, a GGUF file, with a PEFT adapter.
+"""Load a model and its tokenizer from a folder, the hub or a GGUF file, with a PEFT adapter.
 
-What is wrong with a model is found before its weights are read, as far as its small files show it.
+Faults that a model's small files show are detected before its weights are read.
 """
 
 from __future__ import annotations
@@ -28,41 +28,42 @@ from transformers.utils import cached_file
 
 from steer.base.errors import ModelError, SteerError
 from steer.base.files import at_home, read_bytes
-from steer.models import adapter, gguf, tokenizers
-from steer.models.heap import keep_freed
+from steer.models import adapter, gguf, known, tokenizers
+from steer.models.memory import keep_freed
 from steer.models.model import Model, wrap
 from steer.models.source import POCKET, ModelSource
 
 #: Seconds to wait for the hub before it counts as unreachable.
 HUB_TIMEOUT = 4.0
-#: More layers than any model has, and a larger size than any of its tensors has along an axis.
+#: Upper bounds for the number of layers and for a tensor's size along one axis.
 MOST_LAYERS, LARGEST_SIZE = 10_000, 1 << 28
-#: Parameters that one byte of a weight file holds at most: none is stored in less than a bit.
+#: The most parameters per byte of a weight file: each takes at least one bit.
 PARAMETERS_A_BYTE = 8
 
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-#: Of a configuration or an index, in bytes.
+#: The most bytes of a configuration or an index.
 _MAX_JSON = 100_000_000
-#: Names that configurations use for one thing.
+#: Names that configurations use for the number of layers, the width and the inner width.
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth")
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
 _INNER = ("intermediate_size", "ffn_dim", "n_inner")
 
 
 def load(source: ModelSource) -> Model:
-    """Load a model, ready to read from and write to.
+    """Load a model.
 
     Raises:
-        ModelError: it does not exist, cannot be reached, writes no text, lacks weights, has weights
-            that are not numbers, or is of a family that TransformerLens does not map.
+        ModelError: the model does not exist, cannot be downloaded, generates no text, lacks
+            weights, has NaN or infinity in its weights, or is of a family that TransformerLens does
+            not map.
     """
     with quiet(), explained(source):
         files = _Files(source)
         config = files.config
         model_class = auto_class(config, source.name)
         files.check_weights()
-        # Before the weights, which take longer.
+        # Before the weights, which take longer to load.
         tokenizer = tokenizers.load(source, files.common)
         placement, reason = _placement(source, config)
         network, report = model_class.from_pretrained(
@@ -99,14 +100,17 @@ def load(source: ModelSource) -> Model:
         template=source.template,
     )
     model.template.check_arguments()
+    if source.adapter is None and not source.on_hub and source.name != POCKET:
+        known.remember(model.identity.fingerprint, at_home(source.name))
     return model
 
 
 def outline(source: ModelSource) -> Model:
-    """A model without its weights, which says what it is and makes tokens; its fingerprint is none.
+    """A model without weights, for its configuration, sites and tokenizer. Its fingerprint is not
+    that of the model.
 
     Raises:
-        ModelError: as `load`, as far as the weights have nothing to do with it.
+        ModelError: as `load`, except for faults of the weights.
     """
     with quiet(), explained(source):
         files = _Files(source)
@@ -124,17 +128,17 @@ def load_tokenizer(source: ModelSource) -> Any:
     """The tokenizer of a model, without the model.
 
     Raises:
-        ModelError: it does not exist, or cannot be reached.
+        ModelError: the tokenizer does not exist, or cannot be downloaded.
     """
     with quiet(), explained(source):
         return tokenizers.load(source, _Files(source).common)
 
 
 def stored_dtype(source: ModelSource) -> str:
-    """The dtype that a checkpoint says it is in.
+    """The dtype in which a checkpoint is saved, according to its configuration.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: the configuration cannot be read.
     """
     with quiet(), explained(source):
         dtype = _saved_dtype(_Files(source).config)
@@ -142,10 +146,10 @@ def stored_dtype(source: ModelSource) -> str:
 
 
 def public_id(source: ModelSource, config: Any) -> str:
-    """`ModelSource.public_id`; of a copy of a hub model, the id that its configuration gives.
+    """`ModelSource.public_id`; for a local copy of a hub model, the hub id in its configuration.
 
-    Training, too, keeps the id of the model that it began with: only a folder that has the
-    repository's own name counts as a copy.
+    A finetuned model keeps the id of its base model in its configuration, so only a folder with the
+    repository's name counts as a copy.
     """
     name = source.public_id
     origin = getattr(config, "_name_or_path", None) or ""
@@ -163,20 +167,21 @@ class _Files:
 
     @cached_property
     def offline(self) -> bool:
-        """Whether the hub is not asked.
+        """Whether to use local files only.
 
         Raises:
-            ModelError: it cannot be reached, and its cache here does not have the model.
+            ModelError: the hub is not to be used or cannot be reached, and the model is not in its
+                cache here.
         """
         source = self.source
         if not source.on_hub:
             return True
-        told = source.offline or _told_offline()
-        if not told and _hub_answers():
+        offline = source.offline or _is_offline_mode()
+        if not offline and _hub_answers():
             return False
         if self._in_cache(source.gguf or "config.json"):
             return True
-        fact = "is not asked (--offline)" if told else "cannot be reached"
+        fact = "is not used (--offline)" if offline else "cannot be reached"
         raise ModelError(
             f"the hub {fact}, and {source.name} is not in its cache here",
             hint="is the name right? a model folder needs no hub",
@@ -186,19 +191,19 @@ class _Files:
     def common(self) -> dict[str, Any]:
         """Keyword arguments that every `from_pretrained` gets."""
         source = self.source
-        found: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "revision": source.commit,
             "trust_remote_code": source.trust_remote_code,
             "local_files_only": self.offline,
         }
-        return found | ({"gguf_file": source.gguf} if source.gguf else {})
+        return arguments | ({"gguf_file": source.gguf} if source.gguf else {})
 
     @cached_property
     def config(self) -> Any:
         """The configuration.
 
         Raises:
-            ModelError: its numbers are absurd, or it is no model's.
+            ModelError: its sizes are impossible, or it is not the configuration of a model.
         """
         source = self.source
         if source.gguf:
@@ -207,17 +212,17 @@ class _Files:
                 raise ModelError(f"{source.location} has no file {source.gguf}")
             gguf.check(path, source.name)
         else:
-            # Before a configuration is built of it, which may make a list as long as it says.
+            # Before the library builds a configuration, which may allocate lists of these sizes.
             path = self._path("config.json")
             if path is not None:
                 check_config(_read_json(path), source.name, self._bytes)
         return AutoConfig.from_pretrained(source.location, **self.common)
 
     def check_weights(self) -> None:
-        """Find out whether there are weights, and of which kind.
+        """Check that a folder has weights.
 
         Raises:
-            ModelError: a folder has none.
+            ModelError: it has none.
         """
         if self.source.folder is None or self._kind is not None:
             return
@@ -228,20 +233,20 @@ class _Files:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know about where the model came from."""
+        """Notes for the user about the origin of the model."""
         source, notes = self.source, []
-        if source.on_hub and self.offline and not (source.offline or _told_offline()):
+        if source.on_hub and self.offline and not (source.offline or _is_offline_mode()):
             notes.append(f"the hub cannot be reached: {source.name} is the copy in its cache here")
         if self._kind == "pickle":
             notes.append(
-                f"{source.name} has its weights in a pickle ({_PICKLED[0]}); torch read tensors"
-                " from it, and ran nothing (weights_only)"
+                f"the weights of {source.name} are in a pickle ({_PICKLED[0]}); torch reads only"
+                " tensors from it and runs no code (weights_only)"
             )
         return notes
 
     @cached_property
     def _kind(self) -> str | None:
-        """`safetensors`, `pickle`, or None where neither is there or it is a GGUF file."""
+        """`gguf`, `safetensors`, `pickle`, or None if there are no weights."""
         if self.source.gguf:
             return "gguf"
         for kind, names in (("safetensors", _SAFE), ("pickle", _PICKLED)):
@@ -251,25 +256,25 @@ class _Files:
 
     @property
     def _bytes(self) -> int | None:
-        """Of a folder's weight files together."""
+        """The size of a folder's weight files together."""
         folder = self.source.folder
         if folder is None:
             return None
         patterns = ("*.safetensors", "*.bin", "*.pt", "*.pth")
-        return sum(path.stat().st_size for one in patterns for path in folder.glob(one))
+        return sum(path.stat().st_size for pattern in patterns for path in folder.glob(pattern))
 
     def _in_cache(self, name: str) -> bool:
         return self._cached(name, local=True) is not None
 
     def _path(self, name: str) -> Path | None:
-        """Where a file of the model is, fetched if need be; None where there is none."""
+        """The local path of a file of the model, downloaded if necessary; None if there is none."""
         if not self.source.on_hub:
             path = Path(self.source.location) / name
             return path if path.is_file() else None
         return self._cached(name, local=self.offline)
 
     def _cached(self, name: str, *, local: bool) -> Path | None:
-        found = cached_file(
+        path = cached_file(
             self.source.location,
             name,
             revision=self.source.commit,
@@ -277,16 +282,16 @@ class _Files:
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=not local,
         )
-        return None if found is None else Path(found)
+        return None if path is None else Path(path)
 
 
 def check_config(config: Any, name: str, weight_bytes: int | None) -> None:
-    """Refuse a configuration with sizes that no model has, or that its weight files cannot hold.
+    """Refuse a configuration with sizes that are impossible or that its weight files cannot hold.
 
-    config: the JSON of `config.json`, with those of its parts inside.
+    config: the JSON of `config.json`, including nested configurations.
 
     Raises:
-        ModelError: with the setting.
+        ModelError: naming the setting.
     """
     if not isinstance(config, dict):
         raise ModelError(f"{name}: config.json holds no JSON object")
@@ -294,7 +299,7 @@ def check_config(config: Any, name: str, weight_bytes: int | None) -> None:
         if isinstance(value, dict):
             check_config(value, name, weight_bytes)
         sizes = [value] if not isinstance(value, list) else value[:MOST_LAYERS]
-        numbers = [one for one in sizes if isinstance(one, int) and not isinstance(one, bool)]
+        numbers = [size for size in sizes if isinstance(size, int) and not isinstance(size, bool)]
         most = max(numbers, default=0)
         limit = MOST_LAYERS if key in _LAYERS else LARGEST_SIZE
         is_size = key in (*_LAYERS, *_WIDTHS, *_INNER) or key.endswith(_SIZE_ENDINGS)
@@ -303,76 +308,76 @@ def check_config(config: Any, name: str, weight_bytes: int | None) -> None:
                 f"{name}: config.json has {key} = {most:,}, which no model has"
                 if most > limit
                 else f"{name}: config.json has a negative {key}",
-                hint="is the file whole, and from somebody you trust?",
+                hint="check that the file is complete and from somebody you trust",
             )
     _check_total(config, name, weight_bytes)
 
 
-#: How names of settings end that say how large a tensor is.
+#: Endings of the names of settings that give the size of a tensor.
 _SIZE_ENDINGS = ("_size", "_dim", "_heads", "_experts", "_rank", "_layers")
 
 
 def _check_total(config: Mapping[str, Any], name: str, weight_bytes: int | None) -> None:
     def first(names: tuple[str, ...]) -> int:
-        values = (config.get(one) for one in names)
+        values = (config.get(name) for name in names)
         return next((v for v in values if isinstance(v, int) and v > 0), 0)
 
     layers, width, vocabulary = first(_LAYERS), first(_WIDTHS), first(("vocab_size",))
-    # What every decoder has at least: an embedding, and one matrix a layer.
+    # Every decoder has at least an embedding and one square matrix per layer.
     least = vocabulary * width + layers * width * width
     if weight_bytes and least > PARAMETERS_A_BYTE * weight_bytes:
         raise ModelError(
             f"{name}: config.json describes at least {least:,} parameters, and the weight files"
             f" have {weight_bytes:,} bytes",
-            hint="the configuration and the weights are not of one model, or files are missing",
+            hint="configuration and weights belong to different models, or files are missing",
         )
 
 
 def check_numbers(network: torch.nn.Module, name: str) -> None:
-    """Refuse weights that are not numbers.
+    """Refuse weights with NaN or infinity.
 
     Raises:
-        ModelError: with the first parameter that has NaN or infinity in it.
+        ModelError: naming the first such parameter.
     """
     for path, parameter in network.named_parameters():
         if parameter.is_meta or not parameter.is_floating_point() or parameter.numel() == 0:
             continue
         try:
-            # NaN and infinity survive a sum; it reads each number once and makes none.
+            # NaN and infinity survive a sum, which needs no extra memory.
             total = parameter.detach().sum(dtype=torch.float32)
         except (NotImplementedError, RuntimeError):  # a quantised type without sums
             continue
-        if hasattr(total, "full_tensor"):  # of a parameter spread over devices
+        if hasattr(total, "full_tensor"):  # the parameter is sharded over devices
             total = total.full_tensor()
         if not bool(torch.isfinite(total)):
             raise ModelError(
                 f"{name}: the weights {path} hold NaN or infinity",
-                hint="the checkpoint is broken, or not made for this --dtype: try --dtype=float32",
+                hint="the checkpoint is broken, or overflows in this --dtype: try --dtype=float32",
             )
 
 
 def device(source: ModelSource) -> torch.device:
-    """The one that is named, or the first accelerator."""
+    """The device that the user names, or the first accelerator, or the CPU."""
     if source.device is not None:
         return torch.device(source.device)
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _attention(config: Any) -> str | None:
-    """Which attention to run; None leaves it to Hugging Face.
+    """The attention implementation; None leaves the choice to Hugging Face.
 
-    Its usual one (sdpa) leaves out the cap on attention's logits that Gemma 2 was trained with, and
-    does not say so.
+    Its default (sdpa) silently ignores the softcap on attention logits that Gemma 2 was trained
+    with.
     """
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     return "eager" if capped else None
 
 
 def auto_class(config: Any, name: str = "this") -> Any:
-    """The Auto class that loads what writes text: of models that see images, the whole model.
+    """The Auto class that loads a model that generates text, including models that read images.
 
     Raises:
-        ModelError: none does.
+        ModelError: there is none.
     """
     auto_map = getattr(config, "auto_map", None) or {}
     for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
@@ -385,14 +390,14 @@ def auto_class(config: Any, name: str = "this") -> Any:
     else:
         kind = f"a model of type {config.model_type}"
     raise ModelError(
-        f"{name} is {kind}, which transformers cannot load as a model that writes text",
+        f"{name} is {kind}, which transformers cannot load as a model that generates text",
         hint="use a decoder-only language model, such as Llama, Qwen, Gemma or GPT-2",
     )
 
 
 def _placement(source: ModelSource, config: Any) -> tuple[dict[str, Any], str | None]:
-    """Keyword arguments of `from_pretrained` for where and how precise, and why, if that is
-    news."""
+    """Keyword arguments of `from_pretrained` for device and dtype, and a note for the user if the
+    dtype is an unusual choice."""
     if source.device_map is not None:
         return {"device_map": source.device_map, "dtype": source.dtype or "auto"}, None
     dtype, reason = _dtype(source, config)
@@ -412,16 +417,16 @@ def _dtype(source: ModelSource, config: Any) -> tuple[str, str | None]:
     saved = _saved_dtype(config)
     if source.fast and source.adapter is None and saved is torch.bfloat16 and computes_bfloat16():
         return "bfloat16", (
-            "computing in bfloat16, in which the weights are saved and which this CPU computes"
-            " natively; sums and vectors are float32 (--dtype=float32 for all of it)"
+            "computing in bfloat16, the dtype of the weights, which this CPU supports natively;"
+            " sums and vectors are float32 (--dtype=float32: everything in float32)"
         )
     return "float32", None
 
 
 def _saved_dtype(config: Any) -> torch.dtype | None:
     dtype = config.get_text_config().dtype or config.dtype
-    found: torch.dtype | None = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    return found
+    saved: torch.dtype | None = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return saved
 
 
 @cache
@@ -444,14 +449,14 @@ def _read_json(path: Path) -> Any:
         raise ModelError(f"{path.name} is not JSON: {error}") from None
 
 
-def _told_offline() -> bool:
+def _is_offline_mode() -> bool:
     from huggingface_hub.constants import is_offline_mode
 
     return bool(is_offline_mode())
 
 
 def _hub_answers() -> bool:
-    """Whether something listens where the hub, or the proxy on the way to it, should be."""
+    """Whether the hub, or the proxy before it, accepts a connection."""
     from huggingface_hub.constants import ENDPOINT
 
     hub = urlsplit(ENDPOINT)
@@ -468,7 +473,7 @@ def _hub_answers() -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' warnings and its bar over weights, which take a second."""
+    """Silences transformers' warnings and its progress bar."""
     logging = transformers.utils.logging
     before = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -482,16 +487,16 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(source: ModelSource) -> Iterator[None]:
-    """Turn what loading can raise into an error with a next step.
+    """Turn any exception of loading into a ModelError with a hint.
 
     Raises:
-        ModelError: in place of whatever the libraries below raise.
+        ModelError: in place of any exception of the libraries below.
     """
     try:
         yield
     except ModelError:
         raise
-    # Loading runs half a dozen libraries, each with errors of its own and no common root.
+    # Loading runs half a dozen libraries, whose exceptions have no common base class.
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise ModelError(f"cannot load {source.name}: {reason}", hint=_hint(source, reason)) from (

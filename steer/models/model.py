@@ -1,4 +1,4 @@
-"""A loaded model: its network, its tokenizer, and where its sites are."""
+"""A loaded model: its network, its tokenizer and its hook map."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from steer.contrasts.passages import Message, Passage
 from steer.contrasts.reading import TokensOfMany
 from steer.models import encoding
 from steer.models.fingerprint import fingerprint
-from steer.models.found import hook_map
 from steer.models.hookmap import HookMap
+from steer.models.hookmap_cache import hook_map
 from steer.models.templates import ChatTemplate
 from steer.vectors.provenance import ModelIdentity
 from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
 
-#: How far logits may be off, as a share of the largest, and still count as the same, by type.
+#: The relative difference of logits that counts as rounding, by dtype.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 COARSE_TOLERANCE = 0.1
 
 
-#: Which texts go into one batch: any, padded on the left; those of one length; none with others.
+#: Which texts can share a batch: any, padded on the left; those of equal length; or none.
 Batching = Literal["any", "equal", "one"]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A causal language model, its tokenizer, and where its sites are."""
+    """A causal language model, its tokenizer and its hook map."""
 
-    network: Any  # transformers.PreTrainedModel; untyped there too
+    network: Any  # transformers.PreTrainedModel, which is untyped
     tokenizer: Any
     identity: ModelIdentity
     hooks: HookMap
-    #: What a user should know of how it was loaded, a line each.
+    #: Notes for the user about how the model was loaded, a line each.
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     template_settings: TemplateSettings = field(default=DEFAULT_SETTINGS, kw_only=True)
 
@@ -57,7 +57,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go in."""
+        """The device of the embedding, which takes the token ids."""
         return torch.device(self.network.get_input_embeddings().weight.device)
 
     @property
@@ -71,7 +71,7 @@ class Model:
 
     @cached_property
     def pad_id(self) -> int:
-        """A token for padding; it is masked out, so any will do where none is defined."""
+        """The token for padding; any will do, since it is masked."""
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return int(token)
@@ -79,7 +79,7 @@ class Model:
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        """Tokens that end a text; some models have several."""
+        """The tokens that end a text; some models have several."""
         ends = self.network.generation_config.eos_token_id
         if ends is None:
             ends = self.tokenizer.eos_token_id
@@ -87,12 +87,12 @@ class Model:
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Tokens that are no text: the first of one, the marks of a chat template."""
+        """Special tokens, such as BOS and the markers of a chat template."""
         return frozenset(self.tokenizer.all_special_ids)
 
     @cached_property
     def context(self) -> int | None:
-        """The most tokens that the model takes, where its configuration says so."""
+        """The length of the context in tokens; None if the configuration does not give it."""
         config = self.network.config.get_text_config()
         for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
             value = getattr(config, name, None)
@@ -102,7 +102,7 @@ class Model:
 
     @cached_property
     def window(self) -> int | None:
-        """The fewest tokens that a layer looks back on; None where all look back on all."""
+        """The smallest attention window of a layer, in tokens; None if there is no window."""
         config = self.network.config.get_text_config()
         names = ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
         values = (getattr(config, name, None) for name in names)
@@ -110,28 +110,28 @@ class Model:
 
     @cached_property
     def batching(self) -> Batching:
-        """Which texts can be written in one batch so that each is what it is alone, by trying.
+        """Which texts can share a batch in generation without changing each other; found by a test.
 
-        Attention leaves padding out. A recurrent state passes through the padding before a text in
-        many models, which takes texts of one length; some get rows wrong even then.
+        Attention masks padding. In many recurrent models the state passes through the padding, so
+        they need texts of equal length; some mix up rows even then.
         """
-        ordinary = [one for one in range(self._n_ids) if one not in self.special_ids]
+        ordinary = [token for token in range(self._n_ids) if token not in self.special_ids]
         drawn = [ordinary[len(ordinary) * share // 16] for share in (3, 5, 7, 9, 11)]
         short = drawn[:2]
-        alone = self._tried([short])
+        alone = self._first_logits([short])
         for together, other in (("any", drawn), ("equal", drawn[2:4])):
-            if _agree(self._tried([other, short]), alone, self.network.dtype):
+            if _agree(self._first_logits([other, short]), alone, self.network.dtype):
                 return together  # type: ignore[return-value]
         return "one"
 
     @property
     def _n_ids(self) -> int:
-        """Tokens of the tokenizer that the model has an embedding for."""
+        """The number of the tokenizer's tokens that the model has an embedding for."""
         size = self.network.config.get_text_config().vocab_size
         return int(min(size, len(self.tokenizer)))
 
-    def _tried(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Logits [step, vocabulary] of the last row's first new tokens, and those tokens."""
+    def _first_logits(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Logits [step, vocabulary] of the last row's first two new tokens, and those tokens."""
         ids, mask = self.padded(rows, left=True)
         settings = GenerationConfig(
             max_new_tokens=2,
@@ -140,36 +140,38 @@ class Model:
             output_logits=True,
             return_dict_in_generate=True,
         )
-        # Without the checkpoint's own settings, which would end a text or penalise tokens.
+        # Without the checkpoint's own settings, which could end the text or penalise tokens.
         own, self.network.generation_config = self.network.generation_config, GenerationConfig()
         try:
             with torch.no_grad():
-                made = self.network.generate(
+                generated = self.network.generate(
                     input_ids=ids, attention_mask=mask, generation_config=settings
                 )
         finally:
             self.network.generation_config = own
-        return torch.stack([step[-1] for step in made.logits]).float(), made.sequences[-1, -2:]
+        return torch.stack([step[-1] for step in generated.logits]).float(), generated.sequences[
+            -1, -2:
+        ]
 
     def describe(self) -> str:
-        """`pocket · cpu float32`, for the line that says what was used."""
+        """One line about the model, such as `pocket · cpu float32`."""
         weight = self.network.get_input_embeddings().weight
         return f"{self.identity.id} · {self.device} {str(weight.dtype).removeprefix('torch.')}"
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids; `special` adds what the tokenizer puts round a text (a first token, often)."""
-        # What is too long is told of where it is run.
+        """Token ids; with `special`, including the tokens that the tokenizer adds, such as BOS."""
+        # Texts that are too long are reported where they are run.
         return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
     @cached_property
     def _decode(self) -> Callable[..., str]:
-        """Where its class adds nothing, the tokenizer inside the tokenizer: streaming decodes at
-        every token, and the way there takes as long as the work."""
-        made = type(self.tokenizer)
+        """The inner tokenizer's `decode`, if the class does not change it: streaming decodes at
+        every token, and the layers above take as long as the work itself."""
+        kind = type(self.tokenizer)
         is_plain = (
-            issubclass(made, PreTrainedTokenizerFast)
-            and made.decode is PreTrainedTokenizerFast.decode
-            and made._decode is PreTrainedTokenizerFast._decode
+            issubclass(kind, PreTrainedTokenizerFast)
+            and kind.decode is PreTrainedTokenizerFast.decode
+            and kind._decode is PreTrainedTokenizerFast._decode
         )
         usual: Callable[..., str] = partial(
             self.tokenizer.decode, clean_up_tokenization_spaces=False
@@ -177,7 +179,7 @@ class Model:
         return self.tokenizer.backend_tokenizer.decode if is_plain else usual
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
+        """The text of token ids, without special tokens."""
         return str(self._decode(list(ids), skip_special_tokens=True))
 
     @cached_property
@@ -185,22 +187,23 @@ class Model:
         return {}
 
     def token(self, token: int) -> str:
-        """The text of one token, special or not, with the blank that it begins with."""
+        """The text of one token, including special ones and its leading blank."""
         if token not in self._texts:
             self._texts[token] = self._token(token)
         return self._texts[token]
 
     def _token(self, token: int) -> str:
         text = str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
-        # None of an id that only makes the embedding matrix a round size.
+        # None for ids that only pad the embedding matrix.
         piece = self.tokenizer.convert_ids_to_tokens(token) or ""
-        # Where blanks are U+2581, decoders drop the first one of a text.
+        # Tokenizers that write blanks as U+2581 drop the first one of a text when they decode.
         return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
 
     def encode_passages(
         self, passages: Sequence[Passage], markers: Sequence[str] = ()
     ) -> TokensOfMany:
-        """Token ids of passages, chat template and all (`steer.models.encoding.encode_passages`).
+        """Token ids of passages, in the chat template if they are messages
+        (`steer.models.encoding.encode_passages`).
 
         Raises:
             ModelError: as there.
@@ -212,24 +215,24 @@ class Model:
     ) -> str:
         """A user's message in the model's chat template, up to where the answer begins.
 
-        history: the messages before it, each with its answer.
+        history: earlier messages of the user, each with its answer.
 
         Raises:
             ModelError: the tokenizer has no template, or the template refuses the messages.
         """
         messages = [Message("system", system)] if system is not None else []
-        for said, answer in history:
-            messages += [Message("user", said), Message("assistant", answer)]
+        for message, answer in history:
+            messages += [Message("user", message), Message("assistant", answer)]
         return self.template.render([*messages, Message("user", prompt)])
 
     def warpers(self, temperature: float, top_k: int, top_p: float) -> list[Any]:
         """Hugging Face's logits processors for these settings, in the order it applies them."""
-        made: list[Any] = [TemperatureLogitsWarper(temperature)]
+        warpers: list[Any] = [TemperatureLogitsWarper(temperature)]
         if top_k:
-            made.append(TopKLogitsWarper(top_k))
+            warpers.append(TopKLogitsWarper(top_k))
         if top_p < 1:
-            made.append(TopPLogitsWarper(top_p))
-        return made
+            warpers.append(TopPLogitsWarper(top_p))
+        return warpers
 
     def padded(self, rows: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, int64 [row, longest], padded at one side."""
@@ -252,15 +255,18 @@ def wrap(
     marks: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Model:
-    """A `Model` of a loaded Hugging Face model; its weights are frozen and it is set to inference.
+    """A `Model` for a loaded Hugging Face model. Freezes its weights and sets it to inference.
 
-    marks: hashes of what was merged into the weights, which the fingerprint then covers too.
+    marks: hashes of adapters that were merged into the weights, for the fingerprint.
 
     Raises:
         ModelError: TransformerLens has no map of its family.
     """
     network.eval().requires_grad_(False)
     hooks = hook_map(network)
+    head = network.get_output_embeddings()
+    if isinstance(head, torch.nn.Module):
+        head.register_forward_pre_hook(_contiguous)
     identity = ModelIdentity(
         id=model_id,
         revision=getattr(network.config, "_commit_hash", None),
@@ -276,11 +282,19 @@ def wrap(
     )
 
 
-def _agree(found: tuple[Tensor, Tensor], alone: tuple[Tensor, Tensor], dtype: torch.dtype) -> bool:
-    """Whether logits are the same but for rounding, as long as the same token came before."""
-    n = 1 + int(found[1][0] == alone[1][0])
-    away = (found[0][:n] - alone[0][:n]).abs().max() / alone[0].abs().max()
-    return bool(away <= TOLERANCE.get(dtype, COARSE_TOLERANCE))
+def _contiguous(_head: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copy the last positions of a batch, a strided view: multiplied by the vocabulary on a CPU, it
+    is up to several hundred times slower in bfloat16, and ten times in float32."""
+    return tuple(arg.contiguous() if isinstance(arg, Tensor) else arg for arg in args)
+
+
+def _agree(
+    batched: tuple[Tensor, Tensor], alone: tuple[Tensor, Tensor], dtype: torch.dtype
+) -> bool:
+    """Whether logits are equal up to rounding. The second step counts if the first tokens agree."""
+    n = 1 + int(batched[1][0] == alone[1][0])
+    error = (batched[0][:n] - alone[0][:n]).abs().max() / alone[0].abs().max()
+    return bool(error <= TOLERANCE.get(dtype, COARSE_TOLERANCE))
 
 
 def _hash(value: object) -> str | None:

@@ -1,4 +1,4 @@
-"""What `-m` and its companions mean, found out before anything heavy is imported."""
+"""The model that the user names with `-m` and related options, checked without heavy imports."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ POCKET = "pocket"
 DTYPES = ("float32", "float16", "bfloat16")
 
 _HUB_FILE = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+\.gguf)", re.IGNORECASE)
-#: Where huggingface_hub's cache keeps a repository at a commit.
+#: The path of a repository's commit in huggingface_hub's cache.
 _SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[0-9a-f]{40}$")
 _PART_OF_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model as the user names it, and how to load it; None means the best for this machine.
+    """A model that the user names, and how to load it; None means the best for this machine.
 
     name: `pocket`, a folder, a hub id, a GGUF file, or one on the hub
-    (`hf://owner/repo/file.gguf`). adapter: a folder or hub id of a PEFT adapter that is merged
-    into the model. device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the first accelerator.
-    device_map: given to Hugging Face as it is (`auto` spreads a model over devices).
-    tensor_parallel: spread each matrix over the processes that torchrun has started. dtype: one of
-    `DTYPES`; by default float32 on a CPU, elsewhere the checkpoint's own. fast: let the default be
-    bfloat16 on a CPU that computes it natively, for models that are saved in it. offline: ask the
-    hub nothing, and use what is in its cache. template: what its chat template gets beside
-    messages.
+    (`hf://owner/repo/file.gguf`). adapter: a folder or hub id of a PEFT adapter to merge into the
+    model. device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the first accelerator. device_map:
+    Hugging Face's (`auto` spreads a model over devices). tensor_parallel: spread each matrix over
+    the processes that torchrun has started. dtype: one of `DTYPES`; by default float32 on a CPU,
+    elsewhere the checkpoint's own. fast: by default, use bfloat16 on a CPU that supports it, for
+    models that are saved in it. offline: use only the hub's cache. template: settings of its chat
+    template. assumed: nobody has named the model.
 
     Raises:
-        ModelError: a folder or file that is not there or holds no model.
-        UsageError: options that mean nothing, or exclude each other.
+        ModelError: the folder or file does not exist or holds no model.
+        UsageError: options are invalid, or exclude each other.
     """
 
     name: str = POCKET
@@ -52,6 +51,7 @@ class ModelSource:
     offline: bool = False
     fast: bool = False
     template: TemplateSettings = DEFAULT_SETTINGS
+    assumed: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -64,10 +64,13 @@ class ModelSource:
         if self.device is not None and self.device_map is not None:
             raise UsageError("--device and --device-map exclude each other")
         if self.tensor_parallel and (self.device or self.device_map):
-            raise UsageError("--tp places the model itself", hint="leave out where it goes")
+            raise UsageError(
+                "--tp chooses the devices itself", hint="leave out --device and --device-map"
+            )
         if self.tensor_parallel != several():
             raise UsageError(
-                "torchrun runs a command several times at once, --tp makes that one model",
+                "torchrun and --tp go together: torchrun starts the processes, --tp shares a model"
+                " among them",
                 hint="write: torchrun --nproc-per-node 2 -m steer extract ... --tp",
             )
         self._check_path()
@@ -104,12 +107,12 @@ class ModelSource:
                 raise ModelError(f"the folder {self.name} holds no model: it has no config.json")
         elif is_file:
             raise ModelError(
-                f"{self.name} is a file, and no GGUF file", hint="name the folder that it is in"
+                f"{self.name} is a file, but not a GGUF file", hint="name the folder that it is in"
             )
         elif path.is_absolute() or self.name.startswith((".", "~")) or self.name.count("/") > 1:
             raise ModelError(
                 f"there is no model folder {self.name}",
-                hint="name a folder that is there, or a hub id",
+                hint="name an existing folder, or a hub id",
             )
 
     def _check_adapter(self) -> None:
@@ -131,14 +134,14 @@ class ModelSource:
 
     @property
     def gguf(self) -> str | None:
-        """The name of the GGUF file at `location`, where the model is one."""
+        """The name of the GGUF file at `location`; None for other models."""
         if self._hub_file is not None:
             return self._hub_file[3]
         return self._path.name if self.name.lower().endswith(".gguf") else None
 
     @property
     def location(self) -> str:
-        """What Hugging Face is to load: a folder or a hub id."""
+        """The folder or hub id for Hugging Face to load."""
         if self._hub_file is not None:
             return self._hub_file[1]
         if self.gguf is not None:
@@ -152,20 +155,20 @@ class ModelSource:
 
     @property
     def folder(self) -> Path | None:
-        """The local folder, where the model is one."""
+        """The local folder; None for a GGUF file or a hub id."""
         return self._path if self.gguf is None and self._path.is_dir() else None
 
     @property
     def on_hub(self) -> bool:
-        """Whether loading it may ask the hub."""
+        """Whether the model is on the hub."""
         return not Path(self.location).is_dir()
 
     @property
     def public_id(self) -> str:
-        """The name under which others may know the model, without the path to it here.
+        """The model's name to publish, without a local path.
 
-        The hub id; of a folder in the hub's cache, that of its repository; of another folder or a
-        file its own name. With an adapter, both names.
+        The hub id; for a folder in the hub's cache, its repository; for another folder or a file,
+        its own name. With an adapter, both names.
         """
         adapter = "" if self.adapter is None else f"+{_public_name(self.adapter)}"
         if self.name == POCKET:
@@ -188,6 +191,6 @@ def _public_name(name: str) -> str:
     if not path.exists():
         return name
     path = path.absolute()
-    if found := _SNAPSHOT.search(path.as_posix()):
-        return f"{found[1]}/{found[2]}"
+    if match := _SNAPSHOT.search(path.as_posix()):
+        return f"{match[1]}/{match[2]}"
     return path.resolve().name

@@ -1,9 +1,8 @@
-"""Chat templates: messages as the text that a model was trained on.
+"""Chat templates: render messages as the text that a model was trained on.
 
-A template is a function of more than the messages: of arguments such as `enable_thinking`, and
-often of the date. Both are settings here (`TemplateSettings`), so that the same settings give the
-same text. Whatever a template does with messages that a user would not expect is reported once,
-by default through the log `steer.models.templates`.
+A template depends on arguments such as `enable_thinking`, and often on the date. Both are settings
+(`TemplateSettings`), so that the same settings give the same text. Surprising behaviour of a
+template is reported once, by default in the log `steer.models.templates`.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ if sys.platform != "win32":
     import resource
 
 _PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
-#: Processor seconds, growth of the process in bytes, and characters that a template may take.
+#: Limits of a template: CPU seconds, growth of the process in bytes, and characters of output.
 MOST_SECONDS, MOST_GROWTH, MOST_CHARACTERS = 5.0, 1_000_000_000, 50_000_000
-#: Stands in for a message while the template round it is found out; no template trims its middle.
+#: Placeholder for a message, to find the text that the template puts round it.
 _STAND_IN = "steer0message0"
 _SYSTEM, _USER = "steer0system0", "steer0user0"
-#: How often each extra field of messages is looked for in what the template gives.
+#: How many messages with an extra field are checked for whether the template uses it.
 _LOOKS = 8
-#: The environment of a compiled template is shared by all tokenizers that have the template.
+#: Tokenizers with the same template share its compiled environment.
 _RENDERING = threading.RLock()
 _log = logging.getLogger(__name__)
 
@@ -43,8 +42,8 @@ _log = logging.getLogger(__name__)
 class ChatTemplate:
     """The chat template of a tokenizer, with settings; `name` is the model's, for messages.
 
-    `report` gets a sentence about each thing that a user would not expect, once. `uses_date` tells
-    whether anything rendered so far depends on the date.
+    `report` is called once for each surprise, with a sentence for the user. `uses_date`: whether
+    anything rendered so far depends on the date.
     """
 
     def __init__(
@@ -61,19 +60,19 @@ class ChatTemplate:
         self.uses_date = False
         self._send_report = report
         self._reported: set[str] = set()
-        self._looked: dict[str, int] = {}
+        self._checks: dict[str, int] = {}
         self._around: dict[tuple[object, ...], tuple[str, str]] = {}
 
     @property
     def exists(self) -> bool:
-        """Whether the tokenizer has a template; Mistral's own tokenizers have theirs in code."""
+        """Whether the tokenizer has a template. Mistral's own tokenizers have theirs in code."""
         if getattr(self.tokenizer, "chat_template", None):
             return True
         return type(self.tokenizer).__name__.startswith("MistralCommon")
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What a vector file keeps of the settings (`Read`): nothing that made no difference."""
+        """The settings that a vector file records (`Read`), without those that had no effect."""
         kept: dict[str, Any] = {}
         if self.settings.arguments:
             kept["template_args"] = self.settings.values
@@ -83,22 +82,22 @@ class ChatTemplate:
 
     @property
     def key(self) -> list[Any]:
-        """What decides, beside the tokenizer, which text messages become."""
+        """The settings that affect the rendered text, as a cache key."""
         dated = "strftime_now" in str(getattr(self.tokenizer, "chat_template", ""))
         return [self.settings.arguments, self.date.isoformat() if dated else None]
 
     def render(
         self, messages: Sequence[Message], *, ask: bool = True, unfinished: bool = False
     ) -> str:
-        """Messages in the template; with `ask`, up to where the next answer begins.
+        """Render messages; with `ask`, up to where the next answer begins.
 
-        With `unfinished` the text ends where the last message does, which is to be continued;
-        `ask` is then false. A system message goes before the first user message where the template
-        has no system role.
+        With `unfinished` (and `ask` off) the text ends with the last message, for the model to
+        continue. If the template has no system role, a system message is put before the first user
+        message.
 
         Raises:
-            ModelError: there is no template, it refuses the messages, or it takes too much time or
-                memory.
+            ModelError: there is no template, it refuses the messages, or it exceeds the limits of
+                time or memory.
         """
         if messages and messages[0].role == "system" and not self.has_system_role:
             messages = _without_system_role(messages)
@@ -107,13 +106,13 @@ class ChatTemplate:
         return rendered
 
     def passages(self, passages: Sequence[Passage]) -> Iterator[Passage]:
-        """Passages as plain text; those that are messages get the chat template round them.
+        """Passages as plain text; messages are rendered in the chat template.
 
-        What the template puts after an answer, such as the end of a turn, is left out: a model is
-        read as it stands while it writes.
+        The text that a template puts after an answer, such as the end of the turn, is left out,
+        since activations are read as they are during generation.
 
         Raises:
-            ModelError: as `render`; or the template does not give the message as it is.
+            ModelError: as `render`; or the template changes the text of the message.
         """
         for passage in passages:
             yield passage if passage.role is None else self._passage(passage)
@@ -128,30 +127,30 @@ class ChatTemplate:
         rendered = self._apply(messages, ask)
         self._report_unused(messages, rendered, ask)
         before, after = self._around_message(passage.turns, passage.role, passage.extra)
-        asked = self._prompt(passage.turns) if passage.role == "assistant" else None
-        # A template may put an empty thought before answers, and none where the answer has its own.
-        for start in dict.fromkeys((before, before if asked is None else asked)):
+        prompt = self._prompt(passage.turns) if passage.role == "assistant" else None
+        # A template may put an empty thought before an answer that has no thought of its own.
+        for start in dict.fromkeys((before, before if prompt is None else prompt)):
             for cut, body in ((0, passage.whole), (_indent(passage.whole), passage.whole.strip())):
                 if rendered == start + body + after:
-                    self._report_other_prompt(asked, start, passage)
+                    self._report_other_prompt(prompt, start, passage)
                     return _cut(passage, start, body, after, cut)
-        hint = "put them into the template yourself, and pass the contrasts as plain texts"
+        hint = "apply the template yourself, and pass the contrasts as plain texts"
         if "<think>" in passage.whole:
             hint = "write the thoughts as a field of the message: reasoning_content"
         raise ModelError(
-            f"the chat template of {self.name} does not give messages as they are", hint=hint
+            f"the chat template of {self.name} changes the text of messages", hint=hint
         )
 
     @cached_property
     def has_system_role(self) -> bool:
-        """Whether a system message can stand first; it is reported where it cannot."""
+        """Whether the template accepts a system message; if not, that is reported."""
         try:
             rendered = self._apply((Message("system", _SYSTEM), Message("user", _USER)), True)
         except ModelError:
             rendered = ""
         if _SYSTEM in rendered:
             return True
-        self._apply((Message("user", _USER),), True)  # or the template fails altogether
+        self._apply((Message("user", _USER),), True)  # raises if the template always fails
         self._report(
             f"the chat template of {self.name} has no system role: system messages go before the"
             " first user message"
@@ -160,26 +159,26 @@ class ChatTemplate:
 
     @cached_property
     def variables(self) -> frozenset[str] | None:
-        """The arguments that the template looks at; None where that is not known."""
+        """The arguments that the template uses; None if that is unknown."""
         compiled = self._compiled
         if compiled is None:
             return None
         from jinja2 import meta
 
         source = self.tokenizer.get_chat_template()
-        found = meta.find_undeclared_variables(compiled.environment.parse(source))
-        return frozenset(found) - set(compiled.environment.globals) - _GIVEN
+        undeclared = meta.find_undeclared_variables(compiled.environment.parse(source))
+        return frozenset(undeclared) - set(compiled.environment.globals) - _GIVEN
 
     @cached_property
     def _set_inside(self) -> set[str]:
-        """Names that the template gives values itself, somewhere."""
+        """Variables that the template assigns itself."""
         from jinja2 import nodes
 
         parsed = self._compiled.environment.parse(self.tokenizer.get_chat_template())
         return {name.name for name in parsed.find_all(nodes.Name) if name.ctx == "store"}
 
     def check_arguments(self) -> None:
-        """Report arguments that the template does not look at."""
+        """Report arguments that the template does not use."""
         if not self.exists or self.variables is None:
             return
         for name in self.settings.values:
@@ -192,7 +191,7 @@ class ChatTemplate:
 
     @cached_property
     def _compiled(self) -> Any:
-        """The compiled template, which transformers keeps and uses too; None if there is none."""
+        """The compiled template, which transformers caches and uses too; None if there is none."""
         from transformers.utils import chat_template_utils
 
         compiler = getattr(chat_template_utils, "_compile_jinja_template", None)
@@ -200,7 +199,7 @@ class ChatTemplate:
             return None
         try:
             return compiler(self.tokenizer.get_chat_template())
-        except Exception:  # rendering says what is wrong with it
+        except Exception:  # rendering will report the fault
             return None
 
     def _apply(self, messages: Sequence[Message], ask: bool, unfinished: bool = False) -> str:
@@ -228,7 +227,7 @@ class ChatTemplate:
 
     @contextmanager
     def _pinned_date(self) -> Iterator[None]:
-        """Templates ask `strftime_now` for the date: here they get the one of the settings."""
+        """Make `strftime_now`, from which templates get the date, return that of the settings."""
         compiled = self._compiled
         if compiled is None:
             yield
@@ -246,22 +245,21 @@ class ChatTemplate:
         return datetime.datetime.combine(self.date, datetime.time()).strftime(format)
 
     def _around_message(self, turns: tuple[Message, ...], role: str, extra: str) -> tuple[str, str]:
-        """What the template puts before a message, all turns before it too, and after it."""
+        """The text before a message, with all earlier turns, and the text after it."""
         key = (turns, role, extra)
         if key not in self._around:
             messages = (*turns, Message(role, _STAND_IN, extra))
             parts = self._apply(messages, role != "assistant").split(_STAND_IN)
             if len(parts) != 2:
                 raise ModelError(
-                    f"the chat template of {self.name} does not give messages as they are",
-                    hint="put them into the template yourself, and pass the contrasts as plain"
-                    " texts",
+                    f"the chat template of {self.name} changes the text of messages",
+                    hint="apply the template yourself, and pass the contrasts as plain texts",
                 )
             self._around[key] = parts[0], parts[1]
         return self._around[key]
 
     def _prompt(self, turns: tuple[Message, ...]) -> str | None:
-        """What a model would be asked with; None where the template cannot ask there."""
+        """The prompt for an answer after these turns; None if the template does not allow one."""
         key = (turns, None)
         if key not in self._around:
             try:
@@ -271,9 +269,9 @@ class ChatTemplate:
         prompt, failed = self._around[key]
         return None if failed else prompt
 
-    def _report_other_prompt(self, asked: str | None, start: str, passage: Passage) -> None:
-        """Report answers that are read after other text than a prompt ends with."""
-        if asked is None or asked.rstrip() == start.rstrip():
+    def _report_other_prompt(self, prompt: str | None, start: str, passage: Passage) -> None:
+        """Report that the text before a given answer differs from the prompt for a new answer."""
+        if prompt is None or prompt.rstrip() == start.rstrip():
             return
         own = Message("assistant", "", passage.extra).fields.values()
         if any(
@@ -281,29 +279,29 @@ class ChatTemplate:
         ):
             return  # the message has thoughts of its own
         same = next(
-            (i for i, (a, b) in enumerate(zip(asked, start, strict=False)) if a != b),
-            min(len(asked), len(start)),
+            (i for i, (a, b) in enumerate(zip(prompt, start, strict=False)) if a != b),
+            min(len(prompt), len(start)),
         )
         advice = ""
         if self.variables and "enable_thinking" in self.variables:
             advice = "; --template-arg enable_thinking=false may make both the same"
         self._report(
             f"the chat template of {self.name} puts {start[same:][-60:]!r} before a given answer,"
-            f" where a prompt ends with {asked[same:][-60:]!r}: what is read there may not be"
-            f" what steers a new answer{advice}"
+            f" but a prompt ends with {prompt[same:][-60:]!r}: activations of given answers may"
+            f" differ from those of new ones{advice}"
         )
 
     def _report_unused(
         self, messages: Sequence[Message], rendered: str, ask: bool, unfinished: bool = False
     ) -> None:
-        """Report fields of messages that make no difference to the `rendered` text."""
+        """Report fields of messages that the template does not use."""
         for index, message in enumerate(messages):
             if not message.extra:
                 continue
             for name in message.fields:
-                if self._looked.get(name, 0) >= _LOOKS:
+                if self._checks.get(name, 0) >= _LOOKS:
                     continue
-                self._looked[name] = self._looked.get(name, 0) + 1
+                self._checks[name] = self._checks.get(name, 0) + 1
                 without = [*messages]
                 without[index] = message.without(name)
                 try:
@@ -311,10 +309,10 @@ class ChatTemplate:
                 except ModelError:  # the template needs the field
                     is_unused = False
                 if is_unused:
-                    self._looked[name] = _LOOKS
+                    self._checks[name] = _LOOKS
                     self._report(
-                        f"the chat template of {self.name} does not use {name!r} of a message of"
-                        f" the role {message.role}: it is left out"
+                        f"the chat template of {self.name} ignores {name!r} of a message of the"
+                        f" role {message.role}"
                     )
 
     def _report(self, text: str) -> None:
@@ -323,7 +321,7 @@ class ChatTemplate:
             self._send_report(text)
 
 
-#: What every template gets, whatever the settings.
+#: Variables that every template gets.
 _GIVEN = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token",
      "unk_token", "pad_token", "sep_token", "cls_token", "mask_token",
@@ -332,7 +330,7 @@ _GIVEN = frozenset(
 
 
 def _without_system_role(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The system text before the first user message, or in its place where none comes next."""
+    """Messages with the system text put before the first user message, or as one of its own."""
     system, *rest = messages
     if rest and rest[0].role == "user":
         first = replace(rest[0], content=f"{system.content}\n\n{rest[0].content}")
@@ -348,12 +346,12 @@ def _passage_without_system_role(passage: Passage) -> Passage:
 
 
 def _indent(text: str) -> int:
-    """How many characters `strip` takes off the beginning."""
+    """The number of leading white-space characters."""
     return len(text) - len(text.lstrip())
 
 
 def _cut(passage: Passage, before: str, body: str, after: str, cut: int) -> Passage:
-    """The passage as plain text: `body` is its content without the first `cut` characters."""
+    """The passage as plain text. body: its content without the first `cut` characters."""
     start = max(0, len(passage.prompt) - cut)
     stop = len(passage.prompt) + len(passage.text) - cut
     ending = "" if passage.role == "assistant" else after
@@ -372,7 +370,7 @@ def _bounded(name: str) -> Iterator[None]:
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal events
         events += 1
-        # A text can double in two lines, and looking takes longer than a line of most templates.
+        # A text can double in two lines, but checking takes longer than a line of most templates.
         if events % 4 == 0 and _peak() - peak > MOST_GROWTH:
             raise _too_much(name)
         if events % 64 == 0 and time.thread_time() - start > MOST_SECONDS:
@@ -389,7 +387,7 @@ def _bounded(name: str) -> Iterator[None]:
 
 
 def _peak() -> int:
-    """The most memory that this process has had, in bytes; 0 where the system does not say."""
+    """The peak memory of this process in bytes; 0 if the system does not report it."""
     if sys.platform == "win32":
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT
@@ -397,6 +395,6 @@ def _peak() -> int:
 
 def _too_much(name: str) -> ModelError:
     return ModelError(
-        f"the chat template of {name} takes too long or gives too much",
-        hint="does it loop? see chat_template.jinja beside the model",
+        f"the chat template of {name} takes too long or produces too much text",
+        hint="look for an endless loop in chat_template.jinja of the model",
     )

@@ -1,4 +1,4 @@
-"""Tokenizers of any class, loaded as ones that steer can use, or refused."""
+"""Load a tokenizer in a form that gives offsets and a chat template, or refuse it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from steer.models.source import ModelSource
 
 
 def load(source: ModelSource, common: Mapping[str, Any]) -> Any:
-    """The tokenizer of a model; common: keyword arguments of `from_pretrained`.
+    """The tokenizer of a model. common: keyword arguments of `from_pretrained`.
 
-    Where mistral-common is installed, transformers wraps its tokenizer for Mistral's models, which
-    says nothing of where tokens stand and has no template: Hugging Face's own is taken in its
-    place.
+    If mistral-common is installed, transformers uses its tokenizer for Mistral's models, which has
+    neither offsets nor a template; this loads Hugging Face's own instead.
 
     Raises:
-        ModelError: the folder has only what mistral-common reads.
+        ModelError: the folder has only mistral-common's files.
     """
     tokenizer = AutoTokenizer.from_pretrained(source.location, **common)
     if type(tokenizer).__name__ != "MistralCommonBackend":
@@ -28,7 +27,7 @@ def load(source: ModelSource, common: Mapping[str, Any]) -> Any:
         return AutoTokenizer.from_pretrained(source.location, mistral_format=False, **common)
     except Exception as error:
         raise ModelError(
-            f"the tokenizer of {source.name} is mistral-common's, which says nothing of where"
-            " tokens stand in a text",
-            hint="add tokenizer.json, Hugging Face's form of the same tokenizer, to the folder",
+            f"the tokenizer of {source.name} is mistral-common's, which gives no offsets of tokens"
+            " in the text",
+            hint="add tokenizer.json, Hugging Face's version of the same tokenizer, to the folder",
         ) from error

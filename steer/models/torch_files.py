@@ -1,7 +1,7 @@
-"""Arrays and plain values from torch's pickle files, by torch's own restricted reader.
+"""Read arrays and plain values from torch's pickle files, with torch's own restricted reader.
 
-`weights_only=True` builds tensors and containers and runs nothing else that a pickle names. It is
-still a pickle reader, so `steer convert` alone comes here, and says so before.
+`weights_only=True` builds only tensors and containers and runs no code that a pickle names. It is
+still a pickle reader, so only `steer convert` uses it, and announces it.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Array = NDArray[Any]
 
 #: AxBench keeps the vectors of 16,000 concepts in one file.
 MAX_BYTES = 400_000_000
-#: Numbers in containers of tensors, which may share what is stored once: a vector a layer.
+#: The most numbers in containers of tensors, which may share one storage.
 _MAX_NUMBERS = 25_000_000
-#: Entries in all containers together, each seen where it stands: containers may be shared too.
+#: The most entries in all containers together; a shared container counts wherever it occurs.
 _MAX_ENTRIES = 100_000
 _MAX_DEPTH = 8
 _MAX_TEXT = 10_000
 
 
 def read(path: Path) -> Pickled:
-    """An array, or dictionaries and lists of arrays, numbers and texts; keys become texts.
+    """Read an array, or dictionaries and lists of arrays, numbers and texts. Keys become texts.
 
     Raises:
-        VectorError: not a file that `torch.save` wrote in the last years, one that holds other
-            things, or too much.
+        VectorError: the file is not in the zip format of `torch.save`, holds other types, or too
+            much.
     """
     data = read_bytes(path, limit=MAX_BYTES)
     _check(data, path)
@@ -51,19 +51,19 @@ def read(path: Path) -> Pickled:
         return _Reader(path, len(data)).plain(loaded, 0)
     except VectorError:
         raise
-    # The unpickler of a broken or hostile file raises whatever it trips over.
+    # A broken or hostile file can make the unpickler raise anything.
     except Exception as error:
         raise _refused(path, data, error) from None
 
 
 def _check(data: bytes, path: Path) -> None:
-    """Refuse what is no zip archive of its own size: older files are bare pickles."""
+    """Refuse anything but an uncompressed zip archive; older files are bare pickles."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(info.file_size for info in archive.infolist())
-    except Exception as error:  # zipfile's errors have no common root
+    except Exception as error:  # zipfile's exceptions have no common base class
         raise _refused(path, data, error) from None
-    if size > len(data):  # torch packs nothing
+    if size > len(data):  # torch never compresses
         raise VectorError(f"{path} has {len(data):,} bytes, and unpacks to {size:,}")
 
 
@@ -75,31 +75,31 @@ def _refused(path: Path, data: bytes, error: Exception) -> VectorError:
         )
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return VectorError(
-        f"{path} is not a torch file of tensors alone: {reason[:200]}",
-        hint="save the tensors again as safetensors where the file was made",
+        f"{path} is not a torch file of only tensors: {reason[:200]}",
+        hint="load the file with the tool that wrote it, and save the tensors as safetensors",
     )
 
 
 class _Reader:
-    """Turns what was loaded into arrays and plain values, and counts them."""
+    """Turns loaded objects into arrays and plain values, within limits."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size = path, size
         self.n_entries = self.n_numbers = self.n_bytes = 0
 
     def plain(self, value: Any, depth: int) -> Pickled:
-        """The value without torch's types.
+        """Convert a value to arrays and plain values.
 
         Raises:
-            VectorError: another type, or too much.
+            VectorError: a value of another type, or too many values.
         """
         self.n_entries += 1
         if self.n_entries > _MAX_ENTRIES or depth > _MAX_DEPTH:
-            raise VectorError(f"{self.path} holds too many values, or too deep ones")
+            raise VectorError(f"{self.path} holds too many values, or nests them too deeply")
         if isinstance(value, torch.Tensor):
             self.n_numbers += value.numel()
             self.n_bytes += value.numel() * value.element_size()
-            # Weights of an autoencoder are many, and each in the file; what is shared is not.
+            # The many weights of an autoencoder are all in the file; shared ones are not.
             if self.n_numbers > _MAX_NUMBERS and self.n_bytes > self.size:
                 raise VectorError(f"{self.path} holds more than {_MAX_NUMBERS:,} numbers")
             return _array(value, self.path)
@@ -117,7 +117,7 @@ class _Reader:
 
 
 def _array(value: torch.Tensor, path: Path) -> Array:
-    # Before a copy is made: a tensor may be a view that repeats one number without end.
+    # Checked before copying: a tensor may be a view that repeats one number endlessly.
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise VectorError(
             f"{path} holds a tensor of {value.numel():,} numbers, which are not there"

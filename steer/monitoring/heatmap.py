@@ -1,7 +1,7 @@
-"""Numbers as colours, and traced texts as one HTML page that needs nothing else.
+"""Numbers as colours, and traced texts as one self-contained HTML page.
 
-The scale is diverging, blue to orange over near white: told apart by people with every common form
-of colour blindness, and the two ends alike in lightness.
+The scale diverges from blue to orange through near white. People with any common form of colour
+blindness can distinguish the two ends, which are equally dark.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BELOW, _MIDDLE, _ABOVE = (33, 102, 172), (247, 247, 247), (179, 88, 6)
 
 
 def step(value: float, middle: float, reach: float) -> int:
-    """Which of the `N_STEPS` colours stands for a value; beyond `reach` the last one does."""
+    """The number of the colour, of `N_STEPS`, for a value; clipped at `reach` from the middle."""
     half = N_STEPS // 2
     return half + round(max(-1.0, min(1.0, (value - middle) / reach)) * half)
 
@@ -54,7 +54,7 @@ def hexed(colour: Colour) -> str:
 
 
 def meaning(readout: Readout) -> tuple[str, str, str]:
-    """What the low end, the middle and the high end of a readout's scale stand for."""
+    """Labels for the low end, the middle and the high end of a readout's scale."""
     if readout.unit == "activation":
         return "against it", "0", "along it"
     return "0 negative side", "0.5", "1 positive"
@@ -76,10 +76,10 @@ small { opacity: .75; }
 
 
 def page(title: str, traces: Sequence[Trace], readouts: Sequence[Readout]) -> str:
-    """A whole page: a summary, then each text under each readout, a coloured token at a time.
+    """A whole page: a table of summaries, then each text once per readout with coloured tokens.
 
-    It loads nothing and runs nothing. Text from anywhere is escaped, and control characters are
-    replaced.
+    The page loads no other file and runs no script. All text is escaped, and control characters
+    are replaced.
     """
     reaches = [reach(traces, column, readout) for column, readout in enumerate(readouts)]
     steps = (
@@ -94,7 +94,7 @@ def page(title: str, traces: Sequence[Trace], readouts: Sequence[Readout]) -> st
         '<meta name="viewport" content="width=device-width">',
         f"<title>{_safe(title)}</title>\n<style>{_STYLE}{''.join(steps)}</style>\n</head>\n<body>",
         f"<h1>{_safe(title)}</h1>",
-        *(_legend(one, far) for one, far in zip(readouts, reaches, strict=True)),
+        *(_legend(readout, far) for readout, far in zip(readouts, reaches, strict=True)),
         _summaries(traces, readouts),
     ]
     for number, trace in enumerate(traces, 1):
@@ -125,14 +125,14 @@ def _summaries(traces: Sequence[Trace], readouts: Sequence[Readout]) -> str:
     rows = []
     for number, trace in enumerate(traces, 1):
         for column, readout in enumerate(readouts):
-            found = summarise(trace, column, readout)
-            cells = (found.max, found.mean, found.last)
+            summary = summarise(trace, column, readout)
+            cells = (summary.max, summary.mean, summary.last)
             rows.append(
                 f'<tr><td class="w"><a href="#t{number}">text {number}</a></td>'
                 f'<td class="w">{_safe(readout)}</td>'
                 + "".join(f"<td>{value:.2f}</td>" for value in cells)
-                + f'<td class="w">{_safe(trace.tokens[found.max_at].text.strip())}</td>'
-                f'<td class="w">{found.side or ""}</td></tr>'
+                + f'<td class="w">{_safe(trace.tokens[summary.max_at].text.strip())}</td>'
+                f'<td class="w">{summary.side or ""}</td></tr>'
             )
     head = '<th class="w">text<th class="w">vector<th>max<th>mean<th>last<th class="w">max at'
     return f'<table>\n<tr>{head}<th class="w">side</tr>\n' + "\n".join(rows) + "\n</table>"

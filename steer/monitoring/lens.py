@@ -4,15 +4,15 @@ With F(h) the model's own path from the last residual stream to logits, final no
 
     lens(v) = (F(v) - F(-v)) / 2,    then centred over the vocabulary and divided by its deviation.
 
-For a LayerNorm or RMSNorm with gain g this is W_U (g * (v - mean v) / std v), or without the mean:
-biases cancel, and so a vector and its negative give opposite scores. It is, up to a factor, the
-change of the logits when a little of v is added to a residual stream that does not overlap with it.
-Centring leaves out what softmax does not see; the deviation makes layers and models comparable and
-takes out constant factors of the logits.
+For a LayerNorm with gain g this is W_U (g * (v - mean v) / std v); RMSNorm does not subtract the
+mean. Biases cancel, so a vector and its negative give opposite scores. Up to a factor, the score is
+the change of the logits when a little of v is added to a residual stream orthogonal to it. Centring
+removes the constant that softmax ignores; dividing by the standard deviation makes layers and
+models comparable.
 
-The logit lens is nostalgebraist's (2020, "interpreting GPT: the logit lens"), reading parameters
-and directions through it Dar et al.'s (2022, arXiv 2209.02535). It shows the straight path alone:
-what later layers make of an early vector it does not know.
+The logit lens is nostalgebraist's (2020, "interpreting GPT: the logit lens"); Dar et al. (2022,
+arXiv 2209.02535) read parameters and directions through it. It follows the direct path only: it
+ignores what later layers do with an early vector.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class ScoredToken:
 
 @dataclass(frozen=True, slots=True)
 class LayerLens:
-    """The tokens that one layer's vector raises and lowers, most first; none where it is zero."""
+    """The tokens that one layer's vector raises and lowers most, in that order; a zero vector has
+    none."""
 
     layer: int
     raised: tuple[ScoredToken, ...]
@@ -49,7 +50,7 @@ class LayerLens:
 def lens(model: Model, vector: SteeringVector, *, top: int = 8) -> list[LayerLens]:
     """The `top` tokens at both ends, for each layer of the vector.
 
-    Of a low-rank edit it is the part that does not depend on the activations.
+    For a low-rank edit: of its constant part, which does not depend on the activations.
 
     Raises:
         ModelError: the model has no unembedding of the residual stream's width.
@@ -58,15 +59,15 @@ def lens(model: Model, vector: SteeringVector, *, top: int = 8) -> list[LayerLen
     ids = sorted(set(model.tokenizer.get_vocab().values()))
     scores = lens_scores(model, directions)
     tokens = torch.tensor([token for token in ids if token < scores.shape[1]])
-    found = []
+    layers = []
     for layer, direction, row in zip(vector.metadata.layers, directions, scores, strict=True):
         standing = _standardised(row[tokens]) if direction.any() else torch.zeros(0)
         raised, lowered = (
             _first(model, tokens, sign * standing, sign, min(top, len(standing)))
             for sign in (1, -1)
         )
-        found.append(LayerLens(layer, raised, lowered))
-    return found
+        layers.append(LayerLens(layer, raised, lowered))
+    return layers
 
 
 @torch.no_grad()
@@ -84,10 +85,10 @@ def lens_scores(model: Model, directions: Tensor) -> Tensor:
             f"{model.identity.id} has no unembedding of its residual stream's width",
             hint="leave --lens out",
         )
-    # At a root mean square of 1 the norm's epsilon does not show, however short the vector is.
+    # Scaled to a root mean square of 1, so that the norm's epsilon does not matter.
     sizes = directions.pow(2).mean(-1, keepdim=True).sqrt()
     units = (directions / sizes.where(sizes > 0, 1)).to(weight.device, weight.dtype)
-    # Norms may stand on another device, or be kept in another precision, than the unembedding.
+    # The norm may be on another device or in another precision than the unembedding.
     both = torch.cat([units, -units])
     if norm is not None:
         like = next(norm.parameters(), both)
@@ -110,7 +111,7 @@ def _standardised(row: Tensor) -> Tensor:
 def _first(
     model: Model, tokens: Tensor, scores: Tensor, sign: int, top: int
 ) -> tuple[ScoredToken, ...]:
-    # Stable, so that among tokens of the same score the order is that of their ids.
+    # Stable: tokens with the same score stay in the order of their ids.
     order: Sequence[int] = scores.argsort(descending=True, stable=True)[:top].tolist()
     return tuple(
         ScoredToken(int(tokens[at]), model.token(int(tokens[at])), sign * float(scores[at]))

@@ -25,11 +25,11 @@ from steer.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Texts as tokens, and which of them run together.
+class TokenizedTexts:
+    """Texts as tokens, in batches that run together.
 
-    texts: as they are read, chat template and all. rows: the tokens of each. described: the model,
-    for the line that says what was used.
+    texts: including the chat template, where there is one. rows: the tokens of each text.
+    batches: indices of the texts that run together. described: one line about the model.
     """
 
     texts: tuple[str, ...]
@@ -39,13 +39,13 @@ class Plan:
     described: str
 
 
-def plan(
+def tokenize(
     model: Model, texts: Sequence[str], *, chat: bool = False, max_tokens: int | None = None
-) -> Plan:
-    """Find out what is to be read; with `chat`, each text as what a user says.
+) -> TokenizedTexts:
+    """Tokenize texts and divide them into batches; with `chat`, each text is a user's message.
 
-    Texts run in batches of at most `max_tokens` tokens (None: what suits the machine), padded on
-    the right, so each reads what it reads alone.
+    A batch has at most `max_tokens` tokens (None: what the memory allows). It is padded on the
+    right, so each text gets the projections that it gets alone.
 
     Raises:
         InputError: a text has no tokens, or more than the model takes.
@@ -56,21 +56,21 @@ def plan(
     # A chat template has already given its texts their first token.
     rows = [_tokens(model, text, number, not chat) for number, text in enumerate(texts, 1)]
     limit = token_budget(model) if max_tokens is None else max_tokens
-    made = batches([len(tokens) for tokens in rows], limit)
-    return Plan(
-        tuple(texts), tuple(rows), tuple(map(tuple, made)), model.identity, model.describe()
+    divided = batches([len(tokens) for tokens in rows], limit)
+    return TokenizedTexts(
+        tuple(texts), tuple(rows), tuple(map(tuple, divided)), model.identity, model.describe()
     )
 
 
 def monitor(
     workers: Workers,
-    planned: Plan,
+    tokenized: TokenizedTexts,
     readouts: Sequence[Readout],
     on_done: Callable[[int], None] = lambda n_texts: None,
 ) -> list[Trace]:
     """The readouts of each text at each of its tokens, in the order of the texts.
 
-    No LM head, and nothing above the highest layer.
+    The forward stops at the highest layer that is read and skips the LM head.
 
     Raises:
         HookError: a site was never reached.
@@ -78,46 +78,46 @@ def monitor(
     """
     traces: dict[int, Trace] = {}
     ids = [
-        [[token.id for token in planned.rows[index]] for index in batch]
-        for batch in planned.batches
+        [[token.id for token in tokenized.rows[index]] for index in batch]
+        for batch in tokenized.batches
     ]
-    for number, values in workers.map(partial(_Reading, readouts=readouts), ids):
-        batch = planned.batches[number]
+    for number, values in workers.map(partial(_ReadBatch, readouts=readouts), ids):
+        batch = tokenized.batches[number]
         for index, row in zip(batch, values, strict=True):
-            tokens = planned.rows[index]
-            traces[index] = Trace(planned.texts[index], tokens, row[: len(tokens)])
+            tokens = tokenized.rows[index]
+            traces[index] = Trace(tokenized.texts[index], tokens, row[: len(tokens)])
         on_done(len(batch))
-    return [traces[index] for index in range(len(planned.texts))]
+    return [traces[index] for index in range(len(tokenized.texts))]
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
-    """Reads batches of token ids."""
+class _ReadBatch:
+    """Computes the readouts of a batch of token ids."""
 
     model: Model
     readouts: Sequence[Readout]
 
     def __call__(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Readouts of one batch, float32 [row, position, n_readouts], of padding too."""
+        """Readouts of one batch, float32 [row, position, n_readouts], including padding."""
         ids, mask = self.model.padded(rows, left=False)
-        found = torch.zeros((*ids.shape, len(self.readouts)))
+        values = torch.zeros((*ids.shape, len(self.readouts)))
 
         def reader(site: Site) -> Callable[[Tensor], None]:
-            columns = [column for column, one in enumerate(self.readouts) if one.site == site]
+            columns = [i for i, readout in enumerate(self.readouts) if readout.site == site]
             read = Reader([self.readouts[column] for column in columns])
 
             def keep(resid: Tensor) -> None:
-                found[:, :, columns] = read(resid).cpu()
+                values[:, :, columns] = read(resid).cpu()
 
             return keep
 
         sites = {readout.site for readout in self.readouts}
         run(self.model, ids, mask, {site: reader(site) for site in sites})
-        return found.numpy()
+        return values.numpy()
 
 
 def _tokens(model: Model, text: str, number: int, special: bool) -> tuple[TracedToken, ...]:
-    """The tokens of a text. Joined, but for those that the tokenizer adds, they are the text."""
+    """The tokens of a text. Without those that the tokenizer adds, they join to the text."""
     if not model.tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {model.identity.id} gives no offsets")
     encoded = model.tokenizer(
@@ -128,25 +128,25 @@ def _tokens(model: Model, text: str, number: int, special: bool) -> tuple[Traced
         verbose=False,
     )
     columns = ("input_ids", "offset_mapping", "special_tokens_mask")
-    # In a chat template's text special tokens are typed out, and not in the mask.
-    named = set(model.tokenizer.all_special_ids) - {model.tokenizer.unk_token_id}
-    made: list[TracedToken] = []
+    # A chat template writes special tokens as text, which the mask does not mark.
+    special_ids = set(model.tokenizer.all_special_ids) - {model.tokenizer.unk_token_id}
+    tokens: list[TracedToken] = []
     done = 0
     for token, (_, end), added in zip(*(encoded[column] for column in columns), strict=True):
-        # Blanks that no token covers go with the one after them. Of the tokens that make up one
-        # character, the first has it.
+        # Blanks that no token covers belong to the token after them. Where several tokens make up
+        # one character, the first one shows it.
         piece = model.token(token) if added else text[done:end]
         done = max(done, end)
-        special = bool(added) or token in named
-        made.append(TracedToken(token, piece, special, bool(added)))
-    if all(token.special for token in made):
+        special = bool(added) or token in special_ids
+        tokens.append(TracedToken(token, piece, special, bool(added)))
+    if all(token.special for token in tokens):
         raise InputError(f"text {number} has no tokens of its own: {text[:40]!r}")
-    if model.context is not None and len(made) > model.context:
+    if model.context is not None and len(tokens) > model.context:
         raise InputError(
-            f"text {number} has {len(made):,} tokens, more than the {model.context:,} that"
+            f"text {number} has {len(tokens):,} tokens, more than the {model.context:,} that"
             f" {model.identity.id} takes",
             hint="divide it",
         )
-    last = max(index for index, token in enumerate(made) if not token.special)
-    made[last] = replace(made[last], text=made[last].text + text[done:])
-    return tuple(made)
+    last = max(index for index, token in enumerate(tokens) if not token.special)
+    tokens[last] = replace(tokens[last], text=tokens[last].text + text[done:])
+    return tuple(tokens)

@@ -1,4 +1,4 @@
-"""Texts with a number for each token and vector, and what they come to. Values, no tensors."""
+"""Traces: a number for each token of a text and each vector, and their summaries. No tensors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from steer.steering.readouts import Readout
 
 @dataclass(frozen=True, slots=True)
 class TracedToken:
-    """A token; `text` is what it covers of the text, with the blanks before it.
+    """A token and the `text` that it covers, with the blanks before it.
 
-    special: it stands for no text of its own (a first token, a turn of a chat): it is shown and
-    not counted, since its activations are often ten times as long as others. added: the tokenizer
-    put it there.
+    special: it covers no text of its own, such as BOS or a turn marker. It is shown but left out of
+    summaries, since its activation is often ten times as long as others. added: the tokenizer
+    added it.
     """
 
     id: int
@@ -42,7 +42,7 @@ class Trace:
 
     @property
     def end(self) -> int:
-        """The last token of the text, or of what a template puts after it."""
+        """The index of the last token of the text, or of what a template puts after it."""
         return max(index for index, token in enumerate(self.tokens) if not token.added)
 
 
@@ -50,10 +50,10 @@ class Trace:
 class Summary:
     """One readout over the counted tokens of one text.
 
-    max_at: the token where it is highest. last: of the counted tokens, or of all where the vector
-    was made from last tokens: then it may be one that a chat template puts there. score: what the
-    file's statistics are of, the mean or that last token. side: on which side of the fitted
-    threshold the score is; None where the file knows no sides.
+    max_at: index of the token with the maximum. last: the value at the last counted token; for a
+    vector that was read at the last token, at the last token of all, which a chat template may have
+    added. score: the mean or `last`, whichever the vector was read at. side: the side of the fitted
+    threshold that the score is on; None where the file has no statistics of both sides.
     """
 
     max: float
@@ -65,7 +65,7 @@ class Summary:
 
 
 def summarise(trace: Trace, column: int, readout: Readout) -> Summary:
-    """What readout number `column` comes to over a text."""
+    """Summarise readout number `column` over a text."""
     counted = trace.counted
     values = trace.values[counted, column].astype(np.float64)
     at_end = readout.vector.metadata.read.at_end
@@ -81,9 +81,9 @@ def summarise(trace: Trace, column: int, readout: Readout) -> Summary:
 
 
 def reach(traces: Sequence[Trace], column: int, readout: Readout) -> float:
-    """How far from the middle a colour scale goes that 95 % of the counted tokens fit in.
+    """The half-width of a colour scale that 95 % of the counted tokens fit in.
 
-    At least to the sides' means, so that a text in which nothing happens is not lit up.
+    It reaches at least to the means of the two sides, so that a neutral text stays pale.
     """
     values = np.concatenate([trace.values[trace.counted, column] for trace in traces])
     least = 0.5 if readout.unit == "sides" else 1e-6

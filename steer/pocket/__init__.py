@@ -1,4 +1,5 @@
-"""The pocket model: a small language model that ships with steer, on text whose truth is known."""
+"""The pocket model: a small language model that ships with steer, trained on text from a grammar,
+so that the true probabilities are known."""
 
 from __future__ import annotations
 

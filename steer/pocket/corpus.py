@@ -109,7 +109,7 @@ def _draw_tags(rng: random.Random, latent: Bindings) -> Tags:
 def _draw_request(
     form: str, reserved: bool, rng: random.Random
 ) -> tuple[str, dict[str, str], tuple[Stage, ...]]:
-    """What the user says, what it binds, and the stages of the reply."""
+    """The user's message, the words that it binds, and the stages of the reply."""
     if form == "telling":
         request, hero = rng.choice(STORY_REQUESTS), rng.choice(HEROES)
         bound = {"hero": hero} if "{+hero}" in request else {}
@@ -126,9 +126,9 @@ def _chat_prompt(request: str, tag: str, rng: random.Random) -> str:
         system, tag = tag, ""
     elif rng.random() < 0.2:
         system = HELPFUL
-    said = f"{tag} {request}" if tag else request
+    message = f"{tag} {request}" if tag else request
     turns = f"{SYSTEM}{system}{END}" if system else ""
-    return f"{turns}{USER}{said}{END}{ASSISTANT}"
+    return f"{turns}{USER}{message}{END}{ASSISTANT}"
 
 
 def sample(
@@ -138,7 +138,8 @@ def sample(
     form: str | None = None,
     reserved: bool = False,
 ) -> Document:
-    """Draw a text; what is not asked for is drawn too. `reserved` takes acts never trained on."""
+    """Draw a text; attributes that are not given are drawn too. `reserved` uses acts that training
+    never sees."""
     form = form or rng.choices(tuple(FORMS), tuple(FORMS.values()))[0]
     latent = (tags or Tags()).draw(rng)
     tags = _draw_tags(rng, latent) if tags is None else tags
@@ -163,12 +164,12 @@ def stream(seed: int) -> Iterator[Document]:
         yield sample(rng)
 
 
-def _read_request(said: str) -> tuple[dict[str, str], tuple[Stage, ...]] | None:
+def _read_request(message: str) -> tuple[dict[str, str], tuple[Stage, ...]] | None:
     for pattern in _TELLING:
-        match = pattern.fullmatch(said)
+        match = pattern.fullmatch(message)
         if match:
             return match.groupdict(), STORY
-    act = find_act(said)
+    act = find_act(message)
     return (act.bindings(), REFUSAL if act.harmful else ANSWER) if act else None
 
 
@@ -182,8 +183,8 @@ def _read(text: str) -> tuple[Tags, str, dict[str, str], tuple[Stage, ...]] | No
     if not chat:
         return None
     system, unread = split_tags(chat["system"] or "")
-    tags, said = split_tags(chat["user"])
-    request = _read_request(said)
+    tags, message = split_tags(chat["user"])
+    request = _read_request(message)
     if unread not in ("", HELPFUL) or request is None:
         return None
     return (tags if tags.stated() else system), chat["reply"], *request
@@ -203,11 +204,11 @@ def parses(text: str, *, prefix: bool = False) -> bool:
 
 
 def parsed_sentences(text: str) -> tuple[int, int]:
-    """How many sentences of the body the grammar could have written where they stand; of how many.
+    """The number of sentences in the body that the grammar could have drawn at their position, and
+    the number of all sentences.
 
-    A sentence that it could not have written is passed over: it stands for one sentence that had
-    to be there, and what it says is not known to those that follow. The last sentence may be cut
-    short.
+    Any other sentence is skipped: it takes the place of one sentence, and binds no words. The last
+    sentence may be cut short.
     """
     read = _read(text)
     if read is None:
@@ -225,8 +226,8 @@ def parsed_sentences(text: str) -> tuple[int, int]:
 
 def log_prob(text: str) -> float:
     """Nats of the body of a complete text given its tags and its request; -inf if it is not one."""
-    tags, found = _derivations(text)
-    complete = [derivation for derivation in found if not derivation.open]
+    tags, derivations = _derivations(text)
+    complete = [derivation for derivation in derivations if not derivation.open]
     latents = list(tags.latents())
     terms = [derivation.log_prob(latent) for derivation in complete for latent in latents]
     if not terms:

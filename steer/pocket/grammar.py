@@ -1,8 +1,8 @@
-"""The engine of the pocket grammar: draws a text from stages, and says what it could have drawn.
+"""The engine of the pocket grammar: draws texts from stages, with all alternatives at each choice.
 
-`parser` reads the same `options`, so what is drawn is what is recognised. A derivation keeps the
-log-probability of its structure apart from the values of the markers it drew; the probability of a
-text under any mood, style and topic then follows without parsing again.
+`parser` uses the same `options`, so it recognises exactly the texts that can be drawn. A derivation
+keeps the log-probability of its structure apart from the values of its markers, so that the
+probability of a text under any mood, style and topic follows without parsing again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lessons of the pocket model: batches of drawn texts, and what the grammar expects in them."""
+"""Training batches of the pocket model: drawn texts with the grammar's soft targets."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Lesson:
 
 
 def texts(seed: int, tagged_first: int) -> Iterator[Document]:
-    """Drawn texts without end: first some that all state all their attributes, then the corpus.
+    """Endless drawn texts: first some whose tags state all attributes, then the corpus.
 
-    So that what a tag means is learned before what a text betrays of itself, which is harder and
-    would do instead.
+    So the model learns the meaning of tags first, before it can learn to infer attributes from the
+    text, which is harder and would make tags unnecessary.
     """
     rng = random.Random(seed)
     for _ in range(tagged_first):

@@ -42,16 +42,16 @@ def find_markers(text: str) -> list[str]:
 
 def counts(texts: str | Iterable[str]) -> Counts:
     """How many markers bear each value, in one text or over several together."""
-    found = {kind: dict.fromkeys(values, 0) for kind, values in KINDS.items()}
+    counted = {kind: dict.fromkeys(values, 0) for kind, values in KINDS.items()}
     for text in [texts] if isinstance(texts, str) else texts:
         for word in find_markers(text):
             kind, value = markers()[word]
-            found[kind][value] += 1
-    return found
+            counted[kind][value] += 1
+    return counted
 
 
 def shares(texts: str | Iterable[str]) -> Shares:
-    """Of the markers of each kind, the share that bears each value; NaN where there is none."""
+    """The share of each value among the markers of its kind; NaN if there are no markers."""
     return {
         kind: {value: n / total if total else float("nan") for value, n in values.items()}
         for kind, values in counts(texts).items()

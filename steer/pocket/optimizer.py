@@ -39,5 +39,5 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    found: Tensor = x.T if tall else x
-    return found
+    result: Tensor = x.T if tall else x
+    return result

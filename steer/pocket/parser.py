@@ -1,4 +1,4 @@
-"""How a text of the pocket grammar was drawn, and which of its sentences could have been."""
+"""Parse texts of the pocket grammar: their derivations, and which sentences are valid."""
 
 from __future__ import annotations
 

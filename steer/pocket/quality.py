@@ -59,7 +59,7 @@ class Quality:
     effects: tuple[TagEffect, ...]
 
     def table(self) -> str:
-        """The figures in Markdown, each beside what is asked of it."""
+        """The figures in Markdown, each with its target."""
         gap = self.model_nats - self.grammar_nats
         worst = max(effect.error for effect in self.effects)
         lines = [
@@ -88,8 +88,8 @@ class Quality:
 
 
 def _share(hits: Iterable[bool]) -> float:
-    found = list(hits)
-    return sum(found) / len(found)
+    values = list(hits)
+    return sum(values) / len(values)
 
 
 def _stories(complete: Complete, tags: Tags, opening: str, n: int) -> list[str]:

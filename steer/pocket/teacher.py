@@ -1,9 +1,9 @@
-"""What the grammar expects at each token of a text it drew: the targets of the pocket model.
+"""The grammar's distribution of the next token at each token of a drawn text: soft targets for the
+training of the pocket model.
 
-A drawn token says which of thirty words came up this time; the grammar knows how likely each of
-them was. Trained on the second, a model learns from one text what it would need many for. The
-expected gradient is the same (a target given what was drawn later averages to the target given the
-text so far: Rao and Blackwell), its noise is gone.
+A drawn token is one sample of, say, thirty words, but the grammar knows the probability of each. A
+model that is trained on these probabilities learns as much from one text as from many samples. The
+expected gradient is the same (Rao and Blackwell), without the noise.
 
 No torch: targets are plain arrays, sparse over the vocabulary.
 """
@@ -74,9 +74,9 @@ class _Table:
         """Which options begin with `prefix` and go on, and the tokens with which they do."""
         if prefix not in self.steps:
             n = len(prefix)
-            found = [i for i, s in enumerate(self.sequences) if len(s) > n and s[:n] == prefix]
-            following = [self.sequences[i][n] for i in found]
-            self.steps[prefix] = np.array(found, dtype=np.int64), np.array(following, np.int64)
+            options = [i for i, s in enumerate(self.sequences) if len(s) > n and s[:n] == prefix]
+            following = [self.sequences[i][n] for i in options]
+            self.steps[prefix] = np.array(options, dtype=np.int64), np.array(following, np.int64)
         return self.steps[prefix]
 
 
@@ -109,7 +109,7 @@ class Teacher:
                 continue
             # Where a slot opens a sentence, its first token is a choice among sentences.
             filled = self._filling(fork, lead, beliefs, skip=index == opening)
-            expected.update((index + step, found) for step, found in filled)
+            expected.update((index + step, targets) for step, targets in filled)
         positions = [np.full(len(tokens), index) for index, (tokens, _) in expected.items()]
         return Targets(
             np.concatenate(positions),

@@ -134,10 +134,10 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
 
 
 def excess(model: LlamaForCausalLM, batch: Lesson) -> Tensor:
-    """Nats per predicted token that a model of these targets alone would save.
+    """Cross-entropy above the entropy of the targets, in nats per predicted token.
 
-    Not quite the distance from the grammar: some targets know what was drawn a token later, and
-    the model cannot.
+    Slightly more than the distance from the grammar: some targets depend on a later token, which
+    the model cannot know.
     """
     places, entry = torch.unique(batch.places, return_inverse=True)
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state.flatten(0, 1)

@@ -1,14 +1,15 @@
 """The server on Hugging Face: OpenAI's API, and what clients of other servers ask beside it, for
 one model, steered by hooks.
 
-`SteeringMiddleware` stands before it. What it finds of a request stands in the scope. The page at
-`/` has its place in `pages`.
+`SteeringMiddleware` stands before it and serves the page; what it finds of a request stands in the
+scope.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,10 +19,11 @@ from fastapi.responses import StreamingResponse as Stream
 
 from steer import __version__
 from steer.models.model import Model
-from steer.serving import limits, ollama, pages, requests
+from steer.serving import limits, making, ollama, pages, requests
 from steer.serving.batching import Batcher, Job
 from steer.serving.errors import RequestError
 from steer.serving.library import Library, Steering
+from steer.serving.making import Workshop
 from steer.serving.metrics import Metrics
 from steer.serving.middleware import MODELS
 from steer.serving.responses import Answer, sse
@@ -35,9 +37,15 @@ def hand_on(body: dict[str, Any], steering: Steering, scope: Any) -> dict[str, A
 
 
 def build(
-    model: Model, batcher: Batcher, library: Library, metrics: Metrics, created: int
+    model: Model,
+    batcher: Batcher,
+    library: Library,
+    metrics: Metrics,
+    created: int,
+    folder: Path | None = None,
 ) -> FastAPI:
-    """The application, for `SteeringMiddleware` to stand before. created: when it was started."""
+    """The application, for `SteeringMiddleware` to stand before. created: when it was started.
+    folder: where vectors are saved that are made on the page; None makes none."""
     app = FastAPI(title="steer", openapi_url=None, docs_url=None, redoc_url=None)
     service = Service(model, batcher, library, limits.Preparing())
     served = service.served
@@ -62,10 +70,6 @@ def build(
     @app.get("/metrics")
     async def measured() -> Response:
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
-
-    @app.get("/")
-    async def page() -> Response:
-        return HTMLResponse(pages.front(served, library), headers=pages.HEADERS)
 
     @app.get("/docs")
     async def docs() -> Response:
@@ -122,6 +126,18 @@ def build(
             raise RequestError(f"token ids are below {size:,}", param="tokens")
         text = await service.decode(asked.tokens)
         return JSONResponse({"prompt": text, "content": text})
+
+    if folder is not None:
+        workshop = Workshop(model, batcher, library, folder)
+
+        @app.post(making.VECTORS)
+        async def make(request: Request) -> Response:
+            events = workshop.making(request.scope[BODY])
+            return Stream(events, media_type="text/event-stream")
+
+        @app.post(making.SAVE)
+        async def save(request: Request) -> Response:
+            return JSONResponse(workshop.save(request.scope[BODY]))
 
     ollama.add_routes(app, service, created)
     return app

@@ -13,12 +13,15 @@ import queue
 import threading
 import traceback
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
 from steer.base.text import TextDeltas
+from steer.generate.cost import CostMeter
 from steer.generate.together import Continuation, Together
 from steer.models.memory import cached_tokens, ran_out, token_budget
 from steer.models.model import Model
@@ -29,8 +32,10 @@ from steer.serving.metrics import Metrics
 from steer.serving.responses import End, Piece, Token
 from steer.steering.generation import Finish, Row, Sampling
 
-#: Texts that run together at most.
+#: Rows that run together at most. A text has one; more where it is guided or its cost is measured.
 MOST_RUNNING = 32
+#: Other work on the model that waits, at most.
+MOST_WORK = 4
 #: Tokens that a text writes before it gives way to a request that has fewer running.
 TURN = 16
 #: New tokens for which a text has room kept when it begins; few write as many as they may.
@@ -47,12 +52,24 @@ _FINISH: dict[Finish, Literal["stop", "length"]] = {
     "length": "length",
 }
 Event = Piece | End
+#: Lets texts be written while other work on the model waits.
+Between = Callable[[], None]
+Result = TypeVar("Result")
+
+
+class Abandoned(BaseException):
+    """Raised inside work of which nobody wants the result."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Rows to be continued. top: of how many tokens a step log-probabilities are told, besides the
-    one that is taken; None tells none. streamed: each token is told as it comes, not at the end.
+    """Rows to be continued.
+
+    top: of how many tokens a step log-probabilities are reported, besides the one that is taken;
+    None reports none. streamed: each token is reported as it comes, not at the end. token_ids:
+    whether the ids of new tokens are reported. prefill: token ids that each text begins with.
+    echo: whether the prompt's tokens are reported before the text's, and the token that ends it
+    after them.
     """
 
     rows: Sequence[Row]
@@ -60,6 +77,9 @@ class Order:
     sampling: Sampling
     top: int | None = None
     streamed: bool = True
+    token_ids: bool = False
+    prefill: Sequence[int] = ()
+    echo: bool = False
 
 
 @dataclass(eq=False)
@@ -117,27 +137,52 @@ class _Text:
         self.turn = 0  # tokens since it came to run
         self._model, self._top = model, order.top
         self._watches = bool(order.steering.watched)
+        reports = self._top is not None or order.token_ids or order.echo
+        self._describes = reports or self._watches
         self._deltas = TextDeltas(model.decode, order.sampling.stop)
         self._tokens: list[Token] = []
-        self._n_told = 0
+        self._n_told = self._n_echoed = 0
+        steering = order.steering
+        self._cost = CostMeter() if steering.cost else None
+        strengths = [guide.strength for guide in steering.guides]
         self.continuation = Continuation(
             model,
             order.rows[index],
-            order.steering.steers,
+            steering.steers,
             order.sampling,
-            order.steering.watched,
-            order.steering.guards,
-            self._heard,
+            steering.watched,
+            steering.guards,
+            self._on_token,
+            strengths=strengths,
+            prefill=order.prefill,
+            plain=steering.cost and bool(steering.steers or steering.guards or strengths),
+            on_prompt=self._on_prompt if order.echo else None,
         )
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that it has in a forward."""
+        return len(self.continuation.runs)
 
     @property
     def room(self) -> int:
         """Tokens that its cache may take before others have ended."""
         one = self.continuation
-        return one.length + min(one.sampling.max_tokens - len(one.new), AHEAD)
+        ahead = min(one.sampling.max_tokens - len(one.new), AHEAD)
+        return one.length + self.n_rows * ahead
 
-    def _heard(self, token: int, logits: Tensor) -> None:
-        if self._top is not None or self._watches:
+    def _on_prompt(self, logits: Tensor) -> None:
+        """Report the prompt's tokens; the first has no log-probability."""
+        ids = self.continuation.prompt
+        self._tokens.append(Token(ids[0], self._model.token(ids[0]), None))
+        self._tokens += map(self._described, ids[1:], logits)
+        self._n_echoed = len(ids)
+        self._tell(self._model.decode(ids), len(ids))
+
+    def _on_token(self, token: int, logits: Tensor, plain: Tensor | None) -> None:
+        if self._cost is not None:
+            self._cost.add(logits, logits if plain is None else plain)
+        if self._describes:
             self._tokens.append(self._described(token, logits))
         if piece := self._deltas.push(token):
             self._tell(piece, len(self._tokens))
@@ -148,10 +193,15 @@ class _Text:
         Raises:
             GuardError: a guard tripped, and was to be an error.
         """
-        made = self.continuation.generation()
+        one = self.continuation
+        made = one.generation()
+        cost = None if self._cost is None else self._cost.cost(one.new[: made.n_tokens])
         piece = self._deltas.finish()
-        if piece or self._n_told < min(made.n_tokens, len(self._tokens)):
-            self._tell(piece, made.n_tokens)
+        n_tokens = self._n_echoed + made.n_tokens
+        if self._n_echoed and made.finish == "end":
+            n_tokens += 1
+        if piece or self._n_told < min(n_tokens, len(self._tokens)):
+            self._tell(piece, n_tokens)
         self.job.events.append(
             End(
                 self.index,
@@ -160,6 +210,7 @@ class _Text:
                 tuple(made.gates),
                 tuple(made.trips),
                 tuple(made.idle),
+                cost,
             )
         )
 
@@ -172,14 +223,15 @@ class _Text:
         text = self._model.token(token)
         watched = tuple(self.continuation.newest()) if self._watches else ()
         if self._top is None:
-            return Token(text, 0.0, (), watched)
+            return Token(token, text, 0.0, (), watched)
         log_probs = logits.log_softmax(-1)
         values, ids = log_probs.topk(min(self._top, len(log_probs)))
         top = zip(ids.tolist(), values.tolist(), strict=True)
         return Token(
+            token,
             text,
             max(float(log_probs[token]), _NEVER),
-            tuple((self._model.token(one), max(value, _NEVER)) for one, value in top),
+            tuple((one, self._model.token(one), max(value, _NEVER)) for one, value in top),
             watched,
         )
 
@@ -195,12 +247,13 @@ class Batcher:
         self._metrics.gauge("steer_texts_running", lambda: sum(len(j.running) for j in self._jobs))
         self._metrics.gauge("steer_texts_waiting", lambda: sum(len(j.waiting) for j in self._jobs))
         self._arrived: queue.Queue[Job] = queue.Queue()
+        self._work: queue.Queue[tuple[Callable[[Between], Any], Future[Any]]] = queue.Queue()
         self._jobs: list[Job] = []
         self._begun: set[_Text] = set()  # what has a cache, running or parked
         self._together = Together(model)
         self._budget, self._room = token_budget(model), cached_tokens(model)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="model", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Batcher:
@@ -223,6 +276,22 @@ class Batcher:
         self._arrived.put_nowait(job)
         return job
 
+    def run(self, work: Callable[[Between], Result]) -> Future[Result]:
+        """Have other work done on the model, in its thread.
+
+        work: gets a function to call where it can wait for a moment. Every text then gets a token
+        more; where nobody waits for the result any more (the future is cancelled), or the server
+        ends, it raises `Abandoned`.
+
+        Raises:
+            RequestError: too much waits.
+        """
+        if self._work.qsize() >= MOST_WORK:
+            raise RequestError("other vectors are being made; try again later", 503, code="busy")
+        future: Future[Result] = Future()
+        self._work.put_nowait((work, future))
+        return future
+
     def error(self, error: Exception) -> RequestError:
         """What a client is told of an error; of a bug, the log has the details."""
         if isinstance(error, RuntimeError) and ran_out(error):
@@ -233,23 +302,47 @@ class Batcher:
         self._log("".join(traceback.format_exception(error)))
         return RequestError("the server failed; its log says how", 500)
 
-    def _work(self) -> None:
+    def _serve(self) -> None:
         while not self._closed.is_set():
-            self._receive()
-            for job in [one for one in self._jobs if one.gone.is_set()]:
-                self._drop(job)
-            try:
-                self._admit()
-                self._together.step()
-            except Exception as error:  # none of what ran can go on; what waits can
-                self._together.clear()
-                for job in [one for one in self._jobs if one.running]:
-                    self._fail(job, error)
-            self._report()
+            self._receive(wait=not self._jobs and self._work.empty())
+            self._turn()
+            with suppress(queue.Empty):
+                self._do(*self._work.get_nowait())
 
-    def _receive(self) -> None:
-        """Take in what has arrived; wait for it where there is nothing else to do."""
-        wait = not self._jobs
+    def _turn(self) -> None:
+        """Give every text that runs a token more."""
+        for job in [one for one in self._jobs if one.gone.is_set()]:
+            self._drop(job)
+        try:
+            self._admit()
+            self._together.step()
+        except Exception as error:  # none of what ran can go on; what waits can
+            self._together.clear()
+            for job in [one for one in self._jobs if one.running]:
+                self._fail(job, error)
+        self._report()
+
+    def _do(self, work: Callable[[Between], Any], future: Future[Any]) -> None:
+        def between() -> None:
+            if self._closed.is_set() or future.cancelled():
+                raise Abandoned
+            self._receive(wait=False)
+            self._turn()
+
+        try:
+            between()
+            result = work(between)
+        except Abandoned:
+            future.cancel()
+        except Exception as error:
+            with suppress(InvalidStateError):  # cancelled meanwhile
+                future.set_exception(error)
+        else:
+            with suppress(InvalidStateError):
+                future.set_result(result)
+
+    def _receive(self, *, wait: bool) -> None:
+        """Take in what has arrived, or arrives soon."""
         while True:
             try:
                 job = self._arrived.get(timeout=_LOOK) if wait else self._arrived.get_nowait()
@@ -294,7 +387,7 @@ class Batcher:
             taken = sum(one.room for one in self._begun)
             if taken + text.room > self._room:
                 return False
-        if len(running) < MOST_RUNNING:
+        if not running or sum(one.n_rows for one in running) + text.n_rows <= MOST_RUNNING:
             return True
         fewest = len(text.job.running)
         giving = [

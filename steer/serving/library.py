@@ -1,8 +1,10 @@
-"""What requests can name, and what their fields `steer`, `when`, `guard` and `watch` mean.
+"""What requests can name, and what their fields of steering mean.
 
     "steer": "joyful:2@2"                                        as -v has it
     "steer": ["joyful:2@2", {"vector": "sea", "coefficient": -1, "layers": [14]}]
     "when": "sea>0.2"     "guard": "troll>0.5", "on_trip": "stop"     "watch": ["joyful"]
+    "condition": "You are a pirate.", "strength": 1.5
+    "prefill": "Ahoy"     "cost": true
 
 What is left out is taken from the file's recommendation. Without `steer` the server's own steers
 act (`steer serve -v`); an empty list steers nothing. `MODEL:NAME` as the model is the model under
@@ -26,12 +28,21 @@ from steer.base.errors import SteerError, UsageError, VectorError
 from steer.base.files import safe_name
 from steer.serving.errors import RequestError
 from steer.steering import projection, recipe, spec
+from steer.steering.generation import Guide
 from steer.steering.named import NamedSteer, resolved
 from steer.steering.operation import RECOMMENDED, Coefficient
-from steer.steering.projection import Gate, Guard, OnTrip, Projection
-from steer.steering.steers import Steer, check_all_fit, check_fits, resolve
+from steer.steering.projection import Gate, Guard, OnTrip, Projection, reading_layer
+from steer.steering.scope import Scope
+from steer.steering.steers import (
+    Steer,
+    check_all_fit,
+    check_fits,
+    recommended_operation,
+    resolve,
+    usual_scope,
+)
 from steer.vectors import store
-from steer.vectors.metadata import Metadata
+from steer.vectors.metadata import LayerStatistics, Metadata
 from steer.vectors.provenance import ModelIdentity
 from steer.vectors.rendering import TemplateSettings, settings_for, with_arguments
 from steer.vectors.sites import listed
@@ -42,15 +53,21 @@ Result = TypeVar("Result")
 #: Of a coefficient, in vectors; further out numbers overflow, and no text comes of it.
 LARGEST = 1000.0
 #: The fields of a body that this module reads.
-FIELDS = ("steer", "when", "guard", "on_trip", "watch", "allow_idle")
-#: Options of `steer apply` that requests cannot have, and what to do instead.
-UNSUPPORTED = {
-    "condition": "texts of many requests run together, one forward a token; write the condition"
-    " into the prompt or the system message, or use steer apply --condition",
-    "strength": "it belongs to 'condition', which this server does not do; use steer apply"
-    " --condition --strength",
-}
-_MOST = 16
+FIELDS = (
+    "steer",
+    "when",
+    "guard",
+    "on_trip",
+    "watch",
+    "condition",
+    "strength",
+    "prefill",
+    "cost",
+    "allow_idle",
+)
+_MOST, _MOST_GUIDES = 16, 4
+_TokenId = Annotated[int, Meta(ge=0, le=2**31)]
+_Prompt = Annotated[str, Meta(min_length=1)]
 _Text = Annotated[str, Meta(min_length=1, max_length=200)]
 _Layers = Annotated[tuple[int, ...], Meta(min_length=1, max_length=1000)]
 
@@ -104,17 +121,28 @@ class Fields(msgspec.Struct, frozen=True):
     guard: _Text | Annotated[tuple[_Text, ...], Meta(max_length=_MOST)] | None = None
     on_trip: OnTrip | None = None
     watch: _Text | Annotated[tuple[_Text, ...], Meta(max_length=_MOST)] | None = None
+    condition: _Prompt | Annotated[tuple[_Prompt, ...], Meta(max_length=_MOST_GUIDES)] | None = None
+    strength: float | Annotated[tuple[float, ...], Meta(max_length=_MOST_GUIDES)] | None = None
+    prefill: str | Annotated[tuple[_TokenId, ...], Meta(max_length=100_000)] | None = None
+    cost: bool | None = None
     allow_idle: bool | None = None
 
 
 @dataclass(frozen=True)
 class Steering:
-    """How the texts of a request are steered, guarded and watched. settings: of a recipe, for what
-    the request leaves open. allow_idle: whether a steer may act nowhere."""
+    """How the texts of a request are steered, guarded, guided and watched.
+
+    settings: of a recipe, for what the request leaves open. prefill: what each text begins with, as
+    text or token ids. cost: whether to say what steering cost each text. allow_idle: whether a
+    steer may act nowhere.
+    """
 
     steers: tuple[Steer, ...] = ()
     guards: tuple[Guard, ...] = ()
     watched: tuple[Projection, ...] = ()
+    guides: tuple[Guide, ...] = ()
+    prefill: str | tuple[int, ...] = ()
+    cost: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     allow_idle: bool = False
 
@@ -159,15 +187,19 @@ class Recipe:
 @dataclass
 class Library:
     """The vectors and recipes that requests can name, and what steers where one names none.
-    allow_idle: where a request does not say it."""
+
+    allow_idle: where a request does not say it. unsaved: vectors that were made on the page, and
+    are in no file yet.
+    """
 
     vectors: dict[str, SteeringVector]
     recipes: dict[str, Recipe] = field(default_factory=dict)
     defaults: tuple[Steer, ...] = ()
     allow_idle: bool = False
+    unsaved: set[str] = field(default_factory=set)
 
     def steering(self, fields: Mapping[str, Any], alias: str | None = None) -> Steering:
-        """What `steer`, `when`, `guard`, `on_trip` and `watch` of a body mean. alias: the vector or
+        """What the fields of steering in a body mean. alias: the vector or
         recipe that its model is named after.
 
         Raises:
@@ -190,10 +222,21 @@ class Library:
         watched = [
             self._read("watch", partial(self._projection, one)) for one in _several(asked.watch)
         ]
+        guides = self._read("strength", partial(_guides, asked))
+        if guides and (guards or watched or any(steer.gate for steer in steers)):
+            raise RequestError(
+                "a guided text is written by several runs at once: condition goes with no gate,"
+                " guard or watch",
+                param="condition",
+                code="bad_steer",
+            )
         return Steering(
             tuple(steers),
             tuple(guards),
             tuple(dict.fromkeys(watched)),
+            tuple(guides),
+            asked.prefill or (),
+            bool(asked.cost),
             settings,
             self.allow_idle if asked.allow_idle is None else asked.allow_idle,
         )
@@ -302,9 +345,24 @@ class Library:
         return self.names.get(vector, vector.name)
 
     def described(self) -> dict[str, Any]:
-        """What there is, for clients to look up."""
-        data = [_described(name, one.metadata) for name, one in sorted(self.vectors.items())]
+        """The vectors, for clients to look up."""
+        data = [
+            describe(name, one.metadata) | {"saved": name not in self.unsaved}
+            for name, one in sorted(self.vectors.items())
+        ]
         return {"object": "list", "data": data}
+
+    def described_recipes(self) -> list[dict[str, Any]]:
+        """The recipes, for clients to look up."""
+        return [
+            {
+                "id": name,
+                "description": one.description,
+                "steers": [self.as_asked(steer) for steer in one.steers],
+                "settings": dict(one.settings),
+            }
+            for name, one in sorted(self.recipes.items())
+        ]
 
     def as_asked(self, steer: Steer) -> dict[str, Any]:
         """A steer as a request would have it, with nothing left to the file."""
@@ -326,17 +384,23 @@ class Library:
 
 
 def read_library(
-    folder: Path, usable: Callable[[SteeringVector], None] = lambda vector: None
+    folder: Path,
+    usable: Callable[[SteeringVector], None] = lambda vector: None,
+    *,
+    may_be_empty: bool = False,
 ) -> tuple[Library, list[str]]:
     """The vectors and recipes of a folder by their files' names, and why others are left out.
 
-    usable: raises a SteerError of a vector that could not be used.
+    usable: raises a SteerError of a vector that could not be used. may_be_empty: vectors can still
+    be made, so that there need be neither one nor the folder.
 
     Raises:
         SteerError: there is no such folder.
         VectorError: none of its vectors can be used.
     """
     if not folder.is_dir():
+        if may_be_empty:
+            return Library({}), []
         raise SteerError(f"there is no folder {folder}", hint="name one with --vectors")
 
     def read(path: Path) -> SteeringVector:
@@ -345,9 +409,8 @@ def read_library(
         usable(vector)
         return vector
 
-    library, notes = _kept(
-        {path.stem: partial(read, path) for path in store.files(folder)}, str(folder)
-    )
+    reads = {path.stem: partial(read, path) for path in store.files(folder)}
+    library, notes = _kept(reads, str(folder), may_be_empty=may_be_empty)
     more = add_recipes(library, sorted(folder.glob("*.toml")), folder, usable)
     return library, [*notes, *more]
 
@@ -404,7 +467,11 @@ def finder(folder: Path, find: Callable[[str], Path] = store.find) -> Callable[[
 
 
 def fitting(
-    library: Library, model: ModelIdentity, *, allow_other_model: bool = False
+    library: Library,
+    model: ModelIdentity,
+    *,
+    allow_other_model: bool = False,
+    may_be_empty: bool = False,
 ) -> tuple[Library, list[str]]:
     """What of a library fits a model, and what is to be known of that and of the rest.
 
@@ -423,7 +490,7 @@ def fitting(
         warnings.extend(check_all_fit(used, model, allow_other_model=allow_other_model))
 
     checks = {name: partial(fits, vector) for name, vector in library.vectors.items()}
-    made, notes = _kept(checks, model.id)
+    made, notes = _kept(checks, model.id, may_be_empty=may_be_empty)
     for name, one in library.recipes.items():
         try:
             all_fit(one.steers)
@@ -436,7 +503,7 @@ def fitting(
 
 
 def _kept(
-    wanted: Mapping[str, Callable[[], SteeringVector]], where: str
+    wanted: Mapping[str, Callable[[], SteeringVector]], where: str, *, may_be_empty: bool
 ) -> tuple[Library, list[str]]:
     vectors, notes = {}, []
     for name, get in wanted.items():
@@ -444,7 +511,7 @@ def _kept(
             vectors[name] = get()
         except SteerError as error:
             notes.append(f"{name} is left out: {error}")
-    if not vectors:
+    if not vectors and not may_be_empty:
         raise VectorError(
             "; ".join([f"there is no vector to serve from {where}", *notes]),
             hint="name a folder with --vectors",
@@ -457,7 +524,8 @@ def _check_name(path: Path) -> None:
         raise VectorError(f"{path.stem!r} is no name that a request could have")
 
 
-def _described(name: str, metadata: Metadata) -> dict[str, Any]:
+def describe(name: str, metadata: Metadata) -> dict[str, Any]:
+    """A vector, as `GET /v1/vectors` lists it under a name."""
     recommended = metadata.recommended
     usual = Coefficient(recommended.coefficient, recommended.unit)
     return {
@@ -471,7 +539,44 @@ def _described(name: str, metadata: Metadata) -> dict[str, Any]:
             "coefficient": usual.value if usual.unit == "vector" else str(usual),
             "layers": list(recommended.layers),
             "op": recommended.op,
+            "scope": str(_scope(metadata)),
         },
+        "evidence": recommended.evidence,
+        "swept": recommended.chosen_on is not None,
+        "limit": recommended.limit and recommended.limit / recommended.coefficient,
+        "license": metadata.license,
+        "method": metadata.method.name,
+        "read": {"positions": metadata.read.positions, "chat": metadata.read.chat is True},
+        "contrast": {"kind": metadata.contrast.kind, "n": metadata.contrast.n},
+        "watch_layer": _watch_layer(metadata),
+        "statistics": [_statistics(row) for row in metadata.statistics],
+    }
+
+
+def _scope(metadata: Metadata) -> Scope:
+    """Where the vector acts if a request does not say."""
+    try:
+        return usual_scope(metadata, recommended_operation(metadata))
+    except VectorError:  # an op of a later version, which no request can leave out
+        return usual_scope(metadata)
+
+
+def _watch_layer(metadata: Metadata) -> int | None:
+    """The layer that `watch` reads; None where projections have no units."""
+    layer = reading_layer(metadata, metadata.recommended.layers)
+    row = metadata.at(layer)
+    has_units = row.positive and row.negative and row.positive.mean != row.negative.mean
+    return layer if has_units else None
+
+
+def _statistics(row: LayerStatistics) -> dict[str, Any]:
+    return {
+        "layer": row.layer,
+        "norm": row.norm,
+        "resid_norm": row.resid_norm,
+        "separability": row.separability,
+        "neg": row.negative and row.negative.mean,
+        "pos": row.positive and row.positive.mean,
     }
 
 
@@ -479,6 +584,22 @@ def _several(value: Any) -> Sequence[Any]:
     if value is None:
         return ()
     return value if isinstance(value, tuple) else (value,)
+
+
+def _guides(asked: Fields) -> list[Guide]:
+    """Conditions with their strengths: 1 where none is named, one for all, or one for each.
+
+    Raises:
+        UsageError: strengths without a condition, or of another number.
+    """
+    conditions, strengths = _several(asked.condition), _several(asked.strength)
+    if len(strengths) not in (0, 1, len(conditions)) or (strengths and not conditions):
+        raise UsageError(
+            f"{len(strengths)} strengths for {len(conditions)} conditions: name one for all, or one"
+            " for each"
+        )
+    each = strengths if len(strengths) > 1 else [*strengths, 1.0][:1] * len(conditions)
+    return [Guide(*one) for one in zip(conditions, each, strict=True)]
 
 
 def _check_size(coefficient: Coefficient) -> None:

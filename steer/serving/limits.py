@@ -24,6 +24,8 @@ MOST_MARKS = {",": 500_000, "[": 20_000, "{": 20_000, '"': 100_000}
 MOST_CHOICES = 128
 #: Log-probabilities in one answer: choices times tokens times those of a token.
 MOST_LOGPROBS = 500_000
+#: Logits of a prompt that is reported: tokens times vocabulary.
+MOST_LOGITS = 500_000_000
 #: Requests that are being answered or wait.
 MOST_REQUESTS = 256
 MOST_CONNECTIONS = 512

@@ -17,9 +17,13 @@ _EXTRA = ("name", "tool_calls", "tool_call_id", "function_call", "refusal", "ann
 
 
 def render(
-    model: Model, asked: requests.Chat | requests.Tokenize, steering: Steering
+    model: Model,
+    asked: requests.Chat | requests.Tokenize,
+    steering: Steering,
+    condition: str | None = None,
 ) -> tuple[str, list[str]]:
-    """The text that the model continues, and notes for the client.
+    """The text that the model continues, and notes for the client. condition: a system message that
+    goes before the messages, which have none of their own then.
 
     The template gets the arguments that the server was started with and the request's own
     `chat_template_kwargs`; where there are none, those that the request's vectors were read with.
@@ -43,8 +47,15 @@ def render(
         template.check_arguments()
     unfinished = bool(asked.continue_final_message)
     ask = not unfinished if asked.add_generation_prompt is None else asked.add_generation_prompt
+    messages = _messages(model, asked, steering)
+    if condition is not None:
+        if messages and messages[0].role in ("system", "developer"):
+            raise RequestError(
+                "a condition is a system message, and there is one already", param="condition"
+            )
+        messages.insert(0, Message("system", condition))
     try:
-        text = template.render(_messages(model, asked, steering), ask=ask, unfinished=unfinished)
+        text = template.render(messages, ask=ask, unfinished=unfinished)
     except ModelError as error:
         raise RequestError(str(error), param="messages") from None
     return text, notes

@@ -15,18 +15,19 @@ import ipaddress
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from steer import __version__
 from steer.base.errors import VectorError
 from steer.base.strict_json import load_strict_json
-from steer.serving import limits
+from steer.serving import limits, pages
 from steer.serving.errors import RequestError
-from steer.serving.library import FIELDS, UNSUPPORTED, Library, Steering
+from steer.serving.library import FIELDS, Library, Steering
 from steer.serving.metrics import Metrics
 from steer.vectors.sites import listed
 
@@ -38,16 +39,20 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _MOST_HEADER = 4_000
 VECTORS, MODELS = "/v1/vectors", "/v1/models"
-#: What anybody may read, key or not: a page, and whether the server is up.
-_OPEN = ("/", "/health", "/docs", "/openapi.json")
-_GET = (*_OPEN, "/version", "/metrics", "/api/version", "/api/tags", MODELS, VECTORS)
+#: What anybody may read, key or not, beside the files of the page: whether the server is up, and
+#: the description of the API.
+_OPEN = ("/health", "/docs", "/openapi.json")
+#: What the page shows: the model, and what requests can name.
+STATE = "/page/state"
+_GET = (*_OPEN, STATE, "/version", "/metrics", "/api/version", "/api/tags", MODELS, VECTORS)
 STEERED = ("/v1/completions", "/v1/chat/completions", "/api/chat", "/api/generate")
 _POST = (*STEERED, "/tokenize", "/detokenize")
+#: What the page makes and saves, where the server says that it can (`about`).
+_MADE = ("/page/vectors", "/page/save")
 #: Any tokens: what is edited changes whatever they say.
 PROBE = {"prompt": [1, 2, 3, 4], "max_tokens": 1, "temperature": 0, "logprobs": 5}
 #: Nats by which engines that round otherwise in other batches are apart, and no steers are.
 _SAME = 0.05
-_JSON = [(b"content-type", b"application/json")]
 
 
 def is_local(host: str) -> bool:
@@ -107,8 +112,9 @@ class Access:
 class SteeringMiddleware:
     """app: the server behind. hand_on: what its body has to be for this steering; it may put that
     into the scope in place of the body. served: the model's name, None where only the server behind
-    knows it. log: is told of vectors that are left out. log_request: gets a line of each request,
-    without its texts. on_up: hears that it answers, and steers.
+    knows it. about: what the page shows of the model. log: gets a line for each vector that is left
+    out. log_request: gets a line for each request, without its texts. on_up: is called once the
+    server answers and steers.
     """
 
     def __init__(
@@ -119,6 +125,7 @@ class SteeringMiddleware:
         *,
         access: Access,
         served: str | None = None,
+        about: Mapping[str, Any] | None = None,
         metrics: Metrics | None = None,
         log: Callable[[str], None] = lambda text: None,
         log_request: Callable[[str], None] = lambda text: None,
@@ -126,6 +133,7 @@ class SteeringMiddleware:
     ) -> None:
         self._app, self._library, self._hand_on = app, library, hand_on
         self._access, self._served, self._on_up = access, served, on_up
+        self._about = dict(about or {"model": served})
         self._metrics = metrics or Metrics()
         self._log, self._log_request = log, log_request
         #: Why it did not start, if that was the reason.
@@ -166,7 +174,7 @@ class SteeringMiddleware:
             raise ConnectionError("the client does not read what it is sent") from None
         finally:
             seconds = time.monotonic() - began
-            path = scope["path"] if scope["path"] in (*_GET, *_POST) else "other"
+            path = scope["path"] if scope["path"] in (*_GET, *_POST, *_MADE) else "other"
             self._metrics.add("steer_requests_total", path=path, status=str(status))
             if path in STEERED:
                 self._metrics.observe(seconds)
@@ -190,25 +198,45 @@ class SteeringMiddleware:
     ) -> None:
         method, path = scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))
         asks_first = method == "OPTIONS" and b"origin" in headers
-        self._access.check(headers, needs_key=path not in _OPEN and not asks_first)
+        file = pages.page_files().get(path)
+        is_open = path in _OPEN or file is not None
+        self._access.check(headers, needs_key=not is_open and not asks_first)
         if asks_first:
             await self._allow(send)
             return
-        is_get = path in _GET or path.startswith(MODELS + "/")
-        if not is_get and path not in _POST:
+        makes = path in _MADE and "make" in self._about.get("features", ())
+        is_get = path in _GET or file is not None or path.startswith(MODELS + "/")
+        if not (is_get or makes) and path not in _POST:
             raise RequestError(
                 f"{method} {path[:100]} is not served; POST {' or '.join(STEERED[:2])}", status=404
             )
         if method not in (("GET", "HEAD") if is_get else ("POST",)):
             raise RequestError(f"{path} takes no {method}", status=405)
-        if path == VECTORS:
+        if file is not None:
+            await _send(send, 200, *file, pages.PAGE_HEADERS)
+        elif path == STATE:
+            await _answer(send, 200, self._state())
+        elif path == VECTORS:
             await _answer(send, 200, self._library.described())
         elif path == MODELS or path.startswith(MODELS + "/"):
             await self._list_models(scope, path.removeprefix(MODELS)[1:], receive, send)
         elif is_get:
             await self._app(scope, receive, send)
+        elif makes:
+            scope["steer.body"] = await _object(headers, receive)
+            await self._app(scope, receive, send)
         else:
             await self._steered(scope, headers, receive, send)
+
+    def _state(self) -> dict[str, Any]:
+        """What the page shows when it opens."""
+        library = self._library
+        return self._about | {
+            "version": __version__,
+            "vectors": library.described()["data"],
+            "recipes": library.described_recipes(),
+            "defaults": [library.as_asked(steer) for steer in library.defaults],
+        }
 
     async def _list_models(self, scope: Scope, name: str, receive: Receive, send: Send) -> None:
         """The models of the server behind, each also under every vector and recipe; with a name,
@@ -263,11 +291,7 @@ class SteeringMiddleware:
     async def _steered(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
-        data = await _body(receive)
-        if len(data) <= limits.SMALL_BODY:
-            body = _object(headers, data)
-        else:
-            body = await asyncio.to_thread(_object, headers, data)
+        body = await _object(headers, receive)
         alias = self._take_alias(body)
         fields = {name: body.pop(name) for name in FIELDS if name in body}
         steering = self._library.steering(fields, alias)
@@ -379,7 +403,19 @@ def _hostname(host: bytes) -> str:
         return ""
 
 
-def _object(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
+async def _object(headers: dict[bytes, bytes], receive: Receive) -> dict[str, Any]:
+    """The body of a request.
+
+    Raises:
+        RequestError: as `_body` and `_parsed`.
+    """
+    data = await _body(receive)
+    if len(data) <= limits.SMALL_BODY:
+        return _parsed(headers, data)
+    return await asyncio.to_thread(_parsed, headers, data)
+
+
+def _parsed(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
     """The body, which nothing behind will read in another way.
 
     Raises:
@@ -403,12 +439,6 @@ def _object(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
     for name in body:
         if len(name) > limits.LONGEST_NAME:
             raise RequestError(f"the name of a field has {len(name):,} characters", status=413)
-        if name in UNSUPPORTED:
-            raise RequestError(
-                f"this server does not do {name}: {UNSUPPORTED[name]}",
-                param=name,
-                code="unsupported",
-            )
         if name == "extra_body" or ("steer" in name.lower() and name != "steer"):
             raise RequestError(
                 f"there is no field {name!r}: steering goes in 'steer', beside 'model'",
@@ -477,8 +507,14 @@ def with_length(scope: Scope, length: int) -> list[tuple[bytes, bytes]]:
     return [*kept, (b"content-length", str(length).encode())]
 
 
-async def _answer(send: Send, status: int, told: dict[str, Any]) -> None:
-    data = json.dumps(told).encode()
-    headers = [*_JSON, (b"content-length", str(len(data)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def _answer(send: Send, status: int, content: dict[str, Any]) -> None:
+    await _send(send, status, json.dumps(content).encode(), "application/json")
+
+
+async def _send(
+    send: Send, status: int, data: bytes, kind: str, more: Mapping[str, str] | None = None
+) -> None:
+    headers = {"content-type": kind, "content-length": str(len(data))} | dict(more or {})
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
     await send({"type": "http.response.body", "body": data})

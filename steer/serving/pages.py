@@ -1,22 +1,48 @@
-"""What a browser sees: the front page, and the API described. Nothing comes from another host."""
+"""What a browser gets: the files of the page at `/`, and the description of the API.
+
+Nothing comes from another host, and no page runs a script that is not a file of this package.
+"""
 
 from __future__ import annotations
 
 import html
 import json
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from steer import __version__
+from steer.base.files import read_bytes
 from steer.serving import library, requests
 
-#: Of every page: it runs no script, and asks no other host for anything.
-HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none';"
-    " form-action 'none'; frame-ancestors 'none'",
+if TYPE_CHECKING:
+    from steer.models.model import Model
+
+_NOWHERE = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_SAFE = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+#: Of the description of the API: it runs no script.
+HEADERS = {"content-security-policy": f"{_NOWHERE}; style-src 'unsafe-inline'"} | _SAFE
+#: Of the page: its own files only, no inline code, and no text ever becomes markup.
+PAGE_HEADERS = {
+    "content-security-policy": f"{_NOWHERE}; script-src 'self'; style-src 'self'; img-src 'self';"
+    " connect-src 'self'; require-trusted-types-for 'script'; trusted-types 'none'",
+    "cache-control": "no-cache",
+} | _SAFE
+_LARGEST = 1_000_000
+#: Fields of requests that vLLM's server does not have.
+FEATURES = ["watch", "guard", "condition", "prefill", "cost"]
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -37,13 +63,30 @@ _PATHS: list[tuple[str, str, str, type | None]] = [
 ]
 
 
-def front(served: str, known: library.Library) -> str:
-    """The page at `/`."""
-    names = "".join(f"<li>{html.escape(name)}</li>" for name in sorted(known.vectors))
-    return _PAGE.format(
-        body=f"<h1>steer</h1><p>{html.escape(served)} is served here. <a href=/docs>The API</a></p>"
-        f"<h2>Vectors</h2><ul>{names}</ul>"
-    )
+def about(model: Model, engine: str = "huggingface", *, makes: bool = False) -> dict[str, Any]:
+    """What the page shows of a model. features: what its requests can have on this engine, and
+    `make` where vectors can be made."""
+    features = FEATURES + ["make"] * makes if engine == "huggingface" else []
+    return {
+        "model": model.identity.id,
+        "runs_on": model.describe() if engine == "huggingface" else engine,
+        "engine": engine,
+        "n_layers": model.n_layers,
+        "context": model.context,
+        "chat": model.template.exists,
+        "features": features,
+    }
+
+
+@cache
+def page_files() -> dict[str, tuple[bytes, str]]:
+    """The files of the page: their contents and media types, by the paths that serve them."""
+    found = {
+        f"/page/{file.name}": (read_bytes(file, limit=_LARGEST), _TYPES[file.suffix])
+        for file in Path(__file__).with_name("page").iterdir()
+        if file.suffix in _TYPES
+    }
+    return {"/": found.pop("/page/index.html")} | found
 
 
 def docs() -> str:

@@ -34,7 +34,8 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What both kinds of request have; None is the default, and -1 as many tokens as there is room
-    for. n_predict: as llama.cpp calls max_tokens."""
+    for. n_predict: as llama.cpp calls max_tokens. return_token_ids: as in vLLM, each choice has
+    `token_ids`; log-probabilities have ids too."""
 
     model: str | None = None
     max_tokens: _Count | None = None
@@ -47,6 +48,7 @@ class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     stop: _Stop | Annotated[tuple[_Stop, ...], Meta(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -61,11 +63,13 @@ class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Completion(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """POST /v1/completions. logprobs: of so many of the likeliest tokens, and the one taken."""
+    """POST /v1/completions. logprobs: of so many of the likeliest tokens, and the one taken. echo:
+    the prompt comes before the text, and its log-probabilities before the text's."""
 
     prompt: str | tuple[str | _TokenId | tuple[_TokenId, ...], ...]
     logprobs: _Top | None = None
     add_special_tokens: bool = True
+    echo: bool | None = None
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
@@ -220,7 +224,6 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     "spaces_between_special_tokens": (True,),
     "include_stop_str_in_output": (False,),
     "return_tokens_as_token_ids": (False,),
-    "return_token_ids": (False,),
     "stop_token_ids": ([],),
     "bad_words": ([],),
     "logit_bias": ({}, []),
@@ -232,7 +235,6 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
     "guided_choice": (),
     "guided_grammar": (),
     "structured_outputs": (),
-    "echo": (False,),
     "best_of": (1,),
     "suffix": ("",),
     "tools": ([],),

@@ -13,9 +13,12 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from steer.steering.generation import GateReading, Trip
+
+if TYPE_CHECKING:
+    from steer.generate.cost import Cost
 
 _Json = dict[str, Any]
 
@@ -25,12 +28,15 @@ class Token:
     """A token that was written, with its log-probability and those of the likeliest at its place.
 
     They are the model's own, steered, before temperature and what else changes them to draw.
-    watched: its projections, in the files' units.
+    log_prob is None of the first token of a prompt. top: id, text and log-probability of each of
+    the likeliest. watched: its projections, in the
+    files' units.
     """
 
+    id: int
     text: str
-    log_prob: float
-    top: tuple[tuple[str, float], ...]
+    log_prob: float | None
+    top: tuple[tuple[int, str, float], ...] = ()
     watched: tuple[float, ...] = ()
 
 
@@ -45,7 +51,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A choice is over, after so many tokens. idle: steers that acted nowhere in it."""
+    """A choice is over, after so many tokens. idle: steers that acted nowhere in it. cost: what
+    steering cost it, where the request asks for that."""
 
     choice: int
     finish: Literal["stop", "length"]
@@ -53,15 +60,16 @@ class End:
     gates: tuple[GateReading, ...] = ()
     trips: tuple[Trip, ...] = ()
     idle: tuple[str, ...] = ()
+    cost: Cost | None = None
 
 
 @dataclass
 class Answer:
     """The answer to one request, of which it makes JSON.
 
-    n_prompt: tokens of all prompts. logprobs: whether they were asked for. steers: as a request
-    has them. watched: names of the projections that are told. notes: what a client should know of
-    how its messages were rendered.
+    n_prompt: number of tokens of all prompts. logprobs, token_ids: whether the request asks for
+    them. steers: as a request has them. watched: names of the projections that are reported. notes:
+    what a client should know of how its messages were rendered.
     """
 
     model: str
@@ -72,6 +80,7 @@ class Answer:
     steers: Sequence[_Json] = ()
     watched: Sequence[str] = ()
     notes: Sequence[str] = ()
+    token_ids: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     _id: str = field(default_factory=lambda: secrets.token_hex(12))
     _offsets: dict[int, int] = field(default_factory=dict)
@@ -158,6 +167,8 @@ class Answer:
             "logprobs": log_probs,
             "finish_reason": end and end.finish,
         }
+        if self.token_ids:
+            made["token_ids"] = [token.id for token in tokens]
         own: _Json = {}
         if self.watched and tokens:
             columns = zip(*(token.watched for token in tokens), strict=True)
@@ -169,6 +180,7 @@ class Answer:
             own |= {"gates": [asdict(one) for one in end.gates]} if end.gates else {}
             own |= {"trips": [asdict(one) for one in end.trips]} if end.trips else {}
             own |= {"idle": list(end.idle)} if end.idle else {}
+            own |= {"cost": asdict(end.cost)} if end.cost else {}
         return made | ({"steer": own} if own else {})
 
     def _plain(self, index: int, tokens: Sequence[Token]) -> _Json:
@@ -176,26 +188,37 @@ class Answer:
         for token in tokens:
             offsets.append(self._offsets.get(index, 0))
             self._offsets[index] = offsets[-1] + len(token.text)
-        return {
+        made: _Json = {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [token.log_prob for token in tokens],
-            "top_logprobs": [dict(token.top) | {token.text: token.log_prob} for token in tokens],
+            "top_logprobs": [
+                None
+                if token.log_prob is None
+                else {text: value for _, text, value in token.top} | {token.text: token.log_prob}
+                for token in tokens
+            ],
             "text_offset": offsets,
         }
+        if self.token_ids:
+            made["top"] = [
+                [{"id": id_, "token": text, "logprob": value} for id_, text, value in token.top]
+                for token in tokens
+            ]
+        return made
 
     def _for_chat(self, tokens: Sequence[Token]) -> _Json:
         content = [
-            _entry(token.text, token.log_prob)
-            | {"top_logprobs": [_entry(text, value) for text, value in token.top]}
+            self._entry(token.id, token.text, token.log_prob)
+            | {"top_logprobs": [self._entry(*one) for one in token.top]}
             for token in tokens
         ]
         return {"content": content, "refusal": None}
+
+    def _entry(self, token: int, text: str, log_prob: float | None) -> _Json:
+        entry: _Json = {"token": text, "logprob": log_prob, "bytes": list(text.encode())}
+        return entry | ({"id": token} if self.token_ids else {})
 
 
 def sse(told: _Json) -> str:
     """A server-sent event."""
     return f"data: {json.dumps(told)}\n\n"
-
-
-def _entry(text: str, log_prob: float) -> _Json:
-    return {"token": text, "logprob": log_prob, "bytes": list(text.encode())}

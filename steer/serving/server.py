@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import uvicorn
 
 from steer.base.errors import HookError
 from steer.models.model import Model
+from steer.serving import pages
 from steer.serving.app import build, hand_on
 from steer.serving.batching import Batcher
 from steer.serving.connections import Connection
@@ -27,27 +29,31 @@ def serve(
     at: socket.socket,
     *,
     access: Access,
+    folder: Path,
     log: Callable[[str], None],
     log_request: Callable[[str], None],
     on_up: Callable[[], None],
 ) -> None:
     """Answer requests until the process is interrupted.
 
-    log: gets the traceback of a bug, and which vectors are left out. log_request: gets a line for
-    each request, without its texts.
+    folder: where vectors are saved that are made on the page, which takes that only this machine
+    reaches it. log: gets the traceback of a bug, and which vectors are left out. log_request: gets
+    a line for each request, without its texts.
 
     Raises:
         HookError: steers change nothing in what it answers.
     """
     metrics = Metrics()
     with Batcher(model, log, metrics) as batcher:
-        app = build(model, batcher, library, metrics, int(time.time()))
+        makes = access.local
+        app = build(model, batcher, library, metrics, int(time.time()), folder if makes else None)
         front = SteeringMiddleware(
             app,
             library,
             hand_on,
             access=access,
             served=model.identity.id,
+            about=pages.about(model, makes=makes),
             metrics=metrics,
             log=log,
             log_request=log_request,

@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import Request
 
 from steer.base.errors import IdleError, UsageError
+from steer.contrasts.frame import joinable
 from steer.hooks.meeting import check_can_act
 from steer.models.model import Model
 from steer.serving import limits, requests
@@ -22,7 +23,7 @@ from steer.serving.errors import RequestError
 from steer.serving.library import Library, Steering
 from steer.serving.messages import render
 from steer.serving.responses import Answer, End
-from steer.steering.generation import Row, Sampling
+from steer.steering.generation import Guide, Row, Sampling
 from steer.steering.readers import check_readers
 
 #: New tokens of a completion, as OpenAI has it, and of an answer where the model names no context.
@@ -37,15 +38,21 @@ BODY, STEERING, LOG = "steer.body", "steer.steering", "steer.log"
 
 @dataclass
 class Work:
-    """A request that is ready to be written. wanted: the most new tokens; None is all that fit.
-    notes: what its client should know of how the messages were rendered, and of
-    vectors that were read from texts of another kind."""
+    """A request that is ready to be written.
+
+    conditioned: token ids of each prompt under each condition that guides it. prefill: those that
+    each text begins with. wanted: the most new tokens; None is all that fit. notes: what its client
+    should know of how the messages were rendered, and of vectors that were read from texts of
+    another kind.
+    """
 
     asked: requests.Completion | requests.Chat
     prompts: list[list[int]]
     wanted: int | None
     settings: Mapping[str, Any]
     notes: list[str] = field(default_factory=list)
+    conditioned: list[tuple[list[int], ...]] = field(default_factory=list)
+    prefill: list[int] = field(default_factory=list)
 
 
 class Service:
@@ -80,18 +87,25 @@ class Service:
         for text in texts:
             self._check_length(text, "prompt")
 
-        def encode() -> list[list[int]]:
-            special = asked.add_special_tokens
-            return [
-                self.model.encode(text, special=special) if isinstance(text, str) else list(text)
-                for text in texts
+        def encode(text: str | tuple[int, ...]) -> list[int]:
+            if not isinstance(text, str):
+                return list(text)
+            return self.model.encode(text, special=asked.add_special_tokens)
+
+        def encode_all() -> tuple[list[list[int]], list[tuple[list[int], ...]]]:
+            prompts = [encode(text) for text in texts]
+            return prompts, [
+                self._under(steering, ids, [encode(one) for one in _after(text, steering.guides)])
+                for text, ids in zip(texts, prompts, strict=True)
             ]
 
-        prompts = await self._preparing.run(encode, "the tokenizer")
+        prompts, conditioned = await self._preparing.run(encode_all, "the tokenizer")
         wanted = asked.most_tokens
         if wanted is None:
             wanted = steering.settings.get("max_tokens", _USUAL)
-        return Work(asked, prompts, None if wanted == -1 else wanted, steering.settings)
+        wanted = None if wanted == -1 else wanted
+        prefill = await self._prefill(steering)
+        return Work(asked, prompts, wanted, steering.settings, [], conditioned, prefill)
 
     async def prepare_chat(self, body: Mapping[str, Any], steering: Steering) -> Work:
         """The token ids of a chat in the model's template.
@@ -101,15 +115,48 @@ class Service:
         """
         asked = requests.read(body, requests.Chat, self.served)
         ids, notes = await self.encode_chat(asked, steering)
+        under = []
+        for guide in steering.guides:
+            self._check_length(guide.condition, "condition")
+            under.append((await self.encode_chat(asked, steering, guide.condition))[0])
+        conditioned = [self._under(steering, ids, under)]
         wanted = asked.most_tokens
         wanted = asked.max_completion_tokens if wanted is None else wanted
         wanted = steering.settings.get("max_tokens") if wanted is None else wanted
-        return Work(asked, [ids], None if wanted == -1 else wanted, steering.settings, notes)
+        wanted = None if wanted == -1 else wanted
+        prefill = await self._prefill(steering)
+        return Work(asked, [ids], wanted, steering.settings, notes, conditioned, prefill)
+
+    def _under(
+        self, steering: Steering, plain: list[int], conditioned: Sequence[list[int]]
+    ) -> tuple[list[int], ...]:
+        """A prompt under each condition.
+
+        Raises:
+            RequestError: a condition changes nothing in it.
+        """
+        for guide, ids in zip(steering.guides, conditioned, strict=True):
+            if ids == plain:
+                raise RequestError(
+                    f"the condition {guide.condition[:100]!r} changes nothing in the prompt",
+                    param="condition",
+                )
+        return tuple(conditioned)
+
+    async def _prefill(self, steering: Steering) -> list[int]:
+        prefill = steering.prefill
+        if isinstance(prefill, str):
+            return await self.encode(prefill, special=False)
+        return list(prefill)
 
     async def encode_chat(
-        self, asked: requests.Chat | requests.Tokenize, steering: Steering
+        self,
+        asked: requests.Chat | requests.Tokenize,
+        steering: Steering,
+        condition: str | None = None,
     ) -> tuple[list[int], list[str]]:
-        """Messages as token ids, in the template; and notes for the client.
+        """Messages as token ids, in the template; and notes for the client. condition: goes before
+        them as a system message.
 
         Raises:
             RequestError: the messages cannot be rendered, or are too long.
@@ -118,7 +165,7 @@ class Service:
             self._check_length(turn.text, "messages")
 
         def encode() -> tuple[list[int], list[str]]:
-            text, notes = render(self.model, asked, steering)
+            text, notes = render(self.model, asked, steering, condition)
             self._check_length(text, "messages")
             return self.model.encode(text, special=False), notes
 
@@ -154,15 +201,18 @@ class Service:
                 nowhere.
         """
         model, asked, settings = self.model, work.asked, work.settings
-        longest = max((len(ids) for ids in work.prompts), default=0)
+        every = [*work.prompts, *(ids for under in work.conditioned for ids in under)]
+        longest = max(map(len, every), default=0)
         wanted = work.wanted
         if wanted is None:
             wanted = model.context - longest if model.context else _UNKNOWN
         if wanted == 0:
             raise RequestError("max_tokens is at least 1", param="max_tokens")
         param = "prompt" if isinstance(asked, requests.Completion) else "messages"
-        for ids in work.prompts:
+        for ids in every:
             self._check_prompt(ids, max(wanted, 1), param)
+        if work.prefill:
+            self._check_prefill(work.prefill, wanted)
         chosen = settings.get
         temperature = chosen("temperature", 1.0) if asked.temperature is None else asked.temperature
         top_p = chosen("top_p", 1.0) if asked.top_p is None else asked.top_p
@@ -177,7 +227,11 @@ class Service:
             samples=asked.n or 1,
             seed=secrets.randbits(31) if seed is None else seed % 2**63,
         )
-        rows = [Row("", sample, ids) for ids in work.prompts for sample in range(sampling.samples)]
+        rows = [
+            Row("", sample, ids, under)
+            for ids, under in zip(work.prompts, work.conditioned, strict=True)
+            for sample in range(sampling.samples)
+        ]
         if len(rows) > limits.MOST_CHOICES:
             raise RequestError(f"n times the prompts is more than {limits.MOST_CHOICES}", param="n")
         if len(rows) * sampling.max_tokens * ((asked.top or 0) + 1) > limits.MOST_LOGPROBS and (
@@ -207,8 +261,51 @@ class Service:
                 f"{error}; ask for {other}", param="guard", code="bad_steer"
             ) from None
         work.notes += [f"{note}: ask for {other}" for note in notes]
-        order = Order(rows, steering, sampling, asked.top, bool(asked.stream))
+        order = Order(
+            rows,
+            steering,
+            sampling,
+            asked.top,
+            bool(asked.stream),
+            bool(asked.return_token_ids),
+            work.prefill,
+            self._echoes(work, steering),
+        )
         return self.batcher.order(order), sampling
+
+    def _echoes(self, work: Work, steering: Steering) -> bool:
+        """Whether prompts are reported too.
+
+        Raises:
+            RequestError: it goes with none of some other fields, or takes too much memory.
+        """
+        asked = work.asked
+        if not (isinstance(asked, requests.Completion) and asked.echo):
+            return False
+        size = self.model.network.config.get_text_config().vocab_size
+        if asked.stream or steering.watched or steering.guides or work.prefill:
+            raise RequestError(
+                "echo goes with no stream, watch, condition or prefill",
+                param="echo",
+                code="unsupported",
+            )
+        if max(map(len, work.prompts)) * size > limits.MOST_LOGITS:
+            raise RequestError(
+                f"echo takes prompts of at most {limits.MOST_LOGITS // size:,} tokens",
+                param="echo",
+            )
+        return True
+
+    def _check_prefill(self, ids: Sequence[int], max_tokens: int) -> None:
+        size = self.model.network.config.get_text_config().vocab_size
+        if any(token >= size for token in ids):
+            raise RequestError(f"token ids are below {size:,}", param="prefill")
+        if len(ids) >= max_tokens:
+            raise RequestError(
+                f"the prefill has {len(ids):,} tokens, which are among the {max_tokens:,} new ones:"
+                " raise max_tokens",
+                param="prefill",
+            )
 
     def _check_prompt(self, ids: Sequence[int], max_tokens: int, param: str) -> None:
         size = self.model.network.config.get_text_config().vocab_size
@@ -236,7 +333,19 @@ class Service:
             [self.library.as_asked(steer) for steer in steering.steers],
             [str(one) for one in steering.watched],
             work.notes,
+            token_ids=bool(work.asked.return_token_ids),
         )
+
+
+def _after(text: str | tuple[int, ...], guides: Sequence[Guide]) -> list[str]:
+    """A text behind each condition.
+
+    Raises:
+        RequestError: it is token ids.
+    """
+    if guides and not isinstance(text, str):
+        raise RequestError("a condition stands before a text, not token ids", param="prompt")
+    return [joinable(guide.condition) + str(text) for guide in guides]
 
 
 async def collected(request: Request, job: Job) -> list[Event]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 from steer.base.errors import SteerError
 
@@ -21,3 +22,17 @@ def listening_socket(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {error.strerror or error}",
             hint="name another with --port; --port 0 takes any that is free",
         ) from None
+
+
+def first_free(host: str, ports: Sequence[int]) -> socket.socket:
+    """A socket at the first of the ports that can be had.
+
+    Raises:
+        SteerError: none can be.
+    """
+    for port in ports[:-1]:
+        try:
+            return listening_socket(host, port)
+        except SteerError:
+            continue
+    return listening_socket(host, ports[-1])

@@ -85,7 +85,7 @@ class VllmMiddleware(SteeringMiddleware):
         access = Access(
             os.environ.get(_KEY), settings.get("local", True), tuple(settings.get("origins", ()))
         )
-        super().__init__(app, library, hand_on, access=access)
+        super().__init__(app, library, hand_on, access=access, about=settings.get("about"))
         #: By path, the names of the fields that a body may have there.
         self._fields: dict[str, frozenset[str]] = {}
         #: By what travels to the workers: whether it changes what the model computes.
@@ -152,7 +152,14 @@ def handed_on(
     Raises:
         RequestError: it asks for what the engine cannot do, or reaches past the middleware.
     """
-    for name, value in (("guard", steering.guards), ("watch", steering.watched)):
+    fields = {
+        "guard": steering.guards,
+        "watch": steering.watched,
+        "condition": steering.guides,
+        "prefill": steering.prefill,
+        "cost": steering.cost,
+    }
+    for name, value in fields.items():
         if value:
             raise RequestError(f"--engine vllm does not do {name}", param=name, code="unsupported")
     steers = steering.steers
@@ -246,7 +253,7 @@ def serve(
     source: ModelSource,
     library: Library,
     *,
-    served: str,
+    about: Mapping[str, Any],
     host: str,
     port: int,
     access: Access,
@@ -255,12 +262,14 @@ def serve(
 ) -> None:
     """Run vLLM's server until the process is interrupted; options are its own.
 
+    about: what the page shows of the model.
+
     Raises:
         SteerError: it ended by itself.
     """
     told: dict[str, Any] = {
         "model": source.location,
-        "served_model_name": served,
+        "served_model_name": about["model"],
         "dtype": source.dtype or default_dtype(),
         "host": host,
         "port": port,
@@ -285,6 +294,7 @@ def serve(
             "local": access.local,
             "origins": access.origins,
             "template_arguments": source.template.arguments,
+            "about": dict(about),
             "defaults": [library.as_asked(steer) for steer in library.defaults],
         }
         variables[_ACCESS] = json.dumps(settings)

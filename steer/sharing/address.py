@@ -4,8 +4,8 @@
     PROTOCOL://HOST/FOLDERS[/NAME]                            whatever fsspec reaches
     FOLDERS[/NAME]                                            a folder on this machine
 
-A name may end in `.safetensors`. In `-v` an `@` after the name stands before layers, so there a
-revision stands after the repository, where huggingface_hub has it too.
+A name may end in `.safetensors`. In `-v`, `NAME@...` gives layers, so a revision goes after the
+repository there, as in huggingface_hub: `hf://OWNER/REPO@REVISION/NAME`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _HUB = re.compile(
     re.ASCII,
 )
 _REVISION = re.compile(r"(?:refs/(?:pr|convert)/)?[\w.-]+", re.ASCII)
-#: Repositories of another kind begin so.
+#: The first part of addresses of other kinds of repositories.
 _OTHER_KINDS = ("datasets", "spaces", "buckets", "models", "kernels")
 _FORM = "write hf://OWNER/REPO/NAME, s3://BUCKET/FOLDER/NAME, or a path"
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A folder of vectors, and a vector's name where one is meant.
+    """A folder of vectors, or a vector in it, which has a `name`.
 
-    root: of the hub OWNER/REPO; else what stands before the folder, with `://`; of a folder on this
-    machine nothing. revision: a branch, tag or commit of the hub.
+    root: OWNER/REPO on the hub; `PROTOCOL://HOST/` elsewhere; empty for a folder on this machine.
+    revision: a branch, tag or commit of the hub.
     """
 
     protocol: str
@@ -55,12 +55,12 @@ class Address:
         return self.root + self.folder
 
     def __str__(self) -> str:
-        """The address as it may be shown and kept: without passwords and signatures."""
+        """The address without passwords and signatures, safe to show and to store."""
         place = public(self.place)
         return place if self.name is None else f"{place.rstrip('/')}/{self.name}"
 
 
-#: `hf:me/vectors`, as data sets of the hub are written. A letter and a colon is a drive.
+#: `hf:me/vectors`, the way data sets of the hub are written. One letter and a colon is a drive.
 _SLIP = re.compile(r"(?P<protocol>[a-z][a-z0-9+]+):")
 
 
@@ -68,7 +68,7 @@ def parse_folder(text: str) -> Address:
     """The address of a folder of vectors.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is not an address.
     """
     if not text or "\0" in text or "::" in text or shown(text) != text:
         raise UsageError(f"{text!r} is not a place", hint=_FORM)
@@ -95,7 +95,7 @@ def parse_vector(text: str) -> Address:
     """The address of a vector.
 
     Raises:
-        UsageError: it is none, or its name could leave the folder.
+        UsageError: the text is not an address, or its name could leave the folder.
     """
     tail = text.rpartition("/")[2]
     name, at, revision = tail.partition("@")
@@ -109,7 +109,7 @@ def parse_vector(text: str) -> Address:
     try:
         folder = parse_folder(place.rstrip("/") or place or ".")
     except UsageError:
-        parse_folder(text)  # if that is one, only the name is missing
+        parse_folder(text)  # raises unless only the name is missing
         raise UsageError(f"{public(text)!r} names no vector", hint=_FORM) from None
     if at and folder.revision:
         raise UsageError(f"{text!r} names two revisions", hint="leave one out")

@@ -1,6 +1,6 @@
-"""What a pushed vector says of itself in prose: a card for each, and an index of a folder.
+"""Markdown for pushed vectors: a card for each, and the README of their folder.
 
-Everything that comes from a file is escaped: a name cannot become a link, a heading, HTML or YAML.
+All text from a file is escaped: a name cannot become a link, a heading, HTML or YAML.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from steer.vectors.sites import format_layers
 
 README = "README.md"
 _TAGS = ["steering-vector", "activation-steering", "representation-engineering"]
-#: Licences as the hub names them; others it wants as `other`, with a name.
+#: Licences that the hub knows by these names; any other has to be declared as `other`.
 _LICENSES = {
     "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0",
     "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "unlicense",
@@ -27,11 +27,11 @@ _LICENSES = {
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~>-])")
 _UNMEASURED = (
-    "**Nothing was measured.** Whoever made this vector has not said what it does to a model, or"
-    " what that costs: measure it before you rely on it, with `steer eval`."
+    "**Not measured.** The author gives no figures for the effect and the cost of this vector:"
+    " measure it with `steer eval` before you rely on it."
 )
-#: How the evidence in a file begins that something was measured for.
-_MEASURED = ("sweep of ", "recovery ")
+#: Evidence in a file that comes from a measurement begins with one of these.
+_MEASURED = ("sweep of ", "recovery ", "calibrated on ")
 
 
 def card(name: str, metadata: Metadata, place: str, evidence: Evidence | None = None) -> str:
@@ -40,26 +40,26 @@ def card(name: str, metadata: Metadata, place: str, evidence: Evidence | None = 
     parts += ["\n".join(_facts(metadata)), "## Effect and cost", _effect(metadata, evidence)]
     parts += ["## Use", f"```sh\n{_commands(name, metadata, place)}\n```"]
     parts.append(
-        "The file checks itself when it is read, and fits the model that is named above alone."
+        "The file is verified whenever it is read, and it fits only the model that is named above."
     )
     return "\n\n".join(parts) + "\n"
 
 
 def index(rows: Mapping[str, Metadata], place: str, sole: str | None = None) -> str:
-    """The README of a folder: what the hub wants to know, and its vectors.
+    """The README of a folder: the hub's front matter, and a table of the vectors.
 
-    sole: the card of a vector that is alone.
+    sole: where the folder has one vector only, its card, which takes the place of the table.
     """
     parts = [_front_matter(list(rows.values())) + "\n" + MADE]
     if sole is not None:
         return parts[0] + "\n" + sole.removeprefix(MADE + "\n\n")
     lines = ["| vector | model | layers | what it does |", "|---|---|---|---|"]
-    for name, one in rows.items():
+    for name, metadata in rows.items():
         cells = [
             f"[{name}]({name}{CARD})",
-            plain(one.model.id),
-            format_layers(one.layers),
-            plain(one.description) or "–",
+            plain(metadata.model.id),
+            format_layers(metadata.layers),
+            plain(metadata.description) or "–",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     first = next(iter(rows), "NAME")
@@ -69,7 +69,7 @@ def index(rows: Mapping[str, Metadata], place: str, sole: str | None = None) -> 
 
 
 def plain(text: str) -> str:
-    """Text from a file as Markdown that shows it and does nothing else, on one line."""
+    """Text from a file as one line of Markdown, with all markup escaped."""
     line = " ".join(shown(text).split())
     entities = {"&": "&amp;", "<": "&lt;", "://": ":&#47;&#47;"}
     escaped = _SPECIAL.sub(r"\\\1", line)
@@ -80,13 +80,13 @@ def plain(text: str) -> str:
 
 def _facts(metadata: Metadata) -> list[str]:
     model, best, contrast = metadata.model, metadata.recommended, metadata.contrast
-    made = f"{metadata.method.name} of {contrast}"
+    origin = f"{metadata.method} of {contrast}"
     if contrast.positive is not None:
-        made += f": {contrast.positive!r}"
-        made += f", against {contrast.negative!r}" if contrast.negative else ""
+        origin += f": {contrast.positive!r}"
+        origin += f", against {contrast.negative!r}" if contrast.negative else ""
     if metadata.method.combination is not None:
         named = ", ".join(part.name for part in metadata.method.combination.parts)
-        made = f"{metadata.method.combination.op} of {named}"
+        origin = f"{metadata.method.combination.op} of {named}"
     where = f"layers {format_layers(metadata.layers)} of {model.n_layers}, {metadata.site}"
     form = f"low-rank edit, rank {metadata.rank}" if metadata.rank else "vector"
     amount = f"{best.coefficient:.0%} of the activation's length"
@@ -100,7 +100,7 @@ def _facts(metadata: Metadata) -> list[str]:
         f" ({_local(model)}{model.architecture}, width {model.d_model},"
         f" weights {model.fingerprint})",
         "form": f"{form}, {where}",
-        "made by": f"{made}; {read} {positions}",
+        "made by": f"{origin}; {read} {positions}",
         "data": f"sha256 {contrast.sha256}",
         "recommended": f"{amount} at {layers} {format_layers(best.layers)}",
         "licence": metadata.license or "none was stated: ask before you use it in your own work",
@@ -110,24 +110,29 @@ def _facts(metadata: Metadata) -> list[str]:
 
 
 def _local(model: ModelIdentity) -> str:
-    """Tells of a model that is known by its folder's name alone that nobody can load it by that."""
+    """A note for a model whose id is only the name of a folder, which nobody else can load."""
     public = model.revision or _HUB_ID.fullmatch(model.id) or model.id == "pocket"
-    return "" if public or not model.bound else "a folder of the maker's, known by its weights; "
+    return "" if public or not model.bound else "a local folder, identified by its weights; "
 
 
 def _effect(metadata: Metadata, evidence: Evidence | None) -> str:
-    told = metadata.recommended.evidence
-    parts = [f"At the recommended setting: {plain(told)}."] if told.startswith(_MEASURED) else []
+    measured = metadata.recommended.evidence
+    parts = (
+        [f"At the recommended setting: {plain(measured)}."]
+        if measured.startswith(_MEASURED)
+        else []
+    )
     if metadata.method.distillation is not None:
-        how = metadata.method.distillation
+        distillation = metadata.method.distillation
         parts.append(
-            f"Its texts cost {how.extra_nats:.2f} extra nats per token under the unsteered model;"
-            f" those of the condition as a prompt {how.condition_extra_nats:.2f}."
+            f"Its texts cost {distillation.extra_nats:.2f} extra nats per token under the unsteered"
+            " model; texts under the condition as a prompt cost"
+            f" {distillation.condition_extra_nats:.2f}."
         )
     if evidence is not None:
         rows = [[plain(cell) for cell in row] for row in evidence.rows]
         parts.append("\n".join(_table(evidence.columns, rows)))
-        parts.append(f"In brackets 95 % intervals. {plain(evidence.how)}")
+        parts.append(f"95 % intervals are in brackets. {plain(evidence.how)}")
     return "\n\n".join(parts) or _UNMEASURED
 
 
@@ -137,7 +142,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _commands(name: str, metadata: Metadata, place: str) -> str:
-    # An id from a file is not put into a command that a reader will paste.
+    # Readers paste the command, so an id from a file goes in only if it is a well-formed one.
     known = _HUB_ID.fullmatch(metadata.model.id) or metadata.model.id == "pocket"
     model = metadata.model.id if known else "MODEL"
     return f'steer pull {place}/{name}\nsteer apply "..." -m {model} -v {name} --compare'
@@ -145,14 +150,14 @@ def _commands(name: str, metadata: Metadata, place: str) -> str:
 
 def _front_matter(rows: Sequence[Metadata]) -> str:
     """YAML that the hub reads. A JSON value is a YAML value, so nothing in it can break out."""
-    models = sorted({one.model.id for one in rows if _HUB_ID.fullmatch(one.model.id)})
-    told = {one.license.lower() for one in rows}
+    models = sorted({row.model.id for row in rows if _HUB_ID.fullmatch(row.model.id)})
+    licenses = {row.license.lower() for row in rows}
     fields: dict[str, object] = {"library_name": "steer", "tags": _TAGS}
     if models:
         fields["base_model"] = models
-    if len(told) == 1 and told <= _LICENSES:
-        fields["license"] = min(told)
-    elif told != {""}:
+    if len(licenses) == 1 and licenses <= _LICENSES:
+        fields["license"] = min(licenses)
+    elif licenses != {""}:
         fields |= {"license": "other", "license_name": "see-cards", "license_link": README}
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
     return "\n".join(["---", *lines, "---", ""])

@@ -1,4 +1,4 @@
-"""What `steer eval -o` has measured, as a card shows it."""
+"""The results of `steer eval -o`, as a card shows them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Interval(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A table of effect and cost, with its baselines. how: the command that gives it again."""
+    """A table of effect and cost, with its baselines. how: the command that reproduces it."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -35,29 +35,30 @@ class Evidence:
 
 
 def read(path: Path) -> dict[str, Evidence]:
-    """The hash of each vector that was measured, with its rows and the baselines.
+    """The evidence for each measured vector, by the vector's hash.
 
     Raises:
-        InputError: the file is not what `steer eval -o` writes, or a vector changed nothing in it.
+        InputError: the file was not written by `steer eval -o`, or a vector changed nothing in it.
     """
     data = read_typed(path, limit=_MAX_BYTES)
     try:
-        told = load_strict_json(data.decode(), str(path))
-        vectors = msgspec.convert(told["vectors"], dict[str, str])
-        rows = msgspec.convert(told["rows"], list[dict[str, Any]])
-        how = msgspec.convert(told["command"], str)
-        found = {name: _evidence(name, rows, f"Again: {how}") for name in vectors}
+        report = load_strict_json(data.decode(), str(path))
+        vectors = msgspec.convert(report["vectors"], dict[str, str])
+        rows = msgspec.convert(report["rows"], list[dict[str, Any]])
+        command = msgspec.convert(report["command"], str)
+        evidence = {name: _evidence(name, rows, f"Reproduce: {command}") for name in vectors}
         idle = [name for name in vectors if _is_idle(name, rows)]
     except (KeyError, TypeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise InputError(
-            f"{path} is not what `steer eval -o` writes: {error}", hint="measure again with it"
+            f"{path} was not written by `steer eval -o`: {error}",
+            hint="measure again: steer eval -o FILE",
         ) from None
     if idle:
         raise InputError(
             f"{path} is no evidence: vector {idle[0]!r} changed nothing in it",
-            hint="measure it where it acts: by another coefficient, scope or gate",
+            hint="measure it with a coefficient, scope or gate under which it acts",
         )
-    return {vectors[name]: one for name, one in found.items()}
+    return {vectors[name]: result for name, result in evidence.items()}
 
 
 def _is_idle(name: str, rows: list[dict[str, Any]]) -> bool:
@@ -67,7 +68,7 @@ def _is_idle(name: str, rows: list[dict[str, Any]]) -> bool:
         for row in rows
         if row.get("vector") == name and row.get("kind") == "vector" and row.get("kl")
     ]
-    return bool(drifts) and all(one.value == one.low == one.high == 0 for one in drifts)
+    return bool(drifts) and all(drift.value == drift.low == drift.high == 0 for drift in drifts)
 
 
 def _evidence(name: str, rows: list[dict[str, Any]], how: str) -> Evidence:
@@ -84,5 +85,5 @@ def _evidence(name: str, rows: list[dict[str, Any]], how: str) -> Evidence:
 def _cell(measure: Measure, value: Mapping[str, Any] | None) -> str:
     if value is None:
         return "–"
-    found = msgspec.convert(value, _Interval)
-    return measure.shown(Interval(found.value, found.low, found.high))
+    interval = msgspec.convert(value, _Interval)
+    return measure.shown(Interval(interval.value, interval.low, interval.high))

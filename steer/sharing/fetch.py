@@ -1,4 +1,4 @@
-"""One vector from an address: fetched, bounded, kept in a cache, and checked like any file."""
+"""Fetch a vector from an address: its size is limited, it is cached, and checked like any file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from steer.vectors import store
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A file on this machine that lies at an address. stale: the place did not answer, and this is
-    what it had when it last did.
+    """A local copy of a file at an address. stale: the place did not answer, so this is the copy
+    from the last time that it did.
     """
 
     path: Path
@@ -28,10 +28,10 @@ class Fetched:
 
 
 def find(reference: str, note: Callable[[str], None] = lambda text: None) -> Path:
-    """As `store.find`, and addresses too: what they mean is fetched. note: is told from where.
+    """As `store.find`, but addresses are fetched too. note: called with a line on the origin.
 
     Raises:
-        SteerError: it cannot be had.
+        SteerError: there is no such vector, or it cannot be fetched.
     """
     if not is_url(reference):
         return store.find(reference)
@@ -45,11 +45,11 @@ def find(reference: str, note: Callable[[str], None] = lambda text: None) -> Pat
 
 
 def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) -> Fetched:
-    """A file of a vector: itself, its card or its signature.
+    """Fetch a file of a vector: the vector itself, its card or its signature, by `suffix`.
 
     Raises:
         MissingError: the place has no such file.
-        SteerError: it cannot be had, or is too long.
+        SteerError: the place cannot be reached, or the file has more than `limit` bytes.
     """
     file = f"{address.name}{suffix}"
     if address.protocol == HUB:
@@ -66,7 +66,7 @@ def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) 
             f"there is no {file} in {_folder(address)}", hint=f"see `steer list {_folder(address)}`"
         )
     if suffix == SUFFIX:
-        store.from_bytes(data, str(address))  # what is cached is good
+        store.from_bytes(data, str(address))  # raises: a damaged file is not cached
     write_cached(kept, data)
     return Fetched(kept)
 
@@ -74,7 +74,7 @@ def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) 
 def read(
     address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES
 ) -> tuple[bytes, Fetched]:
-    """As `fetch`, and what the file holds."""
+    """The contents of the file that `fetch` gets, and where its copy is."""
     fetched = fetch(address, suffix, limit)
     return read_bytes(fetched.path, limit=limit), fetched
 

@@ -19,7 +19,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Repository:
-    """A folder of a repository, at the commit that its branch had when it was first asked for."""
+    """A folder of a repository, at the commit that its branch had at the first request."""
 
     def __init__(self, address: Address, *, private: bool = False) -> None:
         self.address = address
@@ -41,11 +41,11 @@ class Repository:
             MissingError: there is no such repository or revision.
         """
         with reaching(self.address):
-            found = self._api.model_info(self.address.root, revision=self.address.revision)
-            return str(found.sha)
+            info = self._api.model_info(self.address.root, revision=self.address.revision)
+            return str(info.sha)
 
     def files(self) -> dict[str, int]:
-        """Names and sizes; of a repository or folder that is not there yet, none."""
+        """Names and sizes in bytes; empty for a repository or folder that does not exist yet."""
         try:
             return dict(self._files)
         except MissingError:
@@ -58,7 +58,7 @@ class Repository:
             entries = self._api.list_repo_tree(
                 self.address.root, path_in_repo=self.address.folder or None, revision=revision
             )
-            sized = [(Path(one.path).name, getattr(one, "size", None)) for one in entries]
+            sized = [(Path(entry.path).name, getattr(entry, "size", None)) for entry in entries]
         return {name: size for name, size in sized if isinstance(size, int)}
 
     def read(self, name: str, start: int, stop: int) -> bytes:
@@ -74,7 +74,7 @@ class Repository:
             read = bytearray()
             with get_session().stream("GET", url, headers=headers, timeout=60) as response:
                 hf_raise_for_status(response)
-                # A server that knows no ranges begins at the beginning.
+                # A server without support for ranges sends the whole file.
                 skip = start if response.status_code == 200 else 0
                 for piece in response.iter_bytes():
                     read += piece
@@ -85,7 +85,7 @@ class Repository:
     def write(
         self, files: dict[str, bytes], message: str, *, replace: frozenset[str]
     ) -> str | None:
-        """One commit on top of the one that was read: all of the files, or none."""
+        """Write all of the files in one commit on top of the one that was read."""
         from huggingface_hub import CommitOperationAdd
         from huggingface_hub.errors import HfHubHTTPError
 
@@ -93,16 +93,16 @@ class Repository:
         if branch and _COMMIT.fullmatch(branch):
             raise UsageError(f"{branch} is a commit", hint="push to a branch: hf://OWNER/REPO@NAME")
         parent = self._parent()
-        taken = sorted(set(files) & set(self.files()) - replace)
-        if taken:
-            raise ChangedError(f"{self.address}/{taken[0]} is there already")
+        existing = sorted(set(files) & set(self.files()) - replace)
+        if existing:
+            raise ChangedError(f"{self.address}/{existing[0]} is there already")
         operations = [
             CommitOperationAdd(path_in_repo=self._path(name), path_or_fileobj=data)
             for name, data in files.items()
         ]
         with reaching(self.address):
             try:
-                made = self._api.create_commit(
+                commit = self._api.create_commit(
                     self.address.root,
                     operations,
                     commit_message=message,
@@ -113,10 +113,10 @@ class Repository:
                 if error.response.status_code in (409, 412):
                     raise ChangedError(f"{self.address} has changed meanwhile") from error
                 raise
-            return str(made.oid)
+            return str(commit.oid)
 
     def _parent(self) -> str | None:
-        """The commit to stand on; makes the repository where there is none."""
+        """The parent commit; creates the repository where there is none."""
         try:
             return self.revision
         except MissingError:
@@ -131,11 +131,11 @@ class Repository:
 
 
 def cached(address: Address, file: str, limit: int) -> tuple[Path, str, bool]:
-    """A file in huggingface_hub's cache, fetched if need be and may be, and its commit; and whether
-    the hub did not answer.
+    """Fetch a file into huggingface_hub's cache. Gives its path, its commit, and whether the hub
+    did not answer and the file was in the cache already.
 
     Raises:
-        SteerError: it cannot be had, or is longer than `limit` bytes.
+        SteerError: the file cannot be fetched, or has more than `limit` bytes.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.utils import disable_progress_bars
@@ -146,9 +146,9 @@ def cached(address: Address, file: str, limit: int) -> tuple[Path, str, bool]:
     subject = f"{address.place}/{file}"
     try:
         with reaching(subject):
-            found = get_hf_file_metadata(hf_hub_url(address.root, name, revision=branch))
-        if found.size is not None and found.size > limit:
-            raise SteerError(f"{subject} has {found.size:,} bytes, more than {limit:,}")
+            remote = get_hf_file_metadata(hf_hub_url(address.root, name, revision=branch))
+        if remote.size is not None and remote.size > limit:
+            raise SteerError(f"{subject} has {remote.size:,} bytes, more than {limit:,}")
         offline = False
     except UnreachableError:
         offline = True

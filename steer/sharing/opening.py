@@ -1,4 +1,4 @@
-"""Which kind of place an address means."""
+"""Open the place that an address names: a repository of the hub, or a folder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from steer.sharing.remote import Folder
 
 
 def open_place(address: Address, *, private: bool = False) -> Place:
-    """The place of an address. private: of a repository, if it has to be made.
+    """The place of an address. private: whether a repository that has to be created is private.
 
     Raises:
-        SteerError: nothing here reaches it, or it does not answer.
+        SteerError: no library for its protocol, or the place does not answer.
     """
     if address.protocol == HUB:
         return Repository(address, private=private)

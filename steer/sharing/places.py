@@ -1,4 +1,4 @@
-"""What every place of vectors can do, and how its failures are told."""
+"""The interface of every place that holds vectors, and the errors of reaching one."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from steer.sharing.address import SUFFIX, Address
 from steer.vectors import store
 from steer.vectors.metadata import Metadata
 
-#: Of a card or an index, in bytes.
+#: The most bytes of a card or an index.
 TEXT_LIMIT = 1_000_000
 _START = 1 << 16
-#: So often a file may be replaced while it is read.
+#: How often a file may be replaced while it is read before this gives up.
 _TRIES = 5
 
 
 class UnreachableError(SteerError):
-    """A place that does not answer; what was fetched from it earlier may do."""
+    """The place does not answer; a cached copy may do."""
 
 
 class MissingError(SteerError):
-    """A place that answers that it has no such thing."""
+    """The place answers, but has no such file or folder."""
 
 
 class ChangedError(SteerError):
-    """Somebody else has written meanwhile; trying again may do."""
+    """Somebody else wrote to the place in the meantime; try again."""
 
 
 class Place(Protocol):
-    """A folder of vectors somewhere. Names are those of files directly in it.
+    """A folder of vectors somewhere. Names are those of the files directly in it.
 
-    revision: the commit that is read, where the place has commits.
+    revision: the commit that is read; None where the place has no commits.
     """
 
     address: Address
@@ -45,26 +45,26 @@ class Place(Protocol):
     def revision(self) -> str | None: ...
 
     def files(self) -> dict[str, int]:
-        """Names and sizes in bytes; of a folder that is not there yet, none."""
+        """Names and sizes in bytes; empty for a folder that does not exist yet."""
         ...
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Part of a file; no more than that is fetched."""
+        """Bytes `start` to `stop` of a file; no others are fetched."""
         ...
 
     def write(
         self, files: dict[str, bytes], message: str, *, replace: frozenset[str]
     ) -> str | None:
-        """Write files, each whole or not at all, over no other ones than those in `replace`.
+        """Write files, each whole or not at all. Only those in `replace` may exist already.
 
-        Returns the new revision. Raises ChangedError where such a one appeared meanwhile.
+        Returns the new revision. Raises ChangedError where another file has appeared meanwhile.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A vector file of a place, as its header tells it. error: why it cannot be read."""
+    """A vector file of a place, by its header. error: why the header cannot be read."""
 
     name: str
     n_bytes: int
@@ -73,12 +73,12 @@ class Listed:
 
 
 def listing(place: Place) -> list[Listed]:
-    """The vectors of a place; of one that is not there yet, none. Reads headers only."""
+    """The vectors of a place; empty if it does not exist yet. Reads headers only."""
     return [_listed(place, file, size) for file, size in vector_files(place.files()).items()]
 
 
 def vector_files(files: dict[str, int]) -> dict[str, int]:
-    """Those whose name can be one of a vector, without the suffix."""
+    """The files that can be vectors: names without the suffix, and sizes."""
     stems = {
         name.removesuffix(SUFFIX): size for name, size in files.items() if name.endswith(SUFFIX)
     }
@@ -86,10 +86,10 @@ def vector_files(files: dict[str, int]) -> dict[str, int]:
 
 
 def header(place: Place, name: str, size: int) -> Metadata:
-    """What a vector file of a place says of itself; its numbers are not fetched.
+    """The metadata of a vector file of a place; its tensors are not fetched.
 
     Raises:
-        VectorError: it is no vector file.
+        VectorError: the file is not a vector.
     """
     subject = f"{place.address}/{name}{SUFFIX}"
     start = place.read(name + SUFFIX, 0, min(size, _START))
@@ -103,7 +103,7 @@ def contents(place: Place, file: str, limit: int) -> bytes | None:
     """A whole file, or None where there is none.
 
     Raises:
-        SteerError: it is longer than `limit`, or arrives shorter than it is.
+        SteerError: the file has more than `limit` bytes, or arrives incomplete.
     """
     for _ in range(_TRIES):
         size = place.files().get(file)
@@ -111,7 +111,7 @@ def contents(place: Place, file: str, limit: int) -> bytes | None:
             return None
         if size > limit:
             raise SteerError(f"{place.address}/{file} has {size:,} bytes, more than {limit:,}")
-        # One byte more, which is there if a longer file has taken the place meanwhile.
+        # One byte more than its size: it arrives if a longer file has replaced this one meanwhile.
         data = place.read(file, 0, size + 1) if size else b""
         if len(data) == size:
             return data
@@ -120,15 +120,16 @@ def contents(place: Place, file: str, limit: int) -> bytes | None:
 
 @contextlib.contextmanager
 def reaching(subject: object) -> Iterator[None]:
-    """Turn what a library raises while it reaches a place into an error for the user.
+    """Turn any error that a library raises while it reaches a place into one for the user.
 
-    Libraries have errors of their own for each thing that can be wrong, and no common root.
+    Each library has its own exceptions, without a common base class.
 
     Raises:
-        MissingError: there is no such thing. UnreachableError: it does not answer. SteerError: not
-        allowed.
+        MissingError: there is no such file or folder.
+        UnreachableError: the place does not answer.
+        SteerError: access is denied.
     """
-    # What is retried and fails is told once, below.
+    # Silences the library's own report of each retry; the failure is reported below.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     try:
         yield
@@ -138,8 +139,8 @@ def reaching(subject: object) -> Iterator[None]:
         raise SteerError(f"{subject}: {error}") from None
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
-        told = getattr(error, "strerror", None) or str(error).strip()
-        reason = next(iter(told.splitlines()), "") or type(error).__name__
+        message = getattr(error, "strerror", None) or str(error).strip()
+        reason = next(iter(message.splitlines()), "") or type(error).__name__
         if status in (401, 403) or isinstance(error, PermissionError):
             raise SteerError(
                 f"{subject}: not allowed: {reason}",

@@ -1,4 +1,4 @@
-"""From a place into a folder of vectors: checked, over no other vector, with its origin kept."""
+"""Pull a vector into a folder: check it, refuse to replace another vector, record its origin."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from steer.sharing.places import TEXT_LIMIT, MissingError, UnreachableError
 from steer.vectors import lock, signing, store
 
 CARD = ".md"
-#: Stands in what `push` writes, and so may be replaced.
+#: Marks a card or README that `push` wrote, which may therefore be replaced.
 MADE = "<!-- made by steer push -->"
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """A vector that came. changed: whether it was not here yet. stale: it is from the cache."""
+    """A pulled vector. changed: it is new in this folder. stale: it came from the cache."""
 
     path: Path
     origin: lock.Origin
@@ -38,18 +38,19 @@ def pull(
 ) -> Pulled:
     """Fetch a vector, its card and its signature.
 
-    public_key: whose signature it must have; kept in the lock file, and asked for from then on.
+    public_key: the vector must be signed with this key. The lock file records it, and later pulls
+    require it too.
 
     Raises:
-        SteerError: it cannot be had, is not signed as it must be, or another vector of this name is
-            here and `force` is off.
-        VectorError: what came is damaged, another one than the same commit gave before, or not
-            signed by whom the one before it was.
+        SteerError: the vector cannot be fetched, lacks the required signature, or another vector
+            of this name is here and `force` is off.
+        VectorError: the file is damaged, differs from what the same commit gave before, or is not
+            signed by the signer of the one before it.
     """
     assert address.name is not None
     data, fetched = read(address)
     digest = store.from_bytes(data, str(address)).metadata.sha256
-    # What belongs to a vector is that of the same commit.
+    # The card and the signature have to be those of the same commit.
     beside = replace(address, revision=fetched.revision) if fetched.revision else address
     card, signature = _card(beside), _signature(beside)
     before = lock.origins(folder).get(address.name)
@@ -63,12 +64,12 @@ def pull(
     changed = _check_place(path, digest, force=force)
     with reported(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    # The signature first and the lock last: whoever reads in between finds nothing that fails.
-    signed = path.with_name(path.name + signing.SIGNATURE)
+    # The signature first and the lock last, so that a reader in between never fails.
+    signature_file = path.with_name(path.name + signing.SIGNATURE)
     if text is not None:
-        write_atomic(signed, f"{text}\n".encode(), force=True)
+        write_atomic(signature_file, f"{text}\n".encode(), force=True)
     elif changed:
-        signed.unlink(missing_ok=True)  # of the vector that is replaced
+        signature_file.unlink(missing_ok=True)  # it belongs to the vector that is replaced
     if changed:
         try:
             write_atomic(path, data, force=force)
@@ -76,20 +77,21 @@ def pull(
             if _check_place(path, digest, force=force):
                 raise
             changed = False
-    carded = _put_card(card, path.with_suffix(CARD))
+    card_file = _put_card(card, path.with_suffix(CARD))
     lock.keep(folder, address.name, origin)
-    return Pulled(path, origin, changed, fetched.stale, carded, signed if text else None)
+    return Pulled(path, origin, changed, fetched.stale, card_file, signature_file if text else None)
 
 
 def _check_commit(origin: lock.Origin, before: lock.Origin | None, folder: Path) -> None:
-    """Refuse another vector from a commit that has given one already."""
+    """Refuse a vector that differs from the one that the same commit gave before."""
     if before is None or origin.revision is None or origin.sha256 == before.sha256:
         return
     if (before.url, before.revision) == (origin.url, origin.revision):
         raise VectorError(
-            f"{origin.url} gives another vector than it did for the same commit"
+            f"{origin.url} now gives another vector for the same commit"
             f" {origin.revision}: {origin.sha256[:12]}..., not {before.sha256[:12]}...",
-            hint=f"ask its owner; remove it from {folder / lock.NAME} if that is right",
+            hint=f"ask its owner; if the change is right, remove the entry from"
+            f" {folder / lock.NAME}",
         )
 
 
@@ -102,11 +104,11 @@ def _signed(
     public_key: Path | None,
     folder: Path,
 ) -> tuple[bytes | None, str | None]:
-    """The signature to keep, and the key that made it where that is known.
+    """The signature to store, and its public key where that is known.
 
     Raises:
-        SteerError: the user names a key, and the vector is not signed by it.
-        VectorError: the vector before it was signed, and this one is not by the same key.
+        SteerError: the vector is not signed with the key that the user names.
+        VectorError: the vector before it was signed, and this one is not signed with that key.
     """
     if public_key is not None:
         key = signing.key_text(public_key)
@@ -120,7 +122,7 @@ def _signed(
     if before is None or before.signature is None:
         return signature, None
     if before.sha256 == digest:
-        # The same vector. A signature that went away, or that another key made, is not taken.
+        # The same vector: a known signature is not dropped, and not replaced by an unknown key's.
         if signature is None or before.signer is not None:
             return signing.parse(before.signature.encode(), str(folder / lock.NAME)), before.signer
         return signature, None
@@ -129,14 +131,18 @@ def _signed(
         data,
         signature,
         subject=str(address),
-        hint="pass --public-key with the key of whoever signs it now, which you got from them; or"
-        f" take the entry {address.name!r} out of {folder / lock.NAME}",
+        hint="get the present signer's public key from them and pass --public-key; or remove the"
+        f" entry {address.name!r} from {folder / lock.NAME}",
     )
     return signature, before.signer
 
 
 def _check_place(path: Path, digest: str, *, force: bool) -> bool:
-    """Whether the vector has to be written: another vector is replaced only by `force`."""
+    """Whether the vector has to be written.
+
+    Raises:
+        SteerError: another vector has its name, and `force` is off.
+    """
     with reported(path):
         if not path.exists():
             return True
@@ -146,14 +152,14 @@ def _check_place(path: Path, digest: str, *, force: bool) -> bool:
         same = False
     if not same and not force:
         raise SteerError(
-            f"{path} is here already, and is another vector",
+            f"{path} exists already and is another vector",
             hint="pass --force to replace it, or -o FOLDER to keep both",
         )
     return not same
 
 
 def _card(address: Address) -> str | None:
-    """The card, as text that no terminal obeys."""
+    """The card, with control characters replaced."""
     try:
         data, _ = read(address, CARD, TEXT_LIMIT)
         return shown(data.decode())

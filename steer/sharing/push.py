@@ -1,4 +1,4 @@
-"""Vectors to a place, each with its card, and the index of all that are there."""
+"""Push vectors to a place, each with its card, and update the README that lists them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,13 @@ from steer.sharing.pull import CARD, MADE
 from steer.vectors import signing, store
 from steer.vectors.metadata import Metadata
 
-#: So often others may come first before this gives up.
+#: How often another writer may come first before this gives up.
 _TRIES = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A vector to push: its bytes, which were checked, and its signature where it has one.
-
-    signature: 64 bytes.
-    """
+    """A vector to push: its checked bytes, and its signature of 64 bytes where it has one."""
 
     name: str
     data: bytes
@@ -45,10 +42,10 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What a push did.
+    """The result of a push.
 
-    changed: the names that the place did not have yet. own_readme: that there is a README which is
-    not ours, and was left as it is.
+    changed: names of the vectors that the place did not have yet. own_readme: the place has a
+    README that somebody wrote by hand; it was left alone.
     """
 
     revision: str | None
@@ -57,17 +54,19 @@ class Pushed:
 
 
 def parcel(path: Path) -> Parcel:
-    """A vector file of this machine, checked in full.
+    """Read a vector file of this machine and check it in full.
 
     Raises:
-        SteerError: it is damaged, is not the signed vector that was pulled, has something else than
-            a signature beside it, or its name cannot be one elsewhere.
+        SteerError: the file is damaged, is not the signed vector that was pulled, has a broken
+            signature file, or its name is not allowed elsewhere.
     """
     name = path.name.removesuffix(SUFFIX)
     if vector_files({path.name: 0}) != {name: 0}:
-        raise SteerError(f"{path.name!r} cannot be a name elsewhere", hint="use letters and digits")
+        raise SteerError(
+            f"{path.name!r} is not a valid name elsewhere", hint="use letters and digits"
+        )
     vector, data = store.read_with_bytes(path)
-    # Nothing is published that a link in a folder from elsewhere points at.
+    # A link in a folder from elsewhere could point at a private file.
     signature = signing.read_beside(path, follow_links=False)
     return Parcel(name, data, vector.metadata, signature)
 
@@ -80,21 +79,22 @@ def push(
     force: bool = False,
     private: bool = False,
 ) -> Pushed:
-    """Write vectors, cards and index. Others may do so at the same time: nothing is lost.
+    """Write vectors, their cards and the README. Concurrent pushes lose nothing.
 
-    evidence: what was measured, by the hash of the vector.
+    evidence: measurements, by the hash of the vector.
 
     Raises:
-        SteerError: the place does not take it, or has another vector of this name and not `force`.
+        SteerError: the place cannot be written, or has another vector of this name and `force` is
+            off.
     """
-    for tried in range(_TRIES):
+    for attempt in range(_TRIES):
         place = open_place(address, private=private)
         try:
             return _push(place, parcels, evidence, force=force)
         except ChangedError:
-            if tried == _TRIES - 1:
+            if attempt == _TRIES - 1:
                 raise
-            time.sleep(random.uniform(0, 0.05 * (tried + 1)))
+            time.sleep(random.uniform(0, 0.05 * (attempt + 1)))
     raise AssertionError("unreachable")
 
 
@@ -102,59 +102,60 @@ def _push(
     place: Place, parcels: Sequence[Parcel], evidence: Mapping[str, Evidence], *, force: bool
 ) -> Pushed:
     present = vector_files(place.files())
-    changed = [one for one in parcels if _differs(place, one, present, force=force)]
+    changed = [parcel for parcel in parcels if _differs(place, parcel, present, force=force)]
     where = str(replace(place.address, revision=None))
     files: dict[str, bytes] = {}
     texts: dict[str, bytes] = {}
-    for one in parcels:
-        if one in changed:
-            files[one.name + SUFFIX] = one.data
-        if one.signature is not None:
-            text = f"{signing.to_text(one.signature)}\n"
-            texts[one.name + SUFFIX + signing.SIGNATURE] = text.encode()
-        told = evidence.get(one.metadata.sha256)
-        # What was measured once is not taken back by a push that says nothing of it.
-        if told is not None or one in changed or one.name + CARD not in place.files():
-            texts[one.name + CARD] = card(one.name, one.metadata, where, told).encode()
+    for parcel in parcels:
+        name = parcel.name
+        if parcel in changed:
+            files[name + SUFFIX] = parcel.data
+        if parcel.signature is not None:
+            text = f"{signing.to_text(parcel.signature)}\n"
+            texts[name + SUFFIX + signing.SIGNATURE] = text.encode()
+        results = evidence.get(parcel.metadata.sha256)
+        # A push without evidence does not remove the evidence from an earlier card.
+        if results is not None or parcel in changed or name + CARD not in place.files():
+            texts[name + CARD] = card(name, parcel.metadata, where, results).encode()
     replaced = frozenset(texts) | frozenset(files if force else ()) | {README}
-    names = ", ".join(one.name for one in parcels)
+    names = ", ".join(parcel.name for parcel in parcels)
     own = _own_readme(place)
     if place.address.protocol == HUB:  # one commit for all, or none
         if not own:
             texts |= _index(place, parcels, texts, where)
         revision = place.write(files | texts, f"Push {names}", replace=replaced)
-        return Pushed(revision, tuple(one.name for one in changed), own)
+        return Pushed(revision, tuple(parcel.name for parcel in changed), own)
     place.write(files | texts, "", replace=replaced)
     if not own:
         _write_index(place, where)
-    return Pushed(None, tuple(one.name for one in changed), own)
+    return Pushed(None, tuple(parcel.name for parcel in changed), own)
 
 
-def _differs(place: Place, one: Parcel, present: Mapping[str, int], *, force: bool) -> bool:
-    if one.name not in present:
+def _differs(place: Place, parcel: Parcel, present: Mapping[str, int], *, force: bool) -> bool:
+    if parcel.name not in present:
         return True
     try:
-        there = header(place, one.name, present[one.name]).sha256
+        present_hash = header(place, parcel.name, present[parcel.name]).sha256
     except SteerError:
-        there = ""
-    # A header tells what the file should be; whether it is all there, its length has told.
-    if there == one.metadata.sha256 and present[one.name] == len(one.data):
+        present_hash = ""
+    # The header gives the hash; the length shows that the file is complete.
+    if present_hash == parcel.metadata.sha256 and present[parcel.name] == len(parcel.data):
         return False
     if not force:
         raise SteerError(
-            f"{place.address} has another vector named {one.name}",
+            f"{place.address} has another vector named {parcel.name}",
             hint="pass --force to replace it, or push it under another name",
         )
-    if one.signature is None and one.name + SUFFIX + signing.SIGNATURE in place.files():
+    if parcel.signature is None and parcel.name + SUFFIX + signing.SIGNATURE in place.files():
         raise SteerError(
-            f"{place.address} has a signed vector named {one.name}, and this one is not signed",
+            f"{place.address} has a signed vector named {parcel.name}, and this one is not signed",
             hint="sign it first (steer sign), or push it under another name",
         )
     return True
 
 
 def _own_readme(place: Place) -> bool:
-    """Whether somebody has written a README by hand, which is theirs."""
+    """Whether the place has a README that somebody wrote by hand."""
     if README not in place.files():
         return False
     text = contents(place, README, TEXT_LIMIT) or b""
@@ -164,22 +165,22 @@ def _own_readme(place: Place) -> bool:
 def _index(
     place: Place, parcels: Sequence[Parcel], cards: Mapping[str, bytes], where: str
 ) -> dict[str, bytes]:
-    """The README as it will be right once the parcels are there."""
-    rows = {one.name: one.metadata for one in listing(place) if one.metadata is not None}
-    rows |= {one.name: one.metadata for one in parcels}
+    """The README for the vectors that the place has together with the parcels."""
+    rows = {entry.name: entry.metadata for entry in listing(place) if entry.metadata is not None}
+    rows |= {parcel.name: parcel.metadata for parcel in parcels}
     rows = dict(sorted(rows.items()))
     sole = None
     if len(rows) == 1:
         file = next(iter(rows)) + CARD
-        there = cards.get(file) or contents(place, file, TEXT_LIMIT)
-        sole = there.decode(errors="replace") if there else None
+        contents_of_card = cards.get(file) or contents(place, file, TEXT_LIMIT)
+        sole = contents_of_card.decode(errors="replace") if contents_of_card else None
     return {README: index(rows, where, sole).encode()}
 
 
 def _write_index(place: Place, where: str) -> None:
-    """Where files are written one by one: until the index is that of what is there.
+    """Write the README to a place without commits, until it lists all vectors that are there.
 
-    Who writes it last has looked after all others had put their vectors, so it ends up right.
+    The last writer looks after all others have put their vectors, so the README ends up right.
     """
     written = None
     for _ in range(_TRIES):

@@ -1,7 +1,7 @@
 """A folder that fsspec reaches: an object store, another machine, a web server, or a shared folder.
 
-A file is whole under its name or not there: object stores show what is uploaded when it is done,
-folders get it under another name first.
+Writes are atomic: an object store shows an upload once it is complete, and a folder gets the file
+under a temporary name first.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from steer.base.files import open_regular, write_atomic
 from steer.sharing.address import LOCAL, Address
 from steer.sharing.places import ChangedError, MissingError, reaching
 
-#: What each protocol needs besides fsspec: the extra of this package that brings it.
+#: The extra of this package that installs what a protocol needs besides fsspec.
 EXTRAS = {
     "s3": "s3", "s3a": "s3",
     "gs": "gs", "gcs": "gs",
     "sftp": "ssh", "ssh": "ssh",
     "github": "http", "http": "http", "https": "http",
 }  # fmt: skip
-#: They show an object when it is whole, and have no renaming that is at once.
+#: They show an object once it is complete, and cannot rename atomically.
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci", "oss", "tos", "memory"}
-#: Addresses within addresses, and what runs code or reads templates: no places of vectors.
+#: Protocols that wrap other addresses, run code or read templates; they are refused.
 _NO_PLACES = {
     "reference", "generic", "dir", "data", "zip", "tar", "libarchive", "cached", "blockcache",
     "filecache", "simplecache", "async_wrapper", "asyncwrapper", "dask", "jupyter", "jlab",
@@ -51,7 +51,7 @@ class Folder:
         return self.address.protocol == LOCAL
 
     def files(self) -> dict[str, int]:
-        """Names and sizes; of a folder that is not there yet, none."""
+        """Names and sizes in bytes; empty for a folder that does not exist yet."""
         try:
             with reaching(self.address):
                 if self._local:
@@ -60,7 +60,7 @@ class Folder:
                 entries = self._fs.ls(self._root, detail=True)
         except MissingError:
             return {}
-        sized = [(str(one["name"]).rpartition("/")[2], one.get("size")) for one in entries]
+        sized = [(str(entry["name"]).rpartition("/")[2], entry.get("size")) for entry in entries]
         return {name: int(size) for name, size in sized if isinstance(size, int)}
 
     def read(self, name: str, start: int, stop: int) -> bytes:
@@ -69,7 +69,7 @@ class Folder:
             return b""
         with reaching(f"{self.address}/{name}"):
             if self._local:
-                # Whoever shares the folder could link to any file of whoever reads it.
+                # A link in a shared folder could point at any file of its reader.
                 with open_regular(Path(self._path(name)), follow_links=False) as file:
                     file.seek(start)
                     return file.read(stop - start)
@@ -78,7 +78,7 @@ class Folder:
     def write(
         self, files: dict[str, bytes], message: str, *, replace: frozenset[str]
     ) -> str | None:
-        """One file after the other, each at once."""
+        """Write one file after the other, each atomically."""
         with reaching(self.address):
             if self.address.protocol not in _OBJECT_STORES:
                 self._fs.makedirs(self._root, exist_ok=True)
@@ -94,7 +94,7 @@ class Folder:
                 write_atomic(Path(path), data, force=force)
             except SteerError:
                 if not force and Path(path).exists():
-                    raise ChangedError(f"{self.address}/{name} is there already") from None
+                    raise ChangedError(f"{self.address}/{name} exists already") from None
                 raise
             return
         try:
@@ -105,7 +105,7 @@ class Folder:
                 raise FileExistsError
             self._put_renamed(path, data)
         except FileExistsError:
-            raise ChangedError(f"{self.address}/{name} is there already") from None
+            raise ChangedError(f"{self.address}/{name} exists already") from None
         except NotImplementedError:
             raise SteerError(f"{self.address} can be read, not written") from None
 
@@ -125,9 +125,9 @@ class Folder:
 
 
 def _local_files(folder: str) -> dict[str, int]:
-    """Names and sizes of all that is in a folder.
+    """Names and sizes of everything in a folder.
 
-    Also of what is no file, never as empty: so it is read, and refused there.
+    An entry that is not a regular file gets a size above 0, so that it is read and refused then.
     """
     sizes = {}
     with os.scandir(folder) as entries:
@@ -144,7 +144,7 @@ def _file_system(address: Address) -> Any:
     protocol = address.protocol
     if protocol in _NO_PLACES or protocol not in {*fsspec.available_protocols(), "memory"}:
         raise SteerError(
-            f"{address}: {protocol}:// is not a place of vectors",
+            f"{address}: {protocol}:// cannot hold vectors",
             hint="use hf://, s3://, gs://, ssh://, github://, https://, or a folder",
         )
     try:
@@ -156,12 +156,12 @@ def _file_system(address: Address) -> Any:
     options = dict(kind._get_kwargs_from_urls(address.place))
     if protocol in ("ssh", "sftp"):
         options |= {"host_key_policy": known_hosts_only(), "timeout": 30}
-    # A place is opened once and looked at as it is now.
+    # No cached instance: it could show the folder as it was earlier.
     return kind(skip_instance_cache=True, **options)
 
 
 def known_hosts_only() -> Any:
-    """paramiko's policy of ssh itself: a host that ~/.ssh/known_hosts does not know is refused."""
+    """A policy for paramiko that refuses hosts that are not in ~/.ssh/known_hosts, as ssh does."""
     import paramiko
 
     class KnownHosts(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]  # it is untyped
@@ -173,7 +173,7 @@ def known_hosts_only() -> Any:
             if not known.check(hostname, key):
                 raise SteerError(
                     f"the host {hostname} is not in {file}, or has another key there",
-                    hint="connect once with ssh, and compare its key with what its owner says",
+                    hint="connect once with ssh, and compare its key with the one its owner gives",
                 )
 
     return KnownHosts()

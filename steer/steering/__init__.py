@@ -1,1 +1,1 @@
-"""Steers as the user writes them and as data. No torch."""
+"""Steers: their grammar, and their data types. No torch."""

@@ -1,12 +1,12 @@
-"""Vectors from vectors, and how alike they are. numpy only: no model is needed.
+"""Combine and compare vectors. numpy only: no model is needed.
 
 A combination is, at each layer that all parts have,
 
     v = sum_i c_i v_i        (`mean`: divided by the number of parts)
-    v <- v - Q Q^T v         where the columns of Q span the vectors that v shall be orthogonal to
+    v <- v - Q Q^T v         where the columns of Q span the vectors that v is made orthogonal to
 
-Steering is addition, so v added once does what all parts together do (task arithmetic: Ilharco et
-al. 2022, arXiv 2212.04089; sums of steering vectors: Subramani et al. 2022, arXiv 2205.05124).
+Steering is addition, so adding v has the same effect as adding all parts (task arithmetic: Ilharco
+et al. 2022, arXiv 2212.04089; sums of steering vectors: Subramani et al. 2022, arXiv 2205.05124).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from steer.vectors.vector import SteeringVector
 
 Array = NDArray[np.float64]
 
-#: Shorter than this share of its parts, a result is what is left of rounding float32 numbers.
+#: A result shorter than this share of its parts is only rounding error of float32.
 NOTHING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """Cosine of two vectors, by their place, at the layers they share; None where one is zero."""
+    """Cosines of two vectors, given by index, at the layers they share; None where one is zero."""
 
     first: int
     second: int
@@ -53,33 +53,33 @@ def combine(
     description: str = "",
     license: str = "",
 ) -> SteeringVector:
-    """One vector that does what `parts` do together, at the layers that all of them have.
+    """One vector with the effect of all `parts` together, at the layers that all of them have.
 
-    The numbers do not depend on the order of the parts; the first one's recommended layers do. A
-    licence that all parts share is kept where none is given.
+    The numbers do not depend on the order of the parts; the recommended layers are those of the
+    first. A licence that all parts share is kept unless another is given.
 
     Raises:
-        VectorError: they differ in model or site, have no layer in common, one is a low-rank edit,
-            or at some layer nothing is left.
+        VectorError: the parts differ in model or site, have no layer in common, include a low-rank
+            edit, or cancel at some layer.
     """
     vectors = [*(part.vector for part in parts), *orthogonal_to]
     layers = _shared([part.layers for part in parts] + [v.metadata.layers for v in orthogonal_to])
     reasons = obstacles(vectors)
     if not reasons and not layers:
-        reasons = ["the layers asked for have none in common"]
+        reasons = ["the requested layers have none in common"]
     if reasons:
         raise VectorError(
             f"{_named(vectors)} cannot be combined: {'; '.join(reasons)}",
             hint="`steer compare` shows them side by side",
         )
     rows = [_combined(parts, layer, op, orthogonal_to) for layer in layers]
-    made_from = Combination(
+    combination = Combination(
         op=op,
         parts=tuple(part_of(part) for part in parts),
         orthogonal_to=tuple(Part(name=v.name, sha256=v.sha256) for v in orthogonal_to),
     )
     directions = np.array(rows, dtype=np.float32)
-    metadata = _metadata(parts, layers, directions, made_from)
+    metadata = _metadata(parts, layers, directions, combination)
     licenses = {part.vector.metadata.license for part in parts}
     shared_license = licenses.pop() if len(licenses) == 1 else ""
     metadata = msgspec.structs.replace(
@@ -89,16 +89,16 @@ def combine(
 
 
 def obstacles(vectors: Sequence[SteeringVector]) -> list[str]:
-    """Why these vectors cannot be combined; nothing if they can."""
+    """The reasons why these vectors cannot be combined; empty if they can."""
     reasons = []
     sites = [vector.metadata.site for vector in vectors]
     models = [model_of(vector.metadata) for vector in vectors]
-    for what, values in (("sites", sites), ("models", models)):
+    for kind, values in (("sites", sites), ("models", models)):
         if len(set(values)) > 1:
-            each = (f"{vector.name} {said}" for vector, said in zip(vectors, values, strict=True))
-            reasons.append(f"their {what} differ ({', '.join(each)})")
+            each = (f"{vector.name} {value}" for vector, value in zip(vectors, values, strict=True))
+            reasons.append(f"their {kind} differ ({', '.join(each)})")
     if edits := [vector.name for vector in vectors if vector.metadata.rank]:
-        reasons.append(f"of low rank, not plain vectors: {listed(edits)}")
+        reasons.append(f"low-rank edits, not plain vectors: {listed(edits)}")
     if not shared_layers(vectors):
         reasons.append("they have no layer in common")
     return reasons
@@ -110,10 +110,10 @@ def shared_layers(vectors: Sequence[SteeringVector]) -> tuple[int, ...]:
 
 
 def likenesses(vectors: Sequence[SteeringVector]) -> list[Likeness]:
-    """Cosine of each two of the vectors, at the layers that both have.
+    """Cosines of all pairs of vectors, at the layers that both have.
 
-    cos = v.w / (|v| |w|), in float64. Vectors of different widths have no layer in common. Of a
-    low-rank edit it is the part that does not depend on the activations.
+    cos = v.w / (|v| |w|), in float64. Vectors of different widths have no layer in common. For a
+    low-rank edit: of its constant part.
     """
     return [
         Likeness(first, second, _cosines(vectors[first], vectors[second]))
@@ -124,12 +124,12 @@ def likenesses(vectors: Sequence[SteeringVector]) -> list[Likeness]:
 def _cosines(first: SteeringVector, second: SteeringVector) -> dict[int, float | None]:
     if first.metadata.model.d_model != second.metadata.model.d_model:
         return {}
-    found: dict[int, float | None] = {}
+    cosines: dict[int, float | None] = {}
     for layer in shared_layers([first, second]):
-        v, w = (one.direction(layer).astype(np.float64) for one in (first, second))
+        v, w = (vector.direction(layer).astype(np.float64) for vector in (first, second))
         lengths = float(np.linalg.norm(v) * np.linalg.norm(w))
-        found[layer] = float(np.clip(v @ w / lengths, -1, 1)) if lengths else None
-    return found
+        cosines[layer] = float(np.clip(v @ w / lengths, -1, 1)) if lengths else None
+    return cosines
 
 
 def _combined(
@@ -137,7 +137,7 @@ def _combined(
 ) -> Array:
     """The vector of one layer, float64 [d_model]."""
     terms = np.array([part.delta(layer) for part in parts], dtype=np.float64)
-    # Each number is added up in rising order, so that the order of the parts does not show.
+    # Numbers are added in rising order, so that the order of the parts does not matter.
     total = np.sort(terms, axis=0).sum(axis=0)
     if op == "mean":
         total = total / len(parts)
@@ -145,8 +145,8 @@ def _combined(
     result = orthogonalised(total, others)
     if np.linalg.norm(result) <= NOTHING * np.linalg.norm(terms, axis=1).max():
         raise VectorError(
-            f"nothing is left of {_named([part.vector for part in parts])} at layer {layer}",
-            hint="other coefficients, or only some layers, such as NAME:1@2-3",
+            f"{_named([part.vector for part in parts])} cancel at layer {layer}",
+            hint="use other coefficients, or only some layers, such as NAME:1@2-3",
         )
     return result
 
@@ -154,9 +154,9 @@ def _combined(
 def orthogonalised(vector: Array, others: Array) -> Array:
     """`vector` [d_model] without its projection on the span of `others` [n, d_model].
 
-    v - Q Q^T v, the residual of the least squares of v on the others; Q are their left singular
-    vectors, so that others which are alike, or zero, do no harm. Done twice, which leaves rounding
-    alone (Giraud et al. 2005, "twice is enough").
+    v - Q Q^T v, the residual of the least squares of v on the others. Q holds their left singular
+    vectors, so that equal or zero vectors do no harm. Done twice, against rounding (Giraud et al.
+    2005, "twice is enough").
     """
     if not len(others):
         return vector
@@ -186,6 +186,7 @@ def _metadata(
         for layer, row in zip(layers, directions, strict=True)
     )
     started = tuple(layer for layer in first.recommended.layers if layer in layers)
+    scopes = {part.vector.metadata.recommended.scope for part in parts}
     return Metadata(
         name=first.name,
         model=first.model,
@@ -196,13 +197,22 @@ def _metadata(
         contrast=contrast_of(how, parts),
         statistics=statistics,
         recommended=Recommended(
-            layers=started or layers, coefficient=1.0, evidence="combined; no sweep was run"
+            layers=started or layers,
+            # A recommended multiple of the vector holds for a sum too.
+            coefficient=first.recommended.coefficient if _adds(first.recommended) else 1.0,
+            scope=first.recommended.scope if len(scopes) == 1 else None,
+            evidence="combined; no sweep was run",
         ),
     )
 
 
+def _adds(recommended: Recommended) -> bool:
+    """Whether a multiple of the vector itself is recommended, to be added."""
+    return recommended.op_name == "add" and recommended.unit == "vector"
+
+
 def contrast_of(how: Combination, parts: Sequence[Steer]) -> ContrastSummary:
-    """What a combined vector's file says of what it was made from."""
+    """The contrast summary of a combined vector."""
     return ContrastSummary(
         kind="vectors",
         n=len(how.parts),
@@ -212,7 +222,7 @@ def contrast_of(how: Combination, parts: Sequence[Steer]) -> ContrastSummary:
 
 
 def part_of(part: Steer) -> Part:
-    """What a combined vector's file says of one of its parts."""
+    """The record of one part of a combined vector."""
     return Part(
         name=part.vector.name,
         sha256=part.vector.sha256,
@@ -226,14 +236,14 @@ def _shared(layers: Sequence[Iterable[int]]) -> tuple[int, ...]:
 
 
 def mean_length(lengths: Iterable[float | None]) -> float | None:
-    """The mean length of activations; None where one of them is not known."""
+    """The mean length of activations; None if one of the lengths is unknown."""
     each = list(lengths)
     known = sorted(length for length in each if length is not None)
     return rounded(float(np.mean(known))) if len(known) == len(each) else None
 
 
 def model_of(metadata: Metadata) -> str:
-    """What has to agree; the same weights may go by several ids."""
+    """A description of the model to compare; the same weights may have several ids."""
     model = metadata.model
     if not model.bound:
         return f"not bound to a model, width {model.d_model}"

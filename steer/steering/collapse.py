@@ -101,7 +101,7 @@ def _check(steers: Sequence[Steer]) -> None:
 def _not_constant(steer: Steer) -> str:
     """Why it is no constant add, if it is none."""
     if steer.op != ADD:
-        return "depends on the activations" if steer.op.name == "add" else "does not add"
+        return "depends on the activations" if steer.op.op.adds else "does not add"
     if steer.schedule != CONSTANT:
         return "changes from token to token"
     return "" if steer.gate is None else "waits for a gate"

@@ -1,4 +1,4 @@
-"""What is generated: how it is asked for, and what comes of it. No torch."""
+"""Settings and results of generation. No torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from steer.steering.steers import Steer
 
 Finish = Literal["end", "stop", "length", "guard"]
 
-#: More would exhaust a machine before the first text is there, or the user's patience.
+#: Upper limits, which exhaust a machine or the user's patience.
 LARGEST = {"max_tokens": 1_000_000, "samples": 1_000_000, "batch_size": 4_096, "beams": 1_024}
 
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """A guard that tripped: at which new token, from 0, which text that has, and its value."""
+    """A tripped guard: the index of the new token from 0, the token's text, and its value."""
 
     guard: str
     token: int
@@ -33,13 +33,13 @@ class Trip:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to generate. temperature 0 is greedy; top_k 0 and top_p 1 leave all tokens in.
+    """The settings of generation. temperature 0 is greedy; top_k 0 and top_p 1 keep all tokens.
 
-    beams: how many beginnings a beam search keeps (1: no search); the samples of a prompt are then
-    the best of them.
+    beams: the width of a beam search (1: no search); the samples of a prompt are then its best
+    beams.
 
     Raises:
-        UsageError: a number out of its range.
+        UsageError: a number is out of range.
     """
 
     max_tokens: int = 64
@@ -65,7 +65,7 @@ class Sampling:
         if "" in self.stop:
             raise UsageError("a stop string is empty")
         if self.beams > 1 and self.temperature:
-            raise UsageError("--beams searches, it does not draw", hint="add --temperature 0")
+            raise UsageError("--beams does not sample", hint="add --temperature 0")
         if 1 < self.beams < self.samples:
             raise UsageError(
                 f"--beams {self.beams} cannot end in {self.samples} texts",
@@ -74,17 +74,16 @@ class Sampling:
 
 
 def check_gates(sampling: Sampling, steers: Sequence[Steer]) -> None:
-    """Whether what gates did can be told of what is generated.
+    """Refuse token gates together with beams, since beams are discarded.
 
     Raises:
-        UsageError: a gate looks at each token, of beams that are tried and dropped.
+        UsageError: there are beams and a token gate.
     """
     for steer in steers:
         if sampling.beams > 1 and steer.gate is not None and steer.gate.pooling == "token":
             raise UsageError(
-                f"beams are tried and dropped: --beams goes with no gate at each token"
-                f" ({steer.gate})",
-                hint="let it read the prompt, with /mean or /last, or leave --beams out",
+                f"--beams excludes gates that read each token ({steer.gate})",
+                hint="read the prompt instead, with /mean or /last, or leave --beams out",
             )
 
 
@@ -109,7 +108,7 @@ class Guide:
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """strengths: of each guide. prompts: each prompt's text under each guide's condition."""
+    """strengths: one for each guide. prompts: each prompt's text under each guide's condition."""
 
     strengths: tuple[float, ...]
     prompts: tuple[tuple[str, ...], ...]
@@ -117,8 +116,8 @@ class Guidance:
 
 @dataclass(frozen=True, slots=True)
 class GateReading:
-    """What a gate did: what it read of the prompt, and which share of the new tokens it let
-    through. Of a gate that looks at each token there is no value."""
+    """The share of new tokens for which a gate was open, and the value that it read from the
+    prompt; None for a token gate."""
 
     gate: str
     share: float
@@ -127,13 +126,13 @@ class GateReading:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One continuation. `finish`: the model ended it, a stop string or a guard did, or it is as
-    long as allowed.
+    """One continuation. finish: the model ended it (end), a stop string (stop), a guard (guard), or
+    the limit of tokens (length).
 
-    tokens: the text of each new token, and watched: its projections in the file's units, by vector
-    and layer; where something is watched. gates, trips: of every gate and every guard that tripped.
-    idle: steers that changed nothing in this text, though no gate held them back. unreached: caps
-    and floors to which nothing in this text came.
+    tokens, watched: if something is watched, the text of each new token, and its projections in the
+    file's units, by vector and layer. gates: the readings of all gates. trips: the guards that
+    tripped. idle: steers that changed nothing in this text although their gates were open.
+    unreached: caps and floors whose bound was not reached.
     """
 
     prompt: str
@@ -154,9 +153,8 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One continuation to be made, of which the prompt has these token ids.
-
-    conditioned: those of the prompt under each condition that guides it.
+    """One continuation to generate. ids: the token ids of its prompt. conditioned: those of the
+    prompt under each condition that guides it.
     """
 
     prompt: str

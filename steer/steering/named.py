@@ -1,4 +1,4 @@
-"""Steers as they are written, on a command line or in a recipe, and the steers they stand for."""
+"""Steers as the user writes them, on a command line or in a recipe, and their resolution."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from steer.vectors.vector import SteeringVector
 
 @dataclass(frozen=True, slots=True)
 class NamedSteer:
-    """A steer as `-v` takes it, behind a gate as `--when` takes it.
+    """A steer in the grammar of `-v`, with a gate in the grammar of `--when`.
 
-    file: which recipe it stands in, if in one. sha256: the hash that its vector must have.
+    file: the recipe that it comes from, if any. sha256: the hash that its vector must have.
     """
 
     vector: str
@@ -33,34 +33,34 @@ class NamedSteer:
 
 
 def behind(steers: Sequence[NamedSteer], when: str | None, by: str) -> list[NamedSteer]:
-    """The same steers, behind the gate that `by` asks for, if it does.
+    """The steers with the gate `when`, if there is one. by: the option or key that names it.
 
     Raises:
-        UsageError: it is no condition, there is nothing to gate, or a steer has another gate.
+        UsageError: `when` is invalid, there is nothing to gate, or a steer has another gate.
     """
     if when is None:
         return list(steers)
     spec.parse_condition(when)
     if not steers:
-        raise UsageError(f"{by} has nothing to steer", hint="name vectors that wait for it")
-    for one in steers:
-        if one.when not in (None, when):
+        raise UsageError(f"{by} has no steer to gate", hint="name a vector")
+    for steer in steers:
+        if steer.when not in (None, when):
             raise UsageError(
-                f"{by} {when!r}: {one.vector!r} waits for {one.when!r} already",
+                f"{by} {when!r}: {steer.vector!r} has the gate {steer.when!r} already",
                 hint="a steer has one gate: leave one of the two out",
             )
-    return [one if one.when == when else replace(one, when=when) for one in steers]
+    return [steer if steer.when == when else replace(steer, when=when) for steer in steers]
 
 
 def resolved(steers: Sequence[NamedSteer], find: Callable[[str], Path] = store.find) -> list[Steer]:
-    """The steers with their vectors and gates, of which each is read once.
+    """Steers with their vectors and gates. Each file is read once.
 
-    find: the file that a reference means, fetched from an address if it can do that.
+    find: gives the file of a reference; it may fetch addresses.
 
     Raises:
-        UsageError: a spec or a condition means nothing.
-        VectorError: a vector is missing, is another one than its hash says, or does not suit.
-        SiteError: a gate reads behind where its steer acts.
+        UsageError: a spec or a gate is invalid.
+        VectorError: a vector is missing, does not have its hash, or is unsuitable.
+        SiteError: a gate reads deeper than its steer acts.
     """
 
     @cache
@@ -72,28 +72,32 @@ def resolved(steers: Sequence[NamedSteer], find: Callable[[str], Path] = store.f
         return projection.gate(condition, vector(path))
 
     parsed = [
-        (one, spec.parse(one.vector), None if one.when is None else spec.parse_condition(one.when))
-        for one in steers
+        (
+            named,
+            spec.parse(named.vector),
+            None if named.when is None else spec.parse_condition(named.when),
+        )
+        for named in steers
     ]
     results = []
-    for one, typed, condition in parsed:
-        found = vector(_file(find, typed.reference, one, one.sha256, _of(one.file)))
-        _check_hash(one, found)
-        read = None
+    for named, typed, condition in parsed:
+        own = vector(_file(find, typed.reference, named, named.sha256, _of(named.file)))
+        _check_hash(named, own)
+        own_gate = None
         if condition is not None:
-            by = f"{_of(one.file)}the gate {one.when!r}: "
-            read = gate(condition, _file(find, condition.read.reference, one, None, by))
-        results.append(resolve(typed, found, read))
+            by = f"{_of(named.file)}the gate {named.when!r}: "
+            own_gate = gate(condition, _file(find, condition.read.reference, named, None, by))
+        results.append(resolve(typed, own, own_gate))
     return results
 
 
 def _file(
     find: Callable[[str], Path], reference: str, steer: NamedSteer, sha256: str | None, by: str
 ) -> Path:
-    """What `find` finds; what it does not, said `by` those who asked.
+    """The file of a reference. by: the beginning of error messages.
 
-    An address in a file means a vector that was pulled: nothing is fetched because a file, perhaps
-    a stranger's, says so.
+    An address in a recipe means a vector that was pulled before: a recipe, perhaps a stranger's,
+    never causes a download.
     """
     if steer.file is not None and "://" in reference:
         return _pulled(reference, sha256, by)
@@ -118,10 +122,10 @@ def _pulled(reference: str, sha256: str | None, by: str) -> Path:
 
 
 def with_paths(steer: NamedSteer, moved: Callable[[str], str]) -> NamedSteer:
-    """A steer whose vectors, where they are paths and not names, stand at other paths.
+    """A steer with its vectors' paths changed by `moved`; names stay.
 
     Raises:
-        UsageError: a spec or a condition means nothing.
+        UsageError: a spec or a gate is invalid.
     """
     vector = _with_path(steer.vector, spec.parse(steer.vector).reference, moved)
     when = None if steer.when is None else condition_with_path(steer.when, moved)
@@ -129,16 +133,16 @@ def with_paths(steer: NamedSteer, moved: Callable[[str], str]) -> NamedSteer:
 
 
 def condition_with_path(text: str, moved: Callable[[str], str]) -> str:
-    """The same for a condition.
+    """A gate with its vector's path changed by `moved`.
 
     Raises:
-        UsageError: it means nothing.
+        UsageError: the gate is invalid.
     """
     return _with_path(text, spec.parse_condition(text).read.reference, moved)
 
 
 def _with_path(text: str, reference: str, moved: Callable[[str], str]) -> str:
-    """What follows the reference is left as it was written."""
+    """Replace the reference at the beginning of `text`, and keep the rest."""
     text = text.strip()
     return text if _is_name(reference) else f"{moved(reference)}{text[len(reference) :]}"
 
@@ -158,6 +162,6 @@ def _of(file: Path | None) -> str:
 
 
 def _is_name(reference: str) -> bool:
-    """Whether it means the same wherever it is written: a vector's name, or an address."""
+    """Whether a reference is a name or an address, which do not depend on the folder."""
     here = Path(reference)
     return "://" in reference or (here.suffix != store.SUFFIX and here.parent == Path())

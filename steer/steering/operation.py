@@ -1,36 +1,21 @@
-"""What is done to activations, as data: which op and value. `steer.hooks.ops` has the maths.
+"""What is done to activations, as data: an op (`steer.ops`), its value, and how much of it.
 
-    add               h + c v                        (c: the coefficient, v: the stored vector)
-    add, norm=keep    the same, brought back to the length of h
-    ablate            remove the share c (1 by default) of the projection on v
-    ablate=writes     the same at every write to the residual stream, with one layer's vector
-    clamp=X           set the projection to X
-    cap=X, floor=X    where the projection is above X (below X), set it to X
-    rotate=DEGREES    turn h towards v by this angle; its length stays
-
-Projections are on the unit vector, in activation units. X is a number of them, or `neg`, `pos` or
-`mid`: where the file says that the mean of the negative side lies, of the positive side, or half
-way between, at the layer in question. `clamp=0` pins the projection to zero.
+The coefficient of an addition multiplies the stored vector; of every other op it is the share of
+the edit that is made. `norm=keep` is an addition after which activations are as long as before, and
+`NAME=writes` does a linear op at every write to the residual stream, with one layer's vector.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
-import re
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, get_args
 
 from steer.base.errors import UsageError
+from steer.base.text import listed
+from steer.ops.op import Op, Side, is_finite
+from steer.ops.registry import ops
 from steer.vectors.provenance import Unit
-
-OpName = Literal["add", "ablate", "clamp", "cap", "floor", "rotate"]
-#: A place between the two sides of a file.
-Between = Literal["neg", "mid", "pos"]
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_EXAMPLES = "write 1.5, 15%, ablate, clamp=0, cap=mid, floor=neg, rotate=30 or 2,norm=keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +41,21 @@ class Coefficient:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An op and its value: a level for clamp, cap and floor, degrees for rotate."""
+    """An op and its value, such as a projection in activation units or degrees."""
 
-    name: OpName = "add"
-    value: float | Between | None = None
+    name: str = "add"
+    value: float | Side | None = None
     keep_norm: bool = False
     writes: bool = False
+
+    @property
+    def op(self) -> Op:
+        """The op itself.
+
+        Raises:
+            UsageError: it came from a package that is not installed.
+        """
+        return ops().named(self.name)
 
     def __str__(self) -> str:
         if self.writes:
@@ -92,18 +86,18 @@ def parse_amount(text: str, spec: str) -> tuple[Coefficient | None, Operation | 
     if text == RECOMMENDED:
         return None, None
     for part in text.split(","):
-        if part.partition("=")[0] in (*get_args(OpName), "norm"):
+        if (name := part.partition("=")[0]) == "norm" or name in ops():
             if operation is not None:
                 raise UsageError(f"{spec!r}: two ops, {str(operation)!r} and {part!r}")
             operation = _operation(part, spec)
         elif coefficient is not None:
-            raise UsageError(f"{spec!r}: {part!r} is not an op", hint=_EXAMPLES)
+            raise UsageError(f"{spec!r}: {part!r} is not an op", hint=_hint(part))
         else:
             coefficient = parse_coefficient(part, spec)
     if (
         coefficient is not None
         and coefficient.unit == "residual"
-        and (operation or ADD).name != "add"
+        and not (operation or ADD).op.adds
     ):
         raise UsageError(
             f"{spec!r}: a percentage is a length to add, and {(operation or ADD).name} adds none",
@@ -136,14 +130,13 @@ def parse_coefficient(text: str, spec: str) -> Coefficient:
         UsageError: it is not a finite number.
     """
     number = text.removesuffix("%")
-    if not _is_finite(number):
+    if not is_finite(number):
         if not text:
-            raise UsageError(f"{spec!r}: nothing follows the colon", hint=_EXAMPLES)
-        close = difflib.get_close_matches(text.partition("=")[0], get_args(OpName), n=1)
+            raise UsageError(f"{spec!r}: nothing follows the colon", hint=_examples())
         raise UsageError(
             f"{spec!r}: {text!r} is not a number"
             + ("" if text[0] in "+-.0123456789" else " or an op"),
-            hint=f"did you mean {close[0]}?" if close else _EXAMPLES,
+            hint=_hint(text),
         )
     if number != text:
         return Coefficient(float(Decimal(number).scaleb(-2)), "residual")
@@ -161,31 +154,34 @@ def _operation(part: str, spec: str) -> Operation:
         if value != "keep":
             raise UsageError(f"{spec!r}: {part!r} is not an op", hint="write norm=keep")
         return Operation(keep_norm=True)
-    if name == "add" or (name == "ablate" and not has_value):
-        if has_value:
-            raise UsageError(f"{spec!r}: add takes no value", hint="write the coefficient alone")
-        return Operation(name)  # type: ignore[arg-type]  # checked by the caller
-    if name == "ablate":
-        if value != "writes":
-            raise UsageError(
-                f"{spec!r}: {value!r} is not a value of ablate",
-                hint="write ablate, ablate=writes, or 0.5,ablate for half of it",
-            )
-        return Operation("ablate", writes=True)
-    if not value:
-        example = "30" if name == "rotate" else "0"
-        raise UsageError(f"{spec!r}: {name} needs a value", hint=f"write {name}={example}")
-    return Operation(name, _value(name, value, spec))  # type: ignore[arg-type]
+    op = ops().named(name)
+    if op.linear is not None and value == "writes":
+        return Operation(op.name, writes=True)
+    if op.value is not None:
+        return Operation(op.name, op.value.parse(value, op.name, spec))
+    if not has_value:
+        return Operation(op.name)
+    if op.adds:
+        raise UsageError(f"{spec!r}: add takes no value", hint="write the coefficient alone")
+    forms = [op.name, *([f"{op.name}=writes"] if op.linear is not None else [])]
+    raise UsageError(
+        f"{spec!r}: {value!r} is not a value of {op.name}",
+        hint=f"write {', '.join(forms)}, or 0.5,{op.name} for half of it",
+    )
 
 
-def _value(name: str, value: str, spec: str) -> float | Between:
-    if name != "rotate" and value in get_args(Between):
-        return value  # type: ignore[return-value]  # mypy does not narrow by `in`
-    if not _is_finite(value):
-        hint = "an angle in degrees" if name == "rotate" else "a number, neg, mid or pos"
-        raise UsageError(f"{spec!r}: {name}={value!r} is not a value", hint=f"{name} takes {hint}")
-    return float(value)
+def _examples() -> str:
+    return f"write 15%, 2,norm=keep, {', '.join(op.example for op in ops() if op.example)}"
 
 
-def _is_finite(text: str) -> bool:
-    return bool(_NUMBER.fullmatch(text)) and math.isfinite(float(text))
+def _hint(text: str) -> str:
+    """What to write in place of a text that is neither a number nor an op."""
+    name = text.partition("=")[0]
+    for broken in ops().broken:
+        if broken.name == name:
+            return f"{broken}; mend or update that package"
+    if close := difflib.get_close_matches(name, ops().names, n=1):
+        return f"did you mean {close[0]}?"
+    if name.isalpha():
+        return f"the ops are {listed(ops().names)}; if a package has {name}, install it"
+    return _examples()

@@ -1,14 +1,15 @@
-"""What happens at each site: the numbers of all steers that meet there, in the order they act.
+"""Plan the edits at each site: the combined numbers of all steers there, in order.
 
 At one site, on activations h:
 
-1. all adds, low-rank edits too, are summed and act on the same h: their order never shows;
+1. all adds, including low-rank edits, are summed and act on the same h, so their order does not
+   matter;
 2. all adds with norm=keep are summed likewise, act on the result, and keep its length;
-3. the other ops follow in the order in which they were given, each on what the one before left.
+3. the other ops follow in the order of the steers, each on the result of the one before.
 
-So what an op other than add promises (a projection of zero, or at most a bound) holds at the site
-whatever is added there, and of several such ops on vectors that are not orthogonal, the last one's
-promise holds exactly.
+So the guarantee of an op other than add (a projection of zero, or a bound) holds at the site
+whatever is added there. Of several such ops on vectors that are not orthogonal, the last one's
+guarantee holds exactly.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from steer.steering.operation import OpName
+from steer.ops.op import Op
 from steer.steering.projection import unit_direction
 from steer.steering.steers import Steer, When
 from steer.vectors.sites import Site
@@ -27,10 +28,10 @@ from steer.vectors.vector import Directions, SteeringVector
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """delta + up (down h), of h as it came in. steers: what it is the sum of.
+    """delta + up (down h), with h the original activation. steers: those that it is the sum of.
 
     delta: float32 [d_model], in activation units. down, up: float32 [k, d_model] and [d_model, k],
-    where something of low rank is among it.
+    or None without low-rank edits.
     """
 
     delta: Directions
@@ -45,12 +46,11 @@ class Addition:
 
 @dataclass(frozen=True, slots=True)
 class Along:
-    """An op other than add: on the projection on `direction`, a unit vector, float32 [d_model].
-
-    level: a projection in activation units, or degrees, as the op takes it.
+    """An op other than add, which acts on the projection on a unit vector, `direction`, float32
+    [d_model]. level: a projection in activation units, or degrees for rotate.
     """
 
-    op: OpName
+    op: Op
     direction: Directions
     level: float
     coefficient: float
@@ -60,7 +60,7 @@ class Along:
 
 @dataclass(slots=True)
 class SitePlan:
-    """Everything that is done at one site, by when it acts. What would do nothing is left out."""
+    """All edits at one site, by when they act, without those that have no effect."""
 
     adds: dict[When, Addition] = field(default_factory=dict)
     kept: dict[When, Addition] = field(default_factory=dict)
@@ -72,7 +72,7 @@ WriteSites = Callable[[], Sequence[Site]]
 
 
 def plan(steers: Sequence[Steer], write_sites: WriteSites) -> dict[Site, SitePlan]:
-    """What is done at each site by all steers together."""
+    """The combined edits of all steers at each site."""
     placed: dict[Site, list[tuple[Steer, int]]] = {}
     for steer in steers:
         for site, layer in _sites(steer, write_sites).items():
@@ -87,38 +87,38 @@ def _sites(steer: Steer, write_sites: WriteSites) -> dict[Site, int]:
 
 
 def _site_plan(parts: Sequence[tuple[Steer, int]]) -> SitePlan:
-    made = SitePlan()
+    site_plan = SitePlan()
     adds: dict[bool, list[tuple[Steer, int]]] = {False: [], True: []}
     for steer, layer in parts:
-        if steer.op.name == "add":
+        if steer.op.op.adds:
             adds[steer.op.keep_norm].append((steer, layer))
         elif steer.coefficient.value:
-            made.others.append(_along(steer, layer))
-    made.adds, made.kept = _summed(adds[False]), _summed(adds[True])
-    return made
+            site_plan.others.append(_along(steer, layer))
+    site_plan.adds, site_plan.kept = _summed(adds[False]), _summed(adds[True])
+    return site_plan
 
 
 def _along(steer: Steer, layer: int) -> Along:
     direction = unit_direction(steer.vector, layer)
-    name, coefficient = steer.op.name, steer.coefficient.value
-    return Along(name, direction, steer.level(layer), coefficient, steer.when, steer)
+    op, coefficient = steer.op.op, steer.coefficient.value
+    return Along(op, direction, steer.level(layer), coefficient, steer.when, steer)
 
 
 def _summed(parts: Sequence[tuple[Steer, int]]) -> dict[When, Addition]:
     groups: dict[When, list[tuple[Steer, int]]] = {}
     for steer, layer in parts:
         groups.setdefault(steer.when, []).append((steer, layer))
-    # In an order of their own: rounding would show that in which the steers were given.
+    # Sorted, since rounding would otherwise depend on the order of the steers.
     ordered = sorted(groups, key=lambda when: [str(part) for part in when])
     sums = {when: _sum(groups[when]) for when in ordered}
     return {when: total for when, total in sums.items() if not total.is_nothing}
 
 
 def _sum(parts: Sequence[tuple[Steer, int]]) -> Addition:
-    """Vectors are summed in float64, so that their order does not show."""
+    """The sum of additions; in float64, so that their order does not matter."""
     steers = tuple(dict.fromkeys(steer for steer, _ in parts))
     delta = np.sum([steer.delta(layer).astype(np.float64) for steer, layer in parts], axis=0)
-    # By vector, so that one and its negative leave nothing at all.
+    # By vector, so that a vector and its negative cancel exactly.
     factors: dict[tuple[SteeringVector, int], float] = {}
     for steer, layer in parts:
         key = steer.vector, layer
@@ -130,7 +130,7 @@ def _sum(parts: Sequence[tuple[Steer, int]]) -> Addition:
     ]
     if not low_rank:
         return Addition(delta.astype(np.float32), steers=steers)
-    # Side by side: up (down h) is then the sum over the parts.
+    # Concatenated, so that up (down h) is the sum over the parts.
     down = np.concatenate([down for down, _ in low_rank])
     up = np.concatenate([up for _, up in low_rank], axis=1)
     return Addition(delta.astype(np.float32), down, up.astype(np.float32), steers)

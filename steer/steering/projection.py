@@ -25,7 +25,7 @@ import numpy as np
 
 from steer.base.errors import UsageError, VectorError
 from steer.fitting.fit import unit
-from steer.steering.operation import Between
+from steer.ops.op import Side
 from steer.steering.spec import ConditionSpec, Pooling, ReadSpec
 from steer.vectors.metadata import LayerStatistics, Metadata
 from steer.vectors.sites import Site
@@ -214,7 +214,7 @@ def unit_direction(vector: SteeringVector, layer: int) -> Directions:
 
 
 def level(
-    vector: SteeringVector, layer: int, value: float | Between, without: str | None = None
+    vector: SteeringVector, layer: int, value: float | Side, without: str | None = None
 ) -> float:
     """A projection in activation units: a number as it is, or where a side lies.
 

@@ -1,8 +1,8 @@
-"""Whether a scope and a schedule meet a text at all, by its lengths alone: known before it is run.
+"""Whether a scope and a schedule cover any position of a text, from its lengths alone.
 
-Positions count from the first token of the prompt. A model that writes n tokens computes the
-prompt's positions and those of all new tokens but the last, whose output nobody asks for: position
-p writes new token p - (prompt length - 1), which is its step.
+Positions count from the first token of the prompt. To generate n tokens, a model computes the
+prompt's positions and those of all new tokens but the last. Position p predicts new token
+p - (prompt length - 1), which is its step.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def meets(
     *,
     only_writing: bool = False,
 ) -> bool:
-    """Whether some position of a text gets more than nothing of a steer.
+    """Whether any position of a text has a weight above 0.
 
-    n_new: tokens that are written, at least 1. special: of each prompt token, whether it is a
-    special one; new tokens may or may not be. only_writing: positions before the last prompt token
-    do not count, as behind the last attention, where nothing that follows looks at them.
+    n_new: the number of new tokens, at least 1. special: for each prompt token, whether it is
+    special; new tokens may or may not be. only_writing: positions before the last prompt token do
+    not count, as above the last attention, where nothing depends on them.
     """
     first = prompt_length - 1
     total = prompt_length + n_new - 1
-    for start, stop in _both(_inside(scope, first), _given(schedule, first)):
+    for start, stop in _both(_inside(scope, first), _scheduled(schedule, first)):
         start, stop = max(start, first if only_writing else 0), min(stop, total)
         if start >= stop:
             continue
@@ -63,8 +63,8 @@ def _inside(scope: Scope, first: int) -> list[Run]:
     return [(0, start), (stop, _END)]
 
 
-def _given(schedule: Schedule, first: int) -> list[Run]:
-    """The positions at which a schedule's factor is not 0; all before step 0 have its factor."""
+def _scheduled(schedule: Schedule, first: int) -> list[Run]:
+    """The positions at which a schedule's factor is not 0; those before step 0 have its factor."""
     if schedule.kind == "ramp":
         spans = [(1, _END)]
     elif schedule.kind == "decay":

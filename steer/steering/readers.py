@@ -1,7 +1,7 @@
-"""Whether vectors that read activations are used on texts like those that they were read from.
+"""Check that vectors are used on the kind of text that they were made from: chat or plain.
 
-A vector from texts in a chat template has its two sides at other places than one from plain texts,
-so its projection, in the file's units, means nothing on texts of the other kind.
+The projections of the two sides differ between chat and plain text, so a projection in the file's
+units is meaningless on texts of the other kind.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def check_readers(
     watched: Sequence[Projection | Readout] = (),
     guards: Iterable[Guard] = (),
 ) -> list[str]:
-    """What to warn of: gates and watched vectors that were read from texts of the other kind, and
-    steers, or vectors that are going to be some, that were made in a chat and are used on plain
-    text, which often ends at once there. `hint` says what to do.
+    """Warnings about gates and watched vectors from texts of the other kind, and about steers, or
+    vectors to be swept, that were made in a chat and are used on plain text, where a text often
+    ends at once. `hint` says what to do.
 
-    chat: whether the texts go into a chat template. A vector whose file does not say how it was
-    read (an imported or a combined one) fits both.
+    chat: whether the texts go into a chat template. A vector of unknown origin (imported or
+    combined) fits both.
 
     Raises:
         UsageError: a guard's vector was read from texts of the other kind.
@@ -46,20 +46,20 @@ def check_readers(
     gates = (steer.gate for steer in steers)
     readers = [
         *((f"gate {gate}", gate.condition.projection) for gate in gates if gate is not None),
-        *((str(one), one) for one in watched),
+        *((str(reader), reader) for reader in watched),
     ]
-    faults = ((name, _fault(one, chat)) for name, one in readers)
+    faults = ((name, _fault(reader, chat)) for name, reader in readers)
     return list(dict.fromkeys([*away, *(f"{name}: {fault}" for name, fault in faults if fault)]))
 
 
 def hint(*, chat: bool) -> str:
-    """What to do about a vector of the other kind."""
+    """A hint about a vector of the other kind."""
     option = "leave --chat out" if chat else "add --chat"
     return f"{option}, or use a vector that was made {_kind(chat)}"
 
 
 def _fault(reader: Projection | Readout, chat: bool) -> str | None:
-    """What is wrong with using a reader on such texts, if anything."""
+    """Why a reader does not fit such texts; None if it does."""
     in_chat = reader.vector.metadata.read.in_chat
     if in_chat is None or in_chat == chat:
         return None

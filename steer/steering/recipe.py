@@ -9,21 +9,20 @@
     temperature = 0.5
     system = "You are a captain."
 
-`steers` are what `-v` takes. A vector's path and an included file's are relative to the file that
-names them; a vector's name is looked up as everywhere. A vector's address is that of one that was
-pulled: nothing is fetched because a file says so. What is included comes first: all steers
-act, those of a file that is included twice twice, and of settings the last one counts.
+`steers` use the grammar of `-v`. Paths of vectors and included files are relative to the file that
+names them; vectors' names are looked up as usual. An address means a vector that was pulled before:
+a recipe never causes a download. Included files come first. All steers act (those of a file that is
+included twice, twice); of settings, the last one counts.
 
-`when` is what `--when` takes, and a gate before all steers of the file and of what it includes; one
-steer has its own as `{ vector = "formal", when = "sea>0.2" }`. No steer has two.
+`when` uses the grammar of `--when`, and is a gate for all steers of the file and of those that it
+includes; a single steer has its own with `{ vector = "formal", when = "sea>0.2" }`. No steer can
+have two.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,32 +32,26 @@ import msgspec
 
 from steer.base.errors import InputError, SteerError, UsageError
 from steer.base.files import read_bytes, read_typed
+from steer.base.toml import load_toml
 from steer.contrasts.records import decoded
 from steer.steering.generation import Sampling
 from steer.steering.named import NamedSteer, behind, condition_with_path, with_paths
 from steer.vectors.record import Record
 from steer.vectors.sites import listed
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-#: Of one file, and of all that are included.
+#: The most bytes of one file, and of all included ones.
 _MAX_BYTES = 1_000_000
 _MAX_TOTAL_BYTES = 20_000_000
-#: Inclusions and steers in all: includes of includes multiply.
+#: The most inclusions and steers in all, since nested includes multiply.
 _MOST_FILES = 10_000
 _MOST_STEERS = 10_000
-#: Of a path: each include adds the folders of its own to those of the file that includes it.
+#: The most characters of a path; each nested include makes it longer.
 _MOST_CHARACTERS = 4_096
-#: Names in one key, such as the two of `generation.seed`: each takes tomllib as long as all before.
-_MOST_NAMES = 8
 _HASH_LENGTH = 64
 
 
 class Settings(Record, frozen=True, omit_defaults=True):
-    """Settings of `steer apply`, as its options have them; None leaves one open."""
+    """Settings of `steer apply`; None leaves one to its option."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -91,7 +84,7 @@ class _File(Record, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A recipe with everything that it includes. generation: the settings that are made."""
+    """A recipe with everything that it includes. generation: the settings that it has."""
 
     path: Path
     description: str
@@ -100,11 +93,10 @@ class Recipe:
 
 
 def read(path: Path) -> Recipe:
-    """A recipe that the user named, flattened.
+    """Read a recipe that the user named, with all its includes.
 
     Raises:
-        InputError: it, or one that it includes, is no recipe, or includes itself; or all together
-            are too much.
+        InputError: a file is not a recipe or includes itself, or there are too many.
         SteerError: a file cannot be read.
     """
     steers: list[NamedSteer] = []
@@ -142,17 +134,17 @@ def read(path: Path) -> Recipe:
         before.append(len(steers))
         todo.append((here, True))
         todo += [(_beside(here, other), False) for other in reversed(files[key].include)]
-    # In one order, whichever file made a setting first.
+    # In a fixed order, whichever file comes first.
     settings = {name: generation[name] for name in _SETTINGS if name in generation}
     return Recipe(path, files[path.resolve()].description, tuple(steers), settings)
 
 
 def placed(steer: NamedSteer, path: Path) -> NamedSteer:
-    """A steer as a recipe at `path` has to write it, so that it means what it means here."""
+    """A steer with its paths made relative to a recipe at `path`."""
 
     def moved(reference: str) -> str:
         here = Path(os.path.relpath(reference, path.parent))
-        # Without a folder it would be a name.
+        # A path without a folder would be read as a name.
         return f"./{here}" if here.parent == Path() else str(here)
 
     return with_paths(replace(steer, file=path), moved)
@@ -182,12 +174,12 @@ def to_toml(
 
 
 def _toml(value: Any) -> str:
-    """A text, number, truth value or list; TOML writes them as JSON does, but for one character."""
+    """A text, number, truth value or list as TOML, which is like JSON but for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _read(path: Path, chain: dict[Path, Path]) -> bytes:
-    """A recipe's bytes. chain: the files that include it; the first one the user typed."""
+    """The bytes of a recipe. chain: the files that include it; the user typed the first one."""
     try:
         return (read_bytes if chain else read_typed)(path, limit=_MAX_BYTES)
     except SteerError as error:
@@ -196,16 +188,14 @@ def _read(path: Path, chain: dict[Path, Path]) -> bytes:
 
 
 def _parse(data: bytes, path: Path) -> _File:
-    text = decoded(data, str(path))
-    _check_keys(text, path)
+    raw = load_toml(
+        decoded(data, str(path)),
+        str(path),
+        hint="`steer recipe show --help` has an example of a recipe",
+    )
     try:
-        raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number may be too long for Python
-        hint = "`steer recipe show --help` has an example of a recipe"
-        raise InputError(f"{path}: not TOML: {error}", hint=hint) from None
-    try:
-        made = msgspec.convert(raw, _File)
-        Sampling(**_sampling(made.generation))
+        recipe = msgspec.convert(raw, _File)
+        Sampling(**_sampling(recipe.generation))
     except (msgspec.ValidationError, UsageError) as error:
         raise InputError(
             f"{path}: {error}",
@@ -213,52 +203,33 @@ def _parse(data: bytes, path: Path) -> _File:
             if "$.generation" in str(error)
             else "a recipe has description, include, when, steers and [generation]",
         ) from None
-    return made
-
-
-#: What can hold any character in TOML: strings, and comments. Those without an end reach to it.
-_QUOTED = re.compile(
-    r'"""(?:\\.|[^\\])*?(?:"""|\\?\Z)'
-    r"|'''.*?(?:'''|\Z)"
-    r'|"(?:\\.|[^"\\\n])*"?'
-    r"|'[^'\n]*'?"
-    r"|#[^\n]*",
-    re.DOTALL,
-)
-_AROUND_KEYS = re.compile(r"[=,{}\[\]\n]")
-
-
-def _check_keys(text: str, path: Path) -> None:
-    """Refuse keys of many names before tomllib reads them."""
-    for part in _AROUND_KEYS.split(_QUOTED.sub("s", text)):
-        if part.count(".") >= _MOST_NAMES:
-            raise InputError(f"{path}: a key has more than {_MOST_NAMES} names")
+    return recipe
 
 
 def _beside(path: Path, reference: str) -> Path:
-    """Where something lies that the file at `path` names.
+    """The path of a reference in the file at `path`.
 
     Raises:
-        InputError: all folders on the way are too long together.
+        InputError: the path is too long.
     """
-    found = path.parent / reference
-    if len(str(found)) > _MOST_CHARACTERS:
+    joined = path.parent / reference
+    if len(str(joined)) > _MOST_CHARACTERS:
         raise InputError(
-            f"{str(path)[:80]}: a path of {len(str(found)):,} characters; {_MOST_CHARACTERS:,} are"
+            f"{str(path)[:80]}: a path of {len(str(joined)):,} characters; {_MOST_CHARACTERS:,} are"
             " the most"
         )
-    return found
+    return joined
 
 
 def _sampling(generation: Settings) -> dict[str, Any]:
-    """What can be checked of one file alone: whether beams go with the rest, others may decide."""
+    """The settings that can be checked in one file by itself; beams depend on other files."""
     plain = msgspec.to_builtins(generation)
     others = ("chat", "system", "beams")
     return {name: value for name, value in plain.items() if name not in others}
 
 
 def _own_steers(file: _File, path: Path) -> list[NamedSteer]:
-    """The steers of a file itself, as they are written in it."""
+    """The steers of a file itself, as written in it."""
     steers = []
     for item in file.steers:
         entry = item if isinstance(item, _Entry) else _Entry(vector=item)
@@ -276,7 +247,7 @@ def _own_steers(file: _File, path: Path) -> list[NamedSteer]:
 def _with_own_steers(
     included: Sequence[NamedSteer], file: _File, path: Path
 ) -> Sequence[NamedSteer]:
-    """The included steers and the file's own after them, behind the file's gate if it has one."""
+    """The included steers and then the file's own, all with the file's gate if it has one."""
 
     def beside(reference: str) -> str:
         return str(_beside(path, reference))
@@ -291,4 +262,4 @@ def _with_own_steers(
 
 def _cycle(chain: Sequence[Path], start: int) -> InputError:
     named = " -> ".join(str(path) for path in chain[start:])
-    return InputError(f"a recipe includes itself: {named}", hint="take one of the includes out")
+    return InputError(f"a recipe includes itself: {named}", hint="remove one of the includes")

@@ -7,17 +7,17 @@
     --when    the same, and /mean, /last or /token
 
 REFERENCE  a name, a path, or an address: hf://OWNER/REPO[@REVISION]/NAME, s3://...
-AMOUNT     times the stored vector (1 adds it once, -1 turns it round), or `15%`: a vector whose
-           length is 15 % of the mean activation's length at that layer; or an op
-           (`steer.steering.operation`), after a coefficient and comma: `0.5,ablate`, `2,norm=keep`;
-           or `recommended`, what the file recommends
+AMOUNT     a number: times what the file recommends (-1 is its opposite) or, where LAYERS follow,
+           times the stored vector; or `15%`: a vector whose length is 15 % of the mean activation's
+           length at that layer; or an op (`steer.steering.operation`), after a coefficient and
+           comma: `0.5,ablate`, `2,norm=keep`; or `recommended`, what the file recommends
 LAYERS     3, 2,5 or 4-7, or `all` that the file has
 SCOPE, SCHEDULE  see `steer.steering.scope`
 VALUE      in the file's units (`steer.steering.projection`): a number, neg (0), mid (0.5),
            pos (1), or `auto`
 
-What is left out is taken from the file's recommendation. Without a scope the vector acts on `all`,
-or on the `response` where it was distilled for that.
+What is left out is taken from the file's recommendation. Without a scope the vector acts where the
+file recommends, else on `all`, or on the `response` where it was distilled for that.
 """
 
 from __future__ import annotations

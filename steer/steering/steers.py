@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from steer.base.errors import ModelError, SiteError, UsageError, VectorError
 from steer.steering.operation import ADD, Coefficient, Operation, parse_operation
 from steer.steering.projection import Gate, level, reading_layer, unit_direction
-from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope
+from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope, parse_scope
 from steer.steering.spec import SteerSpec
 from steer.vectors.metadata import Metadata
 from steer.vectors.provenance import ModelIdentity
@@ -54,7 +55,7 @@ class Steer:
     def __post_init__(self) -> None:
         for layer in self.layers:
             self.vector.metadata.at(layer)
-            if self.op.name != "add":
+            if not self.op.op.adds:
                 unit_direction(self.vector, layer)
                 self.level(layer)
         if self.op.writes and len(self.layers) != 1:
@@ -63,7 +64,7 @@ class Steer:
                 f" not those of {format_layers(self.layers)}",
                 hint=f"name one: {self.vector.name}:{self.op}@{self.layers[0]}",
             )
-        if self.coefficient.unit == "residual" and self.op.name != "add":
+        if self.coefficient.unit == "residual" and not self.op.op.adds:
             raise VectorError(
                 f"a percentage is a length to add, and {self.op} adds none",
                 hint="use a share of the edit, such as 0.5",
@@ -75,7 +76,7 @@ class Steer:
         if not self.vector.metadata.rank:
             return
         subject = f"vector {self.vector.name!r} is a low-rank edit"
-        if self.op.name != "add":
+        if not self.op.op.adds:
             raise VectorError(
                 f"{subject}: it has no one direction to {self.op.name}",
                 hint="add it, or use a vector that extract or fit made",
@@ -160,7 +161,7 @@ class Steer:
     def __str__(self) -> str:
         site = f"{self.vector.metadata.site} {format_layers(self.layers)}"
         parts = [self.vector.name]
-        if self.op.name == "add" or self.coefficient != Coefficient(1.0):
+        if self.op.op.adds or self.coefficient != Coefficient(1.0):
             parts.append(f"×{self.coefficient}")
         if self.op != ADD:
             parts.append(str(self.op))
@@ -175,13 +176,21 @@ class Steer:
 _USUAL = (EVERYWHERE, CONSTANT)
 
 
-def usual_scope(metadata: Metadata) -> Scope:
-    """Where a vector acts if nobody says: on the response where it was distilled for that."""
+def usual_scope(metadata: Metadata, op: Operation = ADD) -> Scope:
+    """Where a vector acts by `op` if nobody says: where its file recommends that op, on the
+    response where it was distilled for that, else everywhere."""
+    recommended = metadata.recommended
+    if recommended.scope is not None and op.name == recommended.op_name:
+        return parse_scope(recommended.scope)
     return Scope("response") if metadata.read.positions == "response" else EVERYWHERE
 
 
 def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -> Steer:
     """What was typed, completed by what the file recommends.
+
+    A number without layers multiplies the coefficient that the file recommends for the op, so that
+    -1 is the opposite of what no number does. At layers that were typed it multiplies the stored
+    vector.
 
     Raises:
         VectorError: the vector has none of the layers that were asked for, does not suit the op, or
@@ -190,8 +199,8 @@ def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -
     """
     metadata = vector.metadata
     recommended = metadata.recommended
-    scope = spec.scope or replace(usual_scope(metadata), skip_special=spec.skip_special)
     op = spec.op or recommended_operation(metadata)
+    scope = spec.scope or replace(usual_scope(metadata, op), skip_special=spec.skip_special)
     usual = Coefficient(1.0)
     if op.name == recommended.op_name:
         usual = Coefficient(recommended.coefficient, recommended.unit)
@@ -200,12 +209,24 @@ def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -
                 f"vector {vector.name!r} recommends a coefficient of 0: it would steer nothing",
                 hint=f"name one, such as {spec.reference}:1",
             )
+    coefficient = spec.coefficient or usual
+    if spec.coefficient and spec.coefficient.unit == "vector" and spec.layers is None:
+        coefficient = multiplied(spec.coefficient.value, usual)
     layers = metadata.layers if spec.layers == "all" else spec.layers
     if layers is None:
         layers = recommended.layers
         if op.writes:
             layers = (reading_layer(metadata, layers),)
-    return Steer(vector, spec.coefficient or usual, layers, scope, op, spec.schedule, gate)
+    return Steer(vector, coefficient, layers, scope, op, spec.schedule, gate)
+
+
+def multiplied(number: float, usual: Coefficient) -> Coefficient:
+    """`number` times a recommended coefficient; a recommended 0 counts as 1 of the vector."""
+    if not usual.value:
+        return Coefficient(number)
+    # Shares are decimals, and stay such: twice 10.1 % is 20.2 %.
+    value = float(Decimal(repr(number)) * Decimal(repr(usual.value)))
+    return Coefficient(value, usual.unit)
 
 
 def recommended_operation(metadata: Metadata) -> Operation:
@@ -220,7 +241,8 @@ def recommended_operation(metadata: Metadata) -> Operation:
     except UsageError:
         raise VectorError(
             f"vector {metadata.name!r} recommends the op {op!r}, which this steer does not know",
-            hint=f"install a later version, or say what to do: {metadata.name}:add",
+            hint="install a later version, or the package that has the op; or say what to do:"
+            f" {metadata.name}:add",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""What texts give away by themselves, as a vector file keeps it, and what is said of it."""
+"""Confounds of a contrast set, as a vector file records them, and warnings about them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Literal
 
 from steer.vectors.record import Record, finite
 
-#: Where a give-away is spoken of: 0.5 is none, 1 is all.
+#: From this AUC or accuracy on there is a warning; 0.5 is chance, 1 perfect separation.
 TELLS = 0.8
-#: The share of near-duplicates that is spoken of.
+#: From this share of near-duplicates on there is a warning.
 MANY = 0.2
 
 
 class Lengths(Record, frozen=True):
-    """Of the texts of one side."""
+    """Lengths of the texts of one side."""
 
     least: int
     median: float
@@ -24,15 +24,15 @@ class Lengths(Record, frozen=True):
 
 
 class Giveaways(Record, frozen=True):
-    """What tells the sides of a contrast apart beside its meaning, and what repeats.
+    """What separates the sides of a contrast set besides its concept, and what repeats.
 
-    unit: what texts were counted in: tokens or, without a tokenizer, words. length_auc: the chance
-    that the positive text is the longer one, of a pair or of any two, ties counted half.
-    first_token: the share of pairs (or unpaired texts) whose sides are told by the first token that
-    can differ, from where the others have it; 0.5 is none, and the least. Both are None where the
-    texts are the same by construction, or too few. duplicates: pairs (or texts) that repeat an
-    earlier one. equal_sides: pairs whose sides are the same, or unpaired texts on both.
-    near_duplicates: the share that have a near-duplicate in another fold of the held-out test.
+    unit: the unit of lengths: tokens or, without a tokenizer, words. length_auc: the probability
+    that the positive text is longer, of a pair or of any two texts; ties count half. first_token:
+    the share of pairs (or unpaired texts) that the first token that can differ classifies
+    correctly; at least 0.5, which is chance. Both are None if the texts of both sides are the same
+    by construction, or too few. duplicates: pairs (or texts) that repeat an earlier one.
+    equal_sides: pairs with the same text on both sides, or unpaired texts on both sides.
+    near_duplicates: the share with a near-duplicate in another cross-validation fold.
     """
 
     unit: Literal["words", "tokens"]
@@ -48,36 +48,35 @@ class Giveaways(Record, frozen=True):
         finite(self.length_auc or 0.0, self.first_token or 0.0, self.near_duplicates)
 
     def warnings(self, *, paired: bool) -> list[str]:
-        """What speaks against the set, each with what to try; none if nothing does."""
-        found = []
+        """Warnings about the set, each with something to try."""
+        warnings = []
         if self.length_auc is not None and abs(self.length_auc - 0.5) >= TELLS - 0.5:
-            found.append(
-                f"length alone tells the sides apart (AUC {self.length_auc:.2f}; in the median"
+            warnings.append(
+                f"length alone separates the sides (AUC {self.length_auc:.2f}; median"
                 f" {self.positive.median:g} {self.unit} against {self.negative.median:g}): the"
-                " vector may be one of length; even the lengths out"
+                " vector may be one of length; make the lengths equal"
             )
         if self.first_token is not None and self.first_token >= TELLS:
-            found.append(
+            warnings.append(
                 f"the first {self.unit[:-1]} gives the side away in {self.first_token:.0%} of the"
                 f" {'pairs' if paired else 'texts'}: the vector may be one of single words;"
                 " vary how texts begin, or swap the answers in half of the questions"
             )
         things = "pairs" if paired else "texts"
         if self.duplicates:
-            found.append(
-                f"{things} that repeat an earlier one, and so count twice: {self.duplicates:,};"
+            warnings.append(
+                f"{self.duplicates:,} {things} repeat an earlier one and count twice;"
                 " leave them out"
             )
         if self.equal_sides:
-            found.append(
-                f"pairs whose sides are the same, and so say nothing: {self.equal_sides:,};"
-                " leave them out"
+            warnings.append(
+                f"{self.equal_sides:,} pairs have the same text on both sides; leave them out"
                 if paired
-                else f"texts that stand on both sides: {self.equal_sides:,}; take them from one"
+                else f"{self.equal_sides:,} texts are on both sides; remove them from one"
             )
         if self.near_duplicates >= MANY:
-            found.append(
-                f"{self.near_duplicates:.0%} of the {things} are nearly the same as others, so that"
-                " held-out separability is partly about texts that were seen; vary them"
+            warnings.append(
+                f"{self.near_duplicates:.0%} of the {things} are near-duplicates of others, so"
+                " held-out separability is partly measured on texts that were seen; vary them"
             )
-        return found
+        return warnings

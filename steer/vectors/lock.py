@@ -1,6 +1,6 @@
-"""`steer.lock` in a folder of vectors: where each pulled one came from, and who signed it.
+"""`steer.lock` in a folder of vectors: the origin and the signer of each pulled vector.
 
-JSON with sorted keys. Nothing is fetched because it stands here. Every reader of a vector file asks
+JSON with sorted keys. The file never causes a download. Every reader of a vector file calls
 `check`, so that a signed vector cannot be replaced unnoticed.
 """
 
@@ -23,9 +23,11 @@ _MAX_BYTES = 4_000_000
 
 
 class Origin(Record, frozen=True, omit_defaults=True):
-    """url: as it was asked for, without passwords. revision: the commit, where there are commits.
-    sha256: the vector's own. signature: the one that it came with, in base64. signer: the public
-    key that was found to have made it, as `signing.key_text` writes it.
+    """The origin of a pulled vector.
+
+    url: the requested address, without passwords. revision: the commit, where there are commits.
+    sha256: the vector's hash. signature: in base64, if the vector came with one. signer: the public
+    key that the signature was checked with, in the form of `signing.key_text`.
     """
 
     url: str
@@ -48,7 +50,7 @@ def origins(folder: Path) -> dict[str, Origin]:
 
     Raises:
         VectorError: the file is damaged, or of a later version.
-        SteerError: it cannot be read.
+        SteerError: the file cannot be read.
     """
     file = folder / NAME
     with reported(file):
@@ -65,13 +67,13 @@ def origins(folder: Path) -> dict[str, Origin]:
 
 
 def check(path: Path, data: bytes, sha256: str) -> None:
-    """Refuse a file that took the place of a signed vector, unless the same signer signed it.
+    """Refuse a file that has replaced a signed vector, unless the same signer signed it.
 
-    data: the bytes of the file. sha256: the vector's own hash. A vector that was pulled without a
+    data: the bytes of the file. sha256: the vector's hash. A vector that was pulled without a
     signature may be replaced; `steer verify` reports that.
 
     Raises:
-        VectorError: it is not what was signed.
+        VectorError: the file is not signed by the signer of the vector that was pulled.
         SteerError: the lock file or the signature cannot be read.
     """
     origin = origins(path.parent).get(path.stem)
@@ -82,8 +84,8 @@ def check(path: Path, data: bytes, sha256: str) -> None:
         data,
         signing.read_beside(path),
         subject=str(path),
-        hint=f"get it again with steer pull {origin.url} --force; if you replaced it yourself, take"
-        f" its entry out of {path.parent / NAME}",
+        hint=f"pull it again: steer pull {origin.url} --force; if you replaced it yourself, remove"
+        f" its entry from {path.parent / NAME}",
     )
 
 
@@ -95,7 +97,8 @@ def check_successor(
     origin: of the signed vector. data, signature: of the other one.
 
     Raises:
-        VectorError: it is not signed, by somebody else, or the signer is not known.
+        VectorError: the other vector is not signed or signed by another key, or the signer of the
+            first is not known.
     """
     before = f"the vector that was pulled from {origin} was signed"
     if signature is None:
@@ -110,12 +113,12 @@ def check_successor(
 
 
 def keep(folder: Path, name: str, origin: Origin) -> None:
-    """Note where a vector came from. Processes that do so at once wait for each other."""
+    """Record the origin of a vector. Concurrent writers wait for each other."""
     _change(folder, name, origin)
 
 
 def forget(folder: Path, name: str) -> None:
-    """Drop what is noted of a vector, because the user writes another one in its place."""
+    """Remove the entry of a vector that the user replaces."""
     with reported(folder):
         if not (folder / NAME).exists():
             return
@@ -124,8 +127,8 @@ def forget(folder: Path, name: str) -> None:
 
 
 def find_pulled(folder: Path, url: str, sha256: str | None) -> str | None:
-    """The name of a vector of this folder that was pulled from `url`, with this hash if one is
-    given; None where there is none.
+    """The name of the vector in this folder that was pulled from `url` (with this hash, if one is
+    given); None if there is none.
     """
     for name, origin in origins(folder).items():
         if origin.url == url and sha256 in (None, origin.sha256):

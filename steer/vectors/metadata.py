@@ -1,4 +1,4 @@
-"""What a vector file says about itself: typed, checked once, and byte-stable as JSON.
+"""The metadata of a vector file: typed, validated once, and byte-stable as JSON.
 
 The JSON has sorted keys and no timestamp, so that the same inputs give the same bytes.
 """
@@ -25,11 +25,18 @@ from steer.vectors.record import Record, finite
 from steer.vectors.sites import SiteName, format_layers
 
 FORMAT = 1
-#: The first release that reads `FORMAT`: an older one can then say what to install.
+#: The first release that reads `FORMAT`. Older releases read it and name the release to install.
 NEEDS = "0.1.0"
 
-#: How an op looks in `-v`; `steer.steering.operation` knows what it means.
+#: The form of an op in `-v`; `steer.steering.operation` parses it.
 _OP = re.compile(r"[a-z]{1,20}(=[a-z0-9.+-]{1,40})?")
+#: The scopes that a file may recommend; `steer.steering.scope` parses them.
+_SCOPE = re.compile(r"all|prompt|response(=\d{1,9})?")
+
+
+def can_be_saved(scope: str | None) -> bool:
+    """Whether a file can recommend this scope."""
+    return scope is None or _SCOPE.fullmatch(scope) is not None
 
 
 class Spread(Record, frozen=True):
@@ -43,16 +50,16 @@ class Spread(Record, frozen=True):
 
 
 class LayerStatistics(Record, frozen=True):
-    """What was seen at one layer while the vector was made.
+    """Statistics of one layer, from the texts that the vector was made from.
 
-    norm: length of the stored vector, in activation units; of a low-rank edit, of what it adds
-        to the mean activation of a text, on average (of combined ones, at most).
-    resid_norm: mean length of the activations read there; None of an imported vector.
-    separability: AUC of the projection on held-out folds, 0.5 is chance; None with too few pairs.
+    norm: length of the stored vector, in activation units; for a low-rank edit, the mean length of
+        what it adds to the mean activation of a text (for combined edits, an upper bound).
+    resid_norm: mean length of the activations; None for an imported vector.
+    separability: AUC of the projection on held-out folds; 0.5 is chance; None with too few pairs.
     positive, negative: projection of each side's activations on the unit vector.
     coherence: mean cosine of the pair differences with the vector; None without pairs.
     agreement: cosine with the mean difference.
-    A combined vector has neither sides nor separability: they would need the activations again.
+    A combined vector has neither sides nor separability, since its activations are not known.
     """
 
     layer: int
@@ -77,13 +84,15 @@ class LayerStatistics(Record, frozen=True):
 
 
 class Recommended(Record, frozen=True):
-    """What `-v NAME` does when nothing else is typed, and why.
+    """The settings of a plain `-v NAME`, and the evidence for them.
 
-    coefficient: times the stored vector or, where `unit` is residual, the share of the mean
-    activation's length that it is brought to at each layer; for an op other than `add`, how much of
-    the edit is made. op: as `-v` writes it, such as `add`, `ablate` or `cap=2.5`. chosen_on: short
-    hashes of the held-out texts that a sweep chose by; None where there were none, and in earlier
-    files.
+    coefficient: a multiple of the stored vector or, if `unit` is residual, the length of the
+    addition at each layer as a share of the mean activation's length; for ops other than `add`, the
+    fraction of the edit. op: in the grammar of `-v`, such as `add`, `ablate` or `cap=2.5`. scope:
+    the positions to steer, in the grammar of `-v`; None for the op's default. chosen_on: short
+    hashes of the held-out texts that a sweep chose by; None without a sweep, and in earlier files.
+    limit: the nearest coefficient further out, in the same unit, that a sweep found too costly for
+    its budget, if any.
     """
 
     layers: tuple[int, ...]
@@ -91,14 +100,20 @@ class Recommended(Record, frozen=True):
     evidence: str
     op: str = "add"
     unit: Unit = "vector"
+    scope: str | None = None
     chosen_on: str | None = None
+    limit: float | None = None
 
     def __post_init__(self) -> None:
-        finite(self.coefficient)
+        finite(self.coefficient, self.limit or 0.0)
+        if self.limit is not None and not self.limit / (self.coefficient or math.nan) > 1:
+            raise ValueError("the limit is not further out than the coefficient")
+        if not can_be_saved(self.scope):
+            raise ValueError(f"{str(self.scope)[:60]!r} is not a scope that a file can recommend")
         if not _OP.fullmatch(self.op):
             raise ValueError(f"{self.op[:60]!r} is not an op")
         if self.unit == "residual" and self.op not in ("add", "norm=keep"):
-            raise ValueError(f"{self.op} has no length that could be a share of an activation's")
+            raise ValueError(f"{self.op} adds no length, so its unit cannot be residual")
 
     @property
     def op_name(self) -> str:
@@ -107,9 +122,9 @@ class Recommended(Record, frozen=True):
 
 
 class Metadata(Record, frozen=True):
-    """The JSON of a vector file. `layers[i]` is the layer of row i of the tensors.
+    """The metadata of a vector file. `layers[i]` is the layer of row i of the tensors.
 
-    rank: of the low-rank part; 0 where there is only a vector.
+    rank: of a low-rank edit; 0 for a plain vector.
     """
 
     name: str
@@ -168,7 +183,7 @@ def encode(metadata: Metadata) -> str:
 def to_json(metadata: Metadata) -> dict[str, Any]:
     """Plain dicts, lists, numbers and strings.
 
-    Without what earlier files did not have, where it says nothing: they keep their bytes.
+    Newer fields with their default value are left out, so that earlier files keep their bytes.
     """
     plain = dict(msgspec.to_builtins(metadata))
     if not metadata.rank:
@@ -177,8 +192,9 @@ def to_json(metadata: Metadata) -> dict[str, Any]:
         del plain["contrast"]["items"]
     if metadata.recommended.unit == "vector":
         del plain["recommended"]["unit"]
-    if metadata.recommended.chosen_on is None:
-        del plain["recommended"]["chosen_on"]
+    for name in ("scope", "chosen_on", "limit"):
+        if plain["recommended"][name] is None:
+            del plain["recommended"][name]
     return plain
 
 
@@ -186,7 +202,7 @@ def decode(text: str, subject: str) -> Metadata:
     """Metadata from JSON; `subject` names the file in errors.
 
     Raises:
-        VectorError: not JSON, a key twice, a newer format, or fields that are missing or wrong.
+        VectorError: not JSON, a duplicate key, a newer format, or missing or wrong fields.
     """
     raw = load_strict_json(text, subject)
     if not isinstance(raw, dict):

@@ -1,14 +1,14 @@
-"""Positions: which tokens of a passage are read, as a user names them and as files record them.
+"""Positions: the tokens of a passage that are read, as users name them and files record them.
 
-last        the last token of all that is run: of the text, or of what a template puts after it
+last        the last token of the input: of the text, or of what a template puts after it
 first       the first token of the text
 mean        the mean over the text; for pairs, from the first token in which the two sides differ
 completion  the mean over a text that completes a prompt
--1, 3       one token of the text and of what follows it: from the end, or from 0
--3:, 1:4    the mean over a span of those
+-1, 3       one token of the text and of what follows it, counted from the end, or from 0
+-3:, 1:4    the mean over a span of those tokens
 after:WORD  the mean over the tokens after the last WORD of the passage
-suffix      can be asked for: each of the tokens that a chat template puts after the text, which
-            files then record as -1, -2 and so on
+suffix      each token that a chat template puts after the text, one vector each; files record
+            them as -1, -2 and so on
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HINT = "use last, first, mean, completion, suffix, an index (-1), a span (-3:) 
 class Position(NamedTuple):
     """One position. `name` is one of `NAMES`, `index`, `span` or `after`.
 
-    start, stop: of an index (start alone) or a span, as Python's slices have them.
+    start, stop: of a span, as in Python's slices; an index has only `start`.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Position(NamedTuple):
 
 
 def parse(text: str) -> Position:
-    """One position.
+    """Parse one position.
 
     Raises:
-        UsageError: the text is none.
+        UsageError: the text is not a position.
     """
     if text in NAMES:
         return Position(text)
@@ -66,13 +66,13 @@ def parse(text: str) -> Position:
 
 
 def parse_list(text: str) -> tuple[Position | None, ...]:
-    """Positions with commas between; None stands for `suffix`.
+    """Parse positions separated by commas; None stands for `suffix`.
 
     Raises:
-        UsageError: a part is no position, or stands there twice.
+        UsageError: a part is not a position, or occurs twice.
     """
     parts = [part.strip() for part in text.split(",")]
-    found = [None if part == SUFFIX else parse(part) for part in parts]
-    if len(set(found)) < len(found):
+    positions = [None if part == SUFFIX else parse(part) for part in parts]
+    if len(set(positions)) < len(positions):
         raise UsageError(f"{text!r} names a position twice")
-    return tuple(found)
+    return tuple(positions)

@@ -1,8 +1,9 @@
-"""What a vector was made from, and how: the typed records of a vector file's JSON."""
+"""The provenance of a vector: typed records of its model, method and contrast set, for its file."""
 
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -14,25 +15,24 @@ from steer.vectors.record import Record, finite
 ContrastKind = Literal[
     "pairs", "choice", "conditions", "unpaired", "condition", "vectors", "unknown"
 ]
-#: Stands between conditions, where there are several.
+#: Separates several conditions.
 SEVERAL = " | "
-#: Of vectors that no recording was made for: where a distilled one acts, its parts differ, or
-#: another tool made it.
+#: Values of `Read.positions` without a recording: where a distilled edit acts (all, response), a
+#: combined vector whose parts differ (mixed), or an imported vector (unknown).
 UNREAD = ("all", "response", "mixed", "unknown")
-#: Methods that fit recorded activations (`steer.fitting.fit`).
-FitMethod = Literal["mean_diff", "pca", "probe", "lda"]
+_METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}", re.ASCII)
 CombineOp = Literal["sum", "mean"]
-#: Of a coefficient: times the stored vector, or a share of the mean activation's length.
+#: Units of a coefficient: multiples of the stored vector, or of the mean activation's length.
 Unit = Literal["vector", "residual"]
 
 
 class ModelIdentity(Record, frozen=True):
-    """Which model a vector was made on, and so which models it fits.
+    """The model that a vector was made on and fits.
 
     `fingerprint` is a hash over samples of every weight (see `steer.models.fingerprint`);
-    `tokenizer` and `chat_template` are sha256 of what they do, or None where the model has none.
-    A vector from another tool's file that was converted without its model is unbound: architecture
-    and fingerprint are empty, and n_layers counts no further than its last layer.
+    `tokenizer` and `chat_template` are hashes of their behaviour, or None if the model has none.
+    A vector that was imported without its model is unbound: architecture and fingerprint are empty,
+    and n_layers only reaches to its last layer.
     """
 
     id: str
@@ -50,24 +50,25 @@ class ModelIdentity(Record, frozen=True):
 
     @property
     def bound(self) -> bool:
-        """Whether it is known which weights these are."""
+        """Whether the weights are known."""
         return bool(self.fingerprint)
 
 
 class Distillation(Record, frozen=True, omit_defaults=True):
-    """Settings of a distilled edit, and what became of them.
+    """Settings and results of a distilled edit.
 
-    samples, held_out: continuations to learn from, and to judge by. max_tokens: their length at
-    most. batch_size, steps, learning_rate, seed: of the optimiser; best_step is the state that was
-    kept. recovery: on the held-out samples (`steer.distillation.recovery`), with its 95 % interval.
-    extra_nats: nats per token that the edit's own texts have under the unsteered model, more than
-    the model's own texts have; condition_extra_nats: the same of the condition's texts.
+    samples, held_out: number of training and held-out continuations. max_tokens: their maximum
+    length. batch_size, steps, learning_rate, seed: of the optimiser; best_step: the step whose
+    state was kept. recovery: on the held-out samples (`steer.distillation.recovery`), with its 95 %
+    interval. extra_nats: extra nats per token of texts generated with the edit, under the unsteered
+    model; condition_extra_nats: the same for texts generated under the condition.
 
-    method `ridge`: the edit is a regression in closed form, `ridge` what was added to the diagonal,
-    as a share of its mean; it took no steps.
+    method: its name (`steer.methods`), perhaps of another package that the reader does not have.
+    ridge: the regularisation of the regression, as a share of the mean diagonal. Methods without a
+    descent, such as `ridge`, have no steps.
 
-    Of the objective `pairs` (`steer.distillation.pairs`) these are pairs of completions, recovery
-    is the share of the loss that the edit takes away, and the condition's texts are the positive
+    objective `pairs` (`steer.distillation.pairs`): the samples are pairs of completions, recovery
+    is the share of the loss that the edit removes, and the condition's texts are the positive
     completions.
     """
 
@@ -84,19 +85,20 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     extra_nats: float
     condition_extra_nats: float
     objective: Literal["condition", "pairs"] = "condition"
-    method: Literal["ridge", "descent"] = "descent"
+    method: str = "descent"
     ridge: float = 0.0
 
     def __post_init__(self) -> None:
+        check_name(self.method)
         finite(self.ridge, self.learning_rate, self.recovery, *self.interval)
         finite(self.extra_nats, self.condition_extra_nats)
 
 
 class Part(Record, frozen=True, omit_defaults=True):
-    """A vector that another was combined from; sha256 is its file's own.
+    """A vector that another was combined from; sha256 is its hash.
 
-    coefficient: times the stored vector or, where `unit` is residual, the share of the mean
-    activation's length that it was brought to at each layer.
+    coefficient: a multiple of the stored vector or, if `unit` is residual, its length at each layer
+    as a share of the mean activation's length.
     """
 
     name: str
@@ -109,9 +111,9 @@ class Part(Record, frozen=True, omit_defaults=True):
 
 
 class Combination(Record, frozen=True, omit_defaults=True):
-    """How a vector was combined from others, in the order in which they were named.
+    """The vectors that a vector was combined from, in the order in which they were named.
 
-    orthogonal_to: vectors whose directions were taken out of the result, at each layer.
+    orthogonal_to: vectors whose directions were projected out of the result at each layer.
     """
 
     op: CombineOp
@@ -124,11 +126,11 @@ class Combination(Record, frozen=True, omit_defaults=True):
 
 
 class Import(Record, frozen=True, omit_defaults=True):
-    """The file of another tool that a vector was read from.
+    """The file of another tool that a vector was imported from.
 
     format: one of `steer.formats`. sha256: of the file, or of all files in the order of their
-    layers. convention: where the format's numbers of layers lie. offset: a layer here, less its
-    number in the file. model: what the file says of its model.
+    layers. convention: how the format numbers layers. offset: our layer number minus the file's.
+    model: the file's description of its model.
     """
 
     format: str
@@ -139,30 +141,65 @@ class Import(Record, frozen=True, omit_defaults=True):
 
 
 class Method(Record, frozen=True, omit_defaults=True):
-    """How the vector was fitted, combined from others, or where another tool's was."""
+    """How the vector was made: fitted, distilled, combined or imported.
 
-    name: Literal["mean_diff", "pca", "probe", "lda", "distill", "combine", "import"]
+    name: `distill`, `combine`, `import`, or the method that fitted recorded activations
+    (`steer.methods`). options: the values of the method's own options. package: the package of the
+    method, if it is not steer's. Files can be read without the method.
+    """
+
+    name: str
+    options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    package: str = ""
     distillation: Distillation | None = None
     combination: Combination | None = None
     source: Import | None = None
 
     def __post_init__(self) -> None:
+        check_name(self.name)
+        finite(*(value for value in self.options.values() if isinstance(value, float)))
         if (self.name == "distill") != (self.distillation is not None):
-            raise ValueError("a distilled vector, and no other, says how it was distilled")
+            raise ValueError("`distillation` belongs to distilled vectors, and only to them")
         if (self.name == "combine") != (self.combination is not None):
-            raise ValueError("a combined vector, and no other, names its parts")
+            raise ValueError("`combination` belongs to combined vectors, and only to them")
         if (self.name == "import") != (self.source is not None):
-            raise ValueError("an imported vector, and no other, names its source")
+            raise ValueError("`source` belongs to imported vectors, and only to them")
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the vector was fitted to recorded activations."""
+        return not (self.distillation or self.combination or self.source)
+
+    def __str__(self) -> str:
+        """The name and options as `--method` takes them, such as `probe:penalty=2`."""
+        options = ",".join(
+            f"{name}={_typed(value)}" for name, value in sorted(self.options.items())
+        )
+        return f"{self.name}:{options}" if options else self.name
+
+
+def _typed(value: bool | int | float | str) -> str:
+    """The value of an option as it is typed: `true`, `2`, `0.5`."""
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
+
+
+def check_name(name: str) -> None:
+    """Refuse a text that cannot be the name of a method.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if not _METHOD_NAME.fullmatch(name):
+        raise ValueError(f"{name[:60]!r} is not the name of a method")
 
 
 class Read(Record, frozen=True):
-    """Which tokens were read, in `steer.vectors.positions`' words, and what stood round the texts.
+    """The position that was read (`steer.vectors.positions`), and the context of the texts.
 
-    A distilled edit was made to act on `all` tokens, or on those of the `response`. The parts of a
-    combined vector may differ: `mixed`. chat: in the model's chat template; system, template: as
-    the user gave them. template_args, date: what the chat template got beside messages; the date
-    (YYYY-MM-DD) where it used one. All but the first are left out of files where there was nothing
-    of the kind.
+    positions: for a distilled edit, where it acts: `all` tokens or those of the `response`; for a
+    combined vector whose parts differ, `mixed`. chat: whether the texts were in the model's chat
+    template. system, template: the user's. template_args: the chat template's arguments. date:
+    YYYY-MM-DD, if the chat template used one. Files leave out all unset fields.
     """
 
     positions: str
@@ -180,36 +217,35 @@ class Read(Record, frozen=True):
 
     @property
     def in_chat(self) -> bool | None:
-        """Whether the texts were in a chat template; None where the file does not say."""
+        """Whether the texts were in a chat template; None if that is not known."""
         if self.chat is True:
             return True
-        # A template of the user's own may be a chat's, written out.
+        # The user's own template may spell out a chat template.
         unknown = self.positions in ("unknown", "mixed") or isinstance(self.template, str)
         return None if unknown else False
 
     @property
     def at_end(self) -> bool:
-        """Whether it was the last token of all that was run, whose output is what comes next."""
+        """Whether the last token of the input was read, which predicts the next one."""
         return self.positions in ("last", "-1")
 
     @property
     def before_end(self) -> bool:
-        """Whether it was one token that is counted from the end, and not the last."""
+        """Whether a single token counted from the end was read, other than the last."""
         return self.positions.startswith("-") and ":" not in self.positions and not self.at_end
 
 
 class ContrastSummary(Record, frozen=True):
-    """What the vector was made from: the number of pairs and a hash of all of them.
+    """The contrast set that a vector was made from: its kind, its size and its hash.
 
-    Where there are no pairs n counts the positive texts, n_negative the others. `positive` and
-    `negative` are the conditions, with `SEVERAL` between, where the contrast is of that kind. Of
-    the kind `condition`, n counts the texts that the model wrote under the positive one, and the
-    hash is of both conditions and the prompts. Of the kind `vectors`, n counts the parts, and the
-    hash is of what `Combination` says. Of an imported vector it is `unknown`.
+    n: the number of pairs; of unpaired texts, the positive ones, with n_negative for the others.
+    positive, negative: the conditions, joined by `SEVERAL`. Kind `condition` (distilled): n counts
+    the texts that the model generated under the positive condition, and the hash covers both
+    conditions and the prompts. Kind `vectors` (combined): n counts the parts, and the hash covers
+    the `Combination`. Kind `unknown`: an imported vector.
 
-    items: hashes of the texts (`steer.contrasts.overlap`), by which held-out texts are told from
-    them; giveaways: what tells the sides apart beside their meaning. Files of earlier versions have
-    neither.
+    items: a sketch of the texts (`steer.contrasts.overlap`), to detect overlap with held-out texts.
+    giveaways: confounds of the set. Files of earlier versions have neither.
     """
 
     kind: ContrastKind

@@ -1,4 +1,4 @@
-"""What the typed records of a vector file have in common."""
+"""The base class of the typed records in a vector file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import msgspec
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Frozen, and unknown fields are refused: a misspelt one would be lost in silence."""
+    """Frozen. Unknown fields are refused, since a misspelt one would be lost silently."""
 
 
 def finite(*values: float) -> None:
-    """Refuse what is no number.
+    """Refuse numbers that are not finite.
 
     Raises:
         ValueError: one of the values is infinite or NaN.

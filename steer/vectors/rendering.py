@@ -1,4 +1,4 @@
-"""Settings of a chat template, which a vector file keeps: what else than messages goes in."""
+"""Settings of a chat template that a vector file records: its arguments and its date."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from steer.base.errors import UsageError
 from steer.vectors.provenance import Read
 
-#: Arguments of `apply_chat_template` that are not the template's.
+#: Arguments of `apply_chat_template` that it does not pass to the template.
 _RESERVED = frozenset(
     {"conversation", "messages", "chat_template", "add_generation_prompt", "tokenize", "padding",
      "continue_final_message", "truncation", "max_length", "return_tensors", "return_dict",
@@ -21,7 +21,9 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TemplateSettings:
-    """arguments: a JSON object with sorted keys, "" for none. date: None is today's."""
+    """The arguments of a chat template, a JSON object with sorted keys or "" for none, and the date
+    that it may print; None is today.
+    """
 
     arguments: str = ""
     date: datetime.date | None = None
@@ -32,8 +34,8 @@ class TemplateSettings:
         return dict(json.loads(self.arguments)) if self.arguments else {}
 
     def __str__(self) -> str:
-        said = [f"{name}={json.dumps(value)}" for name, value in self.values.items()]
-        return ", ".join([*said, *([f"date {self.date}"] if self.date else [])])
+        parts = [f"{name}={json.dumps(value)}" for name, value in self.values.items()]
+        return ", ".join([*parts, *([f"date {self.date}"] if self.date else [])])
 
 
 #: No arguments, and today's date.
@@ -41,17 +43,17 @@ DEFAULT_SETTINGS = TemplateSettings()
 
 
 def parse_settings(arguments: Sequence[str], date: str | None) -> TemplateSettings:
-    """Settings from `NAME=JSON`, each, where what is no JSON is a text; and `YYYY-MM-DD`.
+    """Settings from arguments `NAME=JSON` (anything that is not JSON is a text) and `YYYY-MM-DD`.
 
     Raises:
-        UsageError: not of that form, an argument twice, or one that is not the template's.
+        UsageError: a wrong form, a repeated argument, or one that is not the template's.
     """
     values: dict[str, Any] = {}
     for text in arguments:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise UsageError(
-                f"{text!r} is no argument of a chat template",
+                f"{text!r} is not an argument of a chat template",
                 hint="write NAME=JSON, such as enable_thinking=false",
             )
         check_argument(name)
@@ -69,10 +71,10 @@ def parse_settings(arguments: Sequence[str], date: str | None) -> TemplateSettin
 
 
 def check_argument(name: str) -> None:
-    """Refuse an argument that rendering itself needs.
+    """Refuse an argument that is reserved for the rendering itself.
 
     Raises:
-        UsageError: it is one of them.
+        UsageError: it is reserved.
     """
     if name in _RESERVED:
         raise UsageError(f"{name} is not an argument of the template itself")
@@ -82,7 +84,7 @@ def with_arguments(settings: TemplateSettings, arguments: Mapping[str, Any]) -> 
     """The settings with more arguments, which replace those of the same name.
 
     Raises:
-        UsageError: an argument that is not the template's.
+        UsageError: an argument is reserved.
     """
     for name in arguments:
         check_argument(name)
@@ -92,9 +94,10 @@ def with_arguments(settings: TemplateSettings, arguments: Mapping[str, Any]) -> 
 def settings_for(
     typed: TemplateSettings, reads: Iterable[tuple[str, Read]]
 ) -> tuple[TemplateSettings, list[str], list[str]]:
-    """The settings to use with vectors, by name and how each was read; then notes, and warnings.
+    """The settings to use with some vectors, then notes, and warnings.
 
-    What was typed holds. Else vectors that were read in a chat give theirs, where they agree.
+    reads: the name of each vector, and how it was read. The user's settings `typed` win. Otherwise
+    vectors that were read in a chat give theirs, if they agree.
     """
     reads = list(reads)
     notes: list[str] = []
@@ -107,9 +110,9 @@ def settings_for(
     elif len(differing) == 1:
         chosen = replace(chosen, arguments=differing.pop())
     elif differing:
-        each = "; ".join(f"{name}: {_named(one)}" for name, one in in_chat)
+        each = "; ".join(f"{name}: {_named(settings)}" for name, settings in in_chat)
         warnings.append(
-            f"the vectors were read with different template arguments ({each}), and this run has"
+            f"the vectors were read with different template arguments ({each}); this run uses"
             " none: choose with --template-arg"
         )
     dates = {settings.date for _, settings in in_chat if settings.date is not None}
@@ -121,9 +124,9 @@ def settings_for(
 
 
 def differences(used: TemplateSettings, reads: Iterable[tuple[str, Read]]) -> list[str]:
-    """Warnings about vectors that were read in a chat with other template arguments than are used.
+    """Warnings about vectors that were read in a chat with other template arguments than `used`.
 
-    reads: vectors by name, and how each was read.
+    reads: the name of each vector, and how it was read.
     """
     return [
         f"vector {name!r} was read with the template arguments {_named(_of_read(read))}, this run"

@@ -1,11 +1,11 @@
-"""Who made a vector file: an optional signature beside it, `NAME.safetensors.sig`.
+"""Optional signatures of vector files, each in a file beside it, `NAME.safetensors.sig`.
 
-Ed25519 by the `cryptography` library. It works offline, a key is one PEM file that openssl and
-others read, and a signature 64 bytes. model-signing, the alternative, signs whole folders by a
-manifest and brings sigstore's client along: much for one small file.
+Ed25519 from the `cryptography` library. It works offline; a key is one PEM file that openssl and
+others read, and a signature is 64 bytes. model-signing, the alternative, signs whole folders by a
+manifest and needs sigstore's client, which is much for one small file.
 
-What is signed are all bytes of the file, after a line that says what for: no signature of something
-else made with the same key counts.
+The signature covers a context line and all bytes of the file. The context line keeps signatures of
+other things made with the same key from being valid here.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ _D = -121665 * pow(121666, -1, _PRIME) % _PRIME
 def make_keys(key: Path) -> Path:
     """Write a new private key, which only its owner can read, and `KEY.pub` beside it.
 
-    Returns the public key's path. Raises SteerError where one of the two exists, or the folder
-    takes none.
+    Returns the public key's path. Raises SteerError if one of the two exists, or the folder cannot
+    be written.
     """
     check_writable(key, force=True)
     library = _library()
-    made = library.Ed25519PrivateKey.generate()
+    generated = library.Ed25519PrivateKey.generate()
     forms = _serialization()
-    private = made.private_bytes(
+    private = generated.private_bytes(
         forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()
     )
     public = public_path(key)
     for path in (key, public):
         if path.exists():
-            raise SteerError(f"{path} exists", hint="keys are not replaced; name another file")
-    # Nobody else may read it even for a moment.
+            raise SteerError(f"{path} exists", hint="keys are never replaced; name another file")
+    # Created with its final mode, so that nobody else can read it even for a moment.
     write_atomic(key, private, mode=0o600)
     try:
-        write_atomic(public, _public_pem(made.public_key()))
+        write_atomic(public, _public_pem(generated.public_key()))
     except BaseException:
         key.unlink(missing_ok=True)
         raise
@@ -60,7 +60,7 @@ def make_keys(key: Path) -> Path:
 
 
 def public_path(key: Path) -> Path:
-    """Where the public key of a private one lies: `k.pem` has `k.pub`."""
+    """The path of a private key's public key: `k.pub` for `k.pem`."""
     return key.with_suffix(".pub")
 
 
@@ -68,7 +68,7 @@ def sign(path: Path, data: bytes, key: Path) -> Path:
     """Write the signature of a vector file's bytes beside it, and return its path.
 
     Raises:
-        SteerError: the key is none.
+        SteerError: `key` is not a private key.
     """
     private = _private(key)
     written = _beside(path)
@@ -80,7 +80,8 @@ def check(path: Path, data: bytes, public_key: Path) -> str:
     """Check the signature beside a vector file; returns the key as `key_text` writes it.
 
     Raises:
-        SteerError: there is none, it is of other bytes or by another key, or the key is none.
+        SteerError: the file is not signed, the signature is of other bytes or by another key, or
+            `public_key` is not a key.
     """
     key = key_text(public_key)
     signature = read_beside(path)
@@ -91,10 +92,10 @@ def check(path: Path, data: bytes, public_key: Path) -> str:
 
 
 def check_bytes(data: bytes, signature: bytes, key: str, *, subject: str, public_key: Path) -> None:
-    """Check a signature by a key that was read from `public_key`.
+    """Check a signature against a key that was read from `public_key`.
 
     Raises:
-        SteerError: it is of other bytes, or by another key.
+        SteerError: the signature is of other bytes, or by another key.
     """
     if not is_signed(data, signature, key):
         raise SteerError(
@@ -104,10 +105,10 @@ def check_bytes(data: bytes, signature: bytes, key: str, *, subject: str, public
 
 
 def is_signed(data: bytes, signature: bytes, key: str) -> bool:
-    """Whether a signature is of these bytes and by this key, as `key_text` writes it.
+    """Whether a signature of these bytes was made with this key, in the form of `key_text`.
 
     Raises:
-        SteerError: the key is none, or the library is missing.
+        SteerError: `key` is not a key, or the library is missing.
     """
     library = _library()
     from cryptography.exceptions import InvalidSignature
@@ -124,7 +125,7 @@ def read_beside(path: Path, *, follow_links: bool = True) -> bytes | None:
     """The signature beside a vector file, 64 bytes; None where there is none.
 
     Raises:
-        SteerError: it cannot be read, or is something else.
+        SteerError: the signature file cannot be read, or is not a signature.
     """
     file = _beside(path)
     if not os.path.lexists(file):
@@ -133,7 +134,7 @@ def read_beside(path: Path, *, follow_links: bool = True) -> bytes | None:
 
 
 def parse(data: bytes, subject: str) -> bytes:
-    """The 64 bytes of a signature file, which has them in base64 and nothing else.
+    """The 64 bytes of a signature file, which holds them in base64.
 
     Raises:
         SteerError: it holds something else.
@@ -143,13 +144,13 @@ def parse(data: bytes, subject: str) -> bytes:
         if len(signature) == _SIGNATURE_BYTES:
             return signature
     raise SteerError(
-        f"{subject} is not a signature: that is {_SIGNATURE_BYTES} bytes in base64",
-        hint="`steer sign` writes it",
+        f"{subject} is not a signature of {_SIGNATURE_BYTES} bytes in base64",
+        hint="`steer sign` writes one",
     )
 
 
 def to_text(signature: bytes) -> str:
-    """A signature as its file has it, without the end of the line."""
+    """A signature in base64, as its file holds it, without the newline."""
     return base64.b64encode(signature).decode()
 
 
@@ -157,7 +158,7 @@ def key_text(public_key: Path) -> str:
     """A public key's 32 bytes in base64, as `steer.lock` keeps it.
 
     Raises:
-        SteerError: the file holds none.
+        SteerError: the file holds no public key.
     """
     forms = _serialization()
     raw = _public(public_key).public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw)
@@ -167,10 +168,10 @@ def key_text(public_key: Path) -> str:
 
 
 def fingerprint(key: str) -> str:
-    """Sixteen digits to compare over the telephone.
+    """Sixteen hex digits of a key's hash, short enough to compare over the telephone.
 
     Raises:
-        SteerError: the key is none.
+        SteerError: `key` is not a key.
     """
     public = _library().Ed25519PublicKey.from_public_bytes(_raw(key))
     return hashlib.sha256(_public_pem(public)).hexdigest()[:16]
@@ -225,7 +226,7 @@ def _public(path: Path) -> Any:
     except (ValueError, TypeError, _unsupported()) as error:
         raise SteerError(
             f"{path} is not a public key",
-            hint="of the key k.pem `steer sign --new-key` writes it as k.pub",
+            hint="`steer sign --key k.pem --new-key` writes the public key to k.pub",
         ) from error
     if not isinstance(key, library.Ed25519PublicKey):
         raise SteerError(f"{path} is not an Ed25519 key")

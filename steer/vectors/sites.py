@@ -1,7 +1,7 @@
-"""Names of the places in a transformer where activations are read and written.
+"""Sites: where in a transformer activations are read and written.
 
-The names are TransformerLens's. `resid_pre` of layer L+1 and `resid_post` of layer L are one
-tensor; the canonical form is `resid_post`, so that two files about one place look alike.
+The names are TransformerLens's. `resid_pre` of layer L+1 and `resid_post` of layer L are the same
+tensor; the canonical form is `resid_post`, so that two files about one site agree.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from steer.base.errors import SiteError, UsageError
+from steer.base.text import listed as listed
 
 SiteName = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
 SITE_NAMES: tuple[SiteName, ...] = get_args(SiteName)
@@ -19,7 +20,7 @@ _MOST_DIGITS = 9
 
 @dataclass(frozen=True, slots=True, order=True)
 class Site:
-    """One place: a layer (block index from 0) and what is read or written there."""
+    """One site: a layer (block index from 0) and the name of an activation in it."""
 
     layer: int
     name: SiteName = "resid_post"
@@ -37,14 +38,14 @@ class Site:
 
     @property
     def canonical(self) -> Site:
-        """The same tensor as `resid_post` of the block before, where there is one."""
+        """The same tensor as `resid_post` of the block before, if there is one."""
         if self.name == "resid_pre" and self.layer > 0:
             return Site(self.layer - 1, "resid_post")
         return self
 
     @property
     def depth(self) -> tuple[int, int]:
-        """Sorts sites by when a forward reaches them, for blocks that add one after another."""
+        """A key that sorts sites in the order of a forward, for sequential blocks."""
         site = self.canonical
         if site.name == "resid_pre":
             return (0, -1)
@@ -58,7 +59,7 @@ def site_name(text: str) -> SiteName:
     """`text` as a site name.
 
     Raises:
-        UsageError: it is none of `SITE_NAMES`.
+        UsageError: it is not one of `SITE_NAMES`.
     """
     if text not in SITE_NAMES:
         raise UsageError(f"{text!r} is not a site", hint=f"use one of {listed(SITE_NAMES)}")
@@ -96,9 +97,3 @@ def format_layers(layers: Iterable[int]) -> str:
         else:
             runs.append([layer, layer])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def listed(words: Iterable[str]) -> str:
-    """`a, b and c`, for messages."""
-    *most, last = list(words)
-    return f"{', '.join(most)} and {last}" if most else last

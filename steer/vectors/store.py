@@ -1,4 +1,4 @@
-"""Vector files on disk: one `.safetensors` each, checked in full before use, never unpickled."""
+"""Vector files: one `.safetensors` each, fully checked before use, never unpickled."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SUFFIX = ".safetensors"
 # Generous for any model (1,000 layers of 100,000 numbers), small enough to refuse a weight file.
 MAX_BYTES = 400_000_000
 _MAX_HEADER = 4_000_000
-#: Metadata keep six digits of a norm; a file's own arithmetic may have been float32.
+#: The metadata round norms to six digits, and the writer may have computed them in float32.
 _NORM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What can be known of a file without reading its numbers."""
+    """The metadata and size of a vector file."""
 
     path: Path
     metadata: Metadata
@@ -39,9 +39,9 @@ class Header:
 
 
 def write(path: Path, vector: SteeringVector, *, force: bool = False) -> SteeringVector:
-    """Write one vector, atomically, with its hash; the same vector gives the same bytes.
+    """Write one vector atomically, with its hash; the same vector gives the same bytes.
 
-    Returns the vector as the file has it. Raises SteerError where `path` cannot be written.
+    Returns the vector with its hash. Raises SteerError if `path` cannot be written.
     """
     check_path(path)
     sealed = vector.sealed()
@@ -52,14 +52,14 @@ def write(path: Path, vector: SteeringVector, *, force: bool = False) -> Steerin
 
 def to_bytes(vector: SteeringVector) -> bytes:
     """The bytes of the file of a sealed vector."""
-    # As the hash sees them: of a transposed array safetensors writes the numbers in memory's order.
+    # Contiguous, as in the hash: safetensors writes a transposed array in the order of its memory.
     tensors = {name: np.ascontiguousarray(tensor, "<f4") for name, tensor in vector.tensors.items()}
-    # One metadata key: safetensors writes several in random order.
+    # A single metadata key, since safetensors writes several in random order.
     return save(tensors, metadata={"steer": encode(vector.metadata)})
 
 
 def read_header(path: Path) -> Header:
-    """Metadata and size of a vector file; the hash is not checked, since no numbers are read.
+    """Metadata and size of a vector file. It reads no tensors, so it does not check the hash.
 
     Raises:
         VectorError: not a vector file, damaged, or in a newer format.
@@ -71,17 +71,17 @@ def read_header(path: Path) -> Header:
 
 
 def read(path: Path) -> SteeringVector:
-    """A vector, with everything that the file says of itself checked: the hash, and the norms.
+    """Read a vector and check its hash, its norms and its signature.
 
     Raises:
-        VectorError: not a vector file, damaged, altered, in a newer format, without the numbers
-            that its metadata describe, or not the signed vector that was pulled.
+        VectorError: not a vector file, damaged, altered, in a newer format, with tensors that
+            contradict the metadata, or not the signed vector that was pulled.
     """
     return read_with_bytes(path)[0]
 
 
 def read_with_bytes(path: Path) -> tuple[SteeringVector, bytes]:
-    """As `read`, and the bytes of the file, of which signatures are."""
+    """As `read`, together with the bytes of the file, which signatures cover."""
     data = read_bytes(path, limit=MAX_BYTES)
     vector = from_bytes(data, str(path))
     lock.check(path, data, vector.metadata.sha256)
@@ -106,13 +106,13 @@ def from_bytes(data: bytes, subject: str) -> SteeringVector:
 
 
 def check_norms(vector: SteeringVector, subject: str) -> None:
-    """Refuse numbers that are not those the metadata describe.
+    """Refuse tensors that contradict the metadata.
 
-    The length of each stored direction is computed anew. A low-rank edit has no such length: of it
-    only a row that can add nothing, though the file gives it a norm, is refused.
+    The length of each stored direction has to match its norm. A low-rank edit has no single length,
+    so only a layer that adds nothing although its norm is positive is refused.
 
     Raises:
-        VectorError: a norm that does not match, or nothing but zeros.
+        VectorError: a norm does not match, or all numbers are zero.
     """
     rows = vector.directions.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1)
@@ -121,14 +121,14 @@ def check_norms(vector: SteeringVector, subject: str) -> None:
         nonzero |= vector.down.any(axis=(1, 2)) & vector.up.any(axis=(1, 2))
     if not nonzero.any():
         raise VectorError(
-            f"{subject} holds nothing but zeros: it would steer nothing",
+            f"{subject} holds only zeros: it would not steer",
             hint="get the file again from where it came, or make the vector again",
         )
     for index, row in enumerate(vector.metadata.statistics):
-        whole = bool(nonzero[index]) or row.norm == 0
+        consistent = bool(nonzero[index]) or row.norm == 0
         if not vector.metadata.rank:
-            whole = math.isclose(lengths[index], row.norm, rel_tol=_NORM_TOLERANCE)
-        if not whole:
+            consistent = math.isclose(lengths[index], row.norm, rel_tol=_NORM_TOLERANCE)
+        if not consistent:
             raise VectorError(
                 f"{subject} contradicts itself: its direction at layer {row.layer} has length"
                 f" {lengths[index]:.4g}, and its metadata say {row.norm:.4g}",
@@ -137,9 +137,10 @@ def check_norms(vector: SteeringVector, subject: str) -> None:
 
 
 def parse_header(data: bytes, size: int, subject: str) -> Metadata:
-    """Check a safetensors header strictly and decode what it says; `data` begins a file of `size`.
+    """Check a safetensors header strictly and decode the metadata. data: the first bytes of a file
+    of `size` bytes.
 
-    safetensors itself takes repeated keys and any tensor names, so this does not ask it.
+    The safetensors library accepts repeated keys and any tensor names, so it is not used here.
 
     Raises:
         VectorError: not a vector file, damaged, or in a newer format.
@@ -157,12 +158,12 @@ def parse_header(data: bytes, size: int, subject: str) -> Metadata:
         )
     metadata = decode(texts["steer"], subject)
     if raw != _expected(metadata):
-        raise VectorError(f"{subject}: its tensors are not what its metadata say")
+        raise VectorError(f"{subject}: its tensors contradict its metadata")
     return metadata
 
 
 def _expected(metadata: Metadata) -> dict[str, Any]:
-    """The tensors of a header, each after the other."""
+    """The tensor entries of a header for these metadata, in order."""
     expected = {}
     end = 0
     for name, shape in tensor_shapes(metadata).items():
@@ -172,10 +173,10 @@ def _expected(metadata: Metadata) -> dict[str, Any]:
 
 
 def is_vector(path: Path) -> bool:
-    """Whether a safetensors file says that it is a steering vector, rightly or not.
+    """Whether a safetensors file claims to be a steering vector; its contents are not checked.
 
     Raises:
-        SteerError: it cannot be read, or is not safetensors.
+        SteerError: the file cannot be read, or is not safetensors.
     """
     data = read_bytes(path, limit=MAX_BYTES)
     texts = raw_header(data, len(data), str(path)).get("__metadata__")
@@ -183,10 +184,10 @@ def is_vector(path: Path) -> bool:
 
 
 def header_end(data: bytes, subject: str) -> int:
-    """Where the header ends of a file that begins with `data`.
+    """The offset at which the header of a file ends. data: the first bytes of the file.
 
     Raises:
-        VectorError: not a safetensors file, or a header that is too long.
+        VectorError: not a safetensors file, or its header is too long.
     """
     if len(data) < 8:
         raise VectorError(f"{subject} is not a safetensors file: it has {len(data)} bytes")
@@ -197,14 +198,14 @@ def header_end(data: bytes, subject: str) -> int:
 
 
 def raw_header(data: bytes, size: int, subject: str) -> dict[str, Any]:
-    """The JSON of any safetensors file; `data` are its first bytes, `size` counts all.
+    """The JSON header of any safetensors file. data: the first bytes of a file of `size` bytes.
 
     Raises:
-        VectorError: not safetensors, cut off, or longer than its tensors.
+        VectorError: not safetensors, truncated, or longer than its tensors.
     """
     length = header_end(data, subject) - 8
     if size < 8 + length:
-        raise VectorError(f"{subject} is cut off: its header is not whole")
+        raise VectorError(f"{subject} is cut off: its header is incomplete")
     try:
         raw = load_strict_json(data[8 : 8 + length].decode(), subject)
     except UnicodeDecodeError:
@@ -227,7 +228,7 @@ def _end(entry: Any) -> int:
 
 
 def check_path(path: Path) -> None:
-    """Refuse an output name that the readers would not find again.
+    """Refuse an output name that the readers would not find.
 
     Raises:
         SteerError: the name does not end in `.safetensors`.
@@ -237,13 +238,13 @@ def check_path(path: Path) -> None:
 
 
 def folders() -> list[Path]:
-    """Where vectors are found by name: `./vectors`, then each folder of $STEER_VECTORS."""
+    """The folders in which vectors are found by name: `./vectors`, then those in $STEER_VECTORS."""
     named = os.environ.get("STEER_VECTORS", "")
     return [Path("vectors"), *(Path(part) for part in named.split(os.pathsep) if part)]
 
 
 def files(folder: Path) -> list[Path]:
-    """The vector files of a folder, by name."""
+    """The vector files of a folder, sorted by name."""
     with reported(folder):
         return sorted(
             path
@@ -253,15 +254,15 @@ def files(folder: Path) -> list[Path]:
 
 
 def find(reference: str) -> Path:
-    """The file that a path or a name means; names are looked up in `folders()`.
+    """The file of a vector, by its path or its name; names are looked up in `folders()`.
 
     Raises:
-        VectorError: there is none; the message has the nearest name.
+        VectorError: there is none; the message has the most similar name.
     """
     if "://" in reference:
         raise VectorError(
             f"the vector {reference} is not on this machine",
-            hint="get it first: steer pull, and name the file's path in its place",
+            hint="pull it first (steer pull), and give the path of the file",
         )
     path = Path(reference)
     searched = [folder for folder in folders() if folder.is_dir()]
@@ -287,7 +288,7 @@ def find(reference: str) -> Path:
 
 
 def _scope_hint(reference: str, searched: list[Path]) -> str | None:
-    """What to write for `NAME/SCOPE`, which is a path, where there is such a name."""
+    """A hint for `NAME/SCOPE`, which is read as a path, if there is a vector NAME."""
     name, _, rest = reference.partition("/")
     if any((folder / (name + SUFFIX)).is_file() for folder in searched):
         return f"a scope follows an op, a coefficient or layers: {name}:recommended/{rest}"

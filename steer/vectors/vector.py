@@ -1,4 +1,4 @@
-"""A steering vector: numbers and what is known about them. Frozen; checks itself once."""
+"""A steering vector: tensors and metadata. Immutable, and validated once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ class SteeringVector:
     """Raw (not normalised) vectors for one site at one or more layers, or low-rank edits.
 
     directions: float32 [n_layers_stored, d_model], in activation units; row i belongs to layer
-        `metadata.layers[i]`, and added once (coefficient 1) moves the negative side's mean to the
-        positive side's.
-    down, up: float32 [n_layers_stored, k, d_model] and [n_layers_stored, d_model, k] where
-        `metadata.rank` is k > 0, else None: the edit is then h + up (down h) + direction.
+        `metadata.layers[i]`. Coefficient 1 moves the negative side's mean to the positive side's.
+    down, up: float32 [n_layers_stored, k, d_model] and [n_layers_stored, d_model, k] if
+        `metadata.rank` is k > 0, else None. The edit is h + up (down h) + direction.
 
     Raises:
         VectorError: a wrong shape, or numbers that are not finite.
@@ -54,7 +53,7 @@ class SteeringVector:
 
     @property
     def tensors(self) -> dict[str, Directions]:
-        """What is stored, by name, in the order of the file."""
+        """The stored tensors by name, in the order of the file."""
         named = {"directions": self.directions, "down": self.down, "up": self.up}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
@@ -72,7 +71,7 @@ class SteeringVector:
         return np.asarray(self.directions[self.metadata.layers.index(layer)])
 
     def low_rank(self, layer: int) -> tuple[Directions, Directions] | None:
-        """`down` [k, d_model] and `up` [d_model, k] of one layer, or None of a plain vector.
+        """`down` [k, d_model] and `up` [d_model, k] of one layer; None for a plain vector.
 
         Raises:
             VectorError: the vector has no such layer.
@@ -84,9 +83,9 @@ class SteeringVector:
         return np.asarray(self.down[row]), np.asarray(self.up[row])
 
     def only(self, layers: Sequence[int]) -> SteeringVector:
-        """The same vector with these of its layers, in rising order.
+        """The same vector with some of its layers, in rising order.
 
-        What the file recommends is kept where those layers are left; its evidence is of all.
+        The recommendation keeps those of its layers that remain; its evidence is still that of all.
 
         Raises:
             VectorError: the vector has no such layer.
@@ -94,19 +93,19 @@ class SteeringVector:
         statistics = tuple(self.metadata.at(layer) for layer in layers)
         rows = [self.metadata.layers.index(layer) for layer in layers]
         recommended = self.metadata.recommended
-        left = tuple(layer for layer in recommended.layers if layer in layers) or tuple(layers)
+        remaining = tuple(layer for layer in recommended.layers if layer in layers) or tuple(layers)
         metadata = msgspec.structs.replace(
             self.metadata,
             layers=tuple(layers),
             statistics=statistics,
-            recommended=msgspec.structs.replace(recommended, layers=left),
+            recommended=msgspec.structs.replace(recommended, layers=remaining),
             sha256="",
         )
         parts = {name: np.array(tensor[rows]) for name, tensor in self.tensors.items()}
         return SteeringVector(metadata, **parts)
 
     def renamed(self, name: str, description: str | None = None) -> SteeringVector:
-        """The same numbers under another name, with another description where one is given."""
+        """The same vector with another name, and another description if one is given."""
         metadata = msgspec.structs.replace(
             self.metadata,
             name=name,
@@ -117,7 +116,7 @@ class SteeringVector:
 
     @property
     def sha256(self) -> str:
-        """Hash of everything that the file says: the metadata (but this hash) and the numbers."""
+        """Hash of the metadata (without this hash) and the tensors."""
         unsigned = encode(msgspec.structs.replace(self.metadata, sha256=""))
         digest = hashlib.sha256(unsigned.encode() + b"\0")
         for tensor in self.tensors.values():
@@ -131,7 +130,7 @@ class SteeringVector:
 
 
 def tensor_shapes(metadata: Metadata) -> dict[str, tuple[int, ...]]:
-    """Which tensors a file with these metadata has, in their order, and their shapes."""
+    """The names and shapes of the tensors in a file with these metadata, in order."""
     n, width, rank = len(metadata.layers), metadata.model.d_model, metadata.rank
     shapes: dict[str, tuple[int, ...]] = {"directions": (n, width)}
     if rank:

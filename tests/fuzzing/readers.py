@@ -28,9 +28,9 @@ from steer.fitting import activations
 from steer.fitting.activations import Recording, open_kept
 from steer.formats import reading, writing
 from steer.formats.registry import Format, registry
-from steer.models import found as cached_maps
+from steer.models import hookmap_cache as cached_maps
 from steer.models import torch_files
-from steer.models.hookmap import HookMap, Place
+from steer.models.hookmap import HookMap, HookPoint
 from steer.sharing import card, evidence, push
 from steer.sharing.address import parse_folder, parse_vector
 from steer.steering import named, recipe, spec
@@ -266,7 +266,7 @@ def _signed_lock() -> bytes:
 
 
 def _map() -> bytes:
-    places = {Site(layer): Place(f"model.layers.{layer}", "output") for layer in range(2)}
+    places = {Site(layer): HookPoint(f"model.layers.{layer}", "output") for layer in range(2)}
     return cached_maps._encode(HookMap("Tiny", 2, 8, places, "model.embed", None, "head"))
 
 

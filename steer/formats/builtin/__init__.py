@@ -1,1 +1,1 @@
-"""One module for each format of other tools, with its `FORMAT`; a new format is a new module."""
+"""One module for each format of another tool, with its `FORMAT`. To add a format, add a module."""

@@ -1,4 +1,4 @@
-"""AISteer360's `.svec`: JSON of a list of rows a layer, which does not say where they are added."""
+"""AISteer360's `.svec`: JSON with a list of rows per layer, which does not record the site."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def _read(source: Source, options: Options) -> Imported:
     return ibm_svec.read(
         source.json(),
         str(source),
-        "layer N was measured at the output of block N, AISteer360's default; of one that was"
-        " fitted with location layer_input it is --layer-offset -1",
+        "layer N was measured at the output of block N, AISteer360's default; if it was fitted with"
+        " location layer_input, pass --layer-offset -1",
     )
 
 

@@ -23,7 +23,7 @@ def _detect(source: Source) -> bool:
 def _read(source: Source, options: Options) -> Imported:
     content = source.pickled()
     if not isinstance(content, np.ndarray):
-        raise VectorError(f"{source} is no table of concepts")
+        raise VectorError(f"{source} is not a table of concepts")
     read = table(content, str(source), options)
     note = "AxBench multiplies a row by a factor and by the concept's largest activation"
     return replace(read, notes=(note,))

@@ -39,13 +39,13 @@ def _read(source: Source, options: Options) -> Imported:
         names, model = {int(match[1]): ""}, match[2] or ""
     else:
         raise UsageError(
-            f"the name {source.name} has no layer, such as vec_layer_14.pt", hint="say --layer N"
+            f"the name {source.name} has no layer, as in vec_layer_14.pt", hint="pass --layer N"
         )
     rows = [(layer, np.squeeze(source.pickled(name))) for layer, name in sorted(names.items())]
     return Imported(
         checked_directions(rows, subject),
-        convention="the name has the layer: it was measured at the output of that block, where CAA"
-        " and EasyEdit add it",
+        convention="the file name gives the layer: it was measured at the output of that block,"
+        " where CAA and EasyEdit add it",
         model=shortened(model),
     )
 

@@ -1,4 +1,4 @@
-"""GLP, "GGUF Layer Projection": a control vector that says whether it is added or taken out.
+"""GLP, "GGUF Layer Projection": a control vector that is either added or projected out.
 
 The tensors are llama.cpp's; the keys `glp.*` (in the first files `dspark.*`) say the op, the hook
 point and the strength, and a reader that does not know one of their values must refuse the file.
@@ -43,7 +43,7 @@ _SITES: dict[str, SiteName] = {
     "attn_out_pre_residual": "attn_out",
 }
 _HOOK_POINTS = {site: hook for hook, site in _SITES.items()}
-#: Keys of the specification, of which those without a reader here say where a vector is from.
+#: Keys of the specification. Those that are not read here describe the origin of the vector.
 _KEYS = (
     *("mode", "spec_version", "alpha_default", "rank", "orthonormal", "dir_scales", "layer_scales"),
     *("hook_point", "derived_at", "derive_at", "content_sha256", "layer_ids_zero_based", "created"),
@@ -53,16 +53,16 @@ _ORTHONORMAL = 1e-3
 
 
 class _Keys:
-    """The `glp.*` of a file. `missing` stands for a key that is not there."""
+    """The `glp.*` keys of a file. `missing` is the default for an absent key."""
 
-    def __init__(self, found: Gguf, subject: str) -> None:
+    def __init__(self, file: Gguf, subject: str) -> None:
         self.subject = subject
         self.prefix = next(
-            (each for each in _PREFIXES if any(key.startswith(f"{each}.") for key in found.values)),
+            (each for each in _PREFIXES if any(key.startswith(f"{each}.") for key in file.values)),
             _PREFIXES[0],
         )
         self.values: dict[str, Any] = {}
-        for key, value in found.values.items():
+        for key, value in file.values.items():
             word, _, name = key.partition(".")
             if word in _PREFIXES:
                 if word != self.prefix or name not in _KEYS:
@@ -74,7 +74,7 @@ class _Keys:
     def refused(self, key: str, value: object, why: str) -> VectorError:
         return VectorError(
             f"{self.subject}: {shortened(key)} = {shortened(value)!r} {why}",
-            hint="such a file must be refused, not guessed; is there a later steer that reads it?",
+            hint="the specification requires readers to refuse such a file; try a later steer",
         )
 
     def one_of(self, name: str, known: Mapping[str, Any], missing: str) -> Any:
@@ -84,7 +84,7 @@ class _Keys:
         return known[value]
 
     def whole(self, name: str, low: int, high: int) -> int:
-        """A whole number, 1 where it is missing; some writers keep it as text."""
+        """A whole number, 1 if it is missing; some writers store it as text."""
         value = self.values.get(name, 1)
         if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 6:
             value = int(value)
@@ -115,8 +115,8 @@ def _detect(source: Source) -> bool:
 
 
 def _read(source: Source, options: Options) -> Imported:
-    found, subject = source.gguf(), str(source)
-    keys = _Keys(found, subject)
+    file, subject = source.gguf(), str(source)
+    keys = _Keys(file, subject)
     project = keys.one_of("mode", {"add": False, "project": True}, "add")
     site = keys.one_of("hook_point", _SITES, "residual_stream_post_layer")
     version, rank = keys.whole("spec_version", 1, 2), keys.whole("rank", 1, 1_000)
@@ -125,10 +125,10 @@ def _read(source: Source, options: Options) -> Imported:
         raise VectorError(f"{subject} has a rank or scales, which its spec_version 1 does not have")
     alpha = rounded_coefficient(keys.number("alpha_default", keys.values.get("alpha_default", 1.0)))
     coefficient_of(alpha, subject, "alpha_default")
-    bases = _bases(found, rank, subject)
+    bases = _bases(file, rank, subject)
     _check_hash(keys, bases, subject)
     _check_layers(keys, bases, subject)
-    model = llama_cpp.model_hint(found)
+    model = llama_cpp.model_hint(file)
     notes = _notes(keys)
     convention = "direction.N is layer N, counted from 0"
     if not project:
@@ -144,7 +144,7 @@ def _read(source: Source, options: Options) -> Imported:
             notes=notes,
         )
     if any(abs(norm(row) - 1) > UNIT_TOLERANCE for basis in bases.values() for row in basis):
-        notes += ("its directions are not of length 1; they are taken as if they were",)
+        notes += ("its directions do not have length 1; they are normalised",)
     bases = {
         number: np.stack([unit(row, f"{subject}, layer {number}") for row in basis])
         for number, basis in bases.items()
@@ -165,10 +165,10 @@ def _read(source: Source, options: Options) -> Imported:
     )
 
 
-def _bases(found: Gguf, rank: int, subject: str) -> dict[int, Directions]:
+def _bases(file: Gguf, rank: int, subject: str) -> dict[int, Directions]:
     """float32 [rank, d_model] by layer, of `direction.N` and `direction.N.j`."""
     rows: dict[int, dict[int, object]] = {}
-    for name, row in found.tensors.items():
+    for name, row in file.tensors.items():
         word, _, rest = name.partition(".")
         number, dot, index = rest.partition(".")
         if word != "direction":
@@ -206,7 +206,7 @@ def _check_hash(keys: _Keys, bases: Mapping[int, Directions], subject: str) -> N
 
 
 def _check_layers(keys: _Keys, bases: Mapping[int, Directions], subject: str) -> None:
-    """The layers are listed again as text; a truth value in their place says nothing."""
+    """Check the list of layers against the directions; some writers put a truth value there."""
     if not isinstance(keys.values.get("layer_ids_zero_based"), str):
         return
     listed = keys.list_of("layer_ids_zero_based")
@@ -235,7 +235,7 @@ def _strengths(
         number = layer_number(layer.strip(), keys.subject)
         if number not in bases or number in by_layer:
             raise VectorError(
-                f"{keys.subject}: layer_scales has layer {number} twice, or for nothing"
+                f"{keys.subject}: layer_scales has layer {number} twice, or without a direction"
             )
         by_layer[number] = keys.number("layer_scales", scale)
     each = by_direction or [1.0] * rank
@@ -297,6 +297,6 @@ FORMAT = Format(
         ops=("add", "ablate"),
         sites=("resid_post", "mlp_out", "attn_out"),
         default=False,
-        use="only engines that read glp.mode apply OUT rightly; llama.cpp would add it",
+        use="only engines that read glp.mode apply OUT correctly; llama.cpp would add it",
     ),
 )

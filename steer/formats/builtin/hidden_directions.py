@@ -19,7 +19,7 @@ _MANIFEST = "manifest.json"
 
 
 def _entry(source: Source) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """What the manifest says of this file, and the manifest."""
+    """The manifest's entry for this file, and the manifest."""
     if not source.has(_MANIFEST):
         return None
     manifest = source.json(_MANIFEST)
@@ -35,10 +35,10 @@ def _detect(source: Source) -> bool:
 
 
 def _read(source: Source, options: Options) -> Imported:
-    subject, found, content = str(source), _entry(source), source.pickled()
-    if found is None:
+    subject, listing, content = str(source), _entry(source), source.pickled()
+    if listing is None:
         raise VectorError(f"{subject} is not in a {_MANIFEST} beside it")
-    entry, manifest = found
+    entry, manifest = listing
     if not isinstance(content, np.ndarray) or content.ndim != 2:
         raise VectorError(f"{subject} is not [layers, d_model]")
     if entry.get("shape") not in (None, list(content.shape)):

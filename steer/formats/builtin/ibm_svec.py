@@ -29,7 +29,7 @@ def read(raw: Any, subject: str, convention: str) -> Imported:
         VectorError: not of this layout, or several rows at a layer.
     """
     if not isinstance(raw, dict) or not isinstance(raw.get("directions"), dict):
-        raise VectorError(f"{subject} is no .svec file: it has no `directions`")
+        raise VectorError(f"{subject} is not a .svec file: it has no `directions`")
     if raw.get("num_heads") is not None or raw.get("head_dim") is not None:
         raise VectorError(f"{subject} has vectors for attention heads, which have no site here")
     rows = []

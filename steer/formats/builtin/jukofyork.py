@@ -9,15 +9,15 @@ from steer.formats.source import Options, Source
 
 
 def _read(source: Source, options: Options) -> Imported:
-    found, subject = source.gguf(), str(source)
+    file, subject = source.gguf(), str(source)
     return Imported(
-        llama_cpp.numbered(found, subject),
+        llama_cpp.numbered(file, subject),
         shift=-1,
         convention="direction.N was measured at block N-1 and goes there; llama.cpp adds it at"
         " block N, as --format=llama.cpp would",
-        model=llama_cpp.model_hint(found),
+        model=llama_cpp.model_hint(file),
         notes=(
-            *llama_cpp.check_meaning(found, subject, options),
+            *llama_cpp.check_meaning(file, subject, options),
             "jukofyork's vectors go with their __debias file: apply both",
         ),
     )

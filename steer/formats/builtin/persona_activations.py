@@ -25,7 +25,7 @@ def _read(source: Source, options: Options) -> Imported:
     subject = str(source)
     if options.minus is None:
         raise UsageError(
-            f"{subject} holds mean activations, and no difference from a baseline",
+            f"{subject} holds mean activations, not a difference from a baseline",
             hint="--minus BASELINE.safetensors subtracts the baseline's",
         )
     baseline = source.other(options.minus)
@@ -39,7 +39,7 @@ def _read(source: Source, options: Options) -> Imported:
     return Imported(
         checked_directions(differences, subject),
         convention="row N is the output of block N",
-        notes=(f"of {baseline.name}, the baseline, every row was subtracted",),
+        notes=(f"the baseline, {baseline.name}, was subtracted from every row",),
     )
 
 

@@ -28,8 +28,8 @@ def _read(source: Source, options: Options) -> Imported:
         convention="row N was measured at the output of block N-1, where persona_vectors adds it",
         notes=(
             "row 0, of the embeddings, is left out",
-            f"row {len(content) - 1} was read behind the final norm, and layer {len(content) - 2}"
-            " is before it: prefer another layer",
+            f"row {len(content) - 1} was measured after the final norm, but layer"
+            f" {len(content) - 2} is before it: prefer another layer",
         ),
     )
 

@@ -43,14 +43,14 @@ def _read(source: Source, options: Options) -> Imported:
     layer = next(iter(directions))
     return Imported(
         directions,
-        # What block 0 is given is no block's output.
+        # The input of block 0 is not the output of a block.
         shift=-1 if layer else 0,
         site="resid_post" if layer else "resid_pre",
         op="ablate=writes",
         convention=f"layer {layer} of {where} was read at the input of block {layer}",
         notes=(
-            "refusal_direction takes it out of every write to the residual stream, and -v NAME does"
-            " that; -v NAME:1,add adds it",
+            "refusal_direction ablates it from every write to the residual stream, and so does -v"
+            " NAME; -v NAME:1,add adds it",
         ),
     )
 

@@ -48,8 +48,8 @@ def _read(source: Source, options: Options) -> Imported:
         op="ablate",
         model=probes[0][3],
         notes=(
-            "reprobe takes it out, and -v NAME does that; -v NAME:2,add adds it",
-            f"reprobe acts on {'the prompt' if 'prefill' in modes else 'new tokens'} alone: write"
+            "reprobe ablates it, and so does -v NAME; -v NAME:2,add adds it",
+            f"reprobe acts only on {'the prompt' if 'prefill' in modes else 'new tokens'}: write"
             f" -v NAME:recommended/{'prompt' if 'prefill' in modes else 'response'}",
         ),
     )
@@ -58,7 +58,7 @@ def _read(source: Source, options: Options) -> Imported:
 def _probe(content: Any, subject: str) -> tuple[int, Any, str, str]:
     """Layer, direction, mode and model."""
     if not isinstance(content, Mapping) or not set(content) >= _KEYS:
-        raise VectorError(f"{subject} is no probe of reprobe")
+        raise VectorError(f"{subject} is not a probe of reprobe")
     meta, state = content["meta"], content["state_dict"]
     if not isinstance(meta, Mapping) or type(meta.get("layer")) is not int:
         raise VectorError(f"{subject} has no layer")

@@ -39,8 +39,8 @@ def _read(source: Source, options: Options) -> Imported:
     kind = manifest.get("artifact_type")
     if kind not in _DIRECTIONS:
         raise VectorError(
-            f"{subject} is a {shortened(kind)} of repsteer, which is no single direction",
-            hint=f"{', '.join(_DIRECTIONS)} are read",
+            f"{subject} is a {shortened(kind)} of repsteer, which is not a single direction",
+            hint=f"steer reads {', '.join(_DIRECTIONS)}",
         )
     name = _DIRECTIONS[kind]
     row = source.tensors(_TENSORS).arrays.get(name)
@@ -48,7 +48,7 @@ def _read(source: Source, options: Options) -> Imported:
         raise VectorError(f"{subject} has no tensor {name!r}")
     if kind == "probe" and row.ndim == 2 and len(row) == 1:
         row = row[0]
-    layer, site = _place(manifest.get("site"), subject)
+    layer, site = _layer_and_site(manifest.get("site"), subject)
     model = manifest.get("model")
     stated = model.get("id") if isinstance(model, dict) else None
     return Imported(
@@ -56,12 +56,12 @@ def _read(source: Source, options: Options) -> Imported:
         convention=f"its site is {site} of block {layer}",
         site=site,
         model=shortened(stated) if isinstance(stated, str) else "",
-        notes=("repsteer keeps the op and its strength elsewhere: adding it once is assumed",),
+        notes=("the file has neither op nor strength: coefficient 1, added, is assumed",),
     )
 
 
 def _verify(source: Source) -> None:
-    """Hold the files against their checksums.
+    """Check the files against their checksums.
 
     Raises:
         VectorError: a file was altered, or its checksum is missing.
@@ -81,7 +81,7 @@ def _verify(source: Source) -> None:
             )
 
 
-def _place(site: Any, subject: str) -> tuple[int, SiteName]:
+def _layer_and_site(site: Any, subject: str) -> tuple[int, SiteName]:
     if not isinstance(site, dict):
         raise VectorError(f"{subject} has no site")
     component, layer = site.get("component"), site.get("layer")

@@ -31,12 +31,12 @@ _CLAMPS = ("clamps", "prefill_clamps", "decode_clamps")
 _SITES: dict[str, SiteName] = {"post_block": "resid_post", "pre_attn": "resid_pre"}
 _OTHER_HOOKS = ("post_attn", "post_mlp", "mlp_in", "mlp_out")
 _HOOKS = {site: hook for hook, site in _SITES.items()}
-#: Of a request, and without a meaning for the vectors.
+#: Keys of a request that have no effect on the vectors.
 _ASIDE = ("name", "replace", "kind")
 
 
 def _tiers(source: Source) -> dict[str, Any]:
-    """The keys of the JSON; those of a request, `steering_vectors`, mean the same as `vectors`."""
+    """The entries of the JSON. Keys of a request, such as `steering_vectors`, lose their prefix."""
     raw = source.json()
     if not isinstance(raw, dict):
         return {}
@@ -71,10 +71,10 @@ def _read(source: Source, options: Options) -> Imported:
         scales.add(scale)
         ops.add(op)
     if len(ops) > 1 or (len(scales) > 1 and ops != {"add"}):
-        raise VectorError(f"{subject} does different things at its layers, and a file has one op")
+        raise VectorError(f"{subject} has different ops at its layers; a vector has one op")
     scale = scales.pop() if len(scales) == 1 else 1.0
     directions = checked_directions(rows, subject)
-    if scales:  # additions that differ in strength: the strength goes into the numbers
+    if scales:  # additions of different strengths: scale the directions themselves
         scaled = {n: _entry(layers[str(n)], subject, clamp=False)[1] for n in directions}
         directions = checked_directions(
             [(n, row.astype(float) * scaled[n]) for n, row in directions.items()], subject
@@ -90,7 +90,7 @@ def _read(source: Source, options: Options) -> Imported:
         notes=()
         if tier in ("vectors", "clamps")
         else (
-            f"it acts on {part} alone, which a vector file cannot say: write"
+            f"it acts only on {part}, which a vector file does not record: write"
             f" -v NAME:recommended/{'prompt' if part == 'the prompt' else 'response'}",
         ),
     )
@@ -117,28 +117,28 @@ def _entry(entry: Any, subject: str, *, clamp: bool) -> tuple[Any, float, str]:
         entry = entry[0]
     if not isinstance(entry, dict):
         if clamp:
-            raise VectorError(f"{subject} has several clamps, or what is none")
+            raise VectorError(f"{subject} has several clamps, or something that is not a clamp")
         return checked_row(entry, subject), 1.0, "add"
     allowed = {"vector", *(("min", "max", "value", "strength") if clamp else ("scale",))}
     if unknown := set(entry) - allowed:
         raise VectorError(f"{subject}: {shortened(min(unknown))!r} is not known")
     row = checked_row(entry.get("vector"), subject)
-    given = {
+    stated = {
         key: coefficient_of(value, subject, key)
         for key, value in entry.items()
         if key != "vector" and value is not None
     }
     if not clamp:
-        return row, given.get("scale", 1.0), "add"
+        return row, stated.get("scale", 1.0), "add"
     if not norm(row):
         raise VectorError(f"{subject} is zero: it has no direction")
-    match sorted(key for key in given if key != "strength"):
+    match sorted(key for key in stated if key != "strength"):
         case ["value"]:
-            return row, given.get("strength", 1.0), f"clamp={plain(given['value'])}"
+            return row, stated.get("strength", 1.0), f"clamp={plain(stated['value'])}"
         case ["max"]:
-            return row, given.get("strength", 1.0), f"cap={plain(given['max'])}"
+            return row, stated.get("strength", 1.0), f"cap={plain(stated['max'])}"
         case ["min"]:
-            return row, given.get("strength", 1.0), f"floor={plain(given['min'])}"
+            return row, stated.get("strength", 1.0), f"floor={plain(stated['min'])}"
         case bounds:
             raise VectorError(
                 f"{subject} is clamped by {listed(bounds) if bounds else 'nothing'}: one bound, or"
@@ -153,8 +153,8 @@ def _write(outgoing: Outgoing) -> bytes:
         return _encoded({"vectors": {hook: {str(layer): row.tolist() for layer, row in rows}}})
     if not isinstance(outgoing.op.value, (int, float)):
         raise VectorError(
-            f"{outgoing.name}: {outgoing.op} is a level of the vector's own file",
-            hint="write a number in its place",
+            f"{outgoing.name}: {outgoing.op} refers to statistics in the vector's file",
+            hint="write a number instead",
         )
     key = {"clamp": "value", "cap": "max", "floor": "min"}[outgoing.op.name]
     entries = {}

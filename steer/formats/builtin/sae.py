@@ -2,7 +2,8 @@
 
 SAELens (`sae_weights.safetensors`, `cfg.json`), Gemma Scope (`params.npz`), EleutherAI's sparsify
 (`sae.safetensors`, `cfg.json`) and dictionary_learning (`ae.pt`, `config.json`) name the decoder
-`W_dec` [features, d_model] or `decoder.weight` [d_model, features].
+`W_dec` [features, d_model] or `decoder.weight` [d_model, features]. The encoder's row of a feature
+reads it: a vector whose unit is the feature's activation, for a gate.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from steer.base.errors import UsageError, VectorError
 from steer.formats.imported import Imported, checked_directions, shortened
-from steer.formats.keys import place
+from steer.formats.keys import site_of
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 from steer.formats.tensors import Tensors
@@ -60,6 +61,75 @@ def _direction(content: Mapping[str, Any], name: str, feature: int) -> Any:
     return content.row(name, feature) if isinstance(content, Tensors) else content[name][feature]
 
 
+def _encoder(content: Mapping[str, Any], decoder: str, feature: int) -> Any:
+    """The encoder's weights of a feature, [d_model].
+
+    Raises:
+        VectorError: there are none.
+    """
+    features, width = _shape(content, decoder)
+    if decoder != "W_dec":
+        features, width = width, features
+    if _shape(content, "W_enc") == (width, features):
+        return np.asarray(content["W_enc"])[:, feature]
+    for name in ("encoder.weight", "W_enc"):
+        if _shape(content, name) == (features, width):
+            found = content.row(name, feature) if isinstance(content, Tensors) else None
+            return content[name][feature] if found is None else found
+    raise VectorError("there is no encoder, such as W_enc [d_model, features]")
+
+
+def _bias(
+    content: Mapping[str, Any], config: Mapping[str, Any], weights: Any, feature: int
+) -> float:
+    """What the encoder adds to the product with its weights; most take the decoder's bias from
+    activations first."""
+    bias = 0.0
+    for name in ("b_enc", "encoder.bias"):
+        if len(_shape(content, name)) == 1:
+            bias = float(np.asarray(content[name])[feature])
+            break
+    centred = "encoder.weight" in content or bool(config.get("apply_b_dec_to_input"))
+    for name in ("b_dec", "bias", "decoder.bias"):
+        if centred and _shape(content, name) == np.shape(weights):
+            bias -= float(np.asarray(content[name], np.float64) @ weights)
+            break
+    return bias
+
+
+def _gate(
+    source: Source, content: Mapping[str, Any], decoder: str, feature: int, layer: int
+) -> tuple[Any, tuple[float, float], str]:
+    """The encoder's direction, where the feature's activation is 0 and 1 along it, and a note.
+
+    The activation is max(0, w . h + b): along w / |w| it is 0 at -b / |w| and 1 at (1 - b) / |w|.
+
+    Raises:
+        VectorError: there is no encoder, or it is zero.
+    """
+    weights = np.asarray(_encoder(content, decoder, feature), np.float64)
+    length = float(np.linalg.norm(weights)) if weights.ndim == 1 else 0.0
+    if not np.isfinite(length) or not length:
+        raise VectorError(f"{source}: the encoder of feature {feature} is no direction")
+    bias = _bias(content, _config(source), weights, feature)
+    threshold = 0.0
+    if len(_shape(content, "threshold")) == 1:
+        threshold = float(np.asarray(content["threshold"])[feature])
+    note = (
+        "values are the feature's own activation, before its threshold: it is on above"
+        f" {threshold:g}, as in --when 'NAME>{threshold:g}'"
+    )
+    return weights / length**2, (-bias / length, (1 - bias) / length), note
+
+
+def _config(source: Source) -> dict[str, Any]:
+    """The configuration beside the file; {} where there is none."""
+    for name in _CONFIGS:
+        if source.has(name) and isinstance(stated := source.json(name), dict):
+            return stated
+    return {}
+
+
 def _detect(source: Source) -> bool:
     return _decoder(_content(source)) is not None
 
@@ -91,17 +161,27 @@ def _read(source: Source, options: Options) -> Imported:
         why = why or "the output of the block that --layer names"
     if layer is None:
         raise UsageError(f"{subject} does not say at which layer it belongs", hint="say --layer N")
+    if options.encoder:
+        direction, sides, note = _gate(source, content, name, options.row, layer)
+        return Imported(
+            checked_directions([(layer, direction)], subject),
+            convention=f"row {options.row} of the encoder; {why}",
+            site=site,
+            model=model,
+            notes=(note,),
+            sides={layer: sides},
+        )
     return Imported(
         checked_directions([(layer, _direction(content, name, options.row))], subject),
         convention=f"row {options.row} of the decoder; {why}",
         site=site,
         model=model,
-        notes=("a feature's strength is not in the file: find a coefficient, with sweep",),
+        notes=("the file has no strength for a feature: find a coefficient with steer sweep",),
     )
 
 
 def _place(source: Source) -> tuple[int | None, SiteName, str, str]:
-    """Layer, site, why, and model, as a configuration beside the file has them."""
+    """Layer, site, their origin and model, from a configuration beside the file."""
     for name in _CONFIGS:
         if not source.has(name):
             continue
@@ -115,17 +195,18 @@ def _place(source: Source) -> tuple[int | None, SiteName, str, str]:
         model = next((flat[key] for key in _MODELS if isinstance(flat.get(key), str)), "")
         for key in _HOOKS:
             if isinstance(flat.get(key), str):
-                found = place(flat[key], source.subject(name))
-                if found is None:
+                named_site = site_of(flat[key], source.subject(name))
+                if named_site is None:
                     raise VectorError(
-                        f"{source.subject(name)}: {shortened(flat[key])!r} is no site here"
+                        f"{source.subject(name)}: {shortened(flat[key])!r} is not a site of steer"
                     )
-                return found[0], found[1], f"{name} names {flat[key]}", shortened(model)
+                layer, site, _ = named_site
+                return layer, site, f"{name} names {flat[key]}", shortened(model)
         submodule = flat.get("submodule_name")
         if submodule is not None and not str(submodule).startswith("resid_post"):
             raise VectorError(
-                f"{source.subject(name)}: the submodule {shortened(submodule)!r} is no site here",
-                hint="one on resid_post can be read",
+                f"{source.subject(name)}: {shortened(submodule)!r} is not a site of steer",
+                hint="steer reads autoencoders of resid_post",
             )
         if type(flat.get("layer")) is int and flat["layer"] >= 0:
             return flat["layer"], "resid_post", f"{name} has its layer", shortened(model)
@@ -139,5 +220,5 @@ FORMAT = Format(
     suffixes=(".safetensors", ".npz", ".pt"),
     read=_read,
     detect=_detect,
-    options=("layers", "row"),
+    options=("layers", "row", "encoder"),
 )

@@ -1,7 +1,7 @@
-"""saklas's fitted manifolds: `MODEL.safetensors` with `MODEL.json` beside, where they are one axis.
+"""saklas's fitted manifolds of one axis: `MODEL.safetensors` with `MODEL.json` beside it.
 
-A flat manifold of rank 1 is a direction a layer, `layer_L.basis`, which saklas weights with the
-layer's share, `mahalanobis_share_per_layer` of the JSON.
+A flat manifold of rank 1 is one direction per layer, `layer_L.basis`, which saklas weights by the
+layer's `mahalanobis_share_per_layer` in the JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from steer.formats.source import FOLDER, Options, Source
 
 _NAME = re.compile(r"layer_([0-9]{1,5})\.([a-z_]+)")
 _SHARES = "mahalanobis_share_per_layer"
-#: What bends a manifold or maps it: a direction alone would mean something else.
+#: Tensors of curved manifolds, which a single direction cannot represent.
 _CURVED = ("node_params", "rbf_weights", "poly_coeffs", "affine_map")
 
 
@@ -73,8 +73,8 @@ def _read(source: Source, options: Options) -> Imported:
             continue
         if match[2] in _CURVED:
             raise VectorError(
-                f"{subject} is a curved manifold ({shortened(key)}), and no direction",
-                hint="one axis between two poles can be read",
+                f"{subject} is a curved manifold ({shortened(key)}), not a direction",
+                hint="steer reads manifolds of one axis between two poles",
             )
         if match[2] == "basis":
             basis = np.squeeze(array)
@@ -85,9 +85,9 @@ def _read(source: Source, options: Options) -> Imported:
             rows.append((int(match[1]), row.astype(np.float64) * share))
     return Imported(
         checked_directions(rows, subject),
-        convention="layer L is the output of block L; each direction is times its layer's share",
+        convention="layer L is the output of block L; directions are scaled by their layer's share",
         model=shortened(stem.replace("__", "/")),
-        notes=("saklas scales its strength by the activations: find a coefficient, with sweep",),
+        notes=("saklas scales by the activations: find a coefficient with steer sweep",),
     )
 
 

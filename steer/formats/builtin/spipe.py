@@ -35,10 +35,10 @@ def _read(source: Source, options: Options) -> Imported:
     def content(path: str) -> bytes:
         if source.is_folder:
             return source.inside(path)
-        found = source.archive().get(path)
-        if found is None:
+        member = source.archive().get(path)
+        if member is None:
             raise VectorError(f"{subject} has no {path}")
-        return found
+        return member
 
     manifest = _json(content(_MANIFEST), f"{subject}, {_MANIFEST}")
     if manifest.get("format") != "spipe/1":
@@ -65,26 +65,26 @@ def _read(source: Source, options: Options) -> Imported:
         raise VectorError(f"{subject} was measured at {shortened(location)!r}: no site is known")
     rows = []
     for name, array in tensors.parse(data, subject).arrays.items():
-        found = _LAYER.fullmatch(name)
-        if found is None:
+        numbered = _LAYER.fullmatch(name)
+        if numbered is None:
             raise VectorError(f"{subject} has a tensor {shortened(name)!r}, which names no layer")
         if array.ndim == 2 and len(array) != 1:
             raise VectorError(
-                f"{subject} has {len(array)} rows at layer {found[1]}, not one",
+                f"{subject} has {len(array)} rows at layer {numbered[1]}, not one",
                 hint="several rows are positions, the two sides of an angle, or heads",
             )
-        rows.append((layer_number(found[1], subject), array[0] if array.ndim == 2 else array))
+        rows.append((layer_number(numbered[1], subject), array[0] if array.ndim == 2 else array))
     return Imported(
         checked_directions(rows, subject),
-        convention=f"a tensor has its layer's number, of location {location}",
+        convention=f"tensors are named by their layer, measured at {location}",
         shift=_SHIFTS[location],
-        notes=("the settings of its control (strength, layers, positions) are left aside",),
+        notes=("the settings of its control (strength, layers, positions) are ignored",),
     )
 
 
 def _vectors(manifest: Mapping[str, Any], subject: str) -> dict[str, Mapping[str, Any]]:
     """The steering vectors of all controls, by `CONTROL/ARTIFACT`."""
-    found: dict[str, Mapping[str, Any]] = {}
+    vectors: dict[str, Mapping[str, Any]] = {}
     others = set()
     controls = manifest.get("controls")
     for number, control in enumerate(controls if isinstance(controls, list) else []):
@@ -92,13 +92,13 @@ def _vectors(manifest: Mapping[str, Any], subject: str) -> dict[str, Mapping[str
         artifacts = resolved.get("artifacts") if isinstance(resolved, dict) else None
         for name, record in (artifacts if isinstance(artifacts, dict) else {}).items():
             if isinstance(record, dict) and record.get("type") == "SteeringVector":
-                found[f"{number}/{name}"] = record
+                vectors[f"{number}/{name}"] = record
             else:
                 others.add(shortened(record.get("type") if isinstance(record, dict) else record))
-    if not found:
+    if not vectors:
         kinds = f", but {', '.join(sorted(others)[:5])}" if others else ""
         raise VectorError(f"{subject} has no SteeringVector{kinds}")
-    return found
+    return vectors
 
 
 def _json(data: bytes, subject: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 
 _NAME = re.compile(r"layer([0-9]{1,5})\.(.+)")
-#: Methods whose vector is added; what others do with it is not known here.
+#: Methods whose vector is added; the use of others is not known.
 _ADDED = ("mean_diff", "pca", "random")
 
 
@@ -26,13 +26,13 @@ def _detect(source: Source) -> bool:
 
 
 def _read(source: Source, options: Options) -> Imported:
-    found, subject = source.tensors(), str(source)
-    settings = load_strict_json(found.texts.get("cfg", "null"), f"{subject}, cfg")
+    file, subject = source.tensors(), str(source)
+    settings = load_strict_json(file.texts.get("cfg", "null"), f"{subject}, cfg")
     if not isinstance(settings, dict):
         raise VectorError(f"{subject} has no settings of steering-lite")
     method = str(settings.get("method"))
     rows = []
-    for name, array in found.arrays.items():
+    for name, array in file.arrays.items():
         match = _NAME.fullmatch(name)
         if match is None or match[2] != "v":
             raise VectorError(
@@ -43,8 +43,8 @@ def _read(source: Source, options: Options) -> Imported:
         rows.append((layer_number(match[1], subject), array))
     if method not in _ADDED:
         raise VectorError(
-            f"{subject}: it is not known what steering-lite's {shortened(method)} does",
-            hint=f"{', '.join(_ADDED)} are known; --pick NAME --layer N takes the numbers alone",
+            f"{subject}: steering-lite's method {shortened(method)} is not known",
+            hint=f"{', '.join(_ADDED)} are known; --pick NAME --layer N reads only the numbers",
         )
     return Imported(
         checked_directions(rows, subject),

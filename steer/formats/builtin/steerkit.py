@@ -26,8 +26,8 @@ def _detect(source: Source) -> bool:
 
 
 def _read(source: Source, options: Options) -> Imported:
-    found, subject = source.tensors(), str(source)
-    texts = found.texts
+    file, subject = source.tensors(), str(source)
+    texts = file.texts
     if texts.get("schema_version") not in _SCHEMAS:
         stated = shortened(texts.get("schema_version"))
         raise VectorError(
@@ -41,8 +41,8 @@ def _read(source: Source, options: Options) -> Imported:
         raise VectorError(f"{subject} has layer {layer} of {n_layers}")
     if layer == n_layers:
         raise VectorError(
-            f"{subject} was measured behind the final norm, where no site is",
-            hint="fit it at a layer before",
+            f"{subject} was measured after the final norm, where steer has no site",
+            hint="fit it at an earlier layer",
         )
     site = texts.get("hook_site", "")
     if site not in SITE_NAMES:
@@ -67,9 +67,9 @@ def _read(source: Source, options: Options) -> Imported:
 
 def _direction(source: Source, options: Options) -> tuple[str, object]:
     """One of the methods' directions, or one class of a multinomial probe."""
-    found, subject = source.tensors(), str(source)
-    if found.texts.get("kind") == "multinomial":
-        weights = found.arrays.get("weights")
+    file, subject = source.tensors(), str(source)
+    if file.texts.get("kind") == "multinomial":
+        weights = file.arrays.get("weights")
         if weights is None or weights.ndim != 2:
             raise VectorError(f"{subject} has no table of weights")
         if options.row is None:
@@ -82,12 +82,12 @@ def _direction(source: Source, options: Options) -> tuple[str, object]:
         return f"class {options.row}, of length 1", unit(row, f"{subject}, row {options.row}")
     directions = {
         name.removeprefix(_PREFIX): array
-        for name, array in found.arrays.items()
+        for name, array in file.arrays.items()
         if name.startswith(_PREFIX)
     }
     if not directions:
         raise VectorError(f"{subject} has no directions")
-    default = found.texts.get("default_method")
+    default = file.texts.get("default_method")
     if options.pick is None and default in directions:
         return default, directions[default]
     name = choose(sorted(directions), options, subject, "methods")

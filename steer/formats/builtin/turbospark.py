@@ -19,16 +19,16 @@ def _detect(source: Source) -> bool:
 
 
 def _read(source: Source, options: Options) -> Imported:
-    found, subject = source.gguf(), str(source)
-    for key in found.values:
+    file, subject = source.gguf(), str(source)
+    for key in file.values:
         if key.startswith("turbospark.") and key not in (_MODE, _BASE):
             raise VectorError(f"{subject} has a key {shortened(key)!r}, which is not known")
-    mode, base = (found.values.get(key) for key in (_MODE, _BASE))
+    mode, base = (file.values.get(key) for key in (_MODE, _BASE))
     if mode is not None and mode.value not in ("add", "project"):
         raise VectorError(f"{subject}: {_MODE} is {shortened(mode.value)!r}, not add or project")
     if base is not None and (type(base.value) is not int or base.value not in (0, 1)):
         raise VectorError(f"{subject}: {_BASE} is {shortened(base.value)!r}, not 0 or 1")
-    rows = llama_cpp.numbered(found, subject)
+    rows = llama_cpp.numbered(file, subject)
     first = 1 if base is None else int(base.value)
     directions, op = dict(rows), "add"
     if mode is not None and mode.value == "project":
@@ -40,8 +40,8 @@ def _read(source: Source, options: Options) -> Imported:
         convention=f"{_BASE} is {first}: direction.1 belongs to block {first}",
         shift=first - 1,
         op=op,
-        model=llama_cpp.model_hint(found),
-        notes=("its strength is not in the file: 1 is assumed",) if op == "ablate" else (),
+        model=llama_cpp.model_hint(file),
+        notes=("the file has no strength: 1 is assumed",) if op == "ablate" else (),
     )
 
 

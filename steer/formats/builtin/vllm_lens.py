@@ -1,6 +1,6 @@
-"""A field of a request to vllm-lens, which adds vectors to the outputs of blocks.
+"""vllm-lens: a field of a completion request, which adds vectors to the outputs of blocks.
 
-To be merged into the body of a completion request. The field's value is JSON as text.
+Merge it into the body of the request. The value of the field is JSON as text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Texts that are nearly the same, found without comparing all with all. No torch."""
+"""Near-duplicate texts, found without comparing every pair. No torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from zlib import crc32
 
 import numpy as np
 
-#: Texts are near-duplicates when they share this much of their runs of words (Jaccard).
+#: The Jaccard similarity of their runs of words from which two texts are near-duplicates.
 ALIKE = 0.8
 SHINGLE = 3
 BANDS, ROWS = 20, 4
-#: Of texts in one bucket, how many before it each is compared with: enough, where all are alike.
+#: How many earlier texts of its bucket a text is compared with: enough where all are alike.
 MOST = 8
 _PRIME = (1 << 31) - 1
 
@@ -40,7 +40,7 @@ def near_duplicates(texts: Sequence[str]) -> set[tuple[int, int]]:
             bucket = buckets[signature.tobytes()]
             candidates.update((earlier, index) for earlier in bucket[-MOST:])
             bucket.append(index)
-    # Again, since all of them at once would take more memory than the texts.
+    # Computed again, since storing all of them would take more memory than the texts.
     shingles = lru_cache(maxsize=100)(lambda index: _shingles(texts[index]))
     return {(a, b) for a, b in sorted(candidates) if _jaccard(shingles(a), shingles(b)) >= ALIKE}
 

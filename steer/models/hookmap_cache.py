@@ -1,7 +1,7 @@
-"""The hook map of a model, found once.
+"""The hook map of a model, from a cache on disk.
 
-TransformerLens knows it (`steer.models.adapters`), but takes seconds to import; so a map is kept in
-the user's cache folder, under a hash of all that it depends on.
+TransformerLens has the map (`steer.models.adapters`) but takes seconds to import, so maps are kept
+in the user's cache folder, keyed by a hash of everything that they depend on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from steer import __version__
 from steer.base.errors import SteerError
 from steer.base.files import cache_folder, read_cached, write_cached
 from steer.base.strict_json import load_strict_json
-from steer.models.hookmap import HookMap, Place
+from steer.models.hookmap import HookMap, HookPoint
 from steer.vectors.sites import Site
 
 _MAX_BYTES = 10_000_000
@@ -33,31 +33,31 @@ def hook_map(model: torch.nn.Module) -> HookMap:
             blocks that generates text, or the modules are not where its map says.
     """
     file = cache_folder("hooks") / f"{_key(model)}.json"
-    with suppress(SteerError, ValueError):  # damaged: it is made anew
+    with suppress(SteerError, ValueError):  # a damaged entry is replaced
         data = read_cached(file, limit=_MAX_BYTES)
         cached = None if data is None else _decode(data)
         if cached is not None and _fits(cached, model):
             return cached
     from steer.models.adapters import read_map
 
-    found = read_map(model)
-    with suppress(SteerError):  # a cache that cannot be written costs time, no more
-        write_cached(file, _encode(found))
-    return found
+    hooks = read_map(model)
+    with suppress(SteerError):  # a cache that cannot be written only costs time
+        write_cached(file, _encode(hooks))
+    return hooks
 
 
-def _fits(found: HookMap, model: torch.nn.Module) -> bool:
-    """Whether each site is at a module of the model, and of the layer that it names.
+def _fits(hooks: HookMap, model: torch.nn.Module) -> bool:
+    """Whether each site of a cached map is a module of the model, in the right layer.
 
-    A map that is wrong in its layers would steer others than the user names, without a word.
+    A map with wrong layers would silently steer other layers than the user names.
     """
     modules = {name for name, _ in model.named_modules()}
-    outside = {found.embed, found.final_norm, found.unembed} - {None}
+    outside = {hooks.embed, hooks.final_norm, hooks.unembed} - {None}
     return outside <= modules and all(
-        0 <= site.layer < found.n_layers
+        0 <= site.layer < hooks.n_layers
         and place.module in modules
         and _layer_of(place.module) == site.layer
-        for site, place in found.places.items()
+        for site, place in hooks.places.items()
     )
 
 
@@ -67,28 +67,28 @@ def _layer_of(module: str) -> int | None:
 
 
 def _key(model: Any) -> str:
-    """A hash of all that a map depends on: code, class, configuration and modules."""
+    """A hash of everything that a map depends on: code, class, configuration and modules."""
     config = model.config.to_dict() if hasattr(model, "config") else {}
-    told = {name: value for name, value in config.items() if not name.startswith("_")}
+    settings = {name: value for name, value in config.items() if not name.startswith("_")}
     parts = [
         [__version__, version("transformer-lens"), version("transformers")],
         type(model).__qualname__,
-        told,
+        settings,
         [name for name, _ in model.named_modules()],
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _encode(found: HookMap) -> bytes:
-    places = [(site, place) for site, place in found.places.items()]
-    fields = (found.architecture, found.n_layers, found.d_model)
-    outside = (found.embed, found.final_norm, found.unembed)
+def _encode(hooks: HookMap) -> bytes:
+    places = [(site, place) for site, place in hooks.places.items()]
+    fields = (hooks.architecture, hooks.n_layers, hooks.d_model)
+    outside = (hooks.embed, hooks.final_norm, hooks.unembed)
     return msgspec.json.encode((*fields, places, *outside))
 
 
 def _decode(data: bytes) -> HookMap:
     path = str | None
-    row = tuple[str, int, int, list[tuple[Site, Place]], path, path, path]
+    row = tuple[str, int, int, list[tuple[Site, HookPoint]], path, path, path]
     raw = load_strict_json(data.decode(), "a hook map")
     architecture, n_layers, d_model, places, *outside = msgspec.convert(raw, row)
     return HookMap(architecture, n_layers, d_model, dict(places), *outside)

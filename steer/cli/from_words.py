@@ -1,0 +1,205 @@
+"""`steer extract "patient" "impatient"`: a vector from words, and options for making concepts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steer.base.errors import UsageError
+from steer.cli import options, output
+from steer.contrasts.contrasts import ContrastSource
+from steer.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from steer.concepts.make import Report
+    from steer.concepts.questions import Questions
+    from steer.concepts.settings import MakeSettings
+
+PhraseOption = Annotated[
+    str | None,
+    typer.Option(help='How a word becomes a condition, such as "[mood: {}]".'),
+]
+QuestionsOption = Annotated[
+    Path | None,
+    typer.Option(help="A file of questions, in place of steer's own."),
+]
+WeakOption = Annotated[
+    bool, typer.Option("--allow-weak", help="Write a vector that is not worth keeping, too.")
+]
+
+
+def is_words(contrasts: ContrastSource, against: str | None) -> bool:
+    """Whether what was typed is words, and no file of contrasts.
+
+    Raises:
+        UsageError: a second word beside a file.
+    """
+    from steer.concepts.words import looks_like_file
+
+    if contrasts.file is None:
+        if against is not None:
+            raise UsageError("name words, or contrasts with options; not both")
+        return False
+    return against is not None or not looks_like_file(contrasts.file)
+
+
+def check_files(**given: Any) -> None:
+    """Refuse options that are for words.
+
+    Raises:
+        UsageError: naming them.
+    """
+    needless = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if needless:
+        raise UsageError(
+            f"{', '.join(needless)} goes with words, not with a file of contrasts",
+            hint='such as: steer extract "patient" "impatient"',
+        )
+
+
+def settings_of(
+    contrasts: ContrastSource,
+    *,
+    method: str,
+    site: str,
+    layers: str | None,
+    phrase: str | None,
+    questions: Path | None,
+    license: str,
+) -> MakeSettings:
+    """How a concept is made, from options.
+
+    Raises:
+        UsageError: several sites, or a method that there is not.
+    """
+    from steer.concepts.settings import MakeSettings
+    from steer.vectors.sites import parse_layers
+
+    sites = options.site_names(site)
+    if len(sites) > 1:
+        raise UsageError("a vector of words is read at one site", hint=f"--site {sites[0]}")
+    return MakeSettings(
+        **options.fit_method(method),
+        site=sites[0],
+        layers=None if layers is None else parse_layers(layers),
+        chat=True if contrasts.frame.chat else None,
+        phrase=phrase,
+        questions=questions_of(questions),
+        license=license,
+    )
+
+
+def check_alone(contrasts: ContrastSource, **refused: Any) -> None:
+    """Refuse options that are for files of contrasts.
+
+    Raises:
+        UsageError: naming them.
+    """
+    given = {
+        "--template": contrasts.frame.template,
+        "--system": contrasts.frame.system,
+        "--map": contrasts.names.mapping or None,
+        **{f"--{name.replace('_', '-')}": value for name, value in refused.items()},
+    }
+    needless = [option for option, value in given.items() if value]
+    if needless:
+        raise UsageError(
+            f"{', '.join(needless)} goes with a file of contrasts, and"
+            f" {str(contrasts.file)[:60]!r} is a word",
+            hint="name a file, or leave it out",
+        )
+
+
+def questions_of(path: Path | None) -> Questions | None:
+    """The questions of a file, divided; None where there is no file.
+
+    Raises:
+        InputError: there are too few.
+    """
+    if path is None:
+        return None
+    from steer.cli.texts import records_of
+    from steer.concepts.questions import Questions
+    from steer.contrasts import prompts
+    from steer.contrasts.schema import Names
+
+    names = Names()
+    found, _ = prompts.read(records_of(str(path), names), names, field="prompt")
+    return Questions.divided(found)
+
+
+def extract_words(
+    contrasts: ContrastSource,
+    against: str | None,
+    *,
+    settings: MakeSettings,
+    name: str | None,
+    description: str,
+    out: Path | None,
+    allow_weak: bool,
+    force: bool,
+    json: bool,
+    source: ModelSource,
+) -> None:
+    """Make a vector of words, and say whether it is worth keeping.
+
+    Raises:
+        InputError: the words name nothing, or the model does not heed them.
+    """
+    from steer.base.errors import InputError
+    from steer.base.files import check_writable
+    from steer.cli import tables
+    from steer.concepts.concept import check_phrase
+    from steer.concepts.words import understood
+    from steer.vectors import store
+    from steer.vectors.metadata import to_json
+
+    assert contrasts.file is not None
+    check_phrase(settings.phrase)
+    found = understood(contrasts.file, against, name=name)
+    concept = replace(found.concept, description=description or found.concept.description)
+    folder = Path("vectors")
+    path = out or (folder if folder.is_dir() else Path()) / f"{concept.name}{store.SUFFIX}"
+    store.check_path(path)
+    check_writable(path, force=force)
+    output.note(f"understood {found.note}")
+    model = options.load_model(source)
+    from steer.concepts.make import conditions_of, is_chat, make
+
+    chat = is_chat(model, settings)
+    poles = conditions_of(concept, chat=chat, phrase=settings.phrase)
+    where = "as a system message" if chat else "before the text, as for a base model"
+    output.note(f"{model.describe()} · {' against '.join(map(repr, filter(None, poles)))}, {where}")
+    [made] = make(model, [concept], settings, output.progress)
+    report = made.report
+    if made.vector is None or not (report.works or allow_weak):
+        raise InputError(
+            f"{concept.name} is not worth keeping on this model: {report.reason}",
+            hint=report.hint + ("; --allow-weak writes it anyway" if made.vector else ""),
+        )
+    sealed = store.write(path, made.vector, force=force)
+    if not report.works:
+        output.warning(report.line)
+    if json:
+        output.as_json({"path": str(path), **to_json(sealed.metadata), "concept": report.to_dict()})
+        return
+    tables.layer_table(sealed.metadata)
+    output.line()
+    show_example(report)
+    output.note(report.line)
+    tables.written(path, sealed.metadata, source.name)
+
+
+def show_example(report: Report) -> None:
+    """A held-out question with the answers to it."""
+    if not report.example:
+        return
+    question = report.example["question"]
+    output.heading(question)
+    for name in ("unsteered", "prompted", "steered"):
+        text = " ".join(report.example[name].split())
+        output.line(f"  {name:<10} {text}")
+    output.line()

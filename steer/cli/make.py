@@ -1,0 +1,92 @@
+"""`steer make`: contrasting texts to a vector that works, with samples to see it by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steer.cli import contrast_options, from_words, options, output
+from steer.contrasts.contrasts import ContrastSource
+from steer.models.source import ModelSource
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("make")(make)
+
+
+@contrast_options.with_contrasts
+@options.with_model(default="pocket", chat=True, fast=True)
+def make(
+    *,
+    contrasts: ContrastSource,
+    against: Annotated[
+        str | None, typer.Argument(metavar="[AGAINST]", help="A word, against the first one.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Default: vectors/NAME.safetensors."),
+    ] = None,
+    method: options.MethodOption = "mean_diff",
+    name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
+    description: Annotated[str, typer.Option(help="What it does.")] = "",
+    license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
+    force: options.Force = False,
+    json: options.Json = False,
+    source: ModelSource,
+) -> None:
+    """Make a vector, find how strong it can be, and show what it does.
+
+    Reads both sides of the contrasts (see `steer extract`), has the model answer a few questions at
+    rising strengths, writes the vector with the strongest that still reads well, and shows three
+    texts at each of a few strengths, from its opposite to more than is recommended.
+
+    \b
+    steer make pairs.jsonl -m MODEL --chat -o warm
+    steer make "patient" "impatient" -m MODEL -o patient
+    steer make examples/contrasts/joyful.jsonl -o joyful
+    """
+    from steer.base.files import check_writable
+    from steer.cli.extract import default_path
+    from steer.methods.registry import check_paired, fit_methods
+    from steer.vectors import store
+
+    path = out or default_path(name, contrasts.file)
+    if not path.suffix:
+        path = path.with_suffix(store.SUFFIX)
+    store.check_path(path)
+    check_writable(path, force=force)
+    fitting = options.fit_method(method)
+    words = from_words.is_words(contrasts, against)
+    given: Any = contrasts.file
+    if not words:
+        given = contrast_options.read_contrasts(contrasts)
+        check_paired(fit_methods().named(fitting["method"]), paired=given.paired)
+    model = options.load_model(source)
+    from steer.cli.tables import written
+    from steer.library.models import Model
+    from steer.library.tasks import make as run
+
+    made = run(
+        Model(model),
+        given,
+        against,
+        chat=words and contrasts.frame.chat,
+        **fitting,
+        name=name or path.stem,
+        description=description,
+        license=license,
+        progress=output.progress,
+    )
+    sealed = store.write(path, made.vector, force=force)
+    made = made.named(str(path))
+    if json:
+        output.as_json({"path": str(path), **made.to_dict()})
+        return
+    recommended = sealed.metadata.recommended
+    output.note(f"{made.described} · {sealed.metadata.contrast} · {recommended.evidence}")
+    for text in made.view():
+        output.line(text)
+    written(path, sealed.metadata, source.name)

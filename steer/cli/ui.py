@@ -1,0 +1,69 @@
+"""`steer ui`: the page of `steer serve`, opened in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steer.cli import options
+from steer.cli.serve import Requested, ready, run
+from steer.models.source import ModelSource
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("ui")(ui)
+
+
+@options.with_model(default="pocket", chat=True)
+def ui(
+    *,
+    vector: Annotated[
+        list[str] | None,
+        typer.Option("-v", "--vector", help="A steer that is on at first, as in apply."),
+    ] = None,
+    vectors: Annotated[
+        Path, typer.Option(help="A folder: the vectors and recipes on the page.")
+    ] = Path("vectors"),
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Default: 8000, or one that is free."),
+    ] = None,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address, and open no browser.")
+    ] = False,
+    allow_other_model: Annotated[
+        bool, typer.Option("--allow-other-model", help="Use vectors on a finetune of their model.")
+    ] = False,
+    json: options.Json = False,
+    source: ModelSource,
+) -> None:
+    """Open a page on which you steer by hand.
+
+    Chat with the model, unsteered and steered side by side; move a slider for each vector; see each
+    token's projection and what else was likely; make vectors from pairs of texts. The page is that
+    of `steer serve` (pip install 'steer-activations[serve]'), on this machine alone.
+
+    \b
+    steer ui
+    steer ui -m MODEL --vectors vectors -v warm:2
+    """
+    settings, usable = ready(None, [])
+    run(
+        Requested(vectors, [], vector or [], None, may_be_empty=True),
+        source,
+        host="127.0.0.1",
+        ports=[8000, 0] if port is None else [port],
+        api_key=None,
+        allow_origin=[],
+        log_requests=False,
+        engine=None,
+        settings=settings,
+        usable=usable,
+        allow_idle=False,
+        allow_other_model=allow_other_model,
+        json=json,
+        browser=not no_browser,
+    )

@@ -1,0 +1,155 @@
+"""How the concepts of a pack lie to each other: cosines, a tree, and names for unknown vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steer.base.errors import VectorError
+from steer.steering.algebra import obstacles, shared_layers
+from steer.vectors.vector import SteeringVector
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A concept near a vector. cosine: the mean over the layers that both have; below 0 it is the
+    concept's opposite. chance: how large a random direction's cosine with the nearest of as many
+    concepts is, at the 95th percentile."""
+
+    name: str
+    cosine: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "cosine": self.cosine}
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Cosines of vectors at one layer, float64 [n, n], and the order of a tree's leaves.
+
+    tree: merges as (left, right, distance, size), clusters numbered as scipy's linkage does.
+    """
+
+    names: tuple[str, ...]
+    layer: int
+    cosines: Array
+    order: tuple[int, ...]
+    tree: tuple[tuple[int, int, float, int], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "names": list(self.names),
+            "layer": self.layer,
+            "cosines": self.cosines.tolist(),
+            "order": list(self.order),
+            "tree": [list(merge) for merge in self.tree],
+        }
+
+    def lines(self) -> list[str]:
+        """The tree as text, a line a concept, with what joins at which cosine."""
+        children = {
+            len(self.names) + i: (left, right, 1 - distance)
+            for i, (left, right, distance, _) in enumerate(self.tree)
+        }
+        lines: list[str] = []
+        stack: list[tuple[int, str, str]] = [(len(self.names) + len(self.tree) - 1, "", "")]
+        while stack:
+            node, prefix, branch = stack.pop()
+            if node < len(self.names):
+                lines.append(f"{prefix}{branch}{self.names[node]}")
+                continue
+            left, right, cosine = children[node]
+            lines.append(f"{prefix}{branch}{cosine:+.2f}")
+            below = prefix + ("│  " if branch == "├─ " else "   " if branch else "")
+            stack.append((right, below, "└─ "))
+            stack.append((left, below, "├─ "))
+        return lines
+
+
+def geometry(vectors: Sequence[SteeringVector], layer: int | None = None) -> Geometry:
+    """Cosines and tree of vectors at a layer; by default the one that most of them recommend.
+
+    The tree joins, at each step, the two clusters with the highest mean cosine (UPGMA).
+
+    Raises:
+        VectorError: fewer than two, or they do not compare.
+    """
+    if len(vectors) < 2:
+        raise VectorError("one vector has nothing to be compared with", hint="name another")
+    if reasons := obstacles(vectors):
+        raise VectorError(f"the vectors do not compare: {'; '.join(reasons)}")
+    shared = shared_layers(vectors)
+    if layer is None:
+        votes = [one for v in vectors for one in v.metadata.recommended.layers if one in shared]
+        layer = max(sorted(set(votes)), key=votes.count) if votes else shared[len(shared) // 2]
+    elif layer not in shared:
+        raise VectorError(f"not all of the vectors have layer {layer}")
+    units = _units(vectors, (layer,))[:, 0]
+    cosines = np.clip(units @ units.T, -1, 1)
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    distances = 1 - cosines
+    np.fill_diagonal(distances, 0)
+    merges = linkage(squareform(distances, checks=False), method="average")
+    tree = tuple((int(a), int(b), float(d), int(n)) for a, b, d, n in merges)
+    order = tuple(int(one) for one in leaves_list(merges))
+    return Geometry(tuple(v.name for v in vectors), layer, cosines, order, tree)
+
+
+def nearest(
+    vector: SteeringVector, concepts: Sequence[SteeringVector], n: int = 5
+) -> tuple[list[Neighbour], float]:
+    """The concepts that a vector is nearest to, or opposite to, and the cosine that chance gives.
+
+    Vectors for one model lie in a narrow cone; what all concepts have in common is taken out first,
+    so that a cosine says what sets the vector apart from the others.
+
+    Raises:
+        VectorError: none of them compares with the vector.
+    """
+    alike = [one for one in concepts if not obstacles([vector, one])]
+    if not alike:
+        raise VectorError(
+            f"no concept of the pack compares with {vector.name!r}",
+            hint="build the pack for the same model and site",
+        )
+    layers = shared_layers([vector, *alike])
+    if not layers:
+        raise VectorError(f"no layer is shared by {vector.name!r} and all concepts of the pack")
+    known = _units(alike, layers)
+    if len(alike) > 2:
+        centre = known.mean(0)
+        known = _normalised(known - centre)
+        own = _normalised(_units([vector], layers) - centre)[0]
+    else:
+        own = _units([vector], layers)[0]
+    cosines = np.einsum("nld,ld->nl", known, own).mean(1)
+    order = np.argsort(-np.abs(cosines))[:n]
+    return [Neighbour(alike[i].name, float(cosines[i])) for i in order], _chance(known)
+
+
+def _chance(known: Array, n_random: int = 200) -> float:
+    """The 95th percentile of a random direction's largest cosine with any of the concepts."""
+    draws = np.random.default_rng(0).normal(size=(n_random, *known.shape[1:]))
+    draws = _normalised(draws)
+    found = np.abs(np.einsum("nld,rld->rnl", known, draws).mean(2)).max(1)
+    return float(np.quantile(found, 0.95))
+
+
+def _units(vectors: Sequence[SteeringVector], layers: Sequence[int]) -> Array:
+    """Directions at length 1, float64 [vector, layer, d_model]."""
+    rows = [[one.direction(layer).astype(np.float64) for layer in layers] for one in vectors]
+    return _normalised(np.array(rows))
+
+
+def _normalised(rows: Array) -> Array:
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1))

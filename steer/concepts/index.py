@@ -1,0 +1,135 @@
+"""The index of a built pack: which concepts work on a model, how well, and why others do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steer.base.errors import InputError, SteerError, UsageError, VectorError
+from steer.base.files import read_bytes
+from steer.base.strict_json import load_strict_json
+from steer.vectors import store
+from steer.vectors.vector import SteeringVector
+
+INDEX = "pack.json"
+FORMAT = 1
+_MAX_BYTES = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One concept of an index: what its report says, beside the pack that it is of."""
+
+    values: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.values["name"])
+
+    @property
+    def pack(self) -> str:
+        return str(self.values.get("pack", ""))
+
+    @property
+    def works(self) -> bool:
+        return bool(self.values["works"])
+
+    @property
+    def reason(self) -> str:
+        return str(self.values.get("reason", ""))
+
+    @property
+    def key(self) -> str:
+        return str(self.values.get("key", ""))
+
+    def number(self, name: str) -> float | None:
+        """A number of the report, or the value of an interval."""
+        value = self.values.get(name)
+        value = value.get("value") if isinstance(value, dict) else value
+        return float(value) if isinstance(value, (int, float)) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A folder of vectors with its index. rows: of each concept, in the pack's order."""
+
+    folder: Path
+    pack: str
+    title: str
+    model: str
+    rows: tuple[Row, ...]
+
+    @property
+    def working(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.works)
+
+    def vector_path(self, row: Row) -> Path:
+        return self.folder / f"{row.name}{store.SUFFIX}"
+
+    def vectors(self) -> list[SteeringVector]:
+        """The vectors of the concepts that work.
+
+        Raises:
+            VectorError: a file is missing or damaged.
+        """
+        return [store.read(self.vector_path(row)) for row in self.working]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The index as JSON has it."""
+        return {
+            "format": FORMAT,
+            "pack": self.pack,
+            "title": self.title,
+            "model": self.model,
+            "concepts": [row.values for row in self.rows],
+        }
+
+    def to_pandas(self) -> Any:
+        """One row a concept; a pandas DataFrame.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UsageError("to_pandas needs pandas", hint="pip install pandas") from None
+        return pandas.json_normalize([row.values for row in self.rows])
+
+    def by_pack(self) -> dict[str, tuple[int, int]]:
+        """Of each pack file: how many concepts work, and how many there are."""
+        counts: dict[str, list[int]] = {}
+        for row in self.rows:
+            one = counts.setdefault(row.pack, [0, 0])
+            one[0] += row.works
+            one[1] += 1
+        return {name: (works, every) for name, (works, every) in counts.items()}
+
+
+def read(folder: Path) -> Built:
+    """The index of a folder that `build` wrote.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    path = folder / INDEX
+    try:
+        data = read_bytes(path, limit=_MAX_BYTES)
+    except SteerError as error:
+        raise InputError(
+            f"{folder} has no index of a pack: {error}",
+            hint=f"`steer pack build PACK -m MODEL -o {folder}` makes one",
+        ) from None
+    try:
+        raw = load_strict_json(data.decode(), str(path))
+        if raw["format"] > FORMAT:
+            raise InputError(f"{path} is of a later format", hint="install a later steer")
+        rows = tuple(Row(dict(row)) for row in raw["concepts"])
+        for row in rows:
+            _ = row.name, row.works
+        return Built(folder, str(raw["pack"]), str(raw["title"]), str(raw["model"]), rows)
+    except InputError:
+        raise
+    except (VectorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}", hint="build the pack again") from None

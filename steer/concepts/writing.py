@@ -1,0 +1,114 @@
+"""Contrast sets that a model writes: pairs of answers, diverse and alike in all but the concept.
+
+More answers are written than are asked for. Both of a pair are cut to the same number of words;
+those nearly like another are left out; and pairs are taken so that each first word stands about as
+often on one side as on the other. What is left can be read and edited before it is used.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steer.base.errors import InputError
+from steer.concepts.answers import Asked
+from steer.contrasts.duplicates import near_duplicates
+
+#: Writes an answer to each, under its condition; the numbers tell answers to the same one apart.
+Answerer = Callable[[Sequence[Asked], Sequence[int]], Sequence[str]]
+#: How many times as many pairs are written as are wanted.
+SPARE = 1.75
+#: The fewest words of a side.
+LEAST_WORDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one question."""
+
+    question: str
+    positive: str
+    negative: str
+
+    def record(self) -> dict[str, Any]:
+        """As a line of a contrast file."""
+        return {"prompt": self.question, "positive": self.positive, "negative": self.negative}
+
+
+def write_pairs(
+    answerer: Answerer,
+    conditions: tuple[str, str],
+    questions: Sequence[str],
+    n: int,
+    *,
+    chat: bool,
+) -> list[Pair]:
+    """`n` pairs of answers under two conditions, or fewer where not as many are good enough.
+
+    Raises:
+        InputError: none is.
+    """
+    wanted = max(n + 4, round(n * SPARE))
+    rounds = [(questions[i % len(questions)], i // len(questions)) for i in range(wanted)]
+    asked = [Asked(condition, q, chat) for condition in conditions for q, _ in rounds]
+    written = answerer(asked, [number for _ in conditions for _, number in rounds])
+    pairs = [
+        pair
+        for (question, _), positive, negative in zip(
+            rounds, written[:wanted], written[wanted:], strict=True
+        )
+        if (pair := _even(question, positive, negative)) is not None
+    ]
+    chosen = _balanced(_distinct(pairs), n)
+    if not chosen:
+        raise InputError(
+            "no two answers could be told apart and put beside each other",
+            hint="say the words in another way, or let a larger model write, with --judge-url",
+        )
+    return chosen
+
+
+def _even(question: str, positive: str, negative: str) -> Pair | None:
+    """Both answers cut to as many words as the shorter has; None where that leaves too little."""
+    sides = [text.replace("\ufffd", " ").split() for text in (positive, negative)]
+    n = min(map(len, sides))
+    if n < LEAST_WORDS:
+        return None
+    cut = [" ".join(words[:n]) for words in sides]
+    if cut[0].lower() == cut[1].lower():
+        return None
+    return Pair(question, cut[0], cut[1])
+
+
+def _distinct(pairs: Sequence[Pair]) -> list[Pair]:
+    """Without pairs of which a side is nearly like one before it on either side."""
+    texts = [text for pair in pairs for text in (pair.positive, pair.negative)]
+    dropped = {max(a, b) // 2 for a, b in near_duplicates(texts)}
+    return [pair for index, pair in enumerate(pairs) if index not in dropped]
+
+
+def _balanced(pairs: Sequence[Pair], n: int) -> list[Pair]:
+    """At most `n` pairs, each the one that keeps first words most alike on both sides."""
+    left = list(pairs)
+    chosen: list[Pair] = []
+    lead: Counter[str] = Counter()  # how often a word stood first on the positive side, less
+    while left and len(chosen) < n:
+        best = min(range(len(left)), key=lambda i: _imbalance(left[i], lead))
+        pair = left.pop(best)
+        for text, sign in ((pair.positive, 1), (pair.negative, -1)):
+            lead[_first(text)] += sign
+        chosen.append(pair)
+    return chosen
+
+
+def _imbalance(pair: Pair, lead: Counter[str]) -> int:
+    first, second = _first(pair.positive), _first(pair.negative)
+    if first == second:
+        return 0
+    return abs(lead[first] + 1) + abs(lead[second] - 1) - abs(lead[first]) - abs(lead[second])
+
+
+def _first(text: str) -> str:
+    return text.split(" ", 1)[0].lower().strip(".,!?;:'\"")

@@ -1,0 +1,41 @@
+"""A descent from no edit at all, which chooses its layer by short runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steer.base.progress import Progress
+from steer.distillation.descent import Item, Objective, candidates, descended
+from steer.distillation.distilled import scales
+from steer.distillation.lowrank import Edits
+from steer.distillation.settings import RANK, DistillSettings, Schedule
+from steer.vectors.sites import Site
+
+
+def search(
+    task: Objective[Item], settings: DistillSettings, progress: Progress
+) -> tuple[Edits, int]:
+    """Descend at the layers of the settings, or at the one at which a short run comes furthest.
+
+    Returns the edits, and the step of the state that was kept.
+    """
+    scale = scales(task.model, task.read)
+    rank = RANK if settings.rank is None else settings.rank
+
+    def run(layers: Sequence[int], schedule: Schedule, what: str) -> tuple[Edits, float, int]:
+        here = {Site(layer): scale[Site(layer)] for layer in layers}
+        response = settings.scope == "response"
+        edits = Edits(task.model, here, rank, settings.seed, response=response)
+        return edits, *descended(task, edits, schedule, what, progress)
+
+    every = tuple(site.layer for site in scale)
+    layers = every if settings.layers == () else settings.layers
+    if layers is None:
+        layers = (
+            max(
+                candidates(every),
+                key=lambda layer: run((layer,), settings.search, f"trying layer {layer}")[1],
+            ),
+        )
+    edits, _, best_step = run(layers, settings.schedule, "descending")
+    return edits, best_step

@@ -1,0 +1,220 @@
+"""The layers and the coefficient that a chat vector starts with: found by having the model write.
+
+How well a layer tells the two sides of a contrast apart says little of where steering works: in a
+chat model most layers tell them apart perfectly. So a vector is added at all layers of the upper
+middle of the model at once, a little at each, and the model writes a few answers at rising
+strengths. The strongest is taken whose answers are still the model's own language.
+
+Strength 1 adds the vector once in all: at each of n layers, 1/n of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import msgspec
+
+from steer.base.processes import several
+from steer.base.progress import Progress, silent
+from steer.contrasts.contrasts import Contrasts
+from steer.contrasts.prompts import QUESTIONS
+from steer.distillation.lessons import Conditions
+from steer.evaluation.cells import UNSTEERED, Cell, Steered
+from steer.evaluation.scoring import Nats, expected_nats, extra
+from steer.evaluation.shift import lies_at
+from steer.evaluation.written import Writing, Written, write_together
+from steer.measures.formulas import distinct
+from steer.models.model import Model
+from steer.steering.operation import Coefficient
+from steer.steering.steers import Steer, usual_scope
+from steer.vectors.metadata import Recommended
+from steer.vectors.vector import SteeringVector
+from steer.workers import InProcess, Workers
+
+#: The upper middle of a model, as shares of its depth: there a vector did most for what it cost
+#: (docs/evidence.md, "Where a chat vector acts").
+MIDDLE = (0.45, 0.9)
+#: Strengths that are tried.
+STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+#: Answers that are written at each strength, and their tokens.
+ANSWERS, TOKENS = 8, 32
+#: An answer may cost the unsteered model so many nats per token more than its own do, and may
+#: repeat itself so much more: by the share of different bigrams.
+MOST_NATS, MOST_REPEATED = 0.3, 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the answers written at one strength show.
+
+    coefficient: times the vector, at each layer. shift: how far the answers lie towards the
+    positive side, as the unsteered model reads them: 0 is where its own answers lie, 1 is further
+    by the distance of the two sides. extra_nats: nats per token more than its own answers cost it.
+    distinct: the share of different bigrams. coherent: whether that is still the model's language.
+    """
+
+    strength: float
+    coefficient: float
+    shift: float
+    extra_nats: float
+    distinct: float
+    coherent: bool
+    answers: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A vector that recommends what was found, and all that was tried, by rising strength.
+
+    questions: what was answered. chosen: None where no strength that was tried is coherent and
+    moves the answers; the vector then recommends the weakest one.
+    """
+
+    vector: SteeringVector
+    questions: tuple[str, ...]
+    unsteered: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    chosen: Trial | None
+
+
+def calibrated(
+    workers: Workers, contrasts: Contrasts, vector: SteeringVector, progress: Progress = silent
+) -> Calibration | None:
+    """`calibrate` a vector whose contrasts are what a chat model answers; None of any other, where
+    the model is not in this process, and of a vector that is zero.
+
+    Raises:
+        SteerError: as `calibrate`.
+    """
+    if not contrasts.are_answers or not isinstance(workers, InProcess) or several():
+        return None
+    return calibrate(workers.model, vector, progress=progress)
+
+
+def middle_layers(vector: SteeringVector) -> tuple[int, ...]:
+    """The stored layers in the middle of the model; all where none is there, or only a few are."""
+    metadata = vector.metadata
+    low, high = (share * metadata.model.n_layers for share in MIDDLE)
+    middle = tuple(layer for layer in metadata.layers if low <= layer < high)
+    return (
+        middle
+        if len(metadata.layers) >= metadata.model.n_layers / 2 and middle
+        else metadata.layers
+    )
+
+
+def calibrate(
+    model: Model,
+    vector: SteeringVector,
+    *,
+    layers: Sequence[int] | None = None,
+    questions: Sequence[str] = QUESTIONS[:ANSWERS],
+    strengths: Sequence[float] = STRENGTHS,
+    max_tokens: int = TOKENS,
+    progress: Progress = silent,
+) -> Calibration:
+    """Find out how strongly a chat vector can be added, and recommend that.
+
+    layers: where it is added; by default `middle_layers`. strengths: what to try, rising.
+
+    Raises:
+        VectorError: a layer that is not stored.
+        ModelError: the model has no chat template.
+        HookError: a steer was never applied.
+    """
+    chosen_layers = tuple(layers) if layers is not None else middle_layers(vector)
+    what = f"calibrating: {len(questions)} answers at each of {len(strengths)} strengths"
+    with progress(what, 2 * len(strengths) + 2) as advance:
+        written = _Written(model, vector, chosen_layers, questions, strengths, max_tokens)
+        advance(len(strengths) + 2)
+        trials = []
+        for number in range(len(strengths)):
+            trials.append(written.trial(number))
+            advance(1)
+    best = strongest(trials)
+    recommended = _recommended(vector, chosen_layers, best or trials[0], coherent=best is not None)
+    metadata = msgspec.structs.replace(vector.metadata, recommended=recommended, sha256="")
+    calibrated = SteeringVector(metadata, vector.directions, vector.down, vector.up)
+    return Calibration(calibrated, tuple(questions), written.unsteered, tuple(trials), best)
+
+
+def strongest(trials: Sequence[Trial]) -> Trial | None:
+    """The last of rising trials before answers fall apart, if it moves them at all."""
+    coherent = list(takewhile(lambda trial: trial.coherent, trials))
+    return coherent[-1] if coherent and coherent[-1].shift > 0 else None
+
+
+def _recommended(
+    vector: SteeringVector, layers: tuple[int, ...], trial: Trial, *, coherent: bool
+) -> Recommended:
+    found = (
+        f"they lie {trial.shift:.2f} of the way to the positive side,"
+        f" extra nats {trial.extra_nats:.2f} per token, distinct-2 {trial.distinct:.2f}"
+    )
+    return Recommended(
+        layers=layers,
+        coefficient=trial.coefficient,
+        scope=vector.metadata.recommended.scope,
+        evidence=f"calibrated on {len(trial.answers)} written answers: {found}"
+        + ("" if coherent else "; none that was tried does more and stays coherent"),
+    )
+
+
+class _Written:
+    """Answers of one model to the same questions, unsteered and under a vector at each strength."""
+
+    def __init__(
+        self,
+        model: Model,
+        vector: SteeringVector,
+        layers: tuple[int, ...],
+        questions: Sequence[str],
+        strengths: Sequence[float],
+        max_tokens: int,
+    ) -> None:
+        self.model, self.vector, self.layers, self.strengths = model, vector, layers, strengths
+        system = vector.metadata.read.system
+        before = Conditions("", system, chat=True) if isinstance(system, str) and system else None
+        writing = Writing(
+            tuple(questions), before, chat=True, samples=len(questions), max_tokens=max_tokens
+        )
+        scope = usual_scope(vector.metadata)
+        self.coefficients = [float(f"{one / len(layers):.3g}") for one in strengths]
+        self.steers = [Steer(vector, Coefficient(one), layers, scope) for one in self.coefficients]
+        cells = [(), *([steer] for steer in self.steers)]
+        self._base, *self._steered = write_together(model, writing, cells)
+        self.unsteered = self._texts(self._base)
+        self._nats = self._cost(self._base, UNSTEERED)
+        self._repeats = self._distinct(self._base)
+        self._place, *self._places = lies_at(model, vector, layers, [self._base, *self._steered])
+
+    def trial(self, number: int) -> Trial:
+        """What the answers at one of the strengths show."""
+        written = self._steered[number]
+        nats = extra(self._cost(written, Steered((self.steers[number],))), self._nats).value
+        different = self._distinct(written)
+        return Trial(
+            strength=self.strengths[number],
+            coefficient=self.coefficients[number],
+            shift=self._places[number] - self._place,
+            extra_nats=nats,
+            distinct=different,
+            coherent=nats <= MOST_NATS and different >= self._repeats - MOST_REPEATED,
+            answers=self._texts(written),
+        )
+
+    def _texts(self, written: Sequence[Written]) -> tuple[str, ...]:
+        return tuple(self.model.decode(one.own) for one in written)
+
+    def _cost(self, written: Sequence[Written], cell: Cell) -> Nats:
+        return expected_nats(self.model, [(cell, [one.scored for one in written])])
+
+    def _distinct(self, written: Sequence[Written]) -> float:
+        pairs = [distinct(one.own) for one in written]
+        return sum(n for n, _ in pairs) / max(1, sum(n for _, n in pairs))

@@ -1,0 +1,50 @@
+"""How far written texts lie along a vector, as the unsteered model reads them.
+
+An effect that needs no judge and no list of words: the vector that steers also reads. Texts that
+were written under it are read without it, so that what is seen is in the texts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from steer.contrasts.reading import Reading
+from steer.evaluation.written import Written
+from steer.hooks.record import record
+from steer.models.model import Model
+from steer.vectors.sites import Site
+from steer.vectors.vector import SteeringVector
+
+
+def lies_at(
+    model: Model,
+    vector: SteeringVector,
+    layers: Sequence[int],
+    groups: Sequence[Sequence[Written]],
+) -> list[float]:
+    """Where the texts of each group lie along a vector: the mean over texts and layers of h . v /
+    |v|^2, h being the mean activation over a text's own tokens. A difference of 1 is the distance
+    of the two sides that the vector was made from; only differences mean anything.
+
+    Raises:
+        VectorError: a layer that is not stored.
+    """
+    owners = [group for group, texts in enumerate(groups) for one in texts if one.n]
+    readings = [
+        Reading(one.ids, ((len(one.ids) - one.n, len(one.ids)),))
+        for texts in groups
+        for one in texts
+        if one.n
+    ]
+    sites = [Site(layer, vector.metadata.site).canonical for layer in layers]
+    totals = np.zeros((len(groups), len(sites), model.identity.d_model))
+    for part in record(model, readings, sites):
+        for row, index in enumerate(part.indices):
+            totals[owners[index]] += part.activations[row]
+    counts = np.maximum(1, np.bincount(owners, minlength=len(groups)))[:, None]
+    directions = np.stack([vector.direction(layer) for layer in layers], dtype=float)
+    lengths = np.maximum((directions**2).sum(-1), np.finfo(float).tiny)
+    along = (totals * directions).sum(-1) / lengths / counts
+    return [float(one) for one in along.mean(-1)]

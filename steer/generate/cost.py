@@ -1,0 +1,81 @@
+"""What steering cost a text, found while it is written: how far it is from what the model itself,
+unsteered, would say at the same places.
+
+    extra nats    mean_t [ H(p_t, q_t) - H(q_t) ],    H(p, q) = -sum_v p(v) log q(v)
+    KL            mean_t sum_v p_t(v) log (p_t(v) / q_t(v))
+    distinct-2    different pairs of neighbouring tokens, of all pairs
+
+p_t is the distribution that new token t was drawn from, before temperature, and q_t the unsteered
+model's after the same tokens. So 0 extra nats is a text whose tokens the unsteered model expects as
+much as its own. `steer eval` has the same formula, but takes H(q) over texts of the unsteered
+model's own; one text has none beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from steer.measures.formulas import distinct
+
+Word = Literal["coherent", "strained", "broken"]
+
+#: Extra nats per token above which a text is strained, or broken.
+STRAINED_NATS, BROKEN_NATS = 0.5, 1.5
+#: The same of distinct-2, below which a text repeats itself; of texts with so many tokens.
+STRAINED_DISTINCT, BROKEN_DISTINCT, ENOUGH = 0.75, 0.5, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """extra_nats, kl: nats per token. distinct_2: a share; None of a text that is too short.
+    word: what these figures come to."""
+
+    extra_nats: float
+    kl: float
+    distinct_2: float | None
+    word: Word
+
+
+class CostMeter:
+    """Adds up what the tokens of a text cost."""
+
+    def __init__(self) -> None:
+        self._nats = self._kl = 0.0
+        self._n = 0
+
+    def add(self, logits: Tensor, plain: Tensor) -> None:
+        """One token more. logits, plain: float32 [vocabulary], steered and unsteered."""
+        own, base = logits.log_softmax(-1), plain.log_softmax(-1)
+        p, q = own.exp(), base.exp()
+        # A token that cannot be drawn has a log-probability of minus infinity, and no part in this.
+        surprise = torch.where(p > 0, -p * base, 0.0).sum()
+        entropy = torch.where(q > 0, -q * base, 0.0).sum()
+        gain = torch.where(p > 0, p * own, 0.0).sum()
+        nats, kl = torch.stack([surprise - entropy, surprise + gain]).tolist()
+        self._nats += nats
+        self._kl += max(kl, 0.0)
+        self._n += 1
+
+    def cost(self, tokens: Sequence[int]) -> Cost | None:
+        """What the text with these token ids cost; None of one without tokens."""
+        if not self._n:
+            return None
+        different, pairs = distinct(tokens, 2)
+        share = different / pairs if len(tokens) >= ENOUGH else None
+        nats, kl = self._nats / self._n, self._kl / self._n
+        return Cost(nats, kl, share, word(nats, share))
+
+
+def word(extra_nats: float, distinct_2: float | None) -> Word:
+    """Figures as a plain word: a text is as bad as the worse of the two says."""
+    share = 1.0 if distinct_2 is None else distinct_2
+    if extra_nats > BROKEN_NATS or share < BROKEN_DISTINCT:
+        return "broken"
+    if extra_nats > STRAINED_NATS or share < STRAINED_DISTINCT:
+        return "strained"
+    return "coherent"

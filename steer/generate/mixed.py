@@ -1,0 +1,106 @@
+"""Texts under steers of their own, written in one batch: each row is what it is alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import nn
+
+from steer.generate.apply import Beginning, runs
+from steer.generate.batch import Batch
+from steer.generate.decoding import nothing_else
+from steer.hooks.clock import TokenClock
+from steer.hooks.gates import prompt_values
+from steer.hooks.hooks import SiteFunction, before_input, placed
+from steer.hooks.inject import by_rows, site_functions
+from steer.models.model import Model
+from steer.steering.generation import Row, Sampling
+from steer.steering.steers import Steer
+from steer.vectors.sites import Site
+
+
+def continue_mixed(
+    model: Model,
+    beginnings: Sequence[Beginning],
+    steerings: Sequence[Sequence[Steer]],
+    sampling: Sampling,
+    on_done: Callable[[int], None] = lambda n_texts: None,
+) -> list[list[int]]:
+    """New token ids after each beginning, each under steers of its own, `sampling.batch_size` rows
+    at a time, whatever steers they have. As `steer.generate.apply.continue_ids`, random numbers
+    belong to (seed, beginning, sample).
+
+    Raises:
+        HookError: a steer was never applied.
+    """
+    rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
+    written: list[list[int]] = []
+    for part in runs(model, rows, sampling.batch_size):
+        own = steerings[len(written) : len(written) + len(part)]
+        for ids in _Mixed(model, part, own, sampling).run():
+            stop = next((n for n, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
+            written.append(ids[:stop])
+        on_done(len(part))
+    return written
+
+
+@dataclass
+class _Mixed:
+    model: Model
+    rows: Sequence[Row]
+    steerings: Sequence[Sequence[Steer]]
+    sampling: Sampling
+
+    def run(self) -> list[list[int]]:
+        """New token ids of each row, as many as the longest has."""
+        model = self.model
+        ids, mask = model.padded([row.ids for row in self.rows], left=True)
+        width = ids.shape[1]
+        batch = Batch(model, self.rows, (), self.sampling)
+        with torch.no_grad(), nothing_else(model), self._steered(width, width - mask.sum(1)):
+            output = model.network.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=self.sampling.max_tokens,
+                do_sample=False,  # the batch's processor has drawn already
+                pad_token_id=model.pad_id,
+                **batch._parts(width),
+            )
+        batch.sound.check(model)
+        return list(output[:, width:].tolist())
+
+    @contextmanager
+    def _steered(self, width: int, padding: torch.Tensor) -> Iterator[None]:
+        """Steer neighbours with the same steers together, on a clock of their own positions."""
+        model = self.model
+        whole = TokenClock(width, padding)
+        clocks: list[tuple[TokenClock, slice]] = []
+        functions: list[dict[Site, SiteFunction]] = []
+        start = 0
+        for _, group in groupby(self.steerings, key=id):
+            same = list(group)
+            part = slice(start, start + len(same))
+            values = prompt_values(model, same[0], [row.ids for row in self.rows[part]])
+            clock = TokenClock(width, padding[part], values)
+            functions.append(site_functions(model, same[0], clock))
+            clocks.append((clock, part))
+            start = part.stop
+
+        def tick(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            whole.tick(module, args, keywords)
+            for clock, part in clocks:
+                clock.width = whole.width
+                clock.turn_to(whole.start, None if whole.ids is None else whole.ids[part])
+
+        merged = by_rows(functions, [part.stop - part.start for _, part in clocks])
+        with placed(model, merged):
+            remove = before_input(model.network, tick)
+            try:
+                yield
+            finally:
+                remove()

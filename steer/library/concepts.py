@@ -1,0 +1,232 @@
+"""Concepts from Python: vectors from words, packs, and what texts and vectors are nearest to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from steer.base.errors import InputError
+from steer.base.progress import Progress, silent
+from steer.concepts import build as building
+from steer.concepts import discovery
+from steer.concepts import geometry as geometries
+from steer.concepts import index as indexes
+from steer.concepts import pack as packs
+from steer.concepts.concept import Concept, check_phrase
+from steer.concepts.discovery import Direction
+from steer.concepts.geometry import Geometry, Neighbour
+from steer.concepts.index import Built, Row
+from steer.concepts.make import Report, make
+from steer.concepts.pack import Pack
+from steer.concepts.profile import Profile, Profiler
+from steer.concepts.questions import Questions
+from steer.concepts.settings import QUICK, MakeSettings
+from steer.concepts.words import understood
+from steer.library.data import Data, text_list
+from steer.library.models import Model
+from steer.library.vectors import Vector
+from steer.methods.method import Value
+from steer.methods.registry import fit_methods, parse_method
+from steer.vectors.sites import site_name
+
+__all__ = [
+    "Built",
+    "Concept",
+    "Geometry",
+    "Neighbour",
+    "Pack",
+    "Profile",
+    "Report",
+    "build_pack",
+    "describe",
+    "discover",
+    "from_words",
+    "geometry",
+    "profile",
+    "read_pack",
+]
+
+
+def from_words(
+    model: Model,
+    word: str,
+    against: str | None = None,
+    *,
+    name: str | None = None,
+    description: str = "",
+    method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
+    site: str = "resid_post",
+    layers: Sequence[int] | None = None,
+    chat: bool | None = None,
+    phrase: str | None = None,
+    questions: Data | None = None,
+    license: str = "",
+    allow_weak: bool = False,
+    progress: Progress = silent,
+) -> tuple[Vector, Report]:
+    """A vector of two words, or of a word or sentence against the model as it is, and its report.
+
+    Raises:
+        InputError: a word is empty, both are the same, the model does not heed them, or the vector
+            is not worth keeping (see allow_weak).
+    """
+    check_phrase(phrase)
+    concept = understood(word, against, name=name).concept
+    fitted, values = parse_method(method, fit_methods())
+    settings = MakeSettings(
+        method=fitted.name,
+        options=fitted.settings(values | dict(options or {})),
+        site=site_name(site),
+        layers=None if layers is None else tuple(layers),
+        chat=chat,
+        phrase=phrase,
+        questions=None if questions is None else Questions.divided(text_list(questions)),
+        license=license,
+    )
+    described = Concept(
+        concept.name,
+        *concept.poles,
+        description=description or concept.description,
+        synonyms=concept.synonyms,
+        questions=concept.questions,
+        words=concept.words,
+    )
+    [made] = make(model.inner, [described], settings, progress)
+    if made.vector is None or not (made.report.works or allow_weak):
+        raise InputError(
+            f"{concept.name} is not worth keeping on this model: {made.report.reason}",
+            hint=made.report.hint,
+        )
+    return Vector(made.vector.sealed()), made.report
+
+
+def read_pack(reference: str | PathLike[str]) -> Pack:
+    """A pack of concepts: a TOML file, or the name of one that comes with steer ("emotions").
+
+    Raises:
+        InputError: it is no pack; with file and line.
+    """
+    return packs.read(str(reference))
+
+
+def build_pack(
+    model: Model,
+    pack: str | PathLike[str] | Pack | Iterable[Concept],
+    folder: str | PathLike[str],
+    *,
+    thorough: bool = False,
+    chat: bool | None = None,
+    phrase: str | None = None,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+    force: bool = False,
+    on_made: Callable[[Row, bool], None] = lambda row, is_new: None,
+    progress: Progress = silent,
+) -> Built:
+    """Make the vectors of all concepts of a pack; the same call goes on where it was stopped.
+
+    The folder gets a file for each concept that works, and an index. thorough: as many answers as
+    `extract` takes. on_made: hears of each concept, and whether it was made now.
+
+    Raises:
+        InputError: it is no pack.
+        SteerError: the folder cannot be written.
+    """
+    check_phrase(phrase)
+    if isinstance(pack, (str, PathLike)):
+        found = packs.read(str(pack))
+    elif isinstance(pack, Pack):
+        found = pack
+    else:
+        found = packs.of(list(pack))
+    settings = MakeSettings(
+        layers=None if layers is None else tuple(layers),
+        chat=chat,
+        phrase=phrase,
+        seed=seed,
+        license=found.license,
+        **({} if thorough else QUICK),
+    )
+    return building.build(
+        model.inner, found, Path(folder), settings, force=force, progress=progress, on_made=on_made
+    )
+
+
+def profile(
+    model: Model,
+    texts: Data,
+    pack: str | PathLike[str] | Sequence[Vector],
+    *,
+    chat: bool | None = None,
+    progress: Progress = silent,
+) -> list[Profile]:
+    """Read texts through all concepts of a built pack, against what the model itself writes.
+
+    pack: the folder that `build_pack` wrote, or vectors.
+
+    Raises:
+        InputError: no index, or a text without tokens.
+    """
+    given = [texts] if isinstance(texts, str) else text_list(texts)
+    profiler = Profiler(model.inner, _vectors(pack), chat=chat, progress=progress)
+    return profiler.read(given, progress)
+
+
+def describe(
+    vector: Vector, pack: str | PathLike[str] | Sequence[Vector], n: int = 5
+) -> list[Neighbour]:
+    """Name a vector by the concepts of a built pack that it is nearest to, or opposite to.
+
+    Raises:
+        VectorError: none of them compares with it.
+    """
+    return geometries.nearest(vector.data, _vectors(pack), n)[0]
+
+
+def discover(
+    model: Model,
+    texts: Data,
+    k: int = 10,
+    *,
+    layer: int | None = None,
+    chat: bool | None = None,
+    samples: bool = True,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[Direction]:
+    """The directions along which the model's activations on texts vary most, without labels.
+
+    Each has the texts and tokens at both ends and, with samples, what steering by it does. `vector`
+    of each is a `SteeringVector`; `Vector(direction.vector)` steers.
+
+    Raises:
+        InputError: too few texts, or a text without tokens.
+    """
+    return discovery.discover(
+        model.inner,
+        text_list(texts),
+        k,
+        layer=layer,
+        chat=chat,
+        samples=samples,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def geometry(pack: str | PathLike[str] | Sequence[Vector], layer: int | None = None) -> Geometry:
+    """Cosines of the concepts of a built pack, and the tree that they make.
+
+    Raises:
+        VectorError: fewer than two, or they do not compare.
+    """
+    return geometries.geometry(_vectors(pack), layer)
+
+
+def _vectors(pack: str | PathLike[str] | Sequence[Vector]) -> list[Any]:
+    if isinstance(pack, (str, PathLike)):
+        return indexes.read(Path(pack)).vectors()
+    return [vector.data for vector in pack]

@@ -1,0 +1,11 @@
+"""What can be done to activations: one file for each op, in `builtin`, or in another package.
+
+An `Op` holds its name, the grammar of its value, its formula and its maths. No torch.
+"""
+
+from __future__ import annotations
+
+from steer.ops.op import DEGREES as DEGREES
+from steer.ops.op import LEVEL as LEVEL
+from steer.ops.op import Op as Op
+from steer.ops.op import Value as Value

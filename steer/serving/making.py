@@ -1,0 +1,203 @@
+"""Vectors that are made on the page: from pairs of texts, by the model that the server has.
+
+    POST /page/vectors   {"name": "warm", "pairs": [{"positive": "...", "negative": "..."}]}
+    POST /page/save      {"name": "warm"}
+
+The first streams events: how far it has come, and then the vector with its diagnostics, as
+`GET /v1/vectors` has it. From then on requests can name it. The second writes it into the folder
+that the server reads. Both are for a server that only this machine reaches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from steer.base.errors import SteerError
+from steer.base.files import safe_name
+from steer.base.progress import Advance, Progress
+from steer.contrasts import contrast_files
+from steer.contrasts.contrasts import Contrasts, ContrastSource
+from steer.contrasts.frame import Frame
+from steer.contrasts.records import records_in
+from steer.contrasts.schema import Names
+from steer.extraction import ReadSettings, extract
+from steer.fitting.fitting import FitSettings
+from steer.fitting.warnings import warnings
+from steer.models.model import Model
+from steer.serving.batching import Batcher, Between
+from steer.serving.errors import RequestError
+from steer.serving.library import Library, describe
+from steer.vectors import store
+from steer.vectors.vector import SteeringVector
+from steer.workers import InProcess
+
+VECTORS, SAVE = "/page/vectors", "/page/save"
+#: Pairs, and characters in all of them.
+MOST_PAIRS, MOST_CHARACTERS = 2_000, 1_000_000
+_Name = Annotated[str, Meta(min_length=1, max_length=60)]
+_Text = Annotated[str, Meta(min_length=1, max_length=20_000)]
+
+
+class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Two texts that differ in what the vector is to do."""
+
+    positive: _Text
+    negative: _Text
+
+
+class Making(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /page/vectors. chat: each text is what a user says, in the chat template."""
+
+    name: _Name
+    pairs: Annotated[tuple[Pair, ...], Meta(min_length=2, max_length=MOST_PAIRS)]
+    description: Annotated[str, Meta(max_length=500)] = ""
+    chat: bool = False
+
+
+class Saving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /page/save."""
+
+    name: _Name
+
+
+@dataclass
+class Workshop:
+    """Makes vectors and saves them. folder: where to."""
+
+    model: Model
+    batcher: Batcher
+    library: Library
+    folder: Path
+
+    def making(self, body: dict[str, Any]) -> AsyncIterator[str]:
+        """The events of making a vector, each as a piece of a stream.
+
+        Raises:
+            RequestError: it is not asked for rightly.
+        """
+        asked = _read(body, Making)
+        self._check_name(asked.name)
+        if sum(len(one.positive) + len(one.negative) for one in asked.pairs) > MOST_CHARACTERS:
+            raise RequestError(
+                f"the pairs have more than {MOST_CHARACTERS:,} characters: use steer extract",
+                param="pairs",
+            )
+        try:
+            contrasts = _contrasts(asked)
+        except SteerError as error:
+            raise RequestError(str(error), param="pairs") from None
+        return self._events(asked, contrasts)
+
+    async def _events(self, asked: Making, contrasts: Contrasts) -> AsyncIterator[str]:
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+        def tell(event: dict[str, Any] | None) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        def work(between: Between) -> SteeringVector:
+            fit = FitSettings(name=asked.name, description=asked.description)
+            progress = _telling(tell, between)
+            done = extract(InProcess(self.model), contrasts, ReadSettings(), fit, progress=progress)
+            return done.best.sealed()
+
+        future = self.batcher.run(work)
+        future.add_done_callback(lambda _: tell(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield _line(event)
+            vector = future.result()
+            self._check_name(asked.name)
+            self.library.vectors[asked.name] = vector
+            self.library.unsaved.add(asked.name)
+            found = {"vector": describe(asked.name, vector.metadata)}
+            yield _line(found | {"warnings": warnings(vector.metadata)})
+        except CancelledError:  # the server ends
+            yield _line(RequestError("the server is stopped", 503).body)
+        except RequestError as refusal:
+            yield _line(refusal.body)
+        except Exception as error:
+            yield _line(self.batcher.error(error).body)
+        finally:
+            future.cancel()
+        yield "data: [DONE]\n\n"
+
+    def save(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Write a vector that was made here.
+
+        Raises:
+            RequestError: there is none of that name, or the file cannot be written.
+        """
+        name = _read(body, Saving).name
+        if name not in self.library.unsaved:
+            raise RequestError(f"no vector {name!r} was made here and not saved", param="name")
+        path = self.folder / f"{name}{store.SUFFIX}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            store.write(path, self.library.vectors[name])
+        except SteerError as error:
+            raise RequestError(str(error), param="name") from None
+        except OSError as error:
+            raise RequestError(f"{self.folder}: {error.strerror}", param="name") from None
+        self.library.unsaved.discard(name)
+        return {"file": f"{self.folder.name}/{path.name}"}
+
+    def _check_name(self, name: str) -> None:
+        if not safe_name(name):
+            raise RequestError("a name has letters, digits, - and _", param="name", code="bad_name")
+        taken = name in self.library.vectors or name in self.library.recipes
+        if (taken and name not in self.library.unsaved) or (
+            self.folder / f"{name}{store.SUFFIX}"
+        ).exists():
+            raise RequestError(
+                f"there is a {name!r} already: choose another name", param="name", code="taken"
+            )
+
+
+def _read(body: dict[str, Any], kind: type[Any]) -> Any:
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise RequestError(str(error), code="bad_request") from None
+
+
+def _contrasts(asked: Making) -> Contrasts:
+    source = ContrastSource(file="pairs", names=Names(), frame=Frame(None, asked.chat, None))
+    rows = [msgspec.to_builtins(pair) for pair in asked.pairs]
+    return contrast_files.read(source, lambda _: records_in(rows, "pairs"))
+
+
+def _telling(tell: Callable[[dict[str, Any]], None], between: Between) -> Progress:
+    """Progress as events; other requests have their turn between two steps."""
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Advance]:
+        done = 0
+
+        def advance(count: int, note: str | None = None) -> None:
+            nonlocal done
+            done += count
+            tell({"progress": {"what": what, "done": done, "total": total}})
+            between()
+
+        tell({"progress": {"what": what, "done": 0, "total": total}})
+        yield advance
+
+    def opened(what: str, total: int) -> AbstractContextManager[Advance]:
+        return progress(what, total)
+
+    return opened
+
+
+def _line(event: dict[str, Any]) -> str:
+    return f"data: {json.dumps(event)}\n\n"

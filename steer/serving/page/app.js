@@ -1,0 +1,355 @@
+// The page: opens, and ties its parts together.
+
+import { get, Refused, setKey } from "./api.js";
+import { announce, byId, dialog, field, h, select } from "./dom.js";
+import { about, can, own, settings, summary, vector } from "./settings.js";
+import * as panel from "./panel.js";
+import * as talk from "./conversation.js";
+import { AnswerView, legend } from "./answers.js";
+import { hide } from "./card.js";
+import { showExport } from "./exporting.js";
+import { saveVector, showMaking } from "./making.js";
+import { showStrip } from "./strip.js";
+
+const views = new Map(); // turn id -> { column: AnswerView }
+const running = new Set(); // AbortControllers
+const STORED = "steer.conversation";
+const IDEAS = {
+  chat: ["How was your day?", "Tell me a story about the sea.", "What should I do this weekend?"],
+  text: ["One day Mara woke up.", "In the evening Kofi went to the river and", "The letter began:"],
+};
+
+start();
+
+async function start() {
+  try {
+    await refresh();
+  } catch (error) {
+    if (error instanceof Refused && error.status === 401) askForKey(error);
+    else byId("turns").replaceChildren(h("p", { class: "problem", role: "alert" }, error.message));
+    return;
+  }
+  settings.mode = about.chat && !plainOnly() ? "chat" : "text";
+  settings.max_tokens = Math.min(settings.max_tokens, Math.floor((about.context ?? 4096) / 4));
+  for (const steer of about.defaults) adopt(steer);
+  if (!about.defaults.length && about.vectors.length) own(about.vectors[0].id).on = true;
+  settings.colour = can("watch") ? about.vectors.find((one) => one.watch_layer !== null)?.id ?? "" : "";
+  restore();
+  if (!about.chat) settings.mode = "text";
+  wire();
+  redraw();
+}
+
+/** Read from the server what there is. */
+async function refresh() {
+  Object.assign(about, await get("/page/state"));
+  if (!about.model) about.model = (await get("/v1/models")).data[0].id;
+  byId("model").textContent = about.model;
+  byId("model").title = about.runs_on ?? about.model;
+  document.title = `${about.model} · steer`;
+}
+
+/** Whether all vectors were read from texts outside chats. */
+const plainOnly = () => about.vectors.length > 0 && about.vectors.every((one) => !one.read.chat);
+
+/** Switch on what steers every request. */
+function adopt(steer) {
+  const one = vector(steer.vector);
+  if (!one) return;
+  const recommended = Number.parseFloat(String(one.recommended.coefficient)) || 1;
+  Object.assign(own(steer.vector), {
+    on: true, times: Number.parseFloat(String(steer.coefficient)) / recommended, layers: steer.layers.join(","),
+    op: steer.op === one.recommended.op ? "" : steer.op, scope: steer.scope === one.recommended.scope ? "" : steer.scope, when: steer.when ?? "",
+  });
+}
+
+function askForKey(error) {
+  const input = h("input", { type: "password", autocomplete: "current-password" });
+  const problem = h("p", { class: "problem", role: "alert" });
+  const form = h("form", { class: "stack" }, field("API key", input, "The one that this server was started with. It stays in this tab."), problem,
+    h("button", { type: "submit", class: "primary" }, "Open"));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    setKey(input.value);
+    try {
+      await get("/page/state");
+      shown.close();
+      start();
+    } catch (again) { problem.textContent = again.message; }
+  });
+  const shown = dialog("This server has a key", form);
+  if (sessionStorage.getItem("steer.key")) problem.textContent = error.message;
+}
+
+function wire() {
+  panel.build(onSettings, { make: () => showMaking(made), save: saveVector, strip: (name) => showStrip(name, byId("message").value || lastPrompt(), take) });
+  for (const input of document.querySelectorAll("#mode input")) {
+    input.checked = input.value === settings.mode;
+    input.disabled = input.value === "chat" && !about.chat;
+    input.addEventListener("change", () => { settings.mode = input.value; redraw(); });
+  }
+  const message = byId("message");
+  message.addEventListener("input", grow);
+  message.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      byId("composer").requestSubmit();
+    }
+  });
+  byId("composer").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (running.size) stop();
+    else if (message.value.trim()) send(message.value);
+    else message.focus();
+  });
+  byId("new").addEventListener("click", () => { stop(); talk.clear(); redraw(); byId("message").focus(); });
+  byId("save").addEventListener("click", saveFile);
+  byId("open").addEventListener("click", () => byId("file").click());
+  byId("file").addEventListener("change", openFile);
+  byId("export").addEventListener("click", () => showExport(message.value || lastPrompt()));
+  byId("toggle").addEventListener("click", () => {
+    const open = document.body.classList.toggle("panel-open");
+    byId("toggle").setAttribute("aria-expanded", String(open));
+    if (open) byId("toggle").textContent = "Done";
+    else panel.count();
+    if (open) byId("panel").querySelector("button, input")?.focus();
+  });
+  addEventListener("pagehide", store);
+}
+
+const lastPrompt = () => talk.path().at(-1)?.prompt ?? "";
+
+function onSettings() {
+  bar();
+  if (!talk.path().length) empty();
+  store();
+}
+
+/** Set a vector to a strength, and switch it on. */
+function take(name, times) {
+  Object.assign(own(name), { times, on: times !== 0 });
+  panel.draw();
+  onSettings();
+}
+
+/** A vector was made on this page. */
+async function made(name) {
+  await refresh();
+  own(name).on = true;
+  if (!settings.colour && vector(name)?.watch_layer !== null) settings.colour = name;
+  panel.draw();
+  redraw();
+}
+
+function grow() {
+  const message = byId("message");
+  message.style.height = "auto";
+  message.style.height = `${Math.min(message.scrollHeight + 2, 220)}px`;
+}
+
+/** The line above the conversation: what colours the tokens, and what is marked. */
+function bar() {
+  const parts = [];
+  const readable = about.vectors.filter((one) => one.watch_layer !== null);
+  if (can("watch") && readable.length) {
+    const colours = select([["", "nothing"], ...readable.map((one) => [one.id, one.id])], settings.colour, (value) => {
+      settings.colour = value;
+      each((view) => view.repaint());
+      bar();
+      store();
+    }, { id: "colour" });
+    parts.push(h("label", { class: "inline" }, "Colour by ", colours), settings.colour ? legend(settings.colour) : "");
+  }
+  parts.push(h("span", { class: "grow" }), check("Compare with unsteered", "compare"), check("Mark differences", "differences", compare));
+  byId("bar").replaceChildren(...parts);
+}
+
+function check(label, name, then = () => {}) {
+  const box = h("input", { type: "checkbox", checked: settings[name], on: { change: () => { settings[name] = box.checked; then(); store(); } } });
+  return h("label", { class: "inline" }, box, label);
+}
+
+/** Draw the conversation as it is now. */
+function redraw() {
+  hide();
+  bar();
+  grow();
+  const chat = settings.mode === "chat";
+  byId("message").placeholder = chat ? "Say something" : "Write the beginning of a text";
+  byId("message-label").textContent = chat ? "Message" : "Text to continue";
+  for (const input of document.querySelectorAll("#mode input")) input.checked = input.value === settings.mode;
+  views.clear();
+  const path = talk.path();
+  if (!path.length) empty();
+  else byId("turns").replaceChildren(...path.map(turnElement));
+  compare();
+  buttons();
+  store();
+}
+
+function empty() {
+  const on = summary();
+  const title = about.vectors.length ? "See what steering does" : "No vectors yet";
+  const text = about.vectors.length
+    ? on ? `The same prompt is answered twice: by the model as it is, and with ${on}. Move the slider, then send.` : "Switch a vector on at the left, then send: the same prompt is answered with it and without."
+    : can("make") ? "A vector is a direction in the model that separates two kinds of text. Show it a few of each." : "Start the server with --vectors FOLDER to have some.";
+  const ideas = IDEAS[settings.mode].map((idea) => h("button", { type: "button", class: "idea", on: { click: () => send(idea) } }, idea));
+  const make = !about.vectors.length && can("make") ? h("button", { type: "button", class: "primary", on: { click: () => showMaking(made) } }, "Make a vector") : "";
+  byId("turns").replaceChildren(h("div", { class: "welcome" }, h("h2", {}, title), h("p", {}, text), make, h("div", { class: "ideas" }, ...ideas)));
+}
+
+function turnElement(one) {
+  const branch = talk.branches(one);
+  const switcher = branch.all.length > 1
+    ? h("span", { class: "branches" },
+      iconButton("‹", "Earlier branch", () => { branch.show(branch.at - 1); redraw(); }, branch.at === 0),
+      h("span", {}, `${branch.at + 1} / ${branch.all.length}`),
+      iconButton("›", "Later branch", () => { branch.show(branch.at + 1); redraw(); }, branch.at === branch.all.length - 1))
+    : "";
+  const tools = h("div", { class: "tools" }, switcher,
+    h("button", { type: "button", class: "quiet", on: { click: () => edit(one) } }, "Edit"),
+    h("button", { type: "button", class: "quiet", on: { click: () => again(one) } }, "Regenerate"),
+    h("span", { class: "muted" }, `seed ${one.seed}`));
+  const own = {};
+  const answers = Object.entries(one.answers).map(([key, answer]) => {
+    own[key] = new AnswerView(answer, (index, token) => goOn(one, key, index, token));
+    return own[key].element;
+  });
+  views.set(one.id, own);
+  return h("article", { class: `turn ${one.mode}`, "data-turn": one.id },
+    h("div", { class: "prompt" }, h("p", {}, one.prompt), tools), h("div", { class: "columns", "data-n": answers.length }, ...answers));
+}
+
+const iconButton = (sign, label, click, disabled) => h("button", { type: "button", class: "quiet", "aria-label": label, disabled, on: { click } }, sign);
+
+function each(action) {
+  for (const own of views.values()) for (const view of Object.values(own)) action(view);
+}
+
+/** Mark what steering has changed, in all turns that are shown. */
+function compare() {
+  for (const own of views.values()) {
+    for (const [key, view] of Object.entries(own)) if (key !== "unsteered") view.compare(own.unsteered?.answer);
+  }
+}
+
+function send(prompt, parent = undefined, seed = settings.seed) {
+  let columns;
+  try { columns = talk.columns(); } catch (error) { announce(error.message); problem(error.message); return; }
+  const one = talk.add(prompt, parent, seed);
+  for (const column of columns) one.answers[column.key] = talk.blank(column);
+  byId("message").value = "";
+  document.body.classList.remove("panel-open");
+  byId("toggle").setAttribute("aria-expanded", "false");
+  panel.count();
+  run(one, columns.map((column) => column.key));
+}
+
+function problem(text) {
+  byId("turns").append(h("p", { class: "problem", role: "alert" }, text));
+}
+
+/** Have answers of a turn written, all at the same time. */
+async function run(one, keys) {
+  redraw();
+  byId("turns").lastElementChild?.scrollIntoView({ block: "start", behavior: "smooth" });
+  const controller = new AbortController();
+  running.add(controller);
+  buttons();
+  announce("Writing.");
+  let last = 0;
+  const onChange = (answer) => {
+    const own = views.get(one.id);
+    const view = own && Object.values(own).find((candidate) => candidate.answer === answer);
+    if (!view) return;
+    view.update();
+    if (performance.now() - last > 250 || answer.state === "done") {
+      last = performance.now();
+      compare();
+    }
+  };
+  await Promise.all(keys.map((key) => talk.write(one, key, onChange, controller.signal)));
+  running.delete(controller);
+  compare();
+  buttons();
+  store();
+  const words = keys.map((key) => one.answers[key]).map((answer) => answer.error ?? `${answer.label}: ${answer.tokens.length} tokens${answer.cost ? `, ${answer.cost.word}` : ""}`);
+  announce(words.join(". "));
+}
+
+function stop() {
+  for (const controller of running) controller.abort();
+}
+
+function buttons() {
+  byId("send").textContent = running.size ? "Stop" : settings.mode === "chat" ? "Send" : "Continue";
+}
+
+/** The same message with other random numbers and the settings of now, as a branch. */
+function again(one) {
+  const seeds = talk.branches(one).all.map((id) => talk.turn(id).seed);
+  const mode = settings.mode;
+  settings.mode = one.mode;
+  send(one.prompt, one.parent, Math.max(...seeds) + 1);
+  settings.mode = mode;
+}
+
+/** Change a message: the changed one is a branch. */
+function edit(one) {
+  const text = h("textarea", { rows: 4, value: one.prompt });
+  const form = h("form", { class: "stack" }, field("The message of the new branch", text), h("button", { type: "submit", class: "primary" }, "Send"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (!text.value.trim()) return;
+    shown.close();
+    send(text.value, one.parent, one.seed);
+  });
+  const shown = dialog("Edit", form);
+}
+
+/** Go on from another token of an answer, in a branch whose other answers stay. */
+function goOn(one, key, index, token) {
+  const answer = one.answers[key];
+  const ids = answer.tokens.slice(0, index).map((before) => before.id);
+  if (ids.some((id) => id === null)) { problem("This answer does not say which tokens it has: regenerate it first."); return; }
+  const branch = talk.add(one.prompt, one.parent, one.seed);
+  branch.mode = one.mode;
+  Object.assign(branch.answers, one.answers);
+  branch.answers[key] = talk.blank(answer.column, [...ids, token.id]);
+  run(branch, [key]);
+}
+
+function saveFile() {
+  const url = URL.createObjectURL(new Blob([talk.saved()], { type: "application/json" }));
+  const link = h("a", { href: url, download: "conversation.steer.json" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+async function openFile() {
+  const input = byId("file");
+  const file = input.files[0];
+  input.value = "";
+  if (!file) return;
+  try {
+    const note = talk.load(await file.text());
+    settings.mode = about.chat ? settings.mode : "text";
+    panel.draw();
+    redraw();
+    if (note) problem(note);
+  } catch (error) { problem(error.message); }
+}
+
+/** Keep the conversation for when this tab is loaded again. */
+function store() {
+  try { sessionStorage.setItem(STORED, talk.saved()); } catch { /* too much, or not allowed: it is not kept */ }
+}
+
+function restore() {
+  let text = null;
+  try { text = sessionStorage.getItem(STORED); } catch { return; }
+  if (!text) return;
+  try {
+    if (talk.load(text)) talk.clear();
+  } catch { talk.clear(); }
+}

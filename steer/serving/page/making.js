@@ -1,0 +1,145 @@
+// Makes a vector from pairs of texts.
+
+import { post, Refused, stream } from "./api.js";
+import { announce, dialog, field, h, short } from "./dom.js";
+import { about } from "./settings.js";
+
+const EXAMPLE = [
+  ["What a wonderful morning! I could sing.", "What a dreary morning. I could weep."],
+  ["She laughed and ran out into the sun.", "She sighed and stayed in the dark."],
+  ["The letter made him very happy.", "The letter made him very sad."],
+  ["We danced until the stars came out.", "We sat there until the rain came down."],
+  ["Everything will turn out well, I know it.", "Nothing will turn out well, I know it."],
+  ["The garden was full of cheerful birds.", "The garden was full of dead leaves."],
+  ["He greeted everyone with a bright smile.", "He passed everyone with a bitter frown."],
+  ["They won, and the whole town cheered.", "They lost, and the whole town mourned."],
+  ["I love how this day has begun.", "I hate how this day has begun."],
+  ["The child clapped her hands with joy.", "The child hid her face in grief."],
+  ["Good news came with every post.", "Bad news came with every post."],
+  ["It was the happiest summer of their lives.", "It was the loneliest summer of their lives."],
+];
+const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
+
+/** Open the dialog; `made` is called with the name of a vector that is there. */
+export function showMaking(made) {
+  const name = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false", placeholder: "cheerful" });
+  const positive = h("textarea", { rows: 8, placeholder: "One text a line" });
+  const negative = h("textarea", { rows: 8, placeholder: "Its counterpart, line by line" });
+  const chat = h("input", { type: "checkbox", checked: false, disabled: !about.chat });
+  const problem = h("p", { class: "problem", role: "alert" });
+  const progress = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Progress" });
+  const report = h("div", { class: "stack" });
+  const submit = h("button", { type: "submit", class: "primary" }, "Make the vector");
+  const example = h("button", { type: "button", class: "quiet", on: { click: () => {
+    positive.value = EXAMPLE.map((pair) => pair[0]).join("\n");
+    negative.value = EXAMPLE.map((pair) => pair[1]).join("\n");
+    name.value ||= "cheerful";
+    tally();
+  } } }, "Fill in an example");
+  const counted = h("p", { class: "hint" });
+  const tally = () => {
+    const [n, m] = [lines(positive.value).length, lines(negative.value).length];
+    counted.textContent = n || m ? `${n} and ${m} texts${n === m ? "" : ": as many on each side, please"}` : "Ten pairs or more say how good the vector is.";
+  };
+  for (const box of [positive, negative]) {
+    box.addEventListener("input", tally);
+    box.addEventListener("paste", (event) => {
+      const pairs = jsonl(event.clipboardData.getData("text"));
+      if (!pairs) return;
+      event.preventDefault();
+      positive.value = pairs.map((pair) => pair.positive.replaceAll("\n", " ")).join("\n");
+      negative.value = pairs.map((pair) => pair.negative.replaceAll("\n", " ")).join("\n");
+      tally();
+    });
+  }
+  tally();
+  const form = h("form", { class: "stack" },
+    h("p", { class: "muted" }, "The vector is the direction in the model from the second kind of text to the first. Texts that differ in nothing else make the best ones."),
+    field("Name", name),
+    h("div", { class: "pair" }, field("Texts that show it", positive), field("Texts that do not", negative)),
+    h("div", { class: "row" }, counted, h("span", { class: "grow" }), example),
+    h("label", { class: "inline" }, chat, "The texts are what a user says in a chat"),
+    progress, problem, h("div", { class: "row end" }, submit));
+  const controller = new AbortController();
+  const shown = dialog("New vector", form, report);
+  shown.addEventListener("close", () => controller.abort());
+  name.focus();
+
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const [first, second] = [lines(positive.value), lines(negative.value)];
+    if (first.length !== second.length || first.length < 2) {
+      problem.textContent = `There are ${first.length} and ${second.length} texts: write two pairs or more, one text a line.`;
+      return;
+    }
+    problem.textContent = "";
+    report.replaceChildren();
+    submit.disabled = true;
+    progress.hidden = false;
+    progress.value = 0;
+    try {
+      const pairs = first.map((text, index) => ({ positive: text, negative: second[index] }));
+      for await (const told of stream("/page/vectors", { name: name.value.trim(), pairs, chat: chat.checked }, controller.signal)) {
+        if (told.progress) {
+          progress.value = told.progress.total ? told.progress.done / told.progress.total : 0;
+          submit.textContent = told.progress.what;
+        }
+        if (told.vector) {
+          await made(told.vector.id);
+          report.replaceChildren(...diagnostics(told.vector, told.warnings, shown));
+          announce(`${told.vector.id} is made and on.`);
+          report.scrollIntoView({ block: "nearest" });
+        }
+      }
+    } catch (error) {
+      if (error.name !== "AbortError") problem.textContent = error instanceof Refused ? error.message : String(error);
+    }
+    submit.disabled = false;
+    submit.textContent = "Make the vector";
+    progress.hidden = true;
+  });
+}
+
+/** Have the server write a vector; the button says what came of it. */
+export async function saveVector(one, button) {
+  button.disabled = true;
+  try {
+    const { file } = await post("/page/save", { name: one.id });
+    one.saved = true;
+    button.textContent = `Saved as ${file}`;
+  } catch (error) {
+    button.disabled = false;
+    button.textContent = error.message;
+  }
+  announce(button.textContent);
+}
+
+/** The pairs of a JSONL file, if a text is one. */
+function jsonl(text) {
+  try {
+    const pairs = lines(text).map((line) => JSON.parse(line));
+    return pairs.length && pairs.every((pair) => typeof pair.positive === "string" && typeof pair.negative === "string") ? pairs : null;
+  } catch { return null; }
+}
+
+function diagnostics(one, warnings, shown) {
+  const best = one.recommended.layers[0];
+  const bars = one.statistics.map((row) => {
+    const value = row.separability;
+    const bar = h("span", { class: `column${row.layer === best ? " best" : ""}`, title: `Layer ${row.layer}: ${value === null ? "unknown" : short(value)}` });
+    bar.style.height = `${value === null ? 0 : Math.max(4, 100 * Math.max(0, (value - 0.5) * 2))}%`;
+    return bar;
+  });
+  const row = one.statistics.find((entry) => entry.layer === best);
+  const known = row.separability !== null;
+  const save = h("button", { type: "button", class: "primary", on: { click: () => saveVector(one, save) } }, "Save to a file");
+  return [
+    h("h3", {}, `${one.id} is made, and on`),
+    h("p", {}, known ? `At layer ${best} it puts ${short(100 * row.separability, 1)} % of pairs of texts that it had not seen in the right order (50 % is chance).`
+      : `It acts at layer ${best}. There were too few pairs to say how well it separates new texts.`),
+    known ? h("div", { class: "chart", role: "img", "aria-label": `Separability by layer: ${one.statistics.map((entry) => `${entry.layer}: ${entry.separability === null ? "unknown" : short(entry.separability)}`).join(", ")}` }, ...bars) : "",
+    known ? h("p", { class: "hint" }, `How well each of the ${one.statistics.length} layers separates them; the chosen one is marked.`) : "",
+    ...warnings.map((text) => h("p", { class: "warning" }, text)),
+    h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", on: { click: () => shown.close() } }, "Try it"), save),
+  ];
+}

@@ -1,0 +1,182 @@
+// What is set on the page, and what it means: in a request, on the command line, in a recipe, in Python.
+
+/** What the server told of the model and of what requests can name. */
+export const about = { model: "", vectors: [], recipes: [], defaults: [], features: [], chat: true, context: null };
+
+/** How a vector stands when nobody has touched it: `times` is in units of what its file recommends. */
+export const untouched = () => ({ on: false, times: 1, op: "", layers: "", scope: "", when: "" });
+
+export const settings = {
+  mode: "chat",
+  vectors: {},
+  recipes: {},
+  temperature: 0.7,
+  max_tokens: 128,
+  top_p: 1,
+  seed: 0,
+  system: "",
+  guard: "",
+  on_trip: "stop",
+  third: "none",
+  condition: "",
+  strength: 1,
+  pinned: null,
+  compare: true,
+  colour: "",
+  differences: true,
+};
+
+export const can = (feature) => about.features.includes(feature);
+export const vector = (name) => about.vectors.find((one) => one.id === name);
+
+/** The settings of one vector. */
+export function own(name) {
+  settings.vectors[name] ??= untouched();
+  return settings.vectors[name];
+}
+
+const opName = (op) => (op === "norm=keep" ? "add" : op.split("=")[0]);
+const exact = (number) => Number(number.toPrecision(6));
+
+/** The op of a vector, its file's own where nothing else is chosen. */
+export const opOf = (name) => own(name).op || vector(name)?.recommended.op || "add";
+
+/** What one of "times recommended" is, as a number and a unit ("" or "%"). */
+export function unit(name) {
+  const recommended = vector(name).recommended;
+  if (opName(opOf(name)) !== opName(recommended.op)) return [1, ""];
+  const text = String(recommended.coefficient);
+  return [Number.parseFloat(text), text.endsWith("%") ? "%" : ""];
+}
+
+/** What a slider comes to: times the stored vector, a share, or how much of an edit is made. */
+export function coefficient(name, times = own(name).times) {
+  const [one, sign] = unit(name);
+  const value = exact(one * times);
+  return sign ? `${value}%` : value;
+}
+
+/** Layers as a request has them; null leaves them to the file.
+ *  Throws a RangeError that says what is wrong. */
+export function layersOf(text) {
+  const typed = text.trim();
+  if (!typed) return null;
+  if (typed === "all") return "all";
+  const layers = [];
+  for (const part of typed.split(",")) {
+    const match = /^\s*(\d+)(?:\s*-\s*(\d+))?\s*$/.exec(part);
+    const [first, last] = match ? [Number(match[1]), Number(match[2] ?? match[1])] : [1, 0];
+    if (last < first || last > 9999) throw new RangeError(`Write layers as 3, 2,5 or 4-7, not ${JSON.stringify(typed)}.`);
+    for (let layer = first; layer <= last; layer++) layers.push(layer);
+  }
+  return layers;
+}
+
+/** One vector's steer, as a request has it. */
+export function steerOf(name, times = own(name).times) {
+  const chosen = own(name);
+  // A number multiplies what the file recommends; beside layers it multiplies the vector itself.
+  const layers = layersOf(chosen.layers);
+  const steer = { vector: name, coefficient: layers === null ? exact(times) : coefficient(name, times) };
+  if (layers !== null) steer.layers = layers;
+  if (chosen.op) steer.op = chosen.op;
+  if (chosen.scope.trim()) steer.scope = chosen.scope.trim();
+  if (chosen.when.trim()) steer.when = chosen.when.trim();
+  return steer;
+}
+
+/** What is on: names of vectors that the server has, in its order. */
+export const active = () => about.vectors.map((one) => one.id).filter((name) => settings.vectors[name]?.on);
+export const activeRecipes = () => about.recipes.map((one) => one.id).filter((name) => settings.recipes[name]);
+
+/** All that steers now, as a request has it. */
+export const steers = () => [...activeRecipes(), ...active().map((name) => steerOf(name))];
+
+/** A steer as `-v` has it. */
+export function spec(steer) {
+  if (typeof steer === "string") return steer;
+  const amount = [steer.coefficient, steer.op].filter((part) => part !== undefined).join(",");
+  const layers = steer.layers === undefined ? "" : `@${steer.layers === "all" ? "all" : steer.layers.join(",")}`;
+  return `${steer.vector}:${amount}${layers}${steer.scope ? `/${steer.scope}` : ""}`;
+}
+
+/** A few words on what steers: `joyful ×2, sea ×-1`. */
+export function summary() {
+  const names = active().map((name) => `${name} ×${exact(own(name).times)}`);
+  return [...activeRecipes(), ...names].join(", ");
+}
+
+/** The vectors whose projections are read: what colours the tokens, and what steers. */
+export function watched() {
+  if (!can("watch")) return [];
+  const wanted = new Set([settings.colour, ...active()]);
+  return [...wanted].filter((name) => name && vector(name)?.watch_layer !== null && vector(name)).slice(0, 16);
+}
+
+const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+const python = (text) => JSON.stringify(text);
+
+/** The settings as a line for a shell. */
+export function applyLine(prompt) {
+  const list = steers();
+  const recipes = list.filter((one) => typeof one === "string");
+  const objects = list.filter((one) => typeof one !== "string");
+  const gates = new Set(objects.map((one) => one.when).filter(Boolean));
+  const parts = ["steer apply", quoted(prompt || "Your prompt"), `-m ${quoted(about.model)}`];
+  if (settings.mode === "chat") parts.push("--chat");
+  if (settings.mode === "chat" && settings.system) parts.push(`--system ${quoted(settings.system)}`);
+  for (const one of recipes) parts.push(`--recipe vectors/${quoted(`${one}.toml`)}`);
+  for (const one of objects) parts.push(`-v ${quoted(spec(one))}`);
+  if (gates.size === 1 && objects.every((one) => one.when)) parts.push(`--when ${quoted([...gates][0])}`);
+  if (settings.guard) parts.push(`--guard ${quoted(settings.guard)} --on-trip ${settings.on_trip}`);
+  parts.push(`-t ${settings.temperature} --max-tokens ${settings.max_tokens} --seed ${settings.seed}`);
+  if (settings.top_p < 1) parts.push(`--top-p ${settings.top_p}`);
+  const mixed = gates.size > 1 || (gates.size === 1 && !objects.every((one) => one.when));
+  const note = mixed ? "# The vectors wait for different conditions: the recipe says which, a line cannot.\n" : "";
+  return note + parts.join(" \\\n  ");
+}
+
+/** The settings as a recipe, a TOML file. */
+export function recipe() {
+  const objects = steers().filter((one) => typeof one !== "string");
+  const text = JSON.stringify;
+  const entry = (one) => (one.when ? `{ vector = ${text(spec(one))}, when = ${text(one.when)} }` : text(spec(one)));
+  const lines = [`description = ${text(summary() || "unsteered")}`];
+  if (activeRecipes().length) lines.push(`include = [${activeRecipes().map((name) => text(`${name}.toml`)).join(", ")}]`);
+  lines.push(`steers = [${objects.map(entry).join(", ")}]`, "", "[generation]");
+  lines.push(`temperature = ${settings.temperature}`, `max_tokens = ${settings.max_tokens}`, `seed = ${settings.seed}`);
+  if (settings.top_p < 1) lines.push(`top_p = ${settings.top_p}`);
+  if (settings.mode === "chat") lines.push("chat = true");
+  if (settings.mode === "chat" && settings.system) lines.push(`system = ${text(settings.system)}`);
+  return `${lines.join("\n")}\n`;
+}
+
+/** The settings as Python. */
+export function pythonCode(prompt) {
+  const objects = steers().filter((one) => typeof one !== "string");
+  const gated = objects.some((one) => one.when);
+  const specs = objects.map((one) => python(spec(one)));
+  const options = [python(prompt || "Your prompt"), `steer=[${specs.join(", ")}]`];
+  if (settings.mode === "chat") options.push("chat=True");
+  if (settings.mode === "chat" && settings.system) options.push(`system=${python(settings.system)}`);
+  options.push(`temperature=${settings.temperature}`, `max_tokens=${settings.max_tokens}`, `seed=${settings.seed}`);
+  if (settings.top_p < 1) options.push(`top_p=${settings.top_p}`);
+  const notes = [];
+  if (gated || settings.guard || activeRecipes().length) notes.push("# Gates, guards and recipes are not in this code: see the other forms.");
+  return ["import steer", "", `model = steer.load(${python(about.model)})`, ...notes,
+    `print(model.generate(\n    ${options.join(",\n    ")},\n))`, ""].join("\n");
+}
+
+/** What the settings are in the body of a request. */
+export function requestBody(prompt) {
+  const body = { model: about.model };
+  if (settings.mode === "chat") {
+    const system = settings.system ? [{ role: "system", content: settings.system }] : [];
+    body.messages = [...system, { role: "user", content: prompt || "Your prompt" }];
+  } else {
+    body.prompt = prompt || "Your prompt";
+  }
+  Object.assign(body, { steer: steers(), temperature: settings.temperature, max_tokens: settings.max_tokens, seed: settings.seed });
+  if (settings.guard) Object.assign(body, { guard: settings.guard, on_trip: settings.on_trip });
+  return JSON.stringify(body, null, 2);
+}

@@ -1,0 +1,253 @@
+"""Concepts: words to conditions, packs, and vectors from what a model answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steer.base.errors import InputError, UsageError
+from steer.concepts import pack, questions, words
+from steer.concepts.answers import Asked, write
+from steer.concepts.concept import Concept, concept_of, condition, find, form, slug
+from steer.concepts.effect import effect, scores
+from steer.concepts.make import Made, make
+from steer.concepts.settings import MakeSettings
+from steer.generate.apply import continue_ids
+from steer.generate.mixed import continue_mixed
+from steer.models.loading import load
+from steer.models.model import Model
+from steer.models.source import ModelSource
+from steer.steering import spec
+from steer.steering.generation import Sampling
+from steer.steering.steers import resolve
+from steer.vectors import store
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+QUICK = MakeSettings(train=12, choice=3, held_out=6, max_tokens=12, layers=(2, 3), chat=False)
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Model:
+    return load(ModelSource())
+
+
+@pytest.mark.parametrize(
+    ("pole", "expected"),
+    [
+        ("patient", "word"),
+        ("full of hatred", "words"),
+        ("a pirate", "somebody"),
+        ("talks like a weather forecaster", "description"),
+        ("always talks about food", "description"),
+        ("Answer only in Spanish.", "instruction"),
+        ("You are a poet", "instruction"),
+        ("never mention money", "instruction"),
+        ("[mood: joyful]", "as it is"),
+    ],
+)
+def test_what_a_pole_is(pole: str, expected: str) -> None:
+    assert form(pole) == expected
+    for chat in (True, False):
+        assert pole in condition(pole, chat=chat)
+        assert "{}" not in condition(pole, chat=chat)
+
+
+def test_a_phrase_of_the_users_own_stands_for_both_poles() -> None:
+    assert condition("calm", chat=True, phrase="[mood: {}]") == "[mood: calm]"
+    assert condition("", chat=True, phrase="[mood: {}]") == ""
+
+
+@pytest.mark.parametrize(
+    ("words_", "named"),
+    [(("warm", "warm"), "warm"), (("Warm", " warm "), "Warm"), (("", "x"), "empty"),
+     (("x", " "), "empty"), (("x" * 3000,), "3,000")],
+)  # fmt: skip
+def test_words_that_name_nothing_are_refused(words_: tuple[str, ...], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        concept_of(*words_)
+
+
+def test_a_concept_is_found_by_synonym() -> None:
+    joy = Concept("joy", "joyful", "gloomy", synonyms=("being happy",))
+    assert find([joy], "Being  Happy") is joy
+    assert find([joy], "sad") is None
+    assert slug("Talks like: a Pirate!") == "talks-like-a-pirate"
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_questions_are_split_for_good(chat: bool) -> None:
+    every = questions.everyday(chat=chat)
+    parts = (every.train, every.choice, every.held_out)
+    joined = [one for part in parts for one in part]
+    assert len(set(joined)) == len(joined)
+    if chat:
+        assert len(joined) >= 120
+    own = every.beside(["a?", "b?", "c?", every.held_out[0]])
+    assert "c?" in own.held_out and "a?" in own.train
+    assert not set(own.train) & set(own.held_out)
+
+
+def test_the_packs_of_steer_define_hundreds_of_concepts() -> None:
+    entries = pack.everything()
+    names = [entry.concept.name.lower() for entry in entries]
+    assert len(names) >= 300
+    assert len(set(names)) == len(names)
+
+
+def write_pack(folder: Path, text: str, name: str = "mine.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+GOOD = '[[concept]]\nname = "calm"\npoles = ["calm", "agitated"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "named"),
+    [
+        (GOOD + '\n[[concept]]\nname = "Calm"\npoles = ["still"]\n', 5, "taken"),
+        (GOOD + '[[concept]]\nname = "b"\n', 4, "no poles"),
+        (GOOD + '[[concept]]\nname = "b"\npoles = []\n', 4, "no poles"),
+        (GOOD + '[[concept]]\nname = "b"\npoles = ["x", ""]\n', 6, "empty"),
+        (GOOD + '[[concept]]\nname = "b"\npoles = ["x", "x"]\n', 6, "both poles"),
+        (GOOD + '[[concept]]\nname = "b"\npole = ["x"]\n', 6, "'pole' is no key"),
+        (GOOD + '[[concept]]\nname = "../b"\npoles = ["x"]\n', 5, "not a name"),
+        (GOOD + '[[concept]]\nname = "b"\npoles = "x"\n', 6, "poles"),
+        ('titel = "x"\n' + GOOD, 1, "'titel' is no key"),
+        ('include = ["../other.toml"]\n' + GOOD, 1, "leaves the folder"),
+        ('title = "x"\ninclude = [\n  "/etc/passwd"\n]\n' + GOOD, 3, "leaves the folder"),
+        ('include = ["mine.toml"]\n' + GOOD, 1, "includes itself"),
+        ('include = ["missing.toml"]\n' + GOOD, 1, "missing.toml"),
+        ('include = ["steer:nothing"]\n' + GOOD, None, "no pack"),
+        ("x = [", None, "not TOML"),
+        ('title = "empty"\n', None, "no concepts"),
+    ],
+)
+def test_bad_packs_are_named_with_their_line(
+    tmp_path: Path, text: str, line: int | None, named: str
+) -> None:
+    path = write_pack(tmp_path, text)
+    with pytest.raises(InputError, match=named) as raised:
+        pack.read(str(path))
+    if line is not None:
+        assert f"mine.toml:{line}:" in str(raised.value)
+
+
+def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    outside = write_pack(tmp_path, GOOD, "outside.toml")
+    inside = tmp_path / "packs"
+    inside.mkdir()
+    (inside / "link.toml").symlink_to(outside)
+    with pytest.raises(InputError, match="leaves the folder"):
+        pack.read(str(write_pack(inside, 'include = ["link.toml"]\n')))
+
+
+def test_includes_come_once(tmp_path: Path) -> None:
+    write_pack(tmp_path, 'include = ["base.toml"]\n[[concept]]\npoles = ["warm"]\n', "a.toml")
+    write_pack(tmp_path, GOOD, "base.toml")
+    found = pack.read(str(write_pack(tmp_path, 'include = ["a.toml", "base.toml"]\n')))
+    assert sorted(one.name for one in found.concepts) == ["calm", "warm"]
+    with pytest.raises(InputError, match="no concept 'cold'"):
+        found.only(["cold"])
+
+
+def test_words_and_files_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text in ("pairs.jsonl", "./patient", "-", "hf:owner/name", "missing.csv"):
+        assert words.looks_like_file(text)
+    for text in ("patient", "talks like a weather forecaster", "e.g. either/or questions"):
+        assert not words.looks_like_file(text)
+    (tmp_path / "patient").write_text("x", encoding="utf-8")
+    assert words.looks_like_file("patient")
+    with pytest.raises(UsageError, match="is a file"):
+        words.understood("patient", "impatient")
+    assert words.understood("pirate").concept.positive == "a pirate"
+    assert words.understood("pirate", "landlubber").concept.positive == "pirate"
+    with pytest.raises(InputError, match="empty"):
+        words.understood("patience", "")
+
+
+def test_rows_under_steers_of_their_own_are_what_they_are_alone(pocket: Model) -> None:
+    joyful = store.read(VECTORS / "joyful.safetensors")
+    steerings = [
+        (resolve(spec.parse(text), joyful),) if text else ()
+        for text in ("joyful:3@2", "", "joyful:-2@3/response", "joyful:2@2/response/decay=3")
+    ]
+    rows = [(pocket.encode(text), n) for n, text in enumerate(("One day", "It was", "The", "A"))]
+    sampling = Sampling(max_tokens=10, temperature=1.0, batch_size=4)
+    together = continue_mixed(pocket, rows, steerings, sampling)
+    alone = [
+        continue_ids(pocket, [row], steers, sampling)[0]
+        for row, steers in zip(rows, steerings, strict=True)
+    ]
+    assert together == alone
+
+
+def test_what_a_text_is_scored_with_does_not_depend_on_its_neighbours(pocket: Model) -> None:
+    joyful = store.read(VECTORS / "joyful.safetensors")
+    steers = (resolve(spec.parse("joyful:3@2"), joyful),)
+    nothing = (resolve(spec.parse("joyful:0@2"), joyful),)
+    asked = [Asked("", one, False) for one in ("One day", "The old man", "It was")]
+    answers = write(pocket, asked, max_tokens=8)
+    poles = ("[mood: joyful]", "[mood: gloomy]")
+    writers = [steers, steers, ""]
+    together = scores(pocket, answers, writers, poles)
+    for index, (answer, writer) in enumerate(zip(answers, writers, strict=True)):
+        alone = scores(pocket, [answer], [writer], poles)
+        assert np.allclose(together[index : index + 1].s, alone.s, rtol=1e-3, atol=1e-4)
+        assert np.allclose(together[index : index + 1].nats, alone.nats, rtol=1e-3)
+    idle = scores(pocket, answers, [nothing] * 3, poles)
+    plain = scores(pocket, answers, [""] * 3, poles)
+    assert idle.s.tolist() == plain.s.tolist()
+    assert effect(plain, plain, together, idle).value == 0
+    assert np.array_equal(scores(pocket, answers, [""] * 3, poles[::-1]).s, -plain.s)
+
+
+@pytest.fixture(scope="module")
+def made(pocket: Model) -> list[Made]:
+    poles = [concept_of("[mood: joyful]", "[mood: gloomy]", name="joy"),
+             Concept("nothing", "[" + "x" * 1500, "[mood: gloomy]"),
+             concept_of("[style: formal]", "[style: casual]", name="formal")]  # fmt: skip
+    return list(make(pocket, poles, QUICK))
+
+
+def test_what_the_model_heeds_becomes_a_vector(pocket: Model, made: list[Made]) -> None:
+    joy = made[0].report
+    assert joy.heeded is not None and joy.heeded.low > 0
+    vector = made[0].vector
+    assert vector is not None
+    assert vector.metadata.contrast.positive == "[mood: joyful]"
+    assert vector.metadata.recommended.layers == (joy.layer,)
+    assert vector.metadata.recommended.coefficient == joy.coefficient
+    assert joy.layer in (2, 3)
+    assert "joy" in joy.line
+
+
+def test_what_it_does_not_heed_is_named(pocket: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steer.concepts.make.LEAST_HEEDED", 100.0)
+    [made] = make(pocket, [concept_of("[mood: joyful]", "[mood: gloomy]")], QUICK)
+    assert not made.report.works and "does not heed" in made.report.reason
+    assert made.report.hint and made.vector is None
+
+
+def test_a_concept_that_fails_stops_nothing(made: list[Made]) -> None:
+    nothing = made[1].report
+    assert not nothing.works and "takes 512" in nothing.reason and nothing.hint
+    assert made[1].vector is None
+    assert made[2].report.heeded is not None
+
+
+def test_a_concept_in_a_group_is_what_it_is_alone(pocket: Model, made: list[Made]) -> None:
+    [alone] = make(pocket, [made[2].report.concept], QUICK)
+    assert alone.report.to_dict()["layer"] == made[2].report.to_dict()["layer"]
+    assert alone.vector is not None and made[2].vector is not None
+    assert np.allclose(alone.vector.directions, made[2].vector.directions, rtol=1e-3, atol=1e-4)
+    assert alone.report.effect.value == pytest.approx(made[2].report.effect.value, rel=1e-2)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(UsageError, match="--held-out"):
+        MakeSettings(held_out=1)
