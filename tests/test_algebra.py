@@ -109,7 +109,7 @@ def test_nothing_is_refused() -> None:
         ([part(CALM, 0)], []),
         ([part(CALM)], [tripled]),
     ):
-        with pytest.raises(VectorError, match="nothing is left of calm"):
+        with pytest.raises(VectorError, match="at layer 0: nothing is left"):
             combine(parts, name="x", orthogonal_to=others)
 
 

@@ -18,7 +18,12 @@ import steer
 from steer.cli.main import app
 from steer.evaluation import calibration
 from steer.evaluation.calibration import STRENGTHS, Trial, calibrate, middle_layers, strongest
+from steer.evaluation.sweeps import grid_of
 from steer.library.models import Model
+from steer.measures.grids import thinned
+from steer.steering.operation import Coefficient
+from steer.steering.spec import SteerSpec
+from steer.steering.steers import resolve
 from steer.vectors import store
 from steer.vectors.provenance import Read
 from steer.vectors.vector import SteeringVector
@@ -88,6 +93,29 @@ def test_the_middle_is_of_the_model_and_a_few_layers_are_all_meant(chat: Model) 
     low, high = calibration.MIDDLE
     middle = tuple(layer for layer in range(10) if 10 * low <= layer < 10 * high)
     assert middle_layers(make_vector(deep, layers=tuple(range(10)))) == middle
+
+
+def test_a_sweep_holds_the_calibrated_layers_together_against_each_alone() -> None:
+    deep = msgspec.structs.replace(make_vector().metadata.model, n_layers=20)
+    vector = make_vector(deep, layers=tuple(range(20)))
+    plain = grid_of(vector)
+    assert [row.layers for row in plain.rows] == [(layer,) for layer in range(20)]
+    recommended = msgspec.structs.replace(
+        vector.metadata.recommended, layers=(9, 10, 11), coefficient=0.25, scope="response"
+    )
+    calibrated = tiny.renamed(vector, recommended=recommended)
+    grid = grid_of(calibrated)
+    *alone, together = grid.rows
+    assert [row.layers for row in alone] == [row.layers for row in plain.rows]
+    assert together.layers == (9, 10, 11)
+    assert Coefficient(0.25) in together.coefficients
+    assert grid.n_columns == len(together.coefficients)
+    column = together.coefficients.index(Coefficient(0.25))
+    assert together.steer(column) == resolve(SteerSpec("calm"), calibrated)
+    assert thinned(grid, 6).rows[-1].layers == (9, 10, 11)
+    assert len(thinned(grid, 6).rows) == 7
+    for given in ({"layers": "3-5"}, {"coefficients": "5%,10%"}, {"together": True}):
+        assert len({row.layers for row in grid_of(calibrated, **given).rows} & {(9, 10, 11)}) == 0
 
 
 def test_answers_of_a_chat_are_calibrated_and_plain_texts_are_not(

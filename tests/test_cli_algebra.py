@@ -70,7 +70,7 @@ def test_combine_gives_the_same_bytes_and_one_json_object(vectors: Path) -> None
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["combine", "calm", "calm:-1", "-o", "x.safetensors"], 1, "nothing is left of calm"),
+        (["combine", "calm", "calm:-1", "-o", "x.safetensors"], 1, "at layer 0: nothing is left"),
         (["combine", "calm", "mlp", "-o", "x.safetensors"], 1, "sites differ"),
         (["combine", "calm@0", "warm@1", "-o", "x.safetensors"], 1, "none in common"),
         (["combine", "calm@9", "-o", "x.safetensors"], 1, "no layer 9"),

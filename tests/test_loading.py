@@ -97,14 +97,14 @@ def test_attention_takes_padding(family: str) -> None:
 def test_the_doctor_finds_padding_that_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     recurrent = tiny.wrapped(build_recurrent("recurrent_gemma"), "state")
     (found,) = (one for one in examine(recurrent) if one.name == "batches")
-    assert found.passed and "one length" in found.detail
+    assert found.passed and "equal length" in found.detail
     blind = tiny.wrapped(build("llama"), "blind")
     forward = blind.network.forward
     monkeypatch.setattr(
         blind.network, "forward", lambda attention_mask=None, **others: forward(**others)
     )
     (found,) = (one for one in examine(blind) if one.name == "batches")
-    assert "one length" in found.detail
+    assert "equal length" in found.detail
 
 
 # --- what is refused, and before what ---

@@ -204,12 +204,12 @@ def test_the_table_of_the_manual_is_that_of_the_registry() -> None:
 
 
 def table() -> str:
-    lines = ["| op | makes of h | |", "|---|---|---|"]
+    lines = ["| op | result | |", "|---|---|---|"]
     lines += [f"| `{op.typed}` | {op.formula} | {op.help} |" for op in registry.ops()]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
     text = DOCS.read_text()
-    start = text.index("| op | makes of h |")
+    start = text.index("| op | result |")
     DOCS.write_text(text[:start] + table() + text[text.find("\n\n", start) :])

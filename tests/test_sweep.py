@@ -447,6 +447,24 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return vector, json.loads((position / "sea.json").read_text())
 
 
+def test_a_quick_sweep_has_a_shortlist_and_does_not_say_whether_it_is_stable(
+    swept: tuple[Path, dict[str, Any]],
+) -> None:
+    path, whole = swept
+    assert whole["again"] is not None and whole["shortlist"][0]["typed"] == whole["choice"]["typed"]
+    rows = [cell["layers"] for cell in whole["shortlist"]]
+    assert len(set(rows)) == len(rows)
+    held = ["sweep", "-v", path, "--texts", path.with_name("held.jsonl"), "--layers", "1-3"]
+    told = steer(*held, "--coefficients", "5%,20%,400%", "--samples", 8, "--quick", "--json")
+    assert told.exit_code == 0, told.stderr
+    quick = json.loads(told.stdout)
+    assert quick["again"] is None and quick["stable"] is None and quick["instability"]
+    assert quick["n"]["items"] == 12
+    for cell in quick["shortlist"]:
+        assert cell["extra_nats"]["value"] <= quick["budget"]["nats"]
+        assert cell["samples"] and cell["shift"] is not None
+
+
 def test_what_is_saved_is_what_apply_takes(swept: tuple[Path, dict[str, Any]]) -> None:
     path, told = swept
     recommended = store.read(path).metadata.recommended

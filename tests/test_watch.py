@@ -257,7 +257,7 @@ def test_beams_are_not_watched() -> None:
     beams = replace(GREEDY, beams=2)
     with pytest.raises(UsageError, match="beams"):
         run(model, beams, watched=projections(model))
-    with pytest.raises(UsageError, match="draw"):
+    with pytest.raises(UsageError, match="does not sample"):
         Sampling(beams=2)
     with pytest.raises(UsageError, match="cannot end in 3"):
         Sampling(beams=2, samples=3, temperature=0)

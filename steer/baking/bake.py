@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from steer.baking.check import TEXTS
 from steer.baking.edits import Add, Edits, Project, Writer, edits_of
-from steer.baking.families import family_of
+from steer.baking.families import Family, family_of
 from steer.baking.places import Matrix, Placement, place
+from steer.baking.tokens import Added, extend
 from steer.base.errors import ModelError
 from steer.models.checkpoint import rebuilt
 from steer.models.model import Model
 from steer.steering.steers import Steer
+from steer.steering.tokens import LearnedToken, separate
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,8 @@ class Baked:
     """A network with steers in its weights, good for saving only, and what was done to it.
 
     n_matrices: how many a direction was taken out of, those of experts counted each. n_constants:
-    how many writes got a constant.
+    how many writes got a constant. added: learned tokens that it has now, and its tokenizer with
+    them. untied: the embedding and the LM head were one, and are two.
     """
 
     network: Any
@@ -38,6 +43,9 @@ class Baked:
     placement: Placement
     n_matrices: int
     n_constants: int
+    tokenizer: Any
+    added: tuple[Added, ...] = ()
+    untied: bool = False
 
 
 def bake(
@@ -51,9 +59,10 @@ def bake(
         VectorError: a steer that no weights can do.
         ModelError: an architecture without a place for it, or one that nobody has tried.
     """
-    edits = edits_of(steers, model.hooks)
-    placement = place(model, edits, approximate=approximate)
-    return _Baking(model, placement, dtype).baked(edits)
+    tokens, editing = separate(steers)
+    edits = edits_of(editing, model.hooks) if editing or not tokens else {}
+    placement = place(model, edits, approximate=approximate) if edits else Placement()
+    return _Baking(model, placement, dtype).baked(edits, tokens)
 
 
 class _Baking:
@@ -61,12 +70,15 @@ class _Baking:
 
     def __init__(self, model: Model, placement: Placement, dtype: torch.dtype) -> None:
         self.model, self.placement, self.dtype = model, placement, dtype
-        self.family = family_of(model.hooks.architecture)
         self.original: dict[str, Tensor] = dict(model.network.state_dict())
         self.edited: dict[str, Tensor] = {}
         self.n_matrices = 0
 
-    def baked(self, edits: Edits) -> Baked:
+    @cached_property
+    def family(self) -> Family:
+        return family_of(self.model.hooks.architecture)
+
+    def baked(self, edits: Edits, tokens: Sequence[LearnedToken]) -> Baked:
         if any(tensor.is_meta for tensor in self.original.values()):
             raise ModelError(
                 "some weights are not in memory", hint="leave --device-map out, or use more memory"
@@ -89,16 +101,24 @@ class _Baking:
             raise ModelError("no matrix was found to take the direction out of")
         if self.placement.untied:
             self._untie()
-        weights = {
-            name: self._cast(tensor) for name, tensor in (self.original | self.edited).items()
-        }
+        weights, changes = self.original | self.edited, dict(self.placement.changes)
+        tokenizer, untied = self.model.tokenizer, self.placement.untied
+        added: tuple[Added, ...] = ()
+        if tokens:
+            extended = extend(self.model, tokens, weights, TEXTS)
+            weights, tokenizer, added = extended.weights, extended.tokenizer, extended.added
+            changes |= extended.changes
+            untied = untied or extended.untied
         network = rebuilt(
             self.model.network,
-            weights,
-            self.placement.changes,
+            {name: self._cast(tensor) for name, tensor in weights.items()},
+            changes,
             model_type=self.placement.model_type,
         )
-        return Baked(network, edits, self.placement, self.n_matrices, len(self.placement.biases))
+        n_constants = len(self.placement.biases)
+        return Baked(
+            network, edits, self.placement, self.n_matrices, n_constants, tokenizer, added, untied
+        )
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor

@@ -18,6 +18,13 @@ def check_bakeable(steers: Sequence[Steer]) -> None:
     if not steers:
         raise VectorError("there is nothing to bake", hint="name vectors with -v, or a recipe")
     for steer in steers:
+        if steer.is_token:
+            if not steer.coefficient.value:
+                raise VectorError(
+                    f"{steer} cannot be baked: the token stands nowhere at the coefficient 0",
+                    hint=f"leave it out, or bake {steer.vector.name}:1",
+                )
+            continue
         reason, nearest = _obstacle(steer) or ("", "")
         if reason:
             raise VectorError(f"{steer} cannot be baked: {reason}", hint=nearest)

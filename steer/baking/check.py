@@ -9,14 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.base.errors import InputError
+from steer.baking.tokens import LEAST, Added, chances, sampled
+from steer.base.errors import InputError, ModelError
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
+from steer.hooks.tokens import embedded
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.numbers import check_numbers
 from steer.models.source import ModelSource
 from steer.steering.steers import Steer
+from steer.steering.tokens import separate
 
 #: How far a log-prob may be off where the folder has all digits.
 EXACT = 1e-4
@@ -44,7 +47,10 @@ class Difference:
     largest, mean: of the absolute differences of log-probs, over n_tokens tokens and the
     vocabulary. effect, mean_effect: likewise of the hooks' from the unsteered model's. dtype: of
     the folder. exact: whether it was baked to do what the hooks do. passed: within `tolerance`, of
-    `largest` where it is exact and float32, of `mean` else.
+    `largest` where it is exact and float32, of `mean` else; and no new token is ever likely.
+
+    new_token: the highest log-probability of a learned token, which is never to be written, over
+    the texts and over text that the folder wrote; None where there is no such token.
     """
 
     largest: float
@@ -54,6 +60,7 @@ class Difference:
     n_tokens: int
     dtype: str
     exact: bool = True
+    new_token: float | None = None
 
     @property
     def tolerance(self) -> float:
@@ -63,6 +70,8 @@ class Difference:
 
     @property
     def passed(self) -> bool:
+        if self.new_token is not None and self.new_token > -LEAST:
+            return False
         is_largest = self.exact and self.dtype == "float32"
         return (self.largest if is_largest else self.mean) <= self.tolerance
 
@@ -84,12 +93,18 @@ class Difference:
             allowed = f"allowed: {self.tolerance:g}"
         else:
             allowed = f"allowed in {self.dtype}: a mean of {self.tolerance:g}"
-        return f"{found}; {does}; {allowed}"
+        never = ""
+        if self.new_token is not None:
+            never = f"; a new token is written with a log-prob of at most {self.new_token:.0f}"
+        return f"{found}; {does}; {allowed}{never}"
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the folder is to give: token ids of each text, and log-probs [token, vocabulary]."""
+    """What the folder is to give: its token ids of each text, and log-probs [token, vocabulary].
+
+    Where learned tokens stand before a text, its own tokens are looked at.
+    """
 
     ids: list[Tensor]
     steered: list[Tensor]
@@ -97,7 +112,9 @@ class Reference:
 
     def difference(self, found: Sequence[Tensor], dtype: str, *, exact: bool = True) -> Difference:
         """How far log-probs are from these."""
-        off = [(a - b).abs() for a, b in zip(found, self.steered, strict=True)]
+        # Of the vocabulary that there was, and the texts' own tokens.
+        same = [a[-len(b) :, : b.shape[1]] for a, b in zip(found, self.steered, strict=True)]
+        off = [(a - b).abs() for a, b in zip(same, self.steered, strict=True)]
         moved = [(a - b).abs() for a, b in zip(self.steered, self.unsteered, strict=True)]
         return Difference(
             largest=max(float(one.max()) for one in off),
@@ -110,8 +127,16 @@ class Reference:
         )
 
 
-def reference(model: Model, steers: Sequence[Steer], texts: Sequence[str] = TEXTS) -> Reference:
+def reference(
+    model: Model,
+    steers: Sequence[Steer],
+    texts: Sequence[str] = TEXTS,
+    added: Sequence[Added] = (),
+) -> Reference:
     """What hooks give on the texts, and on random tokens.
+
+    added: the steers' learned tokens as the folder has them; each is tried before the texts, and in
+    the system message of a chat.
 
     Raises:
         InputError: no text has a token.
@@ -125,7 +150,31 @@ def reference(model: Model, steers: Sequence[Steer], texts: Sequence[str] = TEXT
     length = min(N_TOKENS, model.context or N_TOKENS)
     drawn = np.random.default_rng(0).integers(0, size, length)
     rows.append(torch.from_numpy(drawn).to(model.device))
-    return Reference(rows, log_probs(model, rows, steers), log_probs(model, rows))
+    tokens, editing = separate(steers)
+    found = Reference(rows, log_probs(model, rows, editing), log_probs(model, rows))
+    here: dict[int, int] = {}
+    for token, one in zip(tokens, added, strict=True):
+        here |= dict(zip(token.ids, one.ids, strict=True))
+    for token in tokens:
+        for text in _around(model, token.mark, texts):
+            plain = model.encode(text.replace(token.mark, ""), special=not model.template.exists)
+            ids = model.knowing([token]).encode(text, special=not model.template.exists)
+            with embedded(model, [token]):
+                [steered] = log_probs(model, [torch.tensor(ids, device=model.device)], editing)
+            [unsteered] = log_probs(model, [torch.tensor(plain, device=model.device)])
+            own = min(len(plain), len(ids) - len(token.ids)) - 1
+            mapped = [here.get(id_, id_) for id_ in ids]
+            found.ids.append(torch.tensor(mapped, device=model.device))
+            found.steered.append(steered[-own:])
+            found.unsteered.append(unsteered[-own:])
+    return found
+
+
+def _around(model: Model, mark: str, texts: Sequence[str]) -> list[str]:
+    """Texts with a token before them or, where there is a chat template, in a system message."""
+    if not model.template.exists:
+        return [mark + text for text in texts]
+    return [model.chat(text, mark) for text in texts]
 
 
 def log_probs(model: Model, rows: Sequence[Tensor], steers: Sequence[Steer] = ()) -> list[Tensor]:
@@ -144,15 +193,39 @@ def log_probs(model: Model, rows: Sequence[Tensor], steers: Sequence[Steer] = ()
 
 
 def compare(
-    source: ModelSource, expected: Reference, *, dtype: str, exact: bool = True
+    source: ModelSource,
+    expected: Reference,
+    *,
+    dtype: str,
+    exact: bool = True,
+    added: Sequence[Added] = (),
 ) -> Difference:
     """Load what was baked, in float32, and hold it against what the hooks gave.
 
-    dtype: in which its numbers are written.
+    dtype: in which its numbers are written. added: its learned tokens, which it must never write.
 
     Raises:
         ModelError: it cannot be loaded.
     """
     model = load(replace(source, dtype="float32"))
     rows = [row.to(model.device) for row in expected.ids]
-    return expected.difference(log_probs(model, rows), dtype, exact=exact)
+    found = expected.difference(log_probs(model, rows), dtype, exact=exact)
+    if not added:
+        return found
+    _check_written(model, added, expected)
+    highest = chances(model, added, [*rows, *sampled(model, rows, seed=0)])
+    return replace(found, new_token=highest)
+
+
+def _check_written(model: Model, added: Sequence[Added], expected: Reference) -> None:
+    """Refuse a folder whose tokenizer does not read a token as what the comparison has run.
+
+    Raises:
+        ModelError: it does not.
+    """
+    for one in added:
+        if model.encode(one.written, special=False) != list(one.ids):
+            raise ModelError(
+                f"the tokenizer of the baked folder does not read {one.written} as one token",
+                hint="please report this model",
+            )

@@ -110,7 +110,7 @@ def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
     return sites
 
 
-def describe(edits: Edits) -> str:
+def describe(edits: Edits, n_tokens: int = 0) -> str:
     """`constants added at layer 2-3; a direction taken out of ...`, for the card."""
     steps = [(writer.layer, step) for writer, made in edits.items() for step in made]
     layers = {layer for layer, step in steps if isinstance(step, Add)}
@@ -119,4 +119,7 @@ def describe(edits: Edits) -> str:
     if directions:
         what = "a direction" if len(directions) == 1 else f"{len(directions)} directions"
         parts.append(f"{what} taken out of every write to the residual stream")
+    if n_tokens:
+        what = "a learned token" if n_tokens == 1 else f"{n_tokens} learned tokens"
+        parts.append(f"{what} in the vocabulary")
     return "; ".join(parts)

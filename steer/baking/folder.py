@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class Report:
     """What was baked, from what, and how near it is to the hooks.
 
     vectors: name and sha256 of each. architecture: of the result; untied, matrices, constants: as
-    of `steer.baking.bake.Baked`. approximations: empty where it was to be exact.
+    of `steer.baking.bake.Baked`. approximations: empty where it was to be exact. tokens: name,
+    ids, and the text to write in a prompt, of each learned token.
     """
 
     model: str
@@ -43,10 +44,13 @@ class Report:
     untied: bool
     approximations: list[str]
     difference: Difference
+    tokens: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         told = asdict(self)
+        if not self.tokens:
+            del told["tokens"], told["difference"]["new_token"]
         told["difference"] |= {
             "tolerance": self.difference.tolerance,
             "passed": self.difference.passed,
@@ -79,16 +83,16 @@ def export(
     on_stage("editing the weights")
     made = bake(model, steers, dtype=getattr(torch, dtype), approximate=approximate)
     on_stage("asking the hooks")
-    expected = reference(model, steers, texts)
+    expected = reference(model, steers, texts, made.added)
     with new_folder(folder, force=force) as temporary:
         on_stage(f"writing {folder}")
-        save(temporary, made.network, model.tokenizer, source, max_shard_size=max_shard_size)
+        save(temporary, made.network, made.tokenizer, source, max_shard_size=max_shard_size)
         on_stage("reloading it and comparing")
         baked = ModelSource(
             str(temporary), device=source.device, device_map=source.device_map, dtype="float32"
         )
         exact = not made.placement.approximations
-        difference = compare(baked, expected, dtype=dtype, exact=exact)
+        difference = compare(baked, expected, dtype=dtype, exact=exact, added=made.added)
         report = _report(model, steers, made, difference)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (temporary / REPORT).write_text(text + "\n", encoding="utf-8")
@@ -106,10 +110,13 @@ def _report(model: Model, steers: Sequence[Steer], made: Baked, difference: Diff
         dtype=difference.dtype,
         steers=[str(steer) for steer in steers],
         vectors=[{"name": one.name, "sha256": one.sha256} for one in vectors],
-        edits=describe(made.edits),
+        edits=describe(made.edits, len(made.added)),
         matrices=made.n_matrices,
         constants=made.n_constants,
-        untied=made.placement.untied,
+        untied=made.untied,
+        tokens=[
+            {"name": one.name, "text": one.written, "ids": list(one.ids)} for one in made.added
+        ],
         approximations=made.placement.approximations,
         difference=difference,
     )
@@ -121,6 +128,7 @@ def _card(report: Report) -> str:
     vectors = "".join(
         f"- vector `{_plain(one['name'])}`, sha256 `{one['sha256']}`\n" for one in report.vectors
     )
+    written = "".join(f"- write `{_plain(one['text'])}` in a prompt\n" for one in report.tokens)
     status = "Does what the hooks do, as far as its precision goes."
     if report.approximations:
         reasons = "; ".join(report.approximations)
@@ -133,7 +141,7 @@ def _card(report: Report) -> str:
         f"# {_plain(report.model)}, steered\n\n"
         f"`{_plain(' + '.join(report.steers))}`, baked into the weights: {report.edits}.\n\n"
         f"{status}\n\n"
-        f"- made from: `{_plain(report.model)}`, weights {report.fingerprint}\n{vectors}"
+        f"- made from: `{_plain(report.model)}`, weights {report.fingerprint}\n{vectors}{written}"
         f"- architecture: {report.architecture}, {report.dtype}\n"
         f"- checked on {report.difference.n_tokens} tokens: {report.difference}\n"
         f"- made by: steer {__version__}; `{REPORT}` has the figures\n\n"

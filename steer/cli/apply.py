@@ -298,9 +298,11 @@ class _Run:
 
     def pairs(self, steers: Sequence[Steer], *, compare: bool) -> Iterator[generated.Pair]:
         """Every continuation as it is finished, with the unsteered one where they are compared."""
+        from steer.steering.tokens import absent
+
         # What is compared with is left as it is.
         plain = replace(self, guides=())
-        beside = plain._each([], guarded=False) if compare else repeat(None)
+        beside = plain._each(absent(steers), guarded=False) if compare else repeat(None)
         return zip(self._each(steers), beside, strict=False)
 
     def stream(self, steers: Sequence[Steer]) -> None:

@@ -18,6 +18,7 @@ from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.baking.folder import Report
+    from steer.models.model import Model
     from steer.steering.steers import Steer
 
 _SIZE = re.compile(r"\d+(\.\d+)?[KMGT]I?B", re.IGNORECASE)
@@ -43,6 +44,10 @@ def bake(
         bool,
         typer.Option("--approximate", help="Where nothing is exact, bake what comes nearest."),
     ] = False,
+    lora: Annotated[
+        bool,
+        typer.Option("--lora", help="Write a LoRA adapter in PEFT's format, not a checkpoint."),
+    ] = False,
     max_shard_size: Annotated[str, typer.Option(help="Of one weight file, at most.")] = "5GB",
     texts: Annotated[
         Path | None,
@@ -61,7 +66,8 @@ def bake(
     """Write steering into the weights, for any engine.
 
     Adds become biases, where the architecture has a place for them; ablate=writes is taken out of
-    every matrix that writes. What no weights can do is refused, with what comes nearest. Then the
+    every matrix that writes; a learned token becomes a word of the tokenizer, that the model never
+    writes. What no weights can do is refused, with what comes nearest. Then the
     folder is loaded and held against the hooks; exit status 1 where they differ.
 
     It runs in float32; --dtype is what is written, by default what the model is stored in.
@@ -70,6 +76,8 @@ def bake(
     steer bake -v joyful:2@2 -o joyful-pocket
     steer bake -m MODEL -v refusal:ablate=writes@14 -o open-model --dtype bfloat16
     steer bake -m MODEL --recipe captain.toml -o captain-model
+    steer bake -m MODEL -v pirate -o pirate-model
+    steer bake -m MODEL -v refusal:ablate=writes@14 --lora -o adapter
     """
     from steer.baking.bakeable import check_bakeable
     from steer.baking.target import check_folder
@@ -85,6 +93,10 @@ def bake(
     chosen = {} if texts is None else {"texts": read_prompts(texts, names, field="text")}
     from steer.models.loading import stored_dtype
 
+    if lora and (approximate or source.dtype):
+        raise UsageError(
+            "an adapter is exact and in float32: --lora goes with no --approximate or --dtype"
+        )
     dtype = source.dtype or stored_dtype(source)
     if dtype not in DTYPES:
         raise SteerError(
@@ -96,6 +108,9 @@ def bake(
 
     vectors = [steer.vector for steer in steers]
     options.check_fit(vectors, model.identity, allow_other_model=allow_other_model)
+    if lora:
+        _export_lora(model, steers, out, chosen, force=force, json=json)
+        return
     with output.progress("baking", 4) as advance:
         report = export(
             model,
@@ -120,6 +135,53 @@ def _steers(context: typer.Context, recipe: Path | None, vectors: list[str]) -> 
     return resolved(asked, options.find)
 
 
+def _export_lora(
+    model: Model,
+    steers: list[Steer],
+    out: Path,
+    chosen: dict[str, list[str]],
+    *,
+    force: bool,
+    json: bool,
+) -> None:
+    """Write an adapter, and say what it is.
+
+    Raises:
+        typer.Exit: it is not what the hooks do.
+    """
+    from steer.baking.lora import export
+    from steer.models.adapter import INSTALL
+
+    with output.progress("baking", 4) as advance:
+        report = export(
+            model,
+            steers,
+            out,
+            force=force,
+            on_stage=lambda stage: advance(1, stage),
+            **chosen,
+        )
+    if json:
+        output.as_json({"path": str(out), **report.to_json()})
+    else:
+        constants = ", with constants" if report.bias else ""
+        output.line(
+            f"{out}: LoRA of rank {report.rank} on {len(report.modules)} modules{constants}"
+        )
+        if report.difference is not None:
+            output.line(str(report.difference))
+    if report.difference is None:
+        output.warning(f"the adapter was not checked, for want of the package peft: {INSTALL}")
+    elif not report.difference.passed:
+        output.error(f"{out} does not do what the hooks do", hint="the folder is kept")
+        raise typer.Exit(1)
+    if report.bias:
+        output.note(
+            "it has constants (lora_bias): PEFT runs them beside the weights and merges them only"
+            " into layers with a bias; other engines may refuse them"
+        )
+
+
 def _tell(report: Report, out: Path, *, json: bool) -> None:
     """What was done, and whether it is what the hooks do.
 
@@ -133,6 +195,8 @@ def _tell(report: Report, out: Path, *, json: bool) -> None:
         untied = ", LM head untied" if report.untied else ""
         output.line(f"{out}: {report.architecture}, {report.dtype}; {counts}{untied}")
         output.line(str(report.difference))
+    for one in report.tokens if not json else ():
+        output.line(f"write {one['text']} in a prompt, or as the system message")
     for text in report.approximations:
         output.warning(f"approximate: {text}")
     if report.difference.says_nothing:

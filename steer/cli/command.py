@@ -86,6 +86,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "vector", "vectors", "recipe", "when", "condition", "contrasts", "prompt", "prompts",
         "texts", "positive", "negative", "positive_file", "negative_file", "paired",
         "unrelated", "tags", "served", "map", "positive_label", "negative_label", "lists", "split",
+        "against", "phrase", "questions", "raises", "lowers", "only",
     ),
     _HOW: (),
     _OUTPUT: (

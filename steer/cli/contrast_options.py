@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steer.base.errors import UsageError
 from steer.cli import options, output
 from steer.cli.texts import records_of, with_names
+from steer.concepts.words import TokenContrast
 from steer.contrasts.contrasts import ContrastSource
 from steer.contrasts.schema import Names
 
@@ -20,13 +24,18 @@ def with_contrasts(command: options.Command) -> options.Command:
     return options.with_options("contrasts", _source)(command)
 
 
+def with_contrasts_or_tokens(command: options.Command) -> options.Command:
+    """The same, or tokens that a vector is to raise and lower, for a command that takes either."""
+    return options.with_options("contrasts", _or_tokens)(command)
+
+
 @with_names
-def _source(
+def _given(
     file: Annotated[
         str | None,
         typer.Argument(
             metavar="CONTRASTS",
-            help="A file, - or hf:NAME; see steer contrasts --help.",
+            help="A word, a file, - or hf:NAME.",
         ),
     ] = None,
     positive: Annotated[
@@ -57,13 +66,16 @@ def _source(
         bool, typer.Option("--chat", help="Put texts into the model's chat template.")
     ] = False,
     system: Annotated[str | None, typer.Option(help="A system message; with --chat.")] = None,
-) -> ContrastSource:
+) -> Callable[[], ContrastSource]:
+    if file is not None and not file.strip():
+        raise UsageError("a word is empty", hint='such as: steer extract "patient" "impatient"')
     from steer.base.text import unescaped
     from steer.contrasts.frame import Frame
 
     if template is not None:
         template = unescaped(template)
-    return ContrastSource(
+    return partial(
+        ContrastSource,
         file=file,
         positive=tuple(positive or ()),
         negative=tuple(negative or ()),
@@ -75,6 +87,33 @@ def _source(
         frame=Frame(template, chat, system),
         held_out=held_out,
     )
+
+
+@options.with_options("given", _given)
+def _source(given: Callable[[], ContrastSource]) -> ContrastSource:
+    return given()
+
+
+@options.with_options("given", _given)
+def _or_tokens(
+    given: Callable[[], ContrastSource],
+    raises: Annotated[
+        list[str] | None,
+        typer.Option(help='A token to make likelier: " orange".'),
+    ] = None,
+    lowers: Annotated[list[str] | None, typer.Option(help="A token to make less likely.")] = None,
+) -> ContrastSource | TokenContrast:
+    if not raises and not lowers:
+        return given()
+    try:
+        given()
+    except UsageError:
+        pass  # no contrasts are named
+    else:
+        raise UsageError(
+            "--raises and --lowers go without contrasts", hint="name tokens alone, or contrasts"
+        )
+    return TokenContrast(tuple(raises or ()), tuple(lowers or ()))
 
 
 def read_contrasts(source: ContrastSource) -> Contrasts:

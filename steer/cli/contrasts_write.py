@@ -14,7 +14,7 @@ from steer.cli import from_words, options, output
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.concepts.answers import Asked
+    from steer.concepts.answers import Query
     from steer.concepts.writing import Answerer
 
 
@@ -122,9 +122,9 @@ def _local(
     model = options.load_model(source)
     from steer.concepts import answers
 
-    def answerer(asked: Sequence[Asked], numbers: Sequence[int]) -> list[str]:
+    def answerer(queries: Sequence[Query], numbers: Sequence[int]) -> list[str]:
         written = answers.write(
-            model, asked, samples=numbers, max_tokens=max_tokens, seed=seed,
+            model, queries, samples=numbers, max_tokens=max_tokens, seed=seed,
             progress=output.progress,
         )  # fmt: skip
         return [one.text for one in written]
@@ -139,10 +139,10 @@ def _teacher(
 
     endpoint = GraderModel(judge_model, judge_url, seed)
 
-    def answerer(asked: Sequence[Asked], numbers: Sequence[int]) -> list[str]:
+    def answerer(queries: Sequence[Query], numbers: Sequence[int]) -> list[str]:
         with output.status(f"{judge_model} is writing"):
             return answers(
-                endpoint, [(one.condition, one.question) for one in asked], numbers, max_tokens
+                endpoint, [(one.condition, one.question) for one in queries], numbers, max_tokens
             )
 
     return answerer, True, judge_model

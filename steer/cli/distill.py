@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from steer.cli import options, output
+from steer.cli import measuring, options, output
 from steer.cli.methods import DistillCommand
 from steer.cli.texts import read_prompts, with_names
 from steer.contrasts.schema import Names
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steer.distillation.lessons import Conditions
     from steer.distillation.settings import DistillSettings
     from steer.models.model import Model
+    from steer.steering.steers import Steer
     from steer.vectors.metadata import Metadata
     from steer.vectors.vector import SteeringVector
 
@@ -35,6 +36,10 @@ def distill(
     condition: Annotated[
         str | None,
         typer.Option(help="What stands before the text: a tag, a persona."),
+    ] = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(help="A file of many: records with name and condition; -o is a folder."),
     ] = None,
     contrasts: Annotated[
         str | None, typer.Option(help="Pairs in its place; two fifths are held out.")
@@ -54,6 +59,25 @@ def distill(
             metavar="NAME[:OPTION=VALUE]", help="See below. Default: ridge with --chat, or descent."
         ),
     ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            help="edit of activations, or token: embeddings written as <|NAME|>.",
+        ),
+    ] = "edit",
+    tokens: Annotated[int | None, typer.Option(help="Embeddings of a token. Default: 1.")] = None,
+    scalar: Annotated[
+        bool,
+        typer.Option(
+            "--scalar",
+            help="A token for coefficients from -1 to 2.",
+        ),
+    ] = False,
+    vector: Annotated[
+        list[str] | None,
+        typer.Option("-v", "--vector", help="A token that the condition has as <|NAME|>."),
+    ] = None,
     rank: Annotated[
         int | None,
         typer.Option(help="Rank; 0 is a plain vector. Default: 8, or the best."),
@@ -65,7 +89,10 @@ def distill(
         str | None,
         typer.Option(help="Tokens to act on: all or response."),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the descent at most.")] = 300,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of the descent. Default: 300; a token: 120."),
+    ] = None,
     samples: Annotated[
         int | None, typer.Option(help="Texts to learn from. Default: 1024; --chat: 256.")
     ] = None,
@@ -76,6 +103,7 @@ def distill(
         int | None, typer.Option(help="Tokens of a text. Default: 128; --chat: 64.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed for texts and descent.")] = 0,
+    budget: measuring.BudgetOption = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
@@ -83,10 +111,11 @@ def distill(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Make an edit that does what a prompt does, for no tokens.
+    """Make an edit, or a token, that does what a prompt does.
 
     The model writes texts under the condition; the edit learns to give the same probabilities
     without it. Recovery says how much of the way it came: 1 is all, 0 is the unsteered model.
+    With --as token one embedding, or a few, learn it, and stand where the condition stood.
 
     \b
     steer distill --condition "[mood: joyful]" -o vectors/joyful.safetensors
@@ -94,19 +123,31 @@ def distill(
         --layers all -o x.safetensors
     steer distill --condition "You are a pirate." --chat -m MODEL \\
         -o pirate.safetensors
+    steer distill --condition "You are a pirate." --chat -m MODEL \\
+        --as token -o pirate.safetensors
     steer distill --contrasts pairs.jsonl -m MODEL -o x.safetensors
     """
+    from steer.base.durations import seconds_of
     from steer.base.errors import UsageError
     from steer.base.files import check_writable
     from steer.cli.contrast_options import read_contrasts
     from steer.contrasts import prompts as prompts_library
     from steer.contrasts.contrasts import ContrastSource
     from steer.contrasts.frame import Frame
-    from steer.distillation.settings import DistillSettings
+    from steer.distillation.settings import DistillSettings, Form, sizes
     from steer.methods.registry import distill_methods, parse_method
+    from steer.steering.named import NamedSteer, resolved
     from steer.vectors import store
     from steer.vectors.sites import parse_layers
 
+    if form not in get_args(Form):
+        raise UsageError(f"{form!r} is not a form of a prompt", hint="use --as edit or --as token")
+    as_token = form == "token"
+    if as_token:
+        _check_token(contrasts, method, rank, layers, scope)
+        method, scope = "descent", "all"
+    elif tokens is not None or scalar or vector:
+        raise UsageError("--tokens, --scalar and -v go with --as token")
     imitates_chat = chat and contrasts is None
     chosen_method, method_options = parse_method(
         method or ("ridge" if imitates_chat else "descent"), distill_methods()
@@ -115,15 +156,21 @@ def distill(
         scope = "response" if imitates_chat or chosen_method.response_only else "all"
     if scope not in ("all", "response"):
         raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
-    if (condition is None) == (contrasts is None):
+    if conditions is not None:
+        if condition is not None or contrasts is not None or name is not None:
+            raise UsageError("--conditions goes with no --condition, --contrasts or --name")
+        several = _named_conditions(conditions, names)
+        _check_folder(out)
+    elif (condition is None) == (contrasts is None):
         raise UsageError("distil a condition or pairs", hint="--condition TEXT or --contrasts FILE")
     if contrasts is not None and (baseline or prompts):
         raise UsageError("--baseline and --prompts go with --condition")
     if contrasts is not None:
         chosen_method.of_pairs()
     chosen = None if layers is None else () if layers == "all" else parse_layers(layers)
-    store.check_path(out)
-    check_writable(out, force=force)
+    if conditions is None:
+        store.check_path(out)
+        check_writable(out, force=force)
     pairs = None
     if contrasts is not None:
         frame = Frame(chat=chat)
@@ -139,28 +186,77 @@ def distill(
         rank=rank,
         layers=chosen,
         scope=scope,  # type: ignore[arg-type]  # checked above
-        steps=steps,
-        samples=_default(samples, 256 if chat else 1024),
-        held_out=_default(held_out, 64 if chat else 128),
-        max_tokens=_default(max_tokens, 64 if chat else 128),
         seed=seed,
         description=description,
         license=license,
+        scalar=scalar,
+        form=form,  # type: ignore[arg-type]  # checked above
+        **sizes(
+            form,
+            chat=chat,
+            steps=steps,
+            samples=samples,
+            held_out=held_out,
+            max_tokens=max_tokens,
+            tokens=tokens,
+        ),
     )
+    seconds = None if budget is None else seconds_of(budget)
+    if seconds is not None and (pairs is not None or as_token or conditions is not None):
+        raise UsageError("--budget goes with one --condition and an edit", hint="use fewer --steps")
+    inside = resolved([NamedSteer(one) for one in vector or []], options.find)
     model = options.load_model(source)
-    if pairs is None:
+    used = [steer.vector for steer in inside]
+    options.check_fit(used, model.identity, allow_other_model=False)
+    if seconds is not None:
+        from steer.distillation.within import within
+
+        settings = within(seconds, model, settings, output.note)
+    if conditions is not None:
+        _run_several(
+            model, several, out, baseline, chat=chat, prompts=texts, settings=settings,
+            inside=inside, force=force, json=json,
+        )  # fmt: skip
+        return
+    if as_token:
         from steer.distillation.lessons import Conditions
 
         assert condition is not None
-        vector = _run(model, Conditions(condition, baseline, chat), texts, settings)
+        made = _run_token(model, Conditions(condition, baseline, chat), texts, settings, inside)
+    elif pairs is None:
+        from steer.distillation.lessons import Conditions
+
+        assert condition is not None
+        made = _run(model, Conditions(condition, baseline, chat), texts, settings)
     else:
-        vector = _run_pairs(model, pairs, settings)
-    sealed = store.write(out, vector, force=force)
+        made = _run_pairs(model, pairs, settings)
+    sealed = store.write(out, made, force=force)
     _report(model, out, sealed.metadata, source.name, json=json)
 
 
-def _default(number: int | None, default: int) -> int:
-    return default if number is None else number
+def _check_token(
+    contrasts: str | None,
+    method: str | None,
+    rank: int | None,
+    layers: str | None,
+    scope: str | None,
+) -> None:
+    """Refuse what means nothing for a token.
+
+    Raises:
+        UsageError: an option of edits.
+    """
+    from steer.base.errors import UsageError
+
+    if contrasts is not None:
+        raise UsageError("a token takes the place of a condition", hint="give a --condition")
+    named = {"--method": method, "--rank": rank, "--layers": layers, "--scope": scope}
+    for option, value in named.items():
+        if value is not None:
+            raise UsageError(
+                f"{option} is of edits: a token stands in the prompt, at no layer",
+                hint=f"leave {option} or --as token out",
+            )
 
 
 def _run(
@@ -173,6 +269,119 @@ def _run(
     if len(kept):
         output.note("texts of this condition were kept from an earlier run")
     return run(model, conditions, prompts, settings, output.progress, kept)
+
+
+def _named_conditions(path: Path, names: Names) -> dict[str, str]:
+    """Conditions by name, in the order of the file.
+
+    Raises:
+        InputError: a record without them, a name twice, or one that no file can have.
+    """
+    from steer.base.errors import InputError
+    from steer.base.files import read_bytes, safe_name
+    from steer.contrasts.records import MOST_BYTES, records, text_value
+
+    names.check_files("conditions")
+    found: dict[str, str] = {}
+    data = read_bytes(path, limit=MOST_BYTES)
+    for where, record in records(data, str(path), ("name", "condition")):
+        if not isinstance(record, dict) or not {"name", "condition"} <= record.keys():
+            raise InputError(
+                f"{where}: no name and condition",
+                hint='write {"name": "pirate", "condition": "You are a pirate."} a line',
+            )
+        name, text = (text_value(where, record[key], key) for key in ("name", "condition"))
+        if not safe_name(name):
+            raise InputError(f"{where}: {name!r} is no name that a file can have")
+        if name in found:
+            raise InputError(f"{where}: the name {name!r} is there twice")
+        found[name] = text
+    if not found:
+        raise InputError(f"{path} has no conditions")
+    return found
+
+
+def _check_folder(folder: Path) -> None:
+    """
+    Raises:
+        SteerError: it is no folder.
+    """
+    from steer.base.errors import SteerError
+
+    if not folder.is_dir():
+        raise SteerError(
+            f"there is no folder {folder} for the files", hint=f"mkdir {folder}, or name another"
+        )
+
+
+def _run_several(
+    model: Model,
+    conditions: dict[str, str],
+    folder: Path,
+    baseline: str,
+    *,
+    chat: bool,
+    prompts: list[str],
+    settings: DistillSettings,
+    inside: list[Steer],
+    force: bool,
+    json: bool,
+) -> None:
+    """A file for each condition that has none yet. A condition may contain, as <|NAME|>, tokens
+    that stand before it in the file."""
+    from dataclasses import replace
+
+    from steer.distillation.lessons import Conditions
+    from steer.steering.spec import SteerSpec
+    from steer.steering.steers import resolve
+    from steer.steering.tokens import mark
+    from steer.vectors import store
+    from steer.vectors.metadata import to_json
+
+    rows = []
+    for number, (name, text) in enumerate(conditions.items(), 1):
+        path = folder / f"{name}{store.SUFFIX}"
+        if path.exists() and not force:
+            output.note(f"{path} is there already")
+            vector = store.read(path)
+        else:
+            output.note(f"{number} of {len(conditions)}: {name}")
+            asked, own = Conditions(text, baseline, chat), replace(settings, name=name)
+            if settings.form == "token":
+                used = [steer for steer in inside if mark(steer.vector.name) in text]
+                vector = _run_token(model, asked, prompts, own, used)
+            else:
+                vector = _run(model, asked, prompts, own)
+            vector = store.write(path, vector, force=force)
+        output.note(f"{name}: {vector.metadata.recommended.evidence}")
+        rows.append({"path": str(path), **to_json(vector.metadata)})
+        if settings.form == "token":
+            inside = [*inside, resolve(SteerSpec(name), vector)]
+    if json:
+        output.as_json(rows)
+        return
+    output.table(
+        ["name", "evidence"],
+        [[row["name"], row["recommended"]["evidence"]] for row in rows],
+        left=2,
+    )
+
+
+def _run_token(
+    model: Model,
+    conditions: Conditions,
+    prompts: list[str],
+    settings: DistillSettings,
+    inside: list[Steer],
+) -> SteeringVector:
+    from steer.distillation.texts import journal
+    from steer.distillation.token import distill_token
+    from steer.steering.tokens import separate
+
+    kept = journal(model.knowing(separate(inside)[0]), conditions, prompts, settings)
+    if len(kept):
+        output.note("texts of this condition were kept from an earlier run")
+    return distill_token(model, conditions, prompts, settings, output.progress, kept, inside)
 
 
 def _run_pairs(model: Model, contrasts: Contrasts, settings: DistillSettings) -> SteeringVector:
@@ -193,9 +402,15 @@ def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bo
     if json:
         output.as_json({"path": str(path), **to_json(metadata)})
         return
-    layer_table(metadata)
-    output.line()
+    if not metadata.tokens:
+        layer_table(metadata)
+        output.line()
     output.line(evidence)
+    for coefficient, value, low, high in distillation.by_coefficient:
+        output.line(f"at {coefficient:g}: recovery {value:.2f} [{low:.2f}, {high:.2f}]")
+    if distillation.plain_recovery is not None:
+        value, low, high = distillation.plain_recovery
+        output.line(f"on the model's own texts: recovery {value:.2f} [{low:.2f}, {high:.2f}]")
     of_pairs = distillation.objective == "pairs"
     others = "the positive completions" if of_pairs else "those of the condition"
     output.line(

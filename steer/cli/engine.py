@@ -61,6 +61,9 @@ def check(engine: str | None, settings: Sequence[str], steers: Sequence[Steer]) 
         return {}
     if engine != "vllm":
         raise UsageError(f"{engine!r} is not an engine", hint="use vllm, or leave --engine out")
+    from steer.steering.tokens import refuse
+
+    refuse(steers, f"--engine {engine}")
     parsed = dict(_setting(text) for text in settings)
     from steer.engines import vllm_engine
 

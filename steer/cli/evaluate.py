@@ -38,6 +38,10 @@ def evaluate(
         str | None,
         typer.Option(help="What to count in generated texts: see above."),
     ] = None,
+    guidance: Annotated[
+        list[float] | None,
+        typer.Option(help="Also the condition live, at this strength. Repeatable."),
+    ] = None,
     judge_model: Annotated[
         str | None,
         typer.Option(
@@ -91,7 +95,9 @@ def evaluate(
     from steer.base.files import check_writable
     from steer.steering.named import NamedSteer, behind, resolved
 
-    workers.check(cluster, source, ("--engine", engine), ("--lm-eval", task))
+    workers.check(
+        cluster, source, ("--engine", engine), ("--lm-eval", task), ("--guidance", guidance)
+    )
     if task_limit is not None and not task:
         raise UsageError("--lm-eval-limit needs --lm-eval")
     named = behind([NamedSteer(text) for text in vector], when, "--when")
@@ -110,6 +116,7 @@ def evaluate(
             steers,
             **given,
             concept=concept,
+            guidance=guidance or (),
             judge_model=judge_model,
             judge_url=judge_url,
             lm_eval=task or (),

@@ -12,6 +12,7 @@ import typer
 from steer.base.processes import several
 from steer.cli import contrast_options, from_words, options, output, tables, workers
 from steer.cli.methods import FitCommand
+from steer.concepts.words import TokenContrast
 from steer.contrasts.contrasts import ContrastSource
 from steer.models.source import ModelSource
 
@@ -21,14 +22,14 @@ def register(app: typer.Typer) -> None:
     app.command("extract", cls=FitCommand)(extract)
 
 
-@contrast_options.with_contrasts
+@contrast_options.with_contrasts_or_tokens
 @options.with_model(default="pocket", chat=True, fast=True)
 @workers.with_cluster
 def extract(
     *,
-    contrasts: ContrastSource,
+    contrasts: ContrastSource | TokenContrast,
     against: Annotated[
-        str | None, typer.Argument(metavar="[AGAINST]", help="A word, against the first one.")
+        str | None, typer.Argument(metavar="AGAINST", help="A word, against the first.")
     ] = None,
     phrase: from_words.PhraseOption = None,
     questions: from_words.QuestionsOption = None,
@@ -43,11 +44,11 @@ def extract(
     ] = None,
     positions: Annotated[
         str | None,
-        typer.Option(help="Tokens to read: mean, last, -3:, ... see above."),
+        typer.Option(help="Tokens to read, such as mean,last; see above."),
     ] = None,
     site: Annotated[
         str,
-        typer.Option(help="resid_pre, resid_post, attn_out, mlp_out; or more."),
+        typer.Option(help="Such as attn_out or mlp_out."),
     ] = "resid_post",
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
@@ -64,33 +65,15 @@ def extract(
 ) -> None:
     """Make a steering vector from two words, or from contrasting texts.
 
-    Of words, the model answers everyday questions under both; the vector is fitted to its answers,
-    and held-out questions decide whether it is worth keeping. A word is a file where there is one
-    of that name, or where it looks like a path.
-
-    Records the activations of both sides and stores a direction for every layer, with what is
-    known about it. Of several sites and positions the file gets the one that separates held-out
-    texts best; --keep keeps all, for `steer fit --positions`. Where the texts are a chat model's
-    answers, it then answers a few questions at rising strengths, and the file recommends the
-    strongest at which it still writes its own language.
-
-    \b
-    --positions mean         the whole text; of pairs, from where they differ
-    --positions last         or first, an index (-1), a span (-3:)
-    --positions completion   what follows the prompt; after:WORD too
-    --positions suffix       each token that the chat template adds after it
-    --positions mean,last    compared; the better one is kept
-
     \b
     steer extract "patient" "impatient" -m MODEL -o patient.safetensors
-    steer extract "talks like a weather forecaster" -m MODEL -o forecast.safetensors
+    steer extract "talks like a pirate" -m MODEL -o pirate.safetensors
     steer extract joyful.jsonl -o vectors/joyful.safetensors
-    steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
-        --texts stories.jsonl -o joyful.safetensors
-    steer extract --positive-file harmful.txt --negative-file harmless.txt \\
-        --chat --positions suffix -o refusal.safetensors
-    steer extract facts.csv --map text=claim \\
-        --template "Is this true? {text}\\nIt is"
+
+    Of words, the model answers everyday questions itself, and held-out answers decide whether the
+    vector is worth keeping; a word is a file where a file has that name. Of a chat model's answers
+    the file recommends a strength that was tried. Positions: mean (of pairs, from where they
+    differ), last, first, -1, -3:, completion, after:WORD, suffix.
     """
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
@@ -101,8 +84,34 @@ def extract(
     from steer.vectors.sites import parse_layers
 
     workers.check(cluster, source)
+    if isinstance(contrasts, TokenContrast):
+        from_words.extract_tokens(
+            contrasts,
+            name=name,
+            description=description,
+            license=license,
+            out=out,
+            force=force,
+            json=json,
+            source=source,
+            keep=keep,
+            positions=positions,
+            layers=layers,
+            against=against,
+            phrase=phrase,
+            questions=questions,
+            ray=cluster,
+        )
+        return
     if from_words.is_words(contrasts, against):
-        from_words.check_alone(contrasts, keep=keep, positions=positions, ray=cluster)
+        from_words.check_alone(
+            contrasts,
+            keep=keep,
+            positions=positions,
+            held_out=contrasts.held_out,
+            no_calibrate=no_calibrate,
+            ray=cluster,
+        )
         from_words.extract_words(
             contrasts,
             against,

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from steer.concepts.make import Report
     from steer.concepts.questions import Questions
     from steer.concepts.settings import MakeSettings
+    from steer.concepts.words import TokenContrast
 
 PhraseOption = Annotated[
     str | None,
-    typer.Option(help='How a word becomes a condition, such as "[mood: {}]".'),
+    typer.Option(help='What a word stands in: "[mood: {}]".'),
 ]
 QuestionsOption = Annotated[
     Path | None,
@@ -190,6 +191,53 @@ def extract_words(
     output.line()
     show_example(report)
     output.note(report.line)
+    tables.written(path, sealed.metadata, source.name)
+
+
+def extract_tokens(
+    tokens: TokenContrast,
+    *,
+    name: str | None,
+    description: str,
+    license: str,
+    out: Path | None,
+    force: bool,
+    json: bool,
+    source: ModelSource,
+    **refused: Any,
+) -> None:
+    """Make a vector that raises tokens and lowers others, from the unembedding.
+
+    Raises:
+        UsageError: options that read texts.
+        InputError: a text is not one token of the model.
+    """
+    from steer.base.files import check_writable
+    from steer.cli import tables
+    from steer.concepts.concept import slug
+    from steer.vectors import store
+    from steer.vectors.metadata import to_json
+
+    needless = [f"--{one.replace('_', '-')}" for one, value in refused.items() if value]
+    if needless:
+        raise UsageError(f"{', '.join(needless)} goes with texts, and tokens are none")
+    called = name or slug(" ".join(tokens.raises or ("not", *tokens.lowers)))
+    folder = Path("vectors")
+    path = out or (folder if folder.is_dir() else Path()) / f"{called}{store.SUFFIX}"
+    store.check_path(path)
+    check_writable(path, force=force)
+    model = options.load_model(source)
+    from steer.concepts.unembedding import from_tokens
+
+    made = from_tokens(
+        model, tokens.raises, tokens.lowers, name=called, description=description, license=license
+    )
+    sealed = store.write(path, made, force=force)
+    if json:
+        output.as_json({"path": str(path), **to_json(sealed.metadata)})
+        return
+    tables.layer_table(sealed.metadata)
+    output.note(f"coefficient 1 is a tenth of an activation's length; see steer show {path} --lens")
     tables.written(path, sealed.metadata, source.name)
 
 

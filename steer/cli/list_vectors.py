@@ -115,6 +115,8 @@ def _line(name: str, metadata: Metadata) -> list[str]:
     from steer.vectors.sites import format_layers
 
     where = f"{metadata.site} {format_layers(metadata.layers)}"
+    if metadata.tokens:
+        where = "token" if metadata.tokens == 1 else f"token of {metadata.tokens}"
     made = f"{metadata.method} of {metadata.contrast.n}"
     if metadata.method.source is not None:
         made = f"{metadata.method.source.format} file"

@@ -37,6 +37,10 @@ MaxTokens = Annotated[
     int, typer.Option(min=1, max=1_000_000, help="Tokens of a generated text at most.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed for generated texts.")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Fit into a time, such as 5m; says what it leaves out."),
+]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")]
 
 
@@ -74,6 +78,7 @@ def _asked(
     ] = 48,
     max_tokens: MaxTokens = 64,
     seed: Seed = 0,
+    budget: BudgetOption = None,
     allow_overlap: Annotated[
         bool,
         typer.Option("--allow-overlap", help="Allow texts that the vector was fitted on."),
@@ -94,6 +99,7 @@ def _asked(
         samples=samples,
         max_tokens=max_tokens,
         seed=seed,
+        budget=budget,
         allow_overlap=allow_overlap,
         allow_other_model=allow_other_model,
     )
@@ -113,6 +119,7 @@ class Asked:
     samples: int
     max_tokens: int
     seed: int
+    budget: str | None
     allow_overlap: bool
     allow_other_model: bool
 
@@ -122,9 +129,12 @@ class Asked:
         Raises:
             InputError: a file that cannot be used.
         """
+        from steer.base.durations import seconds_of
         from steer.contrasts import heldout, prompts
         from steer.evaluation.data import Data
 
+        if self.budget is not None:
+            seconds_of(self.budget)
         data = Data(condition=self.condition, baseline=self.baseline, chat=self.chat)
         chat = data.in_chat(vectors)
         texts = unrelated = chosen = None
@@ -148,6 +158,7 @@ class Asked:
             "samples": self.samples,
             "max_tokens": self.max_tokens,
             "seed": self.seed,
+            "budget": self.budget,
             "allow_overlap": self.allow_overlap,
             "allow_other_model": self.allow_other_model,
         }

@@ -104,7 +104,7 @@ def build(
         "resid_post"
     ),
     layers: Annotated[
-        str | None, typer.Option(help="Layers that are tried, such as 12,16.")
+        str | None, typer.Option(help="Where vectors are added, such as 12-20.")
     ] = None,
     phrase: from_words.PhraseOption = None,
     questions: from_words.QuestionsOption = None,
@@ -202,18 +202,20 @@ def _line(row: Row) -> str:
     effect, cost = row.number("effect"), row.number("cost")
     return (
         f"{row.name}: moves answers {effect or 0:.0%} of the way between the poles,"
-        f" {cost or 0:+.2f} nats a token"
+        f" {cost or 0:+.2f} nats per token"
     )
 
 
 def _cells(row: Row) -> list[str]:
+    from steer.vectors.sites import format_layers
+
     def shown(name: str, form: str) -> str:
         value = row.number(name)
         return output.NOTHING if value is None else format(value, form)
 
     where = output.NOTHING
-    if row.number("layer") is not None:
-        where = f"{shown('coefficient', 'g')}@{shown('layer', 'g')}"
+    if row.layers:
+        where = f"{shown('coefficient', '.3g')}@{format_layers(row.layers)}"
     return [
         row.name,
         row.pack,
@@ -280,8 +282,8 @@ dt {{ font-weight: 600 }}
 <h1>{escape(title)}</h1>
 <p>{len(built.working)} of {len(built.rows)} concepts work. {escape(summary)}.
 Effect: how far steering moves answers to held-out questions, as a share of the way between the
-poles. Cost: extra nats a token. Heeded: how far apart the answers under the poles are, in nats a
-token. AUC: separability of held-out answers at the layer.</p>
+poles. Cost: extra nats per token. Heeded: how far apart the answers under the poles are, in nats a
+token. AUC: separability of held-out answers.</p>
 <div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
 {"".join(rows)}
 </tbody></table></div>

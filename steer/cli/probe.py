@@ -71,11 +71,13 @@ def probe(
     from steer.base.errors import UsageError
     from steer.engines.endpoint import Endpoint
     from steer.steering.named import resolved
+    from steer.steering.tokens import refuse
 
     asked, _ = settings(context, recipe, {}, vector or [])
     if not asked:
         raise UsageError("nothing to look for", hint="name vectors with -v, or a recipe")
     steers = resolved(asked, options.find)
+    refuse(steers, "steer probe")
     with Endpoint(url, api_key=api_key) as endpoint:
         name = served or _first(endpoint)
         used = [one for steer in steers for one in steer.vectors]

@@ -42,7 +42,8 @@ def show(
 
     With --lens also what it says to the model's unembedding, layer by layer: the tokens that it
     raises and lowers most, with scores in standard deviations over the vocabulary. A random vector
-    reaches about 4 there too: the words tell more than the numbers.
+    reaches about 4 there too: the words tell more than the numbers. Of a learned token it shows the
+    words whose embeddings are nearest.
 
     \b
     steer show joyful
@@ -64,14 +65,18 @@ def show(
     for label, value in _facts(header.metadata):
         if value:
             output.line(f"{label:<12} {value}")
-    output.line()
-    tables.layer_table(header.metadata)
+    if not header.metadata.tokens:
+        output.line()
+        tables.layer_table(header.metadata)
     for text in found:
         output.line()
         output.line(f"warning: {text}")
     if lens:
         output.line()
-        _lens_table(header.metadata, rows)
+        if header.metadata.tokens:
+            _nearest_table(rows)
+        else:
+            _lens_table(header.metadata, rows)
 
 
 def _lens(source: ModelSource, path: Path, top: int, allow_other_model: bool) -> list[LayerLens]:
@@ -80,10 +85,12 @@ def _lens(source: ModelSource, path: Path, top: int, allow_other_model: bool) ->
 
     vector = store.read(path)
     model = options.load_model(source)
-    from steer.monitoring.lens import lens
+    from steer.monitoring.lens import lens, nearest
 
     for text in check_fits(vector, model.identity, allow_other_model=allow_other_model):
         output.warning(text)
+    if vector.metadata.tokens:
+        return nearest(model, vector, top=top)
     if vector.metadata.rank:
         output.warning(f"{vector.name} is a low-rank edit: the lens shows its constant part alone")
     return lens(model, vector, top=top)
@@ -98,6 +105,14 @@ def _lens_table(metadata: Metadata, rows: Sequence[LayerLens]) -> None:
         )
         cells.append([tables.marked(row.layer, metadata), *(_filled(end, room) for end in ends)])
     output.table(["layer", "raises", "lowers"], cells, left=3)
+
+
+def _nearest_table(rows: Sequence[LayerLens]) -> None:
+    cells = [
+        [str(row.layer), "  ".join(f"{one.text!r} {one.score:.2f}" for one in row.raised)]
+        for row in rows
+    ]
+    output.table(["embedding", "nearest words, by cosine"], cells, left=2)
 
 
 def _filled(words: Sequence[str], room: int) -> str:
@@ -120,8 +135,9 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     revision = f" at {model.revision[:12]}" if model.revision else ""
     known = f"{model.architecture}, weights {model.fingerprint}" if model.bound else "not bound"
     made = f"{metadata.method} of {contrast}"
-    if contrast.kind == "conditions":
-        made += f", {contrast.positive!r} against {contrast.negative!r}"
+    if contrast.positive is not None:
+        made += f", {contrast.positive!r}"
+        made += "" if contrast.negative is None else f" against {contrast.negative!r}"
     distillation = metadata.method.distillation
     if distillation is not None and contrast.kind == "condition":
         title = distill_methods().title(distillation.method)
@@ -140,15 +156,24 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         made = _combined(metadata.method.combination)
     if metadata.method.package:
         made += f", by the package {metadata.method.package}"
+    site = f"{metadata.site}, layers {format_layers(metadata.layers)} of {model.n_layers}"
+    if metadata.tokens:
+        site = "embedding"
+        count = "1 embedding" if metadata.tokens == 1 else f"{metadata.tokens} embeddings"
+        form = f"learned token, {count}, written <|{metadata.name}|> in a prompt"
+        read = "in a system message" if metadata.read.chat else "at the start of a text"
+        if metadata.coefficients is not None:
+            form += "; coefficients from {:g} to {:g}".format(*metadata.coefficients)
     amount = f"×{Coefficient(best.coefficient, best.unit)}"
     amount += "" if best.op == "add" else f" {best.op}"
     where = format_layers(best.layers) + (f", {best.scope}" if best.scope else "")
+    where = "prompt" if metadata.tokens else where
     return [
         ("name", metadata.name),
         ("description", metadata.description),
         ("license", metadata.license),
         ("model", f"{model.id}{revision} ({known})"),
-        ("site", f"{metadata.site}, layers {format_layers(metadata.layers)} of {model.n_layers}"),
+        ("site", site),
         ("form", form),
         ("made from", f"{made}; {read}"),
         ("recommended", f"{amount} @ {where} ({best.evidence})"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,6 +124,8 @@ def sweep(
     given = asked.given([row.vector.metadata for row in grid.rows])
     used = [row.vector for row in grid.rows]
     source = options.for_vectors(used, source, chat=measuring.in_chat(given))
+    # A first answer may be rounded: only a sweep of everything is compared with other runs.
+    source = replace(source, fast=quick)
     settings = engines.check(engine, engine_option or [], strongest(grid))
     with measuring.Steps(max_kl) as steps:
         result = run(

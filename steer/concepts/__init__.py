@@ -1,6 +1,6 @@
-"""Concepts: what a vector is to carry, said in words, and how a model itself makes the contrast.
+"""Make vectors from concepts, such as two words.
 
-A concept has two poles. Each becomes a condition, under which the model answers the same everyday
-questions; the difference of its activations is the vector, and answers to held-out questions decide
-whether it is worth keeping. A pack is a file of concepts.
+A concept has two poles. Each becomes a condition under which the model answers the same everyday
+questions. The difference of the activations is the vector, and answers to held-out questions decide
+whether it works. A pack is a file of concepts.
 """

@@ -1,7 +1,7 @@
-"""What a model itself says under the poles of a concept: the texts that vectors are fitted to.
+"""Sample the model's answers under the poles of a concept: the texts that vectors are fitted to.
 
-The answers are on-policy, sampled from the model under each condition at temperature 1, because
-that is where steering will take it.
+The answers are on-policy: sampled from the model under each condition at temperature 1, since
+steering leads to such texts.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from steer.models.model import Model
 from steer.steering.generation import Sampling
 from steer.steering.steers import Steer
 
-#: Texts that are written together.
+#: Texts that are generated together.
 TOGETHER = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A question under a condition, "" where there is none."""
+class Query:
+    """A question under a condition ("" for none)."""
 
     condition: str
     question: str
     chat: bool
 
     def ids(self, model: Model) -> tuple[int, ...]:
-        """Token ids up to where the answer begins.
+        """The token ids before the answer.
 
         Raises:
             ModelError: the chat template refuses the messages.
@@ -43,7 +43,7 @@ class Asked:
         return tuple(model.encode(joinable(self.condition) + self.question))
 
     def passage(self, answer: str) -> Passage:
-        """The answer, to be read after the question."""
+        """The answer as a passage after the question."""
         if not self.chat:
             return Passage(joinable(self.condition) + self.question, answer)
         turns = (Message("system", self.condition),) if self.condition else ()
@@ -52,16 +52,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A text that the model wrote. ids: its tokens, without the one that ends it."""
+    """A generated answer. ids: its tokens, without the end token."""
 
-    asked: Asked
+    query: Query
     ids: tuple[int, ...]
     text: str
 
 
 def write(
     model: Model,
-    asked: Sequence[Asked],
+    queries: Sequence[Query],
     *,
     steerings: Sequence[Sequence[Steer]] | None = None,
     samples: Sequence[int] | None = None,
@@ -70,13 +70,13 @@ def write(
     what: str = "sampling answers",
     progress: Progress = silent,
 ) -> list[Answer]:
-    """Sample one answer to each, at temperature 1, each under steers of its own where given.
+    """Sample one answer to each query at temperature 1. steerings: the steers of each answer.
 
     Raises:
         InputError: a question leaves no room for an answer.
         ModelError: the chat template refuses the messages.
     """
-    beginnings = [one.ids(model) for one in asked]
+    beginnings = [query.ids(model) for query in queries]
     room = max_tokens
     if model.context is not None and beginnings:
         room = min(room, model.context - max(map(len, beginnings)))
@@ -87,47 +87,48 @@ def write(
                 hint="shorten them",
             )
     none: Sequence[Steer] = ()
-    numbers = samples if samples is not None else [0] * len(asked)
+    numbers = samples if samples is not None else [0] * len(queries)
     sampling = Sampling(max_tokens=room, temperature=1.0, seed=seed, batch_size=TOGETHER)
-    with progress(what, len(asked)) as advance:
+    with progress(what, len(queries)) as advance:
         written = continue_mixed(
             model,
             list(zip(beginnings, numbers, strict=True)),
-            [none] * len(asked) if steerings is None else steerings,
+            [none] * len(queries) if steerings is None else steerings,
             sampling,
             advance,
         )
-    return [_answer(model, one, ids) for one, ids in zip(asked, written, strict=True)]
+    return [_answer(model, query, ids) for query, ids in zip(queries, written, strict=True)]
 
 
-def _answer(model: Model, asked: Asked, ids: Sequence[int]) -> Answer:
+def _answer(model: Model, query: Query, ids: Sequence[int]) -> Answer:
     own = tuple(ids[:-1] if ids and ids[-1] in model.end_ids else ids)
-    return Answer(asked, own, model.decode(own))
+    return Answer(query, own, model.decode(own))
 
 
 def contrasts(
     positive: Sequence[Answer], negative: Sequence[Answer], *, keep_condition: bool
 ) -> Contrasts:
-    """The answers of both sides as pairs by question; pairs with an empty answer are left out.
+    """A contrast set of pairs of answers to the same question; pairs with an empty answer are
+    skipped.
 
-    keep_condition: whether each is read after the condition that it was written under, or after the
-    question alone.
+    keep_condition: whether the answers are recorded after their condition and the question, or
+    after the question only.
 
     Raises:
-        InputError: no pair is left, or both sides are the same.
+        InputError: no pair is left, or both sides are equal.
     """
     sides: tuple[list[Passage], list[Passage]] = ([], [])
     for pair in zip(positive, negative, strict=True):
         if not all(_readable(one.text) for one in pair):
             continue
         for side, one in zip(sides, pair, strict=True):
-            condition = one.asked.condition if keep_condition else ""
-            asked = Asked(condition, one.asked.question, one.asked.chat)
-            side.append(asked.passage(one.text))
+            condition = one.query.condition if keep_condition else ""
+            query = Query(condition, one.query.question, one.query.chat)
+            side.append(query.passage(one.text))
     if not sides[0]:
         raise InputError(
-            "the model writes nothing under these conditions",
-            hint="say it in other words, or give --questions of your own",
+            "the model generates no text under these conditions",
+            hint="use other words, or your own --questions",
         )
     return Contrasts("pairs", *sides)
 

@@ -1,15 +1,15 @@
-"""All vectors of a pack for one model: a folder of files, and an index that says how good each is.
+"""Build a pack: a folder with the vectors of all its concepts for one model, and an index.
 
-The index, `pack.json`, is written after each concept, and has the key of everything that a
-concept's numbers depend on: the same build goes on where it stopped, and a concept whose
-definition, settings or model have changed is made again.
+The index, `pack.json`, is written after each concept. It has a key for everything that the numbers
+of a concept depend on, so the same build can be resumed, and a concept whose definition, settings
+or model changed is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from steer.base.files import check_writable, reported, write_atomic
 from steer.base.progress import Progress, silent
 from steer.concepts.concept import Concept
 from steer.concepts.index import INDEX, Built, Row, read
-from steer.concepts.make import Made, is_chat, make
+from steer.concepts.make import ConceptVector, is_chat, make
 from steer.concepts.pack import Entry, Pack
 from steer.concepts.settings import MakeSettings
 from steer.models.model import Model
@@ -37,14 +37,14 @@ def build(
     progress: Progress = silent,
     on_made: Callable[[Row, bool], None] = lambda row, is_new: None,
 ) -> Built:
-    """Make all vectors of a pack in one run, going on where an equal one stopped.
+    """Make all vectors of a pack, or resume an interrupted build.
 
-    The folder gets a file for each concept that works, and the index. on_made: hears of each
-    concept, and whether it was made now.
+    The folder gets a file for each concept that works, and the index. on_made: called with the row
+    of each concept, and whether it was made in this run.
 
     Raises:
-        SteerError: the folder cannot be written, or a vector of a concept's name is there that no
-            index names (see force).
+        SteerError: the folder cannot be written, or it has a vector with the name of a concept
+            that is not in the index (unless force).
     """
     settings = settings or MakeSettings()
     with reported(folder):
@@ -61,46 +61,42 @@ def build(
         if entry.concept.name in done:
             on_made(done[entry.concept.name], False)
     packs = {entry.concept.name: entry.pack for entry in pack.entries}
-    made: dict[str, Row] = dict(done)
+    rows: dict[str, Row] = dict(done)
     if not todo:
-        _write_index(_built(folder, pack, model, made, known))
+        _write_index(_built(folder, pack, model, rows, known))
     with progress("making concepts", len(todo)) as advance:
-        for one in _made(model, todo, settings):
-            row = _keep(one, packs, keys, folder)
-            made[row.name] = row
-            _write_index(_built(folder, pack, model, made, known))
+        for result in make(model, [entry.concept for entry in todo], settings):
+            row = _keep(result, packs, keys, folder)
+            rows[row.name] = row
+            _write_index(_built(folder, pack, model, rows, known))
             on_made(row, True)
             advance(1, row.name)
-    return _built(folder, pack, model, made, known)
+    return _built(folder, pack, model, rows, known)
 
 
-def _made(model: Model, entries: Sequence[Entry], settings: MakeSettings) -> Iterator[Made]:
-    return make(model, [entry.concept for entry in entries], settings)
-
-
-def _keep(made: Made, packs: dict[str, str], keys: dict[str, str], folder: Path) -> Row:
-    """Write the vector of a concept that works, and take away one that does not any more."""
-    name = made.report.concept.name
+def _keep(result: ConceptVector, packs: dict[str, str], keys: dict[str, str], folder: Path) -> Row:
+    """Write the vector of a concept if it works, and else delete an earlier one."""
+    name = result.report.concept.name
     path = folder / f"{name}{store.SUFFIX}"
-    if made.report.works and made.vector is not None:
-        store.write(path, made.vector, force=True)
+    if result.report.works and result.vector is not None:
+        store.write(path, result.vector, force=True)
     else:
         with reported(path):
             path.unlink(missing_ok=True)
-    values = {**made.report.to_dict(), "pack": packs[name], "key": keys[name]}
-    values["synonyms"] = list(made.report.concept.synonyms)
-    values["description"] = made.report.concept.description
+    values = {**result.report.to_dict(), "pack": packs[name], "key": keys[name]}
+    values["synonyms"] = list(result.report.concept.synonyms)
+    values["description"] = result.report.concept.description
     return Row(values)
 
 
 def _built(
-    folder: Path, pack: Pack, model: Model, made: dict[str, Row], known: dict[str, Row]
+    folder: Path, pack: Pack, model: Model, rows: dict[str, Row], known: dict[str, Row]
 ) -> Built:
-    """In the pack's order; then what other builds have put into the folder."""
-    order = [one.name for one in pack.concepts if one.name in made]
-    others = [name for name in known if name not in made]
-    rows = [made[name] for name in order] + [known[name] for name in others]
-    return Built(folder, pack.name, pack.title, model.identity.id, tuple(rows))
+    """The rows in the pack's order, and then those of other builds in the folder."""
+    order = [concept.name for concept in pack.concepts if concept.name in rows]
+    others = [name for name in known if name not in rows]
+    every = [rows[name] for name in order] + [known[name] for name in others]
+    return Built(folder, pack.name, pack.title, model.identity.id, tuple(every))
 
 
 def _write_index(built: Built) -> None:
@@ -119,8 +115,8 @@ def _check_free(entries: Sequence[Entry], known: dict[str, Row], folder: Path) -
         path = folder / f"{entry.concept.name}{store.SUFFIX}"
         if entry.concept.name not in known and path.exists():
             raise SteerError(
-                f"{path} exists, and is not of this pack",
-                hint="name another folder, or pass --force to replace it",
+                f"{path} exists, but not in the index of this pack",
+                hint="use another folder, or --force to replace it",
             )
 
 

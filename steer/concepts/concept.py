@@ -1,8 +1,8 @@
-"""A concept: its name, its two poles, and how a pole becomes a condition. No torch.
+"""A concept: its name, its two poles, and the conditions that they become. No torch.
 
-A pole is whatever a user writes: a word ("patient"), somebody ("a weather forecaster"), what
-somebody does ("talks like a weather forecaster"), or a whole instruction ("Answer only in
-Spanish."). `condition` puts it into the words that a chat model or a base model heeds.
+A pole is a text of the user: a word ("patient"), a person ("a weather forecaster"), an action
+("talks like a weather forecaster"), or an instruction ("Answer only in Spanish."). `condition` puts
+it into words for a chat model or a base model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 
 from steer.base.errors import InputError, UsageError
 
-#: The longest pole, in characters: a condition of more is a document, which `--texts` is for.
+#: The most characters of a pole.
 MOST_CHARACTERS = 2_000
 #: Stands for a pole in a phrase.
 PLACE = "{}"
@@ -42,14 +42,14 @@ _WORD = re.compile(r"\w+", re.UNICODE)
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """What a vector is to carry.
+    """The meaning of a vector, in words.
 
     name: of the vector and its file. positive, negative: the poles; an empty negative pole is the
-    model as it is. synonyms: other words for it, by which it is found. questions: asked beside the
-    everyday ones. words: what texts of the positive pole hold, where the concept can be counted.
+    unchanged model. synonyms: other words by which the concept can be named. questions: asked in
+    addition to the everyday ones. words: to count in texts of the positive pole.
 
     Raises:
-        InputError: a pole is empty or too long, or both are the same.
+        InputError: a pole is empty or too long, or both are equal.
     """
 
     name: str
@@ -64,17 +64,17 @@ class Concept:
         if not self.positive.strip():
             raise InputError(
                 f"the concept {self.name!r} has no pole" if self.name else "the word is empty",
-                hint='name a word ("patient"), or say what it does ("answers in rhyme")',
+                hint='name a word ("patient") or an action ("answers in rhyme")',
             )
         for pole in (self.positive, self.negative):
             if len(pole) > MOST_CHARACTERS:
                 raise InputError(
                     f"a pole has {len(pole):,} characters, of at most {MOST_CHARACTERS:,}",
-                    hint="say it in a sentence; a long condition is for `steer distill --chat`",
+                    hint="use a sentence; for a long condition, use `steer distill --chat`",
                 )
         if _plain(self.positive) == _plain(self.negative):
             raise InputError(
-                f"both poles are {self.positive.strip()!r}: nothing tells them apart",
+                f"both poles are {self.positive.strip()!r}",
                 hint="name the opposite, or leave the second word out",
             )
 
@@ -88,7 +88,7 @@ class Concept:
 
 
 def form(pole: str) -> Form:
-    """What a pole is, by its first word and its length.
+    """The grammatical form of a pole, by its first word and its length.
 
     instruction: begins with "you" or an imperative, or is a sentence with a full stop. description:
     begins with a verb in the third person, or "always" and such a verb. somebody: begins with an
@@ -120,10 +120,10 @@ def _is_verb(word: str) -> bool:
 
 
 def condition(pole: str, *, chat: bool, phrase: str | None = None) -> str:
-    """The condition of a pole: a system message, or the text that stands before in a base model.
+    """The condition of a pole: a system message, or for a base model the text at the beginning.
 
-    An empty pole is no condition. phrase: a condition of the user's own, in which `{}` stands for
-    the pole, such as `[mood: {}]`.
+    An empty pole has no condition. phrase: a condition of the user with `{}` for the pole, such as
+    `[mood: {}]`.
     """
     text = pole.strip()
     if not text:
@@ -152,27 +152,28 @@ _BASE: dict[Form, str] = {
 
 
 def check_phrase(phrase: str | None) -> None:
-    """Refuse a phrase without a place for the pole.
+    """Check that a phrase has a place for the pole.
 
     Raises:
         UsageError: it has none.
     """
     if phrase is not None and PLACE not in phrase:
         raise UsageError(
-            f"the phrase {phrase!r} has no {PLACE}, where the word is to stand",
+            f"the phrase {phrase!r} has no {PLACE} for the word",
             hint='such as --phrase "[mood: {}]"',
         )
 
 
 def concept_of(positive: str, negative: str = "", *, name: str | None = None) -> Concept:
-    """The concept of two words, or of a word or sentence against the model as it is.
+    """The concept of two words, or of one word or sentence against the unchanged model.
 
     Raises:
-        InputError: a word is empty, or both are the same.
+        UsageError: a word is empty.
+        InputError: both are equal, or one is too long.
     """
-    for given in (positive, negative or positive):
-        if not given.strip():
-            raise InputError("a word is empty", hint='such as: steer extract "patient" "impatient"')
+    for word in (positive, negative or positive):
+        if not word.strip():
+            raise UsageError("a word is empty", hint='such as: steer extract "patient" "impatient"')
     return Concept(name or slug(positive), positive.strip(), negative.strip())
 
 
@@ -182,7 +183,7 @@ def slug(text: str) -> str:
 
 
 def find(concepts: Iterable[Concept], word: str) -> Concept | None:
-    """The concept that has this name or synonym, if there is one."""
+    """The concept with this name or synonym, if there is one."""
     plain = _plain(word)
     named = {_plain(one.name): one for one in concepts}
     if plain in named:

@@ -1,8 +1,8 @@
-"""Directions without labels: along which a model's activations on texts vary most.
+"""Find the directions along which a model's activations on texts vary most, without labels.
 
 The mean activation of each text is recorded at one layer; the directions are the principal
-components of these. Each is named by the texts and the tokens at both of its ends, and by what
-steering by it does. The sign of a component is arbitrary; the end with the longer tail is positive.
+components. Each is described by the texts and tokens at its two ends, and by texts generated while
+steering with it. The sign of a component is arbitrary; the end with the longer tail is positive.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from steer.base.errors import InputError
 from steer.base.progress import Progress, silent
 from steer.concepts import answers as answering
-from steer.concepts.answers import Asked
+from steer.concepts.answers import Query
 from steer.concepts.questions import everyday
 from steer.contrasts.passages import Passage
 from steer.contrasts.reading import Reading
@@ -33,7 +33,7 @@ from steer.vectors.provenance import ContrastSummary, Method, Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
-#: The depth that is read where no layer is named, as a share of the layers.
+#: The default layer, as a share of the depth.
 DEPTH = 0.6
 #: The fewest texts.
 FEWEST = 8
@@ -41,9 +41,9 @@ FEWEST = 8
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """A direction along which texts vary. share: of all variance. high, low: the texts at its two
-    ends; raised, lowered: the tokens that it makes likelier and less likely. samples: what the
-    model answers unsteered and steered to either end."""
+    """A direction along which texts vary. share: of the total variance. high, low: the texts at its
+    two ends; raised, lowered: the tokens that it makes likelier and less likely. samples: the
+    model's answers, unsteered and steered towards each end."""
 
     vector: SteeringVector
     share: float
@@ -81,7 +81,7 @@ def discover(
 ) -> list[Direction]:
     """The `k` directions along which the model's activations on the texts vary most.
 
-    chat: whether texts are read as what a user says; None: where there is a chat template.
+    chat: whether texts are read as user messages; by default if there is a chat template.
 
     Raises:
         InputError: too few texts, or a text without tokens.
@@ -91,7 +91,7 @@ def discover(
     if len(distinct) < FEWEST:
         raise InputError(
             f"there are {len(distinct)} different texts, and {FEWEST} are the fewest",
-            hint="directions are told from how texts differ",
+            hint="directions are found from differences of texts",
         )
     in_chat = model.template.exists if chat is None else chat
     chosen = round(DEPTH * model.n_layers) if layer is None else layer
@@ -102,7 +102,7 @@ def discover(
     _, sizes, components = np.linalg.svd(centred, full_matrices=False)
     variance = sizes**2
     n = min(k, len(distinct) - 1, int((variance > 1e-9 * variance[0]).sum()))
-    made = []
+    directions = []
     for index in range(n):
         axis = components[index]
         scores = centred @ axis
@@ -111,18 +111,22 @@ def discover(
         name = f"direction-{index + 1:02d}"
         vector = _vector(model, name, site, distinct, means @ axis, axis, scores, lengths, in_chat)
         order = np.argsort(-scores)
-        [said] = lens(model, vector)
-        made.append(
+        [reading] = lens(model, vector)
+        directions.append(
             Direction(
                 vector,
                 float(variance[index] / variance.sum()),
                 tuple(distinct[i] for i in order[:ends]),
                 tuple(distinct[i] for i in order[::-1][:ends]),
-                tuple(one.text for one in said.raised),
-                tuple(one.text for one in said.lowered),
+                tuple(one.text for one in reading.raised),
+                tuple(one.text for one in reading.lowered),
             )
         )
-    return _with_samples(model, made, in_chat, max_tokens, seed, progress) if samples else made
+    return (
+        _with_samples(model, directions, in_chat, max_tokens, seed, progress)
+        if samples
+        else directions
+    )
 
 
 def _activations(
@@ -162,7 +166,7 @@ def _vector(
     resid_norm: float,
     chat: bool,
 ) -> SteeringVector:
-    """The direction at the length between the means of its two halves."""
+    """The direction, with the length between the means of the texts' two halves."""
     high = scores > 0
     way = float(projections[high].mean() - projections[~high].mean())
     statistics = LayerStatistics(
@@ -197,24 +201,24 @@ def _vector(
 
 def _with_samples(
     model: Model,
-    found: Sequence[Direction],
+    directions: Sequence[Direction],
     chat: bool,
     max_tokens: int,
     seed: int,
     progress: Progress,
 ) -> list[Direction]:
-    """With what the model answers to one question, unsteered and at both ends."""
+    """Add the model's answers to one question, unsteered and steered towards both ends."""
     question = everyday(chat=chat).held_out[0]
-    asked = [Asked("", question, chat)] * (1 + 2 * len(found))
+    queries = [Query("", question, chat)] * (1 + 2 * len(directions))
     both = [
         (Steer(one.vector, Coefficient(value), one.vector.metadata.layers),)
-        for one in found
+        for one in directions
         for value in (2.0, -2.0)
     ]
     steerings: list[tuple[Steer, ...]] = [(), *both]
     written = answering.write(
         model,
-        asked,
+        queries,
         steerings=steerings,
         max_tokens=max_tokens,
         seed=seed,
@@ -232,5 +236,5 @@ def _with_samples(
                 "low": texts[2 + 2 * index],
             },
         )
-        for index, one in enumerate(found)
+        for index, one in enumerate(directions)
     ]  # fmt: skip

@@ -1,16 +1,15 @@
-"""What a vector does to answers, told by the model itself: no judge, no classifier.
+"""Measure the effect of a vector on answers with the model's own probabilities, without a judge.
 
-How much a text sounds like one pole rather than the other is what the model says of it, at each of
-its tokens, in expectation over what its writer could have written there:
+The score s says how much a text sounds like one pole rather than the other. At each token it is
 
     s = sum_v p_writer(v) (log p(v | positive condition) - log p(v | negative condition))
 
-The writer is the unsteered model, the model under a condition, or the steered one; the text is its
-own. The mean over all that could have been written has the same expectation as that of the token
-that was drawn, without its noise (Rao-Blackwell). The effect of steering is how far s moves, as a
-share of the way from answers under the negative condition to those under the positive one. The
-direction does not enter into s, so it cannot vouch for itself. The cost is how much less likely the
-unsteered model finds the steered answers than its own, in nats a token.
+The writer is the model that generated the text: unsteered, under a condition, or steered. The sum
+over the vocabulary has the same expectation as the term of the sampled token, without its noise
+(Rao-Blackwell). The effect of steering is the change of s, as a share of the way from answers under
+the negative condition to those under the positive one. The vector itself does not enter into s. The
+cost is how much less likely the unsteered model finds the steered answers than its own, in nats per
+token.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steer.base.intervals import Interval, difference, estimate
-from steer.concepts.answers import Answer, Asked
+from steer.concepts.answers import Answer, Query
 from steer.distillation.lessons import log_probs, vocabulary
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
@@ -34,7 +33,7 @@ from steer.models.model import Model
 from steer.steering.steers import Steer
 
 Numbers = NDArray[np.float64]
-#: Under what a text was written: a condition ("" is none), or steers.
+#: The condition ("" for none) or the steers that a text was generated under.
 Writer = str | tuple[Steer, ...]
 
 #: Bytes of log-probabilities of one batch under one condition.
@@ -43,8 +42,8 @@ _BYTES = 64_000_000
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of answers to the same questions, one each: s summed over tokens, nats that the unsteered
-    model pays, and tokens; each float64 [answer]."""
+    """Scores of answers: s summed over tokens, nats under the unsteered model, and number of
+    tokens; each float64 [answer]."""
 
     s: Numbers
     nats: Numbers
@@ -55,12 +54,12 @@ class Scores:
 
     @property
     def per_token(self) -> float:
-        """Mean s of a token."""
+        """The mean s per token."""
         return float(self.s.sum() / max(self.n.sum(), 1.0))
 
     @property
     def nats_per_token(self) -> float:
-        """Mean nats that a token costs the unsteered model."""
+        """The mean nats per token under the unsteered model."""
         return float(self.nats.sum() / max(self.n.sum(), 1.0))
 
 
@@ -71,10 +70,10 @@ def scores(
     writers: Sequence[Writer],
     conditions: tuple[str, str],
 ) -> Scores:
-    """Score answers, each written under its writer.
+    """Score answers by their writers.
 
-    conditions: of the positive and of the negative pole; "" is the model as it is. Steers act on
-    all tokens.
+    conditions: of the positive and of the negative pole; "" for the plain model. Steers act on all
+    tokens.
     """
     s, nats = np.zeros(len(answers)), np.zeros(len(answers))
     n = np.array([len(answer.ids) for answer in answers], np.float64)
@@ -86,9 +85,9 @@ def scores(
             own = _log_probs(model, texts, writer)
         chance = own.exp()
         sizes = [len(text.ids) for text in texts]
-        told = (chance * (known[conditions[0]] - known[conditions[1]])).sum(-1)
+        gap = (chance * (known[conditions[0]] - known[conditions[1]])).sum(-1)
         paid = -(chance * known[""]).sum(-1)
-        s[part] = [float(piece.sum()) for piece in torch.split(told.double().cpu(), sizes)]
+        s[part] = [float(piece.sum()) for piece in torch.split(gap.double().cpu(), sizes)]
         nats[part] = [float(piece.sum()) for piece in torch.split(paid.double().cpu(), sizes)]
     return Scores(s, nats, n)
 
@@ -96,7 +95,7 @@ def scores(
 def _batches(
     model: Model, answers: Sequence[Answer], writers: Sequence[Writer]
 ) -> Iterator[tuple[Writer, list[int]]]:
-    """Neighbours with the same writer, at most as many as there is room for."""
+    """Batches of consecutive answers with the same writer, within the memory limit."""
     most = max(1, _BYTES // (4 * vocabulary(model)))
     for _, group in groupby(range(len(answers)), key=lambda index: _same(writers[index])):
         part: list[int] = []
@@ -118,13 +117,13 @@ def _same(writer: Writer) -> object:
 
 
 def _log_probs(model: Model, texts: Sequence[Answer], writer: Writer) -> Tensor:
-    """log p of every token at every place of the texts, [token, vocabulary], under a condition or
-    under steers without one."""
+    """Log-probabilities at every position of the texts, [token, vocabulary], under a condition, or
+    under steers without a condition."""
     condition = writer if isinstance(writer, str) else ""
     rows = []
     for text in texts:
-        asked = Asked(condition, text.asked.question, text.asked.chat)
-        rows.append(((*asked.ids(model), *text.ids), len(text.ids)))
+        query = Query(condition, text.query.question, text.query.chat)
+        rows.append(((*query.ids(model), *text.ids), len(text.ids)))
     if isinstance(writer, str):
         return log_probs(model, rows)
     clock = TokenClock(0, torch.zeros(len(rows), dtype=torch.int64))
@@ -133,7 +132,7 @@ def _log_probs(model: Model, texts: Sequence[Answer], writer: Writer) -> Tensor:
 
 
 def heeded(positive: Scores, other: Scores) -> Interval:
-    """How far apart the answers under two conditions are, in nats a token."""
+    """How different the answers under two conditions are, in nats per token."""
     return difference((positive.s, positive.n), (other.s, other.n))
 
 
@@ -149,5 +148,5 @@ def effect(steered: Scores, unsteered: Scores, positive: Scores, negative: Score
 
 
 def cost(steered: Scores, unsteered: Scores) -> Interval:
-    """Extra nats a token that steered answers cost the unsteered model."""
+    """Extra nats per token of steered answers under the unsteered model."""
     return difference((steered.nats, steered.n), (unsteered.nats, unsteered.n))

@@ -1,4 +1,4 @@
-"""How the concepts of a pack lie to each other: cosines, a tree, and names for unknown vectors."""
+"""Compare the concepts of a pack: cosines, a tree, and names for unknown vectors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A concept near a vector. cosine: the mean over the layers that both have; below 0 it is the
-    concept's opposite. chance: how large a random direction's cosine with the nearest of as many
-    concepts is, at the 95th percentile."""
+    """A concept near a vector. cosine: the mean over the layers that both have; negative for the
+    concept's opposite."""
 
     name: str
     cosine: float
@@ -53,7 +52,7 @@ class Geometry:
         }
 
     def lines(self) -> list[str]:
-        """The tree as text, a line a concept, with what joins at which cosine."""
+        """The tree as text, one line per concept or merge, with the cosines."""
         children = {
             len(self.names) + i: (left, right, 1 - distance)
             for i, (left, right, distance, _) in enumerate(self.tree)
@@ -74,17 +73,17 @@ class Geometry:
 
 
 def geometry(vectors: Sequence[SteeringVector], layer: int | None = None) -> Geometry:
-    """Cosines and tree of vectors at a layer; by default the one that most of them recommend.
+    """Cosines and tree of vectors at a layer, by default the one that most of them recommend.
 
     The tree joins, at each step, the two clusters with the highest mean cosine (UPGMA).
 
     Raises:
-        VectorError: fewer than two, or they do not compare.
+        VectorError: there are fewer than two, or they cannot be compared.
     """
     if len(vectors) < 2:
-        raise VectorError("one vector has nothing to be compared with", hint="name another")
+        raise VectorError("a comparison needs two vectors", hint="name another")
     if reasons := obstacles(vectors):
-        raise VectorError(f"the vectors do not compare: {'; '.join(reasons)}")
+        raise VectorError(f"the vectors cannot be compared: {'; '.join(reasons)}")
     shared = shared_layers(vectors)
     if layer is None:
         votes = [one for v in vectors for one in v.metadata.recommended.layers if one in shared]
@@ -107,18 +106,18 @@ def geometry(vectors: Sequence[SteeringVector], layer: int | None = None) -> Geo
 def nearest(
     vector: SteeringVector, concepts: Sequence[SteeringVector], n: int = 5
 ) -> tuple[list[Neighbour], float]:
-    """The concepts that a vector is nearest to, or opposite to, and the cosine that chance gives.
+    """The concepts with the largest cosines, positive or negative, to a vector, and the cosine that
+    a random direction reaches.
 
-    Vectors for one model lie in a narrow cone; what all concepts have in common is taken out first,
-    so that a cosine says what sets the vector apart from the others.
+    The vectors of one model share a large component; the mean of all concepts is subtracted first.
 
     Raises:
-        VectorError: none of them compares with the vector.
+        VectorError: no concept can be compared with the vector.
     """
     alike = [one for one in concepts if not obstacles([vector, one])]
     if not alike:
         raise VectorError(
-            f"no concept of the pack compares with {vector.name!r}",
+            f"no concept of the pack can be compared with {vector.name!r}",
             hint="build the pack for the same model and site",
         )
     layers = shared_layers([vector, *alike])
@@ -140,8 +139,8 @@ def _chance(known: Array, n_random: int = 200) -> float:
     """The 95th percentile of a random direction's largest cosine with any of the concepts."""
     draws = np.random.default_rng(0).normal(size=(n_random, *known.shape[1:]))
     draws = _normalised(draws)
-    found = np.abs(np.einsum("nld,rld->rnl", known, draws).mean(2)).max(1)
-    return float(np.quantile(found, 0.95))
+    cosines = np.abs(np.einsum("nld,rld->rnl", known, draws).mean(2)).max(1)
+    return float(np.quantile(cosines, 0.95))
 
 
 def _units(vectors: Sequence[SteeringVector], layers: Sequence[int]) -> Array:

@@ -1,4 +1,4 @@
-"""The index of a built pack: which concepts work on a model, how well, and why others do not."""
+"""The index of a built pack: the concepts that work on a model, and why others do not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_BYTES = 50_000_000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One concept of an index: what its report says, beside the pack that it is of."""
+    """One concept of an index: the values of its report, and its pack."""
 
     values: dict[str, Any]
 
@@ -43,6 +43,13 @@ class Row:
     def key(self) -> str:
         return str(self.values.get("key", ""))
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers at which its vector is added."""
+        values = self.values.get("layers")
+        listed = values if isinstance(values, list) else []
+        return tuple(one for one in listed if isinstance(one, int))
+
     def number(self, name: str) -> float | None:
         """A number of the report, or the value of an interval."""
         value = self.values.get(name)
@@ -52,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A folder of vectors with its index. rows: of each concept, in the pack's order."""
+    """A folder of vectors with its index. rows: one per concept, in the pack's order."""
 
     folder: Path
     pack: str
@@ -86,7 +93,7 @@ class Built:
         }
 
     def to_pandas(self) -> Any:
-        """One row a concept; a pandas DataFrame.
+        """A pandas DataFrame with one row per concept.
 
         Raises:
             UsageError: pandas is not installed.
@@ -98,7 +105,7 @@ class Built:
         return pandas.json_normalize([row.values for row in self.rows])
 
     def by_pack(self) -> dict[str, tuple[int, int]]:
-        """Of each pack file: how many concepts work, and how many there are."""
+        """The numbers of working and of all concepts of each pack file."""
         counts: dict[str, list[int]] = {}
         for row in self.rows:
             one = counts.setdefault(row.pack, [0, 0])
@@ -108,23 +115,23 @@ class Built:
 
 
 def read(folder: Path) -> Built:
-    """The index of a folder that `build` wrote.
+    """Read the index of a folder that `build` wrote.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: there is no index, or it is damaged.
     """
     path = folder / INDEX
     try:
         data = read_bytes(path, limit=_MAX_BYTES)
     except SteerError as error:
         raise InputError(
-            f"{folder} has no index of a pack: {error}",
+            f"{folder} has no pack index: {error}",
             hint=f"`steer pack build PACK -m MODEL -o {folder}` makes one",
         ) from None
     try:
         raw = load_strict_json(data.decode(), str(path))
         if raw["format"] > FORMAT:
-            raise InputError(f"{path} is of a later format", hint="install a later steer")
+            raise InputError(f"{path} has a newer format", hint="install a newer steer")
         rows = tuple(Row(dict(row)) for row in raw["concepts"])
         for row in rows:
             _ = row.name, row.works

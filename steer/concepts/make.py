@@ -1,9 +1,9 @@
-"""From concepts to vectors, and whether each is worth keeping.
+"""Make vectors from concepts, and measure whether each works.
 
-The model answers everyday questions under both poles; the vector is fitted to the answers. A layer
-and a coefficient are chosen on questions that it was not fitted to, and what is reported was
-measured on questions that decided nothing. Concepts are made in groups, so that answers of several
-are written in one batch; one that fails never stops the others.
+The model answers everyday questions under both poles, and the vector is fitted to the answers. The
+vector is divided among all layers of the upper middle. The questions are divided into three sets:
+to fit the vector, to choose its strength, and to measure it. Concepts are made in groups, so that
+answers of several are generated in one batch; a concept that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -21,43 +21,44 @@ from steer.base.errors import SteerError
 from steer.base.intervals import Interval, plain
 from steer.base.progress import Progress, silent
 from steer.concepts import answers as answering
-from steer.concepts.answers import Answer, Asked
+from steer.concepts.answers import Answer, Query
 from steer.concepts.concept import Concept, condition
 from steer.concepts.effect import Scores, Writer, cost, effect, heeded, scores
 from steer.concepts.questions import Questions, everyday
-from steer.concepts.settings import MakeSettings
+from steer.concepts.settings import MIDDLE, MakeSettings
 from steer.contrasts.contrasts import Contrasts
 from steer.extraction import ReadSettings, extract
-from steer.fitting.fitting import FitSettings
+from steer.fitting.fitting import FitSettings, rounded
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors.metadata import Recommended
 from steer.vectors.positions import Position
+from steer.vectors.sites import format_layers
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess
 
-#: The least share of the way between the poles that a vector worth keeping moves answers.
+#: A vector works if it moves answers at least this share of the way between the poles.
 LEAST_EFFECT = 0.2
-#: Nats a token by which the answers under the two poles have to differ, else the model does not
-#: heed them: less is what any other words in a prompt do.
+#: If the answers under the two poles differ by fewer nats per token, the model ignores the words:
+#: any other words in a prompt have as much effect.
 LEAST_HEEDED = 0.03
-#: Tokens by which another question may be longer than the one with the most letters.
+#: Extra tokens that a question may have compared with the one with the most letters.
 _SPARE = 8
-#: Concepts whose answers are written together.
+#: Concepts whose answers are generated together.
 TOGETHER = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is known of one concept on one model.
+    """The result for one concept on one model.
 
-    works: whether its vector is worth keeping; else reason says why not, and hint what to try.
-    heeded: how far apart the answers under the poles are, in nats a token. separability: of
-    held-out folds at the layer. effect: share of the way between the poles, and cost: extra nats a
-    token, at the layer and coefficient; prompt_cost: those of the prompt. example: a held-out
-    question and what was answered to it: unsteered, under the condition, and steered. words: the
-    share of these answers that hold one of the concept's words, where it has such.
+    works: whether its vector has a useful effect; if not, reason says why and hint what to try.
+    heeded: how different the answers under the poles are, in nats per token. separability: of
+    held-out folds, over the layers. effect: the share of the way between the poles, and cost: extra
+    nats per token, at the layers and coefficient; prompt_cost: the cost of the prompt. example: a
+    held-out question and its answers: unsteered, under the condition, and steered. words: the share
+    of these answers with one of the concept's words, if it has any.
     """
 
     concept: Concept
@@ -65,7 +66,7 @@ class Report:
     works: bool
     reason: str = ""
     hint: str = ""
-    layer: int | None = None
+    layers: tuple[int, ...] = ()
     coefficient: float | None = None
     separability: float | None = None
     heeded: Interval | None = None
@@ -76,7 +77,7 @@ class Report:
     words: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON has them."""
+        """The values for JSON."""
         return {
             "name": self.concept.name,
             "poles": [pole for pole in self.concept.poles if pole],
@@ -84,7 +85,7 @@ class Report:
             "works": self.works,
             "reason": self.reason,
             "hint": self.hint,
-            "layer": self.layer,
+            "layers": list(self.layers),
             "coefficient": self.coefficient,
             "separability": self.separability,
             "heeded": plain(self.heeded),
@@ -105,14 +106,14 @@ class Report:
         return (
             f"{name}: moves answers {self.effect.value:.0%} of the way between the poles"
             f" [{self.effect.low:.0%}, {self.effect.high:.0%}]"
-            f" at {self.coefficient:g}@{self.layer},"
-            f" cost {self.cost.value:.2f} nats a token (the prompt: {self.prompt_cost:.2f})"
+            f" at {self.coefficient:g}@{format_layers(self.layers)},"
+            f" cost {self.cost.value:.2f} nats per token (the prompt: {self.prompt_cost:.2f})"
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A concept's report, and its vector where one could be fitted."""
+class ConceptVector:
+    """The report and, if one could be fitted, the vector of a concept."""
 
     report: Report
     vector: SteeringVector | None = None
@@ -125,8 +126,8 @@ def is_chat(model: Model, settings: MakeSettings) -> bool:
 
 def conditions_of(concept: Concept, *, chat: bool, phrase: str | None) -> tuple[str, str]:
     """The conditions of both poles."""
-    made = [condition(pole, chat=chat, phrase=phrase) for pole in concept.poles]
-    return made[0], made[1]
+    conditions = [condition(pole, chat=chat, phrase=phrase) for pole in concept.poles]
+    return conditions[0], conditions[1]
 
 
 def make(
@@ -134,11 +135,10 @@ def make(
     concepts: Iterable[Concept],
     settings: MakeSettings | None = None,
     progress: Progress = silent,
-) -> Iterator[Made]:
-    """Make a vector of each concept, in their order.
+) -> Iterator[ConceptVector]:
+    """Make a vector of each concept, in order.
 
-    What fails of one concept, as the model does not heed it or its template refuses it, is said in
-    its report.
+    If a concept fails, for example because the model ignores it, its report has the reason.
     """
     maker = _Maker(model, settings or MakeSettings(), progress)
     rest = iter(concepts)
@@ -148,12 +148,12 @@ def make(
 
 @dataclass
 class _Work:
-    """A concept while it is made. asked: of each set of questions. poles: the answers under both
-    conditions to what it is fitted to, and to what is held out."""
+    """A concept in progress. poles: the answers under both conditions to the questions for fitting
+    and to the held-out ones."""
 
     concept: Concept
     conditions: tuple[str, str]
-    asked: Questions
+    questions: Questions
     poles: dict[str, list[Answer]] = field(default_factory=dict)
     scored: dict[str, Scores] = field(default_factory=dict)
     vector: SteeringVector | None = None
@@ -179,7 +179,7 @@ class _Maker:
         self.chat = is_chat(model, settings)
         self._unsteered: dict[str, Answer] = {}
 
-    def make(self, concepts: Sequence[Concept]) -> list[Made]:
+    def make(self, concepts: Sequence[Concept]) -> list[ConceptVector]:
         """Make a group together."""
         works = [self._begin(concept) for concept in concepts]
         self._answer(works)
@@ -187,11 +187,11 @@ class _Maker:
             self._try(work, self._fit)
         self._choose(works)
         self._measure(works)
-        made = []
+        vectors = []
         for work in works:
             assert work.report is not None
-            made.append(Made(work.report, work.vector if work.report.layer is not None else None))
-        return made
+            vectors.append(ConceptVector(work.report, work.vector if work.report.layers else None))
+        return vectors
 
     def _try(self, work: _Work, step: Any) -> None:
         try:
@@ -206,23 +206,23 @@ class _Maker:
     def _begin(self, concept: Concept) -> _Work:
         settings = self.settings
         every = (settings.questions or everyday(chat=self.chat)).beside(concept.questions)
-        asked = every.first(settings.train, settings.choice, settings.held_out)
-        phrased = conditions_of(concept, chat=self.chat, phrase=settings.phrase)
-        work = _Work(concept, phrased, asked)
+        questions = every.first(settings.train, settings.choice, settings.held_out)
+        conditions = conditions_of(concept, chat=self.chat, phrase=settings.phrase)
+        work = _Work(concept, conditions, questions)
         self._try(work, self._check)
         return work
 
     def _check(self, work: _Work) -> None:
-        """Refuse conditions that the template refuses or drops, or that leave no room.
+        """Check that the template includes the condition, and that there is room for an answer.
 
         Raises:
-            SteerError: it does, or they do not.
+            SteerError: it refuses or drops the condition, or there is no room.
         """
-        question = work.asked.held_out[0]
-        both = [Asked(one, question, self.chat).ids(self.model) for one in work.conditions]
-        every = (*work.asked.train, *work.asked.choice, *work.asked.held_out)
+        question = work.questions.held_out[0]
+        both = [Query(one, question, self.chat).ids(self.model) for one in work.conditions]
+        every = (*work.questions.train, *work.questions.choice, *work.questions.held_out)
         longest = max(
-            len(Asked(one, max(every, key=len), self.chat).ids(self.model))
+            len(Query(one, max(every, key=len), self.chat).ids(self.model))
             for one in work.conditions
         )
         context = self.model.context
@@ -230,12 +230,12 @@ class _Maker:
             raise SteerError(
                 f"a condition and a question have {longest:,} tokens, and"
                 f" {self.model.identity.id} takes {context:,}",
-                hint="say it in fewer words",
+                hint="use fewer words",
             )
         if both[0] == both[1]:
             raise SteerError(
                 f"the chat template of {self.model.identity.id} drops the condition",
-                hint="say it as plain text: leave --chat out, or use another template",
+                hint="leave --chat out, or use another template",
             )
 
     # -- answers under the poles --------------------------------------------------------------
@@ -244,37 +244,37 @@ class _Maker:
         left = self._left(works)
         if not left:
             return
-        asked: list[Asked] = []
+        queries: list[Query] = []
         places: list[tuple[_Work, str]] = []
         for work in left:
             for side, pole in zip(("positive", "negative"), work.conditions, strict=True):
                 for kind, questions in (
-                    ("train", work.asked.train),
-                    ("held-out", work.asked.held_out),
+                    ("train", work.questions.train),
+                    ("held-out", work.questions.held_out),
                 ):
                     if kind == "held-out" and not pole:
                         continue  # these are the unsteered answers
-                    asked += [Asked(pole, question, self.chat) for question in questions]
+                    queries += [Query(pole, question, self.chat) for question in questions]
                     places += [(work, f"{side} {kind}")] * len(questions)
         fresh = dict.fromkeys(
             question
             for work in left
-            for question in (*work.asked.choice, *work.asked.held_out)
+            for question in (*work.questions.choice, *work.questions.held_out)
             if question not in self._unsteered
         )
-        plain_asked = [Asked("", question, self.chat) for question in fresh]
+        plain_queries = [Query("", question, self.chat) for question in fresh]
         written = answering.write(
             self.model,
-            [*asked, *plain_asked],
+            [*queries, *plain_queries],
             max_tokens=self.settings.max_tokens,
             seed=self.settings.seed,
             progress=self.progress,
         )
-        self._unsteered |= dict(zip(fresh, written[len(asked) :], strict=True))
+        self._unsteered |= dict(zip(fresh, written[len(queries) :], strict=True))
         for (work, place), answer in zip(places, written, strict=False):
             work.poles.setdefault(place, []).append(answer)
         for work in left:
-            work.poles.setdefault("negative held-out", self._plain(work.asked.held_out))
+            work.poles.setdefault("negative held-out", self._plain(work.questions.held_out))
 
     def _plain(self, questions: Sequence[str]) -> list[Answer]:
         return [self._unsteered[question] for question in questions]
@@ -283,26 +283,26 @@ class _Maker:
 
     def _fit(self, work: _Work) -> None:
         settings = self.settings
-        n = len(work.asked.held_out)
+        n = len(work.questions.held_out)
         plus, minus = work.conditions
-        texts = [*work.poles["positive held-out"], *self._plain(work.asked.held_out)]
+        texts = [*work.poles["positive held-out"], *self._plain(work.questions.held_out)]
         writers: list[Writer] = [*[plus] * n, *[""] * n]
         if minus:
             texts += work.poles["negative held-out"]
             writers += [minus] * n
-        found = scores(self.model, texts, writers, work.conditions)
-        # Without a negative pole its answers are the unsteered ones.
+        scored = scores(self.model, texts, writers, work.conditions)
+        # Without a negative pole, its answers are the unsteered ones.
         work.scored = {
-            "positive": found[:n],
-            "unsteered": found[n : 2 * n],
-            "negative": found[len(texts) - n :],
+            "positive": scored[:n],
+            "unsteered": scored[n : 2 * n],
+            "negative": scored[len(texts) - n :],
         }
         work.heeded = heeded(work.scored["positive"], work.scored["negative"])
         if work.heeded.value < LEAST_HEEDED:
             raise SteerError(
-                f"the model does not heed {plus!r}: its answers are as likely"
+                f"the model ignores {plus!r}: its answers are as likely"
                 f" {'under the other pole' if minus else 'without it'}",
-                hint="say it in other words, give an opposite, or use a larger model",
+                hint="use other words, give an opposite, or use a larger model",
             )
         set_ = self.contrasts(work)
         extracted = extract(
@@ -325,13 +325,10 @@ class _Maker:
         )
         metadata = msgspec.structs.replace(vector.metadata, contrast=contrast)
         work.vector = replace(vector, metadata=metadata)
-        layers = settings.layers or _depths(settings.depths, self.model.n_layers)
-        for layer in layers:
-            work.vector.metadata.at(layer)
+        layers = settings.layers or _middle(self.model.n_layers)
         work.cells = [
-            Steer(work.vector, Coefficient(value), (layer,))
-            for layer in layers
-            for value in settings.coefficients
+            Steer(work.vector, Coefficient(rounded(strength / len(layers))), layers)
+            for strength in settings.strengths
         ]
 
     def contrasts(self, work: _Work) -> Contrasts:
@@ -342,32 +339,32 @@ class _Maker:
             keep_condition=self.settings.keep_condition,
         )
 
-    # -- layer and coefficient -------------------------------------------------------------------
+    # -- the coefficient -------------------------------------------------------------------------
 
     def _choose(self, works: Sequence[_Work]) -> None:
         left = self._left(works)
-        jobs = [(work, cell, work.asked.choice) for work in left for cell in work.cells]
-        written = self._steered(jobs, "trying layers and coefficients")
+        jobs = [(work, cell, work.questions.choice) for work in left for cell in work.cells]
+        written = self._steered(jobs, "trying strengths")
         start = 0
         for work in left:
-            n = len(work.asked.choice)
+            n = len(work.questions.choice)
             texts = written[start : start + n * len(work.cells)]
             start += len(texts)
             writers: list[Writer] = []
             for cell in work.cells:
                 writers += [(cell,)] * n
             writers += [""] * n
-            every = [*texts, *self._plain(work.asked.choice)]
-            found = scores(self.model, every, writers, work.conditions)
-            unsteered = found[len(texts) :]
+            every = [*texts, *self._plain(work.questions.choice)]
+            scored = scores(self.model, every, writers, work.conditions)
+            unsteered = scored[len(texts) :]
             prompt = work.scored["positive"].nats_per_token
             allowed = prompt - work.scored["unsteered"].nats_per_token + self.settings.budget
             best, most = 0, -np.inf
             for index in range(len(work.cells)):
-                here = found[index * n : (index + 1) * n]
+                here = scored[index * n : (index + 1) * n]
                 extra = here.nats_per_token - unsteered.nats_per_token
                 gain = here.per_token - unsteered.per_token
-                # Beyond the budget only what does least harm is left to choose from.
+                # If all strengths exceed the budget, choose the one with the least cost.
                 worth = gain if extra <= allowed else -1e3 - extra
                 if worth > most:
                     best, most = index, worth
@@ -377,27 +374,27 @@ class _Maker:
 
     def _measure(self, works: Sequence[_Work]) -> None:
         left = self._left(works)
-        jobs = [(work, work.cells[work.best], work.asked.held_out) for work in left]
+        jobs = [(work, work.cells[work.best], work.questions.held_out) for work in left]
         written = self._steered(jobs, "measuring on held-out questions")
         start = 0
         for work in left:
-            texts = written[start : start + len(work.asked.held_out)]
+            texts = written[start : start + len(work.questions.held_out)]
             start += len(texts)
             self._report(work, texts)
 
     def _steered(
         self, jobs: Sequence[tuple[_Work, Steer, Sequence[str]]], what: str
     ) -> list[Answer]:
-        asked: list[Asked] = []
+        queries: list[Query] = []
         steerings: list[tuple[Steer, ...]] = []
         for _, steer, questions in jobs:
-            asked += [Asked("", question, self.chat) for question in questions]
+            queries += [Query("", question, self.chat) for question in questions]
             steerings += [(steer,)] * len(questions)
-        if not asked:
+        if not queries:
             return []
         return answering.write(
             self.model,
-            asked,
+            queries,
             steerings=steerings,
             max_tokens=self.settings.max_tokens,
             seed=self.settings.seed,
@@ -408,19 +405,18 @@ class _Maker:
     def _report(self, work: _Work, texts: Sequence[Answer]) -> None:
         assert work.vector is not None
         own = (work.cells[work.best],)
-        found = scores(self.model, texts, [own] * len(texts), work.conditions)
+        scored = scores(self.model, texts, [own] * len(texts), work.conditions)
         positive, unsteered = work.scored["positive"], work.scored["unsteered"]
-        share = effect(found, unsteered, positive, work.scored["negative"])
-        extra = cost(found, unsteered)
+        share = effect(scored, unsteered, positive, work.scored["negative"])
+        extra = cost(scored, unsteered)
         prompt_cost = cost(positive, unsteered).value
         steer = work.cells[work.best]
-        (layer,) = steer.layers
         value = steer.coefficient.value
         reason, hint = "", ""
         if extra.value > prompt_cost + self.settings.budget:
             reason = (
-                f"what moves the answers breaks them: {extra.value:.1f} extra nats a token,"
-                f" where the prompt takes {prompt_cost:.1f}"
+                f"the answers degrade before they move: {extra.value:.1f} extra nats per token,"
+                f" the prompt {prompt_cost:.1f}"
             )
             hint = "try a smaller coefficient, or `steer distill --chat`"
         elif not (share.value >= LEAST_EFFECT and share.low > 0):
@@ -428,18 +424,19 @@ class _Maker:
                 f"steering moves answers to held-out questions {share.value:.0%} of the way between"
                 f" the poles [{share.low:.0%}, {share.high:.0%}]"
             )
-            hint = "the model heeds the prompt, but no one direction carries it: `steer distill`"
-        statistics = work.vector.metadata.at(layer)
-        work.vector = _recommending(work.vector, layer, value, share, extra)
+            hint = "no single direction reproduces the prompt's effect; try `steer distill`"
+        apart = [work.vector.metadata.at(layer).separability for layer in steer.layers]
+        known = [value for value in apart if value is not None]
+        work.vector = _recommending(work.vector, steer, share, extra)
         work.report = Report(
             work.concept,
             work.conditions,
             works=not reason,
             reason=reason,
             hint=hint,
-            layer=layer,
+            layers=steer.layers,
             coefficient=value,
-            separability=statistics.separability,
+            separability=rounded(float(np.mean(known))) if known else None,
             heeded=work.heeded,
             effect=share,
             cost=extra,
@@ -454,7 +451,7 @@ class _Maker:
             return {}
         pattern = re.compile("|".join(rf"(?<!\w){re.escape(w)}(?!\w)" for w in words), re.I)
         sides = {
-            "unsteered": self._plain(work.asked.held_out),
+            "unsteered": self._plain(work.questions.held_out),
             "prompted": work.poles["positive held-out"],
             "steered": texts,
         }
@@ -464,7 +461,7 @@ class _Maker:
         }
 
     def _example(self, work: _Work, texts: Sequence[Answer]) -> dict[str, str]:
-        question = work.asked.held_out[0]
+        question = work.questions.held_out[0]
         return {
             "question": question,
             "unsteered": self._unsteered[question].text,
@@ -474,17 +471,21 @@ class _Maker:
 
 
 def _recommending(
-    vector: SteeringVector, layer: int, coefficient: float, share: Interval, extra: Interval
+    vector: SteeringVector, steer: Steer, share: Interval, extra: Interval
 ) -> SteeringVector:
-    """The vector with what was measured as its recommendation."""
+    """The vector with the measured steer as its recommendation."""
     evidence = (
         f"moves answers {share.value:.0%} of the way between the poles [{share.low:.0%},"
-        f" {share.high:.0%}] at {extra.value:.2f} extra nats a token, on held-out questions"
+        f" {share.high:.0%}] at {extra.value:.2f} extra nats per token, on held-out questions"
     )
-    recommended = Recommended(layers=(layer,), coefficient=coefficient, evidence=evidence)
+    recommended = Recommended(
+        layers=steer.layers, coefficient=steer.coefficient.value, evidence=evidence
+    )
     metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)
     return replace(vector, metadata=metadata)
 
 
-def _depths(shares: Sequence[float], n_layers: int) -> tuple[int, ...]:
-    return tuple(sorted({min(n_layers - 1, round(share * n_layers)) for share in shares}))
+def _middle(n_layers: int) -> tuple[int, ...]:
+    """The layers of the upper middle of a model."""
+    low, high = (share * n_layers for share in MIDDLE)
+    return tuple(layer for layer in range(n_layers) if low <= layer < high) or (n_layers - 1,)

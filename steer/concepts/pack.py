@@ -1,4 +1,4 @@
-"""Packs: TOML files of concepts, which can include others of their folder.
+"""Packs: TOML files of concepts, which can include other files of their folder.
 
     title = "My concepts"
     include = ["moods.toml", "steer:registers"]
@@ -11,7 +11,7 @@
     questions = ["My train is late."]
     words = ["slowly"]
 
-`poles` are one or two, as `steer extract` takes them. `steer:NAME` is a pack that comes with steer.
+There are one or two `poles`, as for `steer extract`. `steer:NAME` is a pack that comes with steer.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A concept, which pack has it, and where: `moods.toml:12`."""
+    """A concept, its pack, and its place: `moods.toml:12`."""
 
     concept: Concept
     pack: str
@@ -68,7 +68,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """The concepts of a pack and of all that it includes, in their order."""
+    """The concepts of a pack and of its included files, in order."""
 
     name: str
     title: str
@@ -83,10 +83,10 @@ class Pack:
         return len(self.entries)
 
     def only(self, names: Sequence[str]) -> Pack:
-        """The pack with these of its concepts.
+        """The pack with only these concepts.
 
         Raises:
-            InputError: it has none of this name.
+            InputError: the pack has no concept of this name.
         """
         known = {entry.concept.name: entry for entry in self.entries}
         for name in names:
@@ -105,21 +105,21 @@ def bundled() -> list[str]:
 
 
 def read(reference: str) -> Pack:
-    """A pack: a file, or the name of one that comes with steer ("emotions", "steer:emotions").
+    """Read a pack: a file, or the name of one that comes with steer ("emotions", "steer:emotions").
 
-    What is included twice counts once.
+    A file that is included twice counts once.
 
     Raises:
-        InputError: it is no pack, a name stands there twice, a concept has no poles, a key is
-            unknown, or an include leaves the folder; with file and line.
-        SteerError: there is no such file.
+        InputError: the file is not a pack, a name occurs twice, a concept has no poles, a key is
+            unknown, or an include is outside the folder. The message has file and line.
+        SteerError: the file does not exist.
     """
     path = _path(reference)
     root = path.parent.resolve()
     entries: list[Entry] = []
     done: set[Path] = set()
     parsed = _File()
-    # Files to read, each with those that include it and where; the first one is the user's.
+    # Files to read, each with the place that includes it and all files around it.
     todo: list[tuple[Path, str, tuple[Path, ...]]] = [(path, "", ())]
     first: _File | None = None
     while todo:
@@ -156,10 +156,10 @@ def read(reference: str) -> Pack:
 
 
 def of(concepts: Sequence[Concept], name: str = "concepts") -> Pack:
-    """A pack of concepts that stand in no file.
+    """A pack of concepts that come from no file.
 
     Raises:
-        InputError: two have the same name, or one cannot name a file.
+        InputError: two have the same name, or a name is not valid for a file.
     """
     for concept in concepts:
         if not safe_name(concept.name):
@@ -189,23 +189,23 @@ def _path(reference: str) -> Path:
 
 
 def _included(name: str, here: Path, root: Path, where: str) -> Path:
-    """Where an included file lies: in the folder of the first pack, or below it.
+    """The path of an included file, in the folder of the first pack or below it.
 
     Raises:
-        InputError: it would lie elsewhere.
+        InputError: it is elsewhere.
     """
     if name.startswith(BUNDLED):
         return _path(name)
     parts = PurePosixPath(name.replace("\\", "/"))
-    found = here.parent / name
+    target = here.parent / name
     inside = not parts.is_absolute() and not Path(name).is_absolute() and ".." not in parts.parts
     base = root if here.resolve().is_relative_to(root) else here.parent.resolve()
-    if not inside or not found.resolve().is_relative_to(base):
+    if not inside or not target.resolve().is_relative_to(base):
         raise InputError(
             f"{where}: the include {name!r} leaves the folder of the pack",
             hint="copy the file beside the pack, and include it by its name",
         )
-    return found
+    return target
 
 
 def _parse(text: str, path: Path) -> _File:
@@ -214,7 +214,7 @@ def _parse(text: str, path: Path) -> _File:
     if unknown:
         line = _line_of(text, rf"^\s*\[*\s*[\"']?{re.escape(unknown[0])}\b")
         raise InputError(
-            f"{path}:{line}: {unknown[0]!r} is no key of a pack",
+            f"{path}:{line}: {unknown[0]!r} is not a key of a pack",
             hint=f"it has {', '.join(_File.__struct_fields__)}",
         )
     try:
@@ -224,7 +224,7 @@ def _parse(text: str, path: Path) -> _File:
 
 
 def _entries(parsed: _File, text: str, path: Path) -> Iterator[Entry]:
-    starts = [found.start() for found in _HEADER.finditer(text)]
+    starts = [match.start() for match in _HEADER.finditer(text)]
     for number, raw in enumerate(parsed.concept):
         start = starts[number] if len(starts) == len(parsed.concept) else 0
         stop = starts[number + 1] if start and number + 1 < len(starts) else len(text)
@@ -233,30 +233,30 @@ def _entries(parsed: _File, text: str, path: Path) -> Iterator[Entry]:
 
 def _entry(raw: dict[str, Any], path: Path, text: str, start: int, stop: int) -> Entry:
     def at(key: str = "") -> str:
-        """The place of a key of this concept, or of the concept."""
+        """The place of this concept, or of one of its keys."""
         part = text[start:stop]
-        found = re.search(rf"^\s*{re.escape(key)}\s*=", part, re.MULTILINE) if key else None
-        offset = start if found is None else start + found.start() + len(found[0]) - 1
+        match = re.search(rf"^\s*{re.escape(key)}\s*=", part, re.MULTILINE) if key else None
+        offset = start if match is None else start + match.start() + len(match[0]) - 1
         skipped = len(text[offset:]) - len(text[offset:].lstrip())
         return f"{path}:{text.count(chr(10), 0, offset + skipped) + 1}"
 
     for key in raw:
         if key not in _Entry.__struct_fields__:
             raise InputError(
-                f"{at(key)}: {key!r} is no key of a concept",
+                f"{at(key)}: {key!r} is not a key of a concept",
                 hint=f"it has {', '.join(_Entry.__struct_fields__)}",
             )
     try:
-        made = msgspec.convert(raw, _Entry)
+        entry = msgspec.convert(raw, _Entry)
     except msgspec.ValidationError as error:
         wrong = re.search(r"\$\.(\w+)", str(error))
         raise InputError(f"{at(wrong[1] if wrong else '')}: {error}", hint=_HINT) from None
-    poles = tuple(pole.strip() for pole in made.poles)
-    named = made.name or (slug(poles[0]) if poles and poles[0] else "")
+    poles = tuple(pole.strip() for pole in entry.poles)
+    named = entry.name or (slug(poles[0]) if poles and poles[0] else "")
     if not poles:
         raise InputError(
             f"{at()}: the concept {named!r} has no poles",
-            hint='write poles = ["patient", "impatient"], or one that says what it does',
+            hint='write poles = ["patient", "impatient"], or one pole such as ["rhymes"]',
         )
     if len(poles) > 2 or not all(poles):
         raise InputError(
@@ -273,10 +273,10 @@ def _entry(raw: dict[str, Any], path: Path, text: str, start: int, stop: int) ->
             named,
             poles[0],
             poles[1] if len(poles) > 1 else "",
-            made.description,
-            made.synonyms,
-            made.questions,
-            made.words,
+            entry.description,
+            entry.synonyms,
+            entry.questions,
+            entry.words,
         )
     except InputError as error:
         raise InputError(f"{at('poles')}: {error}", hint=error.hint) from None
@@ -284,7 +284,7 @@ def _entry(raw: dict[str, Any], path: Path, text: str, start: int, stop: int) ->
 
 
 def _check_names(entries: Sequence[Entry]) -> None:
-    """Refuse a name that stands there twice, also where file systems know no capitals."""
+    """Refuse duplicate names, ignoring case as some file systems do."""
     known: dict[str, Entry] = {}
     for entry in entries:
         other = known.setdefault(entry.concept.name.lower(), entry)
@@ -296,8 +296,8 @@ def _check_names(entries: Sequence[Entry]) -> None:
 
 
 def _line_of(text: str, pattern: str) -> int:
-    found = re.search(pattern, text, re.MULTILINE | re.DOTALL)
-    if found is None:
+    match = re.search(pattern, text, re.MULTILINE | re.DOTALL)
+    if match is None:
         return 1
-    end = found.end() - 1
+    end = match.end() - 1
     return text.count("\n", 0, end) + 1

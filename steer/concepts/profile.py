@@ -1,8 +1,8 @@
-"""Texts read through many concepts at once, against what the model itself writes.
+"""Profiles of texts over many concepts, relative to the model's own texts.
 
 A reading is the projection of a text's mean activation on a concept's vector, at the vector's
-layer, in standard deviations from the mean over texts that the model wrote unsteered: 0 is nothing
-unusual. The share of those texts, held out, that lie as high is the false-positive rate.
+layer, in standard deviations from the mean over unsteered texts of the model. The share of held-out
+unsteered texts with a reading as high is the false-positive rate.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from steer.base.errors import InputError, VectorError
 from steer.base.progress import Progress, silent
 from steer.concepts import answers as answering
-from steer.concepts.answers import Asked
+from steer.concepts.answers import Query
 from steer.concepts.questions import everyday
 from steer.contrasts.passages import Passage
 from steer.contrasts.reading import Reading
@@ -28,7 +28,7 @@ from steer.vectors.vector import SteeringVector
 
 Array = NDArray[np.float64]
 
-#: Standard deviations from which on a reading is shown as unusual.
+#: Standard deviations above which a reading is shown as unusual.
 UNUSUAL = 2.0
 #: Tokens that a text needs to be read.
 _LEAST_TOKENS = 1
@@ -36,8 +36,8 @@ _LEAST_TOKENS = 1
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What the model's own texts read: mean and standard deviation of one half, sorted values of
-    the other half in those units; float64 [concept], [concept], [text, concept]."""
+    """Projections of the model's own texts: mean and standard deviation of one half, and the values
+    of the other half in those units; float64 [concept], [concept], [text, concept]."""
 
     mean: Array
     std: Array
@@ -47,10 +47,10 @@ class Baseline:
         return np.asarray((values - self.mean) / self.std)
 
     def false_positives(self, standardised: Array) -> Array:
-        """Of each reading [text, concept]: which share of the model's own texts read as high."""
+        """For each reading [text, concept], the share of the model's own texts that are as high."""
         n = len(self.held_out)
         above = (self.held_out[None] >= standardised[:, None]).sum(1)
-        # With one more text, the one that is read, so that it is never 0.
+        # The text itself counts too, so that the rate is never 0.
         return np.asarray((above + 1) / (n + 1))
 
 
@@ -64,7 +64,7 @@ class Profile:
     false_positives: Array
 
     def top(self, n: int = 10) -> list[tuple[str, float, float]]:
-        """The concepts that the text shows most: name, reading, false-positive rate."""
+        """The concepts with the highest readings: name, reading, false-positive rate."""
         order = np.argsort(-self.readings)[:n]
         return [
             (self.names[i], float(self.readings[i]), float(self.false_positives[i])) for i in order
@@ -84,10 +84,10 @@ class Profile:
 
 
 class Profiler:
-    """Reads texts through the vectors of a pack.
+    """Computes profiles with the vectors of a pack.
 
     Raises:
-        VectorError: there are no vectors, or they are of different sites.
+        VectorError: there are no vectors.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Profiler:
         self.baseline = self._baseline(n_baseline, max_tokens, seed, progress)
 
     def read(self, texts: Sequence[str], progress: Progress = silent) -> list[Profile]:
-        """The profile of each text, read as an answer of the model's where it is a chat model.
+        """The profile of each text, which for a chat model is read as its answer.
 
         Raises:
             InputError: a text has no tokens, or more than the model takes.
@@ -136,16 +136,16 @@ class Profiler:
     def _passage(self, text: str) -> Passage:
         if not self.chat:
             return Passage("", text)
-        return Asked("", "Go on.", True).passage(text)
+        return Query("", "Go on.", True).passage(text)
 
     def _baseline(self, n: int, max_tokens: int, seed: int, progress: Progress) -> Baseline:
         every = everyday(chat=self.chat)
         questions = [*every.held_out, *every.train, *every.choice]
-        asked = [Asked("", questions[i % len(questions)], self.chat) for i in range(n)]
+        queries = [Query("", questions[i % len(questions)], self.chat) for i in range(n)]
         samples = [i // len(questions) for i in range(n)]
         written = answering.write(
             self.model,
-            asked,
+            queries,
             samples=samples,
             max_tokens=max_tokens,
             seed=seed,
@@ -182,8 +182,8 @@ class Profiler:
 
 
 def _site(vector: SteeringVector) -> Site:
-    """Where a vector is read: the layer that it recommends and tells its sides apart best at."""
+    """The site of the reading: the recommended layer that separates the sides best."""
     metadata = vector.metadata
     rows = [metadata.at(layer) for layer in metadata.recommended.layers]
     best = max(rows, key=lambda row: row.separability or 0.0)
-    return Site(best.layer, metadata.site)
+    return Site(best.layer, metadata.activation_site)

@@ -1,7 +1,7 @@
-"""What models are asked to show a concept: everyday questions, and openings for base models.
+"""The questions for making vectors from concepts, and openings for base models.
 
 The split is fixed: vectors are fitted to answers to `TRAIN`, their strength is chosen on `CHOICE`,
-and what is reported of them was measured on `HELD_OUT`.
+and they are measured on `HELD_OUT`.
 """
 
 from __future__ import annotations
@@ -156,18 +156,18 @@ OPENINGS_HELD_OUT = (
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """What a model is asked (a base model goes on with it): to fit, to choose, and to measure."""
+    """Questions, or openings for a base model, to fit, to choose, and to measure."""
 
     train: tuple[str, ...]
     choice: tuple[str, ...]
     held_out: tuple[str, ...]
 
     def first(self, train: int, choice: int, held_out: int) -> Questions:
-        """As many of each at most."""
+        """The first questions of each set."""
         return Questions(self.train[:train], self.choice[:choice], self.held_out[:held_out])
 
     def beside(self, own: Sequence[str]) -> Questions:
-        """With questions of a concept's own in front: every third of them is held out."""
+        """Add the questions of a concept at the front; every third of them is held out."""
         fitted = tuple(one for index, one in enumerate(own) if index % 3 != 2)
         held = tuple(one for index, one in enumerate(own) if index % 3 == 2)
         known = set(own)
@@ -179,7 +179,7 @@ class Questions:
 
     @classmethod
     def divided(cls, own: Sequence[str]) -> Questions:
-        """A user's own questions: every fourth is held out, and every eighth chooses.
+        """A user's own questions: every fourth is held out, and every eighth is for choosing.
 
         Raises:
             InputError: there are too few.
@@ -197,7 +197,7 @@ class Questions:
 
 
 def everyday(*, chat: bool) -> Questions:
-    """The tool's own questions for a chat model, or openings for a base model."""
+    """steer's own questions for a chat model, or openings for a base model."""
     if chat:
         return Questions(TRAIN, CHOICE, HELD_OUT)
     return Questions(OPENINGS_TRAIN, OPENINGS_CHOICE, OPENINGS_HELD_OUT)

@@ -1,4 +1,4 @@
-"""How vectors are made of concepts. No torch."""
+"""Settings for making vectors from concepts. No torch."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from steer.concepts.questions import Questions
 from steer.methods.method import Options
 from steer.vectors.sites import SiteName
 
-#: Extra nats a token that steering may cost beyond what the prompt costs.
-BUDGET = 1.0
+#: Extra nats per token that steering may cost beyond the cost of the prompt.
+BUDGET = 0.5
+#: The default layers, as shares of the depth: those with the most effect for their cost.
+MIDDLE = (0.45, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
 class MakeSettings:
-    """How vectors are made of concepts.
+    """Settings for making vectors from concepts.
 
-    method, options: as of `steer.fitting.fitting.FitSettings`. chat: whether conditions and
-    questions go into the chat template; None: where there is one. phrase: a condition with `{}` for
-    the pole. questions: in place of the tool's own. train, choice and held_out: how many questions
-    of each kind are asked. keep_condition: whether answers are read after the condition that they
-    were written under. depths, coefficients: where vectors are tried, as shares of the layers (in
-    place of layers), and with which multiples.
+    method, options: as in `steer.fitting.fitting.FitSettings`. chat: whether conditions and
+    questions go into the chat template; by default if there is one. phrase: a condition with `{}`
+    for the pole. questions: instead of steer's own. train, choice and held_out: the number of
+    questions of each set. keep_condition: whether answers are recorded after their condition.
+    layers: where the vector is added; by default in the upper middle of the model. strengths: the
+    multiples to try, each divided among the layers.
     """
 
     method: str = "mean_diff"
@@ -39,8 +41,7 @@ class MakeSettings:
     max_tokens: int = 32
     seed: int = 0
     keep_condition: bool = True
-    depths: tuple[float, ...] = (0.47, 0.6, 0.74)
-    coefficients: tuple[float, ...] = (1.0, 2.0, 4.0)
+    strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     budget: float = BUDGET
     license: str = ""
 
@@ -56,6 +57,5 @@ QUICK: dict[str, Any] = {
     "choice": 3,
     "held_out": 8,
     "max_tokens": 16,
-    "depths": (0.6, 0.74),
-    "coefficients": (2.0, 4.0),
+    "strengths": (1.0, 2.0, 3.5),
 }

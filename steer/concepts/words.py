@@ -1,4 +1,4 @@
-"""Whether what a user typed is a file of contrasts, or words that name a concept."""
+"""Decide whether an argument is a file of contrasts or the words of a concept."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ from steer.base.errors import UsageError
 from steer.concepts import pack
 from steer.concepts.concept import Concept, concept_of, find
 
-#: How names of files end: a word with such an ending is a file, whether it exists or not.
+#: File suffixes; an argument with one is a file, whether it exists or not.
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,11}")
 #: Before the address of a dataset.
 _DATASET = "hf:"
 
 
 @dataclass(frozen=True, slots=True)
+class TokenContrast:
+    """The tokens that a vector should make likelier, and those that it should make less likely."""
+
+    raises: tuple[str, ...]
+    lowers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Understood:
-    """A concept, and how it was understood, for the user to know."""
+    """A concept, and a note for the user about its interpretation."""
 
     concept: Concept
     note: str
 
 
 def looks_like_file(text: str) -> bool:
-    """Whether a word is a path, a dataset, stdin, or the name of a file that exists."""
+    """Whether an argument is a path, a dataset, stdin, or the name of an existing file."""
     if text == "-" or text.startswith(_DATASET):
         return True
     if any(mark in text for mark in ("\0", "\n")) or len(text) > 500:
@@ -37,21 +45,21 @@ def looks_like_file(text: str) -> bool:
 
 
 def understood(word: str, against: str | None = None, *, name: str | None = None) -> Understood:
-    """The concept that words name. A single word that steer's packs define is that concept.
+    """The concept of the words. A single word that steer's packs define is that concept.
 
     Raises:
-        UsageError: one of two is a file.
-        InputError: a word is empty, or both are the same.
+        UsageError: one of two words is a file.
+        InputError: a word is empty, or both are equal.
     """
-    for given in (word, against or ""):
-        if against is not None and given and looks_like_file(given):
+    for text in (word, against or ""):
+        if against is not None and text and looks_like_file(text):
             raise UsageError(
-                f"{given!r} is a file, and two words were expected",
-                hint="two files of texts are --positive-file and --negative-file; one file of"
-                " contrasts stands alone",
+                f"{text!r} is a file, and two words were expected",
+                hint="for two files of texts use --positive-file and --negative-file; give one file"
+                " of contrasts alone",
             )
     if against is not None and not against.strip():
-        # An empty second word is a slip; leaving it out is the way to say that there is none.
+        # An empty second word is a mistake; to have none, the user leaves it out.
         concept_of(against)
     concept = concept_of(word, against or "", name=name)
     if against is not None:
@@ -67,4 +75,4 @@ def understood(word: str, against: str | None = None, *, name: str | None = None
             words=shipped.words,
         )
         return Understood(own, f"{word!r} as steer's own concept {shipped.name}: {own}")
-    return Understood(concept, f"{word!r} as a word, against the model as it is")
+    return Understood(concept, f"{word!r} as a word, against the unchanged model")

@@ -1,4 +1,4 @@
-"""Contrast sets that a model writes: pairs of answers, diverse and alike in all but the concept.
+"""Contrast sets that a model writes: diverse pairs of answers that differ only in the concept.
 
 More answers are written than are asked for. Both of a pair are cut to the same number of words;
 those nearly like another are left out; and pairs are taken so that each first word stands about as
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from steer.base.errors import InputError
-from steer.concepts.answers import Asked
+from steer.concepts.answers import Query
+from steer.contrasts.check import WORD
 from steer.contrasts.duplicates import near_duplicates
 
-#: Writes an answer to each, under its condition; the numbers tell answers to the same one apart.
-Answerer = Callable[[Sequence[Asked], Sequence[int]], Sequence[str]]
-#: How many times as many pairs are written as are wanted.
+#: Generates an answer to each query; equal queries with different numbers get different answers.
+Answerer = Callable[[Sequence[Query], Sequence[int]], Sequence[str]]
+#: Pairs to generate for each pair that is wanted.
 SPARE = 1.75
 #: The fewest words of a side.
 LEAST_WORDS = 4
@@ -45,15 +46,15 @@ def write_pairs(
     *,
     chat: bool,
 ) -> list[Pair]:
-    """`n` pairs of answers under two conditions, or fewer where not as many are good enough.
+    """`n` pairs of answers under two conditions, or fewer if not enough are usable.
 
     Raises:
-        InputError: none is.
+        InputError: no pair is usable.
     """
     wanted = max(n + 4, round(n * SPARE))
     rounds = [(questions[i % len(questions)], i // len(questions)) for i in range(wanted)]
-    asked = [Asked(condition, q, chat) for condition in conditions for q, _ in rounds]
-    written = answerer(asked, [number for _ in conditions for _, number in rounds])
+    queries = [Query(condition, q, chat) for condition in conditions for q, _ in rounds]
+    written = answerer(queries, [number for _ in conditions for _, number in rounds])
     pairs = [
         pair
         for (question, _), positive, negative in zip(
@@ -64,26 +65,27 @@ def write_pairs(
     chosen = _balanced(_distinct(pairs), n)
     if not chosen:
         raise InputError(
-            "no two answers could be told apart and put beside each other",
-            hint="say the words in another way, or let a larger model write, with --judge-url",
+            "no pair of different answers was generated",
+            hint="use other words, or a larger model with --judge-url",
         )
     return chosen
 
 
 def _even(question: str, positive: str, negative: str) -> Pair | None:
-    """Both answers cut to as many words as the shorter has; None where that leaves too little."""
-    sides = [text.replace("\ufffd", " ").split() for text in (positive, negative)]
-    n = min(map(len, sides))
+    """Both answers cut to the length of the shorter one in words; None if that is too short."""
+    texts = [" ".join(text.replace("\ufffd", " ").split()) for text in (positive, negative)]
+    ends = [[word.end() for word in WORD.finditer(text)] for text in texts]
+    n = min(map(len, ends))
     if n < LEAST_WORDS:
         return None
-    cut = [" ".join(words[:n]) for words in sides]
+    cut = [text[: stops[n - 1]] for text, stops in zip(texts, ends, strict=True)]
     if cut[0].lower() == cut[1].lower():
         return None
     return Pair(question, cut[0], cut[1])
 
 
 def _distinct(pairs: Sequence[Pair]) -> list[Pair]:
-    """Without pairs of which a side is nearly like one before it on either side."""
+    """The pairs without near-duplicates of an earlier text."""
     texts = [text for pair in pairs for text in (pair.positive, pair.negative)]
     dropped = {max(a, b) // 2 for a, b in near_duplicates(texts)}
     return [pair for index, pair in enumerate(pairs) if index not in dropped]

@@ -24,7 +24,8 @@ from steer.vectors.sources import Records, record_numbers
 
 #: The fewest texts a side for which an AUC means something.
 ENOUGH = 10
-_WORD = re.compile(r"\w+|[^\w\s]")
+#: A word, or a punctuation mark: what texts are counted in without a tokenizer.
+WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def giveaways(
@@ -36,7 +37,7 @@ def giveaways(
         # The same texts stand after each condition.
         sides = contrasts.positive[: _n_texts(contrasts)], contrasts.negative[: _n_texts(contrasts)]
     if tokens is None:
-        words = [[_WORD.findall(passage.text) for passage in side] for side in sides]
+        words = [[WORD.findall(passage.text) for passage in side] for side in sides]
         lengths = [[len(text) for text in side] for side in words]
         firsts = _first_words(words, paired=contrasts.paired)
     else:

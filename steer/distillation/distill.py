@@ -117,6 +117,9 @@ def _measured(
     steer = Steer(vector, Coefficient(1.0), vector.metadata.layers, Scope(settings.scope))
     advance(1)
     own = task.own_nats((), settings.seed)
+    own_texts = task.plain(settings.seed)
+    plain_base = divergences(model, own_texts, task.teacher, None)
+    plain = recovery(divergences(model, own_texts, task.teacher, edits), plain_base)
     advance(1)
     extra_nats = task.own_nats((steer,), settings.seed) - own
     advance(1)
@@ -127,6 +130,7 @@ def _measured(
         found,
         held_out=len(baseline),
         extra_nats=extra_nats,
+        plain=plain,
         condition_extra_nats=nats_per_token(model, baseline) - own,
         evidence=f"recovery {found} on {len(baseline)} held-out texts",
     )

@@ -21,7 +21,7 @@ from steer.methods.method import Fitted
 from steer.methods.registry import distill_methods
 from steer.models.model import Model
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
-from steer.vectors.provenance import ContrastSummary, Distillation, Method, Read
+from steer.vectors.provenance import ContrastSummary, Distillation, Method, Part, Read
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
@@ -114,6 +114,9 @@ def with_evidence(
     condition_extra_nats: float,
     evidence: str,
     objective: Literal["condition", "pairs"] = "condition",
+    plain: Interval | None = None,
+    within: Sequence[Part] = (),
+    by_coefficient: tuple[tuple[float, float, float, float], ...] = (),
 ) -> SteeringVector:
     """The vector with what it recovers, and what its own texts cost under the unsteered model."""
     method = distill_methods().named(settings.method)
@@ -134,6 +137,11 @@ def with_evidence(
         objective=objective,
         method=method.name,
         ridge=fitted.ridge,
+        plain_recovery=None
+        if plain is None
+        else (rounded(plain.value), rounded(plain.low), rounded(plain.high)),
+        within=tuple(within),
+        by_coefficient=by_coefficient,
     )
     metadata = msgspec.structs.replace(
         vector.metadata,

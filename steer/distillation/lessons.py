@@ -27,9 +27,11 @@ from steer.steering.steers import Steer
 
 #: Bytes of log-probabilities that are held at once: of a batch in a forward pass, or of all texts.
 LOGITS_BUDGET = 256_000_000
-#: Texts that are sampled together; of a model with `LARGE` weights or more, a quarter of them, so
-#: that the time left is known soon, and a run that is killed loses little.
+#: Texts that are sampled together; of a model with `LARGE` weights or more, a quarter of them where
+#: they have more than `QUICK_TOKENS`, so that the time left is known soon, and a run that is killed
+#: loses little.
 SAMPLED_TOGETHER = 128
+QUICK_TOKENS = 32
 LARGE = 50_000_000
 #: New tokens for which there must be room.
 MIN_TOKENS = 4
@@ -147,7 +149,8 @@ def write_lessons(
     rows = [(begun[i % len(begun)], i // len(begun)) for i in samples]
     told = hashlib.sha256(json.dumps(begun).encode()).hexdigest()[:16]
     written: list[list[int]] = []
-    size = SAMPLED_TOGETHER if model.network.num_parameters() < LARGE else SAMPLED_TOGETHER // 4
+    is_quick = room <= QUICK_TOKENS or model.network.num_parameters() < LARGE
+    size = SAMPLED_TOGETHER if is_quick else SAMPLED_TOGETHER // 4
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         # Of other prompts the same numbers are other texts.

@@ -16,11 +16,14 @@ LARGEST = {
     "held_out": 100_000,
     "max_tokens": 1_000_000,
     "batch_size": 4_096,
+    "tokens": 1_024,
 }
 #: Steps that a layer gets where the layer is searched.
 SEARCH_STEPS = 25
 #: Rank of an edit that is descended to, where none is named.
 RANK = 8
+#: What a condition becomes: an edit of activations, or a token that stands in the prompt.
+Form = Literal["edit", "token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,9 @@ class DistillSettings:
     are set. samples: texts to learn from, of max_tokens at most; held_out: others, which decide
     what R is.
 
+    form: `token` makes embeddings, `tokens` of them, by descent; it has no rank, layers or scope.
+    scalar: a token for a range of coefficients, not for 1 alone.
+
     Raises:
         UsageError: a number out of its range, or no such method or option.
     """
@@ -73,6 +79,9 @@ class DistillSettings:
     description: str = ""
     license: str = ""
     options: Options = field(default_factory=dict)
+    form: Form = "edit"
+    tokens: int = 1
+    scalar: bool = False
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
@@ -96,3 +105,18 @@ class DistillSettings:
         """Of a layer that is tried: enough to tell it from others."""
         size = -(-self.batch_size // 2)
         return Schedule(SEARCH_STEPS, self.learning_rate, size, self.seed)
+
+
+def sizes(form: str, *, chat: bool, **given: int | None) -> dict[str, int]:
+    """How much is sampled and how long is trained: as given, or what suits the form.
+
+    given: steps, samples, held_out, max_tokens, tokens; None where the user leaves it out.
+    """
+    if form == "token":
+        usual = {"steps": 120, "samples": 192, "held_out": 64, "max_tokens": 32, "tokens": 1}
+        usual |= {"batch_size": 8}
+    elif chat:
+        usual = {"steps": 300, "samples": 256, "held_out": 64, "max_tokens": 64, "tokens": 1}
+    else:
+        usual = {"steps": 300, "samples": 1024, "held_out": 128, "max_tokens": 128, "tokens": 1}
+    return usual | {name: value for name, value in given.items() if value is not None}

@@ -30,6 +30,7 @@ class Task:
     teacher: Teacher
     base: float
     _unsteered: dict[int, float] = field(default_factory=dict)
+    _plain: dict[int, list[Lesson]] = field(default_factory=dict)
     _below: dict[int, Below | None] = field(default_factory=dict)
 
     @classmethod
@@ -99,14 +100,25 @@ class Task:
         left = divergences(self.model, texts, self.teacher, edits, below=self._below[first])
         return 1 - sum(left) / self.base
 
+    def plain(self, seed: int) -> list[Lesson]:
+        """Texts of the plain model where the held-out texts begin, after both beginnings."""
+        if seed not in self._plain:
+            held_out = self.texts.held_out
+            written = rewritten(self.model, held_out, (), seed=seed)
+            self._unsteered[seed] = nats_per_token(self.model, written)
+            self._plain[seed] = [
+                Lesson((*one.conditioned[: len(one.conditioned) - one.n], *row[-n:]), row, n)
+                for one, (row, n) in zip(held_out, written, strict=True)
+                if n
+            ]
+        return self._plain[seed]
+
     def own_nats(self, steers: tuple[Steer, ...], seed: int) -> float:
         """Nats per token, under the unsteered model, of what it writes with `steers` where the
         held-out texts begin.
         """
-        if steers or seed not in self._unsteered:
+        if steers:
             written = rewritten(self.model, self.texts.held_out, steers, seed=seed)
-            found = nats_per_token(self.model, written)
-            if steers:
-                return found
-            self._unsteered[seed] = found
+            return nats_per_token(self.model, written)
+        self.plain(seed)
         return self._unsteered[seed]

@@ -65,6 +65,8 @@ def journal(
         "lessons",
         [asdict(conditions), list(prompts)],
         [settings.samples, settings.held_out, settings.max_tokens, settings.seed],
+        # Learned tokens that the condition contains.
+        *([[list(token.ids) for token in model.tokens]] if model.tokens else []),
     )
 
 

@@ -28,7 +28,15 @@ class Steered:
             raise ValueError("a cell without steers is Unsteered")
 
 
-Cell = Unsteered | Prompted | Steered
+@dataclass(frozen=True, slots=True)
+class Guided:
+    """The model as it is and with the condition before the text, in the guided distribution of both
+    (`steer.generate.guidance`): strength 1 is the condition, 0 is none."""
+
+    strength: float
+
+
+Cell = Unsteered | Prompted | Steered | Guided
 
 UNSTEERED, PROMPTED = Unsteered(), Prompted()
 

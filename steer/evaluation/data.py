@@ -268,7 +268,19 @@ def _records(texts: str | Path | Iterable[Any], names: Names) -> Iterable[tuple[
 
 
 def _known_condition(vectors: Sequence[Metadata], baseline: str) -> tuple[str, str, bool] | None:
-    """Condition, baseline, and whether they are system messages, if the vectors agree."""
+    """Condition, baseline, and whether they are system messages, if the vectors agree.
+
+    Raises:
+        InputError: the condition contains learned tokens, which are not there.
+    """
+    for one in vectors:
+        distillation = one.method.distillation
+        if distillation is not None and distillation.within:
+            named = ", ".join(f"<|{part.name}|>" for part in distillation.within)
+            raise InputError(
+                f"the condition of {one.name!r} contains the learned tokens {named}",
+                hint="pass --condition with the whole text spelled out",
+            )
     known = {
         (positive, baseline or _baseline(metadata), metadata.read.chat is True)
         for metadata in vectors

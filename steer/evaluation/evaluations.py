@@ -11,20 +11,22 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steer.base.durations import seconds_of
 from steer.base.errors import InputError, UsageError
 from steer.base.intervals import Interval, plain
 from steer.base.journal import Journal
 from steer.distillation.lessons import Lesson
 from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
-from steer.evaluation.cells import PROMPTED, Cell, steers_of
+from steer.evaluation.cells import PROMPTED, Cell, Guided, steers_of
 from steer.evaluation.data import (
+    Data,
     Engine,
     Progress,
     Step,
@@ -51,7 +53,9 @@ from steer.evaluation.written import (
     plain_texts,
     write_cells,
     write_conditioned,
+    write_guided,
 )
+from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
 from steer.measures.concepts import Judge, meaning_of
 from steer.measures.formulas import preference, wrong_way
 from steer.measures.measure import Baselines, Columns, Measure, Observations
@@ -232,6 +236,29 @@ class Evaluation:
         return in_notebook(self)
 
 
+def _within(seconds: float, model: Model, n_cells: int, data: Data, note: Warn) -> Data:
+    """As many texts as fit into a time, by an estimate."""
+    texts = data.held_out.all_texts
+    n_items = len(texts) // (1 if data.held_out.pairs is None else 2)
+    length = 30 + sum(map(len, texts)) / 4 / max(1, len(texts))
+    whole = Size(n_items or data.samples, data.samples, data.max_tokens)
+    found = pace(model)
+
+    def predicted(size: Size) -> float:
+        own = size.samples * (30 + size.max_tokens)
+        read = n_cells * (2 * size.items * length + 3 * own)
+        return read / found.read + n_cells * size.samples * size.max_tokens / found.written
+
+    size, needed = fitting(sizes(whole), predicted, seconds)
+    note(announce(seconds, needed, left_out(whole, size), predicted(whole)))
+    return replace(
+        data,
+        held_out=data.held_out.first(size.items),
+        samples=size.samples,
+        max_tokens=size.max_tokens,
+    )
+
+
 def evaluate(
     model: Any,
     vectors: Any,
@@ -245,10 +272,12 @@ def evaluate(
     judge_url: str | None = None,
     prompts: Sequence[str] | None = None,
     unrelated: Texts | None = None,
+    budget: str | float | None = None,
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
     names: Any = None,
+    guidance: Sequence[float] = (),
     lm_eval: Sequence[str] = (),
     lm_eval_limit: int | None = None,
     allow_overlap: bool = False,
@@ -267,8 +296,10 @@ def evaluate(
     vectors: one or several steers, vectors, or specs (`joyful:2@12/response`). texts: held-out
     pairs, or texts for a condition: a file, a list of records, or a contrast set. concept: a judge
     of generated texts, such as `words:glad,happy`, or a function from texts to pairs of numerator
-    and denominator; judge_model and judge_url are for `judge:...`. lm_eval: tasks of
-    lm-evaluation-harness, by name or .yaml file. engine: generates texts instead of the model;
+    and denominator; guidance: strengths at which the condition guides the model live, a row each;
+    judge_model and judge_url are for `judge:...`. lm_eval: tasks of lm-evaluation-harness, by name
+    or .yaml file. budget: a time to fit into, such as `5m`, by an
+    estimate; what that leaves out is noted. engine: generates texts instead of the model;
     engine_key: its name and settings, for the journal. command: the command to show for
     reproducing the result. progress, note and warn are callbacks; nothing is printed.
 
@@ -298,6 +329,11 @@ def evaluate(
             "there is no data to measure an effect on",
             hint="pass --texts with held-out pairs, a --condition, or a --concept",
         )
+    if guidance and (stands_for is None or engine is not None):
+        raise InputError(
+            "guidance runs a condition beside the plain prompt, with Hugging Face",
+            hint="pass --condition, and no --engine",
+        )
     chosen = chosen_on(known, data.held_out)
     for name, n in chosen.items():
         warn(
@@ -312,12 +348,16 @@ def evaluate(
         if not isinstance(concept, str)
         else (judge_of(concept, judge_model, judge_url, seed, warn))
     )
-    task = data.task(known, judge)
-    warn_of_readers(task, warn, steers=steers)
+    seconds = None if budget is None else seconds_of(budget)
     model = loaded(model)
     for text in check_all_fit(used, model.identity, allow_other_model=allow_other_model):
         warn(text)
-    table = variants(steers, condition=stands_for and stands_for[0])
+    table = variants(steers, condition=stands_for and stands_for[0], guidance=guidance)
+    if seconds is not None:
+        data = _within(seconds, model, sum(len(row.cells) for row in table), data, note)
+        samples = data.samples
+    task = data.task(known, judge)
+    warn_of_readers(task, warn, steers=steers)
     cells = [cell for row in table for cell in row.cells if steers_of(cell)]
     done = journal(model, table, task, list(engine_key))
     if len(done):
@@ -503,12 +543,18 @@ class _Observer:
         """The texts of the cells in batch `index`."""
         key = f"texts {index}"
         kept = self.done.get(key)
+        report = lambda n: self.on_progress("writing", n)  # noqa: E731
+        [(first, numbers), *_] = cells
+        if kept is None and isinstance(first, Guided):
+            texts = write_guided(self.model, self.task.writing, first.strength, numbers, report)
+            self.done.put(key, [[[text.ids, text.n] for text in texts]])
+            return [texts]
         if kept is None:
             written = write_cells(
                 self.model,
                 self.task.writing,
                 [(steers_of(cell), numbers) for cell, numbers in cells],
-                lambda n: self.on_progress("writing", n),
+                report,
                 self.engine,
             )
             self.done.put(key, [[[text.ids, text.n] for text in row] for row in written])
@@ -548,6 +594,9 @@ class _Observer:
         if variant.kind == "prompt":
             parts: list[tuple[Cell, Sequence[Text]]]
             parts = [(PROMPTED, [lesson_text(lesson) for lesson in lessons])]
+        elif variant.kind == "guidance":
+            [cell] = variant.cells
+            parts = [(cell, own_texts(self.model, self.task.writing, written))]
         else:
             parts = [
                 (cell, [text.scored for text in written[part.start : part.stop]])

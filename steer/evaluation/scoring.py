@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, TypedDict
 
@@ -32,17 +32,20 @@ from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
 from steer.evaluation.batches import Batch, Text, TokenMeasure, surprise
-from steer.evaluation.cells import Cell, Prompted, Steered, steers_of
+from steer.evaluation.cells import Cell, Guided, Prompted, Steered, steers_of
+from steer.generate.guidance import guided
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import by_rows, site_functions
+from steer.hooks.tokens import embedded, standing
 from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
 from steer.models.memory import token_budget
 from steer.models.model import Model
 from steer.models.numbers import not_numbers
 from steer.steering.steers import Steer
+from steer.steering.tokens import separate
 from steer.vectors.sites import Site, format_layers
 from steer.workers import once, workers_of
 
@@ -81,9 +84,8 @@ class Scorer:
         """
         batch = self._batches[group]
         # The batch caches the unsteered and the prompted log-probabilities.
-        steered = self._functions(
-            batch, [cell.steers for cell in cells if isinstance(cell, Steered)]
-        )
+        editing = [one for one in cells if isinstance(one, Steered) and not _has_token(one)]
+        steered = self._functions(batch, [cell.steers for cell in editing])
         layer = _shared_layer(steered)
         trunk = None
         if layer is not None and takes_trunks(self.model):
@@ -96,8 +98,14 @@ class Scorer:
         of_steered = iter(np.concatenate(parts) if parts else ())
         sums: list[Sums] = []
         for cell in cells:
-            if isinstance(cell, Steered):
+            if isinstance(cell, Steered) and _has_token(cell):
+                sums.append(self._sums(self._with_tokens(batch, cell.steers)[None], batch)[0])
+            elif isinstance(cell, Steered):
                 sums.append(next(of_steered))
+            elif isinstance(cell, Guided):
+                both = torch.stack([batch.base, batch.conditioned], -2)
+                own = guided(both, (cell.strength,)).log_softmax(-1)
+                sums.append(self._sums(own[None], batch)[0])
             else:
                 own = batch.conditioned if isinstance(cell, Prompted) else batch.base
                 sums.append(self._sums(own[None], batch)[0])
@@ -158,6 +166,37 @@ class Scorer:
         self._steered = [(cell, batch.clock(values)) for cell in cells]
         return [site_functions(self.model, cell, clock) for cell, clock in self._steered]
 
+    def _with_tokens(self, batch: Batch, steers: Sequence[Steer]) -> Tensor:
+        """Log-probabilities [text, column, vocabulary] at the batch's columns, of its texts with
+        learned tokens before them."""
+        tokens, editing = separate(steers)
+        longer = [standing(self.model, tokens, text.ids) for text in batch.texts]
+        shifts = [len(ids) - len(text.ids) for ids, text in zip(longer, batch.texts, strict=True)]
+        moved = Batch.of(
+            self.model,
+            [
+                replace(
+                    text,
+                    ids=tuple(ids),
+                    scored=tuple(position + shift for position in text.scored),
+                    start=text.start + shift,
+                )
+                for ids, shift, text in zip(longer, shifts, batch.texts, strict=True)
+            ],
+        )
+        with embedded(self.model, tokens):
+            if editing:
+                clock = moved.clock({})
+                self._steered.append((editing, clock))
+                functions = site_functions(self.model, editing, clock)
+                found = self._forward(moved, [functions], None)[0]
+            else:
+                found = moved.base
+        wanted = batch.columns.cpu()[None] + torch.tensor(shifts)[:, None]
+        # What a text does not score is as good as anything.
+        index = torch.searchsorted(moved.columns.cpu(), wanted).clamp(max=len(moved.columns) - 1)
+        return found[torch.arange(len(index))[:, None], index.to(found.device)]
+
     def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
         times = len(cells)
@@ -165,6 +204,10 @@ class Scorer:
         with replayed(self.model, trunk, times), placed(self.model, functions):
             log_probs = batch.log_probs(batch.ids.repeat(times, 1), batch.columns)
         return log_probs.view(times, len(batch.ids), *log_probs.shape[1:])
+
+
+def _has_token(cell: Steered) -> bool:
+    return any(steer.is_token for steer in cell.steers)
 
 
 class _Found(TypedDict):

@@ -38,7 +38,7 @@ def lies_at(
         for one in texts
         if one.n
     ]
-    sites = [Site(layer, vector.metadata.site).canonical for layer in layers]
+    sites = [Site(layer, vector.metadata.activation_site).canonical for layer in layers]
     totals = np.zeros((len(groups), len(sites), model.identity.d_model))
     for part in record(model, readings, sites):
         for row, index in enumerate(part.indices):

@@ -371,7 +371,7 @@ def with_lengths(model: Model, vector: SteeringVector, texts: Sequence[Written])
     metadata = vector.metadata
     if all(layer.resid_norm for layer in metadata.statistics):
         return vector
-    sites = [Site(layer, metadata.site) for layer in metadata.layers]
+    sites = [Site(layer, metadata.activation_site) for layer in metadata.layers]
     _, lengths = read_means(model, [(text.ids, text.n) for text in texts], sites)
     statistics = tuple(
         msgspec.structs.replace(layer, resid_norm=rounded(float(length)))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from steer.base.durations import seconds_of
 from steer.base.errors import InputError, UsageError, VectorError
 from steer.base.files import check_writable
 from steer.base.intervals import plain
@@ -26,6 +27,7 @@ from steer.evaluation.bench import Bench, acting, bench, journal, run
 from steer.evaluation.cells import Cell, Steered
 from steer.evaluation.choice import Budget
 from steer.evaluation.data import (
+    Data,
     Engine,
     Progress,
     Step,
@@ -42,8 +44,11 @@ from steer.evaluation.evaluations import frame
 from steer.evaluation.task import Task
 from steer.evaluation.verdict import Verdict, judge
 from steer.evaluation.written import Writing
+from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
+from steer.measures.baselines import N_CHANCE
 from steer.measures.elimination import looks, n_looks
 from steer.measures.grids import (
+    MULTIPLES,
     Grid,
     GridRow,
     Position,
@@ -57,8 +62,9 @@ from steer.measures.grids import (
 )
 from steer.measures.heat import LOOKED, heat_map
 from steer.measures.tables import in_console, in_notebook, table
+from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation, parse_coefficient
-from steer.steering.scope import CONSTANT
+from steer.steering.scope import CONSTANT, Scope
 from steer.steering.spec import SteerSpec, parse
 from steer.steering.steers import Steer, check_all_fit, recommended_operation, usual_scope
 from steer.vectors import store
@@ -73,6 +79,8 @@ RULES: tuple[Rule, ...] = ("budget", "refusal_direction")
 QUICK_ROWS, QUICK_ITEMS, QUICK_SAMPLES, QUICK_TOKENS = 6, 12, 12, 24
 #: How many cells of the front are shown, the strongest.
 FRONT = 8
+#: Times that a sweep writes texts, to estimate how long it takes.
+LOOKS = 10
 
 
 def grid_of(
@@ -88,10 +96,11 @@ def grid_of(
     """The cells of a sweep: each vector at each of its layers, with each of the coefficients.
 
     vectors: names, paths, or vectors; also with an op and a scope, as in `joyful:ablate/response`.
-    layers: such as `2,5` or `4-7`; by default all that are stored. coefficients: such as `5%,10%`
-    (of the activations' length) or `0.5,1` (times the vector); by default nine that suit the vector
-    and the op. together: steer at all layers at once. save: check that the vectors' files can be
-    written. find: gives the file of a name.
+    layers: such as `2,5` or `4-7`; by default all that are stored, each alone, and together those
+    that the file recommends together. coefficients: such as `5%,10%` (of the activations' length)
+    or `0.5,1` (times the vector); by default nine that suit the vector and the op. together: steer
+    at all layers at once. save: check that the vectors' files can be written. find: gives the file
+    of a name.
 
     Raises:
         UsageError: a spec with numbers, a repeated vector or coefficient, or a percentage of a
@@ -115,6 +124,7 @@ def grid_of(
     rows = []
     for spec, item in zip(specs, vectors, strict=True):
         vector = item if isinstance(item, SteeringVector) else store.read(find(spec.reference))
+        _ = vector.metadata.activation_site  # a learned token has none
         op = spec.op or recommended_operation(vector.metadata)
         columns = _coefficients(coefficients, vector, op, rule)
         scope = spec.scope or replace(
@@ -125,7 +135,23 @@ def grid_of(
             row = GridRow(vector, chosen, columns, reference, op, scope)
             row.steer(0)  # raises before the model is loaded
             rows.append(row)
+        if layers is None and coefficients is None and rule == "budget" and not together:
+            rows += _calibrated(vector, without_passwords(spec.reference), op, scope)
     return Grid(tuple(rows))
+
+
+def _calibrated(
+    vector: SteeringVector, reference: str, op: Operation, scope: Scope
+) -> list[GridRow]:
+    """A row of the layers that a vector's file recommends together, where it was calibrated so,
+    with coefficients from a tenth to twice what it recommends."""
+    recommended = vector.metadata.recommended
+    is_alike = op.name == "add" == recommended.op_name and recommended.unit == "vector"
+    plain_vector = not vector.metadata.rank and vector.metadata.method.name != "distill"
+    if len(recommended.layers) < 2 or not (is_alike and plain_vector and recommended.coefficient):
+        return []
+    columns = tuple(Coefficient(float(f"{recommended.coefficient * m:.3g}")) for m in MULTIPLES)
+    return [GridRow(vector, recommended.layers, columns, reference, op, scope)]
 
 
 def check_budget(max_kl: float, max_nats: float) -> None:
@@ -156,6 +182,7 @@ def sweep(
     rule: str = "budget",
     exhaustive: bool = False,
     quick: bool = False,
+    budget: str | float | None = None,
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
@@ -175,8 +202,9 @@ def sweep(
     texts for a condition. max_kl, max_nats: the budget, in nats per token on unrelated texts, and
     extra nats per token of generated texts. exhaustive: score every cell on all texts, even if some
     of them show that it cannot be the choice. quick: a first answer in minutes, from fewer layers,
-    coefficients and texts. command: the command to show for reproducing the result. progress, note
-    and warn are callbacks; nothing is printed.
+    coefficients and texts. budget: a time to fit into, such as `5m`, by an estimate; what that
+    leaves out is noted. command: the command to show for reproducing the result. progress, note and
+    warn are callbacks; nothing is printed.
 
     Raises:
         InputError: there is no data to measure an effect on, data cannot be used, a vector was made
@@ -210,16 +238,20 @@ def sweep(
         raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
     if rule != "budget" and data.held_out.pairs is None:
         raise UsageError(f"the rule {rule} needs held-out pairs", hint="pass --texts")
-    budget = Budget(max_kl, max_nats, chosen_rule)
+    limits = Budget(max_kl, max_nats, chosen_rule)
+    seconds = None if budget is None else seconds_of(budget)
     task = data.task(known).for_choice
     warn_of_readers(task, warn, vectors=[row.vector for row in grid.rows])
     model = loaded(model)
     vectors_used = [row.vector for row in grid.rows]
     for text in check_all_fit(vectors_used, model.identity, allow_other_model=allow_other_model):
         warn(text)
+    if seconds is not None:
+        grid, data = _within(seconds, model, grid, data, note)
+        task = data.task(known).for_choice
     note(
         f"{model.describe()} · {len(grid.rows)} rows × {grid.n_columns} coefficients ·"
-        f" budget: KL at most {budget.kl:g} and extra nats at most {budget.nats:g} per token"
+        f" budget: KL at most {limits.kl:g} and extra nats at most {limits.nats:g} per token"
     )
     report = progress or silent
     cells: list[Cell] = [Steered((steer,)) for steer in strongest(grid)]
@@ -233,18 +265,26 @@ def sweep(
 
         on = bench(model, task, on_written, write)
         # The other rule needs all scores.
-        limit = None if exhaustive or budget.rule != "budget" else budget.kl
+        limit = None if exhaustive or limits.rule != "budget" else limits.kl
         left_out: tuple[str, ...] = ()
         steps = _Sweep(on, report, note)
         if limit is not None:
             grid, left_out = steps.promising(grid, limit)
         grid, scores = steps.scored(grid, limit)
-        more = finer(grid, scores, budget.kl) if budget.rule == "budget" else None
+        more = finer(grid, scores, limits.kl) if limits.rule == "budget" else None
         if more is not None:
             more, second = steps.scored(more, limit)
             grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
-        report(Step("comparing the choice with random directions", 1.0))
-        verdict = judge(on, grid, scores, budget, task.writing, len(left_out))
+        verdict = judge(
+            on,
+            grid,
+            scores,
+            limits,
+            task.writing,
+            len(left_out),
+            twice=not quick,
+            on_progress=lambda task, share: report(Step(task, share)),
+        )
     every = data.held_out.all_texts
 
     def finish() -> None:
@@ -255,7 +295,7 @@ def sweep(
         model=model.identity,
         described=model.describe(),
         grid=grid,
-        budget=budget,
+        budget=limits,
         writing=task.writing,
         verdict=verdict,
         unsteered=tuple(model.decode(text.ids) for text in on.own[:6]),
@@ -264,6 +304,34 @@ def sweep(
         idle=tuple(steps.idle),
         command=command,
         finish=finish,
+    )
+
+
+def _within(seconds: float, model: Model, grid: Grid, data: Data, note: Warn) -> tuple[Grid, Data]:
+    """As much of a sweep as fits into a time, by an estimate."""
+    held_out = data.held_out
+    texts = held_out.all_texts
+    n_items = len(texts) // (1 if held_out.pairs is None else 2)
+    # Four characters a token, and what a template adds.
+    length = 30 + sum(map(len, texts)) / 4 / max(1, len(texts))
+    whole = Size(n_items or data.samples, data.samples, data.max_tokens, len(grid.rows))
+    found = pace(model)
+
+    def predicted(size: Size) -> float:
+        rows = grid if size.layers in (None, len(grid.rows)) else thinned(grid, size.layers)
+        # A cell is read from its layer on, and some are left out after a part of the texts.
+        cells = len(rows.rows) * rows.n_columns / 3
+        items, own = 2 * size.items * length, size.samples * (30 + size.max_tokens)
+        read = cells * (items + own) + N_CHANCE * items / 2 + 3 * LOOKS * own
+        return read / found.read + LOOKS * size.samples * size.max_tokens / found.written
+
+    size, needed = fitting(sizes(whole), predicted, seconds)
+    missing = left_out(whole, size, len(grid.rows))
+    note(announce(seconds, needed, missing, predicted(whole)))
+    if size.layers is not None and size.layers < len(grid.rows):
+        grid = thinned(grid, size.layers)
+    return grid, replace(
+        data, held_out=held_out.first(size.items), samples=size.samples, max_tokens=size.max_tokens
     )
 
 
@@ -690,8 +758,8 @@ def _recommendation(result: dict[str, Any]) -> Iterator[str]:
     items = "pairs" if result["effect"] == "preference" else "texts"
     worst = f", the worst first: {which}" if wrong else ""
     yield f"  {len(wrong)} of {n['items']} {items} move the wrong way{worst}"
-    again = result["again"]
-    yield f"  texts with seed {again['seed']}: extra nats {_shown(again['extra_nats'])}"
+    if (again := result["again"]) is not None:
+        yield f"  texts with seed {again['seed']}: extra nats {_shown(again['extra_nats'])}"
     if result["stable"]:
         yield (
             "  stable: each half of the items, one with texts of that seed, gives a neighbouring"

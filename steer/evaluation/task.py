@@ -17,7 +17,7 @@ from steer import resuming
 from steer.base.journal import Journal
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
-from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Steered, steers_of
+from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Guided, Steered, steers_of
 from steer.evaluation.written import FOR_CHOICE, Writing
 from steer.measures.baselines import N_RANDOM, opposite, random_direction
 from steer.measures.concepts import Judge
@@ -54,29 +54,31 @@ class Task:
         return replace(self, writing=replace(self.writing, first=FOR_CHOICE))
 
 
-def variants(steers: Sequence[Steer], *, condition: str | None) -> list[Variant]:
-    """The rows of the table, in their order."""
+def variants(
+    steers: Sequence[Steer], *, condition: str | None, guidance: Sequence[float] = ()
+) -> list[Variant]:
+    """The rows of the table, in their order. guidance: strengths of the condition, live."""
     rows = [Variant("unsteered", "unsteered", (UNSTEERED,))]
     names = names_of(steers)
     for steer in steers:
         name = names[steer.vector]
+        label = f"{name}{str(steer)[len(steer.vector.name) :]}"
+        rows.append(Variant(label, "vector", (Steered((steer,)),), name))
+        if steer.is_token:  # it has no opposite, and no length that a random direction could have
+            continue
         noise: tuple[Cell, ...] = tuple(
             Steered((random_direction(steer, seed),)) for seed in range(N_RANDOM)
         )
-        rows += [
-            Variant(
-                f"{name}{str(steer)[len(steer.vector.name) :]}",
-                "vector",
-                (Steered((steer,)),),
-                name,
-            ),
-            Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name),
-        ]
+        rows.append(Variant(f"{name}, random ({N_RANDOM} seeds)", "random", noise, name))
         if steer.op.op.signed:
             turned = Variant(f"{name}, opposite", "opposite", (Steered((opposite(steer),)),), name)
             rows.insert(-1, turned)
     if condition is not None:
         rows.append(Variant("condition as prompt", "prompt", (PROMPTED,)))
+        rows += [
+            Variant(f"condition guided ×{strength:g}", "guidance", (Guided(strength),))
+            for strength in guidance
+        ]
     return rows
 
 
@@ -116,7 +118,14 @@ def journal(model: Model, rows: Sequence[Variant], task: Task, engine: Sequence[
         model,
         "evaluations",
         [
-            [[type(cell).__name__, *map(_described, steers_of(cell))] for cell in row.cells]
+            [
+                [
+                    type(cell).__name__,
+                    *([cell.strength] if isinstance(cell, Guided) else []),
+                    *map(_described, steers_of(cell)),
+                ]
+                for cell in row.cells
+            ]
             for row in rows
         ],
         msgspec.to_builtins([task.held_out, task.writing, task.unrelated]),

@@ -10,7 +10,7 @@ import numpy as np
 
 from steer.base.intervals import Interval, difference, ratio
 from steer.evaluation.batches import drift
-from steer.evaluation.bench import Bench, completed
+from steer.evaluation.bench import Bench, Progress, completed
 from steer.evaluation.cells import UNSTEERED, Cell, Steered
 from steer.evaluation.choice import (
     LINES,
@@ -97,9 +97,13 @@ def judge(
     budget: Budget,
     writing: Writing,
     n_left_out: int = 0,
+    *,
+    twice: bool = True,
+    on_progress: Progress = lambda what, share: None,
 ) -> Verdict:
     """Choose a cell, and test whether it can be recommended. n_left_out: rows that were looked at
-    but are not in the grid.
+    but are not in the grid. twice: write new texts, to see whether they lead to the same choice;
+    without that it is not known whether it is stable.
 
     Raises:
         HookError: a cell was never applied.
@@ -108,6 +112,7 @@ def judge(
     find = looking(texts, grid, writing)
 
     def look(position: Position) -> Tried:
+        on_progress("writing texts under the best cells", min(0.5, len(looked) / 16))
         looked[position] = find(position)
         return looked[position]
 
@@ -129,14 +134,21 @@ def judge(
     if tried.extra_nats.value > budget.nats:
         reason = f"no cell that was tried has at most {budget.nats:g} extra nats per token"
         return Verdict(scores, tried.position, reason, front, tried)
-    again = repeat(texts, grid, scores, writing, tried.position)
-    instability = _instability(again.scores, grid, budget, tried.position, tried.refused, look)
-    nats = again.together(tried.extra_nats, writing.samples)
-    if nats > budget.nats:
-        instability = f"with those of seed {again.seed}, texts have {nats:.3f} extra nats"
-    stable: bool | None = not instability
-    if stable and effects.size == 1:
-        stable, instability = None, "the grid has only one cell"
+    again: Repeat | None = None
+    stable: bool | None = None
+    if not twice:
+        instability = "no texts were written with another seed"
+    else:
+        on_progress("writing texts with another seed", 0.5)
+        again = repeat(texts, grid, scores, writing, tried.position)
+        instability = _instability(again.scores, grid, budget, tried.position, tried.refused, look)
+        nats = again.together(tried.extra_nats, writing.samples)
+        if nats > budget.nats:
+            instability = f"with those of seed {again.seed}, texts have {nats:.3f} extra nats"
+        stable = not instability
+        if stable and effects.size == 1:
+            stable, instability = None, "the grid has only one cell"
+    on_progress("comparing the choice with random directions", 0.8)
     verdict = _held_against_chance(texts, grid, scores, front, tried, n_left_out)
     listed = shortlist(list(looked.values()), scores, budget, tried.position)
     return replace(verdict, again=again, stable=stable, instability=instability, shortlist=listed)

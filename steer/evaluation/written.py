@@ -15,9 +15,11 @@ from steer.contrasts.passages import Message, Passage
 from steer.contrasts.reading import Tokens, shared_prefix
 from steer.distillation.lessons import MIN_TOKENS, Conditions, Lesson, beginnings, write_lessons
 from steer.evaluation.batches import Text
-from steer.generate.apply import TOGETHER, Sampling, continue_ids
+from steer.generate.apply import TOGETHER, Sampling, continue_ids, runs, up_to_end
+from steer.generate.batch import Batch
 from steer.generate.mixed import continue_mixed
 from steer.models.model import Model
+from steer.steering.generation import Row
 from steer.steering.steers import Steer
 
 #: The number of the first sample in an evaluation, and in a sweep. They differ from each other and
@@ -110,6 +112,42 @@ def write_cells(
         at_once = replace(sampling, batch_size=min(TOGETHER, len(order)))
         new = continue_ids(model, order, steers, at_once, on_done)
         written.append([_written(o[0], ids) for o, ids in zip(order, new, strict=True)])
+    return written
+
+
+def write_guided(
+    model: Model,
+    writing: Writing,
+    strength: float,
+    numbers: range,
+    on_done: Callable[[int], None] = lambda n_texts: None,
+) -> list[Written]:
+    """Texts at temperature 1 in the guided distribution of the condition, as `write_cells`.
+
+    Raises:
+        InputError: as there.
+    """
+    assert writing.conditions is not None
+    plain = [_beginning(model, writing, prompt) for prompt in writing.prompts]
+    under = [beginnings(model, writing.conditions, prompt)[0] for prompt in writing.prompts]
+    room = _room(model, max(map(len, under)), writing.max_tokens)
+    sampling = Sampling(max_tokens=room, temperature=1.0, seed=writing.seed)
+    rows = [
+        Row(
+            "",
+            writing.first + i // len(plain),
+            list(plain[i % len(plain)]),
+            (list(under[i % len(plain)]),),
+        )
+        for i in numbers
+    ]
+    written: list[Written] = []
+    for part in runs(model, rows, TOGETHER // 2):
+        new = Batch(model, part, (), sampling, strengths=(strength,)).run()
+        written += [
+            _written(row.ids, up_to_end(model, ids)) for row, ids in zip(part, new, strict=True)
+        ]
+        on_done(len(part))
     return written
 
 

@@ -11,11 +11,13 @@ from itertools import groupby, takewhile
 from steer.base.errors import SteerError, UsageError
 from steer.generate.batch import Batch
 from steer.hooks.meeting import check_acted, check_can_act
+from steer.hooks.tokens import standing
 from steer.models.memory import ran_out
 from steer.models.model import Model
 from steer.steering.generation import Generation, Guidance, Row, Sampling, check_gates
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
+from steer.steering.tokens import LearnedToken, separate
 from steer.workers import Workers, workers_of
 
 __all__ = [
@@ -73,6 +75,7 @@ def generate(
             hint="leave --beams out",
         )
     check_gates(sampling, steers)
+    tokens, editing = separate(steers)
     gated = any(steer.gate is not None for steer in steers)
     if guidance is not None and (sampling.beams > 1 or watched or guards or gated):
         raise UsageError(
@@ -80,9 +83,11 @@ def generate(
             " beams",
             hint="put the condition into the prompt, or leave the others out",
         )
-    rows = rows_of(model, prompts, sampling, special=special, guidance=guidance)
+    rows = rows_of(
+        model.knowing(tokens), prompts, sampling, special=special, guidance=guidance, tokens=tokens
+    )
     if not allow_idle:
-        check_can_act(model, steers, [row.ids for row in rows], sampling.max_tokens)
+        check_can_act(model, editing, [row.ids for row in rows], sampling.max_tokens)
     if on_text is not None and len(rows) != 1:
         raise ValueError("text can be streamed for one prompt and one sample only")
     size = sampling.batch_size
@@ -182,7 +187,7 @@ class _Writer:
                     raise
                 self._most = len(part) // 2
                 continue
-            continuations += [_up_to_end(self.model, ids) for ids in batch]
+            continuations += [up_to_end(self.model, ids) for ids in batch]
         return continuations
 
 
@@ -202,7 +207,8 @@ def runs(model: Model, rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
     return parts
 
 
-def _up_to_end(model: Model, ids: list[int]) -> list[int]:
+def up_to_end(model: Model, ids: list[int]) -> list[int]:
+    """Token ids up to the end of the text, which is among them."""
     stop = next((index for index, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
     return ids[:stop]
 
@@ -214,8 +220,10 @@ def rows_of(
     *,
     special: bool,
     guidance: Guidance | None = None,
+    tokens: Sequence[LearnedToken] = (),
 ) -> list[Row]:
-    """A row for each continuation, prompt by prompt; see `generate`.
+    """A row for each continuation, prompt by prompt; see `generate`. tokens: learned tokens that
+    will stand in the prompts.
 
     Raises:
         SteerError: a prompt is empty or too long.
@@ -226,7 +234,7 @@ def rows_of(
         every = [model.encode(text, special=special) for text in (prompt, *under)]
         if not all(every):
             raise SteerError(f"prompt {number} is empty, and {model.identity.id} has no BOS token")
-        longest = max(map(len, every))
+        longest = max(len(standing(model, tokens, ids)) for ids in every)
         if model.context is not None and longest + sampling.max_tokens > model.context:
             room = model.context - longest
             raise SteerError(

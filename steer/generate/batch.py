@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,11 +19,13 @@ from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.inject import injected
+from steer.hooks.tokens import embedded, standing
 from steer.hooks.watch import Watch
 from steer.models.model import Model
 from steer.steering.generation import Finish, GateReading, Generation, Row, Sampling, Trip
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
+from steer.steering.tokens import separate
 
 
 class Listener(Protocol):
@@ -54,6 +57,14 @@ class Batch:
     #: For each row that a guard has stopped: the guard, and the index of the new token.
     tripped: dict[int, tuple[Guard, int]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.tokens, self.steers = separate(self.steers)
+
+    @cached_property
+    def prompts(self) -> list[list[int]]:
+        """The token ids of each row's prompt, with learned tokens where they stand."""
+        return [standing(self.model, self.tokens, row.ids) for row in self.rows]
+
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has.
 
@@ -62,13 +73,18 @@ class Batch:
         """
         model, sampling = self.model, self.sampling
         # A beam search has one row per prompt, and produces all its samples.
-        rows = self.rows[:: sampling.samples] if sampling.beams > 1 else self.rows
-        prompts = [ids for row in rows for ids in (row.ids, *row.conditioned)]
+        rows = list(zip(self.prompts, self.rows, strict=True))
+        rows = rows[:: sampling.samples] if sampling.beams > 1 else rows
+        prompts = [
+            ids
+            for own, row in rows
+            for ids in (own, *(standing(model, self.tokens, one) for one in row.conditioned))
+        ]
         ids, mask = model.padded(prompts, left=True)
         width = ids.shape[1]
         self.look_at(prompts, width - mask.sum(1))
         steered = injected(model, self.steers, self.clock, self.watch.functions)
-        with torch.no_grad(), nothing_else(model), steered:
+        with torch.no_grad(), nothing_else(model), embedded(model, self.tokens), steered:
             output = model.network.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -180,7 +196,7 @@ class Batch:
         each = 1 + len(self.strengths)  # runs of a guided text
         row = index // self.sampling.samples if self.sampling.beams > 1 else index * each
         closed = {gate.gate for gate in self._gates(index, length) if not gate.share}
-        special = [token in self.model.special_ids for token in self.rows[index].ids]
+        special = [token in self.model.special_ids for token in self.prompts[index]]
         idle, unreached = [], []
         for steer in dict.fromkeys(self.steers):
             runs = range(row, row + each)

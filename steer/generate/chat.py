@@ -14,6 +14,7 @@ from steer.steering import recipe, spec
 from steer.steering.generation import Sampling
 from steer.steering.named import NamedSteer, resolved
 from steer.steering.steers import Steer, check_all_fit
+from steer.steering.tokens import absent
 from steer.vectors import store
 from steer.vectors.rendering import differences
 
@@ -92,7 +93,8 @@ class Chat:
             return self._answer(line.removeprefix("/"), on_text)
         name, _, rest = line.partition(" ")
         if name == "/compare":
-            turn = self.conversation.unsteered(self.sampling, on_text)
+            tokens = absent([steer for _, steer in self._steers])
+            turn = self.conversation.unsteered(self.sampling, on_text, tokens)
             return Outcome(turn=turn, notes=("without steering",))
         if name not in COMMANDS:
             close = difflib.get_close_matches(name, COMMANDS, n=1)

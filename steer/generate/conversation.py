@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 
 from steer.base.errors import ModelError, SteerError, UsageError
 from steer.generate.apply import generate
+from steer.hooks.tokens import standing
 from steer.models.model import Model
 from steer.steering.generation import GateReading, Sampling
 from steer.steering.readers import check_readers, hint
 from steer.steering.steers import Steer
+from steer.steering.tokens import separate
 
 OnText = Callable[[str], None]
 
@@ -91,8 +93,10 @@ class Conversation:
         chat = self.has_template
         return [f"{text}: {hint(chat=chat)}" for text in check_readers(chat=chat, steers=steers)]
 
-    def unsteered(self, sampling: Sampling, on_text: OnText) -> Turn:
+    def unsteered(self, sampling: Sampling, on_text: OnText, tokens: Sequence[Steer] = ()) -> Turn:
         """The last answer without steering; does not change the conversation.
+
+        tokens: learned tokens that messages may have written, at the coefficient 0.
 
         Raises:
             UsageError: there is no answer yet, or the last one was not steered.
@@ -102,7 +106,9 @@ class Conversation:
         *before, last = self.turns
         if not last.steers:
             raise UsageError("the last answer was not steered", hint="/steer NAME, then ask again")
-        return self._generated(last.message, before, [], replace(sampling, seed=last.seed), on_text)
+        return self._generated(
+            last.message, before, tokens, replace(sampling, seed=last.seed), on_text
+        )
 
     def _generated(
         self,
@@ -113,7 +119,7 @@ class Conversation:
         on_text: OnText,
     ) -> Turn:
         prompt = self._prompt(message, before)
-        room = self._room(prompt, sampling.max_tokens)
+        room = self._room(prompt, sampling.max_tokens, steers)
         pieces: list[str] = []
         named = tuple(str(steer) for steer in steers)
 
@@ -154,12 +160,14 @@ class Conversation:
             text = _continued(text, turn.message) + turn.answer
         return _continued(text, message)
 
-    def _room(self, prompt: str, wanted: int) -> int:
+    def _room(self, prompt: str, wanted: int, steers: Sequence[Steer]) -> int:
         """The number of tokens that an answer can have, at most `wanted`."""
         context = self.model.context
         if context is None:
             return wanted
-        room = context - len(self.model.encode(prompt, special=not self.has_template))
+        tokens, _ = separate(steers)
+        ids = self.model.knowing(tokens).encode(prompt, special=not self.has_template)
+        room = context - len(standing(self.model, tokens, ids))
         if room < 1:
             raise SteerError(
                 f"the conversation fills the context of {context:,} tokens of"

@@ -18,9 +18,11 @@ from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
 from steer.hooks.hooks import SiteFunction, before_input, placed
 from steer.hooks.inject import by_rows, site_functions
+from steer.hooks.tokens import embedded, standing
 from steer.models.model import Model
 from steer.steering.generation import Row, Sampling
 from steer.steering.steers import Steer
+from steer.steering.tokens import separate
 from steer.vectors.sites import Site
 
 
@@ -59,10 +61,19 @@ class _Mixed:
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has."""
         model = self.model
-        ids, mask = model.padded([row.ids for row in self.rows], left=True)
+        # By identity, as neighbours with the same steers are told.
+        parted = {id(own): separate(own) for own in self.steerings}
+        every = {token.ids: token for tokens, _ in parted.values() for token in tokens}
+        prompts = [
+            standing(model, parted[id(own)][0], row.ids)
+            for row, own in zip(self.rows, self.steerings, strict=True)
+        ]
+        ids, mask = model.padded(prompts, left=True)
         width = ids.shape[1]
         batch = Batch(model, self.rows, (), self.sampling)
-        with torch.no_grad(), nothing_else(model), self._steered(width, width - mask.sum(1)):
+        steered = self._steered(width, width - mask.sum(1), prompts)
+        known = embedded(model, list(every.values()))
+        with torch.no_grad(), nothing_else(model), known, steered:
             output = model.network.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -75,7 +86,9 @@ class _Mixed:
         return list(output[:, width:].tolist())
 
     @contextmanager
-    def _steered(self, width: int, padding: torch.Tensor) -> Iterator[None]:
+    def _steered(
+        self, width: int, padding: torch.Tensor, prompts: Sequence[list[int]]
+    ) -> Iterator[None]:
         """Steer neighbours with the same steers together, on a clock of their own positions."""
         model = self.model
         whole = TokenClock(width, padding)
@@ -85,9 +98,10 @@ class _Mixed:
         for _, group in groupby(self.steerings, key=id):
             same = list(group)
             part = slice(start, start + len(same))
-            values = prompt_values(model, same[0], [row.ids for row in self.rows[part]])
+            _, steers = separate(same[0])
+            values = prompt_values(model, steers, prompts[part])
             clock = TokenClock(width, padding[part], values)
-            functions.append(site_functions(model, same[0], clock))
+            functions.append(site_functions(model, steers, clock))
             clocks.append((clock, part))
             start = part.stop
 

@@ -28,6 +28,7 @@ from steer.generate.decoding import Stops, drawn
 from steer.generate.guidance import guided
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions, staged
+from steer.hooks.tokens import embedded
 from steer.models import caches
 from steer.models.memory import token_budget
 from steer.models.model import Model
@@ -35,6 +36,7 @@ from steer.models.numbers import not_numbers
 from steer.steering.generation import Generation, Row, Sampling
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
+from steer.steering.tokens import FIRST_ID
 from steer.vectors.sites import Site
 
 #: The names of a model's cache or state in its outputs and arguments.
@@ -52,7 +54,7 @@ class Run:
         self, text: Continuation, batch: Batch, on_prompt: Callable[[Tensor], None] | None = None
     ) -> None:
         self.text, self._batch, self.on_prompt = text, batch, on_prompt
-        self.prompt = batch.rows[0].ids
+        self.prompt, self.tokens = batch.prompts[0], batch.tokens
         self.logits: Tensor | None = None
 
     @cached_property
@@ -99,18 +101,21 @@ class Continuation:
         plain: bool = False,
         on_prompt: Callable[[Tensor], None] | None = None,
     ) -> None:
-        self.prompt, self.sampling, self.steers = row.ids, sampling, steers
+        self.sampling = sampling
         self.new: list[int] = []
         self.error: Exception | None = None
         self.is_over = False
         self.parked: list[_Cohort] = []
         self._model, self._on_token = model, on_token
         self._batch = Batch(model, [row], steers, sampling, watched, guards)
+        self.prompt, self.steers = self._batch.prompts[0], steers
         self._strengths, self._prefill = strengths, prefill
         self._stream = random_stream(row, sampling)
         self._stops = Stops(model, sampling.stop, 0)
         others = [Batch(model, [Row("", 0, ids)], steers, sampling) for ids in row.conditioned]
-        others += [Batch(model, [Row("", 0, row.ids)], (), sampling)] if plain else []
+        # What was written as a learned token is a part of the steering.
+        bare = [token for token in row.ids if token < FIRST_ID]
+        others += [Batch(model, [Row("", 0, bare)], (), sampling)] if plain else []
         self.runs = [Run(self, self._batch, on_prompt), *(Run(self, one) for one in others)]
         self._with_end = on_prompt is not None
 
@@ -343,7 +348,9 @@ class Together:
             **({} if cohort.cache is None else {cohort.name: cohort.cache}),
         )
         skipped = [max(pad - start, 0) for pad in pads]
-        with torch.no_grad(), placed(model, _by_site(cohort.rows, skipped)):
+        functions = _by_site(cohort.rows, skipped)
+        tokens = list({token.ids: token for row in cohort.rows for token in row.tokens}.values())
+        with torch.no_grad(), embedded(model, tokens), placed(model, functions):
             output = model.network(**inputs)
         cohort.width = stop
         cohort.name, cohort.cache = _state(output)

@@ -26,10 +26,10 @@ def check_can_act(
         IdleError: a steer's scope and schedule cover no position of texts of these lengths, or it
             adds 0, by itself or together with the others.
     """
-    active = [steer for steer in steers if steer.coefficient.value]
+    active = [steer for steer in steers if steer.coefficient.value and not steer.is_token]
     if not active:
         return
-    effective = planned(model, steers)
+    effective = planned(model, active)
     special = model.special_ids
     for steer in active:
         if steer not in effective:

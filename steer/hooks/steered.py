@@ -27,6 +27,7 @@ from steer.hooks.meeting import check_acted
 from steer.models.model import Model
 from steer.steering.reach import meets
 from steer.steering.steers import Steer
+from steer.steering.tokens import refuse
 from steer.vectors.sites import Site
 
 
@@ -37,11 +38,13 @@ def steered(model: Model, steers: Sequence[Steer], *, allow_idle: bool = False) 
     allow_idle: whether a steer may change nothing.
 
     Raises:
-        UsageError: a prompt gate reads deeper than a steer acts, which needs a forward of its own.
+        UsageError: a learned token; or a prompt gate reads deeper than a steer acts, which needs a
+            forward of its own.
         SiteError: the model has no such layer or site.
         HookError: the block ended well, yet a steer was never applied.
         IdleError: the block ended well, yet a steer changed no bit of any text.
     """
+    refuse(steers, "model.steered, which does not know the prompts beforehand,")
     _check_gates(steers)
     if not steers:
         yield

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 from steer import evaluation
 from steer.baking.bakeable import check_bakeable
 from steer.baking.folder import Report as BakeReport
 from steer.baking.folder import export as export_folder
 from steer.baking.target import check_folder
+from steer.base.durations import seconds_of
 from steer.base.errors import InputError, UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
@@ -24,7 +26,9 @@ from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
-from steer.distillation.settings import DistillSettings
+from steer.distillation.settings import DistillSettings, Form, sizes
+from steer.distillation.token import distill_token
+from steer.distillation.within import within
 from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
 from steer.evaluation.calibration import calibrated
 from steer.evaluation.making import OPENINGS, Made, samples_of
@@ -315,6 +319,10 @@ def distill(
     baseline: str = "",
     prompts: Data | None = None,
     chat: bool = False,
+    form: str = "edit",
+    tokens: int | None = None,
+    scalar: bool = False,
+    inside: Steers = None,
     method: str | None = None,
     options: Mapping[str, Value] | None = None,
     rank: int | None = None,
@@ -324,18 +332,25 @@ def distill(
     held_out: int | None = None,
     max_tokens: int | None = None,
     steps: int | None = None,
+    budget: str | float | None = None,
     seed: int = 0,
     name: str = "edit",
     description: str = "",
     license: str = "",
     progress: Progress = silent,
 ) -> Vector:
-    """Make an edit that does what a prompt condition does, without its tokens.
+    """Make an edit, or a learned token, that does what a prompt condition does.
 
     The model writes texts under the condition; the edit learns to give the same probabilities
     without it (context distillation: Askell et al. 2021, arXiv 2112.00861). chat: the condition is
     a system message, and prompts are what users ask. The file's evidence says how much of the
     condition's effect the edit recovers on held-out texts: 1 is all, 0 is the unsteered model.
+    budget: a time to fit into, such as `5m`, by an estimate; what that leaves out is logged.
+
+    form: `edit` acts on activations, without the condition's tokens; `token` makes embeddings, so
+    many `tokens`, that stand where the condition stood, or in any prompt as `<|name|>`. scalar:
+    train it for coefficients from -1 to 2, each as many times the condition. inside: learned tokens
+    that the condition contains, written so.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -345,18 +360,18 @@ def distill(
     usual = list(everyday.QUESTIONS if chat else everyday.OPENINGS)
     chosen = usual if prompts is None else everyday.different(text_list(prompts))
     every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
+    if form not in get_args(Form):
+        raise UsageError(f"{form!r} is not a form of a prompt", hint="use edit or token")
+    edits = {"method": method, "rank": rank, "layers": layers, "scope": scope, "budget": budget}
+    for option, value in edits.items() if form == "token" else ():
+        if value is not None:
+            raise UsageError(f"{option} is of edits, and this is a token")
+    if form == "edit" and (tokens is not None or scalar or inside is not None):
+        raise UsageError("tokens, scalar and inside go with form='token'")
     chosen_method, values = (
         (None, {}) if method is None else parse_method(method, distill_methods())
     )
     response_only = chosen_method is not None and chosen_method.response_only
-    given: dict[str, Any] = {
-        "method": None if chosen_method is None else chosen_method.name,
-        "options": values | dict(options or {}),
-        "steps": steps,
-        "samples": samples if samples is not None else 256 if chat else 1024,
-        "held_out": held_out if held_out is not None else 64 if chat else 128,
-        "max_tokens": max_tokens if max_tokens is not None else 64 if chat else 128,
-    }
     settings = DistillSettings(
         name=name,
         rank=rank,
@@ -365,9 +380,29 @@ def distill(
         seed=seed,
         description=description,
         license=license,
-        **{key: value for key, value in given.items() if value is not None},
+        scalar=scalar,
+        form=form,  # type: ignore[arg-type]  # checked above
+        method="descent" if chosen_method is None else chosen_method.name,
+        options=values | dict(options or {}),
+        **sizes(
+            form,
+            chat=chat,
+            steps=steps,
+            samples=samples,
+            held_out=held_out,
+            max_tokens=max_tokens,
+            tokens=tokens,
+        ),
     )
     conditions = Conditions(condition, baseline, chat)
+    if form == "token":
+        used = as_steers(inside)
+        check_all_fit([steer.vector for steer in used], model.inner.identity)
+        token = distill_token(model.inner, conditions, chosen, settings, progress, within=used)
+        return Vector(token.sealed())
+    if budget is not None:
+        log = logging.getLogger("steer").info
+        settings = within(seconds_of(budget), model.inner, settings, log)
     made = distillation.distill(model.inner, conditions, chosen, settings, progress)
     return Vector(made.sealed())
 
@@ -556,6 +591,7 @@ def evaluate(
     baseline: str = "",
     chat: bool = False,
     concept: str | Judge | None = None,
+    guidance: Sequence[float] = (),
     prompts: Sequence[str] | None = None,
     unrelated: Data | None = None,
     samples: int = 48,
@@ -569,7 +605,8 @@ def evaluate(
 
     texts: pairs, or texts for the condition. condition: the prompt that the vector stands for.
     concept: what to look for in written texts, such as `words:glad,happy`, or a function. samples:
-    texts that each row writes, of max_tokens at most. Baselines are the unsteered model, random
+    texts that each row writes, of max_tokens at most. guidance: strengths at which the condition
+    guides the model live, a row each. Other baselines are the unsteered model, random
     directions, the opposite sign and the prompt; every number has an interval.
 
     Raises:
@@ -585,6 +622,7 @@ def evaluate(
         baseline=baseline,
         chat=chat,
         concept=concept,
+        guidance=guidance,
         prompts=prompts,
         unrelated=_records(unrelated),
         samples=samples,

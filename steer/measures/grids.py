@@ -280,12 +280,16 @@ def promising(scores: Scores, max_kl: float) -> list[int]:
 
 
 def thinned(grid: Grid, n: int) -> Grid:
-    """At most n rows, evenly spaced through the middle of the grid, with every second coefficient,
-    for a quick look."""
-    rows = grid.rows
+    """At most n rows, evenly spaced through the middle of the grid, and all rows of several layers,
+    with every second coefficient, for a quick look."""
+    rows = tuple(row for row in grid.rows if len(row.layers) == 1)
+    together = tuple(row for row in grid.rows if len(row.layers) > 1)
+    if not rows:
+        rows, together = together, ()
     if len(rows) > n:
         inside = np.linspace(0, len(rows) - 1, n + 2)[1:-1]
         rows = tuple(rows[round(index)] for index in inside.tolist())
+    rows += together
     if grid.n_columns == len(SHARES):
         rows = tuple(replace(row, coefficients=row.coefficients[::2]) for row in rows)
     return Grid(rows)

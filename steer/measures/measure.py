@@ -17,7 +17,7 @@ from steer.base.intervals import Interval, ratio
 
 Array = NDArray[np.float64]
 #: The kinds of rows in an evaluation.
-Kind = Literal["unsteered", "vector", "opposite", "random", "prompt"]
+Kind = Literal["unsteered", "vector", "opposite", "random", "prompt", "guidance"]
 #: A measure's numerators and denominators, [text] each.
 Columns = tuple[Array, Array]
 

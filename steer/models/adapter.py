@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,27 @@ def merged(network: Any, name: str, *, offline: bool) -> tuple[Any, str]:
         )
     wrapped = PeftModel.from_pretrained(network, str(folder), is_trainable=False)
     return wrapped.merge_and_unload(), _hash(folder)
+
+
+def is_installed() -> bool:
+    """Whether peft is there."""
+    return importlib.util.find_spec("peft") is not None
+
+
+@contextmanager
+def attached(network: Any, folder: Path) -> Iterator[None]:
+    """`network` with an adapter beside its weights, for the block."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        # A constant beside a layer without a bias cannot be merged, and is not to be.
+        warnings.simplefilter("ignore")
+        wrapped = PeftModel.from_pretrained(network, str(folder), is_trainable=False)
+    wrapped.eval()
+    try:
+        yield
+    finally:
+        wrapped.unload()
 
 
 def _folder(name: str, *, offline: bool) -> Path:

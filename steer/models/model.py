@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,19 +21,27 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from steer.base.errors import ModelError
 from steer.contrasts.passages import Message, Passage
-from steer.contrasts.reading import TokensOfMany
+from steer.contrasts.reading import TokensOfMany, shared_prefix
 from steer.models import encoding
 from steer.models.fingerprint import fingerprint
 from steer.models.hookmap import HookMap
 from steer.models.hookmap_cache import hook_map
 from steer.models.templates import ChatTemplate
+from steer.models.tokenizers import with_tokens
+from steer.steering.tokens import LearnedToken
 from steer.vectors.provenance import ModelIdentity
 from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
 
 #: The relative difference of logits that counts as rounding, by dtype.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 COARSE_TOLERANCE = 0.1
+
+#: Stands for a learned token while a text is tokenized.
+PLACEHOLDER = "<|steer:token|>"
+#: First letters of messages, by which what comes before any message is told.
+_LETTERS = "AQZaqz"
 
 
 #: Which texts can share a batch: any, padded on the left; those of equal length; or none.
@@ -49,6 +59,8 @@ class Model:
     #: Notes for the user about how the model was loaded, a line each.
     notes: tuple[str, ...] = field(default=(), kw_only=True)
     template_settings: TemplateSettings = field(default=DEFAULT_SETTINGS, kw_only=True)
+    #: Learned tokens that `encode` finds in a text, written as `<|name|>`.
+    tokens: tuple[LearnedToken, ...] = field(default=(), kw_only=True)
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -160,8 +172,85 @@ class Model:
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids; with `special`, including the tokens that the tokenizer adds, such as BOS."""
+        written = {token.mark: token.ids for token in self.tokens}
+        pattern = "|".join(map(re.escape, written))
+        found = re.findall(pattern, text) if written else []
+        tokenizer, placeholder = self._with_placeholder if found else (self.tokenizer, None)
+        if found:
+            text = re.sub(pattern, PLACEHOLDER, text)
         # Texts that are too long are reported where they are run.
-        return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+        ids = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+        marks = iter(found)
+        return [
+            own for id_ in ids for own in (written[next(marks)] if id_ == placeholder else (id_,))
+        ]
+
+    @cached_property
+    def _with_placeholder(self) -> tuple[Any, int]:
+        """A tokenizer that knows the placeholder, and the placeholder's id.
+
+        Raises:
+            ModelError: the tokenizer takes no new token.
+        """
+        tokenizer, [placeholder] = with_tokens(self.tokenizer, [PLACEHOLDER])
+        if tokenizer(f"a{PLACEHOLDER}b")["input_ids"].count(placeholder) != 1:
+            raise ModelError(f"the tokenizer of {self.identity.id} takes no new token")
+        return tokenizer, placeholder
+
+    def knowing(self, tokens: Sequence[LearnedToken]) -> Model:
+        """The same model, whose `encode` finds these learned tokens too."""
+        if not tokens:
+            return self
+        # What has been found out about the model, such as `batching`, stays known.
+        other = copy.copy(self)
+        object.__setattr__(other, "tokens", (*self.tokens, *tokens))
+        return other
+
+    @cached_property
+    def _system_place(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
+        """Where a system message stands before the first user's: the ids before any user's message
+        where there is no system message, those before a system message, and those between it and
+        the user's. None where the template has no place for one."""
+        if not self.template.exists:
+            return None
+        tokenizer, placeholder = self._with_placeholder
+        try:
+            plain, filled = (
+                _common(
+                    [
+                        tokenizer(self.chat(letter, system), add_special_tokens=False)["input_ids"]
+                        for letter in _LETTERS
+                    ]
+                )
+                for system in (None, PLACEHOLDER)
+            )
+        except ModelError:
+            return None
+        if filled.count(placeholder) != 1:
+            return None
+        place = filled.index(placeholder)
+        return plain, filled[:place], filled[place + 1 :]
+
+    def with_system(self, ids: Sequence[int], new: Sequence[int]) -> list[int]:
+        """A prompt's token ids with others as its system message, or before the one that it has; in
+        a text that is in no chat template, at its start."""
+        ids, new = tuple(ids), tuple(new)
+        if self._system_place is not None:
+            plain, before, after = self._system_place
+            if plain and ids[: len(plain)] == plain:
+                return [*before, *new, *after, *ids[len(plain) :]]
+            if before and ids[: len(before)] == before:
+                return [*before, *new, *ids[len(before) :]]
+        start = len(self._first_ids) if ids[: len(self._first_ids)] == self._first_ids else 0
+        return [*ids[:start], *new, *ids[start:]]
+
+    @cached_property
+    def _first_ids(self) -> tuple[int, ...]:
+        """What the tokenizer puts before every text."""
+        whole, own = self.encode("A"), self.encode("A", special=False)
+        starts = range(len(whole) - len(own) + 1)
+        start = next((i for i in starts if whole[i : i + len(own)] == own), 0)
+        return tuple(whole[:start])
 
     @cached_property
     def _decode(self) -> Callable[..., str]:
@@ -280,6 +369,12 @@ def wrap(
     return Model(
         network, tokenizer, identity, hooks, notes=tuple(notes), template_settings=template
     )
+
+
+def _common(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The ids with which all rows begin."""
+    first, *others = rows
+    return tuple(first[: min(shared_prefix(first, row) for row in others)])
 
 
 def _contiguous(_head: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

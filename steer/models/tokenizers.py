@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
 from steer.base.errors import ModelError
 from steer.models.source import ModelSource
@@ -31,3 +32,10 @@ def load(source: ModelSource, common: Mapping[str, Any]) -> Any:
             " in the text",
             hint="add tokenizer.json, Hugging Face's version of the same tokenizer, to the folder",
         ) from error
+
+
+def with_tokens(tokenizer: Any, texts: Sequence[str]) -> tuple[Any, list[int]]:
+    """A copy of a tokenizer that takes each text as one token, and those tokens' ids."""
+    copied = copy.deepcopy(tokenizer)
+    copied.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts])
+    return copied, [int(copied.convert_tokens_to_ids(text)) for text in texts]

@@ -70,6 +70,27 @@ def lens(model: Model, vector: SteeringVector, *, top: int = 8) -> list[LayerLen
     return layers
 
 
+def nearest(model: Model, vector: SteeringVector, *, top: int = 8) -> list[LayerLens]:
+    """The words whose embeddings are nearest to each embedding of a learned token, by cosine.
+
+    `layer` of what is returned counts the token's embeddings, and `score` is the cosine.
+    """
+    own = torch.tensor(vector.embeddings())
+    ids = sorted(set(model.tokenizer.get_vocab().values()))
+    weight = model.network.get_input_embeddings().weight.detach().float().cpu()
+    tokens = torch.tensor([token for token in ids if token < len(weight)])
+    cosines = torch.nn.functional.normalize(own) @ torch.nn.functional.normalize(weight[tokens]).T
+    found = []
+    for index, row in enumerate(cosines):
+        scores, order = row.topk(min(top, len(row)))
+        words = [
+            ScoredToken(int(tokens[i]), model.token(int(tokens[i])), float(score))
+            for score, i in zip(scores, order.tolist(), strict=True)
+        ]
+        found.append(LayerLens(index, tuple(words), ()))
+    return found
+
+
 @torch.no_grad()
 def lens_scores(model: Model, directions: Tensor) -> Tensor:
     """(F(v) - F(-v)) / 2 of each row v: [n, d_model] to float32 [n, vocabulary], on the CPU.

@@ -1,6 +1,6 @@
-"""What can be done to activations: one file for each op, in `builtin`, or in another package.
+"""Operations on activations: one file for each op, in `builtin` or in another package.
 
-An `Op` holds its name, the grammar of its value, its formula and its maths. No torch.
+An `Op` holds its name, the syntax of its value, its formula and its function. No torch.
 """
 
 from __future__ import annotations

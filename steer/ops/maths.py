@@ -1,4 +1,4 @@
-"""Formulas that ops share, by the methods of tensors alone: importing an op does not load torch."""
+"""Formulas that ops share. They use only methods of tensors, so importing them loads no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an op is: how it is typed, what it does to activations, and who else can do it."""
+"""The type of ops: their syntax, their effect on activations, and the engines that support them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ if TYPE_CHECKING:
 
     Weight = float | Tensor
 
-#: A place between the two sides of a vector's file: the mean of the negative side, half way, or the
-#: mean of the positive side.
+#: The mean projection of a vector's negative side, the midpoint, or that of its positive side.
 Side = Literal["neg", "mid", "pos"]
 
 _NAME = re.compile(r"[a-z]{1,20}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-#: Words of the grammar that stand where an op may stand.
+#: Words of the grammar that can take the place of an op.
 _RESERVED = ("norm", "recommended", "writes")
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What follows the name of an op: `NAME=VALUE`.
+    """The value of an op, in `NAME=VALUE`.
 
     meaning: for messages, such as `an angle in degrees`. example: a value. sides: whether it is a
-    projection in activation units, which `neg`, `mid` and `pos` may stand for.
+    projection in activation units, for which `neg`, `mid` and `pos` are allowed.
     """
 
     meaning: str
@@ -39,10 +38,10 @@ class Value:
     sides: bool = False
 
     def parse(self, text: str, name: str, spec: str) -> float | Side:
-        """The value that a text stands for; `spec` is what messages quote.
+        """Parse a value. spec: the text that messages quote.
 
         Raises:
-            UsageError: it is none.
+            UsageError: the text is not a value.
         """
         if not text:
             raise UsageError(f"{spec!r}: {name} needs a value", hint=f"write {name}={self.example}")
@@ -55,30 +54,30 @@ class Value:
         return float(text)
 
 
-#: `neg`, `pos` and `mid` are where a vector's file says that the mean of the negative side lies, of
-#: the positive side, and half way between, at the layer in question.
+#: A projection; `neg`, `pos` and `mid` are the mean of the negative side at the layer, that of the
+#: positive side, and the midpoint, all from the vector's file.
 LEVEL = Value("a number, neg, mid or pos", "0", sides=True)
 DEGREES = Value("an angle in degrees", "30")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op(Extension):
-    """An op.
+    """An operation of a steer on activations.
 
     name: lower-case letters, as in `-v VECTOR:NAME`. formula: in terms of the activation h, the
         unit vector u, the projection p = h . u and the value X.
-    value: what follows `NAME=`; None where nothing does. example: how it is typed.
-    apply: activations h, float32 [..., d_model]; u, float32 [d_model]; the value as a number, 0
-        where there is none; and a weight, a number or float32 [..., 1] for each position: which
-        share of the edit is made. Returns the edited activations: where the weight is 0, h itself
-        bit for bit. None for `add`, whose vectors are summed beforehand.
-    signed: whether a negative coefficient does the contrary of a positive one.
-    bounded: whether it leaves activations alone that are within a bound, so that a steer that
-        changed nothing is no fault.
-    linear: k if it makes h + k p u of h. Such an op can be done at every write to the residual
-        stream (`NAME=writes`), and so baked into weights.
-    moves: least and most that p moves towards X, in X - p, if it does nothing else. Engines with
-        kernels of their own, such as vLLM, can do such an op.
+    value: the kind of value after `NAME=`, if any. example: how to type it.
+    apply: takes activations h, float32 [..., d_model]; u, float32 [d_model]; the value, or 0; and
+        a weight, the fraction of the edit, a number or float32 [..., 1] for each position. It
+        returns the edited activations, and with weight 0 h bit for bit. None for `add`, whose
+        vectors are summed beforehand.
+    signed: whether a negative coefficient does the opposite of a positive one.
+    bounded: whether it leaves activations within a bound unchanged, so that an idle steer is not
+        an error.
+    linear: k if the op is h + k p u. Such an op can be applied to every write to the residual
+        stream (`NAME=writes`), and so be baked into weights.
+    moves: (least, most) if the op moves p by X - p, clipped to these bounds, and does nothing
+        else. Engines with kernels of their own, such as vLLM, can do such an op.
     """
 
     formula: str
@@ -96,19 +95,19 @@ class Op(Extension):
 
     @property
     def adds(self) -> bool:
-        """Whether it is the addition, whose vectors are summed before anything else is done."""
+        """Whether it is `add`, whose vectors are summed before other ops."""
         return self.apply is None
 
     @property
     def typed(self) -> str:
-        """How it is typed, for help: `clamp=X`."""
+        """The way to type it, for help: `clamp=X`."""
         return self.name if self.value is None else f"{self.name}=X"
 
     def edit(self, h: Tensor, u: Tensor, value: float, weight: Weight) -> Tensor:
         """`apply` to activations of any float type; float32 of the same shape.
 
         Raises:
-            HookError: an op of another package fails, or gives something of another shape.
+            HookError: an op of another package fails, or returns another shape.
         """
         from steer.base.errors import HookError
         from steer.base.extensions import foreign_code
@@ -116,7 +115,7 @@ class Op(Extension):
         assert self.apply is not None
         if self.package is None:
             return self.apply(h.float(), u, value, weight)
-        hint = "leave the op out, or mend that package"
+        hint = "leave the op out, or fix that package"
         with foreign_code(self, "op", "to edit activations", HookError, hint):
             edited: Any = self.apply(h.float(), u, value, weight)
         if getattr(edited, "shape", None) != h.shape:

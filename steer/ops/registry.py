@@ -1,7 +1,7 @@
-"""Every op that is known: those of `steer.ops.builtin`, and those of other packages.
+"""The registry of ops: those of `steer.ops.builtin` and those of other packages.
 
-Another package names its own under the entry points `steer.ops`. The grammar of `-v`, the help, the
-hooks, the docs and the tests read this registry; nothing else lists ops.
+Other packages declare theirs as entry points of the group `steer.ops`. The grammar of `-v`, the
+help, the hooks, the docs and the tests read this registry; nothing else lists ops.
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ GROUP = "steer.ops"
 
 @cache
 def ops() -> Registry[Op]:
-    """All ops. Another package's cannot take the place of one of ours."""
+    """All ops. Other packages cannot replace steer's own."""
     return load(Op, noun="op", group=GROUP, own="steer.ops.builtin", attribute="OP")

@@ -535,6 +535,7 @@ def describe(name: str, metadata: Metadata) -> dict[str, Any]:
         "site": metadata.site,
         "layers": list(metadata.layers),
         "rank": metadata.rank,
+        **({"tokens": metadata.tokens} if metadata.tokens else {}),
         "recommended": {
             "coefficient": usual.value if usual.unit == "vector" else str(usual),
             "layers": list(recommended.layers),

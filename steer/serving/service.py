@@ -16,6 +16,7 @@ from fastapi import Request
 from steer.base.errors import IdleError, UsageError
 from steer.contrasts.frame import joinable
 from steer.hooks.meeting import check_can_act
+from steer.hooks.tokens import standing
 from steer.models.model import Model
 from steer.serving import limits, requests
 from steer.serving.batching import Batcher, Event, Job, Order
@@ -25,6 +26,7 @@ from steer.serving.messages import render
 from steer.serving.responses import Answer, End
 from steer.steering.generation import Guide, Row, Sampling
 from steer.steering.readers import check_readers
+from steer.steering.tokens import LearnedToken, separate
 
 #: New tokens of a completion, as OpenAI has it, and of an answer where the model names no context.
 _USUAL, _UNKNOWN = 16, 4096
@@ -87,10 +89,12 @@ class Service:
         for text in texts:
             self._check_length(text, "prompt")
 
+        model = self.model.knowing(_tokens(steering))
+
         def encode(text: str | tuple[int, ...]) -> list[int]:
             if not isinstance(text, str):
                 return list(text)
-            return self.model.encode(text, special=asked.add_special_tokens)
+            return model.encode(text, special=asked.add_special_tokens)
 
         def encode_all() -> tuple[list[list[int]], list[tuple[list[int], ...]]]:
             prompts = [encode(text) for text in texts]
@@ -167,7 +171,7 @@ class Service:
         def encode() -> tuple[list[int], list[str]]:
             text, notes = render(self.model, asked, steering, condition)
             self._check_length(text, "messages")
-            return self.model.encode(text, special=False), notes
+            return self.model.knowing(_tokens(steering)).encode(text, special=False), notes
 
         return await self._preparing.run(encode, "the chat template")
 
@@ -201,7 +205,9 @@ class Service:
                 nowhere.
         """
         model, asked, settings = self.model, work.asked, work.settings
-        every = [*work.prompts, *(ids for under in work.conditioned for ids in under)]
+        tokens = _tokens(steering)
+        given = [*work.prompts, *(ids for under in work.conditioned for ids in under)]
+        every = [standing(model, tokens, ids) for ids in given]
         longest = max(map(len, every), default=0)
         wanted = work.wanted
         if wanted is None:
@@ -210,7 +216,7 @@ class Service:
             raise RequestError("max_tokens is at least 1", param="max_tokens")
         param = "prompt" if isinstance(asked, requests.Completion) else "messages"
         for ids in every:
-            self._check_prompt(ids, max(wanted, 1), param)
+            self._check_prompt(ids, max(wanted, 1), param, tokens)
         if work.prefill:
             self._check_prefill(work.prefill, wanted)
         chosen = settings.get
@@ -283,9 +289,10 @@ class Service:
         if not (isinstance(asked, requests.Completion) and asked.echo):
             return False
         size = self.model.network.config.get_text_config().vocab_size
-        if asked.stream or steering.watched or steering.guides or work.prefill:
+        with_others = asked.stream or steering.watched or steering.guides or work.prefill
+        if with_others or _tokens(steering):
             raise RequestError(
-                "echo goes with no stream, watch, condition or prefill",
+                "echo goes with no stream, watch, condition, prefill or learned token",
                 param="echo",
                 code="unsupported",
             )
@@ -307,9 +314,12 @@ class Service:
                 param="prefill",
             )
 
-    def _check_prompt(self, ids: Sequence[int], max_tokens: int, param: str) -> None:
+    def _check_prompt(
+        self, ids: Sequence[int], max_tokens: int, param: str, tokens: Sequence[LearnedToken] = ()
+    ) -> None:
         size = self.model.network.config.get_text_config().vocab_size
-        if not ids or any(token >= size for token in ids):
+        learned = {own for token in tokens for own in token.ids}
+        if not ids or any(token >= size and token not in learned for token in ids):
             raise RequestError(
                 f"{param} is empty" if not ids else f"token ids are below {size:,}", param=param
             )
@@ -392,3 +402,15 @@ async def _while_there(request: Request, job: Job) -> AsyncIterator[None]:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
+
+
+def _tokens(steering: Steering) -> list[LearnedToken]:
+    """The learned tokens of a request.
+
+    Raises:
+        RequestError: they cannot stand beside the other steers.
+    """
+    try:
+        return separate(steering.steers)[0]
+    except UsageError as error:
+        raise RequestError(str(error), param="steer", code="bad_steer") from None

@@ -89,6 +89,9 @@ def _facts(metadata: Metadata) -> list[str]:
         origin = f"{metadata.method.combination.op} of {named}"
     where = f"layers {format_layers(metadata.layers)} of {model.n_layers}, {metadata.site}"
     form = f"low-rank edit, rank {metadata.rank}" if metadata.rank else "vector"
+    if metadata.tokens:
+        form = f"learned token, {metadata.tokens} embedding{'s'[: metadata.tokens > 1]}"
+        where = f"written <|{metadata.name}|> in a prompt"
     amount = f"{best.coefficient:.0%} of the activation's length"
     amount = amount if best.unit == "residual" else f"×{best.coefficient:g}"
     amount += "" if best.op == "add" else f" {best.op}"
@@ -102,7 +105,9 @@ def _facts(metadata: Metadata) -> list[str]:
         "form": f"{form}, {where}",
         "made by": f"{origin}; {read} {positions}",
         "data": f"sha256 {contrast.sha256}",
-        "recommended": f"{amount} at {layers} {format_layers(best.layers)}",
+        "recommended": f"{amount} at {layers} {format_layers(best.layers)}"
+        if not metadata.tokens
+        else amount,
         "licence": metadata.license or "none was stated: ask before you use it in your own work",
         "sha256": metadata.sha256,
     }

@@ -97,6 +97,8 @@ def obstacles(vectors: Sequence[SteeringVector]) -> list[str]:
         if len(set(values)) > 1:
             each = (f"{vector.name} {value}" for vector, value in zip(vectors, values, strict=True))
             reasons.append(f"their {kind} differ ({', '.join(each)})")
+    if tokens := [vector.name for vector in vectors if vector.metadata.tokens]:
+        reasons.append(f"learned tokens, which stand in a prompt: {listed(tokens)}")
     if edits := [vector.name for vector in vectors if vector.metadata.rank]:
         reasons.append(f"low-rank edits, not plain vectors: {listed(edits)}")
     if not shared_layers(vectors):
@@ -124,6 +126,8 @@ def likenesses(vectors: Sequence[SteeringVector]) -> list[Likeness]:
 def _cosines(first: SteeringVector, second: SteeringVector) -> dict[int, float | None]:
     if first.metadata.model.d_model != second.metadata.model.d_model:
         return {}
+    if first.metadata.tokens or second.metadata.tokens:
+        return {}
     cosines: dict[int, float | None] = {}
     for layer in shared_layers([first, second]):
         v, w = (vector.direction(layer).astype(np.float64) for vector in (first, second))
@@ -145,7 +149,7 @@ def _combined(
     result = orthogonalised(total, others)
     if np.linalg.norm(result) <= NOTHING * np.linalg.norm(terms, axis=1).max():
         raise VectorError(
-            f"{_named([part.vector for part in parts])} cancel at layer {layer}",
+            f"{_named([part.vector for part in parts])} at layer {layer}: nothing is left",
             hint="use other coefficients, or only some layers, such as NAME:1@2-3",
         )
     return result

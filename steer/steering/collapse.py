@@ -109,7 +109,7 @@ def _not_constant(steer: Steer) -> str:
 
 def _placed(steers: Sequence[Steer]) -> tuple[SiteName, dict[int, _Meeting]]:
     """Which steers meet at which layer of the one site that all act at."""
-    names = {steer.vector.metadata.site for steer in steers}
+    names = {steer.vector.metadata.activation_site for steer in steers}
     placed: dict[int, _Meeting] = {}
     if len(names) > 1:
         # `resid_pre` and `resid_post` may still be the same tensors.

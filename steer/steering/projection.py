@@ -63,7 +63,7 @@ class Projection:
     @property
     def site(self) -> Site:
         """Where it reads."""
-        return Site(self.layer, self.vector.metadata.site).canonical
+        return Site(self.layer, self.vector.metadata.activation_site).canonical
 
     @property
     def direction(self) -> Directions:

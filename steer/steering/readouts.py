@@ -35,7 +35,7 @@ class Readout:
     @property
     def site(self) -> Site:
         """Where it reads."""
-        return Site(self.layer, self.vector.metadata.site).canonical
+        return Site(self.layer, self.vector.metadata.activation_site).canonical
 
     def __str__(self) -> str:
         return f"{self.vector.name}@{self.layer}"
@@ -48,6 +48,7 @@ def readout(vector: SteeringVector, layer: int) -> Readout:
         VectorError: the vector has no such layer, is zero there, or has sides that lie at one
             place.
     """
+    _ = vector.metadata.activation_site  # a learned token has none
     row = vector.metadata.at(layer)
     if row.negative is None or row.positive is None:
         direction = unit_direction(vector, layer)

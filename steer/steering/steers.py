@@ -53,6 +53,9 @@ class Steer:
     gate: Gate | None = None
 
     def __post_init__(self) -> None:
+        if self.is_token:
+            self._check_token()
+            return
         for layer in self.layers:
             self.vector.metadata.at(layer)
             if not self.op.op.adds:
@@ -71,6 +74,39 @@ class Steer:
             )
         self._check_rank()
         self._check_gate()
+
+    @property
+    def is_token(self) -> bool:
+        """Whether it is a learned token, which stands in the prompt and edits no activation."""
+        return self.vector.metadata.tokens > 0
+
+    def _check_token(self) -> None:
+        name, learned = self.vector.name, self.vector.metadata.coefficients
+        subject = f"{name!r} is a learned token"
+        if self.op != ADD or self.coefficient.unit == "residual":
+            raise VectorError(
+                f"{subject}: it has no direction for {self.op}"
+                if self.op != ADD
+                else f"{subject}: a percentage of it means nothing",
+                hint=f"write {name}, or {name}:0 for none",
+            )
+        if self.scope != EVERYWHERE or self.schedule != CONSTANT or self.gate is not None:
+            raise VectorError(
+                f"{subject}: it stands in the prompt, and has no scope, schedule or gate",
+                hint=f"write {name} alone, or <|{name}|> where it is to stand in the prompt",
+            )
+        value = self.coefficient.value
+        if learned is None and value not in (0.0, 1.0):
+            raise VectorError(
+                f"{subject} that was trained for the coefficient 1 alone, not {value:g}",
+                hint="train it for a range: steer distill --as token --scalar",
+            )
+        if learned is not None and value and not learned[0] <= value <= learned[1]:
+            raise VectorError(
+                f"{subject} that was trained for coefficients from {learned[0]:g} to"
+                f" {learned[1]:g}, not {value:g}",
+                hint="use a coefficient in that range",
+            )
 
     def _check_rank(self) -> None:
         if not self.vector.metadata.rank:
@@ -109,7 +145,7 @@ class Steer:
 
     def sites(self) -> dict[Site, int]:
         """Where it acts, and the layer whose numbers it takes there (but for `ablate=writes`)."""
-        name = self.vector.metadata.site
+        name = self.vector.metadata.activation_site
         return {Site(layer, name).canonical: layer for layer in self.layers}
 
     @property
@@ -159,8 +195,10 @@ class Steer:
         return 0.0 if self.op.value is None else level(self.vector, layer, self.op.value)
 
     def __str__(self) -> str:
-        site = f"{self.vector.metadata.site} {format_layers(self.layers)}"
         parts = [self.vector.name]
+        if self.is_token:
+            return f"{self.vector.name} ×{self.coefficient} @ prompt"
+        site = f"{self.vector.metadata.site} {format_layers(self.layers)}"
         if self.op.op.adds or self.coefficient != Coefficient(1.0):
             parts.append(f"×{self.coefficient}")
         if self.op != ADD:
@@ -209,6 +247,11 @@ def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -
                 f"vector {vector.name!r} recommends a coefficient of 0: it would steer nothing",
                 hint=f"name one, such as {spec.reference}:1",
             )
+    if metadata.tokens and spec.layers is not None:
+        raise VectorError(
+            f"{vector.name!r} is a learned token: it stands in the prompt, at no layer",
+            hint=f"write {spec.reference} without @",
+        )
     coefficient = spec.coefficient or usual
     if spec.coefficient and spec.coefficient.unit == "vector" and spec.layers is None:
         coefficient = multiplied(spec.coefficient.value, usual)
@@ -274,6 +317,12 @@ def check_fits(
             f"{subject} with {made_on.n_layers} layers; {model.id} has {model.n_layers}"
         )
     warnings = []
+    if vector.metadata.tokens and made_on.tokenizer != model.tokenizer and not allow_other_model:
+        raise ModelError(
+            f"{subject}, with another tokenizer than {model.id} has now: the prompts round a token"
+            " would be others",
+            hint="distill it again on this model, or pass --allow-other-model to try it",
+        )
     if made_on.fingerprint != model.fingerprint:
         fact = f"{subject}; the weights of {model.id} are others"
         if not allow_other_model:

@@ -22,7 +22,7 @@ from steer.vectors.provenance import (
     Unit,
 )
 from steer.vectors.record import Record, finite
-from steer.vectors.sites import SiteName, format_layers
+from steer.vectors.sites import EMBEDDING, SiteName, VectorSite, format_layers
 
 FORMAT = 1
 #: The first release that reads `FORMAT`. Older releases read it and name the release to install.
@@ -125,11 +125,15 @@ class Metadata(Record, frozen=True):
     """The metadata of a vector file. `layers[i]` is the layer of row i of the tensors.
 
     rank: of a low-rank edit; 0 for a plain vector.
+
+    A learned token has the site `embedding`, and layer 0 alone. tokens: its number of embeddings, 0
+    of a vector. coefficients: the lowest and the highest coefficient that it was trained for; None
+    where it was trained for 1 alone.
     """
 
     name: str
     model: ModelIdentity
-    site: SiteName
+    site: VectorSite
     layers: tuple[int, ...]
     method: Method
     read: Read
@@ -140,6 +144,8 @@ class Metadata(Record, frozen=True):
     license: str = ""
     sha256: str = ""
     rank: int = 0
+    tokens: int = 0
+    coefficients: tuple[float, float] | None = None
     format: int = FORMAT
     needs: str = NEEDS
 
@@ -154,6 +160,29 @@ class Metadata(Record, frozen=True):
             raise ValueError("statistics are not one for each layer")
         if not self.recommended.layers or not set(self.recommended.layers) <= set(self.layers):
             raise ValueError("recommended layers are not among the stored ones")
+        if (self.site == EMBEDDING) != (self.tokens > 0):
+            raise ValueError("a learned token, and no other vector, has embeddings")
+        if self.coefficients is not None and not self.tokens:
+            raise ValueError("only a learned token has a range of coefficients")
+        if self.coefficients is not None and not self.coefficients[0] < self.coefficients[1]:
+            raise ValueError("the range of coefficients is empty")
+        if self.tokens < 0 or (self.tokens and (self.layers != (0,) or self.rank)):
+            raise ValueError("a learned token has layer 0 alone, and no low-rank part")
+
+    @property
+    def activation_site(self) -> SiteName:
+        """Where in each layer the vector is read or written.
+
+        Raises:
+            VectorError: it is a learned token, which is at no layer.
+        """
+        if self.site == EMBEDDING:
+            raise VectorError(
+                f"{self.name!r} is a learned token: it stands in a prompt, and has no direction at"
+                " a layer",
+                hint="use it with apply, chat, eval or serve, or distill an edit: --method ridge",
+            )
+        return self.site
 
     def at(self, layer: int) -> LayerStatistics:
         """Statistics of one stored layer.
@@ -186,8 +215,9 @@ def to_json(metadata: Metadata) -> dict[str, Any]:
     Newer fields with their default value are left out, so that earlier files keep their bytes.
     """
     plain = dict(msgspec.to_builtins(metadata))
-    if not metadata.rank:
-        del plain["rank"]
+    for name in ("rank", "tokens", "coefficients"):
+        if not plain[name]:
+            del plain[name]
     if metadata.contrast.items is None:
         del plain["contrast"]["items"]
     if metadata.recommended.unit == "vector":

@@ -70,6 +70,13 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     objective `pairs` (`steer.distillation.pairs`): the samples are pairs of completions, recovery
     is the share of the loss that the edit removes, and the condition's texts are the positive
     completions.
+
+    plain_recovery: recovery on the unconditioned model's own texts, with its interval: what is low
+    here drifts on texts that the condition would not have led to; None in earlier files.
+
+    within: learned tokens that the condition contains, written as `<|name|>`. by_coefficient: of a
+    token for a range of coefficients, each with the recovery of its guided distribution (`steer.
+    distillation.scalar`) and the interval.
     """
 
     samples: int
@@ -87,6 +94,9 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     objective: Literal["condition", "pairs"] = "condition"
     method: str = "descent"
     ridge: float = 0.0
+    plain_recovery: tuple[float, float, float] | None = None
+    within: tuple[Part, ...] = ()
+    by_coefficient: tuple[tuple[float, float, float, float], ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.method)

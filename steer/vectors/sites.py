@@ -15,6 +15,10 @@ from steer.base.text import listed as listed
 
 SiteName = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
 SITE_NAMES: tuple[SiteName, ...] = get_args(SiteName)
+#: Where a learned token stands: in the prompt, before the first layer.
+EMBEDDING: Literal["embedding"] = "embedding"
+#: Where the numbers of a vector file belong.
+VectorSite = SiteName | Literal["embedding"]
 _MOST_DIGITS = 9
 
 

@@ -116,6 +116,8 @@ def check_norms(vector: SteeringVector, subject: str) -> None:
     """
     rows = vector.directions.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1)
+    if vector.metadata.tokens:  # its one row of statistics is of all embeddings
+        lengths = lengths.mean(keepdims=True)
     nonzero = lengths > 0
     if vector.down is not None and vector.up is not None:
         nonzero |= vector.down.any(axis=(1, 2)) & vector.up.any(axis=(1, 2))

@@ -26,6 +26,10 @@ class SteeringVector:
     down, up: float32 [n_layers_stored, k, d_model] and [n_layers_stored, d_model, k] if
         `metadata.rank` is k > 0, else None. The edit is h + up (down h) + direction.
 
+    Of a learned token of K embeddings, directions are [K, d_model]: the embeddings themselves or,
+    where it was trained for a range of coefficients, what each unit of the coefficient adds to
+    `origin` [K, d_model].
+
     Raises:
         VectorError: a wrong shape, or numbers that are not finite.
     """
@@ -34,6 +38,7 @@ class SteeringVector:
     directions: Directions
     down: Directions | None = None
     up: Directions | None = None
+    origin: Directions | None = None
 
     def __post_init__(self) -> None:
         shapes = tensor_shapes(self.metadata)
@@ -54,7 +59,12 @@ class SteeringVector:
     @property
     def tensors(self) -> dict[str, Directions]:
         """The stored tensors by name, in the order of the file."""
-        named = {"directions": self.directions, "down": self.down, "up": self.up}
+        named = {
+            "directions": self.directions,
+            "down": self.down,
+            "up": self.up,
+            "origin": self.origin,
+        }
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @property
@@ -65,8 +75,9 @@ class SteeringVector:
         """The raw vector of one layer, float32 [d_model].
 
         Raises:
-            VectorError: the vector has no such layer.
+            VectorError: the vector has no such layer, or is a learned token.
         """
+        _ = self.metadata.activation_site
         self.metadata.at(layer)
         return np.asarray(self.directions[self.metadata.layers.index(layer)])
 
@@ -82,14 +93,27 @@ class SteeringVector:
         row = self.metadata.layers.index(layer)
         return np.asarray(self.down[row]), np.asarray(self.up[row])
 
+    def embeddings(self, coefficient: float = 1.0) -> Directions:
+        """The embeddings of a learned token at a coefficient, float32 [K, d_model].
+
+        Raises:
+            VectorError: it is no learned token.
+        """
+        if not self.metadata.tokens:
+            raise VectorError(f"vector {self.name!r} is no learned token")
+        if self.origin is None:
+            return self.directions
+        return np.asarray(self.origin + np.float32(coefficient) * self.directions)
+
     def only(self, layers: Sequence[int]) -> SteeringVector:
         """The same vector with some of its layers, in rising order.
 
         The recommendation keeps those of its layers that remain; its evidence is still that of all.
 
         Raises:
-            VectorError: the vector has no such layer.
+            VectorError: the vector has no such layer, or is a learned token.
         """
+        _ = self.metadata.activation_site
         statistics = tuple(self.metadata.at(layer) for layer in layers)
         rows = [self.metadata.layers.index(layer) for layer in layers]
         recommended = self.metadata.recommended
@@ -132,6 +156,9 @@ class SteeringVector:
 def tensor_shapes(metadata: Metadata) -> dict[str, tuple[int, ...]]:
     """The names and shapes of the tensors in a file with these metadata, in order."""
     n, width, rank = len(metadata.layers), metadata.model.d_model, metadata.rank
+    if metadata.tokens:
+        parts = ("directions",) if metadata.coefficients is None else ("directions", "origin")
+        return dict.fromkeys(parts, (metadata.tokens, width))
     shapes: dict[str, tuple[int, ...]] = {"directions": (n, width)}
     if rank:
         shapes |= {"down": (n, rank, width), "up": (n, width, rank)}

@@ -24,14 +24,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from steer.base.journal import Journal
 from steer.base.progress import Lines
 from steer.contrasts.prompts import QUESTIONS
 from steer.distillation.distill import fit
 from steer.distillation.lessons import Conditions
 from steer.distillation.quick import quick
-from steer.distillation.settings import DistillSettings
+from steer.distillation.settings import DistillSettings, sizes
 from steer.distillation.task import Task
 from steer.distillation.texts import journal, write
+from steer.distillation.token import fit_token
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
@@ -47,34 +49,50 @@ PROMPTS = {
 }
 FULL = DistillSettings(name="x", scope="response", samples=256, held_out=64, max_tokens=64)
 QUICK = replace(FULL, samples=160, held_out=48, max_tokens=40)
+TOKEN = DistillSettings(name="x", form="token", **sizes("token", chat=True))
 PROGRESS = Lines(partial(print, file=sys.stderr))
 #: Forms, as changes of the settings.
 FORMS: dict[str, dict[str, Any]] = {
     "mean difference": {"method": "ridge", "rank": 0},
     "ridge": {"method": "ridge"},
     "distill": {"method": "descent", "steps": 150},
+    "token": {"tokens": 1},
+    "4 tokens": {"tokens": 4},
+    "16 tokens": {"tokens": 16},
+    "token for a range": {"tokens": 1, "scalar": True},
 }
 
 
 def pieces(
     model: Model, name: str, settings: DistillSettings, forms: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """What is measured of a prompt, a form at a time."""
+    """What is measured of a prompt, a form at a time; tokens have shorter texts of their own."""
     conditions = Conditions(PROMPTS[name], chat=True)
-    start = time.process_time()
-    kept = journal(model, conditions, QUESTIONS, settings)
-    texts = write(model, conditions, QUESTIONS, settings, PROGRESS, kept)
-    sampling = time.process_time() - start
-    yield from measured(name, Task.of(model, texts), settings, forms, sampling)
+    tokens = [form for form in forms if "tokens" in FORMS[form]]
+    edits = [form for form in forms if form not in tokens]
+    for own, some in ((settings, edits), (TOKEN, tokens)):
+        if some:
+            start = time.process_time()
+            kept = journal(model, conditions, QUESTIONS, own)
+            texts = write(model, conditions, QUESTIONS, own, PROGRESS, kept)
+            sampling = time.process_time() - start
+            yield from measured(name, Task.of(model, texts), own, some, sampling, kept)
 
 
 def measured(
-    name: str, task: Task, settings: DistillSettings, forms: Sequence[str], sampling: float
+    name: str,
+    task: Task,
+    settings: DistillSettings,
+    forms: Sequence[str],
+    sampling: float,
+    kept: Journal,
 ) -> Iterator[dict[str, Any]]:
     """A line for each form."""
     for form in forms:
         start = time.process_time()
-        vector = fit(task, replace(settings, **FORMS[form]), PROGRESS)
+        own = replace(settings, **FORMS[form])
+        is_token = own.form == "token"
+        vector = fit_token(task, own, PROGRESS, kept) if is_token else fit(task, own, PROGRESS)
         distillation = vector.metadata.method.distillation
         assert distillation is not None
         yield {
@@ -83,6 +101,7 @@ def measured(
             "nats": task.per_token,
             "layers": vector.metadata.layers,
             "rank": vector.metadata.rank,
+            "tokens": vector.metadata.tokens,
             **{field: getattr(distillation, field) for field in distillation.__struct_fields__},
             "seconds": {"sampling": sampling, "fitting": time.process_time() - start},
         }
@@ -101,11 +120,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for row in rows:
         layers = row["layers"]
+        size = f"{len(layers)} of {layers[0]}-{layers[-1]}, {row['rank']}"
         cells = [
             row["prompt"],
             f"{row['nats']:.2f}",
             row["form"],
-            f"{len(layers)} of {layers[0]}-{layers[-1]}, {row['rank']}",
+            f"{row['tokens']} embeddings" if row.get("tokens") else size,
             "{:.3f} [{:.3f}, {:.3f}]".format(row["recovery"], *row["interval"]),
             f"{row['extra_nats']:+.2f}, {row['condition_extra_nats']:+.2f}",
             "{sampling:.0f} + {fitting:.0f}".format(**row["seconds"]),
@@ -123,7 +143,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     settings = QUICK if options.quick else FULL
-    forms = options.forms or [form for form in FORMS if form != "distill" or not options.quick]
+    slow = ("distill", "16 tokens", "token for a range")
+    forms = options.forms or [form for form in FORMS if form not in slow or not options.quick]
     done = {(row["prompt"], row["form"]) for row in known(options.out)}
     model = quick(load(ModelSource(options.model)))
     for name in options.prompts:

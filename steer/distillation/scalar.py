@@ -1,0 +1,186 @@
+"""A learned token whose coefficient means how many times the condition: e(c) = e0 + c (e1 - e0).
+
+It is trained on guided targets (classifier-free guidance; Sanchez et al. 2023, arXiv 2306.17806),
+
+    log p_base + c (log p_condition - log p_base)    + constant,
+
+for c over a range: texts of the conditioned model for c from 0.5 up, and texts of the plain model
+for c below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steer.base.intervals import Interval
+from steer.base.journal import Journal
+from steer.base.progress import Progress
+from steer.distillation.lessons import Conditions, Lesson, micro_batches, picked_logits
+from steer.distillation.lowrank import Teacher, by_lesson
+from steer.distillation.recovery import Divergence, recovery, token_kl
+from steer.distillation.settings import DistillSettings
+from steer.distillation.task import Task
+from steer.distillation.texts import Texts, write
+from steer.hooks.tokens import embedded, standing
+from steer.models.model import Model
+from steer.steering.tokens import LearnedToken
+
+#: Coefficients that are trained, and those at which recovery is measured.
+RANGE = (-1.0, 2.0)
+MEASURED = (-1.0, 0.5, 1.0, 1.5, 2.0)
+#: Where texts of the plain model end and those of the conditioned one begin.
+BETWEEN = 0.5
+#: Texts that run together.
+TOGETHER = 16
+#: Of a squared coefficient, by which losses are divided, so that a small one counts as well.
+LEAST_SQUARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Guided:
+    """A text, and the coefficient whose guided distribution is to be met on it."""
+
+    lesson: Lesson
+    coefficient: float
+
+    @property
+    def n(self) -> int:
+        return self.lesson.n
+
+
+def plain_texts(
+    model: Model,
+    texts: Texts,
+    settings: DistillSettings,
+    progress: Progress,
+    kept: Journal | None,
+) -> Texts:
+    """Texts of the model without the condition, as lessons of the same two beginnings."""
+    asked = texts.conditions
+    swapped = Conditions(asked.baseline, asked.condition, asked.chat)
+    fewer = replace(settings, samples=-(-settings.samples // 2))
+    found = write(model, swapped, texts.prompts, fewer, progress, kept)
+
+    def turned(lessons: Sequence[Lesson]) -> list[Lesson]:
+        return [Lesson(one.baseline, one.conditioned, one.n) for one in lessons]
+
+    return Texts(
+        asked,
+        texts.prompts,
+        turned(found.lessons),
+        turned(found.validation),
+        turned(found.held_out),
+    )
+
+
+@dataclass
+class ScalarLearner:
+    """e0 and e1 - e0 of a token while they are trained.
+
+    state: float32 [2, K, d_model], in units of `scale`. plain: texts of the plain model.
+    """
+
+    task: Task
+    plain: Texts
+    scale: float
+    state: Tensor
+    seed: int
+    _tokens: list[LearnedToken] = field(default_factory=list)
+    _base: Teacher | None = None
+
+    def __post_init__(self) -> None:
+        _, count, width = self.state.shape
+        rng = np.random.default_rng(0)
+        self._tokens = [
+            LearnedToken(f"row {index}", rng.normal(size=(count, width)).astype(np.float32))
+            for index in range(TOGETHER)
+        ]
+        self._base = Teacher(self.task.model)
+        texts = self.task.texts
+        groups = (texts.lessons, texts.validation, texts.held_out)
+        own = (self.plain.lessons, self.plain.validation, self.plain.held_out)
+        for lessons in (*groups, *own):
+            self.task.teacher.keep(lessons)
+            self._base.keep([Lesson(one.baseline, one.baseline, one.n) for one in lessons])
+
+    @property
+    def lessons(self) -> list[Guided]:
+        """Every text with a coefficient that suits it."""
+        rng = np.random.default_rng([self.seed, 4])
+        above = [Guided(one, rng.uniform(BETWEEN, RANGE[1])) for one in self.task.texts.lessons]
+        below = [Guided(one, rng.uniform(RANGE[0], BETWEEN)) for one in self.plain.lessons]
+        return [*above, *below]
+
+    def targets(self, items: Sequence[Guided]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the guided and of the plain model, [sum of n, vocabulary]."""
+        assert self._base is not None
+        lessons = [one.lesson for one in items]
+        plain = self._base([Lesson(one.baseline, one.baseline, one.n) for one in lessons])
+        under = self.task.teacher(lessons)
+        times = torch.cat([torch.full((one.n, 1), one.coefficient) for one in items]).to(plain)
+        return (plain + times * (under - plain)).log_softmax(-1), plain
+
+    def losses(self, items: Sequence[Guided], state: Tensor) -> Tensor:
+        """KL(guided || token) of each token, float32 [sum of n]."""
+        guided, _ = self.targets(items)
+        tokens = self._tokens[: len(items)]
+        rows = torch.cat([state[0] + one.coefficient * state[1] for one in items]) * self.scale
+        model = self.task.model
+        with embedded(model, tokens, rows):
+            logits = picked_logits(
+                model,
+                [
+                    (standing(model, [token], one.lesson.baseline), one.n)
+                    for token, one in zip(tokens, items, strict=True)
+                ],
+            )
+        found: Tensor = Divergence.apply(logits, guided)  # type: ignore[no-untyped-call]
+        return found
+
+    def gradient(self, items: Sequence[Guided], state: Tensor) -> Tensor:
+        """Of the mean divergence per token, in units of the effect at each coefficient."""
+        state = state.detach().clone().requires_grad_()
+        whole = self.task.per_token * sum(one.n for one in items)
+        for part in _parts(self.task.model, items):
+            weights = torch.cat(
+                [torch.full((one.n,), 1 / (LEAST_SQUARE + one.coefficient**2)) for one in part]
+            )
+            loss = self.losses(part, state)
+            ((loss * weights.to(loss)).sum() / whole).backward()  # type: ignore[no-untyped-call]
+        assert state.grad is not None
+        return state.grad
+
+    def recovered(self, state: Tensor) -> float:
+        """The mean of R at `MEASURED`, on the validation texts."""
+        found = [
+            self.recovery(value, state, self.task.texts.validation, self.plain.validation).value
+            for value in MEASURED
+        ]
+        return sum(found) / len(found)
+
+    @torch.no_grad()
+    def recovery(
+        self, value: float, state: Tensor, under: Sequence[Lesson], plain: Sequence[Lesson]
+    ) -> Interval:
+        """R of the guided distribution at a coefficient, on texts of the model that it is nearer
+        to: the conditioned one, or the plain one."""
+        items = [Guided(one, value) for one in (under if value >= BETWEEN else plain)]
+        left: list[float] = []
+        whole: list[float] = []
+        for part in _parts(self.task.model, items):
+            lessons = [one.lesson for one in part]
+            guided, base = self.targets(part)
+            left += [float(one.sum()) for one in by_lesson(self.losses(part, state), lessons)]
+            whole += [float(one.sum()) for one in by_lesson(token_kl(guided, base), lessons)]
+        return recovery(left, whole)
+
+
+def _parts(model: Model, items: Sequence[Guided]) -> list[Sequence[Guided]]:
+    """Parts that fit in memory, and for which there are rows enough."""
+    size = min(TOGETHER, len(micro_batches(model, [one.lesson for one in items])[0]))
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,122 @@
+"""How much of a measurement fits into a time: how fast a model is here, and what that allows.
+
+What a run will take is estimated from a second of trying, and may be off by half. Where not all
+fits, fewer texts are written and scored, and of a sweep fewer layers and coefficients.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from steer.base.durations import duration
+from steer.generate.apply import Sampling, continue_ids
+from steer.models.model import Model
+
+#: Rows and tokens of the forward, and of the writing, that are timed.
+_ROWS, _TOKENS, _NEW = 8, 48, 6
+#: Of the time that is allowed, what an estimate may take: the rest is for what is not counted.
+SHARE = 0.8
+#: Sizes that are tried after the whole: shares of texts and tokens, and layers of a sweep.
+STEPS = ((1.0, 1.0, None), (0.5, 0.75, 12), (0.35, 0.5, 8), (0.25, 0.4, 6), (0.2, 0.3, 3))
+#: Fewer texts or tokens than this say little.
+FEWEST_TEXTS, FEWEST_TOKENS = 8, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Tokens a second that forwards of this model read, and that a batch writes."""
+
+    read: float
+    written: float
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured: held-out items, written texts, tokens of each at most, and layers of a
+    sweep (None: all)."""
+
+    items: int
+    samples: int
+    max_tokens: int
+    layers: int | None = None
+
+
+def pace(model: Model, rows: int = _ROWS) -> Pace:
+    """Time a forward and some writing, of `rows` texts at once."""
+    ordinary = [one for one in range(model.tokenizer.vocab_size) if one not in model.special_ids]
+    ids = [ordinary[(7 * row) % len(ordinary)] for row in range(_TOKENS)]
+    batch = torch.tensor([ids] * rows, device=model.device)
+    with torch.no_grad():
+        read = _seconds(lambda: model.network(input_ids=batch, use_cache=False))
+    settings = Sampling(max_tokens=_NEW, temperature=0.0, batch_size=rows)
+    starts = [(ids[:16], number) for number in range(rows)]
+    written = _seconds(lambda: continue_ids(model, starts, (), settings))
+    return Pace(rows * _TOKENS / read, rows * _NEW / written)
+
+
+def sizes(whole: Size) -> list[Size]:
+    """The whole and smaller ones, each no larger than the one before in anything."""
+    made = []
+    for texts, tokens, layers in STEPS:
+        made.append(
+            Size(
+                items=_part(whole.items, texts, FEWEST_TEXTS),
+                samples=_part(whole.samples, texts, FEWEST_TEXTS),
+                max_tokens=_part(whole.max_tokens, tokens, FEWEST_TOKENS),
+                layers=layers
+                if whole.layers is None
+                else min(whole.layers, layers or whole.layers),
+            )
+        )
+    return list(dict.fromkeys(made))
+
+
+def fitting(
+    sizes: Sequence[Size], seconds: Callable[[Size], float], budget: float
+) -> tuple[Size, float]:
+    """The first size that fits into a time, else the last; and the seconds that it will take."""
+    for size in sizes:
+        if seconds(size) <= SHARE * budget:
+            break
+    return size, seconds(size)
+
+
+def announce(budget: float, seconds: float, missing: str, whole: float) -> str:
+    """A line that says what will be done in a time, and what it leaves out."""
+    if not missing:
+        return f"--budget {duration(budget)}: all of it, about {duration(seconds)}"
+    return (
+        f"--budget {duration(budget)}: {missing}; about {duration(seconds)}, where all would take"
+        f" about {duration(whole)}"
+    )
+
+
+def left_out(whole: Size, size: Size, n_layers: int | None = None) -> str:
+    """What a smaller size leaves out: `12 of 48 texts, 24 of 64 tokens`; empty if nothing."""
+    parts = []
+    for what, some, every in (
+        ("held-out items", size.items, whole.items),
+        ("written texts", size.samples, whole.samples),
+        ("tokens of a text", size.max_tokens, whole.max_tokens),
+    ):
+        if some < every:
+            parts.append(f"{some} of {every} {what}")
+    if n_layers is not None and size.layers is not None and size.layers < n_layers:
+        parts.append(f"{size.layers} of {n_layers} layers with every second coefficient")
+    return ", ".join(parts)
+
+
+def _part(whole: int, share: float, fewest: int) -> int:
+    return min(whole, max(fewest, round(share * whole)))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Of the second time: the first one warms up."""
+    work()
+    began = time.perf_counter()
+    work()
+    return max(1e-6, time.perf_counter() - began)

@@ -1,0 +1,69 @@
+"""Learned tokens in a model: ids that stand for them, and the embeddings that those ids get."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steer.hooks.hooks import replaced
+from steer.models.model import Model
+from steer.steering.tokens import FIRST_ID, LearnedToken
+
+
+def standing(model: Model, tokens: Sequence[LearnedToken], ids: Sequence[int]) -> list[int]:
+    """A prompt's token ids with the tokens where their prompts stood: in the system message, or at
+    the start of a plain text. A token that the prompt has already stays where it is written.
+    """
+    new = [id_ for token in tokens if not set(token.ids) & set(ids) for id_ in token.ids]
+    return model.with_system(ids, new) if new else list(ids)
+
+
+@contextmanager
+def embedded(
+    model: Model, tokens: Sequence[LearnedToken], rows: Tensor | None = None
+) -> Iterator[None]:
+    """Within the block the model's input embedding knows the ids of these tokens.
+
+    rows: float32 [embeddings of all tokens, d_model] in place of the tokens' own numbers, such as
+    parameters that a gradient is to change.
+    """
+    ids = [id_ for token in tokens for id_ in token.ids]
+    if not ids:
+        yield
+        return
+    module = model.network.get_input_embeddings()
+    if rows is None:
+        rows = torch.cat([torch.from_numpy(token.embeddings.copy()) for token in tokens])
+    weight = module.weight
+    small = _small(module, rows.to(weight.device, weight.dtype))
+    known = torch.tensor(ids, device=weight.device)
+    inner = module.forward
+
+    def forward(given: Tensor, *args: Any, **keywords: Any) -> Tensor:
+        if not bool((given >= FIRST_ID).any()):
+            return inner(given, *args, **keywords)  # type: ignore[no-any-return]
+        matches = given[..., None] == known
+        ours = matches.any(-1)
+        out: Tensor = inner(given.masked_fill(ours, 0), *args, **keywords)
+        own = type(small).forward(small, matches.int().argmax(-1))
+        return torch.where(ours[..., None], own.to(out.dtype), out)
+
+    remove = replaced(module, forward)
+    try:
+        yield
+    finally:
+        remove()
+
+
+def _small(module: nn.Module, rows: Tensor) -> nn.Module:
+    """A module that embeds as `module` does, scale and all, with a matrix of its own."""
+    small = copy.copy(module)
+    small._parameters = {}
+    vars(small).pop("forward", None)
+    vars(small).update(weight=rows, padding_idx=None, max_norm=None)
+    return small

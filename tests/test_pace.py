@@ -1,0 +1,94 @@
+"""A measurement fits itself into a time, and says what it leaves out."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steer.base.durations import duration, seconds_of
+from steer.base.errors import UsageError
+from steer.distillation import within
+from steer.distillation.settings import DistillSettings
+from steer.evaluation import evaluations, sweeps
+from steer.generate.pace import Pace, Size, fitting, left_out, pace, sizes
+
+counts = st.integers(1, 200)
+wholes = st.builds(Size, counts, counts, counts, st.none() | counts)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("5 min", 300), ("1.5h", 5400)]
+)
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+    assert duration(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5m", "5d", "soon", "nan", "1e9", "5m5s"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="not a time"):
+        seconds_of(text)
+
+
+def work(size: Size) -> float:
+    return (size.items + size.samples) * size.max_tokens * (size.layers or 1)
+
+
+@given(wholes, st.floats(1, 1e6), st.floats(1, 1e6))
+def test_more_time_never_leaves_more_out(whole: Size, one: float, other: float) -> None:
+    every = sizes(whole)
+    assert every[0] == whole
+    for before, after in itertools.pairwise(every):
+        assert work(after) <= work(before)
+    less, more = (fitting(every, work, time)[0] for time in sorted((one, other)))
+    assert work(less) <= work(more)
+    assert fitting(every, work, 1e9)[0] == whole and left_out(whole, whole, 5) == ""
+    smallest = fitting(every, work, 1e-9)[0]
+    assert smallest == every[-1]
+    assert (left_out(whole, smallest, whole.layers) == "") == (smallest == whole)
+
+
+def test_a_pace_is_positive() -> None:
+    found = pace(tiny.model("llama"))
+    assert found.read > 0 and found.written > 0
+
+
+@pytest.mark.parametrize("method", ["ridge", "descent"])
+def test_a_distillation_takes_what_fits(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(within, "pace", lambda model, rows: Pace(read=1000.0, written=100.0))
+    whole = DistillSettings(name="x", method=method, samples=100, held_out=20, max_tokens=40)
+    notes: list[str] = []
+    short, longer, every = (
+        within.within(time, tiny.model("llama"), whole, notes.append) for time in (2, 60, 1e7)
+    )
+    assert every == whole and "all of it" in notes[2]
+    assert short.samples <= longer.samples <= whole.samples and short.samples < whole.samples
+    assert 1 <= short.steps <= longer.steps <= whole.steps
+    assert ("of 300 steps" in notes[0]) == (method == "descent")
+
+
+@pytest.mark.parametrize("module", [sweeps, evaluations])
+def test_a_short_time_measures_less_and_says_so(
+    module: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "pace", lambda model: Pace(read=100.0, written=10.0))
+    model = tiny.model("llama")
+    vector = tiny.vector(model, layers=(0, 1))
+    rows = [{"positive": f"w5 w{30 + i}", "negative": f"w7 w{30 + i}"} for i in range(20)]
+    notes: list[str] = []
+    settings = {"samples": 10, "max_tokens": 18, "note": notes.append, "warn": lambda text: None}
+    run = module.sweep if module is sweeps else module.evaluate  # type: ignore[attr-defined]
+    few = run(model, vector, rows, budget="1s", **settings).to_dict()
+    assert few["n"]["texts"] == 8
+    [line] = [note for note in notes if "--budget" in note]
+    assert "8 of 20 held-out items" in line and "8 of 10 written texts" in line
+    notes.clear()
+    every = run(model, vector, rows, budget="9h", **settings).to_dict()
+    assert every["n"]["texts"] == 10
+    assert any("all of it" in note for note in notes)
+    with pytest.raises(UsageError, match="not a time"):
+        run(model, vector, rows, budget="soon", **settings)
