@@ -199,8 +199,8 @@ def test_what_fails_ends_one_text_only() -> None:
     def broken(_resid: Any) -> None:
         raise RuntimeError("no")
 
-    site = next(iter(bad.functions))
-    bad.functions[site] = broken
+    site = next(iter(bad.runs[0].functions))
+    bad.runs[0].functions[site] = broken
     while together.rows:
         together.step()
     assert isinstance(bad.error, RuntimeError)
