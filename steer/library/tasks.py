@@ -62,6 +62,8 @@ from steer.vectors.positions import parse_list
 from steer.vectors.sites import parse_layers, site_name
 from steer.workers import InProcess
 
+_LOG = logging.getLogger("steer")
+
 
 def extract(
     model: Model,
@@ -400,8 +402,7 @@ def distill(
         token = distill_token(model.inner, conditions, chosen, settings, progress, within=used)
         return Vector(token.sealed())
     if budget is not None:
-        log = logging.getLogger("steer").info
-        settings = within(seconds_of(budget), model.inner, settings, log)
+        settings = within(seconds_of(budget), model.inner, settings, _LOG.info)
     made = distillation.distill(model.inner, conditions, chosen, settings, progress)
     return Vector(made.sealed())
 
@@ -596,6 +597,7 @@ def evaluate(
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
+    budget: str | float | None = None,
     allow_overlap: bool = False,
     allow_other_model: bool = False,
     progress: Callable[[Step], None] | None = None,
@@ -604,7 +606,8 @@ def evaluate(
 
     texts: pairs, or texts for the condition. condition: the prompt that the vector stands for.
     concept: what to look for in written texts, such as `words:glad,happy`, or a function. samples:
-    texts that each row writes, of max_tokens at most. guidance: strengths at which the condition
+    texts that each row writes, of max_tokens at most. budget: a time to fit into, such as `5m`, by
+    an estimate; what that leaves out is logged. guidance: strengths at which the condition
     guides the model live, a row each. Other baselines are the unsteered model, random
     directions, the opposite sign and the prompt; every number has an interval.
 
@@ -627,6 +630,8 @@ def evaluate(
         samples=samples,
         max_tokens=max_tokens,
         seed=seed,
+        budget=budget,
+        note=_LOG.info,
         allow_overlap=allow_overlap,
         allow_other_model=allow_other_model,
         progress=progress,
@@ -653,6 +658,7 @@ def sweep(
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
+    budget: str | float | None = None,
     allow_overlap: bool = False,
     allow_other_model: bool = False,
     progress: Callable[[Step], None] | None = None,
@@ -689,6 +695,8 @@ def sweep(
         samples=samples,
         max_tokens=max_tokens,
         seed=seed,
+        budget=budget,
+        note=_LOG.info,
         allow_overlap=allow_overlap,
         allow_other_model=allow_other_model,
         progress=progress,
@@ -706,6 +714,7 @@ def suite(
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
+    budget: str | float | None = None,
     progress: Callable[[Step], None] | None = None,
 ) -> SuiteResult:
     """Compare methods of making vectors on conditions, beside the condition as a prompt.
@@ -727,6 +736,8 @@ def suite(
         samples=samples,
         max_tokens=max_tokens,
         seed=seed,
+        budget=budget,
+        note=_LOG.info,
         progress=progress,
         **chosen,  # type: ignore[arg-type]  # `methods` alone
     )
