@@ -121,7 +121,7 @@ def distill(
     With --as token one embedding, or a few, learn it, and stand where the condition stood.
 
     \b
-    steer distill --condition "[mood: joyful]" -o vectors/joyful.safetensors
+    steer distill --condition "[mood: joyful]" -o vectors/joy.safetensors
     steer distill --condition "Everyone was sad." -m MODEL --rank 16 \\
         --layers all -o x.safetensors
     steer distill --condition "You are a pirate." --chat -m MODEL \\
@@ -433,7 +433,7 @@ def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bo
     distillation = metadata.method.distillation
     assert distillation is not None
     evidence = metadata.recommended.evidence
-    output.note(f"{model.describe()} · {metadata.contrast.n} texts · {evidence}")
+    output.note(f"{model.describe()} · {metadata.contrast.n} texts")
     if json:
         output.as_json({"path": str(path), **to_json(metadata)})
         return

@@ -61,9 +61,10 @@ def steer(
     """Activation steering of language models.
 
     \b
-    steer demo                                            see it work
-    steer extract pairs.jsonl -m MODEL -o joyful.safetensors
-    steer apply "One day" -m MODEL -v joyful:1.5 --compare
+    steer demo                                      see it work
+    steer apply "One day" -v joyful --compare       on the model inside
+    steer extract pairs.jsonl -m MODEL -o vectors/warm.safetensors
+    steer apply "How was your day?" --chat -m MODEL -v warm --compare
     """
 
 

@@ -42,7 +42,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists
 
 MethodOption = Annotated[
     str,
-    typer.Option(metavar="NAME[:OPTION=VALUE]", help="How it is fitted: a method listed below."),
+    typer.Option(metavar="METHOD", help="Such as probe:penalty=2: see below."),
 ]
 
 #: An id on the hub, without an adapter or a file behind it.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from steer.base.errors import InputError, UsageError, VectorError
 from steer.base.files import check_writable
 from steer.base.intervals import plain
 from steer.base.journal import Journal
+from steer.base.progress import Progress, silent
 from steer.base.urls import is_url, without_passwords
 from steer.contrasts import overlap
 from steer.evaluation.bench import Bench, bench, journal, run
@@ -28,13 +30,10 @@ from steer.evaluation.choice import Budget
 from steer.evaluation.data import (
     Data,
     Engine,
-    Progress,
-    Step,
     Texts,
     Warn,
     data_of,
     loaded,
-    silent,
     warn_python,
     writer_of,
 )
@@ -189,7 +188,7 @@ def sweep(
     allow_other_model: bool = False,
     engine: Engine | None = None,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = silent,
     note: Warn = lambda text: None,
     warn: Warn = warn_python,
 ) -> SweepResult:
@@ -250,38 +249,40 @@ def sweep(
         f"{model.describe()} · {len(grid.rows)} rows × {grid.n_columns} coefficients ·"
         f" budget: KL at most {limits.kl:g} and extra nats at most {limits.nats:g} per token"
     )
-    report = progress or silent
     cells: list[Cell] = [Steered((steer,)) for steer in strongest(grid)]
     journals: list[Journal] = []
     with writer_of(engine, model, cells) as write:
-        n_written, written = _n_written(task), 0
-
-        def on_written(task: str, n: int) -> None:
-            nonlocal written
-            written += n
-            report(Step(task, min(1.0, written / n_written)))
-
-        on = bench(model, task, on_written, write)
+        with progress("writing texts", _n_written(task)) as advance:
+            on = bench(model, task, lambda what, n: advance(n), write)
         # The other rule needs all scores.
         limit = None if exhaustive or limits.rule != "budget" else limits.kl
         left_out: tuple[str, ...] = ()
+        shown = _Shown(progress, limits.kl)
         if limit is not None:
-            grid, left_out = _promising(on, grid, journals, limit, report, note)
-        scores = _scored(on, grid, journals, limit, report, note)
+            grid, left_out = _promising(on, grid, journals, limit, shown, note)
+        scores = _scored(on, grid, journals, limit, shown, note)
         more = finer(grid, scores, limits.kl) if limits.rule == "budget" else None
         if more is not None:
-            second = _scored(on, more, journals, limit, report, note)
+            second = _scored(on, more, journals, limit, shown, note)
             grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
-        verdict = judge(
-            on,
-            grid,
-            scores,
-            limits,
-            task.writing,
-            len(left_out),
-            twice=not quick,
-            on_progress=lambda task, share: report(Step(task, share)),
-        )
+        with progress("holding the choice against random directions", 100) as advance:
+            done = 0.0
+
+            def on_share(task: str, share: float) -> None:
+                nonlocal done
+                advance(100 * share - done, task)
+                done = 100 * share
+
+            verdict = judge(
+                on,
+                grid,
+                scores,
+                limits,
+                task.writing,
+                len(left_out),
+                twice=not quick,
+                on_progress=on_share,
+            )
     every = data.held_out.all_texts
 
     def finish() -> None:
@@ -331,8 +332,16 @@ def _within(seconds: float, model: Model, grid: Grid, data: Data, note: Warn) ->
     )
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """How a sweep shows its cells while they are scored: those above the budget in brackets."""
+
+    progress: Progress
+    max_kl: float
+
+
 def _promising(
-    on: Bench, grid: Grid, journals: list[Journal], max_kl: float, report: Progress, note: Warn
+    on: Bench, grid: Grid, journals: list[Journal], max_kl: float, shown: _Shown, note: Warn
 ) -> tuple[Grid, tuple[str, ...]]:
     """A grid of the promising rows, and the names of the others.
 
@@ -345,7 +354,7 @@ def _promising(
     n_texts = on.n_items, len(on.unrelated)
     n = n_looks(min(n_texts))
     items, unrelated = (looks(count, n)[0] for count in n_texts)
-    scores = _scored(on.part(items, unrelated), few, journals, None, report, note)
+    scores = _scored(on.part(items, unrelated), few, journals, None, shown, note)
     kept = promising(scores, max_kl)
     names = grid.labels()
     others = tuple(name for index, name in enumerate(names) if index not in kept)
@@ -359,7 +368,7 @@ def _scored(
     grid: Grid,
     journals: list[Journal],
     max_kl: float | None,
-    report: Progress,
+    shown: _Shown,
     note: Warn,
 ) -> Scores:
     """Score a grid; appends its journal to `journals`."""
@@ -367,14 +376,23 @@ def _scored(
     if len(journals[-1]):
         note("resuming an interrupted sweep")
     scores: Scores | None = None
+    n_cells, done = len(grid.rows) * grid.n_columns, 0.0
+    with shown.progress("scoring", n_cells) as advance:
 
-    def on_progress(task: str, share: float) -> None:
-        report(Step(task, share, grid, scores))
+        def on_progress(what: str, share: float) -> None:
+            nonlocal done
+            picture = partial(_drawn, grid, scores, shown.max_kl)
+            advance(share * n_cells - done, what, picture)
+            done = share * n_cells
 
-    for so_far in run(on, grid, journals[-1], on_progress, max_kl):
-        scores = so_far
+        for so_far in run(on, grid, journals[-1], on_progress, max_kl):
+            scores = so_far
     assert scores is not None
     return scores
+
+
+def _drawn(grid: Grid, scores: Scores | None, max_kl: float, width: int) -> Any:
+    return heat_map(grid, scores, max_kl, width=width)
 
 
 def _n_written(task: Task) -> int:
@@ -564,6 +582,7 @@ class SweepResult:
         assert position is not None
         row = self.grid.rows[position[0]]
         path = store.find(row.reference)
+        store.check_own(path)
         if store.read(path).sha256 != row.vector.sha256:
             raise VectorError(f"{path} has changed since the sweep began", hint="run it again")
         store.write(path, vector, force=True)
@@ -764,7 +783,9 @@ def _check_savable(reference: str) -> None:
             f"--save needs a file on this machine, but {reference} is elsewhere",
             hint=f"get a copy with `steer pull {reference}` and sweep that, or leave --save out",
         )
-    check_writable(store.find(reference), force=True)
+    path = store.find(reference)
+    store.check_own(path)
+    check_writable(path, force=True)
 
 
 def _spec(text: str) -> SteerSpec:

@@ -24,7 +24,7 @@ from msgspec import Meta
 
 from steer.base.errors import SteerError
 from steer.base.files import safe_name
-from steer.base.progress import Advance, Progress
+from steer.base.progress import Advance, Picture, Progress
 from steer.contrasts import contrast_files
 from steer.contrasts.contrasts import Contrasts, ContrastSource
 from steer.contrasts.frame import Frame
@@ -182,12 +182,12 @@ def _telling(tell: Callable[[dict[str, Any]], None], between: Between) -> Progre
 
     @contextmanager
     def progress(what: str, total: int) -> Iterator[Advance]:
-        done = 0
+        done = 0.0
 
-        def advance(count: int, note: str | None = None) -> None:
+        def advance(count: float, note: str | None = None, picture: Picture | None = None) -> None:
             nonlocal done
             done += count
-            tell({"progress": {"what": what, "done": done, "total": total}})
+            tell({"progress": {"what": what, "done": round(done), "total": total}})
             between()
 
         tell({"progress": {"what": what, "done": 0, "total": total}})

@@ -360,7 +360,7 @@ def _after(text: str | tuple[int, ...], guides: Sequence[Guide]) -> list[str]:
 async def collected(request: Request, job: Job) -> list[Event]:
     """All that happens to a job, while its client is there."""
     async with _while_there(request, job):
-        return [event async for event in job.told()]
+        return [event async for event in job.stream()]
 
 
 async def lines(
@@ -373,7 +373,7 @@ async def lines(
     """A job's events, each as a piece of a stream."""
     n_new = 0
     try:
-        async with aclosing(job.told()) as events:
+        async with aclosing(job.stream()) as events:
             async for event in events:
                 n_new += event.n_tokens if isinstance(event, End) else 0
                 yield tell(event)
