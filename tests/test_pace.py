@@ -46,7 +46,7 @@ def test_more_time_never_leaves_more_out(whole: Size, one: float, other: float) 
         assert work(after) <= work(before)
     less, more = (fitting(every, work, time)[0] for time in sorted((one, other)))
     assert work(less) <= work(more)
-    assert fitting(every, work, 1e9)[0] == whole and left_out(whole, whole, 5) == ""
+    assert fitting(every, work, 1e9)[0] == whole and left_out(whole, whole, whole.layers) == ""
     smallest = fitting(every, work, 1e-9)[0]
     assert smallest == every[-1]
     assert (left_out(whole, smallest, whole.layers) == "") == (smallest == whole)
