@@ -210,6 +210,7 @@ def apply(
         )
     steers = resolved(asked, options.find)
     check_gates(sampling, steers)
+    options.check_written([*texts, system or ""], steers)
     settings_of_engine = engines.check(engine, engine_option or [], steers)
     looking.read_vectors()
     options.check_readers(chat=chat, steers=steers, watched=looking.watched, guards=looking.guards)

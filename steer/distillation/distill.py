@@ -188,5 +188,5 @@ def _check_found(found: Interval) -> None:
     if found.value <= 0:
         raise InputError(
             "no edit was found that does better than the unsteered model",
-            hint="try more --samples and --steps, a higher --rank or --layers all",
+            hint="try more --samples and --steps, a higher --rank or --layers=all",
         )

@@ -26,9 +26,9 @@ from steer.contrasts.prompts import OPENINGS
 from steer.distillation.distilled import read_means
 from steer.distillation.lessons import Conditions
 from steer.evaluation import processes
-from steer.evaluation.bench import Bench, bench, run
+from steer.evaluation.bench import Bench, acting, bench, run
 from steer.evaluation.choice import Budget, decide, looking
-from steer.evaluation.data import Warn, loaded
+from steer.evaluation.data import Warn, loaded, warn_of_readers
 from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
 from steer.evaluation.subjects import Subject, of_conditions, of_pocket, stories, unlike
 from steer.evaluation.suite_methods import default_labels, parse_candidate, vectors
@@ -232,6 +232,8 @@ def suite(
             raise UsageError(f"{name!r} names no tag here", hint="write joyful=happy.gguf")
     settings = Settings(labels, samples, max_tokens, seed)
     seconds = None if budget is None else seconds_of(budget)
+    every_rival = [vector for own in (rivals or {}).values() for vector in own.values()]
+    warn_of_readers(_task(subjects[0], settings, seed), note, vectors=every_rival)
     model = loaded(model)
     if seconds is not None:
         n_rows = len(subjects) * len(labels) / max(1, min(jobs, len(subjects)))
@@ -420,20 +422,26 @@ def with_lengths(model: Model, vector: SteeringVector, texts: Sequence[Written])
 
 def _chosen(on: Bench, vector: SteeringVector, writing: Writing, budget: Budget) -> Steer | None:
     """The strongest cell within the budget; None if there is none."""
-    grid = Grid(_rows(vector))
-    scores = _scored(on, grid, budget)
+    grid, scores = _scored(on, Grid(_rows(vector)), budget)
     more = finer(grid, scores, budget.kl)
     if more is not None:
-        grid, scores = Grid(grid.rows + more.rows), joined(scores, _scored(on, more, budget))
+        more, second = _scored(on, more, budget)
+        grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
     _, tried = decide(on, grid, scores, budget, looking(on, grid, writing))
     if tried is None or tried.extra_nats.value > budget.nats:
         return None
     return grid.steer(*tried.position)
 
 
-def _scored(on: Bench, grid: Grid, budget: Budget) -> Scores:
+def _scored(on: Bench, grid: Grid, budget: Budget) -> tuple[Grid, Scores]:
+    """The rows in which something acts, and their scores.
+
+    Raises:
+        IdleError: nothing acts in any.
+    """
     *_, scores = run(on, grid, Journal(None), max_kl=budget.kl)
-    return scores
+    rows = acting(grid, scores)
+    return grid.part(rows), scores.part(rows)
 
 
 def _rows(vector: SteeringVector) -> tuple[GridRow, ...]:
