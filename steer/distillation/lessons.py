@@ -229,8 +229,8 @@ def picked_logits(model: Model, rows: Sequence[Ending]) -> Tensor:
     kept = {"logits_to_keep": ids.shape[1] - start} if picks_columns(model) else {}
     logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
     cut = ids.shape[1] - logits.shape[1]
-    found = picked(logits, [(row[cut:], n) for row, n in rows]).float()
-    return check_numbers(model, found)
+    chosen = picked(logits, [(row[cut:], n) for row, n in rows]).float()
+    return check_numbers(model, chosen)
 
 
 def log_probs(model: Model, rows: Sequence[Ending]) -> Tensor:
