@@ -184,8 +184,8 @@ class _Patient:
         except UncountedError:
             message = self._cached(EVERYWHERE)
             return (
-                f"{message}; its state counts no tokens, so all are steered alike: scopes, schedules,"
-                " gates, watches and guards are refused"
+                f"{message}; its state counts no tokens, so all are steered alike: scopes,"
+                " schedules, gates, watches and guards are refused"
             )
 
     def _cached(self, scope: Scope) -> str:
