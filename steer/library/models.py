@@ -90,7 +90,8 @@ class Model:
         """Continue a prompt while steering; `str()` of what it returns is the text.
 
         steer: a spec such as "warm:2@12", a vector, a steer, or several. chat: the prompt is what a
-        user says, in the model's chat template; system: a message before it. temperature: 0 is
+        user says, in the model's chat template; system: a message before it, which makes it a chat.
+        temperature: 0 is
         greedy. The same seed gives the same text, alone or in a batch. on_text: gets the text as it
         is written. allow_idle: a steer may change nothing; `idle` of what is returned names it.
 
