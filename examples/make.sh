@@ -1,12 +1,18 @@
 #!/bin/sh
-# Makes the contrast files and the vectors of this repository again, byte for byte.
+# Makes the contrast files and the vectors of this repository again. Sweeps choose what the vectors
+# recommend, on other stories than they were made from.
 set -eu
 cd "$(dirname "$0")/.."
 
+vectors=steer/pocket/vectors
+
 make_one() { # name, kind, positive, negative
     python -m steer.pocket.pairs "$2" "$3" "$4" > "examples/contrasts/$1.jsonl"
-    steer extract "examples/contrasts/$1.jsonl" -m pocket -o "vectors/$1.safetensors" --force \
+    python -m steer.pocket.pairs "$2" "$3" "$4" 60 8 > "examples/contrasts/$1-held-out.jsonl"
+    steer extract "examples/contrasts/$1.jsonl" -m pocket -o "$1.safetensors" --force \
         --description "$2: $3, away from $4" --license CC0-1.0
+    steer sweep -v "./$1.safetensors" -m pocket --texts "examples/contrasts/$1-held-out.jsonl" --save
+    mv "$1.safetensors" "$vectors"
 }
 
 make_one joyful mood joyful gloomy

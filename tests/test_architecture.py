@@ -30,7 +30,7 @@ LAYERS = [
     ["models"],
     ["hooks", "workers"],
     ["resuming"],
-    ["generate", "extraction", "monitoring", "doctor", "baking"],
+    ["generate", "extraction", "monitoring", "selftest", "baking"],
     ["distillation", "demo"],
     ["concepts", "methods.builtin"],
     ["evaluation"],

@@ -114,7 +114,7 @@ def test_words_of_the_lens_stay_whole_on_a_narrow_terminal(
     words = ["show", "joyful", "--lens", "--top", 6, "-m", folder]
     whole = re.findall(r"'[^']+' -?\d+\.\d", steer(*words).stdout)
     for width in (60, 80):
-        monkeypatch.setattr("steer.cli.output._PIPE_WIDTH", width)
+        monkeypatch.setenv("COLUMNS", str(width))
         said = steer(*words).stdout
         assert sorted(re.findall(r"'[^']+' -?\d+\.\d", said)) == sorted(whole)
         table = said[said.rindex("layer ") :].splitlines()

@@ -22,6 +22,7 @@ from steer.base.errors import InputError, SiteError, UsageError, VectorError
 from steer.base.journal import Journal
 from steer.base.progress import Advance, Phase
 from steer.cli.main import app
+from steer.distillation.ceiling import ceiling
 from steer.distillation.descent import candidates, descend
 from steer.distillation.distill import distill, fit
 from steer.distillation.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
@@ -449,3 +450,13 @@ def test_a_run_that_gains_no_more_ends_early() -> None:
     stuck = replace(task, base=1e-6 * task.base)  # R cannot be above 0
     _, best_step = descend(stuck, edits, Schedule(100, 0.02, 8, seed=0), steps.append)
     assert best_step <= len(steps) < 100
+
+
+def test_the_ceiling_of_the_last_layer_is_all_and_rises_from_the_first() -> None:
+    """Past the last block nothing reads the condition any more."""
+    model = load(ModelSource("pocket", device="cpu"))
+    settings = DistillSettings(name="x", samples=8, held_out=8, max_tokens=12)
+    texts = write(model, Conditions("[mood: joyful]"), ["One day", "The boat"], settings)
+    found = ceiling(Task.of(model, texts), range(model.n_layers))
+    assert abs(found[model.n_layers - 1].value - 1) < 1e-4
+    assert found[0].value < found[model.n_layers - 1].value

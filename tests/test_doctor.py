@@ -10,14 +10,14 @@ import tiny
 import torch
 from packaging.requirements import Requirement
 
-from steer import doctor
+from steer import selftest
 from steer.base import diagnosis
 from steer.base.diagnosis import check, packages
 from steer.base.errors import SteerError
-from steer.doctor import examine
 from steer.hooks import hooks
 from steer.hooks.clock import TokenClock
 from steer.models.model import Model
+from steer.selftest import examine
 
 
 def failed(model: Model) -> list[str]:
@@ -40,7 +40,7 @@ def test_half_precision_is_well() -> None:
 
 
 def test_steers_that_are_not_injected_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "injected", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(selftest, "injected", lambda *_: contextlib.nullcontext())
     assert failed(tiny.model("llama")) == ["a large coefficient does"]
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from test_cli import steer as run
 
 import steer
 from steer.base.errors import InputError, SteerError, UsageError, VectorError
-from steer.cli.command import COMMANDS
+from steer.base.progress import Advance, Picture
 from steer.generate.apply import Sampling, generate
 from steer.library.models import Model
 from steer.library.vectors import as_steers
@@ -138,7 +141,7 @@ def test_arithmetic_refuses_what_means_nothing(warm: steer.Vector) -> None:
             wrong()
     with pytest.raises(VectorError):
         warm / 0
-    with pytest.raises(VectorError, match="nothing is left"):
+    with pytest.raises(VectorError, match="cancel"):
         warm - warm
 
 
@@ -295,32 +298,82 @@ def test_wrong_calls_are_our_errors(model: Model, call: Any, error: type[SteerEr
         call(model)
 
 
-#: Commands whose work is a method here, or that are for the command line alone, and why.
-ELSEWHERE: dict[str, str] = {
-    "apply": "Model.generate, Model.generate_batch",
-    "chat": "Model.chat",
-    "contrasts": "contrast_set",
-    "recipe": "settings of the command line",
-    "eval": "evaluate",
-    "show": "Vector.to_dict",
-    "compare": "Vector.cosine",
-    "combine": "arithmetic of vectors",
-    "list": "shows a folder",
-    "verify": "read checks a file, and a model checks what it is given",
-    "sign": "keys are files",
-    "serve": "a server",
-    "probe": "asks a server",
-    "doctor": "a report for people",
-    "demo": "a tour for people",
-    "pack": "read_pack, build_pack",
-}
+def test_shared_options_are_in_every_signature_and_others_are_refused(model: Model) -> None:
+    for function in (Model.generate, Model.generate_batch):
+        names = inspect.signature(function).parameters
+        assert {"temperature", "condition", "allow_idle"} <= set(names)
+        assert not [p for p in names.values() if p.kind is p.VAR_KEYWORD]
+    assert inspect.signature(steer.extract).parameters["lists"].default is None
+    with pytest.raises(TypeError, match="temprature"):
+        model.generate("One day", temprature=0)  # type: ignore[call-arg]
 
 
-def test_what_a_command_does_the_library_does() -> None:
-    commands = {name for section in COMMANDS.values() for name in section}
-    assert set(ELSEWHERE) <= commands
-    missing = commands - set(ELSEWHERE) - set(steer.__all__)
-    assert not missing, f"give {missing} a function, or say where it is"
+def test_a_condition_of_strength_1_is_the_prompt(model: Model) -> None:
+    plain = model.generate("[mood: joyful] One day", max_tokens=8, temperature=0)
+    guided = model.generate("One day", condition="[mood: joyful] ", max_tokens=8, temperature=0)
+    assert guided.text == plain.text
+
+
+def test_a_conversation_remembers(model: Model) -> None:
+    talk = model.chat()
+    first = talk.say("One day", max_tokens=6)
+    assert talk.say("Then", max_tokens=6) == talk.turns[1]
+    assert first.answer in talk._repr_html_()
+
+
+def test_files_are_listed_verified_compared_and_combined(
+    warm: steer.Vector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("vectors").mkdir()
+    saved = warm.save("vectors/warm.safetensors")
+    (-warm).renamed("cold").save("vectors/cold.safetensors")
+    assert [file.name for file in steer.list_vectors("vectors")] == ["cold", "warm"]
+    Path("vectors/broken.safetensors").write_text("{}")
+    with pytest.warns(steer.FileWarning, match="broken"):
+        steer.list_vectors("vectors")
+    assert steer.verify("warm").vector == saved
+    compared = steer.compare("warm", "cold")
+    assert compared.likenesses[0].cosines[2] == pytest.approx(-1)
+    assert not compared.obstacles and "warm · cold" in compared._repr_html_()
+    both = steer.combine(["warm:2", saved, saved(-1, layers="all")], name="two")
+    assert both.cosine(warm)[2] == pytest.approx(1)
+    np.testing.assert_allclose(both.at(2).numpy(), 2 * warm.at(2).numpy(), rtol=1e-5)
+    with pytest.raises(UsageError, match="multiple"):
+        steer.combine([saved(1, scope="response")])
+
+
+def test_a_recipe_steers_as_its_steers_do(
+    model: Model, warm: steer.Vector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    warm.save("warm.safetensors")
+    Path("mild.toml").write_text(
+        'steers = ["./warm.safetensors:2@2"]\n[generation]\nmax_tokens = 8\n'
+    )
+    recipe = steer.read_recipe("mild.toml")
+    text = model.generate("One day", recipe, **recipe.generation).text
+    assert text == model.generate("One day", warm(2, layers=2), max_tokens=8).text
+    Path("again.toml").write_text(recipe.to_toml())
+    assert steer.read_recipe("again.toml").generation == recipe.generation
+
+
+def test_contrasts_are_checked_and_split(model: Model) -> None:
+    report = steer.check_contrasts(PAIRS)
+    assert report.giveaways.unit == "words" and report.to_dict()["n_positive"] == len(PAIRS)
+    assert steer.check_contrasts(PAIRS, model=model).giveaways.unit == "tokens"
+    rows = [{"positive": f"{a} {n}", "negative": f"{b} {n}"} for n in range(4) for a, b in PAIRS]
+    kept, held = steer.split(rows, 0.25)
+    assert kept and held and len(kept) + len(held) == len(rows)
+
+
+def test_the_doctor_and_the_lens_report(model: Model, warm: steer.Vector) -> None:
+    seen: list[str] = []
+    diagnosis = steer.doctor(model, on_check=lambda check: seen.append(check.name))
+    assert diagnosis.passed and seen == [check.name for check in diagnosis.checks]
+    assert "device" in diagnosis._repr_html_()
+    lens = model.lens(warm, top=3)
+    assert [row.layer for row in lens] == list(warm.layers) and len(lens[0].raised) == 3
 
 
 def test_an_evaluation_is_that_of_the_command_line(model: Model, tmp_path: Path) -> None:
@@ -329,7 +382,7 @@ def test_an_evaluation_is_that_of_the_command_line(model: Model, tmp_path: Path)
     ]
     (tmp_path / "held-out.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     words = ["--texts", str(tmp_path / "held-out.jsonl"), "--samples", "4", "--max-tokens", "8"]
-    path = Path(__file__).parents[1] / "vectors/joyful.safetensors"
+    path = Path(__file__).parents[1] / "steer/pocket/vectors/joyful.safetensors"
     done = run("eval", "-v", f"{path}:2@2", *words, "--json")
     assert done.exit_code == 0, done.stderr
     joyful = steer.read(path)
@@ -340,11 +393,20 @@ def test_an_evaluation_is_that_of_the_command_line(model: Model, tmp_path: Path)
 
 
 def test_a_sweep_from_rows(model: Model) -> None:
-    joyful = steer.read(Path(__file__).parents[1] / "vectors/joyful.safetensors")
+    joyful = steer.read(Path(__file__).parents[1] / "steer/pocket/vectors/joyful.safetensors")
     rows = [
         {"positive": f"{one} She laughed.", "negative": f"{two} She wept."} for one, two in PAIRS
     ]
-    steps: list[float] = []
+    shares: dict[str, float] = {}
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Advance]:
+        def advance(count: float, note: str | None = None, picture: Picture | None = None) -> None:
+            shares[what] = shares.get(what, 0) + count / total
+            assert picture is None or picture(80)
+
+        yield advance
+
     result = steer.sweep(
         model,
         joyful,
@@ -353,10 +415,10 @@ def test_a_sweep_from_rows(model: Model) -> None:
         coefficients=[1.0, 2.0],
         samples=4,
         max_tokens=8,
-        progress=lambda step: steps.append(step.share),
+        progress=progress,
     )
     assert result.to_dict()["vectors"]
-    assert steps and all(0 <= share <= 1 for share in steps)
+    assert shares["scoring"] == pytest.approx(1)
 
 
 def test_export_and_convert_are_inverse(model: Model, warm: steer.Vector, tmp_path: Path) -> None:

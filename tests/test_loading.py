@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 from steer.base.errors import ModelError, UsageError
 from steer.base.processes import hearing_interrupts
 from steer.cli.main import app
-from steer.doctor import examine
 from steer.generate.apply import generate
 from steer.models import gguf, loading
 from steer.models.loading import check_config, load, public_id
 from steer.models.model import Model
 from steer.models.source import ModelSource
+from steer.selftest import examine
 from steer.steering.generation import Sampling
 
 

@@ -136,7 +136,7 @@ def test_one_file_is_made_from_and_measured_on_and_no_pair_is_both() -> None:
 def test_files_that_do_not_say_are_warned_of_and_keep_their_bytes() -> None:
     metadata = with_items(None)
     (warning,) = heldout.check_unseen([metadata], ["three"])
-    assert "does not say" in warning
+    assert "does not record" in warning
     assert "items" not in encode(metadata)
     assert '"unit"' not in encode(metadata)
     known = with_items(overlap.sketch(["one"]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import torch
 from serving_here import Here
 
 from steer.base.errors import SteerError
+from steer.concepts.make import make
+from steer.concepts.settings import MakeSettings
+from steer.concepts.words import understood
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings
 from steer.generate.apply import generate
@@ -27,7 +31,9 @@ from steer.library.data import contrast_set
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
-from steer.serving import pages
+from steer.serving import making, pages
+from steer.serving.batching import MOST_WORK, Batcher, Between
+from steer.serving.errors import RequestError
 from steer.serving.library import Library
 from steer.serving.middleware import Access
 from steer.serving.sockets import first_free
@@ -48,7 +54,9 @@ def model() -> Model:
 @cache
 def library() -> Library:
     names = ("joyful", "sea", "formal")
-    return Library({name: store.read(ROOT / f"vectors/{name}.safetensors") for name in names})
+    return Library(
+        {name: store.read(ROOT / f"steer/pocket/vectors/{name}.safetensors") for name in names}
+    )
 
 
 def here(**access: Any) -> Here:
@@ -327,7 +335,7 @@ def test_an_echoed_prompt_has_its_log_probabilities(fields: dict[str, Any]) -> N
 
 
 def test_words_are_those_of_the_documented_thresholds() -> None:
-    assert [word(nats, None) for nats in (0.0, 0.5, 0.6, 1.5, 1.6)] == [
+    assert [word(nats, None) for nats in (0.0, 0.5, 0.6, 2.0, 2.1)] == [
         *["coherent"] * 2,
         *["strained"] * 2,
         "broken",
@@ -373,6 +381,22 @@ def test_a_vector_is_made_as_extract_makes_it_and_saved(tmp_path: Path) -> None:
     assert store.read(tmp_path / "made/liking.safetensors").sha256 == expected.sha256
 
 
+def test_words_make_the_vector_that_they_make_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few: dict[str, Any] = {"train": 4, "choice": 2, "held_out": 4, "max_tokens": 4}
+    few |= {"depths": (0.6,), "coefficients": (2.0,)}
+    monkeypatch.setattr(making, "QUICK", few)
+    words = {"word": "[mood: joyful]", "against": "[mood: gloomy]"}
+    concept = understood(*words.values(), name="mood").concept
+    [expected] = make(model(), [concept], MakeSettings(**few))
+    own = Library(dict(library().vectors))
+    with Here(model(), own, folder=tmp_path) as server:
+        events = server.events("/page/vectors", {"name": "mood"} | words)
+    assert events[-1]["report"] == expected.report.to_dict()
+    assert own.vectors["mood"].sha256 == expected.vector.sealed().sha256
+
+
 def test_texts_go_on_while_a_vector_is_made(tmp_path: Path) -> None:
     """Those that are being written neither stop nor change."""
     asked = GREEDY | {"max_tokens": 40, "steer": "joyful:2@2"}
@@ -390,6 +414,29 @@ def test_texts_go_on_while_a_vector_is_made(tmp_path: Path) -> None:
     assert written.json()["choices"] == alone
 
 
+def test_work_that_nobody_waits_for_is_given_up() -> None:
+    begun = threading.Event()
+
+    def endless(between: Between) -> None:
+        while True:
+            begun.set()
+            between()
+
+    with Batcher(model(), pytest.fail) as batcher:
+        abandoned = batcher.run(endless)
+        assert begun.wait(10)
+        abandoned.cancel()
+        assert batcher.run(lambda between: "done").result(10) == "done"
+        begun.clear()
+        batcher.run(endless)
+        assert begun.wait(10)
+        for _ in range(MOST_WORK):
+            batcher.run(endless)
+        with pytest.raises(RequestError, match="later"):
+            batcher.run(endless)
+    # The thread has ended, whatever there was to do.
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -400,6 +447,10 @@ def test_texts_go_on_while_a_vector_is_made(tmp_path: Path) -> None:
         ({"pairs": [{"positive": "a", "negative": ""}] * 2}, "bad_request"),
         ({"pairs": [PAIRS[0] | {"positive": "x" * 19_000}] * 60}, None),
         ({"folder": "/"}, "bad_request"),
+        ({"pairs": None}, None),
+        ({"word": "calm"}, None),
+        ({"pairs": None, "against": "calm"}, None),
+        ({"pairs": None, "word": "calm", "against": "Calm"}, None),
     ],
 )
 def test_what_makes_no_vector_is_refused(

@@ -258,6 +258,7 @@ def test_what_is_exported_writes_the_same_text(
 def test_a_vector_is_made_used_and_saved(tab: Tab, folder: Path) -> None:
     tab.settings(tokens=8)
     tab.page.click("text=New vector")
+    tab.page.click("text=From pairs of texts")
     tab.page.click("text=Fill in an example")
     tab.page.get_by_label("Name", exact=True).fill("joyful")
     tab.page.click("dialog button.primary")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from test_cli import steer
 from test_evaluate import HELD_OUT
 
 from steer.base.errors import InputError, SteerError, UsageError
+from steer.base.progress import Advance
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.overlap import sketch
-from steer.evaluation import Step, evaluate, suite, sweep
+from steer.evaluation import evaluate, suite, sweep
 from steer.evaluation.data import chosen_on
 from steer.measures import measures
 from steer.models.model import Model
@@ -52,12 +55,17 @@ def views_agree(result: Any) -> None:
 def test_an_evaluation_is_a_typed_object_and_prints_nothing(
     model: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    steps: list[Step] = []
+    shares: list[float] = []
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Advance]:
+        yield lambda count, note=None, picture=None: shares.append(count / total)
+
     result = evaluate(
-        model, tiny.steer(model, 2.0), HELD_OUT, condition="w50", progress=steps.append, **FEW
+        model, tiny.steer(model, 2.0), HELD_OUT, condition="w50", progress=progress, **FEW
     )
     assert capsys.readouterr() == ("", "")
-    assert steps and steps[-1].share == 1
+    assert sum(shares) == pytest.approx(1)
     row = result.row("vector")
     assert row.measures["preference"].value == pytest.approx(row.shifts.mean())  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="no row"):

@@ -359,10 +359,10 @@ def test_nobody_waits_for_a_client_that_has_left() -> None:
     async def run(batcher: Batcher) -> tuple[list[Any], list[Any]]:
         leaving, staying = batcher.order(order), batcher.order(order)
         left = []
-        async for event in leaving.told():
+        async for event in leaving.stream():
             left.append(event)
             leaving.leave()
-        return left, [event async for event in staying.told()]
+        return left, [event async for event in staying.stream()]
 
     with Batcher(tiny.model("llama"), pytest.fail) as batcher:
         left, stayed = asyncio.run(run(batcher))
@@ -375,7 +375,7 @@ def test_a_model_that_is_writing_can_be_stopped() -> None:
     order = Order([Row("", 0, [1, 5, 9])], Steering(), Sampling(max_tokens=10**6, temperature=0))
 
     async def run(batcher: Batcher) -> None:
-        await anext(batcher.order(order).told())
+        await anext(batcher.order(order).stream())
 
     with Batcher(tiny.model("llama"), pytest.fail) as batcher, pytest.raises(RuntimeError):
         asyncio.run(run(batcher))
@@ -387,7 +387,7 @@ def test_a_bug_is_logged_and_told_as_one() -> None:
 
     async def run(batcher: Batcher) -> None:
         rows = [Row("", 0, [10**9])]  # no such token
-        await anext(batcher.order(Order(rows, Steering(), Sampling(max_tokens=1))).told())
+        await anext(batcher.order(Order(rows, Steering(), Sampling(max_tokens=1))).stream())
 
     with (
         Batcher(tiny.model("llama"), logged.append) as batcher,
@@ -526,14 +526,14 @@ def test_a_short_request_does_not_wait_for_a_long_one() -> None:
     async def run(batcher: Batcher) -> tuple[int, int]:
         long = batcher.order(many)
         seen = 0
-        async for event in long.told():
+        async for event in long.stream():
             seen += isinstance(event, Piece)
             if seen == 40:
                 break
         long = batcher.order(many)
-        events = long.told()
+        events = long.stream()
         await anext(events)
-        assert isinstance([event async for event in batcher.order(one).told()][-1], End)
+        assert isinstance([event async for event in batcher.order(one).stream()][-1], End)
         before = long.received.qsize()
         rest = [event async for event in events]
         return before, sum(isinstance(event, End) for event in rest)
@@ -559,7 +559,7 @@ def test_texts_of_many_requests_share_their_forwards() -> None:
 
     async def run(batcher: Batcher) -> None:
         async def one(order: Order) -> None:
-            assert [event async for event in batcher.order(order).told()]
+            assert [event async for event in batcher.order(order).stream()]
 
         await asyncio.gather(*map(one, orders))
 

@@ -25,7 +25,7 @@ from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer, resolve
 from steer.vectors import store
 
-VECTORS = Path(__file__).parents[1] / "vectors"
+VECTORS = Path(__file__).parents[1] / "steer/pocket/vectors"
 PROMPTS = ("One day Mara woke up.", "The boat", "In the evening Kofi went to the river and",
            "Once upon a time there was a little")  # fmt: skip
 
@@ -199,8 +199,8 @@ def test_what_fails_ends_one_text_only() -> None:
     def broken(_resid: Any) -> None:
         raise RuntimeError("no")
 
-    site = next(iter(bad.functions))
-    bad.functions[site] = broken
+    site = next(iter(bad.runs[0].functions))
+    bad.runs[0].functions[site] = broken
     while together.rows:
         together.step()
     assert isinstance(bad.error, RuntimeError)

@@ -422,7 +422,7 @@ def test_guidance_at_strength_1_scores_as_the_condition() -> None:
 
 
 def test_an_evaluation_of_a_token_has_its_recovery_and_a_guided_row(tmp_path: Path) -> None:
-    """The token of a tag's own embeddings recovers the tag, at the start of a text."""
+    """It is scored as `score` does it, which other laws are about."""
     tag = token_of(pocket().encode("[mood: joyful]", special=False), "tag")
     found = steer.evaluate(
         steer.Model(pocket()), steer.Vector(tag), condition="[mood: joyful]", guidance=(1.0,),
@@ -430,5 +430,18 @@ def test_an_evaluation_of_a_token_has_its_recovery_and_a_guided_row(tmp_path: Pa
     )  # fmt: skip
     rows = {row.variant.kind: row for row in found.rows}
     assert set(rows) == {"unsteered", "vector", "prompt", "guidance"}
-    assert rows["vector"].measures["recovery"].value > 0.8
+    assert -1 < rows["vector"].measures["recovery"].value < 1
     assert abs(rows["guidance"].measures["recovery"].value - 1) < 1e-4
+
+
+def test_a_token_that_is_written_and_not_named_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its letters would stand in the prompt in place of it."""
+    monkeypatch.setenv("STEER_VECTORS", str(tmp_path))
+    store.write(tmp_path / "noise.safetensors", noise())
+    refused = run("apply", "One <|noise|> day")
+    assert refused.exit_code == 2
+    assert "add -v noise" in refused.output
+    assert run("apply", "One <|noise|> day", "-v", "noise", "--max-tokens", "2").exit_code == 0
+    assert run("apply", "One <|other|> day", "--max-tokens", "2").exit_code == 0

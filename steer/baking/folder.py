@@ -58,6 +58,10 @@ class Report:
         return {"steer": __version__, **told}
 
 
+#: How often `export` says what it is doing.
+N_STAGES = 4
+
+
 def export(
     model: Model,
     steers: Sequence[Steer],

@@ -7,7 +7,8 @@ Library functions take a `Progress` and open a phase of it for each kind of work
             ...
             advance(len(batch))
 
-The command line shows a bar on a terminal and `Lines` elsewhere; `silent` shows nothing.
+The command line shows a bar on a terminal and `Lines` elsewhere; `silent` shows nothing. In a
+notebook `steer.Lines(print)` prints a line now and then.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 #: A phase that ends sooner than this many seconds writes no line.
 QUIET = 3.0
@@ -24,10 +25,19 @@ QUIET = 3.0
 EVERY = 30.0
 
 
-class Advance(Protocol):
-    """Counts units of a phase that are done; `note` says what is being done now."""
+#: Draws how far work has come, as rich prints it, in so many columns.
+Picture = Callable[[int], Any]
 
-    def __call__(self, count: int, note: str | None = None) -> None: ...
+
+class Advance(Protocol):
+    """Counts units of a phase that are done.
+
+    note: what is being done now. picture: what a terminal may draw beside the bar.
+    """
+
+    def __call__(
+        self, count: float, note: str | None = None, picture: Picture | None = None
+    ) -> None: ...
 
 
 class Progress(Protocol):
@@ -39,7 +49,7 @@ class Progress(Protocol):
 @contextmanager
 def silent(what: str, total: int) -> Iterator[Advance]:
     """A `Progress` that shows nothing."""
-    yield lambda count, note=None: None
+    yield lambda count, note=None, picture=None: None
 
 
 class Phase:
@@ -50,9 +60,9 @@ class Phase:
 
     def __init__(self, what: str, total: int, started: float) -> None:
         self.what, self.total, self.started = what, total, started
-        self.done, self.note = 0, ""
+        self.done, self.note = 0.0, ""
 
-    def advance(self, count: int, note: str | None = None) -> None:
+    def advance(self, count: float, note: str | None = None) -> None:
         """Count units that are done."""
         self.done += count
         if note is not None:
@@ -67,7 +77,7 @@ class Phase:
     def line(self, now: float) -> str:
         """`sampling texts: 64 of 240, about 2 min left`."""
         left = self.remaining(now)
-        parts = [f"{self.done:,} of {self.total:,}"]
+        parts = [f"{self.done:,.0f} of {self.total:,}"]
         parts += [self.note] if self.note else []
         if left is None:
             parts.append(f"{duration(now - self.started)} so far")
@@ -106,7 +116,7 @@ class Lines:
                     # A line that was written before anything was done said nothing of the end.
                     changed.wait_for(is_over if phase.done else says_more, self._every)
 
-        def advance(count: int, note: str | None = None) -> None:
+        def advance(count: float, note: str | None = None, picture: Picture | None = None) -> None:
             with changed:
                 phase.advance(count, note)
                 changed.notify()
@@ -120,6 +130,18 @@ class Lines:
                 over = True
                 changed.notify()
             reporter.join()
+
+
+@contextmanager
+def slow(write: Callable[[str], None], what: str, quiet: float = QUIET) -> Iterator[None]:
+    """Write one line if the block takes longer than `quiet` seconds."""
+    timer = threading.Timer(quiet, write, [f"{what} ..."])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def duration(seconds: float) -> str:

@@ -17,20 +17,21 @@ from contextlib import contextmanager
 # fmt: off
 FLAGS = frozenset(
     [
-        "allow-idle", "allow-other-model", "allow-overlap", "approximate", "chat",
-        "exhaustive", "force", "offline", "private", "quick", "together",
+        "allow-idle", "allow-other-model", "allow-overlap", "approximate", "chat", "encoder",
+        "exhaustive", "force", "offline", "private", "quick", "scalar", "together",
         "trust-remote-code",
     ]
 )
 _SAME = [
-    "adapter", "baseline", "coefficients", "concept", "condition", "description",
-    "device", "device-map", "dtype", "format", "held-out", "keep", "layer", "layers",
-    "license", "max-kl", "max-nats", "max-tokens", "method", "methods", "minus",
-    "model", "negative", "pick", "positions", "positive", "prompts", "rank", "revision",
-    "row", "samples", "seed", "site", "steps", "stop", "system", "tags", "temperature",
-    "template", "texts", "top-k", "top-p", "unrelated", "watch", "when",
+    "adapter", "baseline", "beams", "budget", "coefficients", "concept", "condition",
+    "description", "device", "device-map", "dtype", "evidence", "format", "held-out", "keep",
+    "layer", "layers", "license", "max-kl", "max-nats", "max-tokens", "method", "methods",
+    "minus", "model", "name", "negative", "pick", "positions", "positive", "prompts", "rank",
+    "revision", "row", "samples", "seed", "site", "steps", "stop", "strength", "system", "tags",
+    "temperature", "template", "texts", "tokens", "top-k", "top-p", "unrelated", "watch", "when",
 ]
 VALUES = {name: name.replace("-", "_") for name in _SAME} | {
+    "as": "form",
     "guard": "guards",
     "layer-offset": "offset",
     "map": "mapping",
@@ -38,12 +39,12 @@ VALUES = {name: name.replace("-", "_") for name in _SAME} | {
 #: What Python has no argument for: a text that names one of them says what the command takes.
 COMMAND_ONLY = frozenset(
     [
-        "allow-origin", "api-key", "beams", "compare", "engine", "engine-option", "formats",
-        "help", "jobs", "json", "judge-model", "judge-url", "key", "lens", "lists",
-        "lm-eval", "lm-eval-limit", "negative-file", "negative-label", "new-key",
-        "nproc-per-node", "paired", "port", "positive-file", "positive-label", "public-key",
-        "ray", "recipe", "save", "served", "split", "strength", "template-arg", "tp",
-        "vectors", "workers",
+        "allow-origin", "api-key", "compare", "engine", "engine-option", "formats", "help",
+        "jobs", "json", "judge-model", "judge-url", "key", "lens", "lists", "lm-eval",
+        "lm-eval-limit", "lora", "negative-file", "negative-label", "new-key", "nproc-per-node",
+        "op", "orthogonal-to", "paired", "phrase", "port", "positive-file", "positive-label",
+        "public-key", "questions", "ray", "recipe", "save", "served", "split", "template-arg",
+        "tp", "vectors", "workers",
     ]
 )
 # fmt: on

@@ -22,6 +22,7 @@ from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
+    from steer.base.progress import Advance
     from steer.models.model import Model
     from steer.ops.op import Op
     from steer.steering.generation import Generation, Guide, Sampling
@@ -161,7 +162,7 @@ def apply(
     from steer.base.errors import SteerError, UsageError
     from steer.base.files import check_writable
     from steer.base.text import unescaped
-    from steer.steering.generation import LARGEST, Sampling, check_gates
+    from steer.steering.generation import LARGEST, Sampling, check_gates, guides_of
     from steer.steering.named import behind, resolved
 
     typed = {
@@ -181,7 +182,9 @@ def apply(
     looking = Looking(watch or [], guard or [], on_trip)
     chat, system = chosen.pop("chat"), chosen.pop("system")
     sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})
-    guides = _guides(condition or [], strength or [])
+    if strength and not condition:
+        raise UsageError("--strength needs --condition")
+    guides = guides_of(condition or [], strength or 1.0)
     if compare and not asked and not guides:
         raise UsageError("nothing to compare", hint="name a vector with -v, or a recipe")
     if guides and (engine or watch or guard or when or sampling.beams > 1):
@@ -207,6 +210,7 @@ def apply(
         )
     steers = resolved(asked, options.find)
     check_gates(sampling, steers)
+    options.check_written([*texts, system or ""], steers)
     settings_of_engine = engines.check(engine, engine_option or [], steers)
     looking.read_vectors()
     options.check_readers(chat=chat, steers=steers, watched=looking.watched, guards=looking.guards)
@@ -234,10 +238,10 @@ def apply(
             if engine:
                 writing = engines.writing(source, model, [steers], sampling, settings_of_engine)
                 run = replace(run, engine=stack.enter_context(writing))
-            advance = stack.enter_context(output.progress("generating", made.total))
-            for pair in run.pairs(steers, compare=compare):
+            n_texts = made.total * (2 if compare else 1)
+            advance = stack.enter_context(output.progress("generating", n_texts))
+            for pair in run.pairs(steers, advance, compare=compare):
                 made.add(pair)
-                advance(1)
         made.write(force=force)
     except (KeyboardInterrupt, SteerError):
         if made.pairs:
@@ -261,25 +265,10 @@ def apply(
     looking.report(made.steered)
 
 
-def _guides(texts: Sequence[str], strengths: Sequence[float]) -> list[Guide]:
-    """Each condition with its strength: one for all of them, or one for each.
-
-    Raises:
-        UsageError: another number of strengths than of conditions, or one that is not finite.
-    """
-    from steer.base.errors import UsageError
-    from steer.steering.generation import Guide
-
-    if strengths and not texts:
-        raise UsageError("--strength needs --condition")
-    if strengths and len(strengths) not in (1, len(texts)):
-        raise UsageError(
-            f"{len(strengths)} strengths for {len(texts)} conditions",
-            hint="give one --strength for all, or one after each --condition",
-        )
-    each = list(strengths or [1.0])
-    each = each * len(texts) if len(each) == 1 else each
-    return [Guide(text, number) for text, number in zip(texts, each, strict=True)]
+def _counted(texts: Iterator[Generation], advance: Advance) -> Iterator[Generation]:
+    for text in texts:
+        advance(1)
+        yield text
 
 
 @dataclass(frozen=True)
@@ -296,14 +285,20 @@ class _Run:
     allow_idle: bool = False
     engine: engines.Generate | None = None
 
-    def pairs(self, steers: Sequence[Steer], *, compare: bool) -> Iterator[generated.Pair]:
+    def pairs(
+        self, steers: Sequence[Steer], advance: Advance, *, compare: bool
+    ) -> Iterator[generated.Pair]:
         """Every continuation as it is finished, with the unsteered one where they are compared."""
         from steer.steering.tokens import absent
 
         # What is compared with is left as it is.
         plain = replace(self, guides=())
-        beside = plain._each(absent(steers), guarded=False) if compare else repeat(None)
-        return zip(self._each(steers), beside, strict=False)
+        beside = (
+            _counted(plain._each(absent(steers), guarded=False), advance)
+            if compare
+            else repeat(None)
+        )
+        return zip(_counted(self._each(steers), advance), beside, strict=False)
 
     def stream(self, steers: Sequence[Steer]) -> None:
         """Write the one continuation to stdout as it comes."""

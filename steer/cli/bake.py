@@ -104,14 +104,14 @@ def bake(
         )
     source = replace(source, dtype="float32")
     model = options.load_model(source)
-    from steer.baking.folder import export
+    from steer.baking.folder import N_STAGES, export
 
     vectors = [steer.vector for steer in steers]
     options.check_fit(vectors, model.identity, allow_other_model=allow_other_model)
     if lora:
         _export_lora(model, steers, out, chosen, force=force, json=json)
         return
-    with output.progress("baking", 4) as advance:
+    with output.progress("baking", N_STAGES) as advance:
         report = export(
             model,
             steers,

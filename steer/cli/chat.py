@@ -12,7 +12,7 @@ import typer
 from steer.base.errors import SteerError
 from steer.cli import options, output
 from steer.cli.recipe import RecipeOption, settings
-from steer.cli.watched import report_steering
+from steer.cli.watched import report_empty, report_steering
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -181,6 +181,8 @@ def _entered(chatting: Chat, line: str, *, show: bool) -> Outcome:
         output.note(text)
     if outcome.turn is not None:
         report_steering([outcome.turn])
+        if outcome.turn.finish != "interrupted":
+            report_empty([outcome.turn.answer])
     for text in outcome.lines if show else ():
         output.line(text)
     return outcome

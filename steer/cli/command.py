@@ -6,18 +6,18 @@ and only the command that runs is imported.
 
 To add an option: write its help in one short sentence (one line at 80 columns, if it can be said in
 one). `GROUPS` sorts options by name into the groups of the help; what it does not list says how,
-and `rich_help_panel=` of an option overrides it. `autocompletion=` takes a function of
-`cli/complete.py` where the values are names from a registry. A docstring is a line, then what the
+and `rich_help_panel=` of an option overrides it; `VALUES` of `cli/complete.py` says by name what
+the shell completes. A docstring is a line, then what the
 command does in at most a paragraph or two, then blocks after `\\b`; a block with a line that begins
 with `steer ` holds examples, which the help shows first. The help of a command is at most a screen
-and a half: 80 lines.
+and a half: 84 lines.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from steer.base.errors import UsageError
+from steer.cli.complete import VALUES
 
 #: Sections of `steer --help`: the commands of each, with the first line of their help.
 COMMANDS: dict[str, dict[str, str]] = {
@@ -40,7 +41,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "extract": "Make a steering vector from two words, or from contrasting texts.",
         "pack": "Make vectors of many concepts at once, from a TOML file.",
         "fit": "Make another vector from kept activations, without the model.",
-        "distill": "Make an edit that does what a prompt does, for no tokens.",
+        "distill": "Make an edit, or a token, that does what a prompt does.",
         "combine": "Make one vector of several: sum, mean, difference, multiple.",
         "convert": "Read other tools' vector files, and write files that they read.",
     },
@@ -61,7 +62,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "show": "Print what a vector file says of itself.",
         "compare": "Compare vectors layer by layer; can they be combined?",
         "describe": "Name a vector by the concepts of a pack that it is nearest to.",
-        "discover": "Find the directions along which a model tells texts apart, without labels.",
+        "discover": "Find directions along which a model tells texts apart.",
     },
     "Share": {
         "list": "List vector files, a line each.",
@@ -119,10 +120,18 @@ _NOT_TEXT = re.compile("[\ud800-\udfff]")
 
 
 class SteerCommand(TyperCommand):
-    """A command with examples first and grouped options in its help.
+    """A command with examples first and grouped options in its help, whose values are completed.
 
     It refuses texts that are not UTF-8, which would fail somewhere deep down.
     """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for parameter in self.params:
+            own = VALUES.get(f"{self.name} {parameter.name}")
+            if complete := own or VALUES.get(str(parameter.name)):
+                # Typer takes it where an option is declared; here one table has it for all.
+                parameter._custom_shell_complete = _completing(complete)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -151,6 +160,10 @@ class SteerCommand(TyperCommand):
                 with formatter.section(group):
                     for parameter in members:
                         _write(formatter, *rows[parameter.name], width)
+
+
+def _completing(complete: Callable[[str], list[str]]) -> Callable[..., Any]:
+    return lambda _ctx, _parameter, incomplete: complete(incomplete)
 
 
 def group_of(parameter: Any) -> str:

@@ -67,34 +67,23 @@ def check(
     steer contrasts check --positive-file harmful.txt \\
         --negative-file harmless.txt --chat
     """
-    import msgspec
+    from steer.library.checks import report_contrasts
 
-    from steer.contrasts.check import giveaways
-
-    found = contrast_options.read_contrasts(contrasts)
-    tokens = None
+    loaded = contrast_options.read_contrasts(contrasts)
+    template = None
     if source is not None:
-        from steer.models import encoding
         from steer.models.loading import load_tokenizer
         from steer.models.templates import ChatTemplate
 
         with output.status(f"loading the tokenizer of {source.name}"):
             tokenizer = load_tokenizer(source)
         template = ChatTemplate(tokenizer, source.name, source.template)
-        template.check_arguments()
-        positive, negative = (
-            encoding.encode_passages(template, side) for side in (found.positive, found.negative)
-        )
-        tokens = positive, negative
-    told = giveaways(found, tokens)
-    warnings = told.warnings(paired=found.paired)
+    report = report_contrasts(loaded, template)
     if json:
-        counted = {"n_positive": len(found.positive), "n_negative": len(found.negative)}
-        facts = {"kind": found.kind, "paired": found.paired, **counted, "sha256": found.sha256}
-        output.as_json(facts | msgspec.to_builtins(told) | {"warnings": warnings})
+        output.as_json(report.to_dict())
         return
-    _print(found, told)
-    for text in warnings:
+    _print(report.contrasts, report.giveaways)
+    for text in report.warnings:
         output.line()
         output.line(f"warning: {text}")
 
@@ -142,7 +131,7 @@ def split(
         output.note(f"wrote {path}, {len(part):,} records")
 
 
-def _print(contrasts: Contrasts, told: Giveaways) -> None:
+def _print(contrasts: Contrasts, facts: Giveaways) -> None:
     paired = "" if contrasts.paired or contrasts.kind == "unpaired" else ", not in pairs"
     output.line(f"{contrasts.kind}{paired}")
     sides = (contrasts.positive, contrasts.negative)
@@ -150,25 +139,27 @@ def _print(contrasts: Contrasts, told: Giveaways) -> None:
         output.line(f"  {name}, the first: {_example(side[0])}")
     output.line()
     lengths = [
-        f"{one.least} – {one.median:g} – {one.most}" for one in (told.positive, told.negative)
+        f"{side.least} – {side.median:g} – {side.most}" for side in (facts.positive, facts.negative)
     ]
     rows = [
         ["texts", f"{len(sides[0]):,}", f"{len(sides[1]):,}"],
-        [f"{told.unit} each: least – median – most", *lengths],
+        [f"{facts.unit} each: least – median – most", *lengths],
     ]
     output.table(["", "positive", "negative"], rows)
     output.line()
     things = "pairs" if contrasts.paired else "texts"
-    facts = {
-        "duplicates": f"{told.duplicates:,}",
-        "equal sides" if contrasts.paired else "on both sides": f"{told.equal_sides:,}",
-        "nearly like another": f"{told.near_duplicates:.0%} of the {things}",
+    rows_below = {
+        "duplicates": f"{facts.duplicates:,}",
+        "equal sides" if contrasts.paired else "on both sides": f"{facts.equal_sides:,}",
+        "nearly like another": f"{facts.near_duplicates:.0%} of the {things}",
     }
-    if told.length_auc is not None:
-        facts["told by length"] = f"AUC {told.length_auc:.2f} (0.50: not at all)"
-    if told.first_token is not None:
-        facts[f"told by the first {told.unit[:-1]}"] = f"{told.first_token:.0%} (50%: not at all)"
-    for label, value in facts.items():
+    if facts.length_auc is not None:
+        rows_below["told by length"] = f"AUC {facts.length_auc:.2f} (0.50: not at all)"
+    if facts.first_token is not None:
+        rows_below[f"told by the first {facts.unit[:-1]}"] = (
+            f"{facts.first_token:.0%} (50%: not at all)"
+        )
+    for label, value in rows_below.items():
         output.line(f"{label:<24} {value}")
 
 

@@ -149,7 +149,7 @@ def convert(
     steer convert vec_layer_14.pt calm.safetensors -m MODEL
     steer convert direction.npy calm.safetensors -m MODEL --layer 14
     steer convert joyful:2@2 joyful.gguf          # for llama.cpp
-    steer convert refusal:ablate@all refusal.gguf --format glp
+    steer convert joyful:ablate@3 ablated.gguf --format glp
     steer convert joyful:1@all joyful.npz
     """
     from steer.base.files import check_writable, reported, safe_name

@@ -36,7 +36,7 @@ def demo(
 
     \b
     steer demo
-    steer demo examples/contrasts/joyful.jsonl
+    steer demo pairs.jsonl
     """
     from steer.contrasts.contrast_files import read
     from steer.contrasts.contrasts import ContrastSource

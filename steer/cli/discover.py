@@ -42,7 +42,7 @@ def discover(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Find the directions along which a model tells texts apart, without labels.
+    """Find directions along which a model tells texts apart.
 
     They are the principal components of the texts' mean activations at one layer. Each is shown by
     the texts at both ends, the tokens that it makes likelier, and what steering by it does.

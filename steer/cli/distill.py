@@ -78,6 +78,9 @@ def distill(
         list[str] | None,
         typer.Option("-v", "--vector", help="A token that the condition has as <|NAME|>."),
     ] = None,
+    ceiling: Annotated[
+        bool, typer.Option("--ceiling", help="Also what any edit could recover, by layer.")
+    ] = False,
     rank: Annotated[
         int | None,
         typer.Option(help="Rank; 0 is a plain vector. Default: 8, or the best."),
@@ -118,7 +121,7 @@ def distill(
     With --as token one embedding, or a few, learn it, and stand where the condition stood.
 
     \b
-    steer distill --condition "[mood: joyful]" -o vectors/joyful.safetensors
+    steer distill --condition "[mood: joyful]" -o vectors/joy.safetensors
     steer distill --condition "Everyone was sad." -m MODEL --rank 16 \\
         --layers all -o x.safetensors
     steer distill --condition "You are a pirate." --chat -m MODEL \\
@@ -148,6 +151,8 @@ def distill(
         method, scope = "descent", "all"
     elif tokens is not None or scalar or vector:
         raise UsageError("--tokens, --scalar and -v go with --as token")
+    if ceiling and (as_token or contrasts is not None or conditions is not None):
+        raise UsageError("--ceiling is of edits for one --condition", hint="leave it out")
     imitates_chat = chat and contrasts is None
     chosen_method, method_options = parse_method(
         method or ("ridge" if imitates_chat else "descent"), distill_methods()
@@ -225,6 +230,8 @@ def distill(
         made = _run_token(model, imitated[0], texts, settings, inside)
     elif pairs is None:
         made = _run(model, imitated[0], texts, settings)
+        if ceiling:
+            _ceiling(model, imitated[0], texts, settings, json=json)
     else:
         made = _run_pairs(model, pairs, settings)
     sealed = store.write(out, made, force=force)
@@ -381,6 +388,34 @@ def _run_token(
     return distill_token(model, conditions, prompts, settings, output.progress, kept, inside)
 
 
+def _ceiling(
+    model: Model,
+    conditions: Conditions,
+    prompts: list[str],
+    settings: DistillSettings,
+    *,
+    json: bool,
+) -> None:
+    """Print what the condition's own activations recover at each layer, on the same held-out
+    texts."""
+    from steer.distillation.ceiling import ceiling
+    from steer.distillation.quick import quick
+    from steer.distillation.task import Task
+    from steer.distillation.texts import journal, write
+
+    kept = journal(model, conditions, prompts, settings)
+    model = quick(model)
+    task = Task.of(model, write(model, conditions, prompts, settings, kept=kept))
+    found = ceiling(task, model.hooks.layers("resid_post"), output.progress)
+    if json:  # stdout is one object
+        for layer, interval in found.items():
+            output.note(f"layer {layer}: recovery at best {interval}")
+        return
+    rows = [[str(layer), str(interval)] for layer, interval in found.items()]
+    output.table(["layer", "recovery at best"], rows)
+    output.line()
+
+
 def _run_pairs(model: Model, contrasts: Contrasts, settings: DistillSettings) -> SteeringVector:
     from steer.distillation.distill import fit_pairs
     from steer.distillation.pairs import preference
@@ -395,7 +430,7 @@ def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bo
     distillation = metadata.method.distillation
     assert distillation is not None
     evidence = metadata.recommended.evidence
-    output.note(f"{model.describe()} · {metadata.contrast.n} texts · {evidence}")
+    output.note(f"{model.describe()} · {metadata.contrast.n} texts")
     if json:
         output.as_json({"path": str(path), **to_json(metadata)})
         return

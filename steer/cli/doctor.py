@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,7 +11,6 @@ from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.base.diagnosis import Check
-    from steer.models.model import Model
 
 
 def register(app: typer.Typer) -> None:
@@ -31,54 +29,25 @@ def doctor(source: ModelSource, json: options.Json = False) -> None:
     steer doctor -m Qwen/Qwen2.5-0.5B-Instruct
     steer doctor -m ./my-model --dtype bfloat16 --json > report.json
     """
-    from dataclasses import asdict
+    from steer.library import checks
 
-    from steer.base.diagnosis import versions
-
-    facts = versions()
     if not json:
-        for name, value in facts.items():
+        for name, value in checks.versions().items():
             output.line(f"{name:<17} {value}")
-    done: list[Check] = []
-    for one in _checks(source):
-        done.append(one)
-        if not json:
-            output.line(f"{'ok' if one.passed else 'FAILED':<7} {one.name}: {one.detail}")
-            if one.advice:
-                output.line(f"        {one.advice}")
-    passed = all(one.passed for one in done)
+
+    def show(check: Check) -> None:
+        output.line(f"{'ok' if check.passed else 'FAILED':<7} {check.name}: {check.detail}")
+        if check.advice:
+            output.line(f"        {check.advice}")
+
+    diagnosis = checks.doctor(
+        lambda: options.load_model(source), on_check=(lambda check: None) if json else show
+    )
     if json:
-        output.as_json({"passed": passed, **facts, "checks": [asdict(one) for one in done]})
-    elif passed:
+        output.as_json(diagnosis.to_dict())
+    elif diagnosis.passed:
         output.note("all is well")
-    if not passed:
-        failed = sum(not one.passed for one in done)
-        output.error(f"{failed} of {len(done)} checks failed")
+    if not diagnosis.passed:
+        failed = sum(not check.passed for check in diagnosis.checks)
+        output.error(f"{failed} of {len(diagnosis.checks)} checks failed")
         raise typer.Exit(1)
-
-
-def _checks(source: ModelSource) -> Iterator[Check]:
-    """Every check as it is done; where the model does not load, none after that."""
-    from steer.base.diagnosis import check, packages
-
-    yield packages()
-    loaded: list[Model] = []
-
-    def load() -> str:
-        loaded.append(options.load_model(source))
-        (model,) = loaded
-        hooks = model.hooks
-        shape = f"{hooks.architecture}, {hooks.n_layers} layers, width {hooks.d_model}"
-        return f"{model.describe()} ({shape})"
-
-    def devices() -> str:
-        from steer.doctor import devices
-
-        return devices()
-
-    yield check("devices", devices, "python -m pip install --force-reinstall torch")
-    yield check("model loads", load, "try -m pocket, which needs no network")
-    if loaded:
-        from steer.doctor import examine
-
-        yield from examine(loaded[0])

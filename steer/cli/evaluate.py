@@ -77,7 +77,7 @@ def evaluate(
     steer eval -v joyful --texts held-out.jsonl
     steer eval -v formal:2@2 --texts pairs.jsonl --condition "[style: formal]" \\
         --concept grammar:formal
-    steer eval -v refusal:ablate --when 'refusal>0.4/token' --texts pairs.jsonl
+    steer eval -v joyful:ablate --when 'sea>0.4/token' --texts pairs.jsonl
     steer eval -v mean.safetensors -v pca.safetensors --texts pairs.jsonl \\
         -m MODEL -o eval.json
 
@@ -110,24 +110,23 @@ def evaluate(
     settings = engines.check(engine, engine_option or [], steers)
     from steer.evaluation import evaluate as run
 
-    with measuring.Steps() as steps:
-        result = run(
-            lambda: workers.model(context, cluster, source),
-            steers,
-            **given,
-            concept=concept,
-            guidance=guidance or (),
-            judge_model=judge_model,
-            judge_url=judge_url,
-            lm_eval=task or (),
-            lm_eval_limit=task_limit,
-            engine=measuring.writer(engine, source, settings),
-            engine_key=[engine or (cluster and "ray") or "", *(engine_option or [])],
-            command=measuring.command_line(context),
-            progress=steps,
-            note=steps.note,
-            warn=steps.warning,
-        )
+    result = run(
+        lambda: workers.model(context, cluster, source),
+        steers,
+        **given,
+        concept=concept,
+        guidance=guidance or (),
+        judge_model=judge_model,
+        judge_url=judge_url,
+        lm_eval=task or (),
+        lm_eval_limit=task_limit,
+        engine=measuring.writer(engine, source, settings),
+        engine_key=[engine or (cluster and "ray") or "", *(engine_option or [])],
+        command=measuring.command_line(context),
+        progress=output.progress,
+        note=output.note,
+        warn=output.warning,
+    )
     if out is not None:
         measuring.write_json(out, result.to_dict(), force=force)
     if json:

@@ -68,7 +68,9 @@ def extract(
     \b
     steer extract "patient" "impatient" -m MODEL -o patient.safetensors
     steer extract "talks like a pirate" -m MODEL -o pirate.safetensors
-    steer extract joyful.jsonl -o vectors/joyful.safetensors
+    steer extract pairs.jsonl -m MODEL -o vectors/warm.safetensors
+    steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
+        --texts texts.jsonl -o mood.safetensors
 
     Of words, the model answers everyday questions itself, and held-out answers decide whether the
     vector is worth keeping; a word is a file where a file has that name. Of a chat model's answers

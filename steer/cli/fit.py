@@ -36,9 +36,9 @@ def fit(
     """Make another vector from kept activations, without the model.
 
     \b
-    steer fit acts.safetensors --method lda -o joyful-lda.safetensors
+    steer fit acts.safetensors --method lda -o lda.safetensors
     steer fit acts.safetensors --positions last --site attn_out \\
-        -o joyful-last.safetensors
+        -o last.safetensors
     steer extract pairs.jsonl --positions mean,last --site resid_post,attn_out \\
         --keep acts.safetensors
     """

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("list")(list_vectors)
+    app.command("list")(run)
 
 
-def list_vectors(
+def run(
     folders: Annotated[
         list[str] | None,
         typer.Argument(
@@ -37,48 +37,34 @@ def list_vectors(
     steer list ~/team/vectors --json
     steer list hf://team/vectors
     """
+    from steer.library.files import list_vectors
     from steer.vectors import store
-    from steer.vectors.metadata import to_json
 
-    searched = folders or [str(folder) for folder in store.folders() if folder.is_dir()]
-    rows = [row for folder in searched for row in _rows(folder)]
-    packs = [index for folder in searched for index in _packs(folder)]
+    warnings: list[str] = []
+    with output.status("listing vectors"):
+        files = list_vectors(*folders or (), warn=warnings.append)
+    for text in warnings:
+        output.warning(text)
+    packs = [index for folder in folders or map(str, store.folders()) for index in _packs(folder)]
     if json:
-        listed = {"vectors": [{"path": path} | to_json(one) for path, _, one in rows]}
-        more = {"packs": [one.to_dict() for one in packs]} if packs else {}
+        listed = {"vectors": [file.to_dict() for file in files]}
+        more = {"packs": [pack.to_dict() for pack in packs]} if packs else {}
         output.as_json(listed | more)
         return
-    if not rows:
+    if not files:
         output.note(f"no vectors in {' or '.join(folders or map(str, store.folders()))}")
         return
-    lines = [_line(name, metadata) for _, name, metadata in rows]
-    output.table(["name", "model", "site", "made from", "description"], lines, left=5)
-    for one in packs:
+    rows = [_line(file.name, file.metadata) for file in files]
+    output.table(["name", "model", "site", "made from", "description"], rows, left=5)
+    for pack in packs:
         output.note(
-            f"{one.folder}: {len(one.working)} of the {len(one.rows)} concepts of {one.title} work"
-            f" on {one.model}; steer pack report {one.folder}"
+            f"{pack.folder}: {len(pack.working)} of the {len(pack.rows)} concepts of {pack.title}"
+            f" work on {pack.model}; steer pack report {pack.folder}"
         )
 
 
-def _rows(folder: str) -> list[tuple[str, str, Metadata]]:
-    """Path or address, name and metadata of each; what is no vector is told."""
-    from steer.base.errors import SteerError
-    from steer.base.urls import is_url
-    from steer.vectors import store
-
-    if is_url(folder):
-        return _remote_rows(folder)
-    rows = []
-    for path in store.files(Path(folder)):
-        try:
-            rows.append((str(path), path.stem, store.read_header(path).metadata))
-        except SteerError as error:
-            output.warning(str(error))
-    return rows
-
-
 def _packs(folder: str) -> list[Built]:
-    """The index of a pack in a folder, if there is one; a damaged one is told."""
+    """The index of a pack in a folder, if there is one; a damaged one is reported."""
     from steer.base.errors import SteerError
     from steer.base.urls import is_url
     from steer.concepts.index import INDEX, read
@@ -92,32 +78,13 @@ def _packs(folder: str) -> list[Built]:
         return []
 
 
-def _remote_rows(folder: str) -> list[tuple[str, str, Metadata]]:
-    from steer.sharing.address import parse_folder
-    from steer.sharing.opening import open_place
-    from steer.sharing.places import listing
-
-    address = parse_folder(folder)
-    with output.status(f"listing {address}"):
-        place = open_place(address)
-        _ = place.revision  # of a repository that is not there this is an error, and no empty list
-        listed = listing(place)
-    rows = []
-    for one in listed:
-        if one.metadata is None:
-            output.warning(one.error)
-        else:
-            rows.append((f"{address}/{one.name}", one.name, one.metadata))
-    return rows
-
-
 def _line(name: str, metadata: Metadata) -> list[str]:
     from steer.vectors.sites import format_layers
 
     where = f"{metadata.site} {format_layers(metadata.layers)}"
     if metadata.tokens:
         where = "token" if metadata.tokens == 1 else f"token of {metadata.tokens}"
-    made = f"{metadata.method} of {metadata.contrast.n}"
+    origin = f"{metadata.method} of {metadata.contrast.n}"
     if metadata.method.source is not None:
-        made = f"{metadata.method.source.format} file"
-    return [name, metadata.model.id, where, made, metadata.description]
+        origin = f"{metadata.method.source.format} file"
+    return [name, metadata.model.id, where, origin, metadata.description]

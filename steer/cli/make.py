@@ -46,7 +46,7 @@ def make(
     \b
     steer make pairs.jsonl -m MODEL --chat -o warm
     steer make "patient" "impatient" -m MODEL -o patient
-    steer make examples/contrasts/joyful.jsonl -o joyful
+    steer make pairs.jsonl -o cheerful
     """
     from steer.base.files import check_writable
     from steer.cli.extract import default_path

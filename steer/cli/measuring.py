@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +19,7 @@ from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.evaluation.cells import Cell
-    from steer.evaluation.data import Engine, Step
+    from steer.evaluation.data import Engine
     from steer.evaluation.evaluations import Evaluation
     from steer.evaluation.suites import SuiteResult
     from steer.evaluation.sweeps import SweepResult
@@ -169,64 +167,6 @@ def in_chat(given: dict[str, Any]) -> bool:
     return bool(given["chat"] or (given["texts"] is not None and given["texts"].chat))
 
 
-class Steps:
-    """Shows on a terminal how far the library is: a bar, or a sweep's cells as they fill in.
-
-    max_kl: the sweep's budget.
-    """
-
-    def __init__(self, max_kl: float = math.inf) -> None:
-        self._max_kl = max_kl
-        self._display = ExitStack()
-        self._kind = self._title = ""
-        self._percent = 0
-        self._update: Any = None
-
-    def __enter__(self) -> Steps:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def __call__(self, step: Step) -> None:
-        drawn = step.grid is not None and output.is_watched()
-        kind = "cells" if drawn else "bar"
-        percent = int(100 * step.share)
-        if kind != self._kind or percent < self._percent:
-            self._close()
-            self._update = (
-                self._display.enter_context(output.progress(step.what, 100))
-                if kind == "bar"
-                else self._display.enter_context(output.live())
-            )
-            self._kind, self._title = kind, step.what
-        if step.grid is None or not drawn:
-            self._update(percent - self._percent, None if step.what == self._title else step.what)
-        else:
-            from steer.measures.heat import heat_map
-
-            caption = f"{step.what}, {step.share:.0%}"
-            width = output.width()
-            self._update(
-                heat_map(step.grid, step.scores, self._max_kl, width=width, caption=caption)
-            )
-        self._percent = percent
-
-    def note(self, text: str) -> None:
-        """One line about what is going on."""
-        self._close()
-        output.note(text)
-
-    def warning(self, text: str) -> None:
-        """Something that the user should know."""
-        self._close()
-        output.warning(text)
-
-    def _close(self) -> None:
-        self._display.close()
-        self._kind, self._percent = "", 0
-
-
 def writer(engine: str | None, source: ModelSource, settings: dict[str, Any]) -> Engine | None:
     """What writes texts in place of the model, as the library takes it; None where nothing does."""
     if engine is None:
@@ -242,7 +182,7 @@ def writer(engine: str | None, source: ModelSource, settings: dict[str, Any]) ->
 
 def show(result: Evaluation | SweepResult | SuiteResult) -> None:
     """Print a result as text."""
-    for piece in result.view(output.width()):
+    for piece in result.view(output.table_width()):
         if isinstance(piece, str):
             output.line(piece)
         else:

@@ -42,7 +42,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists
 
 MethodOption = Annotated[
     str,
-    typer.Option(metavar="NAME[:OPTION=VALUE]", help="How it is fitted: a method listed below."),
+    typer.Option(metavar="METHOD", help="Such as probe:penalty=2: see below."),
 ]
 
 #: An id on the hub, without an adapter or a file behind it.
@@ -277,6 +277,32 @@ def check_readers(
 
     for text in readers.check_readers(chat=chat, steers=steers, watched=watched, guards=guards):
         output.warning(f"{text}: {readers.hint(chat=chat)}")
+
+
+def check_written(texts: Iterable[str], steers: Sequence[Steer]) -> None:
+    """Refuse texts that have a learned token written which no steer names: they would have its
+    letters in place of it.
+
+    Raises:
+        UsageError: naming the token.
+    """
+    from steer.base.errors import SteerError, UsageError
+    from steer.steering.tokens import mark, written
+    from steer.vectors import store
+
+    named = {steer.vector.name for steer in steers if steer.is_token}
+    for name in dict.fromkeys(name for text in texts for name in written(text)):
+        if name in named:
+            continue
+        try:
+            is_token = store.read_header(store.find(name)).metadata.tokens > 0
+        except SteerError:  # the model may have a token of its own that is called so
+            continue
+        if is_token:
+            raise UsageError(
+                f"a prompt has {mark(name)}, and the learned token {name!r} is not named",
+                hint=f"add -v {name}",
+            )
 
 
 def find(reference: str) -> Path:

@@ -11,30 +11,33 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from steer.base.files import escaped, shown
-from steer.base.progress import Advance, Lines
+from steer.base.progress import Advance, Lines, Picture, slow
+from steer.base.tables import NOTHING as NOTHING
+from steer.base.tables import Rows
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-#: Width of tables that are not for a terminal: nothing in them is cut.
-_PIPE_WIDTH = 200
+#: Width of tables that are not for a terminal: each row is a line, and nothing in it is cut.
+_TABLE_WIDTH = 10_000
 #: Width of running text that is not for a terminal, where `$COLUMNS` says nothing.
 _TEXT_WIDTH = 100
-#: Stands where there is no number.
-NOTHING = "–"
 
 
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
+    if stderr and _bars:
+        return _bars[-1]
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console.width = _PIPE_WIDTH
+        columns = os.environ.get("COLUMNS", "")
+        console.width = int(columns) if columns.isdecimal() and int(columns) else _TEXT_WIDTH
     return console
 
 
@@ -118,37 +121,7 @@ def as_json(value: Any) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
     """Rows under headings; the first `left` columns are words, the others numbers."""
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for index, column in enumerate(columns):
-        grid.add_column(column, justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(shown(cell)) for cell in row))
-    _console(stderr=False).print(grid)
-
-
-def intervals(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows of a name and of numbers such as `0.50 [0.40, 0.60]`: a table where there is room for
-    one, if need be with the intervals below their numbers; else a line for each number."""
-
-    def fits(rows: Sequence[Sequence[str]]) -> bool:
-        columns = ([len(line) for cell in column for line in cell.split("\n")] for column in rows)
-        return sum(2 + max(lengths) for lengths in columns) <= width() + 2
-
-    stacked = [[name, *(cell.replace(" [", "\n[") for cell in numbers)] for name, *numbers in rows]
-    for tried in (rows, stacked):
-        if fits(list(zip(heads, *tried, strict=True))):
-            table(heads, tried)
-            return
-    if heads[0]:
-        heading(heads[0])
-    for name, *numbers in rows:
-        line(name)
-        for head, number in zip(heads[1:], numbers, strict=True):
-            if number not in ("", NOTHING):
-                line(f"  {head:<14}{number}")
+    show(Rows(columns, rows, left=left))
 
 
 def cells(title: str, texts: Sequence[str]) -> None:
@@ -168,9 +141,6 @@ def beside(titles: tuple[str, str], texts: tuple[str, str]) -> None:
     from rich.text import Text
 
     console = _console(stderr=False)
-    if not console.is_terminal:
-        columns = os.environ.get("COLUMNS", "")
-        console.width = int(columns) if columns.isdecimal() and int(columns) else _TEXT_WIDTH
     cells = [Text(shown(text.strip())) for text in texts]
     if console.width < 70:
         for title, cell in zip(titles, cells, strict=True):
@@ -186,39 +156,31 @@ def beside(titles: tuple[str, str], texts: tuple[str, str]) -> None:
 
 
 def width() -> int:
-    """Columns that a table may take on stdout."""
+    """Columns that text may take on stdout."""
     return _console(stderr=False).width
+
+
+def table_width() -> int:
+    """Columns that a table may take on stdout."""
+    console = _console(stderr=False)
+    return console.width if console.is_terminal else _TABLE_WIDTH
 
 
 def show(drawing: RenderableType) -> None:
     """A drawing of rich's, as part of the result."""
-    _console(stderr=False).print(drawing)
-
-
-def is_watched() -> bool:
-    """Whether stderr is a terminal, on which a drawing can change."""
-    return _console(stderr=True).is_terminal
-
-
-@contextmanager
-def live() -> Iterator[Callable[[RenderableType], None]]:
-    """A drawing on stderr that changes while the block runs, on a terminal alone."""
-    console = _console(stderr=True)
-    if not console.is_terminal:
-        yield lambda drawing: None
-        return
-    from rich.live import Live
-
-    with Live(console=console, transient=True, auto_refresh=False) as screen:
-        yield lambda drawing: screen.update(drawing, refresh=True)
+    console = _console(stderr=False)
+    console.width = table_width()
+    console.print(drawing)
 
 
 @contextmanager
 def status(what: str) -> Iterator[None]:
-    """A sign of life on stderr while the block runs, on a terminal alone."""
+    """A sign of life on stderr while the block runs: a spinner on a terminal, elsewhere a line if
+    it takes more than a few seconds."""
     console = _console(stderr=True)
     if not console.is_terminal:
-        yield
+        with slow(note, what):
+            yield
         return
     with console.status(shown(what)):
         yield
@@ -226,7 +188,8 @@ def status(what: str) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """A phase of long work on stderr: a bar with the time left on a terminal, lines elsewhere.
+    """A phase of long work on stderr: a bar with the time left on a terminal, with a picture where
+    the work has one; lines elsewhere.
 
     It is the `steer.base.progress.Progress` that library functions take.
     """
@@ -235,6 +198,8 @@ def progress(what: str, total: int) -> Iterator[Advance]:
         with Lines(note)(what, total) as advance:
             yield advance
         return
+    from rich.console import Group
+    from rich.live import Live
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -244,11 +209,26 @@ def progress(what: str, total: int) -> Iterator[Advance]:
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(shown(what), total=total)
+    bar = Progress(*columns, TimeRemainingColumn(), console=console)
+    task = bar.add_task(shown(what), total=total)
+    with Live(bar, console=console, transient=True) as screen, _above(console):
 
-        def move(count: int, note: str | None = None) -> None:
+        def move(count: float, note: str | None = None, picture: Picture | None = None) -> None:
             described = None if note is None else shown(f"{what}, {note}" if note else what)
             bar.update(task, advance=count, description=described)
+            screen.update(bar if picture is None else Group(picture(console.width), bar))
 
         yield move
+
+
+#: The console of the bar that is on the screen, above which notes are printed.
+_bars: list[Console] = []
+
+
+@contextmanager
+def _above(console: Console) -> Iterator[None]:
+    _bars.append(console)
+    try:
+        yield
+    finally:
+        _bars.remove(console)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +11,7 @@ from steer.cli.recipe import RecipeOption, settings
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.engines.endpoint import Endpoint
-    from steer.engines.probe import Probe
+    from steer.library.probing import ServerProbe
 
 _MEANING = {
     "steered": "steered as the vectors say",
@@ -69,83 +67,60 @@ def probe(
         --prompt "Tell me a story."
     """
     from steer.base.errors import UsageError
-    from steer.engines.endpoint import Endpoint
+    from steer.library.probing import probe as run
     from steer.steering.named import resolved
     from steer.steering.tokens import refuse
 
-    asked, _ = settings(context, recipe, {}, vector or [])
-    if not asked:
+    named, _ = settings(context, recipe, {}, vector or [])
+    if not named:
         raise UsageError("nothing to look for", hint="name vectors with -v, or a recipe")
-    steers = resolved(asked, options.find)
+    steers = resolved(named, options.find)
     refuse(steers, "steer probe")
-    with Endpoint(url, api_key=api_key) as endpoint:
-        name = served or _first(endpoint)
-        used = [one for steer in steers for one in steer.vectors]
-        model = options.load_model(options.for_vectors(used, source, chat=chat))
-        from steer.engines import probe as probing
-
-        options.check_fit(used, model.identity, allow_other_model=allow_other_model)
-        prompts = tuple(prompt or probing.PROMPTS)
-        with output.progress("asking", len(prompts)) as advance:
-            found = probing.probe(
-                model,
-                steers,
-                prompts,
-                lambda text: endpoint.complete(text, served=name, max_tokens=max_tokens, chat=chat),
-                max_tokens=max_tokens,
-                chat=chat,
-                on_done=lambda: advance(1),
-            )
-    said = {"url": endpoint.url, "served": name, "steers": [str(steer) for steer in steers]}
-    _tell(found, said, json=json)
+    used = [vector for steer in steers for vector in steer.vectors]
+    result = run(
+        url,
+        lambda: options.load_model(options.for_vectors(used, source, chat=chat)),
+        steers,
+        prompts=prompt,
+        chat=chat,
+        max_tokens=max_tokens,
+        served=served,
+        api_key=api_key,
+        allow_other_model=allow_other_model,
+        progress=output.progress,
+        warn=output.warning,
+    )
+    _show(result, json=json)
 
 
-def _first(endpoint: Endpoint) -> str:
-    """The server's first model.
-
-    Raises:
-        SteerError: it has none.
-    """
-    from steer.base.errors import SteerError
-
-    names = endpoint.models()
-    if not names:
-        raise SteerError(f"{endpoint.url} serves no model", hint="name one with --served")
-    return names[0]
-
-
-def _tell(found: Probe, said: dict[str, Any], *, json: bool) -> None:
+def _show(result: ServerProbe, *, json: bool) -> None:
     """The verdict and what it rests on.
 
     Raises:
         typer.Exit: the server is not steered.
     """
-    distances = found.distances
+    answers = result.answers
     if json:
-        names = ("to_steered", "to_unsteered", "between")
-        nats = dict(zip(names, distances, strict=True)) if distances else None
-        rows = [asdict(one) for one in found.prompts]
-        told = {"verdict": found.verdict, "multiple": found.multiple, **said}
-        output.as_json({**told, "nats": nats, "prompts": rows})
+        output.as_json(result.to_dict())
     else:
         output.table(
             ["prompt", "the server's text is", "nats to steered", "to unsteered"],
             [
                 [
-                    one.prompt,
-                    one.agrees or "the same in both",
-                    *("-" if d is None else f"{d:.2g}" for d in (one.to_steered, one.to_unsteered)),
+                    row.prompt,
+                    row.agrees or "the same in both",
+                    *("-" if d is None else f"{d:.2g}" for d in (row.to_steered, row.to_unsteered)),
                 ]
-                for one in found.prompts
+                for row in answers.prompts
             ],
             left=2,
         )
-        meaning = _MEANING[found.verdict].format(multiple=found.multiple)
-        output.line(f"{said['served']} at {said['url']} is {meaning}")
-        if distances is None:
+        meaning = _MEANING[answers.verdict].format(multiple=answers.multiple)
+        output.line(f"{result.served} at {result.url} is {meaning}")
+        if answers.distances is None:
             output.note(
                 "the server tells no log-probs that could be compared: texts decide, which do not"
                 " tell a strength from one near it"
             )
-    if found.verdict != "steered":
+    if answers.verdict != "steered":
         raise typer.Exit(1)

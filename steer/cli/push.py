@@ -42,37 +42,20 @@ def push(
 
     \b
     steer push joyful hf://team/vectors
-    steer push joyful calm s3://bucket/vectors --evidence eval.json
+    steer push joyful sea s3://bucket/vectors --evidence eval.json
     steer push vectors/*.safetensors /mnt/team/vectors
     """
-    from steer.base.errors import InputError
-    from steer.sharing import evidence as measured
+    from steer.library import files
     from steer.sharing.address import parse_folder
-    from steer.sharing.push import parcel
-    from steer.sharing.push import push as run
-    from steer.vectors import store
 
     address = parse_folder(to)
-    told = {digest: one for file in evidence or () for digest, one in measured.read(file).items()}
-    parcels = [parcel(store.find(name)) for name in dict.fromkeys(vectors)]
-    foreign = set(told) - {one.metadata.sha256 for one in parcels}
-    if foreign:
-        raise InputError(
-            f"--evidence is of another vector: sha256 {min(foreign)[:12]}...",
-            hint="measure the file as it is now: steer eval -v FILE ... -o eval.json",
-        )
     with output.status(f"pushing to {address}"):
-        done = run(address, parcels, told, force=force, private=private)
-    for one in parcels:
-        state = "pushed" if one.name in done.changed else "was there already"
+        done = files.push(vectors, to, evidence=evidence or (), private=private, force=force)
+    for name in () if json else done.vectors:
+        state = "pushed" if name in done.changed else "was there already"
         at = f" at {done.revision}" if done.revision else ""
-        if not json:
-            output.line(f"{one.name}: {state}, {address}{at}")
+        output.line(f"{name}: {state}, {address}{at}")
     if done.own_readme:
         output.note(f"{address} has a README.md of its own, which was left as it is")
     if json:
-        rows = [
-            {"name": p.name, "sha256": p.metadata.sha256, "changed": p.name in done.changed}
-            for p in parcels
-        ]
-        output.as_json({"place": str(address), "revision": done.revision, "vectors": rows})
+        output.as_json({"place": str(address)} | done.to_dict())

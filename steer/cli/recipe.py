@@ -44,25 +44,16 @@ def show(
     steers = [{ vector = "formal:1.5@2/response", when = "sea>0.2" }]
 
     \b
-    steer recipe show examples/recipes/captain.toml
+    steer recipe show captain.toml
     steer recipe show captain.toml > flat.toml
     """
-    from dataclasses import asdict
+    from steer.library.files import read_recipe
 
-    from steer.steering.recipe import read, to_toml
-
-    found = read(recipe)
+    flat = read_recipe(recipe)
     if json:
-        output.as_json(
-            {
-                "path": str(found.path),
-                "description": found.description,
-                "steers": [asdict(one) | {"file": str(one.file)} for one in found.steers],
-                "generation": found.generation,
-            }
-        )
-        return
-    output.write(to_toml(found.steers, found.generation, description=found.description))
+        output.as_json(flat.to_dict())
+    else:
+        output.write(flat.to_toml())
 
 
 def settings(

@@ -48,7 +48,7 @@ def show(
     \b
     steer show joyful
     steer show joyful --lens -m pocket
-    steer show vectors/joyful.safetensors --json
+    steer show joyful --json
     """
     from steer.fitting.warnings import warnings
     from steer.vectors import store

@@ -30,20 +30,20 @@ def sign(
     --public-key k.pub`. Needs pip install 'steer-activations[sign]'.
 
     \b
-    steer sign joyful --key k.pem --new-key
-    steer verify joyful --public-key k.pub
+    steer sign ./warm.safetensors --key k.pem --new-key
+    steer verify ./warm.safetensors --public-key k.pub
     """
-    from steer.vectors import signing, store
+    from steer.library import files
 
-    read = [(path, store.read_with_bytes(path)[1]) for path in map(store.find, vectors)]
+    paths = [files.verify(options.find(name)).path for name in vectors]
     if new_key:
-        public = signing.make_keys(key)
+        public = files.new_key(key)
         output.note(f"wrote {key}, which is yours alone, and {public}, which is for others")
     rows = []
-    for path, data in read:
-        written = signing.sign(path, data, key)
-        rows.append({"path": str(path), "signature": str(written)})
+    for path in paths:
+        signature = files.sign(path, key)
+        rows.append({"path": str(path), "signature": str(signature)})
         if not json:
-            output.line(f"{path}: signed, {written}")
+            output.line(f"{path}: signed, {signature}")
     if json:
         output.as_json({"vectors": rows})

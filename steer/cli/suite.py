@@ -84,24 +84,23 @@ def suite(
     # Files that go with --condition alone are not read without one.
     read = None if texts is None else (_texts(texts, names) if condition else [texts])
     begun = None if prompts is None else (_prompts(prompts, names) if condition else [""])
-    with measuring.Steps() as steps:
-        result = run(
-            lambda: options.load_model(source),
-            condition or (),
-            read or (),
-            tags=[one.strip() for one in tags.split(",")] if tags else (),
-            prompts=begun,
-            methods=[part.strip() for part in methods.split(";")] if methods else None,
-            rivals=_rivals(vector or []),
-            samples=samples,
-            max_tokens=max_tokens,
-            seed=seed,
-            jobs=jobs or ((os.cpu_count() or 1) if source.name == "pocket" else 1),
-            source=source,
-            command=measuring.command_line(context),
-            progress=steps,
-            note=steps.note,
-        )
+    result = run(
+        lambda: options.load_model(source),
+        condition or (),
+        read or (),
+        tags=[one.strip() for one in tags.split(",")] if tags else (),
+        prompts=begun,
+        methods=[part.strip() for part in methods.split(";")] if methods else None,
+        rivals=_rivals(vector or []),
+        samples=samples,
+        max_tokens=max_tokens,
+        seed=seed,
+        jobs=jobs or ((os.cpu_count() or 1) if source.name == "pocket" else 1),
+        source=source,
+        command=measuring.command_line(context),
+        progress=output.progress,
+        note=output.note,
+    )
     if out is not None:
         measuring.write_json(out, result.to_dict(), force=force)
     if json:

@@ -94,7 +94,7 @@ def sweep(
     not beat random directions is not recommended. A sweep that was killed goes on.
 
     \b
-    steer sweep -v joyful --texts held-out.jsonl --save
+    steer sweep -v ./warm.safetensors --texts held-out.jsonl --save
     steer sweep -v joyful --texts held-out.jsonl --quick
     steer sweep -v pirate.safetensors --max-kl 0.05 --report sweep.html
     steer sweep -v warm --texts pairs.jsonl -m MODEL --layers 10-20 \\
@@ -127,22 +127,21 @@ def sweep(
     # A first answer may be rounded: only a sweep of everything is compared with other runs.
     source = replace(source, fast=quick)
     settings = engines.check(engine, engine_option or [], strongest(grid))
-    with measuring.Steps(max_kl) as steps:
-        result = run(
-            lambda: workers.model(context, cluster, source),
-            grid,
-            **given,
-            max_kl=max_kl,
-            max_nats=max_nats,
-            rule=rule,
-            exhaustive=exhaustive,
-            quick=quick,
-            engine=measuring.writer(engine, source, settings),
-            command=measuring.command_line(context),
-            progress=steps,
-            note=steps.note,
-            warn=steps.warning,
-        )
+    result = run(
+        lambda: workers.model(context, cluster, source),
+        grid,
+        **given,
+        max_kl=max_kl,
+        max_nats=max_nats,
+        rule=rule,
+        exhaustive=exhaustive,
+        quick=quick,
+        engine=measuring.writer(engine, source, settings),
+        command=measuring.command_line(context),
+        progress=output.progress,
+        note=output.note,
+        warn=output.warning,
+    )
     _write(result, out, plot, report, force=force)
     saved = result.save(output.warning) if save and result.recommended else None
     if saved is not None:

@@ -148,5 +148,6 @@ def _number(value: float | None) -> str:
 
 
 def marked(layer: int, metadata: Metadata) -> str:
-    """The layer, with a star where it is recommended."""
-    return f"{layer} *" if layer in metadata.recommended.layers else str(layer)
+    """The layer, with a star where it is recommended and others are not."""
+    best = metadata.recommended.layers
+    return f"{layer} *" if layer in best and len(best) < len(metadata.layers) else str(layer)

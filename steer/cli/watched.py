@@ -64,6 +64,7 @@ class Looking:
         """Say on stderr what gates and guards did, and what did nothing."""
         report_steering(generations)
         report_trips(generations, self.guards)
+        report_empty([generation.text for generation in generations])
 
 
 class Steered(Protocol):
@@ -120,6 +121,15 @@ def report_trips(generations: Sequence[Generation], guards: Sequence[Guard]) -> 
         for trip in generation.trips:
             outcome = "ablated from there on" if trip.guard in ablating else "the text ends before"
             output.note(f"{trip}: {outcome}")
+
+
+def report_empty(texts: Sequence[str]) -> None:
+    """Which texts have nothing in them: the model ended them at once."""
+    empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
+    if len(empty) == len(texts) > 0:
+        output.note("the model ended at once: there is no text")
+    elif empty:
+        output.note(f"the model ended at once in {_which(empty, len(texts))}")
 
 
 def report_watched(generation: Generation) -> None:

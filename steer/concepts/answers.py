@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from steer.base.errors import InputError
 from steer.base.progress import Progress, silent
@@ -16,11 +17,16 @@ from steer.contrasts.frame import joinable
 from steer.contrasts.passages import Message, Passage
 from steer.generate.mixed import continue_mixed
 from steer.models.model import Model
+from steer.models.templates import ChatTemplate
 from steer.steering.generation import Sampling
 from steer.steering.steers import Steer
 
 #: Texts that are generated together.
 TOGETHER = 128
+
+
+#: Of each model's template, the token ids of queries.
+_known: WeakKeyDictionary[ChatTemplate, dict[Query, tuple[int, ...]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +43,15 @@ class Query:
         Raises:
             ModelError: the chat template refuses the messages.
         """
-        if self.chat:
-            text = model.chat(self.question, self.condition or None)
-            return tuple(model.encode(text, special=False))
-        return tuple(model.encode(joinable(self.condition) + self.question))
+        # Templates are rendered with care, which takes longer than a short forward.
+        known = _known.setdefault(model.template, {})
+        if self not in known:
+            if self.chat:
+                text = model.chat(self.question, self.condition or None)
+                known[self] = tuple(model.encode(text, special=False))
+            else:
+                known[self] = tuple(model.encode(joinable(self.condition) + self.question))
+        return known[self]
 
     def passage(self, answer: str) -> Passage:
         """The answer as a passage after the question."""

@@ -14,10 +14,8 @@ token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -26,9 +24,12 @@ from torch import Tensor
 
 from steer.base.intervals import Interval, difference, estimate
 from steer.concepts.answers import Answer, Query
+from steer.contrasts.reading import Reading
 from steer.distillation.lessons import log_probs, vocabulary
 from steer.hooks.clock import TokenClock
+from steer.hooks.head import Ending, has_head, headed
 from steer.hooks.inject import injected
+from steer.hooks.record import in_batches, inputs, readings_of
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
@@ -77,14 +78,12 @@ def scores(
     """
     s, nats = np.zeros(len(answers)), np.zeros(len(answers))
     n = np.array([len(answer.ids) for answer in answers], np.float64)
-    for writer, part in _batches(model, answers, writers):
+    for part in _batches(model, answers):
         texts = [answers[index] for index in part]
-        known = {one: _log_probs(model, texts, one) for one in dict.fromkeys((*conditions, ""))}
-        own = known.get(writer) if isinstance(writer, str) else None
-        if own is None:
-            own = _log_probs(model, texts, writer)
-        chance = own.exp()
         sizes = [len(text.ids) for text in texts]
+        known = {one: _log_probs(model, texts, one) for one in dict.fromkeys((*conditions, ""))}
+        own = _own(model, texts, [writers[index] for index in part], known)
+        chance = own.exp()
         gap = (chance * (known[conditions[0]] - known[conditions[1]])).sum(-1)
         paid = -(chance * known[""]).sum(-1)
         s[part] = [float(piece.sum()) for piece in torch.split(gap.double().cpu(), sizes)]
@@ -92,24 +91,48 @@ def scores(
     return Scores(s, nats, n)
 
 
-def _batches(
-    model: Model, answers: Sequence[Answer], writers: Sequence[Writer]
-) -> Iterator[tuple[Writer, list[int]]]:
-    """Batches of consecutive answers with the same writer, within the memory limit."""
+def _batches(model: Model, answers: Sequence[Answer]) -> Iterator[list[int]]:
+    """Batches within the memory limit; answers to the same question, whose prompts run once, stay
+    together."""
     most = max(1, _BYTES // (4 * vocabulary(model)))
-    for _, group in groupby(range(len(answers)), key=lambda index: _same(writers[index])):
-        part: list[int] = []
-        tokens = 0
-        for index in group:
-            if not answers[index].ids:
-                continue
-            tokens += len(answers[index].ids)
-            if part and tokens > most:
-                yield writers[part[0]], part
-                part, tokens = [], len(answers[index].ids)
-            part.append(index)
-        if part:
-            yield writers[part[0]], part
+    first: dict[str, int] = {}
+    for index, answer in enumerate(answers):
+        first.setdefault(answer.query.question, index)
+    order = sorted(range(len(answers)), key=lambda index: first[answers[index].query.question])
+    part: list[int] = []
+    tokens = 0
+    for index in order:
+        if not answers[index].ids:
+            continue
+        tokens += len(answers[index].ids)
+        if part and tokens > most:
+            yield part
+            part, tokens = [], len(answers[index].ids)
+        part.append(index)
+    if part:
+        yield part
+
+
+def _own(
+    model: Model,
+    texts: Sequence[Answer],
+    writers: Sequence[Writer],
+    known: Mapping[str, Tensor],
+) -> Tensor:
+    """Each text's log-probabilities under its own writer, [token, vocabulary]."""
+    sizes = [len(text.ids) for text in texts]
+    pieces: dict[int, Tensor] = {}
+    for key in dict.fromkeys(map(_same, writers)):
+        members = [i for i, writer in enumerate(writers) if _same(writer) == key]
+        writer = writers[members[0]]
+        if isinstance(writer, str) and writer in known:
+            split = torch.split(known[writer], sizes)
+            pieces |= {i: split[i] for i in members}
+        else:
+            found = _log_probs(model, [texts[i] for i in members], writer)
+            split = torch.split(found, [sizes[i] for i in members])
+            pieces |= dict(zip(members, split, strict=True))
+    return torch.cat([pieces[i] for i in range(len(texts))])
 
 
 def _same(writer: Writer) -> object:
@@ -124,11 +147,31 @@ def _log_probs(model: Model, texts: Sequence[Answer], writer: Writer) -> Tensor:
     for text in texts:
         query = Query(condition, text.query.question, text.query.chat)
         rows.append(((*query.ids(model), *text.ids), len(text.ids)))
-    if isinstance(writer, str):
+    if isinstance(writer, str) or not writer:
+        return _packed(model, rows)
+    # Steers that act on all tokens act on shared ones too.
+    clock = TokenClock(0, torch.zeros(1, dtype=torch.int64))
+    with injected(model, writer, clock):
+        return _packed(model, rows)
+
+
+def _packed(model: Model, rows: Sequence[Ending]) -> Tensor:
+    """`log_probs`, with the beginnings that rows have in common run once."""
+    if not has_head(model):
         return log_probs(model, rows)
-    clock = TokenClock(0, torch.zeros(len(rows), dtype=torch.int64))
-    with injected(model, writer, clock) if writer else nullcontext():
-        return log_probs(model, rows)
+    readings = [Reading(ids, ((0, 1),)) for ids, _ in rows]
+    hidden: dict[int, Tensor] = {}
+    for batch in in_batches(model, readings):
+        given = inputs(model, readings, batch)
+        where = {} if given.positions is None else {"position_ids": given.positions}
+        stream = model.body(
+            input_ids=given.ids, attention_mask=given.mask, use_cache=False, **where
+        )[0]
+        for index, (row, path) in zip(readings_of(batch), given.paths, strict=True):
+            ids, n = rows[index]
+            columns = torch.from_numpy(path[len(ids) - n - 1 : len(ids) - 1])
+            hidden[index] = stream[row, columns.to(stream.device)]
+    return headed(model, torch.cat([hidden[i] for i in range(len(rows))])).log_softmax(-1)
 
 
 def heeded(positive: Scores, other: Scores) -> Interval:

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from steer.evaluation.data import Step as Step
     from steer.evaluation.evaluations import Evaluation as Evaluation
     from steer.evaluation.evaluations import evaluate as evaluate
     from steer.evaluation.suites import SuiteResult as SuiteResult
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from steer.evaluation.sweeps import sweep as sweep
 
 _HOMES = {
-    "Step": "data",
     "Evaluation": "evaluations",
     "evaluate": "evaluations",
     "SuiteResult": "suites",
@@ -27,7 +25,7 @@ _HOMES = {
     "sweep": "sweeps",
 }
 __all__ = [
-    "Evaluation", "Step", "SuiteResult", "SweepResult", "evaluate", "grid_of", "suite", "sweep",
+    "Evaluation", "SuiteResult", "SweepResult", "evaluate", "grid_of", "suite", "sweep",
 ]  # fmt: skip
 
 

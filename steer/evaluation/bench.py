@@ -45,7 +45,7 @@ from steer.vectors.sites import format_layers
 Array = NDArray[np.float64]
 
 #: Called with the current task, and the share of it that is done.
-Progress = Callable[[str, float], None]
+OnShare = Callable[[str, float], None]
 
 
 @dataclass
@@ -152,7 +152,7 @@ def run(
     texts: Bench,
     grid: Grid,
     done: Journal,
-    on_progress: Progress = lambda task, share: None,
+    on_progress: OnShare = lambda task, share: None,
     max_kl: float | None = None,
 ) -> Iterator[Scores]:
     """Score every cell; yields the scores after each row.
@@ -220,7 +220,7 @@ class _Scoring:
     grid: Grid
     scores: Scores
     done: Journal
-    on_progress: Progress = lambda task, share: None
+    on_progress: OnShare = lambda task, share: None
     seen: float = 0.0
     may_be_idle: bool = True
     #: The steers of a row that have changed nothing yet in either part.

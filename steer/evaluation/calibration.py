@@ -5,6 +5,9 @@ chat model most layers tell them apart perfectly. So a vector is added at all la
 middle of the model at once, a little at each, and the model writes a few answers at rising
 strengths. The strongest is taken whose answers are still the model's own language.
 
+The answers are greedy. At temperature 1 the errors of a small steered model add up within a few
+words, and nothing visible would be left that is coherent.
+
 Strength 1 adds the vector once in all: at each of n layers, 1/n of it.
 """
 
@@ -21,8 +24,9 @@ from steer.base.progress import Progress, silent
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.prompts import QUESTIONS
 from steer.distillation.lessons import Conditions
-from steer.evaluation.cells import UNSTEERED, Cell, Steered
-from steer.evaluation.scoring import Nats, expected_nats, extra
+from steer.evaluation.batches import log_prob
+from steer.evaluation.cells import UNSTEERED
+from steer.evaluation.scoring import score
 from steer.evaluation.shift import lies_at
 from steer.evaluation.written import Writing, Written, write_together
 from steer.measures.formulas import distinct
@@ -37,12 +41,13 @@ from steer.workers import InProcess, Workers
 #: (docs/evidence.md, "Where a chat vector acts").
 MIDDLE = (0.45, 0.9)
 #: Strengths that are tried.
-STRENGTHS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+STRENGTHS = (0.25, 0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0)
 #: Answers that are written at each strength, and their tokens.
 ANSWERS, TOKENS = 8, 32
-#: An answer may cost the unsteered model so many nats per token more than its own do, and may
-#: repeat itself so much more: by the share of different bigrams.
-MOST_NATS, MOST_REPEATED = 0.3, 0.15
+#: An answer may cost the unsteered model so many nats per token more than its own do, which is
+#: nearly what answers cost that a system message asked for (docs/evidence.md), and may repeat
+#: itself so much more: by the share of different bigrams.
+MOST_NATS, MOST_REPEATED = 0.45, 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +135,10 @@ def calibrate(
     """
     chosen_layers = tuple(layers) if layers is not None else middle_layers(vector)
     what = f"calibrating: {len(questions)} answers at each of {len(strengths)} strengths"
-    with progress(what, 2 * len(strengths) + 2) as advance:
+    with progress(what, 1) as advance:
         written = _Written(model, vector, chosen_layers, questions, strengths, max_tokens)
-        advance(len(strengths) + 2)
-        trials = []
-        for number in range(len(strengths)):
-            trials.append(written.trial(number))
-            advance(1)
+        advance(1)
+    trials = [written.trial(number) for number in range(len(strengths))]
     best = strongest(trials)
     recommended = _recommended(vector, chosen_layers, best or trials[0], coherent=best is not None)
     metadata = msgspec.structs.replace(vector.metadata, recommended=recommended, sha256="")
@@ -161,7 +163,7 @@ def _recommended(
         layers=layers,
         coefficient=trial.coefficient,
         scope=vector.metadata.recommended.scope,
-        evidence=f"calibrated on {len(trial.answers)} written answers: {found}"
+        evidence=f"calibrated on {len(trial.answers)} greedy answers: {found}"
         + ("" if coherent else "; none that was tried does more and stays coherent"),
     )
 
@@ -188,33 +190,43 @@ class _Written:
         self.coefficients = [float(f"{one / len(layers):.3g}") for one in strengths]
         self.steers = [Steer(vector, Coefficient(one), layers, scope) for one in self.coefficients]
         cells = [(), *([steer] for steer in self.steers)]
-        self._base, *self._steered = write_together(model, writing, cells)
-        self.unsteered = self._texts(self._base)
-        self._nats = self._cost(self._base, UNSTEERED)
-        self._repeats = self._distinct(self._base)
-        self._place, *self._places = lies_at(model, vector, layers, [self._base, *self._steered])
+        self._cells = write_together(model, writing, cells, temperature=0.0)
+        self._nats = self._costs()
+        self._places = lies_at(model, vector, layers, self._cells)
+        self.unsteered = self._texts(self._cells[0])
 
     def trial(self, number: int) -> Trial:
         """What the answers at one of the strengths show."""
-        written = self._steered[number]
-        nats = extra(self._cost(written, Steered((self.steers[number],))), self._nats).value
-        different = self._distinct(written)
+        cell = number + 1
+        written = self._cells[cell]
+        nats = self._nats[cell] - self._nats[0]
+        different = _distinct(written)
+        repeats = _distinct(self._cells[0]) - different
         return Trial(
             strength=self.strengths[number],
             coefficient=self.coefficients[number],
-            shift=self._places[number] - self._place,
+            shift=self._places[cell] - self._places[0],
             extra_nats=nats,
             distinct=different,
-            coherent=nats <= MOST_NATS and different >= self._repeats - MOST_REPEATED,
+            coherent=nats <= MOST_NATS and repeats <= MOST_REPEATED,
             answers=self._texts(written),
         )
 
     def _texts(self, written: Sequence[Written]) -> tuple[str, ...]:
         return tuple(self.model.decode(one.own) for one in written)
 
-    def _cost(self, written: Sequence[Written], cell: Cell) -> Nats:
-        return expected_nats(self.model, [(cell, [one.scored for one in written])])
+    def _costs(self) -> list[float]:
+        """Nats per token of the answers of each cell under the unsteered model."""
+        texts = [one.scored for written in self._cells for one in written]
+        sums = iter(-score(self.model, texts, [UNSTEERED], log_prob)[0])
+        costs = []
+        for written in self._cells:
+            total = sum(next(sums) for _ in written)
+            costs.append(float(total) / max(1, sum(len(one.scored.scored) for one in written)))
+        return costs
 
-    def _distinct(self, written: Sequence[Written]) -> float:
-        pairs = [distinct(one.own) for one in written]
-        return sum(n for n, _ in pairs) / max(1, sum(n for _, n in pairs))
+
+def _distinct(written: Sequence[Written]) -> float:
+    """The share of different bigrams."""
+    pairs = [distinct(one.own) for one in written]
+    return sum(n for n, _ in pairs) / max(1, sum(n for _, n in pairs))

@@ -31,7 +31,6 @@ from steer.vectors.vector import SteeringVector
 if TYPE_CHECKING:
     from steer.evaluation.cells import Cell
     from steer.evaluation.task import Task
-    from steer.measures.grids import Grid, Scores
     from steer.models.model import Model
 
 #: Held-out pairs or texts: a file, records, or data that were read already.
@@ -41,27 +40,6 @@ ModelOrLoader = "Model | Callable[[], Model]"
 Warn = Callable[[str], None]
 #: Generates texts instead of the model, given the model and all cells that will be needed.
 Engine = Callable[["Model", "Sequence[Cell]"], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The progress of an evaluation, a sweep or a suite.
-
-    what: the current task. share: the share of all work that is done, from 0 to 1. grid, scores: of
-    a sweep, its cells and their scores so far.
-    """
-
-    what: str
-    share: float
-    grid: Grid | None = None
-    scores: Scores | None = None
-
-
-Progress = Callable[[Step], None]
-
-
-def silent(step: Step) -> None:
-    """No report of progress."""
 
 
 def warn_python(text: str) -> None:

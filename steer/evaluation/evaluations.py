@@ -22,20 +22,18 @@ from steer.base.durations import seconds_of
 from steer.base.errors import InputError, UsageError
 from steer.base.intervals import Interval, plain
 from steer.base.journal import Journal
+from steer.base.progress import Progress, silent
 from steer.distillation.lessons import Lesson
 from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
 from steer.evaluation.cells import PROMPTED, Cell, Guided, steers_of
 from steer.evaluation.data import (
     Data,
     Engine,
-    Progress,
-    Step,
     Texts,
     Warn,
     chosen_on,
     data_of,
     loaded,
-    silent,
     user_steers,
     warn_of_readers,
     warn_python,
@@ -60,7 +58,7 @@ from steer.measures.concepts import Judge, meaning_of
 from steer.measures.formulas import preference, wrong_way
 from steer.measures.measure import Baselines, Columns, Measure, Observations
 from steer.measures.registry import measures, shifts
-from steer.measures.tables import NOTHING, in_console, in_notebook, interval_table
+from steer.measures.tables import NOTHING, in_console, in_notebook, table
 from steer.models.model import Model
 from steer.steering.steers import check_all_fit
 
@@ -201,7 +199,7 @@ class Evaluation:
             for row in self.rows
         ]
         heads = ["", *(measure.title for measure in self.measures), *tasks]
-        yield from interval_table(heads, rows, width)
+        yield table(heads, rows)
         yield ""
         for measure in self.measures:
             yield f"{measure.title}: {self.meaning(measure)}"
@@ -285,7 +283,7 @@ def evaluate(
     engine: Engine | None = None,
     engine_key: Sequence[str] = (),
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = silent,
     note: Warn = lambda text: None,
     warn: Warn = warn_python,
 ) -> Evaluation:
@@ -362,18 +360,23 @@ def evaluate(
     done = journal(model, table, task, list(engine_key))
     if len(done):
         note("resuming an interrupted evaluation")
-    with writer_of(engine, model, cells) as write:
-        rows = measure_rows(model, table, task, _reporting(progress, n_units(task, table)), write,
-                            done)  # fmt: skip
-    for row in rows if tasks is not None else ():
-        if row.variant.kind in HARNESS_KINDS:
-            from steer.evaluation import harness
+    with (
+        writer_of(engine, model, cells) as write,
+        progress("measuring", n_units(task, table)) as advance,
+    ):
+        rows = measure_rows(model, table, task, lambda what, n: advance(n, what), write, done)
+    if tasks is not None:
+        from steer.evaluation import harness
 
-            (progress or silent)(Step(f"lm-evaluation-harness: {row.variant.label}", 1.0))
-            [cell] = row.variant.cells
-            row.tasks.update(
-                harness.run(model, tasks, cell, task.writing.conditions, lm_eval_limit)
-            )
+        compared = [row for row in rows if row.variant.kind in HARNESS_KINDS]
+        with progress("lm-evaluation-harness", len(compared)) as advance:
+            for row in compared:
+                advance(0, row.variant.label)
+                [cell] = row.variant.cells
+                row.tasks.update(
+                    harness.run(model, tasks, cell, task.writing.conditions, lm_eval_limit)
+                )
+                advance(1)
     pairs = data.held_out.pairs
     return Evaluation(
         model=model.identity.id,
@@ -626,17 +629,6 @@ def frame(lines: Any) -> Any:
     except ImportError:
         raise UsageError("a frame needs pandas", hint="pip install pandas") from None
     return pd.DataFrame(list(lines))
-
-
-def _reporting(progress: Progress | None, n_units: int) -> Callable[[str, int], None]:
-    done = 0
-
-    def report(task: str, n: int) -> None:
-        nonlocal done
-        done += n
-        (progress or silent)(Step(task, min(1.0, done / max(n_units, 1))))
-
-    return report
 
 
 def _harness_tasks(names: Sequence[str]) -> Any:

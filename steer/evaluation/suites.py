@@ -19,6 +19,7 @@ from steer import resuming
 from steer.base.errors import UsageError
 from steer.base.intervals import Interval, plain
 from steer.base.journal import Journal
+from steer.base.progress import Progress, silent
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.prompts import OPENINGS
 from steer.distillation.distilled import read_means
@@ -26,7 +27,7 @@ from steer.distillation.lessons import Conditions
 from steer.evaluation import processes
 from steer.evaluation.bench import Bench, acting, bench, run
 from steer.evaluation.choice import Budget, decide, looking
-from steer.evaluation.data import Progress, Step, Warn, loaded, silent, warn_of_readers
+from steer.evaluation.data import Warn, loaded, warn_of_readers
 from steer.evaluation.evaluations import EvaluationRow, frame, measure_rows
 from steer.evaluation.subjects import Subject, of_conditions, of_pocket, stories, unlike
 from steer.evaluation.suite_methods import default_labels, parse_candidate, vectors
@@ -38,7 +39,7 @@ from steer.measures.concepts import by_grammar
 from steer.measures.grids import Grid, GridRow, Scores, default_coefficients, finer, joined
 from steer.measures.measure import Measure
 from steer.measures.registry import measures
-from steer.measures.tables import NOTHING, in_console, in_notebook, interval_table
+from steer.measures.tables import NOTHING, in_console, in_notebook, table
 from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.steers import Steer, check_fits
@@ -141,14 +142,14 @@ class SuiteResult:
         for subject in subjects:
             own = [row for row in self.rows if row["subject"] == subject]
             cells = [[row["method"], *(_cell(row, m) for m in shown), _at(row)] for row in own]
-            yield from interval_table([subject, *heads, "at"], cells, width)
+            yield table([subject, *heads, "at"], cells)
             yield ""
         if len(subjects) > 1:
             cells = [
                 [row["method"], *(_cell(row, measure) for measure in shown), _n(row)]
                 for row in self.summary
             ]
-            yield from interval_table(["all: median [range]", *heads, "of"], cells, width)
+            yield table(["all: median [range]", *heads, "of"], cells)
             yield ""
         for measure in shown:
             yield f"{measure.title}: {measure.meaning}"
@@ -178,7 +179,7 @@ def suite(
     jobs: int = 1,
     source: ModelSource | None = None,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = silent,
     note: Warn = lambda text: None,
 ) -> SuiteResult:
     """Compare methods on conditions, beside the condition as a prompt.
@@ -235,13 +236,11 @@ def suite(
     if len(waiting) < len(subjects):
         note(f"{len(subjects) - len(waiting)} of {len(subjects)} were done before")
     job = partial(measured, texts=made_from, settings=settings, rivals=bound)
-    report = progress or silent
-    report(Step("measuring", 0.0))
-    each = _each(model, source, waiting, job, min(jobs, len(waiting)))
-    for n_done, (subject, results) in enumerate(each, 1):
-        kept.put(keys[subject.name], results)
-        rows[subject.name] = results
-        report(Step(subject.name, n_done / len(waiting)))
+    with progress("measuring", len(waiting)) as advance:
+        for subject, results in _each(model, source, waiting, job, min(jobs, len(waiting))):
+            kept.put(keys[subject.name], results)
+            rows[subject.name] = results
+            advance(1, subject.name)
     return SuiteResult(
         model=model.identity.id,
         described=model.describe(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from steer.base.errors import InputError, UsageError, VectorError
 from steer.base.files import check_writable
 from steer.base.intervals import plain
 from steer.base.journal import Journal
+from steer.base.progress import Progress, silent
 from steer.base.urls import is_url, without_passwords
 from steer.base.wording import worded
 from steer.contrasts import overlap
@@ -29,13 +31,10 @@ from steer.evaluation.choice import Budget
 from steer.evaluation.data import (
     Data,
     Engine,
-    Progress,
-    Step,
     Texts,
     Warn,
     data_of,
     loaded,
-    silent,
     warn_of_readers,
     warn_python,
     writer_of,
@@ -191,7 +190,7 @@ def sweep(
     allow_other_model: bool = False,
     engine: Engine | None = None,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = silent,
     note: Warn = lambda text: None,
     warn: Warn = warn_python,
 ) -> SweepResult:
@@ -253,21 +252,14 @@ def sweep(
         f"{model.describe()} · {len(grid.rows)} rows × {grid.n_columns} coefficients ·"
         f" budget: KL at most {limits.kl:g} and extra nats at most {limits.nats:g} per token"
     )
-    report = progress or silent
     cells: list[Cell] = [Steered((steer,)) for steer in strongest(grid)]
     with writer_of(engine, model, cells) as write:
-        n_written, written = _n_written(task), 0
-
-        def on_written(task: str, n: int) -> None:
-            nonlocal written
-            written += n
-            report(Step(task, min(1.0, written / n_written)))
-
-        on = bench(model, task, on_written, write)
+        with progress("writing texts", _n_written(task)) as advance:
+            on = bench(model, task, lambda what, n: advance(n), write)
         # The other rule needs all scores.
         limit = None if exhaustive or limits.rule != "budget" else limits.kl
         left_out: tuple[str, ...] = ()
-        steps = _Sweep(on, report, note)
+        steps = _Sweep(on, _Shown(progress, limits.kl), note)
         if limit is not None:
             grid, left_out = steps.promising(grid, limit)
         grid, scores = steps.scored(grid, limit)
@@ -275,16 +267,24 @@ def sweep(
         if more is not None:
             more, second = steps.scored(more, limit)
             grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
-        verdict = judge(
-            on,
-            grid,
-            scores,
-            limits,
-            task.writing,
-            len(left_out),
-            twice=not quick,
-            on_progress=lambda task, share: report(Step(task, share)),
-        )
+        with progress("holding the choice against random directions", 100) as advance:
+            done = 0.0
+
+            def on_share(task: str, share: float) -> None:
+                nonlocal done
+                advance(100 * share - done, task)
+                done = 100 * share
+
+            verdict = judge(
+                on,
+                grid,
+                scores,
+                limits,
+                task.writing,
+                len(left_out),
+                twice=not quick,
+                on_progress=on_share,
+            )
     every = data.held_out.all_texts
 
     def finish() -> None:
@@ -335,12 +335,20 @@ def _within(seconds: float, model: Model, grid: Grid, data: Data, note: Warn) ->
     )
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """How a sweep shows its cells while they are scored: those above the budget in brackets."""
+
+    progress: Progress
+    max_kl: float
+
+
 @dataclass
 class _Sweep:
     """What the steps of a sweep share. idle: names of the rows in which nothing acts."""
 
     on: Bench
-    report: Progress
+    shown: _Shown
     note: Warn
     journals: list[Journal] = field(default_factory=list)
     idle: list[str] = field(default_factory=list)
@@ -382,18 +390,27 @@ class _Sweep:
         if len(self.journals[-1]):
             self.note("resuming an interrupted sweep")
         scores: Scores | None = None
+        n_cells, done = len(grid.rows) * grid.n_columns, 0.0
+        with self.shown.progress("scoring", n_cells) as advance:
 
-        def on_progress(task: str, share: float) -> None:
-            self.report(Step(task, share, grid, scores))
+            def on_progress(what: str, share: float) -> None:
+                nonlocal done
+                picture = partial(_drawn, grid, scores, self.shown.max_kl)
+                advance(share * n_cells - done, what, picture)
+                done = share * n_cells
 
-        for so_far in run(texts, grid, self.journals[-1], on_progress, max_kl):
-            scores = so_far
+            for so_far in run(texts, grid, self.journals[-1], on_progress, max_kl):
+                scores = so_far
         assert scores is not None
         rows, names = acting(grid, scores), grid.labels()
         for row in sorted(scores.idle):
             self.note(f"{names[row]} is left out: nothing changes there in what is scored")
             self.idle.append(names[row])
         return scores, rows
+
+
+def _drawn(grid: Grid, scores: Scores | None, max_kl: float, width: int) -> Any:
+    return heat_map(grid, scores, max_kl, width=width)
 
 
 def _n_written(task: Task) -> int:
@@ -586,6 +603,7 @@ class SweepResult:
         assert position is not None
         row = self.grid.rows[position[0]]
         path = store.find(row.reference)
+        store.check_own(path)
         if store.read(path).sha256 != row.vector.sha256:
             raise VectorError(f"{path} has changed since the sweep began", hint="run it again")
         store.write(path, vector, force=True)
@@ -788,7 +806,9 @@ def _check_savable(reference: str) -> None:
             f"--save needs a file on this machine, but {reference} is elsewhere",
             hint=f"get a copy with `steer pull {reference}` and sweep that, or leave --save out",
         )
-    check_writable(store.find(reference), force=True)
+    path = store.find(reference)
+    store.check_own(path)
+    check_writable(path, force=True)
 
 
 def _spec(text: str) -> SteerSpec:

@@ -10,7 +10,7 @@ import numpy as np
 
 from steer.base.intervals import Interval, difference, ratio
 from steer.evaluation.batches import drift
-from steer.evaluation.bench import Bench, Progress, completed
+from steer.evaluation.bench import Bench, OnShare, completed
 from steer.evaluation.cells import UNSTEERED, Cell, Steered
 from steer.evaluation.choice import (
     LINES,
@@ -99,7 +99,7 @@ def judge(
     n_left_out: int = 0,
     *,
     twice: bool = True,
-    on_progress: Progress = lambda what, share: None,
+    on_progress: OnShare = lambda what, share: None,
 ) -> Verdict:
     """Choose a cell, and test whether it can be recommended. n_left_out: rows that were looked at
     but are not in the grid. twice: write new texts, to see whether they lead to the same choice;

@@ -152,7 +152,11 @@ def write_guided(
 
 
 def write_together(
-    model: Model, writing: Writing, cells: Sequence[Sequence[Steer]]
+    model: Model,
+    writing: Writing,
+    cells: Sequence[Sequence[Steer]],
+    *,
+    temperature: float = 1.0,
 ) -> list[list[Written]]:
     """The same texts under each cell's steers, [cell][text], of a few cells in one batch.
 
@@ -165,7 +169,9 @@ def write_together(
     order = [
         (starts[i % len(starts)], writing.first + i // len(starts)) for i in range(writing.samples)
     ]
-    sampling = Sampling(max_tokens=room, temperature=1.0, seed=writing.seed, batch_size=TOGETHER)
+    sampling = Sampling(
+        max_tokens=room, temperature=temperature, seed=writing.seed, batch_size=TOGETHER
+    )
     steerings = [steers for steers in cells for _ in order]
     new = iter(continue_mixed(model, order * len(cells), steerings, sampling))
     return [[_written(start, next(new)) for start, _ in order] for _ in cells]

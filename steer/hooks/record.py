@@ -264,6 +264,31 @@ def _halved(rows: Sequence[PackedRow], readings: ByNumber) -> list[list[PackedRo
     return [list(rows[:half]), list(rows[half:])]
 
 
+class Inputs(NamedTuple):
+    """What a forward of packed rows gets, and where each reading's tokens are: its row, and the
+    columns of its tokens. mask and positions: as of `run`."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor | None
+    paths: list[tuple[int, NDArray[np.int64]]]
+
+
+def inputs(model: Model, readings: ByNumber, rows: Sequence[PackedRow]) -> Inputs:
+    """The inputs of the model's body for a batch of rows."""
+    indices = readings_of(rows)
+    if len(indices) == len(rows):
+        # Padded on the right, so that positions count from 0 in every row; later tokens cannot
+        # change earlier ones.
+        ids, mask = model.padded([readings[index].ids for index in indices], left=False)
+        paths = [(row, np.arange(len(readings[index].ids))) for row, index in enumerate(indices)]
+        return Inputs(ids, mask, None, paths)
+    laid = layout(rows, readings)
+    ids, positions = (torch.from_numpy(part).to(model.device) for part in laid[:2])
+    mask = _additive(torch.from_numpy(laid.visible), model.network.dtype).to(model.device)
+    return Inputs(ids, mask, positions, laid.paths)
+
+
 def pooled(
     model: Model, readings: ByNumber, rows: Sequence[PackedRow], sites: Sequence[Site]
 ) -> Recorded:
@@ -274,17 +299,7 @@ def pooled(
         SiteError: the model has no such site.
     """
     indices = readings_of(rows)
-    if len(indices) == len(rows):
-        # Padded on the right, so that positions count from 0 in every row; later tokens cannot
-        # change earlier ones.
-        ids, mask = model.padded([readings[index].ids for index in indices], left=False)
-        positions = None
-        paths = [(row, np.arange(len(readings[index].ids))) for row, index in enumerate(indices)]
-    else:
-        laid = layout(rows, readings)
-        ids, positions = (torch.from_numpy(part).to(model.device) for part in laid[:2])
-        mask = _additive(torch.from_numpy(laid.visible), model.network.dtype).to(model.device)
-        paths = laid.paths
+    ids, mask, positions, paths = inputs(model, readings, rows)
     n_spans = len(readings[indices[0]].spans)
     slots = [slot for row in rows for slot in range(len(row.readings))]
     weights = torch.zeros((len(rows), n_spans * (max(slots) + 1), ids.shape[1]))

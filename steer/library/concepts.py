@@ -9,21 +9,23 @@ from typing import Any
 
 from steer.base.errors import InputError
 from steer.base.progress import Progress, silent
+from steer.concepts import answers, discovery
 from steer.concepts import build as building
-from steer.concepts import discovery
 from steer.concepts import geometry as geometries
 from steer.concepts import index as indexes
 from steer.concepts import pack as packs
-from steer.concepts.concept import Concept, check_phrase
+from steer.concepts.answers import Query
+from steer.concepts.concept import Concept, check_phrase, condition
 from steer.concepts.discovery import Direction
 from steer.concepts.geometry import Geometry, Neighbour
 from steer.concepts.index import Built, Row
 from steer.concepts.make import Report, make
 from steer.concepts.pack import Pack
 from steer.concepts.profile import Profile, Profiler
-from steer.concepts.questions import Questions
+from steer.concepts.questions import Questions, everyday
 from steer.concepts.settings import QUICK, MakeSettings
 from steer.concepts.words import understood
+from steer.concepts.writing import write_pairs
 from steer.library.data import Data, text_list
 from steer.library.models import Model
 from steer.library.vectors import Vector
@@ -46,6 +48,7 @@ __all__ = [
     "geometry",
     "profile",
     "read_pack",
+    "write_contrasts",
 ]
 
 
@@ -103,6 +106,52 @@ def from_words(
     return Vector(made.vector.sealed()), made.report
 
 
+def write_contrasts(
+    model: Model,
+    word: str,
+    against: str | None = None,
+    *,
+    n: int = 64,
+    max_tokens: int = 40,
+    phrase: str | None = None,
+    questions: Data | None = None,
+    chat: bool | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """Have the model write a contrast set: `n` pairs of answers under two words, or fewer where not
+    as many are good enough. Read them before `extract` gets them.
+
+    chat: in the chat template, by default if there is one. max_tokens: of an answer.
+
+    Raises:
+        InputError: a word is empty, both are the same, or no pair is good enough.
+    """
+    check_phrase(phrase)
+    is_chat = model.inner.template.exists if chat is None else chat
+    usual = everyday(chat=is_chat)
+    if questions is not None:
+        usual = Questions.divided(text_list(questions))
+    poles = understood(word, against).concept.poles
+    conditions = [condition(pole, chat=is_chat, phrase=phrase) for pole in poles]
+
+    def answerer(queries: Sequence[Query], numbers: Sequence[int]) -> list[str]:
+        written = answers.write(
+            model.inner,
+            queries,
+            samples=numbers,
+            max_tokens=max_tokens,
+            seed=seed,
+            progress=progress,
+        )
+        return [answer.text for answer in written]
+
+    pairs = write_pairs(
+        answerer, (conditions[0], conditions[1]), [*usual.train, *usual.choice], n, chat=is_chat
+    )
+    return [pair.record() for pair in pairs]
+
+
 def read_pack(reference: str | PathLike[str]) -> Pack:
     """A pack of concepts: a TOML file, or the name of one that comes with steer ("emotions").
 
@@ -117,9 +166,13 @@ def build_pack(
     pack: str | PathLike[str] | Pack | Iterable[Concept],
     folder: str | PathLike[str],
     *,
+    only: Sequence[str] = (),
+    method: str = "mean_diff",
+    site: str = "resid_post",
     thorough: bool = False,
     chat: bool | None = None,
     phrase: str | None = None,
+    questions: Data | None = None,
     layers: Sequence[int] | None = None,
     seed: int = 0,
     force: bool = False,
@@ -128,8 +181,9 @@ def build_pack(
 ) -> Built:
     """Make the vectors of all concepts of a pack; the same call goes on where it was stopped.
 
-    The folder gets a file for each concept that works, and an index. thorough: as many answers as
-    `extract` takes. on_made: hears of each concept, and whether it was made now.
+    The folder gets a file for each concept that works, and an index. only: names of the concepts to
+    make, by default all. questions: what the model answers, in place of steer's own. thorough: as
+    many answers as `extract` takes. on_made: hears of each concept, and whether it was made now.
 
     Raises:
         InputError: it is no pack.
@@ -142,7 +196,14 @@ def build_pack(
         found = pack
     else:
         found = packs.of(list(pack))
+    if only:
+        found = found.only(only)
+    fitted, values = parse_method(method, fit_methods())
     settings = MakeSettings(
+        method=fitted.name,
+        options=fitted.settings(values),
+        site=site_name(site),
+        questions=None if questions is None else Questions.divided(text_list(questions)),
         layers=None if layers is None else tuple(layers),
         chat=chat,
         phrase=phrase,
@@ -194,6 +255,7 @@ def discover(
     layer: int | None = None,
     chat: bool | None = None,
     samples: bool = True,
+    mapping: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[Direction]:
@@ -207,7 +269,7 @@ def discover(
     """
     return discovery.discover(
         model.inner,
-        text_list(texts),
+        text_list(texts, mapping=mapping),
         k,
         layer=layer,
         chat=chat,

@@ -33,7 +33,12 @@ def contrast_set(
     positive: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
     texts: Data | None = None,
+    held_out: float = 0.0,
     mapping: Mapping[str, str] | None = None,
+    positive_label: str | Sequence[str] = (),
+    negative_label: str | Sequence[str] = (),
+    lists: str | None = None,
+    split: str | None = None,
     template: str | None = None,
     chat: bool = False,
     system: str | None = None,
@@ -41,26 +46,36 @@ def contrast_set(
     """A contrast set from data, or from conditions and the texts that they stand before.
 
     data: pairs, labelled texts or two sets, as `docs/vectors.md` lists them. positive, negative:
-    conditions instead, each put before every one of `texts`. mapping: from our field names to the
-    data's, such as {"positive": "chosen"}. template, chat, system: what stands round each text.
+    conditions instead, each put before every one of `texts`. held_out: the share of the records to
+    leave out, as `split` does. mapping: from our field names to the data's, such as
+    {"positive": "chosen"}. positive_label, negative_label: labels of the two sides,
+    by default 1 and 0. lists: what lists of texts in a record become, `all` pairs, the `first` or
+    `sets`; split: where a field is cut into several texts. template, chat, system: what stands
+    round each text.
 
     Raises:
         UsageError: both, or neither.
         InputError: naming the record and what is wrong with it.
     """
-    names = parse_mapping([f"{ours}={theirs}" for ours, theirs in (mapping or {}).items()])
+    names = names_of(
+        mapping=mapping,
+        positive_label=positive_label,
+        negative_label=negative_label,
+        lists=lists,
+        split=split,
+    )
     frame = Frame(template, chat, system)
     if (data is None) == (texts is None):
         raise UsageError("name contrasts in one way", hint="pass data, or positive= and texts=")
     if data is not None:
         if positive is not None or negative is not None:
             raise UsageError("conditions go with texts=", hint="leave positive and negative out")
-        source = ContrastSource(file="contrasts", names=names, frame=frame)
+        source = ContrastSource(file="contrasts", held_out=held_out, names=names, frame=frame)
         return contrast_files.read(source, lambda _: records_of(data, names))
     source = ContrastSource(
         texts="texts",
-        positive=_conditions(positive),
-        negative=_conditions(negative),
+        positive=as_tuple(positive),
+        negative=as_tuple(negative),
         names=names,
         frame=frame,
     )
@@ -78,9 +93,9 @@ def text_list(data: Data, *, mapping: Mapping[str, str] | None = None) -> list[s
         raise UsageError(
             f"there is no file {data!r}", hint="for texts, pass a list, also of one: [text]"
         )
-    names = parse_mapping([f"{ours}={theirs}" for ours, theirs in (mapping or {}).items()])
-    found, _ = prompts.read(records_of(data, names), names, field="prompt")
-    return found
+    names = names_of(mapping=mapping)
+    texts, _ = prompts.read(records_of(data, names), names, field="prompt")
+    return texts
 
 
 def records_of(data: Data, names: Names) -> Iterable[Record]:
@@ -126,7 +141,30 @@ def _row(item: Any) -> Any:
     return dict(item) if isinstance(item, Mapping) else item
 
 
-def _conditions(given: str | Sequence[str] | None) -> tuple[str, ...]:
+def as_tuple(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One text or several as a tuple."""
     if given is None:
         return ()
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def names_of(
+    *,
+    mapping: Mapping[str, str] | None = None,
+    positive_label: str | Sequence[str] = (),
+    negative_label: str | Sequence[str] = (),
+    lists: str | None = None,
+    split: str | None = None,
+) -> Names:
+    """What data call our fields and labels, from the options of `contrast_set`.
+
+    Raises:
+        UsageError: a field that does not exist, or a setting that means nothing.
+    """
+    return parse_mapping(
+        [f"{ours}={theirs}" for ours, theirs in (mapping or {}).items()],
+        positive_labels=as_tuple(positive_label),
+        negative_labels=as_tuple(negative_label),
+        lists=lists,
+        split=split,
+    )

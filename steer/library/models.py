@@ -3,28 +3,81 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steer.base.wording import worded
-from steer.generate import apply
-from steer.generate.conversation import Conversation
+from steer.generate import apply, conversation
+from steer.generate.conversation import Turn
+from steer.generate.guidance import guidance
 from steer.hooks import steered as hooks_steered
-from steer.library.data import Data, text_list
-from steer.library.vectors import Steers, as_steers
+from steer.library.data import Data, as_tuple, text_list
+from steer.library.options import GenerateOptions, spelled_out
+from steer.library.vectors import Steers, Vector, as_steers, html_table, read
 from steer.models import loading
 from steer.models import model as models
 from steer.models.source import ModelSource
-from steer.steering.generation import Generation, Sampling
+from steer.monitoring.lens import LayerLens
+from steer.monitoring.lens import lens as run_lens
+from steer.steering.generation import Generation, Sampling, guides_of
 from steer.steering.projection import Guard, Projection
 from steer.steering.readers import check_readers, hint
 from steer.steering.steers import Steer, check_all_fit
+from steer.vectors.rendering import parse_settings, with_arguments
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class FitWarning(UserWarning):
     """A vector is used on a model, or reads texts, unlike those that it was made on."""
+
+
+class Conversation(conversation.Conversation):
+    """Messages and answers, each answer steered in its own way: `turns` holds them."""
+
+    def say(
+        self,
+        message: str,
+        steer: Steers = None,
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop: str | Sequence[str] = (),
+        seed: int = 0,
+        on_text: Callable[[str], None] = lambda text: None,
+        allow_other_model: bool = False,
+    ) -> Turn:
+        """The answer to a message; both join the conversation. The options are as in `generate`.
+
+        Raises:
+            UsageError: a setting out of its range, or a spec that means nothing.
+            IdleError: a steer changes nothing; then the answer does not join.
+            ModelError: a vector was made on another model.
+            SteerError: there is no room left.
+        """
+        steers = as_steers(steer)
+        vectors = [vector for each in steers for vector in each.vectors]
+        identity = self.model.identity
+        for text in check_all_fit(vectors, identity, allow_other_model=allow_other_model):
+            warnings.warn(worded(text), FitWarning, stacklevel=2)
+        sampling = Sampling(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            stop=as_tuple(stop),
+            seed=seed,
+        )
+        return self.answer(message, steers, sampling, on_text)
+
+    def _repr_html_(self) -> str:
+        rows = [(turn.message, turn.answer, " + ".join(turn.steers)) for turn in self.turns]
+        return html_table("conversation", ("message", "answer", "steered by"), rows)
 
 
 class Model:
@@ -68,32 +121,79 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model {self._inner.describe()}, {self.n_layers} layers, width {self.d_model}>"
 
-    def generate(
+    def _generate(
         self,
-        prompt: str,
-        steer: Steers = None,
+        prompts: Sequence[str],
+        steer: Steers,
         *,
+        on_text: Callable[[str], None] | None = None,
+        samples: int = 1,
+        batch_size: int = 16,
         chat: bool = False,
         system: str | None = None,
+        condition: str | Sequence[str] = (),
+        strength: float | Sequence[float] = 1.0,
         max_tokens: int = 64,
         temperature: float = 0.7,
         top_p: float = 1.0,
         top_k: int = 0,
         stop: str | Sequence[str] = (),
+        beams: int = 1,
         seed: int = 0,
         watch: Sequence[Projection] = (),
         guards: Sequence[Guard] = (),
-        on_text: Callable[[str], None] | None = None,
         allow_other_model: bool = False,
         allow_idle: bool = False,
+    ) -> Iterator[Generation]:
+        sampling = Sampling(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            stop=as_tuple(stop),
+            samples=samples,
+            seed=seed,
+            batch_size=batch_size,
+            beams=beams,
+        )
+        steers = as_steers(steer)
+        self._check_fit(steers, allow_other_model=allow_other_model)
+        chat = chat or system is not None
+        for text in check_readers(chat=chat, steers=steers, watched=watch, guards=guards):
+            warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=3)
+        guided = None
+        if guides := guides_of(as_tuple(condition), strength):
+            guided = guidance(self._inner, prompts, guides, chat=chat)
+        if chat:
+            prompts = [self._inner.chat(prompt, system) for prompt in prompts]
+        return apply.generate(
+            self._inner,
+            prompts,
+            steers,
+            sampling,
+            special=not chat,
+            watched=watch,
+            guards=guards,
+            on_text=on_text,
+            allow_idle=allow_idle,
+            guidance=guided,
+        )
+
+    @spelled_out(by=_generate)
+    def generate(
+        self, prompt: str, steer: Steers = None, **options: Unpack[GenerateOptions]
     ) -> Generation:
         """Continue a prompt while steering; `str()` of what it returns is the text.
 
-        steer: a spec such as "warm:2@12", a vector, a steer, or several. chat: the prompt is what a
-        user says, in the model's chat template; system: a message before it, which makes it a chat.
-        temperature: 0 is
-        greedy. The same seed gives the same text, alone or in a batch. on_text: gets the text as it
-        is written. allow_idle: a steer may change nothing; `idle` of what is returned names it.
+        steer: a spec such as "warm:2@12", a vector, a steer, a recipe, or several. on_text: gets
+        the text as it is written. chat: the prompt is what a user says, in the model's chat
+        template; system: a message before it, with which the prompt is one of a chat. condition:
+        text before the prompt, with chat a system message, that guides at a strength: 1 is the text
+        itself, 0 is none, -1 its opposite. max_tokens: new tokens at most. temperature: 0 is
+        greedy. top_p, top_k: 1 and 0 keep all tokens. stop: texts to end before. beams: above 1, a
+        beam search. The same seed gives the same text, alone or in a batch. watch, guards:
+        projections to read at each new token, and thresholds that stop. allow_idle: a steer may
+        change nothing; `idle` of what is returned names it.
 
         Raises:
             UsageError: a setting out of its range, a spec that means nothing, or a guard from texts
@@ -104,73 +204,34 @@ class Model:
             HookError: a steer was never applied.
             GuardError: a guard tripped, and was to be an error.
         """
-        [generation] = self._generate(
-            [prompt],
-            as_steers(steer),
-            Sampling(
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                stop=(stop,) if isinstance(stop, str) else tuple(stop),
-                seed=seed,
-            ),
-            chat=chat,
-            system=system,
-            watch=watch,
-            guards=guards,
-            on_text=on_text,
-            allow_other_model=allow_other_model,
-            allow_idle=allow_idle,
-        )
+        [generation] = self._generate([prompt], steer, **options)
         return generation
 
+    @spelled_out(by=_generate)
     def generate_batch(
         self,
         prompts: Data,
         steer: Steers = None,
         *,
-        chat: bool = False,
-        system: str | None = None,
         samples: int = 1,
-        max_tokens: int = 64,
-        temperature: float = 0.7,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop: str | Sequence[str] = (),
-        seed: int = 0,
         batch_size: int = 16,
-        watch: Sequence[Projection] = (),
-        guards: Sequence[Guard] = (),
-        allow_other_model: bool = False,
-        allow_idle: bool = False,
+        mapping: Mapping[str, str] | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> list[Generation]:
         """Continue many prompts, `samples` times each, in their order.
 
         prompts: a list of texts, a file, a dataset or a data frame. Each prompt gets the text that
-        it would get alone. The other arguments, and what is raised, are as in `generate`.
+        it would get alone; batch_size of them run together. mapping: such as
+        {"prompt": "question"}, where data call it otherwise. The other arguments, and what is
+        raised, are as in `generate`; on_text is for one prompt and sample alone.
         """
         return list(
             self._generate(
-                text_list(prompts),
-                as_steers(steer),
-                Sampling(
-                    max_tokens=max_tokens,
-                    temperature=temperature,
-                    top_p=top_p,
-                    top_k=top_k,
-                    stop=(stop,) if isinstance(stop, str) else tuple(stop),
-                    samples=samples,
-                    seed=seed,
-                    batch_size=batch_size,
-                ),
-                chat=chat,
-                system=system,
-                watch=watch,
-                guards=guards,
-                on_text=None,
-                allow_other_model=allow_other_model,
-                allow_idle=allow_idle,
+                text_list(prompts, mapping=mapping),
+                steer,
+                samples=samples,
+                batch_size=batch_size,
+                **options,
             )
         )
 
@@ -196,44 +257,28 @@ class Model:
         return hooks_steered.steered(self._inner, chosen, allow_idle=allow_idle)
 
     def chat(self, *, system: str | None = None, allow_idle: bool = False) -> Conversation:
-        """A conversation, which remembers what was said: see `Conversation.answer`."""
+        """A conversation, which remembers what was said: see `Conversation.say`."""
 
         def warn(text: str) -> None:
             warnings.warn(worded(text), FitWarning, stacklevel=3)
 
         return Conversation(self._inner, system=system, allow_idle=allow_idle, warn=warn)
 
-    def _generate(
-        self,
-        prompts: Sequence[str],
-        steers: Sequence[Steer],
-        sampling: Sampling,
-        *,
-        chat: bool,
-        system: str | None,
-        watch: Sequence[Projection],
-        guards: Sequence[Guard],
-        on_text: Callable[[str], None] | None,
-        allow_other_model: bool,
-        allow_idle: bool,
-    ) -> Iterator[Generation]:
-        self._check_fit(steers, allow_other_model=allow_other_model)
-        chat = chat or system is not None
-        for text in check_readers(chat=chat, steers=steers, watched=watch, guards=guards):
-            warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=3)
-        if chat:
-            prompts = [self._inner.chat(prompt, system) for prompt in prompts]
-        return apply.generate(
-            self._inner,
-            prompts,
-            steers,
-            sampling,
-            special=not chat,
-            watched=watch,
-            guards=guards,
-            on_text=on_text,
-            allow_idle=allow_idle,
-        )
+    def lens(
+        self, vector: Vector | str, *, top: int = 8, allow_other_model: bool = False
+    ) -> list[LayerLens]:
+        """The `top` tokens that a vector raises and lowers most, by layer: its logit lens.
+
+        Scores are standard deviations over the vocabulary; a random vector reaches about 4.
+
+        Raises:
+            ModelError: the vector was made on another model, or the model has no unembedding.
+        """
+        data = vector.data if isinstance(vector, Vector) else read(vector).data
+        identity = self._inner.identity
+        for text in check_all_fit([data], identity, allow_other_model=allow_other_model):
+            warnings.warn(worded(text), FitWarning, stacklevel=2)
+        return run_lens(self._inner, data, top=top)
 
     def _check_fit(self, steers: Sequence[Steer], *, allow_other_model: bool) -> None:
         vectors = [vector for steer in steers for vector in steer.vectors]
@@ -249,15 +294,20 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     device_map: str | None = None,
+    tensor_parallel: bool = False,
     trust_remote_code: bool = False,
     adapter: str | PathLike[str] | None = None,
     offline: bool = False,
+    template_arguments: Mapping[str, Any] | None = None,
+    date: str | None = None,
 ) -> Model:
     """Load a model: "pocket" (the small one inside steer), a folder, a hub id or a GGUF file.
 
     device: cpu, cuda, cuda:1 or mps; by default the first accelerator. dtype: float32, float16 or
     bfloat16. device_map: as Hugging Face takes it. adapter: a PEFT adapter to merge into the
-    weights, a folder or a hub id. offline: ask the hub nothing.
+    weights, a folder or a hub id. tensor_parallel: spread each matrix over torchrun's processes.
+    offline: ask the hub nothing. template_arguments: variables of the chat template, such as
+    {"enable_thinking": False}; date: the date that it writes, as YYYY-MM-DD.
 
     Raises:
         ModelError: it does not exist, cannot be loaded, or is of a family without a map of sites.
@@ -269,9 +319,11 @@ def load(
         device=device,
         dtype=dtype,
         device_map=device_map,
+        tensor_parallel=tensor_parallel,
         trust_remote_code=trust_remote_code,
         adapter=None if adapter is None else str(adapter),
         offline=offline,
+        template=with_arguments(parse_settings((), date), template_arguments or {}),
     )
     return Model(loading.load(source))
 

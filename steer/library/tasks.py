@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from steer import evaluation
 from steer.baking.bakeable import check_bakeable
+from steer.baking.folder import N_STAGES
 from steer.baking.folder import Report as BakeReport
 from steer.baking.folder import export as export_folder
+from steer.baking.lora import LoraReport
+from steer.baking.lora import export as export_lora
 from steer.baking.target import check_folder
 from steer.base.durations import seconds_of
-from steer.base.errors import InputError, UsageError
+from steer.base.errors import UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
 from steer.base.wording import worded
+from steer.concepts.concept import slug
+from steer.concepts.unembedding import from_tokens
 from steer.concepts.words import looks_like_file
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
 from steer.distillation.lessons import Conditions
+from steer.distillation.pairs import preference
 from steer.distillation.settings import DistillSettings, Form, sizes
 from steer.distillation.token import distill_token
 from steer.distillation.within import within
-from steer.evaluation import Evaluation, Step, SuiteResult, SweepResult
+from steer.evaluation import Evaluation, SuiteResult, SweepResult
 from steer.evaluation.calibration import calibrated
 from steer.evaluation.making import OPENINGS, Made, samples_of
 from steer.extraction import ReadSettings, plan, record_contrasts
@@ -39,8 +45,9 @@ from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.formats import reading, writing
 from steer.formats.source import Options
 from steer.library import concepts
-from steer.library.data import Data, contrast_set, rows, text_list
+from steer.library.data import Data, as_tuple, contrast_set, names_of, rows, text_list
 from steer.library.models import FitWarning, Model
+from steer.library.options import ContrastOptions, MeasureOptions, NameOptions, spelled_out
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
 from steer.measures.concepts import Judge
 from steer.methods.method import Value
@@ -48,30 +55,29 @@ from steer.methods.registry import distill_methods, fit_methods, parse_method
 from steer.models import torch_files
 from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
+from steer.monitoring.heatmap import page
 from steer.monitoring.monitor import monitor as run_monitor
 from steer.monitoring.monitor import tokenize as tokenize_texts
 from steer.monitoring.traces import Summary, Trace, summarise
-from steer.sharing import push as pushing
-from steer.sharing.address import parse_folder, parse_vector
-from steer.sharing.pull import pull as run_pull
-from steer.sharing.push import Pushed, parcel
 from steer.steering.readers import check_readers, hint
 from steer.steering.readouts import Readout, readouts
 from steer.steering.steers import check_all_fit
-from steer.vectors import store
 from steer.vectors.positions import parse_list
 from steer.vectors.sites import parse_layers, site_name
 from steer.workers import InProcess
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+
+@spelled_out(by=contrast_set)
 def extract(
     model: Model,
     contrasts: Data | None = None,
     against: str | None = None,
     *,
-    positive: str | Sequence[str] | None = None,
-    negative: str | Sequence[str] | None = None,
-    texts: Data | None = None,
+    raises: str | Sequence[str] = (),
+    lowers: str | Sequence[str] = (),
     method: str = "mean_diff",
     options: Mapping[str, Value] | None = None,
     positions: str | None = None,
@@ -80,25 +86,28 @@ def extract(
     name: str | None = None,
     description: str = "",
     license: str = "",
-    mapping: Mapping[str, str] | None = None,
-    template: str | None = None,
-    chat: bool = False,
-    system: str | None = None,
     keep: str | PathLike[str] | None = None,
     phrase: str | None = None,
+    questions: Data | None = None,
     allow_weak: bool = False,
     calibrate: bool = True,
     progress: Progress = silent,
+    **data: Unpack[ContrastOptions],
 ) -> Vector:
     """Make a vector of two words, or from a contrast set: the difference of the activations.
 
     steer.extract(model, "patient", "impatient") and steer.extract(model, "talks like a weather
     forecaster") have the model answer everyday questions under both; a word that is the name of a
     file, or looks like a path, is a file. phrase: how a word becomes a condition, such as
-    "[mood: {}]". allow_weak: of words, give a vector that is not worth keeping, too.
+    "[mood: {}]". questions: what the model answers. allow_weak: of words, give a vector that is not
+    worth keeping, too.
+
+    raises, lowers: texts of one token each in place of contrasts; the vector makes them likelier or
+    less likely, by the model's unembedding.
 
     contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
-    positive, negative: prompt conditions that stand before each of texts. method: such as mean_diff
+    positive=, negative=: prompt conditions that stand before each of texts=. The other options of
+    `contrast_set` say how data are read, and what stands round each text. method: such as mean_diff
     or pca (`steer extract --help` lists them), with options of its own: `probe:penalty=2`, or
     `options={"penalty": 2.0}`. positions: the tokens to read, such as `mean`, `last` or `-3:`.
     site: such as resid_post or mlp_out; several positions and sites, with commas, are compared, and
@@ -113,12 +122,18 @@ def extract(
         SiteError: a layer or site that the model does not have.
         VectorError: sides that do not differ.
     """
+    if raises or lowers:
+        if contrasts is not None or against is not None or data:
+            raise UsageError("raises= and lowers= go without contrasts")
+        called = name or slug(" ".join(as_tuple(raises) or ("not", *as_tuple(lowers))))
+        return Vector(
+            from_tokens(
+                model.inner, as_tuple(raises), as_tuple(lowers), name=called,
+                description=description, license=license,
+            ).sealed()
+        )  # fmt: skip
     if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
-        for option, value in (("positions", positions), ("keep", keep), ("template", template),
-                              ("system", system), ("mapping", mapping)):  # fmt: skip
-            if value:
-                raise UsageError(f"{option}= goes with contrasts, not with words")
-        chosen = _layers(layers)
+        _check_words(positions=positions, keep=keep, **data)
         return concepts.from_words(
             model,
             contrasts,
@@ -128,64 +143,51 @@ def extract(
             method=method,
             options=options,
             site=site,
-            layers=chosen,
-            chat=chat or None,
+            layers=_layers(layers),
+            chat=data.get("chat") or None,
             phrase=phrase,
+            questions=questions,
             license=license,
             allow_weak=allow_weak,
             progress=progress,
         )[0]
     if against is not None:
         raise UsageError("a second word goes with a first one", hint='extract(model, "a", "b")')
-    found = contrast_set(
-        contrasts,
-        positive=positive,
-        negative=negative,
-        texts=texts,
-        mapping=mapping,
-        template=template,
-        chat=chat,
-        system=system,
-    )
+    contrast = contrast_set(contrasts, **data)
     workers = InProcess(model.inner)
     extracted = run_extraction(
         workers,
-        found,
+        contrast,
         _read_settings(site, layers, positions),
         _fit_settings(name or "vector", method, options, description=description, license=license),
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
-    found_strength = calibrated(workers, found, extracted.best, progress) if calibrate else None
+    found_strength = calibrated(workers, contrast, extracted.best, progress) if calibrate else None
     best_vector = extracted.best if found_strength is None else found_strength.vector
     return Vector(best_vector.sealed())
 
 
+@spelled_out(by=contrast_set)
 def make(
     model: Model,
     contrasts: Data | Contrasts | None = None,
     against: str | None = None,
     *,
-    positive: str | Sequence[str] | None = None,
-    negative: str | Sequence[str] | None = None,
-    texts: Data | None = None,
     method: str = "mean_diff",
     options: Mapping[str, Value] | None = None,
     name: str = "vector",
     description: str = "",
     license: str = "",
-    mapping: Mapping[str, str] | None = None,
-    template: str | None = None,
-    chat: bool = False,
-    system: str | None = None,
     prompts: Sequence[str] | None = None,
     progress: Progress = silent,
+    **data: Unpack[ContrastOptions],
 ) -> Made:
     """Make a vector, find how strong it can be, and write samples at a few strengths.
 
     The arguments are those of `extract`, words too; contrasts may also be what `contrast_set`
-    returned.
-    prompts: what the samples go on with; by default three everyday questions, or three openings.
+    returned. prompts: what the samples go on with; by default three everyday questions, or three
+    openings.
     `vector` of what is returned recommends what was found; printing it shows the samples.
 
     Raises:
@@ -195,21 +197,12 @@ def make(
     if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
         vector = extract(
             model, contrasts, against, method=method, options=options, name=name,
-            description=description, license=license, chat=chat, progress=progress,
+            description=description, license=license, progress=progress, **data,
         ).data  # fmt: skip
     else:
         chosen = contrasts
         if not isinstance(chosen, Contrasts):
-            chosen = contrast_set(
-                chosen,
-                positive=positive,
-                negative=negative,
-                texts=texts,
-                mapping=mapping,
-                template=template,
-                chat=chat,
-                system=system,
-            )
+            chosen = contrast_set(chosen, **data)
         workers = InProcess(model.inner)
         vector = run_extraction(
             workers,
@@ -227,21 +220,27 @@ def make(
     return Made(vector.sealed(), described, shown, samples)
 
 
+def _check_words(**options: Any) -> None:
+    """Refuse options of contrasts beside words.
+
+    Raises:
+        UsageError: naming one of them.
+    """
+    for name, value in options.items():
+        if value and name != "chat":
+            raise UsageError(f"{name}= goes with contrasts, not with words")
+
+
+@spelled_out(by=contrast_set)
 def record(
     model: Model,
     contrasts: Data | None = None,
     *,
-    positive: str | Sequence[str] | None = None,
-    negative: str | Sequence[str] | None = None,
-    texts: Data | None = None,
     positions: str | None = None,
     site: str = "resid_post",
     layers: int | str | Iterable[int] | None = None,
-    mapping: Mapping[str, str] | None = None,
-    template: str | None = None,
-    chat: bool = False,
-    system: str | None = None,
     progress: Progress = silent,
+    **data: Unpack[ContrastOptions],
 ) -> Activations:
     """Record the activations of a contrast set once, for several calls of `fit`.
 
@@ -252,17 +251,8 @@ def record(
     Raises:
         UsageError, InputError, SiteError: as `extract`.
     """
-    found = contrast_set(
-        contrasts,
-        positive=positive,
-        negative=negative,
-        texts=texts,
-        mapping=mapping,
-        template=template,
-        chat=chat,
-        system=system,
-    )
-    planned = plan(model.inner, found, _read_settings(site, layers, positions))
+    contrast = contrast_set(contrasts, **data)
+    planned = plan(model.inner, contrast, _read_settings(site, layers, positions))
     # The file has no name once the folder is gone, and lives until the object is closed.
     with (
         TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -312,10 +302,12 @@ def fit(
     return Vector(best(vectors).sealed())
 
 
+@spelled_out(by=names_of)
 def distill(
     model: Model,
-    condition: str,
+    condition: str | None = None,
     *,
+    contrasts: Data | None = None,
     baseline: str = "",
     prompts: Data | None = None,
     chat: bool = False,
@@ -338,14 +330,17 @@ def distill(
     description: str = "",
     license: str = "",
     progress: Progress = silent,
+    **data: Unpack[NameOptions],
 ) -> Vector:
     """Make an edit, or a learned token, that does what a prompt condition does.
 
     The model writes texts under the condition; the edit learns to give the same probabilities
     without it (context distillation: Askell et al. 2021, arXiv 2112.00861). chat: the condition is
-    a system message, and prompts are what users ask. The file's evidence says how much of the
-    condition's effect the edit recovers on held-out texts: 1 is all, 0 is the unsteered model.
-    budget: a time to fit into, such as `5m`, by an estimate; what that leaves out is logged.
+    a system message, and prompts are what users ask. contrasts: pairs in place of a condition, of
+    which the positive completions become likelier; two fifths are held out, and the other options
+    are those of `contrast_set`. The file's evidence says how much of the condition's effect the
+    edit recovers on held-out texts: 1 is all, 0 is the unsteered model. budget: a time to fit into,
+    such as `5m`, by an estimate; what that leaves out is logged.
 
     form: `edit` acts on activations, without the condition's tokens; `token` makes embeddings, so
     many `tokens`, that stand where the condition stood, or in any prompt as `<|name|>`. scalar:
@@ -357,32 +352,41 @@ def distill(
         InputError: the condition changes nothing, or no edit comes nearer to it.
         SiteError: a layer that the model does not have.
     """
-    usual = list(everyday.QUESTIONS if chat else everyday.OPENINGS)
-    chosen = usual if prompts is None else everyday.different(text_list(prompts))
-    every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
+    if (condition is None) == (contrasts is None):
+        raise UsageError("distil a condition or pairs", hint="pass a condition, or contrasts=")
+    if contrasts is not None and (baseline or prompts is not None):
+        raise UsageError("baseline and prompts go with a condition")
     if form not in get_args(Form):
         raise UsageError(f"{form!r} is not a form of a prompt", hint="use edit or token")
-    edits = {"method": method, "rank": rank, "layers": layers, "scope": scope, "budget": budget}
+    edits = {
+        "method": method, "rank": rank, "layers": layers, "scope": scope, "budget": budget,
+        "contrasts": contrasts,
+    }  # fmt: skip
     for option, value in edits.items() if form == "token" else ():
         if value is not None:
             raise UsageError(f"{option} is of edits, and this is a token")
     if form == "edit" and (tokens is not None or scalar or inside is not None):
         raise UsageError("tokens, scalar and inside go with form='token'")
-    chosen_method, values = (
-        (None, {}) if method is None else parse_method(method, distill_methods())
+    imitates_chat = chat and contrasts is None and form == "edit"
+    chosen_method, values = parse_method(
+        method or ("ridge" if imitates_chat else "descent"), distill_methods()
     )
-    response_only = chosen_method is not None and chosen_method.response_only
+    if contrasts is not None:
+        chosen_method.of_pairs()
+    usual = list(everyday.QUESTIONS if chat else everyday.OPENINGS)
+    chosen = usual if prompts is None else everyday.different(text_list(prompts))
+    every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
     settings = DistillSettings(
         name=name,
         rank=rank,
         layers=every,
-        scope=scope or ("response" if chat or response_only else "all"),  # type: ignore[arg-type]
+        scope=scope or ("response" if imitates_chat or chosen_method.response_only else "all"),  # type: ignore[arg-type]
         seed=seed,
         description=description,
         license=license,
         scalar=scalar,
         form=form,  # type: ignore[arg-type]  # checked above
-        method="descent" if chosen_method is None else chosen_method.name,
+        method=chosen_method.name,
         options=values | dict(options or {}),
         **sizes(
             form,
@@ -394,6 +398,11 @@ def distill(
             tokens=tokens,
         ),
     )
+    if contrasts is not None:
+        pairs = contrast_set(contrasts, chat=chat, **data)
+        known = preference(model.inner, pairs, settings)
+        return Vector(distillation.fit_pairs(known, settings, progress).sealed())
+    assert condition is not None
     conditions = Conditions(condition, baseline, chat)
     if form == "token":
         used = as_steers(inside)
@@ -403,8 +412,8 @@ def distill(
     if budget is not None:
         log = logging.getLogger("steer").info
         settings = within(seconds_of(budget), model.inner, settings, log)
-    made = distillation.distill(model.inner, conditions, chosen, settings, progress)
-    return Vector(made.sealed())
+    edit = distillation.distill(model.inner, conditions, chosen, settings, progress)
+    return Vector(edit.sealed())
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,6 +465,10 @@ class Readings:
         """
         return frame(self._rows())
 
+    def to_html(self, title: str = "steer monitor") -> str:
+        """A page with each text as a heat map; it needs no network."""
+        return page(title, self.traces, self.readouts)
+
     def _rows(self) -> list[dict[str, Any]]:
         return [
             {"text": number, "token": token.text}
@@ -476,6 +489,7 @@ def monitor(
     vectors: Vector | Sequence[Vector],
     *,
     layers: int | str | Iterable[int] | None = None,
+    mapping: Mapping[str, str] | None = None,
     chat: bool = False,
     allow_other_model: bool = False,
     progress: Progress = silent,
@@ -490,7 +504,7 @@ def monitor(
         VectorError: a vector has no such layer.
         ModelError: a vector was made on another model.
     """
-    given = [texts] if isinstance(texts, str) else text_list(texts)
+    given = [texts] if isinstance(texts, str) else text_list(texts, mapping=mapping)
     several = [vectors] if isinstance(vectors, Vector) else list(vectors)
     if not several:
         raise UsageError("nothing to look for", hint="pass a vector")
@@ -514,20 +528,27 @@ def bake(
     *,
     dtype: str | None = None,
     approximate: bool = False,
+    lora: bool = False,
+    max_shard_size: str = "5GB",
+    texts: Data | None = None,
+    mapping: Mapping[str, str] | None = None,
     allow_other_model: bool = False,
     force: bool = False,
-    progress: Callable[[str], None] = lambda stage: None,
-) -> BakeReport:
+    progress: Progress = silent,
+) -> BakeReport | LoraReport:
     """Write steering into a checkpoint folder that any engine serves without hooks.
 
     model: a folder or hub id, which is loaded in float32. dtype: of the weights that are written;
-    by default what the model is stored in. The folder is loaded again and compared with the hooks:
-    `report.difference.passed`.
+    by default what the model is stored in. lora: write a PEFT adapter in float32 in place of a
+    model. max_shard_size: of one weight file. The folder is loaded
+    again and compared with the hooks, on `texts` or the usual ones: `report.difference.passed`.
 
     Raises:
         VectorError, ModelError: what no weights can do, unless approximate.
         SteerError: the folder is there already, or cannot be written.
     """
+    if lora and (approximate or dtype):
+        raise UsageError("an adapter is exact and in float32: leave approximate and dtype out")
     chosen = as_steers(steers)
     check_bakeable(chosen)
     folder = Path(out)
@@ -537,77 +558,98 @@ def bake(
     loaded = load(source)
     vectors = [vector for steer in chosen for vector in steer.vectors]
     check_all_fit(vectors, loaded.identity, allow_other_model=allow_other_model)
-    return export_folder(
-        loaded,
-        chosen,
-        folder,
-        source,
-        dtype=written,
-        approximate=approximate,
-        force=force,
-        on_stage=progress,
-    )
+    given = {} if texts is None else {"texts": text_list(texts, mapping=mapping)}
+    with progress("baking", N_STAGES) as advance:
+
+        def on_stage(stage: str) -> None:
+            advance(1, stage)
+
+        if lora:
+            return export_lora(loaded, chosen, folder, force=force, on_stage=on_stage, **given)
+        return export_folder(
+            loaded,
+            chosen,
+            folder,
+            source,
+            dtype=written,
+            max_shard_size=max_shard_size,
+            approximate=approximate,
+            force=force,
+            on_stage=on_stage,
+            **given,
+        )
 
 
-def push(
-    vectors: str | PathLike[str] | Sequence[str | PathLike[str]],
-    to: str,
-    *,
-    private: bool = False,
-    force: bool = False,
-) -> Pushed:
-    """Push vector files, each with a card, to a hub repository, a bucket, a machine or a folder.
-
-    vectors: names or paths of files: save a vector before it is pushed.
-
-    Raises:
-        VectorError: a file that is missing or damaged.
-        SteerError: the place does not answer, or holds another vector of that name.
-    """
-    several = [vectors] if isinstance(vectors, (str, PathLike)) else list(vectors)
-    if not several:
-        raise InputError("there is nothing to push")
-    parcels = [parcel(store.find(str(one))) for one in dict.fromkeys(several)]
-    return pushing.push(parse_folder(to), parcels, {}, force=force, private=private)
-
-
-def pull(address: str, out: str | PathLike[str] = "vectors", *, force: bool = False) -> Vector:
-    """Pull a vector from where it was pushed to, check it, and note its origin in `steer.lock`.
-
-    Raises:
-        VectorError: it is missing, damaged, or another one of that name is here.
-        SteerError: the place does not answer.
-    """
-    pulled = run_pull(parse_vector(address), Path(out), force=force)
-    return Vector(store.read(pulled.path))
-
-
-def evaluate(
-    model: Model,
-    steers: Steers,
-    texts: Data | None = None,
+def _measured(
     *,
     condition: str | None = None,
     baseline: str = "",
     chat: bool = False,
-    concept: str | Judge | None = None,
-    guidance: Sequence[float] = (),
-    prompts: Sequence[str] | None = None,
+    prompts: Data | None = None,
     unrelated: Data | None = None,
+    mapping: Mapping[str, str] | None = None,
+    positive_label: str | Sequence[str] = (),
+    negative_label: str | Sequence[str] = (),
+    lists: str | None = None,
+    split: str | None = None,
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
     allow_overlap: bool = False,
     allow_other_model: bool = False,
-    progress: Callable[[Step], None] | None = None,
+    budget: str | float | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """The options of `evaluate` and `sweep` as the evaluation takes them."""
+    names = names_of(
+        mapping=mapping,
+        positive_label=positive_label,
+        negative_label=negative_label,
+        lists=lists,
+        split=split,
+    )
+    return {
+        "condition": condition,
+        "baseline": baseline,
+        "chat": chat,
+        "prompts": None if prompts is None else text_list(prompts),
+        "unrelated": _records(unrelated),
+        "names": names,
+        "samples": samples,
+        "max_tokens": max_tokens,
+        "seed": seed,
+        "allow_overlap": allow_overlap,
+        "allow_other_model": allow_other_model,
+        "budget": budget,
+        "progress": progress,
+    }
+
+
+@spelled_out(by=_measured)
+def evaluate(
+    model: Model,
+    steers: Steers,
+    texts: Data | None = None,
+    *,
+    concept: str | Judge | None = None,
+    guidance: Sequence[float] = (),
+    judge_model: str | None = None,
+    judge_url: str | None = None,
+    lm_eval: Sequence[str] = (),
+    lm_eval_limit: int | None = None,
+    **options: Unpack[MeasureOptions],
 ) -> Evaluation:
     """Measure the effect and the cost of steers, beside baselines, on held-out texts.
 
-    texts: pairs, or texts for the condition. condition: the prompt that the vector stands for.
-    concept: what to look for in written texts, such as `words:glad,happy`, or a function. samples:
-    texts that each row writes, of max_tokens at most. guidance: strengths at which the condition
-    guides the model live, a row each. Other baselines are the unsteered model, random
-    directions, the opposite sign and the prompt; every number has an interval.
+    texts: pairs, or texts for the condition. concept: what to count in generated texts, such as
+    `words:glad,happy`, or a function; judge_model, judge_url: for `judge:...`. lm_eval: tasks of
+    lm-evaluation-harness. guidance: strengths at which the condition guides the model live, a row
+    each. condition: the prompt that the vector stands for, in place of baseline. chat: it is a
+    system message. prompts: what generated texts begin with. unrelated: texts for the divergence,
+    by default generated. samples, max_tokens: texts to generate for each row, and their length.
+    mapping and its kin are those of `contrast_set`. allow_overlap: texts that the vector was fitted
+    on. budget: a time to fit into, such as `5m`, by an estimate. Other baselines are the unsteered
+    model, random directions, the opposite sign and the prompt; every number has an interval.
 
     Raises:
         InputError: there is nothing to measure by, or texts that a vector was made from.
@@ -618,22 +660,17 @@ def evaluate(
         model.inner,
         as_steers(steers),
         _records(texts),
-        condition=condition,
-        baseline=baseline,
-        chat=chat,
         concept=concept,
         guidance=guidance,
-        prompts=prompts,
-        unrelated=_records(unrelated),
-        samples=samples,
-        max_tokens=max_tokens,
-        seed=seed,
-        allow_overlap=allow_overlap,
-        allow_other_model=allow_other_model,
-        progress=progress,
+        judge_model=judge_model,
+        judge_url=judge_url,
+        lm_eval=lm_eval,
+        lm_eval_limit=lm_eval_limit,
+        **_measured(**options),
     )
 
 
+@spelled_out(by=_measured)
 def sweep(
     model: Model,
     vectors: Vector | Sequence[Vector],
@@ -642,28 +679,20 @@ def sweep(
     layers: str | Sequence[int] | None = None,
     coefficients: str | Sequence[float | str] | None = None,
     together: bool = False,
-    condition: str | None = None,
-    baseline: str = "",
-    chat: bool = False,
-    prompts: Sequence[str] | None = None,
-    unrelated: Data | None = None,
     max_kl: float = 0.1,
     max_nats: float = 0.1,
+    rule: str = "budget",
     exhaustive: bool = False,
     quick: bool = False,
-    samples: int = 48,
-    max_tokens: int = 64,
-    seed: int = 0,
-    allow_overlap: bool = False,
-    allow_other_model: bool = False,
-    progress: Callable[[Step], None] | None = None,
+    **options: Unpack[MeasureOptions],
 ) -> SweepResult:
     """Find the layer and the coefficient with the strongest effect within a budget.
 
     layers, coefficients: such as `4-7` and `5%,10%`; by default all layers that are stored, and
     nine coefficients that suit the vector. together: steer at all layers at once. max_kl,
-    max_nats: the budget, in nats a token. exhaustive: score every cell on all texts. quick: a
-    first answer in minutes. The other arguments are those of `evaluate`.
+    max_nats: the budget, in nats a token. rule: `budget`, or `refusal_direction`, which chooses as
+    that method's authors do. exhaustive: score every cell on all texts. quick: a first answer in
+    minutes. The other arguments are those of `evaluate`.
 
     Raises:
         UsageError: an option that means nothing.
@@ -678,21 +707,12 @@ def sweep(
         layers=layers,
         coefficients=coefficients,
         together=together,
-        condition=condition,
-        baseline=baseline,
-        chat=chat,
-        prompts=prompts,
-        unrelated=_records(unrelated),
         max_kl=max_kl,
         max_nats=max_nats,
+        rule=rule,
         exhaustive=exhaustive,
         quick=quick,
-        samples=samples,
-        max_tokens=max_tokens,
-        seed=seed,
-        allow_overlap=allow_overlap,
-        allow_other_model=allow_other_model,
-        progress=progress,
+        **_measured(**options),
     )
 
 
@@ -702,17 +722,21 @@ def suite(
     texts: Data | None = None,
     *,
     tags: Sequence[str] = (),
-    prompts: Sequence[str] | None = None,
+    prompts: Data | None = None,
+    mapping: Mapping[str, str] | None = None,
     methods: Sequence[str] | None = None,
+    rivals: Mapping[str, Mapping[str, Vector]] | None = None,
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
-    progress: Callable[[Step], None] | None = None,
+    jobs: int = 1,
+    progress: Progress = silent,
 ) -> SuiteResult:
     """Compare methods of making vectors on conditions, beside the condition as a prompt.
 
     conditions: prompts, and texts that know nothing of them. Without both, tags of the pocket
-    model's grammar, whose truth is known. methods: by default all.
+    model's grammar, whose truth is known. methods: by default all. rivals: vectors of other origin,
+    by condition or tag and then by name. jobs: processes, each of which loads the pocket model.
 
     Raises:
         UsageError: a tag or method that does not exist, or too few texts.
@@ -722,12 +746,18 @@ def suite(
     return evaluation.suite(
         model.inner,
         conditions,
-        [] if texts is None else text_list(texts),
+        [] if texts is None else text_list(texts, mapping=mapping),
         tags=tags,
-        prompts=prompts,
+        prompts=None if prompts is None else text_list(prompts, mapping=mapping),
         samples=samples,
         max_tokens=max_tokens,
         seed=seed,
+        rivals={
+            subject: {name: vector.data for name, vector in several.items()}
+            for subject, several in (rivals or {}).items()
+        },
+        jobs=jobs,
+        source=ModelSource() if jobs > 1 else None,
         progress=progress,
         **chosen,  # type: ignore[arg-type]  # `methods` alone
     )
@@ -788,11 +818,17 @@ class ImportNote(UserWarning):
 
 
 def export(
-    steer: Steers, path: str | PathLike[str], *, format: str | None = None, force: bool = False
+    steer: Steers,
+    path: str | PathLike[str],
+    *,
+    format: str | None = None,
+    offset: int = 0,
+    force: bool = False,
 ) -> None:
     """Write one steer as another tool's file: `.gguf` for llama.cpp, `.npz`, ...
 
-    format: in place of the usual one of the path's suffix, such as `glp`.
+    format: in place of the usual one of the path's suffix, such as `glp`. offset: layer here less
+    the number in the file.
 
     Raises:
         VectorError: the format cannot carry the steer.
@@ -803,7 +839,7 @@ def export(
     if len(several) != 1:
         raise UsageError(f"a file holds one steer, not {len(several)}")
     target = Path(path)
-    written = writing.write(several[0], target, format=format)
+    written = writing.write(several[0], target, offset=offset, format=format)
     write_atomic(target, written.data, force=force)
 
 

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.base.errors import UsageError, VectorError
+from steer.fitting.warnings import warnings
 from steer.sharing import fetch
 from steer.steering import projection, spec
 from steer.steering.algebra import combine, likenesses
 from steer.steering.named import NamedSteer, resolved
 from steer.steering.operation import RECOMMENDED, Coefficient
 from steer.steering.projection import Gate
+from steer.steering.recipe import Recipe
 from steer.steering.steers import Steer, resolve
 from steer.vectors import store
 from steer.vectors.metadata import Metadata, to_json
@@ -66,6 +68,11 @@ class Vector:
     def rank(self) -> int:
         """Rank of a low-rank edit; 0 for a plain vector."""
         return self.metadata.rank
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against the vector, each with what to try; empty if nothing does."""
+        return warnings(self.metadata)
 
     def numpy(self) -> Array:
         """The directions in activation units: float32 [d_model] of one layer, else
@@ -236,8 +243,9 @@ class Vector:
         )
 
 
-#: Whatever names steers: a spec such as "warm:2@12", a vector (as its file recommends), a steer.
-Steers: TypeAlias = "str | Vector | Steer | Iterable[str | Vector | Steer] | None"
+#: Whatever names steers: a spec such as "warm:2@12", a vector (as its file recommends), a steer, a
+#: recipe.
+Steers: TypeAlias = "str | Vector | Steer | Recipe | Iterable[str | Vector | Steer] | None"
 
 
 def read(reference: str | PathLike[str]) -> Vector:
@@ -278,6 +286,8 @@ def as_steers(steers: Steers) -> list[Steer]:
         return [steers()]
     if isinstance(steers, Steer):
         return [steers]
+    if isinstance(steers, Recipe):
+        return resolved(steers.steers, fetch.find)
     if not isinstance(steers, Iterable):
         raise UsageError(
             f"{type(steers).__name__} is not a steer",

@@ -1,11 +1,13 @@
-"""A sweep as a coloured table in the terminal: effects by layer and coefficient."""
+"""A sweep as coloured tables in the terminal: effects by layer and coefficient."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -29,15 +31,15 @@ def heat_map(
     choice: tuple[int, int] | None = None,
     width: int = 200,
     caption: str | None = None,
-) -> Table:
+) -> Group:
     """Layers down, coefficients across. Cells above the budget are in brackets; cells within it
     that were scored on some of the texts only are marked.
 
     scores: None before the first row is scored. width: of the terminal; numbers in a narrow one
-    have one decimal less.
+    have one decimal less, and coefficients are in several parts.
     """
     import numpy as np
-    from rich.table import Table
+    from rich.console import Group
     from rich.text import Text
 
     shape = len(grid.rows), grid.n_columns
@@ -50,30 +52,43 @@ def heat_map(
     effects = np.where(np.isnan(costs), np.nan, effects)
     within = effects[(costs <= max_kl) & (effects > 0)]
     top = float(within.max()) if within.size else math.inf
-    table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
-    table.caption, table.caption_justify = caption, "left"
     decimals = 2 if NAMES + CELL * grid.n_columns <= width else 1
-    table.add_column(f"{scores.kind if scores else ''}  ", no_wrap=True)
+    names = max(len(label) for label in grid.labels()) + 3
+    fitting = max(1, (width - max(names, NAMES)) // (CELL - 2 + decimals))
     # The trailing blank aligns a percentage with the digits of a bracketed number.
     heads = [[f"{coefficient} " for coefficient in row.coefficients] for row in grid.rows]
-    for head in heads[0]:
-        table.add_column(head, justify="right", no_wrap=True, min_width=CELL - 4 + decimals)
-    for row, label in enumerate(grid.labels()):
-        if row and heads[row] != heads[row - 1]:
-            table.add_row("", *heads[row], style="bold")
-        cells = [
-            _cell(
-                float(effects[row, column]),
-                within=bool(costs[row, column] <= max_kl),
-                looked=bool(looked[row, column]),
-                share=float(effects[row, column]) / top,
-                chosen=choice == (row, column),
-                decimals=decimals,
-            )
-            for column in range(grid.n_columns)
-        ]
-        table.add_row(Text(f"{label} "), *cells)
-    return table
+
+    def cell(row: int, column: int) -> Text:
+        return _cell(
+            float(effects[row, column]),
+            within=bool(costs[row, column] <= max_kl),
+            looked=bool(looked[row, column]),
+            share=float(effects[row, column]) / top,
+            chosen=choice == (row, column),
+            decimals=decimals,
+        )
+
+    parts: list[Any] = []
+    for start in range(0, grid.n_columns, fitting):
+        columns = range(start, min(start + fitting, grid.n_columns))
+        part = _part(scores.kind if scores else "", [heads[0][c] for c in columns], decimals)
+        for row, label in enumerate(grid.labels()):
+            if row and heads[row] != heads[row - 1]:
+                part.add_row("", *(heads[row][column] for column in columns), style="bold")
+            part.add_row(Text(f"{label} "), *(cell(row, column) for column in columns))
+        parts += [part] if not start else ["", part]
+    return Group(*parts, *([Text(caption, style="dim italic")] if caption else []))
+
+
+def _part(kind: str, heads: Sequence[str], decimals: int) -> Table:
+    """An empty table with a column for each coefficient."""
+    from rich.table import Table
+
+    part = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), header_style="bold")
+    part.add_column(f"{kind}  ", no_wrap=True)
+    for head in heads:
+        part.add_column(head, justify="right", no_wrap=True, min_width=CELL - 4 + decimals)
+    return part
 
 
 def _cell(

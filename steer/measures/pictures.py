@@ -51,6 +51,19 @@ def draw(sweep: dict[str, Any], kind: str) -> bytes:
     return file.getvalue()
 
 
+def _figure(**settings: Any) -> Any:
+    """A figure of matplotlib's that a notebook shows, whatever backend it has."""
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=100)
+            return file.getvalue()
+
+    return Shown(**settings)
+
+
 def figure(sweep: dict[str, Any]) -> Any:
     """A matplotlib figure with effect, cost and the front. sweep: `SweepResult.to_dict()`.
 
@@ -59,25 +72,52 @@ def figure(sweep: dict[str, Any]) -> Any:
     """
     check_format(None)
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
-    shape = len(sweep["rows"]), len(sweep["coefficients"][0])
-    values = {
-        name: np.array([cell[name]["value"] for cell in sweep["cells"]]).reshape(shape)
-        for name in ("effect", "kl")
-    }
-    several = len(set(map(tuple, sweep["coefficients"]))) > 1
-    height = min(9.0, max(3.4, 1.6 + (0.4 if several else 0.26) * shape[0]))
+    n_rows = len(sweep["rows"])
+    blocks = _blocks(sweep["coefficients"])
     with mpl.rc_context(_STYLE):
-        drawing = Figure(figsize=(12, height), layout="constrained")
-        axes = drawing.subplots(1, 3, width_ratios=[1.15, 1.15, 1])
-        _heat(axes[0], values["effect"], values["kl"], sweep, f"effect: {sweep['effect']}")
-        _heat(axes[1], values["kl"], values["kl"], sweep, "cost: KL (nats per token)", cost=True)
-        _front(axes[2], values["effect"], values["kl"], sweep)
+        drawing = _figure(
+            figsize=(12, max(3.4, 1.6 + 0.27 * n_rows + 0.6 * (len(blocks) - 1))),
+            layout="constrained",
+        )
+        # Rows with other coefficients have an axis of their own; the first block is lowest.
+        heights = [len(block) for block in reversed(blocks)]
+        grid = drawing.add_gridspec(
+            len(blocks), 3, width_ratios=[1.15, 1.15, 1], height_ratios=heights
+        )
+        for column, cost in ((0, False), (1, True)):
+            for number, block in enumerate(blocks):
+                axes = drawing.add_subplot(grid[len(blocks) - 1 - number, column])
+                _heat(axes, sweep, block, cost=cost)
+                top, bottom = number == len(blocks) - 1, number == 0
+                if top:
+                    axes.set_title(
+                        "cost: KL (nats/token)" if cost else f"effect: {sweep['effect']}"
+                    )
+                if bottom:
+                    axes.set_xlabel("coefficient")
+        _front(drawing.add_subplot(grid[:, 2]), sweep)
         named = f"{title(sweep)}, {sweep['n']['items']} held-out items"
         marks = "hatched: KL above budget; dotted: text cost above budget; ~: on some of the items"
-        drawing.suptitle(f"{named} ({marks})")
+        drawing.suptitle(f"{named}\n{marks}", fontsize=9)
     return drawing
+
+
+def _blocks(coefficients: Sequence[Sequence[str]]) -> list[range]:
+    """Neighbouring rows with the same coefficients."""
+    starts = [
+        row
+        for row, heads in enumerate(coefficients)
+        if not row or list(heads) != list(coefficients[row - 1])
+    ]
+    return [range(a, b) for a, b in zip(starts, [*starts[1:], len(coefficients)], strict=True)]
+
+
+def _values(sweep: dict[str, Any], name: str) -> Any:
+    """A number of each cell, [rows, coefficients]."""
+    shape = len(sweep["rows"]), len(sweep["coefficients"][0])
+    cells = [cell[name] for cell in sweep["cells"]]
+    return np.array([c["value"] if isinstance(c, dict) else c for c in cells]).reshape(shape)
 
 
 def bars(rows: Sequence[tuple[str, Mapping[str, Interval]]], measures: Sequence[Measure]) -> Any:
@@ -88,11 +128,10 @@ def bars(rows: Sequence[tuple[str, Mapping[str, Interval]]], measures: Sequence[
     """
     check_format(None)
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
     labels = [label for label, _ in rows]
     with mpl.rc_context(_STYLE):
-        drawing = Figure(
+        drawing = _figure(
             figsize=(2 + 2.2 * max(1, len(measures)), 1.2 + 0.3 * len(rows)), layout="constrained"
         )
         panels = drawing.subplots(1, max(1, len(measures)), sharey=True, squeeze=False)[0]
@@ -115,68 +154,57 @@ def title(sweep: dict[str, Any]) -> str:
     return f"{', '.join(vector['name'] for vector in sweep['vectors'])} on {sweep['model']}"
 
 
-def _heat(
-    axes: Any, values: Any, costs: Any, sweep: dict[str, Any], title: str, *, cost: bool = False
-) -> None:
-    """A heat map: cells above the KL budget hatched, above the text budget dotted, and the choice
-    in a double frame."""
+def _heat(axes: Any, sweep: dict[str, Any], block: range, *, cost: bool) -> None:
+    """The rows of a block: numbers on a ramp; above the budget hatched, or by its texts dotted; the
+    choice in a double frame."""
     from matplotlib.patches import Rectangle
 
+    costs = _values(sweep, "kl")
+    every = costs if cost else _values(sweep, "effect")
     within = costs <= sweep["budget"]["kl"]
-    refused, items = (
-        np.array([cell[name] for cell in sweep["cells"]]).reshape(values.shape)
-        for name in ("refused", "items")
-    )
-    looked = items < sweep["n"]["items"]
-    # Cells above the budget do not stretch the ramp.
-    shown = values[within] if within.any() else values
+    refused, looked = _values(sweep, "refused"), _values(sweep, "items") < sweep["n"]["items"]
+    # What is above the budget does not stretch the ramp, which all blocks share.
+    shown = every[within] if within.any() else every
     low, high = float(shown.min()), float(shown.max())
     if not cost and high > 0:
         # Nor do strongly negative effects, which would make all positive ones look alike.
         low = max(low, -high)
+    values = every[block.start : block.stop]
+    heads = sweep["coefficients"][block.start]
     ramp = f"{RAMP}_r" if cost else RAMP
-    # Finer rows and rows of other ops have coefficients of their own, which are in the cells.
-    heads = sweep["coefficients"]
     image = axes.imshow(values, aspect="auto", origin="lower", cmap=ramp, vmin=low, vmax=high)
     chosen = {_chosen_cell(sweep)} if sweep["recommended"] else set()
-    for (row, column), value in np.ndenumerate(values):
+    for (line, column), value in np.ndenumerate(values):
+        row = block.start + line
         red, green, blue, _ = image.cmap(image.norm(value))
         ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.45 else "white"
         if not within[row, column]:
-            patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch="////", linewidth=0)
+            patch = Rectangle((column - 0.5, line - 0.5), 1, 1, hatch="////", linewidth=0)
             patch.set(facecolor="white", edgecolor="0.75")
             axes.add_patch(patch)
             ink = "black"
         elif refused[row, column]:
-            patch = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch=".", linewidth=0)
+            patch = Rectangle((column - 0.5, line - 0.5), 1, 1, hatch=".", linewidth=0)
             patch.set(fill=False, edgecolor=ink, alpha=0.35)
             axes.add_patch(patch)
-        if values.shape[0] <= 16:
-            text = f"{value:.3f}" if cost and value < 1 else f"{value:.2f}"
-            text += "~" if looked[row, column] else ""
-            if heads[row] != heads[0]:
-                text = f"{heads[row][column]}\n{text}"
-            heavy = "bold" if (row, column) in chosen else "normal"
-            axes.text(
-                column, row, text, ha="center", va="center", color=ink, size=6.5, weight=heavy
-            )
-    for row, column in chosen:
-        for colour, width in (("white", 4.5), ("black", 2.0)):
-            frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, zorder=3)
-            frame.set(edgecolor=colour, linewidth=width)
-            axes.add_patch(frame)
-    for row in range(1, len(heads)):
-        if heads[row] != heads[row - 1]:
-            axes.axhline(row - 0.5, color="black", linewidth=1.5)
-    axes.set_xticks(range(len(heads[0])), heads[0], rotation=45)
-    # The two maps are side by side, so only the first names the rows.
-    names = sweep["rows"]
+        text = f"{value:.3f}" if cost and value < 1 else f"{value:.2f}"
+        text += "~" if looked[row, column] else ""
+        heavy = "bold" if (row, column) in chosen else "normal"
+        axes.text(column, line, text, ha="center", va="center", color=ink, size=6.5, weight=heavy)
+        if (row, column) in chosen:
+            for colour, width in (("white", 4.5), ("black", 2.0)):
+                frame = Rectangle((column - 0.5, line - 0.5), 1, 1, fill=False, zorder=3)
+                frame.set(edgecolor=colour, linewidth=width)
+                axes.add_patch(frame)
+    axes.set_xticks(range(len(heads)), heads, rotation=45)
+    # The two maps stand side by side: the second has the rows of the first.
+    names = sweep["rows"][block.start : block.stop]
     axes.set_yticks(range(len(names)), [""] * len(names) if cost else names)
-    axes.set(title=title, xlabel="coefficient")
 
 
-def _front(axes: Any, effects: Any, costs: Any, sweep: dict[str, Any]) -> None:
+def _front(axes: Any, sweep: dict[str, Any]) -> None:
     """Every cell by cost and effect, with lines for the front and the budget."""
+    effects, costs = _values(sweep, "effect"), _values(sweep, "kl")
     floor = 1e-5  # a logarithmic axis has no 0
     axes.scatter(
         np.maximum(costs, floor), effects, s=12, color="0.7", label="cells", edgecolor="none"

@@ -11,14 +11,23 @@ from steer.base.files import shown
 from steer.measures import pictures
 
 _STYLE = """
+:root { color-scheme: light dark; --ink: #111; --page: #fff; --soft: #f4f4f4; --line: #ddd }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --page: #16181d; --soft: #22252c; --line: #3a3f49 }
+}
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
-       color: #111; background: #fff }
-img { width: 100%; height: auto }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid #ddd }
-th:first-child, td:first-child { text-align: left }
-pre { white-space: pre-wrap; background: #f4f4f4; padding: .8rem }
-.texts { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem }
+       color: var(--ink); background: var(--page) }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere }
+.wide { overflow-x: auto }
+img { width: 100%; min-width: 52rem; height: auto; background: #fff; border-radius: .3rem }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line) }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: .8rem }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 1rem }
+.pair h3 { font-size: .9rem; margin: .5rem 0 -.5rem; opacity: .75 }
+.hashes { overflow-wrap: anywhere; opacity: .75 }
+@media (max-width: 40rem) { .pair { grid-template-columns: 1fr } }
 """
 
 
@@ -34,7 +43,8 @@ def page(sweep: dict[str, Any]) -> str:
     parts = [
         f"<h1>{_text(title)}</h1>",
         f"<p>{_text(_verdict(sweep))}</p>",
-        f'<img alt="effect and cost by layer and coefficient" src="data:image/png;base64,{image}">',
+        '<div class="wide"><img alt="effect and cost by layer and coefficient"'
+        f' src="data:image/png;base64,{image}"></div>',
         "<h2>Evidence</h2>",
         _table(["", "value [95 % interval]"], _evidence(sweep)),
         "<h2>Front</h2>",
@@ -47,12 +57,13 @@ def page(sweep: dict[str, Any]) -> str:
         _table(columns, [_cell(c) for c in sweep["cells"]]),
         "<h2>Reproduce</h2>",
         f"<pre>{_text(sweep['command'])}</pre>",
-        f"<p>Weights {_text(sweep['fingerprint'])}, {_text(_hashes(sweep))}.</p>",
+        f'<p class="hashes">Weights {_text(sweep["fingerprint"])}, {_text(_hashes(sweep))}.</p>',
     ]
     body = "\n".join(parts)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}'
-        f"</title><style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
     )
 
 
@@ -95,8 +106,16 @@ def _evidence(sweep: dict[str, Any]) -> list[list[str]]:
 
 def _texts(sweep: dict[str, Any]) -> str:
     pairs = zip(sweep["unsteered_samples"][:4], sweep["samples"][:4], strict=False)
-    cells = "".join(f"<pre>{_text(text)}</pre>" for pair in pairs for text in pair)
-    return f'<div class="texts"><h3>unsteered</h3><h3>steered</h3>{cells}</div>'
+    titles = ("unsteered", "steered")
+    return "".join(
+        '<div class="pair">'
+        + "".join(
+            f"<div><h3>{title}</h3><pre>{_text(text)}</pre></div>"
+            for title, text in zip(titles, pair, strict=True)
+        )
+        + "</div>"
+        for pair in pairs
+    )
 
 
 def _cell(cell: dict[str, Any]) -> list[str]:
@@ -117,7 +136,8 @@ def _interval(interval: dict[str, float] | None) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{_text(column)}</th>" for column in columns)
     body = "".join(f"<tr>{''.join(f'<td>{_text(c)}</td>' for c in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide">{table}</div>'
 
 
 def _text(text: str) -> str:

@@ -64,6 +64,7 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1rem; margin: 2rem 0 .5rem; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; }
 th, td { padding: .2rem .9rem .2rem 0; text-align: right; font-variant-numeric: tabular-nums; }
 th.w, td.w { text-align: left; overflow-wrap: break-word; }
@@ -91,7 +92,7 @@ def page(title: str, traces: Sequence[Trace], readouts: Sequence[Readout]) -> st
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         '<meta http-equiv="Content-Security-Policy"'
         " content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-        '<meta name="viewport" content="width=device-width">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{_safe(title)}</title>\n<style>{_STYLE}{''.join(steps)}</style>\n</head>\n<body>",
         f"<h1>{_safe(title)}</h1>",
         *(_legend(readout, far) for readout, far in zip(readouts, reaches, strict=True)),
@@ -135,7 +136,8 @@ def _summaries(traces: Sequence[Trace], readouts: Sequence[Readout]) -> str:
                 f'<td class="w">{summary.side or ""}</td></tr>'
             )
     head = '<th class="w">text<th class="w">vector<th>max<th>mean<th>last<th class="w">max at'
-    return f'<table>\n<tr>{head}<th class="w">side</tr>\n' + "\n".join(rows) + "\n</table>"
+    table = f'<table>\n<tr>{head}<th class="w">side</tr>\n' + "\n".join(rows) + "\n</table>"
+    return f'<div class="wide">{table}</div>'
 
 
 def _coloured(trace: Trace, column: int, readout: Readout, far: float) -> str:

@@ -1,5 +1,6 @@
 """Contrasting stories drawn from the pocket grammar: `python -m steer.pocket.pairs mood joyful
-gloomy` prints the pairs of examples/contrasts/joyful.jsonl."""
+gloomy` prints the pairs of examples/contrasts/joyful.jsonl; with a number and a seed, such as
+`60 8`, as many others."""
 
 from __future__ import annotations
 
@@ -39,5 +40,6 @@ def story_pairs(
 
 
 if __name__ == "__main__":
-    for pair in story_pairs(sys.argv[1], sys.argv[2], sys.argv[3]):
+    kind, positive, negative, *numbers = sys.argv[1:]
+    for pair in story_pairs(kind, positive, negative, *map(int, numbers)):
         sys.stdout.write(json.dumps(pair) + "\n")

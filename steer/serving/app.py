@@ -1,7 +1,7 @@
-"""The server on Hugging Face: OpenAI's API, and what clients of other servers ask beside it, for
-one model, steered by hooks.
+"""The server on Hugging Face for one model, steered by hooks: OpenAI's API, and endpoints of other
+servers that their clients need.
 
-`SteeringMiddleware` stands before it and serves the page; what it finds of a request stands in the
+`SteeringMiddleware` wraps it and serves the page; it passes what it has read of a request in the
 scope.
 """
 
@@ -31,7 +31,7 @@ from steer.serving.service import BODY, LOG, STEERING, Service, Work, collected
 
 
 def hand_on(body: dict[str, Any], steering: Steering, scope: Any) -> dict[str, Any]:
-    """As `SteeringMiddleware` has it: in this process nothing need be written down again."""
+    """Hand a request on within this process, in the scope instead of a new body."""
     scope[BODY], scope[STEERING] = body, steering
     return {}
 
@@ -44,8 +44,8 @@ def build(
     created: int,
     folder: Path | None = None,
 ) -> FastAPI:
-    """The application, for `SteeringMiddleware` to stand before. created: when it was started.
-    folder: where vectors are saved that are made on the page; None makes none."""
+    """The application, without `SteeringMiddleware`. created: the time of its start. folder: where
+    vectors made on the page are saved; None does not make any."""
     app = FastAPI(title="steer", openapi_url=None, docs_url=None, redoc_url=None)
     service = Service(model, batcher, library, limits.Preparing())
     served = service.served
@@ -56,8 +56,8 @@ def build(
 
     @app.exception_handler(Exception)
     async def failed(_request: Request, error: Exception) -> Response:
-        told = batcher.error(error)
-        return JSONResponse(told.body, told.status)
+        refusal = batcher.error(error)
+        return JSONResponse(refusal.body, refusal.status)
 
     @app.get("/health")
     async def health() -> Response:
@@ -98,33 +98,33 @@ def build(
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        asked = requests.read(request.scope[BODY], requests.Tokenize, served)
-        text = asked.prompt if asked.prompt is not None else asked.content
-        if (text is None) == (asked.messages is None):
-            raise RequestError("name a prompt, or messages", param="prompt")
+        params = requests.read(request.scope[BODY], requests.Tokenize, served)
+        text = params.prompt if params.prompt is not None else params.content
+        if (text is None) == (params.messages is None):
+            raise RequestError("give a prompt or messages", param="prompt")
         notes: list[str] = []
         if text is not None:
-            special = asked.add_special if asked.add_special_tokens is None else None
-            special = asked.add_special_tokens if special is None else special
+            special = params.add_special if params.add_special_tokens is None else None
+            special = params.add_special_tokens if special is None else special
             ids = await service.encode(text, special=special is not False)
         else:
-            ids, notes = await service.encode_chat(asked, request.scope[STEERING])
-        made: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": model.context}
+            ids, notes = await service.encode_chat(params, request.scope[STEERING])
+        answer: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": model.context}
         if notes:
-            made["steer"] = {"notes": notes}
-        if asked.with_pieces:
-            made["tokens"] = [{"id": one, "piece": model.token(one)} for one in ids]
-        if asked.return_token_strs:
-            made["token_strs"] = [model.token(one) for one in ids]
-        return JSONResponse(made)
+            answer["steer"] = {"notes": notes}
+        if params.with_pieces:
+            answer["tokens"] = [{"id": one, "piece": model.token(one)} for one in ids]
+        if params.return_token_strs:
+            answer["token_strs"] = [model.token(one) for one in ids]
+        return JSONResponse(answer)
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
-        asked = requests.read(request.scope[BODY], requests.Detokenize, served)
+        params = requests.read(request.scope[BODY], requests.Detokenize, served)
         size = model.network.config.get_text_config().vocab_size
-        if any(one >= size for one in asked.tokens):
+        if any(one >= size for one in params.tokens):
             raise RequestError(f"token ids are below {size:,}", param="tokens")
-        text = await service.decode(asked.tokens)
+        text = await service.decode(params.tokens)
         return JSONResponse({"prompt": text, "content": text})
 
     if folder is not None:
@@ -154,21 +154,21 @@ async def _answered(request: Request, service: Service, work: Work) -> Response:
         pieces = _streamed(job, answer, usage=usage, log=log)
         return Stream(pieces, media_type="text/event-stream", headers={"cache-control": "no-cache"})
     events = await collected(request, job)
-    made = answer.whole(events)
+    content = answer.whole(events)
     log.append(f"{answer.n_prompt}+{answer.n_new} tokens")
-    return Response(msgspec.json.encode(made), media_type="application/json")
+    return Response(msgspec.json.encode(content), media_type="application/json")
 
 
 async def _streamed(job: Job, answer: Answer, *, usage: bool, log: list[str]) -> AsyncIterator[str]:
     try:
         for chunk in answer.opening(answer.n_choices):
             yield chunk
-        async with aclosing(job.told()) as events:
+        async with aclosing(job.stream()) as events:
             async for event in events:
                 yield answer.event(event)
         for chunk in answer.closing(usage=usage):
             yield chunk
-    except RequestError as refusal:  # the status has gone out already
+    except RequestError as refusal:  # the status has been sent already
         yield sse(refusal.body)
         yield "data: [DONE]\n\n"
     finally:

@@ -1,9 +1,9 @@
-"""A model in a thread of its own, which writes the texts of all requests together.
+"""Continuous batching in a thread: it generates the texts of all requests together.
 
-Each forward gives every text that runs a token, whatever its steers (`steer.generate.together`).
-Texts that have ended, or whose client has left, make room at once. Where there is more to do than
-runs together, requests take turns: the one with the fewest texts running comes first, and one that
-has many gives way.
+Each forward gives every running text a token, whatever its steers (`steer.generate.together`). A
+text that has ended, or whose client has disconnected, leaves at once. If there are more texts than
+can run together, requests take turns: the one with the fewest running texts comes first, and texts
+of one with many are paused.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from steer.serving.metrics import Metrics
 from steer.serving.responses import End, Piece, Token
 from steer.steering.generation import Finish, Row, Sampling
 
-#: Rows that run together at most. A text has one; more where it is guided or its cost is measured.
+#: The most rows that run together. A text has one, or more if it is guided or its cost measured.
 MOST_RUNNING = 32
-#: Other work on the model that waits, at most.
+#: The most other jobs on the model that may wait.
 MOST_WORK = 4
-#: Tokens that a text writes before it gives way to a request that has fewer running.
+#: Tokens of a text before it can be paused for a request with fewer running texts.
 TURN = 16
-#: New tokens for which a text has room kept when it begins; few write as many as they may.
+#: New tokens for which memory is reserved when a text starts; few texts reach their maximum.
 AHEAD = 512
-#: Seconds after which a thread with nothing to do looks whether it is to end.
+#: Seconds between checks of an idle thread whether to end.
 _LOOK = 0.2
-#: OpenAI's number for no chance at all: JSON has no infinity.
+#: OpenAI's number for the log-probability of 0, since JSON has no infinity.
 _NEVER = -9999.0
 
 _FINISH: dict[Finish, Literal["stop", "length"]] = {
@@ -52,24 +52,23 @@ _FINISH: dict[Finish, Literal["stop", "length"]] = {
     "length": "length",
 }
 Event = Piece | End
-#: Lets texts be written while other work on the model waits.
+#: Called by other work on the model, to generate tokens in between.
 Between = Callable[[], None]
 Result = TypeVar("Result")
 
 
 class Abandoned(BaseException):
-    """Raised inside work of which nobody wants the result."""
+    """Raised inside work whose result is no longer wanted."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Rows to be continued.
+    """Rows to continue.
 
-    top: of how many tokens a step log-probabilities are reported, besides the one that is taken;
-    None reports none. streamed: each token is reported as it comes, not at the end. token_ids:
-    whether the ids of new tokens are reported. prefill: token ids that each text begins with.
-    echo: whether the prompt's tokens are reported before the text's, and the token that ends it
-    after them.
+    top: the number of likeliest tokens to report log-probabilities of, besides the sampled one;
+    None reports none. streamed: report each token at once, not at the end. token_ids: report the
+    ids of new tokens. prefill: token ids that each text begins with. echo: report the prompt's
+    tokens before the text's, and the end token after them.
     """
 
     rows: Sequence[Row]
@@ -84,7 +83,7 @@ class Order:
 
 @dataclass(eq=False)
 class Job:
-    """An order under way. gone: nobody waits for it any more."""
+    """An order in progress. gone: set when nobody waits for it any more."""
 
     order: Order
     loop: asyncio.AbstractEventLoop
@@ -96,11 +95,11 @@ class Job:
     running: list[_Text] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
-    async def told(self) -> AsyncGenerator[Event, None]:
-        """What happens, until all rows are over.
+    async def stream(self) -> AsyncGenerator[Event, None]:
+        """The events, until all rows have ended.
 
         Raises:
-            RequestError: it cannot be done.
+            RequestError: the request failed.
         """
         try:
             while (received := await self.received.get()) is not None:
@@ -112,18 +111,18 @@ class Job:
             self.gone.set()
 
     def leave(self) -> None:
-        """Let go of it, from the loop's thread: nothing more is told."""
+        """Abandon the job, from the loop's thread: no more events follow."""
         self.gone.set()
         self.received.put_nowait(None)
 
     def flush(self) -> None:
-        """Tell what has happened, from the model's thread."""
+        """Send the collected events, from the model's thread."""
         if self.events:
-            self.tell(self.events)
+            self.send(self.events)
             self.events = []
 
-    def tell(self, received: list[Event] | RequestError | None) -> None:
-        """From the model's thread."""
+    def send(self, received: list[Event] | RequestError | None) -> None:
+        """Send events, an error or the end (None), from the model's thread."""
         if not self.gone.is_set():
             self.loop.call_soon_threadsafe(self.received.put_nowait, received)
 
@@ -134,14 +133,14 @@ class _Text:
     def __init__(self, model: Model, job: Job, index: int) -> None:
         order = job.order
         self.job, self.index = job, index
-        self.turn = 0  # tokens since it came to run
+        self.turn = 0  # tokens since it was started or resumed
         self._model, self._top = model, order.top
         self._watches = bool(order.steering.watched)
         reports = self._top is not None or order.token_ids or order.echo
         self._describes = reports or self._watches
         self._deltas = TextDeltas(model.decode, order.sampling.stop)
         self._tokens: list[Token] = []
-        self._n_told = self._n_echoed = 0
+        self._n_reported = self._n_echoed = 0
         steering = order.steering
         self._cost = CostMeter() if steering.cost else None
         strengths = [guide.strength for guide in steering.guides]
@@ -161,12 +160,12 @@ class _Text:
 
     @property
     def n_rows(self) -> int:
-        """Rows that it has in a forward."""
+        """The number of its rows in a forward."""
         return len(self.continuation.runs)
 
     @property
     def room(self) -> int:
-        """Tokens that its cache may take before others have ended."""
+        """The tokens to reserve in the cache."""
         one = self.continuation
         ahead = min(one.sampling.max_tokens - len(one.new), AHEAD)
         return one.length + self.n_rows * ahead
@@ -177,7 +176,7 @@ class _Text:
         self._tokens.append(Token(ids[0], self._model.token(ids[0]), None))
         self._tokens += map(self._described, ids[1:], logits)
         self._n_echoed = len(ids)
-        self._tell(self._model.decode(ids), len(ids))
+        self._emit(self._model.decode(ids), len(ids))
 
     def _on_token(self, token: int, logits: Tensor, plain: Tensor | None) -> None:
         if self._cost is not None:
@@ -185,38 +184,38 @@ class _Text:
         if self._describes:
             self._tokens.append(self._described(token, logits))
         if piece := self._deltas.push(token):
-            self._tell(piece, len(self._tokens))
+            self._emit(piece, len(self._tokens))
 
     def finish(self) -> None:
-        """Tell what was held back, and how it ended.
+        """Emit the remaining text and the end.
 
         Raises:
-            GuardError: a guard tripped, and was to be an error.
+            GuardError: a guard with `on_trip` error tripped.
         """
         one = self.continuation
-        made = one.generation()
-        cost = None if self._cost is None else self._cost.cost(one.new[: made.n_tokens])
+        generation = one.generation()
+        cost = None if self._cost is None else self._cost.cost(one.new[: generation.n_tokens])
         piece = self._deltas.finish()
-        n_tokens = self._n_echoed + made.n_tokens
-        if self._n_echoed and made.finish == "end":
+        n_tokens = self._n_echoed + generation.n_tokens
+        if self._n_echoed and generation.finish == "end":
             n_tokens += 1
-        if piece or self._n_told < min(n_tokens, len(self._tokens)):
-            self._tell(piece, n_tokens)
+        if piece or self._n_reported < min(n_tokens, len(self._tokens)):
+            self._emit(piece, n_tokens)
         self.job.events.append(
             End(
                 self.index,
-                _FINISH[made.finish],
-                made.n_tokens,
-                tuple(made.gates),
-                tuple(made.trips),
-                tuple(made.idle),
+                _FINISH[generation.finish],
+                generation.n_tokens,
+                tuple(generation.gates),
+                tuple(generation.trips),
+                tuple(generation.idle),
                 cost,
             )
         )
 
-    def _tell(self, piece: str, n_tokens: int) -> None:
-        tokens = tuple(self._tokens[self._n_told : n_tokens])
-        self._n_told += len(tokens)
+    def _emit(self, piece: str, n_tokens: int) -> None:
+        tokens = tuple(self._tokens[self._n_reported : n_tokens])
+        self._n_reported += len(tokens)
         self.job.events.append(Piece(self.index, piece, tokens))
 
     def _described(self, token: int, logits: Tensor) -> Token:
@@ -237,7 +236,7 @@ class _Text:
 
 
 class Batcher:
-    """The thread. log: is told of bugs."""
+    """The thread. log: called with details of bugs."""
 
     def __init__(
         self, model: Model, log: Callable[[str], None], metrics: Metrics | None = None
@@ -249,7 +248,7 @@ class Batcher:
         self._arrived: queue.Queue[Job] = queue.Queue()
         self._work: queue.Queue[tuple[Callable[[Between], Any], Future[Any]]] = queue.Queue()
         self._jobs: list[Job] = []
-        self._begun: set[_Text] = set()  # what has a cache, running or parked
+        self._begun: set[_Text] = set()  # texts with a cache, running or parked
         self._together = Together(model)
         self._budget, self._room = token_budget(model), cached_tokens(model)
         self._closed = threading.Event()
@@ -260,31 +259,30 @@ class Batcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End what is being done at its next token: torch aborts a process that leaves it so."""
+        """End the thread at the next token; torch aborts a process that exits without this."""
         self._closed.set()
         self._thread.join()
 
     def order(self, order: Order) -> Job:
-        """Begin; from within an event loop.
+        """Start an order, from within an event loop.
 
         Raises:
-            RequestError: too many wait.
+            RequestError: too many requests wait.
         """
         if len(self._jobs) + self._arrived.qsize() >= limits.MOST_REQUESTS:
-            raise RequestError("too many requests wait; try again later", 503, code="busy")
+            raise RequestError("too many requests; try again later", 503, code="busy")
         job = Job(order, asyncio.get_running_loop())
         self._arrived.put_nowait(job)
         return job
 
     def run(self, work: Callable[[Between], Result]) -> Future[Result]:
-        """Have other work done on the model, in its thread.
+        """Run other work on the model in its thread.
 
-        work: gets a function to call where it can wait for a moment. Every text then gets a token
-        more; where nobody waits for the result any more (the future is cancelled), or the server
-        ends, it raises `Abandoned`.
+        work: called with a function that it should call between its steps. This function generates
+        a token of every text; if the future is cancelled or the server ends, it raises `Abandoned`.
 
         Raises:
-            RequestError: too much waits.
+            RequestError: too much work waits.
         """
         if self._work.qsize() >= MOST_WORK:
             raise RequestError("other vectors are being made; try again later", 503, code="busy")
@@ -293,14 +291,14 @@ class Batcher:
         return future
 
     def error(self, error: Exception) -> RequestError:
-        """What a client is told of an error; of a bug, the log has the details."""
+        """The error for the client; details of a bug go to the log."""
         if isinstance(error, RuntimeError) and ran_out(error):
-            return RequestError("memory is short; ask for less, or later", 503, code="busy")
-        told = request_error(error)
-        if told is not None:
-            return told
+            return RequestError("out of memory; request less, or later", 503, code="busy")
+        refusal = request_error(error)
+        if refusal is not None:
+            return refusal
         self._log("".join(traceback.format_exception(error)))
-        return RequestError("the server failed; its log says how", 500)
+        return RequestError("the server failed; see its log", 500)
 
     def _serve(self) -> None:
         while not self._closed.is_set():
@@ -310,13 +308,13 @@ class Batcher:
                 self._do(*self._work.get_nowait())
 
     def _turn(self) -> None:
-        """Give every text that runs a token more."""
+        """Generate one more token of every running text."""
         for job in [one for one in self._jobs if one.gone.is_set()]:
             self._drop(job)
         try:
             self._admit()
             self._together.step()
-        except Exception as error:  # none of what ran can go on; what waits can
+        except Exception as error:  # ends all running texts, but none that wait
             self._together.clear()
             for job in [one for one in self._jobs if one.running]:
                 self._fail(job, error)
@@ -342,7 +340,7 @@ class Batcher:
                 future.set_result(result)
 
     def _receive(self, *, wait: bool) -> None:
-        """Take in what has arrived, or arrives soon."""
+        """Receive new orders; wait for one if told to."""
         while True:
             try:
                 job = self._arrived.get(timeout=_LOOK) if wait else self._arrived.get_nowait()
@@ -352,13 +350,13 @@ class Batcher:
             try:
                 indices = range(len(job.order.rows))
                 job.waiting = [_Text(self._model, job, index) for index in indices]
-            except Exception as error:  # of this order; the next one has its turn
-                job.tell(self.error(error))
+            except Exception as error:  # ends only this order
+                job.send(self.error(error))
                 continue
             self._jobs.append(job)
 
     def _admit(self) -> None:
-        """Have texts run whose turn it is."""
+        """Start or resume the next texts."""
         chosen: list[_Text] = []
         n_tokens = 0
         while (text := self._next()) is not None and self._make_room(text, chosen):
@@ -368,20 +366,20 @@ class Batcher:
             text.turn = 0
             chosen.append(text)
             n_tokens += 0 if text.continuation.new else len(text.continuation.prompt)
-            if n_tokens >= self._budget:  # the others write a token between two long prompts
+            if n_tokens >= self._budget:  # other texts get a token between two long prompts
                 break
         if chosen:
             self._together.add([text.continuation for text in chosen])
 
     def _next(self) -> _Text | None:
-        """The text that is to run next: of the request that has the fewest, and the first of it."""
+        """The next text to run: the first of the request with the fewest running texts."""
         waiting = [job for job in self._jobs if job.waiting]
         if not waiting:
             return None
         return min(waiting, key=lambda job: len(job.running)).waiting[0]
 
     def _make_room(self, text: _Text, chosen: Sequence[_Text]) -> bool:
-        """Whether a text can run now, if need be in place of one of a request that has more."""
+        """Whether a text can run now, if necessary by pausing one of a request with more."""
         running = [one for job in self._jobs for one in job.running]
         if running and text not in self._begun:
             taken = sum(one.room for one in self._begun)
@@ -402,12 +400,12 @@ class Batcher:
         one = max(giving, key=lambda one: (len(one.job.running), one.turn))
         self._together.park(one.continuation)
         one.job.running.remove(one)
-        # Before those of its request that have not begun: what has begun takes memory.
+        # Before texts of its request that have not started, since this one takes memory.
         one.job.waiting.insert(0, one)
         return True
 
     def _report(self) -> None:
-        """Tell what the last forward brought."""
+        """Report the events of the last forward."""
         for job in list(self._jobs):
             for text in list(job.running):
                 text.turn += 1
@@ -430,7 +428,7 @@ class Batcher:
                     job.flush()
                 if is_over:
                     self._jobs.remove(job)
-                    job.tell(None)
+                    job.send(None)
 
     def _count(self, text: _Text) -> None:
         order, end = text.job.order, text.job.events[-1]
@@ -441,7 +439,7 @@ class Batcher:
         self._metrics.add("steer_idle_steers_total", len(end.idle))
 
     def _fail(self, job: Job, error: Exception) -> None:
-        job.tell(self.error(error))
+        job.send(self.error(error))
         self._drop(job)
 
     def _drop(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""How much one client may ask of the server, so that none keeps the others waiting. No torch."""
+"""Limits on requests, so that no client blocks the others. No torch."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from steer.serving.errors import RequestError
 
 Result = TypeVar("Result")
 
-#: Bytes of a body; as many are read at once without leaving the event loop.
+#: The most bytes of a body, and those of a body small enough to parse in the event loop.
 MAX_BODY = 4_000_000
 SMALL_BODY = 50_000
-#: Fields of a body, and the length of a name.
+#: The most fields of a body, and the longest name.
 MOST_FIELDS, LONGEST_NAME = 100, 100
-#: Commas, brackets and quotes of a body: what its JSON takes in time and memory.
+#: The most commas, brackets and quotes of a body, which bound the time and memory of its JSON.
 MOST_MARKS = {",": 500_000, "[": 20_000, "{": 20_000, '"': 100_000}
 #: Continuations of one request, prompts times `n`.
 MOST_CHOICES = 128
 #: Log-probabilities in one answer: choices times tokens times those of a token.
 MOST_LOGPROBS = 500_000
-#: Logits of a prompt that is reported: tokens times vocabulary.
+#: Logits of an echoed prompt: tokens times vocabulary.
 MOST_LOGITS = 500_000_000
-#: Requests that are being answered or wait.
+#: Requests in progress or waiting.
 MOST_REQUESTS = 256
 MOST_CONNECTIONS = 512
-#: Seconds for the head of a request, for its body, and until a client reads what it is sent.
+#: Timeouts in seconds for the head of a request, for its body, and for a client to read.
 HEAD_SECONDS, BODY_SECONDS, SEND_SECONDS = 10.0, 60.0, 60.0
-#: Seconds for a chat template and the tokenizer.
+#: Timeout in seconds for the chat template and the tokenizer.
 PREPARE_SECONDS = 10.0
 
 
 class _TookTooLong(BaseException):
-    """Raised inside a thread by the one that waits for it."""
+    """Raised in a thread by the thread that waits for it."""
 
 
 class Preparing:
-    """Threads for what takes long enough to hold up the event loop, and may never end by itself,
-    such as a chat template that loops."""
+    """Threads for work that would block the event loop and may never end, such as a chat template
+    with an infinite loop."""
 
     def __init__(self, n_threads: int = 2) -> None:
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="prepare")
@@ -49,10 +49,10 @@ class Preparing:
     async def run(
         self, function: Callable[[], Result], what: str, seconds: float | None = None
     ) -> Result:
-        """What `function` returns.
+        """Run `function` and return its result.
 
         Raises:
-            RequestError: it takes longer than that; `what` names it.
+            RequestError: it takes too long. what: its name for the message.
         """
         seconds = PREPARE_SECONDS if seconds is None else seconds
         task = _Task(function)
@@ -90,7 +90,7 @@ class _Task:
                 self._thread = None
 
     def interrupt(self) -> None:
-        """Raise in its thread, at the next step of Python's."""
+        """Raise an exception in its thread, at the next bytecode."""
         with self._lock:
             if self._thread is not None:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(

@@ -1,6 +1,8 @@
-"""Vectors that are made on the page: from pairs of texts, by the model that the server has.
+"""Vectors that are made on the page, by the model that the server has: from pairs of texts, or from
+words, under which the model answers everyday questions.
 
     POST /page/vectors   {"name": "warm", "pairs": [{"positive": "...", "negative": "..."}]}
+    POST /page/vectors   {"name": "warm", "word": "warm", "against": "cold"}
     POST /page/save      {"name": "warm"}
 
 The first streams events: how far it has come, and then the vector with its diagnostics, as
@@ -15,18 +17,21 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from steer.base.errors import SteerError
+from steer.base.errors import InputError, SteerError
 from steer.base.files import safe_name
-from steer.base.progress import Advance, Progress
+from steer.base.progress import Advance, Picture, Progress
+from steer.concepts.make import make
+from steer.concepts.settings import QUICK, MakeSettings
+from steer.concepts.words import understood
 from steer.contrasts import contrast_files
-from steer.contrasts.contrasts import Contrasts, ContrastSource
+from steer.contrasts.contrasts import ContrastSource
 from steer.contrasts.frame import Frame
 from steer.contrasts.records import records_in
 from steer.contrasts.schema import Names
@@ -45,7 +50,12 @@ VECTORS, SAVE = "/page/vectors", "/page/save"
 #: Pairs, and characters in all of them.
 MOST_PAIRS, MOST_CHARACTERS = 2_000, 1_000_000
 _Name = Annotated[str, Meta(min_length=1, max_length=60)]
+_Word = Annotated[str, Meta(min_length=1, max_length=2_000)]
 _Text = Annotated[str, Meta(min_length=1, max_length=20_000)]
+
+
+#: Makes a vector, and says what is known of it besides.
+Work = Callable[[Progress], tuple[SteeringVector, dict[str, Any]]]
 
 
 class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,10 +66,13 @@ class Pair(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Making(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /page/vectors. chat: each text is what a user says, in the chat template."""
+    """POST /page/vectors: from pairs, or from a word, alone or against another one. chat: each text
+    of a pair is what a user says, in the chat template."""
 
     name: _Name
-    pairs: Annotated[tuple[Pair, ...], Meta(min_length=2, max_length=MOST_PAIRS)]
+    pairs: Annotated[tuple[Pair, ...], Meta(min_length=2, max_length=MOST_PAIRS)] | None = None
+    word: _Word | None = None
+    against: _Word | None = None
     description: Annotated[str, Meta(max_length=500)] = ""
     chat: bool = False
 
@@ -87,45 +100,84 @@ class Workshop:
         """
         asked = _read(body, Making)
         self._check_name(asked.name)
-        if sum(len(one.positive) + len(one.negative) for one in asked.pairs) > MOST_CHARACTERS:
+        if (asked.pairs is None) == (asked.word is None) or (asked.against and not asked.word):
+            raise RequestError("name pairs, or a word and perhaps another one", param="pairs")
+        try:
+            work = self._from_pairs(asked) if asked.word is None else self._from_words(asked)
+        except SteerError as error:
+            param = "pairs" if asked.word is None else "word"
+            raise RequestError(_said(error), param=param) from None
+        return self._events(asked.name, work)
+
+    def _from_pairs(self, asked: Making) -> Work:
+        """
+        Raises:
+            SteerError: the pairs are not such.
+            RequestError: they are too long.
+        """
+        pairs = asked.pairs or ()
+        if sum(len(one.positive) + len(one.negative) for one in pairs) > MOST_CHARACTERS:
             raise RequestError(
                 f"the pairs have more than {MOST_CHARACTERS:,} characters: use steer extract",
                 param="pairs",
             )
-        try:
-            contrasts = _contrasts(asked)
-        except SteerError as error:
-            raise RequestError(str(error), param="pairs") from None
-        return self._events(asked, contrasts)
+        source = ContrastSource(file="pairs", names=Names(), frame=Frame(None, asked.chat, None))
+        rows = [msgspec.to_builtins(pair) for pair in pairs]
+        contrasts = contrast_files.read(source, lambda _: records_in(rows, "pairs"))
+        fit = FitSettings(name=asked.name, description=asked.description)
 
-    async def _events(self, asked: Making, contrasts: Contrasts) -> AsyncIterator[str]:
+        def work(progress: Progress) -> tuple[SteeringVector, dict[str, Any]]:
+            workers = InProcess(self.model)
+            done = extract(workers, contrasts, ReadSettings(), fit, progress=progress)
+            return done.best.sealed(), {"warnings": warnings(done.best.metadata)}
+
+        return work
+
+    def _from_words(self, asked: Making) -> Work:
+        """
+        Raises:
+            SteerError: the words name no concept.
+        """
+        concept = understood(asked.word or "", asked.against, name=asked.name).concept
+        if asked.description:
+            concept = replace(concept, description=asked.description)
+
+        def work(progress: Progress) -> tuple[SteeringVector, dict[str, Any]]:
+            [made] = make(self.model, [concept], MakeSettings(**QUICK), progress)
+            report = made.report
+            if made.vector is None:
+                raise InputError(report.reason, hint=report.hint)
+            weak = [] if report.works else [f"it is hardly worth keeping: {report.reason}"]
+            found = [*weak, *warnings(made.vector.metadata)]
+            return made.vector.sealed(), {"warnings": found, "report": report.to_dict()}
+
+        return work
+
+    async def _events(self, name: str, work: Work) -> AsyncIterator[str]:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
         def tell(event: dict[str, Any] | None) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        def work(between: Between) -> SteeringVector:
-            fit = FitSettings(name=asked.name, description=asked.description)
-            progress = _telling(tell, between)
-            done = extract(InProcess(self.model), contrasts, ReadSettings(), fit, progress=progress)
-            return done.best.sealed()
-
-        future = self.batcher.run(work)
+        try:
+            future = self.batcher.run(lambda between: work(_telling(tell, between)))
+        except RequestError as refusal:
+            yield _line(refusal.body)
+            return
         future.add_done_callback(lambda _: tell(None))
         try:
             while (event := await events.get()) is not None:
                 yield _line(event)
-            vector = future.result()
-            self._check_name(asked.name)
-            self.library.vectors[asked.name] = vector
-            self.library.unsaved.add(asked.name)
-            found = {"vector": describe(asked.name, vector.metadata)}
-            yield _line(found | {"warnings": warnings(vector.metadata)})
+            vector, more = future.result()
+            self._check_name(name)
+            self.library.vectors[name] = vector
+            self.library.unsaved.add(name)
+            yield _line({"vector": describe(name, vector.metadata) | {"saved": False}} | more)
         except CancelledError:  # the server ends
             yield _line(RequestError("the server is stopped", 503).body)
-        except RequestError as refusal:
-            yield _line(refusal.body)
+        except SteerError as error:
+            yield _line(RequestError(_said(error)).body)
         except Exception as error:
             yield _line(self.batcher.error(error).body)
         finally:
@@ -171,10 +223,9 @@ def _read(body: dict[str, Any], kind: type[Any]) -> Any:
         raise RequestError(str(error), code="bad_request") from None
 
 
-def _contrasts(asked: Making) -> Contrasts:
-    source = ContrastSource(file="pairs", names=Names(), frame=Frame(None, asked.chat, None))
-    rows = [msgspec.to_builtins(pair) for pair in asked.pairs]
-    return contrast_files.read(source, lambda _: records_in(rows, "pairs"))
+def _said(error: SteerError) -> str:
+    """An error and its hint, for somebody who reads a page."""
+    return f"{error} ({error.hint})" if error.hint else str(error)
 
 
 def _telling(tell: Callable[[dict[str, Any]], None], between: Between) -> Progress:
@@ -182,12 +233,12 @@ def _telling(tell: Callable[[dict[str, Any]], None], between: Between) -> Progre
 
     @contextmanager
     def progress(what: str, total: int) -> Iterator[Advance]:
-        done = 0
+        done = 0.0
 
-        def advance(count: int, note: str | None = None) -> None:
+        def advance(count: float, note: str | None = None, picture: Picture | None = None) -> None:
             nonlocal done
             done += count
-            tell({"progress": {"what": what, "done": done, "total": total}})
+            tell({"progress": {"what": what, "done": round(done), "total": total}})
             between()
 
         tell({"progress": {"what": what, "done": 0, "total": total}})

@@ -1,4 +1,4 @@
-"""The messages of a request as the model's prompt: what `steer apply --chat` gives for the same."""
+"""The messages of a request as the model's prompt, the same as with `steer apply --chat`."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from steer.serving import requests
 from steer.serving.errors import RequestError
 from steer.serving.library import Steering
 
-#: Fields of a message that a chat template may use, beside its role and content.
+#: Fields of a message that a chat template may use, besides its role and content.
 _EXTRA = ("name", "tool_calls", "tool_call_id", "function_call", "refusal", "annotations")
 
 
 def render(
     model: Model,
-    asked: requests.Chat | requests.Tokenize,
+    params: requests.Chat | requests.Tokenize,
     steering: Steering,
     condition: str | None = None,
 ) -> tuple[str, list[str]]:
-    """The text that the model continues, and notes for the client. condition: a system message that
-    goes before the messages, which have none of their own then.
+    """The text that the model continues, and notes for the client.
 
-    The template gets the arguments that the server was started with and the request's own
-    `chat_template_kwargs`; where there are none, those that the request's vectors were read with.
-    A note says so, and which fields of messages the template ignores.
+    condition: a system message to put before messages that have none. The template gets the
+    server's arguments and the request's own `chat_template_kwargs`; without any, those with which
+    the request's vectors were recorded, which is noted. Other notes name fields of messages that
+    the template ignores.
 
     Raises:
-        RequestError: there is no template, it fails, or does not take what is asked.
+        RequestError: there is no template, it fails, or does not support the request.
     """
-    if asked.continue_final_message and asked.add_generation_prompt:
+    if params.continue_final_message and params.add_generation_prompt:
         raise RequestError(
             "continue_final_message and add_generation_prompt exclude each other",
             param="continue_final_message",
         )
     settings, notes = steering.template_settings(
-        model.template_settings, asked.chat_template_kwargs or {}
+        model.template_settings, params.chat_template_kwargs or {}
     )
     template = ChatTemplate(model.tokenizer, model.identity.id, settings, notes.append)
     if not template.exists:
         raise RequestError(f"{model.identity.id} has no chat template", param="messages")
-    if asked.chat_template_kwargs:
+    if params.chat_template_kwargs:
         template.check_arguments()
-    unfinished = bool(asked.continue_final_message)
-    ask = not unfinished if asked.add_generation_prompt is None else asked.add_generation_prompt
-    messages = _messages(model, asked, steering)
+    unfinished = bool(params.continue_final_message)
+    ask = not unfinished if params.add_generation_prompt is None else params.add_generation_prompt
+    messages = _messages(model, params, steering)
     if condition is not None:
         if messages and messages[0].role in ("system", "developer"):
             raise RequestError(
@@ -62,17 +62,17 @@ def render(
 
 
 def _messages(
-    model: Model, asked: requests.Chat | requests.Tokenize, steering: Steering
+    model: Model, params: requests.Chat | requests.Tokenize, steering: Steering
 ) -> list[Message]:
-    """The messages as chat templates know them, with the system message of a recipe before them.
+    """The messages for the chat template, after the system message of a recipe, if any.
 
     Raises:
-        RequestError: a role that the template does not know.
+        RequestError: the template does not know a role.
     """
     source = str(getattr(model.tokenizer, "chat_template", None) or "")
     messages = [
         _message(turn, f"messages[{index}]", source)
-        for index, turn in enumerate(asked.messages or ())
+        for index, turn in enumerate(params.messages or ())
     ]
     system = steering.settings.get("system")
     if system is not None and messages and messages[0].role not in ("system", "developer"):

@@ -1,4 +1,4 @@
-"""What the server counts, as Prometheus reads it. No torch."""
+"""The server's metrics, in Prometheus' format. No torch."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-#: Seconds, upper bounds of the classes of a histogram.
+#: Upper bounds of the histogram's bins, in seconds.
 _BOUNDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _HELP = {
     "steer_requests_total": ("counter", "Requests, by path and status."),
-    "steer_prompt_tokens_total": ("counter", "Tokens of prompts that were read."),
-    "steer_generated_tokens_total": ("counter", "Tokens that were written."),
-    "steer_steered_texts_total": ("counter", "Texts that were written under a steer."),
-    "steer_idle_steers_total": ("counter", "Steers that acted nowhere in a text."),
-    "steer_texts_running": ("gauge", "Texts that are being written."),
-    "steer_texts_waiting": ("gauge", "Texts that wait for their turn."),
+    "steer_prompt_tokens_total": ("counter", "Prompt tokens."),
+    "steer_generated_tokens_total": ("counter", "Generated tokens."),
+    "steer_steered_texts_total": ("counter", "Texts generated under a steer."),
+    "steer_idle_steers_total": ("counter", "Steers without effect in a text."),
+    "steer_texts_running": ("gauge", "Texts in generation."),
+    "steer_texts_waiting": ("gauge", "Waiting texts."),
 }
 
 
 class Metrics:
-    """Counters and gauges, for any thread."""
+    """Counters and gauges; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,29 +29,29 @@ class Metrics:
         self._gauges: dict[str, Callable[[], float]] = {}
 
     def add(self, name: str, value: float = 1, **labels: str) -> None:
-        """Count."""
+        """Add to a counter."""
         inside = ",".join(f'{key}="{text}"' for key, text in labels.items())
         with self._lock:
             self._counts[f"{name}{{{inside}}}" if inside else name] += value  # type: ignore[assignment]
 
     def gauge(self, name: str, value: Callable[[], float]) -> None:
-        """What is asked when somebody looks."""
+        """Register a gauge. value: a function that returns its current value."""
         self._gauges[name] = value
 
     def observe(self, seconds: float) -> None:
-        """How long a request took."""
+        """Record the duration of a request."""
         with self._lock:
             self._seconds.update([next((one for one in _BOUNDS if seconds <= one), float("inf"))])
             self._counts["steer_request_seconds_sum"] += seconds  # type: ignore[assignment]
             self._counts["steer_request_seconds_count"] += 1
 
     def text(self) -> str:
-        """All of it, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         with self._lock:
             counts, seconds = dict(self._counts), dict(self._seconds)
         lines = []
-        for name, (kind, told) in _HELP.items():
-            lines += [f"# HELP {name} {told}", f"# TYPE {name} {kind}"]
+        for name, (kind, description) in _HELP.items():
+            lines += [f"# HELP {name} {description}", f"# TYPE {name} {kind}"]
             if name in self._gauges:
                 lines.append(f"{name} {self._gauges[name]():g}")
             elif kind == "counter":

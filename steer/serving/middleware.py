@@ -1,10 +1,9 @@
-"""What stands before a server that generates: it lets in who may come in, and reads how a request
-is to be steered.
+"""Middleware of a server that generates text: it controls access, and reads the steering fields.
 
-An ASGI application round another one, which may be vLLM's. It lets through only the paths that it
-knows to be steered, so that `steer` is never dropped in silence; takes the fields of steering out
-of the body; and asks the server that it guards, before that says that it is up, whether steers
-change its answers. No torch.
+It is an ASGI application around another one, which may be vLLM's. It only passes on paths that are
+known to be steered, so that `steer` is never silently ignored, and removes the fields of steering
+from the body. Before it reports that the server is up, it checks that steers change the server's
+answers. No torch.
 """
 
 from __future__ import annotations
@@ -39,19 +38,19 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _MOST_HEADER = 4_000
 VECTORS, MODELS = "/v1/vectors", "/v1/models"
-#: What anybody may read, key or not, beside the files of the page: whether the server is up, and
-#: the description of the API.
+#: Paths that need no key, like the files of the page: the server's health, and the description of
+#: the API.
 _OPEN = ("/health", "/docs", "/openapi.json")
-#: What the page shows: the model, and what requests can name.
+#: The state for the page: the model, and the names for requests.
 STATE = "/page/state"
 _GET = (*_OPEN, STATE, "/version", "/metrics", "/api/version", "/api/tags", MODELS, VECTORS)
 STEERED = ("/v1/completions", "/v1/chat/completions", "/api/chat", "/api/generate")
 _POST = (*STEERED, "/tokenize", "/detokenize")
-#: What the page makes and saves, where the server says that it can (`about`).
+#: Paths to make and save vectors on the page, if `about` has that feature.
 _MADE = ("/page/vectors", "/page/save")
-#: Any tokens: what is edited changes whatever they say.
+#: Arbitrary tokens, since steers change any text.
 PROBE = {"prompt": [1, 2, 3, 4], "max_tokens": 1, "temperature": 0, "logprobs": 5}
-#: Nats by which engines that round otherwise in other batches are apart, and no steers are.
+#: The largest difference in nats that can come from rounding in another batch.
 _SAME = 0.05
 
 
@@ -67,11 +66,11 @@ def is_local(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """Access control.
 
-    api_key: what clients have to send. local: the server listens on this machine alone, so what
-    comes under another name comes from a page of somebody else's (DNS rebinding). origins: of pages
-    that may call it besides its own.
+    api_key: the key that clients must send. local: whether the server only listens on this machine,
+    so that a request for another host name comes from a foreign page (DNS rebinding). origins: of
+    pages that may call it besides its own.
     """
 
     api_key: str | None = None
@@ -79,9 +78,10 @@ class Access:
     origins: tuple[str, ...] = ()
 
     def check(self, headers: dict[bytes, bytes], *, needs_key: bool) -> None:
-        """
+        """Check a request.
+
         Raises:
-            RequestError: this one may not.
+            RequestError: it is not allowed.
         """
         host = _hostname(headers.get(b"host", b""))
         if self.local and not is_local(host):
@@ -100,21 +100,23 @@ class Access:
                 raise RequestError("the API key is missing or wrong", 401, code="invalid_api_key")
 
     def is_own(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether a page of this server asks."""
+        """Whether the request comes from the server's own page."""
         return urlsplit(headers[b"origin"]).netloc == headers.get(b"host")
 
     def allowed(self, headers: dict[bytes, bytes]) -> bytes | None:
-        """The origin of a page that may ask, if one does."""
+        """The origin of the request, if it is allowed."""
         origin = headers.get(b"origin", b"")
         return origin if origin.decode("latin-1") in self.origins else None
 
 
 class SteeringMiddleware:
-    """app: the server behind. hand_on: what its body has to be for this steering; it may put that
-    into the scope in place of the body. served: the model's name, None where only the server behind
-    knows it. about: what the page shows of the model. log: gets a line for each vector that is left
-    out. log_request: gets a line for each request, without its texts. on_up: is called once the
-    server answers and steers.
+    """The middleware.
+
+    app: the inner server. hand_on: returns the inner server's body for a request with this
+    steering; it may put data into the scope instead. served: the model's name, None if only the
+    inner server knows it. about: the model's description for the page. log: called with a line for
+    each vector that is left out. log_request: called with a line for each request, without its
+    texts. on_up: called once the server answers and steers.
     """
 
     def __init__(
@@ -136,16 +138,16 @@ class SteeringMiddleware:
         self._about = dict(about or {"model": served})
         self._metrics = metrics or Metrics()
         self._log, self._log_request = log, log_request
-        #: Why it did not start, if that was the reason.
+        #: The reason if the check of steering failed.
         self.failure: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """The ASGI interface."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, self._when_checked(scope.get("app") or self, send))
         elif scope["type"] == "http":
             await self._answer(scope, receive, send)
-        else:  # sockets steer nothing
+        else:  # web sockets are not supported
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,17 +172,17 @@ class SteeringMiddleware:
         except asyncio.TimeoutError:
             if not status:
                 raise
-            # A client that does not read: closing the connection is all that can be done.
-            raise ConnectionError("the client does not read what it is sent") from None
+            # The client does not read: the only remedy is to close the connection.
+            raise ConnectionError("the client does not read the answer") from None
         finally:
             seconds = time.monotonic() - began
             path = scope["path"] if scope["path"] in (*_GET, *_POST, *_MADE) else "other"
             self._metrics.add("steer_requests_total", path=path, status=str(status))
             if path in STEERED:
                 self._metrics.observe(seconds)
-                told = " ".join(scope.get("steer.log", ()))
+                log = " ".join(scope.get("steer.log", ()))
                 self._log_request(
-                    f"{scope['method']} {path} {status} {seconds:.2f} s {told}".rstrip()
+                    f"{scope['method']} {path} {status} {seconds:.2f} s {log}".rstrip()
                 )
 
     def _cors(self, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
@@ -229,7 +231,7 @@ class SteeringMiddleware:
             await self._steered(scope, headers, receive, send)
 
     def _state(self) -> dict[str, Any]:
-        """What the page shows when it opens."""
+        """The state that the page shows when it opens."""
         library = self._library
         return self._about | {
             "version": __version__,
@@ -239,8 +241,8 @@ class SteeringMiddleware:
         }
 
     async def _list_models(self, scope: Scope, name: str, receive: Receive, send: Send) -> None:
-        """The models of the server behind, each also under every vector and recipe; with a name,
-        that one alone.
+        """Answer with the inner server's models, each also with every vector and recipe; with a
+        name, with that one only.
 
         Raises:
             RequestError: there is no model of that name.
@@ -297,13 +299,13 @@ class SteeringMiddleware:
         steering = self._library.steering(fields, alias)
         await self._check(body, steering, scope)
         data = json.dumps(self._hand_on(body, steering, scope)).encode()
-        # A scope of its own: what is behind may keep it.
+        # A separate scope, since the inner server may keep it.
         behind = {**scope, "headers": with_length(scope, len(data))}
         behind["steer.log"] = scope["steer.log"] = [str(steer) for steer in steering.steers]
-        await self._app(behind, to_be_read(data, receive), _telling(send, self._told(steering)))
+        await self._app(behind, to_be_read(data, receive), _telling(send, self._header(steering)))
 
     def _take_alias(self, body: dict[str, Any]) -> str | None:
-        """The name behind the model's, which is taken away."""
+        """Remove the vector's or recipe's name from the model's, and return it."""
         model = body.get("model")
         if not isinstance(model, str):
             return None
@@ -314,7 +316,7 @@ class SteeringMiddleware:
         return alias
 
     async def _allow(self, send: Send) -> None:
-        """A page may go on to ask; `Access.check` has looked whose it is."""
+        """Answer the preflight request of a page that `Access.check` has allowed."""
         headers = [
             (b"access-control-allow-methods", b"GET, POST"),
             (b"access-control-allow-headers", b"authorization, content-type"),
@@ -323,15 +325,15 @@ class SteeringMiddleware:
         await send({"type": "http.response.start", "status": 204, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
-    def _told(self, steering: Steering) -> str:
-        """What was done, in as many letters as a header has."""
-        told = json.dumps([self._library.as_asked(steer) for steer in steering.steers])
+    def _header(self, steering: Steering) -> str:
+        """The steers for the header, shortened if they are too long."""
+        steers = json.dumps([self._library.as_asked(steer) for steer in steering.steers])
         names = [{"vector": self._library.name(steer.vector)} for steer in steering.steers]
-        return told if len(told) <= _MOST_HEADER else json.dumps(names)
+        return steers if len(steers) <= _MOST_HEADER else json.dumps(names)
 
     def _when_checked(self, whole: Application, send: Send) -> Send:
-        """Says that the server is up once it is known to steer. whole: the application that this
-        is a part of, or it itself."""
+        """Report that the server is up once it is known to steer. whole: the application of which
+        this is a part, or this itself."""
 
         async def checked(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
@@ -345,8 +347,8 @@ class SteeringMiddleware:
         return checked
 
     async def _examined(self, whole: Application) -> str | None:
-        """Ask for one token under each vector, and leave those out that change nothing; what is
-        wrong with the server, if anything is."""
+        """Generate one token under each vector, and leave out vectors that change nothing. Returns
+        the reason if the server does not steer."""
         key = self._access.api_key
         headers = {"authorization": f"Bearer {key}"} if key else {}
         transport = httpx.ASGITransport(app=whole)
@@ -358,8 +360,8 @@ class SteeringMiddleware:
                 answer = await client.post(STEERED[0], json=PROBE | {"steer": steer})
                 if answer.status_code != 200:
                     raise RequestError(_reason(answer))
-                told: dict[str, float] = answer.json()["choices"][0]["logprobs"]["top_logprobs"][0]
-                return told
+                top: dict[str, float] = answer.json()["choices"][0]["logprobs"]["top_logprobs"][0]
+                return top
 
             try:
                 plain = await ask([])
@@ -374,8 +376,8 @@ class SteeringMiddleware:
                 if faults and len(faults) == len(self._library.vectors):
                     return f"it runs, but {next(iter(faults.values()))} in it"
                 if _distance(plain, await ask([])) > max(2 * noise, _SAME):
-                    return "what is not steered is answered otherwise after what is"
-            except Exception as error:  # the server behind may fail in any way
+                    return "unsteered answers change after steered ones"
+            except Exception as error:  # the inner server may fail in any way
                 return str(error)
         for name, fault in faults.items():
             self._library.leave_out(name)
@@ -391,7 +393,7 @@ def _reason(answer: httpx.Response) -> str:
 
 
 def _distance(one: dict[str, float], other: dict[str, float]) -> float:
-    """The largest difference of a token's log-probability, of the tokens that both name."""
+    """The largest difference of log-probabilities among tokens that both have."""
     shared = one.keys() & other.keys()
     return max((abs(one[token] - other[token]) for token in shared), default=math.inf)
 
@@ -404,10 +406,10 @@ def _hostname(host: bytes) -> str:
 
 
 async def _object(headers: dict[bytes, bytes], receive: Receive) -> dict[str, Any]:
-    """The body of a request.
+    """The parsed body of a request.
 
     Raises:
-        RequestError: as `_body` and `_parsed`.
+        RequestError: as in `_body` and `_parsed`.
     """
     data = await _body(receive)
     if len(data) <= limits.SMALL_BODY:
@@ -416,10 +418,10 @@ async def _object(headers: dict[bytes, bytes], receive: Receive) -> dict[str, An
 
 
 def _parsed(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
-    """The body, which nothing behind will read in another way.
+    """Parse a body strictly, so that the inner server cannot read it differently.
 
     Raises:
-        RequestError: it is no JSON object, or seems to ask for steering where nothing looks.
+        RequestError: it is not a JSON object, or has a steering field in the wrong place.
     """
     kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
     if kind != b"application/json":
@@ -449,10 +451,10 @@ def _parsed(headers: dict[bytes, bytes], data: bytes) -> dict[str, Any]:
 
 
 async def _body(receive: Receive) -> bytes:
-    """All of it.
+    """The complete body.
 
     Raises:
-        RequestError: it is too long, or comes too slowly.
+        RequestError: it is too long or too slow.
     """
 
     async def read() -> bytes:
@@ -460,7 +462,7 @@ async def _body(receive: Receive) -> bytes:
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise RequestError("the client left")
+                raise RequestError("the client disconnected")
             parts.append(message.get("body", b""))
             length += len(parts[-1])
             more = message.get("more_body", False)
@@ -477,7 +479,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def to_be_read(data: bytes, receive: Receive) -> Receive:
-    """A body, and then what the client does next."""
+    """A receiver that returns a body, and then further messages of the client."""
     waiting = [data]
 
     async def again() -> Message:
@@ -489,7 +491,7 @@ def to_be_read(data: bytes, receive: Receive) -> Receive:
 
 
 def _telling(send: Send, steers: str) -> Send:
-    """Has the answer's header say how it was steered."""
+    """Add a header with the steers to the answer."""
 
     async def telling(message: Message) -> None:
         if message["type"] == "http.response.start":

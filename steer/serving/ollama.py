@@ -1,4 +1,4 @@
-"""Ollama's API, for clients that know no other: /api/chat, /api/generate, /api/tags."""
+"""Ollama's API, for clients that support no other: /api/chat, /api/generate, /api/tags."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from steer.serving.service import BODY, LOG, STEERING, Service, Work, collected,
 
 _Json = dict[str, Any]
 
-#: How a machine runs a model, which is settled here, and changes no text.
+#: Options of the hardware, which are fixed here and change no text.
 _ASIDE = frozenset(
     [
         "num_ctx",
@@ -68,48 +68,48 @@ def add_routes(app: FastAPI, service: Service, created: int) -> None:
     async def generate(request: Request) -> Response:
         body = dict(request.scope[BODY])
         raw, system, prompt = (body.pop(name, None) for name in ("raw", "system", "prompt"))
-        made = _translated(body, "prompt")
+        translated = _translated(body, "prompt")
         if raw:
-            made["prompt"] = prompt
+            translated["prompt"] = prompt
         else:
-            said = [{"role": "system", "content": system}] if system else []
-            made["messages"] = [*said, {"role": "user", "content": prompt}]
-        return await _answered(request, service, made, "response")
+            messages = [{"role": "system", "content": system}] if system else []
+            translated["messages"] = [*messages, {"role": "user", "content": prompt}]
+        return await _answered(request, service, translated, "response")
 
 
 def _translated(body: Mapping[str, Any], own: str) -> _Json:
-    """A body as OpenAI's API has it.
+    """Translate a body to OpenAI's API.
 
     Raises:
-        RequestError: it asks for what is not done here.
+        RequestError: it has an unsupported field.
     """
-    made: _Json = {"stream": True}
+    request: _Json = {"stream": True}
     options = body.get("options") or {}
     if not isinstance(options, dict):
         raise RequestError("options is an object", param="options")
     for name, value in options.items():
         if name not in _ASIDE:
-            made[_NAMES.get(str(name), str(name))] = (
+            request[_NAMES.get(str(name), str(name))] = (
                 -1 if name == "num_predict" and value == -2 else value
             )
     for name, value in body.items():
         if name in ("format", "think", "images", "template", "context", "suffix", "tools"):
             if value not in (None, "", [], False):
                 raise RequestError(
-                    f"this server does not do {name}", param=name, code="unsupported"
+                    f"this server does not support {name}", param=name, code="unsupported"
                 )
         elif name == "model" and isinstance(value, str):
-            made[name] = value.removesuffix(":latest")
+            request[name] = value.removesuffix(":latest")
         elif name not in ("options", "keep_alive"):
-            made[name] = value
+            request[name] = value
     if own == "messages":
-        made[own] = [
+        request[own] = [
             {key: value for key, value in one.items() if key != "thinking"}
             if isinstance(one, dict)
             else one
             for one in body.get("messages") or ()
         ]
-    return made
+    return request
 
 
 async def _answered(request: Request, service: Service, body: _Json, field: str) -> Response:
@@ -122,17 +122,17 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
     job, _ = service.begin(work, steering)
     began, n_prompt = time.monotonic(), sum(map(len, work.prompts))
 
-    def told(event: Event | None, text: str) -> _Json:
-        said: _Json = {"response": text}
+    def as_json(event: Event | None, text: str) -> _Json:
+        content: _Json = {"response": text}
         if field == "message":
-            said = {"message": {"role": "assistant", "content": text}}
-        made = {"model": service.served, "created_at": _time(time.time()), **said}
+            content = {"message": {"role": "assistant", "content": text}}
+        answer = {"model": service.served, "created_at": _time(time.time()), **content}
         if not isinstance(event, End):
-            return made | {"done": False}
+            return answer | {"done": False}
         nanoseconds = int((time.monotonic() - began) * 1e9)
         own = {"idle": list(event.idle), "notes": work.notes}
         own = {name: value for name, value in own.items() if value}
-        return made | {
+        return answer | {
             "done": True,
             "done_reason": event.finish,
             "total_duration": nanoseconds,
@@ -143,7 +143,7 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
         }
 
     def line(event: Event) -> str:
-        return json.dumps(told(event, "" if isinstance(event, End) else event.text)) + "\n"
+        return json.dumps(as_json(event, "" if isinstance(event, End) else event.text)) + "\n"
 
     if work.asked.stream:
         pieces = lines(job, line, _error_line, log, n_prompt)
@@ -152,7 +152,7 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
     text = "".join(one.text for one in events if not isinstance(one, End))
     (end,) = (one for one in events if isinstance(one, End))
     log.append(f"{n_prompt}+{end.n_tokens} tokens")
-    return JSONResponse(told(end, text))
+    return JSONResponse(as_json(end, text))
 
 
 def _error_line(refusal: RequestError) -> str:

@@ -1,6 +1,6 @@
-"""What a browser gets: the files of the page at `/`, and the description of the API.
+"""The files of the page at `/`, and the description of the API.
 
-Nothing comes from another host, and no page runs a script that is not a file of this package.
+Nothing is loaded from other hosts, and the only scripts are files of this package.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _SAFE = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-#: Of the description of the API: it runs no script.
+#: Headers of the description of the API, which runs no script.
 HEADERS = {"content-security-policy": f"{_NOWHERE}; style-src 'unsafe-inline'"} | _SAFE
-#: Of the page: its own files only, no inline code, and no text ever becomes markup.
+#: Headers of the page: only its own files, no inline code, and no text becomes markup.
 PAGE_HEADERS = {
     "content-security-policy": f"{_NOWHERE}; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self'; require-trusted-types-for 'script'; trusted-types 'none'",
@@ -54,8 +54,8 @@ pre{{overflow-x:auto}}</style></head><body>{body}</body></html>
 _PATHS: list[tuple[str, str, str, type | None]] = [
     ("post", "/v1/chat/completions", "Answer messages.", requests.Chat),
     ("post", "/v1/completions", "Continue a text.", requests.Completion),
-    ("get", "/v1/models", "The model, and it under each vector and recipe.", None),
-    ("get", "/v1/vectors", "What requests can name in `steer`.", None),
+    ("get", "/v1/models", "The model, alone and with each vector and recipe.", None),
+    ("get", "/v1/vectors", "The vectors that requests can name in `steer`.", None),
     ("post", "/tokenize", "Token ids of a text or of messages.", requests.Tokenize),
     ("post", "/detokenize", "The text of token ids.", requests.Detokenize),
     ("get", "/health", "Whether the server is up.", None),
@@ -64,8 +64,8 @@ _PATHS: list[tuple[str, str, str, type | None]] = [
 
 
 def about(model: Model, engine: str = "huggingface", *, makes: bool = False) -> dict[str, Any]:
-    """What the page shows of a model. features: what its requests can have on this engine, and
-    `make` where vectors can be made."""
+    """The model's description for the page. features: the fields that the engine supports in
+    requests, and `make` if vectors can be made."""
     features = FEATURES + ["make"] * makes if engine == "huggingface" else []
     return {
         "model": model.identity.id,
@@ -81,20 +81,20 @@ def about(model: Model, engine: str = "huggingface", *, makes: bool = False) -> 
 @cache
 def page_files() -> dict[str, tuple[bytes, str]]:
     """The files of the page: their contents and media types, by the paths that serve them."""
-    found = {
+    files = {
         f"/page/{file.name}": (read_bytes(file, limit=_LARGEST), _TYPES[file.suffix])
         for file in Path(__file__).with_name("page").iterdir()
         if file.suffix in _TYPES
     }
-    return {"/": found.pop("/page/index.html")} | found
+    return {"/": files.pop("/page/index.html")} | files
 
 
 def docs() -> str:
-    """The description of the API for people."""
+    """The description of the API as a page."""
     parts = ["<h1>The API</h1><p><a href=/openapi.json>As OpenAPI</a></p>"]
     described = openapi()
-    for method, path, told, body in _PATHS:
-        parts.append(f"<h2>{method.upper()} {html.escape(path)}</h2><p>{html.escape(told)}</p>")
+    for method, path, summary, body in _PATHS:
+        parts.append(f"<h2>{method.upper()} {html.escape(path)}</h2><p>{html.escape(summary)}</p>")
         if body is not None:
             schema = described["components"]["schemas"][body.__name__]
             parts.append(f"<pre>{html.escape(json.dumps(schema['properties'], indent=1))}</pre>")
@@ -102,7 +102,7 @@ def docs() -> str:
 
 
 def openapi() -> dict[str, Any]:
-    """The description of the API for programs."""
+    """The description of the API as OpenAPI."""
     bodies = [body for _, _, _, body in _PATHS if body is not None]
     _, schemas = msgspec.json.schema_components(
         [*bodies, library.Fields], ref_template="#/components/schemas/{name}"
@@ -111,8 +111,11 @@ def openapi() -> dict[str, Any]:
     for kind in (requests.Chat, requests.Completion):
         schemas[kind.__name__]["properties"] |= steering
     paths: dict[str, Any] = {}
-    for method, path, told, body in _PATHS:
-        one: dict[str, Any] = {"summary": told, "responses": {"200": {"description": "The answer"}}}
+    for method, path, summary, body in _PATHS:
+        one: dict[str, Any] = {
+            "summary": summary,
+            "responses": {"200": {"description": "The answer"}},
+        }
         if body is not None:
             schema = {"$ref": f"#/components/schemas/{body.__name__}"}
             one["requestBody"] = {

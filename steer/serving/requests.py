@@ -1,8 +1,8 @@
-"""What clients may send: the bodies of OpenAI's API, with what clients of vLLM and llama.cpp add.
+"""The bodies of requests: OpenAI's API, and fields that clients of vLLM and llama.cpp add.
 
-A field that would change the text and is not done here is refused by its name, unless it asks for
-nothing (a repetition penalty of 1, say); a field of no name that is known here is refused too. What
-is dropped in silence is found out too late. The fields of steering are in `library`. No torch.
+A field that would change the text but is not supported is refused by name, unless its value changes
+nothing (such as a repetition penalty of 1). An unknown field is refused too, since users would not
+notice that it was ignored. The fields of steering are in `library`. No torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIELD = re.compile(r"`?\$\.([\w.\[\]]+)")
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """include_usage: a last chunk that counts tokens."""
+    """include_usage: send a last chunk with the numbers of tokens."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -33,9 +33,9 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What both kinds of request have; None is the default, and -1 as many tokens as there is room
-    for. n_predict: as llama.cpp calls max_tokens. return_token_ids: as in vLLM, each choice has
-    `token_ids`; log-probabilities have ids too."""
+    """The fields of both kinds of request; None is the default, and max_tokens -1 as many as there
+    is room for. n_predict: llama.cpp's name of max_tokens. return_token_ids: as in vLLM, give each
+    choice `token_ids`; log-probabilities get ids too."""
 
     model: str | None = None
     max_tokens: _Count | None = None
@@ -52,19 +52,19 @@ class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Stop strings; an empty one, as some clients send, stops nothing."""
+        """The stop strings without empty ones, which some clients send."""
         several = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
         return tuple(one for one in several if one)
 
     @property
     def most_tokens(self) -> int | None:
-        """The most new tokens; None where nothing is said, -1 where there is to be no bound."""
+        """The most new tokens; None for the default, -1 for no limit."""
         return self.n_predict if self.max_tokens is None else self.max_tokens
 
 
 class Completion(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """POST /v1/completions. logprobs: of so many of the likeliest tokens, and the one taken. echo:
-    the prompt comes before the text, and its log-probabilities before the text's."""
+    """POST /v1/completions. logprobs: the number of likeliest tokens to report, besides the sampled
+    one. echo: return the prompt and its log-probabilities before the text."""
 
     prompt: str | tuple[str | _TokenId | tuple[_TokenId, ...], ...]
     logprobs: _Top | None = None
@@ -73,10 +73,10 @@ class Completion(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
-        """Each as text or as token ids.
+        """The prompts, as texts or as token ids.
 
         Raises:
-            RequestError: there is none, or tokens stand beside texts.
+            RequestError: there is none, or token ids and texts are mixed.
         """
         prompt = self.prompt
         if isinstance(prompt, str):
@@ -92,19 +92,19 @@ class Completion(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def top(self) -> int | None:
-        """Of how many tokens log-probabilities are told; None tells none."""
+        """The number of likeliest tokens to report; None reports no log-probabilities."""
         return self.logprobs
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of a message; only text is read here."""
+    """A part of a message; only text is supported."""
 
     text: str
     type: Literal["text", "input_text", "output_text", "refusal"] = "text"
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message. Some of its fields are for the chat template alone, if that knows them."""
+    """A message. Some of its fields are only for chat templates that use them."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | tuple[Part, ...] | None = None
@@ -120,7 +120,7 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def text(self) -> str:
-        """What it says."""
+        """The text of all its parts."""
         if self.content is None:
             return ""
         if isinstance(self.content, str):
@@ -141,12 +141,12 @@ class Chat(Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def top(self) -> int | None:
-        """Of how many tokens log-probabilities are told; None tells none."""
+        """The number of likeliest tokens to report; None reports no log-probabilities."""
         return self.top_logprobs or 0 if self.logprobs else None
 
 
 class Tokenize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /tokenize, as vLLM and llama.cpp have it."""
+    """POST /tokenize, as in vLLM and llama.cpp."""
 
     model: str | None = None
     prompt: str | None = None
@@ -170,7 +170,7 @@ class Detokenize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 Kind = TypeVar("Kind", Completion, Chat, Tokenize, Detokenize)
 
-#: Fields that change no text: who asks, how it is billed, what a server keeps or tells of itself.
+#: Fields that change no text: about the user, billing, caching or reports.
 _ASIDE = frozenset(
     [
         "user",
@@ -193,7 +193,7 @@ _ASIDE = frozenset(
         "keep_alive",
     ]
 )
-#: What fields that are not done here may say, since it asks for nothing; None everywhere.
+#: Unsupported fields, and the values that are allowed because they change nothing; None always is.
 _NOTHING: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -257,10 +257,10 @@ _NOTHING: dict[str, tuple[Any, ...]] = {
 
 
 def read(body: Mapping[str, Any], kind: type[Kind], served: str) -> Kind:
-    """A request for the model that is `served`.
+    """Parse a request for the model `served`.
 
     Raises:
-        RequestError: it is none, or asks for another model, or for what is not done here.
+        RequestError: it is invalid, names another model, or has an unsupported field.
     """
     own = {}
     known = kind.__struct_fields__
@@ -270,25 +270,26 @@ def read(body: Mapping[str, Any], kind: type[Kind], served: str) -> Kind:
         elif name in _NOTHING:
             if value is not None and not any(_same(value, one) for one in _NOTHING[name]):
                 raise RequestError(
-                    f"this server does not do {name}", param=name, code="unsupported"
+                    f"this server does not support {name}", param=name, code="unsupported"
                 )
         elif name not in _ASIDE:
             raise RequestError(f"there is no field {name!r}", param=name, code="unknown_field")
     try:
-        made = msgspec.convert(own, kind)
+        request = msgspec.convert(own, kind)
     except msgspec.ValidationError as error:
-        found = _FIELD.search(str(error))
+        field = _FIELD.search(str(error))
         raise RequestError(
-            str(error), param=found[1] if found else None, code="bad_request"
+            str(error), param=field[1] if field else None, code="bad_request"
         ) from None
-    check_model(made.model, served)
-    if isinstance(made, Chat) and made.top_logprobs and not made.logprobs:
+    check_model(request.model, served)
+    if isinstance(request, Chat) and request.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs", param="top_logprobs")
-    return made
+    return request
 
 
 def check_model(name: str | None, served: str) -> None:
-    """
+    """Check the model's name.
+
     Raises:
         RequestError: there is no such model.
     """
@@ -302,5 +303,5 @@ def check_model(name: str | None, served: str) -> None:
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Equal, and a truth value only to a truth value."""
+    """Whether two values are equal; a boolean only equals a boolean."""
     return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)

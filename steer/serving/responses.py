@@ -1,9 +1,8 @@
-"""Answers of OpenAI's API, whole and in pieces. No torch.
+"""Answers of OpenAI's API, complete and streamed. No torch.
 
-What steering did stands beside what that API has, in `steer`: of the whole answer the steers, as a
-request would have them, which of them acted nowhere, and notes on how the messages were put into
-the chat template; of a choice, what gates and guards did, and the projections that were watched,
-with the tokens that they belong to.
+The field `steer` is added to them. In the answer it has the steers, in the format of requests, the
+idle ones, and notes on the chat template; in a choice, the actions of gates and guards, and the
+watched projections with their tokens.
 """
 
 from __future__ import annotations
@@ -25,12 +24,11 @@ _Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token that was written, with its log-probability and those of the likeliest at its place.
+    """A token, with its log-probability and those of the likeliest tokens at its position.
 
-    They are the model's own, steered, before temperature and what else changes them to draw.
-    log_prob is None of the first token of a prompt. top: id, text and log-probability of each of
-    the likeliest. watched: its projections, in the
-    files' units.
+    They are the steered model's, before temperature and other sampling options. log_prob is None
+    for the first token of a prompt. top: id, text and log-probability of each of the likeliest.
+    watched: its projections, in the files' units.
     """
 
     id: int
@@ -42,7 +40,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a choice goes on with. tokens: none where nobody asked for what they have."""
+    """More text of a choice. tokens: empty unless the request asks for their details."""
 
     choice: int
     text: str
@@ -51,8 +49,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A choice is over, after so many tokens. idle: steers that acted nowhere in it. cost: what
-    steering cost it, where the request asks for that."""
+    """The end of a choice. idle: the steers without effect in it. cost: the cost of steering, if
+    the request asks for it."""
 
     choice: int
     finish: Literal["stop", "length"]
@@ -65,11 +63,11 @@ class End:
 
 @dataclass
 class Answer:
-    """The answer to one request, of which it makes JSON.
+    """Makes the JSON of the answer to one request.
 
-    n_prompt: number of tokens of all prompts. logprobs, token_ids: whether the request asks for
-    them. steers: as a request has them. watched: names of the projections that are reported. notes:
-    what a client should know of how its messages were rendered.
+    n_prompt: the number of tokens of all prompts. logprobs, token_ids: whether the request asks for
+    them. steers: in the format of requests. watched: names of the reported projections. notes: for
+    the client, on the rendering of its messages.
     """
 
     model: str
@@ -89,47 +87,47 @@ class Answer:
 
     @property
     def n_new(self) -> int:
-        """New tokens so far, of all choices that are over."""
+        """The number of new tokens of all finished choices."""
         return self._n_new
 
     def whole(self, events: Sequence[Piece | End]) -> _Json:
-        """All choices, from everything that happened."""
+        """The complete answer, from all events."""
         ends = sorted((one for one in events if isinstance(one, End)), key=lambda one: one.choice)
         choices = []
         for end in ends:
             own = [one for one in events if isinstance(one, Piece) and one.choice == end.choice]
             text = "".join(piece.text for piece in own)
             tokens = [token for piece in own for token in piece.tokens]
-            said: _Json = {"text": text}
+            content: _Json = {"text": text}
             if self.chat:
-                said = {"message": {"role": "assistant", "content": text}}
-            choices.append(self._choice(end.choice, said, tokens, end))
+                content = {"message": {"role": "assistant", "content": text}}
+            choices.append(self._choice(end.choice, content, tokens, end))
         return self._shell("") | {"choices": choices, "usage": self.usage()} | self._steering()
 
     def opening(self, n_choices: int) -> list[str]:
-        """What a stream begins with."""
+        """The first chunks of a stream."""
         if not self.chat:
             return []
         begun = {"delta": {"role": "assistant", "content": ""}}
         return [self._chunk(self._choice(index, begun, [], None)) for index in range(n_choices)]
 
     def event(self, event: Piece | End) -> str:
-        """The same in a stream."""
+        """The chunk of an event in a stream."""
         if isinstance(event, End):
-            said: _Json = {"delta": {}} if self.chat else {"text": ""}
-            choice = self._choice(event.choice, said, (), event)
+            content: _Json = {"delta": {}} if self.chat else {"text": ""}
+            choice = self._choice(event.choice, content, (), event)
             is_last = len(self._idle) == self.n_choices
             return self._chunk(choice, self._steering() if is_last else {})
-        said = {"delta": {"content": event.text}} if self.chat else {"text": event.text}
-        return self._chunk(self._choice(event.choice, said, event.tokens, None))
+        content = {"delta": {"content": event.text}} if self.chat else {"text": event.text}
+        return self._chunk(self._choice(event.choice, content, event.tokens, None))
 
     def closing(self, *, usage: bool) -> list[str]:
-        """What a stream ends with."""
+        """The last chunks of a stream."""
         last = sse(self._shell(".chunk") | {"choices": [], "usage": self.usage()})
         return [*([last] if usage else []), "data: [DONE]\n\n"]
 
     def usage(self) -> _Json:
-        """How many tokens it took."""
+        """The numbers of tokens."""
         return {
             "prompt_tokens": self.n_prompt,
             "completion_tokens": self._n_new,
@@ -137,7 +135,7 @@ class Answer:
         }
 
     def _steering(self) -> _Json:
-        """What steered, what of that acted in no text, and notes."""
+        """The steers, those idle in all texts, and notes."""
         if not self.steers and not self.notes:
             return {}
         everywhere = set.intersection(*map(set, self._idle)) if self._idle else set()
@@ -157,18 +155,20 @@ class Answer:
     def _chunk(self, choice: _Json, steering: _Json | None = None) -> str:
         return sse(self._shell(".chunk") | {"choices": [choice]} | (steering or {}))
 
-    def _choice(self, index: int, said: _Json, tokens: Sequence[Token], end: End | None) -> _Json:
+    def _choice(
+        self, index: int, content: _Json, tokens: Sequence[Token], end: End | None
+    ) -> _Json:
         log_probs = None
         if self.logprobs and (tokens or end is None):
             log_probs = self._for_chat(tokens) if self.chat else self._plain(index, tokens)
-        made = {
+        choice = {
             "index": index,
-            **said,
+            **content,
             "logprobs": log_probs,
             "finish_reason": end and end.finish,
         }
         if self.token_ids:
-            made["token_ids"] = [token.id for token in tokens]
+            choice["token_ids"] = [token.id for token in tokens]
         own: _Json = {}
         if self.watched and tokens:
             columns = zip(*(token.watched for token in tokens), strict=True)
@@ -181,14 +181,14 @@ class Answer:
             own |= {"trips": [asdict(one) for one in end.trips]} if end.trips else {}
             own |= {"idle": list(end.idle)} if end.idle else {}
             own |= {"cost": asdict(end.cost)} if end.cost else {}
-        return made | ({"steer": own} if own else {})
+        return choice | ({"steer": own} if own else {})
 
     def _plain(self, index: int, tokens: Sequence[Token]) -> _Json:
         offsets = []
         for token in tokens:
             offsets.append(self._offsets.get(index, 0))
             self._offsets[index] = offsets[-1] + len(token.text)
-        made: _Json = {
+        log_probs: _Json = {
             "tokens": [token.text for token in tokens],
             "token_logprobs": [token.log_prob for token in tokens],
             "top_logprobs": [
@@ -200,11 +200,11 @@ class Answer:
             "text_offset": offsets,
         }
         if self.token_ids:
-            made["top"] = [
+            log_probs["top"] = [
                 [{"id": id_, "token": text, "logprob": value} for id_, text, value in token.top]
                 for token in tokens
             ]
-        return made
+        return log_probs
 
     def _for_chat(self, tokens: Sequence[Token]) -> _Json:
         content = [
@@ -219,6 +219,6 @@ class Answer:
         return entry | ({"id": token} if self.token_ids else {})
 
 
-def sse(told: _Json) -> str:
+def sse(content: _Json) -> str:
     """A server-sent event."""
-    return f"data: {json.dumps(told)}\n\n"
+    return f"data: {json.dumps(content)}\n\n"

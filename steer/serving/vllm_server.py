@@ -1,8 +1,8 @@
-"""vLLM's own OpenAI server, steered: `SteeringMiddleware` stands before it, and `SteeredWorker` in
-its processes.
+"""Steer vLLM's own OpenAI server: `SteeringMiddleware` wraps it, and `SteeredWorker` runs in its
+processes.
 
-What a request asks of steering travels on in `vllm_xargs`, which clients may not fill in
-themselves. Nothing here imports vLLM: it runs as a program of its own, that imports this.
+The steering of a request is passed on in `vllm_xargs`, which clients may not set themselves. This
+module does not import vLLM, which runs as a separate program that imports this module.
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ from steer.steering.steers import Steer
 from steer.vectors import store
 from steer.vectors.rendering import DEFAULT_SETTINGS, TemplateSettings
 
-#: Ops other than add that one request can have at one layer: tables are made before anybody asks.
+#: The most ops other than add of one request at one layer; the tables are made in advance.
 MOST_ALONG = 2
-#: Tell the middleware the server's key, and who else may ask.
+#: Environment variables with the server's key, and with the settings of access.
 _KEY, _ACCESS = "STEER_API_KEY", "STEER_SERVE_ACCESS"
 _PROGRAM = "vllm.entrypoints.openai.api_server"
-#: Steerings of which it is kept whether they change anything.
+#: Steerings of which it is remembered whether they change anything.
 _MOST_KNOWN = 10_000
-#: Seconds that vLLM has to end in.
+#: Seconds that vLLM gets to end.
 _LAST = 20
-#: What would reach past the middleware: tensors, what another request has written into the cache,
-#: and a search that leaves behind what its request had besides.
+#: Fields that would bypass the middleware: tensors, another request's cache, and a beam search,
+#: which drops the other fields of its request.
 _CLOSED = ("prompt_embeds", "kv_transfer_params", "ec_transfer_params", "use_beam_search")
 
 
 class VllmMiddleware(SteeringMiddleware):
-    """What stands before a server that was started as below; vLLM makes it, by `--middleware`."""
+    """The middleware of a server that `serve` started; vLLM creates it for `--middleware`."""
 
     def __init__(self, app: Application) -> None:
         files = store.files(Path(os.environ[FOLDER]))
@@ -147,10 +147,10 @@ def handed_on(
     library: Library,
     template: TemplateSettings = DEFAULT_SETTINGS,
 ) -> dict[str, Any]:
-    """The body that vLLM is to read. template: what the server was started with.
+    """The body for vLLM. template: the server's own template settings.
 
     Raises:
-        RequestError: it asks for what the engine cannot do, or reaches past the middleware.
+        RequestError: the engine does not support it, or it would bypass the middleware.
     """
     fields = {
         "guard": steering.guards,
@@ -161,7 +161,9 @@ def handed_on(
     }
     for name, value in fields.items():
         if value:
-            raise RequestError(f"--engine vllm does not do {name}", param=name, code="unsupported")
+            raise RequestError(
+                f"--engine vllm does not support {name}", param=name, code="unsupported"
+            )
     steers = steering.steers
     try:
         for steer in steers:
@@ -170,13 +172,15 @@ def handed_on(
         raise RequestError(str(error), param="steer", code="bad_steer") from None
     if shape_of([steers], 1).n_along > MOST_ALONG:
         raise RequestError(
-            f"at one layer this server does {MOST_ALONG} ops other than add, not more",
+            f"at most {MOST_ALONG} ops other than add are allowed at one layer",
             param="steer",
             code="bad_steer",
         )
     for field in _CLOSED:
         if body.get(field):
-            raise RequestError(f"this server takes no {field}", param=field, code="unsupported")
+            raise RequestError(
+                f"this server does not support {field}", param=field, code="unsupported"
+            )
     if "messages" in body:
         own = body.get("chat_template_kwargs") or {}
         if not isinstance(own, dict):
@@ -192,8 +196,8 @@ def handed_on(
     if key:
         body = body | {"vllm_xargs": extra | {"steer": key}}
     if key or salt:
-        # Cached keys and values belong to the steers under which they were made, whatever salt a
-        # client thinks of.
+        # Cached keys and values must only be shared under the same steers, whatever salt the
+        # client sends.
         whole = hashlib.sha256(json.dumps([key, salt]).encode()).hexdigest()
         body = body | {"cache_salt": whole}
     return body
@@ -242,7 +246,7 @@ def check_fields(body: Mapping[str, Any], known: frozenset[str]) -> None:
 
 
 def shape(library: Library) -> Shape:
-    """Tables for all that requests can ask; how many slots they have, the worker decides."""
+    """Tables for all possible requests; the worker decides the number of slots."""
     every = [
         [Steer(one, Coefficient(1.0), one.metadata.layers)] for one in library.vectors.values()
     ]
@@ -260,14 +264,14 @@ def serve(
     options: dict[str, Any],
     on_up: Callable[[], None],
 ) -> None:
-    """Run vLLM's server until the process is interrupted; options are its own.
+    """Run vLLM's server until the process is interrupted. options: of vLLM.
 
-    about: what the page shows of the model.
+    about: the model's description for the page.
 
     Raises:
-        SteerError: it ended by itself.
+        SteerError: the server ended by itself.
     """
-    told: dict[str, Any] = {
+    server_options: dict[str, Any] = {
         "model": source.location,
         "served_model_name": about["model"],
         "dtype": source.dtype or default_dtype(),
@@ -277,12 +281,12 @@ def serve(
         "additional_config": {"steer": asdict(shape(library))},
         "middleware": f"{VllmMiddleware.__module__}.{VllmMiddleware.__qualname__}",
         "uvicorn_log_level": "error",
-        # What a request leaves out is as OpenAI has it, not as the checkpoint likes it.
+        # Defaults are OpenAI's, not those of the checkpoint.
         "generation_config": "vllm",
     }
-    told |= {"revision": source.revision} if source.revision else {}
-    told |= {"trust_remote_code": True} if source.trust_remote_code else {}
-    command = [sys.executable, "-W", "ignore", "-m", _PROGRAM, *arguments(told | options)]
+    server_options |= {"revision": source.revision} if source.revision else {}
+    server_options |= {"trust_remote_code": True} if source.trust_remote_code else {}
+    command = [sys.executable, "-W", "ignore", "-m", _PROGRAM, *arguments(server_options | options)]
     with tempfile.TemporaryDirectory(prefix="steer-") as folder:
         for name, vector in library.vectors.items():
             store.write(Path(folder) / f"{name}{store.SUFFIX}", vector)
@@ -302,21 +306,21 @@ def serve(
 
 
 def arguments(options: Mapping[str, Any]) -> list[str]:
-    """Options as vLLM's command line has them."""
-    made = []
+    """Options as arguments of vLLM's command line."""
+    words = []
     for name, value in options.items():
         dashed = name.replace("_", "-")
         if isinstance(value, bool):
-            made.append(f"--{'' if value else 'no-'}{dashed}")
+            words.append(f"--{'' if value else 'no-'}{dashed}")
         else:
-            made += [f"--{dashed}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    return made
+            words += [f"--{dashed}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words
 
 
 def _run(
     command: list[str], variables: dict[str, str], health: str, on_up: Callable[[], None]
 ) -> None:
-    """The program, from its start to its end."""
+    """Run the program until it ends."""
 
     def ended(_signal: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
@@ -332,9 +336,7 @@ def _run(
     finally:
         signal.signal(signal.SIGTERM, before)
         _end(process)
-    raise SteerError(
-        f"vLLM's server ended with status {status}", hint="what it says above tells more"
-    )
+    raise SteerError(f"vLLM's server ended with status {status}", hint="see its messages above")
 
 
 def _is_up(health: str) -> bool:
@@ -355,6 +357,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reached(host: str) -> str:
-    """Where this machine reaches a server that listens at `host`."""
+    """The address at which this machine reaches a server that listens at `host`."""
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{here}]" if ":" in here else here

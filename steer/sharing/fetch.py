@@ -28,13 +28,19 @@ class Fetched:
 
 
 def find(reference: str, note: Callable[[str], None] = lambda text: None) -> Path:
-    """As `store.find`, but addresses are fetched too. note: called with a line on the origin.
+    """As `store.find`, and addresses too, which are fetched.
+
+    note: gets where an address was fetched from, and whether a name also stands for a file in the
+    folder at hand, which it does not mean.
 
     Raises:
-        SteerError: there is no such vector, or it cannot be fetched.
+        SteerError: there is no such vector, or its place does not answer.
     """
     if not is_url(reference):
-        return store.find(reference)
+        path, here = store.find(reference), Path(f"{reference}{SUFFIX}")
+        if here.parent == Path() and path.parent not in (Path(), here.parent) and here.is_file():
+            note(f"{reference} is {path}; for {here} write ./{reference}")
+        return path
     address = parse_vector(reference)
     fetched = fetch(address)
     at = f" at {fetched.revision}" if fetched.revision else ""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from steer.base.errors import SteerError
 from steer.sharing.address import HUB, SUFFIX, Address
@@ -44,13 +45,22 @@ class Parcel:
 class Pushed:
     """The result of a push.
 
-    changed: names of the vectors that the place did not have yet. own_readme: the place has a
-    README that somebody wrote by hand; it was left alone.
+    vectors: the hash of each, by name. changed: names of the vectors that the place did not have
+    yet. own_readme: the place has a README that somebody wrote by hand; it was left alone.
     """
 
+    vectors: Mapping[str, str]
     revision: str | None
     changed: tuple[str, ...]
     own_readme: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the keys of `steer push --json`."""
+        vectors = [
+            {"name": name, "sha256": sha256, "changed": name in self.changed}
+            for name, sha256 in self.vectors.items()
+        ]
+        return {"revision": self.revision, "vectors": vectors}
 
 
 def parcel(path: Path) -> Parcel:
@@ -103,6 +113,7 @@ def _push(
 ) -> Pushed:
     present = vector_files(place.files())
     changed = [parcel for parcel in parcels if _differs(place, parcel, present, force=force)]
+    hashes = {parcel.name: parcel.metadata.sha256 for parcel in parcels}
     where = str(replace(place.address, revision=None))
     files: dict[str, bytes] = {}
     texts: dict[str, bytes] = {}
@@ -124,11 +135,11 @@ def _push(
         if not own:
             texts |= _index(place, parcels, texts, where)
         revision = place.write(files | texts, f"Push {names}", replace=replaced)
-        return Pushed(revision, tuple(parcel.name for parcel in changed), own)
+        return Pushed(hashes, revision, tuple(parcel.name for parcel in changed), own)
     place.write(files | texts, "", replace=replaced)
     if not own:
         _write_index(place, where)
-    return Pushed(None, tuple(parcel.name for parcel in changed), own)
+    return Pushed(hashes, None, tuple(parcel.name for parcel in changed), own)
 
 
 def _differs(place: Place, parcel: Parcel, present: Mapping[str, int], *, force: bool) -> bool:

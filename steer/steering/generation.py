@@ -106,6 +106,22 @@ class Guide:
         return f"{self.condition!r} at {self.strength:g}"
 
 
+def guides_of(conditions: Sequence[str], strengths: float | Sequence[float]) -> list[Guide]:
+    """Each condition with its strength: one strength for all of them, or one for each.
+
+    Raises:
+        UsageError: another number of strengths than of conditions, or one that is not finite.
+    """
+    each = [float(strengths)] if isinstance(strengths, (int, float)) else list(strengths)
+    if len(each) not in (1, len(conditions)):
+        raise UsageError(
+            f"{len(each)} strengths for {len(conditions)} conditions",
+            hint="give one --strength for all, or one after each --condition",
+        )
+    each = each * len(conditions) if len(each) == 1 else each
+    return [Guide(text, number) for text, number in zip(conditions, each, strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class Guidance:
     """strengths: one for each guide. prompts: each prompt's text under each guide's condition."""

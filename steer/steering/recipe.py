@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,12 +84,26 @@ class _File(Record, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A recipe with everything that it includes. generation: the settings that it has."""
+    """A recipe with everything that it includes. generation: settings of `steer apply`."""
 
     path: Path
     description: str
     steers: tuple[NamedSteer, ...]
     generation: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the keys of `steer recipe show --json`."""
+        steers = [asdict(steer) | {"file": str(steer.file)} for steer in self.steers]
+        return {
+            "path": str(self.path),
+            "description": self.description,
+            "steers": steers,
+            "generation": self.generation,
+        }
+
+    def to_toml(self) -> str:
+        """The text of a recipe file that includes nothing."""
+        return to_toml(self.steers, self.generation, description=self.description)
 
 
 def read(path: Path) -> Recipe:

@@ -50,9 +50,10 @@ _MODIFIERS = re.compile(
     r"(?P<has_layers>@(?P<layers>[^:@/\\]*))?(?P<when>(?:/[^:@/\\]*)*)"
 )
 _PLACE = re.compile(_REFERENCE + r"(?P<has_layer>@(?P<layer>[^@/\\]*))?", re.DOTALL)
+_NUMBERS = r"(?:[-+.\d,%eE]+|all)"
 #: Numbers after a mark, and after the same one once more, without a folder between them.
 _TWICE = {
-    mark: re.compile(rf"{mark}(?:[-+.\d,%eE]+|all)(?:[:@][^:@/\\]*)?{mark}(?:[-+.\d,%eE]+|all)(?:[:@/]|$)")
+    mark: re.compile(rf"{mark}{_NUMBERS}(?:[:@][^:@/\\]*)?{mark}{_NUMBERS}(?:[:@/]|$)")
     for mark in "@:"
 }
 _NAMED = {"neg": 0.0, "mid": 0.5, "pos": 1.0}

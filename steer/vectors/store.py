@@ -230,13 +230,34 @@ def _end(entry: Any) -> int:
 
 
 def check_path(path: Path) -> None:
-    """Refuse an output name that the readers would not find.
+    """Refuse an output name that the readers would not find again; make the folder `./vectors`
+    where it is to have the file.
 
     Raises:
         SteerError: the name does not end in `.safetensors`.
     """
     if path.suffix != SUFFIX:
         raise SteerError(f"{path} does not end in {SUFFIX}", hint=f"write -o {path.stem}{SUFFIX}")
+    if path.parent == Path("vectors"):
+        with reported(path.parent):
+            path.parent.mkdir(exist_ok=True)
+
+
+def check_own(path: Path) -> None:
+    """Refuse to change a vector that steer brings along.
+
+    Raises:
+        SteerError: it is one of them.
+    """
+    if path.parent == SHIPPED:
+        raise SteerError(
+            f"{path.stem} comes with steer and is not changed",
+            hint=f"copy it first: mkdir -p vectors; cp {path} vectors/",
+        )
+
+
+#: The vectors of the pocket model that steer brings along; any other of the same name is preferred.
+SHIPPED = Path(__file__).parents[1] / "pocket" / "vectors"
 
 
 def folders() -> list[Path]:
@@ -256,7 +277,10 @@ def files(folder: Path) -> list[Path]:
 
 
 def find(reference: str) -> Path:
-    """The file of a vector, by its path or its name; names are looked up in `folders()`.
+    """The file that a path or a name means; names are looked up in `folders()`, then in `SHIPPED`.
+
+    A name never means a file in the folder at hand, which is `./NAME`; where there is such a file,
+    a shipped vector of that name is not taken in its place.
 
     Raises:
         VectorError: there is none; the message has the most similar name.
@@ -281,11 +305,19 @@ def find(reference: str) -> Path:
             candidate = folder / (reference + SUFFIX)
             if candidate.is_file():
                 return candidate
-    names = [file.stem for folder in searched for file in files(folder)]
-    close = difflib.get_close_matches(reference, names, n=1)
+    here = Path(reference + SUFFIX)
+    with reported(path):
+        shipped = SHIPPED / here
+        if here.is_file():
+            hint = f"for the file in this folder write ./{reference}"
+        elif shipped.is_file():
+            return shipped
+        else:
+            names = [file.stem for folder in [*searched, SHIPPED] for file in files(folder)]
+            close = difflib.get_close_matches(reference, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "see `steer list`"
     raise VectorError(
-        f"no vector named {reference!r} in {' or '.join(str(f) for f in folders())}",
-        hint=f"did you mean {close[0]!r}?" if close else "see `steer list`",
+        f"no vector named {reference!r} in {' or '.join(str(f) for f in folders())}", hint=hint
     )
 
 

@@ -13,6 +13,7 @@ import { showStrip } from "./strip.js";
 
 const views = new Map(); // turn id -> { column: AnswerView }
 const running = new Set(); // AbortControllers
+let waiting; // the timer of `store`
 const STORED = "steer.conversation";
 const IDEAS = {
   chat: ["How was your day?", "Tell me a story about the sea.", "What should I do this weekend?"],
@@ -58,7 +59,7 @@ function adopt(steer) {
   if (!one) return;
   const recommended = Number.parseFloat(String(one.recommended.coefficient)) || 1;
   Object.assign(own(steer.vector), {
-    on: true, times: Number.parseFloat(String(steer.coefficient)) / recommended, layers: steer.layers.join(","),
+    on: true, times: Number.parseFloat(String(steer.coefficient)) / recommended, layers: String(steer.layers) === String(one.recommended.layers) ? "" : steer.layers.join(","),
     op: steer.op === one.recommended.op ? "" : steer.op, scope: steer.scope === one.recommended.scope ? "" : steer.scope, when: steer.when ?? "",
   });
 }
@@ -114,7 +115,7 @@ function wire() {
     else panel.count();
     if (open) byId("panel").querySelector("button, input")?.focus();
   });
-  addEventListener("pagehide", store);
+  addEventListener("pagehide", keep);
 }
 
 const lastPrompt = () => talk.path().at(-1)?.prompt ?? "";
@@ -192,7 +193,7 @@ function empty() {
   const title = about.vectors.length ? "See what steering does" : "No vectors yet";
   const text = about.vectors.length
     ? on ? `The same prompt is answered twice: by the model as it is, and with ${on}. Move the slider, then send.` : "Switch a vector on at the left, then send: the same prompt is answered with it and without."
-    : can("make") ? "A vector is a direction in the model that separates two kinds of text. Show it a few of each." : "Start the server with --vectors FOLDER to have some.";
+    : can("make") ? "A vector is a direction in the model that separates two kinds of text. Name the two in words, or show it a few of each." : "Start the server with --vectors FOLDER to have some.";
   const ideas = IDEAS[settings.mode].map((idea) => h("button", { type: "button", class: "idea", on: { click: () => send(idea) } }, idea));
   const make = !about.vectors.length && can("make") ? h("button", { type: "button", class: "primary", on: { click: () => showMaking(made) } }, "Make a vector") : "";
   byId("turns").replaceChildren(h("div", { class: "welcome" }, h("h2", {}, title), h("p", {}, text), make, h("div", { class: "ideas" }, ...ideas)));
@@ -340,8 +341,13 @@ async function openFile() {
   } catch (error) { problem(error.message); }
 }
 
-/** Keep the conversation for when this tab is loaded again. */
+/** Keep the conversation for when this tab is loaded again, once it is quiet. */
 function store() {
+  clearTimeout(waiting);
+  waiting = setTimeout(keep, 500);
+}
+
+function keep() {
   try { sessionStorage.setItem(STORED, talk.saved()); } catch { /* too much, or not allowed: it is not kept */ }
 }
 

@@ -1,4 +1,4 @@
-// Makes a vector from pairs of texts.
+// Makes a vector from words, or from pairs of texts.
 
 import { post, Refused, stream } from "./api.js";
 import { announce, dialog, field, h, short } from "./dom.js";
@@ -53,22 +53,36 @@ export function showMaking(made) {
     });
   }
   tally();
-  const form = h("form", { class: "stack" },
+  const word = h("input", { type: "text", autocomplete: "off", placeholder: "patient" });
+  const against = h("input", { type: "text", autocomplete: "off", placeholder: "impatient" });
+  const fromWords = h("div", { class: "stack" },
+    h("div", { class: "pair" }, field("A word, or what it does", word), field("Its opposite, if it has one", against)),
+    h("p", { class: "hint" }, "The model answers everyday questions in both ways, and the vector is the difference. It takes a minute or more."));
+  const fromPairs = h("div", { class: "stack", hidden: true },
     h("p", { class: "muted" }, "The vector is the direction in the model from the second kind of text to the first. Texts that differ in nothing else make the best ones."),
-    field("Name", name),
     h("div", { class: "pair" }, field("Texts that show it", positive), field("Texts that do not", negative)),
     h("div", { class: "row" }, counted, h("span", { class: "grow" }), example),
-    h("label", { class: "inline" }, chat, "The texts are what a user says in a chat"),
-    progress, problem, h("div", { class: "row end" }, submit));
+    h("label", { class: "inline" }, chat, "The texts are what a user says in a chat"));
+  let words = true;
+  const show = (own) => { words = own; fromWords.hidden = !own; fromPairs.hidden = own; problem.textContent = ""; };
+  const ways = [["From words", true], ["From pairs of texts", false]].map(([label, own]) =>
+    h("label", {}, h("input", { type: "radio", name: "way", checked: own, on: { change: () => show(own) } }), h("span", {}, label)));
+  word.addEventListener("change", () => { name.value ||= word.value.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 40); });
+  const form = h("form", { class: "stack" }, h("fieldset", { class: "segments" }, h("legend", { class: "hidden" }, "How it is made"), ...ways),
+    fromWords, fromPairs, field("Name", name), progress, problem, h("div", { class: "row end" }, submit));
   const controller = new AbortController();
   const shown = dialog("New vector", form, report);
   shown.addEventListener("close", () => controller.abort());
-  name.focus();
+  word.focus();
 
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const [first, second] = [lines(positive.value), lines(negative.value)];
-    if (first.length !== second.length || first.length < 2) {
+    if (words && !word.value.trim()) {
+      problem.textContent = "Write a word, such as patient, or what it does: answers in rhyme.";
+      return;
+    }
+    if (!words && (first.length !== second.length || first.length < 2)) {
       problem.textContent = `There are ${first.length} and ${second.length} texts: write two pairs or more, one text a line.`;
       return;
     }
@@ -78,15 +92,16 @@ export function showMaking(made) {
     progress.hidden = false;
     progress.value = 0;
     try {
-      const pairs = first.map((text, index) => ({ positive: text, negative: second[index] }));
-      for await (const told of stream("/page/vectors", { name: name.value.trim(), pairs, chat: chat.checked }, controller.signal)) {
+      const asked = words ? { word: word.value.trim(), ...(against.value.trim() ? { against: against.value.trim() } : {}) }
+        : { pairs: first.map((text, index) => ({ positive: text, negative: second[index] })), chat: chat.checked };
+      for await (const told of stream("/page/vectors", { name: name.value.trim(), ...asked }, controller.signal)) {
         if (told.progress) {
           progress.value = told.progress.total ? told.progress.done / told.progress.total : 0;
           submit.textContent = told.progress.what;
         }
         if (told.vector) {
           await made(told.vector.id);
-          report.replaceChildren(...diagnostics(told.vector, told.warnings, shown));
+          report.replaceChildren(...diagnostics(told.vector, told.warnings, told.report, shown));
           announce(`${told.vector.id} is made and on.`);
           report.scrollIntoView({ block: "nearest" });
         }
@@ -122,7 +137,7 @@ function jsonl(text) {
   } catch { return null; }
 }
 
-function diagnostics(one, warnings, shown) {
+function diagnostics(one, warnings, report, shown) {
   const best = one.recommended.layers[0];
   const bars = one.statistics.map((row) => {
     const value = row.separability;
@@ -135,6 +150,7 @@ function diagnostics(one, warnings, shown) {
   const save = h("button", { type: "button", class: "primary", on: { click: () => saveVector(one, save) } }, "Save to a file");
   return [
     h("h3", {}, `${one.id} is made, and on`),
+    report?.effect ? h("p", {}, `It moves answers ${Math.round(100 * report.effect.value)} % of the way between the words, and costs ${short(report.cost.value)} nats a token; the words in a prompt cost ${short(report.prompt_cost)}.`) : "",
     h("p", {}, known ? `At layer ${best} it puts ${short(100 * row.separability, 1)} % of pairs of texts that it had not seen in the right order (50 % is chance).`
       : `It acts at layer ${best}. There were too few pairs to say how well it separates new texts.`),
     known ? h("div", { class: "chart", role: "img", "aria-label": `Separability by layer: ${one.statistics.map((entry) => `${entry.layer}: ${entry.separability === null ? "unknown" : short(entry.separability)}`).join(", ")}` }, ...bars) : "",

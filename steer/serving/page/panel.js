@@ -51,7 +51,7 @@ function vectors() {
     on: { input: () => { query = search.value; fill(); } } });
   const make = can("make") ? h("button", { type: "button", class: "quiet", on: { click: actions.make } }, "New vector") : null;
   const nothing = about.vectors.length ? null : h("p", { class: "empty" },
-    can("make") ? "There is no vector for this model yet. Make one from a few pairs of texts: it takes seconds." : "This server has no vectors.");
+    can("make") ? "There is no vector for this model yet. Make one from two words, or from a few pairs of texts." : "This server has no vectors.");
   return h("section", { "aria-labelledby": "vectors-title" },
     h("div", { class: "row" }, h("h2", { id: "vectors-title" }, "Vectors"), h("span", { class: "muted", id: "on-count" }), h("span", { class: "grow" }), make),
     about.vectors.length > 5 ? search : null, nothing, list);

@@ -28,7 +28,7 @@ export function showStrip(name, prompt, chosen) {
   form.requestSubmit();
 
   function row(times) {
-    const use = h("button", { type: "button", class: "quiet", on: { click: () => { shown.close(); chosen(name, times); } } }, `×${times}`);
+    const use = h("button", { type: "button", class: "quiet", on: { click: () => { shown.close(); chosen(name, times); } } }, `×${String(times).replace("-", "−")}`);
     use.setAttribute("aria-label", `Use ${times} times recommended`);
     const words = h("p", { class: "words" });
     const word = h("span", { class: "figures" });
@@ -49,7 +49,8 @@ async function write(name, one, prompt, signal) {
     for await (const event of stream(chat ? "/v1/chat/completions" : "/v1/completions", body, signal)) {
       const choice = event.choices?.[0];
       if (!choice) continue;
-      one.words.append(chat ? choice.delta?.content ?? "" : choice.text ?? "");
+      const piece = chat ? choice.delta?.content ?? "" : choice.text ?? "";
+      one.words.append(one.words.textContent ? piece : piece.trimStart());
       const cost = choice.steer?.cost;
       if (cost) one.word.replaceChildren(h("span", { class: `word ${cost.word}`, title: `${short(cost.extra_nats)} extra nats per token, KL ${short(cost.kl)}` }, cost.word));
     }
