@@ -10,6 +10,7 @@ import typer
 from steer import __version__
 from steer.base.errors import SteerError
 from steer.base.processes import open_streams, silence_followers, silence_stdout
+from steer.base.wording import for_commands
 from steer.cli import output
 from steer.cli.command import LazyGroup
 
@@ -21,9 +22,11 @@ class SteerGroup(LazyGroup):
         """Run the chosen command."""
         output.show_log()
         try:
-            return super().invoke(ctx)
+            with for_commands():
+                return super().invoke(ctx)
         except SteerError as error:
-            output.error(str(error), hint=error.hint)
+            with for_commands():
+                output.error(str(error), hint=error.hint)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
             # Errors of files were converted where they arose, and typer handles a closed pipe.

@@ -256,18 +256,19 @@ class Service:
                 raise RequestError(
                     f'{error}; "allow_idle": true runs it all the same', param="steer", code="idle"
                 ) from None
+        other = "completions" if isinstance(asked, requests.Chat) else "chat completions"
         try:
-            work.notes += check_readers(
+            notes = check_readers(
                 chat=isinstance(asked, requests.Chat),
                 steers=steering.steers,
                 watched=steering.watched,
                 guards=steering.guards,
             )
         except UsageError as error:
-            other = "completions" if isinstance(asked, requests.Chat) else "chat completions"
             raise RequestError(
                 f"{error}; ask for {other}", param="guard", code="bad_steer"
             ) from None
+        work.notes += [f"{note}: ask for {other}" for note in notes]
         order = Order(
             rows,
             steering,
