@@ -69,7 +69,7 @@ def test_every_format_has_an_example_and_says_what_it_is() -> None:
     for each in FORMATS:
         assert each.read is None or each.name in known, each.name
         assert each.title and each.help and each.suffixes, each.name
-        assert set(each.options) <= {"layers", "row", "pick", "minus"}, each.name
+        assert set(each.options) <= {"layers", "row", "pick", "minus", "encoder"}, each.name
     names = [name for each in FORMATS for name in each.names]
     assert len(names) == len(set(names))
     for suffix in registry().suffixes():
@@ -140,7 +140,7 @@ def test_what_is_written_is_read_back_bit_for_bit(each: Format, tmp_path: Path) 
 def test_what_no_file_can_say_is_refused(each: Format) -> None:
     path = Path(f"x{each.suffixes[0]}")
     for text in ("x:1@1/response", "x:1@1/decay=3", "x:1@1/0-3"):
-        with pytest.raises(VectorError, match="positions"):
+        with pytest.raises(VectorError, match="has a scope, schedule or gate"):
             writing.write(resolve(spec.parse(text), sample("resid_post")), path, format=each.name)
 
 
