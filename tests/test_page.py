@@ -34,7 +34,7 @@ from steer.models.source import ModelSource
 from steer.serving import making, pages
 from steer.serving.batching import MOST_WORK, Batcher, Between
 from steer.serving.errors import RequestError
-from steer.serving.library import Library
+from steer.serving.library import Library, add_shipped, read_library
 from steer.serving.middleware import Access
 from steer.serving.sockets import first_free
 from steer.steering.generation import Guide, Sampling
@@ -125,6 +125,16 @@ def test_the_wheel_has_the_files() -> None:
     for path in pages.page_files():
         name = "index.html" if path == "/" else path.removeprefix("/page/")
         assert f"steer/serving/page/{name}" in built
+
+
+def test_vectors_that_come_with_the_model_are_there_unless_there_are_others(tmp_path: Path) -> None:
+    store.write(tmp_path / "joyful.safetensors", library().vectors["sea"])
+    made, _ = read_library(tmp_path)
+    add_shipped(made, lambda vector: None)
+    assert set(made.vectors) == {path.stem for path in store.files(store.SHIPPED)}
+    assert made.vectors["joyful"].name == "sea"
+    nothing, _ = read_library(tmp_path / "missing", may_be_empty=True)
+    assert not nothing.vectors
 
 
 def test_the_page_knows_what_there_is() -> None:
