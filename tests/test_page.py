@@ -263,7 +263,7 @@ def test_what_cannot_be_is_refused_by_its_name(fields: dict[str, Any], param: st
 def test_a_prefill_is_written_as_if_it_had_been_drawn() -> None:
     """With the first tokens of its own text, an answer is the same in all that is told of it."""
     asked = GREEDY | {"temperature": 0.8, "seed": 5, "logprobs": 2, "return_token_ids": True}
-    asked |= {"steer": "joyful:2@2/response/decay=4", "watch": ["joyful", "sea"], "cost": True}
+    asked |= {"steer": "joyful:2@2/response/decay=4", "watch": ["joyful@2", "sea@3"], "cost": True}
     with here() as server:
         (whole,) = server.post("/v1/completions", asked).json()["choices"]
         again = asked | {"prefill": whole["token_ids"][:5]}
@@ -272,7 +272,7 @@ def test_a_prefill_is_written_as_if_it_had_been_drawn() -> None:
         branch = asked | {"prefill": [*whole["token_ids"][:5], other]}
         (branched,) = server.post("/v1/completions", branch).json()["choices"]
         assert branched["token_ids"][:6] == branch["prefill"]
-        first, second = (one["steer"]["watched"]["joyful@0"] for one in (whole, branched))
+        first, second = (one["steer"]["watched"]["joyful@2"] for one in (whole, branched))
         assert first[:6] == second[:6]  # a token's value is read where it was chosen
         assert first[6] != second[6]
         (begun,) = server.post("/v1/completions", GREEDY | {"prefill": " At sea"}).json()["choices"]
