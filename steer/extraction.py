@@ -246,6 +246,8 @@ def _recording(
         )
         for position in positions
     )
+    # Of conditions, where each stands before each text once, every passage is of its own text.
+    plain = contrasts.records is None or contrasts.records == n == m
     return Recording(
         model=model.identity,
         contrast=summary,
@@ -254,6 +256,8 @@ def _recording(
         n_positive=n,
         n_negative=m,
         paired=contrasts.paired,
+        records=msgspec.UNSET if plain else contrasts.records or msgspec.UNSET,
+        format=1 if plain else 2,
         dtype=str(model.network.dtype).removeprefix("torch."),
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from steer.base.diagnosis import Check, check
 from steer.base.errors import HookError, ModelError
 from steer.contrasts.passages import Message, Passage
-from steer.hooks.clock import TokenClock
+from steer.hooks.clock import TokenClock, UncountedError
 from steer.hooks.inject import injected
 from steer.hooks.record import capture
 from steer.models.model import COARSE_TOLERANCE, TOLERANCE, Model
@@ -176,9 +176,21 @@ class _Patient:
         return f"logits change by {changes[least]:.0%} or more, least at {least}"
 
     def cached(self) -> str:
-        """Steered greedy generation has the same logits with a cache and without one."""
+        """Steered greedy generation has the same logits with a cache and without one. A recurrent
+        model has a state in place of a cache, which may count no tokens: then every token is
+        steered, which is what it can do."""
+        try:
+            return self._cached(Scope("response"))
+        except UncountedError:
+            found = self._cached(EVERYWHERE)
+            return (
+                f"{found}; its state counts no tokens, so all are steered alike: scopes, schedules,"
+                " gates, watches and guards are refused"
+            )
+
+    def _cached(self, scope: Scope) -> str:
         middle = Site(self._model.n_layers // 2)
-        steer = self._steer(middle, scope=Scope("response"))
+        steer = self._steer(middle, scope=scope)
         (plain, tokens), (kept, others) = (
             self._generated(steer, use_cache=use_cache) for use_cache in (False, True)
         )

@@ -82,6 +82,12 @@ def local_cases() -> list[Case]:
         made.append(Case(name.format("push"), ("push", "a.safetensors", team, *force), team))
         pulled = ("pull", "there/a", "-o", team, *force)
         made.append(Case(name.format("pull"), pulled, team))
+    fit = ("fit", "acts.safetensors", "-o")
+    made.append(Case("fit", (*fit, "new.safetensors"), "."))
+    made.append(Case("fit --force", (*fit, "old.safetensors", "--force"), "."))
+    bake = ("bake", "-m", "../model", "-v", "./small.safetensors:2@1", "--approximate", "-o")
+    made.append(Case("bake", (*bake, "new"), "new"))
+    made.append(Case("bake --force", (*bake, "baked", "--force"), "baked"))
     made.append(Case("sign", ("sign", "b.safetensors", "--key", "k.pem"), "."))
     known = ("--public-key", "k.pub")
     made.append(Case("pull signed", ("pull", "signed/a", "-o", "new", *known), "new"))
@@ -123,6 +129,16 @@ def prepare(folder: Path) -> None:
         vector = make_vector(name=path[-1], layers=(1, 2), seed=seed)
         store.write(folder / f"{path}.safetensors", vector)
     _prepare_signed(folder)
+    _prepare_model(folder)
+
+
+def _prepare_model(folder: Path) -> None:
+    """A vector of the model, what it was fitted to, and a model that was baked before."""
+    model = ("-m", "../model")
+    extract = ("extract", "pairs.jsonl", *model, "--keep", "acts.safetensors")
+    bake = ("bake", *model, "--approximate", "-v", "./small.safetensors:1@0", "-o", "baked")
+    for words in ((*extract, "-o", "small.safetensors"), bake):
+        assert done(forked(command(words), folder)), f"{' '.join(words)} fails"
 
 
 def _prepare_signed(folder: Path) -> None:
@@ -295,8 +311,8 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = f"{scratch}/cache"
         os.environ["HF_HOME"] = f"{scratch}/hf"
         template = Path(scratch) / "template"
-        prepare(template)
         tiny.save(Path(scratch) / "model")
+        prepare(template)
         kinds = tuple(servers.KINDS) if asked.remote else ()
         with servers.processes(Path(scratch), *kinds) as addresses:
             cases = remote_cases(addresses, Path(scratch)) if asked.remote else local_cases()

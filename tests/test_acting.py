@@ -18,7 +18,7 @@ from steer.base.errors import IdleError, VectorError
 from steer.base.journal import Journal
 from steer.evaluation.batches import Text, drift
 from steer.evaluation.cells import Steered, Unsteered
-from steer.evaluation.scoring import score
+from steer.evaluation.scoring import score, scored
 from steer.generate.apply import Sampling, generate
 from steer.hooks import acting as acting_module
 from steer.models.model import Model
@@ -267,7 +267,7 @@ def test_a_score_under_a_steer_that_moves_no_text_is_an_error(
     model = tiny.model("llama")
     texts = TEXTS[left_out:]
     cell = Steered((tiny.steer(model, 3.0, scope, layers=layers),))
-    drifts = score(model, texts, [Unsteered(), cell], drift, allow_idle=True)[1]
+    drifts = scored(model, texts, [Unsteered(), cell], drift).sums[1]
     if np.abs(drifts).max() > 1e-6:  # less is rounding
         assert (score(model, texts, [Unsteered(), cell], drift)[1] == drifts).all()
     else:

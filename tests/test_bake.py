@@ -19,6 +19,7 @@ from families import _GROUPED, _SHARED, FAMILIES, randomised
 from typer.testing import CliRunner
 
 from steer.baking import folder as baking_folder
+from steer.baking import target
 from steer.baking.bake import Baked, bake, without
 from steer.baking.check import Difference, compare, reference
 from steer.baking.families import FAMILIES as KNOWN
@@ -260,7 +261,12 @@ def test_weights_of_another_shape_are_refused() -> None:
         rebuilt(network, weights, {})
 
 
-def test_a_folder_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_a_folder_is_there_as_a_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanged: bool
+) -> None:
+    if not exchanged:  # a file system that cannot
+        monkeypatch.setattr(target, "_exchange", lambda one, other: False)
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "made", force=False) as inside:
         (inside / "half").write_text("a half")
         raise KeyboardInterrupt
@@ -273,8 +279,8 @@ def test_a_folder_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "mine").write_text("precious")
-    for target, force in ((other, True), (tmp_path / "made", False), (other / "mine", True)):
-        with pytest.raises(SteerError), new_folder(target, force=force):
+    for path, force in ((other, True), (tmp_path / "made", False), (other / "mine", True)):
+        with pytest.raises(SteerError), new_folder(path, force=force):
             pass
     assert (other / "mine").read_text() == "precious"
 

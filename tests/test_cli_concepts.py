@@ -125,7 +125,7 @@ def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "pack.json").write_text(text)
     result = steer("pack", "report", tmp_path)
     assert result.exit_code == 1 and "Traceback" not in result.output
-    with pytest.raises(InputError, match="no index"):
+    with pytest.raises(InputError, match="no pack index"):
         index.read(tmp_path / "nothing")
 
 
@@ -282,7 +282,7 @@ def test_the_tree_has_every_concept_once(built: Path) -> None:
     assert {name.removesuffix("-2") for name in first} in ({"joy"}, {"formal"})
     with pytest.raises(VectorError):
         geometry(vectors[:1])
-    with pytest.raises(VectorError, match="compares"):
+    with pytest.raises(VectorError, match="compared"):
         nearest(vectors[0].only([0]), [vectors[1].only([1])])
 
 

@@ -12,7 +12,7 @@ from steer.concepts import pack, questions, words
 from steer.concepts.answers import Query, write
 from steer.concepts.concept import Concept, concept_of, condition, find, form, slug
 from steer.concepts.effect import effect, scores
-from steer.concepts.make import ConceptVector, make
+from steer.concepts.make import ConceptVector, _Work, make
 from steer.concepts.settings import MakeSettings
 from steer.generate.apply import continue_ids
 from steer.generate.mixed import continue_mixed
@@ -245,6 +245,21 @@ def test_a_concept_in_a_group_is_what_it_is_alone(pocket: Model, made: list[Conc
     assert alone.vector is not None and made[2].vector is not None
     assert np.allclose(alone.vector.directions, made[2].vector.directions, rtol=1e-3, atol=1e-4)
     assert alone.report.effect.value == pytest.approx(made[2].report.effect.value, rel=1e-2)
+
+
+def test_what_fails_in_a_group_is_tried_alone(
+    pocket: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poles = [concept_of("[mood: joyful]", name="joy"), concept_of("[mood: calm]", name="calm")]
+
+    def choose(self: object, works: list[_Work]) -> None:
+        if any(work.concept.name == "calm" for work in works):
+            raise InputError("this one fails")
+
+    monkeypatch.setattr("steer.concepts.make._Maker._choose", choose)
+    joy, calm = make(pocket, poles, QUICK)
+    assert joy.report.layers and "this one fails" not in joy.report.reason
+    assert calm.report.reason == "this one fails" and calm.vector is None
 
 
 def test_settings_out_of_range_are_refused() -> None:

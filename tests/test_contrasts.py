@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from steer.contrasts.frame import Frame
 from steer.contrasts.passages import Message, Passage
 from steer.contrasts.records import records
 from steer.contrasts.schema import Names, parse_mapping
+from steer.vectors.sources import record_numbers
 
 
 def jsonl(*records: object) -> bytes:
@@ -423,6 +425,9 @@ def test_lists_in_a_record_are_pairs_of_each_with_each() -> None:
         pairs = zip(found.positive, found.negative, strict=True)
         assert [(p.prompt, p.text, n.text) for p, n in pairs] == expected
         assert found.paired
+        numbers = record_numbers(found.records, len(expected)).tolist()
+        assert numbers == [row for row, one in enumerate(rows) for _ in product(
+            one["correct_answers"], one["incorrect_answers"])]  # fmt: skip
         assert f"{len(expected)} pairs" in found.notes[0]
         first = read(jsonl(*rows), names=Names(lists="first"))
         assert wholes(first) == (

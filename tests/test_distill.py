@@ -272,7 +272,7 @@ def test_what_cannot_be_distilled_says_why() -> None:
         distill(model, CONDITIONS, PROMPTS, replace(SMALL, layers=(9,)))
     with pytest.raises(InputError, match="takes 128"):
         distill(model, Conditions("w5 " * 127), PROMPTS, SMALL)
-    with pytest.raises(UsageError, match="--steps"):
+    with pytest.raises(UsageError, match="steps"):
         replace(SMALL, steps=0)
     nothing = PlantedTeacher(model, Edits(model, {Site(1): 1.0}, 0, 0, response=False))
     with pytest.raises(InputError, match="changes nothing"):

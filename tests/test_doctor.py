@@ -24,7 +24,10 @@ def failed(model: Model) -> list[str]:
     return [one.name for one in examine(model) if not one.passed]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen3_moe", "falcon", "opt", "phi"])
+FAMILIES = ["llama", "gpt2", "gemma3", "qwen3_moe", "falcon", "opt", "phi", "rwkv"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_on_which_steering_works_is_well(family: str) -> None:
     done = list(examine(tiny.model(family)))
     assert [one for one in done if not one.passed] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -46,11 +47,13 @@ def recording(n: int, n_negative: int | None = None) -> Recording:
 
 
 def stored(
-    path: Path, positive: np.ndarray, negative: np.ndarray, *, paired: bool = True
+    path: Path, positive: np.ndarray, negative: np.ndarray, *, paired: bool = True, **said: Any
 ) -> Activations:
-    """A recording whose two sites hold the same activations, [n, WIDTH] a side."""
+    """A recording whose two sites hold the same activations, [n, WIDTH] a side. said: fields of the
+    recording."""
     n_negative = None if paired and len(positive) == len(negative) else len(negative)
-    found = resume(path, recording(len(positive), n_negative))
+    made = recording(len(positive), n_negative)
+    found = resume(path, msgspec.structs.replace(made, **said))
     rows = np.concatenate([positive, negative]).astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1)[:, None].repeat(2, 1).astype(np.float32)
     found.put(range(len(rows)), rows[:, None].repeat(2, 1), lengths)
@@ -71,6 +74,27 @@ def planted(seed: int, shift: float, n: int = 200) -> tuple[np.ndarray, np.ndarr
     direction = fit.unit(rng.normal(size=WIDTH))
     sides = rng.normal(size=(2, n, WIDTH))
     return sides[0] + shift * direction, sides[1], direction
+
+
+@pytest.mark.parametrize("records", [(5,) * 40, 40, None])
+def test_rows_of_one_record_are_held_out_together(
+    tmp_path: Path, records: tuple[int, ...] | int | None
+) -> None:
+    """Each of 40 records of noise has five rows a side: a direction that has seen one of them knows
+    the others, which says nothing of new ones."""
+    rng = np.random.default_rng(0)
+    once = [rng.normal(size=(40, WIDTH)) for _ in range(2)]
+    sides = [np.tile(one, (5, 1)) if records == 40 else one.repeat(5, 0) for one in once]
+    said = {} if records is None else {"records": records, "format": 2}
+    found = stored(tmp_path / "a", *sides, **said)
+    separability = fit.fit_site(found, 0, "lda").separability
+    assert separability is not None
+    if records is None:
+        assert separability > 0.65
+    else:
+        assert separability < 0.6
+    few = stored(tmp_path / "b", *(one[:45] for one in sides), **(said and said | {"records": 9}))
+    assert (fit.fit_site(few, 0, "mean_diff").separability is None) == (records is not None)
 
 
 def test_of_two_tokens_that_tell_the_sides_apart_the_last_is_taken() -> None:

@@ -85,6 +85,14 @@ def packed(data: bytes) -> bytes:
     return made.getvalue()
 
 
+def without_a_name() -> bytes:
+    """An archive with a member of no name."""
+    made = BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"")
+    return made.getvalue()
+
+
 SHARED = torch.zeros(1_000_000)
 #: What was a defect, once.
 DEFECTS = {
@@ -96,6 +104,7 @@ DEFECTS = {
         torch_file(dict.fromkeys(map(str, range(200)), SHARED)),
     ),
     "pt: a bomb": ("pt", packed(torch_file(torch.zeros(90_000_000)))),
+    "npz: a member without a name": ("npz", without_a_name()),
     "svec: empty lists": ("ibm-svec", b'{"directions":{"1":[' + b"[]," * 4_000_000 + b"0]}}"),
     "ster: texts": ("ster", b'{"product":"ster","x":[' + b'"ab",' * 3_000_000 + b"0]}"),
     "recipe: a number of 5,000 digits": ("recipe", b"[generation]\nseed = " + b"9" * 5000),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
-from dataclasses import replace
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fake_vllm
 import pytest
 import tiny
 import torch
@@ -18,7 +21,9 @@ from test_injection import gated
 
 import steer as api
 from steer.base.errors import IdleError
+from steer.engines import ray_workers, vllm_engine
 from steer.hooks.steered import steered
+from steer.measures import grids
 from steer.models.model import Model
 from steer.steering.generation import Sampling
 from steer.steering.operation import Coefficient, Operation
@@ -26,6 +31,7 @@ from steer.steering.projection import Condition, Gate
 from steer.steering.scope import Schedule, Scope
 from steer.steering.steers import Steer
 from steer.vectors import store
+from steer.workers import Job
 
 #: Below what bfloat16 can add to an activation, unless that is 0, as is rare: nothing tells that
 #: beforehand.
@@ -52,6 +58,7 @@ def _files(model: api.Model) -> None:
     rows = [
         {"positive": f"w{n} w{n + 7} w{n + 9}", "negative": f"w{n} w{n + 20}"} for n in range(3, 15)
     ]
+    Path("plain.txt").write_text("".join(f"w{n} w{n + 2} w{n + 3}\n" for n in range(3, 33)))
     Path("held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -70,21 +77,66 @@ COMMANDS: dict[str, list[object]] = {
     "chat": ["chat", "-v", IDLE, "--json"],
     "eval": ["eval", "-v", IDLE, *MEASURED],
     "sweep": ["sweep", "-v", "calm", "--layers", 1, "--coefficients", "1e-20", *MEASURED],
-}
+    "suite": ["suite", "--condition", "w9 w4", "--methods", "mean_diff", "--texts", "plain.txt",
+              "--samples", 4],
+    "apply in vLLM": ["apply", "w5 w9", "-v", IDLE, "--engine", "vllm"],
+    "apply --prompts in vLLM": ["apply", "--prompts", "prompts.txt", "-v", IDLE, "--engine", "vllm",
+                                "--json"],
+    "eval in vLLM": ["eval", "-v", IDLE, *MEASURED, "--engine", "vllm"],
+    "sweep in vLLM": ["sweep", "-v", "calm", "--layers", 1, "--coefficients", "1e-20", *MEASURED,
+                      "--engine", "vllm"],
+    "eval on Ray": ["eval", "-v", IDLE, *MEASURED, "--ray", "local"],
+    "sweep on Ray": ["sweep", "-v", "calm", "--layers", 1, "--coefficients", "1e-20", *MEASURED,
+                     "--ray", "local"],
+}  # fmt: skip
 
 
+@dataclass
+class Elsewhere:
+    """Workers of a cluster, in this process: what they get and what they give back travels."""
+
+    model: Model
+
+    @property
+    def actors(self) -> list[Model]:
+        return [self.model]
+
+    def map(self, job: Job[Any, Any], items: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        do = job(self.model)
+        for number, item in enumerate(items):
+            made = do(pickle.loads(pickle.dumps(item)))
+            yield number, pickle.loads(pickle.dumps(made))
+
+
+@pytest.fixture
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, model: api.Model) -> None:
+    @contextmanager
+    def on_cluster(source: Any, address: str, count: int | None) -> Iterator[Elsewhere]:
+        yield Elsewhere(model.inner)
+
+    fake_vllm.install(monkeypatch)
+    monkeypatch.setattr(ray_workers, "on_cluster", on_cluster)
+    monkeypatch.setattr(vllm_engine, "ARCHITECTURES", ("LlamaForCausalLM",))
+    # What a suite tries is below what bfloat16 can add.
+    monkeypatch.setattr(grids, "SHARES", (1e-20, 2e-20))
+
+
+@pytest.mark.usefixtures("_elsewhere")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands(folder: Path, name: str) -> None:
     words = [*COMMANDS[name], "-m", folder, *SETTINGS]
     result = steer(*words, stdin="w5 w9\n" if name == "chat" else None)
     assert result.exit_code == 1, result.output
     assert "changed nothing" in result.stderr
-    if name not in ("apply", "apply --compare"):  # the text is there before it is known
+    # The text is there before it is known.
+    if name not in ("apply", "apply --compare", "apply in vLLM"):
         failed(result, 1)
 
 
+@pytest.mark.usefixtures("_elsewhere")
 def test_an_idle_steer_that_is_allowed_is_named(folder: Path) -> None:
-    for name in ("apply --json", "apply --when", "apply --prompts", "chat"):
+    named = ("apply --json", "apply --when", "apply --prompts", "chat", "apply --prompts in vLLM")
+    for name in named:
         words = [*COMMANDS[name], "-m", folder, *SETTINGS, "--allow-idle"]
         result = steer(*words, stdin="w5 w9\n" if name == "chat" else None)
         assert result.exit_code == 0, result.stderr
@@ -92,6 +144,27 @@ def test_an_idle_steer_that_is_allowed_is_named(folder: Path) -> None:
         printed = json.loads(result.stdout)
         made = printed["answers" if name == "chat" else "results"]
         assert made and all(one.get("steered", one)["idle"] for one in made)
+
+
+def test_a_layer_where_a_sweep_changes_nothing_is_left_out(folder: Path) -> None:
+    """Behind the last attention what is done to a prompt reaches nothing that is scored."""
+    Path("prompted.jsonl").write_text(
+        "".join(
+            json.dumps({"prompt": f"w{n} w9", "positive": f"w{n + 7} w4", "negative": f"w{n + 20}"})
+            + "\n"
+            for n in range(3, 15)
+        )
+    )
+    words = ["sweep", "-v", "calm:add/prompt", "--coefficients", "0.5,1",
+             "--texts", "prompted.jsonl", "--samples", 4, "--max-tokens", 4, "-m", folder,
+             "--json"]  # fmt: skip
+    result = steer(*words)  # that a tiny model's vector is recommended is not said
+    printed = json.loads(result.stdout)
+    assert printed["rows"] == ["layer 0", "layer 1"] and printed["idle"] == ["layer 2"]
+    assert {cell["layers"] for cell in printed["cells"]} == {"0", "1"}
+    assert "layer 2 is left out" in result.stderr
+    alone = steer(*words, "--layers", "2")
+    assert alone.exit_code == 1 and "changed nothing" in alone.stderr
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,6 @@ def test_kill_9_leaves_old_files_or_new_ones() -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     told = run.stdout.splitlines()
-    assert len(told) == 14 and all(f"{N} kills" in line for line in told)
+    assert len(told) == 18 and all(f"{N} kills" in line for line in told)
     # Some had begun to write.
     assert any("temporary" in line or "between" in line for line in told)

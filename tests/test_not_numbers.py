@@ -13,8 +13,14 @@ import torch
 from test_cli import PAIRS, failed, steer
 
 import steer as api
+from steer.baking.check import reference
 from steer.base.errors import InputError, ModelError
 from steer.contrasts.reading import Reading
+from steer.distillation.lessons import picked_logits
+from steer.distillation.ridge import Moments
+from steer.evaluation.batches import Text, drift, log_prob, surprise
+from steer.evaluation.cells import UNSTEERED
+from steer.evaluation.scoring import score
 from steer.fitting.activations import open_kept
 from steer.hooks.record import capture, record
 from steer.models.model import Model
@@ -51,6 +57,7 @@ def _files(model: Model) -> None:
     Path("vectors").mkdir()
     vector = tiny.vector(model, layers=(0, 1, 2))
     store.write(Path("vectors/calm.safetensors"), vector)
+    Path("plain.txt").write_text("".join(f"w{n} w{n + 2} w{n + 3}\n" for n in range(3, 33)))
     Path("pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
 
 
@@ -65,14 +72,40 @@ def _files(model: Model) -> None:
         ["apply", "w5 w9", "-v", "calm:2@0"],
         ["apply", "w5 w9", "-v", "calm:2@2", "--when", "calm@1<1e6/mean"],
         ["apply", "w5 w9", "--watch", "calm@1", "--json"],
+        ["eval", "-v", "calm:2@0", "--texts", "pairs.jsonl", "--samples", "2"],
+        ["eval", "-v", "calm:2@0", "--condition", "w3", "--samples", "2", "--max-tokens", "4"],
+        ["sweep", "-v", "calm", "--texts", "pairs.jsonl", "--samples", "2", "--max-tokens", "4"],
+        ["suite", "--condition", "w3", "--texts", "plain.txt", "--samples", "2"],
+        ["suite", "--condition", "w3", "--texts", "plain.txt", "--methods", "distill"],
+        ["distill", "--condition", "w3", "-o", "x.safetensors", "--max-tokens", "4"],
+        ["distill", "--contrasts", "pairs.jsonl", "-o", "x.safetensors", "--max-tokens", "4"],
     ],
 )
 @pytest.mark.usefixtures("_files")
 def test_commands(folder: Path, words: Sequence[str]) -> None:
-    extra = "--force" if words[0] == "extract" else "--allow-other-model"
+    extra = "--allow-other-model" if "-v" in words else "--force"
+    if words[0] == "suite":
+        extra = "--seed=0"
     result = steer(*words, "-m", folder, "--dtype", "float16", extra)
-    failed(result, 1, "--dtype float32")
+    failed(result, 1, "float32")
     assert not Path("x.safetensors").exists()
+
+
+@pytest.mark.usefixtures("_files")
+def test_what_is_scored_and_fitted_is_looked_at_too(model: Model) -> None:
+    """Where nothing is written before."""
+    texts = [Text((1, 5, 9, 12), (2, 3), 1)]
+    for measure in (log_prob, drift, surprise):
+        with pytest.raises(ModelError, match="not numbers"):
+            score(model, texts, [UNSTEERED], measure)
+    with pytest.raises(ModelError, match="not numbers"):
+        picked_logits(model, [((1, 5, 9), 1)])
+    with pytest.raises(ModelError, match="not numbers"):
+        reference(model, [], ["w5 w9"])
+    moments = Moments(4)
+    moments.add(torch.full((3, 4), torch.inf), torch.ones(3, 4))
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        moments.spectrum()
 
 
 @pytest.mark.usefixtures("_files")

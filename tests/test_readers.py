@@ -137,6 +137,36 @@ def test_conversations(model: api.Model, name: str, chat: bool) -> None:
 
 @each_name
 @each_kind
+def test_library_conversations(model: api.Model, name: str, chat: bool) -> None:
+    talk = (model if chat else api.Model(tiny.model("llama"))).chat()
+    vector, steered = api.read(name), api.read("unknown")
+    gated = steered(3, layers=1, when=vector.below(1e6, layer=1, pool="mean"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):  # once of each
+            talk.answer("w5 w9", [gated], Sampling(2, 0), print)
+    said = [str(one.message) for one in caught]
+    expect(" ".join(said), refused=False, name=name, use="gate", chat=chat)
+    assert len(said) == len(set(said))
+
+
+@each_name
+def test_what_is_measured_on_plain_texts(folder: Path, name: str) -> None:
+    """A vector that was made in a chat is swept, or a rival in a suite, on plain texts."""
+    rows = [{"positive": f"w{n} w{n + 7}", "negative": f"w{n} w{n + 20}"} for n in range(3, 9)]
+    Path("held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("plain.txt").write_text("".join(f"w{n} w{n + 2} w{n + 3}\n" for n in range(3, 33)))
+    few = ["-m", folder, "--samples", 2, "--max-tokens", 4]
+    swept = ["sweep", "-v", name, "--texts", "held.jsonl", "--layers", 1, "--coefficients", "1"]
+    rival = f"w9=vectors/{name}.safetensors"
+    suite = ["suite", "--condition", "w9", "--texts", "plain.txt", "-v", rival, "--methods", "pca"]
+    for words in (swept, suite):
+        said = " ".join(steer(*words, *few).stderr.split())
+        assert ("made in a chat and is used on plain text: add --chat" in said) == (name == "chat")
+
+
+@each_name
+@each_kind
 @pytest.mark.parametrize("use", ["gate", "watch", "guard"])
 @pytest.mark.parametrize("api_name", ["openai", "ollama"])
 def test_requests(model: api.Model, name: str, use: str, chat: bool, api_name: str) -> None:

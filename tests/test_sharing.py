@@ -29,7 +29,7 @@ from steer.sharing.opening import open_place
 from steer.sharing.places import ChangedError, listing
 from steer.sharing.pull import pull
 from steer.sharing.push import parcel, push
-from steer.vectors import lock, store
+from steer.vectors import lock, signing, store
 from steer.vectors.vector import SteeringVector
 
 # huggingface_hub uploads with an argument that the client below it deprecates.
@@ -387,6 +387,16 @@ def test_no_reader_takes_what_replaced_a_signed_vector(
     store.write(Path("vectors/calm.safetensors"), make_vector(seed=2), force=True)
     assert "calm" not in lock.origins(Path("vectors"))  # our own work is not refused
     steer("verify", "calm")
+
+
+def test_a_public_key_that_anybody_can_sign_under_is_none() -> None:
+    """Points of a small order; with S = 0 and the neutral point for R one signature in a few holds
+    for any bytes."""
+    anybody = b"\x01" + bytes(63)
+    for y in (0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18, 2**255 + 1):
+        key = base64.b64encode(y.to_bytes(32, "little")).decode()
+        with pytest.raises(SteerError, match="no key of anybody"):
+            signing.is_signed(b"any bytes", anybody, key)
 
 
 def test_a_vector_that_is_not_signed_is_not_pushed_over_one_that_is() -> None:

@@ -138,9 +138,11 @@ def test_an_engine_that_drops_steers_is_told_from_a_bound_that_is_not_passed() -
     every += [[Steer(vector, ONE, (1,), op=Operation(op, at))] for op, at in FAR]
     names = named(every)
     for steers in every:
-        Hooked(model, names).check_in_force(steers)
+        # A steer of the prompt behind the last attention reaches nothing, and is idle.
+        idle = Hooked(model, names).probed([steers]).idle
+        assert all(str(steer.scope) == "prompt" and steer.layers == (2,) for steer in idle)
         with pytest.raises(HookError, match="changes nothing") if steers else nullcontext():
-            Deaf(model, names).check_in_force(steers)
+            Deaf(model, names).probed([steers])
 
 
 def test_what_travels_arrives() -> None:

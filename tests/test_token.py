@@ -432,3 +432,16 @@ def test_an_evaluation_of_a_token_has_its_recovery_and_a_guided_row(tmp_path: Pa
     assert set(rows) == {"unsteered", "vector", "prompt", "guidance"}
     assert -1 < rows["vector"].measures["recovery"].value < 1
     assert abs(rows["guidance"].measures["recovery"].value - 1) < 1e-4
+
+
+def test_a_token_that_is_written_and_not_named_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its letters would stand in the prompt in place of it."""
+    monkeypatch.setenv("STEER_VECTORS", str(tmp_path))
+    store.write(tmp_path / "noise.safetensors", noise())
+    refused = run("apply", "One <|noise|> day")
+    assert refused.exit_code == 2
+    assert "add -v noise" in refused.output
+    assert run("apply", "One <|noise|> day", "-v", "noise", "--max-tokens", "2").exit_code == 0
+    assert run("apply", "One <|other|> day", "--max-tokens", "2").exit_code == 0

@@ -16,6 +16,7 @@ from steer.hooks.inject import injected
 from steer.hooks.tokens import embedded
 from steer.models.loading import load
 from steer.models.model import Model
+from steer.models.numbers import check_numbers
 from steer.models.source import ModelSource
 from steer.steering.steers import Steer
 from steer.steering.tokens import separate
@@ -177,13 +178,17 @@ def _around(model: Model, mark: str, texts: Sequence[str]) -> list[str]:
 
 
 def log_probs(model: Model, rows: Sequence[Tensor], steers: Sequence[Steer] = ()) -> list[Tensor]:
-    """Log-probs float32 [token, vocabulary] of each row of ids."""
+    """Log-probs float32 [token, vocabulary] of each row of ids.
+
+    Raises:
+        HookError: they are not numbers, or a steer was never applied.
+    """
     found = []
     for row in rows:
         clock = TokenClock(len(row), torch.zeros(1, dtype=torch.int64))
         with torch.no_grad(), injected(model, steers, clock):
             logits = model.network(input_ids=row[None], use_cache=False).logits[0]
-        found.append(logits.float().log_softmax(-1).cpu())
+        found.append(check_numbers(model, logits).float().log_softmax(-1).cpu())
     return found
 
 

@@ -131,7 +131,7 @@ class _Placing:
             self._nearly(
                 f"its MLP has no bias, so the constant is a bias of attention in the same layer,"
                 f" where MLP {writer.layer} reads it too",
-                "a vector that was read at attn_out (`steer extract --site attn_out`) is exact",
+                "a vector that was read at attn_out (`steer extract --site=attn_out`) is exact",
             )
             part = "attention"
         changes = places[part]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -16,6 +18,8 @@ from steer.base.files import reported
 
 #: What tells a folder that was baked from one that holds something else.
 REPORT = "bake_report.json"
+#: AT_FDCWD, and RENAME_EXCHANGE of Linux, which is RENAME_SWAP of macOS.
+_HERE, _EXCHANGE = -100, 2
 
 
 @contextlib.contextmanager
@@ -42,14 +46,27 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
 
 
 def _put(temporary: Path, path: Path, *, force: bool) -> None:
+    """Give a folder its final name. What it replaces then has the temporary name, or is gone."""
     check_folder(path, force=force)  # it may have come meanwhile
-    if path.exists() and any(path.iterdir()):
+    if not path.exists() or not any(path.iterdir()):
+        temporary.rename(path)
+    elif not _exchange(temporary, path):
         old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
         path.rename(old / path.name)
         temporary.rename(path)
         shutil.rmtree(old)
-    else:
-        temporary.rename(path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders' names in one step, where the system and the file system can: a process
+    that is killed between two renames would leave nothing under the final name."""
+    names = os.fsencode(one), os.fsencode(other)
+    library: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    if hasattr(library, "renameat2"):  # Linux
+        return bool(library.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0)
+    if hasattr(library, "renamex_np"):  # macOS
+        return bool(library.renamex_np(*names, _EXCHANGE) == 0)
+    return False
 
 
 def check_folder(path: Path, *, force: bool) -> None:

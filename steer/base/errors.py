@@ -15,15 +15,28 @@ The message gives a subject and a fact; the hint gives the next step, if there i
 
 from __future__ import annotations
 
+from steer.base.wording import is_for_commands, worded
+
 
 class SteerError(Exception):
-    """A failure with a message for the user and, if there is one, what to do next."""
+    """A failure with a message for the user and, if there is one, what to do next. Both name
+    options as whoever is to read them does (`steer.base.wording`)."""
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
-        self.hint = hint
+        self._hint = hint
+        if hint is not None and not is_for_commands():
+            self.__notes__ = [f"hint: {worded(hint)}"]  # tracebacks show them, from Python 3.11 on
+
+    def __str__(self) -> str:
+        return worded(super().__str__())
+
+    @property
+    def hint(self) -> str | None:
+        """What to do next."""
+        return None if self._hint is None else worded(self._hint)
 
 
 class UsageError(SteerError):

@@ -41,7 +41,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "extract": "Make a steering vector from two words, or from contrasting texts.",
         "pack": "Make vectors of many concepts at once, from a TOML file.",
         "fit": "Make another vector from kept activations, without the model.",
-        "distill": "Make an edit that does what a prompt does, for no tokens.",
+        "distill": "Make an edit, or a token, that does what a prompt does.",
         "combine": "Make one vector of several: sum, mean, difference, multiple.",
         "convert": "Read other tools' vector files, and write files that they read.",
     },

@@ -112,7 +112,7 @@ def writing(
     The weights of `model` are let go of: from then on it is its tokenizer that serves.
     """
     from steer.generate.apply import rows_of
-    from steer.hooks.meeting import check_can_act
+    from steer.hooks.meeting import check_acted, check_can_act
 
     model.network.to("meta")
     with started(source, steerings, settings) as engine:
@@ -123,7 +123,10 @@ def writing(
             rows = rows_of(model, prompts, sampling, special=special)
             if not allow_idle:
                 check_can_act(model, steers, [row.ids for row in rows], sampling.max_tokens)
-            return engine.generate(rows, [steers] * len(rows), sampling)
+            made = engine.generate(rows, [steers] * len(rows), sampling)
+            if not allow_idle:
+                check_acted([one.idle for one in made])
+            return made
 
         yield generate
 
@@ -134,5 +137,5 @@ def _setting(text: str) -> tuple[str, Any]:
         raise UsageError(f"--engine-option {text!r} is no KEY=VALUE")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value

@@ -106,9 +106,7 @@ def evaluate(
     steers = resolved(named, options.find)
     given = asked.given([steer.vector.metadata for steer in steers])
     used = [one for steer in steers for one in steer.vectors]
-    chat = measuring.in_chat(given)
-    options.check_readers(chat=chat, steers=steers)
-    source = options.for_vectors(used, source, chat=chat)
+    source = options.for_vectors(used, source, chat=measuring.in_chat(given))
     settings = engines.check(engine, engine_option or [], steers)
     from steer.evaluation import evaluate as run
 

@@ -279,6 +279,32 @@ def check_readers(
         output.warning(f"{text}: {readers.hint(chat=chat)}")
 
 
+def check_written(texts: Iterable[str], steers: Sequence[Steer]) -> None:
+    """Refuse texts that have a learned token written which no steer names: they would have its
+    letters in place of it.
+
+    Raises:
+        UsageError: naming the token.
+    """
+    from steer.base.errors import SteerError, UsageError
+    from steer.steering.tokens import mark, written
+    from steer.vectors import store
+
+    named = {steer.vector.name for steer in steers if steer.is_token}
+    for name in dict.fromkeys(name for text in texts for name in written(text)):
+        if name in named:
+            continue
+        try:
+            is_token = store.read_header(store.find(name)).metadata.tokens > 0
+        except SteerError:  # the model may have a token of its own that is called so
+            continue
+        if is_token:
+            raise UsageError(
+                f"a prompt has {mark(name)}, and the learned token {name!r} is not named",
+                hint=f"add -v {name}",
+            )
+
+
 def find(reference: str) -> Path:
     """The file of a name, a path or an address, which is fetched, saying so.
 

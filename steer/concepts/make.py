@@ -180,13 +180,18 @@ class _Maker:
         self._unsteered: dict[str, Answer] = {}
 
     def make(self, concepts: Sequence[Concept]) -> list[ConceptVector]:
-        """Make a group together."""
+        """Make a group together; if that fails, each concept alone, so that one stops no other."""
         works = [self._begin(concept) for concept in concepts]
-        self._answer(works)
-        for work in self._left(works):
-            self._try(work, self._fit)
-        self._choose(works)
-        self._measure(works)
+        try:
+            self._answer(works)
+            for work in self._left(works):
+                self._try(work, self._fit)
+            self._choose(works)
+            self._measure(works)
+        except SteerError as error:
+            if len(concepts) > 1:
+                return [made for concept in concepts for made in self.make([concept])]
+            works[0].fail(error)
         vectors = []
         for work in works:
             assert work.report is not None
@@ -248,18 +253,20 @@ class _Maker:
         places: list[tuple[_Work, str]] = []
         for work in left:
             for side, pole in zip(("positive", "negative"), work.conditions, strict=True):
+                if not pole:
+                    continue  # its answers are the unsteered ones
                 for kind, questions in (
                     ("train", work.questions.train),
                     ("held-out", work.questions.held_out),
                 ):
-                    if kind == "held-out" and not pole:
-                        continue  # these are the unsteered answers
                     queries += [Query(pole, question, self.chat) for question in questions]
                     places += [(work, f"{side} {kind}")] * len(questions)
+        unsteered = [(*work.questions.choice, *work.questions.held_out) for work in left]
+        unsteered += [work.questions.train for work in left if not work.conditions[1]]
         fresh = dict.fromkeys(
             question
-            for work in left
-            for question in (*work.questions.choice, *work.questions.held_out)
+            for questions in unsteered
+            for question in questions
             if question not in self._unsteered
         )
         plain_queries = [Query("", question, self.chat) for question in fresh]
@@ -274,7 +281,9 @@ class _Maker:
         for (work, place), answer in zip(places, written, strict=False):
             work.poles.setdefault(place, []).append(answer)
         for work in left:
-            work.poles.setdefault("negative held-out", self._plain(work.questions.held_out))
+            if not work.conditions[1]:
+                work.poles["negative train"] = self._plain(work.questions.train)
+                work.poles["negative held-out"] = self._plain(work.questions.held_out)
 
     def _plain(self, questions: Sequence[str]) -> list[Answer]:
         return [self._unsteered[question] for question in questions]

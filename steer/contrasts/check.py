@@ -20,6 +20,7 @@ from steer.contrasts.reading import Tokens, first_difference
 from steer.fitting.fit import N_FOLDS, auc
 from steer.fitting.fitting import rounded
 from steer.vectors.giveaways import Giveaways, Lengths
+from steer.vectors.sources import Records, record_numbers
 
 #: The fewest texts a side for which an AUC means something.
 ENOUGH = 10
@@ -57,7 +58,7 @@ def giveaways(
         else None,
         duplicates=sum(len(side) - len(set(map(hash, side))) for side in units),
         equal_sides=equal,
-        near_duplicates=rounded(_near(units)) if enough else 0.0,
+        near_duplicates=rounded(_near(units, contrasts.records)) if enough else 0.0,
     )
 
 
@@ -113,10 +114,11 @@ def _without_condition(passage: Passage) -> str:
     return "\n".join([*(t.content for t in passage.turns if t.role == "user"), passage.text])
 
 
-def _near(units: Sequence[Sequence[str]]) -> float:
-    """The share of texts that have a near-duplicate in another cross-validation fold."""
+def _near(units: Sequence[Sequence[str]], records: Records) -> float:
+    """The share of texts that have a near-duplicate in another cross-validation fold. records:
+    which texts of a side share a record."""
     total = sum(map(len, units))
-    folds = [np.arange(len(side)) % N_FOLDS for side in units]
+    folds = [record_numbers(records, len(side)) % N_FOLDS for side in units]
     affected = 0
     for side, fold in zip(units, folds, strict=True):
         pairs = [pair for pair in near_duplicates(side) if fold[pair[0]] != fold[pair[1]]]

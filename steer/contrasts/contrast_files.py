@@ -174,7 +174,9 @@ class _Reader:
         ]
         self._check_crossed(sides)
         both_sides = tuple(positive), tuple(negative)
-        return self._contrasts("conditions", sides, paired=paired, conditions=both_sides)
+        return self._contrasts(
+            "conditions", sides, paired=paired, conditions=both_sides, records=len(texts)
+        )
 
     def _check_crossed(self, sides: Sequence[_Crossed]) -> None:
         """Check each text and each condition once, instead of every combination."""
@@ -209,6 +211,7 @@ class _Reader:
         """Pairs; a record with lists gives every positive text with every negative text."""
         sides: tuple[list[Passage], list[Passage]] = ([], [])
         with_lists = from_lists = characters = 0
+        counts: list[int] = []
         for where, record in self._all(records, "pairs"):
             prompt = self._prompt(where, record)
             positive, negative = (
@@ -219,6 +222,7 @@ class _Reader:
                 for name in ("positive", "negative")
             )
             n = len(positive) * len(negative)
+            counts += [n] if n else []
             if n > 1:
                 with_lists, from_lists = with_lists + 1, from_lists + n
                 characters += sum(len(passage.whole) for passage in positive) * len(negative)
@@ -232,15 +236,15 @@ class _Reader:
             records_hold = "record holds" if with_lists == 1 else "records hold"
             self.messages.append(
                 f"{with_lists:,} {records_hold} lists of texts: {from_lists:,} pairs, of each"
-                " positive text with each negative one (--lists first: one pair a record); the"
-                " pairs share texts, which makes held-out separability look better than it is"
+                " positive text with each negative one (--lists first: one pair a record)"
             )
         elif self.names.split is None and _looks_like_lists(sides):
             self.messages.append(
                 "many texts hold ';': if they are lists of answers, pass --split ';'"
             )
         choice = all(text.completes and _OPTION.fullmatch(text.text) for text in chain(*sides))
-        return self._contrasts("choice" if choice else "pairs", sides)
+        each = tuple(counts) if with_lists else None
+        return self._contrasts("choice" if choice else "pairs", sides, records=each)
 
     def _labelled(self, records: Iterable[Record]) -> Contrasts:
         sides: tuple[list[_Text], list[_Text]] = ([], [])

@@ -23,6 +23,7 @@ from steer.contrasts.frame import PLAIN, Frame
 from steer.contrasts.passages import Passage, check_alike
 from steer.contrasts.schema import Names
 from steer.vectors.provenance import ContrastKind
+from steer.vectors.sources import Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Contrasts:
     """A whole contrast set.
 
     paired: the i-th passages of the two sides belong together. conditions: the prompts of both
-    sides; None for other kinds. notes: lines for the user about what was left out.
+    sides; None for other kinds. records: which passages of a side share a record, and so a text, as
+    `steer.vectors.sources` has it. notes: lines for the user about what was left out.
 
     Raises:
         InputError: a side is empty, both sides are equal, or chat messages and plain texts are
@@ -43,6 +45,7 @@ class Contrasts:
     paired: bool = True
     frame: Frame = PLAIN
     conditions: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    records: Records = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from steer.contrasts.reading import shared_prefix
 from steer.generate.apply import Sampling, continue_ids
 from steer.hooks.head import Ending, has_head, headed, last_hidden, picked
 from steer.models.model import Model
+from steer.models.numbers import check_numbers
 from steer.steering.steers import Steer
 
 #: Bytes of log-probabilities that are held at once: of a batch in a forward pass, or of all texts.
@@ -217,16 +218,20 @@ def picked_logits(model: Model, rows: Sequence[Ending]) -> Tensor:
     rows: (token ids, n). Returns float32 [sum of n, vocabulary], row after row. The LM head runs
     at these positions alone, where it can be run by itself; else on the columns where there is one,
     where the model can be told so.
+
+    Raises:
+        HookError: they are not numbers.
     """
     if has_head(model):
-        return headed(model, last_hidden(model, rows))
+        return check_numbers(model, headed(model, last_hidden(model, rows)))
     # Padded on the right, so that positions count from 0 in every row.
     ids, mask = model.padded([row for row, _ in rows], left=False)
     start = min(len(row) - n for row, n in rows) - 1
     kept = {"logits_to_keep": ids.shape[1] - start} if picks_columns(model) else {}
     logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
     cut = ids.shape[1] - logits.shape[1]
-    return picked(logits, [(row[cut:], n) for row, n in rows]).float()
+    found = picked(logits, [(row[cut:], n) for row, n in rows]).float()
+    return check_numbers(model, found)
 
 
 def log_probs(model: Model, rows: Sequence[Ending]) -> Tensor:

@@ -18,6 +18,7 @@ from steer.hooks.head import has_head, headed, last_hidden
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.trunk import replayed
 from steer.models.model import Model
+from steer.models.numbers import check_numbers
 from steer.vectors.sites import Site
 
 #: Per site: bias [d_model], down [k, d_model], up [d_model, k].
@@ -184,7 +185,7 @@ class Teacher:
         """float32 [sum of n, vocabulary], lesson after lesson."""
         if all(lesson in self._hidden for lesson in lessons):
             hidden = torch.cat([self._hidden[lesson] for lesson in lessons])
-            return headed(self.model, hidden).log_softmax(-1)
+            return check_numbers(self.model, headed(self.model, hidden)).log_softmax(-1)
         return log_probs(self.model, [(lesson.conditioned, lesson.n) for lesson in lessons])
 
 

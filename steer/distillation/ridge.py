@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steer.base.errors import InputError
+from steer.base.errors import InputError, ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,11 @@ class Moments:
         """mu, m, G, C; float64."""
         if self._shift is None or self.weight <= 0:
             raise InputError("there are no tokens to fit an edit to")
+        if not all(bool(one.isfinite().all()) for one in (*self._sums, *self._products)):
+            raise ModelError(
+                "activations under the condition, or without it, are NaN or infinite",
+                hint="the weights are broken, or too large for their type: try --dtype=float32",
+            )
         means = [total / self.weight for total in self._sums]
         covariances = [
             product / self.weight - torch.outer(means[0], mean)

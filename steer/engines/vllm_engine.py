@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from steer.base.errors import HookError, ModelError, SteerError
+from steer.base.errors import HookError, IdleError, ModelError, SteerError
 from steer.engines import wire
 from steer.engines.slots import shape_of
+from steer.hooks.acting import reached
 from steer.models.source import ModelSource
 from steer.steering.generation import Finish, Generation, Row, Sampling
+from steer.steering.operation import Coefficient
+from steer.steering.scope import EVERYWHERE
 from steer.steering.steers import Steer
 from steer.vectors import store
 from steer.vectors.sites import listed
@@ -143,20 +146,19 @@ def running(
                 hint="see its messages above; --engine-option passes options to it",
             ) from error
         try:
-            engine = Engine(network, names)
-            for steering in steerings:
-                engine.check_in_force(steering)
-            yield engine
+            yield Engine(network, names).probed(steerings)
         finally:
             network.llm_engine.engine_core.shutdown()  # its processes hold the memory
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A running vLLM. names: its workers' names for the vectors."""
+    """A running vLLM. names: its workers' names for the vectors. idle: steers that change no bit of
+    what it computes."""
 
     network: Any  # vllm.LLM
     names: Mapping[SteeringVector, str]
+    idle: frozenset[Steer] = frozenset()
 
     def generate(
         self, rows: Sequence[Row], steerings: Sequence[Sequence[Steer]], sampling: Sampling
@@ -167,7 +169,10 @@ class Engine:
         vLLM's, so samples differ from those of Hugging Face; at temperature 0 there are none.
         """
         done = self._sampled(rows, steerings, sampling)
-        return [_generation(row, each.outputs[0]) for row, each in zip(rows, done, strict=True)]
+        return [
+            self._generation(row, steers, one.outputs[0])
+            for row, steers, one in zip(rows, steerings, done, strict=True)
+        ]
 
     def continue_ids(
         self,
@@ -176,7 +181,13 @@ class Engine:
         sampling: Sampling,
     ) -> list[list[int]]:
         """New token ids after each beginning (its token ids, and the number of the sample), as
-        `steer.generate.apply.continue_ids`, including the end token if there is one."""
+        `steer.generate.apply.continue_ids`, including the end token if there is one.
+
+        Raises:
+            IdleError: a steer changes nothing.
+        """
+        for steer in self.idle.intersection(one for some in steerings for one in some):
+            raise IdleError(f"{steer} changes nothing in {NAME}", hint="use a larger coefficient")
         rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
         done = self._sampled(rows, steerings, sampling)
         return [list(output.outputs[0].token_ids) for output in done]
@@ -194,23 +205,47 @@ class Engine:
         entries = [output.outputs[0].logprobs[0] for output in done]
         return [{token: entry.logprob for token, entry in row.items()} for row in entries]
 
-    def check_in_force(self, steering: Sequence[Steer]) -> None:
-        """Check that steers change the output, since an engine may silently ignore them.
+    def probed(self, steerings: Sequence[Sequence[Steer]]) -> Engine:
+        """The same engine, with the steers that change nothing in `idle`: an engine may ignore
+        what it does not know, and small numbers vanish in 16 bits.
 
         Raises:
-            HookError: they change nothing.
+            HookError: steers change nothing, whatever their coefficients are.
         """
-        key = wire.encode(steering, self.names)
-        if not key:
-            return
-        probe = [1, 2, 3, 4]  # any tokens will do
-        acting = [_unconditional(steer) for steer in steering]
-        steered, plain = self.log_probs([probe, probe], [acting, []], top=5)
-        if steered == plain:
-            raise HookError(
-                f"{NAME} runs, but {' + '.join(map(str, steering))} changes nothing in it",
-                hint="leave --engine out, and report this with `steer doctor --json`",
-            )
+        probe = [1, 2, 3, 4]  # any tokens: what is edited changes whatever they say
+        [plain] = self.log_probs([probe], [[]], top=5)
+
+        def changes(steer: Steer) -> bool:
+            return self.log_probs([probe], [[unbounded(steer)]], top=5) != [plain]
+
+        steers = dict.fromkeys(one for some in steerings for one in some if one.coefficient.value)
+        idle = [steer for steer in steers if not changes(steer)]
+        for steer in idle:
+            if not changes(replace(steer, coefficient=Coefficient(1.0), scope=EVERYWHERE)):
+                raise HookError(
+                    f"{NAME} runs, but {steer} changes nothing in it",
+                    hint="leave --engine out, and report this with `steer doctor --json`",
+                )
+        return replace(self, idle=frozenset(idle))
+
+    def _generation(self, row: Row, steers: Sequence[Steer], made: Any) -> Generation:
+        finish: Finish = "length"
+        if made.finish_reason == "stop":  # of a stop string vLLM says which it was
+            finish = "stop" if isinstance(made.stop_reason, str) else "end"
+        n_tokens = len(made.token_ids)
+        idle = [
+            str(steer)
+            for steer in dict.fromkeys(steers)
+            if steer.coefficient.value and not self._acts(steer, len(row.ids), max(n_tokens, 1))
+        ]
+        length = n_tokens - (finish == "end")
+        return Generation(row.prompt, row.sample, made.text, length, finish, idle=idle)
+
+    def _acts(self, steer: Steer, prompt_length: int, n_new: int) -> bool:
+        """Whether a steer changes a text. It has no schedule, no gate and no scope of single tokens
+        here (`wire.check_engine_can`), so lengths decide."""
+        n_layers = steer.vector.metadata.model.n_layers
+        return steer not in self.idle and reached(steer, [False] * prompt_length, n_new, n_layers)
 
     def _sampled(
         self, rows: Sequence[Row], steerings: Sequence[Sequence[Steer]], sampling: Sampling
@@ -246,7 +281,7 @@ class Engine:
         return self.network.generate(prompts, settings, use_tqdm=False)
 
 
-def _unconditional(steer: Steer) -> Steer:
+def unbounded(steer: Steer) -> Steer:
     """A cap or floor as a clamp, which changes every token."""
     if not steer.op.op.bounded:
         return steer
@@ -257,11 +292,3 @@ def default_dtype() -> str:
     """vLLM's dtype where the user names none."""
     on_cpu = torch.accelerator.current_accelerator(check_available=True) is None
     return "float32" if on_cpu else "auto"
-
-
-def _generation(row: Row, output: Any) -> Generation:
-    finish: Finish = "length"
-    if output.finish_reason == "stop":  # `stop_reason` is the stop string, if it was one
-        finish = "stop" if isinstance(output.stop_reason, str) else "end"
-    length = len(output.token_ids) - (finish == "end")
-    return Generation(row.prompt, row.sample, output.text, length, finish)

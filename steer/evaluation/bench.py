@@ -8,7 +8,7 @@ on unrelated texts. The coefficients of a row share the computation below their 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,14 @@ from steer import resuming
 from steer.base.journal import Journal
 from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
 from steer.evaluation.cells import UNSTEERED, Cell, Steered
-from steer.evaluation.scoring import TextSet, check_effect, score, score_rows
+from steer.evaluation.scoring import (
+    Scored,
+    TextSet,
+    check_acted,
+    check_effect,
+    score,
+    score_rows,
+)
 from steer.evaluation.task import Task
 from steer.evaluation.written import (
     Continue,
@@ -155,6 +162,8 @@ def run(
 
     Raises:
         InputError: the condition changes nothing.
+        IdleError: some cells of a row changed nothing, and others did. Of rows all of whose cells
+            did, `Scores.idle` has the numbers; see `acting`.
         HookError: a cell was never applied.
     """
     counts = np.array([float(len(text.scored)) for text in texts.unrelated])
@@ -172,13 +181,29 @@ def run(
             cells &= contenders(scoring.scores, max_kl)
 
 
+def acting(grid: Grid, scores: Scores) -> list[int]:
+    """The numbers of the rows that changed something in what was scored.
+
+    Behind the last attention, for one, a steer of the prompt changes nothing that is scored.
+
+    Raises:
+        IdleError: there is none.
+    """
+    rows = [row for row in range(len(grid.rows)) if row not in scores.idle]
+    if not rows:
+        n_texts = scores.effect.shape[-1] + len(scores.counts)
+        check_acted([str(grid.steer(0, 0))], n_texts)
+    return rows
+
+
 def completed(texts: Bench, grid: Grid, scores: Scores, cells: Cells) -> Scores:
     """The scores after scoring these cells on all items and texts.
 
     Raises:
+        IdleError: a cell changed nothing.
         HookError: a cell was never applied.
     """
-    scoring = _Scoring(texts, grid, scores, Journal(None))
+    scoring = _Scoring(texts, grid, scores, Journal(None), may_be_idle=False)
     for _ in scoring.look(
         "", cells, *(np.arange(array.shape[-1]) for array in (scores.effect, scores.drift))
     ):
@@ -189,7 +214,7 @@ def completed(texts: Bench, grid: Grid, scores: Scores, cells: Cells) -> Scores:
 @dataclass
 class _Scoring:
     """Scores the cells of a grid on one part of the texts after another. `seen` is the share of all
-    scores that are done."""
+    scores that are done. may_be_idle: whether all cells of a row may change nothing."""
 
     texts: Bench
     grid: Grid
@@ -197,6 +222,9 @@ class _Scoring:
     done: Journal
     on_progress: OnShare = lambda task, share: None
     seen: float = 0.0
+    may_be_idle: bool = True
+    #: The steers of a row that have changed nothing yet in either part.
+    _idle: dict[int, list[frozenset[str]]] = field(default_factory=dict)
 
     def look(self, name: str, cells: Cells, items: Indices, unrelated: Indices) -> Iterator[Scores]:
         """Score cells on some items and texts; yields the scores after each row. name: the key in
@@ -213,17 +241,39 @@ class _Scoring:
         }
         n_scores = sum(map(len, by_row.values())) * (len(these.effect) + len(these.unrelated))
         report = self._reporting(len(items) / self.texts.n_items / n_scores)
-        for row, (sums, drifts) in score_rows(these.model, parts, by_row, report, self.done):
-            effects, weights = these.effects(sums)
+        for row, scored in score_rows(these.model, parts, by_row, report, self.done):
+            effects, weights = these.effects(scored[0].sums)
             levels = None
             if these.kind == "recovery":
                 check_effect(weights, these.effect)
             else:
-                levels = these.levels(sums)[1:]
+                levels = these.levels(scored[0].sums)[1:]
+            drifts = scored[1].sums[1:]
             self.scores = self.scores.with_row(
-                row, columns[row], (items, effects, weights, levels), (unrelated, drifts[1:])
+                row, columns[row], (items, effects, weights, levels), (unrelated, drifts)
             )
+            self._note_idle(row, columns[row], scored)
             yield self.scores
+
+    def _note_idle(self, row: int, columns: Indices, scored: Sequence[Scored]) -> None:
+        """Keep which rows have changed nothing so far in one of the parts.
+
+        Raises:
+            IdleError: some of a row's cells have changed nothing, and not all of them.
+        """
+        looked = {str(self.grid.steer(row, column)) for column in columns.tolist()}
+        before = self._idle.get(row, [one.idle for one in scored])
+        # What is not looked at any more stays as it was.
+        now = [(old - looked) | (old & one.idle) for old, one in zip(before, scored, strict=True)]
+        self._idle[row] = now
+        steers = [self.grid.steer(row, column) for column in range(self.grid.n_columns)]
+        every = {str(steer) for steer in steers if steer.coefficient.value}
+        is_idle = self.may_be_idle and bool(every) and any(one >= every for one in now)
+        if not is_idle:
+            for one, part in zip(now, (self.texts.effect, self.texts.unrelated), strict=True):
+                check_acted(one, len(part))
+        rows = self.scores.idle | {row} if is_idle else self.scores.idle - {row}
+        self.scores = replace(self.scores, idle=rows)
 
     def _reporting(self, share: float) -> Callable[[int, int], None]:
         """A callback that adds up scores, each of which is this share of all."""

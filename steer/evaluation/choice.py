@@ -115,7 +115,7 @@ def looking(texts: Bench, grid: Grid, writing: Writing) -> Look:
 
     @cache
     def base() -> Nats:
-        return expected_nats(texts.model, [text.scored for text in texts.own], UNSTEERED)
+        return expected_nats(texts.model, [(UNSTEERED, [text.scored for text in texts.own])])
 
     @cache
     def look(position: Position) -> Tried:
@@ -237,7 +237,7 @@ def _edge(line: Sequence[Position], look: Look, max_nats: float) -> Tried:
 
 def _tried(texts: Bench, steer: Steer, position: Position, writing: Writing, base: Nats) -> Tried:
     written = write(texts.model, writing, [steer], engine=texts.engine)
-    own = expected_nats(texts.model, [text.scored for text in written], Steered((steer,)))
+    own = expected_nats(texts.model, [(Steered((steer,)), [text.scored for text in written])])
     pieces = [distinct(text.own) for text in written]
     shift = math.nan
     if not steer.vector.metadata.rank:

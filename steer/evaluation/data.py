@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from steer.base.errors import InputError
 from steer.base.files import read_bytes
+from steer.base.wording import worded
 from steer.contrasts import heldout, overlap, prompts
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.heldout import HeldOut
@@ -21,6 +22,7 @@ from steer.contrasts.passages import Passage
 from steer.contrasts.records import MOST_BYTES, records
 from steer.contrasts.schema import Names
 from steer.measures.concepts import Judge
+from steer.steering.readers import check_readers, hint
 from steer.steering.steers import Steer, resolve
 from steer.vectors.metadata import Metadata
 from steer.vectors.provenance import SEVERAL
@@ -42,7 +44,7 @@ Engine = Callable[["Model", "Sequence[Cell]"], Any]
 
 def warn_python(text: str) -> None:
     """Issue a Python warning, for callers from a notebook."""
-    warnings.warn(text, stacklevel=4)
+    warnings.warn(worded(text), stacklevel=4)
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,16 @@ def user_steers(
         else:
             steers += resolved([NamedSteer(str(item))], find or store.find)
     return steers
+
+
+def warn_of_readers(
+    task: Task, warn: Warn, *, steers: Sequence[Steer] = (), vectors: Sequence[SteeringVector] = ()
+) -> None:
+    """Warn of gates and vectors that were read from texts of another kind than those of the task
+    (`steer.steering.readers`)."""
+    chat = task.writing.chat
+    for text in check_readers(chat=chat, steers=steers, vectors=dict.fromkeys(vectors)):
+        warn(f"{text}: {hint(chat=chat)}")
 
 
 def loaded(model: Any) -> Model:

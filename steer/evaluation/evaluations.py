@@ -35,6 +35,7 @@ from steer.evaluation.data import (
     data_of,
     loaded,
     user_steers,
+    warn_of_readers,
     warn_python,
     writer_of,
 )
@@ -54,9 +55,9 @@ from steer.evaluation.written import (
 )
 from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
 from steer.measures.concepts import Judge, meaning_of
-from steer.measures.formulas import preference, wrong_way
+from steer.measures.formulas import preference, shifts, wrong_way
 from steer.measures.measure import Baselines, Columns, Measure, Observations
-from steer.measures.registry import measures, shifts
+from steer.measures.registry import measures
 from steer.measures.tables import NOTHING, in_console, in_notebook, table
 from steer.models.model import Model
 from steer.steering.steers import check_all_fit
@@ -354,6 +355,7 @@ def evaluate(
         data = _within(seconds, model, sum(len(row.cells) for row in table), data, note)
         samples = data.samples
     task = data.task(known, judge)
+    warn_of_readers(task, warn, steers=steers)
     cells = [cell for row in table for cell in row.cells if steers_of(cell)]
     done = journal(model, table, task, list(engine_key))
     if len(done):
@@ -593,20 +595,17 @@ class _Observer:
         self, variant: Variant, written: Sequence[Written], lessons: Sequence[Lesson]
     ) -> list[list[float]]:
         if variant.kind == "prompt":
-            texts = [lesson_text(lesson) for lesson in lessons]
-            return [array.tolist() for array in expected_nats(self.model, texts, PROMPTED)]
-        if variant.kind == "guidance":
-            guided = own_texts(self.model, self.task.writing, written)
+            parts: list[tuple[Cell, Sequence[Text]]]
+            parts = [(PROMPTED, [lesson_text(lesson) for lesson in lessons])]
+        elif variant.kind == "guidance":
             [cell] = variant.cells
-            return [one.tolist() for one in expected_nats(self.model, guided, cell)]
-        parts = [
-            expected_nats(
-                self.model, [text.scored for text in written[part.start : part.stop]], cell
-            )
-            for cell, part in self._parts(variant)
-        ]
-        sums, counts = zip(*parts, strict=True)
-        return [np.concatenate(arrays).tolist() for arrays in (sums, counts)]
+            parts = [(cell, own_texts(self.model, self.task.writing, written))]
+        else:
+            parts = [
+                (cell, [text.scored for text in written[part.start : part.stop]])
+                for cell, part in self._parts(variant)
+            ]
+        return [array.tolist() for array in expected_nats(self.model, parts)]
 
 
 def _cell(measure: Measure, interval: Interval | None) -> str:

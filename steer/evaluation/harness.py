@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from steer.contrasts.passages import Message
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import Batch, Text, log_prob
 from steer.evaluation.cells import Cell, Prompted, Unsteered, steers_of
-from steer.evaluation.scoring import score
+from steer.evaluation.scoring import check_acted, scored
 from steer.generate.apply import Sampling, generate
 from steer.models.model import Model
 
@@ -68,6 +68,7 @@ def run(
     harness's standard errors. Metrics without a standard error are left out.
 
     Raises:
+        IdleError: a steer changed nothing in any text.
         HookError: a steer was never applied.
     """
     chat = conditions is not None and conditions.chat
@@ -87,6 +88,7 @@ def run(
             apply_chat_template=chat,
             system_instruction=(condition or None) if chat else None,
         )
+    check_acted(steered.idle or (), steered.n_texts)
     return _metrics(report["results"])
 
 
@@ -112,6 +114,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         self.model, self.before = model, joinable(before)
         self.special = special
         self.limit = model.context or 2_048
+        #: The steers that changed nothing in any text; None before there is one.
+        self.idle: frozenset[str] | None = None
+        self.n_texts = 0
 
     @property
     def tokenizer_name(self) -> str:
@@ -151,11 +156,13 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         self, requests: list[Any], disable_tqdm: bool = False, **_other: Any
     ) -> list[tuple[float, bool]]:
         texts = [self._text(context, continuation) for _, context, continuation in requests]
-        sums = score(self.model, texts, [self.cell], log_prob, allow_idle=True)[0]
-        likeliest = score(self.model, texts, [self.cell], _likeliest, allow_idle=True)[0]
+        (sums, idle), (likeliest, _) = (
+            scored(self.model, texts, [self.cell], measure) for measure in (log_prob, _likeliest)
+        )
+        self._note(idle, len(texts))
         return [
             (float(total), int(n) == len(text.scored))
-            for total, n, text in zip(sums, likeliest, texts, strict=True)
+            for total, n, text in zip(sums[0], likeliest[0], texts, strict=True)
         ]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
@@ -192,7 +199,13 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             special=self.special,
             allow_idle=True,  # a single item does not show whether the steer acts
         )
+        self._note(generation.idle, 1)
         return generation.text
+
+    def _note(self, idle: Iterable[str], n_texts: int) -> None:
+        """Keep which steers have changed nothing in any text so far."""
+        self.n_texts += n_texts
+        self.idle = frozenset(idle) if self.idle is None else self.idle.intersection(idle)
 
     def _text(self, context: Sequence[int], continuation: Sequence[int]) -> Text:
         """The text to score; a context that is too long is cut at its beginning."""

@@ -16,7 +16,7 @@ over all tokens (Rao-Blackwell).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, TypedDict
@@ -32,7 +32,7 @@ from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
 from steer.evaluation.batches import Batch, Text, TokenMeasure, surprise
-from steer.evaluation.cells import Cell, Guided, Prompted, Steered
+from steer.evaluation.cells import Cell, Guided, Prompted, Steered, steers_of
 from steer.generate.guidance import guided
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
@@ -43,6 +43,7 @@ from steer.hooks.tokens import embedded, standing
 from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
 from steer.models.memory import token_budget
 from steer.models.model import Model
+from steer.models.numbers import not_numbers
 from steer.steering.steers import Steer
 from steer.steering.tokens import separate
 from steer.vectors.sites import Site, format_layers
@@ -78,7 +79,7 @@ class Scorer:
         names the steers that changed nothing in any of these texts.
 
         Raises:
-            HookError: a cell was never applied.
+            HookError: a cell was never applied, or the model's logits are not numbers.
             InputError: a text has no prompt, which a gate needs.
         """
         batch = self._batches[group]
@@ -117,7 +118,10 @@ class Scorer:
         values = self.measure(cells, batch)
         counts = batch.weights.to(values.device).bool()
         # On the CPU, since not every device has float64.
-        return np.asarray(values.masked_fill(~counts, 0.0).cpu().double().sum(-1).numpy())
+        sums = values.masked_fill(~counts, 0.0).cpu().double().sum(-1).numpy()
+        if np.isnan(sums).any():
+            raise not_numbers(self.model)
+        return np.asarray(sums)
 
     def _remember(self, batch: Batch) -> None:
         """Keep the batch's own log-probabilities for the next layer, if there is room."""
@@ -206,11 +210,19 @@ def _has_token(cell: Steered) -> bool:
     return any(steer.is_token for steer in cell.steers)
 
 
-class _Scored(TypedDict):
+class _Found(TypedDict):
     """A worker's result for a batch: sums [cell][text], and the steers that were idle."""
 
     sums: list[list[float]]
     idle: list[str]
+
+
+class Scored(NamedTuple):
+    """Scores of a text set. sums: float64 [cell, text]. idle: the steers that changed nothing in
+    any of its texts, whose sums say nothing of their effect."""
+
+    sums: Sums
+    idle: frozenset[str]
 
 
 class TextSet(NamedTuple):
@@ -231,7 +243,7 @@ class _Scorers:
     def __post_init__(self) -> None:
         self._of = [Scorer(self.model, groups, measure) for groups, measure in self.parts]
 
-    def __call__(self, item: tuple[int, int, Sequence[Cell]]) -> _Scored:
+    def __call__(self, item: tuple[int, int, Sequence[Cell]]) -> _Found:
         part, group, cells = item
         sums = self._of[part].score(group, cells).tolist()
         return {"sums": sums, "idle": self._of[part].idle}
@@ -243,16 +255,11 @@ def score_rows(
     rows: Mapping[int, Sequence[Cell]],
     on_done: Callable[[int, int], None] = lambda row, n_scores: None,
     done: Journal | None = None,
-    *,
-    allow_idle: bool = False,
-) -> Iterator[tuple[int, list[Sums]]]:
-    """Score all texts under the cells of each row. Yields a row's index and its sums for each text
-    set, float64 [cell, text], as soon as the row is done. Batches that the journal `done` has are
-    not scored again.
+) -> Iterator[tuple[int, list[Scored]]]:
+    """Score all texts under the cells of each row. Yields a row's index and its scores for each
+    text set as soon as the row is done. Batches that the journal `done` has are not scored again.
 
     Raises:
-        IdleError: a steer changed nothing in any text of a set, so its score of 0 would be
-            meaningless; unless `allow_idle`.
         HookError: a cell was never applied.
         InputError: a text has no prompt, which a gate needs.
     """
@@ -265,21 +272,24 @@ def score_rows(
         row: [np.zeros((len(cells), len(part.texts))) for part in parts]
         for row, cells in rows.items()
     }
+    names_of = {row: _names(cells) for row, cells in rows.items()}
+    idle = {row: [names_of[row]] * len(parts) for row in rows}
     n_open = dict.fromkeys(rows, len(every))
 
-    idle: dict[tuple[int, int], set[str]] = {}
-
-    def put(row: int, part: int, group: int, scored: _Scored) -> bool:
+    def put(row: int, part: int, group: int, found: _Found) -> bool:
         """Store the result of a batch; whether its row is complete."""
         indices = groups[part][group]
-        sums[row][part][:, indices] = scored["sums"]
-        idle.setdefault((row, part), set(scored["idle"])).intersection_update(scored["idle"])
+        sums[row][part][:, indices] = found["sums"]
+        idle[row][part] &= frozenset(found["idle"])
         n_open[row] -= 1
         on_done(row, len(rows[row]) * len(indices))
-        if not n_open[row] and not allow_idle:
-            for number, text_set in enumerate(parts):
-                _check_acted(idle.get((row, number), set()), len(text_set.texts))
         return not n_open[row]
+
+    def scored(row: int) -> list[Scored]:
+        return [
+            Scored(own, names if any(text.scored for text in text_set.texts) else frozenset())
+            for own, names, text_set in zip(sums[row], idle[row], parts, strict=True)
+        ]
 
     # The tokens are part of the key: a template with the date gives others tomorrow.
     names = [f"{part.name} {_digest(part.texts)}" for part in parts]
@@ -292,19 +302,26 @@ def score_rows(
         kept = journal.get(key(*batch))
         if not isinstance(kept, dict):
             ahead.append(batch)
-        elif put(*batch, _Scored(sums=kept["sums"], idle=kept["idle"])):
-            yield batch[0], sums[batch[0]]
+        elif put(*batch, _Found(sums=kept["sums"], idle=kept["idle"])):
+            yield batch[0], scored(batch[0])
     # Workers get the groups, since other free memory would give them other groups.
     grouped = [
         ([[part.texts[index] for index in indices] for indices in together], part.measure)
         for part, together in zip(parts, groups, strict=True)
     ]
     items = ((part, group, rows[row]) for row, part, group in ahead)
-    for number, scored in workers.map(partial(_Scorers, parts=grouped), items):
+    for number, found in workers.map(partial(_Scorers, parts=grouped), items):
         batch = ahead[number]
-        journal.put(key(*batch), scored)
-        if put(*batch, scored):
-            yield batch[0], sums[batch[0]]
+        journal.put(key(*batch), found)
+        if put(*batch, found):
+            yield batch[0], scored(batch[0])
+
+
+def _names(cells: Sequence[Cell]) -> frozenset[str]:
+    """The steers of some cells whose coefficient is not 0."""
+    return frozenset(
+        str(steer) for cell in cells for steer in steers_of(cell) if steer.coefficient.value
+    )
 
 
 def _digest(texts: Sequence[Text]) -> str:
@@ -315,6 +332,26 @@ def _digest(texts: Sequence[Text]) -> str:
     return digest.hexdigest()[:16]
 
 
+def scored(
+    model: Model,
+    texts: Sequence[Text],
+    cells: Sequence[Cell],
+    measure: TokenMeasure,
+    on_done: Callable[[int], None] = lambda n_scores: None,
+    done: Journal | None = None,
+    name: str = "",
+) -> Scored:
+    """Sums over each text's scored tokens under every cell, and the steers that were idle. Batches
+    that the journal `done` has under this name are not scored again.
+
+    Raises:
+        HookError, InputError: as `score_rows`.
+    """
+    count = lambda _, n_scores: on_done(n_scores)  # noqa: E731  (it is always row 0)
+    [(_, [found])] = score_rows(model, [TextSet(name, texts, measure)], {0: cells}, count, done)
+    return found
+
+
 def score(
     model: Model,
     texts: Sequence[Text],
@@ -323,26 +360,23 @@ def score(
     on_done: Callable[[int], None] = lambda n_scores: None,
     done: Journal | None = None,
     name: str = "",
-    *,
-    allow_idle: bool = False,
 ) -> Sums:
-    """Sums over each text's scored tokens under every cell, float64 [cell, text]. Batches that the
-    journal `done` has under this name are not scored again.
+    """The sums of `scored`, float64 [cell, text].
 
     Raises:
-        IdleError, HookError, InputError: as `score_rows`.
+        IdleError: a steer changed nothing in any text.
+        HookError, InputError: as `score_rows`.
     """
-    count = lambda _, n_scores: on_done(n_scores)  # noqa: E731  (it is always row 0)
-    part = TextSet(name, texts, measure)
-    [(_, [sums])] = score_rows(model, [part], {0: cells}, count, done, allow_idle=allow_idle)
-    return sums
+    found = scored(model, texts, cells, measure, on_done, done, name)
+    check_acted(found.idle, len(texts))
+    return found.sums
 
 
 def idle_in_all(
     model: Model, batch: Batch, steered: Sequence[tuple[Sequence[Steer], TokenClock]]
 ) -> list[str]:
-    """The steers that changed nothing in any text of a batch, without a closed gate or an unreached
-    bound that would explain it."""
+    """The steers that changed nothing in any text of a batch that has scored tokens, without a
+    closed gate or an unreached bound that would explain it."""
     named = []
     for steers, clock in steered:
         named += [
@@ -350,7 +384,9 @@ def idle_in_all(
             for steer in steers
             if steer.coefficient.value
             and all(
-                _is_idle(model, steer, clock, row, text) for row, text in enumerate(batch.texts)
+                _is_idle(model, steer, clock, row, text)
+                for row, text in enumerate(batch.texts)
+                if text.scored
             )
         ]
     return named
@@ -364,19 +400,33 @@ def _is_idle(model: Model, steer: Steer, clock: TokenClock, row: int, text: Text
     return not (bounded and reached(steer, special, len(text.ids) - text.start, model.n_layers))
 
 
-def _check_acted(idle: set[str], n_texts: int) -> None:
+def check_acted(idle: Collection[str], n_texts: int, *, what: str = "scored") -> None:
+    """Refuse to measure by steers that were idle. what: became of the texts.
+
+    Raises:
+        IdleError: naming one.
+    """
     for steer in sorted(idle):
         raise IdleError(
-            f"{steer} changed nothing in any of the {n_texts:,} scored texts, so its effect cannot"
+            f"{steer} changed nothing in any of the {n_texts:,} {what} texts, so its effect cannot"
             " be measured on them",
-            hint="change its scope, schedule or coefficient, or leave the layer out with --layers",
+            hint="change its scope, schedule, coefficient or layers",
         )
 
 
-def expected_nats(model: Model, texts: Sequence[Text], cell: Cell) -> Nats:
-    """Cross-entropies summed over the scored tokens of texts that were generated under `cell`."""
+def expected_nats(model: Model, parts: Sequence[tuple[Cell, Sequence[Text]]]) -> Nats:
+    """Cross-entropies summed over the scored tokens of texts; each part is a cell and the texts
+    that were generated under it.
+
+    Raises:
+        IdleError: steers of every cell changed nothing in any of its texts.
+    """
+    found = [scored(model, texts, [cell], surprise) for cell, texts in parts]
+    texts = [text for _, some in parts for text in some]
+    if all(one.idle for one in found):
+        check_acted(found[0].idle, len(texts), what="generated")
     counts = np.array([float(len(text.scored)) for text in texts])
-    return score(model, texts, [cell], surprise, allow_idle=True)[0], counts
+    return np.concatenate([one.sums[0] for one in found]), counts
 
 
 def extra(own: Nats, base: Nats) -> Interval:

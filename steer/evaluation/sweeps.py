@@ -23,8 +23,9 @@ from steer.base.intervals import plain
 from steer.base.journal import Journal
 from steer.base.progress import Progress, silent
 from steer.base.urls import is_url, without_passwords
+from steer.base.wording import worded
 from steer.contrasts import overlap
-from steer.evaluation.bench import Bench, bench, journal, run
+from steer.evaluation.bench import Bench, acting, bench, journal, run
 from steer.evaluation.cells import Cell, Steered
 from steer.evaluation.choice import Budget
 from steer.evaluation.data import (
@@ -34,6 +35,7 @@ from steer.evaluation.data import (
     Warn,
     data_of,
     loaded,
+    warn_of_readers,
     warn_python,
     writer_of,
 )
@@ -238,6 +240,7 @@ def sweep(
     limits = Budget(max_kl, max_nats, chosen_rule)
     seconds = None if budget is None else seconds_of(budget)
     task = data.task(known).for_choice
+    warn_of_readers(task, warn, vectors=[row.vector for row in grid.rows])
     model = loaded(model)
     vectors_used = [row.vector for row in grid.rows]
     for text in check_all_fit(vectors_used, model.identity, allow_other_model=allow_other_model):
@@ -250,20 +253,19 @@ def sweep(
         f" budget: KL at most {limits.kl:g} and extra nats at most {limits.nats:g} per token"
     )
     cells: list[Cell] = [Steered((steer,)) for steer in strongest(grid)]
-    journals: list[Journal] = []
     with writer_of(engine, model, cells) as write:
         with progress("writing texts", _n_written(task)) as advance:
             on = bench(model, task, lambda what, n: advance(n), write)
         # The other rule needs all scores.
         limit = None if exhaustive or limits.rule != "budget" else limits.kl
         left_out: tuple[str, ...] = ()
-        shown = _Shown(progress, limits.kl)
+        steps = _Sweep(on, _Shown(progress, limits.kl), note)
         if limit is not None:
-            grid, left_out = _promising(on, grid, journals, limit, shown, note)
-        scores = _scored(on, grid, journals, limit, shown, note)
+            grid, left_out = steps.promising(grid, limit)
+        grid, scores = steps.scored(grid, limit)
         more = finer(grid, scores, limits.kl) if limits.rule == "budget" else None
         if more is not None:
-            second = _scored(on, more, journals, limit, shown, note)
+            more, second = steps.scored(more, limit)
             grid, scores = Grid(grid.rows + more.rows), joined(scores, second)
         with progress("holding the choice against random directions", 100) as advance:
             done = 0.0
@@ -286,7 +288,7 @@ def sweep(
     every = data.held_out.all_texts
 
     def finish() -> None:
-        for each in journals:
+        for each in steps.journals:
             each.finish()
 
     return SweepResult(
@@ -299,6 +301,7 @@ def sweep(
         unsteered=tuple(model.decode(text.ids) for text in on.own[:6]),
         chosen_on=overlap.sketch(every) if every else None,
         left_out=left_out,
+        idle=tuple(steps.idle),
         command=command,
         finish=finish,
     )
@@ -340,55 +343,70 @@ class _Shown:
     max_kl: float
 
 
-def _promising(
-    on: Bench, grid: Grid, journals: list[Journal], max_kl: float, shown: _Shown, note: Warn
-) -> tuple[Grid, tuple[str, ...]]:
-    """A grid of the promising rows, and the names of the others.
+@dataclass
+class _Sweep:
+    """What the steps of a sweep share. idle: names of the rows in which nothing acts."""
 
-    Most of many layers have little effect within a budget; three coefficients on some of the texts
-    show which.
-    """
-    few = probes(grid)
-    if few is None:
-        return grid, ()
-    n_texts = on.n_items, len(on.unrelated)
-    n = n_looks(min(n_texts))
-    items, unrelated = (looks(count, n)[0] for count in n_texts)
-    scores = _scored(on.part(items, unrelated), few, journals, None, shown, note)
-    kept = promising(scores, max_kl)
-    names = grid.labels()
-    others = tuple(name for index, name in enumerate(names) if index not in kept)
-    if others:
-        note(f"{len(kept)} of {len(names)} rows go on: {', '.join(names[i] for i in kept)}")
-    return Grid(tuple(grid.rows[index] for index in kept)), others
+    on: Bench
+    shown: _Shown
+    note: Warn
+    journals: list[Journal] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
 
+    def promising(self, grid: Grid, max_kl: float) -> tuple[Grid, tuple[str, ...]]:
+        """A grid of the promising rows, and the names of the others.
 
-def _scored(
-    on: Bench,
-    grid: Grid,
-    journals: list[Journal],
-    max_kl: float | None,
-    shown: _Shown,
-    note: Warn,
-) -> Scores:
-    """Score a grid; appends its journal to `journals`."""
-    journals.append(journal(on.model, grid, on))
-    if len(journals[-1]):
-        note("resuming an interrupted sweep")
-    scores: Scores | None = None
-    n_cells, done = len(grid.rows) * grid.n_columns, 0.0
-    with shown.progress("scoring", n_cells) as advance:
+        Most of many layers have little effect within a budget; three coefficients on some of the
+        texts show which.
+        """
+        few = probes(grid)
+        if few is None:
+            return grid, ()
+        n_texts = self.on.n_items, len(self.on.unrelated)
+        n = n_looks(min(n_texts))
+        items, unrelated = (looks(one, n)[0] for one in n_texts)
+        scores, rows = self._scored(few, None, self.on.part(items, unrelated))
+        grid = grid.part(rows)
+        kept = promising(scores.part(rows), max_kl)
+        names = grid.labels()
+        others = tuple(name for index, name in enumerate(names) if index not in kept)
+        if others:
+            going_on = ", ".join(names[one] for one in kept)
+            self.note(f"{len(kept)} of {len(names)} rows go on: {going_on}")
+        return grid.part(kept), others
 
-        def on_progress(what: str, share: float) -> None:
-            nonlocal done
-            picture = partial(_drawn, grid, scores, shown.max_kl)
-            advance(share * n_cells - done, what, picture)
-            done = share * n_cells
+    def scored(self, grid: Grid, max_kl: float | None) -> tuple[Grid, Scores]:
+        """The rows of a grid in which something acts, and their scores.
 
-        for so_far in run(on, grid, journals[-1], on_progress, max_kl):
-            scores = so_far
-    assert scores is not None
-    return scores
+        Raises:
+            IdleError: nothing acts in any.
+        """
+        scores, rows = self._scored(grid, max_kl, self.on)
+        return grid.part(rows), scores.part(rows)
+
+    def _scored(self, grid: Grid, max_kl: float | None, texts: Bench) -> tuple[Scores, list[int]]:
+        """The scores of a grid, and the numbers of the rows in which something acts."""
+        self.journals.append(journal(texts.model, grid, texts))
+        if len(self.journals[-1]):
+            self.note("resuming an interrupted sweep")
+        scores: Scores | None = None
+        n_cells, done = len(grid.rows) * grid.n_columns, 0.0
+        with self.shown.progress("scoring", n_cells) as advance:
+
+            def on_progress(what: str, share: float) -> None:
+                nonlocal done
+                picture = partial(_drawn, grid, scores, self.shown.max_kl)
+                advance(share * n_cells - done, what, picture)
+                done = share * n_cells
+
+            for so_far in run(texts, grid, self.journals[-1], on_progress, max_kl):
+                scores = so_far
+        assert scores is not None
+        rows, names = acting(grid, scores), grid.labels()
+        for row in sorted(scores.idle):
+            self.note(f"{names[row]} is left out: nothing changes there in what is scored")
+            self.idle.append(names[row])
+        return scores, rows
 
 
 def _drawn(grid: Grid, scores: Scores | None, max_kl: float, width: int) -> Any:
@@ -406,8 +424,9 @@ class SweepResult:
 
     described: the model, its device and dtype. writing: the settings of generated texts. unsteered:
     some of the unsteered model's texts. chosen_on: short hashes of the held-out texts. left_out:
-    rows that were dropped after a first look. command: the command that reproduces it, if known.
-    finish: call it once the result is stored; it removes the journal.
+    rows that were dropped after a first look. idle: rows in which nothing changes what is scored.
+    command: the command that reproduces it, if known. finish: call it once the result is stored; it
+    removes the journal.
     """
 
     model: ModelIdentity
@@ -419,6 +438,7 @@ class SweepResult:
     unsteered: tuple[str, ...]
     chosen_on: str | None = None
     left_out: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
     command: str = ""
     finish: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
@@ -476,6 +496,7 @@ class SweepResult:
             "rows": grid.labels(),
             "coefficients": [list(map(str, row.coefficients)) for row in grid.rows],
             "left_out": list(self.left_out),
+            "idle": list(self.idle),
             "cells": [self.cell(each) for each in positions],
             "front": [self.cell(each) for each in verdict.front],
             "recommended": verdict.recommended,
@@ -646,16 +667,18 @@ class SweepResult:
         some = [items for items in n_items if items < n["items"]]
         if some:
             least = str(min(some)) if min(some) == max(some) else f"{min(some)} to {max(some)}"
-            yield (
+            yield worded(
                 f"{LOOKED}, and most in brackets: dropped after {least} of {n['items']} items"
                 f" ({len(some)} of {len(n_items)} cells); --exhaustive scores all"
             )
         if self.left_out:
             n_seen = len(looks(n["items"], n_looks(n["items"]))[0])
-            yield (
+            yield worded(
                 f"dropped after three coefficients on {n_seen} items, with less than 40 % of the"
                 f" best row's effect: {', '.join(self.left_out)}; --exhaustive scores all"
             )
+        if self.idle:
+            yield f"left out, as nothing changes there: {', '.join(self.idle)}"
         yield ""
 
         def mark(cell: dict[str, Any]) -> str:
@@ -830,8 +853,7 @@ def _layers(
     layers = metadata.layers
     if typed is not None:
         layers = parse_layers(typed) if isinstance(typed, str) else tuple(sorted(set(typed)))
-    for layer in layers:
-        metadata.at(layer)
+    metadata.check_layers(layers)
     # A distilled edit of several layers is meant to act at all of them.
     if together or (metadata.method.name == "distill" and typed is None):
         return (layers,)

@@ -251,8 +251,8 @@ def repeat(
     steer = grid.steer(*position)
     base, steered = (write(texts.model, again, steers) for steers in ((), [steer]))
     nats = extra(
-        expected_nats(texts.model, [text.scored for text in steered], Steered((steer,))),
-        expected_nats(texts.model, [text.scored for text in base], UNSTEERED),
+        expected_nats(texts.model, [(Steered((steer,)), [text.scored for text in steered])]),
+        expected_nats(texts.model, [(UNSTEERED, [text.scored for text in base])]),
     )
     if not texts.own_unrelated:
         return Repeat(again.seed, again.samples, scores, nats)

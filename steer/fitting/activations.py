@@ -26,13 +26,15 @@ from steer.base.files import check_writable, open_descriptor, reported
 from steer.base.strict_json import load_strict_json
 from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
 from steer.vectors.sites import Site
+from steer.vectors.sources import record_numbers
 
 Rows = NDArray[np.float32]
 
 #: How many rows are read at once.
 CHUNK = 1_024
-#: The format that is written, and the latest that is read.
-FORMAT = 1
+#: The latest format that is read. Files are written in format 1 where no record has several
+#: passages, so that earlier releases read them.
+FORMAT = 2
 _MAX_HEADER = 4_000_000
 
 
@@ -41,7 +43,8 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     reads: one for each position; all sites were read at each. dtype: of the model's computation,
     such as `bfloat16`. run: the key of everything that the numbers depend on
-    (`steer.resuming.run_key`). Earlier files have neither of the two.
+    (`steer.resuming.run_key`). Earlier files have neither of the two. records: which passages of a
+    side share a record, as `steer.vectors.sources` has it; unset if none do.
     """
 
     model: ModelIdentity
@@ -53,9 +56,14 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     paired: bool
     dtype: str | msgspec.UnsetType = msgspec.UNSET
     run: str | msgspec.UnsetType = msgspec.UNSET
-    format: int = FORMAT
+    records: int | tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    format: int = 1
 
     def __post_init__(self) -> None:
+        if self.format != (1 if self.records is msgspec.UNSET else 2):
+            raise ValueError("records are said in format 2, and no other")
+        if not _fits(self.records, self.n_positive, self.n_negative):
+            raise ValueError("records are of other passages")
         if min(self.n_positive, self.n_negative) < 1 or not self.sites or not self.reads:
             raise ValueError("a recording has passages of both sides, sites and positions")
         if self.paired and self.n_positive != self.n_negative:
@@ -65,10 +73,22 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def n_passages(self) -> int:
         return self.n_positive + self.n_negative
 
+    def record_numbers(self, side: int) -> NDArray[np.int64]:
+        """The number of the record that each passage of a side (0 is positive) is of."""
+        records = None if self.records is msgspec.UNSET else self.records
+        return record_numbers(records, self.n_negative if side else self.n_positive)
+
     @property
     def columns(self) -> list[tuple[Read, Site]]:
         """The positions and sites of each passage, in the order of the file."""
         return [(read, site) for read in self.reads for site in self.sites]
+
+
+def _fits(records: object, n_positive: int, n_negative: int) -> bool:
+    """Whether records can be those of so many passages of each side."""
+    if isinstance(records, tuple):
+        return min(records, default=0) > 0 and {sum(records)} == {n_positive, n_negative}
+    return not isinstance(records, int) or 0 < records <= min(n_positive, n_negative)
 
 
 @dataclass(frozen=True)

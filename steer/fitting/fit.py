@@ -20,7 +20,7 @@ from steer.methods.registry import check_paired
 Array = NDArray[np.float64]
 
 N_FOLDS = 5
-#: Fewest rows of a side for a held-out test: two in each fold.
+#: Fewest records of a side for a held-out test: two in each fold.
 MIN_HELD_OUT = 2 * N_FOLDS
 
 
@@ -65,8 +65,9 @@ def fit_site(
             activations.side(column, side).astype(np.float64) for side in range(2)
         )
         directions = [method.direction(positive, negative, settings)]
+        of_positive, of_negative = (_folds(activations, side) for side in range(2))
         directions += [
-            method.direction(_without(positive, fold), _without(negative, fold), settings)
+            method.direction(positive[of_positive != fold], negative[of_negative != fold], settings)
             for fold in folds
         ]
     means = _means(sums, None)
@@ -90,12 +91,15 @@ def unit(direction: Array) -> Array:
     return np.asarray(direction / length) if length else direction
 
 
-def _without(side: Array, fold: int) -> Array:
-    return np.asarray(side[np.arange(len(side)) % N_FOLDS != fold])
+def _folds(activations: Activations, side: int) -> NDArray[np.int64]:
+    """The fold of each row of a side, int64 [n]. Rows of one record share texts, so they are held
+    out together."""
+    return np.asarray(activations.recording.record_numbers(side) % N_FOLDS)
 
 
 def _can_hold_out(activations: Activations) -> bool:
-    return min(activations.recording.n_positive, activations.recording.n_negative) >= MIN_HELD_OUT
+    numbers = [activations.recording.record_numbers(side) for side in range(2)]
+    return min(len(np.unique(side)) for side in numbers) >= MIN_HELD_OUT
 
 
 def _fold_sums(activations: Activations, column: int) -> tuple[Array, Array]:
@@ -103,8 +107,9 @@ def _fold_sums(activations: Activations, column: int) -> tuple[Array, Array]:
     sums = np.zeros((2, N_FOLDS, activations.recording.model.d_model))
     counts = np.zeros((2, N_FOLDS))
     for side in range(2):
+        every = _folds(activations, side)
         for where, rows in activations.chunks(column, side):
-            folds = np.arange(where.start, where.stop) % N_FOLDS
+            folds = every[where]
             for fold in range(N_FOLDS):
                 sums[side, fold] += rows[folds == fold].sum(0, dtype=np.float64)
                 counts[side, fold] += (folds == fold).sum()
@@ -131,7 +136,8 @@ def _site_fit(
     ]
     separability = None
     if held_out:
-        separability = float(np.mean([_fold_auc(scores, fold) for fold in range(N_FOLDS)]))
+        folds = [_folds(activations, side) for side in range(2)]
+        separability = float(np.mean([_fold_auc(scores, folds, fold) for fold in range(N_FOLDS)]))
     return SiteFit(
         direction,
         (scores[0][:, 0], scores[1][:, 0]),
@@ -141,8 +147,8 @@ def _site_fit(
     )
 
 
-def _fold_auc(scores: list[Array], fold: int) -> float:
-    held = [side[np.arange(len(side)) % N_FOLDS == fold, 1 + fold] for side in scores]
+def _fold_auc(scores: list[Array], folds: list[NDArray[np.int64]], fold: int) -> float:
+    held = [side[own == fold, 1 + fold] for side, own in zip(scores, folds, strict=True)]
     return auc(held[0], held[1])
 
 

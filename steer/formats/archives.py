@@ -65,7 +65,7 @@ def stored_members(data: memoryview, subject: str) -> dict[str, memoryview]:
     """
     try:
         with zipfile.ZipFile(_View(data)) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
+            infos = _files(archive)
         _check(infos, subject, limit=len(data))
         return {info.filename: _stored(data, info, subject) for info in infos}
     except _BROKEN as error:
@@ -92,11 +92,16 @@ def members(data: bytes, subject: str) -> dict[str, bytes]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
+            infos = _files(archive)
             _check(infos, subject, limit=MAX_BYTES)
             return {info.filename: _unpacked(archive, info) for info in infos}
     except _BROKEN as error:
         raise VectorError(f"{subject} is not a complete zip archive: {error}") from None
+
+
+def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """What is no folder: a folder's name ends in a slash."""
+    return [info for info in archive.infolist() if not info.filename.endswith("/")]
 
 
 def _check(infos: Sequence[zipfile.ZipInfo], subject: str, *, limit: int) -> None:
@@ -106,6 +111,8 @@ def _check(infos: Sequence[zipfile.ZipInfo], subject: str, *, limit: int) -> Non
         raise VectorError(f"{subject} unpacks to more than {limit:,} bytes")
     names = set()
     for info in infos:
+        if not info.filename:
+            raise VectorError(f"{subject} has a member without a name")
         parts = PurePosixPath(info.filename).parts
         if ".." in parts or info.filename.startswith("/") or set("\\\0:") & set(info.filename):
             raise VectorError(

@@ -104,7 +104,7 @@ def _carried(
         plain = not (steer.op.writes or steer.op.keep_norm)
         raise VectorError(
             f"the op of {name} is {steer.op} here, which a file of {each.title} cannot represent",
-            hint=f"--format {others[0]} can"
+            hint=f"--format={others[0]} can"
             if others and plain
             else "`steer bake` writes ablations into a model's weights",
         )
@@ -131,7 +131,7 @@ def _carried(
         raise VectorError(
             f"{name} acts on {listed(sorted(names))}, but a file of {each.title} is for"
             f" {listed(writer.sites)}",
-            hint="a .npz records its site; extract with --site resid_post for other tools",
+            hint="a .npz records its site; extract with --site=resid_post for other tools",
         )
     return names.pop(), {site.layer: row for site, row in sorted(placed.items())}
 

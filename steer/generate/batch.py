@@ -93,7 +93,7 @@ class Batch:
                 num_beams=sampling.beams,
                 num_return_sequences=sampling.samples if sampling.beams > 1 else 1,
                 pad_token_id=model.pad_id,
-                **self._parts(width),
+                **self.parts(width),
             )
         self.sound.check(model)
         # All rows of a prompt have the same new tokens.
@@ -117,7 +117,7 @@ class Batch:
         sites += [guard.condition.projection.site for guard in ablating]
         return [site.depth for site in sites]
 
-    def _parts(self, start: int) -> dict[str, Any]:
+    def parts(self, start: int) -> dict[str, Any]:
         """Logits processors, stopping criteria and streamer, for new tokens from column `start`."""
         model, sampling = self.model, self.sampling
         self.sound = Sound()

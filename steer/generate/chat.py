@@ -13,7 +13,6 @@ from steer.generate.conversation import Conversation, OnText, Turn
 from steer.steering import recipe, spec
 from steer.steering.generation import Sampling
 from steer.steering.named import NamedSteer, resolved
-from steer.steering.readers import check_readers
 from steer.steering.steers import Steer, check_all_fit
 from steer.steering.tokens import absent
 from steer.vectors import store
@@ -201,7 +200,7 @@ class Chat:
             allow_other_model=self._allow_other_model,
         )
         in_chat = self.conversation.has_template
-        self.warnings += check_readers(chat=in_chat, steers=steers)
+        self.warnings += self.conversation.doubts(steers)
         if in_chat:
             reads = {
                 vector.name: vector.metadata.read for steer in steers for vector in steer.vectors

@@ -14,6 +14,7 @@ from steer.generate.apply import generate
 from steer.hooks.tokens import standing
 from steer.models.model import Model
 from steer.steering.generation import GateReading, Sampling
+from steer.steering.readers import check_readers, hint
 from steer.steering.steers import Steer
 from steer.steering.tokens import separate
 
@@ -39,15 +40,23 @@ class Turn:
 
 
 class Conversation:
-    """A conversation with a model. allow_idle: whether a steer may act nowhere.
+    """A conversation with a model. allow_idle: whether a steer may act nowhere. warn: gets warnings
+    of steers and gates that were read from texts of another kind.
 
     Raises:
         ModelError: there is a system message, but the model has no chat template.
     """
 
     def __init__(
-        self, model: Model, *, system: str | None = None, allow_idle: bool = False
+        self,
+        model: Model,
+        *,
+        system: str | None = None,
+        allow_idle: bool = False,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self._warn = warn
+        self._warnings: set[str] = set()
         self._allow_idle = allow_idle
         self.turns: list[Turn] = []
         self.model = model
@@ -70,10 +79,19 @@ class Conversation:
             IdleError: a steer acts nowhere; then the answer is not appended.
             SteerError: the context is full.
         """
+        for text in self.doubts(steers):
+            if text not in self._warnings:
+                self._warnings.add(text)
+                self._warn(text)
         turn = self._generated(message, self.turns, steers, sampling, on_text)
         if turn.answer.strip() or turn.finish != "interrupted":
             self.turns.append(turn)
         return turn
+
+    def doubts(self, steers: Sequence[Steer]) -> list[str]:
+        """What to warn of: steers and gates that were read from texts of another kind."""
+        chat = self.has_template
+        return [f"{text}: {hint(chat=chat)}" for text in check_readers(chat=chat, steers=steers)]
 
     def unsteered(self, sampling: Sampling, on_text: OnText, tokens: Sequence[Steer] = ()) -> Turn:
         """The last answer without steering; does not change the conversation.

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.base.errors import HookError
 from steer.base.text import TextDeltas
 from steer.hooks.watch import Watch
 from steer.models.model import Model
+from steer.models.numbers import not_numbers
 from steer.steering.projection import Guard
 
 #: The least number of seconds between pieces of streamed text.
@@ -92,15 +92,6 @@ class Sound:
         """
         if self._broken is not None and bool(self._broken):
             raise not_numbers(model)
-
-
-def not_numbers(model: Model) -> HookError:
-    """The error for NaN in logits."""
-    precision = str(model.network.dtype).removeprefix("torch.")
-    return HookError(
-        f"activations of {model.identity.id} overflow in {precision}: its logits are not numbers",
-        hint="use a smaller coefficient, or pass --dtype float32",
-    )
 
 
 class Stops:

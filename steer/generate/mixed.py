@@ -80,7 +80,7 @@ class _Mixed:
                 max_new_tokens=self.sampling.max_tokens,
                 do_sample=False,  # the batch's processor has drawn already
                 pad_token_id=model.pad_id,
-                **batch._parts(width),
+                **batch.parts(width),
             )
         batch.sound.check(model)
         return list(output[:, width:].tolist())

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from steer.base.errors import GuardError
 from steer.generate.batch import Batch, random_stream
-from steer.generate.decoding import Stops, drawn, not_numbers
+from steer.generate.decoding import Stops, drawn
 from steer.generate.guidance import guided
 from steer.hooks.hooks import SiteFunction, placed
 from steer.hooks.inject import site_functions, staged
@@ -32,6 +32,7 @@ from steer.hooks.tokens import embedded
 from steer.models import caches
 from steer.models.memory import token_budget
 from steer.models.model import Model
+from steer.models.numbers import not_numbers
 from steer.steering.generation import Generation, Row, Sampling
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer

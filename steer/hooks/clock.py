@@ -20,6 +20,11 @@ from steer.steering.steers import ALWAYS, Steer, When
 _FOREVER = 1 << 62
 
 
+class UncountedError(HookError):
+    """A model carries a state in place of a key-value cache, which does not tell how many tokens it
+    has seen."""
+
+
 @dataclass
 class Latch:
     """The latch that records which tokens opened a token gate.
@@ -91,8 +96,8 @@ class TokenClock:
         one before.
 
         Raises:
-            HookError: neither the cache nor a mask gives the number of tokens, two sources
-                disagree, or positions do not advance.
+            UncountedError: neither the cache, or state, nor a mask gives the number of tokens.
+            HookError: two sources disagree, or positions do not advance.
         """
         tokens = tokens_of(args, keywords)
         if tokens is None:
@@ -109,7 +114,7 @@ class TokenClock:
         before = 0 if cache is None else _length(cache)
         if before is None:
             if total is None:
-                raise HookError(
+                raise UncountedError(
                     "this model's state does not give the position of the next token, which a"
                     " scope, a schedule, a gate, a watch or a guard needs",
                     hint="steer all tokens alike, or use a model with a key-value cache",

@@ -83,7 +83,7 @@ def run(
         if bool(broken[site]):
             raise ModelError(
                 f"{model.identity.id}: activations at {site} are NaN or infinite",
-                hint="the weights are broken, or overflow in this dtype: try --dtype float32",
+                hint="the weights are broken, or overflow in this dtype: try --dtype=float32",
             )
 
 

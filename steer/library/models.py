@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from steer.base.wording import worded
 from steer.generate import apply, conversation
 from steer.generate.conversation import Turn
 from steer.generate.guidance import guidance
@@ -22,7 +23,7 @@ from steer.monitoring.lens import LayerLens
 from steer.monitoring.lens import lens as run_lens
 from steer.steering.generation import Generation, Sampling, guides_of
 from steer.steering.projection import Guard, Projection
-from steer.steering.readers import check_readers
+from steer.steering.readers import check_readers, hint
 from steer.steering.steers import Steer, check_all_fit
 from steer.vectors.rendering import parse_settings, with_arguments
 
@@ -63,7 +64,7 @@ class Conversation(conversation.Conversation):
         vectors = [vector for each in steers for vector in each.vectors]
         identity = self.model.identity
         for text in check_all_fit(vectors, identity, allow_other_model=allow_other_model):
-            warnings.warn(text, FitWarning, stacklevel=2)
+            warnings.warn(worded(text), FitWarning, stacklevel=2)
         sampling = Sampling(
             max_tokens=max_tokens,
             temperature=temperature,
@@ -159,7 +160,7 @@ class Model:
         self._check_fit(steers, allow_other_model=allow_other_model)
         chat = chat or system is not None
         for text in check_readers(chat=chat, steers=steers, watched=watch, guards=guards):
-            warnings.warn(text, FitWarning, stacklevel=3)
+            warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=3)
         guided = None
         if guides := guides_of(as_tuple(condition), strength):
             guided = guidance(self._inner, prompts, guides, chat=chat)
@@ -186,13 +187,13 @@ class Model:
 
         steer: a spec such as "warm:2@12", a vector, a steer, a recipe, or several. on_text: gets
         the text as it is written. chat: the prompt is what a user says, in the model's chat
-        template; system: a message before it. condition: text before the prompt, with chat a system
-        message, that guides at a strength: 1 is the text itself, 0 is none, -1 its opposite.
-        max_tokens: new tokens at most. temperature: 0 is greedy. top_p, top_k: 1 and 0 keep all
-        tokens. stop: texts to end before. beams: above 1, a beam search. The same seed gives the
-        same text, alone or in a batch. watch, guards: projections to read at each new token, and
-        thresholds that stop. allow_idle: a steer may change nothing; `idle` of what is returned
-        names it.
+        template; system: a message before it, with which the prompt is one of a chat. condition:
+        text before the prompt, with chat a system message, that guides at a strength: 1 is the text
+        itself, 0 is none, -1 its opposite. max_tokens: new tokens at most. temperature: 0 is
+        greedy. top_p, top_k: 1 and 0 keep all tokens. stop: texts to end before. beams: above 1, a
+        beam search. The same seed gives the same text, alone or in a batch. watch, guards:
+        projections to read at each new token, and thresholds that stop. allow_idle: a steer may
+        change nothing; `idle` of what is returned names it.
 
         Raises:
             UsageError: a setting out of its range, a spec that means nothing, or a guard from texts
@@ -257,7 +258,11 @@ class Model:
 
     def chat(self, *, system: str | None = None, allow_idle: bool = False) -> Conversation:
         """A conversation, which remembers what was said: see `Conversation.say`."""
-        return Conversation(self._inner, system=system, allow_idle=allow_idle)
+
+        def warn(text: str) -> None:
+            warnings.warn(worded(text), FitWarning, stacklevel=3)
+
+        return Conversation(self._inner, system=system, allow_idle=allow_idle, warn=warn)
 
     def lens(
         self, vector: Vector | str, *, top: int = 8, allow_other_model: bool = False
@@ -272,14 +277,14 @@ class Model:
         data = vector.data if isinstance(vector, Vector) else read(vector).data
         identity = self._inner.identity
         for text in check_all_fit([data], identity, allow_other_model=allow_other_model):
-            warnings.warn(text, FitWarning, stacklevel=2)
+            warnings.warn(worded(text), FitWarning, stacklevel=2)
         return run_lens(self._inner, data, top=top)
 
     def _check_fit(self, steers: Sequence[Steer], *, allow_other_model: bool) -> None:
         vectors = [vector for steer in steers for vector in steer.vectors]
         identity = self._inner.identity
         for text in check_all_fit(vectors, identity, allow_other_model=allow_other_model):
-            warnings.warn(text, FitWarning, stacklevel=4)
+            warnings.warn(worded(text), FitWarning, stacklevel=4)
 
 
 def load(

@@ -23,6 +23,7 @@ from steer.base.durations import seconds_of
 from steer.base.errors import UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
+from steer.base.wording import worded
 from steer.concepts.concept import slug
 from steer.concepts.unembedding import from_tokens
 from steer.concepts.words import looks_like_file
@@ -58,7 +59,7 @@ from steer.monitoring.heatmap import page
 from steer.monitoring.monitor import monitor as run_monitor
 from steer.monitoring.monitor import tokenize as tokenize_texts
 from steer.monitoring.traces import Summary, Trace, summarise
-from steer.steering.readers import check_readers
+from steer.steering.readers import check_readers, hint
 from steer.steering.readouts import Readout, readouts
 from steer.steering.steers import check_all_fit
 from steer.vectors.positions import parse_list
@@ -511,7 +512,7 @@ def monitor(
         one for vector in several for one in readouts(vector.data, _layers(layers, of=vector))
     ]
     for text in check_readers(chat=chat, watched=chosen):
-        warnings.warn(text, FitWarning, stacklevel=2)
+        warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=2)
     planned = tokenize_texts(model.inner, given, chat=chat)
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)
@@ -728,6 +729,7 @@ def suite(
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
+    budget: str | float | None = None,
     jobs: int = 1,
     progress: Progress = silent,
 ) -> SuiteResult:
@@ -755,6 +757,7 @@ def suite(
             subject: {name: vector.data for name, vector in several.items()}
             for subject, several in (rivals or {}).items()
         },
+        budget=budget,
         jobs=jobs,
         source=ModelSource() if jobs > 1 else None,
         progress=progress,
@@ -808,7 +811,7 @@ def convert(
         found, None, name=called, description=description, license=license
     )
     for text in (found.assumed, *found.imported.notes):
-        warnings.warn(text, ImportNote, stacklevel=2)
+        warnings.warn(worded(text), ImportNote, stacklevel=2)
     return Vector(vector if model is None else reading.bind(vector, model.inner.identity))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -84,6 +85,10 @@ class Grid:
     def steer(self, row: int, column: int) -> Steer:
         return self.rows[row].steer(column)
 
+    def part(self, rows: Sequence[int]) -> Grid:
+        """Some rows alone."""
+        return Grid(tuple(self.rows[row] for row in rows))
+
     def labels(self) -> list[str]:
         """The rows' names: their layers, with vector, op and scope where rows differ in them."""
         several = len({str(row) for row in self.rows}) > 1
@@ -109,7 +114,8 @@ class Scores:
 
     effect: [row, column, item], with `weights` [item]; a cell's effect is the ratio of their sums.
     drift: KL summed over each text, [row, column, text], with `counts` [text] of positions. level:
-    preference for the positive ending, in nats, [row, column, item]; NaN without pairs.
+    preference for the positive ending, in nats, [row, column, item]; NaN without pairs. idle: rows
+    that changed nothing in all that was scored, so that their zeros mean nothing.
     """
 
     kind: EffectKind
@@ -118,6 +124,7 @@ class Scores:
     drift: Array
     counts: Array
     level: Array
+    idle: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         for name in ("effect", "weights", "drift", "counts", "level"):
@@ -154,6 +161,13 @@ class Scores:
             level[row][np.ix_(columns, numbers)] = levels
         drift[row][np.ix_(columns, texts[0])] = texts[1]
         return replace(self, effect=effect, weights=weights, level=level, drift=drift)
+
+    def part(self, rows: Sequence[int]) -> Scores:
+        """The scores of some rows alone."""
+        kept = list(rows)
+        idle = frozenset(index for index, row in enumerate(kept) if row in self.idle)
+        effect, drift, level = (one[kept] for one in (self.effect, self.drift, self.level))
+        return replace(self, effect=effect, drift=drift, level=level, idle=idle)
 
     def effects(self, items: slice = slice(None)) -> Array:
         """Effects [row, column] on all items or some; NaN where an item was not scored."""

@@ -18,6 +18,7 @@ import torch
 from steer import __version__
 from steer.base.errors import SteerError
 from steer.base.files import cache_folder, read_cached, write_cached
+from steer.base.strict_json import load_strict_json
 from steer.models.hookmap import HookMap, HookPoint
 from steer.vectors.sites import Site
 
@@ -88,5 +89,6 @@ def _encode(hooks: HookMap) -> bytes:
 def _decode(data: bytes) -> HookMap:
     path = str | None
     row = tuple[str, int, int, list[tuple[Site, HookPoint]], path, path, path]
-    architecture, n_layers, d_model, places, *outside = msgspec.json.decode(data, type=row)
+    raw = load_strict_json(data.decode(), "a hook map")
+    architecture, n_layers, d_model, places, *outside = msgspec.convert(raw, row)
     return HookMap(architecture, n_layers, d_model, dict(places), *outside)

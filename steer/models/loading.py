@@ -352,7 +352,7 @@ def check_numbers(network: torch.nn.Module, name: str) -> None:
         if not bool(torch.isfinite(total)):
             raise ModelError(
                 f"{name}: the weights {path} hold NaN or infinity",
-                hint="the checkpoint is broken, or overflows in this --dtype: try --dtype float32",
+                hint="the checkpoint is broken, or overflows in this --dtype: try --dtype=float32",
             )
 
 
@@ -418,7 +418,7 @@ def _dtype(source: ModelSource, config: Any) -> tuple[str, str | None]:
     if source.fast and source.adapter is None and saved is torch.bfloat16 and computes_bfloat16():
         return "bfloat16", (
             "computing in bfloat16, the dtype of the weights, which this CPU supports natively;"
-            " sums and vectors are float32 (--dtype float32: everything in float32)"
+            " sums and vectors are float32 (--dtype=float32: everything in float32)"
         )
     return "float32", None
 
@@ -445,7 +445,7 @@ def computes_bfloat16() -> bool:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(read_bytes(path, limit=_MAX_JSON))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path.name} is not JSON: {error}") from None
 
 

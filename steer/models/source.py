@@ -56,7 +56,8 @@ class ModelSource:
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise UsageError(
-                "-m names no model", hint="pass a folder, a hub id or a .gguf file, or leave -m out"
+                "--model names no model",
+                hint="pass a folder, a hub id or a .gguf file, or leave --model out",
             )
         if self.dtype is not None and self.dtype not in DTYPES:
             raise UsageError(f"{self.dtype!r} is not a dtype", hint=f"use one of {listed(DTYPES)}")
@@ -99,7 +100,8 @@ class ModelSource:
             if (path / "adapter_config.json").is_file():
                 raise ModelError(
                     f"the folder {self.name} holds a PEFT adapter",
-                    hint=f"name its base model, and the adapter: -m BASE --adapter {self.name}",
+                    hint="name its base model, and the adapter:"
+                    f" --model=BASE --adapter={self.name}",
                 )
             if not (path / "config.json").is_file():
                 raise ModelError(f"the folder {self.name} holds no model: it has no config.json")

@@ -7,6 +7,7 @@ still a pickle reader, so only `steer convert` uses it, and announces it.
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def read(path: Path) -> Pickled:
     data = read_bytes(path, limit=MAX_BYTES)
     _check(data, path)
     try:
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch's own doubts are of no use to who converts a file
+            warnings.simplefilter("ignore")
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if isinstance(loaded, torch.Tensor):
             return _array(loaded, path)
         return _Reader(path, len(data)).plain(loaded, 0)

@@ -44,12 +44,12 @@ _OPEN = ("/health", "/docs", "/openapi.json")
 #: The state for the page: the model, and the names for requests.
 STATE = "/page/state"
 _GET = (*_OPEN, STATE, "/version", "/metrics", "/api/version", "/api/tags", MODELS, VECTORS)
-_STEERED = ("/v1/completions", "/v1/chat/completions", "/api/chat", "/api/generate")
-_POST = (*_STEERED, "/tokenize", "/detokenize")
+STEERED = ("/v1/completions", "/v1/chat/completions", "/api/chat", "/api/generate")
+_POST = (*STEERED, "/tokenize", "/detokenize")
 #: Paths to make and save vectors on the page, if `about` has that feature.
 _MADE = ("/page/vectors", "/page/save")
 #: Arbitrary tokens, since steers change any text.
-_PROBE = {"prompt": [1, 2, 3, 4], "max_tokens": 1, "temperature": 0, "logprobs": 5}
+PROBE = {"prompt": [1, 2, 3, 4], "max_tokens": 1, "temperature": 0, "logprobs": 5}
 #: The largest difference in nats that can come from rounding in another batch.
 _SAME = 0.05
 
@@ -178,7 +178,7 @@ class SteeringMiddleware:
             seconds = time.monotonic() - began
             path = scope["path"] if scope["path"] in (*_GET, *_POST, *_MADE) else "other"
             self._metrics.add("steer_requests_total", path=path, status=str(status))
-            if path in _STEERED:
+            if path in STEERED:
                 self._metrics.observe(seconds)
                 log = " ".join(scope.get("steer.log", ()))
                 self._log_request(
@@ -210,7 +210,7 @@ class SteeringMiddleware:
         is_get = path in _GET or file is not None or path.startswith(MODELS + "/")
         if not (is_get or makes) and path not in _POST:
             raise RequestError(
-                f"{method} {path[:100]} is not served; POST {' or '.join(_STEERED[:2])}", status=404
+                f"{method} {path[:100]} is not served; POST {' or '.join(STEERED[:2])}", status=404
             )
         if method not in (("GET", "HEAD") if is_get else ("POST",)):
             raise RequestError(f"{path} takes no {method}", status=405)
@@ -247,18 +247,9 @@ class SteeringMiddleware:
         Raises:
             RequestError: there is no model of that name.
         """
-        status, parts = 0, []
-
-        async def keep(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            else:
-                parts.append(message.get("body", b""))
-
         path = {"path": scope.get("root_path", "") + MODELS, "raw_path": MODELS.encode()}
-        await self._app({**scope, **path, "method": "GET"}, receive, keep)
-        answer = json.loads(b"".join(parts))
+        status, data = await self._ask_behind({**scope, **path, "method": "GET"}, receive)
+        answer = json.loads(data)
         if status != 200:
             await _answer(send, status, answer)
             return
@@ -277,6 +268,28 @@ class SteeringMiddleware:
         whole = answer | {"data": list(models.values())}
         await _answer(send, 200, models[name] if name else whole)
 
+    async def _ask_behind(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
+        """What the server behind answers: its status and its body."""
+        status, parts = 0, []
+
+        async def keep(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                parts.append(message.get("body", b""))
+
+        await self._app(scope, receive, keep)
+        return status, b"".join(parts)
+
+    async def _check(self, body: dict[str, Any], steering: Steering, scope: Scope) -> None:
+        """Refuse what the server behind would take without a word. body: without the fields of
+        steering.
+
+        Raises:
+            RequestError: it is refused.
+        """
+
     async def _steered(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
@@ -284,11 +297,12 @@ class SteeringMiddleware:
         alias = self._take_alias(body)
         fields = {name: body.pop(name) for name in FIELDS if name in body}
         steering = self._library.steering(fields, alias)
+        await self._check(body, steering, scope)
         data = json.dumps(self._hand_on(body, steering, scope)).encode()
         # A separate scope, since the inner server may keep it.
-        behind = {**scope, "headers": _headers(scope, len(data))}
+        behind = {**scope, "headers": with_length(scope, len(data))}
         behind["steer.log"] = scope["steer.log"] = [str(steer) for steer in steering.steers]
-        await self._app(behind, _again(data, receive), _telling(send, self._header(steering)))
+        await self._app(behind, to_be_read(data, receive), _telling(send, self._header(steering)))
 
     def _take_alias(self, body: dict[str, Any]) -> str | None:
         """Remove the vector's or recipe's name from the model's, and return it."""
@@ -343,7 +357,7 @@ class SteeringMiddleware:
         ) as client:
 
             async def ask(steer: list[dict[str, Any]]) -> dict[str, float]:
-                answer = await client.post(_STEERED[0], json=_PROBE | {"steer": steer})
+                answer = await client.post(STEERED[0], json=PROBE | {"steer": steer})
                 if answer.status_code != 200:
                     raise RequestError(_reason(answer))
                 top: dict[str, float] = answer.json()["choices"][0]["logprobs"]["top_logprobs"][0]
@@ -464,8 +478,8 @@ async def _body(receive: Receive) -> bytes:
         ) from None
 
 
-def _again(data: bytes, receive: Receive) -> Receive:
-    """A receiver that returns the body again, and then further messages of the client."""
+def to_be_read(data: bytes, receive: Receive) -> Receive:
+    """A receiver that returns a body, and then further messages of the client."""
     waiting = [data]
 
     async def again() -> Message:
@@ -488,7 +502,8 @@ def _telling(send: Send, steers: str) -> Send:
     return telling
 
 
-def _headers(scope: Scope, length: int) -> list[tuple[bytes, bytes]]:
+def with_length(scope: Scope, length: int) -> list[tuple[bytes, bytes]]:
+    """The headers of a request, with another length of its body."""
     changed = (b"content-length", b"transfer-encoding")
     kept = [(name, value) for name, value in scope["headers"] if name not in changed]
     return [*kept, (b"content-length", str(length).encode())]

@@ -26,7 +26,7 @@ from steer.serving.messages import render
 from steer.serving.responses import Answer, End
 from steer.steering.generation import Guide, Row, Sampling
 from steer.steering.readers import check_readers
-from steer.steering.tokens import LearnedToken, separate
+from steer.steering.tokens import LearnedToken, mark, separate, written
 
 #: New tokens of a completion, as OpenAI has it, and of an answer where the model names no context.
 _USUAL, _UNKNOWN = 16, 4096
@@ -94,6 +94,7 @@ class Service:
         def encode(text: str | tuple[int, ...]) -> list[int]:
             if not isinstance(text, str):
                 return list(text)
+            self._check_written(text, steering)
             return model.encode(text, special=asked.add_special_tokens)
 
         def encode_all() -> tuple[list[list[int]], list[tuple[list[int], ...]]]:
@@ -171,6 +172,7 @@ class Service:
         def encode() -> tuple[list[int], list[str]]:
             text, notes = render(self.model, asked, steering, condition)
             self._check_length(text, "messages")
+            self._check_written(text, steering)
             return self.model.knowing(_tokens(steering)).encode(text, special=False), notes
 
         return await self._preparing.run(encode, "the chat template")
@@ -254,18 +256,19 @@ class Service:
                 raise RequestError(
                     f'{error}; "allow_idle": true runs it all the same', param="steer", code="idle"
                 ) from None
+        other = "completions" if isinstance(asked, requests.Chat) else "chat completions"
         try:
-            work.notes += check_readers(
+            notes = check_readers(
                 chat=isinstance(asked, requests.Chat),
                 steers=steering.steers,
                 watched=steering.watched,
                 guards=steering.guards,
             )
         except UsageError as error:
-            other = "completions" if isinstance(asked, requests.Chat) else "chat completions"
             raise RequestError(
                 f"{error}; ask for {other}", param="guard", code="bad_steer"
             ) from None
+        work.notes += [f"{note}: ask for {other}" for note in notes]
         order = Order(
             rows,
             steering,
@@ -312,6 +315,21 @@ class Service:
                 " raise max_tokens",
                 param="prefill",
             )
+
+    def _check_written(self, text: str, steering: Steering) -> None:
+        """
+        Raises:
+            RequestError: a text has a learned token of this server written, and no steer names it.
+        """
+        named = {steer.vector.name for steer in steering.steers if steer.is_token}
+        for name in written(text):
+            vector = self.library.vectors.get(name)
+            if vector is not None and vector.metadata.tokens and name not in named:
+                raise RequestError(
+                    f"a text has {mark(name)}, and no steer names the learned token {name!r}",
+                    param="steer",
+                    code="bad_steer",
+                )
 
     def _check_prompt(
         self, ids: Sequence[int], max_tokens: int, param: str, tokens: Sequence[LearnedToken] = ()

@@ -7,6 +7,8 @@ module does not import vLLM, which runs as a separate program that imports this 
 
 from __future__ import annotations
 
+import asyncio
+import difflib
 import hashlib
 import json
 import os
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -26,11 +28,28 @@ import httpx
 from steer.base.errors import SteerError, UsageError
 from steer.engines import wire
 from steer.engines.slots import Shape, shape_of
-from steer.engines.vllm_engine import FOLDER, NAME, WORKER, default_dtype, environment
+from steer.engines.vllm_engine import (
+    FOLDER,
+    NAME,
+    WORKER,
+    default_dtype,
+    environment,
+    unbounded,
+)
+from steer.hooks.acting import reached
 from steer.models.source import ModelSource
 from steer.serving.errors import RequestError
-from steer.serving.library import Library, Steering
-from steer.serving.middleware import Access, Application, Scope, SteeringMiddleware
+from steer.serving.library import FIELDS, Library, Steering
+from steer.serving.middleware import (
+    PROBE,
+    STEERED,
+    Access,
+    Application,
+    Scope,
+    SteeringMiddleware,
+    to_be_read,
+    with_length,
+)
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors import store
@@ -41,6 +60,8 @@ MOST_ALONG = 2
 #: Environment variables with the server's key, and with the settings of access.
 _KEY, _ACCESS = "STEER_API_KEY", "STEER_SERVE_ACCESS"
 _PROGRAM = "vllm.entrypoints.openai.api_server"
+#: Steerings of which it is remembered whether they change anything.
+_MOST_KNOWN = 10_000
 #: Seconds that vLLM gets to end.
 _LAST = 20
 #: Fields that would bypass the middleware: tensors, another request's cache, and a beam search,
@@ -65,6 +86,59 @@ class VllmMiddleware(SteeringMiddleware):
             os.environ.get(_KEY), settings.get("local", True), tuple(settings.get("origins", ()))
         )
         super().__init__(app, library, hand_on, access=access, about=settings.get("about"))
+        #: By path, the names of the fields that a body may have there.
+        self._fields: dict[str, frozenset[str]] = {}
+        #: By what travels to the workers: whether it changes what the model computes.
+        self._acts: dict[str, bool] = {}
+
+    async def _examined(self, whole: Application) -> str | None:
+        transport = httpx.ASGITransport(app=self._app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer = await client.get("/openapi.json")
+        if answer.status_code != 200:
+            return "vLLM does not say which fields a request may have: leave its docs on"
+        self._fields = body_fields(answer.json())
+        return await super()._examined(whole)
+
+    async def _check(self, body: dict[str, Any], steering: Steering, scope: Scope) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        check_fields(body, self._fields.get(path, frozenset()))
+        if path not in STEERED or steering.allow_idle:
+            return
+        for steer in steering.steers:
+            if steer.coefficient.value and not await self._changes(steer, scope):
+                raise RequestError(
+                    f'{steer} changes nothing here; "allow_idle": true runs it all the same',
+                    param="steer",
+                    code="idle",
+                )
+
+    async def _changes(self, steer: Steer, scope: Scope) -> bool:
+        """Whether a steer changes a bit of what the model computes; found out once of each."""
+        if not reached(steer, [False, False], 2, steer.vector.metadata.model.n_layers):
+            return False
+        try:
+            key = wire.encode([unbounded(steer)], self._library.names)
+            wire.check_engine_can(steer, NAME)
+        except UsageError:
+            return True  # `handed_on` refuses it
+        if key not in self._acts:
+            if len(self._acts) >= _MOST_KNOWN:
+                self._acts.clear()
+            steering = Steering((unbounded(steer),))
+            plain, steered = [await self._probed(one, scope) for one in (Steering(), steering)]
+            self._acts[key] = plain != steered
+        return self._acts[key]
+
+    async def _probed(self, steering: Steering, scope: Scope) -> Any:
+        """The log-probabilities of a first token under a steering."""
+        data = json.dumps(handed_on(dict(PROBE), steering, self._library)).encode()
+        path = {"path": scope.get("root_path", "") + STEERED[0], "raw_path": STEERED[0].encode()}
+        asked = {**scope, **path, "query_string": b"", "headers": with_length(scope, len(data))}
+        status, answer = await self._ask_behind(asked, to_be_read(data, _silence))
+        if status != 200:
+            raise RequestError(f"the server behind answers {status} to a first look", status=502)
+        return json.loads(answer)["choices"][0]["logprobs"]
 
 
 def handed_on(
@@ -127,6 +201,48 @@ def handed_on(
         whole = hashlib.sha256(json.dumps([key, salt]).encode()).hexdigest()
         body = body | {"cache_salt": whole}
     return body
+
+
+async def _silence() -> NoReturn:
+    """What a client does that only waits."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def body_fields(openapi: Any) -> dict[str, frozenset[str]]:
+    """By path, the names of a body's fields, as a server's description (OpenAPI 3) has them."""
+    found: dict[str, frozenset[str]] = {}
+    for path, methods in openapi["paths"].items():
+        content = methods.get("post", {}).get("requestBody", {}).get("content", {})
+        schema = content.get("application/json", {}).get("schema", {})
+        found[path] = frozenset(_properties(schema, openapi))
+    return found
+
+
+def _properties(schema: Any, openapi: Any) -> Iterator[str]:
+    """The fields of a schema and of what it refers to."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        yield from _properties(openapi["components"]["schemas"][name], openapi)
+    for kind in ("anyOf", "oneOf", "allOf"):
+        for one in schema.get(kind, ()):
+            yield from _properties(one, openapi)
+    yield from schema.get("properties", {})
+
+
+def check_fields(body: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Refuse a field that the server behind does not know: it would drop it without a word.
+
+    Raises:
+        RequestError: naming the field.
+    """
+    for name in body:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, *FIELDS], n=1)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            raise RequestError(
+                f"there is no field {name[:100]!r}{meant}", param=name[:100], code="unknown_field"
+            )
 
 
 def shape(library: Library) -> Shape:

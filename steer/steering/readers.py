@@ -12,17 +12,20 @@ from steer.base.errors import UsageError
 from steer.steering.projection import Guard, Projection
 from steer.steering.readouts import Readout
 from steer.steering.steers import Steer
+from steer.vectors.vector import SteeringVector
 
 
 def check_readers(
     *,
     chat: bool,
     steers: Iterable[Steer] = (),
+    vectors: Iterable[SteeringVector] = (),
     watched: Sequence[Projection | Readout] = (),
     guards: Iterable[Guard] = (),
 ) -> list[str]:
-    """Warnings about gates and watched vectors from texts of the other kind, and about steers made
-    in a chat that are used on plain text, where a text often ends at once.
+    """Warnings about gates and watched vectors from texts of the other kind, and about steers, or
+    vectors to be swept, that were made in a chat and are used on plain text, where a text often
+    ends at once. `hint` says what to do.
 
     chat: whether the texts go into a chat template. A vector of unknown origin (imported or
     combined) fits both.
@@ -36,9 +39,9 @@ def check_readers(
             raise UsageError(f"guard {guard}: {fault}", hint=hint(chat=chat))
     steers = list(steers)
     away = [
-        f"{steer.vector.name!r} was made in a chat and is used on plain text: {hint(chat=chat)}"
-        for steer in steers
-        if not chat and steer.vector.metadata.read.in_chat
+        f"{vector.name!r} was made in a chat and is used on plain text"
+        for vector in (*vectors, *(steer.vector for steer in steers))
+        if not chat and vector.metadata.read.in_chat
     ]
     gates = (steer.gate for steer in steers)
     readers = [
@@ -50,7 +53,7 @@ def check_readers(
 
 
 def hint(*, chat: bool) -> str:
-    """A hint for the command line about a vector of the other kind."""
+    """A hint about a vector of the other kind."""
     option = "leave --chat out" if chat else "add --chat"
     return f"{option}, or use a vector that was made {_kind(chat)}"
 

@@ -56,8 +56,8 @@ class Steer:
         if self.is_token:
             self._check_token()
             return
+        self.vector.metadata.check_layers(self.layers)
         for layer in self.layers:
-            self.vector.metadata.at(layer)
             if not self.op.op.adds:
                 unit_direction(self.vector, layer)
                 self.level(layer)
@@ -338,9 +338,9 @@ def check_fits(
 
 
 def _named(model_id: str) -> str:
-    """How to name a model on the command line, of which a folder's name alone is known."""
+    """How to name a model; of one from a folder the folder's name alone is known."""
     loadable = "/" in model_id or model_id == "pocket"
-    return f"-m {model_id}" if loadable else f"-m and the folder of {model_id}"
+    return f"--model={model_id}" if loadable else f"the folder of {model_id} as --model"
 
 
 def _unbound(vector: SteeringVector, model: ModelIdentity, *, allow_other_model: bool) -> list[str]:

@@ -8,6 +8,7 @@ written, as `<|name|>`, it stands there instead.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from steer.vectors.vector import Directions
 
 #: Ids of learned tokens begin here, above those of any vocabulary.
 FIRST_ID = 2**60
+_WRITTEN = re.compile(r"<\|([^|<>\s]+)\|>")
 #: Embeddings of one token at most.
 MOST = 1024
 
@@ -48,6 +50,11 @@ class LearnedToken:
 def mark(name: str) -> str:
     """How a token of this name is written in a prompt: `<|name|>`."""
     return f"<|{name}|>"
+
+
+def written(text: str) -> list[str]:
+    """The names that a text has in the form of a token, `<|name|>`, each once."""
+    return list(dict.fromkeys(_WRITTEN.findall(text)))
 
 
 def learned(steer: Steer) -> LearnedToken:

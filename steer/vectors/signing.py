@@ -27,6 +27,9 @@ _CONTEXT = b"steer vector file, signature 1\n"
 _KEY_LIMIT = 100_000
 _SIGNATURE_BYTES = 64
 _KEY_BYTES = 32
+#: Of the curve of Ed25519: the prime of its field, and its d.
+_PRIME = 2**255 - 19
+_D = -121665 * pow(121666, -1, _PRIME) % _PRIME
 
 
 def make_keys(key: Path) -> Path:
@@ -159,7 +162,9 @@ def key_text(public_key: Path) -> str:
     """
     forms = _serialization()
     raw = _public(public_key).public_bytes(forms.Encoding.Raw, forms.PublicFormat.Raw)
-    return base64.b64encode(raw).decode()
+    key = base64.b64encode(raw).decode()
+    _raw(key)
+    return key
 
 
 def fingerprint(key: str) -> str:
@@ -176,8 +181,22 @@ def _raw(key: str) -> bytes:
     with suppress(binascii.Error, ValueError):
         raw = base64.b64decode(key, validate=True)
         if len(raw) == _KEY_BYTES:
+            if _is_weak(raw):
+                raise SteerError(
+                    f"{key[:60]!r} is no key of anybody's: signatures by it can be made without one"
+                )
             return raw
     raise SteerError(f"{key[:60]!r} is not a public key in base64")
+
+
+def _is_weak(key: bytes) -> bool:
+    """Whether a public key is a point whose order divides 8, under which signatures can be made
+    without a private key. The curve is -x^2 + y^2 = 1 + d x^2 y^2 (RFC 8032, section 5.1): y is 1
+    or -1 for the orders 1 and 2, 0 for 4; twice a point of order 8 is one of order 4, so there
+    x^2 = -y^2."""
+    y = int.from_bytes(key, "little") & ((1 << 255) - 1)  # without the bit for the sign of x
+    squared = y * y
+    return y * (squared - 1) * (_D * squared * squared + 2 * squared - 1) % _PRIME == 0
 
 
 def _beside(path: Path) -> Path:

@@ -77,7 +77,7 @@ class Bench:
         self.base_distance = self._sums(self.conditioned, UNSTEERED, distance)
 
     def nats(self, texts: Sequence[Text], cell: Cell) -> Nats:
-        return expected_nats(self.inner, texts, cell)
+        return expected_nats(self.inner, [(cell, texts)])
 
     def traits(self, texts: Sequence[str]) -> list[float]:
         return [MEASURES[self.trait](text) for text in texts]

@@ -14,11 +14,11 @@ def _read(source: Source, options: Options) -> Imported:
         llama_cpp.numbered(file, subject),
         shift=-1,
         convention="direction.N was measured at block N-1 and goes there; llama.cpp adds it at"
-        " block N, as --format llama.cpp would",
+        " block N, as --format=llama.cpp would",
         model=llama_cpp.model_hint(file),
         notes=(
             *llama_cpp.check_meaning(file, subject, options),
-            "cvector-generator's --method pca leaves the sign to chance: try both",
+            "cvector-generator's --method=pca leaves the sign to chance: try both",
         ),
     )
 

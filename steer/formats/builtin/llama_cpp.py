@@ -65,7 +65,7 @@ def check_meaning(file: Gguf, subject: str, options: Options) -> tuple[str, ...]
         raise VectorError(
             f"{subject} has keys that may change what it means:"
             f" {listed(shortened(key) for key in unknown[:5])}",
-            hint="--format llama.cpp reads it as llama.cpp does, which ignores them",
+            hint="--format=llama.cpp reads it as llama.cpp does, which ignores them",
         )
     return (f"ignored keys: {listed(shortened(key) for key in unknown[:5])}",) if unknown else ()
 
@@ -77,12 +77,12 @@ def _read(source: Source, options: Options) -> Imported:
     if count is not None and count.type == gguf.INT32:
         notes += (
             "if llama.cpp's cvector-generator wrote it, it was measured one block earlier than"
-            " llama.cpp adds it: --format cvector-generator places it there",
+            " llama.cpp adds it: --format=cvector-generator places it there",
         )
     if "__" in source.path.stem:
         notes += (
             "if it is one of jukofyork's pairs (AXIS__debias, AXIS__POLE), it was measured one"
-            " block earlier: --format jukofyork places it there",
+            " block earlier: --format=jukofyork places it there",
         )
     return Imported(
         numbered(file, subject),

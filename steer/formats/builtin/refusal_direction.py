@@ -59,7 +59,7 @@ def _layer(source: Source) -> int:
     if not source.has(_METADATA):
         raise UsageError(
             f"{source} needs {_METADATA} beside it, which has its layer",
-            hint="or say --format pt --layer N",
+            hint="or say --format=pt --layer N",
         )
     stated = source.json(_METADATA)
     layer = stated.get("layer") if isinstance(stated, dict) else None

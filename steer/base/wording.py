@@ -1,0 +1,100 @@
+"""How messages name options: as `--allow-idle` to who types commands, as `allow_idle=True` to who
+calls Python.
+
+Messages and hints in the code have the command line's form. A value follows an option behind `=`,
+or behind a blank where it is a number, quoted, or a placeholder in capitals (`--layer N`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: Options that are True in Python, and those that take a value, by the arguments' names where these
+#: are others than the options'.
+# fmt: off
+FLAGS = frozenset(
+    [
+        "allow-idle", "allow-other-model", "allow-overlap", "approximate", "chat", "encoder",
+        "exhaustive", "force", "offline", "private", "quick", "scalar", "together",
+        "trust-remote-code",
+    ]
+)
+_SAME = [
+    "adapter", "baseline", "beams", "budget", "coefficients", "concept", "condition",
+    "description", "device", "device-map", "dtype", "evidence", "format", "held-out", "keep",
+    "layer", "layers", "license", "max-kl", "max-nats", "max-tokens", "method", "methods",
+    "minus", "model", "name", "negative", "pick", "positions", "positive", "prompts", "rank",
+    "revision", "row", "samples", "seed", "site", "steps", "stop", "strength", "system", "tags",
+    "temperature", "template", "texts", "tokens", "top-k", "top-p", "unrelated", "watch", "when",
+]
+VALUES = {name: name.replace("-", "_") for name in _SAME} | {
+    "as": "form",
+    "guard": "guards",
+    "layer-offset": "offset",
+    "map": "mapping",
+}
+#: What Python has no argument for: a text that names one of them says what the command takes.
+COMMAND_ONLY = frozenset(
+    [
+        "allow-origin", "api-key", "compare", "engine", "engine-option", "formats", "help",
+        "jobs", "json", "judge-model", "judge-url", "key", "lens", "lists", "lm-eval",
+        "lm-eval-limit", "lora", "negative-file", "negative-label", "new-key", "nproc-per-node",
+        "op", "orthogonal-to", "paired", "phrase", "port", "positive-file", "positive-label",
+        "public-key", "questions", "ray", "recipe", "save", "served", "split", "template-arg",
+        "tp", "vectors", "workers",
+    ]
+)
+# fmt: on
+_OPTION = re.compile(
+    r"(?<![\w-])--(?P<name>[a-z][a-z-]*[a-z])"
+    r"(?:=(?P<value>[^\s,;:)]+)"
+    r"| (?P<spaced>[A-Z][A-Z.]*(?![\w-])|-?\d[\w%]*|'[^']*'|\w+=[\w.{}]+))?"
+)
+_n_commands = 0
+
+
+@contextmanager
+def for_commands() -> Iterator[None]:
+    """Within the block, messages are for who has typed a command."""
+    global _n_commands
+    _n_commands += 1
+    try:
+        yield
+    finally:
+        _n_commands -= 1
+
+
+def is_for_commands() -> bool:
+    """Whether messages are for who has typed a command."""
+    return _n_commands > 0
+
+
+def worded(text: str) -> str:
+    """A message as it is to be read now."""
+    return text if is_for_commands() else in_python(text)
+
+
+def in_python(text: str) -> str:
+    """A message with arguments in place of options."""
+    return _OPTION.sub(_argument, text)
+
+
+def _argument(found: re.Match[str]) -> str:
+    name, value = found["name"], found["value"] or found["spaced"]
+    if name in FLAGS:
+        return f"{name.replace('-', '_')}=True" + (f" {value}" if value else "")
+    if name not in VALUES:
+        return found[0]
+    argument = VALUES[name]
+    if value is None:
+        return argument
+    if name == "model":
+        return f"steer.load({json.dumps(value, ensure_ascii=False)})"
+    if name == "map":
+        ours, _, theirs = value.partition("=")
+        return f"{argument}={json.dumps({ours: theirs}, ensure_ascii=False)}"
+    plain = re.fullmatch(r"[A-Z][A-Z.]*|\d+(\.\d+)?|'.*'", value)
+    return f"{argument}={value if plain else json.dumps(value, ensure_ascii=False)}"
