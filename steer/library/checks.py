@@ -1,6 +1,6 @@
-"""Check what is at hand: contrast sets, and an installation with a model.
+"""Check contrast sets, and an installation with a model.
 
-Nothing here imports torch before it has to, so that a broken one can be reported.
+torch is imported as late as possible, so that a broken one can be reported.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ContrastReport:
-    """A contrast set, and what gives its sides away beside their meaning.
+    """A contrast set, and superficial differences between its sides.
 
-    Lengths are in tokens where a tokenizer was at hand, else in words: `giveaways.unit`.
+    Lengths are in tokens if a tokenizer was given, else in words: `giveaways.unit`.
     """
 
     contrasts: Contrasts
@@ -41,11 +41,11 @@ class ContrastReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What speaks against the set, each with what to try; empty if nothing does."""
+        """Problems of the set, each with advice; empty if there are none."""
         return self.giveaways.warnings(paired=self.contrasts.paired)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, with the keys of `steer contrasts check --json`."""
+        """Values for JSON, with the keys of `steer contrasts check --json`."""
         contrasts = self.contrasts
         return {
             "kind": contrasts.kind,
@@ -70,12 +70,12 @@ def check_contrasts(
     model: Model | None = None,
     **options: Unpack[ContrastOptions],
 ) -> ContrastReport:
-    """Report what a contrast set holds and what gives its sides away, such as their lengths.
+    """Report the contents of a contrast set, and superficial differences such as length.
 
-    The arguments are those of `contrast_set`. model: counts tokens in place of words.
+    The arguments are those of `contrast_set`. model: to count tokens instead of words.
 
     Raises:
-        InputError: naming the record and what is wrong with it.
+        InputError: a record is invalid; the message names it.
     """
     if not isinstance(contrasts, Contrasts):
         contrasts = contrast_set(contrasts, **options)
@@ -99,15 +99,15 @@ def report_contrasts(contrasts: Contrasts, template: ChatTemplate | None) -> Con
 def split(
     data: Data, held_out: float = 0.25, *, seed: int = 0, **options: Unpack[NameOptions]
 ) -> tuple[list[Any], list[Any]]:
-    """Divide records into those to make a vector from and those to hold out, in their order.
+    """Divide records into those to make a vector from and those to hold out, in order.
 
-    held_out: the share of records to hold out. Near-duplicates stay together, as do records with
-    the same prompt where there are ten prompts or more. The same data, share and seed give the
+    held_out: the share of records to hold out. Near-duplicates stay together, and so do records
+    with the same prompt if there are ten prompts or more. The same data, share and seed give the
     same parts. The other options are those of `contrast_set`.
 
     Raises:
         UsageError: the share is not between 0 and 1.
-        InputError: the records are too much alike to be divided.
+        InputError: the records are too similar to divide.
     """
     names = names_of(**options)
     return divide(list(records_of(data, names)), held_out, seed=seed, names=names)
@@ -115,7 +115,7 @@ def split(
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What is installed, and each check with its outcome."""
+    """The installed packages, and the result of each check."""
 
     versions: dict[str, str]
     checks: tuple[Check, ...]
@@ -125,7 +125,7 @@ class Diagnosis:
         return all(check.passed for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, with the keys of `steer doctor --json`."""
+        """Values for JSON, with the keys of `steer doctor --json`."""
         checks = [asdict(check) for check in self.checks]
         return {"passed": self.passed, **self.versions, "checks": checks}
 
@@ -141,10 +141,10 @@ def doctor(
     *,
     on_check: Callable[[Check], None] = lambda check: None,
 ) -> Diagnosis:
-    """Check the installation, and that steering works on a model as promised.
+    """Check the installation, and that steering works on a model.
 
-    model: what `load` takes, or a model. on_check: gets each check as it is done. What fails is in
-    the result, with what to do; nothing is raised.
+    model: as for `load`, or a model. on_check: called with each check when it is done. Failures are
+    in the result, with advice; no error is raised.
     """
     checks = []
     for done in _checks(model):
@@ -154,7 +154,7 @@ def doctor(
 
 
 def _checks(model: Model | str | Callable[[], models.Model]) -> Iterator[Check]:
-    """Every check as it is done; where the model does not load, none after that."""
+    """All checks, one by one; they end if the model does not load."""
     yield packages()
     loaded: list[models.Model] = []
 

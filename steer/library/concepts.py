@@ -1,4 +1,4 @@
-"""Concepts from Python: vectors from words, packs, and what texts and vectors are nearest to."""
+"""Concepts from Python: vectors from words, packs, and concepts near texts and vectors."""
 
 from __future__ import annotations
 
@@ -70,11 +70,12 @@ def from_words(
     allow_weak: bool = False,
     progress: Progress = silent,
 ) -> tuple[Vector, Report]:
-    """A vector of two words, or of a word or sentence against the model as it is, and its report.
+    """A vector from two words, or from one word or sentence against the unchanged model, and its
+    report.
 
     Raises:
-        InputError: a word is empty, both are the same, the model does not heed them, or the vector
-            is not worth keeping (see allow_weak).
+        InputError: a word is empty, both are equal, the model ignores them, or the vector has no
+            useful effect (see allow_weak).
     """
     check_phrase(phrase)
     concept = understood(word, against, name=name).concept
@@ -100,7 +101,7 @@ def from_words(
     [result] = make(model.inner, [described], settings, progress)
     if result.vector is None or not (result.report.works or allow_weak):
         raise InputError(
-            f"{concept.name} is not worth keeping on this model: {result.report.reason}",
+            f"{concept.name} does not work on this model: {result.report.reason}",
             hint=result.report.hint,
         )
     return Vector(result.vector.sealed()), result.report
@@ -119,13 +120,13 @@ def write_contrasts(
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
-    """Have the model write a contrast set: `n` pairs of answers under two words, or fewer where not
-    as many are good enough. Read them before `extract` gets them.
+    """Have the model write a contrast set: `n` pairs of answers under two words, or fewer if not
+    enough are usable. Review them before you pass them to `extract`.
 
     chat: in the chat template, by default if there is one. max_tokens: of an answer.
 
     Raises:
-        InputError: a word is empty, both are the same, or no pair is good enough.
+        InputError: a word is empty, both are equal, or no pair is usable.
     """
     check_phrase(phrase)
     is_chat = model.inner.template.exists if chat is None else chat
@@ -153,10 +154,10 @@ def write_contrasts(
 
 
 def read_pack(reference: str | PathLike[str]) -> Pack:
-    """A pack of concepts: a TOML file, or the name of one that comes with steer ("emotions").
+    """Read a pack of concepts: a TOML file, or the name of one of steer's own ("emotions").
 
     Raises:
-        InputError: it is no pack; with file and line.
+        InputError: it is not a pack; the message has file and line.
     """
     return packs.read(str(reference))
 
@@ -179,14 +180,14 @@ def build_pack(
     on_made: Callable[[Row, bool], None] = lambda row, is_new: None,
     progress: Progress = silent,
 ) -> Built:
-    """Make the vectors of all concepts of a pack; the same call goes on where it was stopped.
+    """Make the vectors of all concepts of a pack; the same call resumes an interrupted build.
 
     The folder gets a file for each concept that works, and an index. only: names of the concepts to
-    make, by default all. questions: what the model answers, in place of steer's own. thorough: as
-    many answers as `extract` takes. on_made: hears of each concept, and whether it was made now.
+    make, by default all. questions: to answer, instead of steer's own. thorough: use as many
+    answers as `extract`. on_made: called with each concept, and whether it was made in this call.
 
     Raises:
-        InputError: it is no pack.
+        InputError: it is not a pack.
         SteerError: the folder cannot be written.
     """
     check_phrase(phrase)
@@ -224,12 +225,12 @@ def profile(
     chat: bool | None = None,
     progress: Progress = silent,
 ) -> list[Profile]:
-    """Read texts through all concepts of a built pack, against what the model itself writes.
+    """Profiles of texts over all concepts of a built pack, relative to the model's own texts.
 
     pack: the folder that `build_pack` wrote, or vectors.
 
     Raises:
-        InputError: no index, or a text without tokens.
+        InputError: there is no index, or a text has no tokens.
     """
     given = [texts] if isinstance(texts, str) else text_list(texts)
     profiler = Profiler(model.inner, _vectors(pack), chat=chat, progress=progress)
@@ -239,10 +240,10 @@ def profile(
 def describe(
     vector: Vector, pack: str | PathLike[str] | Sequence[Vector], n: int = 5
 ) -> list[Neighbour]:
-    """Name a vector by the concepts of a built pack that it is nearest to, or opposite to.
+    """Name a vector by the concepts of a built pack with the largest cosines, of either sign.
 
     Raises:
-        VectorError: none of them compares with it.
+        VectorError: no concept can be compared with it.
     """
     return geometries.nearest(vector.data, _vectors(pack), n)[0]
 
@@ -261,11 +262,11 @@ def discover(
 ) -> list[Direction]:
     """The directions along which the model's activations on texts vary most, without labels.
 
-    Each has the texts and tokens at both ends and, with samples, what steering by it does. `vector`
-    of each is a `SteeringVector`; `Vector(direction.vector)` steers.
+    Each has the texts and tokens at both ends and, with `samples`, texts that were steered with it.
+    `Vector(direction.vector)` makes it usable for steering.
 
     Raises:
-        InputError: too few texts, or a text without tokens.
+        InputError: there are too few texts, or a text has no tokens.
     """
     return discovery.discover(
         model.inner,
@@ -280,10 +281,10 @@ def discover(
 
 
 def geometry(pack: str | PathLike[str] | Sequence[Vector], layer: int | None = None) -> Geometry:
-    """Cosines of the concepts of a built pack, and the tree that they make.
+    """Cosines of the concepts of a built pack, and their tree.
 
     Raises:
-        VectorError: fewer than two, or they do not compare.
+        VectorError: there are fewer than two, or they cannot be compared.
     """
     return geometries.geometry(_vectors(pack), layer)
 

@@ -1,4 +1,4 @@
-"""Contrast sets, prompts and texts as Python users have them: lists, files, datasets, frames."""
+"""Read contrast sets, prompts and texts from lists, files, datasets and data frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from steer.contrasts.schema import Names, parse_mapping
 
 
 class Rows(Protocol):
-    """What a pandas DataFrame offers."""
+    """The interface of a pandas DataFrame."""
 
     def to_dict(self, orient: str) -> Any: ...
 
@@ -43,19 +43,18 @@ def contrast_set(
     chat: bool = False,
     system: str | None = None,
 ) -> Contrasts:
-    """A contrast set from data, or from conditions and the texts that they stand before.
+    """A contrast set from data, or from conditions and the texts after them.
 
     data: pairs, labelled texts or two sets, as `docs/vectors.md` lists them. positive, negative:
-    conditions instead, each put before every one of `texts`. held_out: the share of the records to
-    leave out, as `split` does. mapping: from our field names to the data's, such as
-    {"positive": "chosen"}. positive_label, negative_label: labels of the two sides,
-    by default 1 and 0. lists: what lists of texts in a record become, `all` pairs, the `first` or
-    `sets`; split: where a field is cut into several texts. template, chat, system: what stands
-    round each text.
+    conditions instead, each put before all `texts`. held_out: the share of records to leave out, as
+    in `split`. mapping: from our field names to the data's, such as {"positive": "chosen"}.
+    positive_label, negative_label: labels of the two sides, by default 1 and 0. lists: how to pair
+    lists of texts in a record: `all` pairs, the `first`, or unpaired `sets`. split: the separator
+    of several texts in a field. template, chat, system: the text around each text.
 
     Raises:
-        UsageError: both, or neither.
-        InputError: naming the record and what is wrong with it.
+        UsageError: both data and conditions are given, or neither.
+        InputError: a record is invalid; the message names it.
     """
     names = names_of(
         mapping=mapping,
@@ -87,11 +86,11 @@ def text_list(data: Data, *, mapping: Mapping[str, str] | None = None) -> list[s
     """Prompts or texts, from data of any kind.
 
     Raises:
-        InputError: naming the record and what is wrong with it.
+        InputError: a record is invalid; the message names it.
     """
     if isinstance(data, str) and not data.startswith(hubdata.PREFIX) and not Path(data).exists():
         raise UsageError(
-            f"there is no file {data!r}", hint="for texts, pass a list, also of one: [text]"
+            f"there is no file {data!r}", hint="pass texts as a list, even a single one: [text]"
         )
     names = names_of(mapping=mapping)
     texts, _ = prompts.read(records_of(data, names), names, field="prompt")
@@ -102,8 +101,8 @@ def records_of(data: Data, names: Names) -> Iterable[Record]:
     """The records of a file, of a dataset of the hub, or of rows in memory.
 
     Raises:
-        InputError: the data cannot be read, or are no rows.
-        SteerError: there is no such file.
+        InputError: the data cannot be read, or have no rows.
+        SteerError: the file does not exist.
     """
     if isinstance(data, (str, PathLike)):
         path = str(data)

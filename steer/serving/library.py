@@ -1,15 +1,14 @@
-"""What requests can name, and what their fields of steering mean.
+"""The vectors and recipes that requests can name, and the fields of steering.
 
-    "steer": "joyful:2@2"                                        as -v has it
+    "steer": "joyful:2@2"                                        as -v
     "steer": ["joyful:2@2", {"vector": "sea", "coefficient": -1, "layers": [14]}]
     "when": "sea>0.2"     "guard": "troll>0.5", "on_trip": "stop"     "watch": ["joyful"]
     "condition": "You are a pirate.", "strength": 1.5
     "prefill": "Ahoy"     "cost": true
 
-What is left out is taken from the file's recommendation. Without `steer` the server's own steers
-act (`steer serve -v`); an empty list steers nothing. `MODEL:NAME` as the model is the model under
-the vector or recipe NAME. Names are looked up among what was read at start: a request opens no
-file. No torch.
+Omitted parts are taken from the file's recommendation. Without `steer`, the server's default steers
+act (`steer serve -v`); an empty list means no steering. The model `MODEL:NAME` is the model with
+the vector or recipe NAME. All files are read at the start: a request opens no file. No torch.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ from steer.vectors.vector import SteeringVector
 
 Result = TypeVar("Result")
 
-#: Of a coefficient, in vectors; further out numbers overflow, and no text comes of it.
+#: The largest coefficient, in vectors; larger ones overflow.
 LARGEST = 1000.0
 #: The fields of a body that this module reads.
 FIELDS = (
@@ -84,10 +83,10 @@ class SteerObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when: _Text | None = None
 
     def text(self) -> str:
-        """The same as `-v` has it.
+        """The same in the grammar of `-v`.
 
         Raises:
-            UsageError: a part of it would be read as something else.
+            UsageError: a part would be parsed as something else.
         """
         for name in ("coefficient", "op", "scope", "schedule"):
             value = getattr(self, name)
@@ -109,7 +108,7 @@ class SteerObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Fields(msgspec.Struct, frozen=True):
-    """The fields of a body that say how its texts are steered."""
+    """The fields of steering in a body."""
 
     steer: (
         _Text
@@ -132,9 +131,9 @@ class Fields(msgspec.Struct, frozen=True):
 class Steering:
     """How the texts of a request are steered, guarded, guided and watched.
 
-    settings: of a recipe, for what the request leaves open. prefill: what each text begins with, as
-    text or token ids. cost: whether to say what steering cost each text. allow_idle: whether a
-    steer may act nowhere.
+    settings: of a recipe, as defaults of the request. prefill: the beginning of each text, as text
+    or token ids. cost: whether to report the cost of steering for each text. allow_idle: whether a
+    steer may have no effect.
     """
 
     steers: tuple[Steer, ...] = ()
@@ -148,7 +147,7 @@ class Steering:
 
     @property
     def vectors(self) -> list[SteeringVector]:
-        """All that steer, guard or are watched, each once."""
+        """All vectors that are used, each once."""
         steering = [vector for steer in self.steers for vector in steer.vectors]
         read = [guard.condition.projection.vector for guard in self.guards]
         return list(dict.fromkeys([*steering, *read, *(one.vector for one in self.watched)]))
@@ -158,11 +157,11 @@ class Steering:
     ) -> tuple[TemplateSettings, list[str]]:
         """The settings of the chat template for a request, and notes on them for its client.
 
-        started: what the server was started with. arguments: of the request, which come first.
-        Where there are none at all, those hold that the vectors were read with.
+        started: the server's settings. arguments: of the request, which take precedence. Without
+        any, those with which the vectors were recorded are used.
 
         Raises:
-            RequestError: an argument that is not the template's.
+            RequestError: the template does not have an argument.
         """
         settings = started
         for name, value in arguments.items():
@@ -186,10 +185,10 @@ class Recipe:
 
 @dataclass
 class Library:
-    """The vectors and recipes that requests can name, and what steers where one names none.
+    """The vectors and recipes that requests can name, and the default steers.
 
-    allow_idle: where a request does not say it. unsaved: vectors that were made on the page, and
-    are in no file yet.
+    allow_idle: the default of requests. unsaved: vectors that were made on the page and are not
+    saved yet.
     """
 
     vectors: dict[str, SteeringVector]
@@ -199,11 +198,11 @@ class Library:
     unsaved: set[str] = field(default_factory=set)
 
     def steering(self, fields: Mapping[str, Any], alias: str | None = None) -> Steering:
-        """What the fields of steering in a body mean. alias: the vector or
-        recipe that its model is named after.
+        """Parse the fields of steering of a body. alias: the vector or recipe in the name of its
+        model.
 
         Raises:
-            RequestError: they mean nothing, or name what is not there.
+            RequestError: they are invalid, or name something unknown.
         """
         try:
             parsed = msgspec.convert(dict(fields), Fields)
@@ -250,8 +249,8 @@ class Library:
             return list(self.defaults), {}
         if alias is not None:
             raise RequestError(
-                f"the model is steered by {alias!r} already: name the model without it beside"
-                " 'steer'",
+                f"the model is steered by {alias!r} already: with 'steer', name the model without"
+                " it",
                 param="model",
                 code="bad_steer",
             )
@@ -291,7 +290,7 @@ class Library:
 
     def _behind(self, steers: Sequence[Steer], when: str) -> list[Steer]:
         if not steers:
-            raise RequestError("when has nothing to steer", param="when", code="bad_steer")
+            raise RequestError("when has no steer to gate", param="when", code="bad_steer")
         if any(one.gate is not None for one in steers):
             raise RequestError(
                 "a steer has one gate: leave one of the two out", param="when", code="bad_steer"
@@ -317,17 +316,17 @@ class Library:
             raise _refused(error, where) from None
 
     def alias(self, model: str, served: str) -> str | None:
-        """Which vector or recipe a model's name stands for, if for one."""
+        """The vector or recipe in a model's name, if any."""
         base, colon, name = model.rpartition(":")
         known = name in self.vectors or name in self.recipes
         return name if colon and base == served and known else None
 
     def models(self, served: str) -> list[str]:
-        """The names of a served model: its own, and it under each vector and recipe."""
+        """The names of a served model: its own, and with each vector and recipe."""
         return [served, *(f"{served}:{name}" for name in (*self.vectors, *self.recipes))]
 
     def leave_out(self, name: str) -> None:
-        """Serve without a vector, and without the recipes that need it."""
+        """Remove a vector, and the recipes that need it."""
         vector = self.vectors.pop(name)
         self.recipes = {
             title: one
@@ -341,11 +340,11 @@ class Library:
         return {vector: name for name, vector in self.vectors.items()}
 
     def name(self, vector: SteeringVector) -> str:
-        """Under which name requests have it; its own where they cannot."""
+        """A vector's name in requests, or its own name if they cannot use it."""
         return self.names.get(vector, vector.name)
 
     def described(self) -> dict[str, Any]:
-        """The vectors, for clients to look up."""
+        """The vectors, for clients."""
         data = [
             describe(name, one.metadata) | {"saved": name not in self.unsaved}
             for name, one in sorted(self.vectors.items())
@@ -353,7 +352,7 @@ class Library:
         return {"object": "list", "data": data}
 
     def described_recipes(self) -> list[dict[str, Any]]:
-        """The recipes, for clients to look up."""
+        """The recipes, for clients."""
         return [
             {
                 "id": name,
@@ -365,7 +364,7 @@ class Library:
         ]
 
     def as_asked(self, steer: Steer) -> dict[str, Any]:
-        """A steer as a request would have it, with nothing left to the file."""
+        """A steer in the format of requests, with all parts explicit."""
         amount = steer.coefficient
         fields = {
             "vector": self.name(steer.vector),
@@ -389,13 +388,13 @@ def read_library(
     *,
     may_be_empty: bool = False,
 ) -> tuple[Library, list[str]]:
-    """The vectors and recipes of a folder by their files' names, and why others are left out.
+    """The vectors and recipes of a folder by file name, and why others are left out.
 
-    usable: raises a SteerError of a vector that could not be used. may_be_empty: vectors can still
-    be made, so that there need be neither one nor the folder.
+    usable: raises a SteerError if a vector cannot be used. may_be_empty: allow no vectors and no
+    folder, since vectors can be made later.
 
     Raises:
-        SteerError: there is no such folder.
+        SteerError: the folder does not exist.
         VectorError: none of its vectors can be used.
     """
     if not folder.is_dir():
@@ -452,11 +451,11 @@ def add_recipes(
 def set_defaults(
     library: Library, written: Sequence[NamedSteer], folder: Path, find: Callable[[str], Path]
 ) -> None:
-    """Have every request steered that names no steers; a name is looked up in the server's folder
-    first. What is not there can be named then, too.
+    """Set the default steers; names are looked up in the server's folder first. Requests can then
+    name these vectors too.
 
     Raises:
-        SteerError: as `steer.steering.named.resolved`.
+        SteerError: as in `steer.steering.named.resolved`.
     """
     library.defaults = tuple(resolved(written, finder(folder, find)))
     known = {vector.sha256: vector for vector in library.vectors.values()}
@@ -466,7 +465,7 @@ def set_defaults(
 
 
 def finder(folder: Path, find: Callable[[str], Path] = store.find) -> Callable[[str], Path]:
-    """The file that a reference means: of a name, in `folder` first."""
+    """A function from references to files; names are looked up in `folder` first."""
 
     def find_here(reference: str) -> Path:
         own = folder / f"{reference}{store.SUFFIX}"
@@ -482,11 +481,11 @@ def fitting(
     allow_other_model: bool = False,
     may_be_empty: bool = False,
 ) -> tuple[Library, list[str]]:
-    """What of a library fits a model, and what is to be known of that and of the rest.
+    """The part of a library that fits a model, and notes for the user.
 
     Raises:
-        VectorError: none of its vectors does.
-        ModelError, SiteError: the steers of every request do not.
+        VectorError: no vector fits.
+        ModelError, SiteError: the default steers do not fit.
     """
     warnings: list[str] = []
 
@@ -530,7 +529,7 @@ def _kept(
 
 def _check_name(path: Path) -> None:
     if not safe_name(path.stem):
-        raise VectorError(f"{path.stem!r} is no name that a request could have")
+        raise VectorError(f"{path.stem!r} is not a valid name for requests")
 
 
 def describe(name: str, metadata: Metadata) -> dict[str, Any]:
@@ -564,7 +563,7 @@ def describe(name: str, metadata: Metadata) -> dict[str, Any]:
 
 
 def _scope(metadata: Metadata) -> Scope:
-    """Where the vector acts if a request does not say."""
+    """The default layers of a vector."""
     try:
         return usual_scope(metadata, recommended_operation(metadata))
     except VectorError:  # an op of a later version, which no request can leave out
@@ -597,10 +596,10 @@ def _several(value: Any) -> Sequence[Any]:
 
 
 def _guides(parsed: Fields) -> list[Guide]:
-    """Conditions with their strengths: 1 where none is named, one for all, or one for each.
+    """Conditions with their strengths: by default 1, one for all, or one for each.
 
     Raises:
-        UsageError: strengths without a condition, or of another number.
+        UsageError: there are strengths without a condition, or the numbers differ.
     """
     conditions, strengths = _several(parsed.condition), _several(parsed.strength)
     if len(strengths) not in (0, 1, len(conditions)) or (strengths and not conditions):

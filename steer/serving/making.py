@@ -1,13 +1,13 @@
-"""Vectors that are made on the page, by the model that the server has: from pairs of texts, or from
-words, under which the model answers everyday questions.
+"""Make vectors on the page with the server's model: from pairs of texts, or from words, under which
+the model answers everyday questions.
 
     POST /page/vectors   {"name": "warm", "pairs": [{"positive": "...", "negative": "..."}]}
     POST /page/vectors   {"name": "warm", "word": "warm", "against": "cold"}
     POST /page/save      {"name": "warm"}
 
-The first streams events: how far it has come, and then the vector with its diagnostics, as
-`GET /v1/vectors` has it. From then on requests can name it. The second writes it into the folder
-that the server reads. Both are for a server that only this machine reaches.
+The first streams events: the progress, and then the vector with its diagnostics, as in
+`GET /v1/vectors`. Requests can then name it. The second writes it into the server's folder. Both
+are only for servers that listen on this machine.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _Word = Annotated[str, Meta(min_length=1, max_length=2_000)]
 _Text = Annotated[str, Meta(min_length=1, max_length=20_000)]
 
 
-#: Makes a vector, and says what is known of it besides.
+#: Makes a vector, and returns it with its diagnostics.
 Work = Callable[[Progress], tuple[SteeringVector, dict[str, Any]]]
 
 

@@ -1,5 +1,4 @@
-"""What a request becomes before it is written, and how its client hears of it: shared by the routes
-of all APIs."""
+"""Prepare requests for generation, and return their results: shared by the routes of all APIs."""
 
 from __future__ import annotations
 
@@ -28,24 +27,23 @@ from steer.steering.generation import Guide, Row, Sampling
 from steer.steering.readers import check_readers
 from steer.steering.tokens import LearnedToken, mark, separate, written
 
-#: New tokens of a completion, as OpenAI has it, and of an answer where the model names no context.
+#: Default new tokens of a completion, as in OpenAI's API, and of an answer without a known context.
 _USUAL, _UNKNOWN = 16, 4096
-#: Below it, dividing by a temperature overflows.
+#: The lowest temperature; dividing by a lower one overflows.
 _COLD = 1e-4
-#: Seconds between two looks at whether a client still waits.
+#: Seconds between checks whether a client is still connected.
 _PATIENCE = 0.2
-#: Where the middleware puts what it has found.
+#: The keys of the scope for data from the middleware.
 BODY, STEERING, LOG = "steer.body", "steer.steering", "steer.log"
 
 
 @dataclass
 class Work:
-    """A request that is ready to be written.
+    """A request that is ready for generation.
 
     conditioned: token ids of each prompt under each condition that guides it. prefill: those that
-    each text begins with. wanted: the most new tokens; None is all that fit. notes: what its client
-    should know of how the messages were rendered, and of vectors that were read from texts of
-    another kind.
+    each text begins with. wanted: the most new tokens; None is all that fit. notes: for the client,
+    on the rendering of messages and on vectors that were made from another kind of texts.
     """
 
     params: requests.Completion | requests.Chat
@@ -58,7 +56,7 @@ class Work:
 
 
 class Service:
-    """What the routes share."""
+    """The state that the routes share."""
 
     def __init__(
         self, model: Model, batcher: Batcher, library: Library, preparing: limits.Preparing
@@ -72,17 +70,17 @@ class Service:
 
     @cached_property
     def _most_characters(self) -> int:
-        """No text with more fits: a token says no more than the longest does."""
+        """The most characters that can fit into the context, by the longest token."""
         if self.model.context is None:
             return limits.MAX_BODY
         longest = max(map(len, self.model.tokenizer.get_vocab()), default=1)
         return int(self.model.context * longest)
 
     async def prepare_completion(self, body: Mapping[str, Any], steering: Steering) -> Work:
-        """The token ids of a completion's prompts.
+        """Prepare a completion.
 
         Raises:
-            RequestError: it cannot be answered.
+            RequestError: it is invalid.
         """
         params = requests.read(body, requests.Completion, self.served)
         texts = params.prompts
@@ -113,10 +111,10 @@ class Service:
         return Work(params, prompts, wanted, steering.settings, [], conditioned, prefill)
 
     async def prepare_chat(self, body: Mapping[str, Any], steering: Steering) -> Work:
-        """The token ids of a chat in the model's template.
+        """Prepare a chat, in the model's template.
 
         Raises:
-            RequestError: it cannot be answered.
+            RequestError: it is invalid.
         """
         params = requests.read(body, requests.Chat, self.served)
         ids, notes = await self.encode_chat(params, steering)
@@ -160,8 +158,8 @@ class Service:
         steering: Steering,
         condition: str | None = None,
     ) -> tuple[list[int], list[str]]:
-        """Messages as token ids, in the template; and notes for the client. condition: goes before
-        them as a system message.
+        """Token ids of messages in the template, and notes for the client. condition: a system
+        message to put before them.
 
         Raises:
             RequestError: the messages cannot be rendered, or are too long.
@@ -200,11 +198,10 @@ class Service:
             )
 
     def begin(self, work: Work, steering: Steering) -> tuple[Job, Sampling]:
-        """Have it written.
+        """Start the generation.
 
         Raises:
-            RequestError: it leaves no room, asks for too much, or has a steer that would act
-                nowhere.
+            RequestError: there is no room, the request is too large, or a steer would be idle.
         """
         model, params, settings = self.model, work.params, work.settings
         tokens = _tokens(steering)
@@ -256,7 +253,7 @@ class Service:
                 check_can_act(model, steering.steers, work.prompts, sampling.max_tokens)
             except IdleError as error:
                 raise RequestError(
-                    f'{error}; "allow_idle": true runs it all the same', param="steer", code="idle"
+                    f'{error}; "allow_idle": true allows it', param="steer", code="idle"
                 ) from None
         other = "completions" if isinstance(params, requests.Chat) else "chat completions"
         try:
@@ -284,10 +281,10 @@ class Service:
         return self.batcher.order(order), sampling
 
     def _echoes(self, work: Work, steering: Steering) -> bool:
-        """Whether prompts are reported too.
+        """Whether to echo the prompts.
 
         Raises:
-            RequestError: it goes with none of some other fields, or takes too much memory.
+            RequestError: another field excludes it, or it takes too much memory.
         """
         params = work.params
         if not (isinstance(params, requests.Completion) and params.echo):
@@ -296,7 +293,7 @@ class Service:
         with_others = params.stream or steering.watched or steering.guides or work.prefill
         if with_others or _tokens(steering):
             raise RequestError(
-                "echo goes with no stream, watch, condition, prefill or learned token",
+                "echo excludes stream, watch, condition, prefill and learned tokens",
                 param="echo",
                 code="unsupported",
             )
@@ -313,7 +310,7 @@ class Service:
             raise RequestError(f"token ids are below {size:,}", param="prefill")
         if len(ids) >= max_tokens:
             raise RequestError(
-                f"the prefill has {len(ids):,} tokens, which are among the {max_tokens:,} new ones:"
+                f"the prefill has {len(ids):,} tokens, which count as new ones, of {max_tokens:,}:"
                 " raise max_tokens",
                 param="prefill",
             )
@@ -345,8 +342,8 @@ class Service:
         context = self.model.context
         if context is not None and len(ids) + max_tokens > context:
             raise RequestError(
-                f"the prompt has {len(ids):,} tokens; with {max_tokens:,} new ones that is more"
-                f" than the {context:,} that {self.served} takes",
+                f"the prompt has {len(ids):,} tokens; with {max_tokens:,} new ones this exceeds the"
+                f" context of {context:,} tokens of {self.served}",
                 param="max_tokens" if len(ids) < context else param,
                 code="context_length_exceeded",
             )
@@ -367,18 +364,18 @@ class Service:
 
 
 def _after(text: str | tuple[int, ...], guides: Sequence[Guide]) -> list[str]:
-    """A text behind each condition.
+    """The prompt after each condition.
 
     Raises:
-        RequestError: it is token ids.
+        RequestError: the prompt is token ids.
     """
     if guides and not isinstance(text, str):
-        raise RequestError("a condition stands before a text, not token ids", param="prompt")
+        raise RequestError("a condition needs a text as prompt, not token ids", param="prompt")
     return [joinable(guide.condition) + str(text) for guide in guides]
 
 
 async def collected(request: Request, job: Job) -> list[Event]:
-    """All that happens to a job, while its client is there."""
+    """All events of a job, while its client is connected."""
     async with _while_there(request, job):
         return [event async for event in job.stream()]
 
@@ -390,7 +387,7 @@ async def lines(
     log: list[str],
     n_prompt: int,
 ) -> AsyncIterator[str]:
-    """A job's events, each as a piece of a stream."""
+    """A job's events, as pieces of a stream."""
     n_new = 0
     try:
         async with aclosing(job.stream()) as events:
@@ -406,7 +403,7 @@ async def lines(
 
 @asynccontextmanager
 async def _while_there(request: Request, job: Job) -> AsyncIterator[None]:
-    """Give a job up when the client leaves."""
+    """Abandon a job when its client disconnects."""
 
     async def watch() -> None:
         while not await request.is_disconnected():
@@ -427,7 +424,7 @@ def _tokens(steering: Steering) -> list[LearnedToken]:
     """The learned tokens of a request.
 
     Raises:
-        RequestError: they cannot stand beside the other steers.
+        RequestError: they cannot be combined with the other steers.
     """
     try:
         return separate(steering.steers)[0]
