@@ -1,4 +1,4 @@
-"""Concepts on a small chat model, which `make chat-model` brings: what its prompts do, steering does.
+"""Concepts on a small chat model, which `make chat-model` brings: steering does what prompts do.
 
 `python -m steer pack build PACK -m models/smollm2 -o FOLDER` builds whole packs there.
 """
