@@ -23,12 +23,18 @@ import steer as library
 from steer.base.errors import SteerError
 from steer.formats.registry import registry
 from steer.measures import measures
+from steer.measures.registry import registry as measure_registry
 from steer.methods.registry import methods
 from steer.models.loading import load
 from steer.models.source import ModelSource
 from steer.ops.registry import ops
 from steer.sharing import evidence
 from steer.vectors import store
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
 
@@ -52,9 +58,23 @@ def install(site: Path, name: str, code: str, project: str) -> None:
     importlib.invalidate_caches()
 
 
+@pytest.mark.parametrize("title", ["A method", "An op", "A format", "A measure"])
+def test_every_example_is_a_package_that_can_be_installed(title: str) -> None:
+    project = tomllib.loads(blocks(title)["toml"])["project"]
+    [(group, entries)] = project["entry-points"].items()
+    [target] = entries.values()
+    module, _, attribute = target.partition(":")
+    assert project["name"] == module
+    assert f"\n{attribute} = " in blocks(title)["python"]
+    assert f"`{module}.py`" in DOCS.read_text()
+    lines = [line for line in blocks(title)["python"].splitlines() if line.strip()]
+    assert len(lines) <= 23
+    assert group in {f"steer.{noun}s" for noun in ("method", "op", "format", "measure")}
+
+
 def forget() -> None:
     """Look for the extensions of other packages again."""
-    for known in (methods, ops, registry):
+    for known in (methods, ops, registry, measure_registry):
         known.cache_clear()
 
 
@@ -126,6 +146,36 @@ def test_a_method_that_fails_or_cannot_be_loaded_is_named(site: Path, folder: Pa
     failed = steer(*words)
     assert failed.exit_code == 2 and "plugin_zero" in failed.stderr
     assert "No module named 'nothing_of_the_kind'" in failed.stderr
+
+
+def test_a_method_of_distillation_of_another_package_is_used(site: Path, folder: Path) -> None:
+    project = '[project.entry-points."steer.methods"]\nlow = "plugin_low:METHOD"\n'
+    code = (
+        "from steer.methods import DistillMethod, Fitted, Option\n"
+        "def compute(task, settings, progress, rank):\n"
+        "    from steer.distillation.regress import regress\n"
+        "    edits, ridge = regress(task, settings, progress, ranks=(rank,))\n"
+        "    return Fitted(edits, ridge=ridge) if rank > 1 else edits\n"
+        "METHOD = DistillMethod(name='low', title='low', help='x', compute=compute,"
+        " options=(Option('rank', 2, 'x'),))\n"
+    )
+    install(site, "plugin_low", code, project)
+    assert "low" in steer("distill", "--help").stdout
+    Path("prompts.txt").write_text("w4 w7\nw60 w3\n")
+    words = ["distill", "--condition", "w5 w9 w33", "-m", folder, "--prompts", "prompts.txt"]
+    words += ["--samples", 32, "--held-out", 16, "--max-tokens", 12, "--layers", "all"]
+    result = steer(*words, "-o", "x.safetensors", "--method", "low:rank=3")
+    assert result.exit_code == 0, result.stderr
+    method = store.read(Path("x.safetensors")).metadata.method
+    assert (method.name, method.options, method.package) == ("distill", {"rank": 3}, "plugin_low")
+    assert method.distillation is not None
+    assert (method.distillation.method, method.distillation.steps) == ("low", 0)
+    assert store.read(Path("x.safetensors")).metadata.rank == 3
+    assert "distilled by low:rank=3, over 32 texts" in steer("show", "x.safetensors").stdout
+    wrong = steer(*words, "-o", "y.safetensors", "--method", "low:rank=1")
+    assert wrong.exit_code == 1 and "not a Fitted" in wrong.stderr
+    pairs = steer("distill", "--contrasts", "prompts.txt", "-o", "y.safetensors", "--method", "low")
+    assert pairs.exit_code == 2 and "not from pairs" in pairs.stderr
 
 
 @pytest.fixture
@@ -263,11 +313,11 @@ def test_a_measure_of_another_package_is_in_the_table_and_in_the_json(
     code = blocks("A measure")
     assert len([line for line in code["python"].splitlines() if line.strip()]) <= 20
     # The tiny model's words have no exclamation marks.
-    install(site, "shouting", code["python"].replace('"!"', '"w"'), code["toml"])
+    install(site, "plugin_shouting", code["python"].replace('"!"', '"w"'), code["toml"])
     assert list(measures())[-1] == "shouting"
     report = evaluated(folder, "-o", "e.json")
     assert report.exit_code == 0, report.stderr
-    assert "shouting: exclamation marks in a written text" in report.stdout
+    assert "shouting: exclamation marks in a generated text" in report.stdout
     for row in json.loads(Path("e.json").read_text())["rows"]:
         found = row["shouting"]
         assert found["low"] <= found["value"] <= found["high"]
@@ -277,21 +327,20 @@ def test_a_measure_of_another_package_is_in_the_table_and_in_the_json(
 
 
 def test_a_measure_that_is_none_or_has_a_taken_name_is_named(site: Path) -> None:
-    install(
-        site, "wrong", "wrong = 3\n", '[project.entry-points."steer.measures"]\nx = "wrong:wrong"\n'
+    project = '[project.entry-points."steer.measures"]\nx = "plugin_wrong:wrong"\n'
+    install(site, "plugin_wrong", "wrong = 3\n", project)
+    taken = (
+        "from steer.measures import Measure\n"
+        "wrong = Measure(name='kl', unit='', format='', meaning='', compute=lambda *_: None)\n"
     )
-    with pytest.raises(SteerError, match=r"the measure 'x' of wrong is not a Measure"):
-        measures()
-    (site / "wrong.py").write_text("import nothing_of_the_kind\n")
-    sys.modules.pop("wrong", None)
-    importlib.invalidate_caches()
-    with pytest.raises(SteerError, match="cannot be loaded: No module named"):
-        measures()
-    (site / "wrong.py").write_text(
-        "from steer.measures import measures\nfrom steer.measures.registry import MEASURES\n"
-        "wrong = MEASURES[0]\n"
-    )
-    sys.modules.pop("wrong", None)
-    importlib.invalidate_caches()
-    with pytest.raises(SteerError, match="has the name 'preference', which is taken"):
-        measures()
+    for code, reason in (
+        ("wrong = 3\n", "is of type int, not Measure"),
+        ("import nothing_of_the_kind\n", "No module named"),
+        (taken, "the name 'kl' is taken"),
+    ):
+        (site / "plugin_wrong.py").write_text(code)
+        sys.modules.pop("plugin_wrong", None)
+        importlib.invalidate_caches()
+        forget()
+        with pytest.raises(SteerError, match=f"measure x of the package plugin_wrong.*{reason}"):
+            measures()

@@ -82,7 +82,7 @@ def test_the_manuals_example_is_read_and_written_from_the_command_line(installed
 BROKEN = {
     "does not import": ("import nothing_like_this\nFORMAT = 1\n", "ModuleNotFoundError"),
     "fails": ("raise RuntimeError('no luck')\n", "no luck"),
-    "is something else": ("FORMAT = 'x'\n", "not a Format"),
+    "is something else": ("FORMAT = 'x'\n", "not Format"),
     "takes a name": (
         "from steer.formats.registry import Format\n"
         "FORMAT = Format(name='caa', title='x', help='x', suffixes=('.x',))\n",

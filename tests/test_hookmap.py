@@ -6,7 +6,8 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import tiny
@@ -26,7 +27,7 @@ from steer.models import hookmap_cache as cached_maps
 from steer.models.hookmap import HookMap, HookPoint
 from steer.models.hookmap_cache import hook_map
 from steer.models.model import Model
-from steer.vectors.sites import SITE_NAMES, Site, SiteName
+from steer.vectors.sites import PLACES, SITE_NAMES, Site, SiteName
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -239,7 +240,7 @@ def test_the_class_decides_when_the_configuration_names_no_architecture() -> Non
             "opt",
             Site(2, "mlp_out"),
             "OPTForCausalLM has no mlp_out",
-            "it has resid_pre, resid_post and attn_out",
+            "it has resid_pre, attn_out and resid_post",
         ),
         ("llama", Site(3), "LlamaForCausalLM has no layer 3", "its layers are 0-2"),
         ("granite", Site(7, "attn_out"), "GraniteForCausalLM has no layer 7", "its layers are 0-2"),
@@ -295,7 +296,7 @@ def test_experts_that_flatten_to_rows_are_no_site(input_ids: Tensor) -> None:
     )
     model = randomised(transformers.Llama4ForCausalLM, config)
     found = hook_map(model)
-    assert found.sites == ("resid_pre", "resid_post", "attn_out")
+    assert found.sites == ("resid_pre", "attn_out", "resid_post")
     for tensor in read(model, found.places, input_ids).values():
         assert tensor.shape == (*input_ids.shape, D_MODEL)
 
@@ -387,3 +388,10 @@ def test_a_model_that_cannot_be_mapped_is_refused(
         hook_map(builder())
     assert message in str(caught.value)
     assert caught.value.hint
+
+
+def test_the_manual_lists_every_place() -> None:
+    lines = [f"| `{place.name}` | {place.help} |" for place in PLACES.values()]
+    manual = Path(__file__).parents[1] / "docs" / "vectors.md"
+    assert "\n".join(["| site | |", "|---|---|", *lines]) in manual.read_text()
+    assert set(PLACES) == set(get_args(SiteName))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from steer.baking.bakeable import check_bakeable
 from steer.base.errors import ModelError, SiteError, VectorError
@@ -16,10 +16,8 @@ from steer.hooks.inject import removes_all, write_sites
 from steer.models.hookmap import HookMap
 from steer.steering.plan import SitePlan, plan
 from steer.steering.steers import Steer
-from steer.vectors.sites import Site, format_layers
+from steer.vectors.sites import PLACES, Part, Site, format_layers
 from steer.vectors.vector import Directions
-
-Part = Literal["embedding", "attention", "mlp"]
 
 
 class Writer(NamedTuple):
@@ -46,14 +44,6 @@ class Project:
 
 Edits = dict[Writer, list[Add | Project]]
 
-_WRITER: dict[str, Part] = {
-    "resid_pre": "embedding",
-    "attn_out": "attention",
-    "mlp_out": "mlp",
-    # Nothing is between what the MLP writes and the end of the layer.
-    "resid_post": "mlp",
-}
-
 
 def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
     """What is done at each write, in the order in which the hooks do it.
@@ -73,7 +63,7 @@ def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
     for site in sorted(plans, key=lambda site: site.depth):
         found = _steps(plans[site])
         if found:
-            made.setdefault(Writer(site.layer, _WRITER[site.name]), []).extend(found)
+            made.setdefault(Writer(site.layer, PLACES[site.name].writer), []).extend(found)
     if not made:
         raise VectorError("nothing is left to bake: the steers cancel, or are 0")
     return made

@@ -125,7 +125,8 @@ def load(kind: type[T], *, noun: str, group: str, own: str, attribute: str) -> R
         try:
             item = point.load()
             if not isinstance(item, kind):
-                raise TypeError(f"{point.value} is a {type(item).__name__}, not a {kind.__name__}")
+                found = type(item).__name__
+                raise TypeError(f"{point.value} is of type {found}, not {kind.__name__}")
             if clash := taken & set(item.names):
                 raise ValueError(f"the name {min(clash)!r} is taken")
         # Another package's code may raise anything; the tool goes on without it.

@@ -44,6 +44,13 @@ class ApplyCommand(SteerCommand):
         self.help = (self.help or "").replace("{ops}", "\n".join(lines))
         super().format_help_text(ctx, formatter)
 
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """The ops of other packages that cannot be used, and why."""
+        from steer.ops.registry import ops
+
+        for broken in ops().broken:
+            formatter.write_text(str(broken))
+
 
 def _help_lines(op: Op) -> list[str]:
     """How an op is typed, and what it does; a projection is that on the vector."""

@@ -140,7 +140,8 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         made += "" if contrast.negative is None else f" against {contrast.negative!r}"
     distillation = metadata.method.distillation
     if distillation is not None and contrast.kind == "condition":
-        title = distill_methods().title(distillation.method)
+        options = str(metadata.method).removeprefix(metadata.method.name)
+        title = distill_methods().title(distillation.method) + options
         made = f"{contrast.positive!r} distilled by {title}, over {contrast.n} texts"
         made += f" against {contrast.negative!r}" if contrast.negative else ""
     read = (

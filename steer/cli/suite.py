@@ -54,6 +54,7 @@ def suite(
     ] = 48,
     max_tokens: measuring.MaxTokens = 64,
     seed: measuring.Seed = 0,
+    budget: measuring.BudgetOption = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: pocket one a core, else 1.")
     ] = None,
@@ -95,6 +96,7 @@ def suite(
         samples=samples,
         max_tokens=max_tokens,
         seed=seed,
+        budget=budget,
         jobs=jobs or ((os.cpu_count() or 1) if source.name == "pocket" else 1),
         source=source,
         command=measuring.command_line(context),

@@ -67,10 +67,8 @@ def written(path: Path, metadata: Metadata, model: str | None = None) -> None:
     known = model or metadata.model.id
     if model is None and known != POCKET and "/" not in known:
         known = "MODEL"  # a folder's own name, and not where it lies
-    # Where it was read: at the one token after which the answer begins.
-    where = ":1/response=0" if metadata.read.chat and metadata.read.at_end else ""
     more = "" if metadata.model.bound else " --allow-other-model"
-    tried = trial(f"{path}{where}", known, chat=bool(metadata.read.chat))
+    tried = trial(str(path), known, chat=bool(metadata.read.chat))
     output.note(f"wrote {path}; try: {tried}{more}")
 
 

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from steer.base.errors import InputError, UsageError
-from steer.base.extensions import foreign_code
 from steer.base.intervals import Interval, mean
 from steer.base.journal import Journal
 from steer.base.progress import Advance, Progress, silent
@@ -87,8 +86,7 @@ def fit(
     model, texts = task.model, task.texts
     check(model, settings)
     method = distill_methods().named(settings.method)
-    with foreign_code(method, "method", "to distil", InputError, "try another --method"):
-        fitted = method.compute(task, settings, progress, **method.settings(settings.options))
+    fitted = method.run(method.compute, task, settings, progress)
     edits = fitted.edits
     with progress("measuring on held-out texts", 5) as advance:
         base = divergences(model, texts.held_out, task.teacher, None)
@@ -151,9 +149,7 @@ def fit_pairs(
     model, held_out = task.model, task.held_out
     check(model, settings)
     method = distill_methods().named(settings.method)
-    compute = method.of_pairs()
-    with foreign_code(method, "method", "to distil", InputError, "try another --method"):
-        fitted = compute(task, settings, progress, **method.settings(settings.options))
+    fitted = method.run(method.of_pairs(), task, settings, progress)
     edits = fitted.edits
     losses = task.losses(edits, held_out)
     found = recovery(losses, [math.log(2)] * len(losses))

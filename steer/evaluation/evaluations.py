@@ -55,9 +55,9 @@ from steer.evaluation.written import (
 )
 from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
 from steer.measures.concepts import Judge, meaning_of
-from steer.measures.formulas import preference, wrong_way
+from steer.measures.formulas import preference, shifts, wrong_way
 from steer.measures.measure import Baselines, Columns, Measure, Observations
-from steer.measures.registry import measures, shifts
+from steer.measures.registry import measures
 from steer.measures.tables import NOTHING, in_console, in_notebook, table
 from steer.models.model import Model
 from steer.steering.steers import check_all_fit

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from steer.base.errors import VectorError
 from steer.formats.imported import Imported, checked_directions, layer_number, shortened
-from steer.vectors.sites import SITE_NAMES, SiteName
+from steer.vectors.sites import PLACES, SITE_NAMES, SiteName
 
 Array = NDArray[Any]
 
@@ -24,9 +24,7 @@ _MODULE = re.compile(
     r"(?:[a-z_]+\.){0,4}(?:layers|h|blocks|block)\.([0-9]{1,5})(?:\.([a-z_]+))?", re.ASCII
 )
 _PARTS: dict[str, SiteName] = {
-    "": "resid_post",
-    **dict.fromkeys(("self_attn", "attn", "attention", "self_attention"), "attn_out"),
-    **dict.fromkeys(("mlp", "feed_forward", "ffn"), "mlp_out"),
+    module: place.name for place in PLACES.values() for module in place.modules
 }
 
 

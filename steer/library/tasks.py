@@ -729,6 +729,7 @@ def suite(
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
+    budget: str | float | None = None,
     jobs: int = 1,
     progress: Progress = silent,
 ) -> SuiteResult:
@@ -756,6 +757,7 @@ def suite(
             subject: {name: vector.data for name, vector in several.items()}
             for subject, several in (rivals or {}).items()
         },
+        budget=budget,
         jobs=jobs,
         source=ModelSource() if jobs > 1 else None,
         progress=progress,

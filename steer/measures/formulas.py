@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.base.intervals import Interval, Numbers, rate
+from steer.measures.measure import Baselines, Observations
 
 Array = NDArray[np.float64]
 
@@ -60,3 +61,10 @@ def has_word(text: str, words: Sequence[str]) -> bool:
     """Whether a text contains one of the words or phrases, ignoring case."""
     inside = "|".join(re.escape(word) for word in words)
     return re.search(rf"(?<!\w)(?:{inside})(?!\w)", text, re.IGNORECASE) is not None
+
+
+def shifts(row: Observations, baselines: Baselines) -> Array | None:
+    """Change of each pair's preference, in nats, [cell, pair]; None without pairs."""
+    if row.preferences is None or baselines.unsteered.preferences is None:
+        return None
+    return np.asarray(row.preferences - baselines.unsteered.preferences)

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from steer.base.extensions import Extension
 from steer.base.intervals import Interval, ratio
 
 Array = NDArray[np.float64]
@@ -76,8 +77,8 @@ class Baselines:
 Compute = Callable[[Observations, Baselines], Interval | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure(Extension):
     """A number that an evaluation computes for every row.
 
     name: its key in JSON. title: the heading of its column. unit: such as `nats per token`; `share`
@@ -85,8 +86,6 @@ class Measure:
     of a table. compute: the formula.
     """
 
-    name: str
-    title: str
     unit: str
     format: str
     meaning: str

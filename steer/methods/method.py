@@ -228,6 +228,25 @@ class DistillMethod(Method):
     response_only: bool = False
     in_suite: bool = False
 
+    def run(
+        self, compute: Callable[..., Fitted], task: Any, settings: Any, progress: Any
+    ) -> Fitted:
+        """`compute` with this method's options, as `settings.options` sets them.
+
+        Raises:
+            UsageError: a wrong option.
+            InputError: a method of another package fails, or gives something else.
+        """
+        options = self.settings(settings.options)
+        hint = "try another --method"
+        with foreign_code(self, "method", "to distil", InputError, hint):
+            fitted = compute(task, settings, progress, **options)
+        if not isinstance(fitted, Fitted):
+            raise InputError(
+                f"the method {self.name} gave a {type(fitted).__name__}, not a Fitted", hint=hint
+            )
+        return fitted
+
     def of_pairs(self) -> Callable[..., Fitted]:
         """The computation for pairs.
 

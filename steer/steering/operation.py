@@ -179,7 +179,7 @@ def _hint(text: str) -> str:
     name = text.partition("=")[0]
     for broken in ops().broken:
         if broken.name == name:
-            return f"{broken}; mend or update that package"
+            return f"{broken}; fix or update that package"
     if close := difflib.get_close_matches(name, ops().names, n=1):
         return f"did you mean {close[0]}?"
     if name.isalpha():

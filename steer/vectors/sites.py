@@ -8,13 +8,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from steer.base.errors import SiteError, UsageError
 from steer.base.text import listed as listed
 
 SiteName = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
-SITE_NAMES: tuple[SiteName, ...] = get_args(SiteName)
+#: What writes to the residual stream.
+Part = Literal["embedding", "attention", "mlp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a block.
+
+    help: one line. writer: whose weights an edit here can be baked into. modules: what Hugging Face
+    models call the module whose output it is; "" is the block. A forward reaches places in the
+    order of `PLACES`.
+    """
+
+    name: SiteName
+    help: str
+    writer: Part
+    modules: tuple[str, ...] = ()
+
+
+PLACES: dict[SiteName, Place] = {
+    place.name: place
+    for place in (
+        Place("resid_pre", "the residual stream before a layer", "embedding"),
+        Place(
+            "attn_out",
+            "what a layer's attention adds",
+            "attention",
+            ("self_attn", "attn", "attention", "self_attention"),
+        ),
+        Place("mlp_out", "what a layer's MLP adds", "mlp", ("mlp", "feed_forward", "ffn")),
+        # Nothing is between what the MLP writes and the end of the layer.
+        Place("resid_post", "the residual stream after a layer", "mlp", ("",)),
+    )
+}
+SITE_NAMES: tuple[SiteName, ...] = tuple(PLACES)
 #: Where a learned token stands: in the prompt, before the first layer.
 EMBEDDING: Literal["embedding"] = "embedding"
 #: Where the numbers of a vector file belong.
@@ -53,7 +87,7 @@ class Site:
         site = self.canonical
         if site.name == "resid_pre":
             return (0, -1)
-        return site.layer, ("attn_out", "mlp_out", "resid_post").index(site.name)
+        return site.layer, SITE_NAMES.index(site.name)
 
     def __str__(self) -> str:
         return f"{self.name} {self.layer}"

@@ -1,0 +1,24 @@
+"""How many pairs move the right way."""
+
+from __future__ import annotations
+
+from steer.base.intervals import Interval
+from steer.measures.formulas import moved, shifts
+from steer.measures.measure import Baselines, Measure, Observations
+
+
+def compute(row: Observations, baselines: Baselines) -> Interval | None:
+    """The share of pairs whose preference for the positive ending rises; None without pairs."""
+    moves = shifts(row, baselines)
+    return None if moves is None or row.kind == "unsteered" else moved(moves)
+
+
+MEASURE = Measure(
+    name="right_way",
+    title="right way",
+    unit="share",
+    format="{:.0%}",
+    meaning="share of pairs whose preference rises",
+    order=2,
+    compute=compute,
+)
