@@ -210,6 +210,9 @@ def distill(
     if seconds is not None and (pairs is not None or as_token or conditions is not None):
         raise UsageError("--budget goes with one --condition and an edit", hint="use fewer --steps")
     inside = resolved([NamedSteer(one) for one in vector or []], options.find)
+    from steer.distillation.lessons import Conditions
+
+    imitated = [] if condition is None else [Conditions(condition, baseline, chat)]
     model = options.load_model(source)
     used = [steer.vector for steer in inside]
     options.check_fit(used, model.identity, allow_other_model=False)
@@ -224,17 +227,11 @@ def distill(
         )  # fmt: skip
         return
     if as_token:
-        from steer.distillation.lessons import Conditions
-
-        assert condition is not None
-        made = _run_token(model, Conditions(condition, baseline, chat), texts, settings, inside)
+        made = _run_token(model, imitated[0], texts, settings, inside)
     elif pairs is None:
-        from steer.distillation.lessons import Conditions
-
-        assert condition is not None
-        made = _run(model, Conditions(condition, baseline, chat), texts, settings)
+        made = _run(model, imitated[0], texts, settings)
         if ceiling:
-            _ceiling(model, Conditions(condition, baseline, chat), texts, settings, json=json)
+            _ceiling(model, imitated[0], texts, settings, json=json)
     else:
         made = _run_pairs(model, pairs, settings)
     sealed = store.write(out, made, force=force)

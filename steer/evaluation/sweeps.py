@@ -853,8 +853,7 @@ def _layers(
     layers = metadata.layers
     if typed is not None:
         layers = parse_layers(typed) if isinstance(typed, str) else tuple(sorted(set(typed)))
-    for layer in layers:
-        metadata.at(layer)
+    metadata.check_layers(layers)
     # A distilled edit of several layers is meant to act at all of them.
     if together or (metadata.method.name == "distill" and typed is None):
         return (layers,)

@@ -56,8 +56,8 @@ class Steer:
         if self.is_token:
             self._check_token()
             return
+        self.vector.metadata.check_layers(self.layers)
         for layer in self.layers:
-            self.vector.metadata.at(layer)
             if not self.op.op.adds:
                 unit_direction(self.vector, layer)
                 self.level(layer)
