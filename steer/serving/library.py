@@ -415,6 +415,15 @@ def read_library(
     return library, [*notes, *more]
 
 
+def add_shipped(library: Library, usable: Callable[[SteeringVector], None]) -> None:
+    """Add the vectors that come with steer, for its own model, under names that are free."""
+    for path in store.files(store.SHIPPED):
+        if path.stem not in library.vectors:
+            vector = store.read(path)
+            usable(vector)
+            library.vectors[path.stem] = vector
+
+
 def add_recipes(
     library: Library,
     files: Sequence[Path],
