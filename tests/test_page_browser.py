@@ -73,7 +73,7 @@ def address(folder: Path) -> Iterator[str]:
         lines.append(process.stdout.readline())
     yield json.loads("".join(lines))["page"]
     process.terminate()
-    process.wait(60)
+    process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
