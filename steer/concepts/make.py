@@ -190,7 +190,7 @@ class _Maker:
             self._measure(works)
         except SteerError as error:
             if len(concepts) > 1:
-                return [made for concept in concepts for made in self.make([concept])]
+                return [vector for concept in concepts for vector in self.make([concept])]
             works[0].fail(error)
         vectors = []
         for work in works:
@@ -274,6 +274,7 @@ class _Maker:
             self.model,
             [*queries, *plain_queries],
             max_tokens=self.settings.max_tokens,
+            temperature=self.settings.temperature,
             seed=self.settings.seed,
             progress=self.progress,
         )
@@ -406,6 +407,7 @@ class _Maker:
             queries,
             steerings=steerings,
             max_tokens=self.settings.max_tokens,
+            temperature=self.settings.temperature,
             seed=self.settings.seed,
             what=what,
             progress=self.progress,
