@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,32 @@ def test_a_stream_that_is_closed_or_full_is_no_bug(words: str, code: int, said: 
     assert run.stderr.startswith("error: ") if said else not run.stderr
     assert said in run.stderr
     assert run.stderr.count("\n") <= 2
+
+
+@pytest.mark.parametrize("words", ["list --json", "show calm", "convert --help"])
+def test_who_reads_no_more_is_no_bug(words: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(
+        [sys.executable, "-m", "steer", *words.split()], stdout=writer, stderr=subprocess.PIPE,
+        text=True, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_process_that_is_asked_to_end_is_interrupted() -> None:
+    """Here, while it waits for what to say."""
+    command = [sys.executable, "-m", "steer", "chat", "-m", "pocket"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = [process.stderr.readline()]
+    process.terminate()
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "interrupted" in rest
+    assert "Traceback" not in "".join(said) + rest
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])

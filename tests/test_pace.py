@@ -13,7 +13,7 @@ from steer.base.durations import duration, seconds_of
 from steer.base.errors import UsageError
 from steer.distillation import within
 from steer.distillation.settings import DistillSettings
-from steer.evaluation import evaluations, sweeps
+from steer.evaluation import evaluations, suites, sweeps
 from steer.generate.pace import Pace, Size, fitting, left_out, pace, sizes
 
 counts = st.integers(1, 200)
@@ -46,7 +46,7 @@ def test_more_time_never_leaves_more_out(whole: Size, one: float, other: float) 
         assert work(after) <= work(before)
     less, more = (fitting(every, work, time)[0] for time in sorted((one, other)))
     assert work(less) <= work(more)
-    assert fitting(every, work, 1e9)[0] == whole and left_out(whole, whole, 5) == ""
+    assert fitting(every, work, 1e9)[0] == whole and left_out(whole, whole, whole.layers) == ""
     smallest = fitting(every, work, 1e-9)[0]
     assert smallest == every[-1]
     assert (left_out(whole, smallest, whole.layers) == "") == (smallest == whole)
@@ -69,6 +69,18 @@ def test_a_distillation_takes_what_fits(method: str, monkeypatch: pytest.MonkeyP
     assert short.samples <= longer.samples <= whole.samples and short.samples < whole.samples
     assert 1 <= short.steps <= longer.steps <= whole.steps
     assert ("of 300 steps" in notes[0]) == (method == "descent")
+
+
+def test_a_suite_takes_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "pace", lambda model: Pace(read=1000.0, written=100.0))
+    whole = suites.Settings(("pca",), samples=40, max_tokens=50)
+    notes: list[str] = []
+    short, every = (
+        suites._within(time, tiny.model("llama"), 3, whole, notes.append) for time in (1, 1e7)
+    )
+    assert every == whole and "all of it" in notes[1]
+    assert (short.samples, short.max_tokens) == (8, 16)
+    assert "8 of 40 written texts" in notes[0] and "held-out" not in notes[0]
 
 
 @pytest.mark.parametrize("module", [sweeps, evaluations])

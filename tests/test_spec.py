@@ -32,6 +32,20 @@ from steer.vectors.sites import Site, format_layers, parse_layers
 
 
 @pytest.mark.parametrize(
+    ("typed", "what"),
+    [
+        ("joyful:2@2@3", "layers"),
+        ("joyful@2@3/prompt", "layers"),
+        ("joyful:2:3", "a coefficient"),
+        ("joyful:2@3:4", "a coefficient"),
+    ],
+)
+def test_what_is_typed_twice_is_no_part_of_a_name(typed: str, what: str) -> None:
+    with pytest.raises(UsageError, match=f"has {what} twice"):
+        parse(typed)
+
+
+@pytest.mark.parametrize(
     ("text", "spec"),
     [
         ("joyful", SteerSpec("joyful")),

@@ -74,6 +74,13 @@ def hearing_interrupts() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def hear_termination() -> None:
+    """Make SIGTERM end this process as Ctrl-C does: what is kept is kept, and nothing is half
+    written."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def open_streams() -> None:
     """Open closed standard streams, and escape characters that a stream cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):

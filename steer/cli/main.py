@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import errno
+import signal
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from steer import __version__
 from steer.base.errors import SteerError
-from steer.base.processes import open_streams, silence_followers, silence_stdout
+from steer.base.processes import (
+    hear_termination,
+    open_streams,
+    silence_followers,
+    silence_stdout,
+)
 from steer.base.wording import for_commands
 from steer.cli import output
 from steer.cli.command import LazyGroup
+
+#: How a shell reports a process that wrote into a closed pipe.
+_CLOSED_PIPE = 128 + getattr(signal, "SIGPIPE", 13)
 
 
 class SteerGroup(LazyGroup):
@@ -23,7 +33,12 @@ class SteerGroup(LazyGroup):
         output.show_log()
         try:
             with for_commands():
-                return super().invoke(ctx)
+                result = super().invoke(ctx)
+            sys.stdout.flush()  # here, so that a closed pipe is heard
+            return result
+        except BrokenPipeError:
+            silence_stdout()
+            raise typer.Exit(_CLOSED_PIPE) from None
         except SteerError as error:
             with for_commands():
                 output.error(str(error), hint=error.hint)
@@ -75,4 +90,5 @@ def main() -> None:
     """Run the command line of this process."""
     open_streams()
     silence_followers()
+    hear_termination()
     app()

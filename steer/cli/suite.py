@@ -54,6 +54,7 @@ def suite(
     ] = 48,
     max_tokens: measuring.MaxTokens = 64,
     seed: measuring.Seed = 0,
+    budget: measuring.BudgetOption = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes. Default: pocket one a core, else 1.")
     ] = None,
@@ -95,6 +96,7 @@ def suite(
         samples=samples,
         max_tokens=max_tokens,
         seed=seed,
+        budget=budget,
         jobs=jobs or ((os.cpu_count() or 1) if source.name == "pocket" else 1),
         source=source,
         command=measuring.command_line(context),
@@ -127,17 +129,17 @@ def _rivals(named: list[str]) -> dict[str, dict[str, SteeringVector]]:
     """By subject and file name, the vectors that others made."""
     from steer.base.errors import UsageError
 
-    found: dict[str, dict[str, SteeringVector]] = {}
+    rivals: dict[str, dict[str, SteeringVector]] = {}
     for text in named:
         subject, equals, file = text.rpartition("=")
         if not equals:
             raise UsageError(f"{text!r} names no tag here", hint="write joyful=happy.gguf")
-        if Path(file).name in found.setdefault(subject, {}):
+        if Path(file).name in rivals.setdefault(subject, {}):
             raise UsageError(
                 f"two files named {Path(file).name} for {subject}", hint="rename one of them"
             )
-        found[subject][Path(file).name] = _read(Path(file))
-    return found
+        rivals[subject][Path(file).name] = _read(Path(file))
+    return rivals
 
 
 def _read(path: Path) -> SteeringVector:
@@ -148,6 +150,6 @@ def _read(path: Path) -> SteeringVector:
 
     if path.suffix == store.SUFFIX and path.exists() and store.is_vector(path):
         return store.read(path)
-    found = reading.read(path, Options(), torch_files.read)
-    output.note(f"{path.name}: {found.assumed}")
-    return reading.steering_vector(found, None, name=path.stem)
+    foreign = reading.read(path, Options(), torch_files.read)
+    output.note(f"{path.name}: {foreign.assumed}")
+    return reading.steering_vector(foreign, None, name=path.stem)

@@ -38,15 +38,15 @@ def report_vector(
     from steer.vectors.sites import format_layers
 
     metadata, compared = vectors[0].metadata, [vector.metadata for vector in vectors[1:]]
-    found = warnings(metadata)
-    for text in found:
+    warned = warnings(metadata)
+    for text in warned:
         output.warning(text)
     if json:
         rows = [_compared_row(one) for one in compared]
         more: dict[str, Any] = {"compared": rows} if len(rows) > 1 else {}
         if calibration is not None:
             more["calibration"] = [trial.to_dict() for trial in calibration.trials]
-        output.as_json({"path": str(path), **to_json(metadata), "warnings": found, **more})
+        output.as_json({"path": str(path), **to_json(metadata), "warnings": warned, **more})
         return
     output.note(
         f"{described} · {metadata.contrast} · {metadata.method} of {metadata.site},"
@@ -67,10 +67,8 @@ def written(path: Path, metadata: Metadata, model: str | None = None) -> None:
     known = model or metadata.model.id
     if model is None and known != POCKET and "/" not in known:
         known = "MODEL"  # a folder's own name, and not where it lies
-    # Where it was read: at the one token after which the answer begins.
-    where = ":1/response=0" if metadata.read.chat and metadata.read.at_end else ""
     more = "" if metadata.model.bound else " --allow-other-model"
-    tried = trial(f"{path}{where}", known, chat=bool(metadata.read.chat))
+    tried = trial(str(path), known, chat=bool(metadata.read.chat))
     output.note(f"wrote {path}; try: {tried}{more}")
 
 

@@ -38,7 +38,7 @@ from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess, Workers
 
 #: The upper middle of a model, as shares of its depth: there a vector did most for what it cost
-#: (docs/evidence.md, "Where a chat vector acts").
+#: (docs/evidence.md, "The best layers for a chat vector").
 MIDDLE = (0.45, 0.9)
 #: Strengths that are tried.
 STRENGTHS = (0.25, 0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0)
@@ -155,7 +155,7 @@ def strongest(trials: Sequence[Trial]) -> Trial | None:
 def _recommended(
     vector: SteeringVector, layers: tuple[int, ...], trial: Trial, *, coherent: bool
 ) -> Recommended:
-    found = (
+    evidence = (
         f"they lie {trial.shift:.2f} of the way to the positive side,"
         f" extra nats {trial.extra_nats:.2f} per token, distinct-2 {trial.distinct:.2f}"
     )
@@ -163,7 +163,7 @@ def _recommended(
         layers=layers,
         coefficient=trial.coefficient,
         scope=vector.metadata.recommended.scope,
-        evidence=f"calibrated on {len(trial.answers)} greedy answers: {found}"
+        evidence=f"calibrated on {len(trial.answers)} greedy answers: {evidence}"
         + ("" if coherent else "; none that was tried does more and stays coherent"),
     )
 

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from steer import resuming
+from steer.base.durations import seconds_of
 from steer.base.errors import UsageError
 from steer.base.intervals import Interval, plain
 from steer.base.journal import Journal
@@ -35,8 +36,17 @@ from steer.evaluation.task import Task, Variant, variants
 from steer.evaluation.written import Writing, Written
 from steer.fitting.fitting import rounded
 from steer.formats.reading import bind
+from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
 from steer.measures.concepts import by_grammar
-from steer.measures.grids import Grid, GridRow, Scores, default_coefficients, finer, joined
+from steer.measures.grids import (
+    SHARES,
+    Grid,
+    GridRow,
+    Scores,
+    default_coefficients,
+    finer,
+    joined,
+)
 from steer.measures.measure import Measure
 from steer.measures.registry import measures
 from steer.measures.tables import NOTHING, in_console, in_notebook, table
@@ -47,6 +57,10 @@ from steer.vectors.sites import Site, format_layers
 from steer.vectors.vector import SteeringVector
 
 Rivals = Mapping[str, Mapping[str, SteeringVector]]
+
+
+#: Times that a row of a suite writes its texts, to estimate how long it takes.
+WRITTEN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +191,7 @@ def suite(
     max_tokens: int = 64,
     seed: int = 0,
     jobs: int = 1,
+    budget: str | float | None = None,
     source: ModelSource | None = None,
     command: str = "",
     progress: Progress = silent,
@@ -188,8 +203,9 @@ def suite(
     conditions: prompts. texts: neutral texts to make vectors from. Without both, the tags and
     stories of the pocket grammar are used. methods: such as `mean_diff, last` or `probe:penalty=2`
     (`steer.evaluation.suite_methods`); None means all. rivals: vectors from elsewhere, by subject
-    and name. jobs: the number of processes, each of which loads the model from `source`. An
-    interrupted suite is resumed. progress and note are callbacks; nothing is printed.
+    and name. jobs: the number of processes, each of which loads the model from `source`. budget: a
+    time to fit into, such as `5m`, by an estimate; what that leaves out is noted. An interrupted
+    suite is resumed. progress and note are callbacks; nothing is printed.
 
     Raises:
         UsageError: an unknown tag or method, or too few texts.
@@ -215,9 +231,13 @@ def suite(
         if name not in names:
             raise UsageError(f"{name!r} names no tag here", hint="write joyful=happy.gguf")
     settings = Settings(labels, samples, max_tokens, seed)
+    seconds = None if budget is None else seconds_of(budget)
     every_rival = [vector for own in (rivals or {}).values() for vector in own.values()]
     warn_of_readers(_task(subjects[0], settings, seed), note, vectors=every_rival)
     model = loaded(model)
+    if seconds is not None:
+        n_rows = len(subjects) * len(labels) / max(1, min(jobs, len(subjects)))
+        settings = _within(seconds, model, n_rows, settings, note)
     bound = {
         subject.name: {
             name: _bound(vector, model)
@@ -248,6 +268,26 @@ def suite(
         command=command,
         finish=kept.finish,
     )
+
+
+def _within(
+    seconds: float, model: Model, n_rows: float, settings: Settings, note: Warn
+) -> Settings:
+    """As many and as long texts as fit into a time, by an estimate. n_rows: rows of the table that
+    a process measures."""
+    whole = Size(settings.samples, settings.samples, settings.max_tokens)
+    speed = pace(model)
+    cells = model.n_layers * len(SHARES) / 3  # some are dropped after a part of the texts
+
+    def predicted(size: Size) -> float:
+        tokens = size.samples * (30 + size.max_tokens)
+        read = 2 * cells * tokens / speed.read
+        return n_rows * (read + WRITTEN * size.samples * size.max_tokens / speed.written)
+
+    size, needed = fitting(sizes(whole), predicted, seconds)
+    missing = left_out(replace(whole, items=size.items), size)
+    note(announce(seconds, needed, missing, predicted(whole)))
+    return replace(settings, samples=size.samples, max_tokens=size.max_tokens)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

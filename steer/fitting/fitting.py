@@ -81,7 +81,11 @@ def fit_vectors(
             read=read,
             contrast=recording.contrast,
             statistics=statistics,
-            recommended=recommend(statistics, recording.model.n_layers),
+            recommended=msgspec.structs.replace(
+                recommend(statistics, recording.model.n_layers),
+                # What was read at the one token before an answer is added there.
+                scope="response=0" if read.chat is True and read.at_end else None,
+            ),
         )
         vectors.append(SteeringVector(metadata, directions))
     return vectors

@@ -165,7 +165,7 @@ def _chosen(imported: Imported, layers: tuple[int, ...], subject: str) -> Import
     missing = set(layers) - set(imported.directions)
     if missing:
         raise UsageError(
-            f"{subject} has no layer {min(missing)}",
+            f"{subject} has no layer {format_layers(missing)}",
             hint=f"it has {format_layers(imported.directions)}; --layer chooses among them",
         )
     return replace(

@@ -60,19 +60,17 @@ def pace(model: Model, rows: int = _ROWS) -> Pace:
 
 def sizes(whole: Size) -> list[Size]:
     """The whole and smaller ones, each no larger than the one before in anything."""
-    made = []
-    for texts, tokens, layers in STEPS:
-        made.append(
-            Size(
-                items=_part(whole.items, texts, FEWEST_TEXTS),
-                samples=_part(whole.samples, texts, FEWEST_TEXTS),
-                max_tokens=_part(whole.max_tokens, tokens, FEWEST_TOKENS),
-                layers=layers
-                if whole.layers is None
-                else min(whole.layers, layers or whole.layers),
-            )
+    every = whole.layers
+    smaller = (
+        Size(
+            items=_part(whole.items, texts, FEWEST_TEXTS),
+            samples=_part(whole.samples, texts, FEWEST_TEXTS),
+            max_tokens=_part(whole.max_tokens, tokens, FEWEST_TOKENS),
+            layers=None if every is None else min(every, layers or every),
         )
-    return list(dict.fromkeys(made))
+        for texts, tokens, layers in STEPS
+    )
+    return list(dict.fromkeys(smaller))
 
 
 def fitting(

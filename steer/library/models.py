@@ -187,13 +187,13 @@ class Model:
 
         steer: a spec such as "warm:2@12", a vector, a steer, a recipe, or several. on_text: gets
         the text as it is written. chat: the prompt is what a user says, in the model's chat
-        template; system: a message before it. condition: text before the prompt, with chat a system
-        message, that guides at a strength: 1 is the text itself, 0 is none, -1 its opposite.
-        max_tokens: new tokens at most. temperature: 0 is greedy. top_p, top_k: 1 and 0 keep all
-        tokens. stop: texts to end before. beams: above 1, a beam search. The same seed gives the
-        same text, alone or in a batch. watch, guards: projections to read at each new token, and
-        thresholds that stop. allow_idle: a steer may change nothing; `idle` of what is returned
-        names it.
+        template; system: a message before it, with which the prompt is one of a chat. condition:
+        text before the prompt, with chat a system message, that guides at a strength: 1 is the text
+        itself, 0 is none, -1 its opposite. max_tokens: new tokens at most. temperature: 0 is
+        greedy. top_p, top_k: 1 and 0 keep all tokens. stop: texts to end before. beams: above 1, a
+        beam search. The same seed gives the same text, alone or in a batch. watch, guards:
+        projections to read at each new token, and thresholds that stop. allow_idle: a steer may
+        change nothing; `idle` of what is returned names it.
 
         Raises:
             UsageError: a setting out of its range, a spec that means nothing, or a guard from texts

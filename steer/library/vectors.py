@@ -87,8 +87,7 @@ class Vector:
             VectorError: it has none of them.
         """
         kept = sorted({layers} if isinstance(layers, int) else set(layers))
-        for layer in kept:
-            self.metadata.at(layer)
+        self.metadata.check_layers(kept)
         if tuple(kept) == self.layers:
             return self
         return Vector(self._data.only(kept))

@@ -50,6 +50,12 @@ _MODIFIERS = re.compile(
     r"(?P<has_layers>@(?P<layers>[^:@/\\]*))?(?P<when>(?:/[^:@/\\]*)*)"
 )
 _PLACE = re.compile(_REFERENCE + r"(?P<has_layer>@(?P<layer>[^@/\\]*))?", re.DOTALL)
+_NUMBERS = r"(?:[-+.\d,%eE]+|all)"
+#: Numbers after a mark, and after the same one once more, without a folder between them.
+_TWICE = {
+    mark: re.compile(rf"{mark}{_NUMBERS}(?:[:@][^:@/\\]*)?{mark}{_NUMBERS}(?:[:@/]|$)")
+    for mark in "@:"
+}
 _NAMED = {"neg": 0.0, "mid": 0.5, "pos": 1.0}
 
 
@@ -124,6 +130,7 @@ def parse(text: str) -> SteerSpec:
         reference, modified = stripped, False
     if reference[0] in ":@":
         raise UsageError(f"{text!r} names no vector", hint="write -v NAME or -v NAME:2@14")
+    _check_once(stripped)
     if not modified:
         return SteerSpec(reference)
     coefficient, operation = None, None
@@ -134,6 +141,20 @@ def parse(text: str) -> SteerSpec:
         layers = "all" if match["layers"] == "all" else parse_layers(match["layers"])
     scope, skip_special, schedule = parse_when(match["when"].split("/")[1:])
     return SteerSpec(reference, coefficient, layers, scope, operation, schedule, skip_special)
+
+
+def _check_once(text: str) -> None:
+    """Refuse numbers after a second `:` or `@`, which would become part of the name.
+
+    Raises:
+        UsageError: naming the part that is there twice.
+    """
+    if text.endswith(".safetensors") or re.match(_ADDRESS, text):
+        return
+    for mark, what in (("@", "layers"), (":", "a coefficient")):
+        found = _TWICE[mark].search(text)
+        if found is not None:
+            raise UsageError(f"{text!r} has {what} twice", hint="write -v NAME:2@14")
 
 
 def _split(text: str) -> tuple[str, re.Match[str]]:

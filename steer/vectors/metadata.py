@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -190,12 +191,22 @@ class Metadata(Record, frozen=True):
         Raises:
             VectorError: the vector has no such layer.
         """
-        if layer not in self.layers:
+        self.check_layers([layer])
+        return self.statistics[self.layers.index(layer)]
+
+    def check_layers(self, layers: Iterable[int]) -> None:
+        """Refuse layers that are not stored.
+
+        Raises:
+            VectorError: naming all of them.
+        """
+        missing = set(layers).difference(self.layers)
+        if missing:
+            several = "layers" if len(missing) > 1 else "layer"
             raise VectorError(
-                f"vector {self.name!r} has no layer {layer}",
+                f"vector {self.name!r} has no {several} {format_layers(missing)}",
                 hint=f"it has layers {format_layers(self.layers)}",
             )
-        return self.statistics[self.layers.index(layer)]
 
 
 def encode(metadata: Metadata) -> str:
