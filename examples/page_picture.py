@@ -23,7 +23,7 @@ def main() -> None:
     chromium = next(iter(sys.argv[1:]), "/usr/bin/chromium")
     command = [sys.executable, "-m", "steer", "ui", "--no-browser", "--json", "--port", "0"]
     server = subprocess.Popen(
-        [*command, "-v", "joyful"],
+        [*command, "-v", "formal"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -37,13 +37,13 @@ def main() -> None:
     try:
         with sync_playwright() as started:
             browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
-            page = browser.new_page(viewport={"width": 1120, "height": 620})
+            page = browser.new_page(viewport={"width": 1200, "height": 640})
             page.goto(address)
-            page.locator("#colour").select_option("joyful")
+            page.locator("#colour").select_option("formal")
             page.fill("#message", PROMPT)
             page.press("#message", "Enter")
             page.wait_for_selector("#send:not(:text-is('Stop'))")
-            page.locator(".steered .token").nth(12).click()
+            page.locator(".steered .token").nth(7).click()
             page.wait_for_timeout(300)
             page.screenshot(path=ROOT / "docs/page.png")
             browser.close()

@@ -73,7 +73,7 @@ def address(folder: Path) -> Iterator[str]:
         lines.append(process.stdout.readline())
     yield json.loads("".join(lines))["page"]
     process.terminate()
-    process.wait(60)
+    process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ class Tab:
         self.page.wait_for_selector(IDLE)
 
     def text(self, column: str) -> str:
-        return str(self.page.locator(f".turn:last-child .{column} .text").inner_text())
+        return str(self.page.locator(".turn").last.locator(f".{column} .text").inner_text())
 
     def settings(self, **values: float) -> None:
         self.page.click("text=How texts are drawn")
@@ -267,18 +267,19 @@ def test_a_vector_is_made_used_and_saved(tab: Tab, folder: Path) -> None:
     tab.page.get_by_label("Name", exact=True).fill("merry")
     tab.page.click("dialog button.primary")
     tab.page.wait_for_selector("text=merry is made")
-    tab.page.click("text=Save to a file")
+    tab.page.click("dialog >> text=Save to a file")
     tab.page.wait_for_selector("text=Saved as vectors/merry.safetensors")
     assert store.read(folder / "vectors/merry.safetensors").name == "merry"
     tab.page.click("text=Try it")
     tab.send()
     assert "merry" in tab.page.locator(".steered h3").inner_text()
+    tab.problems.clear()  # the browser logs each answer that is no success
 
 
 def test_nine_strengths_are_written_and_one_is_taken(tab: Tab) -> None:
     tab.settings(tokens=8)
     tab.page.click(".vector.on summary")
-    tab.page.click("text=Try strengths")
+    tab.page.click(".vector.on >> text=Try strengths")
     tab.page.locator(".strip .word").nth(8).wait_for()
     assert tab.page.locator(".strip li").count() == 9
     tab.page.click("[aria-label='Use -1 times recommended']")
@@ -287,11 +288,11 @@ def test_nine_strengths_are_written_and_one_is_taken(tab: Tab) -> None:
 
 def test_mistakes_are_said_where_they_are_made(tab: Tab) -> None:
     tab.page.click(".vector.on summary")
-    tab.page.get_by_label("Layers").first.fill("9")
+    tab.page.locator(".vector.on").get_by_label("Layers").fill("9")
     tab.send()
     assert "layer 9" in tab.page.locator(".steered .problem").inner_text()
     assert tab.text("unsteered")
-    tab.page.get_by_label("Layers").first.fill("4-2")
+    tab.page.locator(".vector.on").get_by_label("Layers").fill("4-2")
     assert "4-7" in tab.page.locator(".vector.on .problem").inner_text()
     tab.problems.clear()  # the browser logs each answer that is no success
 
@@ -304,9 +305,9 @@ def test_all_is_named_and_legible(browser: Any, address: str, scheme: str, width
     page = tab.page
     if width < 500:
         page.click("#toggle")
-    for summary in page.locator("details:not([open]) > summary").all():
-        if summary.is_visible():
-            summary.click()
+    closed = page.locator("details:not([open]) > summary:visible")
+    while closed.count():
+        closed.first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(CHECKS.read_text()) == []
     page.context.close()
