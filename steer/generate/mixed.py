@@ -73,7 +73,7 @@ class _Mixed:
         batch = Batch(model, self.rows, (), self.sampling)
         steered = self._steered(width, width - mask.sum(1), prompts)
         known = embedded(model, list(every.values()))
-        with torch.no_grad(), nothing_else(model), known, steered:
+        with torch.no_grad(), nothing_else(model), known, steered, model.contiguous_head():
             output = model.network.generate(
                 input_ids=ids,
                 attention_mask=mask,

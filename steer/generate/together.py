@@ -350,7 +350,8 @@ class Together:
         skipped = [max(pad - start, 0) for pad in pads]
         functions = _by_site(cohort.rows, skipped)
         tokens = list({token.ids: token for row in cohort.rows for token in row.tokens}.values())
-        with torch.no_grad(), embedded(model, tokens), placed(model, functions):
+        hooked = placed(model, functions)
+        with torch.no_grad(), embedded(model, tokens), hooked, model.contiguous_head():
             output = model.network(**inputs)
         cohort.width = stop
         cohort.name, cohort.cache = _state(output)

@@ -6,7 +6,8 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -80,6 +81,21 @@ class Model:
     def body(self) -> Any:
         """The model without its LM head."""
         return self.network.base_model
+
+    @contextmanager
+    def contiguous_head(self) -> Iterator[None]:
+        """Inside, the LM head gets the last positions of a batch as a copy: as a strided view,
+        multiplied by the vocabulary on a CPU, they take up to several hundred times as long in
+        bfloat16, and ten times in float32."""
+        head = self.network.get_output_embeddings()
+        if not isinstance(head, torch.nn.Module):
+            yield
+            return
+        handle = head.register_forward_pre_hook(_contiguous)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @cached_property
     def pad_id(self) -> int:
@@ -353,9 +369,6 @@ def wrap(
     """
     network.eval().requires_grad_(False)
     hooks = hook_map(network)
-    head = network.get_output_embeddings()
-    if isinstance(head, torch.nn.Module):
-        head.register_forward_pre_hook(_contiguous)
     identity = ModelIdentity(
         id=model_id,
         revision=getattr(network.config, "_commit_hash", None),
@@ -378,8 +391,6 @@ def _common(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 def _contiguous(_head: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Copy the last positions of a batch, a strided view: multiplied by the vocabulary on a CPU, it
-    is up to several hundred times slower in bfloat16, and ten times in float32."""
     return tuple(arg.contiguous() if isinstance(arg, Tensor) else arg for arg in args)
 
 
