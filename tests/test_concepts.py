@@ -113,10 +113,10 @@ GOOD = '[[concept]]\nname = "calm"\npoles = ["calm", "agitated"]\n'
         (GOOD + '[[concept]]\nname = "b"\npoles = []\n', 4, "no poles"),
         (GOOD + '[[concept]]\nname = "b"\npoles = ["x", ""]\n', 6, "empty"),
         (GOOD + '[[concept]]\nname = "b"\npoles = ["x", "x"]\n', 6, "both poles"),
-        (GOOD + '[[concept]]\nname = "b"\npole = ["x"]\n', 6, "'pole' is no key"),
+        (GOOD + '[[concept]]\nname = "b"\npole = ["x"]\n', 6, "'pole' is not a key"),
         (GOOD + '[[concept]]\nname = "../b"\npoles = ["x"]\n', 5, "not a name"),
         (GOOD + '[[concept]]\nname = "b"\npoles = "x"\n', 6, "poles"),
-        ('titel = "x"\n' + GOOD, 1, "'titel' is no key"),
+        ('titel = "x"\n' + GOOD, 1, "'titel' is not a key"),
         ('include = ["../other.toml"]\n' + GOOD, 1, "leaves the folder"),
         ('title = "x"\ninclude = [\n  "/etc/passwd"\n]\n' + GOOD, 3, "leaves the folder"),
         ('include = ["mine.toml"]\n' + GOOD, 1, "includes itself"),
@@ -263,5 +263,5 @@ def test_what_fails_in_a_group_is_tried_alone(
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(UsageError, match="--held-out"):
+    with pytest.raises(UsageError, match="held_out"):
         MakeSettings(held_out=1)

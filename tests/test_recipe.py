@@ -228,7 +228,7 @@ def test_what_is_shown_shows_the_same_again() -> None:
         ('steers = ["x"]\nwhen = "y>z"', "bad.toml: 'y>z': 'z' is not a threshold"),
         ('when = "y>0"', "bad.toml: when has no steer to gate"),
         ('when = "y>0"\nsteers = [{ vector = "x", when = "z>0" }]', "has the gate 'z>0' already"),
-        ("[generation]\ntemperature = -1", "--temperature is 0 or more"),
+        ("[generation]\ntemperature = -1", "temperature is 0 or more"),
         ("[generation]\ntemperature = \"hot\"", "Expected"),
         ("[generation]\nheat = 1", "unknown field `heat`"),
         ("[generation]\nbeams = 0", "Expected `int` >= 1"),
