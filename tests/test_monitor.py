@@ -236,7 +236,7 @@ def test_a_page_shows_any_text_and_runs_none(pieces: list[str]) -> None:
     values = np.linspace(-9, 9, len(tokens), dtype=np.float32)[:, None]
     made = page("<title>", [Trace("".join(pieces), tokens, values)], [one])
     parsed = Page(made)
-    allowed = "html head meta title style body h1 h2 p span br small table tr th td a"
+    allowed = "html head meta title style body h1 h2 p div span br small table tr th td a"
     assert {tag for tag, _ in parsed.tags} <= set(allowed.split())
     linked = [attrs["href"] for tag, attrs in parsed.tags if tag == "a"]
     assert linked == ["#t1"]

@@ -23,11 +23,12 @@ from steer.steering.projection import (
     gate,
     guard,
     projection,
+    most_separable,
     reading_layer,
 )
 from steer.steering.spec import parse, parse_condition, parse_read
 from steer.steering.steers import Steer, resolve
-from steer.vectors.metadata import Spread
+from steer.vectors.metadata import Metadata, Spread
 from steer.vectors.provenance import Read
 from steer.vectors.vector import SteeringVector
 
@@ -111,14 +112,22 @@ def test_a_guard_looks_where_its_file_has_units() -> None:
             pooling("calm>0.5/mean", positions)
 
 
-def test_reads_where_the_file_recommends_and_separates_best() -> None:
+def test_reads_near_where_the_file_recommends_and_texts_are_told_apart() -> None:
     vector = make_vector(layers=(0, 1, 2))
-    separable = tuple(
-        msgspec.structs.replace(row, separability=value)
-        for row, value in zip(vector.metadata.statistics, (0.6, 0.9, 0.99), strict=True)
-    )
-    metadata = msgspec.structs.replace(vector.metadata, statistics=separable)
-    assert reading_layer(metadata, (0, 1)) == 1
+
+    def metadata(separability: tuple[float | None, ...], recommended: int) -> Metadata:
+        statistics = tuple(
+            msgspec.structs.replace(row, separability=value)
+            for row, value in zip(vector.metadata.statistics, separability, strict=True)
+        )
+        chosen = msgspec.structs.replace(vector.metadata.recommended, layers=(recommended,))
+        return msgspec.structs.replace(vector.metadata, statistics=statistics, recommended=chosen)
+
+    assert reading_layer(metadata((0.6, 0.9, 0.99), 0)) == 2
+    assert reading_layer(metadata((1.0, 0.99, 0.87), 2)) == 1
+    assert reading_layer(metadata((1.0, 0.99, 1.0), 1)) == 1
+    assert reading_layer(metadata((None, None, None), 1)) == 1
+    assert most_separable(metadata((0.6, 0.9, 0.99), 0), (0, 1)) == 1
     assert projection(parse_read("calm"), vector).layer == 0
     assert projection(parse_read("calm@2"), vector).layer == 2
 

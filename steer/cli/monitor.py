@@ -35,7 +35,8 @@ def monitor(
         typer.Option(
             "-v",
             "--vector",
-            help="NAME[@LAYERS]. May be repeated. Without layers: the recommended one.",
+            help="NAME[@LAYERS]. May be repeated. Without layers: one that tells texts apart, near"
+            " those recommended.",
         ),
     ] = None,
     texts: Annotated[

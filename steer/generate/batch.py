@@ -84,7 +84,13 @@ class Batch:
         width = ids.shape[1]
         self.look_at(prompts, width - mask.sum(1))
         steered = injected(model, self.steers, self.clock, self.watch.functions)
-        with torch.no_grad(), nothing_else(model), embedded(model, self.tokens), steered, model.contiguous_head():
+        with (
+            torch.no_grad(),
+            nothing_else(model),
+            embedded(model, self.tokens),
+            steered,
+            model.contiguous_head(),
+        ):
             output = model.network.generate(
                 input_ids=ids,
                 attention_mask=mask,

@@ -572,7 +572,7 @@ def _scope(metadata: Metadata) -> Scope:
 
 def _watch_layer(metadata: Metadata) -> int | None:
     """The layer that `watch` reads; None where projections have no units."""
-    layer = reading_layer(metadata, metadata.recommended.layers)
+    layer = reading_layer(metadata)
     row = metadata.at(layer)
     has_units = row.positive and row.negative and row.positive.mean != row.negative.mean
     return layer if has_units else None

@@ -161,7 +161,7 @@ def projection(spec: ReadSpec, vector: SteeringVector) -> Projection:
     """What was typed, read where the file recommends."""
     layer = spec.layer
     if layer is None:
-        layer = reading_layer(vector.metadata, vector.metadata.recommended.layers)
+        layer = reading_layer(vector.metadata)
     return Projection(vector, layer)
 
 
@@ -196,9 +196,25 @@ def guard(spec: ConditionSpec, vector: SteeringVector, on_trip: OnTrip) -> Guard
     return Guard(condition(spec, vector), on_trip, "last" if ends else spec.pooling or "token")
 
 
-def reading_layer(metadata: Metadata, layers: Sequence[int]) -> int:
-    """The layer among `layers` that tells the sides apart best; the first where none is known."""
+def most_separable(metadata: Metadata, layers: Sequence[int]) -> int:
+    """The layer among `layers` that tells held-out texts apart best; the first where none is
+    known."""
     return max(layers, key=lambda layer: metadata.at(layer).separability or 0.0)
+
+
+def reading_layer(metadata: Metadata) -> int:
+    """The layer at which a vector is read by default: of those that tell held-out texts apart
+    about as well as the best one does, the nearest to the layers recommended for steering.
+
+    A sweep recommends where steering acts most; there, texts need not be told apart best.
+    """
+    scores = {layer.layer: layer.separability or 0.0 for layer in metadata.statistics}
+    near_best = [layer for layer, score in scores.items() if score >= max(scores.values()) - 0.02]
+    recommended = metadata.recommended.layers
+    return min(
+        near_best,
+        key=lambda layer: (min(abs(layer - other) for other in recommended), -scores[layer]),
+    )
 
 
 def unit_direction(vector: SteeringVector, layer: int) -> Directions:

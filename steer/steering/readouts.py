@@ -58,12 +58,12 @@ def readout(vector: SteeringVector, layer: int) -> Readout:
 
 
 def readouts(vector: SteeringVector, layers: Sequence[int] | None = None) -> list[Readout]:
-    """One readout for each of `layers`; without them, at the recommended layer that tells the
-    sides apart best.
+    """One readout for each of `layers`; without them, at the layer that
+    `reading_layer` chooses.
 
     Raises:
         VectorError: as `readout`.
     """
     if layers is None:
-        layers = [reading_layer(vector.metadata, vector.metadata.recommended.layers)]
+        layers = [reading_layer(vector.metadata)]
     return [readout(vector, layer) for layer in layers]

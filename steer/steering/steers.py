@@ -11,7 +11,7 @@ import numpy as np
 
 from steer.base.errors import ModelError, SiteError, UsageError, VectorError
 from steer.steering.operation import ADD, Coefficient, Operation, parse_operation
-from steer.steering.projection import Gate, level, reading_layer, unit_direction
+from steer.steering.projection import Gate, level, most_separable, unit_direction
 from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope, parse_scope
 from steer.steering.spec import SteerSpec
 from steer.vectors.metadata import Metadata
@@ -259,7 +259,7 @@ def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -
     if layers is None:
         layers = recommended.layers
         if op.writes:
-            layers = (reading_layer(metadata, layers),)
+            layers = (most_separable(metadata, layers),)
     return Steer(vector, coefficient, layers, scope, op, spec.schedule, gate)
 
 
