@@ -23,7 +23,7 @@ def main() -> None:
     chromium = next(iter(sys.argv[1:]), "/usr/bin/chromium")
     command = [sys.executable, "-m", "steer", "ui", "--no-browser", "--json", "--port", "0"]
     server = subprocess.Popen(
-        [*command, "-v", "joyful:3@2"],
+        [*command, "-v", "joyful"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -182,10 +182,10 @@ class _Patient:
         try:
             return self._cached(Scope("response"))
         except UncountedError:
-            found = self._cached(EVERYWHERE)
+            message = self._cached(EVERYWHERE)
             return (
-                f"{found}; its state counts no tokens, so all are steered alike: scopes, schedules,"
-                " gates, watches and guards are refused"
+                f"{message}; its state counts no tokens, so all are steered alike: scopes,"
+                " schedules, gates, watches and guards are refused"
             )
 
     def _cached(self, scope: Scope) -> str:

@@ -115,7 +115,7 @@ def test_what_judges_is_not_known_by_another_completion_nor_twice() -> None:
     [
         (pairs(*ROWS[:9]), "it takes 10"),
         (pairs(*ROWS[:9], *ROWS[:9]), "it takes 10"),
-        (replace(pairs(*ROWS), paired=False), "have to be pairs"),
+        (replace(pairs(*ROWS), paired=False), "needs pairs"),
         (pairs(*[(a, b + " w4" * 130) for a, b in ROWS]), "takes 128"),
     ],
 )

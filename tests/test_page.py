@@ -34,7 +34,7 @@ from steer.models.source import ModelSource
 from steer.serving import making, pages
 from steer.serving.batching import MOST_WORK, Batcher, Between
 from steer.serving.errors import RequestError
-from steer.serving.library import Library
+from steer.serving.library import Library, add_shipped, read_library
 from steer.serving.middleware import Access
 from steer.serving.sockets import first_free
 from steer.steering.generation import Guide, Sampling
@@ -125,6 +125,16 @@ def test_the_wheel_has_the_files() -> None:
     for path in pages.page_files():
         name = "index.html" if path == "/" else path.removeprefix("/page/")
         assert f"steer/serving/page/{name}" in built
+
+
+def test_vectors_that_come_with_the_model_are_there_unless_there_are_others(tmp_path: Path) -> None:
+    store.write(tmp_path / "joyful.safetensors", library().vectors["sea"])
+    made, _ = read_library(tmp_path)
+    add_shipped(made, lambda vector: None)
+    assert set(made.vectors) == {path.stem for path in store.files(store.SHIPPED)}
+    assert made.vectors["joyful"].name == "sea"
+    nothing, _ = read_library(tmp_path / "missing", may_be_empty=True)
+    assert not nothing.vectors
 
 
 def test_the_page_knows_what_there_is() -> None:
@@ -253,7 +263,7 @@ def test_what_cannot_be_is_refused_by_its_name(fields: dict[str, Any], param: st
 def test_a_prefill_is_written_as_if_it_had_been_drawn() -> None:
     """With the first tokens of its own text, an answer is the same in all that is told of it."""
     asked = GREEDY | {"temperature": 0.8, "seed": 5, "logprobs": 2, "return_token_ids": True}
-    asked |= {"steer": "joyful:2@2/response/decay=4", "watch": ["joyful", "sea"], "cost": True}
+    asked |= {"steer": "joyful:2@2/response/decay=4", "watch": ["joyful@2", "sea@3"], "cost": True}
     with here() as server:
         (whole,) = server.post("/v1/completions", asked).json()["choices"]
         again = asked | {"prefill": whole["token_ids"][:5]}
@@ -262,7 +272,7 @@ def test_a_prefill_is_written_as_if_it_had_been_drawn() -> None:
         branch = asked | {"prefill": [*whole["token_ids"][:5], other]}
         (branched,) = server.post("/v1/completions", branch).json()["choices"]
         assert branched["token_ids"][:6] == branch["prefill"]
-        first, second = (one["steer"]["watched"]["joyful@0"] for one in (whole, branched))
+        first, second = (one["steer"]["watched"]["joyful@2"] for one in (whole, branched))
         assert first[:6] == second[:6]  # a token's value is read where it was chosen
         assert first[6] != second[6]
         (begun,) = server.post("/v1/completions", GREEDY | {"prefill": " At sea"}).json()["choices"]

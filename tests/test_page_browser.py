@@ -49,7 +49,7 @@ IDLE = "#send:not(:text-is('Stop'))"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("page")
     for name in ("joyful", "sea"):
-        vector = store.read(ROOT / f"vectors/{name}.safetensors")
+        vector = store.read(store.SHIPPED / f"{name}.safetensors")
         metadata = structs.replace(vector.metadata, description=f"{name} {EVIL}")
         (made / "vectors").mkdir(exist_ok=True)
         store.write(made / f"vectors/{name}.safetensors", type(vector)(metadata, vector.directions))
@@ -131,7 +131,7 @@ def tab(browser: Any, address: str) -> Iterator[Tab]:
 def written(prompt: str, typed: list[str], sampling: Sampling) -> str:
     """What `steer apply` writes with these steers."""
     model = load(ModelSource("pocket", device="cpu"))
-    read = lambda one: store.read(ROOT / f"vectors/{one.reference}.safetensors")  # noqa: E731
+    read = lambda one: store.read(store.SHIPPED / f"{one.reference}.safetensors")  # noqa: E731
     steers = [resolve(one, read(one)) for one in map(spec.parse, typed)]
     return next(generate(model, [prompt], steers, sampling)).text
 
@@ -225,8 +225,9 @@ def test_what_is_exported_writes_the_same_text(
 ) -> None:
     monkeypatch.chdir(folder)
     tab.settings(tokens=16, seed=3)
-    tab.page.click("#vectors .vector:nth-child(2) [role=switch]")
-    tab.page.locator("#vectors .vector:nth-child(2) input[type=number]").fill("-1.5")
+    sea = tab.page.locator("#vectors .vector", has_text="sea <img")
+    sea.locator("[role=switch]").click()
+    sea.locator("input[type=number]").fill("-1.5")
     tab.send()
     expected = tab.text("steered").split()
     tab.page.fill("#message", PROMPT)

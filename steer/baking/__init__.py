@@ -1,1 +1,1 @@
-"""Steering written into the weights: a checkpoint that any engine serves, with no hook."""
+"""Write steering into the weights: a checkpoint that any engine serves without hooks."""

@@ -1,6 +1,7 @@
-"""Edit a network's weights so that it does by itself what hooks made it do.
+"""Edit a network's weights so that it steers without hooks.
 
-Of a write y = W x + b, a constant v is b + v, and a direction u that is ablated by the share c is
+For a write y = W x + b, adding a constant v gives the bias b + v, and ablating the fraction c of a
+direction u gives
 
     W - c u (u^T W),   b - c u (u^T b)
 
@@ -31,11 +32,11 @@ from steer.steering.tokens import LearnedToken, separate
 
 @dataclass(frozen=True, slots=True)
 class Baked:
-    """A network with steers in its weights, good for saving only, and what was done to it.
+    """A network with steers in its weights, only for saving, and a summary of the edits.
 
-    n_matrices: how many a direction was taken out of, those of experts counted each. n_constants:
-    how many writes got a constant. added: learned tokens that it has now, and its tokenizer with
-    them. untied: the embedding and the LM head were one, and are two.
+    n_matrices: the number of edited matrices, counting each expert's. n_constants: the number of
+    writes with a constant. added: its new learned tokens, which the tokenizer has too. untied:
+    whether the embedding and the LM head had to be separated.
     """
 
     network: Any
@@ -51,13 +52,13 @@ class Baked:
 def bake(
     model: Model, steers: Sequence[Steer], *, dtype: torch.dtype, approximate: bool = False
 ) -> Baked:
-    """A network of `dtype` that does unhooked what `model` does under `steers`.
+    """A network of `dtype` that does without hooks what `model` does under `steers`.
 
-    The model stays as it is, and shares with the result what is the same in both.
+    The model is unchanged, and shares the unedited weights with the result.
 
     Raises:
-        VectorError: a steer that no weights can do.
-        ModelError: an architecture without a place for it, or one that nobody has tried.
+        VectorError: weights cannot express a steer.
+        ModelError: the architecture has no place for it, or is not supported.
     """
     tokens, editing = separate(steers)
     edits = edits_of(editing, model.hooks) if editing or not tokens else {}
@@ -66,7 +67,7 @@ def bake(
 
 
 class _Baking:
-    """The weights while they are edited."""
+    """The weights during editing."""
 
     def __init__(self, model: Model, placement: Placement, dtype: torch.dtype) -> None:
         self.model, self.placement, self.dtype = model, placement, dtype
@@ -94,11 +95,11 @@ class _Baking:
                     unit = torch.from_numpy(step.direction.copy()).double()
                     constant = without(constant, unit, step.share, -1)
             constants[writer] = constant
-        # Last, since one writer's constant may be another's bias, which is projected otherwise.
+        # Last, since one writer's constant may go into another's bias, which would be projected.
         for writer in self.placement.biases:
             self._add(writer, constants[writer])
         if self.placement.matrices and not self.n_matrices:
-            raise ModelError("no matrix was found to take the direction out of")
+            raise ModelError("no matrix was found to ablate the direction from")
         if self.placement.untied:
             self._untie()
         weights, changes = self.original | self.edited, dict(self.placement.changes)
@@ -124,7 +125,7 @@ class _Baking:
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def _now(self, name: str) -> Tensor:
-        """A parameter as edited so far, in float64: what is rounded is rounded once."""
+        """A parameter with its edits so far, in float64, so that it is only rounded once."""
         # On the CPU, since not every device has float64.
         return (self.edited if name in self.edited else self.original)[name].cpu().double()
 
@@ -139,7 +140,7 @@ class _Baking:
                     self.edited[bias] = without(self._now(bias), unit, step.share, -1)
 
     def _unit(self, step: Project, matrix: Matrix) -> Tensor:
-        """The direction to take out of a matrix; where a norm follows, what it makes of that."""
+        """The direction to ablate from a matrix, scaled by the norm that follows, if any."""
         unit = torch.from_numpy(step.direction.copy()).double()
         if matrix.norm is not None:
             gain = self.original[matrix.norm].cpu().double() + self.family.norm_offset
@@ -148,7 +149,7 @@ class _Baking:
         return unit
 
     def _add(self, writer: Writer, constant: Tensor) -> None:
-        """constant: float64 [d_model], in activation units, after all that follows in the write."""
+        """Add a constant. constant: float64 [d_model], in activation units, after all scales."""
         name = self.placement.biases[writer]
         if writer.part == "embedding":
             constant = constant / _embedding_scale(self.model)
@@ -172,12 +173,12 @@ def without(weight: Tensor, unit: Tensor, share: float, axis: int) -> Tensor:
 
 
 def _biases(matrix: str) -> tuple[str, str]:
-    """What the bias of a matrix would be called, of a module and of experts."""
+    """The possible names of a matrix's bias, for a module and for experts."""
     return matrix.removesuffix(".weight") + ".bias", f"{matrix}_bias"
 
 
 def _embedding_scale(model: Model) -> float:
-    """What the embedding is multiplied by on its way to the stream."""
+    """The factor between the embedding and the residual stream."""
     module = model.network.get_input_embeddings()
     scale = float(getattr(module, "embed_scale", 1.0))
     return scale * float(getattr(model.network.config, "embedding_multiplier", 1.0))

@@ -1,4 +1,4 @@
-"""What no weights can do, found out before a model is loaded. No torch."""
+"""Check that weights can express steers, before a model is loaded. No torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from steer.steering.steers import Steer
 
 
 def check_bakeable(steers: Sequence[Steer]) -> None:
-    """Refuse, before a model is loaded, what no weights can do.
+    """Refuse steers that weights cannot express.
 
     Raises:
-        VectorError: with what comes nearest.
+        VectorError: with the nearest alternative as a hint.
     """
     if not steers:
         raise VectorError("there is nothing to bake", hint="name vectors with -v, or a recipe")
@@ -31,10 +31,10 @@ def check_bakeable(steers: Sequence[Steer]) -> None:
 
 
 def _obstacle(steer: Steer) -> tuple[str, str] | None:
-    """Why no weights can do what a steer does, and what comes nearest."""
+    """Why weights cannot express a steer, and the nearest alternative."""
     name, op = steer.vector.name, steer.op
     if steer.gate is not None:
-        return "weights cannot wait for a gate", "leave --when out to bake it for every prompt"
+        return "weights cannot have a gate", "leave --when out to bake it for every prompt"
     if str(steer.scope) != "all":
         if steer.vector.metadata.read.positions == "response" and str(steer.scope) == "response":
             nearest = "it was made for the response; `steer apply` does that, /all bakes it for all"

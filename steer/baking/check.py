@@ -1,4 +1,4 @@
-"""Does a baked folder do what the hooks do? Log-probs of both on the same texts, in float32."""
+"""Compare a baked folder with the hooks: log-probs of both on the same texts, in float32."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from steer.models.source import ModelSource
 from steer.steering.steers import Steer
 from steer.steering.tokens import separate
 
-#: How far a log-prob may be off where the folder has all digits.
+#: The largest difference of log-probs for a float32 folder.
 EXACT = 1e-4
-#: Where its numbers are rounded to 16 bits, of the mean: what rounding all weights of a small model
-#: costs is about half of this.
+#: The largest mean difference for 16-bit folders: about twice the effect of rounding all weights of
+#: a small model.
 ROUNDED = {"bfloat16": 0.05, "float16": 0.01}
-#: Tokens of a text that are looked at, and random ones beside the texts.
+#: Tokens compared per text, and random tokens besides the texts.
 N_TOKENS = 64
 
 TEXTS = (
@@ -42,15 +42,14 @@ TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far the folder is from the hooks, and how far these are from the unsteered model.
+    """The difference between the folder and the hooks, and between the hooks and no steering.
 
     largest, mean: of the absolute differences of log-probs, over n_tokens tokens and the
-    vocabulary. effect, mean_effect: likewise of the hooks' from the unsteered model's. dtype: of
-    the folder. exact: whether it was baked to do what the hooks do. passed: within `tolerance`, of
-    `largest` where it is exact and float32, of `mean` else; and no new token is ever likely.
-
-    new_token: the highest log-probability of a learned token, which is never to be written, over
-    the texts and over text that the folder wrote; None where there is no such token.
+    vocabulary. effect, mean_effect: the same for the hooks and the unsteered model. dtype: of the
+    folder. exact: whether the baking is exact. passed: `largest` (if exact and float32, else
+    `mean`) is within `tolerance`, and no new token is ever likely. new_token: the highest
+    log-probability of a learned token, which should never be generated, over the texts and texts
+    that the folder generated; None without such a token.
     """
 
     largest: float
@@ -64,7 +63,7 @@ class Difference:
 
     @property
     def tolerance(self) -> float:
-        if not self.exact:  # nearer to the hooks than doing nothing is
+        if not self.exact:  # nearer to the hooks than the unsteered model
             return self.mean_effect
         return ROUNDED.get(self.dtype, EXACT)
 
@@ -77,13 +76,13 @@ class Difference:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether the steers do so little here that nobody could tell whether they are there."""
+        """Whether the steers' effect is too small here to detect."""
         if self.exact and self.dtype == "float32":
             return not self.effect > 10 * EXACT
         return self.exact and not self.mean_effect > 2 * self.tolerance
 
     def __str__(self) -> str:
-        found = (
+        differs = (
             f"log-probs differ from the hooks' by at most {self.largest:.1e} (mean {self.mean:.1e})"
         )
         does = f"steering moves them by up to {self.effect:.2g} (mean {self.mean_effect:.2g})"
@@ -96,24 +95,24 @@ class Difference:
         never = ""
         if self.new_token is not None:
             never = f"; a new token is written with a log-prob of at most {self.new_token:.0f}"
-        return f"{found}; {does}; {allowed}{never}"
+        return f"{differs}; {does}; {allowed}{never}"
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the folder is to give: its token ids of each text, and log-probs [token, vocabulary].
+    """The expected result of the folder: token ids of each text, and log-probs [token, vocabulary].
 
-    Where learned tokens stand before a text, its own tokens are looked at.
+    After learned tokens, only the text's own tokens are compared.
     """
 
     ids: list[Tensor]
     steered: list[Tensor]
     unsteered: list[Tensor]
 
-    def difference(self, found: Sequence[Tensor], dtype: str, *, exact: bool = True) -> Difference:
-        """How far log-probs are from these."""
-        # Of the vocabulary that there was, and the texts' own tokens.
-        same = [a[-len(b) :, : b.shape[1]] for a, b in zip(found, self.steered, strict=True)]
+    def difference(self, baked: Sequence[Tensor], dtype: str, *, exact: bool = True) -> Difference:
+        """Compare log-probs with these."""
+        # Only for the original vocabulary and the texts' own tokens.
+        same = [a[-len(b) :, : b.shape[1]] for a, b in zip(baked, self.steered, strict=True)]
         off = [(a - b).abs() for a, b in zip(same, self.steered, strict=True)]
         moved = [(a - b).abs() for a, b in zip(self.steered, self.unsteered, strict=True)]
         return Difference(
@@ -133,10 +132,10 @@ def reference(
     texts: Sequence[str] = TEXTS,
     added: Sequence[Added] = (),
 ) -> Reference:
-    """What hooks give on the texts, and on random tokens.
+    """Log-probs with hooks on the texts, and on random tokens.
 
-    added: the steers' learned tokens as the folder has them; each is tried before the texts, and in
-    the system message of a chat.
+    added: the steers' learned tokens in the folder; each is tried before the texts, or in the
+    system message of a chat.
 
     Raises:
         InputError: no text has a token.
@@ -151,7 +150,7 @@ def reference(
     drawn = np.random.default_rng(0).integers(0, size, length)
     rows.append(torch.from_numpy(drawn).to(model.device))
     tokens, editing = separate(steers)
-    found = Reference(rows, log_probs(model, rows, editing), log_probs(model, rows))
+    expected = Reference(rows, log_probs(model, rows, editing), log_probs(model, rows))
     here: dict[int, int] = {}
     for token, one in zip(tokens, added, strict=True):
         here |= dict(zip(token.ids, one.ids, strict=True))
@@ -164,14 +163,14 @@ def reference(
             [unsteered] = log_probs(model, [torch.tensor(plain, device=model.device)])
             own = min(len(plain), len(ids) - len(token.ids)) - 1
             mapped = [here.get(id_, id_) for id_ in ids]
-            found.ids.append(torch.tensor(mapped, device=model.device))
-            found.steered.append(steered[-own:])
-            found.unsteered.append(unsteered[-own:])
-    return found
+            expected.ids.append(torch.tensor(mapped, device=model.device))
+            expected.steered.append(steered[-own:])
+            expected.unsteered.append(unsteered[-own:])
+    return expected
 
 
 def _around(model: Model, mark: str, texts: Sequence[str]) -> list[str]:
-    """Texts with a token before them or, where there is a chat template, in a system message."""
+    """Texts with a token before them or, with a chat template, in the system message."""
     if not model.template.exists:
         return [mark + text for text in texts]
     return [model.chat(text, mark) for text in texts]
@@ -183,13 +182,13 @@ def log_probs(model: Model, rows: Sequence[Tensor], steers: Sequence[Steer] = ()
     Raises:
         HookError: they are not numbers, or a steer was never applied.
     """
-    found = []
+    result = []
     for row in rows:
         clock = TokenClock(len(row), torch.zeros(1, dtype=torch.int64))
         with torch.no_grad(), injected(model, steers, clock):
             logits = model.network(input_ids=row[None], use_cache=False).logits[0]
-        found.append(check_numbers(model, logits).float().log_softmax(-1).cpu())
-    return found
+        result.append(check_numbers(model, logits).float().log_softmax(-1).cpu())
+    return result
 
 
 def compare(
@@ -200,25 +199,25 @@ def compare(
     exact: bool = True,
     added: Sequence[Added] = (),
 ) -> Difference:
-    """Load what was baked, in float32, and hold it against what the hooks gave.
+    """Load the folder in float32 and compare it with the hooks.
 
-    dtype: in which its numbers are written. added: its learned tokens, which it must never write.
+    dtype: of its weights. added: its learned tokens, which it must never generate.
 
     Raises:
         ModelError: it cannot be loaded.
     """
     model = load(replace(source, dtype="float32"))
     rows = [row.to(model.device) for row in expected.ids]
-    found = expected.difference(log_probs(model, rows), dtype, exact=exact)
+    difference = expected.difference(log_probs(model, rows), dtype, exact=exact)
     if not added:
-        return found
+        return difference
     _check_written(model, added, expected)
     highest = chances(model, added, [*rows, *sampled(model, rows, seed=0)])
-    return replace(found, new_token=highest)
+    return replace(difference, new_token=highest)
 
 
 def _check_written(model: Model, added: Sequence[Added], expected: Reference) -> None:
-    """Refuse a folder whose tokenizer does not read a token as what the comparison has run.
+    """Check that the folder's tokenizer maps a token's text to its ids.
 
     Raises:
         ModelError: it does not.

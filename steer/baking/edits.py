@@ -1,7 +1,7 @@
-"""From steers to what has to be done at each write to the residual stream. No weights yet.
+"""Translate steers to edits of each write to the residual stream, still without weights.
 
-What can be a part of the weights is what acts on every token alike and is affine in what is
-written: constants that are added, and projections that are taken out of every write.
+Weights can express edits that are the same for every token and affine in the write: adding
+constants, and ablating projections from every write.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from steer.vectors.vector import Directions
 
 
 class Writer(NamedTuple):
-    """What writes to the stream: the embedding (layer 0), or a layer's attention or MLP."""
+    """A writer to the stream: the embedding (layer 0), or a layer's attention or MLP."""
 
     layer: int
     part: Part
@@ -36,7 +36,7 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Take the share `share` of the projection on `direction`, a unit vector, out of it."""
+    """Remove the fraction `share` of the projection on `direction`, a unit vector."""
 
     direction: Directions
     share: float
@@ -46,12 +46,12 @@ Edits = dict[Writer, list[Add | Project]]
 
 
 def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
-    """What is done at each write, in the order in which the hooks do it.
+    """The edits of each write, in the order of the hooks.
 
     Raises:
-        VectorError: what cannot be baked, or nothing is left.
+        VectorError: a steer cannot be baked, or no edit is left.
         SiteError: the model does not have a site.
-        ModelError: the hooks have something else in place of this model's writes.
+        ModelError: the hooks do not act on this model's writes.
     """
     check_bakeable(steers)
     for steer in steers:
@@ -59,26 +59,26 @@ def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
             for site in steer.sites():
                 hooks.place(site)
     plans = plan(steers, lambda: _writes(steers, hooks))
-    made: Edits = {}
+    edits: Edits = {}
     for site in sorted(plans, key=lambda site: site.depth):
-        found = _steps(plans[site])
-        if found:
-            made.setdefault(Writer(site.layer, PLACES[site.name].writer), []).extend(found)
-    if not made:
+        steps = _steps(plans[site])
+        if steps:
+            edits.setdefault(Writer(site.layer, PLACES[site.name].writer), []).extend(steps)
+    if not edits:
         raise VectorError("nothing is left to bake: the steers cancel, or are 0")
-    return made
+    return edits
 
 
-def _steps(made: SitePlan) -> list[Add | Project]:
-    adds: list[Add | Project] = [Add(addition.delta) for addition in made.adds.values()]
+def _steps(plan_of_site: SitePlan) -> list[Add | Project]:
+    adds: list[Add | Project] = [Add(addition.delta) for addition in plan_of_site.adds.values()]
     return adds + [
         Project(along.direction, -(along.op.linear or 0.0) * along.coefficient)
-        for along in made.others
+        for along in plan_of_site.others
     ]
 
 
 def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
-    """As `write_sites`, where weights can stand for all of them.
+    """The result of `write_sites`, if weights can express edits at all of them.
 
     Raises:
         ModelError: they cannot.
@@ -91,7 +91,7 @@ def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
             hint="`steer apply` can ablate at all layers, with ablate@all",
         ) from None
     if "mlp_out" not in hooks.sites and (len(steers) > 1 or not removes_all(steers[0])):
-        # There all of the stream is ablated, in place of what the MLP has written.
+        # There the hooks ablate the whole stream instead of the MLP's write.
         raise ModelError(
             f"{hooks.architecture} does not show what its MLPs write: beside ablate=writes, whole"
             " and alone, nothing else can be baked",
@@ -102,7 +102,7 @@ def _writes(steers: Sequence[Steer], hooks: HookMap) -> list[Site]:
 
 def describe(edits: Edits, n_tokens: int = 0) -> str:
     """`constants added at layer 2-3; a direction taken out of ...`, for the card."""
-    steps = [(writer.layer, step) for writer, made in edits.items() for step in made]
+    steps = [(writer.layer, step) for writer, own in edits.items() for step in own]
     layers = {layer for layer, step in steps if isinstance(step, Add)}
     parts = [f"constants added at layer {format_layers(layers)}"] if layers else []
     directions = {step.direction.tobytes() for _, step in steps if isinstance(step, Project)}

@@ -1,9 +1,9 @@
-"""Where each architecture writes to its residual stream, and where a constant has a place.
+"""The modules of each architecture that write to the residual stream, and their biases.
 
-A vector that is added everywhere after a layer is a bias on what that layer writes last, its MLP's
-output projection; one that is added to what attention writes is a bias on attention's. Not every
-architecture has a place for such a bias, and where one has, its configuration may have to say so.
-Every row is held against the hooks by the tests.
+Adding a vector after a layer is a bias of the layer's last write, the output projection of its MLP;
+adding one to attn_out is a bias of attention's output projection. Not every architecture supports
+such a bias, and some need a setting in the configuration. The tests compare every row with the
+hooks.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ IN_OUT = -1
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How the models of one class are built. Paths are of modules; a layer's follow `blocks`.
+    """The structure of one model class. Paths are of modules; a layer's paths follow `blocks`.
 
-    attention, mlp: the projections that write, of `mlp` those that a layer has. axis: which axis of
-    the mlp's matrices is d_model, and attention_axis of attention's. experts: the mlp's matrices
+    attention, mlp: the output projections; a layer has some of those in `mlp`. axis: the axis of
+    d_model in the MLP's matrices, and attention_axis in attention's. experts: the MLP's matrices
     are parameters of experts, not modules.
-    embeddings: what the stream begins with, as a sum; none where a norm follows.
-    mlp_bias, attention_bias: what the configuration says where the projections have a bias (nothing
-    where they always have one), None where they cannot have any.
-    as_llama: the biases exist once the model is written as a Llama, of which it is a case.
-    parallel: attention and MLP read the same, so that a constant of one may be a bias of the other.
-    scale: the name in the configuration of what multiplies everything that is written.
-    post_norms: the norms that follow attention and MLP, and what is added to their weights.
+    embeddings: the embeddings whose sum begins the stream; none if a norm follows.
+    mlp_bias, attention_bias: the settings for biases of the projections (empty if they always have
+    one), None if they cannot have any.
+    as_llama: the model is a special case of Llama, and has biases if it is saved as one.
+    parallel: attention and MLP share an input, so a constant of one can be a bias of the other.
+    scale: the configuration's name of a factor of everything that is written.
+    post_norms: the norms after attention and MLP. norm_offset: added to the norms' weights.
     """
 
     blocks: str = "model.layers"
@@ -54,7 +54,7 @@ class Family:
 
     @property
     def dense(self) -> bool:
-        """Whether each token passes the whole of the MLP."""
+        """Whether the MLP has no experts."""
         return not self.experts
 
 
@@ -159,15 +159,15 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(architecture: str) -> Family:
-    """How the models of this class are built.
+    """The family of an architecture.
 
     Raises:
-        ModelError: it is none of those that were tried.
+        ModelError: it is not supported.
     """
     if architecture not in FAMILIES:
         names = (name.removesuffix("ForCausalLM").removesuffix("LMHeadModel") for name in FAMILIES)
         raise ModelError(
-            f"nobody has tried whether {architecture} can be baked",
-            hint=f"`steer apply` steers it with hooks; bake takes {listed(sorted(names))}",
+            f"bake does not support {architecture}",
+            hint=f"`steer apply` steers it with hooks; bake supports {listed(sorted(names))}",
         )
     return FAMILIES[architecture]

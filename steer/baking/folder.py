@@ -1,4 +1,4 @@
-"""Bake, write the folder with a card and a report, and hold it against the hooks."""
+"""Bake, write the folder with a card and a report, and compare it with the hooks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from steer.steering.steers import Steer
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was baked, from what, and how near it is to the hooks.
+    """The report of a baked folder: its sources, its edits, and the comparison with the hooks.
 
     vectors: name and sha256 of each. architecture: of the result; untied, matrices, constants: as
-    of `steer.baking.bake.Baked`. approximations: empty where it was to be exact. tokens: name,
-    ids, and the text to write in a prompt, of each learned token.
+    in `steer.baking.bake.Baked`. approximations: empty if it is exact. tokens: of each learned
+    token the name, the ids, and the text for prompts.
     """
 
     model: str
@@ -47,18 +47,18 @@ class Report:
     tokens: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        told = asdict(self)
+        """The values for JSON."""
+        values = asdict(self)
         if not self.tokens:
-            del told["tokens"], told["difference"]["new_token"]
-        told["difference"] |= {
+            del values["tokens"], values["difference"]["new_token"]
+        values["difference"] |= {
             "tolerance": self.difference.tolerance,
             "passed": self.difference.passed,
         }
-        return {"steer": __version__, **told}
+        return {"steer": __version__, **values}
 
 
-#: How often `export` says what it is doing.
+#: The number of stages that `export` reports.
 N_STAGES = 4
 
 
@@ -77,68 +77,68 @@ def export(
 ) -> Report:
     """Bake `steers` into `model`, write the folder, reload it, and compare it with the hooks.
 
-    model: loaded from `source`, in float32. The folder stays also where the comparison fails, and
-    says so.
+    model: loaded from `source`, in float32. If the comparison fails, the folder is kept, and its
+    card says so.
 
     Raises:
-        VectorError, ModelError: what cannot be baked.
+        VectorError, ModelError: a steer cannot be baked.
         SteerError: the folder cannot be written.
     """
     on_stage("editing the weights")
-    made = bake(model, steers, dtype=getattr(torch, dtype), approximate=approximate)
-    on_stage("asking the hooks")
-    expected = reference(model, steers, texts, made.added)
+    baked = bake(model, steers, dtype=getattr(torch, dtype), approximate=approximate)
+    on_stage("running the hooks")
+    expected = reference(model, steers, texts, baked.added)
     with new_folder(folder, force=force) as temporary:
         on_stage(f"writing {folder}")
-        save(temporary, made.network, made.tokenizer, source, max_shard_size=max_shard_size)
+        save(temporary, baked.network, baked.tokenizer, source, max_shard_size=max_shard_size)
         on_stage("reloading it and comparing")
-        baked = ModelSource(
+        baked_source = ModelSource(
             str(temporary), device=source.device, device_map=source.device_map, dtype="float32"
         )
-        exact = not made.placement.approximations
-        difference = compare(baked, expected, dtype=dtype, exact=exact, added=made.added)
-        report = _report(model, steers, made, difference)
+        exact = not baked.placement.approximations
+        difference = compare(baked_source, expected, dtype=dtype, exact=exact, added=baked.added)
+        report = _report(model, steers, baked, difference)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (temporary / REPORT).write_text(text + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(_card(report), encoding="utf-8")
     return report
 
 
-def _report(model: Model, steers: Sequence[Steer], made: Baked, difference: Difference) -> Report:
+def _report(model: Model, steers: Sequence[Steer], baked: Baked, difference: Difference) -> Report:
     vectors = dict.fromkeys(steer.vector for steer in steers)
     return Report(
         model=model.identity.id,
         revision=model.identity.revision,
         fingerprint=model.identity.fingerprint,
-        architecture=type(made.network).__name__,
+        architecture=type(baked.network).__name__,
         dtype=difference.dtype,
         steers=[str(steer) for steer in steers],
         vectors=[{"name": one.name, "sha256": one.sha256} for one in vectors],
-        edits=describe(made.edits, len(made.added)),
-        matrices=made.n_matrices,
-        constants=made.n_constants,
-        untied=made.untied,
+        edits=describe(baked.edits, len(baked.added)),
+        matrices=baked.n_matrices,
+        constants=baked.n_constants,
+        untied=baked.untied,
         tokens=[
-            {"name": one.name, "text": one.written, "ids": list(one.ids)} for one in made.added
+            {"name": one.name, "text": one.written, "ids": list(one.ids)} for one in baked.added
         ],
-        approximations=made.placement.approximations,
+        approximations=baked.placement.approximations,
         difference=difference,
     )
 
 
 def _card(report: Report) -> str:
-    """A model card that the hub reads too."""
+    """A model card in the hub's format."""
     base = f"base_model: {report.model}\n" if "/" in report.model else ""
     vectors = "".join(
         f"- vector `{_plain(one['name'])}`, sha256 `{one['sha256']}`\n" for one in report.vectors
     )
     written = "".join(f"- write `{_plain(one['text'])}` in a prompt\n" for one in report.tokens)
-    status = "Does what the hooks do, as far as its precision goes."
+    status = "Does what the hooks do, within its precision."
     if report.approximations:
         reasons = "; ".join(report.approximations)
         status = f"**Approximate, not equal to steering with hooks:** {reasons}."
     elif not report.difference.passed:
-        status = "**It does not do what the hooks do: use it for nothing but finding out why.**"
+        status = "**It does not do what the hooks do: use it only to find out why.**"
     return (
         f"---\n{base}library_name: transformers\npipeline_tag: text-generation\n"
         "tags: [steer, activation-steering]\n---\n\n"
@@ -150,10 +150,10 @@ def _card(report: Report) -> str:
         f"- checked on {report.difference.n_tokens} tokens: {report.difference}\n"
         f"- made by: steer {__version__}; `{REPORT}` has the figures\n\n"
         "The licence is that of the model it was made from. An engine that does not expect a bias"
-        " may drop it in silence: `steer probe` says whether a running server steers.\n"
+        " may silently ignore it: `steer probe` tests whether a running server steers.\n"
     )
 
 
 def _plain(text: str) -> str:
-    """`text` as it can stand between backticks."""
+    """`text` made safe between backticks."""
     return shown(text).replace("`", "'").replace("\n", " ")

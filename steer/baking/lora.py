@@ -1,12 +1,13 @@
-"""Steers as a LoRA adapter in PEFT's format: low-rank changes beside the weights, not in them.
+"""Export steers as a LoRA adapter in PEFT's format, which leaves the weights unchanged.
 
-What writes y = W x + b to the residual stream, and is to write P y + v with P = I + B C, gets
+A module that writes y = W x + b to the residual stream, and should write P y + v with P = I + B C,
+gets
 
     lora_B = B,   lora_A = C W,   bias of lora_B = (P - I) b + v
 
 (LoRA: Hu et al. 2021, arXiv 2106.09685). So constants at a layer's output, and ablation at every
-write, are exact. An edit that depends on the whole residual stream, as a low-rank edit does, is no
-change of what one matrix writes, and is refused.
+write, are exact. A low-rank edit depends on the whole residual stream, not only on what one matrix
+writes, and is refused.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The change of one module: float32 lora_A [rank, in], lora_B [out, rank], and a constant [out]
-    that is added, None where there is none. of_embedding: A is [rank, vocabulary]."""
+    """The change of one module: float32 lora_A [rank, in], lora_B [out, rank], and a constant
+    [out], if any. of_embedding: A is [rank, vocabulary]."""
 
     module: str
     down: Tensor
@@ -48,7 +49,7 @@ class Factors:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA. transposed: its modules keep their weights as [in, out]."""
+    """A LoRA adapter. transposed: its modules store their weights as [in, out]."""
 
     factors: tuple[Factors, ...]
     transposed: bool
@@ -63,11 +64,11 @@ class Adapter:
 
 
 def adapter_of(model: Model, steers: Sequence[Steer]) -> Adapter:
-    """The adapter that does what the steers do.
+    """The adapter with the effect of the steers.
 
     Raises:
-        VectorError: a steer that no weights can do, or a learned token.
-        ModelError: a family without a linear module in the place.
+        VectorError: weights cannot express a steer, or it is a learned token.
+        ModelError: the family has no linear module in the place.
     """
     for steer in steers:
         if steer.is_token:
@@ -85,7 +86,7 @@ class _Making:
         self.weights: dict[str, Tensor] = dict(model.network.state_dict())
 
     def adapter(self, edits: Edits) -> Adapter:
-        made = tuple(self._factors(writer, edits[writer]) for writer in edits)
+        factors = tuple(self._factors(writer, edits[writer]) for writer in edits)
         axes = {
             self.family.attention_axis if writer.part == "attention" else self.family.axis
             for writer in edits
@@ -93,8 +94,8 @@ class _Making:
         }
         if len(axes) > 1:
             self._refuse("attention and MLPs keep their matrices differently")
-        adapter = Adapter(made, transposed=bool(axes) and axes != {OUT_IN})
-        if adapter.has_bias and any(one.of_embedding for one in made):
+        adapter = Adapter(factors, transposed=bool(axes) and axes != {OUT_IN})
+        if adapter.has_bias and any(one.of_embedding for one in factors):
             self._refuse("PEFT has no constants in an adapter that changes the embedding")
         return adapter
 
@@ -133,7 +134,7 @@ class _Making:
     def _embedding(
         self, module: str, weight: Tensor, up: Tensor, down: Tensor, constant: Tensor
     ) -> Factors:
-        """An embedding has no bias: a constant is a row of ones."""
+        """The factors of an embedding, which has no bias: its constant is a row of ones."""
         inner = self.model.network.get_input_embeddings()
         scale = float(getattr(inner, "embed_scale", 1.0))
         inside = down @ weight.T
@@ -151,10 +152,10 @@ class _Making:
         if family.post_norms is not None:
             self._refuse("a norm follows what its layers write")
         paths = [family.attention] if writer.part == "attention" else list(family.mlp)
-        found = [path for path in paths if f"{layer}{path}.weight" in self.weights]
-        if len(found) != 1 or family.experts:
+        known = [path for path in paths if f"{layer}{path}.weight" in self.weights]
+        if len(known) != 1 or family.experts:
             self._refuse(f"its {writer.part} does not write with one linear module")
-        return layer + found[0]
+        return layer + known[0]
 
     def _axis(self, writer: Writer) -> int:
         return self.family.attention_axis if writer.part == "attention" else self.family.axis
@@ -172,7 +173,7 @@ class _Making:
 
 
 def write(folder: Path, adapter: Adapter, model: Model) -> None:
-    """Write PEFT's two files into a folder that is there."""
+    """Write PEFT's two files into an existing folder."""
     rank, tensors = adapter.rank, {}
     for one in adapter.factors:
         down, up = torch.zeros((rank, one.down.shape[1])), torch.zeros((len(one.up), rank))
@@ -223,7 +224,7 @@ class LoraReport:
     difference: Difference | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The values for JSON."""
         plain = asdict(self)
         if self.difference is not None:
             plain["difference"].pop("new_token")
@@ -243,12 +244,12 @@ def export(
     force: bool = False,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> LoraReport:
-    """Write an adapter's folder, load it with peft where that is installed, and compare it.
+    """Write an adapter's folder and, if peft is installed, load it and compare it with the hooks.
 
-    model: in float32. The folder stays also where the comparison fails, and says so.
+    model: in float32. If the comparison fails, the folder is kept, and its card says so.
 
     Raises:
-        VectorError, ModelError: as `adapter_of`.
+        VectorError, ModelError: as in `adapter_of`.
         SteerError: the folder cannot be written.
     """
     on_stage("factoring the edits")

@@ -1,4 +1,4 @@
-"""Which parameters of a network each edit goes to, and what has to change so that they exist."""
+"""Find the parameters of a network for each edit, and the changes that they need."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from steer.baking.families import IN_OUT, Family, family_of
 from steer.base.errors import ModelError, SteerError
 from steer.models.model import Model
 
-#: What becomes of a checkpoint's weights by name.
+#: The renamings of a checkpoint's weights.
 Weights = Mapping[str, Tensor]
 
 
 @dataclass(slots=True)
 class Matrix:
-    """One matrix that writes: its name, and which of its axes is d_model. norm: of what follows."""
+    """A matrix that writes to the stream: its name and d_model axis. norm: the one after it."""
 
     name: str
     axis: int
@@ -28,12 +28,12 @@ class Matrix:
 
 @dataclass(slots=True)
 class Placement:
-    """Where everything goes.
+    """The parameters for all edits.
 
-    biases: of each writer whose edits add something, the parameter. matrices: of each writer whose
-    edits project. changes: to the configuration. model_type: another one, where it has the place.
-    untied: the embedding and the LM head were one, and are two. approximations: what is not as the
-    hooks do it, and why; nothing where all is exact.
+    biases: the bias of each writer with a constant. matrices: those of each writer with a
+    projection. changes: to the configuration. model_type: another type, if that has the parameters.
+    untied: whether the embedding and the LM head are separated. approximations: how the result
+    differs from the hooks, and why; empty if it is exact.
     """
 
     biases: dict[Writer, str] = field(default_factory=dict)
@@ -45,17 +45,17 @@ class Placement:
 
 
 def place(model: Model, edits: Edits, *, approximate: bool) -> Placement:
-    """Where the edits go in this model.
+    """Place the edits in this model.
 
     Raises:
-        ModelError: the architecture has no place for one of them; with `approximate`, only where
-            nothing comes near either.
+        ModelError: the architecture has no place for an edit or, with `approximate`, not even for
+            an approximation.
     """
     return _Placing(model, approximate).placed(edits)
 
 
 class _Placing:
-    """One model's way to a placement."""
+    """Places the edits in one model."""
 
     def __init__(self, model: Model, approximate: bool) -> None:
         self.name = model.hooks.architecture
@@ -64,7 +64,7 @@ class _Placing:
         self.names = set(model.network.state_dict())
         self.tied = bool(self.config.tie_word_embeddings)
         self.approximate = approximate
-        self.made = Placement()
+        self.placement = Placement()
 
     def placed(self, edits: Edits) -> Placement:
         if getattr(self.config, "quantization_config", None) is not None:
@@ -76,40 +76,43 @@ class _Placing:
             self._refuse("its norms follow what its layers write")
         for writer, steps in edits.items():
             if any(isinstance(step, Project) for step in steps):
-                self.made.matrices[writer] = self._matrices(writer)
+                self.placement.matrices[writer] = self._matrices(writer)
             if any(isinstance(step, Add) for step in steps):
-                self.made.biases[writer] = self._bias(writer)
+                self.placement.biases[writer] = self._bias(writer)
         if self.tied and any(writer.part == "embedding" for writer in edits):
-            # What the LM head compares the stream with stays as it was.
-            self.made.changes["tie_word_embeddings"] = False
-            self.made.untied = True
-        return self.made
+            # The LM head stays unchanged.
+            self.placement.changes["tie_word_embeddings"] = False
+            self.placement.untied = True
+        return self.placement
 
     def _matrices(self, writer: Writer) -> list[Matrix]:
-        """What a writer writes with; of a post-norm family, only nearly."""
+        """The matrices of a writer; in a post-norm family, the edit is approximate."""
         family, layer = self.family, f"{self.family.blocks}.{writer.layer}."
         if writer.part == "embedding":
-            found = [Matrix(f"{path}.weight", IN_OUT) for path in family.embeddings]
-            if not found or f"{family.blocks.rpartition('.')[0]}.project_in.weight" in self.names:
+            matrices = [Matrix(f"{path}.weight", IN_OUT) for path in family.embeddings]
+            if (
+                not matrices
+                or f"{family.blocks.rpartition('.')[0]}.project_in.weight" in self.names
+            ):
                 self._refuse("something stands between its embedding and the residual stream")
         elif writer.part == "attention":
-            found = [Matrix(f"{layer}{family.attention}.weight", family.attention_axis)]
+            matrices = [Matrix(f"{layer}{family.attention}.weight", family.attention_axis)]
         else:
             paths = [f"{layer}{path}" for path in family.mlp]
-            found = [Matrix(path, family.axis) for path in paths]  # a parameter of experts
-            found += [Matrix(f"{path}.weight", family.axis) for path in paths]
-        found = [matrix for matrix in found if matrix.name in self.names]
-        if not found:
+            matrices = [Matrix(path, family.axis) for path in paths]  # a parameter of experts
+            matrices += [Matrix(f"{path}.weight", family.axis) for path in paths]
+        matrices = [matrix for matrix in matrices if matrix.name in self.names]
+        if not matrices:
             self._refuse(f"none of the matrices that its {_named(writer)} writes with is known")
         if family.post_norms is not None and writer.part != "embedding":
             norm = family.post_norms[0 if writer.part == "attention" else 1]
-            for matrix in found:
+            for matrix in matrices:
                 matrix.norm = f"{layer}{norm}.weight"
             self._nearly(
                 "a norm follows what its layers write, so the direction is taken out before it,"
                 " where that leaves other lengths"
             )
-        return found
+        return matrices
 
     def _bias(self, writer: Writer) -> str:
         """The parameter that a constant is added to."""
@@ -138,7 +141,7 @@ class _Placing:
         if changes is None:
             what = "experts have" if family.experts and part == "mlp" else f"{part} has"
             self._refuse(f"its {what} no bias, and none that a configuration could ask for")
-        self.made.changes |= changes or {}
+        self.placement.changes |= changes or {}
         if family.as_llama:
             self._as_llama()
         layer = f"{family.blocks}.{writer.layer}."
@@ -146,11 +149,11 @@ class _Placing:
         return layer + path + ("_bias" if family.experts and part == "mlp" else ".bias")
 
     def _as_llama(self) -> None:
-        """Write it as a Llama, of which it is a case where no layer has a window."""
-        self.made.model_type = "llama"
+        """Save the model as a Llama; without sliding windows it is a special case of one."""
+        self.placement.model_type = "llama"
         # In Llama one switch gives all four projections of attention a bias.
         if any(name.endswith("q_proj.bias") for name in self.names):
-            self.made.changes["attention_bias"] = True
+            self.placement.changes["attention_bias"] = True
         window = getattr(self.config, "sliding_window", None)
         if window is not None and window < self.config.max_position_embeddings:
             self._nearly(
@@ -159,15 +162,15 @@ class _Placing:
             )
 
     def _nearly(self, what: str, nearest: str | None = None) -> None:
-        """Go on where that was asked for."""
+        """Note an approximation, if the user allows it."""
         if not self.approximate:
             hint = "--approximate bakes what comes nearest, and says so"
             raise ModelError(
                 f"{self.name} cannot be baked exactly: {what}",
                 hint=f"{hint}; {nearest}" if nearest else hint,
             )
-        if what not in self.made.approximations:
-            self.made.approximations.append(what)
+        if what not in self.placement.approximations:
+            self.placement.approximations.append(what)
 
     def _refuse(self, reason: str) -> None:
         raise _refusal(self.name, reason)

@@ -1,4 +1,4 @@
-"""A folder that is whole under its name at every moment, or not there. No torch."""
+"""Write a folder atomically: under its name it is complete, or absent. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from steer.base.errors import SteerError
 from steer.base.files import reported
 
-#: What tells a folder that was baked from one that holds something else.
+#: The file by which a baked folder is recognised.
 REPORT = "bake_report.json"
 #: AT_FDCWD, and RENAME_EXCHANGE of Linux, which is RENAME_SWAP of macOS.
 _HERE, _EXCHANGE = -100, 2
@@ -24,10 +24,10 @@ _HERE, _EXCHANGE = -100, 2
 
 @contextlib.contextmanager
 def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
-    """A folder to fill, which stands under `path` when the block ends well; else nothing does.
+    """A temporary folder that is moved to `path` if the block succeeds, and else deleted.
 
     Raises:
-        SteerError: as `check_folder`, or the disk does not take it.
+        SteerError: as in `check_folder`, or the disk is full.
     """
     check_folder(path, force=force)
     with reported(path):
@@ -70,11 +70,11 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def check_folder(path: Path, *, force: bool) -> None:
-    """Find out before the work whether a folder can be written after it.
+    """Check before the work that a folder can be written.
 
     Raises:
-        SteerError: its parent is missing or not writable, or it is there: `force` replaces what was
-            baked before, and nothing else.
+        SteerError: its parent is missing or not writable, or the folder exists. `force` allows to
+            replace a baked folder, but no other.
     """
     with reported(path):
         parent, there = path.resolve().parent, path.exists()
@@ -97,7 +97,7 @@ def check_folder(path: Path, *, force: bool) -> None:
 
 
 def _open_up(folder: Path) -> None:
-    """Give a temporary folder, and all that is in it, the rights that new files have."""
+    """Give a temporary folder and its contents the default permissions."""
     mask = os.umask(0)
     os.umask(mask)
     folder.chmod(0o777 & ~mask)

@@ -1,7 +1,7 @@
-"""Learned tokens in a checkpoint: entries of the tokenizer, rows of the embedding and of the head.
+"""Add learned tokens to a checkpoint: to the tokenizer, the embedding and the LM head.
 
-The head's rows of new tokens give them next to no probability wherever the model was seen, so that
-it never writes them; where the head shares the embedding's matrix, it gets one of its own.
+The head's rows give the new tokens almost no probability on all tested states, so that the model
+never generates them. If the head shares the embedding's matrix, it gets its own.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from steer.models.model import Model
 from steer.models.tokenizers import with_tokens
 from steer.steering.tokens import LearnedToken
 
-#: How unlikely a new token is to be wherever the model was seen, in nats, as it is tried; and how
-#: unlikely it has to be in the folder.
+#: The target for the negative log-probability of a new token on all tested states, and the least
+#: that is accepted in the folder, in nats.
 MARGINS, LEAST = (15.0, 20.0, 30.0, 45.0), 9.0
-#: Steps in which a row of the head is moved.
+#: Optimisation steps for a row of the head.
 ROUNDS = 400
-#: Tokens of a text that are looked at, and that a folder writes to see that none is a new one.
+#: Tokens compared per text, and tokens that the folder generates to check for new ones.
 LENGTH, N_SAMPLED = 96, 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """A token in a checkpoint. texts: how its embeddings are written, one after the other. ids: of
-    each."""
+    """A token in a checkpoint. texts: the text of each of its embeddings. ids: of each."""
 
     name: str
     texts: tuple[str, ...]
@@ -42,15 +41,15 @@ class Added:
 
     @property
     def written(self) -> str:
-        """The text that stands for the whole token in a prompt."""
+        """The text of the whole token in a prompt."""
         return "".join(self.texts)
 
 
 @dataclass(frozen=True, slots=True)
 class Extended:
-    """What a checkpoint with more tokens has: weights, changes to the configuration, a tokenizer.
+    """A checkpoint with more tokens: weights, changes to the configuration, and a tokenizer.
 
-    untied: the embedding and the head were one matrix, and are two.
+    untied: whether the embedding and the head were separated.
     """
 
     weights: dict[str, Tensor]
@@ -69,13 +68,13 @@ def texts_of(token: LearnedToken) -> tuple[str, ...]:
 def extend(
     model: Model, tokens: Sequence[LearnedToken], weights: dict[str, Tensor], texts: Sequence[str]
 ) -> Extended:
-    """Weights with rows for the tokens, and a tokenizer that has them.
+    """Add the tokens to the weights and the tokenizer.
 
-    texts: on which the model is run, to see where its hidden states lie.
+    texts: to run the model on, for samples of its hidden states.
 
     Raises:
-        UsageError: the vocabulary has a token's text already, or its tokenizer takes no new one.
-        ModelError: a network whose matrices are not known to hold the vocabulary.
+        UsageError: the vocabulary has a token's text already, or its tokenizer allows no new one.
+        ModelError: the matrices of the vocabulary were not found.
     """
     named = [(token, texts_of(token)) for token in tokens]
     known = model.tokenizer.get_vocab()
@@ -96,19 +95,19 @@ def extend(
         raise ModelError(f"{model.hooks.architecture} has no known place for a new token")
     size = max(len(weights[embedding]), max(ids) + 1)
     rows = torch.cat([torch.from_numpy(token.embeddings.copy()) for token in tokens])
-    made = dict(weights)
-    made[embedding] = _with_rows(weights[embedding], ids, rows, size)
+    extended = dict(weights)
+    extended[embedding] = _with_rows(weights[embedding], ids, rows, size)
     with embedded(model, tokens):
         never = _never(model, tokens, texts)
-    made[head] = _with_rows(weights[head], ids, never.expand(len(ids), -1), size)
+    extended[head] = _with_rows(weights[head], ids, never.expand(len(ids), -1), size)
     bias = f"{model.hooks.unembed}.bias"
     if bias in weights:
-        made[bias] = _with_rows(weights[bias], ids, torch.zeros(len(ids)), size)
+        extended[bias] = _with_rows(weights[bias], ids, torch.zeros(len(ids)), size)
     untied = bool(getattr(config, "tie_word_embeddings", False))
     changes: dict[str, Any] = {"vocab_size": size}
     if untied:
         changes["tie_word_embeddings"] = False
-    return Extended(made, changes, tokenizer, added, untied)
+    return Extended(extended, changes, tokenizer, added, untied)
 
 
 def _name_of(model: Model, weight: Tensor) -> str | None:
@@ -117,19 +116,19 @@ def _name_of(model: Model, weight: Tensor) -> str | None:
 
 
 def _with_rows(matrix: Tensor, ids: Sequence[int], rows: Tensor, size: int) -> Tensor:
-    made = matrix.new_zeros((size, *matrix.shape[1:]))
-    made[: len(matrix)] = matrix
-    made[list(ids)] = rows.to(matrix)
-    return made
+    extended = matrix.new_zeros((size, *matrix.shape[1:]))
+    extended[: len(matrix)] = matrix
+    extended[list(ids)] = rows.to(matrix)
+    return extended
 
 
 def _never(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) -> Tensor:
-    """A row of the head, float32 [d_model], whose token is unlikely wherever the model was seen: on
-    the texts, plain and in a chat, with the tokens and without, on what it writes after them, on
-    random tokens and special ones.
+    """A row of the head, float32 [d_model], whose token is unlikely on all tested states: on the
+    texts, plain and in a chat, with and without the tokens, on generated continuations, and on
+    random and special tokens.
 
-    It begins as the row of the token that is least likely at its likeliest, and is moved until it
-    is less likely still; what is taken is the best on half of the states, which had no part in it.
+    It starts as the row of the token with the lowest maximal probability, and is optimised on half
+    of the states; the best row on the other half is chosen.
 
     Raises:
         ModelError: the head cannot be run by itself.
@@ -164,7 +163,7 @@ def _never(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) -
 
 
 def _rows(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of all kinds of text, at most `LENGTH` each."""
+    """Token ids of all kinds of texts, at most `LENGTH` each."""
     rows = [model.encode(text) for text in texts]
     if model.template.exists:
         rows += [model.encode(model.chat(text), special=False) for text in texts]
@@ -172,7 +171,7 @@ def _rows(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) ->
     rows += [standing(model, tokens, ids) for ids in rows[: 2 * len(texts)]]
     length = min(LENGTH, model.context or LENGTH)
     drawn = np.random.default_rng(1).integers(0, model.network.config.vocab_size, (8, length))
-    # Special tokens lead to states of their own: each stands among random ones.
+    # Special tokens have unusual states: put each among random ones.
     special = np.array(sorted(model.special_ids), dtype=np.int64)
     if len(special):
         drawn[:4, ::3] = np.resize(special, drawn[:4, ::3].shape)
@@ -181,8 +180,8 @@ def _rows(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) ->
 
 @torch.no_grad()
 def _states(model: Model, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, int]:
-    """What the head reads at every position, float32 [position, d_model]; the logarithm of the sum
-    of all exponentiated logits there; and the token whose highest log-probability is lowest."""
+    """The head's input at every position, float32 [position, d_model]; the logsumexp of the logits
+    there; and the token whose highest log-probability is lowest."""
     states, totals, highest = [], [], None
     for row in rows:
         hidden = last_hidden(model, [([*row, 0], len(row))])
@@ -197,9 +196,9 @@ def _states(model: Model, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor
 
 
 def sampled(model: Model, rows: Sequence[Tensor], *, seed: int) -> list[Tensor]:
-    """About `N_SAMPLED` tokens that the model writes after the texts' beginnings."""
+    """About `N_SAMPLED` tokens that the model generates after the beginnings of the texts."""
     length = max(1, min(N_SAMPLED // 8, (model.context or N_SAMPLED) - 16))
-    found = []
+    texts = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for index in range(8):
@@ -213,16 +212,16 @@ def sampled(model: Model, rows: Sequence[Tensor], *, seed: int) -> list[Tensor]:
                     top_k=0,
                     pad_token_id=model.pad_id,
                 )
-            found.append(written[0])
-    return found
+            texts.append(written[0])
+    return texts
 
 
 def chances(model: Model, added: Sequence[Added], rows: Sequence[Tensor]) -> float:
     """The highest log-probability that a baked model gives a new token, over rows of ids."""
     ids = [id_ for one in added for id_ in one.ids]
-    found = -math.inf
+    highest = -math.inf
     for row in rows:
         with torch.no_grad():
             logits = model.network(input_ids=row[None].to(model.device), use_cache=False).logits[0]
-        found = max(found, float(logits.float().log_softmax(-1)[:, ids].max()))
-    return found
+        highest = max(highest, float(logits.float().log_softmax(-1)[:, ids].max()))
+    return highest

@@ -16,8 +16,8 @@ def seconds_of(text: str | float) -> float:
     Raises:
         UsageError: it is no time, or none at all.
     """
-    found = _DURATION.fullmatch(str(text).strip())
-    seconds = float(found[1]) * _UNITS[found[2] or ""] if found else 0.0
+    match = _DURATION.fullmatch(str(text).strip())
+    seconds = float(match[1]) * _UNITS[match[2] or ""] if match else 0.0
     if seconds <= 0:
         raise UsageError(f"{str(text)[:40]!r} is not a time", hint="write 90s, 5m or 1h")
     return seconds

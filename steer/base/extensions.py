@@ -125,8 +125,8 @@ def load(kind: type[T], *, noun: str, group: str, own: str, attribute: str) -> R
         try:
             item = point.load()
             if not isinstance(item, kind):
-                found = type(item).__name__
-                raise TypeError(f"{point.value} is of type {found}, not {kind.__name__}")
+                kind_name = type(item).__name__
+                raise TypeError(f"{point.value} is of type {kind_name}, not {kind.__name__}")
             if clash := taken & set(item.names):
                 raise ValueError(f"the name {min(clash)!r} is taken")
         # Another package's code may raise anything; the tool goes on without it.

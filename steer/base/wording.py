@@ -90,12 +90,12 @@ def in_python(text: str) -> str:
     )
 
 
-def _argument(found: re.Match[str]) -> str:
-    name, value = found["name"], found["value"] or found["spaced"]
+def _argument(match: re.Match[str]) -> str:
+    name, value = match["name"], match["value"] or match["spaced"]
     if name in FLAGS:
         return f"{name.replace('-', '_')}=True" + (f" {value}" if value else "")
     if name not in VALUES:
-        return found[0]
+        return match[0]
     argument = VALUES[name]
     if value is None:
         return argument

@@ -184,15 +184,15 @@ def apply(
         "chat": chat,
         "system": system,
     }
-    asked, chosen = settings(context, recipe, typed, vector or [])
-    asked = behind(asked, when, "--when")
+    named, chosen = settings(context, recipe, typed, vector or [])
+    named = behind(named, when, "--when")
     looking = Looking(watch or [], guard or [], on_trip)
     chat, system = chosen.pop("chat"), chosen.pop("system")
     sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})
     if strength and not condition:
         raise UsageError("--strength needs --condition")
     guides = guides_of(condition or [], strength or 1.0)
-    if compare and not asked and not guides:
+    if compare and not named and not guides:
         raise UsageError("nothing to compare", hint="name a vector with -v, or a recipe")
     if guides and (engine or watch or guard or when or sampling.beams > 1):
         raise UsageError(
@@ -215,7 +215,7 @@ def apply(
             f" {LARGEST['samples']:,}",
             hint="pass a smaller -n, or a part of the prompts at a time",
         )
-    steers = resolved(asked, options.find)
+    steers = resolved(named, options.find)
     check_gates(sampling, steers)
     options.check_written([*texts, system or ""], steers)
     settings_of_engine = engines.check(engine, engine_option or [], steers)
@@ -239,23 +239,23 @@ def apply(
     if streams:
         run.stream(steers)
         return
-    made = generated.Texts(len(texts) * sampling.samples, out)
+    lines = generated.Texts(len(texts) * sampling.samples, out)
     try:
         with ExitStack() as stack:
             if engine:
                 writing = engines.writing(source, model, [steers], sampling, settings_of_engine)
                 run = replace(run, engine=stack.enter_context(writing))
-            n_texts = made.total * (2 if compare else 1)
+            n_texts = lines.total * (2 if compare else 1)
             advance = stack.enter_context(output.progress("generating", n_texts))
             for pair in run.pairs(steers, advance, compare=compare):
-                made.add(pair)
-        made.write(force=force)
+                lines.add(pair)
+        lines.write(force=force)
     except (KeyboardInterrupt, SteerError):
-        if made.pairs:
+        if lines.pairs:
             if out is None and not json:
-                made.show(steered)
-                looking.report(made.steered)
-            made.leave(shown=not json)
+                lines.show(steered)
+                looking.report(lines.steered)
+            lines.leave(shown=not json)
         raise
     if json:
         output.as_json(
@@ -264,12 +264,12 @@ def apply(
                 "steers": [str(steer) for steer in steers],
                 **({"guides": [asdict(one) for one in guides]} if guides else {}),
                 "sampling": asdict(sampling),
-                "results": made.records,
+                "results": lines.records,
             }
         )
     elif out is None:
-        made.show(steered)
-    looking.report(made.steered)
+        lines.show(steered)
+    looking.report(lines.steered)
 
 
 def _counted(texts: Iterator[Generation], advance: Advance) -> Iterator[Generation]:
@@ -318,12 +318,12 @@ class _Run:
             output.write(piece)
 
         try:
-            made = list(self._each(steers, on_text=write))
+            generations = list(self._each(steers, on_text=write))
         finally:
             if begun:
                 output.line()
-        report_watched(made[0])
-        self.looking.report(made)
+        report_watched(generations[0])
+        self.looking.report(generations)
 
     def _each(
         self,
@@ -342,9 +342,9 @@ class _Run:
         if self.chat:
             texts = [self.model.chat(prompt, self.system) for prompt in texts]
         if self.engine is not None:
-            made = iter(self.engine(texts, steers, not self.chat, self.allow_idle))
+            generations = iter(self.engine(texts, steers, not self.chat, self.allow_idle))
         else:
-            made = generate(
+            generations = generate(
                 self.model,
                 texts,
                 steers,
@@ -356,5 +356,5 @@ class _Run:
                 allow_idle=self.allow_idle,
                 guidance=guided,
             )
-        for index, generation in enumerate(made):
+        for index, generation in enumerate(generations):
             yield replace(generation, prompt=self.prompts[index // self.sampling.samples])

@@ -131,8 +131,8 @@ def _steers(context: typer.Context, recipe: Path | None, vectors: list[str]) -> 
     """The steers of the recipe and of the command line."""
     from steer.steering.named import resolved
 
-    asked, _ = settings(context, recipe, {}, vectors)
-    return resolved(asked, options.find)
+    named, _ = settings(context, recipe, {}, vectors)
+    return resolved(named, options.find)
 
 
 def _export_lora(

@@ -70,11 +70,11 @@ def write(
     check_phrase(phrase)
     if judge_url is not None and judge_model is None:
         raise UsageError("a server needs a model", hint="pass --judge-model NAME")
-    found = understood(word, against)
-    path = out or Path(f"{found.concept.name}.jsonl")
+    interpreted = understood(word, against)
+    path = out or Path(f"{interpreted.concept.name}.jsonl")
     check_writable(path, force=force)
     own = from_words.questions_of(questions)
-    output.note(f"understood {found.note}")
+    output.note(f"understood {interpreted.note}")
     answerer, is_chat, described = (
         _teacher(judge_model, judge_url, seed, max_tokens)
         if judge_model is not None
@@ -84,7 +84,7 @@ def write(
     from steer.concepts.writing import write_pairs
 
     usual = own or everyday(chat=is_chat)
-    poles = [condition(pole, chat=is_chat, phrase=phrase) for pole in found.concept.poles]
+    poles = [condition(pole, chat=is_chat, phrase=phrase) for pole in interpreted.concept.poles]
     pairs = write_pairs(
         answerer,
         (poles[0], poles[1]),

@@ -190,22 +190,22 @@ def convert(
             return
     else:
         reading.check(path, chosen)
-        found = reading.read(path, chosen, _unpickle)
+        read_file = reading.read(path, chosen, _unpickle)
         vector = reading.steering_vector(
-            found,
+            read_file,
             None,
             name=name or (out.stem if safe_name(out.stem) else "imported"),
             description=description,
             license=license,
         )
-        output.note(found.assumed)
-        for text in found.imported.notes:
+        output.note(read_file.assumed)
+        for text in read_file.imported.notes:
             output.warning(text)
     if source is not None:
         model = options.load_model(source)
         vector = reading.bind(vector, model.identity)
         if foreign:
-            _compare_models(found, model)
+            _compare_models(read_file, model)
     if not to_ours:
         from steer.steering.spec import SteerSpec
         from steer.steering.steers import resolve
@@ -286,11 +286,11 @@ def _unpickle(path: Path) -> Pickled:
     return torch_files.read(path)
 
 
-def _compare_models(found: Found, model: Model) -> None:
+def _compare_models(read_file: Found, model: Model) -> None:
     """Say so where a file names another model than it is bound to."""
     from steer.formats.choosing import plain
 
-    stated = found.imported.model
+    stated = read_file.imported.model
     config = model.network.config
     known = (model.identity.id, config.model_type, model.identity.architecture)
     if stated and plain(stated) not in map(plain, known):

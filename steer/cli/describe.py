@@ -36,8 +36,8 @@ def describe(
     from steer.concepts.index import read
     from steer.vectors import store
 
-    found = store.read(options.find(vector))
-    near, chance = nearest(found, read(pack).vectors(), top)
+    unknown = store.read(options.find(vector))
+    near, chance = nearest(unknown, read(pack).vectors(), top)
     if json:
         output.as_json(
             {

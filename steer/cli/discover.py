@@ -64,14 +64,16 @@ def discover(
     model = options.load_model(source)
     from steer.concepts.discovery import discover as run
 
-    found = run(model, given, k, layer=layer, chat=chat, seed=seed, progress=output.progress)
+    directions = run(model, given, k, layer=layer, chat=chat, seed=seed, progress=output.progress)
     if out is not None:
-        for one in found:
+        for one in directions:
             store.write(out / f"{one.vector.name}{store.SUFFIX}", one.vector, force=force)
     if json:
-        output.as_json({"model": model.identity.id, "directions": [o.to_dict() for o in found]})
+        output.as_json(
+            {"model": model.identity.id, "directions": [o.to_dict() for o in directions]}
+        )
         return
-    for one in found:
+    for one in directions:
         output.heading(f"{one.vector.name} · {one.share:.0%} of the variance")
         for title, ends, tokens in (
             ("high", one.high, one.raised),
@@ -84,6 +86,6 @@ def discover(
         for title in ("unsteered", "high", "low"):
             output.line(f"  {title:<10} {' '.join(one.samples[title].split())}")
         output.line()
-    (at,) = found[0].vector.metadata.layers
-    where = "" if out is None else f"; wrote {len(found)} vectors into {out}"
+    (at,) = directions[0].vector.metadata.layers
+    where = "" if out is None else f"; wrote {len(directions)} vectors into {out}"
     output.note(f"{model.describe()} · {len(given)} texts, at layer {at}{where}")

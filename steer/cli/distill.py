@@ -227,14 +227,14 @@ def distill(
         )  # fmt: skip
         return
     if as_token:
-        made = _run_token(model, imitated[0], texts, settings, inside)
+        edit = _run_token(model, imitated[0], texts, settings, inside)
     elif pairs is None:
-        made = _run(model, imitated[0], texts, settings)
+        edit = _run(model, imitated[0], texts, settings)
         if ceiling:
             _ceiling(model, imitated[0], texts, settings, json=json)
     else:
-        made = _run_pairs(model, pairs, settings)
-    sealed = store.write(out, made, force=force)
+        edit = _run_pairs(model, pairs, settings)
+    sealed = store.write(out, edit, force=force)
     _report(model, out, sealed.metadata, source.name, json=json)
 
 
@@ -286,7 +286,7 @@ def _named_conditions(path: Path, names: Names) -> dict[str, str]:
     from steer.contrasts.records import MOST_BYTES, records, text_value
 
     names.check_files("conditions")
-    found: dict[str, str] = {}
+    conditions: dict[str, str] = {}
     data = read_bytes(path, limit=MOST_BYTES)
     for where, record in records(data, str(path), ("name", "condition")):
         if not isinstance(record, dict) or not {"name", "condition"} <= record.keys():
@@ -297,12 +297,12 @@ def _named_conditions(path: Path, names: Names) -> dict[str, str]:
         name, text = (text_value(where, record[key], key) for key in ("name", "condition"))
         if not safe_name(name):
             raise InputError(f"{where}: {name!r} is no name that a file can have")
-        if name in found:
+        if name in conditions:
             raise InputError(f"{where}: the name {name!r} is there twice")
-        found[name] = text
-    if not found:
+        conditions[name] = text
+    if not conditions:
         raise InputError(f"{path} has no conditions")
-    return found
+    return conditions
 
 
 def _check_folder(folder: Path) -> None:
@@ -350,12 +350,12 @@ def _run_several(
             vector = store.read(path)
         else:
             output.note(f"{number} of {len(conditions)}: {name}")
-            asked, own = Conditions(text, baseline, chat), replace(settings, name=name)
+            described, own = Conditions(text, baseline, chat), replace(settings, name=name)
             if settings.form == "token":
                 used = [steer for steer in inside if mark(steer.vector.name) in text]
-                vector = _run_token(model, asked, prompts, own, used)
+                vector = _run_token(model, described, prompts, own, used)
             else:
-                vector = _run(model, asked, prompts, own)
+                vector = _run(model, described, prompts, own)
             vector = store.write(path, vector, force=force)
         output.note(f"{name}: {vector.metadata.recommended.evidence}")
         rows.append({"path": str(path), **to_json(vector.metadata)})
@@ -406,12 +406,12 @@ def _ceiling(
     kept = journal(model, conditions, prompts, settings)
     model = quick(model)
     task = Task.of(model, write(model, conditions, prompts, settings, kept=kept))
-    found = ceiling(task, model.hooks.layers("resid_post"), output.progress)
+    reached = ceiling(task, model.hooks.layers("resid_post"), output.progress)
     if json:  # stdout is one object
-        for layer, interval in found.items():
+        for layer, interval in reached.items():
             output.note(f"layer {layer}: recovery at best {interval}")
         return
-    rows = [[str(layer), str(interval)] for layer, interval in found.items()]
+    rows = [[str(layer), str(interval)] for layer, interval in reached.items()]
     output.table(["layer", "recovery at best"], rows)
     output.line()
 

@@ -95,8 +95,8 @@ def writer(
     source: ModelSource, steerings: Sequence[Sequence[Steer]], settings: dict[str, Any]
 ) -> Iterator[Continue]:
     """The same for commands that score: what continues token ids."""
-    with started(source, steerings, settings) as found:
-        yield found.continue_ids
+    with started(source, steerings, settings) as running:
+        yield running.continue_ids
 
 
 @contextmanager
@@ -123,10 +123,10 @@ def writing(
             rows = rows_of(model, prompts, sampling, special=special)
             if not allow_idle:
                 check_can_act(model, steers, [row.ids for row in rows], sampling.max_tokens)
-            made = engine.generate(rows, [steers] * len(rows), sampling)
+            generations = engine.generate(rows, [steers] * len(rows), sampling)
             if not allow_idle:
-                check_acted([one.idle for one in made])
-            return made
+                check_acted([one.idle for one in generations])
+            return generations
 
         yield generate
 

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket", chat=True)
 @workers.with_cluster
-@measuring.with_asked
+@measuring.with_common
 def evaluate(
     *,
     context: typer.Context,
@@ -33,7 +33,7 @@ def evaluate(
     when: Annotated[
         str | None, typer.Option(help="Steer only where this holds: 'refusal>0.4'.")
     ] = None,
-    asked: measuring.Asked,
+    common: measuring.CommonOptions,
     concept: Annotated[
         str | None,
         typer.Option(help="What to count in generated texts: see above."),
@@ -104,7 +104,7 @@ def evaluate(
     if out is not None:
         check_writable(out, force=force)
     steers = resolved(named, options.find)
-    given = asked.given([steer.vector.metadata for steer in steers])
+    given = common.given([steer.vector.metadata for steer in steers])
     used = [one for steer in steers for one in steer.vectors]
     source = options.for_vectors(used, source, chat=measuring.in_chat(given))
     settings = engines.check(engine, engine_option or [], steers)

@@ -61,7 +61,7 @@ def fit(
         description=description,
         license=license,
     )
-    with open_kept(activations) as found:
-        vectors = options.fitted(found, settings)
+    with open_kept(activations) as recorded:
+        vectors = options.fitted(recorded, settings)
     vectors[0] = store.write(out, vectors[0], force=force)
-    tables.report_vector(out, vectors, described=found.recording.model.id, json=json)
+    tables.report_vector(out, vectors, described=recorded.recording.model.id, json=json)

@@ -128,8 +128,8 @@ def questions_of(path: Path | None) -> Questions | None:
     from steer.contrasts.schema import Names
 
     names = Names()
-    found, _ = prompts.read(records_of(str(path), names), names, field="prompt")
-    return Questions.divided(found)
+    questions, _ = prompts.read(records_of(str(path), names), names, field="prompt")
+    return Questions.divided(questions)
 
 
 def extract_words(
@@ -160,13 +160,15 @@ def extract_words(
 
     assert contrasts.file is not None
     check_phrase(settings.phrase)
-    found = understood(contrasts.file, against, name=name)
-    concept = replace(found.concept, description=description or found.concept.description)
+    interpreted = understood(contrasts.file, against, name=name)
+    concept = replace(
+        interpreted.concept, description=description or interpreted.concept.description
+    )
     folder = Path("vectors")
     path = out or (folder if folder.is_dir() else Path()) / f"{concept.name}{store.SUFFIX}"
     store.check_path(path)
     check_writable(path, force=force)
-    output.note(f"understood {found.note}")
+    output.note(f"understood {interpreted.note}")
     model = options.load_model(source)
     from steer.concepts.make import conditions_of, is_chat, make
 
@@ -174,14 +176,14 @@ def extract_words(
     poles = conditions_of(concept, chat=chat, phrase=settings.phrase)
     where = "as a system message" if chat else "before the text, as for a base model"
     output.note(f"{model.describe()} · {' against '.join(map(repr, filter(None, poles)))}, {where}")
-    [made] = make(model, [concept], settings, output.progress)
-    report = made.report
-    if made.vector is None or not (report.works or allow_weak):
+    [result] = make(model, [concept], settings, output.progress)
+    report = result.report
+    if result.vector is None or not (report.works or allow_weak):
         raise InputError(
             f"{concept.name} is not worth keeping on this model: {report.reason}",
-            hint=report.hint + ("; --allow-weak writes it anyway" if made.vector else ""),
+            hint=report.hint + ("; --allow-weak writes it anyway" if result.vector else ""),
         )
-    sealed = store.write(path, made.vector, force=force)
+    sealed = store.write(path, result.vector, force=force)
     if not report.works:
         output.warning(report.line)
     if json:
@@ -229,10 +231,10 @@ def extract_tokens(
     model = options.load_model(source)
     from steer.concepts.unembedding import from_tokens
 
-    made = from_tokens(
+    vector = from_tokens(
         model, tokens.raises, tokens.lowers, name=called, description=description, license=license
     )
-    sealed = store.write(path, made, force=force)
+    sealed = store.write(path, vector, force=force)
     if json:
         output.as_json({"path": str(path), **to_json(sealed.metadata)})
         return

@@ -92,8 +92,8 @@ class Texts:
 def _record(generation: Generation, baseline: Generation | None) -> dict[str, Any]:
     """A continuation as JSON, without what nobody asked for."""
     optional = ("tokens", "watched", "gates", "trips", "idle", "unreached")
-    made = asdict(generation)
-    record = {key: value for key, value in made.items() if value or key not in optional}
+    values = asdict(generation)
+    record = {key: value for key, value in values.items() if value or key not in optional}
     if baseline is not None:
         record["unsteered"] = baseline.text
         if baseline.watched:

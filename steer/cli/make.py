@@ -69,7 +69,7 @@ def make(
     from steer.library.models import Model
     from steer.library.tasks import make as run
 
-    made = run(
+    result = run(
         Model(model),
         given,
         against,
@@ -80,13 +80,13 @@ def make(
         license=license,
         progress=output.progress,
     )
-    sealed = store.write(path, made.vector, force=force)
-    made = made.named(str(path))
+    sealed = store.write(path, result.vector, force=force)
+    result = result.named(str(path))
     if json:
-        output.as_json({"path": str(path), **made.to_dict()})
+        output.as_json({"path": str(path), **result.to_dict()})
         return
     recommended = sealed.metadata.recommended
-    output.note(f"{made.described} · {sealed.metadata.contrast} · {recommended.evidence}")
-    for text in made.view():
+    output.note(f"{result.described} · {sealed.metadata.contrast} · {recommended.evidence}")
+    for text in result.view():
         output.line(text)
     written(path, sealed.metadata, source.name)

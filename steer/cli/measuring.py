@@ -42,12 +42,12 @@ BudgetOption = Annotated[
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")]
 
 
-def with_asked(command: options.Command) -> options.Command:
-    """Give a command the options that say on what to measure: `asked`."""
-    return options.with_options("asked", with_names(_asked))(command)
+def with_common(command: options.Command) -> options.Command:
+    """Give a command the options of the measurement, as its parameter `common`."""
+    return options.with_options("common", with_names(_common))(command)
 
 
-def _asked(
+def _common(
     texts: Annotated[
         str | None,
         typer.Option(help="Held-out pairs, or texts for a condition."),
@@ -84,9 +84,9 @@ def _asked(
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
     ] = False,
-) -> Asked:
+) -> CommonOptions:
     names.check_files("texts", "prompts", "unrelated")
-    return Asked(
+    return CommonOptions(
         texts=texts,
         names=names,
         condition=condition,
@@ -104,8 +104,8 @@ def _asked(
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was typed, as far as both commands have it."""
+class CommonOptions:
+    """The options that `eval` and `sweep` share."""
 
     texts: str | None
     names: Names
@@ -122,10 +122,10 @@ class Asked:
     allow_other_model: bool
 
     def given(self, vectors: Sequence[Metadata]) -> dict[str, Any]:
-        """What was typed, read from its files, as `evaluate` and `sweep` of the library take it.
+        """The arguments for the library's `evaluate` and `sweep`, with the contents of files.
 
         Raises:
-            InputError: a file that cannot be used.
+            InputError: a file cannot be used.
         """
         from steer.base.durations import seconds_of
         from steer.contrasts import heldout, prompts
@@ -163,7 +163,7 @@ class Asked:
 
 
 def in_chat(given: dict[str, Any]) -> bool:
-    """Whether what `Asked.given` gives is measured in the model's chat template."""
+    """Whether the arguments of `CommonOptions.given` are measured in the chat template."""
     return bool(given["chat"] or (given["texts"] is not None and given["texts"].chat))
 
 

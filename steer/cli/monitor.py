@@ -159,17 +159,17 @@ def _coloured(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
     reaches = [reach(traces, column, readout) for column, readout in enumerate(readouts)]
     for number, trace in enumerate(traces, 1):
         for column, readout in enumerate(readouts):
-            found = summarise(trace, column, readout)
+            summary = summarise(trace, column, readout)
             output.heading((f"text {number} · " if len(traces) > 1 else "") + str(readout))
             middle, far = readout.middle, reaches[column]
             output.styled(
                 (token.text, "dim" if token.special else styles[step(float(value), middle, far)])
                 for token, value in zip(trace.tokens, trace.values[:, column], strict=True)
             )
-            highest = trace.tokens[found.max_at].text.strip()
+            highest = trace.tokens[summary.max_at].text.strip()
             output.line(
-                f"max {found.max:.2f} {highest!r} · mean {found.mean:.2f} · last {found.last:.2f}"
-                + (f" · {found.side} side" if found.side else "")
+                f"max {summary.max:.2f} {highest!r} · mean {summary.mean:.2f}"
+                f" · last {summary.last:.2f}" + (f" · {summary.side} side" if summary.side else "")
             )
             output.line()
     for readout, far in zip(readouts, reaches, strict=True):
@@ -200,10 +200,10 @@ def _summaries(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
     rows = []
     for number, trace in enumerate(traces, 1):
         for column, readout in enumerate(readouts):
-            found = summarise(trace, column, readout)
-            numbers = (f"{value:.2f}" for value in (found.max, found.mean, found.last))
-            highest = repr(trace.tokens[found.max_at].text)
-            rows.append([str(number), str(readout), highest, found.side or "–", *numbers])
+            summary = summarise(trace, column, readout)
+            numbers = (f"{value:.2f}" for value in (summary.max, summary.mean, summary.last))
+            highest = repr(trace.tokens[summary.max_at].text)
+            rows.append([str(number), str(readout), highest, summary.side or "–", *numbers])
     columns = ["vector", "max at", "side", "max", "mean", "last"]
     _table(columns, rows, left=3, several=len(traces) > 1)
 

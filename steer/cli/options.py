@@ -193,11 +193,11 @@ def _checked(vectors: Sequence[SteeringVector], source: ModelSource) -> ModelSou
     for vector in vectors:
         made_on = vector.metadata.model
         if made_on.bound and source.folder is not None:
-            found = known.contradicts(source.folder, made_on)
-            if found:
+            mismatch = known.contradicts(source.folder, made_on)
+            if mismatch:
                 raise ModelError(
                     f"vector {vector.name!r} was made on {made_on.id} ({made_on.architecture}):"
-                    f" {found} ({source.name})",
+                    f" {mismatch} ({source.name})",
                     hint=f"name {made_on.id} with -m, or make the vector again on this model",
                 )
     return source
@@ -213,8 +213,8 @@ def with_options(parameter: str, make: Callable[..., Any]) -> Callable[[Command]
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def wrapper(**values: Any) -> Any:
-            made = make(**{name: values.pop(name) for name in added})
-            return command(**{parameter: made}, **values)
+            value = make(**{name: values.pop(name) for name in added})
+            return command(**{parameter: value}, **values)
 
         own = inspect.signature(command, eval_str=True).parameters
         parameters = [
@@ -343,10 +343,10 @@ def site_names(text: str) -> tuple[SiteName, ...]:
     return names
 
 
-def fitted(found: Activations, settings: FitSettings) -> list[SteeringVector]:
+def fitted(activations: Activations, settings: FitSettings) -> list[SteeringVector]:
     """Fit a recording, with a bar: the vector to start from, and then all that were compared."""
     from steer.fitting.fitting import best, fit_vectors
 
-    with output.progress("fitting", len(found.recording.columns)) as advance:
-        vectors = fit_vectors(found, settings, advance)
+    with output.progress("fitting", len(activations.recording.columns)) as advance:
+        vectors = fit_vectors(activations, settings, advance)
     return [best(vectors), *vectors]

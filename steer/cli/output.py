@@ -102,10 +102,10 @@ def styled(pieces: Iterable[tuple[str, str]]) -> None:
     """A line or more of text, each piece in its style."""
     from rich.text import Text
 
-    made = Text()
+    text = Text()
     for piece, style in pieces:
-        made.append(shown(piece), style)
-    _console(stderr=False).print(made)
+        text.append(shown(piece), style)
+    _console(stderr=False).print(text)
 
 
 def command(text: str) -> None:

@@ -61,13 +61,13 @@ def check(
         output.table(["pack", "title", "concepts", "such as"], rows, left=2)
         output.note(f"{sum(map(len, read))} concepts; try: steer pack check {read[0].name}")
         return
-    found = packs.read(pack)
+    loaded = packs.read(pack)
     if json:
         output.as_json(
             {
-                "name": found.name,
-                "title": found.title,
-                "license": found.license,
+                "name": loaded.name,
+                "title": loaded.title,
+                "license": loaded.license,
                 "concepts": [
                     {
                         "name": one.name,
@@ -77,14 +77,14 @@ def check(
                         "questions": list(one.questions),
                         "words": list(one.words),
                     }
-                    for one in found.concepts
+                    for one in loaded.concepts
                 ],
             }
         )
         return
-    rows = [[one.name, str(one), one.description] for one in found.concepts]
+    rows = [[one.name, str(one), one.description] for one in loaded.concepts]
     output.table(["concept", "poles", "description"], rows, left=3)
-    output.note(f"{found.title}: {len(found)} concepts")
+    output.note(f"{loaded.title}: {len(loaded)} concepts")
 
 
 def _some(concepts: Any) -> str:
@@ -137,9 +137,9 @@ def build(
     from steer.vectors.sites import parse_layers
 
     check_phrase(phrase)
-    found = packs.read(pack)
+    loaded = packs.read(pack)
     if only:
-        found = found.only(only)
+        loaded = loaded.only(only)
     settings = MakeSettings(
         **options.fit_method(method),
         site=options.site_names(site)[0],
@@ -148,7 +148,7 @@ def build(
         phrase=phrase,
         questions=from_words.questions_of(questions),
         seed=seed,
-        license=found.license,
+        license=loaded.license,
         **({} if thorough else QUICK),
     )
     model = options.load_model(source)
@@ -158,8 +158,10 @@ def build(
         if is_new:
             output.note(_line(row))
 
-    output.note(f"{model.describe()} · {found.title}, {len(found)} concepts")
-    built = run(model, found, out, settings, force=force, progress=output.progress, on_made=on_made)
+    output.note(f"{model.describe()} · {loaded.title}, {len(loaded)} concepts")
+    built = run(
+        model, loaded, out, settings, force=force, progress=output.progress, on_made=on_made
+    )
     if json:
         output.as_json(built.to_dict())
         return
@@ -255,13 +257,13 @@ def _page(built: Built) -> str:
         rows.append(f"<tr class={'works' if row.works else 'fails'}>{cells}</tr>")
         example = row.values.get("example") or {}
         if isinstance(example, dict) and example:
-            told = "".join(
+            items = "".join(
                 f"<dt>{escape(str(name))}</dt><dd>{escape(str(text))}</dd>"
                 for name, text in example.items()
             )
             rows.append(
                 f"<tr><td colspan={len(_HEADS)}><details><summary>answers</summary>"
-                f"<dl>{told}</dl></details></td></tr>"
+                f"<dl>{items}</dl></details></td></tr>"
             )
     head = "".join(f"<th>{escape(name)}</th>" for name in _HEADS)
     summary = "; ".join(f"{n}: {works} of {every}" for n, (works, every) in built.by_pack().items())

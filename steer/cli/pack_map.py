@@ -26,26 +26,26 @@ def compare(folder: Path, *, layer: int | None, html: Path | None, force: bool, 
     if html is not None:
         check_writable(html, force=force)
     built = read(folder)
-    found = geometry(built.vectors(), layer)
+    compared = geometry(built.vectors(), layer)
     if html is not None:
         title = f"{built.title} on {built.model}"
-        write_atomic(html, _page(found, title).encode("utf-8", "surrogatepass"), force=force)
+        write_atomic(html, _page(compared, title).encode("utf-8", "surrogatepass"), force=force)
         output.note(f"wrote {html}")
     if json:
-        output.as_json(found.to_dict())
+        output.as_json(compared.to_dict())
         return
-    for line in found.lines():
+    for line in compared.lines():
         output.line(line)
     output.line()
     pairs = sorted(
-        (float(found.cosines[i, j]), i, j)
-        for i in range(len(found.names))
-        for j in range(i + 1, len(found.names))
+        (float(compared.cosines[i, j]), i, j)
+        for i in range(len(compared.names))
+        for j in range(i + 1, len(compared.names))
     )
     shown = dict.fromkeys([*reversed(pairs[-_PAIRS:]), *pairs[:_PAIRS]])
-    rows = [[found.names[i], found.names[j], f"{cosine:+.2f}"] for cosine, i, j in shown]
+    rows = [[compared.names[i], compared.names[j], f"{cosine:+.2f}"] for cosine, i, j in shown]
     output.table(["concept", "concept", "cosine"], rows, left=2)
-    output.note(f"{len(found.names)} concepts at layer {found.layer}")
+    output.note(f"{len(compared.names)} concepts at layer {compared.layer}")
 
 
 def profile(
@@ -90,31 +90,31 @@ def profile(
     )
 
 
-def _page(found: Geometry, title: str) -> str:
+def _page(compared: Geometry, title: str) -> str:
     """A heat map in the tree's order, and the tree, as one page that needs no network."""
     escape = markup.escape
-    n = len(found.order)
+    n = len(compared.order)
     size = max(4, min(18, 1200 // n))
     left = 130
     cells = []
-    for y, i in enumerate(found.order):
-        name = escape(found.names[i])
+    for y, i in enumerate(compared.order):
+        name = escape(compared.names[i])
         cells.append(
             f'<text x="{left - 4}" y="{left + y * size + size * 0.8:.0f}" text-anchor="end">'
             f"{name}</text>"
             f'<text transform="translate({left + y * size + size * 0.8:.0f},{left - 4})'
             f' rotate(-90)">{name}</text>'
         )
-        for x, j in enumerate(found.order):
-            value = float(found.cosines[i, j])
+        for x, j in enumerate(compared.order):
+            value = float(compared.cosines[i, j])
             colour = f"rgb({_shade(-value)},{_shade(abs(value))},{_shade(value)})"
             cells.append(
                 f'<rect x="{left + x * size}" y="{left + y * size}" width="{size}"'
-                f' height="{size}" fill="{colour}"><title>{name} · {escape(found.names[j])}'
+                f' height="{size}" fill="{colour}"><title>{name} · {escape(compared.names[j])}'
                 f" {value:+.2f}</title></rect>"
             )
     side = left + n * size
-    tree = escape("\n".join(found.lines()))
+    tree = escape("\n".join(compared.lines()))
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -126,7 +126,7 @@ svg text {{ font-size: {max(4, size - 2)}px; fill: currentColor }}
 div {{ overflow: auto }}
 </style>
 <h1>{escape(title)}</h1>
-<p>Cosines of {n} concepts at layer {found.layer}: red is alike, blue opposite.</p>
+<p>Cosines of {n} concepts at layer {compared.layer}: red is alike, blue opposite.</p>
 <div><svg width="{side}" height="{side}" role="img" aria-label="heat map of cosines">
 {"".join(cells)}</svg></div>
 <h2>Tree</h2>

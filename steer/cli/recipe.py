@@ -70,15 +70,15 @@ def settings(
     added = [NamedSteer(text) for text in vectors]
     if recipe is None:
         return added, typed
-    found = read(recipe)
+    loaded = read(recipe)
     # By name, since typer keeps its copy of click's enumeration to itself.
     open_ = {
         name
-        for name in found.generation
+        for name in loaded.generation
         if name in typed and context.get_parameter_source(name).name == "DEFAULT"  # type: ignore[union-attr]
     }
-    chosen = {name: found.generation[name] if name in open_ else typed[name] for name in typed}
-    unused = [name for name in found.generation if name not in typed and name != "chat"]
+    chosen = {name: loaded.generation[name] if name in open_ else typed[name] for name in typed}
+    unused = [name for name in loaded.generation if name not in typed and name != "chat"]
     if unused:
         output.note(f"left out, as it is for steer apply: the recipe's {', '.join(unused)}")
-    return [*found.steers, *added], chosen
+    return [*loaded.steers, *added], chosen

@@ -13,7 +13,7 @@ import typer
 
 from steer.cli import engine as engines
 from steer.cli import options, output
-from steer.models.source import ModelSource
+from steer.models.source import POCKET, ModelSource
 
 if TYPE_CHECKING:
     from steer.vectors.vector import SteeringVector
@@ -161,8 +161,11 @@ def run(
     from steer.steering.named import NamedSteer, behind
 
     written = behind([NamedSteer(one) for one in wanted.defaults], wanted.when, "--when")
+    ours = source.name == POCKET
     empty = wanted.may_be_empty
-    library, notes = libraries.read_library(wanted.vectors, usable, may_be_empty=empty)
+    library, notes = libraries.read_library(wanted.vectors, usable, may_be_empty=empty or ours)
+    if ours:
+        libraries.add_shipped(library, usable)
     notes += libraries.add_recipes(library, wanted.recipes, wanted.vectors, usable)
     libraries.set_defaults(library, written, wanted.vectors, options.find)
     library.allow_idle = allow_idle

@@ -55,11 +55,11 @@ def show(
     from steer.vectors.metadata import to_json
 
     header = store.read_header(options.find(vector))
-    found = warnings(header.metadata)
+    warned = warnings(header.metadata)
     rows = _lens(source, header.path, top, allow_other_model) if lens else []
     if json:
         printed = {"path": str(header.path), "bytes": header.n_bytes} | to_json(header.metadata)
-        printed["warnings"] = found
+        printed["warnings"] = warned
         output.as_json(printed | ({"lens": [asdict(row) for row in rows]} if lens else {}))
         return
     for label, value in _facts(header.metadata):
@@ -68,7 +68,7 @@ def show(
     if not header.metadata.tokens:
         output.line()
         tables.layer_table(header.metadata)
-    for text in found:
+    for text in warned:
         output.line()
         output.line(f"warning: {text}")
     if lens:
@@ -134,16 +134,16 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     model, contrast, best = metadata.model, metadata.contrast, metadata.recommended
     revision = f" at {model.revision[:12]}" if model.revision else ""
     known = f"{model.architecture}, weights {model.fingerprint}" if model.bound else "not bound"
-    made = f"{metadata.method} of {contrast}"
+    origin = f"{metadata.method} of {contrast}"
     if contrast.positive is not None:
-        made += f", {contrast.positive!r}"
-        made += "" if contrast.negative is None else f" against {contrast.negative!r}"
+        origin += f", {contrast.positive!r}"
+        origin += "" if contrast.negative is None else f" against {contrast.negative!r}"
     distillation = metadata.method.distillation
     if distillation is not None and contrast.kind == "condition":
         options = str(metadata.method).removeprefix(metadata.method.name)
         title = distill_methods().title(distillation.method) + options
-        made = f"{contrast.positive!r} distilled by {title}, over {contrast.n} texts"
-        made += f" against {contrast.negative!r}" if contrast.negative else ""
+        origin = f"{contrast.positive!r} distilled by {title}, over {contrast.n} texts"
+        origin += f" against {contrast.negative!r}" if contrast.negative else ""
     read = (
         f"acts on {metadata.read.positions}"
         if distillation is not None
@@ -151,12 +151,12 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     )
     form = f"low-rank edit, rank {metadata.rank}" if metadata.rank else ""
     if (source := metadata.method.source) is not None:
-        made = f"{source.format} file, sha256 {source.sha256[:12]}"
+        origin = f"{source.format} file, sha256 {source.sha256[:12]}"
         read = f"{source.convention} (layer here = number there {source.offset:+d})"
     if metadata.method.combination is not None:
-        made = _combined(metadata.method.combination)
+        origin = _combined(metadata.method.combination)
     if metadata.method.package:
-        made += f", by the package {metadata.method.package}"
+        origin += f", by the package {metadata.method.package}"
     site = f"{metadata.site}, layers {format_layers(metadata.layers)} of {model.n_layers}"
     if metadata.tokens:
         site = "embedding"
@@ -176,7 +176,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         ("model", f"{model.id}{revision} ({known})"),
         ("site", site),
         ("form", form),
-        ("made from", f"{made}; {read}"),
+        ("made from", f"{origin}; {read}"),
         ("recommended", f"{amount} @ {where} ({best.evidence})"),
         ("sha256", metadata.sha256),
     ]

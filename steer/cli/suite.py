@@ -129,17 +129,17 @@ def _rivals(named: list[str]) -> dict[str, dict[str, SteeringVector]]:
     """By subject and file name, the vectors that others made."""
     from steer.base.errors import UsageError
 
-    found: dict[str, dict[str, SteeringVector]] = {}
+    rivals: dict[str, dict[str, SteeringVector]] = {}
     for text in named:
         subject, equals, file = text.rpartition("=")
         if not equals:
             raise UsageError(f"{text!r} names no tag here", hint="write joyful=happy.gguf")
-        if Path(file).name in found.setdefault(subject, {}):
+        if Path(file).name in rivals.setdefault(subject, {}):
             raise UsageError(
                 f"two files named {Path(file).name} for {subject}", hint="rename one of them"
             )
-        found[subject][Path(file).name] = _read(Path(file))
-    return found
+        rivals[subject][Path(file).name] = _read(Path(file))
+    return rivals
 
 
 def _read(path: Path) -> SteeringVector:
@@ -150,6 +150,6 @@ def _read(path: Path) -> SteeringVector:
 
     if path.suffix == store.SUFFIX and path.exists() and store.is_vector(path):
         return store.read(path)
-    found = reading.read(path, Options(), torch_files.read)
-    output.note(f"{path.name}: {found.assumed}")
-    return reading.steering_vector(found, None, name=path.stem)
+    foreign = reading.read(path, Options(), torch_files.read)
+    output.note(f"{path.name}: {foreign.assumed}")
+    return reading.steering_vector(foreign, None, name=path.stem)

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 @options.with_model(default="pocket", chat=True)
 @workers.with_cluster
-@measuring.with_asked
+@measuring.with_common
 def sweep(
     *,
     context: typer.Context,
@@ -36,7 +36,7 @@ def sweep(
             help="A vector, or NAME:ablate. Repeatable.",
         ),
     ],
-    asked: measuring.Asked,
+    common: measuring.CommonOptions,
     layers: Annotated[
         str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all in the file.")
     ] = None,
@@ -121,7 +121,7 @@ def sweep(
     grid = grid_of(
         vector, layers, coefficients, together=together, rule=rule, save=save, find=options.find
     )
-    given = asked.given([row.vector.metadata for row in grid.rows])
+    given = common.given([row.vector.metadata for row in grid.rows])
     used = [row.vector for row in grid.rows]
     source = options.for_vectors(used, source, chat=measuring.in_chat(given))
     # A first answer may be rounded: only a sweep of everything is compared with other runs.

@@ -38,15 +38,15 @@ def report_vector(
     from steer.vectors.sites import format_layers
 
     metadata, compared = vectors[0].metadata, [vector.metadata for vector in vectors[1:]]
-    found = warnings(metadata)
-    for text in found:
+    warned = warnings(metadata)
+    for text in warned:
         output.warning(text)
     if json:
         rows = [_compared_row(one) for one in compared]
         more: dict[str, Any] = {"compared": rows} if len(rows) > 1 else {}
         if calibration is not None:
             more["calibration"] = [trial.to_dict() for trial in calibration.trials]
-        output.as_json({"path": str(path), **to_json(metadata), "warnings": found, **more})
+        output.as_json({"path": str(path), **to_json(metadata), "warnings": warned, **more})
         return
     output.note(
         f"{described} · {metadata.contrast} · {metadata.method} of {metadata.site},"

@@ -79,9 +79,9 @@ def with_map(*files: str) -> Callable[[options.Command], options.Command]:
     def names(map: Map = None) -> Names:
         from steer.contrasts.schema import parse_mapping
 
-        found = parse_mapping(map or ())
-        found.check_files(*files)
-        return found
+        mapping = parse_mapping(map or ())
+        mapping.check_files(*files)
+        return mapping
 
     return options.with_options("names", names)
 
@@ -117,10 +117,10 @@ def read_prompts(
     from steer.contrasts import prompts
 
     names = names.of(f"{field}s")
-    found, notes = prompts.read(records_of(str(name), names), names, field=field)
+    texts, notes = prompts.read(records_of(str(name), names), names, field=field)
     for text in notes:
         output.note(text)
-    return found
+    return texts
 
 
 def given_texts(

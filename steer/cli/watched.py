@@ -81,23 +81,29 @@ class Steered(Protocol):
 def report_steering(generations: Sequence[Steered]) -> None:
     """Which texts a steer did not change, and how far each gate was open: unsteered text is never
     left unsaid."""
-    for steer in dict.fromkeys(text for made in generations for text in made.idle):
-        idle = [number for number, made in enumerate(generations, 1) if steer in made.idle]
+    for steer in dict.fromkeys(text for generation in generations for text in generation.idle):
+        idle = [
+            number for number, generation in enumerate(generations, 1) if steer in generation.idle
+        ]
         output.warning(f"{steer} changed nothing in {_which(idle, len(generations))}")
-    for steer in dict.fromkeys(text for made in generations for text in made.unreached):
-        idle = [number for number, made in enumerate(generations, 1) if steer in made.unreached]
+    for steer in dict.fromkeys(text for generation in generations for text in generation.unreached):
+        idle = [
+            number
+            for number, generation in enumerate(generations, 1)
+            if steer in generation.unreached
+        ]
         output.note(f"{steer}: nothing came to its bound in {_which(idle, len(generations))}")
     for index, first in enumerate(generations[0].gates if generations else ()):
         readings = [generation.gates[index] for generation in generations if generation.gates]
         share = sum(reading.share for reading in readings) / len(readings)
         if first.value is None:
-            found = f"open at {share:.0%} of the new tokens"
+            state = f"open at {share:.0%} of the new tokens"
         elif len(generations) == 1:
-            found = f"{'open' if first.share else 'closed'}, the prompt has {first.value:.2f}"
+            state = f"{'open' if first.share else 'closed'}, the prompt has {first.value:.2f}"
         else:
             n_open = sum(bool(reading.share) for reading in readings)
-            found = f"open for {n_open} of {len(readings)} texts"
-        message = f"gate {first.gate}: {found}"
+            state = f"open for {n_open} of {len(readings)} texts"
+        message = f"gate {first.gate}: {state}"
         if share:
             output.note(message)
         else:

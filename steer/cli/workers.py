@@ -79,10 +79,10 @@ def workers(cluster: Cluster | None, source: ModelSource) -> Iterator[Workers]:
 
     with ExitStack() as stack:
         with output.status(f"starting workers with {source.name}"):
-            found = stack.enter_context(on_cluster(source, cluster.address, cluster.workers))
-        n = len(found.actors)
+            running = stack.enter_context(on_cluster(source, cluster.address, cluster.workers))
+        n = len(running.actors)
         output.note(f"Ray: {n} worker{'s' if n > 1 else ''}")
-        yield found
+        yield running
 
 
 def model(context: typer.Context, cluster: Cluster | None, source: ModelSource) -> Model:
@@ -96,5 +96,5 @@ def model(context: typer.Context, cluster: Cluster | None, source: ModelSource) 
         return options.load_model(source)
     from steer.workers import elsewhere
 
-    found = context.with_resource(workers(cluster, source))
-    return elsewhere(found, source)
+    started = context.with_resource(workers(cluster, source))
+    return elsewhere(started, source)

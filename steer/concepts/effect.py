@@ -129,8 +129,8 @@ def _own(
             split = torch.split(known[writer], sizes)
             pieces |= {i: split[i] for i in members}
         else:
-            found = _log_probs(model, [texts[i] for i in members], writer)
-            split = torch.split(found, [sizes[i] for i in members])
+            own = _log_probs(model, [texts[i] for i in members], writer)
+            split = torch.split(own, [sizes[i] for i in members])
             pieces |= dict(zip(members, split, strict=True))
     return torch.cat([pieces[i] for i in range(len(texts))])
 

@@ -190,7 +190,7 @@ class _Maker:
             self._measure(works)
         except SteerError as error:
             if len(concepts) > 1:
-                return [made for concept in concepts for made in self.make([concept])]
+                return [vector for concept in concepts for vector in self.make([concept])]
             works[0].fail(error)
         vectors = []
         for work in works:

@@ -1,1 +1,1 @@
-"""From a condition to an edit that does what it does."""
+"""Distil a prompt condition into an edit, or a learned token, with the same effect."""

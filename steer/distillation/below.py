@@ -1,4 +1,4 @@
-"""What lies below the first edit, computed once: the residual stream of texts at one layer."""
+"""The residual stream below the first edit, computed once for all steps."""
 
 from __future__ import annotations
 
@@ -21,20 +21,18 @@ TOGETHER = 32
 
 
 def spilled(tensor: Tensor) -> Tensor:
-    """A copy of a tensor on the CPU, in a temporary file that is gone with it.
-
-    The file is mapped into memory: the system holds there what there is room for, so that memory
-    does not grow with the texts.
+    """A copy of a tensor on the CPU, in a temporary memory-mapped file, so that memory does not
+    grow with the texts.
 
     Raises:
-        SteerError: the disk does not take it.
+        SteerError: the disk is full.
     """
     if not tensor.numel():
         return tensor.detach().cpu().clone()
     folder = Path(tempfile.gettempdir())
     data = tensor.detach().cpu().contiguous()
     with reported(folder), tempfile.NamedTemporaryFile(prefix="steer-", dir=folder) as file:
-        # Written before it is mapped: a full disk is an error here, and not a crash later.
+        # Written before it is mapped, so that a full disk is an error here, not a crash later.
         data.view(torch.uint8).numpy().tofile(file)
         file.flush()
         kept = torch.from_file(file.name, shared=True, size=data.numel(), dtype=data.dtype)
@@ -42,7 +40,7 @@ def spilled(tensor: Tensor) -> Tensor:
 
 
 def by_length(lessons: Sequence[Lesson], size: int = TOGETHER) -> list[list[Lesson]]:
-    """Lessons in groups of about equal length, so that little is padding."""
+    """Lessons in groups of about equal length, to need little padding."""
     ordered = sorted(lessons, key=lambda lesson: len(lesson.baseline))
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 

@@ -1,8 +1,8 @@
-"""What any edit at a layer could recover at best: the activations under the condition, patched in.
+"""An upper bound for the recovery of an edit at one layer, by activation patching.
 
 At the positions that predict the response, the residual stream of a baseline text is replaced by
-that of the same text under the condition. What is missing then is what later layers would still
-have read of the condition itself (activation patching; Zhang and Nanda 2023, arXiv 2309.16042).
+that of the same text under the condition. The rest of the effect comes from later layers that
+attend to the condition itself (Zhang and Nanda 2023, arXiv 2309.16042).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from steer.distillation.task import Task
 from steer.hooks.hooks import SiteFunction, placed
 from steer.vectors.sites import Site
 
-#: Held-out texts that are enough: each layer takes a forward of all of them.
+#: The most held-out texts, since each layer takes a forward of all of them.
 ENOUGH_TEXTS = 32
 
 

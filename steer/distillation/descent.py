@@ -1,11 +1,10 @@
-"""The descent of an edit to the condition's behaviour; its stability is not the user's concern.
+"""Gradient descent of an edit, stable without tuning by the user.
 
-Gradients are clipped; parameters have the scale of their layer (`Edits`); what edits at many layers
-change adds up, so each is given its part of the learning rate. The rate warms up, stays until the
-validation texts gain no more by it, and falls to nothing over half as many steps as were taken
-(warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395): so an easy condition takes few steps,
-and a hard one all. What is judged and kept is the mean of the last states, which does not jump as
-they do, and of those the best on the validation texts.
+Gradients are clipped; parameters have the scale of their layer (`Edits`); the learning rate is
+divided by the number of layers, whose changes add up. The rate warms up, stays until the validation
+texts stop improving, and decays to 0 over half as many steps (warm-up, stable, decay: Hu et al.
+2024, arXiv 2404.06395), so an easy condition takes few steps and a hard one all. The state is an
+exponential mean of the last states; the best on the validation texts is kept.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ from steer.distillation.lowrank import Edits
 from steer.distillation.settings import Schedule
 from steer.models.model import Model
 
-#: Layers that are tried where none is named, evenly spread.
+#: The number of layers to try by default, evenly spread.
 CANDIDATES = 8
 
-#: A gradient is clipped to so many times the median length of the last `REMEMBERED`: some texts
-#: have a word that the condition all but dictates, and a gradient ten times as long as others.
+#: A gradient is clipped to this multiple of the median length of the last `REMEMBERED`: a text with
+#: a word that the condition nearly dictates can have a gradient ten times as long as others.
 CLIP = 1.5
 REMEMBERED = 50
 
-#: Batches whose lessons are sorted by length together.
+#: The number of batches whose lessons are sorted by length together.
 SORTED_TOGETHER = 8
-#: How often a run is judged, and after so many steps at least; and which gain of R from one time to
-#: the next is worth going on for.
+#: Steps between validations, the least steps before the first, and the least gain of R between two
+#: validations to continue.
 CHECKS = 10
 CHECKED_STEPS = 25
 GAIN = 0.005
-#: States that are averaged, as an exponential mean.
+#: The length of the exponential mean of states.
 AVERAGED = 20
 
 
@@ -53,9 +52,9 @@ Item = TypeVar("Item", bound=_Long)
 
 
 class Objective(Protocol[Item]):
-    """What edits are fitted to: `lessons`, a loss on some of them, and a judgement on others.
+    """A task for edits: `lessons` with a loss, and a validation on other texts.
 
-    read: texts whose activations say how long activations are.
+    read: texts for measuring the scale of activations.
     """
 
     @property
@@ -66,14 +65,14 @@ class Objective(Protocol[Item]):
     def read(self) -> Sequence[Lesson]: ...
 
     def backward(self, edits: Edits, lessons: Sequence[Item]) -> None:
-        """Add the gradient of the loss, which is about 1 for no edit."""
+        """Add the gradient of the loss, which is about 1 without an edit."""
 
     def recovered(self, edits: Edits) -> float:
-        """1 is all that could be had, 0 what no edit has."""
+        """The recovery: 1 is the full effect, 0 that of no edit."""
 
 
 def candidates(layers: Sequence[int]) -> tuple[int, ...]:
-    """The layers to try of those that there are."""
+    """The layers to try, out of the existing ones."""
     spread = np.linspace(0, len(layers) - 1, min(CANDIDATES, len(layers)))
     return tuple(layers[round(index)] for index in spread)
 
@@ -86,10 +85,10 @@ def descend(
 ) -> tuple[float, int]:
     """Minimise the loss, and leave `edits` at their best state.
 
-    `on_step` gets R on the validation texts as it was last known. Returns R of the best state and
-    its step; step 0 is the beginning, a regression or no edit at all, which has an R of 0.
+    `on_step` is called with the last R on the validation texts. Returns R of the best state and its
+    step; step 0 is the start, a regression or no edit (R = 0).
     """
-    # The second moment over 100 steps, not 1000: a run has a few hundred.
+    # The second moment averages over 100 steps, not 1000, since a run has a few hundred.
     optimizer = torch.optim.Adam(edits.parameters, betas=(0.9, 0.99))
     lengths: deque[float] = deque(maxlen=REMEMBERED)
     batches = _Batches(task.lessons, schedule)
@@ -124,7 +123,7 @@ def descend(
 def descended(
     task: Objective[Item], edits: Edits, schedule: Schedule, what: str, progress: Progress
 ) -> tuple[float, int]:
-    """Descend, as one phase; R of the best state, and its step."""
+    """Run the descent; returns R of the best state, and its step."""
     with progress(what, schedule.steps) as advance:
 
         def on_step(recovered: float | None) -> None:
@@ -140,7 +139,7 @@ class _Average:
         self._state, self._n = edits.copy(), 0
 
     def add(self, edits: Edits) -> None:
-        """Take the edit's state of now into the mean."""
+        """Update the mean with the edit's current state."""
         self._n += 1
         for site, parts in edits.copy().items():
             for mean, part in zip(self._state[site], parts, strict=True):
@@ -148,7 +147,7 @@ class _Average:
 
     @contextmanager
     def held(self, edits: Edits) -> Iterator[None]:
-        """The edit is the mean, for the block."""
+        """Use the mean as the edit inside the block."""
         now = edits.copy()
         edits.restore(self._state)
         yield
@@ -156,13 +155,13 @@ class _Average:
 
 
 def _clip(edits: Edits, lengths: deque[float]) -> None:
-    """Clip the gradient by the lengths of those before it, and add its own to them."""
+    """Clip the gradient by the lengths of earlier ones, and append its own length."""
     most = CLIP * statistics.median(lengths) if lengths else 1.0
     lengths.append(float(torch.nn.utils.clip_grad_norm_(edits.parameters, most)))
 
 
 class _Batches(Generic[Item]):
-    """Lessons in a random order, each as often as the others; of a batch about equally long."""
+    """Batches of lessons of similar length, in a random order, each lesson equally often."""
 
     def __init__(self, lessons: Sequence[Item], schedule: Schedule) -> None:
         self._lessons, self._size = lessons, schedule.batch_size
@@ -176,7 +175,7 @@ class _Batches(Generic[Item]):
         return [self._lessons[index] for index in self._ready.pop()]
 
     def _fill(self) -> None:
-        """Sort some batches' lessons by length, so that little is padding."""
+        """Sort the lessons of some batches by length, to need little padding."""
         together = SORTED_TOGETHER * self._size
         while len(self._queue) < together:
             self._queue += self._rng.permutation(len(self._lessons)).tolist()

@@ -1,11 +1,11 @@
-"""A prompt condition into an edit of the residual stream that does what the condition does.
+"""Distil a prompt condition into an edit of the residual stream with the same effect.
 
 Context distillation (Askell et al. 2021, arXiv 2112.00861) into a low-rank edit of representations
 (ReFT, Wu et al. 2024, arXiv 2404.03592). The model is frozen; the edit minimises, per token,
 
     KL(p(. | condition, prompt, text) || p_edited(. | baseline, prompt, text))
 
-over texts that the conditioned model has written. `Edits` has the form, `recovery` the measure.
+over texts that the conditioned model has generated. `Edits` has the form, `recovery` the measure.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def distill(
     progress: Progress = silent,
     kept: Journal | None = None,
 ) -> SteeringVector:
-    """The edit that does most of what the condition does, with what it recovers and costs.
+    """The edit with the best recovery of the condition's effect, with its recovery and cost.
 
-    `write`, then `fit`, of which many can use the same texts. Both run on `quick(model)`.
+    It calls `write` and then `fit`, on `quick(model)`; several calls of `fit` can share texts.
 
     Raises:
-        InputError, SiteError, UsageError: as those two.
+        InputError, SiteError, UsageError: as in those two.
     """
     check(model, settings)
     model = quick(model)
@@ -60,7 +60,7 @@ def distill(
 
 
 def check(model: Model, settings: DistillSettings) -> None:
-    """What can be known before any text is written.
+    """Check the settings before any text is generated.
 
     Raises:
         SiteError: a layer that the model does not have.
@@ -77,11 +77,11 @@ def fit(
     settings: DistillSettings,
     progress: Progress = silent,
 ) -> SteeringVector:
-    """The edit of one rank at one set of layers.
+    """Fit the edit of one rank at one set of layers.
 
     Raises:
-        InputError: none was found that comes nearer to the condition than the unsteered model.
-        SiteError, UsageError: as `check`.
+        InputError: no edit recovers any of the effect.
+        SiteError, UsageError: as in `check`.
     """
     model, texts = task.model, task.texts
     check(model, settings)
@@ -91,20 +91,20 @@ def fit(
     with progress("measuring on held-out texts", 5) as advance:
         base = divergences(model, texts.held_out, task.teacher, None)
         advance(1)
-        found = recovery(divergences(model, texts.held_out, task.teacher, edits), base)
+        recovered = recovery(divergences(model, texts.held_out, task.teacher, edits), base)
         advance(1)
-        _check_found(found)
-        return _measured(task, settings, fitted, found, advance)
+        _check_found(recovered)
+        return _measured(task, settings, fitted, recovered, advance)
 
 
 def _measured(
     task: Task,
     settings: DistillSettings,
     fitted: Fitted,
-    found: Interval,
+    recovered: Interval,
     advance: Advance,
 ) -> SteeringVector:
-    """The vector of an edit, with what it recovers and what its texts cost."""
+    """The vector of an edit, with its recovery and the cost of its texts."""
     edits = fitted.edits
     model, texts = task.model, task.texts
     conditioned = [(one.conditioned, one.n) for one in texts.held_out]
@@ -125,12 +125,12 @@ def _measured(
         vector,
         settings,
         fitted,
-        found,
+        recovered,
         held_out=len(baseline),
         extra_nats=extra_nats,
         plain=plain,
         condition_extra_nats=nats_per_token(model, baseline) - own,
-        evidence=f"recovery {found} on {len(baseline)} held-out texts",
+        evidence=f"recovery {recovered} on {len(baseline)} held-out texts",
     )
 
 
@@ -139,12 +139,12 @@ def fit_pairs(
     settings: DistillSettings,
     progress: Progress = silent,
 ) -> SteeringVector:
-    """The edit that makes the positive completions of pairs likelier.
+    """Fit an edit that makes the positive completions of pairs likelier.
 
     Raises:
-        InputError: none was found that does.
-        UsageError: a method that does not learn from pairs, or as `check`.
-        SiteError: as `check`.
+        InputError: no such edit was found.
+        UsageError: the method does not learn from pairs, or as in `check`.
+        SiteError: as in `check`.
     """
     model, held_out = task.model, task.held_out
     check(model, settings)
@@ -152,8 +152,8 @@ def fit_pairs(
     fitted = method.run(method.of_pairs(), task, settings, progress)
     edits = fitted.edits
     losses = task.losses(edits, held_out)
-    found = recovery(losses, [math.log(2)] * len(losses))
-    _check_found(found)
+    recovered = recovery(losses, [math.log(2)] * len(losses))
+    _check_found(recovered)
     rows = [
         [(getattr(pair, side).baseline, getattr(pair, side).n) for pair in held_out]
         for side in ("positive", "negative")
@@ -170,7 +170,7 @@ def fit_pairs(
         vector,
         settings,
         fitted,
-        found,
+        recovered,
         held_out=len(held_out),
         objective="pairs",
         extra_nats=steered - own,
@@ -180,8 +180,8 @@ def fit_pairs(
     )
 
 
-def _check_found(found: Interval) -> None:
-    if found.value <= 0:
+def _check_found(recovered: Interval) -> None:
+    if recovered.value <= 0:
         raise InputError(
             "no edit was found that does better than the unsteered model",
             hint="try more --samples and --steps, a higher --rank or --layers=all",

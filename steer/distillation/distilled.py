@@ -1,4 +1,4 @@
-"""A distilled edit as a vector file has it: the numbers, their statistics, and the evidence."""
+"""The vector of a distilled edit: the numbers, their statistics, and the evidence."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from steer.vectors.provenance import ContrastSummary, Distillation, Method, Part
 from steer.vectors.sites import Site
 from steer.vectors.vector import SteeringVector
 
-#: Token ids, and how many of them at the end are read.
+#: Token ids, and the number of tokens to read at the end.
 Rows = Sequence[tuple[tuple[int, ...], int]]
 
-#: Texts that are enough to know the mean length of an activation.
+#: Texts for measuring the mean length of activations.
 ENOUGH_TEXTS = 64
 
 
@@ -59,7 +59,7 @@ def as_vector(
     *,
     chat: bool = False,
 ) -> SteeringVector:
-    """The edits as a file has them, but for the evidence. rows: held-out texts of both sides."""
+    """The vector of the edits, still without evidence. rows: held-out texts of both sides."""
     sites = edits.sites
     positive, _ = read_means(model, rows[0], sites)
     negative, norms = read_means(model, rows[1], sites)
@@ -107,7 +107,7 @@ def with_evidence(
     vector: SteeringVector,
     settings: DistillSettings,
     fitted: Fitted,
-    found: Interval,
+    recovered: Interval,
     *,
     held_out: int,
     extra_nats: float,
@@ -118,7 +118,7 @@ def with_evidence(
     within: Sequence[Part] = (),
     by_coefficient: tuple[tuple[float, float, float, float], ...] = (),
 ) -> SteeringVector:
-    """The vector with what it recovers, and what its own texts cost under the unsteered model."""
+    """The vector with its recovery, and the cost of its texts under the unsteered model."""
     method = distill_methods().named(settings.method)
     descended = fitted.descended
     distillation = Distillation(
@@ -130,8 +130,8 @@ def with_evidence(
         best_step=fitted.best_step,
         learning_rate=settings.learning_rate if descended else 0.0,
         seed=settings.seed,
-        recovery=rounded(found.value),
-        interval=(rounded(found.low), rounded(found.high)),
+        recovery=rounded(recovered.value),
+        interval=(rounded(recovered.low), rounded(recovered.high)),
         extra_nats=rounded(extra_nats),
         condition_extra_nats=rounded(condition_extra_nats),
         objective=objective,

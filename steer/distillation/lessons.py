@@ -1,7 +1,8 @@
-"""Texts that a model writes under a condition, and how it reads them with and without.
+"""Sample texts from the conditioned model, and compute log-probabilities with and without the
+condition.
 
-The texts are on-policy: sampled from the conditioned model at temperature 1, where the edit that
-imitates it will live. With texts from elsewhere, an edit looks as good and writes badly.
+The texts are on-policy: sampled from the conditioned model at temperature 1, like the texts that
+the edit will lead to. With other texts, an edit has as good a loss but generates worse texts.
 """
 
 from __future__ import annotations
@@ -25,15 +26,14 @@ from steer.models.model import Model
 from steer.models.numbers import check_numbers
 from steer.steering.steers import Steer
 
-#: Bytes of log-probabilities that are held at once: of a batch in a forward pass, or of all texts.
+#: The most bytes of log-probabilities at once: of a batch in a forward pass, or of all texts.
 LOGITS_BUDGET = 256_000_000
-#: Texts that are sampled together; of a model with `LARGE` weights or more, a quarter of them where
-#: they have more than `QUICK_TOKENS`, so that the time left is known soon, and a run that is killed
-#: loses little.
+#: Texts that are sampled together. A quarter of them for models with `LARGE` weights or more and
+#: texts of more than `QUICK_TOKENS`, to estimate the time early and lose little when killed.
 SAMPLED_TOGETHER = 128
 QUICK_TOKENS = 32
 LARGE = 50_000_000
-#: New tokens for which there must be room.
+#: The fewest new tokens that must fit into the context.
 MIN_TOKENS = 4
 
 _LETTERS = "AQZaqz"
@@ -41,9 +41,9 @@ _LETTERS = "AQZaqz"
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """One continuation after two beginnings, in token ids; its last `n` tokens are learned from.
+    """One continuation after two beginnings, in token ids; the loss is on its last `n` tokens.
 
-    Both end in the same n tokens; what comes before differs by the condition.
+    Both rows end in the same n tokens; the beginnings differ by the condition.
     """
 
     conditioned: tuple[int, ...]
@@ -58,10 +58,10 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What stands before a prompt, and what stands there instead; with `chat` as system messages.
+    """The text before a prompt, and the baseline that replaces it; system messages if `chat`.
 
     Raises:
-        InputError: they are the same.
+        InputError: they are equal.
     """
 
     condition: str
@@ -76,11 +76,11 @@ class Conditions:
 def beginnings(
     model: Model, conditions: Conditions, prompt: str
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """Token ids before the continuation of a prompt: under the condition, and at the baseline.
+    """Token ids before the continuation of a prompt: under the condition, and with the baseline.
 
-    Of an empty prompt there is no baseline yet: the first word that the model writes is taken for
-    the prompt. A tokenizer may write that word otherwise at the beginning of a text, and some have
-    no first token that could predict it.
+    With an empty prompt there is no baseline yet: the first word that the model generates becomes
+    the prompt, since a tokenizer may encode it differently at the beginning of a text, or have no
+    BOS token to predict it from.
 
     Raises:
         InputError: the baseline and the prompt have no token.
@@ -103,7 +103,7 @@ def beginnings(
 
 
 def _opening(model: Model, before: str) -> tuple[int, ...]:
-    """The tokens that `before` has whatever follows: without a space that joins the next word."""
+    """The tokens of `before` that do not depend on the next word: without a final space."""
     ids = [model.encode(before + letter) for letter in _LETTERS]
     if all(row == ids[0] for row in ids):  # one token stands for all unknown words
         return tuple(model.encode(before))
@@ -123,12 +123,12 @@ def write_lessons(
 ) -> list[Lesson]:
     """Sample continuations from the conditioned model.
 
-    Number i of `samples` continues prompt i % len(prompts); other numbers are other texts. A text
-    that has no token to learn from is left out. What is `kept` is not sampled again.
+    Number i of `samples` continues prompt i % len(prompts); each number gives a different text.
+    Empty texts are skipped. Texts in the journal `kept` are not sampled again.
 
     Raises:
-        InputError: the condition is in no prompt, the model writes nothing, or a prompt leaves no
-            room.
+        InputError: the condition changes no prompt, the model generates nothing, or a prompt leaves
+            no room.
     """
     begun = [beginnings(model, conditions, prompt) for prompt in prompts]
     if all(conditioned == baseline for conditioned, baseline in begun):
@@ -147,14 +147,14 @@ def write_lessons(
                 hint="shorten them",
             )
     rows = [(begun[i % len(begun)], i // len(begun)) for i in samples]
-    told = hashlib.sha256(json.dumps(begun).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(begun).encode()).hexdigest()[:16]
     written: list[list[int]] = []
     is_quick = room <= QUICK_TOKENS or model.network.num_parameters() < LARGE
     size = SAMPLED_TOGETHER if is_quick else SAMPLED_TOGETHER // 4
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        # Of other prompts the same numbers are other texts.
-        key = f"texts {samples[start]}-{samples[start + len(part) - 1]} after {told}"
+        # The key depends on the prompts too.
+        key = f"texts {samples[start]}-{samples[start + len(part) - 1]} after {digest}"
         new = kept.get(key) if kept is not None else None
         if new is None:
             sampling = Sampling(max_tokens=room, temperature=1.0, seed=seed, batch_size=size)
@@ -163,10 +163,10 @@ def write_lessons(
                 kept.put(key, new)
         written += new
         on_done(len(part))
-    made = [
+    lessons_or_none = [
         _lesson(model, conditions, both, new) for (both, _), new in zip(rows, written, strict=True)
     ]
-    lessons = [lesson for lesson in made if lesson is not None]
+    lessons = [lesson for lesson in lessons_or_none if lesson is not None]
     if len(lessons) < len(rows) / 2:
         raise InputError(
             f"{model.identity.id} writes nothing after the condition",
@@ -197,9 +197,9 @@ def _lesson(
 def rewritten(
     model: Model, lessons: Sequence[Lesson], steers: Sequence[Steer], *, seed: int
 ) -> list[tuple[tuple[int, ...], int]]:
-    """The same beginnings at the baseline, continued by the model while it is steered.
+    """Continue the baseline beginnings of lessons with the steered model.
 
-    Returns token ids, and how many of them at the end are new.
+    Returns token ids, and the number of new ones at the end.
     """
     starts = [lesson.baseline[: len(lesson.baseline) - lesson.n] for lesson in lessons]
     sampling = Sampling(
@@ -215,9 +215,8 @@ def rewritten(
 def picked_logits(model: Model, rows: Sequence[Ending]) -> Tensor:
     """Logits at the positions that predict the last n tokens of each row.
 
-    rows: (token ids, n). Returns float32 [sum of n, vocabulary], row after row. The LM head runs
-    at these positions alone, where it can be run by itself; else on the columns where there is one,
-    where the model can be told so.
+    rows: (token ids, n). Returns float32 [sum of n, vocabulary], row after row. If possible, the LM
+    head runs only at these positions, or else at the columns that contain one.
 
     Raises:
         HookError: they are not numbers.
@@ -230,8 +229,8 @@ def picked_logits(model: Model, rows: Sequence[Ending]) -> Tensor:
     kept = {"logits_to_keep": ids.shape[1] - start} if picks_columns(model) else {}
     logits = model.network(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
     cut = ids.shape[1] - logits.shape[1]
-    found = picked(logits, [(row[cut:], n) for row, n in rows]).float()
-    return check_numbers(model, found)
+    chosen = picked(logits, [(row[cut:], n) for row, n in rows]).float()
+    return check_numbers(model, chosen)
 
 
 def log_probs(model: Model, rows: Sequence[Ending]) -> Tensor:
@@ -252,12 +251,12 @@ def picks_columns(model: Model) -> bool:
 
 
 def vocabulary(model: Model) -> int:
-    """How many tokens the LM head tells apart."""
+    """The size of the LM head's vocabulary."""
     return int(model.network.config.get_text_config().vocab_size)
 
 
 def nats_per_token(model: Model, rows: Sequence[Ending]) -> float:
-    """Mean -log p of the last n tokens of each row, under the model as it is."""
+    """Mean -log p of the last n tokens of each row, under the unsteered model."""
     total = 0.0
     for index in range(0, len(rows), 8):
         part = rows[index : index + 8]

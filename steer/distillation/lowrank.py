@@ -1,4 +1,4 @@
-"""Low-rank edits with parameters that a gradient can change, and how well they do."""
+"""Trainable low-rank edits, and their divergence from the conditioned model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from steer.vectors.sites import Site
 
 #: Per site: bias [d_model], down [k, d_model], up [d_model, k].
 State = dict[Site, tuple[Tensor, ...]]
-#: Bytes of hidden states that a teacher keeps.
+#: The most bytes of hidden states that a teacher keeps.
 HIDDEN_BUDGET = 1_000_000_000
 
 
@@ -31,9 +31,9 @@ class Edits:
     """h + up (down h) + scale * bias at each site, float32 whatever the model's own type is.
 
     bias is in units of `scale`, the root mean square of an activation's entries at that site, so
-    that one learning rate suits every layer of every model; of `up` and `down` the product has no
-    unit. `down` begins random with rows of about unit length, `up` and bias at 0: so it begins as
-    no edit at all, and yet with a gradient.
+    that one learning rate suits every layer of every model; the product of `up` and `down` has no
+    unit. `down` starts random with rows of about unit length, `up` and bias at 0: this is no edit,
+    but has a gradient.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class Edits:
         *,
         response: bool,
     ) -> Edits:
-        """Edits that begin as those of a regression.
+        """Edits that start from a regression.
 
-        Of each factor of the product a descent takes steps of one size: `down` gets rows of about
-        unit length, as it has where it begins at random.
+        `down` gets rows of about unit length, as at a random start, since the steps of a descent
+        have the same size for both factors.
         """
         (rank,) = {affine.rank for affine in affines.values()}
         edits = cls(model, {site: scales[site] for site in affines}, rank, 0, response=response)
@@ -108,7 +108,7 @@ class Edits:
                     part.copy_(kept)
 
     def arrays(self, site: Site) -> list[np.ndarray]:
-        """direction, down, up of one site in activation units, as a file has them."""
+        """direction, down, up of one site in activation units, as in a vector file."""
         bias, *factors = (part.detach().cpu().numpy() for part in self.state[site])
         return [np.float32(self._scales[site]) * bias, *factors]
 
@@ -137,9 +137,9 @@ class Edits:
 
 
 def _device(model: Model, site: Site) -> torch.device:
-    """Where a site's module has its weights or, where it gets them only to run, the first module.
+    """The device of a site's weights or, if they are only loaded to run, of the first module.
 
-    It is for speed alone: an edit goes wherever the activations are.
+    This only affects speed: an edit moves to the device of the activations.
     """
     module = model.network.get_submodule(model.hooks.place(site).module)
     weight = next(module.parameters(), None)
@@ -149,9 +149,9 @@ def _device(model: Model, site: Site) -> torch.device:
 class Teacher:
     """log p(. | condition, text) of lessons.
 
-    Of `lessons` the last hidden states are kept, d_model numbers a token, and the LM head runs on
-    them when they are needed; where it cannot be run by itself, or they take more than `budget`
-    bytes, the whole network runs again.
+    The last hidden states of `lessons` are kept, d_model numbers per token, and the LM head runs on
+    them when needed. If it cannot run separately, or they take more than `budget` bytes, the whole
+    network runs again.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class Teacher:
         n_tokens = sum(lesson.n for lesson in [*self._hidden, *lessons])
         if not lessons or not has_head(self.model) or n_tokens * size > self._budget:
             return
-        # By length, so that what is kept depends on nothing that came before.
+        # By length, so that the result does not depend on earlier calls.
         ordered = sorted(dict.fromkeys(lessons), key=lambda one: len(one.conditioned))
         for start in range(0, len(ordered), TOGETHER):
             part = ordered[start : start + TOGETHER]
@@ -204,7 +204,7 @@ def loss(
 ) -> Tensor:
     """KL(p_condition || p_steered) of each token, float32 [sum of n], with gradients.
 
-    below: what lies below the first edit, of all these lessons, where it was kept.
+    below: the stored residual stream below the first edit, if any.
     """
     targets = teacher(lessons)
     trunk = below.trunk(lessons) if below is not None else None
@@ -224,7 +224,7 @@ def backward(
 ) -> None:
     """Add the gradient of the mean KL per token, in units of `unit` nats.
 
-    A part of the batch at a time, where memory asks for it.
+    The batch is divided if memory requires it.
     """
     whole = unit * sum(lesson.n for lesson in lessons)
     for part in micro_batches(model, lessons):

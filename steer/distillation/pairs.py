@@ -1,8 +1,8 @@
-"""From pairs to an edit, where no condition is known: by the log-ratio of the two completions.
+"""Fit an edit to pairs without a condition, by the log-ratio of the two completions.
 
-There is nothing to imitate. The edit is to make the positive completion of each prompt likelier
-beside the negative one than it was: with d(y) = log p_edited(y | prompt) - log p_base(y | prompt),
-it minimises over the pairs
+The edit should raise the probability of the positive completion of each prompt relative to the
+negative one: with d(y) = log p_edited(y | prompt) - log p_base(y | prompt), it minimises over the
+pairs
 
     -log sigmoid(BETA (d(positive) - d(negative)))
 
@@ -32,9 +32,9 @@ from steer.distillation.settings import DistillSettings
 from steer.models.model import Model
 from steer.vectors.provenance import ContrastSummary
 
-#: How soon a pair is told apart enough: at some 1 / BETA nats.
+#: A pair's loss saturates at a log-ratio of about 1 / BETA nats.
 BETA = 0.1
-#: Pairs from which on some can be held out.
+#: The fewest pairs, since some are held out.
 ENOUGH_PAIRS = 10
 
 
@@ -53,10 +53,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Preference:
-    """What every edit that is fitted to pairs has in common.
+    """The task of edits that are fitted to pairs.
 
-    `lessons` are learned from, `validation` decides which state of an edit is kept, `held_out`
-    says how good it is.
+    `lessons` are for training, `validation` for choosing the state to keep, `held_out` for the
+    reported measure.
     """
 
     model: Model
@@ -84,7 +84,7 @@ class Preference:
 
     @torch.no_grad()
     def recovered(self, edits: Edits) -> float:
-        """The share of the loss that the edit takes away on the validation pairs."""
+        """The relative reduction of the loss on the validation pairs."""
         return 1 - float(np.mean(self.losses(edits, self.validation))) / math.log(2)
 
     @torch.no_grad()
@@ -106,9 +106,9 @@ class Preference:
         ]
 
     def _losses(self, edits: Edits, pairs: Sequence[Pair]) -> Tensor:
-        found = _log_ratios(self.model, pairs, edits)
-        before = torch.tensor([self.base[pair] for pair in pairs], device=found.device)
-        return softplus(-BETA * (found - before))
+        ratios = _log_ratios(self.model, pairs, edits)
+        before = torch.tensor([self.base[pair] for pair in pairs], device=ratios.device)
+        return softplus(-BETA * (ratios - before))
 
 
 def _log_ratios(model: Model, pairs: Sequence[Pair], edits: Edits | None) -> Tensor:
@@ -127,22 +127,22 @@ def _log_ratios(model: Model, pairs: Sequence[Pair], edits: Edits | None) -> Ten
 
 
 def _parts(model: Model, pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
-    """Parts of which both completions together fit in memory."""
+    """Parts of the pairs that fit in memory."""
     both = [pair.positive if pair.positive.n > pair.negative.n else pair.negative for pair in pairs]
     size = max(1, len(micro_batches(model, both)[0]) // 2) if pairs else 1
     return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
 
 def preference(model: Model, contrasts: Contrasts, settings: DistillSettings) -> Preference:
-    """Pairs as token ids, some of them held out.
+    """The pairs as token ids, some of them held out.
 
     Raises:
-        InputError: they are not pairs, too few, or longer than the model takes.
+        InputError: they are not pairs, too few, or longer than the model's context.
     """
     if not contrasts.paired or contrasts.conditions is not None:
         raise InputError(
-            "to be distilled by their log-ratio, contrasts have to be pairs",
-            hint="with conditions, pass --condition and --baseline",
+            "distilling contrasts needs pairs",
+            hint="for conditions, pass --condition and --baseline",
         )
     sides = contrasts.positive, contrasts.negative
     positive, negative = (model.encode_passages(side) for side in sides)
@@ -170,14 +170,14 @@ def preference(model: Model, contrasts: Contrasts, settings: DistillSettings) ->
             f"a pair has {longest:,} tokens, and {model.identity.id} takes {model.context:,}"
         )
     held_out, validation, lessons = _divided(pairs, prompts, settings.seed)
-    told = ContrastSummary(
+    summary = ContrastSummary(
         kind=contrasts.kind,
         n=len(lessons),
         sha256=contrasts.sha256,
         items=sketch(texts_of(contrasts)),
     )
     chat = contrasts.positive[0].role is not None
-    return Preference(model, lessons, validation, held_out, told, chat)
+    return Preference(model, lessons, validation, held_out, summary, chat)
 
 
 def _divided(
@@ -193,7 +193,7 @@ def _divided(
     place = {each[index]: place for place, index in enumerate(order)}
     fifth = len(each) // 5
     shuffled = sorted(zip(whose, pairs, strict=True), key=lambda row: place[row[0]])
-    made: tuple[list[Pair], list[Pair], list[Pair]] = ([], [], [])
+    parts: tuple[list[Pair], list[Pair], list[Pair]] = ([], [], [])
     for owner, pair in shuffled:
-        made[min(place[owner] // fifth, 2)].append(pair)
-    return made
+        parts[min(place[owner] // fifth, 2)].append(pair)
+    return parts

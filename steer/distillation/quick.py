@@ -33,8 +33,8 @@ def quick(model: Model) -> Model:
     if size < WORTH or not fits or not has_native_bfloat16() or 2 * size > SHARE * free:
         return model
     # Weights alone: buffers such as rotary frequencies are float32 in every model that is loaded.
-    made = {id(one): nn.Parameter(one.to(torch.bfloat16), requires_grad=False) for one in weights}
-    return replace(model, network=copy.deepcopy(model.network, made))
+    copies = {id(one): nn.Parameter(one.to(torch.bfloat16), requires_grad=False) for one in weights}
+    return replace(model, network=copy.deepcopy(model.network, copies))
 
 
 def has_native_bfloat16() -> bool:

@@ -24,13 +24,13 @@ def token_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """
     chances, excluded = teacher.exp(), teacher.isneginf()
     some = bool(excluded.any())
-    found = student.new_empty(student.shape[:-1])
+    divergence = student.new_empty(student.shape[:-1])
     # One after another: what is on the way stays in a processor's cache.
     for index in np.ndindex(student.shape[: student.ndim - teacher.ndim]):
         terms = (teacher - student[index]).mul_(chances)
         # A token that the teacher excludes adds 0, also where the student excludes it as well.
-        found[index] = (terms.masked_fill_(excluded, 0.0) if some else terms).sum(-1)
-    return found
+        divergence[index] = (terms.masked_fill_(excluded, 0.0) if some else terms).sum(-1)
+    return divergence
 
 
 #: Tokens at a time, whose numbers stay in a processor's cache where the vocabulary is small.
@@ -47,15 +47,15 @@ class Divergence(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, teacher: Tensor) -> Tensor:
         """logits float32 [token, vocabulary], teacher log-probabilities; float32 [token]."""
         gradient = torch.empty_like(logits) if logits.requires_grad else None
-        found = []
+        divergences = []
         for start in range(0, len(logits), _TOGETHER):
             rows = slice(start, start + _TOGETHER)
-            student, told = logits[rows].log_softmax(-1), teacher[rows]
-            found.append(token_kl(told, student))
+            student, target = logits[rows].log_softmax(-1), teacher[rows]
+            divergences.append(token_kl(target, student))
             if gradient is not None:
-                torch.sub(student.exp_(), told.exp(), out=gradient[rows])
+                torch.sub(student.exp_(), target.exp(), out=gradient[rows])
         ctx.gradient = gradient
-        return torch.cat(found)
+        return torch.cat(divergences)
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:

@@ -1,4 +1,4 @@
-"""Ridge with its layers, its ridge and its rank chosen by what validation texts recover."""
+"""The method ridge: choose layers, ridge and rank by the recovery on validation texts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from steer.distillation.sequence import Sequential
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 
-#: What is added to the diagonal, as a share of its mean.
+#: The ridges to try, as shares of the mean diagonal.
 RIDGES = (1e-1, 1.0, 1e-2)
 RANKS = (32, 128)
-#: How deep the first layer is that is edited; all above it are.
+#: The depths of the first edited layer; all layers above it are edited too.
 DEPTHS = (0.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One regression that is tried."""
+    """One regression to try."""
 
     layers: tuple[int, ...]
     rank: int
@@ -29,17 +29,17 @@ class Choice:
 
 
 def ladders(layers: Sequence[int]) -> list[tuple[int, ...]]:
-    """Sets of layers to try, of those that there are; the first has all."""
+    """Sets of layers to try; the first has all."""
     return list(dict.fromkeys(tuple(layers[int(depth * (len(layers) - 1)) :]) for depth in DEPTHS))
 
 
 def regress(
     task: Task, settings: DistillSettings, progress: Progress, *, ranks: Sequence[int]
 ) -> tuple[Edits, float]:
-    """The regression that recovers most on the validation texts, and its ridge.
+    """The regression with the best recovery on the validation texts, and its ridge.
 
-    Layers, ridge and rank are chosen one after the other, each with the best of those before.
-    ranks: those to try if the settings name none.
+    Layers, ridge and rank are chosen one after another, each with the best of the previous ones.
+    ranks: those to try if the settings give none.
     """
     model, response = task.model, settings.scope == "response"
     width = model.identity.d_model

@@ -1,13 +1,13 @@
-"""Reduced-rank ridge regression of one activation on another, from sums that are kept as they come.
+"""Reduced-rank ridge regression of one activation on another, from running sums.
 
-With x the activations without the condition and y what the condition adds to them, weighted tokens,
-mu and m their means, G the covariance of x and C that of x and y:
+With x the activations without the condition, y the difference that the condition makes, mu and m
+their weighted means, G the covariance of x and C that of x and y:
 
     W = (G + r I)^-1 C,    predicted y = m + W^T (x - mu),    r = ridge * mean diagonal of G
 
-cut to rank k by the singular vectors of the fitted values (Izenman 1975, reduced-rank regression;
-with the ridge as in Mukherjee and Zhu 2011). The sums take d_model^2 numbers, however many tokens
-there are.
+reduced to rank k by the singular vectors of the fitted values (Izenman 1975, reduced-rank
+regression; with the ridge as in Mukherjee and Zhu 2011). The sums take d_model^2 numbers for any
+number of tokens.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Affine:
 class Moments:
     """Weighted first and second moments of x and y over tokens.
 
-    The means of the first batch are taken off, products are float32 and sums float64: so a few
-    entries that are a thousand times the others do no harm.
+    The means of the first batch are subtracted, products are float32 and sums float64, so that
+    entries a thousand times as large as others do not reduce the precision.
     """
 
     def __init__(self, width: int) -> None:
@@ -51,7 +51,7 @@ class Moments:
         self._products = [torch.zeros((width, width), dtype=torch.float64) for _ in range(2)]
 
     def add(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> None:
-        """Take in tokens: x, y [token, d_model]; weights [token], 1 where there are none."""
+        """Add tokens: x, y [token, d_model]; weights [token], by default 1."""
         x, y = x.float(), y.float()
         if not len(x):
             return
@@ -85,7 +85,7 @@ class Moments:
         return mu, m, covariances[0], covariances[1]
 
     def spectrum(self) -> Spectrum:
-        """What every solution has in common, whatever its ridge and its rank.
+        """The decomposition that all ridges and ranks share.
 
         Raises:
             InputError: there are no tokens.
@@ -106,7 +106,7 @@ class Spectrum:
     cross: Tensor
 
     def solve(self, ridge: float, rank: int) -> Affine:
-        """The regression of one rank, 0 for the mean difference alone.
+        """The regression of one rank; 0 for only the mean difference.
 
         ridge: added to the diagonal of G, as a share of its mean.
 
@@ -121,7 +121,7 @@ class Spectrum:
         floor = torch.finfo(torch.float64).eps * float(self.values.max())
         values = self.values + ridge * float(self.values.mean())
         roots = values.clamp_min(max(floor, 1e-300)).sqrt()
-        # Rows are the fitted values in a basis in which ridge regression is plain.
+        # Rows are the fitted values in a basis in which ridge regression becomes least squares.
         scaled = self.cross / roots[:, None]
         _, vectors = torch.linalg.eigh(scaled.T @ scaled)
         up = vectors[:, -rank:].flip(1)

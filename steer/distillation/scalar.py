@@ -1,4 +1,4 @@
-"""A learned token whose coefficient means how many times the condition: e(c) = e0 + c (e1 - e0).
+"""A learned token with a coefficient c for the strength of the condition: e(c) = e0 + c (e1 - e0).
 
 It is trained on guided targets (classifier-free guidance; Sanchez et al. 2023, arXiv 2306.17806),
 
@@ -30,20 +30,20 @@ from steer.hooks.tokens import embedded, standing
 from steer.models.model import Model
 from steer.steering.tokens import LearnedToken
 
-#: Coefficients that are trained, and those at which recovery is measured.
+#: The coefficients in training, and those at which recovery is measured.
 RANGE = (-1.0, 2.0)
 MEASURED = (-1.0, 0.5, 1.0, 1.5, 2.0)
-#: Where texts of the plain model end and those of the conditioned one begin.
+#: Below this coefficient, texts of the plain model are used; above, those of the conditioned one.
 BETWEEN = 0.5
 #: Texts that run together.
 TOGETHER = 16
-#: Of a squared coefficient, by which losses are divided, so that a small one counts as well.
+#: Added to the squared coefficient by which losses are divided, so that small ones count too.
 LEAST_SQUARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Guided:
-    """A text, and the coefficient whose guided distribution is to be met on it."""
+    """A text, and the coefficient of its target, the guided distribution."""
 
     lesson: Lesson
     coefficient: float
@@ -60,27 +60,27 @@ def plain_texts(
     progress: Progress,
     kept: Journal | None,
 ) -> Texts:
-    """Texts of the model without the condition, as lessons of the same two beginnings."""
-    asked = texts.conditions
-    swapped = Conditions(asked.baseline, asked.condition, asked.chat)
+    """Texts of the plain model, as lessons with the same two beginnings."""
+    conditions = texts.conditions
+    swapped = Conditions(conditions.baseline, conditions.condition, conditions.chat)
     fewer = replace(settings, samples=-(-settings.samples // 2))
-    found = write(model, swapped, texts.prompts, fewer, progress, kept)
+    plain = write(model, swapped, texts.prompts, fewer, progress, kept)
 
     def turned(lessons: Sequence[Lesson]) -> list[Lesson]:
         return [Lesson(one.baseline, one.conditioned, one.n) for one in lessons]
 
     return Texts(
-        asked,
+        conditions,
         texts.prompts,
-        turned(found.lessons),
-        turned(found.validation),
-        turned(found.held_out),
+        turned(plain.lessons),
+        turned(plain.validation),
+        turned(plain.held_out),
     )
 
 
 @dataclass
 class ScalarLearner:
-    """e0 and e1 - e0 of a token while they are trained.
+    """e0 and e1 - e0 of a token in training.
 
     state: float32 [2, K, d_model], in units of `scale`. plain: texts of the plain model.
     """
@@ -110,7 +110,7 @@ class ScalarLearner:
 
     @property
     def lessons(self) -> list[Guided]:
-        """Every text with a coefficient that suits it."""
+        """Every text with a suitable coefficient."""
         rng = np.random.default_rng([self.seed, 4])
         above = [Guided(one, rng.uniform(BETWEEN, RANGE[1])) for one in self.task.texts.lessons]
         below = [Guided(one, rng.uniform(RANGE[0], BETWEEN)) for one in self.plain.lessons]
@@ -139,11 +139,12 @@ class ScalarLearner:
                     for token, one in zip(tokens, items, strict=True)
                 ],
             )
-        found: Tensor = Divergence.apply(logits, guided)  # type: ignore[no-untyped-call]
-        return found
+        losses: Tensor = Divergence.apply(logits, guided)  # type: ignore[no-untyped-call]
+        return losses
 
     def gradient(self, items: Sequence[Guided], state: Tensor) -> Tensor:
-        """Of the mean divergence per token, in units of the effect at each coefficient."""
+        """The gradient of the mean divergence per token, in units of the effect at each
+        coefficient."""
         state = state.detach().clone().requires_grad_()
         whole = self.task.per_token * sum(one.n for one in items)
         for part in _parts(self.task.model, items):
@@ -157,18 +158,18 @@ class ScalarLearner:
 
     def recovered(self, state: Tensor) -> float:
         """The mean of R at `MEASURED`, on the validation texts."""
-        found = [
+        recoveries = [
             self.recovery(value, state, self.task.texts.validation, self.plain.validation).value
             for value in MEASURED
         ]
-        return sum(found) / len(found)
+        return sum(recoveries) / len(recoveries)
 
     @torch.no_grad()
     def recovery(
         self, value: float, state: Tensor, under: Sequence[Lesson], plain: Sequence[Lesson]
     ) -> Interval:
-        """R of the guided distribution at a coefficient, on texts of the model that it is nearer
-        to: the conditioned one, or the plain one."""
+        """R of the guided distribution at a coefficient, on texts of the nearer model: the
+        conditioned or the plain one."""
         items = [Guided(one, value) for one in (under if value >= BETWEEN else plain)]
         left: list[float] = []
         whole: list[float] = []
@@ -181,6 +182,6 @@ class ScalarLearner:
 
 
 def _parts(model: Model, items: Sequence[Guided]) -> list[Sequence[Guided]]:
-    """Parts that fit in memory, and for which there are rows enough."""
+    """Parts that fit in memory and within the available rows."""
     size = min(TOGETHER, len(micro_batches(model, [one.lesson for one in items])[0]))
     return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,4 +1,4 @@
-"""A descent from no edit at all, which chooses its layer by short runs."""
+"""A descent from a random start, which chooses its layer by short runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from steer.vectors.sites import Site
 def search(
     task: Objective[Item], settings: DistillSettings, progress: Progress
 ) -> tuple[Edits, int]:
-    """Descend at the layers of the settings, or at the one at which a short run comes furthest.
+    """Descend at the layers of the settings, or at the one with the best short run.
 
-    Returns the edits, and the step of the state that was kept.
+    Returns the edits, and the step of the kept state.
     """
     scale = scales(task.model, task.read)
     rank = RANK if settings.rank is None else settings.rank

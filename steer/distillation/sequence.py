@@ -1,9 +1,9 @@
 """An edit at several layers in closed form, from the lowest layer up.
 
-The same texts are run once under the condition and once without. At each layer that is edited the
-difference of the two activations is regressed on the one without (`steer.distillation.ridge`),
-which is already the activation of the model that is edited below: so a layer adds what those before
-it have left. It takes two forward passes in all and no gradient.
+The same texts are run once with the condition and once without. At each edited layer the difference
+of the two activations is regressed on the one without (`steer.distillation.ridge`), in which lower
+layers are already edited, so each layer fits the remaining difference. It takes two forward passes
+in all and no gradient.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from steer.vectors.sites import Site
 
 @dataclass(frozen=True)
 class Group:
-    """Lessons that run together: their baseline rows, padded, and where they are read and edited.
+    """Lessons that run together: their padded baseline rows, and the positions to read and edit.
 
-    rows: each row, and how many of its last tokens are predicted by the positions that are read.
+    rows: each row, and the number of its last tokens that the recorded positions predict.
     weight: 1 where an edit acts, 0 elsewhere, float32 [row, position, 1].
     """
 
@@ -58,7 +58,7 @@ class Group:
 
 
 def _aligned(lesson: Lesson) -> int:
-    """How many positions both rows of a lesson have in common at their end, without the last."""
+    """The number of positions that both rows of a lesson share at their end, without the last."""
     return max(lesson.n, shared_prefix(lesson.conditioned[::-1], lesson.baseline[::-1]) - 1)
 
 
@@ -90,13 +90,15 @@ class Sequential:
     def _conditioned(self, group: Group) -> dict[int, Tensor]:
         """Activations under the condition at each layer, [token, d_model]."""
         ids, mask = self.model.padded([row for row, _ in group.conditioned], left=False)
-        found: dict[int, Tensor] = {}
+        conditioned: dict[int, Tensor] = {}
 
         def reader(layer: int) -> Callable[[Tensor], None]:
-            return lambda resid: found.__setitem__(layer, spilled(picked(resid, group.conditioned)))
+            return lambda resid: conditioned.__setitem__(
+                layer, spilled(picked(resid, group.conditioned))
+            )
 
         run(self.model, ids, mask, {Site(layer): reader(layer) for layer in self.layers})
-        return found
+        return conditioned
 
     @torch.no_grad()
     def fit(
@@ -106,7 +108,7 @@ class Sequential:
         ridge: float,
         on_layer: Callable[[], None] = lambda: None,
     ) -> dict[Site, Affine]:
-        """The edit of one rank at some of the layers, which rise."""
+        """The edit of one rank at some of the layers, in rising order."""
         edits: dict[Site, Affine] = {}
         trunks: list[Trunk | None] = [None] * len(self._groups)
         for layer in layers:
@@ -129,13 +131,13 @@ class Sequential:
     def _risen(
         self, index: int, layer: int, trunk: Trunk | None, edits: dict[Site, Affine]
     ) -> Trunk:
-        """A group's stream at a layer, edited at those below."""
+        """A group's residual stream at a layer, with the edits below."""
         group = self._groups[index]
         if not self._trunks:
             functions = {site: _function(affine, group) for site, affine in edits.items()}
             with placed(self.model, functions):
-                found = capture(self.model, group.ids, group.mask, [Site(layer)])
-            return Trunk(layer, found[Site(layer)])
+                captured = capture(self.model, group.ids, group.mask, [Site(layer)])
+            return Trunk(layer, captured[Site(layer)])
         if trunk is not None:
             return grown(self.model, group.ids, layer, self._here(trunk))
         known = self._unedited.setdefault(layer, [])

@@ -1,4 +1,4 @@
-"""What to distil into, and how: the user's choices, and defaults that suit every model."""
+"""Settings of a distillation, with defaults that suit every model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from steer.base.errors import UsageError
 from steer.methods.method import Options
 from steer.methods.registry import distill_methods
 
-#: More texts would exhaust a machine, and more steps the user's patience.
+#: The most texts and steps.
 LARGEST = {
     "steps": 1_000_000,
     "samples": 100_000,
@@ -18,19 +18,19 @@ LARGEST = {
     "batch_size": 4_096,
     "tokens": 1_024,
 }
-#: Steps that a layer gets where the layer is searched.
+#: Steps per layer in the search for the best one.
 SEARCH_STEPS = 25
-#: Rank of an edit that is descended to, where none is named.
+#: The default rank of a descent.
 RANK = 8
-#: What a condition becomes: an edit of activations, or a token that stands in the prompt.
+#: The result: an edit of activations, or a learned token in the prompt.
 Form = Literal["edit", "token"]
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A learning rate that warms up, stays, and falls to nothing over the last third of the steps.
+    """A learning rate that warms up, stays constant, and decays to 0 over the last third.
 
-    steps: at most.
+    steps: the most steps.
     """
 
     steps: int
@@ -39,29 +39,27 @@ class Schedule:
     seed: int
 
     def rate(self, step: int, end: int) -> float:
-        """Learning rate of a step, from 0, of a run that ends after `end`."""
+        """The learning rate of a step, counted from 0, in a run that ends after `end`."""
         warm = max(1, min(20, self.steps // 10))
         return self.learning_rate * min(1.0, (step + 1) / warm, 3 * (end - step) / end)
 
     def falling(self, step: int) -> int:
-        """Where a run ends whose rate begins to fall at a step; a fall goes on as it began."""
+        """The end of a run whose decay starts at a step."""
         return -(-3 * step // 2)
 
 
 @dataclass(frozen=True, slots=True)
 class DistillSettings:
-    """What to distil into. rank 0 is a vector; None: the best one. layers None: the best ones;
-    empty: all.
+    """Settings of a distillation.
 
-    method: a name of `steer.methods.registry.distill_methods`; options: those of the method that
-    are set. samples: texts to learn from, of max_tokens at most; held_out: others, which decide
-    what R is.
-
-    form: `token` makes embeddings, `tokens` of them, by descent; it has no rank, layers or scope.
-    scalar: a token for a range of coefficients, not for 1 alone.
+    rank: 0 is a vector; None chooses the best. layers: None chooses the best; empty is all.
+    method: a name of `steer.methods.registry.distill_methods`; options: of the method. samples: the
+    number of texts for training, of max_tokens at most; held_out: of texts for measuring R.
+    form: `token` trains `tokens` embeddings by descent, without rank, layers or scope. scalar:
+    train a token for a range of coefficients, not only for 1.
 
     Raises:
-        UsageError: a number out of its range, or no such method or option.
+        UsageError: a number is out of range, or the method or option does not exist.
     """
 
     name: str
@@ -93,7 +91,7 @@ class DistillSettings:
 
     @property
     def validation(self) -> int:
-        """Texts that decide which state is kept, so that those which give R do not."""
+        """The number of texts for choosing the state to keep, which are not used to measure R."""
         return max(1, self.held_out // 4)
 
     @property
@@ -102,15 +100,15 @@ class DistillSettings:
 
     @property
     def search(self) -> Schedule:
-        """Of a layer that is tried: enough to tell it from others."""
+        """The schedule for comparing layers."""
         size = -(-self.batch_size // 2)
         return Schedule(SEARCH_STEPS, self.learning_rate, size, self.seed)
 
 
 def sizes(form: str, *, chat: bool, **given: int | None) -> dict[str, int]:
-    """How much is sampled and how long is trained: as given, or what suits the form.
+    """The numbers of texts, tokens and steps: the user's, or defaults of the form.
 
-    given: steps, samples, held_out, max_tokens, tokens; None where the user leaves it out.
+    given: steps, samples, held_out, max_tokens, tokens; None for the default.
     """
     if form == "token":
         usual = {"steps": 120, "samples": 192, "held_out": 64, "max_tokens": 32, "tokens": 1}

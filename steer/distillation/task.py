@@ -1,4 +1,4 @@
-"""What edits are fitted to: a condition's texts, and how likely it makes each token of them."""
+"""The task of a distillation: texts under a condition, and the probabilities of their tokens."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from steer.distillation.texts import Texts
 from steer.models.model import Model
 from steer.steering.steers import Steer
 
-#: A condition that moves the next token by less than this many nats cannot be told from none.
+#: A condition with a smaller effect, in nats per token, counts as none.
 LEAST_EFFECT = 1e-6
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every edit of a distillation has in common.
+    """The task that all edits of a distillation share.
 
     base: sum of KL(p_condition || p_base) over the validation texts.
     """
@@ -55,8 +55,8 @@ class Task:
         task = cls(model, texts, teacher, base)
         if task.per_token < LEAST_EFFECT:
             raise InputError(
-                "the condition changes nothing in what the model writes",
-                hint="does the model heed it as a prompt? see with `steer apply`",
+                "the condition does not change the model's texts",
+                hint="check its effect as a prompt with `steer apply`",
             )
         return task
 
@@ -74,8 +74,8 @@ class Task:
         return self.base / sum(lesson.n for lesson in self.texts.validation)
 
     def prepare(self, edits: Edits, progress: Progress) -> None:
-        """Compute once what every step of a descent of these edits needs of its lessons: the
-        conditioned model's last hidden states, and the stream below the first edit."""
+        """Compute once what all steps of a descent need: the conditioned model's last hidden
+        states, and the residual stream below the first edit."""
         first = edits.sites[0].layer
         lessons = [*self.lessons, *self.texts.validation]
         with progress("reading what stays below the edit", 2 * len(lessons)) as advance:
@@ -85,7 +85,7 @@ class Task:
     def backward(self, edits: Edits, lessons: Sequence[Lesson]) -> None:
         """Add the gradient of the loss on some lessons.
 
-        It is in units of the whole effect, so that a weak condition is learned like a strong one.
+        The unit is the full effect, so that a weak condition is learned like a strong one.
         """
         below = self._below.get(edits.sites[0].layer)
         if below is not None and not below.has(lessons):
@@ -101,7 +101,7 @@ class Task:
         return 1 - sum(left) / self.base
 
     def plain(self, seed: int) -> list[Lesson]:
-        """Texts of the plain model where the held-out texts begin, after both beginnings."""
+        """Texts of the plain model after the beginnings of held-out texts, as lessons."""
         if seed not in self._plain:
             held_out = self.texts.held_out
             written = rewritten(self.model, held_out, (), seed=seed)
@@ -114,8 +114,8 @@ class Task:
         return self._plain[seed]
 
     def own_nats(self, steers: tuple[Steer, ...], seed: int) -> float:
-        """Nats per token, under the unsteered model, of what it writes with `steers` where the
-        held-out texts begin.
+        """Nats per token, under the unsteered model, of texts generated with `steers` after the
+        beginnings of held-out texts.
         """
         if steers:
             written = rewritten(self.model, self.texts.held_out, steers, seed=seed)

@@ -1,7 +1,7 @@
-"""The texts of a distillation: what is learned from, what decides, and what measures.
+"""The texts of a distillation: for training, for validation, and for the measure.
 
-Sampling them costs as much as an edit does, so one set serves edits of any rank at any layers, and
-is kept: the same command goes on after a kill, and another rank begins with what is there.
+Sampling takes as long as fitting an edit, so one set is used for edits of any rank and layers. It
+is kept in a journal, to resume after a kill and to fit other ranks.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from steer.distillation.settings import DistillSettings
 from steer.models.model import Model
 from steer.vectors.provenance import ContrastSummary
 
-#: Prompts from which on some are held out; with fewer, other texts after the same ones are.
+#: The fewest prompts to hold some out; with fewer, other texts after the same prompts are held out.
 ENOUGH_PROMPTS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts by the conditioned model.
+    """Texts of the conditioned model.
 
-    `lessons` are learned from, `validation` decides which state of an edit is kept, `held_out`
-    says how good it is.
+    `lessons` are for training, `validation` for choosing the state to keep, `held_out` for the
+    reported measure.
     """
 
     conditions: Conditions
@@ -41,12 +41,12 @@ class Texts:
 
     @property
     def contrast(self) -> ContrastSummary:
-        """The condition as a file tells of it."""
-        asked = [*asdict(self.conditions).values(), self.prompts]
+        """The summary of the condition for vector files."""
+        inputs = [*asdict(self.conditions).values(), self.prompts]
         return ContrastSummary(
             kind="condition",
             n=len(self.lessons),
-            sha256=hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+            sha256=hashlib.sha256(json.dumps(inputs).encode()).hexdigest(),
             positive=self.conditions.condition,
             negative=self.conditions.baseline,
         )
@@ -55,7 +55,7 @@ class Texts:
 def journal(
     model: Model, conditions: Conditions, prompts: Sequence[str], settings: DistillSettings
 ) -> Journal:
-    """Where the texts are kept: of everything that they depend on.
+    """The journal of the texts, by a key of everything that they depend on.
 
     Raises:
         SteerError: it cannot be read or written.
@@ -78,10 +78,10 @@ def write(
     progress: Progress = silent,
     kept: Journal | None = None,
 ) -> Texts:
-    """Texts to learn from, and others after prompts that were held out, where there are enough.
+    """Sample texts for training, and others after held-out prompts, if there are enough prompts.
 
     Raises:
-        InputError: the model writes nothing, or a prompt leaves no room.
+        InputError: the model generates nothing, or a prompt leaves no room.
     """
     learned = other = list(prompts)
     n_other = settings.validation + settings.held_out

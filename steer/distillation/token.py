@@ -1,9 +1,9 @@
-"""A prompt condition into a learned token: embeddings that stand where the prompt stood.
+"""Distil a prompt condition into a learned token: embeddings in place of the prompt.
 
-Nothing but the embeddings is trained (prompt tuning: Lester et al. 2021, arXiv 2104.08691); they
+Only the embeddings are trained (prompt tuning: Lester et al. 2021, arXiv 2104.08691); they
 minimise, per token, KL(p(. | condition, prompt, text) || p(. | token, prompt, text)) over texts
-that the conditioned model has written. Where the descent begins decides where it ends: words of the
-prompt, and words that a gradient step points to, are tried, and the best of them raced.
+that the conditioned model has generated. The result depends on the start: words of the prompt and
+words that a gradient step points to are compared, and the best go on to a race of short runs.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ from steer.vectors.provenance import Method, Part, Read
 from steer.vectors.sites import EMBEDDING
 from steer.vectors.vector import SteeringVector
 
-#: Texts that starts are compared on, and how many starts go on to a race of so many steps.
+#: Texts for comparing starts, the number of starts in the race, and its steps.
 COMPARED, RACERS, RACE_STEPS = 12, 3, 10
-#: Words of the prompt, and words that a gradient points to, that are tried at most.
+#: The most words of the prompt, and words from a gradient, to try.
 WORDS, POINTED = 12, 6
-#: Words that are tried for one that changes nothing.
+#: Words to try for the one with the least effect.
 INERT = 16
-#: Of the learning rate that Adam has: in units of an embedding's root mean square entry.
+#: Adam's learning rate, in units of the root mean square entry of embeddings.
 LEARNING_RATE = 0.2
-#: Steps between two judgements, and after which a descent ends that has gained nothing.
+#: Steps between validations, and steps without a gain after which a descent ends.
 CHECKED, PATIENCE = 15, 45
-#: States that are averaged, as an exponential mean.
+#: The length of the exponential mean of states.
 AVERAGED = 8
-#: A gradient is clipped to so many times the median length of the last ones.
+#: A gradient is clipped to this multiple of the median length of the last ones.
 CLIP, REMEMBERED = 1.5, 30
 
 
@@ -70,7 +70,7 @@ Item = TypeVar("Item")
 
 @dataclass
 class Learner:
-    """The embeddings of one token while they are trained.
+    """The embeddings of one token in training.
 
     state: float32 [K, d_model], in units of `scale`, the root mean square entry of the model's
     own embeddings, so that one learning rate suits every model.
@@ -84,7 +84,7 @@ class Learner:
 
     @classmethod
     def of(cls, task: Task, name: str, embeddings: Tensor) -> Learner:
-        """A learner that begins at embeddings, float32 [K, d_model]."""
+        """A learner that starts from embeddings, float32 [K, d_model]."""
         scale = float(vocabulary_rows(task.model).pow(2).mean().sqrt())
         token = LearnedToken(name, embeddings.detach().cpu().numpy().astype(np.float32))
         return cls(task, token, scale, (embeddings / scale).detach().clone())
@@ -94,34 +94,33 @@ class Learner:
         return self.state * self.scale
 
     def row(self, lesson: Lesson) -> tuple[int, ...]:
-        """The token ids of a lesson with the token where the condition stood."""
+        """The token ids of a lesson with the token in place of the condition."""
         if lesson not in self._rows:
             self._rows[lesson] = tuple(standing(self.task.model, [self.token], lesson.baseline))
         return self._rows[lesson]
 
     def losses(self, lessons: Sequence[Lesson], state: Tensor | None = None) -> Tensor:
-        """KL(p_condition || p_token) of each token, float32 [sum of n]; with gradients to `state`
-        where it has them."""
+        """KL(p_condition || p_token) of each token, float32 [sum of n]; gradients go to `state`."""
         targets = self.task.teacher(lessons)
         rows = (self.state if state is None else state) * self.scale
         with embedded(self.task.model, [self.token], rows):
             logits = picked_logits(
                 self.task.model, [(self.row(lesson), lesson.n) for lesson in lessons]
             )
-        found: Tensor = Divergence.apply(logits, targets)  # type: ignore[no-untyped-call]
-        return found
+        losses: Tensor = Divergence.apply(logits, targets)  # type: ignore[no-untyped-call]
+        return losses
 
     @torch.no_grad()
     def sums(self, lessons: Sequence[Lesson], state: Tensor | None = None) -> list[float]:
         """Sum over its tokens of the divergence, of each lesson."""
-        found: list[float] = []
+        sums: list[float] = []
         for start in range(0, len(lessons), 32):
             for part in micro_batches(self.task.model, lessons[start : start + 32]):
-                found += [float(one.sum()) for one in by_lesson(self.losses(part, state), part)]
-        return found
+                sums += [float(one.sum()) for one in by_lesson(self.losses(part, state), part)]
+        return sums
 
     def gradient(self, lessons: Sequence[Lesson], state: Tensor) -> Tensor:
-        """Of the mean divergence per token, in units of the whole effect."""
+        """The gradient of the mean divergence per token, in units of the full effect."""
         state = state.detach().clone().requires_grad_()
         whole = self.task.per_token * sum(lesson.n for lesson in lessons)
         for part in micro_batches(self.task.model, lessons):
@@ -139,7 +138,7 @@ class Learner:
 
 
 class Trained(Protocol[Item]):
-    """Something with a state that a gradient changes; `lessons` are what it learns from."""
+    """A trainable state; `lessons` are its training data."""
 
     state: Tensor
 
@@ -153,10 +152,10 @@ class Trained(Protocol[Item]):
 
 @dataclass
 class Descent(Generic[Item]):
-    """Adam on one learner, which goes on from what it has kept.
+    """Adam on one learner, which can resume from its journal.
 
-    The rate warms up and falls to nothing; what is judged is the mean of the last states. It ends
-    before that where the validation texts have long gained nothing.
+    The rate warms up and decays to 0; the mean of the last states is validated. It ends early if
+    the validation texts stop improving.
     """
 
     learner: Trained[Item]
@@ -210,7 +209,7 @@ class Descent(Generic[Item]):
         }
 
     def _batch(self, step: int) -> list[Item]:
-        """Lessons of a step: each as often as the others, in an order that the seed gives."""
+        """The lessons of a step: all equally often, in an order given by the seed."""
         lessons, size = self.learner.lessons, self.settings.batch_size
         start = step * size
         chosen = []
@@ -251,22 +250,21 @@ def distill_token(
     kept: Journal | None = None,
     within: Sequence[Steer] = (),
 ) -> SteeringVector:
-    """The token that does most of what the condition does, with what it recovers and costs.
+    """The token with the best recovery of the condition's effect, with its recovery and cost.
 
     within: learned tokens that the condition contains, written as `<|name|>`.
 
     Raises:
-        InputError: the condition changes nothing, there is no room for the token, or none was found
-            that comes nearer to the condition than the model without it.
-        UsageError: a name that the vocabulary has already.
-        VectorError: a `within` that is no learned token.
+        InputError: the condition changes nothing, there is no room for the token, or no token
+            recovers any of the effect.
+        UsageError: the vocabulary has the name already, or `within` has no learned token.
     """
     check_name(model, settings.name)
     inner, others = separate(within)
     if others:
         raise UsageError(
-            f"{others[0].vector.name!r} is no learned token, so a condition cannot contain it",
-            hint="name with -v the tokens that the condition has as <|name|>",
+            f"{others[0].vector.name!r} is not a learned token, so a condition cannot contain it",
+            hint="name with -v the tokens that the condition contains as <|name|>",
         )
     model = quick(model).knowing(inner)
     kept = Journal(None) if kept is None else kept
@@ -280,7 +278,7 @@ def distill_token(
 def _scalar(
     learner: Learner, settings: DistillSettings, progress: Progress, kept: Journal
 ) -> tuple[ScalarLearner, int]:
-    """The token's line through a start that does what no token does, and the token itself."""
+    """The line e0 + c (e1 - e0) from a start without effect to the token."""
     task = learner.task
     plain = plain_texts(task.model, task.texts, settings, progress, kept)
     inert = _inert(task, settings, learner.scale)
@@ -297,8 +295,7 @@ def _scalar(
 
 
 def _inert(task: Task, settings: DistillSettings, scale: float) -> Tensor:
-    """The embeddings of the word that changes least, float32 [K, d_model], of the special tokens
-    and the most common ones."""
+    """Embeddings, float32 [K, d_model], of the special or common token with the least effect."""
     model = task.model
     own = vocabulary_rows(model)
     offered = [*sorted(model.special_ids), *model.encode("The. a,\n and of", special=False)]
@@ -319,8 +316,8 @@ def fit_token(
     kept: Journal | None = None,
     within: Sequence[Part] = (),
 ) -> SteeringVector:
-    """The token of texts that are there already; see `distill_token`. within: the files of the
-    tokens that the condition contains."""
+    """Fit a token to existing texts; see `distill_token`. within: the files of the tokens that the
+    condition contains."""
     kept = Journal(None) if kept is None else kept
     model, texts = task.model, task.texts
     _check_room(task, settings.tokens)
@@ -343,11 +340,11 @@ def fit_token(
     with progress("measuring on held-out texts", 4) as advance:
         base = divergences(model, texts.held_out, task.teacher, None)
         advance(1)
-        found = recovery(learner.sums(texts.held_out), base)
+        share = recovery(learner.sums(texts.held_out), base)
         advance(1)
-        if found.value <= 0:
+        if share.value <= 0:
             raise InputError(
-                "no token was found that does better than the model without it",
+                "no token was found that recovers any of the effect",
                 hint="try more --tokens, --samples or --steps, or --method ridge",
             )
         vector = as_token(model, texts, settings, learner, scalar)
@@ -364,11 +361,11 @@ def fit_token(
             vector,
             replace(settings, learning_rate=LEARNING_RATE),
             Fitted(None, best_step=best_step, descended=True),
-            found,
+            share,
             held_out=len(baseline),
             extra_nats=extra_nats,
             condition_extra_nats=nats_per_token(model, baseline) - own,
-            evidence=f"recovery {found} on {len(baseline)} held-out texts; began at {began}",
+            evidence=f"recovery {share} on {len(baseline)} held-out texts; began at {began}",
             plain=plain,
             within=within,
             by_coefficient=_by_coefficient(scalar, texts),
@@ -378,16 +375,16 @@ def fit_token(
 def _by_coefficient(
     scalar: ScalarLearner | None, texts: Texts
 ) -> tuple[tuple[float, float, float, float], ...]:
-    """Coefficient, recovery of its guided distribution on held-out texts, and the interval."""
+    """By coefficient, the recovery of the guided distribution on held-out texts, with intervals."""
     if scalar is None:
         return ()
-    found = {
+    recoveries = {
         value: scalar.recovery(value, scalar.state, texts.held_out, scalar.plain.held_out)
         for value in MEASURED
     }
     return tuple(
         (value, rounded(one.value), rounded(one.low), rounded(one.high))
-        for value, one in found.items()
+        for value, one in recoveries.items()
     )
 
 
@@ -398,7 +395,7 @@ def as_token(
     learner: Learner,
     scalar: ScalarLearner | None = None,
 ) -> SteeringVector:
-    """What was learned as a file has it, but for the evidence."""
+    """The vector of the learned token, still without evidence."""
     chat = texts.conditions.chat
     embeddings, origin = learner.embeddings().numpy(), None
     if scalar is not None:
@@ -433,10 +430,10 @@ def as_token(
 
 
 def check_name(model: Model, name: str) -> None:
-    """Refuse a name under which the token could not be written in a prompt.
+    """Check that the token's name can be used in a prompt.
 
     Raises:
-        UsageError: the vocabulary has it, or it cannot be told from the text round it.
+        UsageError: the vocabulary has it, or the tokenizer cannot separate it from other text.
     """
     if mark(name) in model.tokenizer.get_vocab():
         raise UsageError(
@@ -450,8 +447,8 @@ def _check_room(task: Task, n: int) -> None:
     longest = max(len(lesson.baseline) for lesson in task.lessons)
     if context is not None and longest + n > context:
         raise InputError(
-            f"{n:,} tokens before texts of {longest:,} are more than the {context:,} that"
-            f" {task.model.identity.id} takes",
+            f"{n:,} tokens before texts of {longest:,} exceed the context of {context:,} tokens of"
+            f" {task.model.identity.id}",
             hint="pass fewer --tokens or --max-tokens",
         )
 
@@ -463,7 +460,7 @@ def _key(what: str, settings: DistillSettings) -> str:
 def _started(
     task: Task, settings: DistillSettings, progress: Progress, kept: Journal
 ) -> tuple[Learner, str]:
-    """A learner at the start from which a short race came furthest, and which start that was."""
+    """A learner at the best start of the race, and the name of the start."""
     starts = _starts(task, settings, progress)
     if len(starts) == 1:
         return starts[0][1], starts[0][0]
@@ -479,7 +476,7 @@ def _started(
 
 
 def _starts(task: Task, settings: DistillSettings, progress: Progress) -> list[tuple[str, Learner]]:
-    """The most promising starts, each with its name: one, where one is the prompt itself."""
+    """The most promising starts with their names; only one, if it is the prompt itself."""
     model, count = task.model, settings.tokens
     own = vocabulary_rows(model)
     condition = joinable(task.texts.conditions.condition).strip()
@@ -542,8 +539,8 @@ def vocabulary_rows(model: Model) -> Tensor:
 
 
 def words_of(model: Model, text: str) -> list[int]:
-    """Tokens of a text that may stand for it: those with letters, the longest first, each as it is
-    after a blank and as it is in the text."""
+    """The tokens of a text as candidate starts: those with letters, the longest first, each with a
+    space before it and as in the text."""
     ids = [*model.encode(text, special=False)]
     for word in text.split():
         bare = word.strip(".,;:!?\"'()[]<>|*")

@@ -1,4 +1,4 @@
-"""As much of a distillation as fits into a time, by an estimate."""
+"""Reduce a distillation to fit into a time limit, by an estimate."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from steer.distillation.settings import DistillSettings
 from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
 from steer.models.model import Model
 
-#: Rows that texts are sampled by, nearly.
+#: The approximate number of rows sampled together.
 _ROWS = 64
-#: Times that a closed form reads all texts: once each way, and again for every penalty it tries.
+#: Passes of the closed form over all texts: two for recording, and one for every ridge it tries.
 _READS = 8
-#: What a step of the descent takes, in forwards of its batch.
+#: The cost of a step of the descent, in forwards of its batch.
 _STEP = 4
-#: Tokens of a question and of the template about it.
+#: Tokens of a question with its template.
 _BEFORE = 40
 
 
 def within(
     seconds: float, model: Model, settings: DistillSettings, note: Callable[[str], None]
 ) -> DistillSettings:
-    """Settings with as many texts, tokens and steps as fit into a time; what is left out is
-    noted."""
-    found = pace(model, rows=_ROWS)
+    """The settings with as many texts, tokens and steps as fit into a time, with a note about
+    reductions."""
+    speed = pace(model, rows=_ROWS)
     whole = Size(settings.held_out, settings.samples, settings.max_tokens)
     descends = settings.method == "descent"
 
     def texts(size: Size) -> float:
         n = size.samples + size.items
         read = _READS * n * (size.max_tokens + _BEFORE)
-        return n * size.max_tokens / found.written + read / found.read
+        return n * size.max_tokens / speed.written + read / speed.read
 
     def step(size: Size) -> float:
-        return _STEP * settings.batch_size * (size.max_tokens + _BEFORE) / found.read
+        return _STEP * settings.batch_size * (size.max_tokens + _BEFORE) / speed.read
 
     def predicted(size: Size) -> float:
         return texts(size) + (settings.steps * step(size) if descends else 0.0)
 
-    # A descent may take half of the time, and stops sooner for the rest.
+    # A descent gets half of the time.
     size, needed = fitting(sizes(whole), texts if descends else predicted, seconds / (1 + descends))
     steps = settings.steps
     if descends:

@@ -228,18 +228,18 @@ class Engine:
                 )
         return replace(self, idle=frozenset(idle))
 
-    def _generation(self, row: Row, steers: Sequence[Steer], made: Any) -> Generation:
+    def _generation(self, row: Row, steers: Sequence[Steer], output: Any) -> Generation:
         finish: Finish = "length"
-        if made.finish_reason == "stop":  # of a stop string vLLM says which it was
-            finish = "stop" if isinstance(made.stop_reason, str) else "end"
-        n_tokens = len(made.token_ids)
+        if output.finish_reason == "stop":  # of a stop string vLLM says which it was
+            finish = "stop" if isinstance(output.stop_reason, str) else "end"
+        n_tokens = len(output.token_ids)
         idle = [
             str(steer)
             for steer in dict.fromkeys(steers)
             if steer.coefficient.value and not self._acts(steer, len(row.ids), max(n_tokens, 1))
         ]
         length = n_tokens - (finish == "end")
-        return Generation(row.prompt, row.sample, made.text, length, finish, idle=idle)
+        return Generation(row.prompt, row.sample, output.text, length, finish, idle=idle)
 
     def _acts(self, steer: Steer, prompt_length: int, n_new: int) -> bool:
         """Whether a steer changes a text. It has no schedule, no gate and no scope of single tokens

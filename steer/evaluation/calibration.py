@@ -155,7 +155,7 @@ def strongest(trials: Sequence[Trial]) -> Trial | None:
 def _recommended(
     vector: SteeringVector, layers: tuple[int, ...], trial: Trial, *, coherent: bool
 ) -> Recommended:
-    found = (
+    evidence = (
         f"they lie {trial.shift:.2f} of the way to the positive side,"
         f" extra nats {trial.extra_nats:.2f} per token, distinct-2 {trial.distinct:.2f}"
     )
@@ -163,7 +163,7 @@ def _recommended(
         layers=layers,
         coefficient=trial.coefficient,
         scope=vector.metadata.recommended.scope,
-        evidence=f"calibrated on {len(trial.answers)} greedy answers: {found}"
+        evidence=f"calibrated on {len(trial.answers)} greedy answers: {evidence}"
         + ("" if coherent else "; none that was tried does more and stays coherent"),
     )
 

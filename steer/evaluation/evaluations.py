@@ -240,12 +240,12 @@ def _within(seconds: float, model: Model, n_cells: int, data: Data, note: Warn) 
     n_items = len(texts) // (1 if data.held_out.pairs is None else 2)
     length = 30 + sum(map(len, texts)) / 4 / max(1, len(texts))
     whole = Size(n_items or data.samples, data.samples, data.max_tokens)
-    found = pace(model)
+    speed = pace(model)
 
     def predicted(size: Size) -> float:
         own = size.samples * (30 + size.max_tokens)
         read = n_cells * (2 * size.items * length + 3 * own)
-        return read / found.read + n_cells * size.samples * size.max_tokens / found.written
+        return read / speed.read + n_cells * size.samples * size.max_tokens / speed.written
 
     size, needed = fitting(sizes(whole), predicted, seconds)
     note(announce(seconds, needed, left_out(whole, size), predicted(whole)))

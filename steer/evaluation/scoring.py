@@ -189,13 +189,13 @@ class Scorer:
                 clock = moved.clock({})
                 self._steered.append((editing, clock))
                 functions = site_functions(self.model, editing, clock)
-                found = self._forward(moved, [functions], None)[0]
+                log_probs = self._forward(moved, [functions], None)[0]
             else:
-                found = moved.base
+                log_probs = moved.base
         wanted = batch.columns.cpu()[None] + torch.tensor(shifts)[:, None]
         # What a text does not score is as good as anything.
         index = torch.searchsorted(moved.columns.cpu(), wanted).clamp(max=len(moved.columns) - 1)
-        return found[torch.arange(len(index))[:, None], index.to(found.device)]
+        return log_probs[torch.arange(len(index))[:, None], index.to(log_probs.device)]
 
     def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
@@ -210,7 +210,7 @@ def _has_token(cell: Steered) -> bool:
     return any(steer.is_token for steer in cell.steers)
 
 
-class _Found(TypedDict):
+class _BatchResult(TypedDict):
     """A worker's result for a batch: sums [cell][text], and the steers that were idle."""
 
     sums: list[list[float]]
@@ -243,7 +243,7 @@ class _Scorers:
     def __post_init__(self) -> None:
         self._of = [Scorer(self.model, groups, measure) for groups, measure in self.parts]
 
-    def __call__(self, item: tuple[int, int, Sequence[Cell]]) -> _Found:
+    def __call__(self, item: tuple[int, int, Sequence[Cell]]) -> _BatchResult:
         part, group, cells = item
         sums = self._of[part].score(group, cells).tolist()
         return {"sums": sums, "idle": self._of[part].idle}
@@ -276,11 +276,11 @@ def score_rows(
     idle = {row: [names_of[row]] * len(parts) for row in rows}
     n_open = dict.fromkeys(rows, len(every))
 
-    def put(row: int, part: int, group: int, found: _Found) -> bool:
+    def put(row: int, part: int, group: int, result: _BatchResult) -> bool:
         """Store the result of a batch; whether its row is complete."""
         indices = groups[part][group]
-        sums[row][part][:, indices] = found["sums"]
-        idle[row][part] &= frozenset(found["idle"])
+        sums[row][part][:, indices] = result["sums"]
+        idle[row][part] &= frozenset(result["idle"])
         n_open[row] -= 1
         on_done(row, len(rows[row]) * len(indices))
         return not n_open[row]
@@ -302,7 +302,7 @@ def score_rows(
         kept = journal.get(key(*batch))
         if not isinstance(kept, dict):
             ahead.append(batch)
-        elif put(*batch, _Found(sums=kept["sums"], idle=kept["idle"])):
+        elif put(*batch, _BatchResult(sums=kept["sums"], idle=kept["idle"])):
             yield batch[0], scored(batch[0])
     # Workers get the groups, since other free memory would give them other groups.
     grouped = [
@@ -310,10 +310,10 @@ def score_rows(
         for part, together in zip(parts, groups, strict=True)
     ]
     items = ((part, group, rows[row]) for row, part, group in ahead)
-    for number, found in workers.map(partial(_Scorers, parts=grouped), items):
+    for number, result in workers.map(partial(_Scorers, parts=grouped), items):
         batch = ahead[number]
-        journal.put(key(*batch), found)
-        if put(*batch, found):
+        journal.put(key(*batch), result)
+        if put(*batch, result):
             yield batch[0], scored(batch[0])
 
 
@@ -348,8 +348,8 @@ def scored(
         HookError, InputError: as `score_rows`.
     """
     count = lambda _, n_scores: on_done(n_scores)  # noqa: E731  (it is always row 0)
-    [(_, [found])] = score_rows(model, [TextSet(name, texts, measure)], {0: cells}, count, done)
-    return found
+    [(_, [result])] = score_rows(model, [TextSet(name, texts, measure)], {0: cells}, count, done)
+    return result
 
 
 def score(
@@ -367,9 +367,9 @@ def score(
         IdleError: a steer changed nothing in any text.
         HookError, InputError: as `score_rows`.
     """
-    found = scored(model, texts, cells, measure, on_done, done, name)
-    check_acted(found.idle, len(texts))
-    return found.sums
+    result = scored(model, texts, cells, measure, on_done, done, name)
+    check_acted(result.idle, len(texts))
+    return result.sums
 
 
 def idle_in_all(
@@ -421,12 +421,12 @@ def expected_nats(model: Model, parts: Sequence[tuple[Cell, Sequence[Text]]]) ->
     Raises:
         IdleError: steers of every cell changed nothing in any of its texts.
     """
-    found = [scored(model, texts, [cell], surprise) for cell, texts in parts]
+    results = [scored(model, texts, [cell], surprise) for cell, texts in parts]
     texts = [text for _, some in parts for text in some]
-    if all(one.idle for one in found):
-        check_acted(found[0].idle, len(texts), what="generated")
+    if all(one.idle for one in results):
+        check_acted(results[0].idle, len(texts), what="generated")
     counts = np.array([float(len(text.scored)) for text in texts])
-    return np.concatenate([one.sums[0] for one in found]), counts
+    return np.concatenate([one.sums[0] for one in results]), counts
 
 
 def extra(own: Nats, base: Nats) -> Interval:

@@ -276,13 +276,13 @@ def _within(
     """As many and as long texts as fit into a time, by an estimate. n_rows: rows of the table that
     a process measures."""
     whole = Size(settings.samples, settings.samples, settings.max_tokens)
-    found = pace(model)
+    speed = pace(model)
     cells = model.n_layers * len(SHARES) / 3  # some are dropped after a part of the texts
 
     def predicted(size: Size) -> float:
         tokens = size.samples * (30 + size.max_tokens)
-        read = 2 * cells * tokens / found.read
-        return n_rows * (read + WRITTEN * size.samples * size.max_tokens / found.written)
+        read = 2 * cells * tokens / speed.read
+        return n_rows * (read + WRITTEN * size.samples * size.max_tokens / speed.written)
 
     size, needed = fitting(sizes(whole), predicted, seconds)
     missing = left_out(replace(whole, items=size.items), size)

@@ -315,7 +315,7 @@ def _within(seconds: float, model: Model, grid: Grid, data: Data, note: Warn) ->
     # Four characters a token, and what a template adds.
     length = 30 + sum(map(len, texts)) / 4 / max(1, len(texts))
     whole = Size(n_items or data.samples, data.samples, data.max_tokens, len(grid.rows))
-    found = pace(model)
+    speed = pace(model)
 
     def predicted(size: Size) -> float:
         rows = grid if size.layers in (None, len(grid.rows)) else thinned(grid, size.layers)
@@ -323,7 +323,7 @@ def _within(seconds: float, model: Model, grid: Grid, data: Data, note: Warn) ->
         cells = len(rows.rows) * rows.n_columns / 3
         items, own = 2 * size.items * length, size.samples * (30 + size.max_tokens)
         read = cells * (items + own) + N_CHANCE * items / 2 + 3 * LOOKS * own
-        return read / found.read + LOOKS * size.samples * size.max_tokens / found.written
+        return read / speed.read + LOOKS * size.samples * size.max_tokens / speed.written
 
     size, needed = fitting(sizes(whole), predicted, seconds)
     missing = left_out(whole, size, len(grid.rows))

@@ -97,13 +97,13 @@ def from_words(
         questions=concept.questions,
         words=concept.words,
     )
-    [made] = make(model.inner, [described], settings, progress)
-    if made.vector is None or not (made.report.works or allow_weak):
+    [result] = make(model.inner, [described], settings, progress)
+    if result.vector is None or not (result.report.works or allow_weak):
         raise InputError(
-            f"{concept.name} is not worth keeping on this model: {made.report.reason}",
-            hint=made.report.hint,
+            f"{concept.name} is not worth keeping on this model: {result.report.reason}",
+            hint=result.report.hint,
         )
-    return Vector(made.vector.sealed()), made.report
+    return Vector(result.vector.sealed()), result.report
 
 
 def write_contrasts(
@@ -191,13 +191,13 @@ def build_pack(
     """
     check_phrase(phrase)
     if isinstance(pack, (str, PathLike)):
-        found = packs.read(str(pack))
+        loaded = packs.read(str(pack))
     elif isinstance(pack, Pack):
-        found = pack
+        loaded = pack
     else:
-        found = packs.of(list(pack))
+        loaded = packs.of(list(pack))
     if only:
-        found = found.only(only)
+        loaded = loaded.only(only)
     fitted, values = parse_method(method, fit_methods())
     settings = MakeSettings(
         method=fitted.name,
@@ -208,11 +208,11 @@ def build_pack(
         chat=chat,
         phrase=phrase,
         seed=seed,
-        license=found.license,
+        license=loaded.license,
         **({} if thorough else QUICK),
     )
     return building.build(
-        model.inner, found, Path(folder), settings, force=force, progress=progress, on_made=on_made
+        model.inner, loaded, Path(folder), settings, force=force, progress=progress, on_made=on_made
     )
 
 

@@ -73,10 +73,10 @@ def list_vectors(*places: Reference, warn: Callable[[str], None] = _warn) -> lis
     if places:
         return [file for place in places for file in _listed(str(place), warn)]
     own = [folder for folder in store.folders() if folder.is_dir()]
-    found = [file for folder in own for file in _listed(str(folder), warn)]
-    names = {file.name for file in found}
+    files = [file for folder in own for file in _listed(str(folder), warn)]
+    names = {file.name for file in files}
     shipped = _listed(str(store.SHIPPED), warn)
-    return [*found, *(file for file in shipped if file.name not in names)]
+    return [*files, *(file for file in shipped if file.name not in names)]
 
 
 def _listed(place: str, warn: Callable[[str], None]) -> Iterable[VectorFile]:

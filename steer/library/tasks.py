@@ -805,12 +805,12 @@ def convert(
         model=None if model is None else model.id,
     )
     reading.check(source, chosen)
-    found = reading.read(source, chosen, torch_files.read)
+    foreign = reading.read(source, chosen, torch_files.read)
     called = name or (source.stem if safe_name(source.stem) else "imported")
     vector = reading.steering_vector(
-        found, None, name=called, description=description, license=license
+        foreign, None, name=called, description=description, license=license
     )
-    for text in (found.assumed, *found.imported.notes):
+    for text in (foreign.assumed, *foreign.imported.notes):
         warnings.warn(worded(text), ImportNote, stacklevel=2)
     return Vector(vector if model is None else reading.bind(vector, model.inner.identity))
 

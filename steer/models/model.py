@@ -174,13 +174,13 @@ class Model:
         """Token ids; with `special`, including the tokens that the tokenizer adds, such as BOS."""
         written = {token.mark: token.ids for token in self.tokens}
         pattern = "|".join(map(re.escape, written))
-        found = re.findall(pattern, text) if written else []
-        tokenizer, placeholder = self._with_placeholder if found else (self.tokenizer, None)
-        if found:
+        occurrences = re.findall(pattern, text) if written else []
+        tokenizer, placeholder = self._with_placeholder if occurrences else (self.tokenizer, None)
+        if occurrences:
             text = re.sub(pattern, PLACEHOLDER, text)
         # Texts that are too long are reported where they are run.
         ids = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-        marks = iter(found)
+        marks = iter(occurrences)
         return [
             own for id_ in ids for own in (written[next(marks)] if id_ == placeholder else (id_,))
         ]

@@ -80,15 +80,15 @@ def nearest(model: Model, vector: SteeringVector, *, top: int = 8) -> list[Layer
     weight = model.network.get_input_embeddings().weight.detach().float().cpu()
     tokens = torch.tensor([token for token in ids if token < len(weight)])
     cosines = torch.nn.functional.normalize(own) @ torch.nn.functional.normalize(weight[tokens]).T
-    found = []
+    lenses = []
     for index, row in enumerate(cosines):
         scores, order = row.topk(min(top, len(row)))
         words = [
             ScoredToken(int(tokens[i]), model.token(int(tokens[i])), float(score))
             for score, i in zip(scores, order.tolist(), strict=True)
         ]
-        found.append(LayerLens(index, tuple(words), ()))
-    return found
+        lenses.append(LayerLens(index, tuple(words), ()))
+    return lenses
 
 
 @torch.no_grad()

@@ -148,8 +148,8 @@ async def _answered(request: Request, service: Service, work: Work) -> Response:
     job, _ = service.begin(work, steering)
     answer = service.answer(work, steering, job, service.served)
     log = request.scope[LOG]
-    if work.asked.stream:
-        options = work.asked.stream_options
+    if work.params.stream:
+        options = work.params.stream_options
         usage = bool(options and options.include_usage)
         pieces = _streamed(job, answer, usage=usage, log=log)
         return Stream(pieces, media_type="text/event-stream", headers={"cache-control": "no-cache"})

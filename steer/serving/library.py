@@ -206,23 +206,23 @@ class Library:
             RequestError: they mean nothing, or name what is not there.
         """
         try:
-            asked = msgspec.convert(dict(fields), Fields)
+            parsed = msgspec.convert(dict(fields), Fields)
         except msgspec.ValidationError as error:
             name = next((one for one in FIELDS if f"$.{one}" in str(error)), "steer")
             raise RequestError(f"{name}: {error}", param=name, code="bad_steer") from None
-        steers, settings = self._steers(asked, alias)
-        if asked.when is not None:
-            steers = self._behind(steers, asked.when)
-        if asked.on_trip is not None and not _several(asked.guard):
+        steers, settings = self._steers(parsed, alias)
+        if parsed.when is not None:
+            steers = self._behind(steers, parsed.when)
+        if parsed.on_trip is not None and not _several(parsed.guard):
             raise RequestError("on_trip needs a guard", param="on_trip", code="bad_steer")
         guards = [
-            self._read("guard", partial(self._guard, one, asked.on_trip or "stop"))
-            for one in _several(asked.guard)
+            self._read("guard", partial(self._guard, one, parsed.on_trip or "stop"))
+            for one in _several(parsed.guard)
         ]
         watched = [
-            self._read("watch", partial(self._projection, one)) for one in _several(asked.watch)
+            self._read("watch", partial(self._projection, one)) for one in _several(parsed.watch)
         ]
-        guides = self._read("strength", partial(_guides, asked))
+        guides = self._read("strength", partial(_guides, parsed))
         if guides and (guards or watched or any(steer.gate for steer in steers)):
             raise RequestError(
                 "a guided text is written by several runs at once: condition goes with no gate,"
@@ -235,14 +235,14 @@ class Library:
             tuple(guards),
             tuple(dict.fromkeys(watched)),
             tuple(guides),
-            asked.prefill or (),
-            bool(asked.cost),
+            parsed.prefill or (),
+            bool(parsed.cost),
             settings,
-            self.allow_idle if asked.allow_idle is None else asked.allow_idle,
+            self.allow_idle if parsed.allow_idle is None else parsed.allow_idle,
         )
 
-    def _steers(self, asked: Fields, alias: str | None) -> tuple[list[Steer], Mapping[str, Any]]:
-        if asked.steer is None:
+    def _steers(self, parsed: Fields, alias: str | None) -> tuple[list[Steer], Mapping[str, Any]]:
+        if parsed.steer is None:
             if alias in self.recipes:
                 return list(self.recipes[alias].steers), self.recipes[alias].settings
             if alias is not None:
@@ -255,25 +255,25 @@ class Library:
                 param="model",
                 code="bad_steer",
             )
-        several = isinstance(asked.steer, tuple)
+        several = isinstance(parsed.steer, tuple)
         steers: list[Steer] = []
-        for index, one in enumerate(_several(asked.steer)):
+        for index, one in enumerate(_several(parsed.steer)):
             steers += self._one(one, f"steer[{index}]" if several else "steer")
         return steers, {}
 
-    def _one(self, asked: str | SteerObject, where: str) -> list[Steer]:
+    def _one(self, item: str | SteerObject, where: str) -> list[Steer]:
         try:
-            if isinstance(asked, str) and asked.strip() in self.recipes:
-                return list(self.recipes[asked.strip()].steers)
-            typed = spec.parse(asked if isinstance(asked, str) else asked.text())
-            reference = typed.reference if isinstance(asked, str) else asked.vector
+            if isinstance(item, str) and item.strip() in self.recipes:
+                return list(self.recipes[item.strip()].steers)
+            typed = spec.parse(item if isinstance(item, str) else item.text())
+            reference = typed.reference if isinstance(item, str) else item.vector
             vector = self._vector(reference, f"{where}.vector")
-            when = None if isinstance(asked, str) else asked.when
-            made = resolve(typed, vector, None if when is None else self._gate(when))
-            _check_size(made.coefficient)
+            when = None if isinstance(item, str) else item.when
+            steer = resolve(typed, vector, None if when is None else self._gate(when))
+            _check_size(steer.coefficient)
         except SteerError as error:
             raise _refused(error, where) from None
-        return [made]
+        return [steer]
 
     def _vector(self, name: str, where: str) -> SteeringVector:
         vector = self.vectors.get(name)
@@ -367,7 +367,7 @@ class Library:
     def as_asked(self, steer: Steer) -> dict[str, Any]:
         """A steer as a request would have it, with nothing left to the file."""
         amount = steer.coefficient
-        made = {
+        fields = {
             "vector": self.name(steer.vector),
             "coefficient": amount.value if amount.unit == "vector" else str(amount),
             "layers": list(steer.layers),
@@ -379,8 +379,8 @@ class Library:
             read = steer.gate.condition.projection
             own = f"{self.name(read.vector)}@{read.layer}"
             sign = ">" if steer.gate.condition.above else "<"
-            made["when"] = f"{own}{sign}{steer.gate.condition.threshold!r}/{steer.gate.pooling}"
-        return made
+            fields["when"] = f"{own}{sign}{steer.gate.condition.threshold!r}/{steer.gate.pooling}"
+        return fields
 
 
 def read_library(
@@ -413,6 +413,15 @@ def read_library(
     library, notes = _kept(reads, str(folder), may_be_empty=may_be_empty)
     more = add_recipes(library, sorted(folder.glob("*.toml")), folder, usable)
     return library, [*notes, *more]
+
+
+def add_shipped(library: Library, usable: Callable[[SteeringVector], None]) -> None:
+    """Add the vectors that come with steer, for its own model, under names that are free."""
+    for path in store.files(store.SHIPPED):
+        if path.stem not in library.vectors:
+            vector = store.read(path)
+            usable(vector)
+            library.vectors[path.stem] = vector
 
 
 def add_recipes(
@@ -459,11 +468,11 @@ def set_defaults(
 def finder(folder: Path, find: Callable[[str], Path] = store.find) -> Callable[[str], Path]:
     """The file that a reference means: of a name, in `folder` first."""
 
-    def found(reference: str) -> Path:
+    def find_here(reference: str) -> Path:
         own = folder / f"{reference}{store.SUFFIX}"
         return own if safe_name(reference) and own.is_file() else find(reference)
 
-    return found
+    return find_here
 
 
 def fitting(
@@ -490,16 +499,16 @@ def fitting(
         warnings.extend(check_all_fit(used, model, allow_other_model=allow_other_model))
 
     checks = {name: partial(fits, vector) for name, vector in library.vectors.items()}
-    made, notes = _kept(checks, model.id, may_be_empty=may_be_empty)
+    kept, notes = _kept(checks, model.id, may_be_empty=may_be_empty)
     for name, one in library.recipes.items():
         try:
             all_fit(one.steers)
-            made.recipes[name] = one
+            kept.recipes[name] = one
         except SteerError as error:
             notes.append(f"{name} is left out: {error}")
     all_fit(library.defaults)
-    made.defaults = library.defaults
-    return made, list(dict.fromkeys([*warnings, *notes]))
+    kept.defaults = library.defaults
+    return kept, list(dict.fromkeys([*warnings, *notes]))
 
 
 def _kept(
@@ -587,13 +596,13 @@ def _several(value: Any) -> Sequence[Any]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _guides(asked: Fields) -> list[Guide]:
+def _guides(parsed: Fields) -> list[Guide]:
     """Conditions with their strengths: 1 where none is named, one for all, or one for each.
 
     Raises:
         UsageError: strengths without a condition, or of another number.
     """
-    conditions, strengths = _several(asked.condition), _several(asked.strength)
+    conditions, strengths = _several(parsed.condition), _several(parsed.strength)
     if len(strengths) not in (0, 1, len(conditions)) or (strengths and not conditions):
         raise UsageError(
             f"{len(strengths)} strengths for {len(conditions)} conditions: name one for all, or one"

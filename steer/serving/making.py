@@ -98,33 +98,34 @@ class Workshop:
         Raises:
             RequestError: it is not asked for rightly.
         """
-        asked = _read(body, Making)
-        self._check_name(asked.name)
-        if (asked.pairs is None) == (asked.word is None) or (asked.against and not asked.word):
+        parsed = _read(body, Making)
+        self._check_name(parsed.name)
+        if (parsed.pairs is None) == (parsed.word is None) or (parsed.against and not parsed.word):
             raise RequestError("name pairs, or a word and perhaps another one", param="pairs")
         try:
-            work = self._from_pairs(asked) if asked.word is None else self._from_words(asked)
+            work = self._from_pairs(parsed) if parsed.word is None else self._from_words(parsed)
         except SteerError as error:
-            param = "pairs" if asked.word is None else "word"
+            param = "pairs" if parsed.word is None else "word"
             raise RequestError(_said(error), param=param) from None
-        return self._events(asked.name, work)
+        return self._events(parsed.name, work)
 
-    def _from_pairs(self, asked: Making) -> Work:
-        """
+    def _from_pairs(self, parsed: Making) -> Work:
+        """The work of making a vector from pairs.
+
         Raises:
-            SteerError: the pairs are not such.
+            SteerError: the pairs are invalid.
             RequestError: they are too long.
         """
-        pairs = asked.pairs or ()
+        pairs = parsed.pairs or ()
         if sum(len(one.positive) + len(one.negative) for one in pairs) > MOST_CHARACTERS:
             raise RequestError(
                 f"the pairs have more than {MOST_CHARACTERS:,} characters: use steer extract",
                 param="pairs",
             )
-        source = ContrastSource(file="pairs", names=Names(), frame=Frame(None, asked.chat, None))
+        source = ContrastSource(file="pairs", names=Names(), frame=Frame(None, parsed.chat, None))
         rows = [msgspec.to_builtins(pair) for pair in pairs]
         contrasts = contrast_files.read(source, lambda _: records_in(rows, "pairs"))
-        fit = FitSettings(name=asked.name, description=asked.description)
+        fit = FitSettings(name=parsed.name, description=parsed.description)
 
         def work(progress: Progress) -> tuple[SteeringVector, dict[str, Any]]:
             workers = InProcess(self.model)
@@ -133,23 +134,24 @@ class Workshop:
 
         return work
 
-    def _from_words(self, asked: Making) -> Work:
-        """
+    def _from_words(self, parsed: Making) -> Work:
+        """The work of making a vector from words.
+
         Raises:
             SteerError: the words name no concept.
         """
-        concept = understood(asked.word or "", asked.against, name=asked.name).concept
-        if asked.description:
-            concept = replace(concept, description=asked.description)
+        concept = understood(parsed.word or "", parsed.against, name=parsed.name).concept
+        if parsed.description:
+            concept = replace(concept, description=parsed.description)
 
         def work(progress: Progress) -> tuple[SteeringVector, dict[str, Any]]:
-            [made] = make(self.model, [concept], MakeSettings(**QUICK), progress)
-            report = made.report
-            if made.vector is None:
+            [result] = make(self.model, [concept], MakeSettings(**QUICK), progress)
+            report = result.report
+            if result.vector is None:
                 raise InputError(report.reason, hint=report.hint)
             weak = [] if report.works else [f"it is hardly worth keeping: {report.reason}"]
-            found = [*weak, *warnings(made.vector.metadata)]
-            return made.vector.sealed(), {"warnings": found, "report": report.to_dict()}
+            notes = [*weak, *warnings(result.vector.metadata)]
+            return result.vector.sealed(), {"warnings": notes, "report": report.to_dict()}
 
         return work
 

@@ -145,7 +145,7 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
     def line(event: Event) -> str:
         return json.dumps(as_json(event, "" if isinstance(event, End) else event.text)) + "\n"
 
-    if work.asked.stream:
+    if work.params.stream:
         pieces = lines(job, line, _error_line, log, n_prompt)
         return StreamingResponse(pieces, media_type="application/x-ndjson")
     events = await collected(request, job)

@@ -48,7 +48,7 @@ class Work:
     another kind.
     """
 
-    asked: requests.Completion | requests.Chat
+    params: requests.Completion | requests.Chat
     prompts: list[list[int]]
     wanted: int | None
     settings: Mapping[str, Any]
@@ -84,8 +84,8 @@ class Service:
         Raises:
             RequestError: it cannot be answered.
         """
-        asked = requests.read(body, requests.Completion, self.served)
-        texts = asked.prompts
+        params = requests.read(body, requests.Completion, self.served)
+        texts = params.prompts
         for text in texts:
             self._check_length(text, "prompt")
 
@@ -95,7 +95,7 @@ class Service:
             if not isinstance(text, str):
                 return list(text)
             self._check_written(text, steering)
-            return model.encode(text, special=asked.add_special_tokens)
+            return model.encode(text, special=params.add_special_tokens)
 
         def encode_all() -> tuple[list[list[int]], list[tuple[list[int], ...]]]:
             prompts = [encode(text) for text in texts]
@@ -105,12 +105,12 @@ class Service:
             ]
 
         prompts, conditioned = await self._preparing.run(encode_all, "the tokenizer")
-        wanted = asked.most_tokens
+        wanted = params.most_tokens
         if wanted is None:
             wanted = steering.settings.get("max_tokens", _USUAL)
         wanted = None if wanted == -1 else wanted
         prefill = await self._prefill(steering)
-        return Work(asked, prompts, wanted, steering.settings, [], conditioned, prefill)
+        return Work(params, prompts, wanted, steering.settings, [], conditioned, prefill)
 
     async def prepare_chat(self, body: Mapping[str, Any], steering: Steering) -> Work:
         """The token ids of a chat in the model's template.
@@ -118,19 +118,19 @@ class Service:
         Raises:
             RequestError: it cannot be answered.
         """
-        asked = requests.read(body, requests.Chat, self.served)
-        ids, notes = await self.encode_chat(asked, steering)
+        params = requests.read(body, requests.Chat, self.served)
+        ids, notes = await self.encode_chat(params, steering)
         under = []
         for guide in steering.guides:
             self._check_length(guide.condition, "condition")
-            under.append((await self.encode_chat(asked, steering, guide.condition))[0])
+            under.append((await self.encode_chat(params, steering, guide.condition))[0])
         conditioned = [self._under(steering, ids, under)]
-        wanted = asked.most_tokens
-        wanted = asked.max_completion_tokens if wanted is None else wanted
+        wanted = params.most_tokens
+        wanted = params.max_completion_tokens if wanted is None else wanted
         wanted = steering.settings.get("max_tokens") if wanted is None else wanted
         wanted = None if wanted == -1 else wanted
         prefill = await self._prefill(steering)
-        return Work(asked, [ids], wanted, steering.settings, notes, conditioned, prefill)
+        return Work(params, [ids], wanted, steering.settings, notes, conditioned, prefill)
 
     def _under(
         self, steering: Steering, plain: list[int], conditioned: Sequence[list[int]]
@@ -156,7 +156,7 @@ class Service:
 
     async def encode_chat(
         self,
-        asked: requests.Chat | requests.Tokenize,
+        params: requests.Chat | requests.Tokenize,
         steering: Steering,
         condition: str | None = None,
     ) -> tuple[list[int], list[str]]:
@@ -166,11 +166,11 @@ class Service:
         Raises:
             RequestError: the messages cannot be rendered, or are too long.
         """
-        for turn in asked.messages or ():
+        for turn in params.messages or ():
             self._check_length(turn.text, "messages")
 
         def encode() -> tuple[list[int], list[str]]:
-            text, notes = render(self.model, asked, steering, condition)
+            text, notes = render(self.model, params, steering, condition)
             self._check_length(text, "messages")
             self._check_written(text, steering)
             return self.model.knowing(_tokens(steering)).encode(text, special=False), notes
@@ -206,7 +206,7 @@ class Service:
             RequestError: it leaves no room, asks for too much, or has a steer that would act
                 nowhere.
         """
-        model, asked, settings = self.model, work.asked, work.settings
+        model, params, settings = self.model, work.params, work.settings
         tokens = _tokens(steering)
         given = [*work.prompts, *(ids for under in work.conditioned for ids in under)]
         every = [standing(model, tokens, ids) for ids in given]
@@ -216,23 +216,25 @@ class Service:
             wanted = model.context - longest if model.context else _UNKNOWN
         if wanted == 0:
             raise RequestError("max_tokens is at least 1", param="max_tokens")
-        param = "prompt" if isinstance(asked, requests.Completion) else "messages"
+        param = "prompt" if isinstance(params, requests.Completion) else "messages"
         for ids in every:
             self._check_prompt(ids, max(wanted, 1), param, tokens)
         if work.prefill:
             self._check_prefill(work.prefill, wanted)
         chosen = settings.get
-        temperature = chosen("temperature", 1.0) if asked.temperature is None else asked.temperature
-        top_p = chosen("top_p", 1.0) if asked.top_p is None else asked.top_p
-        top_k = chosen("top_k", 0) if asked.top_k is None else asked.top_k
-        seed = chosen("seed") if asked.seed in (None, -1) else asked.seed
+        temperature = (
+            chosen("temperature", 1.0) if params.temperature is None else params.temperature
+        )
+        top_p = chosen("top_p", 1.0) if params.top_p is None else params.top_p
+        top_k = chosen("top_k", 0) if params.top_k is None else params.top_k
+        seed = chosen("seed") if params.seed in (None, -1) else params.seed
         sampling = Sampling(
             max_tokens=max(wanted, 1),
             temperature=temperature if temperature >= _COLD else 0.0,
             top_p=max(top_p, 1e-6),
             top_k=max(top_k, 0),
-            stop=asked.stops if asked.stop is not None else tuple(chosen("stop") or ()),
-            samples=asked.n or 1,
+            stop=params.stops if params.stop is not None else tuple(chosen("stop") or ()),
+            samples=params.n or 1,
             seed=secrets.randbits(31) if seed is None else seed % 2**63,
         )
         rows = [
@@ -242,8 +244,8 @@ class Service:
         ]
         if len(rows) > limits.MOST_CHOICES:
             raise RequestError(f"n times the prompts is more than {limits.MOST_CHOICES}", param="n")
-        if len(rows) * sampling.max_tokens * ((asked.top or 0) + 1) > limits.MOST_LOGPROBS and (
-            asked.top is not None
+        if len(rows) * sampling.max_tokens * ((params.top or 0) + 1) > limits.MOST_LOGPROBS and (
+            params.top is not None
         ):
             raise RequestError(
                 f"choices times tokens times logprobs is more than {limits.MOST_LOGPROBS:,}",
@@ -256,10 +258,10 @@ class Service:
                 raise RequestError(
                     f'{error}; "allow_idle": true runs it all the same', param="steer", code="idle"
                 ) from None
-        other = "completions" if isinstance(asked, requests.Chat) else "chat completions"
+        other = "completions" if isinstance(params, requests.Chat) else "chat completions"
         try:
             notes = check_readers(
-                chat=isinstance(asked, requests.Chat),
+                chat=isinstance(params, requests.Chat),
                 steers=steering.steers,
                 watched=steering.watched,
                 guards=steering.guards,
@@ -273,9 +275,9 @@ class Service:
             rows,
             steering,
             sampling,
-            asked.top,
-            bool(asked.stream),
-            bool(asked.return_token_ids),
+            params.top,
+            bool(params.stream),
+            bool(params.return_token_ids),
             work.prefill,
             self._echoes(work, steering),
         )
@@ -287,11 +289,11 @@ class Service:
         Raises:
             RequestError: it goes with none of some other fields, or takes too much memory.
         """
-        asked = work.asked
-        if not (isinstance(asked, requests.Completion) and asked.echo):
+        params = work.params
+        if not (isinstance(params, requests.Completion) and params.echo):
             return False
         size = self.model.network.config.get_text_config().vocab_size
-        with_others = asked.stream or steering.watched or steering.guides or work.prefill
+        with_others = params.stream or steering.watched or steering.guides or work.prefill
         if with_others or _tokens(steering):
             raise RequestError(
                 "echo goes with no stream, watch, condition, prefill or learned token",
@@ -353,14 +355,14 @@ class Service:
         """The answer that the job's events fill."""
         return Answer(
             model_name,
-            isinstance(work.asked, requests.Chat),
+            isinstance(work.params, requests.Chat),
             sum(map(len, work.prompts)),
-            work.asked.top is not None,
+            work.params.top is not None,
             len(job.order.rows),
             [self.library.as_asked(steer) for steer in steering.steers],
             [str(one) for one in steering.watched],
             work.notes,
-            token_ids=bool(work.asked.return_token_ids),
+            token_ids=bool(work.params.return_token_ids),
         )
 
 

@@ -134,8 +134,8 @@ class VllmMiddleware(SteeringMiddleware):
         """The log-probabilities of a first token under a steering."""
         data = json.dumps(handed_on(dict(PROBE), steering, self._library)).encode()
         path = {"path": scope.get("root_path", "") + STEERED[0], "raw_path": STEERED[0].encode()}
-        asked = {**scope, **path, "query_string": b"", "headers": with_length(scope, len(data))}
-        status, answer = await self._ask_behind(asked, to_be_read(data, _silence))
+        inner = {**scope, **path, "query_string": b"", "headers": with_length(scope, len(data))}
+        status, answer = await self._ask_behind(inner, to_be_read(data, _silence))
         if status != 200:
             raise RequestError(f"the server behind answers {status} to a first look", status=502)
         return json.loads(answer)["choices"][0]["logprobs"]
@@ -211,12 +211,12 @@ async def _silence() -> NoReturn:
 
 def body_fields(openapi: Any) -> dict[str, frozenset[str]]:
     """By path, the names of a body's fields, as a server's description (OpenAPI 3) has them."""
-    found: dict[str, frozenset[str]] = {}
+    fields: dict[str, frozenset[str]] = {}
     for path, methods in openapi["paths"].items():
         content = methods.get("post", {}).get("requestBody", {}).get("content", {})
         schema = content.get("application/json", {}).get("schema", {})
-        found[path] = frozenset(_properties(schema, openapi))
-    return found
+        fields[path] = frozenset(_properties(schema, openapi))
+    return fields
 
 
 def _properties(schema: Any, openapi: Any) -> Iterator[str]:

@@ -178,13 +178,13 @@ class Steer:
                 )
             factor *= statistics.resid_norm / statistics.norm
         with np.errstate(over="ignore"):
-            made = np.asarray(factor * self.vector.direction(layer), dtype=np.float32)
-        if not np.isfinite(made).all():
+            delta = np.asarray(factor * self.vector.direction(layer), dtype=np.float32)
+        if not np.isfinite(delta).all():
             raise VectorError(
                 f"{self.vector.name!r} ×{self.coefficient} at layer {layer} is beyond float32",
                 hint="use a smaller coefficient",
             )
-        return made
+        return delta
 
     def level(self, layer: int) -> float:
         """The op's value at `layer`: a projection in activation units, or degrees; else 0.

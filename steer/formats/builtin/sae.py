@@ -74,8 +74,8 @@ def _encoder(content: Mapping[str, Any], decoder: str, feature: int) -> Any:
         return np.asarray(content["W_enc"])[:, feature]
     for name in ("encoder.weight", "W_enc"):
         if _shape(content, name) == (features, width):
-            found = content.row(name, feature) if isinstance(content, Tensors) else None
-            return content[name][feature] if found is None else found
+            row = content.row(name, feature) if isinstance(content, Tensors) else None
+            return content[name][feature] if row is None else row
     raise VectorError("there is no encoder, such as W_enc [d_model, features]")
 
 

@@ -57,9 +57,11 @@ const plainOnly = () => about.vectors.length > 0 && about.vectors.every((one) =>
 function adopt(steer) {
   const one = vector(steer.vector);
   if (!one) return;
-  const recommended = Number.parseFloat(String(one.recommended.coefficient)) || 1;
+  const [given, usual] = [steer.coefficient, one.recommended.coefficient].map((value) => [Number.parseFloat(String(value)), String(value).endsWith("%")]);
+  const absolute = given[1] !== usual[1] || !usual[0];
   Object.assign(own(steer.vector), {
-    on: true, times: Number.parseFloat(String(steer.coefficient)) / recommended, layers: String(steer.layers) === String(one.recommended.layers) ? "" : steer.layers.join(","),
+    on: true, absolute, times: absolute ? given[0] : given[0] / usual[0],
+    layers: !absolute && String(steer.layers) === String(one.recommended.layers) ? "" : steer.layers.join(","),
     op: steer.op === one.recommended.op ? "" : steer.op, scope: steer.scope === one.recommended.scope ? "" : steer.scope, when: steer.when ?? "",
   });
 }

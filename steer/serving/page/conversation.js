@@ -241,7 +241,7 @@ function adopt(into, from) {
     const entries = value && typeof value === "object" ? Object.entries(value) : [];
     if (name === "vectors") {
       into[name] = Object.fromEntries(entries.map(([key, one]) => [key, {
-        on: Boolean(one?.on), times: Number.isFinite(one?.times) ? one.times : 1, op: String(one?.op ?? ""), layers: String(one?.layers ?? ""),
+        on: Boolean(one?.on), times: Number.isFinite(one?.times) ? one.times : 1, absolute: Boolean(one?.absolute), op: String(one?.op ?? ""), layers: String(one?.layers ?? ""),
         scope: String(one?.scope ?? ""), when: String(one?.when ?? ""),
       }]));
     } else if (name === "recipes") {

@@ -80,7 +80,8 @@ function card(one) {
     const layers = chosen.layers.trim() ? chosen.layers : one.recommended.layers.join(", ");
     const verb = { add: "adds", "norm=keep": "adds", ablate: "removes" }[opOf(one.id)] ?? `${opOf(one.id)},`;
     const where = `at layer${/[,-]|all/.test(layers) ? "s" : ""} ${layers}`;
-    amount.textContent = `${verb} ${coefficient(one.id)} ${where}`;
+    const value = String(coefficient(one.id));
+    amount.textContent = `${verb} ${value.endsWith("%") ? `${value} of the activation's length` : value} ${where}`;
     const share = (value) => (100 * (Math.max(low, Math.min(high, value)) - low)) / (high - low);
     fill.style.left = `${Math.min(share(0), share(chosen.times))}%`;
     fill.style.width = `${Math.abs(share(chosen.times) - share(0))}%`;
@@ -144,6 +145,7 @@ function more(one, chosen, show) {
   const layers = h("input", { type: "text", value: chosen.layers, placeholder: one.recommended.layers.join(",") });
   layers.addEventListener("input", () => {
     chosen.layers = layers.value;
+    if (!layers.value.trim()) chosen.absolute = false;
     problem.textContent = "";
     try { layersOf(layers.value); } catch (error) { problem.textContent = error.message; }
     show();

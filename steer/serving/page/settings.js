@@ -3,8 +3,9 @@
 /** What the server told of the model and of what requests can name. */
 export const about = { model: "", vectors: [], recipes: [], defaults: [], features: [], chat: true, context: null };
 
-/** How a vector stands when nobody has touched it: `times` is in units of what its file recommends. */
-export const untouched = () => ({ on: false, times: 1, op: "", layers: "", scope: "", when: "" });
+/** How a vector stands when nobody has touched it: `times` is in units of what its file recommends, or
+ *  where `absolute` is set (beside layers) of the vector itself. */
+export const untouched = () => ({ on: false, times: 1, absolute: false, op: "", layers: "", scope: "", when: "" });
 
 export const settings = {
   mode: "chat",
@@ -44,7 +45,7 @@ export const opOf = (name) => own(name).op || vector(name)?.recommended.op || "a
 /** What one of "times recommended" is, as a number and a unit ("" or "%"). */
 export function unit(name) {
   const recommended = vector(name).recommended;
-  if (opName(opOf(name)) !== opName(recommended.op)) return [1, ""];
+  if (own(name).absolute || opName(opOf(name)) !== opName(recommended.op)) return [1, ""];
   const text = String(recommended.coefficient);
   return [Number.parseFloat(text), text.endsWith("%") ? "%" : ""];
 }
