@@ -55,8 +55,8 @@ _OPTION = re.compile(
 )
 #: A command with its options, as in "steer pull URL --force; or ...".
 _COMMAND = re.compile(
-    r"(`steer [^`]*`|\bsteer (?:apply|convert|distill|doctor|extract|list|pull|push|serve|sign|show)"
-    r"\b[^;`]*)"
+    r"(`steer [^`]*`"
+    r"|\bsteer (?:apply|convert|distill|doctor|extract|list|pull|push|serve|sign|show)\b[^;`]*)"
 )
 _n_commands = 0
 
