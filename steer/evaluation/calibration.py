@@ -38,7 +38,7 @@ from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess, Workers
 
 #: The upper middle of a model, as shares of its depth: there a vector did most for what it cost
-#: (docs/evidence.md, "Where a chat vector acts").
+#: (docs/evidence.md, "The best layers for a chat vector").
 MIDDLE = (0.45, 0.9)
 #: Strengths that are tried.
 STRENGTHS = (0.25, 0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0)
