@@ -253,3 +253,26 @@ def test_texts_have_an_encoding_that_no_locale_changes(module: str) -> None:
 )
 def test_the_rule_sees_what_opens_a_file(code: str, n: int) -> None:
     assert len(file_calls(ast.parse(code))) == n
+
+
+#: Names that say nothing about what a variable holds.
+EMPTY_NAMES = {"told", "asked", "made", "found"}
+
+
+def empty_names(tree: ast.AST) -> list[str]:
+    """Variables and parameters with such a name, by line."""
+    names = [(n.lineno, n.id) for n in ast.walk(tree)
+             if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]  # fmt: skip
+    names += [(node.lineno, node.arg) for node in ast.walk(tree) if isinstance(node, ast.arg)]
+    return [f"{line}: {name}" for line, name in names if name in EMPTY_NAMES]
+
+
+def test_variables_say_what_they_hold() -> None:
+    bad = [f"{module}:{name}" for module, file in modules().items()
+           for name in empty_names(ast.parse(file.read_text("utf-8")))]  # fmt: skip
+    assert not bad, f"name these variables by what they hold: {bad}"
+
+
+def test_the_rule_sees_variables_and_parameters() -> None:
+    code = "def f(asked):\n    made = x.found(told=1)\n    return made\n"
+    assert empty_names(ast.parse(code)) == ["2: made", "1: asked"]

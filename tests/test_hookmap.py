@@ -319,7 +319,7 @@ def test_attention_that_the_block_scales_is_no_site(input_ids: Tensor) -> None:
     )
     model = randomised(transformers.FalconH1ForCausalLM, config)
     found = hook_map(model)
-    assert found.sites == ("resid_pre", "resid_post", "mlp_out")
+    assert found.sites == ("resid_pre", "mlp_out", "resid_post")
     assert len(read(model, found.places, input_ids)) == len(found.places)
 
 

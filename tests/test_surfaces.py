@@ -116,6 +116,7 @@ RENAMED = {
 }
 #: Options of commands that Python has in another way.
 INSTEAD = {
+    "ceiling": "a report for people",
     "compare": "generate with and without a steer",
     "conditions": "a loop",
     "force": "`save` has it",

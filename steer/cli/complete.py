@@ -73,6 +73,13 @@ def methods(incomplete: str) -> list[str]:
     return _beginning(fit_methods().names, incomplete)
 
 
+def sites(incomplete: str) -> list[str]:
+    """Sites of a layer."""
+    from steer.vectors.sites import SITE_NAMES
+
+    return _beginning(SITE_NAMES, incomplete)
+
+
 def distill_methods(incomplete: str) -> list[str]:
     """Methods that distil a prompt."""
     from steer.methods.registry import distill_methods as registry
@@ -111,7 +118,6 @@ def _beginning(words: Iterable[str], begun: str) -> list[str]:
 
 
 _POSITIONS = of("mean", "last", "first", "completion", "suffix", "after:")
-_SITES = of("resid_pre", "resid_post", "attn_out", "mlp_out")
 
 #: By the names of options and arguments; where one differs in a command, after the command's name.
 VALUES: dict[str, Callable[[str], list[str]]] = {
@@ -127,7 +133,7 @@ VALUES: dict[str, Callable[[str], list[str]]] = {
     "method": methods,
     "format": formats,
     "positions": several(_POSITIONS),
-    "site": several(_SITES),
+    "site": several(sites),
     "model": models,
     "concept": of("words:", "grammar:", "classifier:", "judge:"),
     "on_trip": of("stop", "error", "ablate"),

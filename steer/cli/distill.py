@@ -138,7 +138,7 @@ def distill(
     from steer.contrasts.contrasts import ContrastSource
     from steer.contrasts.frame import Frame
     from steer.distillation.settings import DistillSettings, Form, sizes
-    from steer.methods.registry import distill_methods, parse_method
+    from steer.methods.registry import distill_methods, parse_method, usual_distill_method
     from steer.steering.named import NamedSteer, resolved
     from steer.vectors import store
     from steer.vectors.sites import parse_layers
@@ -155,7 +155,7 @@ def distill(
         raise UsageError("--ceiling is of edits for one --condition", hint="leave it out")
     imitates_chat = chat and contrasts is None
     chosen_method, method_options = parse_method(
-        method or ("ridge" if imitates_chat else "descent"), distill_methods()
+        method or usual_distill_method(chat=imitates_chat), distill_methods()
     )
     if scope is None:
         scope = "response" if imitates_chat or chosen_method.response_only else "all"

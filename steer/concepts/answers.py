@@ -1,7 +1,8 @@
 """Sample the model's answers under the poles of a concept: the texts that vectors are fitted to.
 
-The answers are on-policy: sampled from the model under each condition at temperature 1, since
-steering leads to such texts.
+The answers are on-policy: sampled from the model under each condition, since steering acts on the
+model's own texts; and at the temperature at which steer writes text, since at 1 a small model's
+answers fall apart, whatever they are written under.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from steer.models.templates import ChatTemplate
 from steer.steering.generation import Sampling
 from steer.steering.steers import Steer
 
+#: Of answers, as of `steer apply`.
+TEMPERATURE = 0.7
 #: Texts that are generated together.
 TOGETHER = 128
 
@@ -77,11 +80,12 @@ def write(
     steerings: Sequence[Sequence[Steer]] | None = None,
     samples: Sequence[int] | None = None,
     max_tokens: int,
+    temperature: float = TEMPERATURE,
     seed: int = 0,
     what: str = "sampling answers",
     progress: Progress = silent,
 ) -> list[Answer]:
-    """Sample one answer to each query at temperature 1. steerings: the steers of each answer.
+    """Sample one answer to each query. steerings: the steers of each answer.
 
     Raises:
         InputError: a question leaves no room for an answer.
@@ -99,7 +103,7 @@ def write(
             )
     none: Sequence[Steer] = ()
     numbers = samples if samples is not None else [0] * len(queries)
-    sampling = Sampling(max_tokens=room, temperature=1.0, seed=seed, batch_size=TOGETHER)
+    sampling = Sampling(max_tokens=room, temperature=temperature, seed=seed, batch_size=TOGETHER)
     with progress(what, len(queries)) as advance:
         written = continue_mixed(
             model,

@@ -274,6 +274,7 @@ class _Maker:
             self.model,
             [*queries, *plain_queries],
             max_tokens=self.settings.max_tokens,
+            temperature=self.settings.temperature,
             seed=self.settings.seed,
             progress=self.progress,
         )
@@ -406,6 +407,7 @@ class _Maker:
             queries,
             steerings=steerings,
             max_tokens=self.settings.max_tokens,
+            temperature=self.settings.temperature,
             seed=self.settings.seed,
             what=what,
             progress=self.progress,

@@ -39,6 +39,7 @@ class MakeSettings:
     choice: int = 8
     held_out: int = 16
     max_tokens: int = 32
+    temperature: float = 0.7
     seed: int = 0
     keep_condition: bool = True
     strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)

@@ -120,7 +120,7 @@ def with_evidence(
 ) -> SteeringVector:
     """The vector with its recovery, and the cost of its texts under the unsteered model."""
     method = distill_methods().named(settings.method)
-    descended = fitted.descended
+    descended = method.descends
     distillation = Distillation(
         samples=vector.metadata.contrast.n,
         held_out=held_out,

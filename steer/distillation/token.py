@@ -360,7 +360,7 @@ def fit_token(
         return with_evidence(
             vector,
             replace(settings, learning_rate=LEARNING_RATE),
-            Fitted(None, best_step=best_step, descended=True),
+            Fitted(None, best_step=best_step),
             share,
             held_out=len(baseline),
             extra_nats=extra_nats,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from steer.distillation.settings import DistillSettings
 from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
+from steer.methods.registry import distill_methods
 from steer.models.model import Model
 
 #: The approximate number of rows sampled together.
@@ -26,7 +27,7 @@ def within(
     reductions."""
     speed = pace(model, rows=_ROWS)
     whole = Size(settings.held_out, settings.samples, settings.max_tokens)
-    descends = settings.method == "descent"
+    descends = distill_methods().named(settings.method).descends
 
     def texts(size: Size) -> float:
         n = size.samples + size.items

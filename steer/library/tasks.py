@@ -51,7 +51,7 @@ from steer.library.options import ContrastOptions, MeasureOptions, NameOptions, 
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
 from steer.measures.concepts import Judge
 from steer.methods.method import Value
-from steer.methods.registry import distill_methods, fit_methods, parse_method
+from steer.methods.registry import distill_methods, fit_methods, parse_method, usual_distill_method
 from steer.models import torch_files
 from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
@@ -369,7 +369,7 @@ def distill(
         raise UsageError("tokens, scalar and inside go with form='token'")
     imitates_chat = chat and contrasts is None and form == "edit"
     chosen_method, values = parse_method(
-        method or ("ridge" if imitates_chat else "descent"), distill_methods()
+        method or usual_distill_method(chat=imitates_chat), distill_methods()
     )
     if contrasts is not None:
         chosen_method.of_pairs()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from steer.base.errors import InputError, UsageError
 from steer.base.extensions import Extension, foreign_code
@@ -200,13 +200,12 @@ class Fitted:
     """The result of a distillation method. edits: `steer.distillation.lowrank.Edits`.
 
     ridge: the regularisation of the regression, as a share of the mean diagonal. best_step: the
-    step of the descent whose state was kept. descended: whether there was a descent.
+    step of the descent whose state was kept.
     """
 
     edits: Any
     ridge: float = 0.0
     best_step: int = 0
-    descended: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +218,8 @@ class DistillMethod(Method):
     pairs: the same for the pairs of a contrast set (`steer.distillation.pairs.Preference`); None if
         the method cannot use them.
     response_only: whether its edit acts on the response unless a scope is named.
+    descends: whether it takes the steps of the settings. usual: whether it is the default, for a
+        condition in a chat or for everything else.
     in_suite: whether `steer suite` tries it by default.
     """
 
@@ -226,6 +227,8 @@ class DistillMethod(Method):
     compute: Callable[..., Fitted]
     pairs: Callable[..., Fitted] | None = None
     response_only: bool = False
+    descends: bool = False
+    usual: Literal["chat", "text"] | None = None
     in_suite: bool = False
 
     def run(

@@ -34,6 +34,12 @@ def distill_methods() -> Registry[DistillMethod]:
     return methods().of_kind(DistillMethod)
 
 
+def usual_distill_method(*, chat: bool) -> str:
+    """The default method of `steer distill`. chat: for a condition in a chat."""
+    wanted = "chat" if chat else "text"
+    return next(method.name for method in distill_methods() if method.usual == wanted)
+
+
 def parse_method(text: str, known: Registry[M]) -> tuple[M, dict[str, Value]]:
     """A method and the options that `NAME` or `NAME:OPTION=VALUE,...` sets.
 

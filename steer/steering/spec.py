@@ -152,8 +152,8 @@ def _check_once(text: str) -> None:
     if text.endswith(".safetensors") or re.match(_ADDRESS, text):
         return
     for mark, what in (("@", "layers"), (":", "a coefficient")):
-        found = _TWICE[mark].search(text)
-        if found is not None:
+        match = _TWICE[mark].search(text)
+        if match is not None:
             raise UsageError(f"{text!r} has {what} twice", hint="write -v NAME:2@14")
 
 

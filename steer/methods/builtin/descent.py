@@ -23,7 +23,7 @@ def compute(task: Task, settings: DistillSettings, progress: Progress) -> Fitted
     edits, ridge = regress(task, settings, progress, ranks=(RANK,))
     task.prepare(edits, progress)
     _, best_step = descended(task, edits, settings.schedule, "descending", progress)
-    return Fitted(edits, ridge=ridge, best_step=best_step, descended=True)
+    return Fitted(edits, ridge=ridge, best_step=best_step)
 
 
 def pairs(task: Preference, settings: DistillSettings, progress: Progress) -> Fitted:
@@ -32,7 +32,7 @@ def pairs(task: Preference, settings: DistillSettings, progress: Progress) -> Fi
     from steer.distillation.search import search
 
     edits, best_step = search(task, settings, progress)
-    return Fitted(edits, best_step=best_step, descended=True)
+    return Fitted(edits, best_step=best_step)
 
 
 METHOD = DistillMethod(
@@ -42,5 +42,7 @@ METHOD = DistillMethod(
     order=12,
     compute=compute,
     pairs=pairs,
+    descends=True,
+    usual="text",
     in_suite=True,
 )

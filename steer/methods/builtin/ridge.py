@@ -28,4 +28,5 @@ METHOD = DistillMethod(
     order=11,
     compute=compute,
     response_only=True,
+    usual="chat",
 )
