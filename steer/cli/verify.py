@@ -39,9 +39,9 @@ def verify(
     from steer.base.urls import is_url
     from steer.library import files
 
-    found = {name: options.find(name) for name in vectors}
+    paths = {name: options.find(name) for name in vectors}
     checked = [
-        files.verify(name if is_url(name) else found[name], public_key=public_key)
+        files.verify(name if is_url(name) else paths[name], public_key=public_key)
         for name in vectors
     ]
     model = None
