@@ -199,7 +199,7 @@ def recording(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "because"),
     [
-        (b'\\"format\\":1', b'\\"format\\":2', "format 2; this steer reads 1"),
+        (b'\\"format\\":1', b'\\"format\\":3', "format 3; this steer reads 2"),
         (b'\\"paired\\":true', b'\\"format\\":1   ', "holds no recorded activations"),
         (b'"lengths"', b'"resid_p"', "header differs"),
     ],

@@ -281,6 +281,19 @@ def test_what_is_damaged_there_is_not_taken(team: Team) -> None:
     assert "not a safetensors file" in run("list", team.url).stderr
 
 
+def test_a_vector_at_an_address_is_verified_by_the_signature_there(team: Team) -> None:
+    path = written()
+    steer("push", path, team.url)
+    at = f"{team.url}/calm" if "://" in team.url else f"{team.url}/calm.safetensors"
+    steer("sign", written("other"), "--key", "k.pem", "--new-key")
+    refused("verify", at, "--public-key", "k.pub", because="is not signed")
+    steer("sign", path, "--key", "k.pem")
+    steer("push", path, team.url, "--force")
+    assert "signed by" in steer("verify", at, "--public-key", "k.pub")
+    steer("sign", written("third"), "--key", "k2.pem", "--new-key")
+    refused("verify", at, "--public-key", "k2.pub", because="is not what the owner")
+
+
 def test_a_signature_goes_along_and_holds_for_these_bytes_and_this_key_alone(
     tmp_path: Path,
 ) -> None:

@@ -79,6 +79,8 @@ def test_arguments_are_there_as_messages_name_them() -> None:
         ("run it with --model=org/x", 'run it with steer.load("org/x")'),
         ("--rank and --seed are 0 or more", "rank and seed are 0 or more"),
         ("leave --lens out", "leave --lens out"),
+        ("`steer extract --keep FILE` writes it", "`steer extract --keep FILE` writes it"),
+        ("steer pull x --force; or --force", "steer pull x --force; or force=True"),
         ("a text with -- and --", "a text with -- and --"),
     ],
 )

@@ -53,6 +53,11 @@ _OPTION = re.compile(
     r"(?:=(?P<value>[^\s,;:)]+)"
     r"| (?P<spaced>[A-Z][A-Z.]*(?![\w-])|-?\d[\w%]*|'[^']*'|\w+=[\w.{}]+))?"
 )
+#: A command with its options, as in "steer pull URL --force; or ...".
+_COMMAND = re.compile(
+    r"(`steer [^`]*`"
+    r"|\bsteer (?:apply|convert|distill|doctor|extract|list|pull|push|serve|sign|show)\b[^;`]*)"
+)
 _n_commands = 0
 
 
@@ -78,8 +83,11 @@ def worded(text: str) -> str:
 
 
 def in_python(text: str) -> str:
-    """A message with arguments in place of options."""
-    return _OPTION.sub(_argument, text)
+    """A message with arguments in place of options; commands that it names stay commands."""
+    parts = _COMMAND.split(text)
+    return "".join(
+        part if number % 2 else _OPTION.sub(_argument, part) for number, part in enumerate(parts)
+    )
 
 
 def _argument(match: re.Match[str]) -> str:

@@ -36,9 +36,14 @@ def verify(
     steer verify joyful formal sea -m pocket
     steer verify ./warm.safetensors --public-key k.pub
     """
+    from steer.base.urls import is_url
     from steer.library import files
 
-    checked = [files.verify(options.find(name), public_key=public_key) for name in vectors]
+    paths = {name: options.find(name) for name in vectors}
+    checked = [
+        files.verify(name if is_url(name) else paths[name], public_key=public_key)
+        for name in vectors
+    ]
     model = None
     if source is not None:
         from steer.library.models import Model

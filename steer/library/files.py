@@ -18,6 +18,7 @@ from steer.sharing import push as pushing
 from steer.sharing.address import parse_folder, parse_vector
 from steer.sharing.opening import open_place
 from steer.sharing.places import listing
+from steer.sharing.pull import fetch_signature
 from steer.sharing.pull import pull as run_pull
 from steer.sharing.push import Pushed, parcel
 from steer.steering import algebra, recipe, spec
@@ -148,11 +149,27 @@ def verify(
         )
     signed_by = None
     if public_key is not None:
-        signed_by = signing.fingerprint(signing.check(path, data, Path(public_key)))
+        signed_by = signing.fingerprint(_signer(str(reference), path, data, Path(public_key)))
     verified = Verified(path, Vector(vector), None if origin is None else str(origin), signed_by)
     if model is not None:
         verified.fits(model)
     return verified
+
+
+def _signer(reference: str, path: Path, data: bytes, public_key: Path) -> str:
+    """The key that has signed a vector: of an address, by the signature that lies there too.
+
+    Raises:
+        SteerError: it is not signed, or by another key.
+    """
+    if not is_url(reference):
+        return signing.check(path, data, public_key)
+    address = parse_vector(reference)
+    key, signature = signing.key_text(public_key), fetch_signature(address)
+    if signature is None:
+        raise SteerError(f"{address} is not signed: there is no signature beside it")
+    signing.check_bytes(data, signature, key, subject=str(address), public_key=public_key)
+    return key
 
 
 def new_key(path: Reference) -> Path:

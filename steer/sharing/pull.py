@@ -52,7 +52,7 @@ def pull(
     digest = store.from_bytes(data, str(address)).metadata.sha256
     # The card and the signature have to be those of the same commit.
     beside = replace(address, revision=fetched.revision) if fetched.revision else address
-    card, signature = _card(beside), _signature(beside)
+    card, signature = _card(beside), fetch_signature(beside)
     before = lock.origins(folder).get(address.name)
     origin = lock.Origin(url=str(address), sha256=digest, revision=fetched.revision)
     _check_commit(origin, before, folder)
@@ -167,7 +167,12 @@ def _card(address: Address) -> str | None:
         return None
 
 
-def _signature(address: Address) -> bytes | None:
+def fetch_signature(address: Address) -> bytes | None:
+    """The signature beside a vector at an address, 64 bytes; None without one.
+
+    Raises:
+        SteerError: the file holds something else.
+    """
     suffix = SUFFIX + signing.SIGNATURE
     try:
         data, _ = read(address, suffix, signing.SIGNATURE_LIMIT)
