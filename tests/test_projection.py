@@ -22,8 +22,8 @@ from steer.steering.projection import (
     Projection,
     gate,
     guard,
-    projection,
     most_separable,
+    projection,
     reading_layer,
 )
 from steer.steering.spec import parse, parse_condition, parse_read
