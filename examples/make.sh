@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-vectors=steer/pocket/vectors
+vectors=vectors
 
 make_one() { # name, kind, positive, negative
     python -m steer.pocket.pairs "$2" "$3" "$4" > "examples/contrasts/$1.jsonl"

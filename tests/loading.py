@@ -88,7 +88,7 @@ class Server:
 def serving(*options: str) -> Iterator[Server]:
     """`steer serve -m pocket` in a process of its own."""
     command = [sys.executable, "-m", "steer", "serve", "-m", "pocket", "--port", "0", "--json"]
-    command += ["--vectors", str(ROOT / "steer/pocket/vectors"), *options]
+    command += ["--vectors", str(ROOT / "vectors"), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
@@ -108,7 +108,7 @@ def serving(*options: str) -> Iterator[Server]:
 def cases(count: int, *, max_tokens: int = 40, seed: int = 0) -> list[Case]:
     """Requests of all kinds, with what `apply` writes for each."""
     model = load(ModelSource("pocket", device="cpu"))
-    library, _ = read_library(ROOT / "steer/pocket/vectors")
+    library, _ = read_library(ROOT / "vectors")
     chance = Random(seed)
     return [_case(model, library, chance, index, max_tokens) for index in range(count)]
 

@@ -297,7 +297,7 @@ def test_who_may_read_the_folder_may_read_what_is_in_its_folders(tmp_path: Path)
 
 @pytest.fixture
 def vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STEER_VECTORS", str(ROOT / "steer/pocket/vectors"))
+    monkeypatch.setenv("STEER_VECTORS", str(ROOT / "vectors"))
 
 
 def run(*words: str) -> Any:

@@ -24,7 +24,7 @@ from steer.cli.main import app
 pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-vllm` installs it")
 
 ROOT = Path(__file__).parents[1]
-JOYFUL = str(ROOT / "steer/pocket/vectors/joyful.safetensors")
+JOYFUL = str(ROOT / "vectors/joyful.safetensors")
 
 
 def steer(*words: str) -> Any:

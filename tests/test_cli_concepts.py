@@ -303,7 +303,7 @@ def test_without_takes_several(built: Path) -> None:
     for name in ("joy", "formal"):
         if (built / f"{name}.safetensors").exists():
             shutil.copy(built / f"{name}.safetensors", ".")
-    shutil.copy(Path(__file__).parents[1] / "steer/pocket/vectors/sea.safetensors", ".")
+    shutil.copy(Path(__file__).parents[1] / "vectors/sea.safetensors", ".")
     result = steer("combine", "./joy.safetensors", "--without",
                    "./sea.safetensors,./sea.safetensors", "-o", "alone.safetensors")  # fmt: skip
     assert result.exit_code == 0, result.stderr

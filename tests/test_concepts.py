@@ -24,7 +24,7 @@ from steer.steering.generation import Sampling
 from steer.steering.steers import resolve
 from steer.vectors import store
 
-VECTORS = Path(__file__).parents[1] / "steer/pocket/vectors"
+VECTORS = Path(__file__).parents[1] / "vectors"
 QUICK = MakeSettings(train=12, choice=3, held_out=6, max_tokens=12, layers=(2, 3), chat=False)
 
 

@@ -24,7 +24,7 @@ from steer.measures.elimination import FEWEST, LEAVE, contenders, looks, n_looks
 from steer.measures.grids import PROBES, SHARES, Scores, probes, promising, reach, thinned
 from steer.measures.selection import pareto
 
-VECTOR = Path(__file__).parents[1] / "steer/pocket/vectors" / "joyful.safetensors"
+VECTOR = Path(__file__).parents[1] / "vectors" / "joyful.safetensors"
 N_ITEMS = 24
 SPECS = ("joyful", "joyful:norm=keep", "joyful:add/response", "joyful:add/not-response=0")
 

@@ -61,7 +61,7 @@ def test_requests_are_drawn_from_the_grammar() -> None:
 @each_example
 def test_vectors_are_made_from_the_contrasts(name: str, tmp_path: Path) -> None:
     kind, positive, negative = MADE[name]
-    shipped = ROOT / f"steer/pocket/vectors/{name}.safetensors"
+    shipped = ROOT / f"vectors/{name}.safetensors"
     made = tmp_path / f"{name}.safetensors"
     words = ["--description", f"{kind}: {positive}, away from {negative}", "--license", "CC0-1.0"]
     contrasts = ROOT / f"examples/contrasts/{name}.jsonl"
@@ -89,10 +89,8 @@ def test_what_a_vector_recommends_tells_its_sides_apart(name: str) -> None:
 
 @each_example
 def test_every_vector_has_a_card(name: str) -> None:
-    card = (ROOT / f"steer/pocket/vectors/{name}.md").read_text()
-    assert (
-        store.read(ROOT / f"steer/pocket/vectors/{name}.safetensors").metadata.description in card
-    )
+    card = (ROOT / f"vectors/{name}.md").read_text()
+    assert store.read(ROOT / f"vectors/{name}.safetensors").metadata.description in card
 
 
 README = (ROOT / "README.md").read_text()

@@ -382,7 +382,7 @@ def test_an_evaluation_is_that_of_the_command_line(model: Model, tmp_path: Path)
     ]
     (tmp_path / "held-out.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     words = ["--texts", str(tmp_path / "held-out.jsonl"), "--samples", "4", "--max-tokens", "8"]
-    path = Path(__file__).parents[1] / "steer/pocket/vectors/joyful.safetensors"
+    path = Path(__file__).parents[1] / "vectors/joyful.safetensors"
     done = run("eval", "-v", f"{path}:2@2", *words, "--json")
     assert done.exit_code == 0, done.stderr
     joyful = steer.read(path)
@@ -393,7 +393,7 @@ def test_an_evaluation_is_that_of_the_command_line(model: Model, tmp_path: Path)
 
 
 def test_a_sweep_from_rows(model: Model) -> None:
-    joyful = steer.read(Path(__file__).parents[1] / "steer/pocket/vectors/joyful.safetensors")
+    joyful = steer.read(Path(__file__).parents[1] / "vectors/joyful.safetensors")
     rows = [
         {"positive": f"{one} She laughed.", "negative": f"{two} She wept."} for one, two in PAIRS
     ]

@@ -30,7 +30,7 @@ from steer.vectors import store
 
 SCRIPT = Path(__file__).parent / "engines" / "in_llama_cpp.py"
 TEXT = "One day Ada woke up. The day was"
-JOYFUL = Path(steer.__file__).parents[1] / "steer/pocket/vectors" / "joyful.safetensors"
+JOYFUL = Path(steer.__file__).parents[1] / "vectors" / "joyful.safetensors"
 
 
 @cache

@@ -54,9 +54,7 @@ def model() -> Model:
 @cache
 def library() -> Library:
     names = ("joyful", "sea", "formal")
-    return Library(
-        {name: store.read(ROOT / f"steer/pocket/vectors/{name}.safetensors") for name in names}
-    )
+    return Library({name: store.read(ROOT / f"vectors/{name}.safetensors") for name in names})
 
 
 def here(**access: Any) -> Here:

@@ -38,7 +38,7 @@ Reply = Callable[[str, dict[str, Any]], tuple[int, bytes]]
 @pytest.fixture(autouse=True)
 def _vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the repository; and the model is loaded once, for all tests but one."""
-    monkeypatch.setenv("STEER_VECTORS", str(ROOT / "steer/pocket/vectors"))
+    monkeypatch.setenv("STEER_VECTORS", str(ROOT / "vectors"))
     monkeypatch.setattr("steer.cli.options.load_model", lambda source: pocket())
 
 
@@ -82,7 +82,7 @@ def baked(coefficient: float) -> Model:
     """The pocket model with joy in its weights, loaded from its folder without any hook."""
     if not coefficient:
         return pocket()
-    vector = store.read(ROOT / "steer/pocket/vectors/joyful.safetensors")
+    vector = store.read(ROOT / "vectors/joyful.safetensors")
     steer = Steer(vector, Coefficient(coefficient), (2,))
     made = bake(pocket(), [steer], dtype=torch.float32)
     with TemporaryDirectory() as folder:

@@ -39,7 +39,7 @@ def refusal() -> SteeringVector:
 
 
 def test_moods_are_told_apart() -> None:
-    shipped = promises.CONTRASTS.parents[1] / "steer/pocket/vectors/joyful.safetensors"
+    shipped = promises.CONTRASTS.parents[1] / "vectors/joyful.safetensors"
     found = promises.separation(shipped, ("joyful", "gloomy"), N)
     assert found.value >= 0.97
 

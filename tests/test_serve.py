@@ -87,7 +87,7 @@ def folder_of_vectors(folder: Path) -> Path:
     for name in ("joyful", "sea"):
         store.write(
             folder / f"{name}.safetensors",
-            store.read(ROOT / f"steer/pocket/vectors/{name}.safetensors"),
+            store.read(ROOT / f"vectors/{name}.safetensors"),
         )
     edit = tiny.low_rank_steer(model(), layers=(1, 2)).vector
     store.write(folder / "edit.safetensors", edit)

@@ -53,7 +53,7 @@ def test_a_vector_goes_from_one_machine_to_another(
         "list", "pull", "pull", "verify", "apply", "apply", "bake",
     ]  # fmt: skip
     one, other = tmp_path / "one", tmp_path / "other"
-    shutil.copytree(ROOT / "steer/pocket/vectors", one / "vectors")
+    shutil.copytree(ROOT / "vectors", one / "vectors")
     other.mkdir()
     monkeypatch.chdir(one)
     for words in sending:

@@ -25,7 +25,7 @@ from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer, resolve
 from steer.vectors import store
 
-VECTORS = Path(__file__).parents[1] / "steer/pocket/vectors"
+VECTORS = Path(__file__).parents[1] / "vectors"
 PROMPTS = ("One day Mara woke up.", "The boat", "In the evening Kofi went to the river and",
            "Once upon a time there was a little")  # fmt: skip
 

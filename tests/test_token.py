@@ -198,7 +198,7 @@ def test_texts_of_a_group_score_as_each_alone() -> None:
 
 def test_a_token_beside_an_edit_scores_as_both_do(tmp_path: Path) -> None:
     """The edit acts on the text with the token in it."""
-    vectors = Path(__file__).parents[1] / "steer/pocket/vectors"
+    vectors = Path(__file__).parents[1] / "vectors"
     edit = use(store.read(vectors / "joyful.safetensors"), "joyful:2@2")
     condition, scored = lesson_texts()
     own = use(token_of(pocket().encode(condition, special=False)))
@@ -279,7 +279,7 @@ def run(*words: str) -> Any:
 def test_a_command_that_cannot_use_a_token_says_so(
     command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    vectors = Path(__file__).parents[1] / "steer/pocket/vectors"
+    vectors = Path(__file__).parents[1] / "vectors"
     monkeypatch.setenv("STEER_VECTORS", f"{tmp_path}:{vectors}")
     store.write(tmp_path / "noise.safetensors", noise())
     found = run(*command.format(vectors=vectors).split())

@@ -133,7 +133,7 @@ def unrelated(folder: Path) -> str:
 
 def test_apply_writes_what_hooks_write() -> None:
     arguments = ("apply", "One day Mara woke up.", "-t", "0", "--compare", "--max-tokens", "24")
-    steers = [f"{ROOT}/steer/pocket/vectors/{name}.safetensors" for name in ("joyful", "sea")]
+    steers = [f"{ROOT}/vectors/{name}.safetensors" for name in ("joyful", "sea")]
     arguments += ("-v", f"{steers[0]}:2@2", "-v", f"{steers[1]}:ablate@1/response")
     hooks = printed(*arguments)
     found = printed(*arguments, "--engine", "vllm", "--engine-option", "max_model_len=256")
@@ -160,7 +160,7 @@ def test_an_evaluation_differs_by_its_texts_alone(tmp_path: Path) -> None:
         lines = [{"positive": text.format("ran"), "negative": text.format("crept")}]
         lines += [{"positive": text.format("danced"), "negative": text.format("trudged")}]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    arguments = ["eval", "-v", f"{ROOT}/steer/pocket/vectors/joyful.safetensors:3@2"]
+    arguments = ["eval", "-v", f"{ROOT}/vectors/joyful.safetensors:3@2"]
     arguments += ["--texts", str(tmp_path / "pairs.jsonl"), "--unrelated", unrelated(tmp_path)]
     arguments += ["--condition", "", "--concept", "words:happy,glad,lovely,cheerful"]
     arguments += ["--samples", "8", "--max-tokens", "16"]
@@ -180,7 +180,7 @@ def test_a_sweep_scores_what_it_scores_without(tmp_path: Path) -> None:
     arguments = (
         "sweep",
         "-v",
-        f"{ROOT}/steer/pocket/vectors/joyful.safetensors",
+        f"{ROOT}/vectors/joyful.safetensors",
         "--layers",
         "2,3",
     )

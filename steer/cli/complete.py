@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from steer.base.shipped import SHIPPED
+
 SUFFIX = ".safetensors"
 
 
@@ -26,8 +28,7 @@ def vectors(incomplete: str) -> list[str]:
 
 def _folders() -> list[Path]:
     named = os.environ.get("STEER_VECTORS", "").split(os.pathsep)
-    shipped = Path(__file__).parents[1] / "pocket" / "vectors"
-    return [Path("vectors"), *(Path(part) for part in named if part), shipped]
+    return [Path("vectors"), *(Path(part) for part in named if part), SHIPPED]
 
 
 def _files(folder: Path, begun: str) -> Iterator[Path]:

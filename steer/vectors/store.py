@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 
 from steer.base.errors import SteerError, VectorError
 from steer.base.files import open_regular, read_bytes, reported, write_atomic
+from steer.base.shipped import SHIPPED as SHIPPED
 from steer.base.strict_json import load_strict_json
 from steer.vectors import lock
 from steer.vectors.metadata import Metadata, decode, encode
@@ -254,10 +255,6 @@ def check_own(path: Path) -> None:
             f"{path.stem} comes with steer and is not changed",
             hint=f"copy it first: mkdir -p vectors; cp {path} vectors/",
         )
-
-
-#: The vectors of the pocket model that steer brings along; any other of the same name is preferred.
-SHIPPED = Path(__file__).parents[1] / "pocket" / "vectors"
 
 
 def folders() -> list[Path]:

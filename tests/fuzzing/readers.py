@@ -316,9 +316,7 @@ def targets(folder: Path) -> dict[str, Target]:
     contrasts = [b"\n".join(file.splitlines()[:2]) for file in whole]
     contrasts += [b'positive,negative\n"a b",c\nd,e\n', b'["a", "b"]', b'{"text": "a", "label": 1}']
     return {
-        "vector": Target(
-            vector_file, vectors + _files("*.safetensors", ROOT / "steer/pocket/vectors")
-        ),
+        "vector": Target(vector_file, vectors + _files("*.safetensors", ROOT / "vectors")),
         **{each.name: foreign(each) for each in registry() if each.read is not None},
         "recipe": Target(recipe_file, [text.encode() for text in RECIPES]),
         "spec": Target(spec_text, [text.encode() for text in SPECS]),
