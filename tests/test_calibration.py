@@ -179,7 +179,7 @@ def test_extract_and_make_from_the_command_line(
     common = ("pairs.jsonl", "--chat", "-m", folder)
     report = json.loads(run("extract", *common, "-o", "a.safetensors", "--json"))
     run("extract", *common, "-o", "b.safetensors", "--no-calibrate")
-    made = json.loads(run("make", *common, "-o", "c", "--json"))
+    made = json.loads(run("make", "pairs.jsonl", "-m", folder, "-o", "c", "--json"))
     first, plain, third = (store.read(Path(f"{name}.safetensors")) for name in "abc")
     best = first.metadata.recommended
     assert best.coefficient in [trial["coefficient"] for trial in report["calibration"]]

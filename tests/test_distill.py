@@ -275,7 +275,7 @@ def test_what_cannot_be_distilled_says_why() -> None:
     with pytest.raises(UsageError, match="steps"):
         replace(SMALL, steps=0)
     nothing = PlantedTeacher(model, Edits(model, {Site(1): 1.0}, 0, 0, response=False))
-    with pytest.raises(InputError, match="changes nothing"):
+    with pytest.raises(InputError, match="does not change the model's texts"):
         Task.of(model, texts(model), nothing)
 
 

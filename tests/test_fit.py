@@ -87,14 +87,14 @@ def test_rows_of_one_record_are_held_out_together(
     sides = [np.tile(one, (5, 1)) if records == 40 else one.repeat(5, 0) for one in once]
     said = {} if records is None else {"records": records, "format": 2}
     found = stored(tmp_path / "a", *sides, **said)
-    separability = fit.fit_site(found, 0, "lda").separability
+    separability = fit_site(found, 0, "lda").separability
     assert separability is not None
     if records is None:
         assert separability > 0.65
     else:
         assert separability < 0.6
     few = stored(tmp_path / "b", *(one[:45] for one in sides), **(said and said | {"records": 9}))
-    assert (fit.fit_site(few, 0, "mean_diff").separability is None) == (records is not None)
+    assert (fit_site(few, 0, "mean_diff").separability is None) == (records is not None)
 
 
 def test_of_two_tokens_that_tell_the_sides_apart_the_last_is_taken() -> None:

@@ -392,10 +392,10 @@ def test_a_vector_is_made_as_extract_makes_it_and_saved(tmp_path: Path) -> None:
 def test_words_make_the_vector_that_they_make_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few: dict[str, Any] = {"train": 4, "choice": 2, "held_out": 4, "max_tokens": 4}
-    few |= {"depths": (0.6,), "coefficients": (2.0,)}
+    few: dict[str, Any] = {"train": 10, "choice": 3, "held_out": 8, "max_tokens": 16}
+    few |= {"strengths": (1.0, 2.0)}
     monkeypatch.setattr(making, "QUICK", few)
-    words = {"word": "[mood: joyful]", "against": "[mood: gloomy]"}
+    words = {"word": "joyful", "against": "gloomy"}
     concept = understood(*words.values(), name="mood").concept
     [expected] = make(model(), [concept], MakeSettings(**few))
     own = Library(dict(library().vectors))

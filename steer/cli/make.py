@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,12 +40,13 @@ def make(
 ) -> None:
     """Make a vector, find how strong it can be, and show what it does.
 
-    Reads both sides of the contrasts (see `steer extract`), has the model answer a few questions at
+    Reads both sides of the contrasts (see `steer extract`; answers to prompts are read in the chat
+    template of a model that has one), has the model answer a few questions at
     rising strengths, writes the vector with the strongest that still reads well, and shows three
     texts at each of a few strengths, from its opposite to more than is recommended.
 
     \b
-    steer make pairs.jsonl -m MODEL --chat -o warm
+    steer make pairs.jsonl -m MODEL -o warm
     steer make "patient" "impatient" -m MODEL -o patient
     steer make pairs.jsonl -o cheerful
     """
@@ -65,6 +67,10 @@ def make(
         given = contrast_options.read_contrasts(contrasts)
         check_paired(fit_methods().named(fitting["method"]), paired=given.paired)
     model = options.load_model(source)
+    if not words and given.answers and model.identity.chat_template:
+        output.note("answers to prompts, for a chat model: read in its chat template")
+        in_chat = replace(contrasts.frame, chat=True)
+        given = contrast_options.read_contrasts(replace(contrasts, frame=in_chat))
     from steer.cli.tables import written
     from steer.library.models import Model
     from steer.library.tasks import make as run

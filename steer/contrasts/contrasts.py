@@ -48,6 +48,12 @@ class Contrasts:
     records: Records = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def answers(self) -> bool:
+        """Whether they are answers to prompts, read as plain text: a chat model has a better form
+        for them."""
+        return self.frame == PLAIN and bool(self.positive[0].prompt and self.negative[0].prompt)
+
     def __post_init__(self) -> None:
         for side, passages in (("positive", self.positive), ("negative", self.negative)):
             if not passages:

@@ -186,7 +186,8 @@ def make(
     """Make a vector, find how strong it can be, and write samples at a few strengths.
 
     The arguments are those of `extract`, words too; contrasts may also be what `contrast_set`
-    returned. prompts: what the samples go on with; by default three everyday questions, or three
+    returned. Answers to prompts are read in the chat template of a model that has one, unless
+    chat=False. prompts: what the samples go on with; by default three everyday questions, or three
     openings.
     `vector` of what is returned recommends what was found; printing it shows the samples.
 
@@ -203,6 +204,8 @@ def make(
         chosen = contrasts
         if not isinstance(chosen, Contrasts):
             chosen = contrast_set(chosen, **data)
+            if chosen.answers and "chat" not in data and model.inner.identity.chat_template:
+                chosen = contrast_set(contrasts, **data, chat=True)
         workers = InProcess(model.inner)
         vector = run_extraction(
             workers,
