@@ -93,7 +93,12 @@ def test_commands_that_are_wrong(vectors: Path, words: list[str], code: int, mes
     assert not Path("x.safetensors").exists()
 
 
-def test_lens_shows_tokens_by_layer(joyful: Path, folder: Path) -> None:  # noqa: F811
+def test_lens_shows_tokens_by_layer(
+    joyful: Path,  # noqa: F811
+    folder: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     result = steer("show", "joyful", "--lens", "--top", 3, "-m", folder)
     assert result.exit_code == 0, result.stderr
     table = result.stdout.splitlines()[-4:]

@@ -126,7 +126,7 @@ def test_wrong_uses() -> None:
     assert "no vector named" in failed(1, "convert", "missing", "x.gguf")
     assert "no conversion" in failed(2, "convert", "calm.safetensors", "x.safetensors")
     assert "first block" in failed(1, "convert", "calm.safetensors:1@all", "x.gguf")
-    assert "--format glp can" in failed(1, "convert", "calm.safetensors:ablate@2", "x.gguf")
+    assert "--format=glp can" in failed(1, "convert", "calm.safetensors:ablate@2", "x.gguf")
     assert "has no layer 9" in failed(2, "convert", gguf, "x.safetensors", "--layer", 9)
     assert "does not use --row" in failed(2, "convert", gguf, "x.safetensors", "--row", 3)
     assert "can be read, but not" in failed(2, "convert", gguf, "x.gguf", "--format", "caa")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from families import RECURRENT, build_recurrent
 from packaging.requirements import Requirement
 
 from steer import selftest
@@ -24,7 +25,7 @@ def failed(model: Model) -> list[str]:
     return [one.name for one in examine(model) if not one.passed]
 
 
-FAMILIES = ["llama", "gpt2", "gemma3", "qwen3_moe", "falcon", "opt", "phi", "rwkv"]
+FAMILIES = ["llama", "gpt2", "gemma3", "qwen3_moe", "falcon", "opt", "phi"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -32,6 +33,13 @@ def test_a_model_on_which_steering_works_is_well(family: str) -> None:
     done = list(examine(tiny.model(family)))
     assert [one for one in done if not one.passed] == []
     assert len(done) == 9
+
+
+@pytest.mark.parametrize("family", RECURRENT)
+def test_a_recurrent_model_on_which_steering_works_is_well(family: str) -> None:
+    """Its state takes the place of a cache, and its rows are run one by one."""
+    done = list(examine(tiny.wrapped(build_recurrent(family), family)))
+    assert [one for one in done if not one.passed] == []
 
 
 def test_half_precision_is_well() -> None:
