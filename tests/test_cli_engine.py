@@ -49,11 +49,14 @@ def refused(*arguments: object) -> tuple[int, str]:
 
 def commands(vectors: Path, spec: str = "") -> list[list[Any]]:
     vector = f"{vectors}/calm.safetensors{spec}"
+    model = ["-m", vectors.parent / "model"]
+    if not model[1].is_dir():
+        tiny.save(model[1])
     return [
-        ["apply", "One", "-v", vector],
-        ["eval", "-v", vector, "--concept", "words:a"],
-        ["sweep", "-v", vector.split(":")[0], "--condition", "a"],
-        ["serve", "--vectors", vectors, "--port", 0],
+        ["apply", "One", "-v", vector, *model],
+        ["eval", "-v", vector, "--concept", "words:a", *model],
+        ["sweep", "-v", vector.split(":")[0], "--condition", "a", *model],
+        ["serve", "--vectors", vectors, "--port", 0, *model],
     ]
 
 

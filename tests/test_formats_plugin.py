@@ -59,7 +59,7 @@ def install(site: Path, module: str, code: str, entry: str) -> None:
 
 def test_the_manuals_example_is_read_and_written_from_the_command_line(installed: Path) -> None:
     code, entry = block("python"), block("toml")
-    name, target = re.search(r'^(\S+) = "(\S+)"$', entry, flags=re.M).groups()  # type: ignore[union-attr]
+    name, target = re.search(r'^(\S+) = "(\S+:\S+)"$', entry, flags=re.M).groups()  # type: ignore[union-attr]
     module, _, attribute = target.partition(":")
     install(installed, module, code, f"{name} = {module}:{attribute}")
     lines = [line for line in code.splitlines() if line.strip()]

@@ -163,7 +163,8 @@ def run(
     written = behind([NamedSteer(one) for one in wanted.defaults], wanted.when, "--when")
     ours = source.name == POCKET
     empty = wanted.may_be_empty
-    library, notes = libraries.read_library(wanted.vectors, usable, may_be_empty=empty or ours)
+    unnamed = ours and wanted.vectors == Path("vectors")  # steer brings vectors of pocket along
+    library, notes = libraries.read_library(wanted.vectors, usable, may_be_empty=empty or unnamed)
     if ours:
         libraries.add_shipped(library, usable)
     notes += libraries.add_recipes(library, wanted.recipes, wanted.vectors, usable)
