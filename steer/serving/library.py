@@ -390,7 +390,7 @@ def read_library(
 ) -> tuple[Library, list[str]]:
     """The vectors and recipes of a folder by file name, and why others are left out.
 
-    usable: raises a SteerError if a vector cannot be used. may_be_empty: allow no vectors and no
+    usable: raises a SteerError if a vector cannot be used. may_be_empty: allow no files and no
     folder, since vectors can be made later.
 
     Raises:
@@ -409,7 +409,7 @@ def read_library(
         return vector
 
     reads = {path.stem: partial(read, path) for path in store.files(folder)}
-    library, notes = _kept(reads, str(folder), may_be_empty=may_be_empty)
+    library, notes = _kept(reads, str(folder), may_be_empty=may_be_empty and not reads)
     more = add_recipes(library, sorted(folder.glob("*.toml")), folder, usable)
     return library, [*notes, *more]
 
