@@ -29,7 +29,8 @@ demo: install
 
 # A process a core: most of the time goes into models so small that a second thread is no help.
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+		--no-loadscope-reorder
 
 # The laws on the newest releases that pip finds, later ones than steer allows among them. It says
 # which versions it ran with. `NEWEST="transformers transformer-lens"` leaves torch as it is.
