@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-N = 100
+N = 50
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the two are forks")

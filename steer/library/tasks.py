@@ -203,9 +203,11 @@ def make(
     else:
         chosen = contrasts
         if not isinstance(chosen, Contrasts):
-            chosen = contrast_set(chosen, **data)
+            given = chosen
+            chosen = contrast_set(given, **data)
             if chosen.answers and "chat" not in data and model.inner.identity.chat_template:
-                chosen = contrast_set(contrasts, **data, chat=True)
+                data["chat"] = True
+                chosen = contrast_set(given, **data)
         workers = InProcess(model.inner)
         vector = run_extraction(
             workers,
