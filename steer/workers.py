@@ -24,7 +24,7 @@ class Workers(Protocol):
     """Workers that hold a model."""
 
     def map(self, job: Job[Item, Result], items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
-        """Do every item; yields its index and result as soon as it is done.
+        """Run the job on every item. Yields index and result of each item as it finishes.
 
         Raises:
             SteerError: from the job, or because no worker is left.

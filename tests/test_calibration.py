@@ -180,6 +180,11 @@ def test_extract_and_make_from_the_command_line(
     report = json.loads(run("extract", *common, "-o", "a.safetensors", "--json"))
     run("extract", *common, "-o", "b.safetensors", "--no-calibrate")
     made = json.loads(run("make", "pairs.jsonl", "-m", folder, "-o", "c", "--json"))
+    typed = Path("pairs.jsonl").read_text()
+    piped = CliRunner().invoke(
+        app, ["make", "-", "-m", str(folder), "-o", "d", "--name", "c"], input=typed
+    )
+    assert piped.exit_code == 0, piped.output
     first, plain, third = (store.read(Path(f"{name}.safetensors")) for name in "abc")
     best = first.metadata.recommended
     assert best.coefficient in [trial["coefficient"] for trial in report["calibration"]]

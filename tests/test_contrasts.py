@@ -56,6 +56,35 @@ def said(answer: str) -> list[dict[str, str]]:
 # Kinds ------------------------------------------------------------------------------------------
 
 
+PROMPTED = [GOOD | {"prompt": f"Day {n}. "} for n in range(3)]
+
+
+def test_answers_to_prompts_are_suited_to_a_chat_model() -> None:
+    plain = read(jsonl(*PROMPTED))
+    assert plain.are_plain_answers
+    suited = plain.suited(has_template=True)
+    in_chat = read(jsonl(*PROMPTED), frame=Frame(chat=True))
+    assert suited == in_chat and suited.sha256 == in_chat.sha256
+    assert plain.suited(has_template=False) is plain
+
+
+@pytest.mark.parametrize(
+    "contrasts",
+    [
+        read(jsonl(*PROMPTED), frame=Frame(chat=True)),
+        read(jsonl(*PROMPTED), frame=Frame("{prompt}: {text}")),
+        read(jsonl(GOOD, *PROMPTED)),
+        read(jsonl(GOOD)),
+        read(b"One day.\n", texts="t", positive=("Happily, ",), negative=("Sadly, ",)),
+        read(jsonl({"positive": said("Well."), "negative": said("Badly.")})),
+    ],
+    ids=["chat", "template", "some without a prompt", "texts", "conditions", "messages"],
+)
+def test_other_contrasts_stay_as_they_are(contrasts: Contrasts) -> None:
+    assert not contrasts.are_plain_answers
+    assert contrasts.suited(has_template=True) is contrasts
+
+
 def test_pairs_with_and_without_a_prompt() -> None:
     found = read(jsonl(GOOD, GOOD | {"prompt": "One day "}))
     assert (found.kind, found.paired) == ("pairs", True)

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 import steer as steer_library
+from steer.base.shipped import SHIPPED
 from steer.cli.command import COMMANDS
 from steer.cli.main import app
 from steer.pocket.pairs import story_pairs
@@ -78,7 +79,7 @@ def test_vectors_are_made_from_the_contrasts(name: str, tmp_path: Path) -> None:
 def test_what_a_vector_recommends_tells_its_sides_apart(name: str) -> None:
     """Of new pairs of stories, the positive one is further along the vector at the recommended
     layer; and a sweep chose what is recommended."""
-    vector = steer_library.read(store.SHIPPED / f"{name}.safetensors")
+    vector = steer_library.read(SHIPPED / f"{name}.safetensors")
     assert vector.metadata.recommended.evidence.startswith("sweep")
     pairs = list(story_pairs(*MADE[name], n=20, seed=9))
     texts = [pair[side] for side in ("positive", "negative") for pair in pairs]

@@ -17,6 +17,7 @@ import torch
 from serving_here import Here
 
 from steer.base.errors import SteerError
+from steer.base.shipped import SHIPPED
 from steer.concepts.make import make
 from steer.concepts.settings import MakeSettings
 from steer.concepts.words import understood
@@ -129,7 +130,7 @@ def test_vectors_that_come_with_the_model_are_there_unless_there_are_others(tmp_
     store.write(tmp_path / "joyful.safetensors", library().vectors["sea"])
     made, _ = read_library(tmp_path)
     add_shipped(made, lambda vector: None)
-    assert set(made.vectors) == {path.stem for path in store.files(store.SHIPPED)}
+    assert set(made.vectors) == {path.stem for path in store.files(SHIPPED)}
     assert made.vectors["joyful"].name == "sea"
     nothing, _ = read_library(tmp_path / "missing", may_be_empty=True)
     assert not nothing.vectors

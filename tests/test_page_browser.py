@@ -20,6 +20,7 @@ import pytest
 from msgspec import structs
 from test_cli import steer
 
+from steer.base.shipped import SHIPPED
 from steer.generate.apply import generate
 from steer.models.loading import load
 from steer.models.source import ModelSource
@@ -49,7 +50,7 @@ IDLE = "#send:not(:text-is('Stop'))"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("page")
     for name in ("joyful", "sea"):
-        vector = store.read(store.SHIPPED / f"{name}.safetensors")
+        vector = store.read(SHIPPED / f"{name}.safetensors")
         metadata = structs.replace(vector.metadata, description=f"{name} {EVIL}")
         (made / "vectors").mkdir(exist_ok=True)
         store.write(made / f"vectors/{name}.safetensors", type(vector)(metadata, vector.directions))
@@ -131,7 +132,7 @@ def tab(browser: Any, address: str) -> Iterator[Tab]:
 def written(prompt: str, typed: list[str], sampling: Sampling) -> str:
     """What `steer apply` writes with these steers."""
     model = load(ModelSource("pocket", device="cpu"))
-    read = lambda one: store.read(store.SHIPPED / f"{one.reference}.safetensors")  # noqa: E731
+    read = lambda one: store.read(SHIPPED / f"{one.reference}.safetensors")  # noqa: E731
     steers = [resolve(one, read(one)) for one in map(spec.parse, typed)]
     return next(generate(model, [prompt], steers, sampling)).text
 

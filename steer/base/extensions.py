@@ -114,8 +114,8 @@ def load(kind: type[T], *, noun: str, group: str, own: str, attribute: str) -> R
     """The extensions of a kind.
 
     own: the package whose modules each hold one of ours, as `attribute`. group: the entry points
-    by which other packages name theirs. wanted: takes only this subclass of `kind`. An extension of
-    another package cannot take the place of one of ours.
+    by which other packages name theirs; an extension of another package cannot take the place of
+    one of ours.
     """
     items: dict[str, T] = {item.name: item for item in builtin(own, attribute)}
     taken = {name for item in items.values() for name in item.names}

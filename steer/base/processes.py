@@ -75,8 +75,8 @@ def hearing_interrupts() -> Iterator[None]:
 
 
 def hear_termination() -> None:
-    """Make SIGTERM end this process as Ctrl-C does: what is kept is kept, and nothing is half
-    written."""
+    """Make SIGTERM end this process as Ctrl-C does, so that finished work is kept and no file is
+    left half written."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 

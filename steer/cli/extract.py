@@ -179,7 +179,7 @@ def extract(
             f"kept the activations in {keep}; try:"
             f" steer fit {shlex.quote(str(keep))} --method lda -o lda.safetensors"
         )
-    if contrast_set.answers and extracted.best.metadata.model.chat_template:
+    if contrast_set.are_plain_answers and extracted.best.metadata.model.chat_template:
         output.note("answers to prompts were read as plain text; for a chat, add --chat")
     best = extracted.best if calibration is None else calibration.vector
     vectors = [store.write(path, best, force=force), *extracted.compared]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,10 +66,10 @@ def make(
         given = contrast_options.read_contrasts(contrasts)
         check_paired(fit_methods().named(fitting["method"]), paired=given.paired)
     model = options.load_model(source)
-    if not words and given.answers and model.identity.chat_template:
-        output.note("answers to prompts, for a chat model: read in its chat template")
-        in_chat = replace(contrasts.frame, chat=True)
-        given = contrast_options.read_contrasts(replace(contrasts, frame=in_chat))
+    if not words:
+        read, given = given, given.suited(has_template=model.identity.chat_template is not None)
+        if given is not read:
+            output.note("answers to prompts, for a chat model: read in its chat template")
     from steer.cli.tables import written
     from steer.library.models import Model
     from steer.library.tasks import make as run

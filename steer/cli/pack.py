@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steer.base.page import html_page
 from steer.cli import from_words, options, output
 from steer.models.source import ModelSource
 
@@ -248,6 +249,17 @@ def _print(built: Built) -> None:
         output.line(f"in all: {len(built.working)} of {len(built.rows)} work")
 
 
+_STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #8884 }
+.fails td { opacity: .6 }
+dt { font-weight: 600 }
+.wide { overflow-x: auto }
+"""
+
+
 def _page(built: Built) -> str:
     """One page, with everything in it escaped."""
     escape = html.escape
@@ -268,26 +280,12 @@ def _page(built: Built) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in _HEADS)
     summary = "; ".join(f"{n}: {works} of {every}" for n, (works, every) in built.by_pack().items())
     title = f"{built.title} on {built.model}"
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>
-:root {{ color-scheme: light dark }}
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem }}
-table {{ border-collapse: collapse; width: 100% }}
-th, td {{ text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #8884 }}
-.fails td {{ opacity: .6 }}
-dt {{ font-weight: 600 }}
-.wide {{ overflow-x: auto }}
-</style>
-<h1>{escape(title)}</h1>
+    body = f"""<h1>{escape(title)}</h1>
 <p>{len(built.working)} of {len(built.rows)} concepts work. {escape(summary)}.
 Effect: how far steering moves answers to held-out questions, as a share of the way between the
 poles. Cost: extra nats per token. Heeded: how far apart the answers under the poles are, in nats a
 token. AUC: separability of held-out answers.</p>
 <div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
 {"".join(rows)}
-</tbody></table></div>
-</html>
-"""
+</tbody></table></div>"""
+    return html_page(title, _STYLE, body)

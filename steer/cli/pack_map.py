@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steer.base.page import html_page
 from steer.cli import options, output
 from steer.models.source import ModelSource
 
@@ -115,24 +116,19 @@ def _page(compared: Geometry, title: str) -> str:
             )
     side = left + n * size
     tree = escape("\n".join(compared.lines()))
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>
+    style = f"""
 :root {{ color-scheme: light dark }}
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem }}
 svg text {{ font-size: {max(4, size - 2)}px; fill: currentColor }}
 div {{ overflow: auto }}
-</style>
-<h1>{escape(title)}</h1>
+"""
+    body = f"""<h1>{escape(title)}</h1>
 <p>Cosines of {n} concepts at layer {compared.layer}: red is alike, blue opposite.</p>
 <div><svg width="{side}" height="{side}" role="img" aria-label="heat map of cosines">
 {"".join(cells)}</svg></div>
 <h2>Tree</h2>
-<pre>{tree}</pre>
-</html>
-"""
+<pre>{tree}</pre>"""
+    return html_page(title, style, body)
 
 
 def _shade(value: float) -> int:

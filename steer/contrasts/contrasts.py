@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -48,12 +48,6 @@ class Contrasts:
     records: Records = None
     notes: tuple[str, ...] = ()
 
-    @property
-    def answers(self) -> bool:
-        """Whether they are answers to prompts, read as plain text: a chat model has a better form
-        for them."""
-        return self.frame == PLAIN and bool(self.positive[0].prompt and self.negative[0].prompt)
-
     def __post_init__(self) -> None:
         for side, passages in (("positive", self.positive), ("negative", self.negative)):
             if not passages:
@@ -79,6 +73,24 @@ class Contrasts:
     def are_answers(self) -> bool:
         """Whether every text is what a chat model says."""
         return all(one.role == "assistant" for one in chain(self.positive, self.negative))
+
+    @property
+    def are_plain_answers(self) -> bool:
+        """Whether every text completes a prompt of its own, as plain text."""
+        plain = self.frame == PLAIN and self.conditions is None
+        return plain and self.completes and not self.are_answers
+
+    def suited(self, *, has_template: bool) -> Contrasts:
+        """Plain answers in the chat template of a model that has one, each prompt as the user's
+        message; other contrasts as they are."""
+        if not (has_template and self.are_plain_answers):
+            return self
+        frame = Frame(chat=True)
+        positive, negative = (
+            tuple(frame.passage("", passage.text, passage.prompt) for passage in side)
+            for side in (self.positive, self.negative)
+        )
+        return replace(self, positive=positive, negative=negative, frame=frame)
 
     @property
     def sha256(self) -> str:

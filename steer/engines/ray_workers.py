@@ -58,12 +58,12 @@ def on_cluster(source: ModelSource, address: str, count: int | None) -> Iterator
 
 @dataclass
 class RayWorkers:
-    """Workers that are Ray actors. actors: those that are not lost."""
+    """Workers that are Ray actors. Lost actors are removed from `actors`."""
 
     actors: list[Any]
 
     def map(self, job: Job[Item, Result], items: Iterable[Item]) -> Iterator[tuple[int, Result]]:
-        """Do every item; yields its index and result as soon as it is done.
+        """Run the job on every item. Yields index and result of each item as it finishes.
 
         Raises:
             SteerError: from the job, or because no worker is left.
@@ -124,7 +124,7 @@ class _Worker:
 
 
 def _started(source: ModelSource, count: int | None) -> list[Any]:
-    """Start actors, each of which loads the model."""
+    """Start actors. Each loads the model."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

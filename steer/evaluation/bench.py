@@ -80,8 +80,10 @@ class Bench:
         return replace(self, effect=effect, unrelated=[self.unrelated[i] for i in unrelated])
 
     def effects(self, sums: Array) -> tuple[Array, Array]:
-        """Effects [cell, item] and their weights [item] from sums [cell, text], of which the first
-        cell is unsteered."""
+        """Effects [cell, item] and their weights [item].
+
+        sums: [cell, text]; the first cell is the unsteered model.
+        """
         if self.kind == "recovery":
             return sums[0] - sums[1:], sums[0]
         levels = self.levels(sums)
@@ -276,7 +278,7 @@ class _Scoring:
         self.scores = replace(self.scores, idle=rows)
 
     def _reporting(self, share: float) -> Callable[[int, int], None]:
-        """A callback that adds up scores, each of which is this share of all."""
+        """A callback that adds up progress. share: how much of the whole one score is."""
         labels = self.grid.labels()
 
         def report(row: int, n_scores: int) -> None:

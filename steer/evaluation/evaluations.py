@@ -457,7 +457,7 @@ class _Observer:
             preferences = self._preferences()
         if condition is not None:
             lessons = write_conditioned(
-                self.model, self.task.writing, lambda n: self.on_progress("writing", n), self.done
+                self.model, self.task.writing, partial(self.on_progress, "writing"), self.done
             )
             held_out = self.task.held_out.texts
             texts = [lesson_text(lesson) for lesson in lessons]
@@ -512,7 +512,7 @@ class _Observer:
     def _score(self, texts: Sequence[Text], measure: TokenMeasure, task: str) -> list[Sums]:
         """Sums [cell, text] of each row."""
         cells = [cell for variant in self.variants for cell in variant.cells]
-        report = lambda n: self.on_progress(task, n)  # noqa: E731
+        report = partial(self.on_progress, task)
         sums = score(self.model, texts, cells, measure, report, self.done, task)
         ends = np.cumsum([len(variant.cells) for variant in self.variants])
         return np.split(sums, ends[:-1].tolist())
@@ -546,7 +546,7 @@ class _Observer:
         """The texts of the cells in batch `index`."""
         key = f"texts {index}"
         kept = self.done.get(key)
-        report = lambda n: self.on_progress("writing", n)  # noqa: E731
+        report = partial(self.on_progress, "writing")
         [(first, numbers), *_] = cells
         if kept is None and isinstance(first, Guided):
             texts = write_guided(self.model, self.task.writing, first.strength, numbers, report)

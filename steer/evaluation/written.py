@@ -51,7 +51,7 @@ class Writing:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A generated text: its token ids, of which the last n were generated."""
+    """A generated text. ids: the tokens of its prompt, then n generated ones."""
 
     ids: tuple[int, ...]
     n: int

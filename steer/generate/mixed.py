@@ -61,7 +61,7 @@ class _Mixed:
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has."""
         model = self.model
-        # By identity, as neighbours with the same steers are told.
+        # Keyed by identity, as in `_steered`, which groups neighbours with the same steers.
         parted = {id(own): separate(own) for own in self.steerings}
         every = {token.ids: token for tokens, _ in parted.values() for token in tokens}
         prompts = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steer.base.errors import InputError, SteerError, UsageError, VectorError
+from steer.base.shipped import SHIPPED
 from steer.base.urls import is_url
 from steer.library.vectors import Vector, frame, html_table
 from steer.sharing import evidence as measured
@@ -75,7 +76,7 @@ def list_vectors(*places: Reference, warn: Callable[[str], None] = _warn) -> lis
     own = [folder for folder in store.folders() if folder.is_dir()]
     files = [file for folder in own for file in _listed(str(folder), warn)]
     names = {file.name for file in files}
-    shipped = _listed(str(store.SHIPPED), warn)
+    shipped = _listed(str(SHIPPED), warn)
     return [*files, *(file for file in shipped if file.name not in names)]
 
 

@@ -203,11 +203,9 @@ def make(
     else:
         chosen = contrasts
         if not isinstance(chosen, Contrasts):
-            given = chosen
-            chosen = contrast_set(given, **data)
-            if chosen.answers and "chat" not in data and model.inner.identity.chat_template:
-                data["chat"] = True
-                chosen = contrast_set(given, **data)
+            chosen = contrast_set(chosen, **data)
+        if "chat" not in data:
+            chosen = chosen.suited(has_template=model.inner.identity.chat_template is not None)
         workers = InProcess(model.inner)
         vector = run_extraction(
             workers,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steer.base.files import shown
+from steer.base.page import html_page
 from steer.measures import pictures
 
 _STYLE = """
@@ -59,12 +60,7 @@ def page(sweep: dict[str, Any]) -> str:
         f"<pre>{_text(sweep['command'])}</pre>",
         f'<p class="hashes">Weights {_text(sweep["fingerprint"])}, {_text(_hashes(sweep))}.</p>',
     ]
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
-    )
+    return html_page(title, _STYLE, "\n".join(parts))
 
 
 def _verdict(sweep: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from steer.base.errors import SteerError, UsageError, VectorError
 from steer.base.files import safe_name
+from steer.base.shipped import SHIPPED
 from steer.serving.errors import RequestError
 from steer.steering import projection, recipe, spec
 from steer.steering.generation import Guide
@@ -416,7 +417,7 @@ def read_library(
 
 def add_shipped(library: Library, usable: Callable[[SteeringVector], None]) -> None:
     """Add the vectors that come with steer, for its own model, under names that are free."""
-    for path in store.files(store.SHIPPED):
+    for path in store.files(SHIPPED):
         if path.stem not in library.vectors:
             vector = store.read(path)
             usable(vector)

@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 
 from steer.base.errors import SteerError, VectorError
 from steer.base.files import open_regular, read_bytes, reported, write_atomic
-from steer.base.shipped import SHIPPED as SHIPPED
+from steer.base.shipped import SHIPPED
 from steer.base.strict_json import load_strict_json
 from steer.vectors import lock
 from steer.vectors.metadata import Metadata, decode, encode
