@@ -190,6 +190,13 @@ def reflect(site: Path, folder: Path) -> None:
     Path("held-out.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
+def test_help_lists_the_ops_that_are_there_when_it_is_shown(request: pytest.FixtureRequest) -> None:
+    before = steer("apply", "--help").stdout
+    assert "-v joyful:clamp" in before and "reflect" not in before
+    request.getfixturevalue("reflect")
+    assert "-v joyful:reflect" in steer("apply", "--help").stdout
+
+
 @pytest.mark.usefixtures("reflect")
 def test_an_op_of_another_package_works_in_every_command(folder: Path) -> None:
     assert "warm:reflect" not in steer("apply", "--help").stdout  # which names no vector of ours

@@ -36,13 +36,13 @@ _OPS_COLUMN = 28
 class ApplyCommand(SteerCommand):
     """Its help shows every op, also those of other packages."""
 
-    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+    @property
+    def explanation(self) -> str:
         """The docstring, with a line or two for each op."""
         from steer.ops.registry import ops
 
         lines = [line for op in ops() if not op.adds for line in _help_lines(op)]
-        self.help = (self.help or "").replace("{ops}", "\n".join(lines))
-        super().format_help_text(ctx, formatter)
+        return super().explanation.replace("{ops}", "\n".join(lines))
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """The ops of other packages that cannot be used, and why."""

@@ -139,9 +139,14 @@ class SteerCommand(TyperCommand):
             _check_text(parameter.opts[-1], ctx.params.get(str(parameter.name)))
         return super().invoke(ctx)
 
+    @property
+    def explanation(self) -> str:
+        """The help before the options. A command whose help lists a registry adds it here."""
+        return self.help or ""
+
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
-        """The first line, the examples, and then the rest of the docstring."""
-        summary, *blocks = (self.help or "").split("\n\n")
+        """The first line, the examples, and then the rest of the explanation."""
+        summary, *blocks = self.explanation.split("\n\n")
         examples = list(filter(_is_example, blocks))
         ordered = [summary, *examples, *(block for block in blocks if block not in examples)]
         formatter.write_paragraph()
