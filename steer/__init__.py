@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         VectorError,
     )
     from steer.base.progress import Lines, Progress
+    from steer.distillation.compiled import Compiled
     from steer.evaluation import Evaluation, SuiteResult, SweepResult
     from steer.library.checks import ContrastReport, Diagnosis, check_contrasts, doctor, split
     from steer.library.concepts import (
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         ImportNote,
         Readings,
         bake,
+        compile,
         convert,
         distill,
         evaluate,
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
 #: The public API: each name, and the module that has it.
 _PUBLIC = {
     "Comparison": "library.files",
+    "Compiled": "distillation.compiled",
     "Concept": "library.concepts",
     "ContrastReport": "library.checks",
     "Conversation": "library.models",
@@ -118,6 +121,7 @@ _PUBLIC = {
     "check_contrasts": "library.checks",
     "combine": "library.files",
     "compare": "library.files",
+    "compile": "library.tasks",
     "contrast_set": "library.data",
     "convert": "library.tasks",
     "describe": "library.concepts",
@@ -154,6 +158,7 @@ _PUBLIC = {
 
 __all__ = [
     "Comparison",
+    "Compiled",
     "Concept",
     "ContrastReport",
     "Conversation",
@@ -189,6 +194,7 @@ __all__ = [
     "check_contrasts",
     "combine",
     "compare",
+    "compile",
     "contrast_set",
     "convert",
     "describe",

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from steer.base.errors import InputError, UsageError
+from steer.base.errors import InputError, SiteError, UsageError
 from steer.cli.main import app
 from steer.generate.apply import generate, rows_of
 from steer.generate.batch import Batch
-from steer.generate.guidance import guidance, guided
+from steer.generate.guidance import guidance, guided, patched
 from steer.steering.generation import Guide, Sampling
 
 SAMPLING = Sampling(max_tokens=8, temperature=1.0, seed=3)
@@ -107,6 +107,40 @@ def test_a_prompt_gets_in_a_batch_what_it_gets_alone() -> None:
     assert together == alone
 
 
+def live(layer: int, strength: float = 1.0, sampling: Sampling = SAMPLING) -> list[str]:
+    model = tiny.model("llama")
+    by = guidance(model, PROMPTS, [Guide("w5 w9 w33", strength)], layer=layer)
+    return [one.text for one in generate(model, PROMPTS, (), sampling, guidance=by)]
+
+
+def test_guided_at_the_last_layer_strength_1_is_the_prompt_and_0_the_text_without() -> None:
+    model = tiny.model("llama")
+    last = model.n_layers - 1
+    assert live(last) == texts([Guide("w5 w9 w33")]) != texts([])
+    assert live(0, 0.0) == texts([])
+    assert live(last, -1.0) != texts([]) != live(0)
+    batch = replace(SAMPLING, batch_size=1)
+    assert live(1, 2.0, batch) == live(1, 2.0)
+
+
+def test_each_new_token_is_guided_once() -> None:
+    """A row per prompt and one for each condition: only the newest position of plain rows moves."""
+    resid = torch.arange(2 * 2 * 3 * 2.0).view(4, 3, 2)
+    moved = patched([0.5])(resid)
+    assert moved is not None
+    assert torch.equal(moved[1::2], resid[1::2])
+    assert torch.equal(moved[::2, :-1], resid[::2, :-1])
+    assert torch.equal(moved[::2, -1], (resid[::2, -1] + resid[1::2, -1]) / 2)
+    same = patched([1.0, 0.0])(torch.arange(3 * 2.0).view(3, 1, 2))
+    assert same is not None
+    assert torch.equal(same[0], same[1])
+
+
+def test_a_layer_that_is_not_there_is_refused() -> None:
+    with pytest.raises(SiteError):
+        guidance(tiny.model("llama"), PROMPTS, [Guide("w5")], layer=99)
+
+
 def test_text_streams() -> None:
     model, pieces = tiny.model("llama"), list[str]()
     by = guidance(model, PROMPTS[:1], [Guide("w5 w9", 1.5)])
@@ -137,6 +171,10 @@ def test_the_command_line() -> None:
     assert steer(*run, *condition, "--strength", 0) == plain
     assert steer(*run, *condition, "--strength", 2)[1] not in ("", plain[1])
     assert steer(*run, "--strength", 2)[0] == 2
+    assert steer(*run, "--live-layer", 2)[0] == 2
+    assert steer(*run, *condition, "--live-layer", 99)[0] == 1
+    assert steer(*run, *condition, "--live-layer", 2, "--strength", 0) == plain
+    assert steer(*run, *condition, "--live-layer", 4) == steer(*run, *condition)
     assert steer(*run, *condition, "--strength", 1, "--strength", 2)[0] == 2
     assert steer(*run, *condition, "--beams", 2, "-t", 0)[0] == 2
     assert steer(*run, "--condition", "")[0] == 1

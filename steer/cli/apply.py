@@ -105,6 +105,10 @@ def apply(
         list[float] | None,
         typer.Option(help="Of --condition: 1 is the text itself, 0 nothing."),
     ] = None,
+    live_layer: Annotated[
+        int | None,
+        typer.Option(help="Guide the activations at this layer, not the distribution."),
+    ] = None,
     recipe: RecipeOption = None,
     prompts: Annotated[
         Path | None,
@@ -150,6 +154,7 @@ def apply(
     steer apply "Tell me about the sea." --chat -v joyful -v formal:-1
     steer apply --prompts prompts.txt -v joyful -n 4 -o out.jsonl
     steer apply "Hello" --chat --condition "You are a pirate." --strength 1.5
+    steer apply "Hello" --chat --condition "You are a pirate." --live-layer 3
 
     \b
     -v joyful:-1                the opposite of what the file recommends
@@ -191,6 +196,8 @@ def apply(
     sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})
     if strength and not condition:
         raise UsageError("--strength needs --condition")
+    if live_layer is not None and not condition:
+        raise UsageError("--live-layer needs --condition")
     guides = guides_of(condition or [], strength or 1.0)
     if compare and not named and not guides:
         raise UsageError("nothing to compare", hint="name a vector with -v, or a recipe")
@@ -227,13 +234,14 @@ def apply(
     model = options.load_model(replace(source, device="cpu") if engine else source)
 
     options.check_fit(used, model.identity, allow_other_model=allow_other_model)
-    steered = " + ".join([*map(str, steers), *map(str, guides)]) or "unsteered"
+    where = "" if live_layer is None else f" at layer {live_layer}"
+    steered = " + ".join([*map(str, steers), *(f"{one}{where}" for one in guides)]) or "unsteered"
     drawn = f"temperature {sampling.temperature:g} · seed {sampling.seed}"
     if sampling.beams > 1:
         drawn = f"{sampling.beams} beams"
     runs_on = f"{model.identity.id} · {engine}" if engine else model.describe()
     output.note(f"{runs_on} · {steered} · {drawn}")
-    run = _Run(model, texts, sampling, chat, system, looking, guides, allow_idle)
+    run = _Run(model, texts, sampling, chat, system, looking, guides, live_layer, allow_idle)
     streams = not (compare or json or out or sampling.beams > 1 or engine)
     streams = streams and len(texts) * sampling.samples == 1
     if streams:
@@ -263,6 +271,7 @@ def apply(
                 "model": model.identity.id,
                 "steers": [str(steer) for steer in steers],
                 **({"guides": [asdict(one) for one in guides]} if guides else {}),
+                **({} if live_layer is None else {"live_layer": live_layer}),
                 "sampling": asdict(sampling),
                 "results": lines.records,
             }
@@ -289,6 +298,7 @@ class _Run:
     system: str | None
     looking: Looking
     guides: Sequence[Guide] = ()
+    live_layer: int | None = None
     allow_idle: bool = False
     engine: engines.Generate | None = None
 
@@ -338,7 +348,7 @@ class _Run:
         texts = list(self.prompts)
         guided = None
         if self.guides:
-            guided = guidance(self.model, texts, self.guides, chat=self.chat)
+            guided = guidance(self.model, texts, self.guides, chat=self.chat, layer=self.live_layer)
         if self.chat:
             texts = [self.model.chat(prompt, self.system) for prompt in texts]
         if self.engine is not None:

@@ -42,6 +42,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "pack": "Make vectors of many concepts at once, from a TOML file.",
         "fit": "Make another vector from kept activations, without the model.",
         "distill": "Make an edit, or a token, that does what a prompt does.",
+        "compile": "Compile a system prompt: a short text, and an edit or a token for the rest.",
         "combine": "Make one vector of several: sum, mean, difference, multiple.",
         "convert": "Read other tools' vector files, and write files that they read.",
     },

@@ -443,6 +443,12 @@ def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bo
     if distillation.plain_recovery is not None:
         value, low, high = distillation.plain_recovery
         output.line(f"on the model's own texts: recovery {value:.2f} [{low:.2f}, {high:.2f}]")
+    if distillation.unrelated_kl and distillation.condition_unrelated_kl:
+        (own, low, high), prompts = distillation.unrelated_kl, distillation.condition_unrelated_kl
+        output.line(
+            f"on unrelated texts: KL {own:.3f} [{low:.3f}, {high:.3f}] nats per token from the"
+            f" plain model; the condition {prompts[0]:.3f} [{prompts[1]:.3f}, {prompts[2]:.3f}]"
+        )
     of_pairs = distillation.objective == "pairs"
     others = "the positive completions" if of_pairs else "those of the condition"
     output.line(

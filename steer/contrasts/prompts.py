@@ -61,6 +61,52 @@ QUESTIONS = (
     "What is the best way to spend a Sunday?",
     "Describe an old library.",
 )
+#: Questions with answers that no persona, style or topic is needed for: facts, sums, code, other
+#: languages. What steering changes in them is a side effect.
+UNRELATED = (
+    ("What is 17 times 6?", "17 times 6 is 102: ten times 6 is 60, seven times 6 is 42."),
+    ("List the planets.", "Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus and Neptune."),
+    (
+        "Write a Python function that reverses a list.",
+        "def reverse(items):\n    return [items[i] for i in range(len(items) - 1, -1, -1)]",
+    ),
+    (
+        "What is the capital of Australia?",
+        "The capital of Australia is Canberra, which lies between Sydney and Melbourne.",
+    ),
+    (
+        "Translate into German: The train leaves at eight.",
+        "Der Zug fährt um acht Uhr ab.",
+    ),
+    (
+        "How many sides does a hexagon have?",
+        "A hexagon has six sides and six angles, which add up to 720 degrees.",
+    ),
+    (
+        "Write an SQL query for the names of all customers from Norway.",
+        "SELECT name FROM customers WHERE country = 'Norway' ORDER BY name;",
+    ),
+    (
+        "At what temperature does water freeze?",
+        "Water freezes at 0 degrees Celsius, which is 32 degrees Fahrenheit.",
+    ),
+    (
+        "Sort these numbers: 9, 2, 14, 5.",
+        "In rising order the numbers are 2, 5, 9 and 14.",
+    ),
+    (
+        "What is the chemical formula of table salt?",
+        "Table salt is sodium chloride, NaCl: one sodium ion for each chloride ion.",
+    ),
+    (
+        "Give the HTML of a link to example.org.",
+        '<a href="https://example.org">An example</a>',
+    ),
+    (
+        "Who wrote Hamlet?",
+        "William Shakespeare wrote Hamlet, probably between 1599 and 1601.",
+    ),
+)
 #: Default questions for measuring: a distilled edit may have been trained on `QUESTIONS`.
 OTHER_QUESTIONS = (
     "What should I do this weekend?",

@@ -28,6 +28,7 @@ from steer.distillation.recovery import recovery
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 from steer.distillation.texts import write
+from steer.distillation.unrelated import Unrelated
 from steer.methods.method import Fitted
 from steer.methods.registry import distill_methods
 from steer.models.model import Model
@@ -88,16 +89,16 @@ def fit(
     method = distill_methods().named(settings.method)
     fitted = method.run(method.compute, task, settings, progress)
     edits = fitted.edits
-    with progress("measuring on held-out texts", 5) as advance:
+    with progress("measuring on held-out texts", 6) as advance:
         base = divergences(model, texts.held_out, task.teacher, None)
         advance(1)
         recovered = recovery(divergences(model, texts.held_out, task.teacher, edits), base)
         advance(1)
         _check_found(recovered)
-        return _measured(task, settings, fitted, recovered, advance)
+        return measured(task, settings, fitted, recovered, advance)
 
 
-def _measured(
+def measured(
     task: Task,
     settings: DistillSettings,
     fitted: Fitted,
@@ -121,6 +122,9 @@ def _measured(
     advance(1)
     extra_nats = task.own_nats((steer,), settings.seed) - own
     advance(1)
+    unrelated = Unrelated.of(model, texts.conditions)
+    side_effects = unrelated.of_edits(edits), unrelated.of_condition()
+    advance(1)
     return with_evidence(
         vector,
         settings,
@@ -129,6 +133,7 @@ def _measured(
         held_out=len(baseline),
         extra_nats=extra_nats,
         plain=plain,
+        unrelated=side_effects,
         condition_extra_nats=nats_per_token(model, baseline) - own,
         evidence=f"recovery {recovered} on {len(baseline)} held-out texts",
     )

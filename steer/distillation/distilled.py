@@ -115,10 +115,15 @@ def with_evidence(
     evidence: str,
     objective: Literal["condition", "pairs"] = "condition",
     plain: Interval | None = None,
+    unrelated: tuple[Interval, Interval] | None = None,
     within: Sequence[Part] = (),
     by_coefficient: tuple[tuple[float, float, float, float], ...] = (),
 ) -> SteeringVector:
-    """The vector with its recovery, and the cost of its texts under the unsteered model."""
+    """The vector with its recovery, and the cost of its texts under the unsteered model.
+
+    plain: recovery on the plain model's own texts. unrelated: KL on unrelated texts, of the steered
+    model and of the condition.
+    """
     method = distill_methods().named(settings.method)
     descended = method.descends
     distillation = Distillation(
@@ -137,9 +142,9 @@ def with_evidence(
         objective=objective,
         method=method.name,
         ridge=fitted.ridge,
-        plain_recovery=None
-        if plain is None
-        else (rounded(plain.value), rounded(plain.low), rounded(plain.high)),
+        plain_recovery=None if plain is None else _rounded(plain),
+        unrelated_kl=None if unrelated is None else _rounded(unrelated[0]),
+        condition_unrelated_kl=None if unrelated is None else _rounded(unrelated[1]),
         within=tuple(within),
         by_coefficient=by_coefficient,
     )
@@ -154,3 +159,7 @@ def with_evidence(
         recommended=msgspec.structs.replace(vector.metadata.recommended, evidence=evidence),
     )
     return replace(vector, metadata=metadata)
+
+
+def _rounded(interval: Interval) -> tuple[float, float, float]:
+    return rounded(interval.value), rounded(interval.low), rounded(interval.high)

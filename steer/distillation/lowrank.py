@@ -158,7 +158,7 @@ class Teacher:
         self, model: Model, lessons: Sequence[Lesson] = (), budget: int = HIDDEN_BUDGET
     ) -> None:
         self.model, self._budget = model, budget
-        self._hidden: dict[Lesson, Tensor] = {}
+        self._hidden: dict[tuple[tuple[int, ...], int], Tensor] = {}
         self.keep(lessons)
 
     @torch.no_grad()
@@ -169,24 +169,26 @@ class Teacher:
     ) -> None:
         """Keep the last hidden states of lessons, if there is room for all of them."""
         size = self.model.identity.d_model * self.model.network.dtype.itemsize
-        n_tokens = sum(lesson.n for lesson in [*self._hidden, *lessons])
+        endings = dict.fromkeys((one.conditioned, one.n) for one in lessons)
+        n_tokens = sum(n for _, n in self._hidden.keys() | endings.keys())
         if not lessons or not has_head(self.model) or n_tokens * size > self._budget:
             return
         # By length, so that the result does not depend on earlier calls.
-        ordered = sorted(dict.fromkeys(lessons), key=lambda one: len(one.conditioned))
+        ordered = sorted(endings, key=lambda ending: len(ending[0]))
         for start in range(0, len(ordered), TOGETHER):
             part = ordered[start : start + TOGETHER]
-            rows = last_hidden(self.model, [(one.conditioned, one.n) for one in part])
-            self._hidden.update(zip(part, map(Tensor.clone, by_lesson(rows, part)), strict=True))
+            rows = torch.split(last_hidden(self.model, part), [n for _, n in part])
+            self._hidden.update(zip(part, map(Tensor.clone, rows), strict=True))
             on_done(len(part))
 
     @torch.no_grad()
     def __call__(self, lessons: Sequence[Lesson]) -> Tensor:
         """float32 [sum of n, vocabulary], lesson after lesson."""
-        if all(lesson in self._hidden for lesson in lessons):
-            hidden = torch.cat([self._hidden[lesson] for lesson in lessons])
+        endings = [(lesson.conditioned, lesson.n) for lesson in lessons]
+        if all(ending in self._hidden for ending in endings):
+            hidden = torch.cat([self._hidden[ending] for ending in endings])
             return check_numbers(self.model, headed(self.model, hidden)).log_softmax(-1)
-        return log_probs(self.model, [(lesson.conditioned, lesson.n) for lesson in lessons])
+        return log_probs(self.model, endings)
 
 
 def by_lesson(rows: Tensor, lessons: Sequence[Lesson]) -> list[Tensor]:

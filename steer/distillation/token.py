@@ -37,6 +37,7 @@ from steer.distillation.scalar import MEASURED, RANGE, ScalarLearner, plain_text
 from steer.distillation.settings import DistillSettings
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write
+from steer.distillation.unrelated import Unrelated
 from steer.fitting.fitting import rounded
 from steer.hooks.tokens import embedded, standing
 from steer.methods.method import Fitted
@@ -337,7 +338,7 @@ def fit_token(
     if settings.scalar:
         scalar, best_step = _scalar(learner, settings, progress, kept)
         learner.state = scalar.state.sum(0)
-    with progress("measuring on held-out texts", 4) as advance:
+    with progress("measuring on held-out texts", 5) as advance:
         base = divergences(model, texts.held_out, task.teacher, None)
         advance(1)
         share = recovery(learner.sums(texts.held_out), base)
@@ -357,6 +358,9 @@ def fit_token(
         steer = Steer(vector, Coefficient(1.0), vector.metadata.layers)
         extra_nats = task.own_nats((steer,), settings.seed) - own
         advance(1)
+        unrelated = Unrelated.of(model, texts.conditions)
+        side_effects = unrelated.steered(learner.sums), unrelated.of_condition()
+        advance(1)
         return with_evidence(
             vector,
             replace(settings, learning_rate=LEARNING_RATE),
@@ -367,6 +371,7 @@ def fit_token(
             condition_extra_nats=nats_per_token(model, baseline) - own,
             evidence=f"recovery {share} on {len(baseline)} held-out texts; began at {began}",
             plain=plain,
+            unrelated=side_effects,
             within=within,
             by_coefficient=_by_coefficient(scalar, texts),
         )

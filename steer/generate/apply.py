@@ -97,7 +97,17 @@ def generate(
     size = max(1, size // (1 + len(strengths)))
     idle: list[list[str]] = []
     for part in runs(model, rows, size):
-        batch = Batch(model, part, steers, sampling, watched, guards, on_text, strengths=strengths)
+        batch = Batch(
+            model,
+            part,
+            steers,
+            sampling,
+            watched,
+            guards,
+            on_text,
+            strengths=strengths,
+            live_layer=guidance.layer if guidance is not None else None,
+        )
         for generation in batch.generations():
             # In a text that a guard cut off, the steer might have acted later.
             idle += [generation.idle] if generation.finish != "guard" else []

@@ -14,10 +14,11 @@ from torch import Tensor
 from steer.base.errors import GuardError
 from steer.base.text import cut
 from steer.generate.decoding import Draw, Sound, StopOnTrip, Stops, Streamer, nothing_else
-from steer.generate.guidance import GuidedScores
+from steer.generate.guidance import GuidedScores, patched
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
+from steer.hooks.hooks import placed
 from steer.hooks.inject import injected
 from steer.hooks.tokens import embedded, standing
 from steer.hooks.watch import Watch
@@ -26,6 +27,7 @@ from steer.steering.generation import Finish, GateReading, Generation, Row, Samp
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 from steer.steering.tokens import separate
+from steer.vectors.sites import Site
 
 
 class Listener(Protocol):
@@ -54,6 +56,8 @@ class Batch:
     listener: Listener | None = None
     #: The strength of each condition that guides the rows.
     strengths: Sequence[float] = ()
+    #: Where the conditions guide activations; None: they guide the next token's distribution.
+    live_layer: int | None = None
     #: For each row that a guard has stopped: the guard, and the index of the new token.
     tripped: dict[int, tuple[Guard, int]] = field(default_factory=dict)
 
@@ -84,11 +88,13 @@ class Batch:
         width = ids.shape[1]
         self.look_at(prompts, width - mask.sum(1))
         steered = injected(model, self.steers, self.clock, self.watch.functions)
+        live = {} if self.live_layer is None else {Site(self.live_layer): patched(self.strengths)}
         with (
             torch.no_grad(),
             nothing_else(model),
             embedded(model, self.tokens),
             steered,
+            placed(model, live),
             model.contiguous_head(),
         ):
             output = model.network.generate(
@@ -130,7 +136,10 @@ class Batch:
         processors: list[Any] = [self.sound]
         processors += [] if self.listener is None else [self.listener.scores]
         if self.strengths:
-            processors.append(GuidedScores(self.strengths))
+            in_scores = self.live_layer is None
+            # Where activations are guided, the plain run alone gives the next token.
+            weights = self.strengths if in_scores else [0.0] * len(self.strengths)
+            processors.append(GuidedScores(weights))
         if sampling.temperature > 0:
             processors += model.warpers(sampling.temperature, sampling.top_k, sampling.top_p)
             draws = [random_stream(row, sampling).random(sampling.max_tokens) for row in self.rows]

@@ -6,6 +6,10 @@ conditions.
 With one condition, strength c = 1 is the prompt itself, 0 the model without it, 2 twice its
 log-odds, and -1 its opposite (Sanchez et al. 2023, arXiv 2306.17806). It is the exact reference for
 an edit or a token, at the cost of a forward of all prompts, in one batch, for every token.
+
+Or guide the activations at one layer: at each new token the residual stream h of the plain run
+becomes h + sum of c_i (h_condition_i - h), and the plain run alone gives the next token. This is
+what an edit at that layer could do at best (`steer.distillation.ceiling` measures it).
 """
 
 from __future__ import annotations
@@ -17,19 +21,31 @@ from torch import Tensor
 
 from steer.base.errors import InputError
 from steer.contrasts.frame import joinable
+from steer.hooks.hooks import SiteFunction
 from steer.models.model import Model
 from steer.steering.generation import Guidance, Guide
+from steer.vectors.sites import Site
 
 
 def guidance(
-    model: Model, prompts: Sequence[str], guides: Sequence[Guide], *, chat: bool = False
+    model: Model,
+    prompts: Sequence[str],
+    guides: Sequence[Guide],
+    *,
+    chat: bool = False,
+    layer: int | None = None,
 ) -> Guidance:
     """Prompts under the condition of each guide; with `chat`, conditions are system messages.
 
+    layer: where activations are guided; None guides the next token's distribution.
+
     Raises:
         InputError: a condition does not change a prompt.
+        SiteError: the model has no such layer.
         ModelError: the template refuses a system message, or there is no template.
     """
+    if layer is not None:
+        model.hooks.place(Site(layer))
     conditioned = tuple(
         tuple(_under(model, prompt, guide.condition, chat=chat) for guide in guides)
         for prompt in prompts
@@ -42,7 +58,7 @@ def guidance(
                     f"the condition {guide.condition!r} changes nothing in a prompt",
                     hint="it becomes the text before the prompt, or a system message",
                 )
-    return Guidance(tuple(guide.strength for guide in guides), conditioned)
+    return Guidance(tuple(guide.strength for guide in guides), conditioned, layer)
 
 
 def _under(model: Model, prompt: str, condition: str, *, chat: bool) -> str:
@@ -74,3 +90,20 @@ class GuidedScores:
         rows = 1 + len(self._strengths)
         log_probs = scores.float().log_softmax(-1).view(-1, rows, scores.shape[-1])
         return guided(log_probs, self._strengths).repeat_interleave(rows, 0)
+
+
+def patched(strengths: Sequence[float]) -> SiteFunction:
+    """Guide the activations of the newest token [row, position, d_model], where each prompt has a
+    plain row and then one for each condition. Rows of conditions stay as they are."""
+
+    def patch(resid: Tensor) -> Tensor:
+        newest = resid[:, -1].view(-1, 1 + len(strengths), resid.shape[-1])
+        plain = newest[:, 0].float()
+        moved = plain.clone()
+        for index, strength in enumerate(strengths, 1):
+            moved += strength * (newest[:, index].float() - plain)
+        result = resid.clone()
+        result[:: 1 + len(strengths), -1] = moved.to(resid.dtype)
+        return result
+
+    return patch

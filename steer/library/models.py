@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from steer.base.errors import UsageError
 from steer.base.wording import worded
 from steer.generate import apply, conversation
 from steer.generate.conversation import Turn
@@ -133,6 +134,7 @@ class Model:
         system: str | None = None,
         condition: str | Sequence[str] = (),
         strength: float | Sequence[float] = 1.0,
+        live_layer: int | None = None,
         max_tokens: int = 64,
         temperature: float = 0.7,
         top_p: float = 1.0,
@@ -163,7 +165,9 @@ class Model:
             warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=3)
         guided = None
         if guides := guides_of(as_tuple(condition), strength):
-            guided = guidance(self._inner, prompts, guides, chat=chat)
+            guided = guidance(self._inner, prompts, guides, chat=chat, layer=live_layer)
+        elif live_layer is not None:
+            raise UsageError("a live layer needs a condition")
         if chat:
             prompts = [self._inner.chat(prompt, system) for prompt in prompts]
         return apply.generate(
@@ -189,7 +193,8 @@ class Model:
         the text as it is written. chat: the prompt is what a user says, in the model's chat
         template; system: a message before it, with which the prompt is one of a chat. condition:
         text before the prompt, with chat a system message, that guides at a strength: 1 is the text
-        itself, 0 is none, -1 its opposite. max_tokens: new tokens at most. temperature: 0 is
+        itself, 0 is none, -1 its opposite. live_layer: the layer at which it guides activations, in
+        place of the next token's distribution. max_tokens: new tokens at most. temperature: 0 is
         greedy. top_p, top_k: 1 and 0 keep all tokens. stop: texts to end before. beams: above 1, a
         beam search. The same seed gives the same text, alone or in a batch. watch, guards:
         projections to read at each new token, and thresholds that stop. allow_idle: a steer may

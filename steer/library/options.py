@@ -48,6 +48,7 @@ class GenerateOptions(TypedDict, total=False):
     system: str | None
     condition: str | Sequence[str]
     strength: float | Sequence[float]
+    live_layer: int | None
     max_tokens: int
     temperature: float
     top_p: float

@@ -30,6 +30,8 @@ from steer.concepts.words import looks_like_file
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
+from steer.distillation.compiled import Compiled
+from steer.distillation.hybrid import CompileSettings, compile_prompt
 from steer.distillation.lessons import Conditions
 from steer.distillation.pairs import preference
 from steer.distillation.settings import DistillSettings, Form, sizes
@@ -417,6 +419,54 @@ def distill(
         settings = within(seconds_of(budget), model.inner, settings, log)
     edit = distillation.distill(model.inner, conditions, chosen, settings, progress)
     return Vector(edit.sealed())
+
+
+def compile(
+    model: Model,
+    prompt: str,
+    *,
+    form: str = "edit",
+    recovery: float = 0.9,
+    tokens: int = 1,
+    steps: int = 120,
+    prompts: Data | None = None,
+    samples: int = 192,
+    held_out: int = 64,
+    max_tokens: int = 48,
+    seed: int = 0,
+    name: str = "compiled",
+    description: str = "",
+    license: str = "",
+    progress: Progress = silent,
+) -> Compiled:
+    """Compile a system prompt: a short text, and an edit or a token for the rest.
+
+    Clauses stay text, one after another, until text and vector recover so much of the prompt's
+    effect on validation texts. `text` and `vector` of the result are the recipe, which `save`
+    writes; `rows` have the whole prompt and each form alone beside it. form: edit, token, or both,
+    of which the one that saves more is chosen. prompts: what users ask.
+
+    Raises:
+        UsageError: a setting that means nothing.
+        InputError: the prompt is empty, or changes nothing.
+        ModelError: the chat template takes no system message.
+    """
+    settings = CompileSettings(
+        name=name,
+        goal=recovery,
+        forms=form,  # type: ignore[arg-type]  # it checks itself
+        samples=samples,
+        held_out=held_out,
+        max_tokens=max_tokens,
+        tokens=tokens,
+        steps=steps,
+        seed=seed,
+        description=description,
+        license=license,
+    )
+    usual = list(everyday.QUESTIONS)
+    chosen = usual if prompts is None else everyday.different(text_list(prompts))
+    return compile_prompt(model.inner, prompt, chosen, settings, progress)
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,10 +124,14 @@ def guides_of(conditions: Sequence[str], strengths: float | Sequence[float]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """strengths: one for each guide. prompts: each prompt's text under each guide's condition."""
+    """strengths: one for each guide. prompts: each prompt's text under each guide's condition.
+
+    layer: where activations are guided; None guides the next token's distribution.
+    """
 
     strengths: tuple[float, ...]
     prompts: tuple[tuple[str, ...], ...]
+    layer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,9 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     plain_recovery: recovery on the unconditioned model's own texts, with its interval: what is low
     here drifts on texts that the condition would not have led to; None in earlier files.
 
+    unrelated_kl: KL per token of the steered model from the plain one on unrelated texts (`steer.
+    distillation.unrelated`), with its interval; condition_unrelated_kl: the same of the condition.
+
     within: learned tokens that the condition contains, written as `<|name|>`. by_coefficient: of a
     token for a range of coefficients, each with the recovery of its guided distribution (`steer.
     distillation.scalar`) and the interval.
@@ -95,6 +98,8 @@ class Distillation(Record, frozen=True, omit_defaults=True):
     method: str = "descent"
     ridge: float = 0.0
     plain_recovery: tuple[float, float, float] | None = None
+    unrelated_kl: tuple[float, float, float] | None = None
+    condition_unrelated_kl: tuple[float, float, float] | None = None
     within: tuple[Part, ...] = ()
     by_coefficient: tuple[tuple[float, float, float, float], ...] = ()
 

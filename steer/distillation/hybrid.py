@@ -1,0 +1,433 @@
+"""Compile a system prompt into a short text and an edit, or a learned token, for the rest.
+
+Clauses stay text one after another, the one that helps most first, until text and edit (or token)
+together recover enough of the prompt's effect on validation texts. The order is found with
+regressions, which take seconds each; a token is trained along the same order. Recovery is always of
+the whole prompt's effect on the model without a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+
+from steer.base.errors import InputError, UsageError
+from steer.base.journal import Journal
+from steer.base.progress import Progress, silent
+from steer.distillation.clauses import clauses, kept_text
+from steer.distillation.compiled import Compiled, Kept, Kind, Row
+from steer.distillation.distill import measured
+from steer.distillation.distilled import scales
+from steer.distillation.lessons import Conditions, Lesson, beginnings, nats_per_token, rewritten
+from steer.distillation.lowrank import Edits, divergences
+from steer.distillation.quick import quick
+from steer.distillation.recovery import recovery
+from steer.distillation.sequence import Sequential
+from steer.distillation.settings import DistillSettings, sizes
+from steer.distillation.task import Task
+from steer.distillation.texts import Texts, journal, write
+from steer.distillation.token import Learner, check_name, fit_token
+from steer.distillation.unrelated import Unrelated
+from steer.methods.method import Fitted
+from steer.models.model import Model
+from steer.steering.operation import Coefficient
+from steer.steering.scope import Scope
+from steer.steering.steers import Steer
+from steer.vectors.vector import SteeringVector
+
+#: The forms to make; of both, the one that saves more tokens is chosen.
+Forms = Literal["edit", "token", "both"]
+#: Gives the journal of a distillation.
+Journals = Callable[[Conditions, DistillSettings], Journal]
+
+#: Rank and ridge of the edits, at all layers: what `steer distill` tries first.
+RANK, RIDGE = 32, 0.1
+#: Texts for the regressions that compare clauses; clauses that are compared after the first round.
+COMPARED_TEXTS, COMPARED_CLAUSES = 64, 3
+
+
+@dataclass(frozen=True, slots=True)
+class CompileSettings:
+    """Settings of a compilation.
+
+    goal: the recovery on validation texts at which no more clauses stay text. samples, held_out:
+    numbers of texts, of max_tokens at most. tokens, steps: embeddings of a token, and the steps of
+    its descent.
+
+    Raises:
+        UsageError: a number is out of range.
+    """
+
+    name: str
+    goal: float = 0.9
+    forms: Forms = "edit"
+    samples: int = 192
+    held_out: int = 64
+    max_tokens: int = 48
+    tokens: int = 1
+    steps: int = 120
+    seed: int = 0
+    description: str = ""
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        if self.forms not in get_args(Forms):
+            raise UsageError(f"{self.forms!r} is not a form", hint="use edit, token or both")
+        if not 0 < self.goal <= 1:
+            raise UsageError("the recovery to reach is above 0, and at most 1")
+        _ = self.edit, self.token
+
+    @property
+    def edit(self) -> DistillSettings:
+        """The settings of an edit."""
+        return DistillSettings(
+            self.name,
+            method="ridge",
+            rank=RANK,
+            layers=(),
+            scope="response",
+            samples=self.samples,
+            held_out=self.held_out,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+            description=self.description,
+            license=self.license,
+        )
+
+    @property
+    def token(self) -> DistillSettings:
+        """The settings of a token."""
+        numbers = sizes(
+            "token",
+            chat=True,
+            samples=self.samples,
+            held_out=self.held_out,
+            max_tokens=self.max_tokens,
+            tokens=self.tokens,
+            steps=self.steps,
+        )
+        return DistillSettings(
+            self.name,
+            form="token",
+            seed=self.seed,
+            description=self.description,
+            license=self.license,
+            steps=numbers["steps"],
+            samples=numbers["samples"],
+            held_out=numbers["held_out"],
+            max_tokens=numbers["max_tokens"],
+            batch_size=numbers["batch_size"],
+            tokens=numbers["tokens"],
+        )
+
+
+def compile_prompt(
+    model: Model,
+    prompt: str,
+    questions: Sequence[str],
+    settings: CompileSettings,
+    progress: Progress = silent,
+    journals: Journals = lambda conditions, settings: Journal(None),
+) -> Compiled:
+    """The shortest text that, with an edit or a token, recovers the goal of a system prompt.
+
+    Raises:
+        InputError: the prompt is empty, or changes nothing.
+        ModelError: the chat template takes no system message.
+        UsageError: the vocabulary has the token's name already.
+    """
+    if not prompt.strip():
+        raise InputError("the prompt is empty")
+    if settings.forms != "edit":
+        check_name(model, settings.name)
+    model = quick(model)
+    conditions = Conditions(prompt, chat=True)
+    kept = journals(conditions, settings.edit)
+    texts = write(model, conditions, questions, settings.edit, progress, kept)
+    task = Task.of(model, texts, progress=progress)
+    return _Compiler(task, settings, progress, kept, journals).compiled()
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """An edit or a token beside the clauses that stay text.
+
+    value: recovery on validation texts. sums: of lessons, the sum over its tokens of
+    KL(p_conditioned || p_steered), each.
+    """
+
+    kind: Kind
+    kept: Kept
+    value: float
+    sums: Callable[[Sequence[Lesson]], list[float]]
+    vector: Callable[[], SteeringVector]
+
+
+@dataclass
+class _Compiler:
+    """The search for the clauses that stay text."""
+
+    task: Task
+    settings: CompileSettings
+    progress: Progress
+    kept_work: Journal
+    journals: Journals
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    _parts: dict[Kept, Task] = field(default_factory=dict)
+    _forms: dict[tuple[Kind, Kept], _Form] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.model = self.task.model
+        self.prompt = self.task.texts.conditions.condition
+        self.pieces = clauses(self.prompt)
+        self.scales = scales(self.model, self.task.read)
+
+    def compiled(self) -> Compiled:
+        """Search each form, choose one, and measure everything on held-out texts."""
+        forms = self.settings.forms
+        kinds: tuple[Kind, ...] = get_args(Kind) if forms == "both" else (forms,)
+        order = list(self._order())
+        reached = [form for kind in kinds if (form := self._reached(kind, order)) is not None]
+        enough = [form for form in reached if form.value >= self.settings.goal]
+        best = max(enough, key=lambda form: (-self._tokens(form), form.value), default=None)
+        kept = self._all if best is None else best.kept
+        shown: list[tuple[Kept, _Form | None]] = [(self._all, None)]
+        shown += [(form.kept, None) for form in reached if form.kept]
+        for form in reached:
+            alone = self._forms.get((form.kind, ()))
+            shown += [((), alone)] if alone is not None and form.kept else []
+            shown.append((form.kept, form))
+        shown = list(dict.fromkeys(shown))
+        with self.progress("measuring on held-out texts", len(shown)) as advance:
+            rows = []
+            for clauses_, form in shown:
+                rows.append(self._row(clauses_, form))
+                advance(1)
+        return Compiled(
+            prompt=self.prompt,
+            clauses=tuple(self.pieces),
+            kept=kept,
+            text=self._text(kept),
+            vector=None if best is None else best.vector(),
+            rows=tuple(rows),
+            chosen=0 if best is None else shown.index((kept, best)),
+            tried=tuple(self.tried),
+            nats=self.task.per_token,
+        )
+
+    @property
+    def _all(self) -> Kept:
+        return tuple(range(len(self.pieces)))
+
+    def _text(self, kept: Kept) -> str:
+        return kept_text(self.pieces, kept)
+
+    def _reached(self, kind: Kind, order: Sequence[Kept]) -> _Form | None:
+        """The first form in an order that reaches the goal; else the best. None if none recovers
+        anything."""
+        best: _Form | None = None
+        for kept in order:
+            form = self._form(kind, kept)
+            if form is not None and (best is None or form.value > best.value):
+                best = form
+            if best is not None and best.value >= self.settings.goal:
+                break
+        return best
+
+    def _order(self) -> Iterator[Kept]:
+        """Sets of clauses that stay text, from none on, each the best extension of the one before.
+
+        It ends where an edit beside them reaches the goal, or one clause is left.
+        """
+        kept: Kept = ()
+        ranked = list(self._all)
+        most = len(self.pieces) - 1
+        n_fits = 1 + sum(1 + (len(ranked) if not n else COMPARED_CLAUSES) for n in range(most))
+        with self.progress("comparing clauses", n_fits) as advance:
+            while True:
+                yield kept
+                value = self._value(kept, None)
+                advance(1, f"recovery {value:.2f}, {len(kept)} of {len(ranked)} clauses as text")
+                if value >= self.settings.goal or len(kept) >= most:
+                    return
+                left = [index for index in ranked if index not in kept]
+                gains = {}
+                for index in left[: COMPARED_CLAUSES if kept else None]:
+                    gains[index] = self._value(tuple(sorted((*kept, index))), COMPARED_TEXTS)
+                    advance(1)
+                if not kept:
+                    ranked.sort(key=lambda index: -gains[index])
+                kept = tuple(sorted((*kept, max(gains, key=lambda index: gains[index]))))
+
+    def _value(self, kept: Kept, n_texts: int | None) -> float:
+        """Recovery of an edit beside some clauses on validation texts. n_texts: to regress on."""
+
+        def value() -> float:
+            return (self._edit(kept, n_texts) if n_texts else self._form("edit", kept)).value  # type: ignore[union-attr]
+
+        key = f"edit beside clauses {list(kept)}, {n_texts or 'all'} texts"
+        result = float(self.kept_work.kept(key, value))
+        self.tried.append(
+            {
+                "kept": list(kept),
+                "steer": "edit",
+                "texts": min(n_texts or len(self.task.lessons), len(self.task.lessons)),
+                "recovery": result,
+                "text_alone": 1 - self._part(kept).base / self.task.base,
+            }
+        )
+        return result
+
+    def _form(self, kind: Kind, kept: Kept) -> _Form | None:
+        """The edit or token beside some clauses; None where no token recovers anything."""
+        if (kind, kept) not in self._forms:
+            form = self._edit(kept) if kind == "edit" else self._token(kept)
+            if form is None:
+                return None
+            self._forms[kind, kept] = form
+        return self._forms[kind, kept]
+
+    def _edit(self, kept: Kept, n_texts: int | None = None) -> _Form:
+        part, teacher = self._part(kept), self.task.teacher
+        layers = [site.layer for site in self.scales]
+        regressions = Sequential(self.model, part.lessons[:n_texts], layers, response=True)
+        affines = regressions.fit(layers, min(RANK, self.model.identity.d_model), RIDGE)
+        edits = Edits.of(self.model, self.scales, affines, response=True)
+        sums = partial(divergences, self.model, teacher=teacher, edits=edits)
+
+        def vector() -> SteeringVector:
+            held_out = part.texts.held_out
+            base = divergences(self.model, held_out, teacher, None)
+            recovered = recovery(sums(held_out), base)
+            fitted = Fitted(edits, ridge=RIDGE)
+            with self.progress("measuring the edit", 4) as advance:
+                return measured(part, self.settings.edit, fitted, recovered, advance)
+
+        return _Form("edit", kept, self._recovered(part, sums), sums, _once(vector))
+
+    def _token(self, kept: Kept) -> _Form | None:
+        part, settings = self._part(kept), self.settings.token
+        journal = self.journals(part.texts.conditions, settings)
+        try:
+            vector = fit_token(part, settings, self.progress, journal)
+        except InputError:
+            return None
+        learner = Learner.of(part, vector.name, torch.from_numpy(vector.embeddings(1.0).copy()))
+        value = self._recovered(part, learner.sums)
+        self.tried.append({"kept": list(kept), "steer": "token", "recovery": value})
+        return _Form("token", kept, value, learner.sums, lambda: vector)
+
+    def _recovered(self, part: Task, sums: Callable[[Sequence[Lesson]], list[float]]) -> float:
+        return 1 - sum(sums(part.texts.validation)) / self.task.base
+
+    def _part(self, kept: Kept) -> Task:
+        """What is left to do beside some clauses: the same texts, with these before the plain
+        model's."""
+        if kept not in self._parts:
+            task, text = self.task, self._text(kept)
+            if not kept:
+                self._parts[kept] = task
+            else:
+                texts = self._under(text)
+                base = sum(divergences(self.model, texts.validation, task.teacher, None))
+                self._parts[kept] = Task(self.model, texts, task.teacher, base)
+        return self._parts[kept]
+
+    def _under(self, text: str) -> Texts:
+        """The texts with a system message as the baseline."""
+        texts = self.task.texts
+
+        def begun(system: str) -> list[tuple[int, ...]]:
+            conditions = Conditions(system, chat=True)
+            return [beginnings(self.model, conditions, one)[0] for one in texts.prompts]
+
+        starts = dict(zip(begun(self.prompt), begun(text), strict=True))
+
+        def changed(lessons: Sequence[Lesson]) -> list[Lesson]:
+            return [
+                replace(lesson, baseline=(*starts[before], *lesson.conditioned[-lesson.n :]))
+                for lesson in lessons
+                for before in [lesson.conditioned[: -lesson.n]]
+            ]
+
+        same = text == self.prompt
+        return Texts(
+            texts.conditions if same else Conditions(self.prompt, text, chat=True),
+            texts.prompts,
+            changed(texts.lessons),
+            changed(texts.validation),
+            changed(texts.held_out),
+        )
+
+    def _tokens(self, form: _Form) -> int:
+        """Tokens of the system message, including those of a token."""
+        return self._length(form.kept) + (self.settings.tokens if form.kind == "token" else 0)
+
+    def _length(self, kept: Kept) -> int:
+        text = self._text(kept)
+        return len(self.model.encode(text, special=False)) if text else 0
+
+    def _row(self, kept: Kept, form: _Form | None) -> Row:
+        """Measure some clauses as text, alone or beside a form, on held-out texts."""
+        model, task, text = self.model, self.task, self._text(kept)
+        held_out = self._part(kept).texts.held_out
+
+        def alone(lessons: Sequence[Lesson]) -> list[float]:
+            return divergences(model, lessons, task.teacher, None)
+
+        sums = alone if form is None else form.sums
+        own = Unrelated.of(model, Conditions(text or self.prompt, chat=True))
+        unrelated = [
+            Lesson(one.baseline, one.conditioned if text else one.baseline, one.n)
+            for one in own.lessons
+        ]
+        return Row(
+            text,
+            None if form is None else form.kind,
+            self._length(kept) if form is None else self._tokens(form),
+            recovery(sums(held_out), alone(task.texts.held_out)),
+            self._nats(kept, form) - task.own_nats((), self.settings.seed),
+            own.per_token(sums(unrelated)),
+        )
+
+    def _nats(self, kept: Kept, form: _Form | None) -> float:
+        """Nats per token, under the plain model, of the texts that a row leads to."""
+        held_out = self._part(kept).texts.held_out
+        if kept == self._all:
+            return nats_per_token(
+                self.model, [(one.baseline, one.n) for one in self.task.texts.held_out]
+            )
+        steers: tuple[Steer, ...] = ()
+        if form is not None:
+            vector = form.vector()
+            scope = Scope("response" if form.kind == "edit" else "all")
+            steers = (Steer(vector, Coefficient(1.0), vector.metadata.layers, scope),)
+        written = rewritten(self.model, held_out, steers, seed=self.settings.seed)
+        plain_starts = [one.baseline[: -one.n] for one in self.task.texts.held_out]
+        rows = [
+            ((*start, *ids[len(ids) - n :]), n)
+            for start, (ids, n) in zip(plain_starts, written, strict=True)
+            if n
+        ]
+        return nats_per_token(self.model, rows)
+
+
+def _once(make: Callable[[], SteeringVector]) -> Callable[[], SteeringVector]:
+    """The function, which is called once and remembers its result."""
+    results: list[SteeringVector] = []
+
+    def once() -> SteeringVector:
+        if not results:
+            results.append(make())
+        return results[0]
+
+    return once
+
+
+def journals_of(model: Model, questions: Sequence[str]) -> Journals:
+    """The journals of distillations on a model, each by what its results depend on."""
+    return lambda conditions, settings: journal(model, conditions, questions, settings)
