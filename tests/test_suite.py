@@ -124,6 +124,7 @@ def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch
     assert steer("extract", *tag, "-o", "sea.safetensors").exit_code == 0
     assert steer("convert", "./sea.safetensors:1@1-4", "other.gguf").exit_code == 0
     words = ["suite", "--tags", "sea,city", "--methods", "mean_diff;lda", *FEW]
+    words += ["--guidance", "1", "--guidance", "0"]
     original, done = suites.measured, []
 
     def dying(model: Any, subject: Any, **others: Any) -> Any:
@@ -144,11 +145,15 @@ def test_rows_lie_between_nothing_and_the_prompt(monkeypatch: pytest.MonkeyPatch
     found = json.loads(Path("x.json").read_text())
     rows = {(row["subject"], row["method"]): row for row in found["rows"]}
     assert {method for subject, method in rows if subject == "sea"} == {
-        *("unsteered", "mean_diff", "lda", "other.gguf", "random direction", "the prompt")
+        *("unsteered", "mean_diff", "lda", "other.gguf", "random direction", "the prompt"),
+        *("the prompt guided ×1", "the prompt guided ×0"),
     }
     for subject in ("sea", "city"):
         assert rows[subject, "the prompt"]["recovery"]["value"] == 1
         assert rows[subject, "unsteered"]["recovery"]["value"] == 0
+        for strength in (0, 1):
+            guided = rows[subject, f"the prompt guided ×{strength}"]["recovery"]["value"]
+            assert guided == pytest.approx(strength, abs=1e-3)
         assert rows[subject, "mean_diff"]["kl"]["value"] > 0
     assert rows["sea", "mean_diff"]["recovery"]["value"] > 0.05
     assert rows["sea", "random direction"]["recovery"]["value"] < 0.05

@@ -266,6 +266,7 @@ def run(*words: str) -> Any:
     "command",
     [
         "sweep -v noise --texts {vectors}/../examples/none.jsonl",
+        "sweep -v noise --layers 2 --condition x",
         "monitor hello -v noise",
         "combine noise:1 joyful:1 -o x.safetensors",
         "convert noise.safetensors x.gguf",
@@ -411,6 +412,32 @@ def test_a_token_for_a_range_goes_through_its_prompt() -> None:
     assert set(found) == {-1.0, 0.5, 1.0, 1.5, 2.0}
     assert found[1.0] > 0.4
     assert made.metadata.coefficients == (-1.0, 2.0)
+
+
+def test_a_sweep_of_a_token_scores_each_coefficient_beside_guidance(tmp_path: Path) -> None:
+    """At 1 it is the tag's own embeddings, and at 0.5 half way from those of another word."""
+    own, other = (
+        token_of(pocket().encode(text, special=False)).directions
+        for text in ("[mood: joyful]", "[mood: gloomy]")
+    )
+    line = vector_of(own - other, "line", origin=other, coefficients=(-1.0, 2.0))
+    path = tmp_path / "line.safetensors"
+    store.write(path, line)
+    words = ["sweep", "-v", str(path), "--condition", "[mood: joyful]", "--coefficients", "0.5,1,2"]
+    few = ["--samples", "8", "--max-tokens", "8", "--guidance", "1", "--max-kl", "9"]
+    found = run(*words, *few, "--max-nats", "9", "--json")
+    assert "Traceback" not in found.output
+    result = json.loads(found.stdout)
+    recoveries = {cell["coefficient"]: cell["effect"]["value"] for cell in result["cells"]}
+    assert recoveries["1"] == pytest.approx(1, abs=0.05)
+    assert max(recoveries, key=lambda one: recoveries[one]) == "1"
+    assert all("@" not in cell["typed"] for cell in result["cells"])
+    [guided] = result["guidance"]
+    assert guided["effect"]["value"] == pytest.approx(1, abs=1e-3)
+    assert guided["kl"]["value"] > 0
+    outside = run(*words[:-1], "3")
+    assert outside.exit_code == 1
+    assert "from -1 to 2" in outside.output
 
 
 def test_guidance_at_strength_1_scores_as_the_condition() -> None:

@@ -49,6 +49,10 @@ def suite(
         list[str] | None,
         typer.Option("-v", "--vector", help="TAG=FILE: another tool's vector for a tag."),
     ] = None,
+    guidance: Annotated[
+        list[float] | None,
+        typer.Option(help="Also the condition live, at this strength. Repeatable."),
+    ] = None,
     samples: Annotated[
         int, typer.Option(min=2, max=100_000, help="Texts to generate for each row.")
     ] = 48,
@@ -93,6 +97,7 @@ def suite(
         prompts=begun,
         methods=[part.strip() for part in methods.split(";")] if methods else None,
         rivals=_rivals(vector or []),
+        guidance=guidance or (),
         samples=samples,
         max_tokens=max_tokens,
         seed=seed,

@@ -47,6 +47,10 @@ def sweep(
         str | None,
         typer.Option(help="Such as 5%,10%,20% or 0.5,1,2. Default: 2% to 60%."),
     ] = None,
+    guidance: Annotated[
+        list[float] | None,
+        typer.Option(help="Beside it the condition live, at this strength. Repeatable."),
+    ] = None,
     max_kl: Annotated[float, typer.Option(help="Budget: KL on unrelated texts, nats/token.")] = 0.1,
     max_nats: Annotated[
         float,
@@ -131,6 +135,7 @@ def sweep(
         lambda: workers.model(context, cluster, source),
         grid,
         **given,
+        guidance=guidance or (),
         max_kl=max_kl,
         max_nats=max_nats,
         rule=rule,

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer import resuming
+from steer.base.intervals import Interval, ratio
 from steer.base.journal import Journal
 from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob
-from steer.evaluation.cells import UNSTEERED, Cell, Steered
+from steer.evaluation.cells import UNSTEERED, Cell, Guided, Steered
 from steer.evaluation.scoring import (
     Scored,
     TextSet,
@@ -124,6 +125,40 @@ def bench(
         lessons = write_conditioned(model, task.writing, lambda n: on_progress("writing", n))
         effect = [lesson_text(lesson) for lesson in lessons]
     return Bench(model, kind, effect, unrelated, written, task.unrelated is None, engine)
+
+
+@dataclass(frozen=True, slots=True)
+class GuidanceRow:
+    """The effect and cost of a condition that guides the model live, on the items of a sweep."""
+
+    strength: float
+    effect: Interval
+    kl: Interval
+
+
+def guidance_rows(texts: Bench, task: Task, strengths: Sequence[float]) -> list[GuidanceRow]:
+    """A row for each strength of the task's condition: 1 is the condition as a prompt.
+
+    Raises:
+        InputError: with the condition, a text is longer than the model takes.
+    """
+    conditions = task.writing.conditions
+    if not strengths or conditions is None:
+        return []
+    model = texts.model
+    effect, unrelated = texts.effect, texts.unrelated
+    if task.held_out.pairs is not None:
+        effect = pair_texts(model, task.held_out.pairs, conditions.condition)
+    if task.unrelated is not None:
+        unrelated = plain_texts(model, task.unrelated, conditions)
+    cells = [Guided(strength) for strength in strengths]
+    effects, weights = replace(texts, effect=effect).score(cells)
+    drifts = score(model, unrelated, cells, drift)
+    counts = [float(len(text.scored)) for text in unrelated]
+    return [
+        GuidanceRow(strength, ratio(own, weights), ratio(drifts[index], counts))
+        for index, (strength, own) in enumerate(zip(strengths, effects, strict=True))
+    ]
 
 
 def journal(model: Model, grid: Grid, texts: Bench) -> Journal:

@@ -65,12 +65,14 @@ WRITTEN = 6
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of a suite. samples: generated texts per row, of max_tokens."""
+    """The settings of a suite. samples: generated texts per row, of max_tokens. guidance: strengths
+    at which conditions guide the model live."""
 
     methods: tuple[str, ...]
     samples: int = 48
     max_tokens: int = 64
     seed: int = 0
+    guidance: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,7 @@ def suite(
     prompts: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     rivals: Rivals | None = None,
+    guidance: Sequence[float] = (),
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
@@ -203,9 +206,10 @@ def suite(
     conditions: prompts. texts: neutral texts to make vectors from. Without both, the tags and
     stories of the pocket grammar are used. methods: such as `mean_diff, last` or `probe:penalty=2`
     (`steer.evaluation.suite_methods`); None means all. rivals: vectors from elsewhere, by subject
-    and name. jobs: the number of processes, each of which loads the model from `source`. budget: a
-    time to fit into, such as `5m`, by an estimate; what that leaves out is noted. An interrupted
-    suite is resumed. progress and note are callbacks; nothing is printed.
+    and name. guidance: strengths at which each condition guides the model live, a row each. jobs:
+    the number of processes, each of which loads the model from `source`. budget: a time to fit
+    into, such as `5m`, by an estimate; what that leaves out is noted. An interrupted suite is
+    resumed. progress and note are callbacks; nothing is printed.
 
     Raises:
         UsageError: an unknown tag or method, or too few texts.
@@ -230,7 +234,7 @@ def suite(
     for name in rivals or {}:
         if name not in names:
             raise UsageError(f"{name!r} names no tag here", hint="write joyful=happy.gguf")
-    settings = Settings(labels, samples, max_tokens, seed)
+    settings = Settings(labels, samples, max_tokens, seed, tuple(guidance))
     seconds = None if budget is None else seconds_of(budget)
     every_rival = [vector for own in (rivals or {}).values() for vector in own.values()]
     warn_of_readers(_task(subjects[0], settings, seed), note, vectors=every_rival)
@@ -379,7 +383,7 @@ def measured(
         name: _chosen(on, vector, task.writing, Budget()) for name, vector in by_method.items()
     }
     chosen = {name: steer for name, steer in steers.items() if steer is not None}
-    table = _table(list(chosen.items()), subject.condition)
+    table = _table(list(chosen.items()), subject.condition, settings.guidance)
     fresh = _task(subject, settings, settings.seed + 1)
     rows = measure_rows(model, [variant for _, variant in table], fresh)
     every = list(measures())
@@ -459,16 +463,25 @@ def _rows(vector: SteeringVector) -> tuple[GridRow, ...]:
     return alone
 
 
-def _table(steers: Sequence[tuple[str, Steer]], condition: str) -> list[tuple[str, Variant]]:
-    """The rows: unsteered, each method, random directions of the first one's length, the prompt."""
-    every = variants([steer for _, steer in steers], condition=condition)
+def _table(
+    steers: Sequence[tuple[str, Steer]], condition: str, guidance: Sequence[float]
+) -> list[tuple[str, Variant]]:
+    """The rows: unsteered, each method, random directions of the first one's length, the prompt,
+    and the condition as live guidance."""
+    every = variants([steer for _, steer in steers], condition=condition, guidance=guidance)
     vector_rows = [variant for variant in every if variant.kind == "vector"]
     random_rows = [variant for variant in every if variant.kind == "random"][:1]
     return [
         ("unsteered", every[0]),
         *zip((name for name, _ in steers), vector_rows, strict=True),
         *(("random direction", variant) for variant in random_rows),
-        ("the prompt", every[-1]),
+        *(("the prompt", variant) for variant in every if variant.kind == "prompt"),
+        *(
+            (f"the prompt guided ×{strength:g}", variant)
+            for strength, variant in zip(
+                guidance, [one for one in every if one.kind == "guidance"], strict=True
+            )
+        ),
     ]
 
 

@@ -25,7 +25,15 @@ from steer.base.progress import Progress, silent
 from steer.base.urls import is_url, without_passwords
 from steer.base.wording import worded
 from steer.contrasts import overlap
-from steer.evaluation.bench import Bench, acting, bench, journal, run
+from steer.evaluation.bench import (
+    Bench,
+    GuidanceRow,
+    acting,
+    bench,
+    guidance_rows,
+    journal,
+    run,
+)
 from steer.evaluation.cells import Cell, Steered
 from steer.evaluation.choice import Budget
 from steer.evaluation.data import (
@@ -65,7 +73,13 @@ from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation, parse_coefficient
 from steer.steering.scope import CONSTANT, Scope
 from steer.steering.spec import SteerSpec, parse
-from steer.steering.steers import Steer, check_all_fit, recommended_operation, usual_scope
+from steer.steering.steers import (
+    Steer,
+    check_all_fit,
+    recommended_operation,
+    resolve,
+    usual_scope,
+)
 from steer.vectors import store
 from steer.vectors.metadata import Recommended, can_be_saved
 from steer.vectors.provenance import ModelIdentity
@@ -123,7 +137,9 @@ def grid_of(
     rows = []
     for spec, item in zip(specs, vectors, strict=True):
         vector = item if isinstance(item, SteeringVector) else store.read(find(spec.reference))
-        _ = vector.metadata.activation_site  # a learned token has none
+        if vector.metadata.tokens:
+            rows.append(_of_token(vector, spec, layers, coefficients))
+            continue
         op = spec.op or recommended_operation(vector.metadata)
         columns = _coefficients(coefficients, vector, op, rule)
         scope = spec.scope or replace(
@@ -137,6 +153,35 @@ def grid_of(
         if layers is None and coefficients is None and rule == "budget" and not together:
             rows += _calibrated(vector, without_passwords(spec.reference), op, scope)
     return Grid(tuple(rows))
+
+
+def _of_token(
+    vector: SteeringVector,
+    spec: SteerSpec,
+    layers: str | Sequence[int] | None,
+    coefficients: str | Sequence[float | str] | None,
+) -> GridRow:
+    """The coefficients of a learned token, which is at no layer.
+
+    Raises:
+        UsageError: layers are given, or it was not trained for a range of coefficients.
+        VectorError: a coefficient is outside the range.
+    """
+    if layers is not None:
+        raise UsageError(f"--layers: {vector.name!r} is a learned token, which is at no layer")
+    if vector.metadata.coefficients is None:
+        raise UsageError(
+            f"{vector.name!r} is a learned token that was made for the coefficient 1 alone",
+            hint="train one for a range: steer distill --as token --scalar",
+        )
+    operation = recommended_operation(vector.metadata)
+    columns = _coefficients(coefficients, vector, operation, "budget")
+    for coefficient in columns:
+        resolve(replace(spec, coefficient=coefficient), vector)
+    return GridRow(
+        vector, vector.metadata.layers, columns, without_passwords(spec.reference), operation,
+        usual_scope(vector.metadata, operation),
+    )  # fmt: skip
 
 
 def _calibrated(
@@ -173,6 +218,7 @@ def sweep(
     together: bool = False,
     condition: str | None = None,
     baseline: str = "",
+    guidance: Sequence[float] = (),
     chat: bool = False,
     prompts: Sequence[str] | None = None,
     unrelated: Texts | None = None,
@@ -198,7 +244,8 @@ def sweep(
 
     model: a model, or a function that loads it, which is called after everything else is checked.
     vectors, layers, coefficients, together: as `grid_of`, or a grid. texts: held-out pairs, or
-    texts for a condition. max_kl, max_nats: the budget, in nats per token on unrelated texts, and
+    texts for a condition. guidance: strengths at which the condition guides the model live, to
+    compare with. max_kl, max_nats: the budget, in nats per token on unrelated texts, and
     extra nats per token of generated texts. exhaustive: score every cell on all texts, even if some
     of them show that it cannot be the choice. quick: a first answer in minutes, from fewer layers,
     coefficients and texts. budget: a time to fit into, such as `5m`, by an estimate; what that
@@ -232,6 +279,8 @@ def sweep(
             "there is no data to measure an effect on",
             hint="pass --texts with held-out pairs, or a --condition",
         )
+    if guidance and data.condition_of(known) is None:
+        raise InputError("guidance needs a condition", hint="pass --condition")
     chosen_rule = next((name for name in RULES if name == rule), None)
     if chosen_rule is None:
         raise UsageError(f"{rule!r} is not a rule", hint="use budget or refusal_direction")
@@ -256,6 +305,7 @@ def sweep(
     with writer_of(engine, model, cells) as write:
         with progress("writing texts", _n_written(task)) as advance:
             on = bench(model, task, lambda what, n: advance(n), write)
+        guided = guidance_rows(on, task, guidance)
         # The other rule needs all scores.
         limit = None if exhaustive or limits.rule != "budget" else limits.kl
         left_out: tuple[str, ...] = ()
@@ -302,6 +352,7 @@ def sweep(
         chosen_on=overlap.sketch(every) if every else None,
         left_out=left_out,
         idle=tuple(steps.idle),
+        guidance=tuple(guided),
         command=command,
         finish=finish,
     )
@@ -425,6 +476,7 @@ class SweepResult:
     described: the model, its device and dtype. writing: the settings of generated texts. unsteered:
     some of the unsteered model's texts. chosen_on: short hashes of the held-out texts. left_out:
     rows that were dropped after a first look. idle: rows in which nothing changes what is scored.
+    guidance: the condition live, at each strength, on the same items.
     command: the command that reproduces it, if known. finish: call it once the result is stored; it
     removes the journal.
     """
@@ -439,6 +491,7 @@ class SweepResult:
     chosen_on: str | None = None
     left_out: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
+    guidance: tuple[GuidanceRow, ...] = ()
     command: str = ""
     finish: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
@@ -497,6 +550,10 @@ class SweepResult:
             "coefficients": [list(map(str, row.coefficients)) for row in grid.rows],
             "left_out": list(self.left_out),
             "idle": list(self.idle),
+            "guidance": [
+                {"strength": row.strength, "effect": plain(row.effect), "kl": plain(row.kl)}
+                for row in self.guidance
+            ],
             "cells": [self.cell(each) for each in positions],
             "front": [self.cell(each) for each in verdict.front],
             "recommended": verdict.recommended,
@@ -696,6 +753,16 @@ class SweepResult:
             ],
         )
         yield ""
+        if self.guidance:
+            yield table(
+                ["baseline", "effect", "KL"],
+                [
+                    [f"condition guided ×{row['strength']:g}", _shown(row["effect"]),
+                     _shown(row["kl"], 3)]
+                    for row in result["guidance"]
+                ],
+            )  # fmt: skip
+            yield ""
         yield from _shortlist(result["shortlist"])
         if verdict.recommended:
             yield from _recommendation(result)

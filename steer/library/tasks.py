@@ -737,6 +737,7 @@ def sweep(
     rule: str = "budget",
     exhaustive: bool = False,
     quick: bool = False,
+    guidance: Sequence[float] = (),
     **options: Unpack[MeasureOptions],
 ) -> SweepResult:
     """Find the layer and the coefficient with the strongest effect within a budget.
@@ -745,7 +746,8 @@ def sweep(
     nine coefficients that suit the vector. together: steer at all layers at once. max_kl,
     max_nats: the budget, in nats a token. rule: `budget`, or `refusal_direction`, which chooses as
     that method's authors do. exhaustive: score every cell on all texts. quick: a first answer in
-    minutes. The other arguments are those of `evaluate`.
+    minutes. guidance: strengths at which the condition guides the model live, to compare with. The
+    other arguments are those of `evaluate`.
 
     Raises:
         UsageError: an option that means nothing.
@@ -765,6 +767,7 @@ def sweep(
         rule=rule,
         exhaustive=exhaustive,
         quick=quick,
+        guidance=guidance,
         **_measured(**options),
     )
 
@@ -779,6 +782,7 @@ def suite(
     mapping: Mapping[str, str] | None = None,
     methods: Sequence[str] | None = None,
     rivals: Mapping[str, Mapping[str, Vector]] | None = None,
+    guidance: Sequence[float] = (),
     samples: int = 48,
     max_tokens: int = 64,
     seed: int = 0,
@@ -790,7 +794,8 @@ def suite(
 
     conditions: prompts, and texts that know nothing of them. Without both, tags of the pocket
     model's grammar, whose truth is known. methods: by default all. rivals: vectors of other origin,
-    by condition or tag and then by name. jobs: processes, each of which loads the pocket model.
+    by condition or tag and then by name. guidance: strengths at which each condition guides the
+    model live, a row each. jobs: processes, each of which loads the pocket model.
 
     Raises:
         UsageError: a tag or method that does not exist, or too few texts.
@@ -810,6 +815,7 @@ def suite(
             subject: {name: vector.data for name, vector in several.items()}
             for subject, several in (rivals or {}).items()
         },
+        guidance=guidance,
         budget=budget,
         jobs=jobs,
         source=ModelSource() if jobs > 1 else None,

@@ -9,7 +9,7 @@ import numpy as np
 
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
-from steer.vectors.vector import Directions, SteeringVector
+from steer.vectors.vector import Directions
 
 #: The number of random directions that a vector has to beat.
 N_RANDOM = 5
@@ -21,7 +21,8 @@ _STREAM = 0x5EED
 def random_direction(steer: Steer, seed: int) -> Steer:
     """The same steer with each layer's vector replaced by a random direction of the same length.
 
-    In a low-rank edit each column of `up` is replaced likewise. The op, its value, the scope, the
+    In a low-rank edit each column of `up` is replaced likewise, and in a learned token the step from
+    one coefficient to the next. The op, its value, the scope, the
     schedule and the gate stay.
     """
     # A random stream of its own, so that it never repeats a vector that was drawn with `seed`.
@@ -29,7 +30,7 @@ def random_direction(steer: Steer, seed: int) -> Steer:
     vector = steer.vector
     up = None if vector.up is None else _turned(rng, vector.up, axis=1)
     directions = _turned(rng, vector.directions, axis=1)
-    return replace(steer, vector=SteeringVector(vector.metadata, directions, vector.down, up))
+    return replace(steer, vector=replace(vector, directions=directions, up=up))
 
 
 def reach_of_chance(effects: Sequence[float], n_places: int) -> float:
