@@ -21,9 +21,8 @@ _STREAM = 0x5EED
 def random_direction(steer: Steer, seed: int) -> Steer:
     """The same steer with each layer's vector replaced by a random direction of the same length.
 
-    In a low-rank edit each column of `up` is replaced likewise, and in a learned token the step from
-    one coefficient to the next. The op, its value, the scope, the
-    schedule and the gate stay.
+    In a low-rank edit each column of `up` is replaced likewise, and in a learned token its step
+    from one coefficient to the next. The op, its value, the scope, the schedule and the gate stay.
     """
     # A random stream of its own, so that it never repeats a vector that was drawn with `seed`.
     rng = np.random.default_rng([seed, _STREAM])
