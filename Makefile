@@ -154,9 +154,12 @@ chat-model: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
 	$(BIN)/python tests/benchmarks/chat_model.py $(CHAT_MODEL)
 
-# Eight everyday traits on it, by each method, beside the prompt: `make evidence-chat EVIDENCE=--quick`.
+# Six system prompts compiled on it, in each form, and eight everyday traits, by each method, beside
+# the prompt: `make evidence-chat EVIDENCE=--quick`.
 # What is done stays in evidence-chat/, and is not done again.
 evidence-chat: chat-model
+	mkdir -p evidence-chat
+	$(BIN)/python tests/benchmarks/compile.py -m $(CHAT_MODEL) --out evidence-chat/compile.jsonl $(EVIDENCE)
 	$(BIN)/python tests/benchmarks/evidence_chat.py $(CHAT_MODEL) $(EVIDENCE)
 
 clean:

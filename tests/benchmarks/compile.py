@@ -9,7 +9,9 @@ recovery: on answers of the prompted model to questions that were held out, with
 nats: KL per token of the prompted model from the plain one on these answers: what there is to do.
 extra: nats per token of the form's own answers under the plain model, more than its own; beside it
 the same of the prompted model's answers.
+unrelated: KL per token from the plain model on facts, sums and code; beside it the prompt's.
 seconds: of processor time, for the texts and for the fit.
+hybrid: a text of some clauses with an edit for the rest, as `steer compile` makes it.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from steer.base.journal import Journal
 from steer.base.progress import Lines
 from steer.contrasts.prompts import QUESTIONS
 from steer.distillation.distill import fit
+from steer.distillation.hybrid import CompileSettings, compile_prompt, journals_of
 from steer.distillation.lessons import Conditions
 from steer.distillation.quick import quick
 from steer.distillation.settings import DistillSettings, sizes
@@ -60,6 +63,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "4 tokens": {"tokens": 4},
     "16 tokens": {"tokens": 16},
     "token for a range": {"tokens": 1, "scalar": True},
+    "hybrid": {},
 }
 
 
@@ -69,7 +73,7 @@ def pieces(
     """What is measured of a prompt, a form at a time; tokens have shorter texts of their own."""
     conditions = Conditions(PROMPTS[name], chat=True)
     tokens = [form for form in forms if "tokens" in FORMS[form]]
-    edits = [form for form in forms if form not in tokens]
+    edits = [form for form in forms if form not in (*tokens, "hybrid")]
     for own, some in ((settings, edits), (TOKEN, tokens)):
         if some:
             start = time.process_time()
@@ -77,6 +81,31 @@ def pieces(
             texts = write(model, conditions, QUESTIONS, own, PROGRESS, kept)
             sampling = time.process_time() - start
             yield from measured(name, Task.of(model, texts), own, some, sampling, kept)
+    if "hybrid" in forms:
+        yield hybrid(model, name)
+
+
+def hybrid(model: Model, name: str) -> dict[str, Any]:
+    """The line of `steer compile` with its defaults."""
+    start = time.process_time()
+    journals = journals_of(model, QUESTIONS)
+    compiled = compile_prompt(
+        model, PROMPTS[name], QUESTIONS, CompileSettings("x"), PROGRESS, journals
+    )
+    row, whole = compiled.rows[compiled.chosen], compiled.rows[0]
+    return {
+        "prompt": name,
+        "form": "hybrid",
+        "compiled": compiled.to_dict(),
+        "nats": compiled.nats,
+        "recovery": row.recovery.value,
+        "interval": [row.recovery.low, row.recovery.high],
+        "extra_nats": row.extra_nats,
+        "condition_extra_nats": whole.extra_nats,
+        "unrelated_kl": [row.unrelated.value],
+        "condition_unrelated_kl": [whole.unrelated.value],
+        "seconds": {"sampling": 0.0, "fitting": time.process_time() - start},
+    }
 
 
 def measured(
@@ -112,22 +141,34 @@ def known(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def size(row: dict[str, Any]) -> str:
+    """The embeddings of a token, the text of a hybrid, or the layers and the rank of an edit."""
+    if "compiled" in row:
+        compiled = row["compiled"]
+        return f"{compiled['text']!r} + {compiled['steer']}, {compiled['saved']} tokens saved"
+    if row.get("tokens"):
+        return f"{row['tokens']} embeddings"
+    layers = row["layers"]
+    return f"{len(layers)} layers, {layers[0]}-{layers[-1]}, rank {row['rank']}"
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown, a line for each prompt and form."""
     lines = [
-        "| prompt | nats | form | layers, rank | recovery | extra nats, prompt's | seconds |",
-        "|---|---|---|---|---|---|---|",
+        "| prompt | nats | form | size | recovery | extra nats, prompt's | unrelated, prompt's"
+        " | seconds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        layers = row["layers"]
-        size = f"{len(layers)} of {layers[0]}-{layers[-1]}, {row['rank']}"
+        unrelated = [row.get(key) for key in ("unrelated_kl", "condition_unrelated_kl")]
         cells = [
             row["prompt"],
             f"{row['nats']:.2f}",
             row["form"],
-            f"{row['tokens']} embeddings" if row.get("tokens") else size,
+            size(row),
             "{:.3f} [{:.3f}, {:.3f}]".format(row["recovery"], *row["interval"]),
             f"{row['extra_nats']:+.2f}, {row['condition_extra_nats']:+.2f}",
+            ", ".join(f"{one[0]:.3f}" for one in unrelated if one),
             "{sampling:.0f} + {fitting:.0f}".format(**row["seconds"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -143,7 +184,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     settings = QUICK if options.quick else FULL
-    slow = ("distill", "16 tokens", "token for a range")
+    slow = ("distill", "16 tokens", "token for a range", "hybrid")
     forms = options.forms or [form for form in FORMS if form not in slow or not options.quick]
     done = {(row["prompt"], row["form"]) for row in known(options.out)}
     model = quick(load(ModelSource(options.model)))
