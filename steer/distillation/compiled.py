@@ -68,7 +68,7 @@ class Row:
 class Compiled:
     """A compiled prompt: a system message, and a vector that acts beside it.
 
-    kept: the clauses that stay text. vector: None where the whole prompt has to stay text. rows:
+    kept: the clauses that stay text. vector: None where text alone does most. rows:
     first the whole prompt, then its forms; `chosen` is the index of the recipe's. tried: what was
     compared on validation texts. nats: KL of the prompt from the plain model, per token.
     """
@@ -127,7 +127,7 @@ class Compiled:
     def view(self) -> Iterator[Any]:
         """The clauses, a table of the forms, and what the recipe is."""
         for index, clause in enumerate(self.clauses):
-            stays = "text" if index in self.kept else self.rows[self.chosen].steer
+            stays = "text" if index in self.kept else self.rows[self.chosen].steer or "left out"
             yield f"{stays}: {' '.join(clause.split())}"
         yield ""
         yield table(
@@ -145,7 +145,7 @@ class Compiled:
             ],
         )
         yield ""
-        if self.vector is None:
+        if not self.chosen:
             yield "no clause can be left out: lower the recovery to reach, or keep the prompt"
         else:
             yield f"{self.saved} of {self.rows[0].tokens} tokens saved in every request"

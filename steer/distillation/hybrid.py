@@ -188,24 +188,31 @@ class _Compiler:
 
     def compiled(self) -> Compiled:
         """Search each form, choose one, and measure everything on held-out texts."""
-        forms = self.settings.forms
+        forms, goal = self.settings.forms, self.settings.goal
         kinds: tuple[Kind, ...] = get_args(Kind) if forms == "both" else (forms,)
         order = list(self._order())
-        reached = [form for kind in kinds if (form := self._reached(kind, order)) is not None]
-        enough = [form for form in reached if form.value >= self.settings.goal]
-        best = max(enough, key=lambda form: (-self._tokens(form), form.value), default=None)
-        kept = self._all if best is None else best.kept
         shown: list[tuple[Kept, _Form | None]] = [(self._all, None)]
-        shown += [(form.kept, None) for form in reached if form.kept]
-        for form in reached:
-            alone = self._forms.get((form.kind, ()))
-            shown += [((), alone)] if alone is not None and form.kept else []
-            shown.append((form.kept, form))
+        for kind in kinds:
+            form = self._reached(kind, order)
+            if form is None:
+                continue
+            shown += [(form.kept, None)] if form.kept else []
+            # What adds nothing to its text is left out.
+            alone = self._forms.get((kind, ()))
+            shown += [
+                (one.kept, one)
+                for one in (alone, form)
+                if one is not None and one.value > self._of_text(one.kept)
+            ]
         shown = list(dict.fromkeys(shown))
+        values = [self._of_text(kept) if form is None else form.value for kept, form in shown]
+        enough = [index for index, value in enumerate(values) if value >= goal] or [0]
+        chosen = min(enough, key=lambda index: (self._tokens(*shown[index]), -values[index]))
+        kept, best = shown[chosen]
         with self.progress("measuring on held-out texts", len(shown)) as advance:
             rows = []
-            for clauses_, form in shown:
-                rows.append(self._row(clauses_, form))
+            for pair in shown:
+                rows.append(self._row(*pair))
                 advance(1)
         return Compiled(
             prompt=self.prompt,
@@ -214,7 +221,7 @@ class _Compiler:
             text=self._text(kept),
             vector=None if best is None else best.vector(),
             rows=tuple(rows),
-            chosen=0 if best is None else shown.index((kept, best)),
+            chosen=chosen,
             tried=tuple(self.tried),
             nats=self.task.per_token,
         )
@@ -241,7 +248,7 @@ class _Compiler:
     def _order(self) -> Iterator[Kept]:
         """Sets of clauses that stay text, from none on, each the best extension of the one before.
 
-        It ends where an edit beside them reaches the goal, or one clause is left.
+        It ends where they reach the goal, alone or beside an edit, or one clause is left.
         """
         kept: Kept = ()
         ranked = list(self._all)
@@ -252,7 +259,8 @@ class _Compiler:
                 yield kept
                 value = self._value(kept, None)
                 advance(1, f"recovery {value:.2f}, {len(kept)} of {len(ranked)} clauses as text")
-                if value >= self.settings.goal or len(kept) >= most:
+                reached = max(value, self._of_text(kept)) >= self.settings.goal
+                if reached or len(kept) >= most:
                     return
                 left = [index for index in ranked if index not in kept]
                 gains = {}
@@ -277,7 +285,7 @@ class _Compiler:
                 "steer": "edit",
                 "texts": min(n_texts or len(self.task.lessons), len(self.task.lessons)),
                 "recovery": result,
-                "text_alone": 1 - self._part(kept).base / self.task.base,
+                "text_alone": self._of_text(kept),
             }
         )
         return result
@@ -321,6 +329,10 @@ class _Compiler:
         self.tried.append({"kept": list(kept), "steer": "token", "recovery": value})
         return _Form("token", kept, value, learner.sums, lambda: vector)
 
+    def _of_text(self, kept: Kept) -> float:
+        """Recovery of some clauses alone on validation texts."""
+        return 1.0 if kept == self._all else 1 - self._part(kept).base / self.task.base
+
     def _recovered(self, part: Task, sums: Callable[[Sequence[Lesson]], list[float]]) -> float:
         return 1 - sum(sums(part.texts.validation)) / self.task.base
 
@@ -363,13 +375,11 @@ class _Compiler:
             changed(texts.held_out),
         )
 
-    def _tokens(self, form: _Form) -> int:
-        """Tokens of the system message, including those of a token."""
-        return self._length(form.kept) + (self.settings.tokens if form.kind == "token" else 0)
-
-    def _length(self, kept: Kept) -> int:
+    def _tokens(self, kept: Kept, form: _Form | None) -> int:
+        """Tokens of the system message, including the embeddings of a token."""
         text = self._text(kept)
-        return len(self.model.encode(text, special=False)) if text else 0
+        n = len(self.model.encode(text, special=False)) if text else 0
+        return n + (self.settings.tokens if form is not None and form.kind == "token" else 0)
 
     def _row(self, kept: Kept, form: _Form | None) -> Row:
         """Measure some clauses as text, alone or beside a form, on held-out texts."""
@@ -388,7 +398,7 @@ class _Compiler:
         return Row(
             text,
             None if form is None else form.kind,
-            self._length(kept) if form is None else self._tokens(form),
+            self._tokens(kept, form),
             recovery(sums(held_out), alone(task.texts.held_out)),
             self._nats(kept, form) - task.own_nats((), self.settings.seed),
             own.per_token(sums(unrelated)),
