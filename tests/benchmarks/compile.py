@@ -50,6 +50,16 @@ PROMPTS = {
     "six clauses": "You are a grumpy old gardener. Answer in short sentences. Use simple words."
     " Mention a plant in every answer. Never use exclamation marks. End with a question.",
 }
+#: Prompts that say what an edit or a token may be unable to hold: facts, an exact format, a rule
+#: about a single place. `--prompts` names them; they are not among the six.
+HARD = {
+    "facts": "You are the assistant of Harbour Street Dental. The practice is open on Mondays and"
+    " Thursdays from 8 to 16, the telephone number is 555 0143, and the dentist is Dr Lindqvist."
+    " Mention one of these facts in every answer.",
+    "exact format": 'Answer with a JSON object that has the keys "answer" and "confidence", and'
+    " with nothing else.",
+    "one place": "Begin every answer with the word Certainly, and end it with the word Goodbye.",
+}
 FULL = DistillSettings(name="x", scope="response", samples=256, held_out=64, max_tokens=64)
 QUICK = replace(FULL, samples=160, held_out=48, max_tokens=40)
 TOKEN = DistillSettings(name="x", form="token", **sizes("token", chat=True))
@@ -71,7 +81,7 @@ def pieces(
     model: Model, name: str, settings: DistillSettings, forms: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """What is measured of a prompt, a form at a time; tokens have shorter texts of their own."""
-    conditions = Conditions(PROMPTS[name], chat=True)
+    conditions = Conditions((PROMPTS | HARD)[name], chat=True)
     tokens = [form for form in forms if "tokens" in FORMS[form]]
     edits = [form for form in forms if form not in (*tokens, "hybrid")]
     for own, some in ((settings, edits), (TOKEN, tokens)):
@@ -90,7 +100,7 @@ def hybrid(model: Model, name: str) -> dict[str, Any]:
     start = time.process_time()
     journals = journals_of(model, QUESTIONS)
     compiled = compile_prompt(
-        model, PROMPTS[name], QUESTIONS, CompileSettings("x"), PROGRESS, journals
+        model, (PROMPTS | HARD)[name], QUESTIONS, CompileSettings("x"), PROGRESS, journals
     )
     row, whole = compiled.rows[compiled.chosen], compiled.rows[0]
     return {
@@ -179,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-m", "--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--prompts", nargs="*", choices=PROMPTS, default=list(PROMPTS))
+    parser.add_argument("--prompts", nargs="*", choices=PROMPTS | HARD, default=list(PROMPTS))
     parser.add_argument("--forms", nargs="*", choices=FORMS)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
