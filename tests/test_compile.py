@@ -28,7 +28,7 @@ from steer.models.model import Model
 from steer.models.source import ModelSource
 
 PROMPT = "[mood: joyful] [topic: sea]"
-SMALL = {"samples": 32, "held_out": 12, "max_tokens": 12}
+SMALL = {"samples": 24, "held_out": 8, "max_tokens": 12}
 
 
 @cache
@@ -148,19 +148,13 @@ def test_the_recipe_is_the_chosen_row_and_does_what_was_measured(tmp_path: Path)
         result.save(path)
 
 
-def test_a_prompt_of_one_clause_is_an_edit_or_stays_text() -> None:
-    edit = compiled("[mood: joyful]", goal=0.2)
-    assert edit.vector is not None
-    assert [edit.label(row) for row in edit.rows] == ["whole prompt", "edit alone"]
-    text = compiled("[mood: joyful]", goal=1.0)
-    assert (text.vector, text.text) == (None, "[mood: joyful]")
-
-
-def test_a_token_carries_a_tag() -> None:
-    result = compiled("[mood: joyful]", goal=0.7, forms="token", steps=45)
-    row = result.rows[result.chosen]
-    assert (row.steer, row.tokens, result.saved) == ("token", 1, result.rows[0].tokens - 1)
-    assert row.recovery.value > 0.7
+def test_a_prompt_of_one_clause_becomes_an_edit_or_a_token_that_saves_more_than_nothing() -> None:
+    result = compiled("[topic: sea]", goal=0.05, forms="both", steps=15)
+    labels = [result.label(row) for row in result.rows]
+    assert labels == ["whole prompt", "edit alone", "token alone"]
+    assert [row.tokens for row in result.rows[1:]] == [0, 1]
+    assert (result.rows[result.chosen].steer, result.text) == ("edit", "")
+    assert result.saved == result.rows[0].tokens
 
 
 def test_unrelated_texts_diverge_by_the_prompt_alone_and_not_without() -> None:
