@@ -27,8 +27,8 @@ def lies_at(
 ) -> list[float]:
     """Where the texts of each group lie along a vector: the mean over texts and layers of h . v /
     |v|^2, h being the mean activation over a text's own tokens. A difference of 1 is the distance
-    of the two sides that the vector was made from; only differences mean anything. NaN for a learned
-    token, which has no direction in activations.
+    of the two sides that the vector was made from; only differences mean anything. NaN for a
+    learned token, which has no direction in activations.
 
     Raises:
         VectorError: a layer that is not stored.
