@@ -135,7 +135,7 @@ def test_reads_near_where_the_file_recommends_and_texts_are_told_apart() -> None
 def test_what_has_no_units_says_so() -> None:
     with pytest.raises(VectorError, match="does not say where its two sides lie"):
         Projection(without_sides(), 0)
-    with pytest.raises(VectorError, match="lie at one place"):
+    with pytest.raises(VectorError, match="same mean"):
         Projection(with_sides(3, 3), 0)
     with pytest.raises(VectorError, match="no layer 9"):
         projection(parse_read("calm@9"), make_vector())

@@ -1,4 +1,4 @@
-"""`steer discover`: directions along which a model's activations on texts vary, without labels."""
+"""`steer discover`: the directions in which a model's activations on unlabelled texts vary most."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def discover(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Find directions along which a model tells texts apart.
+    """Find the directions in which a model's activations vary most.
 
-    They are the principal components of the texts' mean activations at one layer. Each is shown by
-    the texts at both ends, the tokens that it makes likelier, and what steering by it does.
+    They are the principal components of the texts' mean activations at one layer. For each, steer
+    prints the texts at both ends, the tokens that it makes more likely, and steered samples.
 
     \b
     steer discover texts.jsonl -m MODEL -k 20 -o found/

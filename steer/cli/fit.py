@@ -1,4 +1,4 @@
-"""`steer fit`: kept activations to another vector, without the model."""
+"""`steer fit`: fit a vector to activations that `steer extract --keep` wrote."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fit(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Make another vector from kept activations, without the model.
+    """Fit another vector to kept activations, without the model.
 
     \b
     steer fit acts.safetensors --method lda -o lda.safetensors

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.base.errors import VectorError
+from steer.concepts.views import map_page
 from steer.steering.algebra import obstacles, shared_layers
 from steer.vectors.vector import SteeringVector
 
@@ -50,6 +51,17 @@ class Geometry:
             "order": list(self.order),
             "tree": [list(merge) for merge in self.tree],
         }
+
+    def pairs(self, n: int) -> list[tuple[str, str, float]]:
+        """The `n` nearest and the `n` most opposite pairs of names, each with its cosine."""
+        size = range(len(self.names))
+        pairs = sorted((float(self.cosines[i, j]), i, j) for i in size for j in size if i < j)
+        chosen = dict.fromkeys([*reversed(pairs[-n:]), *pairs[:n]])
+        return [(self.names[i], self.names[j], cosine) for cosine, i, j in chosen]
+
+    def to_html(self, title: str = "concepts") -> str:
+        """A page with the heat map of cosines and the tree; it needs no network."""
+        return map_page(self, title)
 
     def lines(self) -> list[str]:
         """The tree as text, one line per concept or merge, with the cosines."""

@@ -9,6 +9,7 @@ from typing import Any
 from steer.base.errors import InputError, SteerError, UsageError, VectorError
 from steer.base.files import read_bytes
 from steer.base.strict_json import load_strict_json
+from steer.concepts.views import report_page
 from steer.vectors import store
 from steer.vectors.vector import SteeringVector
 
@@ -48,7 +49,7 @@ class Row:
         """The layers at which its vector is added."""
         values = self.values.get("layers")
         listed = values if isinstance(values, list) else []
-        return tuple(one for one in listed if isinstance(one, int))
+        return tuple(layer for layer in listed if isinstance(layer, int))
 
     def number(self, name: str) -> float | None:
         """A number of the report, or the value of an interval."""
@@ -104,14 +105,18 @@ class Built:
             raise UsageError("to_pandas needs pandas", hint="pip install pandas") from None
         return pandas.json_normalize([row.values for row in self.rows])
 
+    def to_html(self) -> str:
+        """A page with a row for each concept, and example answers; it needs no network."""
+        return report_page(self)
+
     def by_pack(self) -> dict[str, tuple[int, int]]:
         """The numbers of working and of all concepts of each pack file."""
         counts: dict[str, list[int]] = {}
         for row in self.rows:
-            one = counts.setdefault(row.pack, [0, 0])
-            one[0] += row.works
-            one[1] += 1
-        return {name: (works, every) for name, (works, every) in counts.items()}
+            count = counts.setdefault(row.pack, [0, 0])
+            count[0] += row.works
+            count[1] += 1
+        return {name: (works, total) for name, (works, total) in counts.items()}
 
 
 def read(folder: Path) -> Built:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from steer.base.errors import SteerError
+from steer.base.errors import InputError, SteerError
 from steer.base.intervals import Interval, plain
 from steer.base.progress import Progress, silent
 from steer.concepts import answers as answering
@@ -128,6 +128,29 @@ def conditions_of(concept: Concept, *, chat: bool, phrase: str | None) -> tuple[
     """The conditions of both poles."""
     conditions = [condition(pole, chat=chat, phrase=phrase) for pole in concept.poles]
     return conditions[0], conditions[1]
+
+
+def make_one(
+    model: Model,
+    concept: Concept,
+    settings: MakeSettings,
+    *,
+    allow_weak: bool = False,
+    progress: Progress = silent,
+) -> tuple[SteeringVector, Report]:
+    """Make the vector of one concept. allow_weak: also return a vector that fails its checks.
+
+    Raises:
+        InputError: the concept does not work on the model.
+    """
+    [made] = make(model, [concept], settings, progress)
+    report = made.report
+    if made.vector is None or not (report.works or allow_weak):
+        raise InputError(
+            f"{concept.name} does not work on this model: {report.reason}",
+            hint=report.hint + ("; --allow-weak writes it anyway" if made.vector else ""),
+        )
+    return made.vector, report
 
 
 def make(

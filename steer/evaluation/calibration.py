@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 
 import msgspec
 
@@ -29,6 +30,8 @@ from steer.evaluation.cells import UNSTEERED
 from steer.evaluation.scoring import score
 from steer.evaluation.shift import lies_at
 from steer.evaluation.written import Writing, Written, write_together
+from steer.extraction import ReadSettings, extract
+from steer.fitting.fitting import FitSettings
 from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
@@ -86,6 +89,43 @@ class Calibration:
     unsteered: tuple[str, ...]
     trials: tuple[Trial, ...]
     chosen: Trial | None
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedExtraction:
+    """A vector for a contrast set. vector: recommends the calibrated strength, if there is a
+    calibration. compared, described: as in `steer.extraction.Extracted`."""
+
+    vector: SteeringVector
+    compared: tuple[SteeringVector, ...]
+    described: str
+    calibration: Calibration | None
+
+
+def extract_calibrated(
+    workers: Workers,
+    contrasts: Contrasts,
+    read: ReadSettings,
+    fit: FitSettings,
+    *,
+    calibrate: bool = True,
+    part: Path | None = None,
+    keep: Path | None = None,
+    progress: Progress = silent,
+) -> CalibratedExtraction:
+    """Extract a vector, and calibrate it if the contrasts are answers of a chat model.
+
+    part, keep: as in `steer.extraction.extract`.
+
+    Raises:
+        SteerError: as in `steer.extraction.extract` and `calibrate`.
+    """
+    extracted = extract(workers, contrasts, read, fit, part=part, keep=keep, progress=progress)
+    calibration = None
+    if calibrate:
+        calibration = calibrated(workers, contrasts, extracted.best, progress)
+    vector = extracted.best if calibration is None else calibration.vector
+    return CalibratedExtraction(vector, extracted.compared, extracted.described, calibration)
 
 
 def calibrated(

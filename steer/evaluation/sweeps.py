@@ -644,6 +644,16 @@ class SweepResult:
 
         return pictures.figure(self.to_dict())
 
+    def picture(self, kind: str) -> bytes:
+        """The figure of `plot` as a file. kind: `png`, `pdf` or `svg`.
+
+        Raises:
+            UsageError: matplotlib is not installed.
+        """
+        from steer.measures import pictures
+
+        return pictures.draw(self.to_dict(), kind)
+
     def report(self) -> str:
         """One self-contained HTML page with everything.
 

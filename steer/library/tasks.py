@@ -12,21 +12,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, get_args
 
 from steer import evaluation
-from steer.baking.bakeable import check_bakeable
-from steer.baking.folder import N_STAGES
+from steer.baking.export import export as export_baked
 from steer.baking.folder import Report as BakeReport
-from steer.baking.folder import export as export_folder
 from steer.baking.lora import LoraReport
-from steer.baking.lora import export as export_lora
-from steer.baking.target import check_folder
 from steer.base.durations import seconds_of
 from steer.base.errors import UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
 from steer.base.wording import worded
-from steer.concepts.concept import slug
 from steer.concepts.unembedding import from_tokens
-from steer.concepts.words import looks_like_file
+from steer.concepts.words import TokenContrast, looks_like_file
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
@@ -36,10 +31,9 @@ from steer.distillation.settings import DistillSettings, Form, sizes
 from steer.distillation.token import distill_token
 from steer.distillation.within import within
 from steer.evaluation import Evaluation, SuiteResult, SweepResult
-from steer.evaluation.calibration import calibrated
+from steer.evaluation.calibration import extract_calibrated
 from steer.evaluation.making import OPENINGS, Made, samples_of
 from steer.extraction import ReadSettings, plan, record_contrasts
-from steer.extraction import extract as run_extraction
 from steer.fitting.activations import Activations, open_kept
 from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.formats import reading, writing
@@ -53,7 +47,6 @@ from steer.measures.concepts import Judge
 from steer.methods.method import Value
 from steer.methods.registry import distill_methods, fit_methods, parse_method, usual_distill_method
 from steer.models import torch_files
-from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
 from steer.monitoring.heatmap import page
 from steer.monitoring.monitor import monitor as run_monitor
@@ -108,7 +101,7 @@ def extract(
     contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
     positive=, negative=: prompt conditions that stand before each of texts=. The other options of
     `contrast_set` say how data are read, and what stands round each text. method: such as mean_diff
-    or pca (`steer extract --help` lists them), with options of its own: `probe:penalty=2`, or
+    or pca (`steer extract --help` lists them), with its options: `probe:penalty=2`, or
     `options={"penalty": 2.0}`. positions: the tokens to read, such as `mean`, `last` or `-3:`.
     site: such as resid_post or mlp_out; several positions and sites, with commas, are compared, and
     the one that separates held-out texts best is taken. chat: texts go into the model's chat
@@ -125,10 +118,10 @@ def extract(
     if raises or lowers:
         if contrasts is not None or against is not None or data:
             raise UsageError("raises= and lowers= go without contrasts")
-        called = name or slug(" ".join(as_tuple(raises) or ("not", *as_tuple(lowers))))
+        tokens = TokenContrast(as_tuple(raises), as_tuple(lowers))
         return Vector(
             from_tokens(
-                model.inner, as_tuple(raises), as_tuple(lowers), name=called,
+                model.inner, tokens.raises, tokens.lowers, name=name or tokens.name,
                 description=description, license=license,
             ).sealed()
         )  # fmt: skip
@@ -153,19 +146,16 @@ def extract(
         )[0]
     if against is not None:
         raise UsageError("a second word goes with a first one", hint='extract(model, "a", "b")')
-    contrast = contrast_set(contrasts, **data)
-    workers = InProcess(model.inner)
-    extracted = run_extraction(
-        workers,
-        contrast,
+    extracted = extract_calibrated(
+        InProcess(model.inner),
+        contrast_set(contrasts, **data),
         _read_settings(site, layers, positions),
         _fit_settings(name or "vector", method, options, description=description, license=license),
+        calibrate=calibrate,
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
-    found_strength = calibrated(workers, contrast, extracted.best, progress) if calibrate else None
-    best_vector = extracted.best if found_strength is None else found_strength.vector
-    return Vector(best_vector.sealed())
+    return Vector(extracted.vector.sealed())
 
 
 @spelled_out(by=contrast_set)
@@ -206,16 +196,13 @@ def make(
             chosen = contrast_set(chosen, **data)
         if "chat" not in data:
             chosen = chosen.suited(has_template=model.inner.identity.chat_template is not None)
-        workers = InProcess(model.inner)
-        vector = run_extraction(
-            workers,
+        vector = extract_calibrated(
+            InProcess(model.inner),
             chosen,
             _read_settings("resid_post", None, None),
             _fit_settings(name, method, options, description=description, license=license),
             progress=progress,
-        ).best
-        calibration = calibrated(workers, chosen, vector, progress)
-        vector = vector if calibration is None else calibration.vector
+        ).vector
     in_chat = vector.metadata.read.chat is True
     usual = everyday.OTHER_QUESTIONS[:3] if in_chat else OPENINGS
     shown = tuple(usual if prompts is None else prompts)
@@ -550,37 +537,18 @@ def bake(
         VectorError, ModelError: what no weights can do, unless approximate.
         SteerError: the folder is there already, or cannot be written.
     """
-    if lora and (approximate or dtype):
-        raise UsageError("an adapter is exact and in float32: leave approximate and dtype out")
-    chosen = as_steers(steers)
-    check_bakeable(chosen)
-    folder = Path(out)
-    check_folder(folder, force=force)
-    source = ModelSource(str(model), dtype="float32")
-    written = dtype or stored_dtype(source)
-    loaded = load(source)
-    vectors = [vector for steer in chosen for vector in steer.vectors]
-    check_all_fit(vectors, loaded.identity, allow_other_model=allow_other_model)
-    given = {} if texts is None else {"texts": text_list(texts, mapping=mapping)}
-    with progress("baking", N_STAGES) as advance:
-
-        def on_stage(stage: str) -> None:
-            advance(1, stage)
-
-        if lora:
-            return export_lora(loaded, chosen, folder, force=force, on_stage=on_stage, **given)
-        return export_folder(
-            loaded,
-            chosen,
-            folder,
-            source,
-            dtype=written,
-            max_shard_size=max_shard_size,
-            approximate=approximate,
-            force=force,
-            on_stage=on_stage,
-            **given,
-        )
+    return export_baked(
+        ModelSource(str(model), dtype=dtype),
+        as_steers(steers),
+        Path(out),
+        approximate=approximate,
+        lora=lora,
+        max_shard_size=max_shard_size,
+        texts=None if texts is None else text_list(texts, mapping=mapping),
+        allow_other_model=allow_other_model,
+        force=force,
+        progress=progress,
+    )
 
 
 def _measured(

@@ -25,7 +25,7 @@ from steer.serving.messages import render
 from steer.serving.responses import Answer, End
 from steer.steering.generation import Guide, Row, Sampling
 from steer.steering.readers import check_readers
-from steer.steering.tokens import LearnedToken, mark, separate, written
+from steer.steering.tokens import LearnedToken, mark, marked_names, separate
 
 #: Default new tokens of a completion, as in OpenAI's API, and of an answer without a known context.
 _USUAL, _UNKNOWN = 16, 4096
@@ -321,7 +321,7 @@ class Service:
             RequestError: a text has a learned token of this server written, and no steer names it.
         """
         named = {steer.vector.name for steer in steering.steers if steer.is_token}
-        for name in written(text):
+        for name in marked_names(text):
             vector = self.library.vectors.get(name)
             if vector is not None and vector.metadata.tokens and name not in named:
                 raise RequestError(
