@@ -107,9 +107,9 @@ def describe(edits: Edits, n_tokens: int = 0) -> str:
     parts = [f"constants added at layer {format_layers(layers)}"] if layers else []
     directions = {step.direction.tobytes() for _, step in steps if isinstance(step, Project)}
     if directions:
-        what = "a direction" if len(directions) == 1 else f"{len(directions)} directions"
-        parts.append(f"{what} taken out of every write to the residual stream")
+        text = "a direction" if len(directions) == 1 else f"{len(directions)} directions"
+        parts.append(f"{text} taken out of every write to the residual stream")
     if n_tokens:
-        what = "a learned token" if n_tokens == 1 else f"{n_tokens} learned tokens"
-        parts.append(f"{what} in the vocabulary")
+        text = "a learned token" if n_tokens == 1 else f"{n_tokens} learned tokens"
+        parts.append(f"{text} in the vocabulary")
     return "; ".join(parts)

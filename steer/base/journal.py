@@ -44,8 +44,8 @@ class Journal:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)  # somebody else can have written it
             return
-        *whole, torn = data.split(b"\n")
-        for line in whole:
+        *lines, torn = data.split(b"\n")
+        for line in lines:
             with suppress(ValueError, RecursionError):
                 entry = json.loads(line)
                 if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):

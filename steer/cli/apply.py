@@ -262,7 +262,7 @@ def apply(
             {
                 "model": model.identity.id,
                 "steers": [str(steer) for steer in steers],
-                **({"guides": [asdict(one) for one in guides]} if guides else {}),
+                **({"guides": [asdict(guide) for guide in guides]} if guides else {}),
                 "sampling": asdict(sampling),
                 "results": lines.records,
             }

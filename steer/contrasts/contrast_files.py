@@ -123,8 +123,8 @@ class _Reader:
         first, rest = first_of(records)
         shape = self.names.shape(*first)
         if shape in ("sets", "conditions"):
-            whole = list(islice(rest, 2))
-            if len(whole) == 1:
+            objects = list(islice(rest, 2))
+            if len(objects) == 1:
                 return self._whole_object(first, shape)
             if shape == "conditions":
                 raise InputError(f"{first[0]}: conditions and texts, and more records after them")
@@ -133,7 +133,7 @@ class _Reader:
                     f"{first[0]}: two sets of texts, and more records after them",
                     hint="pass --lists all, or --lists first, for pairs from each record",
                 )
-            return self._pairs(chain(whole, rest))
+            return self._pairs(chain(objects, rest))
         if shape == "labelled":
             return self._labelled(rest)
         if shape == "pairs":

@@ -75,14 +75,14 @@ class Endpoint:
         """
         path = "/chat/completions" if chat else "/completions"
         text: dict[str, Any] = {"prompt": prompt}
-        wanted: dict[str, Any] = {"logprobs": 1}
+        log_probs: dict[str, Any] = {"logprobs": 1}
         if chat:
             text = {"messages": [{"role": "user", "content": prompt}]}
-            wanted = {"logprobs": True}
+            log_probs = {"logprobs": True}
         body = {"model": served, **text, "max_tokens": max_tokens, "temperature": 0}
         if self._gives_log_probs:
             try:
-                return self._answer(self._ask("POST", path, body | wanted), chat=chat)
+                return self._answer(self._ask("POST", path, body | log_probs), chat=chat)
             except _RefusedError:
                 self._gives_log_probs = False
         return self._answer(self._ask("POST", path, body), chat=chat)

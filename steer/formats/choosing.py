@@ -32,8 +32,8 @@ def choose(names: Iterable[str], options: Options, subject: str, things: str) ->
     if len(known) == 1:
         return known[0]
     if options.model is not None:
-        wanted = {plain(options.model), plain(options.model.rstrip("/").rpartition("/")[2])}
-        matching = [name for name in known if plain(name) in wanted]
+        model_names = {plain(options.model), plain(options.model.rstrip("/").rpartition("/")[2])}
+        matching = [name for name in known if plain(name) in model_names]
         if len(matching) == 1:
             return matching[0]
     raise UsageError(f"{subject} has several {things}", hint=hint)

@@ -75,10 +75,10 @@ def by_name(named: Mapping[str, Array], subject: str) -> Imported:
                 f"{subject} has a tensor {shortened(name)!r}, which does not name a layer",
                 hint="rename them layer.0, layer.1, ...; or choose one with --pick NAME --layer N",
             )
-        layer, site, why = named_site
+        layer, site, assumption = named_site
         rows.append((layer, np.squeeze(row) if isinstance(row, np.ndarray) else row))
         sites.add(site)
-        conventions.add(why)
+        conventions.add(assumption)
     if len(sites) > 1:
         raise VectorError(
             f"{subject} has vectors for {' and '.join(sorted(sites))}; a vector has one site",

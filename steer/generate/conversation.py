@@ -160,11 +160,11 @@ class Conversation:
             text = _continued(text, turn.message) + turn.answer
         return _continued(text, message)
 
-    def _room(self, prompt: str, wanted: int, steers: Sequence[Steer]) -> int:
+    def _room(self, prompt: str, n_tokens: int, steers: Sequence[Steer]) -> int:
         """The number of tokens that an answer can have, at most `wanted`."""
         context = self.model.context
         if context is None:
-            return wanted
+            return n_tokens
         tokens, _ = separate(steers)
         ids = self.model.knowing(tokens).encode(prompt, special=not self.has_template)
         room = context - len(standing(self.model, tokens, ids))
@@ -174,7 +174,7 @@ class Conversation:
                 f" {self.model.identity.id}",
                 hint="/undo removes the last exchange, /new starts over",
             )
-        return min(room, wanted)
+        return min(room, n_tokens)
 
 
 def _continued(text: str, message: str) -> str:

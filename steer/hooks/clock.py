@@ -180,8 +180,8 @@ class TokenClock:
         opened = self.latch(gate).tokens
         if opened is None or self.counted is None:
             return opened is None
-        here = slice(self.start, self.start + opened.shape[1])
-        real = self._that_matter(only_writing=False)[row, here].to(opened.device)
+        columns = slice(self.start, self.start + opened.shape[1])
+        real = self._that_matter(only_writing=False)[row, columns].to(opened.device)
         return not bool((opened[row, :, 0][real] > 0).any())
 
     def weigher(self, when: When) -> Callable[[Tensor], Weight]:

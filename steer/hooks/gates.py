@@ -42,11 +42,11 @@ def prompt_values(
     distinct = {tuple(ids): index for index, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
     values = {gate: np.zeros(len(distinct)) for gate in gates}
     for pooling in {gate.pooling for gate in gates}:
-        here = [gate for gate in gates if gate.pooling == pooling]
-        sites = sorted({gate.site for gate in here})
+        pooled = [gate for gate in gates if gate.pooling == pooling]
+        sites = sorted({gate.site for gate in pooled})
         readings = [_reading(model, ids, last=pooling == "last") for ids in distinct]
         for batch in record(model, readings, sites):
-            for gate in here:
+            for gate in pooled:
                 projection = gate.condition.projection
                 rows = batch.activations[:, sites.index(gate.site)]
                 values[gate][batch.indices] = rows @ projection.weights + projection.offset

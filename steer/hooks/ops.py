@@ -31,8 +31,8 @@ def keeping_norm(before: Tensor, after: Tensor) -> Tensor:
     Where `after` is 0, it has no direction, and stays 0. An addition followed by this changes the
     direction of an activation and leaves its length, which grows from layer to layer, to the model.
     """
-    wanted, length = (_length(one.float()) for one in (before, after))
-    return after.float() * (wanted / length.where(length > 0, 1.0))
+    target, length = (_length(rows.float()) for rows in (before, after))
+    return after.float() * (target / length.where(length > 0, 1.0))
 
 
 def low_rank(h: Tensor, down: Tensor, up: Tensor) -> Tensor:

@@ -283,10 +283,10 @@ def inputs(model: Model, readings: ByNumber, rows: Sequence[PackedRow]) -> Input
         ids, mask = model.padded([readings[index].ids for index in indices], left=False)
         paths = [(row, np.arange(len(readings[index].ids))) for row, index in enumerate(indices)]
         return Inputs(ids, mask, None, paths)
-    laid = layout(rows, readings)
-    ids, positions = (torch.from_numpy(part).to(model.device) for part in laid[:2])
-    mask = _additive(torch.from_numpy(laid.visible), model.network.dtype).to(model.device)
-    return Inputs(ids, mask, positions, laid.paths)
+    arrays = layout(rows, readings)
+    ids, positions = (torch.from_numpy(part).to(model.device) for part in arrays[:2])
+    mask = _additive(torch.from_numpy(arrays.visible), model.network.dtype).to(model.device)
+    return Inputs(ids, mask, positions, arrays.paths)
 
 
 def pooled(
@@ -311,8 +311,8 @@ def pooled(
 
     def reader(site: Site) -> Callable[[Tensor], None]:
         def read(resid: Tensor) -> None:
-            here = weights.to(resid.device)
-            means[site] = ops.pool(resid, here).cpu(), ops.pooled_norm(resid, here).cpu()
+            local = weights.to(resid.device)
+            means[site] = ops.pool(resid, local).cpu(), ops.pooled_norm(resid, local).cpu()
 
         return read
 

@@ -33,9 +33,9 @@ class Watch:
     ) -> None:
         self.guards = list(guards)
         self._clock = clock
-        wanted = [*projections, *(guard.condition.projection for guard in guards)]
+        read = [*projections, *(guard.condition.projection for guard in guards)]
         self._columns: dict[Site, list[Projection]] = {}
-        for projection in dict.fromkeys(wanted):
+        for projection in dict.fromkeys(read):
             self._columns.setdefault(projection.site, []).append(projection)
         #: For each step, float32 [row, 1, projection].
         self._steps: dict[Site, list[Tensor]] = {site: [] for site in self._columns}

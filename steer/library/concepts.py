@@ -216,9 +216,9 @@ def profile(
     Raises:
         InputError: there is no index, or a text has no tokens.
     """
-    given = [texts] if isinstance(texts, str) else text_list(texts)
+    read = [texts] if isinstance(texts, str) else text_list(texts)
     profiler = Profiler(model.inner, _vectors(pack), chat=chat, progress=progress)
-    return profiler.read(given, progress)
+    return profiler.read(read, progress)
 
 
 def describe(

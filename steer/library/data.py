@@ -140,11 +140,11 @@ def _row(item: Any) -> Any:
     return dict(item) if isinstance(item, Mapping) else item
 
 
-def as_tuple(given: str | Sequence[str] | None) -> tuple[str, ...]:
+def as_tuple(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """One text or several as a tuple."""
-    if given is None:
+    if value is None:
         return ()
-    return (given,) if isinstance(given, str) else tuple(given)
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def names_of(

@@ -462,7 +462,10 @@ class Readings:
     def _rows(self) -> list[dict[str, Any]]:
         return [
             {"text": number, "token": token.text}
-            | {str(one): float(value) for one, value in zip(self.readouts, values, strict=True)}
+            | {
+                str(readout): float(value)
+                for readout, value in zip(self.readouts, values, strict=True)
+            }
             for number, trace in enumerate(self.traces)
             for token, values in zip(trace.tokens, trace.values, strict=True)
         ]
@@ -494,19 +497,21 @@ def monitor(
         VectorError: a vector has no such layer.
         ModelError: a vector was made on another model.
     """
-    given = [texts] if isinstance(texts, str) else text_list(texts, mapping=mapping)
+    read = [texts] if isinstance(texts, str) else text_list(texts, mapping=mapping)
     several = [vectors] if isinstance(vectors, Vector) else list(vectors)
     if not several:
         raise UsageError("nothing to look for", hint="pass a vector")
     chosen = [
-        one for vector in several for one in readouts(vector.data, _layers(layers, of=vector))
+        readout
+        for vector in several
+        for readout in readouts(vector.data, _layers(layers, of=vector))
     ]
     for text in check_readers(chat=chat, watched=chosen):
         warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=2)
-    planned = tokenize_texts(model.inner, given, chat=chat)
+    planned = tokenize_texts(model.inner, read, chat=chat)
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)
-    with progress("reading", len(given)) as advance:
+    with progress("reading", len(read)) as advance:
         traces = run_monitor(InProcess(model.inner), planned, chosen, advance)
     return Readings(tuple(traces), tuple(chosen))
 

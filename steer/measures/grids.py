@@ -166,7 +166,7 @@ class Scores:
         """The scores of some rows alone."""
         kept = list(rows)
         idle = frozenset(index for index, row in enumerate(kept) if row in self.idle)
-        effect, drift, level = (one[kept] for one in (self.effect, self.drift, self.level))
+        effect, drift, level = (array[kept] for array in (self.effect, self.drift, self.level))
         return replace(self, effect=effect, drift=drift, level=level, idle=idle)
 
     def effects(self, items: slice = slice(None)) -> Array:

@@ -56,13 +56,13 @@ def contradicts(folder: Path, made_on: ModelIdentity) -> str:
         return ""
     inner = config.get("text_config")
     sizes = inner if isinstance(inner, dict) else config
-    for what, names, theirs in (
+    for dimension, names, theirs in (
         ("width", _WIDTHS, made_on.d_model),
         ("layers", _LAYERS, made_on.n_layers),
     ):
         ours = next((sizes[name] for name in names if isinstance(sizes.get(name), int)), theirs)
         if ours != theirs:
-            return f"{what} {theirs}, and this model has {what} {ours}"
+            return f"{dimension} {theirs}, and this model has {dimension} {ours}"
     return ""
 
 

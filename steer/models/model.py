@@ -263,10 +263,10 @@ class Model:
     @cached_property
     def _first_ids(self) -> tuple[int, ...]:
         """What the tokenizer puts before every text."""
-        whole, own = self.encode("A"), self.encode("A", special=False)
-        starts = range(len(whole) - len(own) + 1)
-        start = next((i for i in starts if whole[i : i + len(own)] == own), 0)
-        return tuple(whole[:start])
+        with_special, own = self.encode("A"), self.encode("A", special=False)
+        starts = range(len(with_special) - len(own) + 1)
+        start = next((i for i in starts if with_special[i : i + len(own)] == own), 0)
+        return tuple(with_special[:start])
 
     @cached_property
     def _decode(self) -> Callable[..., str]:

@@ -37,9 +37,9 @@ def find(reference: str, note: Callable[[str], None] = lambda text: None) -> Pat
         SteerError: there is no such vector, or its place does not answer.
     """
     if not is_url(reference):
-        path, here = store.find(reference), Path(f"{reference}{SUFFIX}")
-        if here.parent == Path() and path.parent not in (Path(), here.parent) and here.is_file():
-            note(f"{reference} is {path}; for {here} write ./{reference}")
+        path, local = store.find(reference), Path(f"{reference}{SUFFIX}")
+        if local.parent == Path() and path.parent not in (Path(), local.parent) and local.is_file():
+            note(f"{reference} is {path}; for {local} write ./{reference}")
         return path
     address = parse_vector(reference)
     fetched = fetch(address)

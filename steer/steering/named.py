@@ -113,9 +113,9 @@ def _pulled(reference: str, sha256: str | None, by: str) -> Path:
         name = lock.find_pulled(folder, url, sha256)
         if name is not None:
             return folder / f"{name}{store.SUFFIX}"
-    which = "" if sha256 is None else f" with the sha256 {sha256[:12]}..."
+    digest = "" if sha256 is None else f" with the sha256 {sha256[:12]}..."
     raise VectorError(
-        f"{by}the vector {url}{which} is not on this machine, and is not fetched because a"
+        f"{by}the vector {url}{digest} is not on this machine, and is not fetched because a"
         " recipe names it",
         hint=f"if you trust it: steer pull {shlex.quote(url)}",
     )
@@ -163,5 +163,5 @@ def _of(file: Path | None) -> str:
 
 def _is_name(reference: str) -> bool:
     """Whether a reference is a name or an address, which do not depend on the folder."""
-    here = Path(reference)
-    return "://" in reference or (here.suffix != store.SUFFIX and here.parent == Path())
+    path = Path(reference)
+    return "://" in reference or (path.suffix != store.SUFFIX and path.parent == Path())

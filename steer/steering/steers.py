@@ -206,7 +206,7 @@ class Steer:
         parts += [
             "@",
             site,
-            *(str(one) for one in (self.scope, self.schedule) if one not in _USUAL),
+            *(str(part) for part in (self.scope, self.schedule) if part not in _USUAL),
         ]
         return " ".join(parts + ([f"when {self.gate}"] if self.gate else []))
 
@@ -303,13 +303,13 @@ def check_fits(
     if not made_on.bound:
         return _unbound(vector, model, allow_other_model=allow_other_model)
     subject = f"vector {vector.name!r} was made on {made_on.id}"
-    for what, theirs, ours in (
+    for attribute, theirs, ours in (
         ("architecture", made_on.architecture, model.architecture),
         ("width", made_on.d_model, model.d_model),
     ):
         if theirs != ours:
             raise ModelError(
-                f"{subject} ({what} {theirs}); {model.id} has {what} {ours}",
+                f"{subject} ({attribute} {theirs}); {model.id} has {attribute} {ours}",
                 hint=f"run it with {_named(made_on.id)}, or extract it again on {model.id}",
             )
     if vector.metadata.layers[-1] >= model.n_layers:

@@ -91,8 +91,8 @@ def absent(steers: Sequence[Steer]) -> list[Steer]:
     return [replace(steer, coefficient=Coefficient(0.0)) for steer in steers if steer.is_token]
 
 
-def refuse(steers: Sequence[Steer], who: str) -> None:
-    """Refuse learned tokens where they cannot be used. who: the subject of the error message.
+def refuse(steers: Sequence[Steer], user: str) -> None:
+    """Refuse learned tokens where they cannot be used. user: the subject of the error message.
 
     Raises:
         UsageError: a steer is a learned token; the message names it.
@@ -100,7 +100,7 @@ def refuse(steers: Sequence[Steer], who: str) -> None:
     for steer in steers:
         if steer.is_token:
             raise UsageError(
-                f"{who} cannot use {steer.vector.name!r}: it is a learned token, which belongs in a"
-                " prompt and has no direction at a layer",
+                f"{user} cannot use {steer.vector.name!r}: it is a learned token, which belongs in"
+                " a prompt and has no direction at a layer",
                 hint="use it with apply, chat, eval or serve; `steer bake` adds it to a checkpoint",
             )
