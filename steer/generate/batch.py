@@ -31,7 +31,7 @@ from steer.steering.tokens import separate
 class Listener(Protocol):
     """Is called at each step of all rows. Tensors are not copied and must not be changed.
 
-    scores: gets the model's logits [row, vocabulary], before a token is chosen. receive: gets the ids
+    scores: gets the logits [row, vocabulary] before a token is chosen. receive: gets the ids
     with the new tokens at the end; returns which rows stop, bool [row].
     """
 
