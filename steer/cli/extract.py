@@ -175,7 +175,7 @@ def extract(
             f"kept the activations in {keep}; try:"
             f" steer fit {shlex.quote(str(keep))} --method lda -o lda.safetensors"
         )
-    if contrast_set.are_plain_answers and extracted.best.metadata.model.chat_template:
+    if contrast_set.are_plain_answers and extracted.vector.metadata.model.chat_template:
         output.note("answers to prompts were read as plain text; for a chat, add --chat")
     vectors = [store.write(path, extracted.vector, force=force), *extracted.compared]
     tables.report_vector(
