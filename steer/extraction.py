@@ -21,7 +21,7 @@ from steer.contrasts.overlap import sketch, texts_of
 from steer.contrasts.reading import Readings, Tokens
 from steer.fitting.activations import Activations, Recording, discard, resume
 from steer.fitting.fitting import FitSettings, best, fit_vectors
-from steer.hooks.record import Batch, Recorder, in_batches, readings_of
+from steer.hooks.record import ReadingBatch, Recorder, in_batches, readings_of
 from steer.methods.registry import check_paired, fit_methods
 from steer.models.model import Model
 from steer.resuming import run_key
@@ -203,7 +203,7 @@ def record_contrasts(
         on_progress(int(done.sum()))
         divided = once(workers, partial(in_batches, readings=planned.readings))
         ahead = (
-            Batch.of(rows, planned.readings)
+            ReadingBatch.of(rows, planned.readings)
             for rows in divided
             if not done[readings_of(rows)].all()
         )

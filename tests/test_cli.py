@@ -28,7 +28,7 @@ from steer.generate.batch import Batch
 from steer.ops.registry import ops
 from steer.steering.generation import Generation
 from steer.steering.scope import Schedule
-from steer.steering.spec import parse, parse_condition
+from steer.steering.spec import parse, parse_threshold
 from steer.vectors import store
 
 PAIRS = [
@@ -169,7 +169,7 @@ def test_help_shows_every_form_and_what_it_shows_is_read() -> None:
     for course in get_args(get_type_hints(Schedule)["kind"]):
         assert course == "constant" or f"{course}=" in said
     conditions = re.findall(r"(?:--when|--guard) '([^']*)'", said)
-    assert {parse_condition(one).pooling for one in conditions} == {None, "last"}
+    assert {parse_threshold(one).pooling for one in conditions} == {None, "last"}
 
 
 def test_extract_says_what_it_did_on_stderr_and_shows_layers_on_stdout(

@@ -16,7 +16,7 @@ from steer.hooks.inject import removes_all, write_sites
 from steer.models.hookmap import HookMap
 from steer.steering.plan import SitePlan, plan
 from steer.steering.steers import Steer
-from steer.vectors.sites import PLACES, Part, Site, format_layers
+from steer.vectors.sites import SITE_KINDS, Part, Site, format_layers
 from steer.vectors.vector import Directions
 
 
@@ -63,7 +63,7 @@ def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
     for site in sorted(plans, key=lambda site: site.depth):
         steps = _steps(plans[site])
         if steps:
-            edits.setdefault(Writer(site.layer, PLACES[site.name].writer), []).extend(steps)
+            edits.setdefault(Writer(site.layer, SITE_KINDS[site.name].writer), []).extend(steps)
     if not edits:
         raise VectorError("nothing is left to bake: the steers cancel, or are 0")
     return edits

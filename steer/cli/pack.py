@@ -11,7 +11,7 @@ from steer.cli import from_words, options, output
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.concepts.index import Built, Row
+    from steer.concepts.index import Built, IndexRow
 
 PackArgument = Annotated[
     str,
@@ -154,7 +154,7 @@ def build(
     model = options.load_model(source)
     from steer.concepts.build import build as run
 
-    def on_made(row: Row, is_new: bool) -> None:
+    def on_made(row: IndexRow, is_new: bool) -> None:
         if is_new:
             output.note(line(row))
 

@@ -32,7 +32,7 @@ class Looking:
             raise UsageError(f"--on-trip {on_trip!r} is unknown", hint="use stop, error or ablate")
         self._on_trip: Any = on_trip or "stop"
         self._watch = [spec.parse_read(text) for text in watch]
-        self._guard = [spec.parse_condition(text) for text in guard]
+        self._guard = [spec.parse_threshold(text) for text in guard]
 
     def read_vectors(self) -> None:
         """Read the files of the vectors.
@@ -60,7 +60,7 @@ class Looking:
     @property
     def vectors(self) -> list[SteeringVector]:
         """The vectors of both, in that order."""
-        guarded = [guard.condition.projection for guard in self.guards]
+        guarded = [guard.threshold.projection for guard in self.guards]
         return [projection.vector for projection in [*self.watched, *guarded]]
 
     def report(self, generations: Sequence[Generation]) -> None:

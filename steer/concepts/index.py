@@ -19,7 +19,7 @@ _MAX_BYTES = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class IndexRow:
     """One concept of an index: the values of its report, and its pack."""
 
     values: dict[str, Any]
@@ -66,13 +66,13 @@ class Built:
     pack: str
     title: str
     model: str
-    rows: tuple[Row, ...]
+    rows: tuple[IndexRow, ...]
 
     @property
-    def working(self) -> tuple[Row, ...]:
+    def working(self) -> tuple[IndexRow, ...]:
         return tuple(row for row in self.rows if row.works)
 
-    def vector_path(self, row: Row) -> Path:
+    def vector_path(self, row: IndexRow) -> Path:
         return self.folder / f"{row.name}{store.SUFFIX}"
 
     def vectors(self) -> list[SteeringVector]:
@@ -137,7 +137,7 @@ def read(folder: Path) -> Built:
         raw = load_strict_json(data.decode(), str(path))
         if raw["format"] > FORMAT:
             raise InputError(f"{path} has a newer format", hint="install a newer steer")
-        rows = tuple(Row(dict(row)) for row in raw["concepts"])
+        rows = tuple(IndexRow(dict(row)) for row in raw["concepts"])
         for row in rows:
             _ = row.name, row.works
         return Built(folder, str(raw["pack"]), str(raw["title"]), str(raw["model"]), rows)

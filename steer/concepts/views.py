@@ -11,13 +11,13 @@ from steer.vectors.sites import format_layers
 
 if TYPE_CHECKING:
     from steer.concepts.geometry import Geometry
-    from steer.concepts.index import Built, Row
+    from steer.concepts.index import Built, IndexRow
 
 #: The columns of `cells`.
 HEADINGS = ["concept", "pack", "works", "at", "heeded", "AUC", "effect", "cost", "why not"]
 
 
-def line(row: Row) -> str:
+def line(row: IndexRow) -> str:
     """One line about a concept: its effect and cost, or why it does not work."""
     if not row.works:
         return f"{row.name} does not work on this model: {row.reason}"
@@ -28,7 +28,7 @@ def line(row: Row) -> str:
     )
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: IndexRow) -> list[str]:
     """The cells of a concept, one for each of `HEADINGS`."""
 
     def number(name: str, form: str) -> str:

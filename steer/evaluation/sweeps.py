@@ -41,7 +41,7 @@ from steer.evaluation.data import (
 )
 from steer.evaluation.evaluations import frame
 from steer.evaluation.task import Task
-from steer.evaluation.verdict import Verdict, judge
+from steer.evaluation.verdict import Verdict, assess
 from steer.evaluation.written import Writing
 from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
 from steer.measures.baselines import N_CHANCE
@@ -55,7 +55,7 @@ from steer.measures.grids import (
     default_coefficients,
     finer,
     joined,
-    probes,
+    pilot,
     promising,
     thinned,
 )
@@ -275,7 +275,7 @@ def sweep(
                 advance(100 * share - done, task)
                 done = 100 * share
 
-            verdict = judge(
+            verdict = assess(
                 on,
                 grid,
                 scores,
@@ -359,7 +359,7 @@ class _Sweep:
         Most of many layers have little effect within a budget; three coefficients on some of the
         texts show which.
         """
-        few = probes(grid)
+        few = pilot(grid)
         if few is None:
             return grid, ()
         n_texts = self.on.n_items, len(self.on.unrelated)

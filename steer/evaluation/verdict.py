@@ -90,7 +90,7 @@ class Verdict:
         return self.position is not None and self.reason is None
 
 
-def judge(
+def assess(
     texts: Bench,
     grid: Grid,
     scores: Scores,

@@ -123,7 +123,7 @@ class Batch:
         """The depth of the first edit of each steer and guard."""
         ablating = [guard for guard in self.guards if guard.on_trip == "ablate"]
         sites = [steer.first_site for steer in self.steers]
-        sites += [guard.condition.projection.site for guard in ablating]
+        sites += [guard.threshold.projection.site for guard in ablating]
         return [site.depth for site in sites]
 
     def parts(self, start: int) -> dict[str, Any]:
@@ -231,7 +231,7 @@ class Batch:
         gates = dict.fromkeys(steer.gate for steer in self.steers if steer.gate is not None)
         read = {gate: self.clock.values[gate] for gate in gates if gate in self.clock.values}
         of_prompt = [
-            GateReading(str(gate), float(gate.condition.holds(row[index])), row[index])
+            GateReading(str(gate), float(gate.threshold.passes(row[index])), row[index])
             for gate, row in read.items()
         ]
         return of_prompt + [GateReading(str(gate), share) for gate, share in shares.items()]

@@ -140,17 +140,17 @@ def record(
     """
     recorder = Recorder(model, sites)
     for rows in in_batches(model, readings, max_tokens):
-        yield from recorder(Batch.of(rows, readings))
+        yield from recorder(ReadingBatch.of(rows, readings))
 
 
-class Batch(NamedTuple):
+class ReadingBatch(NamedTuple):
     """Rows that run together, with their readings by index: all that a worker needs."""
 
     rows: Sequence[PackedRow]
     readings: Mapping[int, Reading]
 
     @classmethod
-    def of(cls, rows: Sequence[PackedRow], readings: Sequence[Reading]) -> Batch:
+    def of(cls, rows: Sequence[PackedRow], readings: Sequence[Reading]) -> ReadingBatch:
         return cls(rows, {index: readings[index] for index in readings_of(rows)})
 
 
@@ -182,7 +182,7 @@ class Recorder:
         #: A batch of this many tokens has run out of memory.
         self._too_many = sys.maxsize
 
-    def __call__(self, batch: Batch) -> list[Recorded]:
+    def __call__(self, batch: ReadingBatch) -> list[Recorded]:
         """Pooled activations of the batch's readings, in as many parts as memory required.
 
         Raises:
@@ -197,7 +197,7 @@ class Recorder:
                 return [done]
             self._too_many = min(self._too_many, size)
         halved = _halved(rows, readings)
-        return [done for half in halved for done in self(Batch(half, readings))]
+        return [done for half in halved for done in self(ReadingBatch(half, readings))]
 
 
 def _rows(model: Model, readings: Sequence[Reading], limit: int) -> list[PackedRow]:

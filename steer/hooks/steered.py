@@ -151,7 +151,7 @@ class _Texts:
         gate = steer.gate
         if gate is not None and gate.pooling != "token":
             values = clock.values.get(gate, [])
-            if not any(map(gate.condition.holds, values)):
+            if not any(map(gate.threshold.passes, values)):
                 return True
         if not steer.op.op.bounded:
             return False

@@ -18,7 +18,7 @@ from steer.concepts.answers import Query
 from steer.concepts.concept import Concept, check_phrase
 from steer.concepts.discovery import Direction
 from steer.concepts.geometry import Geometry, Neighbour
-from steer.concepts.index import Built, Row
+from steer.concepts.index import Built, IndexRow
 from steer.concepts.make import Report, make_one
 from steer.concepts.pack import Pack
 from steer.concepts.profile import Profile, Profiler
@@ -163,7 +163,7 @@ def build_pack(
     layers: Sequence[int] | None = None,
     seed: int = 0,
     force: bool = False,
-    on_made: Callable[[Row, bool], None] = lambda row, is_new: None,
+    on_made: Callable[[IndexRow, bool], None] = lambda row, is_new: None,
     progress: Progress = silent,
 ) -> Built:
     """Make the vectors of all concepts of a pack; the same call resumes an interrupted build.

@@ -152,7 +152,7 @@ class Vector:
     def _gate(self, sign: str, value: float | str, layer: int | None, pool: str | None) -> Gate:
         text = "vector" if layer is None else f"vector@{layer}"
         text += f"{sign}{value}"
-        typed = spec.parse_condition(text if pool is None else f"{text}/{pool}")
+        typed = spec.parse_threshold(text if pool is None else f"{text}/{pool}")
         return projection.gate(typed, self._data)
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> Vector:

@@ -251,17 +251,17 @@ def reach(effects: Array, costs: Array, max_kl: float) -> Array:
 MANY_ROWS = 12
 #: Which of the nine coefficients are scored first; and which rows go on: those with this share of
 #: the best row's reach, but at least so many rows.
-PROBES, LEAST_REACH, LEAST_ROWS = (1, 4, 7), 0.4, 6
+PILOT, LEAST_REACH, LEAST_ROWS = (1, 4, 7), 0.4, 6
 
 
-def probes(grid: Grid) -> Grid | None:
+def pilot(grid: Grid) -> Grid | None:
     """A grid with three coefficients of each row, to find the promising rows. None for a small grid
     or one with the user's own coefficients."""
     if len(grid.rows) < MANY_ROWS or grid.n_columns != len(SHARES):
         return None
     return Grid(
         tuple(
-            replace(row, coefficients=tuple(row.coefficients[index] for index in PROBES))
+            replace(row, coefficients=tuple(row.coefficients[index] for index in PILOT))
             for row in grid.rows
         )
     )

@@ -150,7 +150,7 @@ class Steering:
     def vectors(self) -> list[SteeringVector]:
         """All vectors that are used, each once."""
         steering = [vector for steer in self.steers for vector in steer.vectors]
-        read = [guard.condition.projection.vector for guard in self.guards]
+        read = [guard.threshold.projection.vector for guard in self.guards]
         return list(dict.fromkeys([*steering, *read, *(one.vector for one in self.watched)]))
 
     def template_settings(
@@ -299,12 +299,12 @@ class Library:
         return self._read("when", lambda: [replace(one, gate=self._gate(when)) for one in steers])
 
     def _gate(self, when: str) -> Gate:
-        condition = spec.parse_condition(when)
-        return projection.gate(condition, self._vector(condition.read.reference, "when"))
+        threshold = spec.parse_threshold(when)
+        return projection.gate(threshold, self._vector(threshold.read.reference, "when"))
 
     def _guard(self, text: str, on_trip: OnTrip) -> Guard:
-        condition = spec.parse_condition(text)
-        return projection.guard(condition, self._vector(condition.read.reference, "guard"), on_trip)
+        threshold = spec.parse_threshold(text)
+        return projection.guard(threshold, self._vector(threshold.read.reference, "guard"), on_trip)
 
     def _projection(self, text: str) -> Projection:
         read = spec.parse_read(text)
@@ -376,10 +376,10 @@ class Library:
             "schedule": str(steer.schedule),
         }
         if steer.gate is not None:
-            read = steer.gate.condition.projection
+            read = steer.gate.threshold.projection
             own = f"{self.name(read.vector)}@{read.layer}"
-            sign = ">" if steer.gate.condition.above else "<"
-            fields["when"] = f"{own}{sign}{steer.gate.condition.threshold!r}/{steer.gate.pooling}"
+            sign = ">" if steer.gate.threshold.above else "<"
+            fields["when"] = f"{own}{sign}{steer.gate.threshold.value!r}/{steer.gate.pooling}"
         return fields
 
 

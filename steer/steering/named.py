@@ -40,7 +40,7 @@ def behind(steers: Sequence[NamedSteer], when: str | None, by: str) -> list[Name
     """
     if when is None:
         return list(steers)
-    spec.parse_condition(when)
+    spec.parse_threshold(when)
     if not steers:
         raise UsageError(f"{by} has no steer to gate", hint="name a vector")
     for steer in steers:
@@ -68,14 +68,14 @@ def resolved(steers: Sequence[NamedSteer], find: Callable[[str], Path] = store.f
         return store.read(path)
 
     @cache
-    def gate(condition: spec.ConditionSpec, path: Path) -> projection.Gate:
-        return projection.gate(condition, vector(path))
+    def gate(threshold: spec.ThresholdSpec, path: Path) -> projection.Gate:
+        return projection.gate(threshold, vector(path))
 
     parsed = [
         (
             named,
             spec.parse(named.vector),
-            None if named.when is None else spec.parse_condition(named.when),
+            None if named.when is None else spec.parse_threshold(named.when),
         )
         for named in steers
     ]
@@ -138,7 +138,7 @@ def condition_with_path(text: str, moved: Callable[[str], str]) -> str:
     Raises:
         UsageError: the gate is invalid.
     """
-    return _with_path(text, spec.parse_condition(text).read.reference, moved)
+    return _with_path(text, spec.parse_threshold(text).read.reference, moved)
 
 
 def _with_path(text: str, reference: str, moved: Callable[[str], str]) -> str:

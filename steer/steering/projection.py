@@ -1,4 +1,4 @@
-"""Projections of activations on a vector, in the file's units, and conditions on them.
+"""Projections of activations on a vector, in the file's units, and thresholds for them.
 
 Let u be the vector of a layer scaled to length 1, and neg and pos the mean projections of the two
 sides of the contrast set, which the file stores. In *the file's units* the projection of an
@@ -27,7 +27,7 @@ import numpy as np
 from steer.base.errors import UsageError, VectorError
 from steer.fitting.fit import unit
 from steer.ops.op import Side
-from steer.steering.spec import ConditionSpec, Pooling, ReadSpec
+from steer.steering.spec import Pooling, ReadSpec, ThresholdSpec
 from steer.vectors.metadata import LayerStatistics, Metadata
 from steer.vectors.sites import Site
 from steer.vectors.vector import Directions, SteeringVector
@@ -106,51 +106,52 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Condition:
-    """A projection above, or below, a threshold in the file's units."""
+class Threshold:
+    """What a gate or a guard tests: whether a projection is above, or below, a value in the file's
+    units."""
 
     projection: Projection
     above: bool
-    threshold: float
+    value: float
 
-    def holds(self, value: float) -> bool:
-        """Whether a projection, in the file's units, meets the condition."""
-        return value > self.threshold if self.above else value < self.threshold
+    def passes(self, projection: float) -> bool:
+        """Whether a projection, in the file's units, passes the threshold."""
+        return projection > self.value if self.above else projection < self.value
 
     def __str__(self) -> str:
-        return f"{self.projection}{'>' if self.above else '<'}{self.threshold:.4g}"
+        return f"{self.projection}{'>' if self.above else '<'}{self.value:.4g}"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Switches a steer on where a condition is met: by the prompt (its mean or its last token), or
-    by each token separately (pooling `token`).
+    """Switches a steer on where a projection passes a threshold.
 
+    pooling: `mean` and `last` test the prompt's mean or last token once, `token` tests each token.
     The prompt is read unsteered. A token is read during the steered forward pass: after the edits
     at earlier sites, before the edits at its own site.
     """
 
-    condition: Condition
+    threshold: Threshold
     pooling: Pooling
 
     @property
     def site(self) -> Site:
-        return self.condition.projection.site
+        return self.threshold.projection.site
 
     def __str__(self) -> str:
-        return f"{self.condition}/{self.pooling}"
+        return f"{self.threshold}/{self.pooling}"
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Acts when a generated token meets a condition.
+    """Acts when the projection of a generated token passes a threshold.
 
     on_trip: `stop` ends the text before the token; `error` makes generation fail; `ablate` removes
     the projection, at the layer that is read, from this token on. pooling: `token` checks every
     new token; `last` checks only the first one, which the last token of the prompt predicts.
     """
 
-    condition: Condition
+    threshold: Threshold
     on_trip: OnTrip = "stop"
     pooling: Literal["last", "token"] = "token"
 
@@ -159,7 +160,7 @@ class Guard:
         return self.pooling == "token" or step == 0
 
     def __str__(self) -> str:
-        return f"{self.condition}/last" if self.pooling == "last" else str(self.condition)
+        return f"{self.threshold}/last" if self.pooling == "last" else str(self.threshold)
 
 
 def projection(spec: ReadSpec, vector: SteeringVector) -> Projection:
@@ -170,23 +171,23 @@ def projection(spec: ReadSpec, vector: SteeringVector) -> Projection:
     return Projection(vector, layer)
 
 
-def condition(spec: ConditionSpec, vector: SteeringVector) -> Condition:
-    """The condition for a spec; `auto` becomes the threshold from the file."""
+def threshold(spec: ThresholdSpec, vector: SteeringVector) -> Threshold:
+    """The threshold for a spec; `auto` becomes the value from the file."""
     read = projection(spec.read, vector)
-    threshold = read.auto_threshold if spec.threshold == "auto" else spec.threshold
-    return Condition(read, spec.above, threshold)
+    value = read.auto_threshold if spec.value == "auto" else spec.value
+    return Threshold(read, spec.above, value)
 
 
-def gate(spec: ConditionSpec, vector: SteeringVector) -> Gate:
+def gate(spec: ThresholdSpec, vector: SteeringVector) -> Gate:
     """The gate for a spec. If the spec names no pooling, the gate pools as the vector was read: the
     last token, or the mean."""
     pooling = spec.pooling
     if pooling is None:
         pooling = "last" if vector.metadata.read.at_end else "mean"
-    return Gate(condition(spec, vector), pooling)
+    return Gate(threshold(spec, vector), pooling)
 
 
-def guard(spec: ConditionSpec, vector: SteeringVector, on_trip: OnTrip) -> Guard:
+def guard(spec: ThresholdSpec, vector: SteeringVector, on_trip: OnTrip) -> Guard:
     """The guard for a spec.
 
     The units of a vector that was read at last tokens are valid only there, so unless the spec says
@@ -202,7 +203,7 @@ def guard(spec: ConditionSpec, vector: SteeringVector, on_trip: OnTrip) -> Guard
         )
     only_last = spec.pooling is None and vector.metadata.read.at_end
     pooling = "last" if only_last else spec.pooling or "token"
-    return Guard(condition(spec, vector), on_trip, pooling)
+    return Guard(threshold(spec, vector), on_trip, pooling)
 
 
 def most_separable(metadata: Metadata, layers: Sequence[int]) -> int:

@@ -58,7 +58,7 @@ _TWICE = {
     mark: re.compile(rf"{mark}{_NUMBERS}(?:[:@][^:@/\\]*)?{mark}{_NUMBERS}(?:[:@/]|$)")
     for mark in "@:"
 }
-_NAMED_THRESHOLDS = {"neg": 0.0, "mid": 0.5, "pos": 1.0}
+_NAMED_VALUES = {"neg": 0.0, "mid": 0.5, "pos": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +101,19 @@ class ReadSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ConditionSpec:
+class ThresholdSpec:
     """A `--when` or `--guard` option as typed: the projection is above or below a threshold.
 
-    threshold: in the file's units, or `auto`. pooling: None where the vector's file decides.
+    value: in the file's units, or `auto`. pooling: None where the vector's file decides.
     """
 
     read: ReadSpec
     above: bool
-    threshold: float | Literal["auto"]
+    value: float | Literal["auto"]
     pooling: Pooling | None = None
 
     def __str__(self) -> str:
-        value = self.threshold if isinstance(self.threshold, str) else plain(self.threshold)
+        value = self.value if isinstance(self.value, str) else plain(self.value)
         pooling = f"/{self.pooling}" if self.pooling else ""
         return f"{self.read}{'>' if self.above else '<'}{value}{pooling}"
 
@@ -195,7 +195,7 @@ def parse_read(text: str) -> ReadSpec:
     return ReadSpec(match["reference"], layers[0])
 
 
-def parse_condition(text: str) -> ConditionSpec:
+def parse_threshold(text: str) -> ThresholdSpec:
     """Parse `refusal>0.4`, `troll@3<mid` or `refusal>auto/last`.
 
     Raises:
@@ -203,24 +203,24 @@ def parse_condition(text: str) -> ConditionSpec:
     """
     read, sign, rest = text.strip().rpartition(max("><", key=text.rfind))
     if not sign or not read:
-        raise UsageError(f"{text!r} is not a condition", hint="write 'NAME>0.5' or 'NAME<0.5'")
+        raise UsageError(f"{text!r} is not a threshold", hint="write 'NAME>0.5' or 'NAME<0.5'")
     value, slash, pooling = rest.strip().partition("/")
     if slash and pooling not in get_args(Pooling):
         raise UsageError(
             f"{text!r}: {pooling!r} is not mean, last or token",
             hint="write /mean or /last of the prompt, or /token for each token",
         )
-    return ConditionSpec(
+    return ThresholdSpec(
         parse_read(read),
         sign == ">",
-        "auto" if value == "auto" else _threshold(value, text),
+        "auto" if value == "auto" else _parse_value(value, text),
         pooling if slash else None,  # type: ignore[arg-type]  # checked above
     )
 
 
-def _threshold(value: str, text: str) -> float:
+def _parse_value(value: str, text: str) -> float:
     try:
-        number = _NAMED_THRESHOLDS[value] if value in _NAMED_THRESHOLDS else float(value)
+        number = _NAMED_VALUES[value] if value in _NAMED_VALUES else float(value)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

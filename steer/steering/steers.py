@@ -137,7 +137,7 @@ class Steer:
     @property
     def vectors(self) -> tuple[SteeringVector, ...]:
         """Its own, and the one that its gate reads."""
-        return (self.vector, self.gate.condition.projection.vector) if self.gate else (self.vector,)
+        return (self.vector, self.gate.threshold.projection.vector) if self.gate else (self.vector,)
 
     @property
     def when(self) -> When:
