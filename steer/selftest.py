@@ -113,7 +113,7 @@ class _Patient:
         for passage in passages:
             (tokens,) = model.encode_passages([passage])
             own = tokens.ids[tokens.text_start : tokens.text_stop]
-            if "".join(model.decode(own).split()) not in "".join(passage.whole.split()):
+            if "".join(model.decode(own).split()) not in "".join(passage.full_text.split()):
                 raise ModelError(
                     f"the tokens that should be {_TEXT!r} are {model.decode(own)!r}",
                     hint="the tokenizer changes texts, or gives wrong offsets",

@@ -158,7 +158,7 @@ def test_a_cell_that_left_comes_back_where_a_stronger_ones_texts_fall_apart(
         assert tried is not None
         assert tried.position == (len(failing), 0)
         assert scored[-1:] == expected[-1:]
-        assert scores.whole()[tried.position]
+        assert scores.complete()[tried.position]
 
 
 def test_a_grid_with_equal_items_is_known_at_once() -> None:

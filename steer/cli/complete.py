@@ -126,7 +126,7 @@ VALUES: dict[str, Callable[[str], list[str]]] = {
     "vector": vectors,
     "vectors": vectors,
     "parts": vectors,
-    "given": vectors,
+    "reference": vectors,
     "orthogonal_to": vectors,
     "watch": vectors,
     "guard": vectors,

@@ -81,7 +81,7 @@ def _print_formats(is_set: bool) -> None:
 @options.with_model(default=None)
 def convert(
     *,
-    given: Annotated[
+    reference: Annotated[
         str,
         typer.Argument(
             metavar="IN",
@@ -160,7 +160,7 @@ def convert(
     from steer.vectors.sites import parse_layers
 
     to_ours = out.suffix == store.SUFFIX
-    path = Path(given)
+    path = Path(reference)
     with reported(path):
         foreign = path.is_dir() or path.suffix.lower() in _foreign_suffixes()
         foreign = foreign or (path.is_file() and not _is_ours(path))
@@ -182,11 +182,11 @@ def convert(
     for broken in registry().broken:
         output.warning(str(broken))
     if not foreign:
-        _check_ours(given, chosen, read_as)
+        _check_ours(reference, chosen, read_as)
         if to_ours:
-            vector = _unbound(given, source)
+            vector = _unbound(reference, source)
         else:
-            _export(_steer(given), out, layer_offset or 0, write_as, force=force, json=json)
+            _export(_steer(reference), out, layer_offset or 0, write_as, force=force, json=json)
             return
     else:
         reading.check(path, chosen)
@@ -210,7 +210,7 @@ def convert(
         from steer.steering.spec import SteerSpec
         from steer.steering.steers import resolve
 
-        steer = resolve(SteerSpec(given), vector)
+        steer = resolve(SteerSpec(reference), vector)
         _export(steer, out, 0, write_as, force=force, json=json)
         return
     _keep(vector, out, source, force=force, json=json)

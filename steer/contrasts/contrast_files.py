@@ -225,8 +225,8 @@ class _Reader:
             counts += [n] if n else []
             if n > 1:
                 with_lists, from_lists = with_lists + 1, from_lists + n
-                characters += sum(len(passage.whole) for passage in positive) * len(negative)
-                characters += sum(len(passage.whole) for passage in negative) * len(positive)
+                characters += sum(len(passage.full_text) for passage in positive) * len(negative)
+                characters += sum(len(passage.full_text) for passage in negative) * len(positive)
                 check_size(2 * from_lists, characters, f"{where}: lists of texts in pairs")
             for pair in product(positive, negative):
                 for side, passage in zip(sides, pair, strict=True):

@@ -104,7 +104,7 @@ def decide(
             return scores, None
         rivals = contenders(scores, budget.kl, tried.refused)
         rivals[tried.position] = True
-        rivals &= ~scores.whole()
+        rivals &= ~scores.complete()
         if not rivals.any():
             return scores, tried
         scores = completed(texts, grid, scores, rivals)

@@ -118,7 +118,7 @@ def assess(
 
     scores, tried = decide(texts, grid, scores, budget, look)
     effects, costs = scores.looks()
-    whole = scores.whole().ravel().tolist()
+    whole = scores.complete().ravel().tolist()
     best = pareto(effects.ravel().tolist(), costs.ravel().tolist(), whole)
     front = tuple(positions_of(effects, best))
     if tried is None:

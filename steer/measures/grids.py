@@ -185,8 +185,8 @@ class Scores:
         """Effects and costs [row, column], on the items and texts each cell was scored on."""
         return ratios(self.effect, self.weights), ratios(self.drift, self.counts)
 
-    def whole(self) -> NDArray[np.bool_]:
-        """Whether each cell was scored on everything, [row, column]."""
+    def complete(self) -> NDArray[np.bool_]:
+        """Whether each cell was scored on all items and texts, [row, column]."""
         return ~np.isnan(self.effects() + self.costs())
 
     def n_items(self, row: int, column: int) -> int:
