@@ -57,7 +57,9 @@ def add_routes(app: FastAPI, service: Service, created: int) -> None:
             "digest": identity.fingerprint,
             "details": {"format": "safetensors", "family": identity.architecture},
         }
-        return JSONResponse({"models": [{"name": one, "model": one, **about} for one in names]})
+        return JSONResponse(
+            {"models": [{"name": model_name, "model": model_name, **about} for model_name in names]}
+        )
 
     @app.post("/api/chat")
     async def chat(request: Request) -> Response:
@@ -104,10 +106,10 @@ def _translated(body: Mapping[str, Any], own: str) -> _Json:
             request[name] = value
     if own == "messages":
         request[own] = [
-            {key: value for key, value in one.items() if key != "thinking"}
-            if isinstance(one, dict)
-            else one
-            for one in body.get("messages") or ()
+            {key: value for key, value in message.items() if key != "thinking"}
+            if isinstance(message, dict)
+            else message
+            for message in body.get("messages") or ()
         ]
     return request
 
@@ -149,8 +151,8 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
         pieces = lines(job, line, _error_line, log, n_prompt)
         return StreamingResponse(pieces, media_type="application/x-ndjson")
     events = await collected(request, job)
-    text = "".join(one.text for one in events if not isinstance(one, End))
-    (end,) = (one for one in events if isinstance(one, End))
+    text = "".join(event.text for event in events if not isinstance(event, End))
+    (end,) = (event for event in events if isinstance(event, End))
     log.append(f"{n_prompt}+{end.n_tokens} tokens")
     return JSONResponse(as_json(end, text))
 

@@ -98,7 +98,11 @@ class Service:
         def encode_all() -> tuple[list[list[int]], list[tuple[list[int], ...]]]:
             prompts = [encode(text) for text in texts]
             return prompts, [
-                self._under(steering, ids, [encode(one) for one in _after(text, steering.guides)])
+                self._under(
+                    steering,
+                    ids,
+                    [encode(conditioned) for conditioned in _after(text, steering.guides)],
+                )
                 for text, ids in zip(texts, prompts, strict=True)
             ]
 
@@ -205,8 +209,8 @@ class Service:
         """
         model, params, settings = self.model, work.params, work.settings
         tokens = _tokens(steering)
-        given = [*work.prompts, *(ids for under in work.conditioned for ids in under)]
-        every = [standing(model, tokens, ids) for ids in given]
+        sequences = [*work.prompts, *(ids for under in work.conditioned for ids in under)]
+        every = [standing(model, tokens, ids) for ids in sequences]
         longest = max(map(len, every), default=0)
         wanted = work.wanted
         if wanted is None:
@@ -357,7 +361,7 @@ class Service:
             work.params.top is not None,
             len(job.order.rows),
             [self.library.as_asked(steer) for steer in steering.steers],
-            [str(one) for one in steering.watched],
+            [str(projection) for projection in steering.watched],
             work.notes,
             token_ids=bool(work.params.return_token_ids),
         )
