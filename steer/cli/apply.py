@@ -153,18 +153,18 @@ def apply(
 
     \b
     -v joyful:-1                the opposite of what the file recommends
-    -v joyful:-1.5@2,5-7        times the vector, at these layers; @all: all layers
+    -v joyful:-1.5@2,5-7        times the vector, at these layers, or at @all
     -v joyful:15%               15 % of the activations' mean length at the layer
     -v joyful:2,norm=keep       add, then restore each activation's length
     {ops}
     -v joyful:2/response        from the last prompt token on; /prompt: before it
     -v joyful:2/response=0-4    the first five new tokens; /4-9 or /4-: positions;
-                                /not-4-9: all others; /skip-special: no special ones
+                                /not-4-9: all others; /skip-special: no special
     -v joyful:2/decay=20        halves every 20 new tokens; ramp=20: grows for 20
     -v joyful:2/first=20        the first 20 new tokens; after=20: the others;
                                 on=0-3,8-: these
-    --when 'refusal>0.4'        prompts above 0.4; < below; also neg, mid, pos, auto
-    --when 'refusal>auto/last'  reads the last token; /mean: all; /token: each token
+    --when 'refusal>0.4'        prompts above 0.4, or <; also neg, mid, pos, auto
+    --when 'refusal>auto/last'  by the last token; /mean: by all; /token: by each
     --guard 'troll>0.5'         each new token; 'refusal>auto/last': the first one
     """
     from steer.base.errors import SteerError, UsageError

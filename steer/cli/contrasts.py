@@ -26,7 +26,7 @@ chat messages [{"role": "user", "content": "..."}, ...].
   {"question": ..., "answer_matching_behavior": ...,
    "answer_not_matching_behavior": ...}  multiple choice (anthropics/evals)
   {"question": ..., "correct_answers": [...],
-   "incorrect_answers": [...]}           every correct with every incorrect one
+   "incorrect_answers": [...]}           all pairs of correct and incorrect
   {"text": TEXT, "label": 1 or 0}        two sets that are not pairs; CSV too
   "..." or {"text": TEXT}                one side, as for --positive-file
 \b

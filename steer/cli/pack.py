@@ -133,7 +133,6 @@ def build(
     from steer.concepts import pack as packs
     from steer.concepts.concept import check_phrase
     from steer.concepts.settings import QUICK, make_settings
-    from steer.concepts.views import line
     from steer.vectors.sites import parse_layers
 
     check_phrase(phrase)
@@ -156,7 +155,7 @@ def build(
 
     def on_made(row: IndexRow, is_new: bool) -> None:
         if is_new:
-            output.note(line(row))
+            output.note(row.line())
 
     output.note(f"{model.describe()} · {loaded.title}, {len(loaded)} concepts")
     built = run(
@@ -199,14 +198,14 @@ def report(
 
 
 def _print(built: Built) -> None:
-    from steer.concepts.views import HEADINGS, cells, line
+    from steer.concepts.index import HEADINGS
 
-    output.table(HEADINGS[:-1], [cells(row)[:-1] for row in built.rows], left=4)
+    output.table(HEADINGS[:-1], [row.cells()[:-1] for row in built.rows], left=4)
     reasons = [row for row in built.rows if not row.works]
     if reasons:
         output.line()
     for row in reasons:
-        output.line(line(row))
+        output.line(row.line())
     output.line()
     for name, (works, total) in built.by_pack().items():
         output.line(f"{name}: {works} of {total} work")

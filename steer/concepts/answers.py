@@ -134,12 +134,12 @@ def contrasts(
     """
     sides: tuple[list[Passage], list[Passage]] = ([], [])
     for pair in zip(positive, negative, strict=True):
-        if not all(_readable(one.text) for one in pair):
+        if not all(_readable(answer.text) for answer in pair):
             continue
-        for side, one in zip(sides, pair, strict=True):
-            condition = one.query.condition if keep_condition else ""
-            query = Query(condition, one.query.question, one.query.chat)
-            side.append(query.passage(one.text))
+        for side, answer in zip(sides, pair, strict=True):
+            condition = answer.query.condition if keep_condition else ""
+            query = Query(condition, answer.query.question, answer.query.chat)
+            side.append(query.passage(answer.text))
     if not sides[0]:
         raise InputError(
             "the model generates no text under these conditions",

@@ -51,8 +51,8 @@ def build(
         folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder / INDEX, force=True)
     known = {row.name: row for row in read(folder).rows} if (folder / INDEX).exists() else {}
-    whole = run_key(model, _plain(settings), is_chat(model, settings))
-    keys = {entry.concept.name: _key(whole, entry.concept) for entry in pack.entries}
+    run = run_key(model, _plain(settings), is_chat(model, settings))
+    keys = {entry.concept.name: _key(run, entry.concept) for entry in pack.entries}
     done = {name: row for name, row in known.items() if _is_done(row, keys.get(name), folder)}
     if not force:
         _check_free(pack.entries, known, folder)
@@ -122,8 +122,8 @@ def _check_free(entries: Sequence[Entry], known: dict[str, IndexRow], folder: Pa
             )
 
 
-def _key(whole: str, concept: Concept) -> str:
-    text = json.dumps([whole, asdict(concept)], sort_keys=True)
+def _key(run: str, concept: Concept) -> str:
+    text = json.dumps([run, asdict(concept)], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steer.base.errors import InputError, SteerError, UsageError, VectorError
 from steer.base.files import read_bytes
+from steer.base.page import html_page
 from steer.base.strict_json import load_strict_json
-from steer.concepts.views import report_page
+from steer.base.tables import NOTHING
 from steer.vectors import store
+from steer.vectors.sites import format_layers
 from steer.vectors.vector import SteeringVector
 
 INDEX = "pack.json"
 FORMAT = 1
 _MAX_BYTES = 50_000_000
+#: The columns of a table of concepts.
+HEADINGS = ["concept", "pack", "works", "at", "heeded", "AUC", "effect", "cost", "why not"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,38 @@ class IndexRow:
         value = self.values.get(name)
         value = value.get("value") if isinstance(value, dict) else value
         return float(value) if isinstance(value, (int, float)) else None
+
+    def line(self) -> str:
+        """One line for the user: the effect and cost, or why the concept does not work."""
+        if not self.works:
+            return f"{self.name} does not work on this model: {self.reason}"
+        effect, cost = self.number("effect"), self.number("cost")
+        return (
+            f"{self.name}: moves answers {effect or 0:.0%} of the way between the poles,"
+            f" {cost or 0:+.2f} nats per token"
+        )
+
+    def cells(self) -> list[str]:
+        """The cells of a table, one for each of `HEADINGS`."""
+
+        def number(name: str, form: str) -> str:
+            value = self.number(name)
+            return NOTHING if value is None else format(value, form)
+
+        steer = NOTHING
+        if self.layers:
+            steer = f"{number('coefficient', '.3g')}@{format_layers(self.layers)}"
+        return [
+            self.name,
+            self.pack,
+            "yes" if self.works else "no",
+            steer,
+            number("heeded", ".2f"),
+            number("separability", ".2f"),
+            number("effect", ".0%"),
+            number("cost", ".2f"),
+            self.reason,
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +144,7 @@ class Built:
 
     def to_html(self) -> str:
         """A page with a row for each concept, and example answers; it needs no network."""
-        return report_page(self)
+        return _page(self)
 
     def by_pack(self) -> dict[str, tuple[int, int]]:
         """The numbers of working and of all concepts of each pack file."""
@@ -145,3 +182,45 @@ def read(folder: Path) -> Built:
         raise
     except (VectorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}", hint="build the pack again") from None
+
+
+_STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #8884 }
+.fails td { opacity: .6 }
+dt { font-weight: 600 }
+.wide { overflow-x: auto }
+"""
+
+
+def _page(built: Built) -> str:
+    """A page with a row for each concept of a built pack, and example answers."""
+    escape = html.escape
+    rows = []
+    for row in built.rows:
+        columns = "".join(f"<td>{escape(cell)}</td>" for cell in row.cells())
+        rows.append(f"<tr class={'works' if row.works else 'fails'}>{columns}</tr>")
+        example = row.values.get("example") or {}
+        if isinstance(example, dict) and example:
+            items = "".join(
+                f"<dt>{escape(str(name))}</dt><dd>{escape(str(text))}</dd>"
+                for name, text in example.items()
+            )
+            rows.append(
+                f"<tr><td colspan={len(HEADINGS)}><details><summary>answers</summary>"
+                f"<dl>{items}</dl></details></td></tr>"
+            )
+    head = "".join(f"<th>{escape(name)}</th>" for name in HEADINGS)
+    summary = "; ".join(f"{n}: {works} of {total}" for n, (works, total) in built.by_pack().items())
+    title = f"{built.title} on {built.model}"
+    body = f"""<h1>{escape(title)}</h1>
+<p>{len(built.working)} of {len(built.rows)} concepts work. {escape(summary)}.
+Effect: how far steering moves answers to held-out questions, as a share of the way between the
+poles. Cost: extra nats per token. Heeded: how far apart the answers under the poles are, in nats
+per token. AUC: separability of held-out answers.</p>
+<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
+{"".join(rows)}
+</tbody></table></div>"""
+    return html_page(title, _STYLE, body)

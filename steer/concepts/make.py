@@ -143,14 +143,14 @@ def make_one(
     Raises:
         InputError: the concept does not work on the model.
     """
-    [made] = make(model, [concept], settings, progress)
-    report = made.report
-    if made.vector is None or not (report.works or allow_weak):
+    [result] = make(model, [concept], settings, progress)
+    report = result.report
+    if result.vector is None or not (report.works or allow_weak):
         raise InputError(
             f"{concept.name} does not work on this model: {report.reason}",
-            hint=report.hint + ("; --allow-weak writes it anyway" if made.vector else ""),
+            hint=report.hint + ("; --allow-weak writes it anyway" if result.vector else ""),
         )
-    return made.vector, report
+    return result.vector, report
 
 
 def make(

@@ -99,7 +99,7 @@ def assess(
     n_left_out: int = 0,
     *,
     twice: bool = True,
-    on_progress: OnShare = lambda what, share: None,
+    on_progress: OnShare = lambda activity, share: None,
 ) -> Verdict:
     """Choose a cell, and test whether it can be recommended. n_left_out: rows that were looked at
     but are not in the grid. twice: write new texts, to see whether they lead to the same choice;
@@ -118,8 +118,8 @@ def assess(
 
     scores, tried = decide(texts, grid, scores, budget, look)
     effects, costs = scores.looks()
-    whole = scores.complete().ravel().tolist()
-    best = pareto(effects.ravel().tolist(), costs.ravel().tolist(), whole)
+    complete = scores.complete().ravel().tolist()
+    best = pareto(effects.ravel().tolist(), costs.ravel().tolist(), complete)
     front = tuple(positions_of(effects, best))
     if tried is None:
         near = nearest(effects.ravel().tolist(), costs.ravel().tolist())
