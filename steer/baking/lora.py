@@ -215,7 +215,7 @@ def write(folder: Path, adapter: Adapter, model: Model) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoraReport:
-    """What an adapter is, and how near it is to the hooks; difference None: peft was not there."""
+    """The report of an adapter. difference: from the hooks; None if peft is not installed."""
 
     model: str
     fingerprint: str

@@ -82,10 +82,11 @@ class Journal:
         self._before = ""
 
     def kept(self, key: str, make: Callable[[], Any]) -> Any:
-        """What was kept under `key`; else what `make` gives, plain JSON, which is kept from now on.
+        """The value kept under `key`. If there is none, call `make`, and keep its result, which
+        must be plain JSON.
 
         Raises:
-            SteerError: the disk does not take it.
+            SteerError: the file cannot be written.
         """
         if key not in self._done:
             self.put(key, make())

@@ -206,11 +206,11 @@ class Engine:
         return [{token: entry.logprob for token, entry in row.items()} for row in entries]
 
     def probed(self, steerings: Sequence[Sequence[Steer]]) -> Engine:
-        """The same engine, with the steers that change nothing in `idle`: an engine may ignore
-        what it does not know, and small numbers vanish in 16 bits.
+        """This engine with its idle steers in `idle`, found by a test: engines may ignore options
+        that they do not know, and small numbers vanish in 16 bits.
 
         Raises:
-            HookError: steers change nothing, whatever their coefficients are.
+            HookError: steers change nothing, even with large coefficients.
         """
         probe = [1, 2, 3, 4]  # any tokens: what is edited changes whatever they say
         [plain] = self.log_probs([probe], [[]], top=5)

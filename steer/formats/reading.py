@@ -247,8 +247,8 @@ def steering_vector(
 
 
 def _side(imported: Imported, number: int, side: int) -> Spread | None:
-    """Where the file's own units are 0 (the negative side) or 1, if it has such; half a unit is the
-    spread of either."""
+    """The projection of one side: side 0 is at 0 and side 1 at 1 in the units of the file, if it
+    has units; the standard deviation of both is half a unit."""
     if number not in imported.sides:
         return None
     sides = imported.sides[number]

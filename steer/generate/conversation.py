@@ -89,7 +89,7 @@ class Conversation:
         return turn
 
     def doubts(self, steers: Sequence[Steer]) -> list[str]:
-        """What to warn of: steers and gates that were read from texts of another kind."""
+        """Warnings about steers and gates that were read from texts of the other kind."""
         chat = self.has_template
         return [f"{text}: {hint(chat=chat)}" for text in check_readers(chat=chat, steers=steers)]
 

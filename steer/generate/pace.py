@@ -1,7 +1,7 @@
-"""How much of a measurement fits into a time: how fast a model is here, and what that allows.
+"""Fit a measurement into a time: measure the speed of a model, and reduce the work.
 
-What a run will take is estimated from a second of trying, and may be off by half. Where not all
-fits, fewer texts are written and scored, and of a sweep fewer layers and coefficients.
+The time of a run is extrapolated from about a second of trial, and may be wrong by half. If a run
+does not fit, fewer texts are generated and scored, and a sweep has fewer layers and coefficients.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: held-out items, written texts, tokens of each at most, and layers of a
-    sweep (None: all)."""
+    """The size of a measurement: held-out items, generated texts, the most tokens of each, and the
+    layers of a sweep (None: all)."""
 
     items: int
     samples: int
@@ -115,7 +115,7 @@ def _part(full: int, share: float, fewest: int) -> int:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Of the second time: the first one warms up."""
+    """The time of the second call; the first one warms up."""
     work()
     began = time.perf_counter()
     work()

@@ -67,7 +67,7 @@ class Run:
 
     @property
     def length(self) -> int:
-        """Its number of tokens, including the prompt."""
+        """The number of tokens, including the prompt."""
         return len(self.prompt) + len(self.text.new)
 
     def turn_to(self, start: int, ids: Tensor) -> None:

@@ -84,7 +84,7 @@ class Watch:
         return [row for row, (read,) in enumerate(values) if guard.threshold.passes(read[column])]
 
     def trips(self, guard: Guard, step: int) -> Tensor:
-        """The same as bool [row], on the device of the values."""
+        """Whether the guard trips in each row, bool [row], on the device of the values."""
         steps, column = self._looks[id(guard)]
         met = passes(guard.threshold, steps[step][:, 0, column])
         return met if guard.looks(step) else torch.zeros_like(met)

@@ -155,10 +155,10 @@ def names_of(
     lists: str | None = None,
     split: str | None = None,
 ) -> Names:
-    """What data call our fields and labels, from the options of `contrast_set`.
+    """The names of fields and labels in data, from the options of `contrast_set`.
 
     Raises:
-        UsageError: a field that does not exist, or a setting that means nothing.
+        UsageError: a field does not exist, or options exclude each other.
     """
     return parse_mapping(
         [f"{ours}={theirs}" for ours, theirs in (mapping or {}).items()],

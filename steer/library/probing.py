@@ -20,7 +20,7 @@ from steer.steering.steers import check_all_fit
 
 @dataclass(frozen=True, slots=True)
 class ServerProbe:
-    """What a server answered beside what the hooks give here.
+    """A comparison of a server's answers with those of hooks in this process.
 
     `answers.verdict` is `steered`, `other` (steered at another strength: `answers.multiple` times),
     `unsteered`, `neither` or `unclear`.

@@ -792,7 +792,7 @@ def convert(
 
 
 class ImportNote(UserWarning):
-    """What was assumed about another tool's file."""
+    """A warning about an assumption that steer made about the file of another tool."""
 
 
 def export(

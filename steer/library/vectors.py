@@ -56,7 +56,7 @@ class Vector:
 
     @property
     def site(self) -> str:
-        """Where in each layer it belongs: resid_post, resid_pre, attn_out or mlp_out."""
+        """The site of the vector: resid_post, resid_pre, attn_out or mlp_out."""
         return self.metadata.site
 
     @property
@@ -71,7 +71,7 @@ class Vector:
 
     @property
     def warnings(self) -> list[str]:
-        """What speaks against the vector, each with what to try; empty if nothing does."""
+        """Doubts about the quality of the vector, each with advice; empty if there are none."""
         return warnings(self.metadata)
 
     def numpy(self) -> Array:
@@ -81,10 +81,10 @@ class Vector:
         return directions[0] if len(directions) == 1 else directions
 
     def at(self, layers: int | Iterable[int]) -> Vector:
-        """The same vector with these layers alone.
+        """The vector with only these of its layers.
 
         Raises:
-            VectorError: it has none of them.
+            VectorError: the vector has none of them.
         """
         kept = sorted({layers} if isinstance(layers, int) else set(layers))
         self.metadata.check_layers(kept)

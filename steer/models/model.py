@@ -138,7 +138,8 @@ class Model:
 
     @cached_property
     def batching(self) -> Batching:
-        """Which texts can share a batch in generation without changing each other; found by a test.
+        """The kind of texts that can share a batch in generation without influence on each other,
+        found by a test.
 
         Attention masks padding. In many recurrent models the state passes through the padding, so
         they need texts of equal length; some mix up rows even then.

@@ -84,7 +84,7 @@ class SteerObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when: _Text | None = None
 
     def text(self) -> str:
-        """The same in the grammar of `-v`.
+        """This steer in the grammar of `-v`.
 
         Raises:
             UsageError: a part would be parsed as something else.

@@ -269,7 +269,7 @@ class SteeringMiddleware:
         await _answer(send, 200, models[name] if name else full)
 
     async def _ask_behind(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
-        """What the server behind answers: its status and its body."""
+        """The status and body of the inner server's answer."""
         status, parts = 0, []
 
         async def keep(message: Message) -> None:

@@ -206,7 +206,7 @@ def handed_on(
 
 
 async def _silence() -> NoReturn:
-    """What a client does that only waits."""
+    """The `receive` of a client that only waits."""
     await asyncio.Event().wait()
     raise AssertionError
 

@@ -28,10 +28,10 @@ class Fetched:
 
 
 def find(reference: str, note: Callable[[str], None] = lambda text: None) -> Path:
-    """As `store.find`, and addresses too, which are fetched.
+    """The file of a reference, like `store.find`; vectors at addresses are fetched.
 
-    note: gets where an address was fetched from, and whether a name also stands for a file in the
-    folder at hand, which it does not mean.
+    note: called with the origin of a fetched vector, and if the current folder has a file of the
+    same name, which the reference does not mean.
 
     Raises:
         SteerError: there is no such vector, or its place does not answer.

@@ -24,7 +24,7 @@ class Lengths(Record, frozen=True):
 
 
 class Giveaways(Record, frozen=True):
-    """What separates the sides of a contrast set besides its concept, and what repeats.
+    """Differences between the sides of a contrast set besides the concept, and repeated texts.
 
     unit: the unit of lengths: tokens or, without a tokenizer, words. length_auc: the probability
     that the positive text is longer, of a pair or of any two texts; ties count half. first_token:

@@ -82,8 +82,8 @@ def _encoder(content: Mapping[str, Any], decoder: str, feature: int) -> Any:
 def _bias(
     content: Mapping[str, Any], config: Mapping[str, Any], weights: Any, feature: int
 ) -> float:
-    """What the encoder adds to the product with its weights; most take the decoder's bias from
-    activations first."""
+    """The constant that the encoder adds to the product with its weights. Most encoders subtract
+    the decoder's bias from the activations first."""
     bias = 0.0
     for name in ("b_enc", "encoder.bias"):
         if len(_shape(content, name)) == 1:
