@@ -362,7 +362,7 @@ def test_specs_that_are_wrong(
         (["-v", "joyful", "--when", "nosuch>0.4"], 1, ["the gate 'nosuch>0.4': no vector named"]),
         (["-v", "joyful", "--when", "joyful>1/often"], 2, ["'often' is not mean", "/token"]),
         (["--beams", 2], 2, ["does not sample", "--temperature 0"]),
-        (["--beams", 2, "-t", 0, "--watch", "joyful"], 2, ["--beams goes with no"]),
+        (["--beams", 2, "-t", 0, "--watch", "joyful"], 2, ["--beams cannot be combined"]),
         (
             ["--beams", 2, "-t", 0, "-v", "joyful", "--when", "joyful@0>9/token"],
             2,

@@ -199,7 +199,7 @@ def test_combine_collapses_a_recipe(joyful: Path, folder: Path) -> None:  # noqa
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ([], 2, "give vectors"),
+        ([], 2, "name vectors to combine"),
         (["calm", "--recipe", "a.toml"], 2, "or --recipe"),
         (["--recipe", "a.toml", "--op", "mean"], 2, "is a sum"),
         (["--recipe", "none.toml"], 1, "none.toml"),

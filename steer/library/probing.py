@@ -72,13 +72,13 @@ def probe(
     progress: Progress = silent,
     warn: Callable[[str], None] = _warn,
 ) -> ServerProbe:
-    """Ask an OpenAI-compatible server whether it is steered with these vectors.
+    """Test whether an OpenAI-compatible server steers as these vectors say.
 
-    model: the one that the server should be steered on, or a function that loads it. prompts: asked
-    in place of the usual ones. served: the server's name for its model, by default its first.
+    model: the unsteered model of the server, or a function that loads it. prompts: to send, instead
+    of steer's own. served: the server's name for its model, by default its first.
 
     Raises:
-        UsageError: `url` is no address.
+        UsageError: `url` is not an address.
         SteerError: the server does not answer, or serves no model.
         ModelError: a vector was made on another model.
         HookError: a steer was never applied.
