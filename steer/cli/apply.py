@@ -99,11 +99,11 @@ def apply(
     ] = None,
     condition: Annotated[
         list[str] | None,
-        typer.Option(help="Guide by this text before the prompt. Repeatable."),
+        typer.Option(help="Guide by a text before the prompt. Repeatable."),
     ] = None,
     strength: Annotated[
         list[float] | None,
-        typer.Option(help="Of --condition: 1 is the text itself, 0 nothing."),
+        typer.Option(help="Of --condition: 1 is the condition itself, 0 none."),
     ] = None,
     recipe: RecipeOption = None,
     prompts: Annotated[

@@ -30,7 +30,7 @@ def chat(
     context: typer.Context,
     vector: Annotated[
         list[str] | None,
-        typer.Option("-v", "--vector", help="As for `steer apply`: steer with it from the start."),
+        typer.Option("-v", "--vector", help="Steer with it from the start, as in apply."),
     ] = None,
     recipe: RecipeOption = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
@@ -40,7 +40,7 @@ def chat(
     top_k: Annotated[int, typer.Option(help="The k likeliest tokens; 0 keeps all.")] = 0,
     stop: Annotated[
         list[str] | None,
-        typer.Option(help="End an answer before this text; \\\\n is a line's end."),
+        typer.Option(help="End an answer before this text; \\n is a line break."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
     allow_other_model: Annotated[

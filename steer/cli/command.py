@@ -93,7 +93,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     _HOW: (),
     _OUTPUT: (
         "out", "name", "description", "license", "keep", "save", "compare", "table", "plot",
-        "html", "report", "list_formats", "force", "json",
+        "html", "page", "report", "list_formats", "force", "json",
     ),
     _MODEL: (
         "model", "revision", "adapter", "device", "dtype", "device_map", "tensor_parallel",
@@ -109,7 +109,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 #: Placeholders of values in the help, by typer's name of the type.
 _VALUES = {
     "<str>": "TEXT", "<list[str]>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "X",
-    "<list[float]>": "X", "<path>": "FILE", "<list[path]>": "FILE", "TEXT": "TEXT",
+    "<list[float]>": "X", "<path>": "FILE", "<list[path]>": "FILE", "<list[Path]>": "FILE", "TEXT": "TEXT",
     "INTEGER": "N", "INTEGER RANGE": "N", "FLOAT": "X", "PATH": "FILE",
 }  # fmt: skip
 

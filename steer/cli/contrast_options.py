@@ -40,13 +40,13 @@ def _builder(
     ] = None,
     positive: Annotated[
         list[str] | None,
-        typer.Option(help="A condition, in place of a file. Repeatable."),
+        typer.Option(help="A condition, instead of a file. Repeatable."),
     ] = None,
     negative: Annotated[
-        list[str] | None, typer.Option(help="The condition against it. Default: nothing.")
+        list[str] | None, typer.Option(help="The opposite condition. Default: nothing.")
     ] = None,
     texts: Annotated[
-        str | None, typer.Option(help="A file of texts that conditions stand before.")
+        str | None, typer.Option(help="A file of texts to put conditions before.")
     ] = None,
     positive_file: Annotated[str | None, typer.Option(help="A file of positive texts.")] = None,
     negative_file: Annotated[str | None, typer.Option(help="A file of negative texts.")] = None,

@@ -23,7 +23,7 @@ def write(
     *,
     word: Annotated[str, typer.Argument(help="A word or a sentence, as steer extract takes it.")],
     against: Annotated[
-        str | None, typer.Option(help="The word against it. Default: the model as it is.")
+        str | None, typer.Option(help="The opposite word. Default: the unchanged model.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=4, max=5_000, help="How many pairs.")] = 64,
     out: Annotated[
@@ -32,7 +32,7 @@ def write(
     max_tokens: Annotated[int, typer.Option(min=8, help="Tokens of an answer.")] = 40,
     phrase: from_words.PhraseOption = None,
     questions: Annotated[
-        Path | None, typer.Option(help="A file of questions, in place of steer's own.")
+        Path | None, typer.Option(help="A file of questions, instead of steer's own.")
     ] = None,
     chat: Annotated[
         bool | None,
@@ -43,7 +43,7 @@ def write(
     ] = None,
     judge_url: Annotated[
         str | None,
-        typer.Option(envvar="STEER_JUDGE_URL", help="Its server, with OpenAI's API."),
+        typer.Option(envvar="STEER_JUDGE_URL", help="The URL of its server, with OpenAI's API."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the answers.")] = 0,
     force: options.Force = False,

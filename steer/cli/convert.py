@@ -98,7 +98,7 @@ def convert(
     ] = None,
     layer: Annotated[
         str | None,
-        typer.Option(help="Where bare numbers belong, or which to take: 3-5."),
+        typer.Option(help="The layers of bare numbers, or to take: 3-5."),
     ] = None,
     row: Annotated[int | None, typer.Option(help="Which row of a table of vectors.")] = None,
     encoder: Annotated[

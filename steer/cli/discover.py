@@ -28,7 +28,7 @@ def discover(
     names: Names,
     k: Annotated[int, typer.Option("-k", min=1, max=500, help="How many directions.")] = 10,
     layer: Annotated[
-        int | None, typer.Option(min=0, help="Which to read. Default: at six tenths of the depth.")
+        int | None, typer.Option(min=0, help="The layer to read. Default: at 0.6 of the depth.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="A folder for the vectors.")

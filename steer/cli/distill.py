@@ -35,17 +35,19 @@ def distill(
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     condition: Annotated[
         str | None,
-        typer.Option(help="What stands before the text: a tag, a persona."),
+        typer.Option(help="The text before prompts: a tag, a persona."),
     ] = None,
     conditions: Annotated[
         Path | None,
-        typer.Option(help="A file of many: records with name and condition; -o is a folder."),
+        typer.Option(help="A file of conditions: records with name and condition; -o is a folder."),
     ] = None,
     contrasts: Annotated[
-        str | None, typer.Option(help="Pairs in its place; two fifths are held out.")
+        str | None, typer.Option(help="Pairs instead; two fifths are held out.")
     ] = None,
     names: Names,
-    baseline: Annotated[str, typer.Option(help="What stands in its place. Default: nothing.")] = "",
+    baseline: Annotated[
+        str, typer.Option(help="The condition to compare with. Default: nothing.")
+    ] = "",
     prompts: Annotated[
         Path | None,
         typer.Option(help="A file of prompts. Default: with --chat, questions."),
@@ -63,7 +65,7 @@ def distill(
         str,
         typer.Option(
             "--as",
-            help="edit of activations, or token: embeddings written as <|NAME|>.",
+            help="edit: of activations; token: embeddings for <|NAME|>.",
         ),
     ] = "edit",
     tokens: Annotated[int | None, typer.Option(help="Embeddings of a token. Default: 1.")] = None,
@@ -76,10 +78,10 @@ def distill(
     ] = False,
     vector: Annotated[
         list[str] | None,
-        typer.Option("-v", "--vector", help="A token that the condition has as <|NAME|>."),
+        typer.Option("-v", "--vector", help="A learned token in the condition, as <|NAME|>."),
     ] = None,
     ceiling: Annotated[
-        bool, typer.Option("--ceiling", help="Also what any edit could recover, by layer.")
+        bool, typer.Option("--ceiling", help="Also print what any edit could recover, by layer.")
     ] = False,
     rank: Annotated[
         int | None,

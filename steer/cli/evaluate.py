@@ -40,7 +40,7 @@ def evaluate(
     ] = None,
     guidance: Annotated[
         list[float] | None,
-        typer.Option(help="Also the condition live, at this strength. Repeatable."),
+        typer.Option(help="Also guide by the condition at X. Repeatable."),
     ] = None,
     judge_model: Annotated[
         str | None,

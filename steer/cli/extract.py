@@ -29,7 +29,7 @@ def extract(
     *,
     contrasts: ContrastSource | TokenContrast,
     against: Annotated[
-        str | None, typer.Argument(metavar="AGAINST", help="A word, against the first.")
+        str | None, typer.Argument(metavar="AGAINST", help="The opposite word or words.")
     ] = None,
     phrase: from_words.PhraseOption = None,
     questions: from_words.QuestionsOption = None,
@@ -56,7 +56,7 @@ def extract(
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
     no_calibrate: Annotated[
         bool,
-        typer.Option("--no-calibrate", help="Of a chat: do not have the model try coefficients."),
+        typer.Option("--no-calibrate", help="Do not try strengths on a chat model."),
     ] = False,
     cluster: workers.Cluster | None,
     force: options.Force = False,

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def fit(
-    activations: Annotated[Path, typer.Argument(help="What `steer extract --keep` wrote.")],
+    activations: Annotated[Path, typer.Argument(help="The file of `steer extract --keep`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     method: options.MethodOption = "mean_diff",
     positions: Annotated[

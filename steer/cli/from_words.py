@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 PhraseOption = Annotated[
     str | None,
-    typer.Option(help='What a word stands in: "[mood: {}]".'),
+    typer.Option(help='The condition for a word: "[mood: {}]".'),
 ]
 QuestionsOption = Annotated[
     Path | None,
-    typer.Option(help="A file of questions, in place of steer's own."),
+    typer.Option(help="A file of questions, instead of steer's own."),
 ]
 WeakOption = Annotated[
     bool, typer.Option("--allow-weak", help="Also write a vector that fails its checks.")

@@ -23,7 +23,7 @@ def make(
     *,
     contrasts: ContrastSource,
     against: Annotated[
-        str | None, typer.Argument(metavar="[AGAINST]", help="A word, against the first one.")
+        str | None, typer.Argument(metavar="AGAINST", help="The opposite word or words.")
     ] = None,
     out: Annotated[
         Path | None,

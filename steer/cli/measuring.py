@@ -37,7 +37,7 @@ MaxTokens = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Random seed for generated texts.")]
 BudgetOption = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Fit into a time, such as 5m; says what it leaves out."),
+    typer.Option(metavar="TIME", help="Fit into a time, such as 5m; prints what it omits."),
 ]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")]
 
@@ -56,10 +56,10 @@ def _common(
     names: Names,
     condition: Annotated[
         str | None,
-        typer.Option(help="The prompt that it replaces. Default: the file's."),
+        typer.Option(help="The prompt that it imitates. Default: the file's."),
     ] = None,
     baseline: Annotated[
-        str, typer.Option(help="What replaces the condition. Default: nothing.")
+        str, typer.Option(help="The condition to compare with. Default: nothing.")
     ] = "",
     chat: Annotated[
         bool,

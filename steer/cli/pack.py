@@ -169,7 +169,7 @@ def build(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="What steer pack build wrote.")],
+    folder: Annotated[Path, typer.Argument(help="The folder that steer pack build wrote.")],
     page: Annotated[
         Path | None, typer.Option("--html", help="Write a page, which needs no network.")
     ] = None,

@@ -34,12 +34,10 @@ def probe(
     url: Annotated[str, typer.Argument(help="Of an OpenAI-compatible server.")],
     vector: Annotated[
         list[str] | None,
-        typer.Option("-v", "--vector", help="What it should be steered with, as for steer apply."),
+        typer.Option("-v", "--vector", help="What the server should steer with, as in apply."),
     ] = None,
     recipe: RecipeOption = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="Ask this, in place of the usual. Repeatable.")
-    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt to send. Repeatable.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in a conversation.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 16,
     served: Annotated[

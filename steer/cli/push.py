@@ -26,7 +26,7 @@ def push(
         typer.Option(help="What `steer eval -o` measured, for the card. May be repeated."),
     ] = None,
     private: Annotated[
-        bool, typer.Option("--private", help="If a hub repository has to be made, a private one.")
+        bool, typer.Option("--private", help="Make new hub repositories private.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace another vector of the same name there.")

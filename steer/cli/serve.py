@@ -31,14 +31,12 @@ def serve(
         list[str] | None,
         typer.Option("-v", "--vector", help="Steer requests that name no steers, as in apply."),
     ] = None,
-    when: Annotated[
-        str | None, typer.Option(help="A condition that -v waits for: 'sea>0.2'.")
-    ] = None,
+    when: Annotated[str | None, typer.Option(help="A gate for -v: 'sea>0.2'.")] = None,
     vectors: Annotated[
         Path, typer.Option(help="A folder: the vectors and recipes that requests can name.")
     ] = Path("vectors"),
     recipe: Annotated[
-        list[Path] | None, typer.Option(help="One more recipe that requests can name.")
+        list[Path] | None, typer.Option(help="Another recipe that requests can name. Repeatable.")
     ] = None,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")] = (
         "127.0.0.1"
@@ -74,7 +72,7 @@ def serve(
 
     \b
     steer serve -m MODEL --vectors vectors
-    steer serve -v joyful:2@2                steers all that ask for nothing else
+    steer serve -v joyful:2@2                steers requests that name no steers
     client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
     client.chat.completions.create(model="MODEL", messages=[...],
         extra_body={"steer": "joyful:2@14", "watch": "joyful"})
