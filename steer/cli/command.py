@@ -109,7 +109,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 #: Placeholders of values in the help, by typer's name of the type.
 _VALUES = {
     "<str>": "TEXT", "<list[str]>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "X",
-    "<list[float]>": "X", "<path>": "FILE", "<list[path]>": "FILE", "<list[Path]>": "FILE", "TEXT": "TEXT",
+    "<list[float]>": "X", "<path>": "FILE", "<list[path]>": "FILE", "<list[Path]>": "FILE",
+    "TEXT": "TEXT",
     "INTEGER": "N", "INTEGER RANGE": "N", "FLOAT": "X", "PATH": "FILE",
 }  # fmt: skip
 
