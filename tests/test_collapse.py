@@ -200,7 +200,7 @@ def test_combine_collapses_a_recipe(joyful: Path, folder: Path) -> None:  # noqa
     ("words", "code", "message"),
     [
         ([], 2, "name vectors to combine"),
-        (["calm", "--recipe", "a.toml"], 2, "or --recipe"),
+        (["calm", "--recipe", "a.toml"], 2, "or a --recipe"),
         (["--recipe", "a.toml", "--op", "mean"], 2, "is a sum"),
         (["--recipe", "none.toml"], 1, "none.toml"),
         (["--recipe", "a.toml"], 1, "act on different parts"),

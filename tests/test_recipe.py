@@ -397,7 +397,7 @@ def test_recipes_that_cannot_be_applied_fail_before_the_model_loads(
     Path("b.toml").write_text('[generation]\nsystem = "x"\n')
     failed(steer("apply", "w3", "--recipe", "b.toml"), 2, "--chat")
     Path("d.toml").write_text('steers = [{ vector = "joyful", when = "joyful>0" }]')
-    for condition, message in (("joyful>1", "has the gate"), ("joyful", "not a condition")):
+    for condition, message in (("joyful>1", "has the gate"), ("joyful", "not a threshold")):
         failed(steer("apply", "w3", "--recipe", "d.toml", "--when", condition), 2, message)
     Path("e.toml").write_text('steers = [{ vector = "joyful", when = "joyfull>0" }]')
     failed(steer("apply", "w3", "--recipe", "e.toml"), 1, "did you mean 'joyful'?")

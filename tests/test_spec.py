@@ -195,8 +195,8 @@ def test_any_text_is_a_condition_or_a_usage_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("refusal", "not a condition"),
-        (">0.4", "not a condition"),
+        ("refusal", "not a threshold"),
+        (">0.4", "not a threshold"),
         ("refusal>", "no threshold follows"),
         ("refusal>high", "'high' is not a threshold"),
         ("refusal>nan", "'nan' is not a threshold"),

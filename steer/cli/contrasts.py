@@ -148,11 +148,11 @@ def _print(contrasts: Contrasts, facts: Giveaways) -> None:
     ]
     output.table(["", "positive", "negative"], rows)
     output.line()
-    things = "pairs" if contrasts.paired else "texts"
+    items = "pairs" if contrasts.paired else "texts"
     rows_below = {
         "duplicates": f"{facts.duplicates:,}",
         "equal sides" if contrasts.paired else "on both sides": f"{facts.equal_sides:,}",
-        "nearly like another": f"{facts.near_duplicates:.0%} of the {things}",
+        "nearly like another": f"{facts.near_duplicates:.0%} of the {items}",
     }
     if facts.length_auc is not None:
         rows_below["told by length"] = f"AUC {facts.length_auc:.2f} (0.50: not at all)"

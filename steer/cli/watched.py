@@ -110,7 +110,7 @@ def report_steering(generations: Sequence[Steered]) -> None:
         if share:
             output.note(message)
         else:
-            output.warning(f"{message}; the steers behind it changed nothing")
+            output.warning(f"{message}; nothing was steered")
 
 
 def _which(numbers: Sequence[int], total: int) -> str:

@@ -82,7 +82,7 @@ def write(
     max_tokens: int,
     temperature: float = TEMPERATURE,
     seed: int = 0,
-    what: str = "sampling answers",
+    activity: str = "sampling answers",
     progress: Progress = silent,
 ) -> list[Answer]:
     """Sample one answer to each query. steerings: the steers of each answer.
@@ -104,7 +104,7 @@ def write(
     none: Sequence[Steer] = ()
     numbers = samples if samples is not None else [0] * len(queries)
     sampling = Sampling(max_tokens=room, temperature=temperature, seed=seed, batch_size=TOGETHER)
-    with progress(what, len(queries)) as advance:
+    with progress(activity, len(queries)) as advance:
         written = continue_mixed(
             model,
             list(zip(beginnings, numbers, strict=True)),

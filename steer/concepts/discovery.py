@@ -222,7 +222,7 @@ def _with_samples(
         steerings=steerings,
         max_tokens=max_tokens,
         seed=seed,
-        what="steering to both ends",
+        activity="steering to both ends",
         progress=progress,
     )
     texts = [answer.text for answer in written]

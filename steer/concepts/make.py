@@ -247,11 +247,13 @@ class _Maker:
             SteerError: it refuses or drops the condition, or there is no room.
         """
         question = work.questions.held_out[0]
-        both = [Query(one, question, self.chat).ids(self.model) for one in work.conditions]
+        both = [
+            Query(condition, question, self.chat).ids(self.model) for condition in work.conditions
+        ]
         every = (*work.questions.train, *work.questions.choice, *work.questions.held_out)
         longest = max(
-            len(Query(one, max(every, key=len), self.chat).ids(self.model))
-            for one in work.conditions
+            len(Query(condition, max(every, key=len), self.chat).ids(self.model))
+            for condition in work.conditions
         )
         context = self.model.context
         if context is not None and longest + self.settings.max_tokens + _SPARE > context:
@@ -416,7 +418,7 @@ class _Maker:
             self._report(work, texts)
 
     def _steered(
-        self, jobs: Sequence[tuple[_Work, Steer, Sequence[str]]], what: str
+        self, jobs: Sequence[tuple[_Work, Steer, Sequence[str]]], activity: str
     ) -> list[Answer]:
         queries: list[Query] = []
         steerings: list[tuple[Steer, ...]] = []
@@ -432,7 +434,7 @@ class _Maker:
             max_tokens=self.settings.max_tokens,
             temperature=self.settings.temperature,
             seed=self.settings.seed,
-            what=what,
+            activity=activity,
             progress=self.progress,
         )
 
@@ -490,7 +492,7 @@ class _Maker:
             "steered": texts,
         }
         return {
-            name: sum(pattern.search(one.text) is not None for one in side) / len(side)
+            name: sum(pattern.search(answer.text) is not None for answer in side) / len(side)
             for name, side in sides.items()
         }
 

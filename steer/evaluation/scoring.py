@@ -84,7 +84,7 @@ class Scorer:
         """
         batch = self._batches[group]
         # The batch caches the unsteered and the prompted log-probabilities.
-        editing = [one for one in cells if isinstance(one, Steered) and not _has_token(one)]
+        editing = [cell for cell in cells if isinstance(cell, Steered) and not _has_token(cell)]
         steered = self._functions(batch, [cell.steers for cell in editing])
         layer = _shared_layer(steered)
         trunk = None
@@ -400,15 +400,15 @@ def _is_idle(model: Model, steer: Steer, clock: TokenClock, row: int, text: Text
     return not (bounded and reached(steer, special, len(text.ids) - text.start, model.n_layers))
 
 
-def check_acted(idle: Collection[str], n_texts: int, *, what: str = "scored") -> None:
-    """Refuse to measure by steers that were idle. what: became of the texts.
+def check_acted(idle: Collection[str], n_texts: int, *, verb: str = "scored") -> None:
+    """Refuse to measure by steers that were idle. verb: what was done with the texts.
 
     Raises:
         IdleError: naming one.
     """
     for steer in sorted(idle):
         raise IdleError(
-            f"{steer} changed nothing in any of the {n_texts:,} {what} texts, so its effect cannot"
+            f"{steer} changed nothing in any of the {n_texts:,} {verb} texts, so its effect cannot"
             " be measured on them",
             hint="change its scope, schedule, coefficient or layers",
         )
@@ -423,10 +423,10 @@ def expected_nats(model: Model, parts: Sequence[tuple[Cell, Sequence[Text]]]) ->
     """
     results = [scored(model, texts, [cell], surprise) for cell, texts in parts]
     texts = [text for _, some in parts for text in some]
-    if all(one.idle for one in results):
-        check_acted(results[0].idle, len(texts), what="generated")
+    if all(result.idle for result in results):
+        check_acted(results[0].idle, len(texts), verb="generated")
     counts = np.array([float(len(text.scored)) for text in texts])
-    return np.concatenate([one.sums[0] for one in results]), counts
+    return np.concatenate([result.sums[0] for result in results]), counts
 
 
 def extra(own: Nats, base: Nats) -> Interval:

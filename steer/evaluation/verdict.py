@@ -207,7 +207,7 @@ def _instability(
     of their texts stay out. A half may prefer a cell whose texts have not been generated yet: then
     `look` generates them, and the cell is out if the cheapest one of its line fails.
     """
-    whole, costs = scores.effect_at(*position), scores.costs()
+    estimate, costs = scores.effect_at(*position), scores.costs()
     chosen = grid.rows[position[0]]
     for half in HALVES:
         # A half chooses among cells that cost at most as much as the choice, since its own KL is
@@ -226,7 +226,7 @@ def _instability(
         if len(ahead) == len(order):
             return "half of the items leads to no choice at all"
         effect = float(scores.effects(half)[order[len(ahead)]])
-        if not whole.low <= effect <= whole.high:
+        if not estimate.low <= effect <= estimate.high:
             return f"half of the items gives an effect of {effect:.2f}"
     return ""
 

@@ -282,9 +282,9 @@ class Library:
         if vector is None:
             names = sorted([*self.vectors, *self.recipes])
             close = difflib.get_close_matches(name, names, n=1)
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            suggestion = f" (did you mean {close[0]!r}?)" if close else ""
             raise RequestError(
-                f"there is no vector {name[:100]!r}{meant}; this server has {listed(names)}",
+                f"there is no vector {name[:100]!r}{suggestion}; this server has {listed(names)}",
                 status=404,
                 param=where,
                 code="vector_not_found",

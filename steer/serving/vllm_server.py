@@ -241,9 +241,11 @@ def check_fields(body: Mapping[str, Any], known: frozenset[str]) -> None:
     for name in body:
         if name not in known:
             close = difflib.get_close_matches(name, [*known, *FIELDS], n=1)
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            suggestion = f" (did you mean {close[0]!r}?)" if close else ""
             raise RequestError(
-                f"there is no field {name[:100]!r}{meant}", param=name[:100], code="unknown_field"
+                f"there is no field {name[:100]!r}{suggestion}",
+                param=name[:100],
+                code="unknown_field",
             )
 
 
