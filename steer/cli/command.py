@@ -51,6 +51,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "recipe": "Show what a recipe of vectors and settings comes to.",
         "ui": "Open a page on which you steer by hand.",
         "serve": "Serve a model with OpenAI's API; requests say how to steer.",
+        "drive": "Steer a running llama.cpp or vLLM, where it can steer itself.",
         "probe": "Ask a running server whether it is steered with vectors.",
         "bake": "Write steering into the weights, for any engine.",
     },
