@@ -84,11 +84,11 @@ def combination(
     if not usable:
         return None
     table, target = np.stack([flat(files[number]) for number in usable], axis=1), flat(wanted)
-    found = np.linalg.lstsq(table, target, rcond=None)[0]
-    if np.abs(table @ found - target).max() > _CLOSE * np.abs(target).max():
+    weights = np.linalg.lstsq(table, target, rcond=None)[0]
+    if np.abs(table @ weights - target).max() > _CLOSE * np.abs(target).max():
         return None
     scales = [0.0] * len(files)
-    for number, scale in zip(usable, found, strict=True):
+    for number, scale in zip(usable, weights, strict=True):
         scales[number] = float(scale)
     return scales
 
