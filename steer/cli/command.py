@@ -52,6 +52,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "recipe": "Show a recipe of vectors and settings with all that it includes.",
         "ui": "Open a page on which you steer by hand.",
         "serve": "Serve a model with OpenAI's API; requests say how to steer.",
+        "drive": "Steer a running llama.cpp or vLLM, where it can steer itself.",
         "probe": "Test whether a running server steers as the vectors say.",
         "bake": "Write steering into the weights, for any engine.",
     },

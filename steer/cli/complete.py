@@ -42,6 +42,13 @@ def _files(folder: Path, begun: str) -> Iterator[Path]:
         return
 
 
+def drivers(incomplete: str) -> list[str]:
+    """Engines that `steer drive` knows."""
+    from steer.engines.driving import drivers
+
+    return _beginning(drivers().names, incomplete)
+
+
 def models(incomplete: str) -> list[str]:
     """The embedded model and folders. Ids of the hub are not completed."""
     return _beginning(["pocket"], incomplete) + [
@@ -123,6 +130,7 @@ _POSITIONS = of("mean", "last", "first", "completion", "suffix", "after:")
 #: Keys: names of options and arguments, after the name of the command where a command differs.
 VALUES: dict[str, Callable[[str], list[str]]] = {
     "distill method": distill_methods,
+    "drive engine": drivers,
     "vector": vectors,
     "vectors": vectors,
     "parts": vectors,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +12,10 @@ from steer.cli.recipe import RecipeOption, settings
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.library.probing import ServerProbe
+    from steer.library.servers import ServerProbe
 
+#: The most bytes of a file of fields.
+_LARGEST = 1_000_000_000
 _MEANING = {
     "steered": "steered as the vectors say",
     "other": "steered with these vectors, at another strength: about {multiple:g} times as strong",
@@ -46,6 +49,10 @@ def probe(
     api_key: Annotated[
         str | None, typer.Option(envvar="STEER_API_KEY", help="A key that the server asks for.")
     ] = None,
+    fields: Annotated[
+        Path | None,
+        typer.Option(help="JSON to put into each request, as `steer drive` gives it."),
+    ] = None,
     allow_other_model: Annotated[
         bool, typer.Option("--allow-other-model", help="Use a vector on a finetune of its model.")
     ] = False,
@@ -65,7 +72,7 @@ def probe(
         --prompt "Tell me a story."
     """
     from steer.base.errors import UsageError
-    from steer.library.probing import probe as run
+    from steer.library.servers import probe as run
     from steer.steering.named import resolved
     from steer.steering.tokens import refuse
 
@@ -84,11 +91,31 @@ def probe(
         max_tokens=max_tokens,
         served=served,
         api_key=api_key,
+        fields=_fields(fields),
         allow_other_model=allow_other_model,
         progress=output.progress,
         warn=output.warning,
     )
     _show(result, json=json)
+
+
+def _fields(file: Path | None) -> dict[str, Any] | None:
+    """The fields of requests in a file.
+
+    Raises:
+        SteerError: the file cannot be read, or does not hold a JSON object.
+    """
+    from steer.base.errors import InputError
+    from steer.base.files import read_bytes
+    from steer.base.strict_json import load_strict_json
+
+    if file is None:
+        return None
+    text = read_bytes(file, limit=_LARGEST).decode("utf-8", "replace")
+    content = load_strict_json(text, str(file))
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is not a JSON object", hint="steer drive --out writes one")
+    return content
 
 
 def _show(result: ServerProbe, *, json: bool) -> None:

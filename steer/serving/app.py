@@ -127,6 +127,14 @@ def build(
         text = await service.decode(params.tokens)
         return JSONResponse({"prompt": text, "content": text})
 
+    @app.get("/tokenizer_info")
+    async def tokenizer_info() -> Response:
+        tokenizer = model.tokenizer
+        names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
+        about = {name: getattr(tokenizer, name, None) for name in names}
+        about["tokenizer_class"] = type(tokenizer).__name__
+        return JSONResponse({name: value for name, value in about.items() if value is not None})
+
     if folder is not None:
         workshop = Workshop(model, batcher, library, folder)
 

@@ -43,7 +43,10 @@ VECTORS, MODELS = "/v1/vectors", "/v1/models"
 _OPEN = ("/health", "/docs", "/openapi.json")
 #: The state for the page: the model, and the names for requests.
 STATE = "/page/state"
-_GET = (*_OPEN, STATE, "/version", "/metrics", "/api/version", "/api/tags", MODELS, VECTORS)
+_GET = (
+    *_OPEN, STATE, "/version", "/metrics", "/tokenizer_info", "/api/version", "/api/tags", MODELS,
+    VECTORS,
+)  # fmt: skip
 STEERED = ("/v1/completions", "/v1/chat/completions", "/api/chat", "/api/generate")
 _POST = (*STEERED, "/tokenize", "/detokenize")
 #: Paths to make and save vectors on the page, if `about` has that feature.
@@ -204,7 +207,7 @@ class SteeringMiddleware:
         is_open = path in _OPEN or file is not None
         self._access.check(headers, needs_key=not is_open and not asks_first)
         if asks_first:
-            await self._allow(send)
+            await self._allow(headers, send)
             return
         makes = path in _MADE and "make" in self._about.get("features", ())
         is_get = path in _GET or file is not None or path.startswith(MODELS + "/")
@@ -315,14 +318,16 @@ class SteeringMiddleware:
             body["model"] = served
         return alias
 
-    async def _allow(self, send: Send) -> None:
-        """Answer the preflight request of a page that `Access.check` has allowed."""
-        headers = [
+    async def _allow(self, headers: dict[bytes, bytes], send: Send) -> None:
+        """Answer the preflight request of a page that `Access.check` has allowed: it may send any
+        headers, since clients in browsers add some of their own (such as `x-stainless-os`)."""
+        wanted = headers.get(b"access-control-request-headers", b"authorization, content-type")
+        allowed = [
             (b"access-control-allow-methods", b"GET, POST"),
-            (b"access-control-allow-headers", b"authorization, content-type"),
+            (b"access-control-allow-headers", wanted),
             (b"access-control-max-age", b"600"),
         ]
-        await send({"type": "http.response.start", "status": 204, "headers": headers})
+        await send({"type": "http.response.start", "status": 204, "headers": allowed})
         await send({"type": "http.response.body", "body": b""})
 
     def _header(self, steering: Steering) -> str:
