@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         verify,
     )
     from steer.library.models import Conversation, FitWarning, Model, load, wrap
-    from steer.library.probing import ServerProbe, probe
+    from steer.library.servers import Driven, ServerProbe, drive, probe
     from steer.library.tasks import (
         ImportNote,
         Readings,
@@ -91,6 +91,7 @@ _PUBLIC = {
     "ContrastReport": "library.checks",
     "Conversation": "library.models",
     "Diagnosis": "library.checks",
+    "Driven": "library.servers",
     "Evaluation": "evaluation",
     "FileWarning": "library.files",
     "FitWarning": "library.models",
@@ -105,7 +106,7 @@ _PUBLIC = {
     "Progress": "base.progress",
     "Readings": "library.tasks",
     "Recipe": "steering.recipe",
-    "ServerProbe": "library.probing",
+    "ServerProbe": "library.servers",
     "SiteError": "base.errors",
     "Steer": "steering.steers",
     "SteerError": "base.errors",
@@ -128,6 +129,7 @@ _PUBLIC = {
     "discover": "library.concepts",
     "distill": "library.tasks",
     "doctor": "library.checks",
+    "drive": "library.servers",
     "evaluate": "library.tasks",
     "export": "library.tasks",
     "extract": "library.tasks",
@@ -139,7 +141,7 @@ _PUBLIC = {
     "monitor": "library.tasks",
     "new_key": "library.files",
     "parse": "library.vectors",
-    "probe": "library.probing",
+    "probe": "library.servers",
     "profile": "library.concepts",
     "pull": "library.files",
     "push": "library.files",
@@ -163,6 +165,7 @@ __all__ = [
     "ContrastReport",
     "Conversation",
     "Diagnosis",
+    "Driven",
     "Evaluation",
     "FileWarning",
     "FitWarning",
@@ -201,6 +204,7 @@ __all__ = [
     "discover",
     "distill",
     "doctor",
+    "drive",
     "evaluate",
     "export",
     "extract",

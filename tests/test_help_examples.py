@@ -22,7 +22,8 @@ ELSEWHERE = re.compile(
 )
 #: Commands that take long, or wait for somebody, and which other tests run.
 LONG = {
-    "chat", "compile", "demo", "describe", "discover", "distill", "doctor", "eval", "pack", "probe",
+    "chat", "compile", "demo", "describe", "discover", "distill", "doctor", "drive", "eval", "pack",
+    "probe",
     "serve", "suite", "sweep", "ui",
 }  # fmt: skip
 

@@ -228,9 +228,9 @@ def backward(
 
     The batch is divided if memory requires it.
     """
-    whole = unit * sum(lesson.n for lesson in lessons)
+    denominator = unit * sum(lesson.n for lesson in lessons)
     for part in micro_batches(model, lessons):
-        share = loss(model, edits, part, teacher, below).sum() / whole
+        share = loss(model, edits, part, teacher, below).sum() / denominator
         share.backward()  # type: ignore[no-untyped-call]
 
 
@@ -252,5 +252,5 @@ def divergences(
             else:
                 rows = [(lesson.baseline, lesson.n) for lesson in part]
                 tokens = token_kl(teacher(part), log_probs(model, rows))
-            sums += [float(one.sum()) for one in by_lesson(tokens, part)]
+            sums += [float(divergences.sum()) for divergences in by_lesson(tokens, part)]
     return sums
