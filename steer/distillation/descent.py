@@ -101,7 +101,7 @@ def descend(
     """
     batches = _Batches(task.lessons, schedule)
     every = max(CHECKED_STEPS, -(-schedule.steps // CHECKS))
-    at = _Progress(edits, schedule.steps)
+    at = _Run(edits, schedule.steps)
     checkpoint = Checkpoint() if checkpoint is None else checkpoint
     kept = checkpoint.read(at.packed())
     if kept is not None:
@@ -151,7 +151,7 @@ def descended(
         return descend(task, edits, schedule, on_step, checkpoint)
 
 
-class _Progress:
+class _Run:
     """Where a descent stands: the edit, its optimiser, its mean, and the best state so far."""
 
     def __init__(self, edits: Edits, end: int) -> None:
@@ -160,7 +160,8 @@ class _Progress:
         self.average = _Average(edits)
         self.lengths: deque[float] = deque(maxlen=REMEMBERED)
         self.step, self.end = 0, end
-        self.best, self.best_step, self.now = 0.0, 0, None  # type: float, int, float | None
+        self.best, self.best_step = 0.0, 0
+        self.now: float | None = None
         self.state = edits.copy()
         self._edits = edits
 
