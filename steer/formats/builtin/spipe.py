@@ -102,7 +102,7 @@ def _read(source: Source, options: Options) -> Imported:
     if zero:
         raise VectorError(f"{subject}, layer {zero[0]} is zero: it has no direction")
     model = manifest.get("model")
-    stated = model.get("ref") if isinstance(model, dict) else None
+    model_ref = model.get("ref") if isinstance(model, dict) else None
     scope = f"/{_SCOPES[use.scope]}" if use.scope in _SCOPES else "/ and a scope"
     return Imported(
         directions,
@@ -111,7 +111,7 @@ def _read(source: Source, options: Options) -> Imported:
         op=use.op,
         coefficient=use.strength,
         recommended=layers,
-        model=shortened(stated) if isinstance(stated, str) else "",
+        model=shortened(model_ref) if isinstance(model_ref, str) else "",
         notes=(
             f"its control acts on the tokens {shortened(use.scope)!r}:"
             f" write -v NAME:recommended{scope}",
