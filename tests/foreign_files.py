@@ -414,6 +414,18 @@ def examples() -> tuple[Example, ...]:
             options={"minus": "b.safetensors"},
         ),
         Example(
+            "persona-activations",
+            "steering_vector.safetensors",
+            {
+                "steering_vector.safetensors": save_tensors({"steering_vector": ROW[None, None]}),
+                "metadata.json": to_json(
+                    {"layer": 2, "suggested_alpha": 1.5, "model_id": "a/b", "hidden_size": WIDTH}
+                ),
+            },
+            {2: ROW},
+            coefficient=1.5,
+        ),
+        Example(
             "axbench",
             "DiffMean_weight.pt",
             {"DiffMean_weight.pt": pt(tensor(np.stack([OTHER, ROW])))},
