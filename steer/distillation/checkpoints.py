@@ -37,8 +37,8 @@ class Checkpoint:
             return None
         with suppress(SafetensorError):
             kept = load(data)
-            if {name: _form(one) for name, one in kept.items()} == {
-                name: _form(one) for name, one in like.items()
+            if {name: _form(tensor) for name, tensor in kept.items()} == {
+                name: _form(tensor) for name, tensor in like.items()
             }:
                 return kept
         return None

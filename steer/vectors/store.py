@@ -295,13 +295,13 @@ def find(reference: str) -> Path:
                 if candidate.is_file():
                     return candidate
             if path.is_dir():
-                found = f"{reference} is a folder"
+                problem = f"{reference} is a folder"
             elif path.exists():
-                found = f"{reference} is no regular file"
+                problem = f"{reference} is no regular file"
             else:
-                found = f"there is no file {reference}"
+                problem = f"there is no file {reference}"
             raise VectorError(
-                found,
+                problem,
                 hint=_scope_hint(reference, searched) or "see `steer list`",
             )
         for folder in searched:

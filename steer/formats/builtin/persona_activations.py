@@ -60,7 +60,8 @@ def _steering_vector(source: Source, options: Options) -> Imported:
         )
     array = source.tensors().arrays[_VECTOR]
     stated = source.json(_METADATA) if source.has(_METADATA) else None
-    layer = stated.get("layer") if isinstance(stated, dict) else None
+    stated = stated if isinstance(stated, dict) else {}
+    layer = stated.get("layer")
     if type(layer) is not int or array.shape[:-1] != (1, 1):
         raise VectorError(f"{subject} needs a {_METADATA} beside it that states its layer")
     alpha = stated.get("suggested_alpha", 1.0)
