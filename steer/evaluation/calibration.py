@@ -13,7 +13,7 @@ Strength 1 adds the vector once in all: at each of n layers, 1/n of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -134,10 +134,7 @@ def calibrate(
         HookError: a steer was never applied.
     """
     chosen_layers = tuple(layers) if layers is not None else middle_layers(vector)
-    what = f"calibrating: {len(questions)} answers at each of {len(strengths)} strengths"
-    with progress(what, 1) as advance:
-        written = _Written(model, vector, chosen_layers, questions, strengths, max_tokens)
-        advance(1)
+    written = _Written(model, vector, chosen_layers, questions, strengths, max_tokens, progress)
     trials = [written.trial(number) for number in range(len(strengths))]
     best = strongest(trials)
     recommended = _recommended(vector, chosen_layers, best or trials[0], coherent=best is not None)
@@ -179,6 +176,7 @@ class _Written:
         questions: Sequence[str],
         strengths: Sequence[float],
         max_tokens: int,
+        progress: Progress,
     ) -> None:
         self.model, self.vector, self.layers, self.strengths = model, vector, layers, strengths
         system = vector.metadata.read.system
@@ -190,9 +188,13 @@ class _Written:
         self.coefficients = [float(f"{one / len(layers):.3g}") for one in strengths]
         self.steers = [Steer(vector, Coefficient(one), layers, scope) for one in self.coefficients]
         cells = [(), *([steer] for steer in self.steers)]
-        self._cells = write_together(model, writing, cells, temperature=0.0)
-        self._nats = self._costs()
-        self._places = lies_at(model, vector, layers, self._cells)
+        n_answers = len(questions) * len(cells)
+        what = f"calibrating: {len(questions)} answers at each of {len(strengths)} strengths"
+        with progress(what, n_answers) as advance:
+            self._cells = write_together(model, writing, cells, advance, temperature=0.0)
+        with progress("calibrating: reading the answers", 2 * n_answers) as advance:
+            self._nats = self._costs(advance)
+            self._places = lies_at(model, vector, layers, self._cells, advance)
         self.unsteered = self._texts(self._cells[0])
 
     def trial(self, number: int) -> Trial:
@@ -215,10 +217,10 @@ class _Written:
     def _texts(self, written: Sequence[Written]) -> tuple[str, ...]:
         return tuple(self.model.decode(one.own) for one in written)
 
-    def _costs(self) -> list[float]:
+    def _costs(self, on_done: Callable[[int], None]) -> list[float]:
         """Nats per token of the answers of each cell under the unsteered model."""
         texts = [one.scored for written in self._cells for one in written]
-        sums = iter(-score(self.model, texts, [UNSTEERED], log_prob)[0])
+        sums = iter(-score(self.model, texts, [UNSTEERED], log_prob, on_done)[0])
         costs = []
         for written in self._cells:
             total = sum(next(sums) for _ in written)

@@ -1,7 +1,7 @@
 """Where and when a steer acts: positions of the text, and a course over the generated tokens.
 
-    SCOPE     [not-]all | prompt | response | 3-7 | 8- | response=0 | response=0-4, and with it
-              skip-special
+    SCOPE     [not-]all | prompt | response | thinking | answer | 3-7 | 8- | response=0 |
+              response=0-4, and with it skip-special
     SCHEDULE  ramp=N | decay=N | first=N | after=N | on=0-3,8-
 
 Positions count from the first token of the prompt, padding left out. Steps count generated tokens
@@ -19,7 +19,9 @@ from steer.base.errors import UsageError
 #: First and last of a range, the last counted in, or None without end.
 Span = tuple[int, int | None]
 
-_SCOPE_HINT = "use all, prompt, response, 3-7, 3- or response=0-4, and not- before it"
+_SCOPE_HINT = (
+    "use all, prompt, response, thinking, answer, 3-7, 3- or response=0-4, and not- before it"
+)
 _SCHEDULE_HINT = "use ramp=N, decay=N, first=N, after=N or on=0-3,8-"
 _COURSES = ("ramp", "decay", "first", "after")
 
@@ -31,15 +33,23 @@ class Scope:
     `response` starts at the last prompt token, whose output predicts the first new one; `prompt`
     is what comes before it. `range` is `start` (counted from the first token of the prompt,
     padding left out) up to and with `stop`, or without end; `steps` is the same counted from the
-    start of the response. `inverted`: all other positions. `skip_special`: special tokens (the
-    first of a text, the marks of a chat template) are left alone, inverted or not.
+    start of the response. `thinking` are the positions of a response that predict a token of a
+    thought, from the tag that begins it on, and `answer` those after the thought; where a response
+    begins without one, all after its first token. `inverted`: all other positions.
+    `skip_special`: special tokens (the first of a text, the marks of a chat template) are left
+    alone, inverted or not.
     """
 
-    kind: Literal["all", "prompt", "response", "range", "steps"] = "all"
+    kind: Literal["all", "prompt", "response", "thinking", "answer", "range", "steps"] = "all"
     start: int = 0
     stop: int | None = None
     inverted: bool = False
     skip_special: bool = False
+
+    @property
+    def by_thoughts(self) -> bool:
+        """Whether it depends on what is written, and so on each text."""
+        return self.kind in ("thinking", "answer")
 
     @property
     def complement(self) -> Scope:
@@ -124,14 +134,15 @@ def parse_when(parts: list[str]) -> tuple[Scope | None, bool, Schedule]:
 
 
 def parse_scope(text: str) -> Scope:
-    """A scope: `all`, `prompt`, `response`, `3-7`, `3-`, `response=0-4`; `not-` before it.
+    """A scope: `all`, `prompt`, `response`, `thinking`, `answer`, `3-7`, `3-`, `response=0-4`;
+    `not-` before it.
 
     Raises:
         UsageError: it is none of these, the range runs backwards, or it is nowhere.
     """
     named = text.removeprefix("not-")
     inverted = named != text
-    if named in ("prompt", "response"):
+    if named in ("prompt", "response", "thinking", "answer"):
         return Scope(named, inverted=inverted)  # type: ignore[arg-type]  # no narrowing by `in`
     if named == "all":
         if inverted:
