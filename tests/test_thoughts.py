@@ -97,7 +97,7 @@ def places(template: str, prompt: str, tokens: Sequence[str]) -> list[Place]:
         (
             OSS,
             "<|start|>assistant",
-            ["<|channel|>", "analysis", "<|message|>", "a", "<|end|>", "<|channel|>", "final", "<|message|>", "b"],
+            "<|channel|> analysis <|message|> a <|end|> <|channel|> final <|message|> b".split(),
             [BEFORE, BEFORE, BEFORE, THINK, THINK, THINK, THINK, THINK, ANSWER, ANSWER],
         ),
     ],

@@ -160,6 +160,7 @@ def apply(
     -v joyful:2/response        from the last prompt token on; /prompt: before it
     -v joyful:2/response=0-4    the first five new tokens; /4-9 or /4-: of the
                                 text; /not-4-9: all others; /skip-special besides
+    -v joyful:2/answer          after a thinking model's thoughts; /thinking: in them
     -v joyful:2/decay=20        half after 20 new tokens; ramp=20: all from 20 on
     -v joyful:2/first=20        so many new tokens; after=20: then on; on=0-3,8-
     --when 'refusal>0.4'        prompts past it; < below; also neg, mid, pos, auto
