@@ -97,8 +97,8 @@ def places(template: str, prompt: str, tokens: Sequence[str]) -> list[Place]:
         (
             OSS,
             "<|start|>assistant",
-            ["<|channel|>", "analysis", "<|message|>", "a", "<|end|>"]
-            + ["<|channel|>", "final", "<|message|>", "b"],
+            ["<|channel|>", "analysis", "<|message|>", "a", "<|end|>", "<|channel|>", "final",
+             "<|message|>", "b"],
             [BEFORE, BEFORE, BEFORE, THINK, THINK, THINK, THINK, THINK, ANSWER, ANSWER],
         ),
     ],
