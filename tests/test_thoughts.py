@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from steer.base.errors import ModelError, UsageError
 from steer.evaluation.batches import Text, drift, log_prob
 from steer.evaluation.cells import Steered
-from steer.evaluation.scoring import score
+from steer.evaluation.scoring import score, scored
 from steer.generate.apply import Sampling, continue_ids, generate
 from steer.models.model import Model
 from steer.models.thoughts import TAGS, Course, Place, Thoughts
@@ -161,7 +161,7 @@ def test_what_is_written_is_what_one_forward_predicts(kind: str, prompt: list[in
     ids = (*prompt, *new)
     for position in range(3, len(ids)):
         cells = [Text((*ids[:position], token), (position,), 3) for token in range(VOCABULARY)]
-        sums = score(on, cells, [Steered((steer,))], log_prob)[0]
+        sums = scored(on, cells, [Steered((steer,))], log_prob).sums[0]
         assert sums[ids[position]] >= sums.max() - 1e-3
 
 

@@ -65,9 +65,7 @@ class Course:
         tags, self._written = self._thoughts, self._written + token
         if self.place is Place.BEFORE:
             begun = self._written.lstrip(_BLANK)
-            if begun and tags.first.startswith(begun):
-                return
-            if begun:
+            if begun and not tags.first.startswith(begun):
                 self.place = Place.ANSWER
         if tags.first in self._written:
             self._turn(tags.first, Place.THINKING)
