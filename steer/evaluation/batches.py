@@ -105,10 +105,15 @@ class Run:
         before = [np.asarray(positions, np.int64) - 1 for positions in scored]
         rows = [np.full(len(at), row) for at, (row, _) in zip(before, laid.paths, strict=True)]
         columns = [path[at] for at, (_, path) in zip(before, laid.paths, strict=True)]
-        where = (torch.from_numpy(np.concatenate(each)) for each in (rows, columns))
         # Tested here, before any hooks are set.
         has_head(model)
-        return cls(model, laid, *where, spared=can_be_spared(model))
+        return cls(
+            model,
+            laid,
+            torch.from_numpy(np.concatenate(rows)),
+            torch.from_numpy(np.concatenate(columns)),
+            spared=can_be_spared(model),
+        )
 
     def arguments(self, times: int = 1) -> dict[str, Any]:
         """The arguments of the body's forward, with all rows `times` times."""
@@ -146,13 +151,14 @@ class Run:
                     kept = {"logits_to_keep": which.to(model.device)}
                 states = model.network(**self.arguments(times), **kept).logits
         rows, columns = (one.to(states.device) for one in (self.rows, columns))
-        return torch.as_tensor(states).unflatten(0, (times, n_rows))[:, rows, columns]
+        whole = torch.as_tensor(states)
+        return whole.view(times, n_rows, *whole.shape[1:])[:, rows, columns]
 
     def log_probs(self, states: Tensor) -> Tensor:
         """log p of the next token, float32 [..., vocabulary], from states [..., :]."""
         logits = states
         if has_head(self.model):
-            logits = headed(self.model, states.flatten(0, -2)).unflatten(0, states.shape[:-1])
+            logits = headed(self.model, states.flatten(0, -2)).view(*states.shape[:-1], -1)
         return logits.float().log_softmax(-1)
 
 

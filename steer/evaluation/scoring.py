@@ -160,7 +160,8 @@ class Scorer:
             return part.conditioned if isinstance(cell, Prompted) else part.base
 
         parts = batch.parts(self._logits_at_once(1))
-        return self._added([self.measure(log_probs(part)[None], part) for part in parts], batch)[0]
+        sums = self._added([self.measure(log_probs(part)[None], part) for part in parts], batch)
+        return np.asarray(sums[0])
 
     def _added(self, parts: Sequence[Tensor], batch: Batch) -> Sums:
         """Values [cell, token] in parts, added up over each text: [cell, text]."""

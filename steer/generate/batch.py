@@ -48,12 +48,12 @@ class TextsDone:
         self._n_texts, self._left = n_texts, float(n_texts)
         self._step, self._on_done = n_texts / max_tokens, on_done
 
-    def scores(self, _ids: Tensor, scores: Tensor) -> Tensor:
+    def scores(self, ids: Tensor, scores: Tensor) -> Tensor:
         """Report one more token of each text."""
         self._report(min(self._left, self._step))
         return scores
 
-    def heard(self, ids: Tensor, _scores: Tensor, **_keywords: object) -> Tensor:
+    def heard(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor:
         """Stop nothing."""
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
