@@ -218,8 +218,18 @@ def in_rows(
     length = max(row.length for row in packed)
     known = _tried.get(model.network)
     if known is None or depth > known[0] or length > known[1]:
+        # Longer ones too, so that the next batch needs no test of its own.
+        before = known[:2] if known is not None else (0, 0)
+        most = min(model.window or _power(depth), model.context or _power(depth))
+        depth = max(depth, min(_power(depth), most), before[0])
+        length = max(length, min(_power(length), longest), before[1])
         _tried[model.network] = depth, length, _takes_packed(model, depth, length)
     return rows if _tried[model.network][2] else alone(readings)
+
+
+def _power(n: int) -> int:
+    """The next power of two."""
+    return 1 << (n - 1).bit_length()
 
 
 def _takes_packed(model: Model, depth: int, length: int) -> bool:
