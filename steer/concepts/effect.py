@@ -81,7 +81,10 @@ def scores(
     for part in _batches(model, answers):
         texts = [answers[index] for index in part]
         sizes = [len(text.ids) for text in texts]
-        known = {one: _log_probs(model, texts, one) for one in dict.fromkeys((*conditions, ""))}
+        known = {
+            condition: _log_probs(model, texts, condition)
+            for condition in dict.fromkeys((*conditions, ""))
+        }
         own = _own(model, texts, [writers[index] for index in part], known)
         chance = own.exp()
         gap = (chance * (known[conditions[0]] - known[conditions[1]])).sum(-1)
@@ -162,12 +165,12 @@ def _packed(model: Model, rows: Sequence[Ending]) -> Tensor:
     readings = [Reading(ids, ((0, 1),)) for ids, _ in rows]
     hidden: dict[int, Tensor] = {}
     for batch in in_batches(model, readings):
-        given = inputs(model, readings, batch)
-        where = {} if given.positions is None else {"position_ids": given.positions}
+        arguments = inputs(model, readings, batch)
+        where = {} if arguments.positions is None else {"position_ids": arguments.positions}
         stream = model.body(
-            input_ids=given.ids, attention_mask=given.mask, use_cache=False, **where
+            input_ids=arguments.ids, attention_mask=arguments.mask, use_cache=False, **where
         )[0]
-        for index, (row, path) in zip(readings_of(batch), given.paths, strict=True):
+        for index, (row, path) in zip(readings_of(batch), arguments.paths, strict=True):
             ids, n = rows[index]
             columns = torch.from_numpy(path[len(ids) - n - 1 : len(ids) - 1])
             hidden[index] = stream[row, columns.to(stream.device)]
@@ -186,7 +189,7 @@ def effect(steered: Scores, unsteered: Scores, positive: Scores, negative: Score
         a, an, b, bn, p, pn, m, mn = sums
         return np.asarray((a / an - b / bn) / (p / pn - m / mn))
 
-    parts = [part for one in (steered, unsteered, positive, negative) for part in (one.s, one.n)]
+    parts = [part for sums in (steered, unsteered, positive, negative) for part in (sums.s, sums.n)]
     return estimate(moved, *parts)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from steer.base.errors import SteerError
+from steer.base.errors import InputError, SteerError
 from steer.base.intervals import Interval, plain
 from steer.base.progress import Progress, silent
 from steer.concepts import answers as answering
@@ -130,6 +130,29 @@ def conditions_of(concept: Concept, *, chat: bool, phrase: str | None) -> tuple[
     return conditions[0], conditions[1]
 
 
+def make_one(
+    model: Model,
+    concept: Concept,
+    settings: MakeSettings,
+    *,
+    allow_weak: bool = False,
+    progress: Progress = silent,
+) -> tuple[SteeringVector, Report]:
+    """Make the vector of one concept. allow_weak: also return a vector that fails its checks.
+
+    Raises:
+        InputError: the concept does not work on the model.
+    """
+    [result] = make(model, [concept], settings, progress)
+    report = result.report
+    if result.vector is None or not (report.works or allow_weak):
+        raise InputError(
+            f"{concept.name} does not work on this model: {report.reason}",
+            hint=report.hint + ("; --allow-weak writes it anyway" if result.vector else ""),
+        )
+    return result.vector, report
+
+
 def make(
     model: Model,
     concepts: Iterable[Concept],
@@ -224,11 +247,13 @@ class _Maker:
             SteerError: it refuses or drops the condition, or there is no room.
         """
         question = work.questions.held_out[0]
-        both = [Query(one, question, self.chat).ids(self.model) for one in work.conditions]
+        both = [
+            Query(condition, question, self.chat).ids(self.model) for condition in work.conditions
+        ]
         every = (*work.questions.train, *work.questions.choice, *work.questions.held_out)
         longest = max(
-            len(Query(one, max(every, key=len), self.chat).ids(self.model))
-            for one in work.conditions
+            len(Query(condition, max(every, key=len), self.chat).ids(self.model))
+            for condition in work.conditions
         )
         context = self.model.context
         if context is not None and longest + self.settings.max_tokens + _SPARE > context:
@@ -393,7 +418,7 @@ class _Maker:
             self._report(work, texts)
 
     def _steered(
-        self, jobs: Sequence[tuple[_Work, Steer, Sequence[str]]], what: str
+        self, jobs: Sequence[tuple[_Work, Steer, Sequence[str]]], activity: str
     ) -> list[Answer]:
         queries: list[Query] = []
         steerings: list[tuple[Steer, ...]] = []
@@ -409,7 +434,7 @@ class _Maker:
             max_tokens=self.settings.max_tokens,
             temperature=self.settings.temperature,
             seed=self.settings.seed,
-            what=what,
+            activity=activity,
             progress=self.progress,
         )
 
@@ -467,7 +492,7 @@ class _Maker:
             "steered": texts,
         }
         return {
-            name: sum(pattern.search(one.text) is not None for one in side) / len(side)
+            name: sum(pattern.search(answer.text) is not None for answer in side) / len(side)
             for name, side in sides.items()
         }
 

@@ -176,7 +176,7 @@ class Room:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class TextBatch:
     """Texts that run together.
 
     plain: the texts themselves. targets: int64 [token], all tokens that are scored, text after
@@ -195,7 +195,7 @@ class Batch:
     @classmethod
     def of(
         cls, model: Model, texts: Sequence[Text], room: Room, *, by_prompt: bool = False
-    ) -> Batch:
+    ) -> TextBatch:
         """by_prompt: as of `packed`."""
         limit = sum(len(text.ids) for text in texts)
         rows = packed(model, texts, limit, by_prompt=by_prompt)
@@ -276,7 +276,7 @@ class Batch:
 class Part:
     """Some of the scored tokens of a batch, with what a measure needs of them."""
 
-    batch: Batch
+    batch: TextBatch
     where: slice
 
     @property

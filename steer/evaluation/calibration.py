@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 
 import msgspec
 
@@ -29,6 +30,8 @@ from steer.evaluation.cells import UNSTEERED
 from steer.evaluation.scoring import score
 from steer.evaluation.shift import lies_at
 from steer.evaluation.written import Writing, Written, write_together
+from steer.extraction import ReadSettings, extract
+from steer.fitting.fitting import FitSettings
 from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
@@ -86,6 +89,43 @@ class Calibration:
     unsteered: tuple[str, ...]
     trials: tuple[Trial, ...]
     chosen: Trial | None
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedExtraction:
+    """A vector for a contrast set. vector: recommends the calibrated strength, if there is a
+    calibration. compared, described: as in `steer.extraction.Extracted`."""
+
+    vector: SteeringVector
+    compared: tuple[SteeringVector, ...]
+    described: str
+    calibration: Calibration | None
+
+
+def extract_calibrated(
+    workers: Workers,
+    contrasts: Contrasts,
+    read: ReadSettings,
+    fit: FitSettings,
+    *,
+    calibrate: bool = True,
+    part: Path | None = None,
+    keep: Path | None = None,
+    progress: Progress = silent,
+) -> CalibratedExtraction:
+    """Extract a vector, and calibrate it if the contrasts are answers of a chat model.
+
+    part, keep: as in `steer.extraction.extract`.
+
+    Raises:
+        SteerError: as in `steer.extraction.extract` and `calibrate`.
+    """
+    extracted = extract(workers, contrasts, read, fit, part=part, keep=keep, progress=progress)
+    calibration = None
+    if calibrate:
+        calibration = calibrated(workers, contrasts, extracted.best, progress)
+    vector = extracted.best if calibration is None else calibration.vector
+    return CalibratedExtraction(vector, extracted.compared, extracted.described, calibration)
 
 
 def calibrated(
@@ -185,12 +225,15 @@ class _Written:
             tuple(questions), before, chat=True, samples=len(questions), max_tokens=max_tokens
         )
         scope = usual_scope(vector.metadata)
-        self.coefficients = [float(f"{one / len(layers):.3g}") for one in strengths]
-        self.steers = [Steer(vector, Coefficient(one), layers, scope) for one in self.coefficients]
+        self.coefficients = [float(f"{strength / len(layers):.3g}") for strength in strengths]
+        self.steers = [
+            Steer(vector, Coefficient(coefficient), layers, scope)
+            for coefficient in self.coefficients
+        ]
         cells = [(), *([steer] for steer in self.steers)]
         n_answers = len(questions) * len(cells)
-        what = f"calibrating: {len(questions)} answers at each of {len(strengths)} strengths"
-        with progress(what, n_answers) as advance:
+        activity = f"calibrating: {len(questions)} answers at each of {len(strengths)} strengths"
+        with progress(activity, n_answers) as advance:
             self._cells = write_together(model, writing, cells, advance, temperature=0.0)
         with progress("calibrating: reading the answers", 2 * n_answers) as advance:
             self._nats = self._costs(advance)
@@ -215,20 +258,20 @@ class _Written:
         )
 
     def _texts(self, written: Sequence[Written]) -> tuple[str, ...]:
-        return tuple(self.model.decode(one.own) for one in written)
+        return tuple(self.model.decode(text.own) for text in written)
 
     def _costs(self, on_done: Callable[[int], None]) -> list[float]:
         """Nats per token of the answers of each cell under the unsteered model."""
-        texts = [one.scored for written in self._cells for one in written]
+        texts = [text.scored for written in self._cells for text in written]
         sums = iter(-score(self.model, texts, [UNSTEERED], log_prob, on_done)[0])
         costs = []
         for written in self._cells:
             total = sum(next(sums) for _ in written)
-            costs.append(float(total) / max(1, sum(len(one.scored.scored) for one in written)))
+            costs.append(float(total) / max(1, sum(len(text.scored.scored) for text in written)))
         return costs
 
 
 def _distinct(written: Sequence[Written]) -> float:
     """The share of different bigrams."""
-    pairs = [distinct(one.own) for one in written]
+    pairs = [distinct(text.own) for text in written]
     return sum(n for n, _ in pairs) / max(1, sum(n for _, n in pairs))

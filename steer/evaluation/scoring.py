@@ -32,7 +32,7 @@ from steer.base.intervals import Interval, difference
 from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
-from steer.evaluation.batches import Batch, Part, Room, Text, TokenMeasure, packed, surprise
+from steer.evaluation.batches import Part, Room, Text, TextBatch, TokenMeasure, packed, surprise
 from steer.evaluation.cells import Cell, Guided, Prompted, Steered, Unsteered, steers_of
 from steer.generate.guidance import guided
 from steer.hooks.acting import acted, reached
@@ -68,7 +68,7 @@ class _Group:
     """A group of texts as it runs, and what all cells share. sums: of the unsteered and the
     prompted model."""
 
-    batch: Batch
+    batch: TextBatch
     trunks: dict[int, Trunk] = field(default_factory=dict)
     sums: dict[Cell, Sums] = field(default_factory=dict)
 
@@ -97,7 +97,7 @@ class Scorer:
         """
         shared = self._group(group, cells)
         batch = shared.batch
-        editing = [one for one in cells if isinstance(one, Steered) and not _has_token(one)]
+        editing = [cell for cell in cells if isinstance(cell, Steered) and not _has_token(cell)]
         steered = self._functions(batch, [cell.steers for cell in editing])
         if not len(batch):
             self.idle = sorted(_names(cells))
@@ -137,11 +137,11 @@ class Scorer:
         )
         if (group, by_prompt) not in self._groups:
             texts = self.groups[group]
-            batch = Batch.of(self.model, texts, self._room, by_prompt=by_prompt)
+            batch = TextBatch.of(self.model, texts, self._room, by_prompt=by_prompt)
             self._groups[group, by_prompt] = _Group(batch)
         return self._groups[group, by_prompt]
 
-    def _sums(self, states: Tensor, batch: Batch) -> Sums:
+    def _sums(self, states: Tensor, batch: TextBatch) -> Sums:
         """Sums of the measure over each text's scored tokens, [cell, text]. states: [cell, token,
         ...]."""
         parts = [
@@ -150,7 +150,7 @@ class Scorer:
         ]
         return self._added(parts, batch)
 
-    def _unsteered(self, cell: Unsteered | Prompted | Guided, batch: Batch) -> Sums:
+    def _unsteered(self, cell: Unsteered | Prompted | Guided, batch: TextBatch) -> Sums:
         """The same of a model that nothing steers, [text]."""
 
         def log_probs(part: Part) -> Tensor:
@@ -163,7 +163,7 @@ class Scorer:
         sums = self._added([self.measure(log_probs(part)[None], part) for part in parts], batch)
         return np.asarray(sums[0])
 
-    def _added(self, parts: Sequence[Tensor], batch: Batch) -> Sums:
+    def _added(self, parts: Sequence[Tensor], batch: TextBatch) -> Sums:
         """Values [cell, token] in parts, added up over each text: [cell, text]."""
         # On the CPU, since not every device has float64.
         values = torch.cat([part.cpu().double() for part in parts], 1).numpy()
@@ -177,7 +177,7 @@ class Scorer:
         size = LOGITS_BYTES.get(self.model.device.type, LOGITS_BYTES["cuda"])
         return max(1, size // (4 * vocabulary(self.model) * n_cells))
 
-    def _at_once(self, batch: Batch) -> int:
+    def _at_once(self, batch: TextBatch) -> int:
         """How many cells of a batch can run together."""
         fits = token_budget(self.model) // batch.n_tokens
         if not has_head(self.model):  # all logits are held
@@ -198,7 +198,7 @@ class Scorer:
             kept[layer] = grown(self.model, inputs.ids, layer, lower, batch.plain.arguments())
         return kept[layer]
 
-    def _functions(self, batch: Batch, cells: Sequence[Sequence[Steer]]) -> list[Functions]:
+    def _functions(self, batch: TextBatch, cells: Sequence[Sequence[Steer]]) -> list[Functions]:
         """The site functions of each cell. Prompt gates see the tokens before the response."""
         steers = [steer for cell in cells for steer in cell]
         prompts = [text.ids[: text.start] for text in batch.texts]
@@ -213,7 +213,7 @@ class Scorer:
         self._steered = [(cell, batch.clock(values)) for cell in cells]
         return [site_functions(self.model, cell, clock) for cell, clock in self._steered]
 
-    def _with_tokens(self, batch: Batch, steers: Sequence[Steer]) -> Tensor:
+    def _with_tokens(self, batch: TextBatch, steers: Sequence[Steer]) -> Tensor:
         """States [token, ...] of the batch's texts with learned tokens before them."""
         tokens, editing = separate(steers)
         longer = [standing(self.model, tokens, text.ids) for text in batch.texts]
@@ -228,14 +228,14 @@ class Scorer:
             for ids, shift, text in zip(longer, shifts, batch.texts, strict=True)
         ]
         with embedded(self.model, tokens):
-            alike = Batch.of(self.model, moved, Room(0))
+            alike = TextBatch.of(self.model, moved, Room(0))
             if not editing:
                 return alike.base_states
             clock = alike.clock({})
             self._steered.append((editing, clock))
             return self._states(alike, [site_functions(self.model, editing, clock)], None)[0]
 
-    def _states(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
+    def _states(self, batch: TextBatch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """States of steered cells, [cell, token, ...] (`Run.states`)."""
         times = len(cells)
         functions = by_rows(cells, [len(batch.plain.inputs.ids)] * times)
@@ -418,7 +418,7 @@ def score(
 
 
 def idle_in_all(
-    model: Model, batch: Batch, steered: Sequence[tuple[Sequence[Steer], TokenClock]]
+    model: Model, batch: TextBatch, steered: Sequence[tuple[Sequence[Steer], TokenClock]]
 ) -> list[str]:
     """The steers that changed nothing in any text of a batch that has scored tokens, without a
     closed gate or an unreached bound that would explain it."""
@@ -445,15 +445,15 @@ def _is_idle(model: Model, steer: Steer, clock: TokenClock, row: int, text: Text
     return not (bounded and reached(steer, special, len(text.ids) - text.start, model.n_layers))
 
 
-def check_acted(idle: Collection[str], n_texts: int, *, what: str = "scored") -> None:
-    """Refuse to measure by steers that were idle. what: became of the texts.
+def check_acted(idle: Collection[str], n_texts: int, *, verb: str = "scored") -> None:
+    """Refuse to measure by steers that were idle. verb: what was done with the texts.
 
     Raises:
         IdleError: naming one.
     """
     for steer in sorted(idle):
         raise IdleError(
-            f"{steer} changed nothing in any of the {n_texts:,} {what} texts, so its effect cannot"
+            f"{steer} changed nothing in any of the {n_texts:,} {verb} texts, so its effect cannot"
             " be measured on them",
             hint="change its scope, schedule, coefficient or layers",
         )
@@ -468,10 +468,10 @@ def expected_nats(model: Model, parts: Sequence[tuple[Cell, Sequence[Text]]]) ->
     """
     results = [scored(model, texts, [cell], surprise) for cell, texts in parts]
     texts = [text for _, some in parts for text in some]
-    if all(one.idle for one in results):
-        check_acted(results[0].idle, len(texts), what="generated")
+    if all(result.idle for result in results):
+        check_acted(results[0].idle, len(texts), verb="generated")
     counts = np.array([float(len(text.scored)) for text in texts])
-    return np.concatenate([one.sums[0] for one in results]), counts
+    return np.concatenate([result.sums[0] for result in results]), counts
 
 
 def extra(own: Nats, base: Nats) -> Interval:

@@ -111,9 +111,9 @@ def sparing(model: Model, where: Tensor) -> Iterator[None]:
     def spared(hidden: Tensor, *args: Any, **keywords: Any) -> Tensor:
         rows, width = hidden.shape[:2]
         output: Tensor = own(hidden.flatten(0, 1)[where.to(hidden.device)][None], *args, **keywords)
-        whole = output.new_zeros((rows * width, output.shape[-1]))
-        whole[where.to(output.device)] = output[0]
-        return whole.view(rows, width, -1)
+        full = output.new_zeros((rows * width, output.shape[-1]))
+        full[where.to(output.device)] = output[0]
+        return full.view(rows, width, -1)
 
     restore = replaced(module, spared)
     try:
