@@ -33,11 +33,11 @@ class Scope:
     kind: `response` starts at the last prompt token, whose output predicts the first new token;
     `prompt` is everything before it. `thinking` is the positions of the response that predict a
     token of a thought, from the tag that opens it on; `answer` is those after the thought, or after
-    the first token of a response that begins without one. `range` is the positions from `start` to `stop`, inclusive,
-    counted from the first token of the prompt without padding; `steps` counts from the start of
-    the response instead. stop: None for a range without end. inverted: all positions except
-    these. skip_special: never steer special tokens (the beginning-of-text token, the markers of a
-    chat template), whether inverted or not.
+    the first token of a response that begins without one. `range` is the positions from `start` to
+    `stop`, inclusive, counted from the first token of the prompt without padding; `steps` counts
+    from the start of the response instead. stop: None for a range without end. inverted: all
+    positions except these. skip_special: never steer special tokens (the beginning-of-text token,
+    the markers of a chat template), whether inverted or not.
     """
 
     kind: Literal["all", "prompt", "response", "thinking", "answer", "range", "steps"] = "all"
