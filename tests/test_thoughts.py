@@ -21,7 +21,7 @@ from steer.evaluation.cells import Steered
 from steer.evaluation.scoring import score, scored
 from steer.generate.apply import Sampling, continue_ids, generate
 from steer.models.model import Model
-from steer.models.thoughts import TAGS, Course, Place, Thoughts
+from steer.models.thoughts import TAGS, Course, Stage, Thoughts
 from steer.steering.scope import Scope, parse_scope
 from steer.steering.steers import Steer
 
@@ -35,7 +35,7 @@ OSS = (
     "{% for m in messages %}{% if m.thinking %}<|channel|>analysis<|message|>{{ m.thinking }}"
     "{% endif %}<|channel|>final<|message|>{{ m.content }}{% endfor %}"
 )
-THINK, ANSWER, BEFORE = Place.THINKING, Place.ANSWER, Place.BEFORE
+THINK, ANSWER, BEFORE = Stage.THINKING, Stage.ANSWER, Stage.BEFORE
 #: Ids of the tags; the last three are parts of the first one.
 FIRST, LAST, CHANNEL, ANALYSIS, FINAL, MESSAGE = 10, 11, 12, 13, 14, 15
 PARTS = (16, 17, 18)
@@ -67,14 +67,14 @@ def model(template: str) -> Model:
     return dataclasses.replace(tiny.model("llama"), tokenizer=made)
 
 
-def places(template: str, prompt: str, tokens: Sequence[str]) -> list[Place]:
+def places(template: str, prompt: str, tokens: Sequence[str]) -> list[Stage]:
     thoughts = Thoughts.of(template)
     assert thoughts is not None
     course = Course(thoughts, prompt)
-    found = [course.place]
+    found = [course.stage]
     for token in tokens:
         course.follow(token)
-        found.append(course.place)
+        found.append(course.stage)
     return found
 
 
@@ -104,7 +104,7 @@ def places(template: str, prompt: str, tokens: Sequence[str]) -> list[Place]:
     ],
 )  # fmt: skip
 def test_where_the_next_token_is(
-    template: str, prompt: str, tokens: list[str], expected: list[Place]
+    template: str, prompt: str, tokens: list[str], expected: list[Stage]
 ) -> None:
     assert places(template, prompt, tokens) == expected
 

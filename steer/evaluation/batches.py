@@ -121,7 +121,9 @@ class Run:
         several = {"input_ids": ids, "attention_mask": mask}
         if positions is not None:
             several["position_ids"] = positions
-        repeated = {name: one.repeat(times, *[1] * (one.ndim - 1)) for name, one in several.items()}
+        repeated = {
+            name: value.repeat(times, *[1] * (value.ndim - 1)) for name, value in several.items()
+        }
         return {**repeated, "use_cache": False}
 
     @torch.no_grad()
@@ -150,9 +152,9 @@ class Run:
                     which, columns = torch.unique(self.columns, return_inverse=True)
                     kept = {"logits_to_keep": which.to(model.device)}
                 states = model.network(**self.arguments(times), **kept).logits
-        rows, columns = (one.to(states.device) for one in (self.rows, columns))
-        whole = torch.as_tensor(states)
-        return whole.view(times, n_rows, *whole.shape[1:])[:, rows, columns]
+        rows, columns = (index.to(states.device) for index in (self.rows, columns))
+        states = torch.as_tensor(states)
+        return states.view(times, n_rows, *states.shape[1:])[:, rows, columns]
 
     def log_probs(self, states: Tensor) -> Tensor:
         """log p of the next token, float32 [..., vocabulary], from states [..., :]."""
@@ -202,7 +204,7 @@ class TextBatch:
         scored = [text.scored for text in texts]
         plain = Run.of(model, [text.ids for text in texts], scored, rows)
         targets = [text.ids[position] for text in texts for position in text.scored]
-        owners = np.repeat(np.arange(len(texts)), [len(one) for one in scored])
+        owners = np.repeat(np.arange(len(texts)), [len(positions) for positions in scored])
         return cls(model, texts, plain, torch.tensor(targets, dtype=torch.int64), owners, room)
 
     def __len__(self) -> int:

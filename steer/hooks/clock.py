@@ -15,7 +15,7 @@ from steer.hooks.acting import NEVER, FirstChanges
 from steer.hooks.courses import Courses
 from steer.hooks.folding import Folding
 from steer.hooks.ops import Weight
-from steer.models.thoughts import Place
+from steer.models.thoughts import Stage
 from steer.steering.projection import Gate
 from steer.steering.scope import Schedule, Scope
 from steer.steering.steers import ALWAYS, Steer, When
@@ -364,9 +364,9 @@ class Weigher:
         if clock.courses is None or clock.ids is None:
             raise HookError("the model gets no token ids, so thoughts cannot be recognised")
         ids = clock.ids if clock.folding is None else clock.folding.unfolded(clock.ids)
-        place = Place.THINKING if scope.kind == "thinking" else Place.ANSWER
-        here = clock.courses.at(place, ids, clock.start, clock.pads, clock.zeros)
-        return here[..., None].to(device) ^ scope.inverted
+        stage = Stage.THINKING if scope.kind == "thinking" else Stage.ANSWER
+        inside = clock.courses.at(stage, ids, clock.start, clock.pads, clock.zeros)
+        return inside[..., None].to(device) ^ scope.inverted
 
     def _is_not_special(self, width: int, device: torch.device) -> Tensor:
         ids = self._clock.ids

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from steer.models.thoughts import Course, Place, Thoughts
+from steer.models.thoughts import Course, Stage, Thoughts
 
 #: Tokens of a prompt's end that are searched for a tag.
 _TAIL = 24
@@ -23,14 +23,14 @@ class Courses:
         self._thoughts, self._tokens = thoughts, tokens
         self._courses: list[Course | None] = []
         self._tails: list[list[str]] = []
-        self._places: list[list[Place | None]] = []
+        self._stages: list[list[Stage | None]] = []
         self._stop = 0
         self._ids: Tensor | None = None
 
     def at(
-        self, place: Place, ids: Tensor, start: int, pads: Sequence[int], zeros: Sequence[int]
+        self, stage: Stage, ids: Tensor, start: int, pads: Sequence[int], zeros: Sequence[int]
     ) -> Tensor:
-        """Which positions of a forward predict a token at this place, bool [row, position].
+        """Which positions of a forward predict a token in this stage, bool [row, position].
 
         ids: int64 [row, position], from column `start` on. pads: padding before each prompt. zeros:
         the column of step 0, of each prompt or of all. Rows of a prompt are adjacent.
@@ -39,7 +39,7 @@ class Courses:
         if ids is not self._ids:
             self._follow(ids, start, pads, zeros)
             self._ids = ids
-        return torch.tensor([[one is place for one in row] for row in self._places])
+        return torch.tensor([[own is stage for own in row] for row in self._stages])
 
     def _follow(self, ids: Tensor, start: int, pads: Sequence[int], zeros: Sequence[int]) -> None:
         n_rows = len(ids)
@@ -47,16 +47,16 @@ class Courses:
             self._courses = [None] * n_rows
             self._tails = [[] for _ in range(n_rows)]
         self._stop = start + ids.shape[1]
-        self._places = [
+        self._stages = [
             self._row(
                 row, own, start, pads[row * len(pads) // n_rows], zeros[row * len(zeros) // n_rows]
             )
             for row, own in enumerate(ids.tolist())
         ]
 
-    def _row(self, row: int, ids: list[int], start: int, pad: int, zero: int) -> list[Place | None]:
-        """The place after each token of a row; None in its prompt."""
-        places: list[Place | None] = []
+    def _row(self, row: int, ids: list[int], start: int, pad: int, zero: int) -> list[Stage | None]:
+        """The stage after each token of a row; None in its prompt."""
+        stages: list[Stage | None] = []
         for column, token in enumerate(self._tokens(ids), start):
             course = self._courses[row]
             if column <= zero:
@@ -67,5 +67,5 @@ class Courses:
                     self._courses[row] = course
             elif course is not None:
                 course.follow(token)
-            places.append(None if course is None else course.place)
-        return places
+            stages.append(None if course is None else course.stage)
+        return stages

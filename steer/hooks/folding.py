@@ -44,10 +44,10 @@ class Folding:
     def folded(self, values: Tensor) -> Tensor:
         """Values [text or 1, position or 1, ...] in packed rows, [row, column, ...]."""
         values = values.expand(*self.shape, *values.shape[2:])
-        owners, positions = (one.to(values.device) for one in (self.owners, self.positions))
+        owners, positions = (index.to(values.device) for index in (self.owners, self.positions))
         return values[owners, positions]
 
     def unfolded(self, values: Tensor) -> Tensor:
         """Values [row, column, ...] in texts, [text, position, ...]."""
-        rows, columns = (one.to(values.device) for one in (self.rows, self.columns))
+        rows, columns = (index.to(values.device) for index in (self.rows, self.columns))
         return values[rows, columns]

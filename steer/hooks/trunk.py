@@ -53,7 +53,7 @@ def grown(
 
     arguments: of the body's forward, for packed rows; by default every token attends to all before.
     """
-    given = arguments or {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = arguments or {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     kept: list[Any] = []
 
     def keep(_module: nn.Module, _args: object, output: Any) -> None:
@@ -63,7 +63,7 @@ def grown(
     handle = _block(model, layer).register_forward_hook(keep)
     try:
         with replayed(model, lower), suppress(_SeenError):
-            model.body(**{**given, "use_cache": False})
+            model.body(**{**inputs, "use_cache": False})
     finally:
         handle.remove()
     return Trunk(layer, kept[0])

@@ -19,7 +19,7 @@ TAGS = (
 _BLANK = " \t\r\n\u0120\u010a\u2581"
 
 
-class Place(Enum):
+class Stage(Enum):
     """Where in a response the next token is. BEFORE: where a thought may still begin."""
 
     BEFORE = "before"
@@ -41,12 +41,12 @@ class Thoughts:
         source = str(template or "")
         return next((cls(first, last) for first, last in TAGS if last in source), None)
 
-    def after(self, prompt: str) -> Place:
-        """The place after a prompt, whose template may have opened or closed a thought."""
+    def after(self, prompt: str) -> Stage:
+        """The stage after a prompt, whose template may have opened or closed a thought."""
         end = prompt.rstrip(_BLANK)
         if end.endswith(self.first):
-            return Place.THINKING
-        return Place.ANSWER if end.endswith(self.last) else Place.BEFORE
+            return Stage.THINKING
+        return Stage.ANSWER if end.endswith(self.last) else Stage.BEFORE
 
 
 class Course:
@@ -57,22 +57,22 @@ class Course:
 
     def __init__(self, thoughts: Thoughts, prompt: str) -> None:
         self._thoughts = thoughts
-        self.place = thoughts.after(prompt)
+        self.stage = thoughts.after(prompt)
         self._written = ""
 
     def follow(self, token: str) -> None:
         """Add the next token of the response."""
         tags, self._written = self._thoughts, self._written + token
-        if self.place is Place.BEFORE:
+        if self.stage is Stage.BEFORE:
             begun = self._written.lstrip(_BLANK)
             if begun and not tags.first.startswith(begun):
-                self.place = Place.ANSWER
+                self.stage = Stage.ANSWER
         if tags.first in self._written:
-            self._turn(tags.first, Place.THINKING)
+            self._turn(tags.first, Stage.THINKING)
         if tags.last in self._written:
-            self._turn(tags.last, Place.ANSWER)
+            self._turn(tags.last, Stage.ANSWER)
         self._written = self._written[-max(len(tags.first), len(tags.last)) :]
 
-    def _turn(self, tag: str, place: Place) -> None:
-        self.place = place
+    def _turn(self, tag: str, stage: Stage) -> None:
+        self.stage = stage
         self._written = self._written.split(tag, 1)[1]
