@@ -363,9 +363,10 @@ class Weigher:
         clock, scope = self._clock, self._when.scope
         if clock.courses is None or clock.ids is None:
             raise HookError("the model gets no token ids, so thoughts cannot be recognised")
-        ids = clock.ids if clock.folding is None else clock.folding.unfolded(clock.ids)
         stage = Stage.THINKING if scope.kind == "thinking" else Stage.ANSWER
-        inside = clock.courses.at(stage, ids, clock.start, clock.pads, clock.zeros)
+        inside = clock.courses.at(
+            stage, clock.ids, clock.folding, clock.start, clock.pads, clock.zeros
+        )
         return inside[..., None].to(device) ^ scope.inverted
 
     def _is_not_special(self, width: int, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from steer.hooks.folding import Folding
 from steer.models.thoughts import Course, Stage, Thoughts
 
 #: Tokens of a prompt's end that are searched for a tag.
@@ -28,17 +29,25 @@ class Courses:
         self._ids: Tensor | None = None
 
     def at(
-        self, stage: Stage, ids: Tensor, start: int, pads: Sequence[int], zeros: Sequence[int]
+        self,
+        stage: Stage,
+        ids: Tensor,
+        folding: Folding | None,
+        start: int,
+        pads: Sequence[int],
+        zeros: Sequence[int],
     ) -> Tensor:
         """Which positions of a forward predict a token in this stage, bool [row, position].
 
-        ids: int64 [row, position], from column `start` on. pads: padding before each prompt. zeros:
-        the column of step 0, of each prompt or of all. Rows of a prompt are adjacent.
+        ids: int64 [row, position], from column `start` on. folding: of texts in packed rows; the
+        result is by texts. pads: padding before each prompt. zeros: the column of step 0, of each
+        prompt or of all. Rows of a prompt are adjacent.
         """
         # Once for all sites of a forward.
         if ids is not self._ids:
-            self._follow(ids, start, pads, zeros)
             self._ids = ids
+            texts = ids if folding is None else folding.unfolded(ids)
+            self._follow(texts, start, pads, zeros)
         return torch.tensor([[own is stage for own in row] for row in self._stages])
 
     def _follow(self, ids: Tensor, start: int, pads: Sequence[int], zeros: Sequence[int]) -> None:
