@@ -33,7 +33,7 @@ from steer.evaluation.task import Task
 from steer.evaluation.written import Writing
 from steer.measures.elimination import contenders, looks, n_looks
 from steer.measures.grids import (
-    PROBES,
+    PILOT,
     Array,
     Grid,
     GridRow,
@@ -91,17 +91,17 @@ def played_with_layers(scores: Scores) -> tuple[float, float]:
     items, texts = looks(n, parts)[0], looks(n_texts, parts)[0]
     first = replace(
         scores,
-        effect=scores.effect[:, PROBES][..., items],
+        effect=scores.effect[:, PILOT][..., items],
         weights=scores.weights[items],
-        drift=scores.drift[:, PROBES][..., texts],
+        drift=scores.drift[:, PILOT][..., texts],
         counts=scores.counts[texts],
-        level=scores.level[:, PROBES][..., items],
+        level=scores.level[:, PILOT][..., items],
     )
     rows = promising(first, MAX_KL)
     share, n_scored = played(rows_of(scores, rows))
     kept = share * best(rows_of(scores, rows)) / best(scores)
     n_cells = scores.effect.shape[0] * scores.effect.shape[1]
-    probed = len(scores.effect) * len(PROBES) * len(items)
+    probed = len(scores.effect) * len(PILOT) * len(items)
     return kept, (probed / n + n_scored * len(rows) * scores.effect.shape[1]) / n_cells
 
 
