@@ -53,7 +53,7 @@ class TextsDone:
         self._report(min(self._left, self._step))
         return scores
 
-    def heard(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor:
+    def receive(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor:
         """Stop nothing."""
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
