@@ -36,7 +36,7 @@ from steer.contrasts.prompts import OTHER_QUESTIONS
 from steer.distillation.lessons import Conditions
 from steer.evaluation.batches import Text, distance, drift, log_prob
 from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Steered
-from steer.evaluation.scoring import Nats, extra, score
+from steer.evaluation.scoring import Nats, extra, score, scored
 from steer.evaluation.written import (
     Writing,
     Written,
@@ -156,7 +156,7 @@ class Bench:
         }
 
     def _sums(self, texts: Sequence[Text], cell: Cell, measure: Any) -> Any:
-        return score(self.inner, texts, [cell], measure, allow_idle=True)[0]
+        return scored(self.inner, texts, [cell], measure).sums[0]
 
     def _decoded(self, written: Sequence[Written]) -> list[str]:
         return [self.inner.decode(one.own) for one in written]
