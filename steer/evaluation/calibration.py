@@ -47,10 +47,10 @@ MIDDLE = (0.45, 0.9)
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.25, 1.5)
 #: Answers that are written at each strength, and their tokens.
 ANSWERS, TOKENS = 8, 32
-#: An answer may cost the unsteered model so many nats per token more than its own do, and may repeat
-#: itself so much more, by the share of different bigrams. A greedy answer is the model's cheapest,
-#: and any other costs about 0.1 more; most that a system message asks for cost 0.15 to 0.5 more
-#: (docs/evidence.md).
+#: An answer may cost the unsteered model so many nats per token more than its own do, and may
+#: repeat itself so much more, by the share of different bigrams. A greedy answer is the model's
+#: cheapest, and any other costs about 0.1 more; most that a system message asks for cost 0.15 to
+#: 0.5 more (docs/evidence.md).
 MOST_NATS, MOST_REPEATED = 0.25, 0.15
 
 
