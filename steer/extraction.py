@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from steer.base.errors import InputError, SteerError
+from steer.base.errors import InputError, SiteError, SteerError
 from steer.base.processes import follows
 from steer.base.progress import Progress, silent
 from steer.contrasts import check, reading
@@ -28,7 +28,7 @@ from steer.resuming import run_key
 from steer.vectors.giveaways import Giveaways
 from steer.vectors.positions import Position
 from steer.vectors.provenance import SEVERAL, ContrastSummary, Read
-from steer.vectors.sites import Site, SiteName
+from steer.vectors.sites import Site, SiteName, listed
 from steer.vectors.vector import SteeringVector
 from steer.workers import Workers, once
 
@@ -159,7 +159,7 @@ def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
 
     Raises:
         InputError: a passage longer than the model takes, or without a token at a position.
-        SiteError: a layer or site that the model does not have.
+        SiteError: a layer or site that the model does not have, or sites of different widths.
         ModelError: the model has no chat template, or it refuses the messages.
     """
     sites = _sites(model, settings)
@@ -257,6 +257,7 @@ def _recording(
         n_negative=m,
         paired=contrasts.paired,
         records=msgspec.UNSET if plain else contrasts.records or msgspec.UNSET,
+        parts=model.hooks.parts.get(sites[0].name, msgspec.UNSET),
         format=1 if plain else 2,
         dtype=str(model.network.dtype).removeprefix("torch."),
     )
@@ -282,6 +283,11 @@ def _sites(model: Model, settings: ReadSettings) -> list[Site]:
         sites.update(dict.fromkeys(canonical if one_name else named))
     for site in sites:
         model.hooks.place(site)
+    if len({model.hooks.parts.get(site.name) for site in sites}) > 1:
+        raise SiteError(
+            f"activations of {listed(settings.sites)} have different widths",
+            hint="read them in separate runs",
+        )
     return list(sites)
 
 

@@ -48,8 +48,9 @@ def extract(
     ] = None,
     site: Annotated[
         str,
-        typer.Option(help="Such as attn_out or mlp_out."),
+        typer.Option(help="Such as attn_out, mlp_out, heads or router."),
     ] = "resid_post",
+    parts: options.PartsOption = None,
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does.")] = "",
@@ -121,6 +122,7 @@ def extract(
                 contrasts,
                 method=method,
                 site=site,
+                parts=parts,
                 layers=layers,
                 phrase=phrase,
                 questions=questions,
@@ -147,6 +149,7 @@ def extract(
         check_writable(keep, force=force)
     fit = FitSettings(
         name=name or path.stem,
+        keep=options.parts_to_keep(parts, sites),
         **options.fit_method(method),
         description=description,
         license=license,

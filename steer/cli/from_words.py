@@ -66,6 +66,7 @@ def settings_of(
     *,
     method: str,
     site: str,
+    parts: str | None,
     layers: str | None,
     phrase: str | None,
     questions: Path | None,
@@ -85,6 +86,7 @@ def settings_of(
     return MakeSettings(
         **options.fit_method(method),
         site=sites[0],
+        parts=options.parts_to_keep(parts, sites),
         layers=None if layers is None else parse_layers(layers),
         chat=True if contrasts.frame.chat else None,
         phrase=phrase,

@@ -325,6 +325,7 @@ class _Maker:
                 options=settings.options,
                 description=work.concept.description,
                 license=settings.license,
+                keep=settings.parts,
             ),
         )
         vector = extracted.best
@@ -336,8 +337,12 @@ class _Maker:
         metadata = msgspec.structs.replace(vector.metadata, contrast=contrast)
         work.vector = replace(vector, metadata=metadata)
         layers = settings.layers or _middle(self.model.n_layers)
+        share = len(layers)
+        if vector.metadata.parts is not None:
+            # Each head or expert was chosen for what it does itself, at its own layer.
+            layers, share = vector.metadata.recommended.layers, 1
         work.cells = [
-            Steer(work.vector, Coefficient(rounded(strength / len(layers))), layers)
+            Steer(work.vector, Coefficient(rounded(strength / share)), layers)
             for strength in settings.strengths
         ]
 

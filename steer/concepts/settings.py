@@ -8,6 +8,7 @@ from typing import Any
 from steer.base.errors import UsageError
 from steer.concepts.questions import Questions
 from steer.methods.method import Options
+from steer.vectors.parts import Part
 from steer.vectors.sites import SiteName
 
 #: Extra nats per token that steering may cost beyond the cost of the prompt.
@@ -23,7 +24,8 @@ class MakeSettings:
     method, options: as in `steer.fitting.fitting.FitSettings`. chat: whether conditions and
     questions go into the chat template; by default if there is one. phrase: a condition with `{}`
     for the pole. questions: instead of steer's own. train, choice and held_out: the number of
-    questions of each set. keep_condition: whether answers are recorded after their condition.
+    questions of each set. parts: of attention heads or experts, how many to keep, or which.
+    keep_condition: whether answers are recorded after their condition.
     layers: where the vector is added; by default in the upper middle of the model. strengths: the
     multiples to try, each divided among the layers.
     """
@@ -31,6 +33,7 @@ class MakeSettings:
     method: str = "mean_diff"
     options: Options = field(default_factory=dict)
     site: SiteName = "resid_post"
+    parts: int | tuple[Part, ...] | None = None
     layers: tuple[int, ...] | None = None
     chat: bool | None = None
     phrase: str | None = None

@@ -31,6 +31,7 @@ from steer.library.models import Model
 from steer.library.vectors import Vector
 from steer.methods.method import Value
 from steer.methods.registry import fit_methods, parse_method
+from steer.vectors.parts import parse_parts
 from steer.vectors.sites import site_name
 
 __all__ = [
@@ -62,6 +63,7 @@ def from_words(
     method: str = "mean_diff",
     options: Mapping[str, Value] | None = None,
     site: str = "resid_post",
+    parts: str | int | None = None,
     layers: Sequence[int] | None = None,
     chat: bool | None = None,
     phrase: str | None = None,
@@ -84,6 +86,7 @@ def from_words(
         method=fitted.name,
         options=fitted.settings(values | dict(options or {})),
         site=site_name(site),
+        parts=None if parts is None else parse_parts(str(parts)),
         layers=None if layers is None else tuple(layers),
         chat=chat,
         phrase=phrase,

@@ -62,6 +62,7 @@ from steer.monitoring.traces import Summary, Trace, summarise
 from steer.steering.readers import check_readers, hint
 from steer.steering.readouts import Readout, readouts
 from steer.steering.steers import check_all_fit
+from steer.vectors.parts import parse_parts
 from steer.vectors.positions import parse_list
 from steer.vectors.sites import parse_layers, site_name
 from steer.workers import InProcess
@@ -82,6 +83,7 @@ def extract(
     options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str = "resid_post",
+    parts: str | int | None = None,
     layers: int | str | Iterable[int] | None = None,
     name: str | None = None,
     description: str = "",
@@ -111,7 +113,8 @@ def extract(
     or pca (`steer extract --help` lists them), with options of its own: `probe:penalty=2`, or
     `options={"penalty": 2.0}`. positions: the tokens to read, such as `mean`, `last` or `-3:`.
     site: such as resid_post or mlp_out; several positions and sites, with commas, are compared, and
-    the one that separates held-out texts best is taken. chat: texts go into the model's chat
+    the one that separates held-out texts best is taken. parts: of the sites heads and router, how
+    many heads or experts to keep, or which, such as "12.3,14.0". chat: texts go into the model's chat
     template. keep: a file for the activations, for `fit`. calibrate: where the texts are a chat
     model's answers, have it answer a few questions at rising strengths; the vector then recommends
     the layers, and the strongest coefficient at which the model still writes its own language.
@@ -143,6 +146,7 @@ def extract(
             method=method,
             options=options,
             site=site,
+            parts=parts,
             layers=_layers(layers),
             chat=data.get("chat") or None,
             phrase=phrase,
@@ -159,7 +163,14 @@ def extract(
         workers,
         contrast,
         _read_settings(site, layers, positions),
-        _fit_settings(name or "vector", method, options, description=description, license=license),
+        _fit_settings(
+            name or "vector",
+            method,
+            options,
+            description=description,
+            license=license,
+            keep=None if parts is None else parse_parts(str(parts)),
+        ),
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
@@ -272,6 +283,7 @@ def fit(
     options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str | None = None,
+    parts: str | int | None = None,
     layers: int | str | Iterable[int] | None = None,
     name: str = "vector",
     description: str = "",
@@ -296,6 +308,7 @@ def fit(
         positions=None if positions is None else tuple(map(str, parse_list(positions))),
         description=description,
         license=license,
+        keep=None if parts is None else parse_parts(str(parts)),
     )
     if not isinstance(activations, Activations):
         with open_kept(Path(activations)) as opened:
@@ -879,6 +892,9 @@ def _options(settings: FitSettings) -> dict[str, Any]:
         "positions": None if settings.positions is None else ",".join(settings.positions),
         "site": None if settings.sites is None else ",".join(settings.sites),
         "layers": settings.layers,
+        "parts": ",".join(map(str, settings.keep))
+        if isinstance(settings.keep, tuple)
+        else settings.keep,
         "name": settings.name,
         "description": settings.description,
         "license": settings.license,

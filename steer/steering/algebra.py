@@ -124,7 +124,7 @@ def likenesses(vectors: Sequence[SteeringVector]) -> list[Likeness]:
 
 
 def _cosines(first: SteeringVector, second: SteeringVector) -> dict[int, float | None]:
-    if first.metadata.model.d_model != second.metadata.model.d_model:
+    if first.metadata.space != second.metadata.space:
         return {}
     if first.metadata.tokens or second.metadata.tokens:
         return {}

@@ -60,6 +60,7 @@ def collapse(
         license=license or (licenses.pop() if len(licenses) == 1 else ""),
         model=steers[0].vector.metadata.model,
         site=site,
+        parts=steers[0].vector.metadata.parts,
         layers=layers,
         rank=rank,
         method=Method(name="combine", combination=how),
@@ -136,7 +137,7 @@ def _direction(meeting: _Meeting) -> Directions:
 
 def _factors(meeting: _Meeting) -> tuple[Directions, Directions]:
     """`down` [k, d_model] and `up` [d_model, k] of all low-rank edits; k may be 0."""
-    width = meeting[0][0].vector.metadata.model.d_model
+    width = meeting[0][0].vector.metadata.width
     # By vector, so that one and its negative leave nothing at all.
     factors: dict[tuple[str, int], float] = {}
     vectors: dict[str, SteeringVector] = {}

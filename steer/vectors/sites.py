@@ -13,7 +13,7 @@ from typing import Literal
 from steer.base.errors import SiteError, UsageError
 from steer.base.text import listed as listed
 
-SiteName = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
+SiteName = Literal["resid_pre", "heads", "attn_out", "router", "mlp_out", "resid_post"]
 #: What writes to the residual stream.
 Part = Literal["embedding", "attention", "mlp"]
 
@@ -22,33 +22,39 @@ Part = Literal["embedding", "attention", "mlp"]
 class Place:
     """A place in a block.
 
-    help: one line. writer: whose weights an edit here can be baked into. modules: what Hugging Face
-    models call the module whose output it is; "" is the block. A forward reaches places in the
-    order of `PLACES`.
+    help: one line. writer: whose weights an edit here can be baked into, if any. modules: what
+    Hugging Face models call the module whose output it is; "" is the block. part: what the parts of
+    its activations are called; "" if they are in the residual stream's space, with its width. A
+    forward reaches places in the order of `PLACES`.
     """
 
     name: SiteName
     help: str
-    writer: Part
+    writer: Part | None
     modules: tuple[str, ...] = ()
+    part: str = ""
 
 
 PLACES: dict[SiteName, Place] = {
     place.name: place
     for place in (
         Place("resid_pre", "the residual stream before a layer", "embedding"),
+        Place("heads", "the outputs of a layer's attention heads", None, part="head"),
         Place(
             "attn_out",
             "what a layer's attention adds",
             "attention",
             ("self_attn", "attn", "attention", "self_attention"),
         ),
+        Place("router", "the logits by which a layer chooses experts", None, part="expert"),
         Place("mlp_out", "what a layer's MLP adds", "mlp", ("mlp", "feed_forward", "ffn")),
         # Nothing is between what the MLP writes and the end of the layer.
         Place("resid_post", "the residual stream after a layer", "mlp", ("",)),
     )
 }
 SITE_NAMES: tuple[SiteName, ...] = tuple(PLACES)
+#: Those in the space of the residual stream.
+STREAM_SITES = tuple(place.name for place in PLACES.values() if not place.part)
 #: Where a learned token stands: in the prompt, before the first layer.
 EMBEDDING: Literal["embedding"] = "embedding"
 #: Where the numbers of a vector file belong.
