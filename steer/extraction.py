@@ -115,7 +115,8 @@ def extract_each(
     reading.check_positions(contrasts, read.positions)
     for fit in fits:
         check_paired(fit_methods().named(fit.method), paired=contrasts.paired)
-    planned = once(workers, partial(plan, contrasts=contrasts, settings=read))
+    resumable = part is not None or keep is not None
+    planned = once(workers, partial(plan, contrasts=contrasts, settings=read, resumable=resumable))
     del contrasts  # the plan has their tokens, and the texts take much memory
     with _part(part, keep) as path:
         with progress("reading", len(planned.readings)) as advance:
@@ -154,8 +155,12 @@ def _part(part: Path | None, keep: Path | None) -> Iterator[Path]:
         target.replace(keep)
 
 
-def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
+def plan(
+    model: Model, contrasts: Contrasts, settings: ReadSettings, *, resumable: bool = True
+) -> Plan:
     """Plan a recording: the tokens of each passage, and the spans to read.
+
+    resumable: whether the recording gets the key of its run, for which every weight is read.
 
     Raises:
         InputError: a passage longer than the model takes, or without a token at a position.
@@ -176,9 +181,10 @@ def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
     readings = Readings(*tokens, positions, from_difference=from_difference)
     giveaways = check.giveaways(contrasts, tokens)
     recording = _recording(model, contrasts, positions, sites, giveaways)
-    # A recording that was begun with other weights, tokens or precision is not resumed.
-    run = run_key(model, msgspec.to_builtins(recording), _digest(readings))
-    recording = msgspec.structs.replace(recording, run=run)
+    if resumable:
+        # A recording that was begun with other weights, tokens or precision is not resumed.
+        run = run_key(model, msgspec.to_builtins(recording), _digest(readings))
+        recording = msgspec.structs.replace(recording, run=run)
     return Plan(recording, readings, model.describe())
 
 

@@ -39,6 +39,10 @@ def extract(
         typer.Option("-o", "--out", help="Default: vectors/NAME.safetensors."),
     ] = None,
     method: options.MethodOption = "mean_diff",
+    form: Annotated[
+        str | None,
+        typer.Option("--as", help="Of words: token, for an embedding written as <|NAME|>."),
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Keep the activations here, for steer fit.")
     ] = None,
@@ -69,6 +73,7 @@ def extract(
     \b
     steer extract "patient" "impatient" -m MODEL -o patient.safetensors
     steer extract "talks like a pirate" -m MODEL -o pirate.safetensors
+    steer extract "a pirate" -m MODEL --as token -o pirate.safetensors
     steer extract pairs.jsonl -m MODEL -o vectors/warm.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
         --texts texts.jsonl -o mood.safetensors
@@ -104,6 +109,7 @@ def extract(
             phrase=phrase,
             questions=questions,
             ray=cluster,
+            **{"as": form},
         )
         return
     if from_words.is_words(contrasts, against):
@@ -115,6 +121,26 @@ def extract(
             no_calibrate=no_calibrate,
             ray=cluster,
         )
+        if form is not None or from_words.is_distillation(method):
+            from_words.distill_words(
+                contrasts,
+                against,
+                form=form or "edit",
+                method=method,
+                site=site,
+                parts=parts,
+                layers=layers,
+                phrase=phrase,
+                questions=questions,
+                name=name,
+                description=description,
+                license=license,
+                out=out,
+                force=force,
+                json=json,
+                source=source,
+            )
+            return
         from_words.extract_words(
             contrasts,
             against,
@@ -137,7 +163,9 @@ def extract(
             source=source,
         )
         return
-    from_words.check_files(phrase=phrase, questions=questions, allow_weak=allow_weak)
+    from_words.check_files(
+        phrase=phrase, questions=questions, allow_weak=allow_weak, **{"as": form}
+    )
     typed_positions = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)

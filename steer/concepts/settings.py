@@ -11,8 +11,6 @@ from steer.methods.method import Options
 from steer.vectors.parts import Part
 from steer.vectors.sites import SiteName
 
-#: Extra nats per token that steering may cost beyond the cost of the prompt.
-BUDGET = 0.5
 #: The default layers, as shares of the depth: those with the most effect for their cost.
 MIDDLE = (0.45, 0.9)
 
@@ -46,7 +44,6 @@ class MakeSettings:
     seed: int = 0
     keep_condition: bool = True
     strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-    budget: float = BUDGET
     license: str = ""
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,9 +24,9 @@ from steer.base.errors import UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
 from steer.base.wording import worded
-from steer.concepts.concept import slug
+from steer.concepts.concept import Concept, check_phrase, condition, slug
 from steer.concepts.unembedding import from_tokens
-from steer.concepts.words import looks_like_file
+from steer.concepts.words import looks_like_file, understood
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
@@ -79,6 +79,7 @@ def extract(
     *,
     raises: str | Sequence[str] = (),
     lowers: str | Sequence[str] = (),
+    form: str = "edit",
     method: str = "mean_diff",
     options: Mapping[str, Value] | None = None,
     positions: str | None = None,
@@ -101,8 +102,9 @@ def extract(
     steer.extract(model, "patient", "impatient") and steer.extract(model, "talks like a weather
     forecaster") have the model answer everyday questions under both; a word that is the name of a
     file, or looks like a path, is a file. phrase: how a word becomes a condition, such as
-    "[mood: {}]". questions: what the model answers. allow_weak: of words, give a vector that is not
-    worth keeping, too.
+    "[mood: {}]". questions: what the model answers. form: `token` makes an embedding of the words
+    in place of a vector, and a method of `distill`, such as ridge, an edit. allow_weak: of words,
+    give a vector that is not worth keeping, too.
 
     raises, lowers: texts of one token each in place of contrasts; the vector makes them likelier or
     less likely, by the model's unembedding.
@@ -114,10 +116,11 @@ def extract(
     `options={"penalty": 2.0}`. positions: the tokens to read, such as `mean`, `last` or `-3:`.
     site: such as resid_post or mlp_out; several positions and sites, with commas, are compared, and
     the one that separates held-out texts best is taken. parts: of the sites heads and router, how
-    many heads or experts to keep, or which, such as "12.3,14.0". chat: texts go into the model's chat
-    template. keep: a file for the activations, for `fit`. calibrate: where the texts are a chat
-    model's answers, have it answer a few questions at rising strengths; the vector then recommends
-    the layers, and the strongest coefficient at which the model still writes its own language.
+    many heads or experts to keep, or which, such as "12.3,14.0". chat: texts go into the model's
+    chat template. keep: a file for the activations, for `fit`. calibrate: where the texts are a
+    chat model's answers, have it answer a few questions at rising strengths; the vector then
+    recommends the layers, and the strongest coefficient at which the model still writes its own
+    language.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -137,6 +140,22 @@ def extract(
         )  # fmt: skip
     if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
         _check_words(positions=positions, keep=keep, **data)
+        is_distilled = method.partition(":")[0] in {each.name for each in distill_methods()}
+        if form != "edit" or is_distilled:
+            understood_words = understood(contrasts, against, name=name).concept
+            return distill_concept(
+                model,
+                replace(understood_words, description=description or understood_words.description),
+                form=form,
+                method=method if is_distilled else None,
+                options=options,
+                layers=layers,
+                chat=data.get("chat") or None,
+                phrase=phrase,
+                questions=questions,
+                license=license,
+                progress=progress,
+            )
         return concepts.from_words(
             model,
             contrasts,
@@ -232,6 +251,36 @@ def make(
     shown = tuple(usual if prompts is None else prompts)
     samples = samples_of(model.inner, vector, shown, progress)
     return Made(vector.sealed(), described, shown, samples)
+
+
+def distill_concept(
+    model: Model,
+    concept: Concept,
+    *,
+    form: str = "edit",
+    method: str | None = None,
+    options: Mapping[str, Value] | None = None,
+    layers: int | str | Iterable[int] | None = None,
+    chat: bool | None = None,
+    phrase: str | None = None,
+    questions: Data | None = None,
+    license: str = "",
+    progress: Progress = silent,
+) -> Vector:
+    """An edit, or a token, that does what the condition of a concept's positive pole does, compared
+    with that of the negative one. The arguments are those of `distill`.
+
+    Raises:
+        UsageError, InputError, SiteError: as `distill`.
+    """
+    check_phrase(phrase)
+    in_chat = model.inner.template.exists if chat is None else chat
+    positive, negative = (condition(pole, chat=in_chat, phrase=phrase) for pole in concept.poles)
+    return distill(
+        model, positive, baseline=negative, prompts=questions, chat=in_chat, form=form,
+        method=method, options=options, layers=layers, name=concept.name,
+        description=concept.description, license=license, progress=progress,
+    )  # fmt: skip
 
 
 def _check_words(**options: Any) -> None:

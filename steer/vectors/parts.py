@@ -56,7 +56,7 @@ def parse_parts(text: str) -> int | tuple[Part, ...]:
         if not dot or not digits or max(len(layer), len(number)) > _MOST_DIGITS:
             raise UsageError(
                 f"{text!r} names no heads or experts",
-                hint="write how many to keep, such as 16, or which: LAYER.NUMBER, such as 12.3,14.0",
+                hint="write how many to keep, such as 16, or which: 12.3,14.0 (LAYER.NUMBER)",
             )
         parts.append(Part(int(layer), int(number)))
     return tuple(sorted(set(parts)))

@@ -23,7 +23,8 @@ class SteeringVector:
     """Raw (not normalised) vectors for one site at one or more layers, or low-rank edits.
 
     directions: float32 [n_layers_stored, width], in activation units; row i belongs to layer
-        `metadata.layers[i]`, and the width is d_model except at `heads` and `router`. Coefficient 1 moves the negative side's mean to the positive side's.
+        `metadata.layers[i]`. The width is d_model, except at `heads` and `router`. Coefficient 1
+        moves the negative side's mean to the positive side's.
     down, up: float32 [n_layers_stored, k, d_model] and [n_layers_stored, d_model, k] if
         `metadata.rank` is k > 0, else None. The edit is h + up (down h) + direction.
 
