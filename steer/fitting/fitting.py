@@ -179,7 +179,7 @@ def _recommend_parts(
     return Recommended(
         layers=tuple(row.layer for row in statistics),
         coefficient=1.0,
-        evidence=f"{format_parts(chosen)}: those that tell the sides apart best; no sweep was run",
+        evidence=f"all parts that were kept: {format_parts(chosen)}; no sweep was run",
     )
 
 
