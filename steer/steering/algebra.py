@@ -195,8 +195,8 @@ def _combined(
 def orthogonalised(vector: Array, others: Array) -> Array:
     """`vector` [d_model] without its projection on the span of `others` [n, d_model].
 
-    v - Q Q^T v, the residual of the least squares of v on the others. Done twice, against rounding (Giraud et al.
-    2005, "twice is enough").
+    v - Q Q^T v, the residual of the least squares of v on the others. Done twice, against rounding
+    (Giraud et al. 2005, "twice is enough").
     """
     if not len(others):
         return vector
