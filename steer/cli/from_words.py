@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -170,6 +170,7 @@ def distill_words(
     from steer.cli.distill import report_distilled
     from steer.concepts.concept import check_phrase
     from steer.concepts.words import understood
+    from steer.distillation.settings import Form
     from steer.library.models import Model
     from steer.library.tasks import distill_concept
     from steer.vectors import store
@@ -180,6 +181,8 @@ def distill_words(
             "--site and --parts go with methods that fit activations",
             hint="leave them out, or --as and this --method",
         )
+    if form not in get_args(Form):
+        raise UsageError(f"{form!r} is not a form of a prompt", hint="use --as edit or --as token")
     is_token = form == "token"
     if is_token and is_distillation(method):
         raise UsageError("a token has no --method", hint="leave --method or --as token out")

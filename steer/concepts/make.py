@@ -36,7 +36,7 @@ from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors.metadata import Recommended
 from steer.vectors.positions import Position
-from steer.vectors.sites import format_layers
+from steer.vectors.sites import Site, format_layers
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess
 
@@ -141,8 +141,14 @@ def make(
     """Make a vector of each concept, in order.
 
     If a concept fails, for example because the model ignores it, its report has the reason.
+
+    Raises:
+        SiteError: the model has no such site or layer.
     """
-    maker = _Maker(model, settings or MakeSettings(), progress)
+    settings = settings or MakeSettings()
+    for layer in settings.layers or _middle(model.n_layers)[-1:]:
+        model.hooks.place(Site(layer, settings.site))
+    maker = _Maker(model, settings, progress)
     rest = iter(concepts)
     while group := list(islice(rest, TOGETHER)):
         yield from maker.make(group)
