@@ -13,7 +13,7 @@ LAWS := tests/test_injection.py tests/test_watch.py tests/test_serving.py tests/
 	tests/test_hookmap.py tests/test_scoring.py tests/test_doctor.py
 NEWEST ?= transformers torch transformer-lens
 
-.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray test-page fuzz kills \
+.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray test-page test-clients fuzz kills \
 	test-newest test-newest-quick chat-model evidence-chat
 
 # Made again when what it is made from changes.
@@ -130,6 +130,22 @@ test-page: .venv-page/installed
 		p = s().start(); print(p.chromium.executable_path); p.stop()')}" \
 		.venv-page/bin/python -m pytest tests/test_page.py tests/test_page_browser.py
 
+# Clients of other programs on `steer serve`. inspect_ai needs a newer openai than the others allow.
+.venv-clients/installed: | install
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check openai langchain-openai \
+		llama-index-llms-openai-like 'lm-eval[api]' ollama
+	$(PYTHON) -m venv .venv-clients/inspect
+	.venv-clients/inspect/bin/python -m pip install --quiet --disable-pip-version-check inspect_ai openai
+	touch $@
+
+ifndef CLIENTS
+CLIENTS := $(CURDIR)/.venv-clients/bin/python:$(CURDIR)/.venv-clients/inspect/bin/python
+test-clients: .venv-clients/installed
+endif
+test-clients: install
+	STEER_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest tests/test_clients.py
+
 .venv-ray/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-ray
 	.venv-ray/bin/python -m pip install --quiet -c constraints.txt -e '.[ray]' pytest hypothesis
@@ -160,4 +176,4 @@ evidence-chat: chat-model
 	$(BIN)/python tests/benchmarks/evidence_chat.py $(CHAT_MODEL) $(EVIDENCE)
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-llama .venv-repeng .venv-vllm .venv-ray .venv-page .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-llama .venv-repeng .venv-vllm .venv-ray .venv-page .venv-clients .venv-rivals build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
         verify,
     )
     from steer.library.models import Conversation, FitWarning, Model, load, wrap
-    from steer.library.probing import ServerProbe, probe
+    from steer.library.servers import Driven, ServerProbe, drive, probe
     from steer.library.tasks import (
         ImportNote,
         Readings,
@@ -88,6 +88,7 @@ _PUBLIC = {
     "ContrastReport": "library.checks",
     "Conversation": "library.models",
     "Diagnosis": "library.checks",
+    "Driven": "library.servers",
     "Evaluation": "evaluation",
     "FileWarning": "library.files",
     "FitWarning": "library.models",
@@ -102,7 +103,7 @@ _PUBLIC = {
     "Progress": "base.progress",
     "Readings": "library.tasks",
     "Recipe": "steering.recipe",
-    "ServerProbe": "library.probing",
+    "ServerProbe": "library.servers",
     "SiteError": "base.errors",
     "Steer": "steering.steers",
     "SteerError": "base.errors",
@@ -124,6 +125,7 @@ _PUBLIC = {
     "discover": "library.concepts",
     "distill": "library.tasks",
     "doctor": "library.checks",
+    "drive": "library.servers",
     "evaluate": "library.tasks",
     "export": "library.tasks",
     "extract": "library.tasks",
@@ -135,7 +137,7 @@ _PUBLIC = {
     "monitor": "library.tasks",
     "new_key": "library.files",
     "parse": "library.vectors",
-    "probe": "library.probing",
+    "probe": "library.servers",
     "profile": "library.concepts",
     "pull": "library.files",
     "push": "library.files",
@@ -158,6 +160,7 @@ __all__ = [
     "ContrastReport",
     "Conversation",
     "Diagnosis",
+    "Driven",
     "Evaluation",
     "FileWarning",
     "FitWarning",
@@ -195,6 +198,7 @@ __all__ = [
     "discover",
     "distill",
     "doctor",
+    "drive",
     "evaluate",
     "export",
     "extract",

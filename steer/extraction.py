@@ -21,7 +21,7 @@ from steer.contrasts.overlap import sketch, texts_of
 from steer.contrasts.reading import Readings, Tokens
 from steer.fitting.activations import Activations, Recording, discard, resume
 from steer.fitting.fitting import FitSettings, best, fit_vectors
-from steer.hooks.record import Batch, Recorder, in_batches, readings_of
+from steer.hooks.record import ReadingBatch, Recorder, in_batches, readings_of
 from steer.methods.registry import check_paired, fit_methods
 from steer.models.model import Model
 from steer.resuming import run_key
@@ -168,15 +168,15 @@ def plan(
         ModelError: the model has no chat template, or it refuses the messages.
     """
     sites = _sites(model, settings)
-    wanted = settings.positions or (reading.default_position(contrasts),)
-    reading.check_positions(contrasts, wanted)
-    markers = [each.marker for each in wanted if each is not None and each.marker]
+    requested = settings.positions or (reading.default_position(contrasts),)
+    reading.check_positions(contrasts, requested)
+    markers = [each.marker for each in requested if each is not None and each.marker]
     tokens = (
         model.encode_passages(contrasts.positive, markers),
         model.encode_passages(contrasts.negative, markers),
     )
     _check_lengths(model, tokens)
-    positions = _expanded(wanted, tokens)
+    positions = _expanded(requested, tokens)
     from_difference = contrasts.paired and contrasts.kind != "conditions"
     readings = Readings(*tokens, positions, from_difference=from_difference)
     giveaways = check.giveaways(contrasts, tokens)
@@ -209,7 +209,7 @@ def record_contrasts(
         on_progress(int(done.sum()))
         divided = once(workers, partial(in_batches, readings=planned.readings))
         ahead = (
-            Batch.of(rows, planned.readings)
+            ReadingBatch.of(rows, planned.readings)
             for rows in divided
             if not done[readings_of(rows)].all()
         )
@@ -298,11 +298,11 @@ def _sites(model: Model, settings: ReadSettings) -> list[Site]:
 
 
 def _expanded(
-    wanted: Sequence[Position | None], tokens: tuple[Sequence[Tokens], Sequence[Tokens]]
+    requested: Sequence[Position | None], tokens: tuple[Sequence[Tokens], Sequence[Tokens]]
 ) -> list[Position]:
     """Positions, with `suffix` replaced by one for each token of the template's suffix."""
     positions: dict[Position, None] = {}
-    for position in wanted:
+    for position in requested:
         if position is None:
             n = min(map(reading.suffix_length, tokens))
             if n == 0:

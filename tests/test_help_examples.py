@@ -22,8 +22,8 @@ ELSEWHERE = re.compile(
 )
 #: Commands that take long, or wait for somebody, and which other tests run.
 LONG = {
-    "chat", "demo", "describe", "discover", "distill", "doctor", "eval", "pack", "probe", "serve",
-    "suite", "sweep", "ui",
+    "chat", "demo", "describe", "discover", "distill", "doctor", "drive", "eval", "pack", "probe",
+    "serve", "suite", "sweep", "ui",
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from steer.models import hookmap_cache as cached_maps
 from steer.models.hookmap import HookMap, HookPoint
 from steer.models.hookmap_cache import hook_map
 from steer.models.model import Model
-from steer.vectors.sites import PLACES, STREAM_SITES, Site, SiteName
+from steer.vectors.sites import SITE_KINDS, STREAM_SITES, Site, SiteName
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -397,7 +397,7 @@ def test_a_model_that_cannot_be_mapped_is_refused(
 
 
 def test_the_manual_lists_every_place() -> None:
-    lines = [f"| `{place.name}` | {place.help} |" for place in PLACES.values()]
+    lines = [f"| `{place.name}` | {place.help} |" for place in SITE_KINDS.values()]
     manual = Path(__file__).parents[1] / "docs" / "vectors.md"
     assert "\n".join(["| site | |", "|---|---|", *lines]) in manual.read_text()
-    assert set(PLACES) == set(get_args(SiteName))
+    assert set(SITE_KINDS) == set(get_args(SiteName))

@@ -214,7 +214,7 @@ def test_the_vector_is_the_difference_of_the_means(site: str) -> None:
     expected = np.zeros(model.identity.d_model)
     for sign, side in ((1, SOME.positive), (-1, SOME.negative)):
         for passage in side:
-            ids = torch.tensor([model.encode(passage.whole)])
+            ids = torch.tensor([model.encode(passage.full_text)])
             seen = capture(model, ids, torch.ones_like(ids), [Site(2, site)])[Site(2, site)]
             expected += sign * seen[0, 2:].mean(0).double().numpy() / len(side)
     row = vector.metadata.layers.index(Site(2, site).canonical.layer)

@@ -389,10 +389,22 @@ def test_hugging_face_has_what_other_clients_ask(served: Served) -> None:
         described = client.get("/openapi.json").json()
         assert "steer" in described["components"]["schemas"]["Chat"]["properties"]
         assert "http" not in client.get("/docs").text
+        assert {"/api/chat", "/api/tags", "/tokenizer_info"} <= set(described["paths"])
+        about = client.get("/tokenizer_info").json()
+        assert about["eos_token"] == model().tokenizer.eos_token
+        assert about["chat_template"] == model().tokenizer.chat_template
         options = {"num_predict": 12, "temperature": 0}
         raw = {"model": "pocket:joyful:latest", "prompt": PROMPTS[0], "raw": True}
         asked = client.post("/api/generate", json={**raw, "stream": False, "options": options})
         assert asked.json()["response"] == text
+        steering = {"watch": "joyful", "guard": "joyful>1e6", "cost": True}
+        told = client.post(
+            "/api/generate", json={**raw, "stream": False, "options": options, **steering}
+        ).json()["steer"]
+        body = {"model": "pocket:joyful", "prompt": PROMPTS[0], "max_tokens": 12, "temperature": 0}
+        (choice,) = client.post("/v1/completions", json={**body, **steering}).json()["choices"]
+        assert told == choice["steer"]
+        assert {"watched", "cost"} <= set(told)
         message = {"role": "user", "content": "Tell me a story about the sea."}
         chat = {"model": "pocket", "messages": [message], "options": options}
         lines = [json.loads(one) for one in client.post("/api/chat", json=chat).text.splitlines()]

@@ -413,6 +413,14 @@ def test_pages_of_other_sites_cannot_ask() -> None:
     assert status({"origin": "http://localhost"}) == 200  # its own page
     assert status({"origin": "http://evil.example"}, "OPTIONS") == 403
     asks = {"origin": "http://friend.example"}
+    wanted = "authorization, content-type, x-stainless-os"  # as OpenAI's client in a browser
+    first = ask(
+        behind(),
+        "OPTIONS",
+        "/v1/vectors",
+        headers={**asks, "access-control-request-headers": wanted},
+    )
+    assert first.headers["access-control-allow-headers"] == wanted
     for method, expected in (("OPTIONS", 204), ("GET", 200)):
         answer = ask(behind(), method, "/v1/vectors", headers=asks)
         assert answer.status_code == expected

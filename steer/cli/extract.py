@@ -1,4 +1,4 @@
-"""`steer extract`: contrasting texts to a vector file."""
+"""`steer extract`: make a vector from two words, from contrasting texts, or from tokens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def extract(
     *,
     contrasts: ContrastSource | TokenContrast,
     against: Annotated[
-        str | None, typer.Argument(metavar="AGAINST", help="A word, against the first.")
+        str | None, typer.Argument(metavar="AGAINST", help="The opposite word or words.")
     ] = None,
     phrase: from_words.PhraseOption = None,
     questions: from_words.QuestionsOption = None,
@@ -61,7 +61,7 @@ def extract(
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
     no_calibrate: Annotated[
         bool,
-        typer.Option("--no-calibrate", help="Of a chat: do not have the model try coefficients."),
+        typer.Option("--no-calibrate", help="Do not try strengths on a chat model."),
     ] = False,
     cluster: workers.Cluster | None,
     force: options.Force = False,
@@ -78,10 +78,10 @@ def extract(
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
         --texts texts.jsonl -o mood.safetensors
 
-    Of words, the model answers everyday questions itself, and held-out answers decide whether the
-    vector is worth keeping; a word is a file where a file has that name. Of a chat model's answers
-    the file recommends a strength that was tried. Positions: mean (of pairs, from where they
-    differ), last, first, -1, -3:, completion, after:WORD, suffix.
+    For words, the model answers everyday questions itself, and held-out answers decide whether the
+    vector works. A word that is also the name of a file is read as a file. If the texts are a chat
+    model's answers, several strengths are tried, and the file recommends one. Positions: mean (for
+    pairs, from where they differ), last, first, -1, -3:, completion, after:WORD, suffix.
     """
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
@@ -183,64 +183,60 @@ def extract(
         license=license,
     )
     contrast_set = contrast_options.read_contrasts(contrasts)
-    # Known before the model loads; `extraction.extract` checks the same for other callers.
+    # Checked here too, so that errors come before the model loads.
     check_positions(contrast_set, typed_positions)
     check_paired(fit_methods().named(fit.method), paired=contrast_set.paired)
 
     with workers.workers(cluster, source) as readers:
-        from steer import extraction
+        from steer.evaluation.calibration import extract_calibrated
+        from steer.extraction import ReadSettings
 
-        read = extraction.ReadSettings(sites, chosen_layers, typed_positions)
-        extracted = extraction.extract(
+        extracted = extract_calibrated(
             readers,
             contrast_set,
-            read,
+            ReadSettings(sites, chosen_layers, typed_positions),
             fit,
+            calibrate=not no_calibrate,
             part=_part(keep or path),
             keep=keep,
             progress=output.progress,
         )
-        calibration = None
-        if not no_calibrate:
-            from steer.evaluation.calibration import calibrated
-
-            calibration = calibrated(readers, contrast_set, extracted.best, output.progress)
     if keep is not None:
         output.note(
             f"kept the activations in {keep}; try:"
             f" steer fit {shlex.quote(str(keep))} --method lda -o lda.safetensors"
         )
-    if contrast_set.are_plain_answers and extracted.best.metadata.model.chat_template:
+    if contrast_set.are_plain_answers and extracted.vector.metadata.model.chat_template:
         output.note("answers to prompts were read as plain text; for a chat, add --chat")
-    best = extracted.best if calibration is None else calibration.vector
-    vectors = [store.write(path, best, force=force), *extracted.compared]
+    vectors = [store.write(path, extracted.vector, force=force), *extracted.compared]
     tables.report_vector(
         path,
         vectors,
         described=extracted.described,
         json=json,
         model=source.name,
-        calibration=calibration,
+        calibration=extracted.calibration,
     )
 
 
 def _part(target: Path) -> Path:
-    """Where a run that was killed left its activations, and the same command goes on."""
-    own = str(os.getpid()) if several() else ""  # all processes are to begin at the same place
-    return target.with_name(f"{target.name}.part{own}")
+    """The file of unfinished activations, from which the same command resumes a killed run."""
+    # With several processes, each starts afresh, so that all start at the same text.
+    suffix = str(os.getpid()) if several() else ""
+    return target.with_name(f"{target.name}.part{suffix}")
 
 
 def default_path(name: str | None, contrasts: str | None) -> Path:
-    """The file to write where none is named.
+    """The file to write if the user names none.
 
     Raises:
-        UsageError: there is no name to take for it.
+        UsageError: neither a name nor the file of contrasts gives a name.
     """
     from steer.base.errors import UsageError
     from steer.base.files import safe_name
     from steer.vectors.store import SUFFIX
 
-    # Of a dataset its own name; of stdin there is none.
+    # A dataset has a name of its own; stdin has none.
     stem = name or Path((contrasts or "").partition("@")[0]).stem.removeprefix("hf:")
     if not name and not (contrasts and safe_name(stem)):
         raise UsageError("no name for the vector", hint="pass -o FILE.safetensors or --name")

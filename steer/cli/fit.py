@@ -1,4 +1,4 @@
-"""`steer fit`: kept activations to another vector, without the model."""
+"""`steer fit`: fit a vector to activations that `steer extract --keep` wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def fit(
-    activations: Annotated[Path, typer.Argument(help="What `steer extract --keep` wrote.")],
+    activations: Annotated[Path, typer.Argument(help="The file of `steer extract --keep`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     method: options.MethodOption = "mean_diff",
     positions: Annotated[
@@ -34,7 +34,7 @@ def fit(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Make another vector from kept activations, without the model.
+    """Fit another vector to kept activations, without the model.
 
     \b
     steer fit acts.safetensors --method lda -o lda.safetensors

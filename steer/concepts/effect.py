@@ -199,12 +199,12 @@ def _packed(model: Model, rows: Sequence[Ending]) -> Tensor:
     readings = [Reading(ids, ((0, 1),)) for ids, _ in rows]
     hidden: dict[int, Tensor] = {}
     for batch in in_batches(model, readings):
-        given = inputs(model, readings, batch)
-        where = {} if given.positions is None else {"position_ids": given.positions}
+        arguments = inputs(model, readings, batch)
+        where = {} if arguments.positions is None else {"position_ids": arguments.positions}
         stream = model.body(
-            input_ids=given.ids, attention_mask=given.mask, use_cache=False, **where
+            input_ids=arguments.ids, attention_mask=arguments.mask, use_cache=False, **where
         )[0]
-        for index, (row, path) in zip(readings_of(batch), given.paths, strict=True):
+        for index, (row, path) in zip(readings_of(batch), arguments.paths, strict=True):
             ids, n = rows[index]
             columns = torch.from_numpy(path[len(ids) - n - 1 : len(ids) - 1])
             hidden[index] = stream[row, columns.to(stream.device)]

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from steer.base.errors import SteerError
+from steer.base.errors import InputError, SteerError
 from steer.base.intervals import Interval, plain
 from steer.base.progress import Progress, silent
 from steer.concepts import answers as answering
@@ -25,11 +25,11 @@ from steer.concepts.answers import Answer, Query
 from steer.concepts.concept import Concept, condition
 from steer.concepts.effect import Costs, Writer, costs, moves
 from steer.concepts.questions import Questions, everyday
-from steer.concepts.settings import MIDDLE, MakeSettings
+from steer.concepts.settings import MakeSettings
 from steer.contrasts.contrasts import Contrasts
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings, rounded
-from steer.generate.strength import is_coherent, strongest
+from steer.generate.strength import divided, is_coherent, middle_layers, strongest
 from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
@@ -132,6 +132,29 @@ def conditions_of(concept: Concept, *, chat: bool, phrase: str | None) -> tuple[
     return conditions[0], conditions[1]
 
 
+def make_one(
+    model: Model,
+    concept: Concept,
+    settings: MakeSettings,
+    *,
+    allow_weak: bool = False,
+    progress: Progress = silent,
+) -> tuple[SteeringVector, Report]:
+    """Make the vector of one concept. allow_weak: also return a vector that fails its checks.
+
+    Raises:
+        InputError: the concept does not work on the model.
+    """
+    [result] = make(model, [concept], settings, progress)
+    report = result.report
+    if result.vector is None or not (report.works or allow_weak):
+        raise InputError(
+            f"{concept.name} does not work on this model: {report.reason}",
+            hint=report.hint + ("; --allow-weak writes it anyway" if result.vector else ""),
+        )
+    return result.vector, report
+
+
 def make(
     model: Model,
     concepts: Iterable[Concept],
@@ -146,7 +169,7 @@ def make(
         SiteError: the model has no such site or layer.
     """
     settings = settings or MakeSettings()
-    for layer in settings.layers or _middle(model.n_layers)[-1:]:
+    for layer in settings.layers or model.hooks.layers(settings.site)[:1] or (0,):
         model.hooks.place(Site(layer, settings.site))
     maker = _Maker(model, settings, progress)
     rest = iter(concepts)
@@ -231,11 +254,13 @@ class _Maker:
             SteerError: it refuses or drops the condition, or there is no room.
         """
         question = work.questions.held_out[0]
-        both = [Query(one, question, self.chat).ids(self.model) for one in work.conditions]
+        both = [
+            Query(condition, question, self.chat).ids(self.model) for condition in work.conditions
+        ]
         every = (*work.questions.train, *work.questions.choice, *work.questions.held_out)
         longest = max(
-            len(Query(one, max(every, key=len), self.chat).ids(self.model))
-            for one in work.conditions
+            len(Query(condition, max(every, key=len), self.chat).ids(self.model))
+            for condition in work.conditions
         )
         context = self.model.context
         if context is not None and longest + self.settings.max_tokens + _SPARE > context:
@@ -321,14 +346,10 @@ class _Maker:
         )
         metadata = msgspec.structs.replace(vector.metadata, contrast=contrast)
         work.vector = replace(vector, metadata=metadata)
-        layers = settings.layers or _middle(self.model.n_layers)
-        share = len(layers)
-        if vector.metadata.parts is not None:
-            # Each head or expert was chosen for what it does itself, at its own layer.
-            layers, share = vector.metadata.recommended.layers, 1
+        layers = settings.layers or middle_layers(work.vector)
         work.cells = [
-            Steer(work.vector, Coefficient(rounded(strength / share)), layers)
-            for strength in settings.strengths
+            Steer(work.vector, Coefficient(coefficient), layers)
+            for coefficient in divided(work.vector, settings.strengths, layers)
         ]
 
     def contrasts(self, work: _Work) -> Contrasts:
@@ -392,7 +413,7 @@ class _Maker:
             self._report(work, texts)
 
     def _steered(
-        self, jobs: Sequence[tuple[_Work, Steer, Sequence[str]]], what: str
+        self, jobs: Sequence[tuple[_Work, Steer, Sequence[str]]], activity: str
     ) -> list[Answer]:
         queries: list[Query] = []
         steerings: list[tuple[Steer, ...]] = []
@@ -408,7 +429,7 @@ class _Maker:
             max_tokens=self.settings.max_tokens,
             temperature=self.settings.temperature,
             seed=self.settings.seed,
-            what=what,
+            activity=activity,
             progress=self.progress,
         )
 
@@ -473,7 +494,7 @@ class _Maker:
             "steered": texts,
         }
         return {
-            name: sum(pattern.search(one.text) is not None for one in side) / len(side)
+            name: sum(pattern.search(answer.text) is not None for answer in side) / len(side)
             for name, side in sides.items()
         }
 
@@ -506,9 +527,3 @@ def _recommending(
     )
     metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)
     return replace(vector, metadata=metadata)
-
-
-def _middle(n_layers: int) -> tuple[int, ...]:
-    """The layers of the upper middle of a model."""
-    low, high = (share * n_layers for share in MIDDLE)
-    return tuple(layer for layer in range(n_layers) if low <= layer < high) or (n_layers - 1,)

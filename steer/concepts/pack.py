@@ -94,7 +94,7 @@ class Pack:
         known = {entry.concept.name: entry for entry in self.entries}
         for name in names:
             if name not in known:
-                near = [one for one in known if name in one or one in name][:5]
+                near = [other for other in known if name in other or other in name][:5]
                 raise InputError(
                     f"{self.name} has no concept {name!r}",
                     hint=f"do you mean {', '.join(near)}?" if near else "see `steer pack check`",
@@ -167,7 +167,7 @@ def of(concepts: Sequence[Concept], name: str = "concepts") -> Pack:
     for concept in concepts:
         if not safe_name(concept.name):
             raise InputError(f"{concept.name[:60]!r} is not a name for a file")
-    entries = tuple(Entry(one, name, f"concept {n}") for n, one in enumerate(concepts, 1))
+    entries = tuple(Entry(concept, name, f"concept {n}") for n, concept in enumerate(concepts, 1))
     _check_names(entries)
     return Pack(name, name, "", entries)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from steer.base.errors import UsageError
 from steer.concepts.questions import Questions
-from steer.methods.method import Options
+from steer.methods.method import Options, Value
+from steer.methods.registry import fit_methods, parse_method
 from steer.vectors.parts import Part
-from steer.vectors.sites import SiteName
-
-#: The default layers, as shares of the depth: those with the most effect for their cost.
-MIDDLE = (0.45, 0.9)
+from steer.vectors.sites import SiteName, site_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,35 @@ class MakeSettings:
         for name, least in (("train", 2), ("choice", 2), ("held_out", 4), ("max_tokens", 4)):
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} is at least {least}")
+
+
+def make_settings(
+    method: str = "mean_diff",
+    options: Mapping[str, Value] | None = None,
+    *,
+    site: str = "resid_post",
+    layers: Sequence[int] | None = None,
+    questions: Sequence[str] | None = None,
+    **others: Any,
+) -> MakeSettings:
+    """Settings from what a user names.
+
+    method: also with options, as in `probe:penalty=2`. questions: to be divided into the three
+    sets. others: as in `MakeSettings`.
+
+    Raises:
+        UsageError: the method, one of its options, or the site does not exist.
+        InputError: there are too few questions.
+    """
+    known, values = parse_method(method, fit_methods())
+    return MakeSettings(
+        method=known.name,
+        options=known.settings(values | dict(options or {})),
+        site=site_name(site),
+        layers=None if layers is None else tuple(layers),
+        questions=None if questions is None else Questions.divided(questions),
+        **others,
+    )
 
 
 #: For packs of hundreds: fewer and shorter answers.

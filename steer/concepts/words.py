@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steer.base.errors import UsageError
 from steer.concepts import pack
-from steer.concepts.concept import Concept, concept_of, find
+from steer.concepts.concept import Concept, concept_of, find, slug
 
 #: File suffixes; an argument with one is a file, whether it exists or not.
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,11}")
@@ -22,6 +22,11 @@ class TokenContrast:
 
     raises: tuple[str, ...]
     lowers: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The default name of the vector."""
+        return slug(" ".join(self.raises or ("not", *self.lowers)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +71,6 @@ def understood(word: str, against: str | None = None, *, name: str | None = None
         return Understood(concept, f"{word!r} against {against!r}, as two words")
     shipped = find((entry.concept for entry in pack.everything()), word)
     if shipped is not None:
-        own = Concept(
-            name or shipped.name,
-            *shipped.poles,
-            description=shipped.description,
-            synonyms=shipped.synonyms,
-            questions=shipped.questions,
-            words=shipped.words,
-        )
-        return Understood(own, f"{word!r} as steer's own concept {shipped.name}: {own}")
+        concept = replace(shipped, name=name or shipped.name)
+        return Understood(concept, f"{word!r} as steer's own concept {shipped.name}: {concept}")
     return Understood(concept, f"{word!r} as a word, against the unchanged model")

@@ -121,10 +121,10 @@ def descend(
 
 
 def descended(
-    task: Objective[Item], edits: Edits, schedule: Schedule, what: str, progress: Progress
+    task: Objective[Item], edits: Edits, schedule: Schedule, activity: str, progress: Progress
 ) -> tuple[float, int]:
     """Run the descent; returns R of the best state, and its step."""
-    with progress(what, schedule.steps) as advance:
+    with progress(activity, schedule.steps) as advance:
 
         def on_step(recovered: float | None) -> None:
             advance(1, None if recovered is None else f"recovery {recovered:.2f}")

@@ -107,8 +107,8 @@ def _measured(
     """The vector of an edit, with its recovery and the cost of its texts."""
     edits = fitted.edits
     model, texts = task.model, task.texts
-    conditioned = [(one.conditioned, one.n) for one in texts.held_out]
-    baseline = [(one.baseline, one.n) for one in texts.held_out]
+    conditioned = [(lesson.conditioned, lesson.n) for lesson in texts.held_out]
+    baseline = [(lesson.baseline, lesson.n) for lesson in texts.held_out]
     vector = as_vector(
         model, settings, edits, (conditioned, baseline), texts.contrast, chat=texts.conditions.chat
     )
@@ -158,7 +158,7 @@ def fit_pairs(
         [(getattr(pair, side).baseline, getattr(pair, side).n) for pair in held_out]
         for side in ("positive", "negative")
     ]
-    before, after = (np.array(task.log_ratios(held_out, one)) for one in (None, edits))
+    before, after = (np.array(task.log_ratios(held_out, state)) for state in (None, edits))
     vector = as_vector(model, settings, edits, (rows[0], rows[1]), task.contrast, chat=task.chat)
     steer = Steer(vector, Coefficient(1.0), vector.metadata.layers, Scope(settings.scope))
     starts = [pair.positive for pair in held_out]

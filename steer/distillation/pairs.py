@@ -122,7 +122,7 @@ def _log_ratios(model: Model, pairs: Sequence[Pair], edits: Edits | None) -> Ten
             logits = picked_logits(model, rows)
     wanted = [token for row, n in rows for token in row[len(row) - n :]]
     costs = cross_entropy(logits, torch.tensor(wanted, device=logits.device), reduction="none")
-    sums = torch.stack([one.sum() for one in by_lesson(costs, lessons)])
+    sums = torch.stack([tokens.sum() for tokens in by_lesson(costs, lessons)])
     return sums[len(pairs) :] - sums[: len(pairs)]
 
 
@@ -149,7 +149,7 @@ def preference(model: Model, contrasts: Contrasts, settings: DistillSettings) ->
     pairs: list[Pair] = []
     prompts: list[Hashable] = []
     for a, b, passage in zip(positive, negative, contrasts.positive, strict=True):
-        first, second = (tuple(one.ids[: one.text_stop]) for one in (a, b))
+        first, second = (tuple(encoded.ids[: encoded.text_stop]) for encoded in (a, b))
         start = shared_prefix(first, second)
         if 0 < start < min(len(first), len(second)):
             cut = start + settings.max_tokens

@@ -107,8 +107,10 @@ class Task:
             written = rewritten(self.model, held_out, (), seed=seed)
             self._unsteered[seed] = nats_per_token(self.model, written)
             self._plain[seed] = [
-                Lesson((*one.conditioned[: len(one.conditioned) - one.n], *row[-n:]), row, n)
-                for one, (row, n) in zip(held_out, written, strict=True)
+                Lesson(
+                    (*lesson.conditioned[: len(lesson.conditioned) - lesson.n], *row[-n:]), row, n
+                )
+                for lesson, (row, n) in zip(held_out, written, strict=True)
                 if n
             ]
         return self._plain[seed]

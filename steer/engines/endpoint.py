@@ -1,15 +1,17 @@
-"""A client for an OpenAI-compatible server. No torch.
+"""Clients of running servers. No torch.
 
-Responses are not trusted: their size is limited, and only the needed JSON fields are read.
+`Server` sends JSON to any HTTP server; `Endpoint` speaks OpenAI's API. Responses are not trusted:
+their size is limited, and only the needed JSON fields are read.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -20,6 +22,8 @@ _MAX_BYTES = 10_000_000
 #: Seconds.
 _TIMEOUT = 120.0
 
+_Server = TypeVar("_Server", bound="Server")
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -29,8 +33,8 @@ class Answer:
     log_probs: tuple[float, ...] | None
 
 
-class Endpoint:
-    """A running server. url: with or without `/v1`.
+class Server:
+    """A running server that takes and gives JSON. url: its root, with or without `/v1`.
 
     Raises:
         UsageError: not an HTTP address.
@@ -39,12 +43,11 @@ class Endpoint:
     def __init__(self, url: str, *, api_key: str | None = None) -> None:
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"{url!r} is not an address", hint="write http://localhost:8000")
-        self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
+        self.url = url.rstrip("/").removesuffix("/v1")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.Client(timeout=_TIMEOUT, headers=headers)
-        self._gives_log_probs = True
 
-    def __enter__(self) -> Endpoint:
+    def __enter__(self: _Server) -> _Server:
         return self
 
     def __exit__(
@@ -55,54 +58,39 @@ class Endpoint:
     ) -> None:
         self._client.close()
 
-    def models(self) -> list[str]:
-        """Names of the models that the server offers.
-
-        Raises:
-            SteerError: the server cannot be reached, or lists no models.
-        """
-        listed = self._ask("GET", "/models", None).get("data")
-        if not isinstance(listed, list):
-            raise SteerError(f"{self.url}/models lists no models", hint="name one with --served")
-        names = [entry.get("id") for entry in listed if isinstance(entry, dict)]
-        return [name for name in names if isinstance(name, str)]
-
-    def complete(self, prompt: str, *, served: str, max_tokens: int, chat: bool = False) -> Answer:
-        """A greedy continuation of `prompt`; with `chat`, the answer to it as a user's message.
-
-        Raises:
-            SteerError: the server cannot be reached, refuses, or sends an invalid response.
-        """
-        path = "/chat/completions" if chat else "/completions"
-        text: dict[str, Any] = {"prompt": prompt}
-        wanted: dict[str, Any] = {"logprobs": 1}
-        if chat:
-            text = {"messages": [{"role": "user", "content": prompt}]}
-            wanted = {"logprobs": True}
-        body = {"model": served, **text, "max_tokens": max_tokens, "temperature": 0}
-        if self._gives_log_probs:
-            try:
-                return self._answer(self._ask("POST", path, body | wanted), chat=chat)
-            except _RefusedError:
-                self._gives_log_probs = False
-        return self._answer(self._ask("POST", path, body), chat=chat)
-
-    def _answer(self, response: dict[str, Any], *, chat: bool) -> Answer:
-        choice = (response.get("choices") or [None])[0]
-        try:
-            text = choice["message"]["content"] if chat else choice["text"]
-        except (KeyError, TypeError):
-            text = None
-        if not isinstance(text, str):
-            raise SteerError(f"{self.url} answered without a text: is it OpenAI-compatible?")
-        return Answer(text, _log_probs(choice.get("logprobs")))
-
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Send one request and return the JSON of the response.
 
         Raises:
-            _RefusedError: the server rejects the request as invalid.
+            RefusedError: the server rejects the request as invalid.
             SteerError: any other failure.
+        """
+        status, data = self._send(method, path, body)
+        where = self.url + path
+        if status in (400, 422):
+            raise RefusedError(f"{where} refuses: {_reason(data)}")
+        if status >= 400:
+            hint = "name its key with --api-key" if status in (401, 403) else None
+            raise SteerError(f"{where} answered {status}: {_reason(data)}", hint=hint)
+        content = _parsed(data)
+        if content is None:
+            raise SteerError(f"{where} answered, but not with JSON")
+        return content
+
+    def peek(self, path: str) -> tuple[int, Any]:
+        """The status of a GET request, and the JSON of the response; None if it is not JSON.
+
+        Raises:
+            SteerError: the server cannot be reached.
+        """
+        status, data = self._send("GET", path, None)
+        return status, _parsed(data)
+
+    def _send(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
+        """The status and the body of the response.
+
+        Raises:
+            SteerError: the server cannot be reached, or the response is too long.
         """
         try:
             with self._client.stream(method, self.url + path, json=body) as response:
@@ -116,23 +104,64 @@ class Endpoint:
                 f"cannot reach {self.url}: {str(error) or type(error).__name__}",
                 hint="is the server up, and the address right?",
             ) from None
-        if response.status_code in (400, 422):
-            raise _RefusedError(f"{self.url} refuses: {_reason(data)}")
-        if response.status_code >= 400:
-            hint = "name its key with --api-key" if response.status_code in (401, 403) else None
-            raise SteerError(
-                f"{self.url}{path} answered {response.status_code}: {_reason(data)}", hint=hint
-            )
+        return response.status_code, data
+
+
+class Endpoint(Server):
+    """A running OpenAI-compatible server. fields: put into the body of each completion request."""
+
+    def __init__(
+        self, url: str, *, api_key: str | None = None, fields: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(url, api_key=api_key)
+        self.fields = dict(fields or {})
+        self._gives_log_probs = True
+
+    def models(self) -> list[str]:
+        """Names of the models that the server offers.
+
+        Raises:
+            SteerError: the server cannot be reached, or lists no models.
+        """
+        answer = self.ask("GET", "/v1/models")
+        listed = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(listed, list):
+            raise SteerError(f"{self.url}/v1/models lists no models", hint="name one with --served")
+        names = [entry.get("id") for entry in listed if isinstance(entry, dict)]
+        return [name for name in names if isinstance(name, str)]
+
+    def complete(self, prompt: str, *, served: str, max_tokens: int, chat: bool = False) -> Answer:
+        """A greedy continuation of `prompt`; with `chat`, the answer to it as a user's message.
+
+        Raises:
+            SteerError: the server cannot be reached, refuses, or sends an invalid response.
+        """
+        path = "/v1/chat/completions" if chat else "/v1/completions"
+        text: dict[str, Any] = {"prompt": prompt}
+        wanted: dict[str, Any] = {"logprobs": 1}
+        if chat:
+            text = {"messages": [{"role": "user", "content": prompt}]}
+            wanted = {"logprobs": True}
+        body = {"model": served, **text, "max_tokens": max_tokens, "temperature": 0, **self.fields}
+        if self._gives_log_probs:
+            try:
+                return self._answer(self.ask("POST", path, body | wanted), chat=chat)
+            except RefusedError:
+                self._gives_log_probs = False
+        return self._answer(self.ask("POST", path, body), chat=chat)
+
+    def _answer(self, response: Any, *, chat: bool) -> Answer:
         try:
-            parsed = json.loads(data)
-        except (ValueError, RecursionError):
-            parsed = None
-        if not isinstance(parsed, dict):
-            raise SteerError(f"{self.url} answered, but not with a JSON object")
-        return parsed
+            choice = response["choices"][0]
+            text = choice["message"]["content"] if chat else choice["text"]
+        except (KeyError, IndexError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise SteerError(f"{self.url} answered without a text: is it OpenAI-compatible?")
+        return Answer(text, _log_probs(choice.get("logprobs")))
 
 
-class _RefusedError(SteerError):
+class RefusedError(SteerError):
     """The server does not support this request."""
 
 
@@ -149,6 +178,14 @@ def _log_probs(field: Any) -> tuple[float, ...] | None:
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
         return None
     return tuple(float(value) for value in values)
+
+
+def _parsed(data: bytes) -> Any:
+    """The JSON of a response; None if it is none."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _reason(data: bytes) -> str:

@@ -73,7 +73,7 @@ def encode(steers: Sequence[Steer], names: Mapping[SteeringVector, str]) -> str:
 
     Steers with coefficient 0 are left out; without any steer, the result is "".
     """
-    sent = [
+    messages = [
         Sent(
             vector=names[steer.vector],
             coefficient=steer.coefficient.value,
@@ -86,7 +86,7 @@ def encode(steers: Sequence[Steer], names: Mapping[SteeringVector, str]) -> str:
         for steer in steers
         if steer.coefficient.value
     ]
-    return msgspec.json.encode(sent).decode() if sent else ""
+    return msgspec.json.encode(messages).decode() if messages else ""
 
 
 def decode(text: str, vectors: Mapping[str, SteeringVector]) -> list[Steer]:

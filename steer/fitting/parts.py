@@ -18,7 +18,7 @@ from steer.fitting.activations import Activations
 from steer.fitting.fit import N_FOLDS, Array, Mask, auc, can_hold_out, folds
 from steer.methods.builtin.probe import compute
 from steer.vectors.parts import Part, Parts
-from steer.vectors.sites import PLACES
+from steer.vectors.sites import SITE_KINDS
 
 #: The share of parts that is kept by default: about that of Li et al. 2023, 48 of 1,024 heads.
 SHARE = 1 / 20
@@ -57,7 +57,7 @@ def _named(
     column_of = {recording.columns[column][1].layer: column for column in columns}
     chosen: dict[int, list[int]] = {}
     for part in keep:
-        name = PLACES[recording.sites[0].name].part
+        name = SITE_KINDS[recording.sites[0].name].part
         if part.layer not in column_of:
             raise SiteError(f"{name} {part} is at a layer that was not recorded")
         if part.number >= parts.n:

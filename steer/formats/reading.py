@@ -39,18 +39,18 @@ class Found:
     @property
     def assumed(self) -> str:
         """One line for the user: the assumption about layers, and the op of the file."""
-        here = f"layer here = number there {self.offset:+d}" if self.offset else "same numbers"
+        layers = f"layer here = number there {self.offset:+d}" if self.offset else "same numbers"
         same = self.offset == self.imported.shift
-        why = self.imported.convention if same else "--layer-offset"
+        basis = self.imported.convention if same else "--layer-offset"
         does = "" if self.imported.op == "add" else f"; {self._does}"
-        return f"read as {self.format.name}: {why} ({here}){does}"
+        return f"read as {self.format.name}: {basis} ({layers}){does}"
 
     @property
     def _does(self) -> str:
         """The effect of `-v NAME`, if it is not a plain addition."""
         share = self.imported.coefficient
-        much = "" if share == 1 else f" ×{share:g}"
-        return f"-v NAME is to {self.imported.op}{much} at {self.imported.site}"
+        factor = "" if share == 1 else f" ×{share:g}"
+        return f"-v NAME is to {self.imported.op}{factor} at {self.imported.site}"
 
 
 def check(path: Path, options: Options) -> None:
@@ -246,13 +246,13 @@ def steering_vector(
     return vector if model is None else bind(vector, model)
 
 
-def _side(imported: Imported, number: int, which: int) -> Spread | None:
-    """Where the file's own units are 0 (the negative side) or 1, if it has such; half a unit is the
-    spread of either."""
+def _side(imported: Imported, number: int, side: int) -> Spread | None:
+    """The projection of one side: side 0 is at 0 and side 1 at 1 in the units of the file, if it
+    has units; the standard deviation of both is half a unit."""
     if number not in imported.sides:
         return None
     sides = imported.sides[number]
-    return Spread(mean=sides[which], std=abs(sides[1] - sides[0]) / 2)
+    return Spread(mean=sides[side], std=abs(sides[1] - sides[0]) / 2)
 
 
 def _effect(imported: Imported, number: int) -> float:

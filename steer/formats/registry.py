@@ -55,10 +55,10 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """How a format is written.
+    """Writes a format.
 
-    write: gives the bytes, the same for the same arguments; raises VectorError for contents that
-        the format cannot hold. ops: names of the ops that it can hold. sites: where they may act.
+    write: returns the bytes, the same for the same arguments; raises VectorError for contents that
+        the format cannot express. ops, sites: names of the ops and sites that it can express.
     default: whether files with this suffix are written in this format unless the user names one.
     use: how to use the file, with OUT for its name.
     """

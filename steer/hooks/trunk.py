@@ -102,9 +102,9 @@ def sparing(model: Model, columns: Tensor) -> Iterator[None]:
 
     def spared(hidden: Tensor, *args: Any, **keywords: Any) -> Tensor:
         output: Tensor = own(hidden[:, columns.to(hidden.device)], *args, **keywords)
-        whole = output.new_zeros((*hidden.shape[:2], output.shape[-1]))
-        whole[:, columns.to(output.device)] = output
-        return whole
+        full = output.new_zeros((*hidden.shape[:2], output.shape[-1]))
+        full[:, columns.to(output.device)] = output
+        return full
 
     restore = replaced(module, spared)
     try:

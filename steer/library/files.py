@@ -199,8 +199,8 @@ def sign(reference: Reference, key: Reference) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How alike vectors are. likenesses: cosines of each two, by their index; obstacles: why they
-    cannot be combined, empty where they can."""
+    """A comparison of vectors. likenesses: cosines of each pair, by index; obstacles: the reasons
+    why the vectors cannot be combined, empty if they can."""
 
     names: tuple[str, ...]
     vectors: tuple[Vector, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from steer import __version__
 from steer.serving.batching import Event
 from steer.serving.errors import RequestError
-from steer.serving.responses import End
+from steer.serving.responses import End, Token, choice_steering
 from steer.serving.service import BODY, LOG, STEERING, Service, Work, collected, lines
 
 _Json = dict[str, Any]
@@ -57,7 +57,9 @@ def add_routes(app: FastAPI, service: Service, created: int) -> None:
             "digest": identity.fingerprint,
             "details": {"format": "safetensors", "family": identity.architecture},
         }
-        return JSONResponse({"models": [{"name": one, "model": one, **about} for one in names]})
+        return JSONResponse(
+            {"models": [{"name": model_name, "model": model_name, **about} for model_name in names]}
+        )
 
     @app.post("/api/chat")
     async def chat(request: Request) -> Response:
@@ -104,10 +106,10 @@ def _translated(body: Mapping[str, Any], own: str) -> _Json:
             request[name] = value
     if own == "messages":
         request[own] = [
-            {key: value for key, value in one.items() if key != "thinking"}
-            if isinstance(one, dict)
-            else one
-            for one in body.get("messages") or ()
+            {key: value for key, value in message.items() if key != "thinking"}
+            if isinstance(message, dict)
+            else message
+            for message in body.get("messages") or ()
         ]
     return request
 
@@ -121,38 +123,42 @@ async def _answered(request: Request, service: Service, body: _Json, field: str)
         work = await service.prepare_completion({"n_predict": -1} | body, steering)
     job, _ = service.begin(work, steering)
     began, n_prompt = time.monotonic(), sum(map(len, work.prompts))
+    watched = [str(readout) for readout in steering.watched]
 
-    def as_json(event: Event | None, text: str) -> _Json:
+    def as_json(text: str, tokens: Sequence[Token], end: End | None) -> _Json:
         content: _Json = {"response": text}
         if field == "message":
             content = {"message": {"role": "assistant", "content": text}}
         answer = {"model": service.served, "created_at": _time(time.time()), **content}
-        if not isinstance(event, End):
-            return answer | {"done": False}
+        steered = choice_steering(watched, tokens, end)
+        if end is None:
+            return answer | {"done": False} | ({"steer": steered} if steered else {})
         nanoseconds = int((time.monotonic() - began) * 1e9)
-        own = {"idle": list(event.idle), "notes": work.notes}
-        own = {name: value for name, value in own.items() if value}
+        steered |= {"notes": work.notes} if work.notes else {}
         return answer | {
             "done": True,
-            "done_reason": event.finish,
+            "done_reason": end.finish,
             "total_duration": nanoseconds,
             "prompt_eval_count": n_prompt,
-            "eval_count": event.n_tokens,
+            "eval_count": end.n_tokens,
             "eval_duration": nanoseconds,
-            **({"steer": own} if own else {}),
+            **({"steer": steered} if steered else {}),
         }
 
     def line(event: Event) -> str:
-        return json.dumps(as_json(event, "" if isinstance(event, End) else event.text)) + "\n"
+        if isinstance(event, End):
+            return json.dumps(as_json("", (), event)) + "\n"
+        return json.dumps(as_json(event.text, event.tokens, None)) + "\n"
 
     if work.params.stream:
-        pieces = lines(job, line, _error_line, log, n_prompt)
-        return StreamingResponse(pieces, media_type="application/x-ndjson")
+        stream = lines(job, line, _error_line, log, n_prompt)
+        return StreamingResponse(stream, media_type="application/x-ndjson")
     events = await collected(request, job)
-    text = "".join(one.text for one in events if not isinstance(one, End))
-    (end,) = (one for one in events if isinstance(one, End))
+    pieces = [event for event in events if not isinstance(event, End)]
+    (end,) = (event for event in events if isinstance(event, End))
     log.append(f"{n_prompt}+{end.n_tokens} tokens")
-    return JSONResponse(as_json(end, text))
+    tokens = [token for piece in pieces for token in piece.tokens]
+    return JSONResponse(as_json("".join(piece.text for piece in pieces), tokens, end))
 
 
 def _error_line(refusal: RequestError) -> str:

@@ -55,9 +55,14 @@ _PATHS: list[tuple[str, str, str, type | None]] = [
     ("post", "/v1/chat/completions", "Answer messages.", requests.Chat),
     ("post", "/v1/completions", "Continue a text.", requests.Completion),
     ("get", "/v1/models", "The model, alone and with each vector and recipe.", None),
+    ("get", "/v1/models/{id}", "One of these.", None),
     ("get", "/v1/vectors", "The vectors that requests can name in `steer`.", None),
     ("post", "/tokenize", "Token ids of a text or of messages.", requests.Tokenize),
     ("post", "/detokenize", "The text of token ids.", requests.Detokenize),
+    ("get", "/tokenizer_info", "Special tokens, and the chat template.", None),
+    ("post", "/api/chat", "Answer messages, as Ollama does.", None),
+    ("post", "/api/generate", "Answer a prompt, as Ollama does.", None),
+    ("get", "/api/tags", "The models, as Ollama lists them.", None),
     ("get", "/health", "Whether the server is up.", None),
     ("get", "/metrics", "Counters, for Prometheus.", None),
 ]
@@ -112,17 +117,17 @@ def openapi() -> dict[str, Any]:
         schemas[kind.__name__]["properties"] |= steering
     paths: dict[str, Any] = {}
     for method, path, summary, body in _PATHS:
-        one: dict[str, Any] = {
+        operation: dict[str, Any] = {
             "summary": summary,
             "responses": {"200": {"description": "The answer"}},
         }
         if body is not None:
             schema = {"$ref": f"#/components/schemas/{body.__name__}"}
-            one["requestBody"] = {
+            operation["requestBody"] = {
                 "required": True,
                 "content": {"application/json": {"schema": schema}},
             }
-        paths[path] = {method: one}
+        paths[path] = {method: operation}
     return {
         "openapi": "3.1.0",
         "info": {"title": "steer", "version": __version__},

@@ -90,12 +90,16 @@ class Answer:
         """The number of new tokens of all finished choices."""
         return self._n_new
 
-    def whole(self, events: Sequence[Piece | End]) -> _Json:
+    def complete(self, events: Sequence[Piece | End]) -> _Json:
         """The complete answer, from all events."""
-        ends = sorted((one for one in events if isinstance(one, End)), key=lambda one: one.choice)
+        ends = sorted(
+            (event for event in events if isinstance(event, End)), key=lambda event: event.choice
+        )
         choices = []
         for end in ends:
-            own = [one for one in events if isinstance(one, Piece) and one.choice == end.choice]
+            own = [
+                event for event in events if isinstance(event, Piece) and event.choice == end.choice
+            ]
             text = "".join(piece.text for piece in own)
             tokens = [token for piece in own for token in piece.tokens]
             content: _Json = {"text": text}
@@ -169,19 +173,11 @@ class Answer:
         }
         if self.token_ids:
             choice["token_ids"] = [token.id for token in tokens]
-        own: _Json = {}
-        if self.watched and tokens:
-            columns = zip(*(token.watched for token in tokens), strict=True)
-            own["tokens"] = [token.text for token in tokens]
-            own["watched"] = dict(zip(self.watched, map(list, columns), strict=True))
         if end is not None:
             self._n_new += end.n_tokens
             self._idle.append(end.idle)
-            own |= {"gates": [asdict(one) for one in end.gates]} if end.gates else {}
-            own |= {"trips": [asdict(one) for one in end.trips]} if end.trips else {}
-            own |= {"idle": list(end.idle)} if end.idle else {}
-            own |= {"cost": asdict(end.cost)} if end.cost else {}
-        return choice | ({"steer": own} if own else {})
+        steering = choice_steering(self.watched, tokens, end)
+        return choice | ({"steer": steering} if steering else {})
 
     def _plain(self, index: int, tokens: Sequence[Token]) -> _Json:
         offsets = []
@@ -209,7 +205,7 @@ class Answer:
     def _for_chat(self, tokens: Sequence[Token]) -> _Json:
         content = [
             self._entry(token.id, token.text, token.log_prob)
-            | {"top_logprobs": [self._entry(*one) for one in token.top]}
+            | {"top_logprobs": [self._entry(*alternative) for alternative in token.top]}
             for token in tokens
         ]
         return {"content": content, "refusal": None}
@@ -217,6 +213,23 @@ class Answer:
     def _entry(self, token: int, text: str, log_prob: float | None) -> _Json:
         entry: _Json = {"token": text, "logprob": log_prob, "bytes": list(text.encode())}
         return entry | ({"id": token} if self.token_ids else {})
+
+
+def choice_steering(watched: Sequence[str], tokens: Sequence[Token], end: End | None) -> _Json:
+    """What is told of the steering of a choice: the projections of its tokens, and at its end what
+    gates and guards did, which steers were idle, and the cost. watched: names of the projections.
+    """
+    content: _Json = {}
+    if watched and tokens:
+        columns = zip(*(token.watched for token in tokens), strict=True)
+        content["tokens"] = [token.text for token in tokens]
+        content["watched"] = dict(zip(watched, map(list, columns), strict=True))
+    if end is not None:
+        content |= {"gates": [asdict(gate) for gate in end.gates]} if end.gates else {}
+        content |= {"trips": [asdict(trip) for trip in end.trips]} if end.trips else {}
+        content |= {"idle": list(end.idle)} if end.idle else {}
+        content |= {"cost": asdict(end.cost)} if end.cost else {}
+    return content
 
 
 def sse(content: _Json) -> str:

@@ -28,18 +28,18 @@ class Fetched:
 
 
 def find(reference: str, note: Callable[[str], None] = lambda text: None) -> Path:
-    """As `store.find`, and addresses too, which are fetched.
+    """The file of a reference, like `store.find`; vectors at addresses are fetched.
 
-    note: gets where an address was fetched from, and whether a name also stands for a file in the
-    folder at hand, which it does not mean.
+    note: called with the origin of a fetched vector, and if the current folder has a file of the
+    same name, which the reference does not mean.
 
     Raises:
         SteerError: there is no such vector, or its place does not answer.
     """
     if not is_url(reference):
-        path, here = store.find(reference), Path(f"{reference}{SUFFIX}")
-        if here.parent == Path() and path.parent not in (Path(), here.parent) and here.is_file():
-            note(f"{reference} is {path}; for {here} write ./{reference}")
+        path, local = store.find(reference), Path(f"{reference}{SUFFIX}")
+        if local.parent == Path() and path.parent not in (Path(), local.parent) and local.is_file():
+            note(f"{reference} is {path}; for {local} write ./{reference}")
         return path
     address = parse_vector(reference)
     fetched = fetch(address)

@@ -24,7 +24,7 @@ from steer.vectors.provenance import (
     Unit,
 )
 from steer.vectors.record import Record, finite
-from steer.vectors.sites import EMBEDDING, PLACES, SiteName, VectorSite, format_layers
+from steer.vectors.sites import EMBEDDING, SITE_KINDS, SiteName, VectorSite, format_layers
 
 FORMAT = 1
 #: The first release that reads `FORMAT`. Older releases read it and name the release to install.
@@ -156,7 +156,7 @@ class Metadata(Record, frozen=True):
     def __post_init__(self) -> None:
         if not 0 <= self.rank <= self.width:
             raise ValueError(f"rank is outside 0-{self.width}")
-        if (self.parts is not None) != bool(self.site != EMBEDDING and PLACES[self.site].part):
+        if (self.parts is not None) != bool(self.site != EMBEDDING and SITE_KINDS[self.site].part):
             raise ValueError(f"{self.site} has no such parts")
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise ValueError("layers are not a rising list")

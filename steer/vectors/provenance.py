@@ -273,10 +273,10 @@ class ContrastSummary(Record, frozen=True):
         return self.n_negative is msgspec.UNSET
 
     def __str__(self) -> str:
-        things = _COUNTED.get(self.kind, self.kind)
+        items = _COUNTED.get(self.kind, self.kind)
         if self.n_negative is not msgspec.UNSET:
-            return f"{self.n} and {self.n_negative} {things}"
-        return f"{self.n} {things.removesuffix('s') if self.n == 1 else things}"
+            return f"{self.n} and {self.n_negative} {items}"
+        return f"{self.n} {items.removesuffix('s') if self.n == 1 else items}"
 
 
 _COUNTED = {"choice": "choices", "condition": "texts", "unpaired": "unpaired texts"}

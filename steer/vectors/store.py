@@ -302,10 +302,10 @@ def find(reference: str) -> Path:
             candidate = folder / (reference + SUFFIX)
             if candidate.is_file():
                 return candidate
-    here = Path(reference + SUFFIX)
+    local = Path(reference + SUFFIX)
     with reported(path):
-        shipped = SHIPPED / here
-        if here.is_file():
+        shipped = SHIPPED / local
+        if local.is_file():
             hint = f"for the file in this folder write ./{reference}"
         elif shipped.is_file():
             return shipped

@@ -1,0 +1,1 @@
+"""Our drivers of engines, a module each."""

@@ -1,0 +1,45 @@
+"""vllm-lens: a plugin of vLLM that adds the vectors of a request.
+
+    {"vllm_xargs": {"apply_steering_vectors": "[VECTOR]"}}    in the body; the list is JSON as text
+
+The engine holds no steering. (Its hooks for all requests are pickled code, which is not sent.)
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from steer.engines.driving import Driver, Outcome, Steering, packed
+from steer.engines.endpoint import Server
+
+
+def _steer(server: Server, steering: Steering) -> Outcome:
+    layers, table = packed(steering.everywhere)
+    vector = {
+        "activations": {
+            "data": base64.b64encode(table.tobytes()).decode(),
+            "dtype": "float32",
+            "original_dtype": "torch.float32",
+            "shape": list(table.shape),
+        },
+        "layer_indices": layers,
+        "scale": 1.0,
+        "norm_match": False,
+        "position_indices": None,
+    }
+    return Outcome({"vllm_xargs": {"apply_steering_vectors": json.dumps([vector])}})
+
+
+def _detect(server: Server) -> bool:
+    # Only POST is allowed there; a vLLM without the plugin does not have the path.
+    return server.peek("/v1/hooks/register")[0] == 405
+
+
+DRIVER = Driver(
+    name="vllm-lens",
+    title="vllm-lens",
+    help="vllm serve where the package vllm-lens is installed",
+    steer=_steer,
+    detect=_detect,
+)

@@ -1,0 +1,200 @@
+"""Running servers: steer them, and test whether they are steered."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steer.base.errors import SteerError, UsageError
+from steer.base.files import check_writable, write_atomic
+from steer.base.progress import Progress, silent
+from steer.engines import driving
+from steer.engines import probe as probing
+from steer.engines.driving import Driver
+from steer.engines.endpoint import Endpoint, Server
+from steer.engines.probe import Probe
+from steer.library.models import FitWarning, Model
+from steer.library.vectors import Steers, as_steers, html_table
+from steer.models import model as models
+from steer.steering.steers import check_all_fit
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProbe:
+    """A comparison of a server's answers with those of hooks in this process.
+
+    `answers.verdict` is `steered`, `other` (steered at another strength: `answers.multiple` times),
+    `unsteered`, `neither` or `unclear`.
+    """
+
+    url: str
+    served: str
+    steers: tuple[str, ...]
+    answers: Probe
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the keys of `steer probe --json`; distances are nats a token."""
+        distances = self.answers.distances
+        names = ("to_steered", "to_unsteered", "between")
+        return {
+            "verdict": self.answers.verdict,
+            "multiple": self.answers.multiple,
+            "url": self.url,
+            "served": self.served,
+            "steers": list(self.steers),
+            "nats": dict(zip(names, distances, strict=True)) if distances else None,
+            "prompts": [asdict(row) for row in self.answers.prompts],
+        }
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (row.prompt, row.agrees, row.to_steered, row.to_unsteered)
+            for row in self.answers.prompts
+        ]
+        caption = f"{self.served} at {self.url}: {self.answers.verdict}"
+        return html_table(caption, ("prompt", "agrees", "to steered", "to unsteered"), rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Driven:
+    """An engine with steering of its own, and how it steers now.
+
+    engine: the name of its driver. takes, refuses: which steers it takes, and does not. steers:
+    those that were set; None if nothing was changed. fields: for the body of each request that is
+    to be steered, if the engine holds no steering itself. notes: what else to know.
+    """
+
+    url: str
+    engine: str
+    takes: str
+    refuses: tuple[str, ...]
+    steers: tuple[str, ...] | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the keys of `steer drive --json`."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def drive(
+    url: str,
+    steers: Steers | None = None,
+    *,
+    engine: str | None = None,
+    clear: bool = False,
+    out: str | Path | None = None,
+    force: bool = False,
+    api_key: str | None = None,
+) -> Driven:
+    """Steer a running server with the steering that its engine has, in place of what it had.
+
+    Without steers it only says which engine it is and what that takes; `clear` ends its steering.
+    engine: such as `ik_llama.cpp`, by default recognised. out: where to write the vector for an
+    engine that reads a file (by default a temporary one), or the fields of requests as JSON; force:
+    also over a file. `probe` then shows whether it acts.
+
+    Raises:
+        UsageError: `url` is no address, there is no such engine, or it does not take a steer.
+        SteerError: the server cannot be reached, refuses, or has no steering that is known.
+    """
+    chosen = as_steers(steers) if steers is not None else ()
+    if clear and chosen:
+        raise UsageError("clear ends all steering: it takes no steers", hint="do one of the two")
+    with Server(url, api_key=api_key) as server:
+        driver = driving.find(server, engine)
+        known = (server.url, driver.name, driver.takes, driver.refuses)
+        if not chosen and not clear:
+            return Driven(*known)
+        path = None if out is None else Path(out)
+        if path is not None:
+            _check_out(driver, path, force=force)
+        outcome = driving.drive(server, driver, chosen, path if driver.reads_file else None)
+        if path is not None and not driver.reads_file:
+            write_atomic(path, json.dumps(dict(outcome.fields)).encode() + b"\n", force=True)
+        return Driven(*known, tuple(map(str, chosen)), dict(outcome.fields), outcome.notes)
+
+
+def _check_out(driver: Driver, path: Path, *, force: bool) -> None:
+    """Check that there is something to write, and that it can be written.
+
+    Raises:
+        UsageError: the engine reads no file, and its requests need no fields.
+        SteerError: the file cannot be written.
+    """
+    if driver.clear is not None and not driver.reads_file:
+        raise UsageError(
+            f"{driver.title} is sent the vector itself, and reads no file", hint="leave --out out"
+        )
+    check_writable(path, force=force)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, FitWarning, stacklevel=3)
+
+
+def probe(
+    url: str,
+    model: Model | Callable[[], models.Model],
+    steers: Steers,
+    *,
+    prompts: Sequence[str] | None = None,
+    chat: bool = False,
+    max_tokens: int = 16,
+    served: str | None = None,
+    api_key: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+    allow_other_model: bool = False,
+    progress: Progress = silent,
+    warn: Callable[[str], None] = _warn,
+) -> ServerProbe:
+    """Test whether an OpenAI-compatible server steers as these vectors say.
+
+    model: the unsteered model of the server, or a function that loads it. prompts: to send, instead
+    of steer's own. served: the server's name for its model, by default its first. fields: added to
+    the body of each request, such as those of `drive`.
+
+    Raises:
+        UsageError: `url` is not an address.
+        SteerError: the server does not answer, or serves no model.
+        ModelError: a vector was made on another model.
+        HookError: a steer was never applied.
+    """
+    chosen = as_steers(steers)
+    used = [vector for steer in chosen for vector in steer.vectors]
+    with Endpoint(url, api_key=api_key, fields=fields) as endpoint:
+        name = served or _first(endpoint)
+        loaded = model.inner if isinstance(model, Model) else model()
+        for text in check_all_fit(used, loaded.identity, allow_other_model=allow_other_model):
+            warn(text)
+        texts = tuple(prompts or probing.PROMPTS)
+        with progress("asking", len(texts)) as advance:
+            answers = probing.probe(
+                loaded,
+                chosen,
+                texts,
+                lambda text: endpoint.complete(text, served=name, max_tokens=max_tokens, chat=chat),
+                max_tokens=max_tokens,
+                chat=chat,
+                on_done=lambda: advance(1),
+            )
+        return ServerProbe(f"{endpoint.url}/v1", name, tuple(map(str, chosen)), answers)
+
+
+def _first(endpoint: Endpoint) -> str:
+    """The server's first model.
+
+    Raises:
+        SteerError: it has none.
+    """
+    names = endpoint.models()
+    if not names:
+        raise SteerError(f"{endpoint.url} serves no model", hint="name one with --served")
+    return names[0]
