@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ import pytest
 from steer.base.errors import InputError, UsageError
 from steer.concepts import pack, questions, words
 from steer.concepts.answers import Query, write
+from steer.concepts.build import build
 from steer.concepts.concept import Concept, concept_of, condition, find, form, slug
 from steer.concepts.effect import Writer, costs, moves
 from steer.concepts.make import ConceptVector, _Work, make
@@ -277,3 +282,32 @@ def test_what_fails_in_a_group_is_tried_alone(
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="held_out"):
         MakeSettings(held_out=1)
+
+
+@dataclass
+class Pickling:
+    """Two workers in one process, which get and give only what can be sent, in another order."""
+
+    model: Model
+
+    def map(self, job: Any, items: Any) -> Iterator[tuple[int, Any]]:
+        runs = [pickle.loads(pickle.dumps(job))(self.model) for _ in range(2)]
+        for number, item in reversed(list(enumerate(items))):
+            yield number, pickle.loads(pickle.dumps(runs[number % 2](item)))
+
+
+def test_workers_make_what_one_process_makes(
+    pocket: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steer.concepts.make.TOGETHER", 1)
+    chosen = pack.of(
+        [concept_of("[mood: joyful]", "[mood: gloomy]", name="joy"),
+         concept_of("[style: formal]", "[style: casual]", name="formal")]
+    )  # fmt: skip
+    alone = build(pocket, chosen, tmp_path / "alone", QUICK)
+    monkeypatch.setattr("steer.concepts.make.workers_of", Pickling)
+    divided = build(pocket, chosen, tmp_path / "divided", QUICK)
+    assert [row.name for row in divided.rows] == ["joy", "formal"]
+    assert [row.values for row in divided.rows] == [row.values for row in alone.rows]
+    for file in (tmp_path / "alone").iterdir():
+        assert file.read_bytes() == (tmp_path / "divided" / file.name).read_bytes()

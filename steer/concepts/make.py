@@ -9,7 +9,7 @@ answers of several are generated in one batch; a concept that fails does not sto
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -38,7 +38,7 @@ from steer.vectors.metadata import Recommended
 from steer.vectors.positions import Position
 from steer.vectors.sites import Site, format_layers
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess
+from steer.workers import InProcess, workers_of
 
 #: A vector works if it moves answers at least this share of the way between the poles.
 LEAST_EFFECT = 0.2
@@ -161,7 +161,7 @@ def make(
     settings: MakeSettings | None = None,
     progress: Progress = silent,
 ) -> Iterator[ConceptVector]:
-    """Make a vector of each concept, in order.
+    """Make a vector of each concept: in order, or with several workers as each group finishes.
 
     If a concept fails, for example because the model ignores it, its report has the reason.
 
@@ -171,10 +171,27 @@ def make(
     settings = settings or MakeSettings()
     for layer in settings.layers or model.hooks.layers(settings.site)[:1] or (0,):
         model.hooks.place(Site(layer, settings.site))
-    maker = _Maker(model, settings, progress)
+    workers = workers_of(model)
+    job = _MakeGroups(settings, progress if isinstance(workers, InProcess) else silent)
+    for _, made in workers.map(job, _groups(concepts)):
+        yield from made
+
+
+def _groups(concepts: Iterable[Concept]) -> Iterator[list[Concept]]:
     rest = iter(concepts)
     while group := list(islice(rest, TOGETHER)):
-        yield from maker.make(group)
+        yield group
+
+
+@dataclass(frozen=True, slots=True)
+class _MakeGroups:
+    """The job of making groups of concepts on a model."""
+
+    settings: MakeSettings
+    progress: Progress
+
+    def __call__(self, model: Model) -> Callable[[list[Concept]], list[ConceptVector]]:
+        return _Maker(model, self.settings, self.progress).make
 
 
 @dataclass
