@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steer.base.errors import SiteError
 from steer.fitting.activations import Activations
@@ -99,7 +100,9 @@ def part_scores(activations: Activations, column: int) -> list[float]:
     ]
 
 
-def _score(sides: Sequence[Array], own: Sequence[Array], number: int, fold: int) -> float:
+def _score(
+    sides: Sequence[Array], own: Sequence[NDArray[np.int64]], number: int, fold: int
+) -> float:
     fitted, tested = (
         [
             side[(side_folds != fold) if fit or fold < 0 else (side_folds == fold), number]

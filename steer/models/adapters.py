@@ -67,7 +67,10 @@ def read_map(model: torch.nn.Module) -> HookMap:
     outside = (_path(model, mapping.get(name)) for name in ("embed", "ln_final", "unembed"))
     places |= inside.places
     width = int(adapter.cfg.d_model)
-    hooks = HookMap(architecture, len(stack), width, places, *outside, inside.parts)
+    embed, final_norm, unembed = outside
+    hooks = HookMap(
+        architecture, len(stack), width, places, embed, final_norm, unembed, inside.parts
+    )
     if len(hooks.layers("resid_post")) < hooks.n_layers:
         raise _refusal(architecture, "its map does not say where the residual stream is")
     return hooks
@@ -95,8 +98,9 @@ class _Inside:
         counts = {getattr(self._config, name, None) for name in _EXPERTS}
         for name, inner in self._model.get_submodule(path).named_modules():
             weight = getattr(inner, "weight", None)
-            is_router = name.endswith(_ROUTERS) and getattr(weight, "ndim", 0) == 2
-            if is_router and weight.shape[0] > 1 and weight.shape[0] in counts:
+            if not name.endswith(_ROUTERS) or not isinstance(weight, torch.Tensor):
+                continue
+            if weight.ndim == 2 and weight.shape[0] > 1 and weight.shape[0] in counts:
                 place = HookPoint(f"{path}.{name}", "linear")
                 self._add(Site(layer, "router"), place, Parts(n=weight.shape[0], width=1))
 
