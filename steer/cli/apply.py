@@ -17,7 +17,7 @@ from steer.cli import generated, options, output
 from steer.cli.command import SteerCommand
 from steer.cli.recipe import RecipeOption, settings
 from steer.cli.texts import given_texts, with_map
-from steer.cli.watched import Looking, report_watched
+from steer.cli.watched import Observers, report_watched
 from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
@@ -187,7 +187,7 @@ def apply(
     }
     named, chosen = settings(context, recipe, typed, vector or [])
     named = behind(named, when, "--when")
-    looking = Looking(watch or [], guard or [], on_trip)
+    looking = Observers(watch or [], guard or [], on_trip)
     chat, system = chosen.pop("chat"), chosen.pop("system")
     sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})
     if strength and not condition:
@@ -287,7 +287,7 @@ class _Run:
     sampling: Sampling
     chat: bool
     system: str | None
-    looking: Looking
+    looking: Observers
     guides: Sequence[Guide] = ()
     allow_idle: bool = False
     engine: engines.Generate | None = None

@@ -13,7 +13,7 @@ from steer.cli.tables import length
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.formats.reading import Found
+    from steer.formats.reading import ForeignFile
     from steer.formats.source import Options, Pickled
     from steer.models.model import Model
     from steer.steering.steers import Steer
@@ -287,7 +287,7 @@ def _unpickle(path: Path) -> Pickled:
     return torch_files.read(path)
 
 
-def _compare_models(read_file: Found, model: Model) -> None:
+def _compare_models(read_file: ForeignFile, model: Model) -> None:
     """Warn if the file names another model than the one that it is bound to."""
     from steer.formats.choosing import plain
 

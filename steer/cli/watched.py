@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from steer.vectors.vector import SteeringVector
 
 
-class Looking:
+class Observers:
     """The watched vectors and guards, which read activations while text is generated.
 
     Raises:
@@ -70,7 +70,7 @@ class Looking:
         report_empty([generation.text for generation in generations])
 
 
-class Steered(Protocol):
+class SteeredText(Protocol):
     """A generated text, and what acted on it."""
 
     @property
@@ -81,7 +81,7 @@ class Steered(Protocol):
     def unreached(self) -> list[str]: ...
 
 
-def report_steering(generations: Sequence[Steered]) -> None:
+def report_steering(generations: Sequence[SteeredText]) -> None:
     """Report texts that a steer did not change, and how often each gate was open, so that no text
     is silently unsteered."""
     for steer in dict.fromkeys(text for generation in generations for text in generation.idle):

@@ -30,7 +30,7 @@ class TokenContrast:
 
 
 @dataclass(frozen=True, slots=True)
-class Understood:
+class Interpretation:
     """A concept, and a note for the user about its interpretation."""
 
     concept: Concept
@@ -49,7 +49,7 @@ def looks_like_file(text: str) -> bool:
     return path.exists()
 
 
-def understood(word: str, against: str | None = None, *, name: str | None = None) -> Understood:
+def understood(word: str, against: str | None = None, *, name: str | None = None) -> Interpretation:
     """The concept of the words. A single word that steer's packs define is that concept.
 
     Raises:
@@ -68,9 +68,9 @@ def understood(word: str, against: str | None = None, *, name: str | None = None
         concept_of(against)
     concept = concept_of(word, against or "", name=name)
     if against is not None:
-        return Understood(concept, f"{word!r} against {against!r}, as two words")
+        return Interpretation(concept, f"{word!r} against {against!r}, as two words")
     shipped = find((entry.concept for entry in pack.everything()), word)
     if shipped is not None:
         concept = replace(shipped, name=name or shipped.name)
-        return Understood(concept, f"{word!r} as steer's own concept {shipped.name}: {concept}")
-    return Understood(concept, f"{word!r} as a word, against the unchanged model")
+        return Interpretation(concept, f"{word!r} as steer's own concept {shipped.name}: {concept}")
+    return Interpretation(concept, f"{word!r} as a word, against the unchanged model")

@@ -42,7 +42,7 @@ LEAST_SQUARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Guided:
+class GuidedLesson:
     """A text, and the coefficient of its target, the guided distribution."""
 
     lesson: Lesson
@@ -111,16 +111,19 @@ class ScalarLearner:
             )
 
     @property
-    def lessons(self) -> list[Guided]:
+    def lessons(self) -> list[GuidedLesson]:
         """Every text with a suitable coefficient."""
         rng = np.random.default_rng([self.seed, 4])
         above = [
-            Guided(lesson, rng.uniform(BETWEEN, RANGE[1])) for lesson in self.task.texts.lessons
+            GuidedLesson(lesson, rng.uniform(BETWEEN, RANGE[1]))
+            for lesson in self.task.texts.lessons
         ]
-        below = [Guided(lesson, rng.uniform(RANGE[0], BETWEEN)) for lesson in self.plain.lessons]
+        below = [
+            GuidedLesson(lesson, rng.uniform(RANGE[0], BETWEEN)) for lesson in self.plain.lessons
+        ]
         return [*above, *below]
 
-    def targets(self, items: Sequence[Guided]) -> tuple[Tensor, Tensor]:
+    def targets(self, items: Sequence[GuidedLesson]) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the guided and of the plain model, [sum of n, vocabulary]."""
         assert self._base is not None
         lessons = [item.lesson for item in items]
@@ -131,7 +134,7 @@ class ScalarLearner:
         times = torch.cat([torch.full((item.n, 1), item.coefficient) for item in items]).to(plain)
         return (plain + times * (under - plain)).log_softmax(-1), plain
 
-    def losses(self, items: Sequence[Guided], state: Tensor) -> Tensor:
+    def losses(self, items: Sequence[GuidedLesson], state: Tensor) -> Tensor:
         """KL(guided || token) of each token, float32 [sum of n]."""
         guided, _ = self.targets(items)
         tokens = self._tokens[: len(items)]
@@ -148,7 +151,7 @@ class ScalarLearner:
         losses: Tensor = Divergence.apply(logits, guided)  # type: ignore[no-untyped-call]
         return losses
 
-    def gradient(self, items: Sequence[Guided], state: Tensor) -> Tensor:
+    def gradient(self, items: Sequence[GuidedLesson], state: Tensor) -> Tensor:
         """The gradient of the mean divergence per token, in units of the effect at each
         coefficient."""
         state = state.detach().clone().requires_grad_()
@@ -176,7 +179,7 @@ class ScalarLearner:
     ) -> Interval:
         """R of the guided distribution at a coefficient, on texts of the nearer model: the
         conditioned or the plain one."""
-        items = [Guided(lesson, value) for lesson in (under if value >= BETWEEN else plain)]
+        items = [GuidedLesson(lesson, value) for lesson in (under if value >= BETWEEN else plain)]
         left: list[float] = []
         total: list[float] = []
         for part in _parts(self.task.model, items):
@@ -187,7 +190,7 @@ class ScalarLearner:
         return recovery(left, total)
 
 
-def _parts(model: Model, items: Sequence[Guided]) -> list[Sequence[Guided]]:
+def _parts(model: Model, items: Sequence[GuidedLesson]) -> list[Sequence[GuidedLesson]]:
     """Parts that fit in memory and within the available rows."""
     size = min(TOGETHER, len(micro_batches(model, [item.lesson for item in items])[0]))
     return [items[start : start + size] for start in range(0, len(items), size)]

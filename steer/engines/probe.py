@@ -50,7 +50,7 @@ Verdict = Literal["steered", "other", "unsteered", "neither", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
-class Prompted:
+class ProbedPrompt:
     """A prompt, our two texts, and the server's text.
 
     agrees: the text that the server's agrees with; None if our two texts are equal. to_steered,
@@ -73,7 +73,7 @@ class Prompted:
 class Probe:
     """The comparisons of all prompts, and the verdict on the server."""
 
-    prompts: list[Prompted]
+    prompts: list[ProbedPrompt]
 
     @property
     def distances(self) -> tuple[float, float, float] | None:
@@ -160,7 +160,7 @@ def _compared(
     ids: list[int],
     own: Sequence[list[int]],
     answer: Answer,
-) -> Prompted:
+) -> ProbedPrompt:
     steered, unsteered = map(model.decode, own)
     distances: tuple[Any, ...] = ()
     tokens = _tokens(model, own, answer)
@@ -176,7 +176,7 @@ def _compared(
         )
         multiples = [under(some) for some in _multiples(steers)]
         distances += (tuple(float(np.abs(served - m).mean()) for m in multiples) or None,)
-    return Prompted(
+    return ProbedPrompt(
         prompt,
         steered,
         unsteered,

@@ -33,7 +33,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Made:
+class SampledVector:
     """A vector, with what the model writes under it.
 
     vector: recommends what was calibrated. described: the model, for a line that says what was
@@ -45,7 +45,7 @@ class Made:
     prompts: tuple[str, ...]
     samples: tuple[Sample, ...]
 
-    def named(self, reference: str) -> Made:
+    def named(self, reference: str) -> SampledVector:
         """The same, with specs that name the vector so."""
         renamed = (
             replace(

@@ -28,7 +28,7 @@ v.layer_activations.items()}}, "{stem}.safetensors")"""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ForeignFile:
     """The contents of a file, its format, the hash of its files, and the offset of its layers."""
 
     format: Format
@@ -82,7 +82,7 @@ def check(path: Path, options: Options) -> None:
         raise UsageError(f"{named.name} does not come in {kind}", hint=f"it comes in {named.kinds}")
 
 
-def read(path: Path, options: Options, unpickle: Unpickle) -> Found:
+def read(path: Path, options: Options, unpickle: Unpickle) -> ForeignFile:
     """Read a file or folder in the format that the user names, or that is detected.
 
     unpickle: reads torch's pickles.
@@ -108,7 +108,7 @@ def read(path: Path, options: Options, unpickle: Unpickle) -> Found:
             f"number {lowest} with an offset of {offset} would be layer {lowest + offset}",
             hint="pass --layer-offset, which is added to the numbers in the file",
         )
-    return Found(each, imported, source.sha256, offset)
+    return ForeignFile(each, imported, source.sha256, offset)
 
 
 def _format(source: Source, options: Options) -> Format:
@@ -177,7 +177,7 @@ def _chosen(imported: Imported, layers: tuple[int, ...], subject: str) -> Import
 
 
 def steering_vector(
-    file: Found,
+    file: ForeignFile,
     model: ModelIdentity | None,
     *,
     name: str,

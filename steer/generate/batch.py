@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steer.base.errors import GuardError
 from steer.base.text import cut
-from steer.generate.decoding import Draw, Sound, StopOnTrip, Stops, Streamer, nothing_else
+from steer.generate.decoding import Draw, NanDetector, StopOnTrip, Stops, Streamer, nothing_else
 from steer.generate.guidance import GuidedScores
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
@@ -129,7 +129,7 @@ class Batch:
     def parts(self, start: int) -> dict[str, Any]:
         """Logits processors, stopping criteria and streamer, for new tokens from column `start`."""
         model, sampling = self.model, self.sampling
-        self.sound = Sound()
+        self.sound = NanDetector()
         processors: list[Any] = [self.sound]
         processors += [] if self.listener is None else [self.listener.scores]
         if self.strengths:

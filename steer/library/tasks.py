@@ -33,7 +33,7 @@ from steer.distillation.token import distill_token
 from steer.distillation.within import within
 from steer.evaluation import Evaluation, SuiteResult, SweepResult
 from steer.evaluation.calibration import extract_calibrated
-from steer.evaluation.making import OPENINGS, Made, samples_of
+from steer.evaluation.making import OPENINGS, SampledVector, samples_of
 from steer.extraction import ReadSettings, plan, record_contrasts
 from steer.fitting.activations import Activations, open_kept
 from steer.fitting.fitting import FitSettings, best, fit_vectors
@@ -202,7 +202,7 @@ def make(
     prompts: Sequence[str] | None = None,
     progress: Progress = silent,
     **data: Unpack[ContrastOptions],
-) -> Made:
+) -> SampledVector:
     """Make a vector, choose its strength, and generate samples at a few strengths.
 
     The arguments are those of `extract`, including words; contrasts may also be the result of
@@ -239,7 +239,7 @@ def make(
     usual = everyday.OTHER_QUESTIONS[:3] if in_chat else OPENINGS
     shown = tuple(usual if prompts is None else prompts)
     samples = samples_of(model.inner, vector, shown, progress)
-    return Made(vector.sealed(), described, shown, samples)
+    return SampledVector(vector.sealed(), described, shown, samples)
 
 
 def distill_concept(

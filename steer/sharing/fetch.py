@@ -17,7 +17,7 @@ from steer.vectors import store
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedFile:
     """A local copy of a file at an address. stale: the place did not answer, so this is the copy
     from the last time that it did.
     """
@@ -50,7 +50,7 @@ def find(reference: str, note: Callable[[str], None] = lambda text: None) -> Pat
     return fetched.path
 
 
-def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) -> Fetched:
+def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) -> FetchedFile:
     """Fetch a file of a vector: the vector itself, its card or its signature, by `suffix`.
 
     Raises:
@@ -59,14 +59,14 @@ def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) 
     """
     file = f"{address.name}{suffix}"
     if address.protocol == HUB:
-        return Fetched(*hub.cached(address, file, limit))
+        return FetchedFile(*hub.cached(address, file, limit))
     kept = _kept(address, file)
     try:
         data = contents(open_place(address), file, limit)
     except UnreachableError:
         if read_cached(kept, limit=limit) is None:
             raise
-        return Fetched(kept, stale=True)
+        return FetchedFile(kept, stale=True)
     if data is None:
         raise MissingError(
             f"there is no {file} in {_folder(address)}", hint=f"see `steer list {_folder(address)}`"
@@ -74,12 +74,12 @@ def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) 
     if suffix == SUFFIX:
         store.from_bytes(data, str(address))  # raises: a damaged file is not cached
     write_cached(kept, data)
-    return Fetched(kept)
+    return FetchedFile(kept)
 
 
 def read(
     address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES
-) -> tuple[bytes, Fetched]:
+) -> tuple[bytes, FetchedFile]:
     """The contents of the file that `fetch` gets, and where its copy is."""
     fetched = fetch(address, suffix, limit)
     return read_bytes(fetched.path, limit=limit), fetched
