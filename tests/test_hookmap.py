@@ -239,13 +239,13 @@ def test_the_class_decides_when_the_configuration_names_no_architecture() -> Non
             "granite",
             Site(0, "attn_out"),
             "GraniteForCausalLM has no attn_out",
-            "it has resid_pre and resid_post",
+            "it has resid_pre, heads and resid_post",
         ),
         (
             "opt",
             Site(2, "mlp_out"),
             "OPTForCausalLM has no mlp_out",
-            "it has resid_pre, attn_out and resid_post",
+            "it has resid_pre, heads, attn_out and resid_post",
         ),
         ("llama", Site(3), "LlamaForCausalLM has no layer 3", "its layers are 0-2"),
         ("granite", Site(7, "attn_out"), "GraniteForCausalLM has no layer 7", "its layers are 0-2"),
@@ -303,8 +303,8 @@ def test_experts_that_flatten_to_rows_are_no_site(input_ids: Tensor) -> None:
     model = randomised(transformers.Llama4ForCausalLM, config)
     found = hook_map(model)
     assert stream_sites(found) == ["resid_pre", "attn_out", "resid_post"]
-    for tensor in read(model, found.places, input_ids).values():
-        assert tensor.shape == (*input_ids.shape, D_MODEL)
+    for site, tensor in read(model, found.places, input_ids).items():
+        assert tensor.shape == (*input_ids.shape, found.width(site.name))
 
 
 def test_attention_that_the_block_scales_is_no_site(input_ids: Tensor) -> None:

@@ -66,20 +66,22 @@ def test_nothing_is_left_along_any_of_the_directions() -> None:
     assert vector.metadata.rank == 3
     steer = resolve(parse("s"), vector)
     assert steer.op.name == "ablate"
-    seen, plain = activations(1, steer), activations(1)
+    [layer] = steer.layers
+    seen, plain = activations(layer, steer), activations(layer)
     for each in PARTS:
-        direction = torch.tensor(
-            each.vector.direction(1) / np.linalg.norm(each.vector.direction(1))
-        )
+        stored = each.vector.direction(layer)
+        direction = torch.tensor(stored / np.linalg.norm(stored))
         assert float((plain @ direction).abs().max()) > 1e-2
         assert float((seen @ direction).abs().max()) < 1e-4
 
 
 def test_one_direction_is_a_plain_ablation() -> None:
-    single = Steer(PARTS[0].vector, Coefficient(1), LAYERS, op=parse_operation("ablate", "ablate"))
-    torch.testing.assert_close(
-        logits(resolve(parse("s"), spanned(PARTS[:1]))), logits(single), rtol=1e-4, atol=1e-5
-    )
+    ablate = parse_operation("ablate", "ablate")
+    single = Steer(PARTS[0].vector, Coefficient(1), LAYERS, op=ablate)
+    expected = logits(single)
+    assert not torch.allclose(expected, logits())
+    steer = resolve(parse("s:1,ablate@0-1"), spanned(PARTS[:1]))
+    torch.testing.assert_close(logits(steer), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_to_add_the_file_does_the_same_and_a_share_does_a_share() -> None:
