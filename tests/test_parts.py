@@ -189,7 +189,10 @@ def test_the_head_that_tells_the_sides_apart_is_chosen(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     positive, negative = rng.normal(size=(2, 40, 16))
     positive[:, 8:12] += 2.0
-    with stored(tmp_path / "a", positive, negative, parts=Parts(n=4, width=4)) as found:
+    sites = (Site(0, "heads"), Site(2, "heads"))
+    with stored(
+        tmp_path / "a", positive, negative, parts=Parts(n=4, width=4), sites=sites
+    ) as found:
         scores = part_scores(found, 0)
         assert int(np.argmax(scores)) == 2 and scores[2] > 0.9
         assert max(scores[:2]) < 0.75
