@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from steer.base.errors import SiteError
 from steer.fitting.activations import Activations
 from steer.fitting.fit import N_FOLDS, Array, Mask, auc, can_hold_out, folds
-from steer.methods.builtin.probe import compute
+from steer.methods.registry import fit_methods
 from steer.vectors.parts import Part, Parts
 from steer.vectors.sites import SITE_KINDS
 
@@ -112,5 +112,6 @@ def _score(
     )
     if all((side == fitted[0][0]).all() for side in fitted):
         return 0.5  # a head that was pruned gives the same for every text
-    axis = compute(*fitted)
+    probe = fit_methods().named("probe")
+    axis = probe.direction(fitted[0], fitted[1], probe.settings({}))
     return auc(tested[0] @ axis, tested[1] @ axis)
