@@ -136,7 +136,7 @@ def is_distillation(method: str) -> bool:
     """Whether a method is one of `steer distill`, which imitates a prompt."""
     from steer.methods.registry import distill_methods
 
-    return method.partition(":")[0] in {one.name for one in distill_methods()}
+    return method.partition(":")[0] in {known.name for known in distill_methods()}
 
 
 def distill_words(

@@ -173,8 +173,8 @@ def make(
         model.hooks.place(Site(layer, settings.site))
     workers = workers_of(model)
     job = _MakeGroups(settings, progress if isinstance(workers, InProcess) else silent)
-    for _, made in workers.map(job, _groups(concepts)):
-        yield from made
+    for _, vectors in workers.map(job, _groups(concepts)):
+        yield from vectors
 
 
 def _groups(concepts: Iterable[Concept]) -> Iterator[list[Concept]]:
