@@ -101,8 +101,11 @@ def replayed(model: Model, trunk: Trunk | None, times: int = 1) -> Iterator[None
 def sparing(model: Model, where: Tensor) -> Iterator[None]:
     """The last block's MLP runs only at some positions, and gives 0 elsewhere. where: int64 [n],
     indices into the forward's rows one after another."""
-    place = model.hooks.places.get(Site(model.n_layers - 1, "mlp_out"))
-    if place is None or place.side != "output":
+    last = model.n_layers - 1
+    place = model.hooks.places.get(Site(last, "mlp_out"))
+    # A router inside would see some positions only, and steers count all.
+    has_router = Site(last, "router") in model.hooks.places
+    if place is None or place.side != "output" or has_router:
         yield
         return
     module = model.network.get_submodule(place.module)
