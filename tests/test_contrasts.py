@@ -471,7 +471,10 @@ def test_a_table_holds_lists_where_it_is_said_so() -> None:
     names = Names(split=";")
     assert wholes(read(table, "f.csv", names=names)) == (["Qa", "Qb", "Rd", "Rd"],
                                                          ["Qc", "Qc", "Re", "Rf"])  # fmt: skip
-    assert any("--split" in note for note in read(b"positive,negative\na;b,c;d\n", "f.csv").notes)
+    # A question with a single right answer has no semicolon there.
+    for rows, told in ((b"a;b,c;d\n", True), (b"a;b,c;d\ne,f;g\n", True), (b"a,b;c\n", False)):
+        found = read(b"positive,negative\n" + rows, "f.csv")
+        assert any("--split" in note for note in found.notes) == told
 
 
 def test_two_lists_in_one_object_are_sets_and_said_to_be() -> None:

@@ -423,10 +423,16 @@ def _ceiling(
 
 
 def _run_pairs(model: Model, contrasts: Contrasts, settings: DistillSettings) -> SteeringVector:
+    from dataclasses import asdict
+
+    from steer import resuming
+    from steer.distillation.checkpoints import Checkpoints
     from steer.distillation.distill import fit_pairs
     from steer.distillation.pairs import preference
 
-    return fit_pairs(preference(model, contrasts, settings), settings, output.progress)
+    run = resuming.journal(model, "descents", contrasts.sha256, asdict(settings))
+    pairs = preference(model, contrasts, settings, Checkpoints.of(run))
+    return fit_pairs(pairs, settings, output.progress)
 
 
 def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bool) -> None:

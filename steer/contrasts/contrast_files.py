@@ -373,8 +373,8 @@ def _length(text: Content) -> int:
 
 
 def _looks_like_lists(sides: tuple[list[Passage], list[Passage]]) -> bool:
-    """Whether most texts of both sides hold a semicolon, as lists of answers in tables do."""
-    return all(2 * sum(";" in passage.text for passage in side) > len(side) for side in sides)
+    """Whether half the texts of both sides hold a semicolon, as lists of answers in tables do."""
+    return all(2 * sum(";" in passage.text for passage in side) >= len(side) for side in sides)
 
 
 def _condition(where: str, value: Any) -> str:

@@ -42,7 +42,7 @@ class Edits:
         has_head(model)  # found out here, where no edit stands in the way of the trial
         width = model.identity.d_model
         generator = torch.Generator().manual_seed(seed)
-        self._model, self._response = model, response
+        self._model, self.response = model, response
         self._scales = scales
         self.rank = rank
         self.state: State = {}
@@ -129,7 +129,7 @@ class Edits:
         return edit
 
     def _weight(self, lessons: Sequence[Lesson], resid: Tensor) -> ops.Weight:
-        if not self._response:
+        if not self.response:
             return 1.0
         starts = [len(lesson.baseline) - lesson.n - 1 for lesson in lessons]
         column = torch.arange(resid.shape[1], device=resid.device)
