@@ -128,7 +128,7 @@ def measured(
     extra_nats = task.own_nats((steer,), settings.seed) - own
     advance(1)
     unrelated = Unrelated.of(model, texts.conditions)
-    side_effects = unrelated.of_edits(edits), unrelated.of_condition()
+    side_effects = unrelated.beside_condition(lambda: unrelated.of_edits(edits))
     advance(1)
     return with_evidence(
         vector,

@@ -364,7 +364,7 @@ def fit_token(
         extra_nats = task.own_nats((steer,), settings.seed) - own
         advance(1)
         unrelated = Unrelated.of(model, texts.conditions)
-        side_effects = unrelated.steered(learner.sums), unrelated.of_condition()
+        side_effects = unrelated.beside_condition(lambda: unrelated.steered(learner.sums))
         advance(1)
         return with_evidence(
             vector,

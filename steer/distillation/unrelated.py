@@ -18,7 +18,8 @@ from steer.models.model import Model
 class Unrelated:
     """Unrelated texts, with the plain model's probabilities.
 
-    lessons: each with the condition before it, and with the baseline.
+    lessons: each with the condition before it, and with the baseline; those that the model has no
+    room or no tokens for are left out.
     """
 
     model: Model
@@ -28,8 +29,14 @@ class Unrelated:
     @classmethod
     def of(cls, model: Model, conditions: Conditions) -> Unrelated:
         lessons = [_lesson(model, conditions, question, answer) for question, answer in UNRELATED]
+        room = model.context or max(len(one.conditioned) for one in lessons)
+        lessons = [one for one in lessons if one.n and len(one.conditioned) <= room]
         plain = [replace(one, conditioned=one.baseline) for one in lessons]
         return cls(model, lessons, Teacher(model, plain))
+
+    def beside_condition(self, steered: Callable[[], Interval]) -> tuple[Interval, Interval] | None:
+        """Of a steered model and of the condition; None if there are no texts."""
+        return (steered(), self.of_condition()) if self.lessons else None
 
     def of_condition(self) -> Interval:
         """KL(p_base || p_condition) in nats per token."""
