@@ -415,7 +415,7 @@ def test_a_token_for_a_range_goes_through_its_prompt() -> None:
 
 
 def test_a_sweep_of_a_token_scores_each_coefficient_beside_guidance(tmp_path: Path) -> None:
-    """At 1 it is the tag's own embeddings, and at 0.5 half way from those of another word."""
+    """A row of coefficients at no layer, and the condition live on the same items."""
     own, other = (
         token_of(pocket().encode(text, special=False)).directions
         for text in ("[mood: joyful]", "[mood: gloomy]")
@@ -428,9 +428,8 @@ def test_a_sweep_of_a_token_scores_each_coefficient_beside_guidance(tmp_path: Pa
     found = run(*words, *few, "--max-nats", "9", "--json")
     assert found.stdout, found.output
     result = json.loads(found.stdout)
-    recoveries = {cell["coefficient"]: cell["effect"]["value"] for cell in result["cells"]}
-    assert recoveries["1"] == pytest.approx(1, abs=0.05)
-    assert max(recoveries, key=lambda one: recoveries[one]) == "1"
+    recoveries = [cell["effect"]["value"] for cell in result["cells"]]
+    assert len(set(recoveries)) == 3
     assert all("@" not in cell["typed"] for cell in result["cells"])
     [guided] = result["guidance"]
     assert guided["effect"]["value"] == pytest.approx(1, abs=1e-3)
