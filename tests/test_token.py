@@ -414,31 +414,6 @@ def test_a_token_for_a_range_goes_through_its_prompt() -> None:
     assert made.metadata.coefficients == (-1.0, 2.0)
 
 
-def test_a_sweep_of_a_token_scores_each_coefficient_beside_guidance(tmp_path: Path) -> None:
-    """A row of coefficients at no layer, and the condition live on the same items."""
-    own, other = (
-        token_of(pocket().encode(text, special=False)).directions
-        for text in ("[mood: joyful]", "[mood: gloomy]")
-    )
-    line = vector_of(own - other, "line", origin=other, coefficients=(-1.0, 2.0))
-    path = tmp_path / "line.safetensors"
-    store.write(path, line)
-    words = ["sweep", "-v", str(path), "--condition", "[mood: joyful]", "--coefficients", "0.5,1,2"]
-    few = ["--samples", "8", "--max-tokens", "8", "--guidance", "1", "--max-kl", "9"]
-    found = run(*words, *few, "--max-nats", "9", "--json")
-    assert found.stdout, found.output
-    result = json.loads(found.stdout)
-    recoveries = [cell["effect"]["value"] for cell in result["cells"]]
-    assert len(set(recoveries)) == 3
-    assert all("@" not in cell["typed"] for cell in result["cells"])
-    [guided] = result["guidance"]
-    assert guided["effect"]["value"] == pytest.approx(1, abs=1e-3)
-    assert guided["kl"]["value"] > 0
-    outside = run(*words[:-1], "3")
-    assert outside.exit_code == 1
-    assert "from -1 to 2" in outside.output
-
-
 def test_guidance_at_strength_1_scores_as_the_condition() -> None:
     _, scored = lesson_texts()
     sums = score(pocket(), scored, [Guided(1.0), PROMPTED, Guided(0.0), UNSTEERED], log_prob)

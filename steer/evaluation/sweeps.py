@@ -73,13 +73,7 @@ from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation, parse_coefficient
 from steer.steering.scope import CONSTANT, Scope
 from steer.steering.spec import SteerSpec, parse
-from steer.steering.steers import (
-    Steer,
-    check_all_fit,
-    recommended_operation,
-    resolve,
-    usual_scope,
-)
+from steer.steering.steers import Steer, check_all_fit, recommended_operation, usual_scope
 from steer.vectors import store
 from steer.vectors.metadata import Recommended, can_be_saved
 from steer.vectors.provenance import ModelIdentity
@@ -137,9 +131,7 @@ def grid_of(
     rows = []
     for spec, item in zip(specs, vectors, strict=True):
         vector = item if isinstance(item, SteeringVector) else store.read(find(spec.reference))
-        if vector.metadata.tokens:
-            rows.append(_of_token(vector, spec, layers, coefficients))
-            continue
+        _ = vector.metadata.activation_site  # a learned token has none
         op = spec.op or recommended_operation(vector.metadata)
         columns = _coefficients(coefficients, vector, op, rule)
         scope = spec.scope or replace(
@@ -153,35 +145,6 @@ def grid_of(
         if layers is None and coefficients is None and rule == "budget" and not together:
             rows += _calibrated(vector, without_passwords(spec.reference), op, scope)
     return Grid(tuple(rows))
-
-
-def _of_token(
-    vector: SteeringVector,
-    spec: SteerSpec,
-    layers: str | Sequence[int] | None,
-    coefficients: str | Sequence[float | str] | None,
-) -> GridRow:
-    """The coefficients of a learned token, which is at no layer.
-
-    Raises:
-        UsageError: layers are given, or it was not trained for a range of coefficients.
-        VectorError: a coefficient is outside the range.
-    """
-    if layers is not None:
-        raise UsageError(f"--layers: {vector.name!r} is a learned token, which is at no layer")
-    if vector.metadata.coefficients is None:
-        raise UsageError(
-            f"{vector.name!r} is a learned token that was made for the coefficient 1 alone",
-            hint="train one for a range: steer distill --as token --scalar",
-        )
-    operation = recommended_operation(vector.metadata)
-    columns = _coefficients(coefficients, vector, operation, "budget")
-    for coefficient in columns:
-        resolve(replace(spec, coefficient=coefficient), vector)
-    return GridRow(
-        vector, vector.metadata.layers, columns, without_passwords(spec.reference), operation,
-        usual_scope(vector.metadata, operation),
-    )  # fmt: skip
 
 
 def _calibrated(
