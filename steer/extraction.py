@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from steer.base.errors import InputError, SteerError
+from steer.base.errors import InputError, SiteError, SteerError
 from steer.base.processes import follows
 from steer.base.progress import Progress, silent
 from steer.contrasts import check, reading
@@ -28,7 +28,7 @@ from steer.resuming import run_key
 from steer.vectors.giveaways import Giveaways
 from steer.vectors.positions import Position
 from steer.vectors.provenance import SEVERAL, ContrastSummary, Read
-from steer.vectors.sites import Site, SiteName
+from steer.vectors.sites import Site, SiteName, listed
 from steer.vectors.vector import SteeringVector
 from steer.workers import Workers, once
 
@@ -115,7 +115,8 @@ def extract_each(
     reading.check_positions(contrasts, read.positions)
     for fit in fits:
         check_paired(fit_methods().named(fit.method), paired=contrasts.paired)
-    planned = once(workers, partial(plan, contrasts=contrasts, settings=read))
+    resumable = part is not None or keep is not None
+    planned = once(workers, partial(plan, contrasts=contrasts, settings=read, resumable=resumable))
     del contrasts  # the plan has their tokens, and the texts take much memory
     with _part(part, keep) as path:
         with progress("reading", len(planned.readings)) as advance:
@@ -154,12 +155,16 @@ def _part(part: Path | None, keep: Path | None) -> Iterator[Path]:
         target.replace(keep)
 
 
-def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
+def plan(
+    model: Model, contrasts: Contrasts, settings: ReadSettings, *, resumable: bool = True
+) -> Plan:
     """Plan a recording: the tokens of each passage, and the spans to read.
+
+    resumable: whether the recording gets the key of its run, for which every weight is read.
 
     Raises:
         InputError: a passage longer than the model takes, or without a token at a position.
-        SiteError: a layer or site that the model does not have.
+        SiteError: a layer or site that the model does not have, or sites of different widths.
         ModelError: the model has no chat template, or it refuses the messages.
     """
     sites = _sites(model, settings)
@@ -176,9 +181,10 @@ def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
     readings = Readings(*tokens, positions, from_difference=from_difference)
     giveaways = check.giveaways(contrasts, tokens)
     recording = _recording(model, contrasts, positions, sites, giveaways)
-    # A recording that was begun with other weights, tokens or precision is not resumed.
-    run = run_key(model, msgspec.to_builtins(recording), _digest(readings))
-    recording = msgspec.structs.replace(recording, run=run)
+    if resumable:
+        # A recording that was begun with other weights, tokens or precision is not resumed.
+        run = run_key(model, msgspec.to_builtins(recording), _digest(readings))
+        recording = msgspec.structs.replace(recording, run=run)
     return Plan(recording, readings, model.describe())
 
 
@@ -257,6 +263,7 @@ def _recording(
         n_negative=m,
         paired=contrasts.paired,
         records=msgspec.UNSET if plain else contrasts.records or msgspec.UNSET,
+        parts=model.hooks.parts.get(sites[0].name, msgspec.UNSET),
         format=1 if plain else 2,
         dtype=str(model.network.dtype).removeprefix("torch."),
     )
@@ -282,6 +289,11 @@ def _sites(model: Model, settings: ReadSettings) -> list[Site]:
         sites.update(dict.fromkeys(canonical if one_name else named))
     for site in sites:
         model.hooks.place(site)
+    if len({model.hooks.parts.get(site.name) for site in sites}) > 1:
+        raise SiteError(
+            f"activations of {listed(settings.sites)} have different widths",
+            hint="read them in separate runs",
+        )
     return list(sites)
 
 

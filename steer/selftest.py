@@ -223,13 +223,14 @@ class _Patient:
         """A steer with a random vector as long as the activations at a site."""
         seen = capture(self._model, self._ids, self._mask, [site])[site]
         length = float(seen.float().norm(dim=-1).mean())
-        drawn = np.random.default_rng(site.layer).normal(size=self._model.identity.d_model)
+        drawn = np.random.default_rng(site.layer).normal(size=self._model.hooks.width(site.name))
         direction = (length / np.linalg.norm(drawn) * drawn).astype(np.float32)
         layers = (site.layer,)
         metadata = Metadata(
             name="random",
             model=self._model.identity,
             site=site.name,
+            parts=self._model.hooks.parts.get(site.name),
             layers=layers,
             method=Method(name="mean_diff"),
             read=Read(positions="all"),

@@ -63,7 +63,9 @@ def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
     for site in sorted(plans, key=lambda site: site.depth):
         steps = _steps(plans[site])
         if steps:
-            edits.setdefault(Writer(site.layer, SITE_KINDS[site.name].writer), []).extend(steps)
+            part = SITE_KINDS[site.name].writer
+            assert part is not None  # by `check_bakeable`
+            edits.setdefault(Writer(site.layer, part), []).extend(steps)
     if not edits:
         raise VectorError("nothing is left to bake: the steers cancel, or are 0")
     return edits

@@ -26,7 +26,9 @@ def combine(
         ),
     ] = None,
     recipe: RecipeOption = None,
-    op: Annotated[str, typer.Option(help="sum, or mean (sum by the number of parts).")] = "sum",
+    op: Annotated[
+        str, typer.Option(help="sum, mean, or span, to ablate all of the parts.")
+    ] = "sum",
     orthogonal_to: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,6 +54,7 @@ def combine(
     steer combine joyful formal:-0.5 -o vectors/playful.safetensors
     steer combine joyful formal sea --op mean -o vectors/mixed.safetensors
     steer combine formal:-1 -o vectors/casual.safetensors
+    steer combine joyful formal --op span -o vectors/plain.safetensors
     steer combine joyful --without formal,sea -o vectors/joy-alone.safetensors
     steer combine --recipe captain.toml -o captain.safetensors
     """

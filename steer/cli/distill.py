@@ -239,7 +239,7 @@ def distill(
     else:
         edit = _run_pairs(model, pairs, settings)
     sealed = store.write(out, edit, force=force)
-    _report(model, out, sealed.metadata, source.name, json=json)
+    report_distilled(model, out, sealed.metadata, source.name, json=json)
 
 
 def _check_token(
@@ -435,7 +435,10 @@ def _run_pairs(model: Model, contrasts: Contrasts, settings: DistillSettings) ->
     return fit_pairs(pairs, settings, output.progress)
 
 
-def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bool) -> None:
+def report_distilled(
+    model: Model, path: Path, metadata: Metadata, name: str, *, json: bool
+) -> None:
+    """Print what was distilled, and how much of the condition's effect it has."""
     from steer.cli.tables import layer_table, written
     from steer.vectors.metadata import to_json
 

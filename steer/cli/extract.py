@@ -39,6 +39,10 @@ def extract(
         typer.Option("-o", "--out", help="Default: vectors/NAME.safetensors."),
     ] = None,
     method: options.MethodOption = "mean_diff",
+    form: Annotated[
+        str | None,
+        typer.Option("--as", help="Of words: token, for an embedding written as <|NAME|>."),
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Keep the activations here, for steer fit.")
     ] = None,
@@ -48,8 +52,9 @@ def extract(
     ] = None,
     site: Annotated[
         str,
-        typer.Option(help="Such as attn_out or mlp_out."),
+        typer.Option(help="Such as attn_out, mlp_out, heads or router."),
     ] = "resid_post",
+    parts: options.PartsOption = None,
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does.")] = "",
@@ -68,6 +73,7 @@ def extract(
     \b
     steer extract "patient" "impatient" -m MODEL -o patient.safetensors
     steer extract "talks like a pirate" -m MODEL -o pirate.safetensors
+    steer extract "a pirate" -m MODEL --as token -o pirate.safetensors
     steer extract pairs.jsonl -m MODEL -o vectors/warm.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
         --texts texts.jsonl -o mood.safetensors
@@ -103,6 +109,7 @@ def extract(
             phrase=phrase,
             questions=questions,
             ray=cluster,
+            **{"as": form},
         )
         return
     if from_words.is_words(contrasts, against):
@@ -114,6 +121,26 @@ def extract(
             no_calibrate=no_calibrate,
             ray=cluster,
         )
+        if form is not None or from_words.is_distillation(method):
+            from_words.distill_words(
+                contrasts,
+                against,
+                form=form or "edit",
+                method=method,
+                site=site,
+                parts=parts,
+                layers=layers,
+                phrase=phrase,
+                questions=questions,
+                name=name,
+                description=description,
+                license=license,
+                out=out,
+                force=force,
+                json=json,
+                source=source,
+            )
+            return
         from_words.extract_words(
             contrasts,
             against,
@@ -121,6 +148,7 @@ def extract(
                 contrasts,
                 method=method,
                 site=site,
+                parts=parts,
                 layers=layers,
                 phrase=phrase,
                 questions=questions,
@@ -135,7 +163,9 @@ def extract(
             source=source,
         )
         return
-    from_words.check_files(phrase=phrase, questions=questions, allow_weak=allow_weak)
+    from_words.check_files(
+        phrase=phrase, questions=questions, allow_weak=allow_weak, **{"as": form}
+    )
     typed_positions = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)
@@ -147,6 +177,7 @@ def extract(
         check_writable(keep, force=force)
     fit = FitSettings(
         name=name or path.stem,
+        keep=options.parts_to_keep(parts, sites),
         **options.fit_method(method),
         description=description,
         license=license,

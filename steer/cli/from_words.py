@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -65,6 +65,7 @@ def settings_of(
     *,
     method: str,
     site: str,
+    parts: str | None,
     layers: str | None,
     phrase: str | None,
     questions: Path | None,
@@ -84,6 +85,7 @@ def settings_of(
     return make_settings(
         method,
         site=site,
+        parts=options.parts_to_keep(parts, options.site_names(site)),
         layers=None if layers is None else parse_layers(layers),
         chat=True if contrasts.frame.chat else None,
         phrase=phrase,
@@ -130,6 +132,94 @@ def read_questions(path: Path | None) -> list[str] | None:
     return questions
 
 
+def is_distillation(method: str) -> bool:
+    """Whether a method is one of `steer distill`, which imitates a prompt."""
+    from steer.methods.registry import distill_methods
+
+    return method.partition(":")[0] in {known.name for known in distill_methods()}
+
+
+def distill_words(
+    contrasts: ContrastSource,
+    against: str | None,
+    *,
+    form: str,
+    method: str,
+    site: str,
+    parts: str | None,
+    layers: str | None,
+    phrase: str | None,
+    questions: Path | None,
+    name: str | None,
+    description: str,
+    license: str,
+    out: Path | None,
+    force: bool,
+    json: bool,
+    source: ModelSource,
+) -> None:
+    """Make an edit, or a token, that imitates the condition of a word.
+
+    Raises:
+        UsageError: an option that means nothing for it.
+        InputError: the words name nothing, or the condition changes nothing.
+    """
+    from steer.base.files import check_writable
+    from steer.cli.distill import report_distilled
+    from steer.concepts.concept import check_phrase
+    from steer.concepts.words import understood
+    from steer.distillation.settings import Form
+    from steer.library.models import Model
+    from steer.library.tasks import distill_concept
+    from steer.vectors import store
+    from steer.vectors.sites import parse_layers
+
+    if site != "resid_post" or parts is not None:
+        raise UsageError(
+            "--site and --parts go with methods that fit activations",
+            hint="leave them out, or --as and this --method",
+        )
+    if form not in get_args(Form):
+        raise UsageError(f"{form!r} is not a form of a prompt", hint="use --as edit or --as token")
+    is_token = form == "token"
+    if is_token and is_distillation(method):
+        raise UsageError("a token has no --method", hint="leave --method or --as token out")
+    assert contrasts.file is not None
+    check_phrase(phrase)
+    interpreted = understood(contrasts.file, against, name=name)
+    concept = replace(
+        interpreted.concept, description=description or interpreted.concept.description
+    )
+    path = out or _usual_path(concept.name)
+    store.check_path(path)
+    check_writable(path, force=force)
+    output.note(f"understood {interpreted.note}")
+    chosen = read_questions(questions)
+    model = options.load_model(source)
+    vector = distill_concept(
+        Model(model),
+        concept,
+        form=form,
+        method=method if is_distillation(method) else None,
+        layers=None if layers is None else parse_layers(layers),
+        chat=True if contrasts.frame.chat else None,
+        phrase=phrase,
+        questions=chosen,
+        license=license,
+        progress=output.progress,
+    )
+    sealed = store.write(path, vector.data, force=force)
+    report_distilled(model, path, sealed.metadata, source.name, json=json)
+
+
+def _usual_path(name: str) -> Path:
+    """The file of a vector for which no -o was given."""
+    from steer.vectors.store import SUFFIX
+
+    folder = Path("vectors")
+    return (folder if folder.is_dir() else Path()) / f"{name}{SUFFIX}"
+
+
 def extract_words(
     contrasts: ContrastSource,
     against: str | None,
@@ -161,8 +251,7 @@ def extract_words(
     concept = replace(
         interpreted.concept, description=description or interpreted.concept.description
     )
-    folder = Path("vectors")
-    path = out or (folder if folder.is_dir() else Path()) / f"{concept.name}{store.SUFFIX}"
+    path = out or _usual_path(concept.name)
     store.check_path(path)
     check_writable(path, force=force)
     output.note(f"understood {interpreted.note}")
@@ -216,8 +305,7 @@ def extract_tokens(
     if needless:
         raise UsageError(f"{', '.join(needless)} applies to texts, not to --raises and --lowers")
     name = name or tokens.name
-    folder = Path("vectors")
-    path = out or (folder if folder.is_dir() else Path()) / f"{name}{store.SUFFIX}"
+    path = out or _usual_path(name)
     store.check_path(path)
     check_writable(path, force=force)
     model = options.load_model(source)

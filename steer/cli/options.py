@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from steer.steering.projection import Guard, Projection
     from steer.steering.readouts import Readout
     from steer.steering.steers import Steer
+    from steer.vectors.parts import Part
     from steer.vectors.provenance import ModelIdentity
     from steer.vectors.sites import SiteName
     from steer.vectors.vector import SteeringVector
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+PartsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--parts",
+        help="Heads or experts to keep: how many, or which, such as 12.3,14.0. Default: 1 of 20.",
+    ),
+]
 AllowIdle = Annotated[
     bool,
     typer.Option("--allow-idle", help="Allow a steer that changes nothing."),
@@ -329,6 +337,28 @@ def fit_method(text: str) -> dict[str, Any]:
 
     method, values = parse_method(text, fit_methods())
     return {"method": method.name, "options": values}
+
+
+def parts_to_keep(
+    text: str | None, sites: Sequence[SiteName] | None
+) -> int | tuple[Part, ...] | None:
+    """How many heads or experts to keep, or which. sites: None if they are not known yet.
+
+    Raises:
+        UsageError: the text is neither, or no site has parts.
+    """
+    from steer.base.errors import UsageError
+    from steer.vectors.parts import parse_parts
+    from steer.vectors.sites import SITE_KINDS
+
+    if text is None:
+        return None
+    if sites is not None and not any(SITE_KINDS[name].part for name in sites):
+        raise UsageError(
+            "--parts is for attention heads and experts",
+            hint="add --site heads or --site router",
+        )
+    return parse_parts(text)
 
 
 def site_names(text: str) -> tuple[SiteName, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.cli import from_words, options, output
+from steer.cli import from_words, options, output, workers
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -91,8 +91,10 @@ def _some(concepts: Any) -> str:
 
 
 @options.with_model(default="pocket", fast=True)
+@workers.with_cluster
 def build(
     *,
+    context: typer.Context,
     pack: PackArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
     only: Annotated[
@@ -115,6 +117,7 @@ def build(
         bool, typer.Option("--thorough", help="As many answers as steer extract takes.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the answers.")] = 0,
+    cluster: workers.Cluster | None,
     force: options.Force = False,
     json: options.Json = False,
     source: ModelSource,
@@ -128,6 +131,7 @@ def build(
     \b
     steer pack build emotions -m MODEL -o vectors/
     steer pack build mine.toml -m MODEL -o vectors/ --only calm --only proud
+    steer pack build emotions -m MODEL -o vectors/ --ray auto
     steer pack report vectors/ --html report.html
     """
     from steer.concepts import pack as packs
@@ -135,6 +139,7 @@ def build(
     from steer.concepts.settings import QUICK, make_settings
     from steer.vectors.sites import parse_layers
 
+    workers.check(cluster, source)
     check_phrase(phrase)
     loaded = packs.read(pack)
     if only:
@@ -150,7 +155,7 @@ def build(
         license=loaded.license,
         **({} if thorough else QUICK),
     )
-    model = options.load_model(source)
+    model = workers.model(context, cluster, source)
     from steer.concepts.build import build as run
 
     def on_made(row: IndexRow, is_new: bool) -> None:

@@ -87,8 +87,11 @@ def write_pairs(
     ]
     chosen = _balanced(_distinct(pairs), n)
     if not chosen:
+        written_something = any(text.strip() for text in written)
         raise InputError(
-            "no pair of different answers was generated",
+            "the answers under both words are alike, or too short"
+            if written_something
+            else "the model answers with nothing",
             hint="use other words, or a larger model with --judge-url",
         )
     return chosen

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -32,6 +31,7 @@ from steer.evaluation.shift import lies_at
 from steer.evaluation.written import Writing, Written, write_together
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings
+from steer.generate.strength import divided, is_coherent, middle_layers, strongest
 from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
@@ -40,17 +40,10 @@ from steer.vectors.metadata import Recommended
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess, Workers
 
-#: The upper middle of a model, as shares of its depth: there a vector did most for what it cost
-#: (docs/evidence.md, "The best layers for a chat vector").
-MIDDLE = (0.45, 0.9)
 #: Strengths that are tried.
 STRENGTHS = (0.25, 0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0)
 #: Answers that are written at each strength, and their tokens.
 ANSWERS, TOKENS = 8, 32
-#: An answer may cost the unsteered model so many nats per token more than its own do, which is
-#: nearly what answers cost that a system message asked for (docs/evidence.md), and may repeat
-#: itself so much more: by the share of different bigrams.
-MOST_NATS, MOST_REPEATED = 0.45, 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +135,6 @@ def calibrated(
     return calibrate(workers.model, vector, progress=progress)
 
 
-def middle_layers(vector: SteeringVector) -> tuple[int, ...]:
-    """The stored layers in the middle of the model; all where none is there, or only a few are."""
-    metadata = vector.metadata
-    low, high = (share * metadata.model.n_layers for share in MIDDLE)
-    middle = tuple(layer for layer in metadata.layers if low <= layer < high)
-    return (
-        middle
-        if len(metadata.layers) >= metadata.model.n_layers / 2 and middle
-        else metadata.layers
-    )
-
-
 def calibrate(
     model: Model,
     vector: SteeringVector,
@@ -179,17 +160,17 @@ def calibrate(
         written = _Written(model, vector, chosen_layers, questions, strengths, max_tokens)
         advance(1)
     trials = [written.trial(number) for number in range(len(strengths))]
-    best = strongest(trials)
+    best = best_trial(trials)
     recommended = _recommended(vector, chosen_layers, best or trials[0], coherent=best is not None)
     metadata = msgspec.structs.replace(vector.metadata, recommended=recommended, sha256="")
     calibrated = SteeringVector(metadata, vector.directions, vector.down, vector.up)
     return Calibration(calibrated, tuple(questions), written.unsteered, tuple(trials), best)
 
 
-def strongest(trials: Sequence[Trial]) -> Trial | None:
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """The last of rising trials before answers fall apart, if it moves them at all."""
-    coherent = list(takewhile(lambda trial: trial.coherent, trials))
-    return coherent[-1] if coherent and coherent[-1].shift > 0 else None
+    last = strongest([trial.coherent for trial in trials])
+    return trials[last] if last is not None and trials[last].shift > 0 else None
 
 
 def _recommended(
@@ -227,7 +208,7 @@ class _Written:
             tuple(questions), before, chat=True, samples=len(questions), max_tokens=max_tokens
         )
         scope = usual_scope(vector.metadata)
-        self.coefficients = [float(f"{strength / len(layers):.3g}") for strength in strengths]
+        self.coefficients = divided(vector, strengths, layers)
         self.steers = [
             Steer(vector, Coefficient(coefficient), layers, scope)
             for coefficient in self.coefficients
@@ -251,7 +232,7 @@ class _Written:
             shift=self._places[cell] - self._places[0],
             extra_nats=nats,
             distinct=different,
-            coherent=nats <= MOST_NATS and repeats <= MOST_REPEATED,
+            coherent=is_coherent(nats, repeats),
             answers=self._texts(written),
         )
 

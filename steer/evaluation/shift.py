@@ -39,7 +39,7 @@ def lies_at(
         if text.n
     ]
     sites = [Site(layer, vector.metadata.activation_site).canonical for layer in layers]
-    totals = np.zeros((len(groups), len(sites), model.identity.d_model))
+    totals = np.zeros((len(groups), len(sites), vector.metadata.width))
     for part in record(model, readings, sites):
         for row, index in enumerate(part.indices):
             totals[owners[index]] += part.activations[row]

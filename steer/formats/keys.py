@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from steer.base.errors import VectorError
 from steer.formats.imported import Imported, checked_directions, layer_number, shortened
-from steer.vectors.sites import SITE_KINDS, SITE_NAMES, SiteName
+from steer.vectors.sites import SITE_KINDS, STREAM_SITES, SiteName
 
 Array = NDArray[Any]
 
@@ -39,9 +39,10 @@ def site_of(name: str, subject: str) -> tuple[int, SiteName, str] | None:
         return layer_number(match[1], subject), "resid_post", SAME
     if match := _HOOK.fullmatch(name):
         site = match[2].removeprefix("hook_")
-        if site not in SITE_NAMES:
+        if site not in STREAM_SITES:
             raise VectorError(
-                f"{subject}: steer has no site {match[2]!r}", hint=f"it has {', '.join(SITE_NAMES)}"
+                f"{subject}: steer has no site {match[2]!r}",
+                hint=f"it has {', '.join(STREAM_SITES)}",
             )
         return layer_number(match[1], subject), site, "names are TransformerLens's hook points"
     if match := _MODULE.fullmatch(name):

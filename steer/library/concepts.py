@@ -30,6 +30,7 @@ from steer.library.data import Data, text_list
 from steer.library.models import Model
 from steer.library.vectors import Vector
 from steer.methods.method import Value
+from steer.vectors.parts import parse_parts
 
 __all__ = [
     "Built",
@@ -60,6 +61,7 @@ def from_words(
     method: str = "mean_diff",
     options: Mapping[str, Value] | None = None,
     site: str = "resid_post",
+    parts: str | int | None = None,
     layers: Sequence[int] | None = None,
     chat: bool | None = None,
     phrase: str | None = None,
@@ -81,6 +83,7 @@ def from_words(
         method,
         options,
         site=site,
+        parts=None if parts is None else parse_parts(str(parts)),
         layers=layers,
         chat=chat,
         phrase=phrase,

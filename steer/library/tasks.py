@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,8 +20,9 @@ from steer.base.errors import UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
 from steer.base.wording import worded
+from steer.concepts.concept import Concept, check_phrase, condition
 from steer.concepts.unembedding import from_tokens
-from steer.concepts.words import TokenContrast, looks_like_file
+from steer.concepts.words import TokenContrast, looks_like_file, understood
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
@@ -55,6 +56,7 @@ from steer.monitoring.traces import Summary, Trace, summarise
 from steer.steering.readers import check_readers, hint
 from steer.steering.readouts import Readout, readouts
 from steer.steering.steers import check_all_fit
+from steer.vectors.parts import parse_parts
 from steer.vectors.positions import parse_list
 from steer.vectors.sites import parse_layers, site_name
 from steer.workers import InProcess
@@ -71,10 +73,12 @@ def extract(
     *,
     raises: str | Sequence[str] = (),
     lowers: str | Sequence[str] = (),
+    form: str = "edit",
     method: str = "mean_diff",
     options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str = "resid_post",
+    parts: str | int | None = None,
     layers: int | str | Iterable[int] | None = None,
     name: str | None = None,
     description: str = "",
@@ -92,8 +96,9 @@ def extract(
     Words: steer.extract(model, "patient", "impatient") and steer.extract(model, "talks like a
     weather forecaster") have the model answer everyday questions under both poles. A word that is
     the name of a file, or looks like a path, is read as a file. phrase: the condition for a word,
-    such as "[mood: {}]". questions: to answer, instead of steer's own. allow_weak: return a vector
-    that fails its checks, too.
+    such as "[mood: {}]". questions: to answer, instead of steer's own. form: "token" makes an
+    embedding of the words instead of a vector, and a method of `distill`, such as ridge, an edit.
+    allow_weak: return a vector that fails its checks, too.
 
     Tokens: raises= and lowers= are texts of one token each, which the vector makes more or less
     likely, through the model's unembedding.
@@ -104,8 +109,9 @@ def extract(
     pca (`steer extract --help` lists all), with its options as in `probe:penalty=2` or
     `options={"penalty": 2.0}`. positions: the tokens to read, such as `mean`, `last` or `-3:`.
     site: such as resid_post or mlp_out. Of several positions and sites, separated by commas, the
-    vector has the one that separates held-out texts best. chat: put texts into the model's chat
-    template. keep: a file for the activations, for `fit`. calibrate: if the texts are a chat
+    vector has the one that separates held-out texts best. parts: at the sites heads and router, how
+    many heads or experts to keep, or which, such as "12.3,14.0". chat: put texts into the model's
+    chat template. keep: a file for the activations, for `fit`. calibrate: if the texts are a chat
     model's answers, let it answer a few questions at rising strengths; the vector recommends the
     strongest at which answers are still fluent.
 
@@ -127,6 +133,22 @@ def extract(
         )  # fmt: skip
     if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
         _check_words(positions=positions, keep=keep, **data)
+        is_distilled = method.partition(":")[0] in {each.name for each in distill_methods()}
+        if form != "edit" or is_distilled:
+            understood_words = understood(contrasts, against, name=name).concept
+            return distill_concept(
+                model,
+                replace(understood_words, description=description or understood_words.description),
+                form=form,
+                method=method if is_distilled else None,
+                options=options,
+                layers=layers,
+                chat=data.get("chat") or None,
+                phrase=phrase,
+                questions=questions,
+                license=license,
+                progress=progress,
+            )
         return concepts.from_words(
             model,
             contrasts,
@@ -136,6 +158,7 @@ def extract(
             method=method,
             options=options,
             site=site,
+            parts=parts,
             layers=_layers(layers),
             chat=data.get("chat") or None,
             phrase=phrase,
@@ -150,7 +173,14 @@ def extract(
         InProcess(model.inner),
         contrast_set(contrasts, **data),
         _read_settings(site, layers, positions),
-        _fit_settings(name or "vector", method, options, description=description, license=license),
+        _fit_settings(
+            name or "vector",
+            method,
+            options,
+            description=description,
+            license=license,
+            keep=None if parts is None else parse_parts(str(parts)),
+        ),
         calibrate=calibrate,
         keep=None if keep is None else Path(keep),
         progress=progress,
@@ -212,6 +242,36 @@ def make(
     return SampledVector(vector.sealed(), described, shown, samples)
 
 
+def distill_concept(
+    model: Model,
+    concept: Concept,
+    *,
+    form: str = "edit",
+    method: str | None = None,
+    options: Mapping[str, Value] | None = None,
+    layers: int | str | Iterable[int] | None = None,
+    chat: bool | None = None,
+    phrase: str | None = None,
+    questions: Data | None = None,
+    license: str = "",
+    progress: Progress = silent,
+) -> Vector:
+    """An edit, or a token, that does what the condition of a concept's positive pole does, compared
+    with that of the negative one. The arguments are those of `distill`.
+
+    Raises:
+        UsageError, InputError, SiteError: as `distill`.
+    """
+    check_phrase(phrase)
+    in_chat = model.inner.template.exists if chat is None else chat
+    positive, negative = (condition(pole, chat=in_chat, phrase=phrase) for pole in concept.poles)
+    return distill(
+        model, positive, baseline=negative, prompts=questions, chat=in_chat, form=form,
+        method=method, options=options, layers=layers, name=concept.name,
+        description=concept.description, license=license, progress=progress,
+    )  # fmt: skip
+
+
 def _check_words(**options: Any) -> None:
     """Refuse options that apply only to contrast sets.
 
@@ -261,6 +321,7 @@ def fit(
     options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str | None = None,
+    parts: str | int | None = None,
     layers: int | str | Iterable[int] | None = None,
     name: str = "vector",
     description: str = "",
@@ -285,6 +346,7 @@ def fit(
         positions=None if positions is None else tuple(map(str, parse_list(positions))),
         description=description,
         license=license,
+        keep=None if parts is None else parse_parts(str(parts)),
     )
     if not isinstance(activations, Activations):
         with open_kept(Path(activations)) as opened:
@@ -856,6 +918,9 @@ def _options(settings: FitSettings) -> dict[str, Any]:
         "positions": None if settings.positions is None else ",".join(settings.positions),
         "site": None if settings.sites is None else ",".join(settings.sites),
         "layers": settings.layers,
+        "parts": ",".join(map(str, settings.keep))
+        if isinstance(settings.keep, tuple)
+        else settings.keep,
         "name": settings.name,
         "description": settings.description,
         "license": settings.license,

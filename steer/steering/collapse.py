@@ -60,6 +60,7 @@ def collapse(
         license=license or (licenses.pop() if len(licenses) == 1 else ""),
         model=steers[0].vector.metadata.model,
         site=site,
+        parts=steers[0].vector.metadata.parts,
         layers=layers,
         rank=rank,
         method=Method(name="combine", combination=combination),
@@ -140,7 +141,7 @@ def _direction(at_layer: _AtLayer) -> Directions:
 
 def _factors(at_layer: _AtLayer) -> tuple[Directions, Directions]:
     """`down` [k, d_model] and `up` [d_model, k] of all low-rank edits; k may be 0."""
-    width = at_layer[0][0].vector.metadata.model.d_model
+    width = at_layer[0][0].vector.metadata.width
     # Grouped by vector, so that opposite coefficients of the same vector cancel exactly.
     factors: dict[tuple[str, int], float] = {}
     vectors: dict[str, SteeringVector] = {}

@@ -25,13 +25,15 @@ from typing import Literal
 import numpy as np
 
 from steer.base.errors import UsageError, VectorError
-from steer.fitting.fit import unit
+from steer.fitting.fit import Array, unit
 from steer.ops.op import Side
 from steer.steering.spec import Pooling, ReadSpec, ThresholdSpec
 from steer.vectors.metadata import LayerStatistics, Metadata
 from steer.vectors.sites import Site
 from steer.vectors.vector import Directions, SteeringVector
 
+#: A result shorter than this share of its parts is only rounding error of float32.
+NOTHING = 1e-6
 _WITH_SIDES = "a vector from extract, fit or distill"
 
 OnTrip = Literal["stop", "error", "ablate"]
@@ -238,6 +240,32 @@ def unit_direction(vector: SteeringVector, layer: int) -> Directions:
     if not direction.any():
         raise VectorError(f"vector {vector.name!r} is zero at layer {layer}: it has no direction")
     return np.asarray(direction, dtype=np.float32)
+
+
+def unit_directions(vector: SteeringVector, layer: int) -> Directions:
+    """The directions of a layer that an op such as `ablate` takes one by one: orthogonal, of length
+    1, float32 [k, d_model]. For a low-rank edit, they span all that it can write.
+
+    Raises:
+        VectorError: the vector has no such layer, or is zero there.
+    """
+    factors = vector.low_rank(layer)
+    if factors is None:
+        return unit_direction(vector, layer)[None]
+    rows = np.concatenate([factors[1].T, vector.direction(layer)[None]])
+    basis = span(rows.astype(np.float64))
+    if not len(basis):
+        raise VectorError(f"vector {vector.name!r} is zero at layer {layer}: it has no direction")
+    return np.asarray(basis, dtype=np.float32)
+
+
+def span(rows: Array) -> Array:
+    """Orthogonal rows of length 1 that span the same space, float64 [k, d_model]; equal, zero and
+    nearly dependent rows count once. rows: [n, d_model]."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    units = rows / np.where(lengths > 0, lengths, 1)
+    _, sizes, basis = np.linalg.svd(units, full_matrices=False)
+    return np.asarray(basis[sizes > NOTHING])
 
 
 def level(

@@ -11,7 +11,7 @@ import numpy as np
 
 from steer.base.errors import ModelError, SiteError, UsageError, VectorError
 from steer.steering.operation import ADD, Coefficient, Operation, parse_operation
-from steer.steering.projection import Gate, level, most_separable, unit_direction
+from steer.steering.projection import Gate, level, most_separable, unit_directions
 from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope, parse_scope
 from steer.steering.spec import SteerSpec
 from steer.vectors.metadata import Metadata
@@ -57,10 +57,11 @@ class Steer:
             self._check_token()
             return
         self.vector.metadata.check_layers(self.layers)
+        self._check_rank()
         for layer in self.layers:
             if not self.op.op.adds:
-                unit_direction(self.vector, layer)
                 self.level(layer)
+                unit_directions(self.vector, layer)
         if self.op.writes and len(self.layers) != 1:
             raise VectorError(
                 f"{self.op} takes the vector of one layer to every write,"
@@ -72,7 +73,6 @@ class Steer:
                 f"a percentage is a length to add, and {self.op} adds none",
                 hint="use a share of the edit, such as 0.5",
             )
-        self._check_rank()
         self._check_gate()
 
     @property
@@ -112,12 +112,12 @@ class Steer:
         if not self.vector.metadata.rank:
             return
         subject = f"vector {self.vector.name!r} is a low-rank edit"
-        if not self.op.op.adds:
+        if not self.op.op.adds and self.op.op.linear is None:
             raise VectorError(
                 f"{subject}: it has no one direction to {self.op.name}",
-                hint="add it, or use a vector that extract or fit made",
+                hint="add it, ablate it, or use a vector that extract or fit made",
             )
-        if self.coefficient.unit == "residual":
+        if self.coefficient.unit == "residual" and self.op.op.adds:
             raise VectorError(
                 f"{subject}: what it adds has no one length",
                 hint="use a multiple of it, such as 1 or 0.5, not a percentage",

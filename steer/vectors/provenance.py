@@ -21,7 +21,7 @@ SEVERAL = " | "
 #: combined vector whose parts differ (mixed), or an imported vector (unknown).
 UNREAD = ("all", "response", "mixed", "unknown")
 _METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}", re.ASCII)
-CombineOp = Literal["sum", "mean"]
+CombineOp = Literal["sum", "mean", "span"]
 #: Units of a coefficient: multiples of the stored vector, or of the mean activation's length.
 Unit = Literal["vector", "residual"]
 

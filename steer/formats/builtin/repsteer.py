@@ -9,7 +9,7 @@ from steer.base.errors import VectorError
 from steer.formats.imported import Imported, checked_directions, shortened
 from steer.formats.registry import Format
 from steer.formats.source import FOLDER, Options, Source
-from steer.vectors.sites import SITE_NAMES, SiteName
+from steer.vectors.sites import STREAM_SITES, SiteName
 
 _MANIFEST, _TENSORS, _CHECKSUMS = "manifest.json", "tensors.safetensors", "checksums.json"
 #: Which tensor of an artifact is a direction.
@@ -88,7 +88,7 @@ def _layer_and_site(site: Any, subject: str) -> tuple[int, SiteName]:
     at_output = site.get("io", "output") == "output"
     is_whole_output = site.get("unit") is None and not site.get("tensor_path")
     language = site.get("stream", "language") == "language"
-    if component not in SITE_NAMES or not (at_output and is_whole_output and language):
+    if component not in STREAM_SITES or not (at_output and is_whole_output and language):
         raise VectorError(f"{subject} acts at {shortened(site)}, where steer has no site")
     if type(layer) is not int:
         raise VectorError(f"{subject} has no layer")
