@@ -236,7 +236,9 @@ def apply(
 
     options.check_fit(used, model.identity, allow_other_model=allow_other_model)
     where = "" if live_layer is None else f" at layer {live_layer}"
-    steered = " + ".join([*map(str, steers), *(f"{one}{where}" for one in guides)]) or "unsteered"
+    steered = (
+        " + ".join([*map(str, steers), *(f"{guide}{where}" for guide in guides)]) or "unsteered"
+    )
     drawn = f"temperature {sampling.temperature:g} · seed {sampling.seed}"
     if sampling.beams > 1:
         drawn = f"{sampling.beams} beams"

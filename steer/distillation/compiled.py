@@ -36,7 +36,7 @@ def paths_of(recipe: str | PathLike[str]) -> tuple[Path, Path]:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FormRow:
     """One way to give the model a prompt, or a part of it, measured on held-out texts.
 
     text: the system message, empty for none. steer: what acts beside it. tokens: of the system
@@ -78,7 +78,7 @@ class Compiled:
     kept: Kept
     text: str
     vector: SteeringVector | None
-    rows: tuple[Row, ...]
+    rows: tuple[FormRow, ...]
     chosen: int
     tried: tuple[dict[str, Any], ...]
     nats: float
@@ -91,8 +91,8 @@ class Compiled:
             SteerError: a file exists, or cannot be written.
         """
         recipe, beside = paths_of(path)
-        for one in (recipe, beside):
-            check_writable(one, force=force)
+        for file in (recipe, beside):
+            check_writable(file, force=force)
         steers = []
         if self.vector is not None:
             sealed = store.write(beside, self.vector, force=force)
@@ -155,7 +155,7 @@ class Compiled:
             " intervals in brackets"
         )
 
-    def label(self, row: Row) -> str:
+    def label(self, row: FormRow) -> str:
         """The name of a row: what is text, and what acts beside it."""
         if row.steer is None:
             return "whole prompt" if row.text == self.rows[0].text else "text alone"

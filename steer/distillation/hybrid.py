@@ -19,7 +19,7 @@ from steer.base.errors import InputError, UsageError
 from steer.base.journal import Journal
 from steer.base.progress import Progress, silent
 from steer.distillation.clauses import clauses, kept_text
-from steer.distillation.compiled import Compiled, Kept, Kind, Row
+from steer.distillation.compiled import Compiled, FormRow, Kept, Kind
 from steer.distillation.distill import measured
 from steer.distillation.distilled import scales
 from steer.distillation.lessons import Conditions, Lesson, beginnings, nats_per_token, rewritten
@@ -200,9 +200,9 @@ class _Compiler:
             # What adds nothing to its text is left out.
             alone = self._forms.get((kind, ()))
             shown += [
-                (one.kept, one)
-                for one in (alone, form)
-                if one is not None and one.value > self._of_text(one.kept)
+                (shown_form.kept, shown_form)
+                for shown_form in (alone, form)
+                if shown_form is not None and shown_form.value > self._of_text(shown_form.kept)
             ]
         shown = list(dict.fromkeys(shown))
         values = [self._of_text(kept) if form is None else form.value for kept, form in shown]
@@ -355,7 +355,7 @@ class _Compiler:
 
         def begun(system: str) -> list[tuple[int, ...]]:
             conditions = Conditions(system, chat=True)
-            return [beginnings(self.model, conditions, one)[0] for one in texts.prompts]
+            return [beginnings(self.model, conditions, question)[0] for question in texts.prompts]
 
         starts = dict(zip(begun(self.prompt), begun(text), strict=True))
 
@@ -381,7 +381,7 @@ class _Compiler:
         n = len(self.model.encode(text, special=False)) if text else 0
         return n + (self.settings.tokens if form is not None and form.kind == "token" else 0)
 
-    def _row(self, kept: Kept, form: _Form | None) -> Row:
+    def _row(self, kept: Kept, form: _Form | None) -> FormRow:
         """Measure some clauses as text, alone or beside a form, on held-out texts."""
         model, task, text = self.model, self.task, self._text(kept)
         held_out = self._part(kept).texts.held_out
@@ -392,10 +392,10 @@ class _Compiler:
         sums = alone if form is None else form.sums
         own = Unrelated.of(model, Conditions(text or self.prompt, chat=True))
         unrelated = [
-            Lesson(one.baseline, one.conditioned if text else one.baseline, one.n)
-            for one in own.lessons
+            Lesson(lesson.baseline, lesson.conditioned if text else lesson.baseline, lesson.n)
+            for lesson in own.lessons
         ]
-        return Row(
+        return FormRow(
             text,
             None if form is None else form.kind,
             self._tokens(kept, form),
@@ -409,7 +409,7 @@ class _Compiler:
         held_out = self._part(kept).texts.held_out
         if kept == self._all:
             return nats_per_token(
-                self.model, [(one.baseline, one.n) for one in self.task.texts.held_out]
+                self.model, [(lesson.baseline, lesson.n) for lesson in self.task.texts.held_out]
             )
         steers: tuple[Steer, ...] = ()
         if form is not None:
@@ -417,7 +417,7 @@ class _Compiler:
             scope = Scope("response" if form.kind == "edit" else "all")
             steers = (Steer(vector, Coefficient(1.0), vector.metadata.layers, scope),)
         written = rewritten(self.model, held_out, steers, seed=self.settings.seed)
-        plain_starts = [one.baseline[: -one.n] for one in self.task.texts.held_out]
+        plain_starts = [lesson.baseline[: -lesson.n] for lesson in self.task.texts.held_out]
         rows = [
             ((*start, *ids[len(ids) - n :]), n)
             for start, (ids, n) in zip(plain_starts, written, strict=True)

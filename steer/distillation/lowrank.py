@@ -169,7 +169,7 @@ class Teacher:
     ) -> None:
         """Keep the last hidden states of lessons, if there is room for all of them."""
         size = self.model.identity.d_model * self.model.network.dtype.itemsize
-        endings = dict.fromkeys((one.conditioned, one.n) for one in lessons)
+        endings = dict.fromkeys((lesson.conditioned, lesson.n) for lesson in lessons)
         n_tokens = sum(n for _, n in self._hidden.keys() | endings.keys())
         if not lessons or not has_head(self.model) or n_tokens * size > self._budget:
             return

@@ -29,9 +29,9 @@ class Unrelated:
     @classmethod
     def of(cls, model: Model, conditions: Conditions) -> Unrelated:
         lessons = [_lesson(model, conditions, question, answer) for question, answer in UNRELATED]
-        room = model.context or max(len(one.conditioned) for one in lessons)
-        lessons = [one for one in lessons if one.n and len(one.conditioned) <= room]
-        plain = [replace(one, conditioned=one.baseline) for one in lessons]
+        room = model.context or max(len(lesson.conditioned) for lesson in lessons)
+        lessons = [lesson for lesson in lessons if lesson.n and len(lesson.conditioned) <= room]
+        plain = [replace(lesson, conditioned=lesson.baseline) for lesson in lessons]
         return cls(model, lessons, Teacher(model, plain))
 
     def beside_condition(self, steered: Callable[[], Interval]) -> tuple[Interval, Interval] | None:
@@ -40,7 +40,7 @@ class Unrelated:
 
     def of_condition(self) -> Interval:
         """KL(p_base || p_condition) in nats per token."""
-        swapped = [Lesson(one.baseline, one.conditioned, one.n) for one in self.lessons]
+        swapped = [Lesson(lesson.baseline, lesson.conditioned, lesson.n) for lesson in self.lessons]
         return self.per_token(divergences(self.model, swapped, self.teacher, None))
 
     def of_edits(self, edits: Edits) -> Interval:
@@ -53,12 +53,12 @@ class Unrelated:
         sums: gives, of lessons, the sum over its tokens of KL(p_conditioned || p_steered).
         """
         return self.per_token(
-            sums([replace(one, conditioned=one.baseline) for one in self.lessons])
+            sums([replace(lesson, conditioned=lesson.baseline) for lesson in self.lessons])
         )
 
     def per_token(self, sums: Sequence[float]) -> Interval:
         """Sums of the texts, in their order, per token."""
-        return ratio(sums, [one.n for one in self.lessons])
+        return ratio(sums, [lesson.n for lesson in self.lessons])
 
 
 def _lesson(model: Model, conditions: Conditions, question: str, answer: str) -> Lesson:

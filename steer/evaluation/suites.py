@@ -479,7 +479,7 @@ def _table(
         *(
             (f"the prompt guided ×{strength:g}", variant)
             for strength, variant in zip(
-                guidance, [one for one in every if one.kind == "guidance"], strict=True
+                guidance, [row for row in every if row.kind == "guidance"], strict=True
             )
         ),
     ]
