@@ -29,6 +29,7 @@ from steer.evaluation.cells import UNSTEERED
 from steer.evaluation.scoring import score
 from steer.evaluation.shift import lies_at
 from steer.evaluation.written import Writing, Written, write_together
+from steer.generate.cost import STRAINED_NATS
 from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
@@ -44,10 +45,10 @@ MIDDLE = (0.45, 0.9)
 STRENGTHS = (0.25, 0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0)
 #: Answers that are written at each strength, and their tokens.
 ANSWERS, TOKENS = 8, 32
-#: An answer may cost the unsteered model so many nats per token more than its own do, which is
-#: nearly what answers cost that a system message asked for (docs/evidence.md), and may repeat
-#: itself so much more: by the share of different bigrams.
-MOST_NATS, MOST_REPEATED = 0.45, 0.15
+#: Coherent answers may repeat themselves so much more than those of the unsteered model, by the
+#: share of different bigrams. They may cost it STRAINED_NATS more per token, which is nearly what
+#: answers cost that a system message asked for (docs/evidence.md).
+MOST_REPEATED = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ class _Written:
             shift=self._places[cell] - self._places[0],
             extra_nats=nats,
             distinct=different,
-            coherent=nats <= MOST_NATS and repeats <= MOST_REPEATED,
+            coherent=nats <= STRAINED_NATS and repeats <= MOST_REPEATED,
             answers=self._texts(written),
         )
 

@@ -202,13 +202,13 @@ function numberInput(name, props) {
 }
 
 function drawing() {
-  return h("details", { class: "group" }, h("summary", {}, "How texts are drawn"),
+  return h("details", { class: "group" }, h("summary", {}, "Sampling"),
     h("div", { class: "grid" },
       field("Temperature", numberInput("temperature", { min: 0, max: 5, step: 0.1 })),
       field("Tokens", numberInput("max_tokens", { min: 1, max: about.context ?? 100000, step: 1 })),
       field("Top p", numberInput("top_p", { min: 0.01, max: 1, step: 0.05 })),
       field("Seed", numberInput("seed", { min: 0, step: 1 }))),
-    h("p", { class: "hint" }, "All columns draw with the same random numbers, so what differs is the steering's doing."));
+    h("p", { class: "hint" }, "All columns use the same random numbers, so the steering alone makes the difference."));
 }
 
 function system() {
