@@ -125,7 +125,8 @@ test-vllm:
 
 # A browser: there already, or from playwright, or (as root) from the system's packages.
 browser: .venv-page/installed
-	command -v chromium chromium-browser google-chrome chrome || .venv-page/bin/playwright install chromium || \
+	command -v chromium || command -v chromium-browser || command -v google-chrome || command -v chrome || \
+		.venv-page/bin/playwright install chromium || \
 		{ [ "$$(id -u)" = 0 ] && apt-get install --yes --quiet chromium; }
 
 test-page: browser
