@@ -39,7 +39,10 @@ def url() -> Iterator[str]:
     )
     try:
         assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["url"].removesuffix("/v1")
+        lines = [process.stdout.readline()]
+        while lines[-1] not in ("}\n", ""):
+            lines.append(process.stdout.readline())
+        yield json.loads("".join(lines))["url"].removesuffix("/v1")
     finally:
         process.terminate()
         process.wait(30)

@@ -58,7 +58,7 @@ export function showMaking(made) {
   const against = h("input", { type: "text", autocomplete: "off", placeholder: "impatient" });
   const fromWords = h("div", { class: "stack" },
     h("div", { class: "pair" }, field("A word, or what it does", word), field("Its opposite, if it has one", against)),
-    h("p", { class: "hint" }, "The model answers everyday questions in both ways, and the vector is the difference. It takes a minute or more."));
+    h("p", { class: "hint" }, "The model answers everyday questions in both ways, and the vector is the difference. That takes a minute or more, and a chat model: the small one inside steer does not know the words, but learns from pairs of texts."));
   const fromPairs = h("div", { class: "stack", hidden: true },
     h("p", { class: "muted" }, "The vector is the direction in the model from the second kind of text to the first. Texts that differ in nothing else make the best ones."),
     h("div", { class: "pair" }, field("Texts that show it", positive), field("Texts that do not", negative)),
