@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from steer.base.errors import InputError, SteerError
+from steer.base.errors import InputError, SiteError, SteerError
 from steer.base.processes import follows
 from steer.base.progress import Progress, silent
 from steer.contrasts import check, reading
@@ -21,14 +21,14 @@ from steer.contrasts.overlap import sketch, texts_of
 from steer.contrasts.reading import Readings, Tokens
 from steer.fitting.activations import Activations, Recording, discard, resume
 from steer.fitting.fitting import FitSettings, best, fit_vectors
-from steer.hooks.record import Batch, Recorder, in_batches, readings_of
+from steer.hooks.record import ReadingBatch, Recorder, in_batches, readings_of
 from steer.methods.registry import check_paired, fit_methods
 from steer.models.model import Model
 from steer.resuming import run_key
 from steer.vectors.giveaways import Giveaways
 from steer.vectors.positions import Position
 from steer.vectors.provenance import SEVERAL, ContrastSummary, Read
-from steer.vectors.sites import Site, SiteName
+from steer.vectors.sites import Site, SiteName, listed
 from steer.vectors.vector import SteeringVector
 from steer.workers import Workers, once
 
@@ -115,7 +115,8 @@ def extract_each(
     reading.check_positions(contrasts, read.positions)
     for fit in fits:
         check_paired(fit_methods().named(fit.method), paired=contrasts.paired)
-    planned = once(workers, partial(plan, contrasts=contrasts, settings=read))
+    resumable = part is not None or keep is not None
+    planned = once(workers, partial(plan, contrasts=contrasts, settings=read, resumable=resumable))
     del contrasts  # the plan has their tokens, and the texts take much memory
     with _part(part, keep) as path:
         with progress("reading", len(planned.readings)) as advance:
@@ -154,31 +155,36 @@ def _part(part: Path | None, keep: Path | None) -> Iterator[Path]:
         target.replace(keep)
 
 
-def plan(model: Model, contrasts: Contrasts, settings: ReadSettings) -> Plan:
+def plan(
+    model: Model, contrasts: Contrasts, settings: ReadSettings, *, resumable: bool = True
+) -> Plan:
     """Plan a recording: the tokens of each passage, and the spans to read.
+
+    resumable: whether the recording gets the key of its run, for which every weight is read.
 
     Raises:
         InputError: a passage longer than the model takes, or without a token at a position.
-        SiteError: a layer or site that the model does not have.
+        SiteError: a layer or site that the model does not have, or sites of different widths.
         ModelError: the model has no chat template, or it refuses the messages.
     """
     sites = _sites(model, settings)
-    wanted = settings.positions or (reading.default_position(contrasts),)
-    reading.check_positions(contrasts, wanted)
-    markers = [each.marker for each in wanted if each is not None and each.marker]
+    requested = settings.positions or (reading.default_position(contrasts),)
+    reading.check_positions(contrasts, requested)
+    markers = [each.marker for each in requested if each is not None and each.marker]
     tokens = (
         model.encode_passages(contrasts.positive, markers),
         model.encode_passages(contrasts.negative, markers),
     )
     _check_lengths(model, tokens)
-    positions = _expanded(wanted, tokens)
+    positions = _expanded(requested, tokens)
     from_difference = contrasts.paired and contrasts.kind != "conditions"
     readings = Readings(*tokens, positions, from_difference=from_difference)
     giveaways = check.giveaways(contrasts, tokens)
     recording = _recording(model, contrasts, positions, sites, giveaways)
-    # A recording that was begun with other weights, tokens or precision is not resumed.
-    run = run_key(model, msgspec.to_builtins(recording), _digest(readings))
-    recording = msgspec.structs.replace(recording, run=run)
+    if resumable:
+        # A recording that was begun with other weights, tokens or precision is not resumed.
+        run = run_key(model, msgspec.to_builtins(recording), _digest(readings))
+        recording = msgspec.structs.replace(recording, run=run)
     return Plan(recording, readings, model.describe())
 
 
@@ -203,7 +209,7 @@ def record_contrasts(
         on_progress(int(done.sum()))
         divided = once(workers, partial(in_batches, readings=planned.readings))
         ahead = (
-            Batch.of(rows, planned.readings)
+            ReadingBatch.of(rows, planned.readings)
             for rows in divided
             if not done[readings_of(rows)].all()
         )
@@ -257,6 +263,7 @@ def _recording(
         n_negative=m,
         paired=contrasts.paired,
         records=msgspec.UNSET if plain else contrasts.records or msgspec.UNSET,
+        parts=model.hooks.parts.get(sites[0].name, msgspec.UNSET),
         format=1 if plain else 2,
         dtype=str(model.network.dtype).removeprefix("torch."),
     )
@@ -282,15 +289,20 @@ def _sites(model: Model, settings: ReadSettings) -> list[Site]:
         sites.update(dict.fromkeys(canonical if one_name else named))
     for site in sites:
         model.hooks.place(site)
+    if len({model.hooks.parts.get(site.name) for site in sites}) > 1:
+        raise SiteError(
+            f"activations of {listed(settings.sites)} have different widths",
+            hint="read them in separate runs",
+        )
     return list(sites)
 
 
 def _expanded(
-    wanted: Sequence[Position | None], tokens: tuple[Sequence[Tokens], Sequence[Tokens]]
+    requested: Sequence[Position | None], tokens: tuple[Sequence[Tokens], Sequence[Tokens]]
 ) -> list[Position]:
     """Positions, with `suffix` replaced by one for each token of the template's suffix."""
     positions: dict[Position, None] = {}
-    for position in wanted:
+    for position in requested:
         if position is None:
             n = min(map(reading.suffix_length, tokens))
             if n == 0:

@@ -105,13 +105,13 @@ def _configuration(config: Any) -> dict[str, Any]:
 
 def _sums(tensor: Tensor) -> list[int]:
     """Sums of a tensor's bits, read as integers, over each of its parts."""
-    whole = getattr(tensor, "full_tensor", lambda: tensor)()  # gathers a sharded one
+    full = getattr(tensor, "full_tensor", lambda: tensor)()  # gathers a sharded one
     try:
-        flat = whole.contiguous().flatten()
+        flat = full.contiguous().flatten()
         integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
         bits = flat.view(integers[flat.element_size()])
     except (NotImplementedError, RuntimeError, KeyError):  # torchao's quantised tensors
-        bits = whole.dequantize().float().flatten().view(torch.int32)
+        bits = full.dequantize().float().flatten().view(torch.int32)
     cut = bits.numel() // _PARTS * _PARTS
     sums = bits[:cut].view(_PARTS, -1).sum(1, dtype=torch.int64).tolist() if cut else []
     return [*sums, int(bits[cut:].sum(dtype=torch.int64))]

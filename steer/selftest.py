@@ -71,7 +71,7 @@ def examine(model: Model) -> Iterator[Check]:
         ("coefficient 0 changes nothing", patient.zero, _REPORT),
         ("a large coefficient does", patient.large, "use the sites that work; " + _REPORT),
         ("a cache changes nothing", patient.cached, _REPORT),
-        ("hooks are removed afterwards", patient.gone, _REPORT),
+        ("hooks are removed afterwards", patient.unhooked, _REPORT),
     ]
     for name, look, advice in steps:
         yield check(name, look, advice)
@@ -113,14 +113,14 @@ class _Patient:
         for passage in passages:
             (tokens,) = model.encode_passages([passage])
             own = tokens.ids[tokens.text_start : tokens.text_stop]
-            if "".join(model.decode(own).split()) not in "".join(passage.whole.split()):
+            if "".join(model.decode(own).split()) not in "".join(passage.full_text.split()):
                 raise ModelError(
                     f"the tokens that should be {_TEXT!r} are {model.decode(own)!r}",
                     hint="the tokenizer changes texts, or gives wrong offsets",
                 )
         template = "the chat template keeps the text of messages"
-        which = template if len(passages) > 1 else "no chat template"
-        return f"{type(model.tokenizer).__name__}, gives offsets; {which}"
+        kind = template if len(passages) > 1 else "no chat template"
+        return f"{type(model.tokenizer).__name__}, gives offsets; {kind}"
 
     def padded(self) -> str:
         """Padding after a text does not change its logits; and which texts can share a batch.
@@ -149,8 +149,8 @@ class _Patient:
             for name in hooks.sites
             if hooks.layers(name) != every
         ]
-        whole = listed(name for name in hooks.sites if hooks.layers(name) == every)
-        return "; ".join([f"{whole} at all {len(every)} layers", *partly])
+        complete = listed(name for name in hooks.sites if hooks.layers(name) == every)
+        return "; ".join([f"{complete} at all {len(every)} layers", *partly])
 
     def reads(self) -> str:
         """The activations at every site are finite."""
@@ -203,7 +203,7 @@ class _Patient:
             raise HookError(f"steered logits differ by {distance:.1%} with a cache")
         return f"logits of {n} new tokens agree to {distance:.0e} of the largest"
 
-    def gone(self) -> str:
+    def unhooked(self) -> str:
         """The unsteered logits are the same as before the other checks."""
         if not torch.equal(self._logits([]), self._baseline):
             raise HookError("the unsteered logits differ from those before the checks")
@@ -223,13 +223,14 @@ class _Patient:
         """A steer with a random vector as long as the activations at a site."""
         seen = capture(self._model, self._ids, self._mask, [site])[site]
         length = float(seen.float().norm(dim=-1).mean())
-        drawn = np.random.default_rng(site.layer).normal(size=self._model.identity.d_model)
+        drawn = np.random.default_rng(site.layer).normal(size=self._model.hooks.width(site.name))
         direction = (length / np.linalg.norm(drawn) * drawn).astype(np.float32)
         layers = (site.layer,)
         metadata = Metadata(
             name="random",
             model=self._model.identity,
             site=site.name,
+            parts=self._model.hooks.parts.get(site.name),
             layers=layers,
             method=Method(name="mean_diff"),
             read=Read(positions="all"),

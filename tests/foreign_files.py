@@ -35,7 +35,10 @@ OTHER /= np.linalg.norm(OTHER)
 
 @dataclass(frozen=True)
 class Example:
-    """Files in a folder, of which `path` is the one to read, and what it means."""
+    """Files in a folder, of which `path` is the one to read, and what it means.
+
+    layers: those that the file recommends, if it says so.
+    """
 
     format: str
     path: str
@@ -44,6 +47,7 @@ class Example:
     op: str = "add"
     coefficient: float = 1.0
     site: str = "resid_post"
+    layers: tuple[int, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def written(self, folder: Path) -> Path:
@@ -132,16 +136,33 @@ def repsteer(**changes: Any) -> dict[str, bytes]:
     return {**files, "checksums.json": to_json({"algorithm": "sha256", "files": hashes})}
 
 
-def spipe(rows: Mapping[str, np.ndarray], kind: str = "SteeringVector") -> dict[str, bytes]:
+def spipe(
+    rows: Mapping[str, np.ndarray],
+    method: str = "state_control/caa",
+    *,
+    location: str | None = None,
+    others: tuple[dict[str, Any], ...] = (),
+    **args: Any,
+) -> dict[str, bytes]:
+    """A bundle of one fitted control; `others` are more entries of it."""
     data = save_tensors(dict(rows))
     digest = hashlib.sha256(data).hexdigest()
-    record = {"id": f"sha256:{digest}", "encoding": "tensors", "type": kind}
-    control = {"resolved": {"artifacts": {"vector": record}}}
+    record = {"id": f"sha256:{digest}", "encoding": "tensors", "type": "SteeringVector"}
+    text = json.dumps({"method": method, "args": args}).replace("@ID", f"sha256:{digest}")
+    resolved = [{**json.loads(text), "artifacts": {"vector": record}}, *others]
+    control = {"method": method, "enabled": True, "args": {}}
+    control["resolved"] = resolved if others else resolved[0]
+    manifest = {"format": "spipe/1", "model": {"ref": "a/b"}, "controls": [control]}
+    meta = {"model_type": "llama"} | ({"meta": {"location": location}} if location else {})
     return {
-        "spipe.json": to_json({"format": "spipe/1", "controls": [control]}),
+        "spipe.json": to_json(manifest),
         f"artifacts/sha256-{digest}/artifact.safetensors": data,
-        f"artifacts/sha256-{digest}/artifact.json": to_json({**record, "type_meta": {}}),
+        f"artifacts/sha256-{digest}/artifact.json": to_json({**record, "type_meta": meta}),
     }
+
+
+#: A reference to the artifact of `spipe`, as its manifest writes it.
+STORED = {"$artifact": "@ID"}
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:
@@ -393,6 +414,18 @@ def examples() -> tuple[Example, ...]:
             options={"minus": "b.safetensors"},
         ),
         Example(
+            "persona-activations",
+            "steering_vector.safetensors",
+            {
+                "steering_vector.safetensors": save_tensors({"steering_vector": ROW[None, None]}),
+                "metadata.json": to_json(
+                    {"layer": 2, "suggested_alpha": 1.5, "model_id": "a/b", "hidden_size": WIDTH}
+                ),
+            },
+            {2: ROW},
+            coefficient=1.5,
+        ),
+        Example(
             "axbench",
             "DiffMean_weight.pt",
             {"DiffMean_weight.pt": pt(tensor(np.stack([OTHER, ROW])))},
@@ -465,15 +498,73 @@ def examples() -> tuple[Example, ...]:
             "a__b.safetensors",
             {
                 "a__b.safetensors": save_tensors(
-                    {"layer_2.basis": UNIT[None], "layer_2.mean": ROW}
+                    {
+                        "layer_2.basis": UNIT[None],
+                        "layer_2.mean": ROW,
+                        "layer_2.node_coords": np.array([[-2.0]], np.float32),
+                    }
                 ),
                 "a__b.json": to_json({"mahalanobis_share_per_layer": {"2": 0.5}}),
             },
-            {2: UNIT / 2},
+            {2: -2 * UNIT},
+            coefficient=16.0,
+        ),
+        Example(
+            "saklas",
+            "",
+            {
+                "manifold.json": b"{}",
+                "a__b.safetensors": save_tensors(
+                    {
+                        "layer_1.basis": UNIT[None],
+                        "layer_1.node_coords": np.array([[1.0], [-1.0]], np.float32),
+                        "layer_2.basis": OTHER[None],
+                        "layer_2.node_coords": np.array([[3.0], [-1.0]], np.float32),
+                    }
+                ),
+                "a__b.json": to_json(
+                    {
+                        "node_labels": ["patient", "impatient"],
+                        "mahalanobis_share_per_layer": {"1": 2**0.5, "2": 2 * 2**0.5},
+                    }
+                ),
+            },
+            {1: UNIT, 2: 3 * OTHER},
+            coefficient=4.0,
         ),
         Example("repsteer", "", repsteer(), {2: ROW}, site="mlp_out"),
-        Example("spipe", "x.spipe", {"x.spipe": zipped(spipe(NAMED))}, TWO),
-        Example("spipe", "", spipe({"layer.2": ROW[None]}), {2: ROW}),
+        Example(
+            "spipe",
+            "x.spipe",
+            {"x.spipe": zipped(spipe(NAMED, steering_vector=STORED, multiplier=3, layer_id=2))},
+            TWO,
+            coefficient=3,
+            layers=(2,),
+        ),
+        Example(
+            "spipe",
+            "",
+            spipe(
+                {"2": ROW[None]},
+                "state_control/activation_adapter",
+                location="layer_input",
+                others=({"method": "state_control/pasta", "args": {}},),
+                hook_point="layer_input",
+                layer_ids=[2],
+                transform={
+                    "$component": "norm_preserving",
+                    "inner": {
+                        "$component": "projection",
+                        "params": {"alpha": 0.5},
+                        "artifact": STORED,
+                    },
+                },
+            ),
+            {2: UNIT},
+            "ablate",
+            coefficient=0.5,
+            site="resid_pre",
+        ),
         Example(
             "reprobe",
             "token_layer_2.pt",

@@ -24,7 +24,7 @@ from steer.hooks import acting as acting_module
 from steer.models.model import Model
 from steer.steering.generation import Generation
 from steer.steering.operation import Coefficient, Operation
-from steer.steering.projection import Condition, Gate
+from steer.steering.projection import Gate, Threshold
 from steer.steering.reach import meets
 from steer.steering.scope import CONSTANT, Schedule, Scope
 from steer.steering.steers import Steer
@@ -277,7 +277,7 @@ def test_a_score_under_a_steer_that_moves_no_text_is_an_error(
 
 def test_scores_know_a_closed_gate_and_a_bound_from_an_idle_steer() -> None:
     model = tiny.model("llama")
-    closed = Gate(Condition(gated(model, "mean").condition.projection, True, 1e6), "mean")
+    closed = Gate(Threshold(gated(model, "mean").threshold.projection, True, 1e6), "mean")
     never = replace(closed, pooling="token")
     for cell in (
         (replace(tiny.steer(model), gate=closed),),
@@ -286,7 +286,7 @@ def test_scores_know_a_closed_gate_and_a_bound_from_an_idle_steer() -> None:
         (tiny.steer(model, 0.0),),
     ):
         assert not score(model, TEXTS[:2], [Steered(cell)], drift).any()
-    opened = Gate(Condition(closed.condition.projection, False, 1e6), "token")
+    opened = Gate(Threshold(closed.threshold.projection, False, 1e6), "token")
     idle = replace(tiny.steer(model, 1.0, Scope("steps", 40)), gate=opened)
     with pytest.raises(IdleError):
         score(model, TEXTS, [Steered((idle,))], drift)

@@ -256,7 +256,18 @@ def test_the_rule_sees_what_opens_a_file(code: str, n: int) -> None:
 
 
 #: Names that say nothing about what a variable holds.
-EMPTY_NAMES = {"told", "asked", "made", "found"}
+EMPTY_NAMES = {
+    "told", "asked", "made", "found", "said", "heard", "meant", "one", "given", "what", "whole",
+    "those", "these", "such", "thing", "things", "stuff",
+}  # fmt: skip
+#: Names of classes and functions with several meanings in this field, and the one meaning of each.
+ONE_MEANING = {
+    "Row": "steering.generation",  # a continuation to generate
+    "Batch": "generate.batch",  # rows that are generated together
+    "Plan": "extraction",  # the passages and spans that are to be read
+    "Place": "sharing.places",  # where vectors are shared
+    "Judge": "measures.concepts",  # grades texts
+}
 
 
 def empty_names(tree: ast.AST) -> list[str]:
@@ -271,6 +282,18 @@ def test_variables_say_what_they_hold() -> None:
     bad = [f"{module}:{name}" for module, file in modules().items()
            for name in empty_names(ast.parse(file.read_text("utf-8")))]  # fmt: skip
     assert not bad, f"name these variables by what they hold: {bad}"
+
+
+def test_a_word_has_one_meaning() -> None:
+    homes: dict[str, list[str]] = {name: [] for name in ONE_MEANING}
+    for module, file in modules().items():
+        for node in ast.parse(file.read_text("utf-8")).body:
+            names = [node.name] if isinstance(node, ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                names = [t.id for t in node.targets if isinstance(t, ast.Name)]
+            for name in set(names) & set(homes):
+                homes[name].append(module)
+    assert homes == {name: [module] for name, module in ONE_MEANING.items()}
 
 
 def test_the_rule_sees_variables_and_parameters() -> None:

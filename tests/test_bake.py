@@ -22,16 +22,20 @@ from steer.baking import folder as baking_folder
 from steer.baking import target
 from steer.baking.bake import Baked, bake, without
 from steer.baking.check import Difference, compare, reference
+from steer.baking.export import export
 from steer.baking.families import FAMILIES as KNOWN
 from steer.baking.target import REPORT, new_folder
 from steer.base.errors import ModelError, SteerError, VectorError
+from steer.base.shipped import SHIPPED
 from steer.cli.main import app
 from steer.models.checkpoint import rebuilt, save
 from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.operation import Coefficient, Operation
 from steer.steering.scope import Schedule, Scope
-from steer.steering.steers import Steer
+from steer.steering.spec import parse
+from steer.steering.steers import Steer, resolve
+from steer.vectors import store
 
 ROOT = Path(__file__).parents[1]
 WRITES = Operation("ablate", writes=True)
@@ -395,3 +399,24 @@ def test_a_real_model_is_baked(tmp_path: Path) -> None:
     made = bake(on, steers, dtype=torch.float32)
     found = compare(ModelSource(str(written(made, on, tmp_path))), expected, dtype="float32")
     assert found.passed and found.effect > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_shard_size": "5 apples"}, "is not a size"),
+        ({"lora": True, "dtype": "bfloat16"}, "an adapter is exact"),
+        ({"lora": True, "approximate": True}, "an adapter is exact"),
+    ],
+)
+def test_what_cannot_be_baked_is_refused_before_the_model_loads(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    steers = [resolve(parse("joyful:2@2"), store.read(SHIPPED / "joyful.safetensors"))]
+    dtype = options.pop("dtype", None)
+    with pytest.raises(SteerError) as refused:
+        export(
+            ModelSource(dtype=dtype), steers, tmp_path / "out", **options,
+            load=lambda source: pytest.fail("loaded"),
+        )  # fmt: skip
+    assert message in f"{refused.value} {refused.value.hint}"

@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 import steer
 from steer.cli.main import app
 from steer.evaluation import calibration
-from steer.evaluation.calibration import STRENGTHS, Trial, calibrate, middle_layers, strongest
+from steer.evaluation.calibration import STRENGTHS, Trial, best_trial, calibrate
 from steer.evaluation.sweeps import grid_of
+from steer.generate import strength
+from steer.generate.strength import middle_layers
 from steer.library.models import Model
 from steer.measures.grids import thinned
 from steer.steering.operation import Coefficient
@@ -81,16 +83,16 @@ def test_the_strongest_before_the_first_that_falls_apart_is_chosen(limit: float)
         Trial(strength, strength, 0.1, 0.0, 1.0, strength <= limit, ()) for strength in STRENGTHS
     ]
     trials.append(Trial(9, 9, 0.1, 0.0, 1.0, True, ()))  # what repeats one word costs little
-    found = strongest(trials)
+    found = best_trial(trials)
     assert (found.strength if found else 0.0) == (limit if limit < STRENGTHS[-1] else 9)
     still = [replace(trial, shift=0.0) for trial in trials]
-    assert strongest(still) is None
+    assert best_trial(still) is None
 
 
 def test_the_middle_is_of_the_model_and_a_few_layers_are_all_meant(chat: Model) -> None:
     deep = msgspec.structs.replace(chat.inner.identity, n_layers=10)
     assert middle_layers(make_vector(deep, layers=(0, 9))) == (0, 9)
-    low, high = calibration.MIDDLE
+    low, high = strength.MIDDLE
     middle = tuple(layer for layer in range(10) if 10 * low <= layer < 10 * high)
     assert middle_layers(make_vector(deep, layers=tuple(range(10)))) == middle
 

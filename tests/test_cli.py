@@ -28,7 +28,7 @@ from steer.generate.batch import Batch
 from steer.ops.registry import ops
 from steer.steering.generation import Generation
 from steer.steering.scope import Schedule
-from steer.steering.spec import parse, parse_condition
+from steer.steering.spec import parse, parse_threshold
 from steer.vectors import store
 
 PAIRS = [
@@ -169,7 +169,7 @@ def test_help_shows_every_form_and_what_it_shows_is_read() -> None:
     for course in get_args(get_type_hints(Schedule)["kind"]):
         assert course == "constant" or f"{course}=" in said
     conditions = re.findall(r"(?:--when|--guard) '([^']*)'", said)
-    assert {parse_condition(one).pooling for one in conditions} == {None, "last"}
+    assert {parse_threshold(one).pooling for one in conditions} == {None, "last"}
 
 
 def test_extract_says_what_it_did_on_stderr_and_shows_layers_on_stdout(
@@ -310,7 +310,7 @@ def test_what_was_finished_of_a_batch_that_stops_is_there(
     assert not Path("o.jsonl").exists()
     assert whole.stdout.startswith(result.stdout)
     assert bool(result.stdout) == (words in ([], ["--compare"]))
-    assert ("-o FILE keeps" in result.stderr) == ("--json" in words)
+    assert ("with -o FILE" in result.stderr) == ("--json" in words)
     if lines:
         assert "in o.jsonl.part" in result.stderr
         assert Path("o.jsonl.part").read_text().splitlines() == lines[:4]
@@ -348,21 +348,21 @@ def test_specs_that_are_wrong(
         (["-v", "joyful:abblate"], 2, ["not a number or an op", "did you mean ablate?"]),
         (["-v", "joyful:clamp"], 2, ["clamp needs a value"]),
         (["-v", "joyful:2/somewhere"], 2, ["'somewhere' is not a scope"]),
-        (["-v", "joyful", "--when", "joyful"], 2, ["not a condition"]),
+        (["-v", "joyful", "--when", "joyful"], 2, ["not a threshold"]),
         (["-v", "joyful", "--when", "joyful>high"], 2, ["not a threshold"]),
         (["-v", "joyful", "--when", "none>0.5"], 1, ["no vector named 'none'"]),
         (["--when", "joyful>0.5"], 2, ["no steer to gate"]),
         (["-v", "joyful@0", "--when", "joyful@2>0.5/token"], 1, ["behind", "resid_post 0"]),
-        (["--guard", "joyful>0.5/mean"], 2, ["looks at new tokens"]),
+        (["--guard", "joyful>0.5/mean"], 2, ["checks new tokens"]),
         (["--guard", "joyful>0.5", "--on-trip", "cry"], 2, ["stop, error or ablate"]),
         (["--on-trip", "stop"], 2, ["--on-trip needs --guard"]),
         (["--watch", "joyful@9"], 1, ["no layer 9"]),
-        (["--watch", "both"], 1, ["does not say where its two sides lie", "takes a vector that"]),
+        (["--watch", "both"], 1, ["does not say where its two sides lie", "use a vector from"]),
         (["-v", "both:clamp=pos"], 1, ["does not say where its two", "a number in place of pos"]),
         (["-v", "joyful", "--when", "nosuch>0.4"], 1, ["the gate 'nosuch>0.4': no vector named"]),
         (["-v", "joyful", "--when", "joyful>1/often"], 2, ["'often' is not mean", "/token"]),
         (["--beams", 2], 2, ["does not sample", "--temperature 0"]),
-        (["--beams", 2, "-t", 0, "--watch", "joyful"], 2, ["--beams goes with no"]),
+        (["--beams", 2, "-t", 0, "--watch", "joyful"], 2, ["--beams cannot be combined"]),
         (
             ["--beams", 2, "-t", 0, "-v", "joyful", "--when", "joyful@0>9/token"],
             2,

@@ -160,7 +160,7 @@ def test_lens_of_a_low_rank_edit_says_what_it_leaves_out(folder: Path) -> None: 
     edit = type(plain)(metadata, plain.directions, down, down.transpose(0, 2, 1))
     store.write(Path("edit.safetensors"), edit)
     result = steer("show", "edit.safetensors", "--lens", "-m", folder)
-    assert "constant part alone" in result.stderr
+    assert "only its constant part" in result.stderr
 
 
 def test_compare_combine_and_show_do_not_import_torch(vectors: Path) -> None:

@@ -159,11 +159,11 @@ def test_words_become_a_vector(tmp_path: Path) -> None:
         (["patient", ""], 2, "a word is empty"),
         (["pairs.jsonl", "patient"], 2, "is a file"),
         (["missing.jsonl"], 1, "missing.jsonl"),
-        (["patient", "--template", "{text}"], 2, "--template goes with a file"),
-        (["patient", "--positions", "last"], 2, "--positions goes with a file"),
+        (["patient", "--template", "{text}"], 2, "--template applies to a file"),
+        (["patient", "--positions", "last"], 2, "--positions applies to a file"),
         (["patient", "--phrase", "calm"], 2, "has no {}"),
         (["patient", "--site", "resid_post,attn_out"], 2, "one site"),
-        (["missing.jsonl", "--allow-weak"], 2, "--allow-weak goes with words"),
+        (["missing.jsonl", "--allow-weak"], 2, "--allow-weak applies to words"),
     ],
 )
 def test_words_that_mean_nothing_are_refused_before_the_model_loads(
@@ -366,7 +366,7 @@ def test_a_vector_of_tokens_raises_them(tmp_path: Path) -> None:
         (["--raises", " impatience"], 1, "tokens of pocket"),
         (["--raises", " joyful", "--lowers", " joyful"], 2, "raised and lowered"),
         (["pairs.jsonl", "--raises", " joyful"], 2, "without contrasts"),
-        (["--raises", " joyful", "--positions", "last"], 2, "--positions goes with texts"),
+        (["--raises", " joyful", "--positions", "last"], 2, "--positions applies to texts"),
     ],
 )
 def test_tokens_that_mean_nothing_are_refused(words: list[str], code: int, message: str) -> None:

@@ -13,7 +13,7 @@ from test_cli import steer
 
 from steer.methods.registry import fit_methods
 from steer.vectors import store
-from steer.vectors.sites import SITE_NAMES
+from steer.vectors.sites import STREAM_SITES
 
 TINY = ["gpt2", "gemma2", "qwen3"]
 REAL = SHARED / "models/babyllama-tok105"
@@ -95,7 +95,7 @@ def test_every_command_works(model: str) -> None:
 
 def test_every_site_is_read_and_fitted(model: str) -> None:
     file = contrasts(model)
-    sites = ",".join(name for name in SITE_NAMES if name != "resid_pre")
+    sites = ",".join(name for name in STREAM_SITES if name != "resid_pre")
     words = ["extract", file, "-m", model, "--site", sites, "--positions", "last,mean,-2:"]
     run(*words, "-o", "a.safetensors", "--keep", "acts")
     for site in sites.split(","):

@@ -199,8 +199,8 @@ def test_combine_collapses_a_recipe(joyful: Path, folder: Path) -> None:  # noqa
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ([], 2, "give vectors"),
-        (["calm", "--recipe", "a.toml"], 2, "or --recipe"),
+        ([], 2, "name vectors to combine"),
+        (["calm", "--recipe", "a.toml"], 2, "or a --recipe"),
         (["--recipe", "a.toml", "--op", "mean"], 2, "is a sum"),
         (["--recipe", "none.toml"], 1, "none.toml"),
         (["--recipe", "a.toml"], 1, "act on different parts"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +14,9 @@ import pytest
 from steer.base.errors import InputError, UsageError
 from steer.concepts import pack, questions, words
 from steer.concepts.answers import Query, write
+from steer.concepts.build import build
 from steer.concepts.concept import Concept, concept_of, condition, find, form, slug
-from steer.concepts.effect import effect, scores
+from steer.concepts.effect import Writer, costs, moves
 from steer.concepts.make import ConceptVector, _Work, make
 from steer.concepts.settings import MakeSettings
 from steer.generate.apply import continue_ids
@@ -186,24 +191,36 @@ def test_rows_under_steers_of_their_own_are_what_they_are_alone(pocket: Model) -
     assert together == alone
 
 
-def test_what_a_text_is_scored_with_does_not_depend_on_its_neighbours(pocket: Model) -> None:
+def test_what_an_answer_is_measured_with_does_not_depend_on_its_neighbours(pocket: Model) -> None:
     joyful = store.read(VECTORS / "joyful.safetensors")
     steers = (resolve(spec.parse("joyful:3@2"), joyful),)
-    nothing = (resolve(spec.parse("joyful:0@2"), joyful),)
-    asked = [Query("", one, False) for one in ("One day", "The old man", "It was")]
-    answers = write(pocket, asked, max_tokens=8)
+    queries = [Query("", question, False) for question in ("One day", "The old man", "It was")]
+    answers = write(pocket, queries, max_tokens=8)
     poles = ("[mood: joyful]", "[mood: gloomy]")
-    writers = [steers, steers, ""]
-    together = scores(pocket, answers, writers, poles)
+    writers: list[Writer] = [steers, "[mood: joyful]", ""]
+    moved, priced = moves(pocket, answers, poles, steers), costs(pocket, answers, writers)
     for index, (answer, writer) in enumerate(zip(answers, writers, strict=True)):
-        alone = scores(pocket, [answer], [writer], poles)
-        assert np.allclose(together[index : index + 1].s, alone.s, rtol=1e-3, atol=1e-4)
-        assert np.allclose(together[index : index + 1].nats, alone.nats, rtol=1e-3)
-    idle = scores(pocket, answers, [nothing] * 3, poles)
-    plain = scores(pocket, answers, [""] * 3, poles)
-    assert idle.s.tolist() == plain.s.tolist()
-    assert effect(plain, plain, together, idle).value == 0
-    assert np.array_equal(scores(pocket, answers, [""] * 3, poles[::-1]).s, -plain.s)
+        own = moves(pocket, [answer], poles, steers)
+        assert np.allclose([moved.gap[index], moved.moved[index]], [own.gap[0], own.moved[0]], 1e-3)
+        assert np.allclose(priced.nats[index], costs(pocket, [answer], [writer]).nats, 1e-3)
+    assert moved.effect.value > 0.2
+    assert (moved.gap > 0).all()  # a divergence
+
+
+def test_the_effect_of_nothing_is_0_and_turns_with_the_poles(pocket: Model) -> None:
+    joyful = store.read(VECTORS / "joyful.safetensors")
+    steers, nothing = (
+        (resolve(spec.parse(f"joyful:{coefficient}@2"), joyful),) for coefficient in (3, 0)
+    )
+    answers = write(pocket, [Query("", "One day", False)], max_tokens=8)
+    poles = ("[mood: joyful]", "[mood: gloomy]")
+    assert moves(pocket, answers, poles, nothing).moved.tolist() == [0.0]
+    there, back = (moves(pocket, answers, way, steers) for way in (poles, poles[::-1]))
+    assert there.moved[0] == pytest.approx(-back.moved[0])
+    assert there.gap[0] == pytest.approx(back.gap[0])
+    own = costs(pocket, answers, [""])
+    assert costs(pocket, answers, [nothing]).above(own).value == 0
+    assert costs(pocket, answers, [steers]).above(own).value > 0
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +246,7 @@ def test_what_it_does_not_heed_is_named(pocket: Model, monkeypatch: pytest.Monke
     monkeypatch.setattr("steer.concepts.make.LEAST_HEEDED", 100.0)
     [made] = make(pocket, [concept_of("[mood: joyful]", "[mood: gloomy]")], QUICK)
     assert not made.report.works and "ignores" in made.report.reason
-    assert made.report.hint and made.vector is None
+    assert made.report.hint and made.report.heeded is not None
 
 
 def test_a_concept_that_fails_stops_nothing(made: list[ConceptVector]) -> None:
@@ -265,3 +282,32 @@ def test_what_fails_in_a_group_is_tried_alone(
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="held_out"):
         MakeSettings(held_out=1)
+
+
+@dataclass
+class Pickling:
+    """Two workers in one process, which get and give only what can be sent, in another order."""
+
+    model: Model
+
+    def map(self, job: Any, items: Any) -> Iterator[tuple[int, Any]]:
+        runs = [pickle.loads(pickle.dumps(job))(self.model) for _ in range(2)]
+        for number, item in reversed(list(enumerate(items))):
+            yield number, pickle.loads(pickle.dumps(runs[number % 2](item)))
+
+
+def test_workers_make_what_one_process_makes(
+    pocket: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steer.concepts.make.TOGETHER", 1)
+    chosen = pack.of(
+        [concept_of("[mood: joyful]", "[mood: gloomy]", name="joy"),
+         concept_of("[style: formal]", "[style: casual]", name="formal")]
+    )  # fmt: skip
+    alone = build(pocket, chosen, tmp_path / "alone", QUICK)
+    monkeypatch.setattr("steer.concepts.make.workers_of", Pickling)
+    divided = build(pocket, chosen, tmp_path / "divided", QUICK)
+    assert [row.name for row in divided.rows] == ["joy", "formal"]
+    assert [row.values for row in divided.rows] == [row.values for row in alone.rows]
+    for file in (tmp_path / "alone").iterdir():
+        assert file.read_bytes() == (tmp_path / "divided" / file.name).read_bytes()

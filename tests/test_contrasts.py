@@ -40,7 +40,7 @@ def read(data: bytes, name: str = "f", **source: Any) -> Contrasts:
 
 def wholes(contrasts: Contrasts) -> tuple[list[str], list[str]]:
     positive, negative = (
-        [passage.whole for passage in side] for side in (contrasts.positive, contrasts.negative)
+        [passage.full_text for passage in side] for side in (contrasts.positive, contrasts.negative)
     )
     return positive, negative
 
@@ -471,7 +471,10 @@ def test_a_table_holds_lists_where_it_is_said_so() -> None:
     names = Names(split=";")
     assert wholes(read(table, "f.csv", names=names)) == (["Qa", "Qb", "Rd", "Rd"],
                                                          ["Qc", "Qc", "Re", "Rf"])  # fmt: skip
-    assert any("--split" in note for note in read(b"positive,negative\na;b,c;d\n", "f.csv").notes)
+    # A question with a single right answer has no semicolon there.
+    for rows, told in ((b"a;b,c;d\n", True), (b"a;b,c;d\ne,f;g\n", True), (b"a,b;c\n", False)):
+        found = read(b"positive,negative\n" + rows, "f.csv")
+        assert any("--split" in note for note in found.notes) == told
 
 
 def test_two_lists_in_one_object_are_sets_and_said_to_be() -> None:
@@ -523,7 +526,7 @@ def test_crossed_texts_are_made_when_they_are_read() -> None:
     texts, names = [f"t{n}" for n in range(300)], [f"c{n}" for n in range(400)]
     found = read(jsonl(*texts), texts="f", positive=tuple(names), negative=("no",))
     assert (len(found.positive), len(found.negative)) == (120_000, 120_000)
-    assert found.positive[301].whole == "c1 t1"
+    assert found.positive[301].full_text == "c1 t1"
     assert found.positive[-1:] == [Passage("c399 ", "t299")]
     assert sys.getsizeof(found.positive) < 1000
     with pytest.raises(InputError, match="conditions before texts expand to 1,200,000 texts"):

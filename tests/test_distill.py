@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import killing
 import msgspec
@@ -23,6 +24,7 @@ from steer.base.journal import Journal
 from steer.base.progress import Advance, Phase
 from steer.cli.main import app
 from steer.distillation.ceiling import ceiling
+from steer.distillation.checkpoints import Checkpoint, Checkpoints
 from steer.distillation.descent import candidates, descend
 from steer.distillation.distill import distill, fit
 from steer.distillation.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
@@ -415,6 +417,46 @@ def test_what_a_teacher_remembers_is_what_it_would_say() -> None:
     some, none = Teacher(model, taught, budget=room), Teacher(model)
     torch.testing.assert_close(some(taught), none(taught), rtol=1e-4, atol=1e-5)
     assert torch.equal(some(taught[3:9]), Teacher(model, taught[:50])(taught[3:9]))
+
+
+@pytest.mark.parametrize("stopped", [3, 25, 61])
+def test_an_interrupted_descent_goes_on_from_its_last_validation(
+    stopped: int, tmp_path: Path
+) -> None:
+    model = tiny.model("llama")
+    task = Task.of(model, texts(model), PlantedTeacher(model, planted(model, 2, [Site(1)])))
+    taken = 0
+
+    def run(checkpoint: Checkpoint | None, until: int | None = None) -> tuple[Any, ...]:
+        nonlocal taken
+        taken = 0
+        backward = task.backward
+
+        def counted(*arguments: Any) -> None:
+            nonlocal taken
+            if taken == until:
+                raise KeyboardInterrupt
+            taken += 1
+            backward(*arguments)
+
+        edits = Edits(model, {Site(1): 1.0}, 3, seed=0, response=False)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Task, "backward", lambda self, *arguments: counted(*arguments))
+            found = descend(task, edits, Schedule(100, 0.02, 8, seed=0), checkpoint=checkpoint)
+        return (*found, [part.tolist() for part in edits.parameters])
+
+    whole, n_whole = run(None), taken
+    checkpoints = Checkpoints(tmp_path / "run")
+    kept = checkpoints.checkpoint("a descent")
+    with pytest.raises(KeyboardInterrupt):
+        run(kept, stopped)
+    assert run(kept) == whole
+    assert n_whole > stopped
+    assert taken == n_whole - stopped // 25 * 25
+    assert run(kept) == whole and not taken, "what is done is not done again"
+    assert run(checkpoints.checkpoint("another")) == whole and taken == n_whole
+    checkpoints.finish()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")

@@ -143,9 +143,9 @@ def test_the_command_takes_pairs(folder: Path) -> None:  # noqa: F811
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "distil a condition or pairs"),
-        (("--condition", "w5", "--contrasts", "pairs.jsonl"), "distil a condition or pairs"),
-        (("--contrasts", "pairs.jsonl", "--baseline", "w3"), "go with --condition"),
+        ((), "name either a condition or pairs"),
+        (("--condition", "w5", "--contrasts", "pairs.jsonl"), "name either a condition or pairs"),
+        (("--contrasts", "pairs.jsonl", "--baseline", "w3"), "need --condition"),
     ],
 )
 def test_conditions_and_pairs_are_two_ways(words: tuple[str, ...], message: str) -> None:

@@ -21,7 +21,7 @@ from steer.evaluation import choice
 from steer.evaluation.choice import Budget, decide
 from steer.evaluation.scoring import Scorer
 from steer.measures.elimination import FEWEST, LEAVE, contenders, looks, n_looks
-from steer.measures.grids import PROBES, SHARES, Scores, probes, promising, reach, thinned
+from steer.measures.grids import PILOT, SHARES, Scores, pilot, promising, reach, thinned
 from steer.measures.selection import pareto
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "joyful.safetensors"
@@ -58,9 +58,9 @@ def test_three_coefficients_show_the_row_that_holds_the_choice(
     shares = np.array(SHARES)
     effects, costs = np.outer(slopes, shares), np.outer(bends, shares**2)
     grid = grid_of(len(rows), SHARES)
-    few = probes(grid)
+    few = pilot(grid)
     assert few is not None
-    columns = list(PROBES)
+    columns = list(PILOT)
     assert [one.value for one in few.rows[0].coefficients] == shares[columns].tolist()
     kept = promising(scores_of(effects[:, columns], costs[:, columns]), 0.1)
     best = np.where(costs <= 0.1, effects, -np.inf)
@@ -70,8 +70,8 @@ def test_three_coefficients_show_the_row_that_holds_the_choice(
 
 
 def test_small_grids_and_the_users_own_coefficients_are_not_looked_at_first() -> None:
-    assert probes(grid_of(11, SHARES)) is None
-    assert probes(grid_of(30, (0.1, 0.2))) is None
+    assert pilot(grid_of(11, SHARES)) is None
+    assert pilot(grid_of(30, (0.1, 0.2))) is None
     # Where nothing is within the budget, nothing is known of the rows.
     assert promising(scores_of(np.ones((12, 3)), np.ones((12, 3))), 0.1) == list(range(12))
 
@@ -158,7 +158,7 @@ def test_a_cell_that_left_comes_back_where_a_stronger_ones_texts_fall_apart(
         assert tried is not None
         assert tried.position == (len(failing), 0)
         assert scored[-1:] == expected[-1:]
-        assert scores.whole()[tried.position]
+        assert scores.complete()[tried.position]
 
 
 def test_a_grid_with_equal_items_is_known_at_once() -> None:

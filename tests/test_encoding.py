@@ -71,12 +71,14 @@ def test_rendered_passages_are_what_the_template_makes(
     tokenizer = templated()
     passage = Passage(prompt, text, suffix, role, TURNS)
     (found,) = ChatTemplate(tokenizer, "tiny").passages([passage])
-    turns = [{"role": t.role, "content": t.content} for t in (*TURNS, Message(role, passage.whole))]
+    turns = [
+        {"role": t.role, "content": t.content} for t in (*TURNS, Message(role, passage.full_text))
+    ]
     whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert whole.startswith(found.whole)
+    assert whole.startswith(found.full_text)
     assert found.text.strip() == text.strip()
     if role == "user":
-        assert whole == found.whole
+        assert whole == found.full_text
     else:
         assert found.suffix.strip() == suffix.strip()
 

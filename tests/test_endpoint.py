@@ -220,3 +220,29 @@ def test_a_judge_without_a_key_an_address_or_a_server(
     monkeypatch.setattr(endpoint, "RETRIES", 0)
     with pytest.raises(SteerError, match=r"does not answer.*0 of these 1 texts"):
         Grader(GraderModel("m", "http://127.0.0.1:9/v1"), "x")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (200, b"{not json", "another form"),
+        (200, b"<html>hello</html>", "another form"),
+        (200, b'{"id": "x"}', "another form"),
+        (404, b'{"error": {"message": "no such model"}}', "does not answer.*no such model"),
+    ],
+)
+def test_a_teacher_that_does_not_answer_as_it_should_is_an_error(
+    server: Server, status: int, body: bytes, message: str
+) -> None:
+    server.behaviour = lambda _request, _number: (status, AT_ONCE, body)
+    teacher = GraderModel("teacher", server.url)
+    with pytest.raises(SteerError, match=message) as caught:
+        endpoint.answers(teacher, [("You are formal.", "Hello?")], [0], 8)
+    assert caught.value.hint
+
+
+def test_a_teacher_answers_in_order(server: Server) -> None:
+    server.behaviour = lambda request, _number: says(request["messages"][-1]["content"].upper())
+    questions = [("", f"question {number}") for number in range(20)]
+    found = endpoint.answers(GraderModel("teacher", server.url), questions, list(range(20)), 8)
+    assert found == [f"QUESTION {number}" for number in range(20)]

@@ -17,6 +17,7 @@ from steer.base import files
 from steer.base.errors import InputError, SteerError
 from steer.fitting import activations
 from steer.fitting.activations import Recording
+from steer.vectors import store
 from steer.vectors.provenance import Read
 from steer.vectors.sites import Site
 
@@ -49,6 +50,14 @@ def test_only_regular_files_are_read(tmp_path: Path, reader: object, linked: boo
             named.symlink_to(path)
         with pytest.raises(SteerError, match=f"is {kind}, not a file"):
             reader(named, limit=10)  # type: ignore[operator]
+
+
+def test_a_vector_that_is_no_file_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    for path in special(tmp_path).values():
+        with pytest.raises(SteerError, match=r"is (a folder|no regular file)"):
+            store.find(str(path))
+    with pytest.raises(SteerError, match="there is no file"):
+        store.find(str(tmp_path / "missing.safetensors"))
 
 
 def test_a_path_that_becomes_a_pipe_after_the_check_does_not_hang(

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from steer.base.errors import ModelError, SteerError, UsageError, VectorError
 from steer.formats import gguf, reading, writing
-from steer.formats.reading import Found
+from steer.formats.reading import ForeignFile
 from steer.formats.source import Options
 from steer.models import torch_files
 from steer.steering import spec
@@ -39,7 +39,7 @@ MODEL = ModelIdentity(
 ROW = np.linspace(-1, 2, 8).astype(np.float32)
 
 
-def found(path: Path, **given: object) -> Found:
+def found(path: Path, **given: object) -> ForeignFile:
     return reading.read(path, Options(**given), torch_files.read)  # type: ignore[arg-type]
 
 

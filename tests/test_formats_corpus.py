@@ -46,6 +46,7 @@ def test_a_file_means_here_what_it_means_there(example: Example, tmp_path: Path)
     recommended = vector.metadata.recommended
     assert (recommended.op, vector.metadata.site) == (example.op, example.site)
     assert recommended.coefficient == pytest.approx(example.coefficient)
+    assert recommended.layers == example.layers or not example.layers
     assert found.assumed.startswith(f"read as {example.format}: ")
     assert store.from_bytes(store.to_bytes(vector.sealed()), "x").metadata.rank == 0
     if recommended.op != "ablate=writes":

@@ -88,6 +88,11 @@ BROKEN = {
         "FORMAT = Format(name='caa', title='x', help='x', suffixes=('.x',))\n",
         "is taken",
     ),
+    "has a suffix that no file has": (
+        "from steer.formats.registry import Format\n"
+        "FORMAT = Format(name='x', suffixes=('.vec.json',))\n",
+        "'.vec.json' is not a file suffix",
+    ),
 }
 
 

@@ -70,7 +70,7 @@ class Listening:
         self.seen.append(scores.clone())
         return scores
 
-    def heard(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor:
+    def receive(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor:
         return torch.zeros(len(ids), dtype=torch.bool)
 
 

@@ -27,7 +27,7 @@ from steer.models import hookmap_cache as cached_maps
 from steer.models.hookmap import HookMap, HookPoint
 from steer.models.hookmap_cache import hook_map
 from steer.models.model import Model
-from steer.vectors.sites import PLACES, SITE_NAMES, Site, SiteName
+from steer.vectors.sites import SITE_KINDS, STREAM_SITES, Site, SiteName
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -36,6 +36,11 @@ MISSING: dict[str, set[SiteName]] = {
     "granite": {"attn_out", "mlp_out"},  # scaled by the block, outside every module
     "opt": {"mlp_out"},  # rows: [batch * positions, d_model]
 }
+
+
+def stream_sites(found: HookMap) -> list[SiteName]:
+    """The sites of a map that are as wide as the model; tests/test_parts.py has the others."""
+    return [name for name in found.sites if name in STREAM_SITES]
 
 
 def as_model(network: torch.nn.Module) -> Model:
@@ -127,8 +132,8 @@ def test_every_layer_has_every_listed_site(family: str) -> None:
         N_LAYERS,
         D_MODEL,
     )
-    assert set(SITE_NAMES) - set(found.sites) == MISSING.get(family, set())
-    for name in found.sites:
+    assert set(STREAM_SITES) - set(found.sites) == MISSING.get(family, set())
+    for name in stream_sites(found):
         assert found.layers(name) == tuple(range(N_LAYERS))
         for layer in found.layers(name):
             model_of(family).get_submodule(found.place(Site(layer, name)).module)
@@ -145,7 +150,7 @@ def test_paths_outside_the_blocks_exist(family: str) -> None:
 @each_family
 @torch.no_grad()
 def test_reads_what_the_bridge_reads(family: str, input_ids: Tensor) -> None:
-    sites = list(map_of(family).places)
+    sites = [site for site in map_of(family).places if site.name in STREAM_SITES]
     seen = read(model_of(family), sites, input_ids)
     _, oracle = bridge_of(family).run_with_cache(input_ids)
     assert len(seen) == len(sites)
@@ -161,7 +166,7 @@ def test_reads_what_the_bridge_reads(family: str, input_ids: Tensor) -> None:
 def test_writes_what_the_bridge_writes(family: str, input_ids: Tensor, vector: Tensor) -> None:
     model, found, bridge = model_of(family), map_of(family), bridge_of(family)
     plain = model(input_ids).logits
-    for name in found.sites:
+    for name in stream_sites(found):
         site = Site(1, name)
         steered = write(model, site, vector, input_ids)
         oracle = bridge.run_with_hooks(
@@ -234,13 +239,13 @@ def test_the_class_decides_when_the_configuration_names_no_architecture() -> Non
             "granite",
             Site(0, "attn_out"),
             "GraniteForCausalLM has no attn_out",
-            "it has resid_pre and resid_post",
+            "it has resid_pre, heads and resid_post",
         ),
         (
             "opt",
             Site(2, "mlp_out"),
             "OPTForCausalLM has no mlp_out",
-            "it has resid_pre, attn_out and resid_post",
+            "it has resid_pre, heads, attn_out and resid_post",
         ),
         ("llama", Site(3), "LlamaForCausalLM has no layer 3", "its layers are 0-2"),
         ("granite", Site(7, "attn_out"), "GraniteForCausalLM has no layer 7", "its layers are 0-2"),
@@ -271,7 +276,8 @@ def hybrid() -> torch.nn.Module:
 def test_a_hybrid_model_has_a_site_at_some_layers(input_ids: Tensor) -> None:
     model = hybrid()
     found = hook_map(model)
-    assert found.sites == SITE_NAMES
+    assert stream_sites(found) == list(STREAM_SITES)
+    assert found.layers("heads") == (1, 3)
     assert found.layers("attn_out") == (1, 3)
     assert found.layers("mlp_out") == (0, 1, 2, 3)
     assert len(read(model, found.places, input_ids)) == len(found.places)
@@ -296,9 +302,9 @@ def test_experts_that_flatten_to_rows_are_no_site(input_ids: Tensor) -> None:
     )
     model = randomised(transformers.Llama4ForCausalLM, config)
     found = hook_map(model)
-    assert found.sites == ("resid_pre", "attn_out", "resid_post")
-    for tensor in read(model, found.places, input_ids).values():
-        assert tensor.shape == (*input_ids.shape, D_MODEL)
+    assert stream_sites(found) == ["resid_pre", "attn_out", "resid_post"]
+    for site, tensor in read(model, found.places, input_ids).items():
+        assert tensor.shape == (*input_ids.shape, found.width(site.name))
 
 
 def test_attention_that_the_block_scales_is_no_site(input_ids: Tensor) -> None:
@@ -319,7 +325,7 @@ def test_attention_that_the_block_scales_is_no_site(input_ids: Tensor) -> None:
     )
     model = randomised(transformers.FalconH1ForCausalLM, config)
     found = hook_map(model)
-    assert found.sites == ("resid_pre", "mlp_out", "resid_post")
+    assert stream_sites(found) == ["resid_pre", "mlp_out", "resid_post"]
     assert len(read(model, found.places, input_ids)) == len(found.places)
 
 
@@ -391,7 +397,7 @@ def test_a_model_that_cannot_be_mapped_is_refused(
 
 
 def test_the_manual_lists_every_place() -> None:
-    lines = [f"| `{place.name}` | {place.help} |" for place in PLACES.values()]
+    lines = [f"| `{place.name}` | {place.help} |" for place in SITE_KINDS.values()]
     manual = Path(__file__).parents[1] / "docs" / "vectors.md"
     assert "\n".join(["| site | |", "|---|---|", *lines]) in manual.read_text()
-    assert set(PLACES) == set(get_args(SiteName))
+    assert set(SITE_KINDS) == set(get_args(SiteName))

@@ -27,7 +27,7 @@ from steer.measures import grids
 from steer.models.model import Model
 from steer.steering.generation import Sampling
 from steer.steering.operation import Coefficient, Operation
-from steer.steering.projection import Condition, Gate
+from steer.steering.projection import Gate, Threshold
 from steer.steering.scope import Schedule, Scope
 from steer.steering.steers import Steer
 from steer.vectors import store
@@ -289,10 +289,10 @@ def test_padding_is_no_text() -> None:
 def test_what_a_gate_holds_back_and_a_bound_lets_pass_is_not_idle() -> None:
     inner: Model = tiny.model("llama")
     model = api.Model(inner)
-    projection = gated(inner, "mean").condition.projection
+    projection = gated(inner, "mean").threshold.projection
     for pooling in ("mean", "last", "token"):
         for above, is_idle in ((True, False), (False, True)):
-            gate = Gate(Condition(projection, above, 1e6), pooling)  # type: ignore[arg-type]
+            gate = Gate(Threshold(projection, above, 1e6), pooling)  # type: ignore[arg-type]
             steer = replace(tiny.steer(inner, 3.0, Scope("steps", 40)), gate=gate)
             for run in (bare, generating):
                 if is_idle:

@@ -18,7 +18,7 @@ from steer.hooks.inject import injected, write_sites
 from steer.hooks.record import capture
 from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation
-from steer.steering.projection import Condition, Gate, Projection
+from steer.steering.projection import Gate, Projection, Threshold
 from steer.steering.scope import CONSTANT, Schedule, Scope
 from steer.steering.steers import Steer
 from steer.vectors.sites import Site
@@ -59,12 +59,12 @@ def gated(model: Model, pooling: str, seed: int = 5, above: bool = True) -> Gate
         seen = capture(model, ids, mask, [read.site])[read.site]
         values = (seen @ torch.from_numpy(read.weights) + read.offset)[mask.bool()]
     else:
-        probe = Gate(Condition(read, True, 0.0), pooling)  # type: ignore[arg-type]
+        probe = Gate(Threshold(read, True, 0.0), pooling)  # type: ignore[arg-type]
         steer = replace(tiny.steer(model), gate=probe)
         texts = [model.encode(prompt) for prompt in PROMPTS]
         values = torch.tensor(prompt_values(model, [steer], texts)[probe])
     middle = float(values.sort().values[len(values) // 2 - 1 : len(values) // 2 + 1].mean())
-    return Gate(Condition(read, above, middle), pooling)  # type: ignore[arg-type]
+    return Gate(Threshold(read, above, middle), pooling)  # type: ignore[arg-type]
 
 
 def batch(model: Model, prompts: Sequence[str] = PROMPTS) -> tuple[Tensor, Tensor]:
@@ -416,7 +416,7 @@ def opens(model: Model, steer: Steer) -> list[bool]:
     """Which of `PROMPTS` open its gate."""
     assert steer.gate is not None
     values = prompt_values(model, [steer], [model.encode(prompt) for prompt in PROMPTS])
-    return [steer.gate.condition.holds(value) for value in values[steer.gate]]
+    return [steer.gate.threshold.passes(value) for value in values[steer.gate]]
 
 
 @each_family
@@ -476,15 +476,15 @@ def test_a_gate_of_tokens_steers_those_that_open_it(family: str) -> None:
     gate = gated(model, "token")
     site = Site(1)
     ids, mask = batch(model)
-    read = gate.condition.projection
+    read = gate.threshold.projection
     seen = capture(model, ids, mask, [read.site])[read.site]
     _, before = forward(model, [], [site, read.site])
     values = before[read.site] @ torch.from_numpy(read.weights) + read.offset
     _, after = forward(model, [acting(model, "add", gate=gate)], [site])
     moved = (after[site] != before[site]).any(-1)
-    clear = (values - gate.condition.threshold).abs() > 1e-4
+    clear = (values - gate.threshold.value).abs() > 1e-4
     real = mask.bool() & clear
-    assert torch.equal(moved[real], (values > gate.condition.threshold)[real])
+    assert torch.equal(moved[real], (values > gate.threshold.value)[real])
     assert moved[real].any()
     assert not moved[real].all()
     assert seen.shape == before[site].shape
@@ -503,7 +503,7 @@ def test_what_gates_did_is_told() -> None:
         (reading,) = made.gates
         assert reading.value is not None
         assert steer.gate is not None
-        assert reading.share == steer.gate.condition.holds(reading.value)
+        assert reading.share == steer.gate.threshold.passes(reading.value)
     token = replace(acting(model, "add"), gate=gated(model, "token"))
     for made in generate(model, PROMPTS, [token], GREEDY):
         (reading,) = made.gates

@@ -20,7 +20,7 @@ from steer.baking.bake import bake
 from steer.base.errors import SteerError
 from steer.cli.main import app
 from steer.engines.endpoint import Endpoint
-from steer.engines.probe import Probe, Prompted, _agreement
+from steer.engines.probe import Probe, ProbedPrompt, _agreement
 from steer.generate.apply import continue_ids
 from steer.models.checkpoint import save
 from steer.models.loading import load
@@ -266,8 +266,8 @@ def test_a_text_that_ends_early_is_told_from_one_that_goes_on() -> None:
     assert _agreement("one two", "one", "one two") == "unsteered"
 
 
-def row(agrees: Any, *distances: Any) -> Prompted:
-    return Prompted("p", "s", "u", "t", agrees, *distances)
+def row(agrees: Any, *distances: Any) -> ProbedPrompt:
+    return ProbedPrompt("p", "s", "u", "t", agrees, *distances)
 
 
 @pytest.mark.parametrize(
@@ -286,5 +286,5 @@ def row(agrees: Any, *distances: Any) -> Prompted:
         ([row("neither", 1.0, 1.0, 1.0, (*(2.0,) * 4, 0.6, *(2.0,) * 5))], "neither"),
     ],
 )
-def test_what_prompts_come_to(rows: list[Prompted], verdict: str) -> None:
+def test_what_prompts_come_to(rows: list[ProbedPrompt], verdict: str) -> None:
     assert Probe(rows).verdict == verdict

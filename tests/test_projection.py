@@ -17,16 +17,16 @@ from steer.base.errors import SiteError, UsageError, VectorError
 from steer.hooks.gates import prompt_values
 from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.projection import (
-    Condition,
     Gate,
     Projection,
+    Threshold,
     gate,
     guard,
     most_separable,
     projection,
     reading_layer,
 )
-from steer.steering.spec import parse, parse_condition, parse_read
+from steer.steering.spec import parse, parse_read, parse_threshold
 from steer.steering.steers import Steer, resolve
 from steer.vectors.metadata import Metadata, Spread
 from steer.vectors.provenance import Read
@@ -70,7 +70,7 @@ def test_texts_of_the_two_sides_read_1_and_0_on_average(positions: str) -> None:
     model = tiny.model("llama")
     vector = extract(model, pairs(*PAIRS), positions=positions)
     for layer in vector.metadata.layers:
-        made = gate(parse_condition(f"x@{layer}>0.5"), vector)
+        made = gate(parse_threshold(f"x@{layer}>0.5"), vector)
         assert made.pooling == positions
         steer = resolve(parse("x"), vector, made)
         for side, expected in ((0, 1.0), (1, 0.0)):
@@ -102,7 +102,7 @@ def test_auto_is_half_way_between_alike_sides() -> None:
 def test_a_guard_looks_where_its_file_has_units() -> None:
     def pooling(typed: str, positions: str) -> str:
         vector = tiny.renamed(make_vector(), read=Read(positions=positions))
-        return guard(parse_condition(typed), vector, "stop").pooling
+        return guard(parse_threshold(typed), vector, "stop").pooling
 
     for positions, expected in (("mean", "token"), ("last", "last"), ("-1", "last")):
         assert pooling("calm>0.5", positions) == expected
@@ -135,7 +135,7 @@ def test_reads_near_where_the_file_recommends_and_texts_are_told_apart() -> None
 def test_what_has_no_units_says_so() -> None:
     with pytest.raises(VectorError, match="does not say where its two sides lie"):
         Projection(without_sides(), 0)
-    with pytest.raises(VectorError, match="lie at one place"):
+    with pytest.raises(VectorError, match="same mean"):
         Projection(with_sides(3, 3), 0)
     with pytest.raises(VectorError, match="no layer 9"):
         projection(parse_read("calm@9"), make_vector())
@@ -175,7 +175,7 @@ def test_a_gate_of_tokens_reads_no_later_than_its_steer_acts() -> None:
     vector = make_vector(layers=(0, 1, 2))
 
     def gated(layer: int, pooling: str = "token", steered: str = "calm@1") -> Steer:
-        condition = Condition(Projection(vector, layer), True, 0.5)
+        condition = Threshold(Projection(vector, layer), True, 0.5)
         return resolve(parse(steered), vector, Gate(condition, pooling))  # type: ignore[arg-type]
 
     assert gated(0).gate is not None

@@ -102,7 +102,7 @@ def test_evaluations(folder: Path, name: str) -> None:
 def test_library(model: api.Model, name: str, use: str, chat: bool) -> None:
     vector, steered = api.read(name), api.read("unknown")
     read = projection.projection(spec.parse_read(f"{name}@1"), vector.data)
-    guard = projection.guard(spec.parse_condition(f"{name}@1>1e6"), vector.data, "stop")
+    guard = projection.guard(spec.parse_threshold(f"{name}@1>1e6"), vector.data, "stop")
     asked: dict[str, Any] = {
         "gate": {"steer": steered(3, layers=1, when=vector.below(1e6, layer=1, pool="mean"))},
         "watch": {"watch": [read]},

@@ -224,7 +224,7 @@ def test_what_is_shown_shows_the_same_again() -> None:
         ('steers = ["joyful:x"]', "bad.toml: 'joyful:x': 'x' is not a number"),
         ('steers = [{ vector = "x", sha = "y" }]', "unknown field `sha`"),
         ('steers = [{ vector = "x", sha256 = "12" }]', "'12' is not a sha256"),
-        ('steers = [{ vector = "x", when = "y" }]', "bad.toml: 'y' is not a condition"),
+        ('steers = [{ vector = "x", when = "y" }]', "bad.toml: 'y' is not a threshold"),
         ('steers = ["x"]\nwhen = "y>z"', "bad.toml: 'y>z': 'z' is not a threshold"),
         ('when = "y>0"', "bad.toml: when has no steer to gate"),
         ('when = "y>0"\nsteers = [{ vector = "x", when = "z>0" }]', "has the gate 'z>0' already"),
@@ -327,7 +327,7 @@ def test_what_is_named_twice_is_read_once(joyful: Path) -> None:  # noqa: F811
     first, second = resolved([gated, NamedSteer("joyful:-1@1", when="joyful@0 > 0.50")])
     assert first.vector is second.vector
     assert first.gate is second.gate is not None
-    assert first.vectors == (first.vector, first.gate.condition.projection.vector)
+    assert first.vectors == (first.vector, first.gate.threshold.projection.vector)
 
 
 def test_show_prints_a_recipe_without_torch(joyful: Path) -> None:  # noqa: F811
@@ -397,7 +397,7 @@ def test_recipes_that_cannot_be_applied_fail_before_the_model_loads(
     Path("b.toml").write_text('[generation]\nsystem = "x"\n')
     failed(steer("apply", "w3", "--recipe", "b.toml"), 2, "--chat")
     Path("d.toml").write_text('steers = [{ vector = "joyful", when = "joyful>0" }]')
-    for condition, message in (("joyful>1", "has the gate"), ("joyful", "not a condition")):
+    for condition, message in (("joyful>1", "has the gate"), ("joyful", "not a threshold")):
         failed(steer("apply", "w3", "--recipe", "d.toml", "--when", condition), 2, message)
     Path("e.toml").write_text('steers = [{ vector = "joyful", when = "joyfull>0" }]')
     failed(steer("apply", "w3", "--recipe", "e.toml"), 1, "did you mean 'joyful'?")

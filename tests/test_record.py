@@ -20,7 +20,7 @@ from steer.hooks.packing import batches
 from steer.hooks.record import capture, record
 from steer.models.model import Model
 from steer.vectors.positions import parse
-from steer.vectors.sites import SITE_NAMES, Site
+from steer.vectors.sites import STREAM_SITES, Site
 
 FAMILIES = ["llama", "gpt2", "gemma2", "qwen3", "falcon", "bloom"]
 
@@ -207,14 +207,14 @@ def test_every_position_is_what_one_passage_alone_gives(family: str, data: st.Da
 SOME = pairs(*[(f"w{i} w{i + 7} w{i + 9}", f"w{i} w{i + 20} w{i + 3}") for i in range(3, 19)])
 
 
-@pytest.mark.parametrize("site", SITE_NAMES)
+@pytest.mark.parametrize("site", STREAM_SITES)
 def test_the_vector_is_the_difference_of_the_means(site: str) -> None:
     model = tiny.model("llama")
     vector = extract(model, SOME, site=site, layers=(1, 2))
     expected = np.zeros(model.identity.d_model)
     for sign, side in ((1, SOME.positive), (-1, SOME.negative)):
         for passage in side:
-            ids = torch.tensor([model.encode(passage.whole)])
+            ids = torch.tensor([model.encode(passage.full_text)])
             seen = capture(model, ids, torch.ones_like(ids), [Site(2, site)])[Site(2, site)]
             expected += sign * seen[0, 2:].mean(0).double().numpy() / len(side)
     row = vector.metadata.layers.index(Site(2, site).canonical.layer)

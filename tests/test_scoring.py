@@ -26,7 +26,7 @@ from steer.hooks.inject import injected
 from steer.hooks.trunk import can_be_spared, takes_trunks
 from steer.models.model import Model
 from steer.steering.operation import Coefficient, Operation
-from steer.steering.projection import Condition, Gate, Pooling, Projection
+from steer.steering.projection import Gate, Pooling, Projection, Threshold
 from steer.steering.scope import EVERYWHERE, Scope, parse_schedule, parse_scope
 from steer.steering.steers import Steer
 
@@ -190,12 +190,12 @@ def test_gates_open_as_they_do_for_each_text_alone(family: str, pooling: Pooling
     """They read below the steer, where a trunk could hide what is read."""
     model = tiny.model(family)
     reading = Projection(tiny.vector(model, layers=(0,), seed=5), 0)
-    probe = Gate(Condition(reading, True, 0.0), "mean" if pooling == "token" else pooling)
+    probe = Gate(Threshold(reading, True, 0.0), "mean" if pooling == "token" else pooling)
     prompts = [one.ids[: one.start] for one in TEXTS]
     (values,) = prompt_values(model, [replace(tiny.steer(model), gate=probe)], prompts).values()
     cells: list[Way] = []
     for above in (True, False):
-        gate = Gate(Condition(reading, above, float(np.median(values))), pooling)
+        gate = Gate(Threshold(reading, above, float(np.median(values))), pooling)
         cells.append((replace(tiny.steer(model, 4, layers=(2,)), gate=gate),))
     agree(model, cells)
     sums = score(model, TEXTS, cells, drift)
@@ -207,7 +207,7 @@ def test_gates_open_as_they_do_for_each_text_alone(family: str, pooling: Pooling
 
 def test_a_gate_of_prompts_needs_a_prompt() -> None:
     model = tiny.model("llama")
-    gate = Gate(Condition(Projection(tiny.vector(model), 1), True, 0.0), "mean")
+    gate = Gate(Threshold(Projection(tiny.vector(model), 1), True, 0.0), "mean")
     steer = replace(tiny.steer(model), gate=gate)
     for none in (Text((5, 6), (1,)), Text((1, 5, 6), (2,), 1)):  # nothing, or the first token
         with pytest.raises(InputError, match="reads prompts, but a text has none"):

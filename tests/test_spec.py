@@ -19,12 +19,12 @@ from steer.base.errors import SteerError, UsageError, VectorError
 from steer.steering.operation import ADD, Coefficient, Operation
 from steer.steering.scope import CONSTANT, Schedule, Scope
 from steer.steering.spec import (
-    ConditionSpec,
     ReadSpec,
     SteerSpec,
+    ThresholdSpec,
     _split,
     parse,
-    parse_condition,
+    parse_threshold,
 )
 from steer.steering.steers import resolve
 from steer.vectors.provenance import Read
@@ -170,7 +170,7 @@ def test_what_was_read_is_written_as_it_reads_back(text: str) -> None:
 
 
 conditions = st.builds(
-    ConditionSpec,
+    ThresholdSpec,
     st.builds(ReadSpec, st.from_regex(r"[a-z/]{1,8}", fullmatch=True), st.none() | positions),
     st.booleans(),
     numbers | st.just("auto"),
@@ -179,24 +179,24 @@ conditions = st.builds(
 
 
 @given(conditions)
-def test_a_condition_reads_back_as_it_is_written(condition: ConditionSpec) -> None:
-    assert parse_condition(str(condition)) == condition
+def test_a_condition_reads_back_as_it_is_written(condition: ThresholdSpec) -> None:
+    assert parse_threshold(str(condition)) == condition
 
 
 @given(st.text(max_size=12) | st.text(st.sampled_from("a@>< 0.5/"), max_size=12))
 def test_any_text_is_a_condition_or_a_usage_error(text: str) -> None:
     try:
-        found = parse_condition(text)
+        found = parse_threshold(text)
     except UsageError:
         return
-    assert parse_condition(str(found)) == found
+    assert parse_threshold(str(found)) == found
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("refusal", "not a condition"),
-        (">0.4", "not a condition"),
+        ("refusal", "not a threshold"),
+        (">0.4", "not a threshold"),
         ("refusal>", "no threshold follows"),
         ("refusal>high", "'high' is not a threshold"),
         ("refusal>nan", "'nan' is not a threshold"),
@@ -208,7 +208,7 @@ def test_any_text_is_a_condition_or_a_usage_error(text: str) -> None:
 )
 def test_conditions_that_are_wrong(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        parse_condition(text)
+        parse_threshold(text)
 
 
 @pytest.mark.parametrize(

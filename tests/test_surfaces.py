@@ -91,7 +91,7 @@ RENAMED = {
     ("combine", "recipe"): "path",
     ("compare", "layer"): "layer",
     ("contrasts split", "file"): "data",
-    ("convert", "given"): "path",
+    ("convert", "reference"): "path",
     ("convert", "out"): "steer",
     ("describe", "top"): "n",
     ("describe", "vector"): "vector",

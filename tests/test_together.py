@@ -39,7 +39,7 @@ def steer(typed: str, when: str | None = None) -> Steer:
     made = spec.parse(typed)
     gate = None
     if when is not None:
-        condition = spec.parse_condition(when)
+        condition = spec.parse_threshold(when)
         gate = projection.gate(condition, vector(condition.read.reference))
     return resolve(made, vector(made.reference), gate)
 
@@ -109,7 +109,7 @@ def wishes(count: int, seed: int) -> list[Wish]:
             seed=chance.randint(0, 9),
             stop=chance.choice([(), (), ("e ", "and")]),
         )
-        guard = Guard(projection.Condition(read, True, chance.choice([0.5, 1.5])),
+        guard = Guard(projection.Threshold(read, True, chance.choice([0.5, 1.5])),
                       chance.choice(["stop", "ablate"]))  # fmt: skip
         made.append(
             Wish(

@@ -17,7 +17,7 @@ from steer.hooks.inject import injected
 from steer.hooks.watch import Watch
 from steer.models.model import Model
 from steer.steering.operation import Operation
-from steer.steering.projection import Condition, Guard, OnTrip, Projection
+from steer.steering.projection import Guard, OnTrip, Projection, Threshold
 from steer.steering.scope import Scope
 from steer.steering.steers import Steer
 
@@ -79,7 +79,7 @@ def test_watched_values_are_those_at_the_positions_that_wrote_each_token(
 
 
 def at_site(read: Projection, threshold: float, on_trip: OnTrip = "stop") -> Guard:
-    return Guard(Condition(read, True, threshold), on_trip)
+    return Guard(Threshold(read, True, threshold), on_trip)
 
 
 def middle(values: Sequence[float]) -> float:

@@ -33,6 +33,11 @@ def check_bakeable(steers: Sequence[Steer]) -> None:
 def _obstacle(steer: Steer) -> tuple[str, str] | None:
     """Why weights cannot express a steer, and the nearest alternative."""
     name, op = steer.vector.name, steer.op
+    if steer.vector.metadata.parts is not None:
+        return (
+            f"only what is added to the residual stream can be, not {steer.vector.metadata.site}",
+            "extract it at attn_out or mlp_out",
+        )
     if steer.gate is not None:
         return "weights cannot have a gate", "leave --when out to bake it for every prompt"
     if str(steer.scope) != "all":

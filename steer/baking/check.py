@@ -116,11 +116,11 @@ class Reference:
         off = [(a - b).abs() for a, b in zip(same, self.steered, strict=True)]
         moved = [(a - b).abs() for a, b in zip(self.steered, self.unsteered, strict=True)]
         return Difference(
-            largest=max(float(one.max()) for one in off),
-            mean=float(torch.cat([one.flatten() for one in off]).mean()),
-            effect=max(float(one.max()) for one in moved),
-            mean_effect=float(torch.cat([one.flatten() for one in moved]).mean()),
-            n_tokens=sum(len(one) for one in off),
+            largest=max(float(row.max()) for row in off),
+            mean=float(torch.cat([row.flatten() for row in off]).mean()),
+            effect=max(float(row.max()) for row in moved),
+            mean_effect=float(torch.cat([row.flatten() for row in moved]).mean()),
+            n_tokens=sum(len(row) for row in off),
             dtype=dtype,
             exact=exact,
         )
@@ -151,9 +151,9 @@ def reference(
     rows.append(torch.from_numpy(drawn).to(model.device))
     tokens, editing = separate(steers)
     expected = Reference(rows, log_probs(model, rows, editing), log_probs(model, rows))
-    here: dict[int, int] = {}
-    for token, one in zip(tokens, added, strict=True):
-        here |= dict(zip(token.ids, one.ids, strict=True))
+    values: dict[int, int] = {}
+    for token, new in zip(tokens, added, strict=True):
+        values |= dict(zip(token.ids, new.ids, strict=True))
     for token in tokens:
         for text in _around(model, token.mark, texts):
             plain = model.encode(text.replace(token.mark, ""), special=not model.template.exists)
@@ -162,7 +162,7 @@ def reference(
                 [steered] = log_probs(model, [torch.tensor(ids, device=model.device)], editing)
             [unsteered] = log_probs(model, [torch.tensor(plain, device=model.device)])
             own = min(len(plain), len(ids) - len(token.ids)) - 1
-            mapped = [here.get(id_, id_) for id_ in ids]
+            mapped = [values.get(id_, id_) for id_ in ids]
             expected.ids.append(torch.tensor(mapped, device=model.device))
             expected.steered.append(steered[-own:])
             expected.unsteered.append(unsteered[-own:])
@@ -222,9 +222,9 @@ def _check_written(model: Model, added: Sequence[Added], expected: Reference) ->
     Raises:
         ModelError: it does not.
     """
-    for one in added:
-        if model.encode(one.written, special=False) != list(one.ids):
+    for token in added:
+        if model.encode(token.written, special=False) != list(token.ids):
             raise ModelError(
-                f"the tokenizer of the baked folder does not read {one.written} as one token",
+                f"the tokenizer of the baked folder does not read {token.written} as one token",
                 hint="please report this model",
             )

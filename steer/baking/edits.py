@@ -16,7 +16,7 @@ from steer.hooks.inject import removes_all, write_sites
 from steer.models.hookmap import HookMap
 from steer.steering.plan import SitePlan, plan
 from steer.steering.steers import Steer
-from steer.vectors.sites import PLACES, Part, Site, format_layers
+from steer.vectors.sites import SITE_KINDS, Part, Site, format_layers
 from steer.vectors.vector import Directions
 
 
@@ -63,7 +63,9 @@ def edits_of(steers: Sequence[Steer], hooks: HookMap) -> Edits:
     for site in sorted(plans, key=lambda site: site.depth):
         steps = _steps(plans[site])
         if steps:
-            edits.setdefault(Writer(site.layer, PLACES[site.name].writer), []).extend(steps)
+            part = SITE_KINDS[site.name].writer
+            assert part is not None  # by `check_bakeable`
+            edits.setdefault(Writer(site.layer, part), []).extend(steps)
     if not edits:
         raise VectorError("nothing is left to bake: the steers cancel, or are 0")
     return edits
@@ -107,9 +109,9 @@ def describe(edits: Edits, n_tokens: int = 0) -> str:
     parts = [f"constants added at layer {format_layers(layers)}"] if layers else []
     directions = {step.direction.tobytes() for _, step in steps if isinstance(step, Project)}
     if directions:
-        what = "a direction" if len(directions) == 1 else f"{len(directions)} directions"
-        parts.append(f"{what} taken out of every write to the residual stream")
+        text = "a direction" if len(directions) == 1 else f"{len(directions)} directions"
+        parts.append(f"{text} taken out of every write to the residual stream")
     if n_tokens:
-        what = "a learned token" if n_tokens == 1 else f"{n_tokens} learned tokens"
-        parts.append(f"{what} in the vocabulary")
+        text = "a learned token" if n_tokens == 1 else f"{n_tokens} learned tokens"
+        parts.append(f"{text} in the vocabulary")
     return "; ".join(parts)

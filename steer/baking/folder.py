@@ -113,13 +113,14 @@ def _report(model: Model, steers: Sequence[Steer], baked: Baked, difference: Dif
         architecture=type(baked.network).__name__,
         dtype=difference.dtype,
         steers=[str(steer) for steer in steers],
-        vectors=[{"name": one.name, "sha256": one.sha256} for one in vectors],
+        vectors=[{"name": vector.name, "sha256": vector.sha256} for vector in vectors],
         edits=describe(baked.edits, len(baked.added)),
         matrices=baked.n_matrices,
         constants=baked.n_constants,
         untied=baked.untied,
         tokens=[
-            {"name": one.name, "text": one.written, "ids": list(one.ids)} for one in baked.added
+            {"name": token.name, "text": token.written, "ids": list(token.ids)}
+            for token in baked.added
         ],
         approximations=baked.placement.approximations,
         difference=difference,
@@ -130,9 +131,10 @@ def _card(report: Report) -> str:
     """A model card in the hub's format."""
     base = f"base_model: {report.model}\n" if "/" in report.model else ""
     vectors = "".join(
-        f"- vector `{_plain(one['name'])}`, sha256 `{one['sha256']}`\n" for one in report.vectors
+        f"- vector `{_plain(vector['name'])}`, sha256 `{vector['sha256']}`\n"
+        for vector in report.vectors
     )
-    written = "".join(f"- write `{_plain(one['text'])}` in a prompt\n" for one in report.tokens)
+    written = "".join(f"- write `{_plain(token['text'])}` in a prompt\n" for token in report.tokens)
     status = "Does what the hooks do, within its precision."
     if report.approximations:
         reasons = "; ".join(report.approximations)

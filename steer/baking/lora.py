@@ -56,11 +56,11 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        return max(len(one.down) for one in self.factors)
+        return max(len(factor.down) for factor in self.factors)
 
     @property
     def has_bias(self) -> bool:
-        return any(one.bias is not None for one in self.factors)
+        return any(factor.bias is not None for factor in self.factors)
 
 
 def adapter_of(model: Model, steers: Sequence[Steer]) -> Adapter:
@@ -95,7 +95,7 @@ class _Making:
         if len(axes) > 1:
             self._refuse("attention and MLPs keep their matrices differently")
         adapter = Adapter(factors, transposed=bool(axes) and axes != {OUT_IN})
-        if adapter.has_bias and any(one.of_embedding for one in factors):
+        if adapter.has_bias and any(factor.of_embedding for factor in factors):
             self._refuse("PEFT has no constants in an adapter that changes the embedding")
         return adapter
 
@@ -175,17 +175,20 @@ class _Making:
 def write(folder: Path, adapter: Adapter, model: Model) -> None:
     """Write PEFT's two files into an existing folder."""
     rank, tensors = adapter.rank, {}
-    for one in adapter.factors:
-        down, up = torch.zeros((rank, one.down.shape[1])), torch.zeros((len(one.up), rank))
-        down[: len(one.down)], up[:, : len(one.down)] = one.down, one.up
-        prefix = f"base_model.model.{one.module}."
-        if one.of_embedding:
+    for low_rank in adapter.factors:
+        down, up = (
+            torch.zeros((rank, low_rank.down.shape[1])),
+            torch.zeros((len(low_rank.up), rank)),
+        )
+        down[: len(low_rank.down)], up[:, : len(low_rank.down)] = low_rank.down, low_rank.up
+        prefix = f"base_model.model.{low_rank.module}."
+        if low_rank.of_embedding:
             tensors[f"{prefix}lora_embedding_A"], tensors[f"{prefix}lora_embedding_B"] = down, up
             continue
         tensors[f"{prefix}lora_A.weight"], tensors[f"{prefix}lora_B.weight"] = down, up
         if adapter.has_bias:
             tensors[f"{prefix}lora_B.bias"] = (
-                torch.zeros(len(up)) if one.bias is None else one.bias.contiguous()
+                torch.zeros(len(up)) if low_rank.bias is None else low_rank.bias.contiguous()
             )
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / ADAPTER)
     config = {
@@ -201,7 +204,7 @@ def write(folder: Path, adapter: Adapter, model: Model) -> None:
         "peft_type": "LORA",
         "r": rank,
         "revision": model.identity.revision,
-        "target_modules": sorted(one.module for one in adapter.factors),
+        "target_modules": sorted(factor.module for factor in adapter.factors),
         "task_type": "CAUSAL_LM",
         "use_dora": False,
         "use_rslora": False,
@@ -212,7 +215,7 @@ def write(folder: Path, adapter: Adapter, model: Model) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoraReport:
-    """What an adapter is, and how near it is to the hooks; difference None: peft was not there."""
+    """The report of an adapter. difference: from the hooks; None if peft is not installed."""
 
     model: str
     fingerprint: str
@@ -264,8 +267,11 @@ def export(
             model.identity.id,
             model.identity.fingerprint,
             [str(steer) for steer in steers],
-            [{"name": one.name, "sha256": one.sha256} for one in {s.vector for s in steers}],
-            sorted(one.module for one in adapter.factors),
+            [
+                {"name": vector.name, "sha256": vector.sha256}
+                for vector in {s.vector for s in steers}
+            ],
+            sorted(factor.module for factor in adapter.factors),
             adapter.rank,
             adapter.has_bias,
             _compared(model, temporary, expected),

@@ -139,8 +139,8 @@ class _Placing:
             part = "attention"
         changes = places[part]
         if changes is None:
-            what = "experts have" if family.experts and part == "mlp" else f"{part} has"
-            self._refuse(f"its {what} no bias, and none that a configuration could ask for")
+            part_name = "experts have" if family.experts and part == "mlp" else f"{part} has"
+            self._refuse(f"its {part_name} no bias, and none that a configuration could ask for")
         self.placement.changes |= changes or {}
         if family.as_llama:
             self._as_llama()
@@ -161,16 +161,16 @@ class _Placing:
                 " length, and not beyond"
             )
 
-    def _nearly(self, what: str, nearest: str | None = None) -> None:
+    def _nearly(self, approximation: str, nearest: str | None = None) -> None:
         """Note an approximation, if the user allows it."""
         if not self.approximate:
             hint = "--approximate bakes what comes nearest, and says so"
             raise ModelError(
-                f"{self.name} cannot be baked exactly: {what}",
+                f"{self.name} cannot be baked exactly: {approximation}",
                 hint=f"{hint}; {nearest}" if nearest else hint,
             )
-        if what not in self.placement.approximations:
-            self.placement.approximations.append(what)
+        if approximation not in self.placement.approximations:
+            self.placement.approximations.append(approximation)
 
     def _refuse(self, reason: str) -> None:
         raise _refusal(self.name, reason)

@@ -57,10 +57,10 @@ def _put(temporary: Path, path: Path, *, force: bool) -> None:
         shutil.rmtree(old)
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange(first: Path, second: Path) -> bool:
     """Exchange two folders' names in one step, where the system and the file system can: a process
     that is killed between two renames would leave nothing under the final name."""
-    names = os.fsencode(one), os.fsencode(other)
+    names = os.fsencode(first), os.fsencode(second)
     library: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
     if hasattr(library, "renameat2"):  # Linux
         return bool(library.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0)
@@ -77,12 +77,12 @@ def check_folder(path: Path, *, force: bool) -> None:
             replace a baked folder, but no other.
     """
     with reported(path):
-        parent, there = path.resolve().parent, path.exists()
+        parent, exists = path.resolve().parent, path.exists()
     if not parent.is_dir():
         raise SteerError(f"the folder {parent} does not exist", hint=f"mkdir -p {parent}")
     if not os.access(parent, os.W_OK):
         raise SteerError(f"the folder {parent} is not writable")
-    if not there:
+    if not exists:
         return
     if not path.is_dir():
         raise SteerError(f"{path} is a file", hint="name a folder")

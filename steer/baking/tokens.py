@@ -86,8 +86,10 @@ def extend(
                     hint=f"bake {token.name!r} under another name: copy its file as another name",
                 )
     tokenizer, ids = with_tokens(model.tokenizer, [text for _, own in named for text in own])
-    given = iter(ids)
-    added = tuple(Added(token.name, own, tuple(next(given) for _ in own)) for token, own in named)
+    remaining = iter(ids)
+    added = tuple(
+        Added(token.name, own, tuple(next(remaining) for _ in own)) for token, own in named
+    )
     config = model.network.config
     embedding = _name_of(model, model.network.get_input_embeddings().weight)
     head = f"{model.hooks.unembed}.weight"
@@ -111,7 +113,7 @@ def extend(
 
 
 def _name_of(model: Model, weight: Tensor) -> str | None:
-    names = (name for name, one in model.network.named_parameters() if one is weight)
+    names = (name for name, parameter in model.network.named_parameters() if parameter is weight)
     return next(names, None)
 
 
@@ -147,12 +149,12 @@ def _never(model: Model, tokens: Sequence[LearnedToken], texts: Sequence[str]) -
         return float((totals[part] - states[part] @ row).min())
 
     offered: list[Tensor] = [own]
-    for wanted in MARGINS:
+    for target in MARGINS:
         row = own.clone().requires_grad_()
         optimizer = torch.optim.Adam([row], lr=float(own.std()) / 10)
         for _ in range(ROUNDS):
             optimizer.zero_grad()
-            missing = (wanted - (totals[learned] - states[learned] @ row)).clamp(min=0)
+            missing = (target - (totals[learned] - states[learned] @ row)).clamp(min=0)
             loss = missing.pow(2).mean()
             if not bool(missing.any()):
                 break
@@ -218,7 +220,7 @@ def sampled(model: Model, rows: Sequence[Tensor], *, seed: int) -> list[Tensor]:
 
 def chances(model: Model, added: Sequence[Added], rows: Sequence[Tensor]) -> float:
     """The highest log-probability that a baked model gives a new token, over rows of ids."""
-    ids = [id_ for one in added for id_ in one.ids]
+    ids = [id_ for token in added for id_ in token.ids]
     highest = -math.inf
     for row in rows:
         with torch.no_grad():

@@ -1,1 +1,1 @@
-"""What every other room stands on: errors, files, text, intervals, journals."""
+"""The basis of all other rooms: errors, files, text, intervals, journals."""

@@ -21,11 +21,11 @@ from steer.base.text import listed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """What every extension says about itself.
+    """The attributes that every extension has.
 
-    name: as the user types it. title: a few words that head a row or a column. help: one line for
-    the help and the docs. aliases: other names. order: lists begin with the lowest, and sort equal
-    ones by name. package: the package that it came from; None if it is one of steer's own.
+    name: as the user types it. title: a few words for the head of a row or a column. help: one line
+    for the help and the docs. aliases: other names. order: lists are sorted by it, then by name.
+    package: the package that it comes from; None for steer's own.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Registry(Generic[T]):
         return self._by_alias[name].title or name if name in self._by_alias else name
 
     def of_kind(self, kind: type[U]) -> Registry[U]:
-        """Those of one class."""
+        """The extensions of one class."""
         items = {name: item for name, item in self.items.items() if isinstance(item, kind)}
         return Registry(self.noun, items, self.broken)
 
@@ -141,7 +141,7 @@ def load(kind: type[T], *, noun: str, group: str, own: str, attribute: str) -> R
 
 @cache
 def builtin(package: str, attribute: str) -> tuple[Any, ...]:
-    """What each module of a package holds under a name, in the order of the modules' names."""
+    """The attribute of a given name in each module of a package, sorted by module name."""
     root = importlib.import_module(package)
     modules = [
         importlib.import_module(f"{package}.{info.name}")

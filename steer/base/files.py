@@ -204,7 +204,8 @@ def open_regular(path: Path, *, follow_links: bool = True) -> BinaryIO:
 
 
 def open_descriptor(path: Path, flags: int, *, follow_links: bool = True, mode: int = 0o666) -> int:
-    """As `open_regular`, with flags of `os.open`; gives a descriptor, which the caller closes.
+    """Like `open_regular`, but with flags of `os.open`; returns a descriptor, which the caller
+    closes.
 
     mode: the permissions of a new file, before the process's umask.
 

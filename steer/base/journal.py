@@ -44,8 +44,8 @@ class Journal:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)  # somebody else can have written it
             return
-        *whole, torn = data.split(b"\n")
-        for line in whole:
+        *lines, torn = data.split(b"\n")
+        for line in lines:
             with suppress(ValueError, RecursionError):
                 entry = json.loads(line)
                 if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
@@ -82,10 +82,11 @@ class Journal:
         self._before = ""
 
     def kept(self, key: str, make: Callable[[], Any]) -> Any:
-        """What was kept under `key`; else what `make` gives, plain JSON, which is kept from now on.
+        """The value kept under `key`. If there is none, call `make`, and keep its result, which
+        must be plain JSON.
 
         Raises:
-            SteerError: the disk does not take it.
+            SteerError: the file cannot be written.
         """
         if key not in self._done:
             self.put(key, make())

@@ -54,23 +54,23 @@ def hearing_interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came = False
+    interrupted = False
 
     def hear(_number: int, _frame: FrameType | None) -> None:
-        nonlocal came
-        came = True
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, hear)
     try:
         yield
     except BaseException:
-        if came:
+        if interrupted:
             raise KeyboardInterrupt from None
         raise
     finally:
         signal.signal(signal.SIGINT, before)
-    if came:
+    if interrupted:
         raise KeyboardInterrupt
 
 

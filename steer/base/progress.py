@@ -1,6 +1,6 @@
-"""How long work reports what it is doing and how long it will take.
+"""Progress reports of long work: what it is doing, and how long it will take.
 
-Library functions take a `Progress` and open a phase of it for each kind of work:
+Library functions take a `Progress` and open a phase for each kind of work:
 
     with progress("sampling texts", 240) as advance:
         for batch in batches:
@@ -25,14 +25,14 @@ QUIET = 3.0
 EVERY = 30.0
 
 
-#: Draws how far work has come, as rich prints it, in so many columns.
+#: Draws the progress as a rich renderable of a given width, in columns.
 Picture = Callable[[int], Any]
 
 
 class Advance(Protocol):
-    """Counts units of a phase that are done.
+    """Counts finished units of a phase.
 
-    note: what is being done now. picture: what a terminal may draw beside the bar.
+    note: the current step. picture: what a terminal may draw beside the bar.
     """
 
     def __call__(
@@ -43,33 +43,33 @@ class Advance(Protocol):
 class Progress(Protocol):
     """Opens a phase of `total` units; the phase ends with the block."""
 
-    def __call__(self, what: str, total: int) -> AbstractContextManager[Advance]: ...
+    def __call__(self, activity: str, total: int, /) -> AbstractContextManager[Advance]: ...
 
 
 @contextmanager
-def silent(what: str, total: int) -> Iterator[Advance]:
+def silent(activity: str, total: int) -> Iterator[Advance]:
     """A `Progress` that shows nothing."""
     yield lambda count, note=None, picture=None: None
 
 
 class Phase:
-    """How far a phase has come, and how long the rest will take.
+    """The progress of a phase, and an estimate of the time that remains.
 
-    started: seconds, of the same clock as what `line` gets.
+    started: in seconds, by the same clock as the argument of `line`.
     """
 
-    def __init__(self, what: str, total: int, started: float) -> None:
-        self.what, self.total, self.started = what, total, started
+    def __init__(self, activity: str, total: int, started: float) -> None:
+        self.activity, self.total, self.started = activity, total, started
         self.done, self.note = 0.0, ""
 
     def advance(self, count: float, note: str | None = None) -> None:
-        """Count units that are done."""
+        """Count finished units."""
         self.done += count
         if note is not None:
             self.note = note
 
     def remaining(self, now: float) -> float | None:
-        """Seconds that the rest will take at the pace so far; None while nothing is done."""
+        """Seconds that remain at the pace so far; None before the first unit is finished."""
         if self.done <= 0:
             return None
         return (now - self.started) * max(0, self.total - self.done) / self.done
@@ -83,13 +83,14 @@ class Phase:
             parts.append(f"{duration(now - self.started)} so far")
         else:
             parts.append(f"about {duration(left)} left")
-        return f"{self.what}: {', '.join(parts)}"
+        return f"{self.activity}: {', '.join(parts)}"
 
 
 class Lines:
-    """A `Progress` of plain lines, for a log: one once a phase has lasted `quiet` seconds, another
-    as soon as its end can be estimated, and then one every `every` seconds, also while a single
-    unit takes longer.
+    """A `Progress` of plain lines, for a log.
+
+    The first line comes after `quiet` seconds, the next as soon as the end can be estimated, and
+    then one every `every` seconds, even while a single unit takes longer.
     """
 
     def __init__(
@@ -98,8 +99,8 @@ class Lines:
         self._write, self._quiet, self._every = write, quiet, every
 
     @contextmanager
-    def __call__(self, what: str, total: int) -> Iterator[Advance]:
-        phase = Phase(what, total, time.monotonic())
+    def __call__(self, activity: str, total: int, /) -> Iterator[Advance]:
+        phase = Phase(activity, total, time.monotonic())
         changed, over = threading.Condition(), False
 
         def is_over() -> bool:
@@ -113,7 +114,7 @@ class Lines:
                 changed.wait_for(is_over, self._quiet)
                 while not over:
                     self._write(phase.line(time.monotonic()))
-                    # A line that was written before anything was done said nothing of the end.
+                    # A line before the first finished unit has no estimate: print one soon.
                     changed.wait_for(is_over if phase.done else says_more, self._every)
 
         def advance(count: float, note: str | None = None, picture: Picture | None = None) -> None:
@@ -133,9 +134,9 @@ class Lines:
 
 
 @contextmanager
-def slow(write: Callable[[str], None], what: str, quiet: float = QUIET) -> Iterator[None]:
+def slow(write: Callable[[str], None], activity: str, quiet: float = QUIET) -> Iterator[None]:
     """Write one line if the block takes longer than `quiet` seconds."""
-    timer = threading.Timer(quiet, write, [f"{what} ..."])
+    timer = threading.Timer(quiet, write, [f"{activity} ..."])
     timer.daemon = True
     timer.start()
     try:

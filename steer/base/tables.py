@@ -100,5 +100,5 @@ def _width(text: str) -> int:
 
 
 def _parts(cell: str, *, words: bool) -> list[str]:
-    """What of a cell stays on one line."""
+    """The parts of a cell that are never broken across lines."""
     return (cell.split() if words else cell.split("\n")) or [""]

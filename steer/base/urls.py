@@ -19,10 +19,10 @@ def public(url: str) -> str:
         return url
     try:
         parts = urlsplit(url)
-        who, at, host = parts.netloc.rpartition("@")
+        login, at, host = parts.netloc.rpartition("@")
     except ValueError:
         return url.partition("://")[0] + "://..."
-    user = who.partition(":")[0]
+    user = login.partition(":")[0]
     return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query="", fragment=""))
 
 

@@ -1,8 +1,8 @@
-"""How messages name options: as `--allow-idle` to who types commands, as `allow_idle=True` to who
-calls Python.
+"""The wording of options in messages: `--allow-idle` for users of the command line,
+`allow_idle=True` for users of Python.
 
-Messages and hints in the code have the command line's form. A value follows an option behind `=`,
-or behind a blank where it is a number, quoted, or a placeholder in capitals (`--layer N`).
+Messages and hints in the code use the form of the command line. A value follows its option after
+`=`, or after a blank if it is a number, quoted, or a placeholder in capitals (`--layer N`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Options that are True in Python, and those that take a value, by the arguments' names where these
-#: are others than the options'.
+#: Options that are True in Python; and, below, options with a value and the names of their
+#: arguments in Python.
 # fmt: off
 FLAGS = frozenset(
     [
-        "allow-idle", "allow-other-model", "allow-overlap", "approximate", "chat", "encoder",
-        "exhaustive", "force", "offline", "private", "quick", "scalar", "together",
+        "allow-idle", "allow-other-model", "allow-overlap", "allow-weak", "approximate", "chat",
+        "encoder", "exhaustive", "force", "offline", "private", "quick", "scalar", "together",
         "trust-remote-code",
     ]
 )
@@ -36,7 +36,7 @@ VALUES = {name: name.replace("-", "_") for name in _SAME} | {
     "layer-offset": "offset",
     "map": "mapping",
 }
-#: What Python has no argument for: a text that names one of them says what the command takes.
+#: Options without an argument in Python; messages keep them as they are.
 COMMAND_ONLY = frozenset(
     [
         "allow-origin", "api-key", "compare", "engine", "engine-option", "formats", "help",
@@ -63,7 +63,7 @@ _n_commands = 0
 
 @contextmanager
 def for_commands() -> Iterator[None]:
-    """Within the block, messages are for who has typed a command."""
+    """Within the block, messages are for users of the command line."""
     global _n_commands
     _n_commands += 1
     try:
@@ -73,17 +73,17 @@ def for_commands() -> Iterator[None]:
 
 
 def is_for_commands() -> bool:
-    """Whether messages are for who has typed a command."""
+    """Whether messages are for users of the command line."""
     return _n_commands > 0
 
 
 def worded(text: str) -> str:
-    """A message as it is to be read now."""
+    """A message in the form for the current user."""
     return text if is_for_commands() else in_python(text)
 
 
 def in_python(text: str) -> str:
-    """A message with arguments in place of options; commands that it names stay commands."""
+    """A message with arguments of Python in place of options; whole commands stay unchanged."""
     parts = _COMMAND.split(text)
     return "".join(
         part if number % 2 else _OPTION.sub(_argument, part) for number, part in enumerate(parts)

@@ -17,7 +17,7 @@ from steer.cli import generated, options, output
 from steer.cli.command import SteerCommand
 from steer.cli.recipe import RecipeOption, settings
 from steer.cli.texts import given_texts, with_map
-from steer.cli.watched import Looking, report_watched
+from steer.cli.watched import Observers, report_watched
 from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from steer.steering.steers import Steer
 
 
-#: Where the second column of the forms of `-v` begins.
+#: The column at which the explanations of the forms of `-v` begin.
 _OPS_COLUMN = 28
 
 
 class ApplyCommand(SteerCommand):
-    """Its help shows every op, also those of other packages."""
+    """A command whose help lists every op, including ops from other packages."""
 
     @property
     def explanation(self) -> str:
-        """The docstring, with a line or two for each op."""
+        """The docstring with one or two lines for each op."""
         from steer.ops.registry import ops
 
         lines = [line for op in ops() if not op.adds for line in _help_lines(op)]
         return super().explanation.replace("{ops}", "\n".join(lines))
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """The ops of other packages that cannot be used, and why."""
+        """Write which ops of other packages could not be loaded, and why."""
         from steer.ops.registry import ops
 
         for broken in ops().broken:
@@ -53,7 +53,7 @@ class ApplyCommand(SteerCommand):
 
 
 def _help_lines(op: Op) -> list[str]:
-    """How an op is typed, and what it does; a projection is that on the vector."""
+    """The help lines of an op: how it is typed, and what it does."""
     text = op.help + (f"; {op.name}=writes: at every write" if op.linear is not None else "")
     rows = textwrap.wrap(text, 78 - _OPS_COLUMN, break_on_hyphens=False)
     heads = [f"-v joyful:{op.example or op.name}", *[""] * (len(rows) - 1)]
@@ -99,11 +99,11 @@ def apply(
     ] = None,
     condition: Annotated[
         list[str] | None,
-        typer.Option(help="Guide by this text before the prompt. Repeatable."),
+        typer.Option(help="Guide by a text before the prompt. Repeatable."),
     ] = None,
     strength: Annotated[
         list[float] | None,
-        typer.Option(help="Of --condition: 1 is the text itself, 0 nothing."),
+        typer.Option(help="Of --condition: 1 is the condition itself, 0 none."),
     ] = None,
     recipe: RecipeOption = None,
     prompts: Annotated[
@@ -153,17 +153,18 @@ def apply(
 
     \b
     -v joyful:-1                the opposite of what the file recommends
-    -v joyful:-1.5@2,5-7        times the vector, at these layers; @all: its own
-    -v joyful:15%               as long as 15 % of the activations there
-    -v joyful:2,norm=keep       add, but keep the activation's length
+    -v joyful:-1.5@2,5-7        times the vector, at these layers, or at @all
+    -v joyful:15%               15 % of the activations' mean length at the layer
+    -v joyful:2,norm=keep       add, then restore each activation's length
     {ops}
     -v joyful:2/response        from the last prompt token on; /prompt: before it
-    -v joyful:2/response=0-4    the first five new tokens; /4-9 or /4-: of the
-                                text; /not-4-9: all others; /skip-special besides
-    -v joyful:2/decay=20        half after 20 new tokens; ramp=20: all from 20 on
-    -v joyful:2/first=20        so many new tokens; after=20: then on; on=0-3,8-
-    --when 'refusal>0.4'        prompts past it; < below; also neg, mid, pos, auto
-    --when 'refusal>auto/last'  their last token; /mean of all; /token: by token
+    -v joyful:2/response=0-4    the first five new tokens; /4-9 or /4-: positions;
+                                /not-4-9: all others; /skip-special: no special
+    -v joyful:2/decay=20        halves every 20 new tokens; ramp=20: grows for 20
+    -v joyful:2/first=20        the first 20 new tokens; after=20: the others;
+                                on=0-3,8-: these
+    --when 'refusal>0.4'        prompts above 0.4, or <; also neg, mid, pos, auto
+    --when 'refusal>auto/last'  by the last token; /mean: by all; /token: by each
     --guard 'troll>0.5'         each new token; 'refusal>auto/last': the first one
     """
     from steer.base.errors import SteerError, UsageError
@@ -186,7 +187,7 @@ def apply(
     }
     named, chosen = settings(context, recipe, typed, vector or [])
     named = behind(named, when, "--when")
-    looking = Looking(watch or [], guard or [], on_trip)
+    looking = Observers(watch or [], guard or [], on_trip)
     chat, system = chosen.pop("chat"), chosen.pop("system")
     sampling = Sampling(batch_size=batch_size, **chosen | {"stop": tuple(chosen["stop"])})
     if strength and not condition:
@@ -196,16 +197,15 @@ def apply(
         raise UsageError("nothing to compare", hint="name a vector with -v, or a recipe")
     if guides and (engine or watch or guard or when or sampling.beams > 1):
         raise UsageError(
-            "--condition is run beside the plain prompt: it goes with no --engine, --watch,"
-            " --guard, --when or --beams",
+            "--condition cannot be combined with --engine, --watch, --guard, --when or --beams",
             hint="leave them out, or write the condition into the prompt",
         )
     if system is not None and not chat:
         raise UsageError("--system needs --chat")
     if sampling.beams > 1 and (watch or guard):
-        raise UsageError("beams are tried and dropped: --beams goes with no --watch or --guard")
+        raise UsageError("--beams cannot be combined with --watch or --guard")
     if engine is not None and (watch or guard or sampling.beams > 1):
-        raise UsageError("--engine goes with no --watch, --guard or --beams")
+        raise UsageError("--engine cannot be combined with --watch, --guard or --beams")
     if out is not None:
         check_writable(out, force=force)
     texts = given_texts(prompt, prompts, names, "prompt", 'steer apply "One day"')
@@ -217,13 +217,13 @@ def apply(
         )
     steers = resolved(named, options.find)
     check_gates(sampling, steers)
-    options.check_written([*texts, system or ""], steers)
+    options.check_marks([*texts, system or ""], steers)
     settings_of_engine = engines.check(engine, engine_option or [], steers)
     looking.read_vectors()
     options.check_readers(chat=chat, steers=steers, watched=looking.watched, guards=looking.guards)
-    used = [*(one for steer in steers for one in steer.vectors), *looking.vectors]
+    used = [*(vector for steer in steers for vector in steer.vectors), *looking.vectors]
     source = options.for_vectors(used, source, chat=chat)
-    # For an engine this process only tells tokens, and whether the vectors fit the weights.
+    # With an engine, this process needs only the tokenizer, and weights to check the vectors.
     model = options.load_model(replace(source, device="cpu") if engine else source)
 
     options.check_fit(used, model.identity, allow_other_model=allow_other_model)
@@ -262,7 +262,7 @@ def apply(
             {
                 "model": model.identity.id,
                 "steers": [str(steer) for steer in steers],
-                **({"guides": [asdict(one) for one in guides]} if guides else {}),
+                **({"guides": [asdict(guide) for guide in guides]} if guides else {}),
                 "sampling": asdict(sampling),
                 "results": lines.records,
             }
@@ -280,14 +280,14 @@ def _counted(texts: Iterator[Generation], advance: Advance) -> Iterator[Generati
 
 @dataclass(frozen=True)
 class _Run:
-    """Prompts on a model, to be generated from once or twice."""
+    """Generates continuations of prompts, steered and, to compare, unsteered."""
 
     model: Model
     prompts: Sequence[str]
     sampling: Sampling
     chat: bool
     system: str | None
-    looking: Looking
+    looking: Observers
     guides: Sequence[Guide] = ()
     allow_idle: bool = False
     engine: engines.Generate | None = None
@@ -295,37 +295,28 @@ class _Run:
     def pairs(
         self, steers: Sequence[Steer], advance: Advance, *, compare: bool
     ) -> Iterator[generated.Pair]:
-        """Every continuation as it is finished, with the unsteered one where they are compared."""
+        """Each continuation as soon as it is finished, with an unsteered one if `compare`."""
         from steer.steering.tokens import absent
 
-        # What is compared with is left as it is.
-        plain = replace(self, guides=())
-        beside = (
-            _counted(plain._each(absent(steers), guarded=False), advance)
+        unguided = replace(self, guides=())
+        unsteered = (
+            _counted(unguided._generate(absent(steers), guarded=False), advance)
             if compare
             else repeat(None)
         )
-        return zip(_counted(self._each(steers), advance), beside, strict=False)
+        return zip(_counted(self._generate(steers), advance), unsteered, strict=False)
 
     def stream(self, steers: Sequence[Steer]) -> None:
-        """Write the one continuation to stdout as it comes."""
-        begun = False
-
-        def write(piece: str) -> None:
-            nonlocal begun
-            piece = piece if begun else piece.lstrip()
-            begun = begun or bool(piece)
-            output.write(piece)
-
+        """Write a single continuation to stdout while it is generated."""
+        stream = output.Stream()
         try:
-            generations = list(self._each(steers, on_text=write))
+            generations = list(self._generate(steers, on_text=stream.write))
         finally:
-            if begun:
-                output.line()
+            stream.end()
         report_watched(generations[0])
         self.looking.report(generations)
 
-    def _each(
+    def _generate(
         self,
         steers: Sequence[Steer],
         *,

@@ -1,10 +1,8 @@
-"""`steer bake`: a checkpoint that is steered without hooks."""
+"""`steer bake`: write steering into the weights of a checkpoint, or into a LoRA adapter."""
 
 from __future__ import annotations
 
-import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,10 +16,7 @@ from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.baking.folder import Report
-    from steer.models.model import Model
-    from steer.steering.steers import Steer
-
-_SIZE = re.compile(r"\d+(\.\d+)?[KMGT]I?B", re.IGNORECASE)
+    from steer.baking.lora import LoraReport
 
 
 def register(app: typer.Typer) -> None:
@@ -42,16 +37,16 @@ def bake(
     recipe: RecipeOption = None,
     approximate: Annotated[
         bool,
-        typer.Option("--approximate", help="Where nothing is exact, bake what comes nearest."),
+        typer.Option("--approximate", help="Bake the nearest edit if none is exact."),
     ] = False,
     lora: Annotated[
         bool,
         typer.Option("--lora", help="Write a LoRA adapter in PEFT's format, not a checkpoint."),
     ] = False,
-    max_shard_size: Annotated[str, typer.Option(help="Of one weight file, at most.")] = "5GB",
+    max_shard_size: Annotated[str, typer.Option(help="The most bytes of one weight file.")] = "5GB",
     texts: Annotated[
         Path | None,
-        typer.Option(help="A file of texts to compare on, in place of the usual ones."),
+        typer.Option(help="A file of texts for the comparison. Default: steer's own."),
     ] = None,
     names: Names,
     allow_other_model: Annotated[
@@ -65,12 +60,13 @@ def bake(
 ) -> None:
     """Write steering into the weights, for any engine.
 
-    Adds become biases, where the architecture has a place for them; ablate=writes is taken out of
-    every matrix that writes; a learned token becomes a word of the tokenizer, that the model never
-    writes. What no weights can do is refused, with what comes nearest. Then the
-    folder is loaded and held against the hooks; exit status 1 where they differ.
+    An added vector becomes a bias, if the architecture has a place for one. ablate=writes is
+    projected out of every matrix that writes to the residual stream. A learned token becomes a word
+    of the tokenizer, which the model never generates. If weights cannot express a steer, the error
+    names the nearest one that they can. The folder is then loaded and compared with the hooks; exit
+    status 1 if they differ.
 
-    It runs in float32; --dtype is what is written, by default what the model is stored in.
+    The computation is in float32. --dtype is the type that is written, by default the model's own.
 
     \b
     steer bake -v joyful:2@2 -o joyful-pocket
@@ -81,86 +77,45 @@ def bake(
     """
     from steer.baking.bakeable import check_bakeable
     from steer.baking.target import check_folder
-    from steer.base.errors import SteerError, UsageError
-    from steer.models.source import DTYPES
-    from steer.vectors.sites import listed
-
-    if not _SIZE.fullmatch(max_shard_size):
-        raise UsageError(f"{max_shard_size!r} is not a size", hint="write 5GB or 500MB")
-    steers = _steers(context, recipe, vector or [])
-    check_bakeable(steers)
-    check_folder(out, force=force)
-    chosen = {} if texts is None else {"texts": read_prompts(texts, names, field="text")}
-    from steer.models.loading import stored_dtype
-
-    if lora and (approximate or source.dtype):
-        raise UsageError(
-            "an adapter is exact and in float32: --lora goes with no --approximate or --dtype"
-        )
-    dtype = source.dtype or stored_dtype(source)
-    if dtype not in DTYPES:
-        raise SteerError(
-            f"{source.name} is stored in {dtype}", hint=f"pass --dtype with one of {listed(DTYPES)}"
-        )
-    source = replace(source, dtype="float32")
-    model = options.load_model(source)
-    from steer.baking.folder import N_STAGES, export
-
-    vectors = [steer.vector for steer in steers]
-    options.check_fit(vectors, model.identity, allow_other_model=allow_other_model)
-    if lora:
-        _export_lora(model, steers, out, chosen, force=force, json=json)
-        return
-    with output.progress("baking", N_STAGES) as advance:
-        report = export(
-            model,
-            steers,
-            out,
-            source,
-            dtype=dtype,
-            max_shard_size=max_shard_size,
-            approximate=approximate,
-            force=force,
-            on_stage=lambda stage: advance(1, stage),
-            **chosen,
-        )
-    _tell(report, out, json=json)
-
-
-def _steers(context: typer.Context, recipe: Path | None, vectors: list[str]) -> list[Steer]:
-    """The steers of the recipe and of the command line."""
     from steer.steering.named import resolved
 
-    named, _ = settings(context, recipe, {}, vectors)
-    return resolved(named, options.find)
+    named, _ = settings(context, recipe, {}, vector or [])
+    steers = resolved(named, options.find)
+    # Checked here too, so that errors come before torch is imported.
+    check_bakeable(steers)
+    check_folder(out, force=force)
+    read = None if texts is None else read_prompts(texts, names, field="text")
+    from steer.baking.export import export
+    from steer.baking.lora import LoraReport
+
+    report = export(
+        source,
+        steers,
+        out,
+        approximate=approximate,
+        lora=lora,
+        max_shard_size=max_shard_size,
+        texts=read,
+        allow_other_model=allow_other_model,
+        force=force,
+        load=options.load_model,
+        warn=output.warning,
+        progress=output.progress,
+    )
+    if isinstance(report, LoraReport):
+        _report_lora(report, out, json=json)
+    else:
+        _report(report, out, json=json)
 
 
-def _export_lora(
-    model: Model,
-    steers: list[Steer],
-    out: Path,
-    chosen: dict[str, list[str]],
-    *,
-    force: bool,
-    json: bool,
-) -> None:
-    """Write an adapter, and say what it is.
+def _report_lora(report: LoraReport, out: Path, *, json: bool) -> None:
+    """Report an adapter.
 
     Raises:
-        typer.Exit: it is not what the hooks do.
+        typer.Exit: the adapter differs from the hooks.
     """
-    from steer.baking.lora import export
     from steer.models.adapter import INSTALL
 
-    with output.progress("baking", 4) as advance:
-        report = export(
-            model,
-            steers,
-            out,
-            force=force,
-            on_stage=lambda stage: advance(1, stage),
-            **chosen,
-        )
     if json:
         output.as_json({"path": str(out), **report.to_json()})
     else:
@@ -171,7 +126,7 @@ def _export_lora(
         if report.difference is not None:
             output.line(str(report.difference))
     if report.difference is None:
-        output.warning(f"the adapter was not checked, for want of the package peft: {INSTALL}")
+        output.warning(f"the adapter was not compared with the hooks: peft is missing; {INSTALL}")
     elif not report.difference.passed:
         output.error(f"{out} does not do what the hooks do", hint="the folder is kept")
         raise typer.Exit(1)
@@ -182,11 +137,11 @@ def _export_lora(
         )
 
 
-def _tell(report: Report, out: Path, *, json: bool) -> None:
-    """What was done, and whether it is what the hooks do.
+def _report(report: Report, out: Path, *, json: bool) -> None:
+    """Report a baked folder.
 
     Raises:
-        typer.Exit: it is not.
+        typer.Exit: the folder differs from the hooks.
     """
     if json:
         output.as_json({"path": str(out), **report.to_json()})
@@ -195,12 +150,12 @@ def _tell(report: Report, out: Path, *, json: bool) -> None:
         untied = ", LM head untied" if report.untied else ""
         output.line(f"{out}: {report.architecture}, {report.dtype}; {counts}{untied}")
         output.line(str(report.difference))
-    for one in report.tokens if not json else ():
-        output.line(f"write {one['text']} in a prompt, or as the system message")
+    for token in report.tokens if not json else ():
+        output.line(f"write {token['text']} in a prompt, or as the system message")
     for text in report.approximations:
         output.warning(f"approximate: {text}")
     if report.difference.says_nothing:
-        output.warning("these steers change next to nothing, so the comparison says little")
+        output.warning("these steers change almost nothing, so the comparison means little")
     if not report.difference.passed:
         output.error(
             f"{out} does not do what the hooks do",

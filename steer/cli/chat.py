@@ -1,4 +1,4 @@
-"""`steer chat`: a conversation in the terminal, steered as it goes."""
+"""`steer chat`: a conversation in the terminal, with commands that steer it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def chat(
     context: typer.Context,
     vector: Annotated[
         list[str] | None,
-        typer.Option("-v", "--vector", help="As for `steer apply`: steer with it from the start."),
+        typer.Option("-v", "--vector", help="Steer with it from the start, as in apply."),
     ] = None,
     recipe: RecipeOption = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
@@ -40,7 +40,7 @@ def chat(
     top_k: Annotated[int, typer.Option(help="The k likeliest tokens; 0 keeps all.")] = 0,
     stop: Annotated[
         list[str] | None,
-        typer.Option(help="End an answer before this text; \\\\n is a line's end."),
+        typer.Option(help="End an answer before this text; \\n is a line break."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
     allow_other_model: Annotated[
@@ -52,12 +52,12 @@ def chat(
 ) -> None:
     """Talk with a model, and steer it as you go.
 
-    /help lists what can be done. Ctrl-C stops an answer and keeps what was said; another one
-    leaves, as Ctrl-D does. A model without a chat template continues the text that is typed. Lines
-    can be piped in: then the first error ends it.
+    /help lists the commands. Ctrl-C stops an answer and keeps the text so far; a second Ctrl-C
+    leaves, as Ctrl-D does. A model without a chat template continues the text that you type. Lines
+    can be piped in; then the first error ends the conversation.
 
     \b
-    /steer joyful 2    steer with it; /off takes it off, /list says what there is
+    /steer joyful 2    steer; /off joyful removes it, /list lists the vectors
     /compare           the last answer without steering
     /seed 1   /undo   /new   /save recipe.toml   /help   /quit
 
@@ -82,8 +82,8 @@ def chat(
     steers, chosen = settings(context, recipe, typed, vector or [])
     system = chosen.pop("system")
     sampling = Sampling(**chosen | {"stop": tuple(chosen["stop"])})
-    # What is wrong with them is known before the model loads.
-    used = [one for steer in resolved(steers, options.find) for one in steer.vectors]
+    # Resolved here too, so that errors come before the model loads.
+    used = [vector for steer in resolved(steers, options.find) for vector in steer.vectors]
     source = options.for_vectors(used, source)
     model = options.load_model(source)
     from steer.generate.chat import Chat
@@ -105,10 +105,10 @@ def chat(
 
 
 def _talk(chatting: Chat) -> None:
-    """On a terminal: an error, or Ctrl-C, leads back to the prompt.
+    """Talk on a terminal. An error, or Ctrl-C, leads back to the prompt.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came twice, with nothing between.
+        KeyboardInterrupt: Ctrl-C was pressed twice in a row.
     """
     output.note("/help lists the commands, Ctrl-D leaves")
     ask = _prompter(chatting)
@@ -136,10 +136,10 @@ def _talk(chatting: Chat) -> None:
 
 
 def _obey(chatting: Chat, *, show: bool) -> list[dict[str, Any]]:
-    """Lines from a pipe. Nobody would see an error and do something about it, so it is the end.
+    """Process lines from a pipe until an error, since nobody is there to correct it.
 
     Raises:
-        SteerError: a line cannot be done.
+        SteerError: a command failed.
         KeyboardInterrupt: an answer was interrupted.
     """
     answers = []
@@ -162,21 +162,12 @@ def _piped() -> Iterator[str]:
 
 
 def _entered(chatting: Chat, line: str, *, show: bool) -> Outcome:
-    """Do what a line says, and write what comes of it."""
-    begun = False
-
-    def write(piece: str) -> None:
-        nonlocal begun
-        piece = piece if begun else piece.lstrip()
-        begun = begun or bool(piece)
-        if show:
-            output.write(piece)
-
+    """Process a line, and print the outcome."""
+    stream = output.Stream(show=show)
     try:
-        outcome = chatting.enter(line, write)
+        outcome = chatting.enter(line, stream.write)
     finally:
-        if begun and show:
-            output.line()
+        stream.end()
     for text in outcome.notes:
         output.note(text)
     if outcome.turn is not None:
@@ -189,7 +180,7 @@ def _entered(chatting: Chat, line: str, *, show: bool) -> Outcome:
 
 
 def _prompter(chatting: Chat) -> Callable[[], str]:
-    """Asks for a line: with history, editing and completion, and what steers before it."""
+    """A function that asks for a line, with history, editing and completion."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
@@ -197,9 +188,9 @@ def _prompter(chatting: Chat) -> Callable[[], str]:
     class Words(Completer):
         def get_completions(self, document: Document, _: CompleteEvent) -> Iterator[Completion]:
             line = document.text_before_cursor
-            begun = line.partition(" ")[2] if " " in line else line
+            typed = line.partition(" ")[2] if " " in line else line
             for word in chatting.completions(line):
-                yield Completion(word, start_position=-len(begun))
+                yield Completion(word, start_position=-len(typed))
 
     session: PromptSession[str] = PromptSession(completer=Words(), complete_while_typing=False)
 
@@ -212,10 +203,10 @@ def _prompter(chatting: Chat) -> Callable[[], str]:
 
 
 def prompt_line(steers: Iterable[str], width: int) -> str:
-    """What stands before a line that is typed: the steers, above it where they leave no room."""
+    """The prompt: the current steers, on a line of their own if they are long."""
     from steer.base.files import shown
 
-    named = shown(" ".join(steers))
-    if not named:
+    text = shown(" ".join(steers))
+    if not text:
         return "> "
-    return f"{named}\n> " if len(named) > width // 2 else f"{named} > "
+    return f"{text}\n> " if len(text) > width // 2 else f"{text} > "

@@ -26,7 +26,9 @@ def combine(
         ),
     ] = None,
     recipe: RecipeOption = None,
-    op: Annotated[str, typer.Option(help="sum, or mean (sum by the number of parts).")] = "sum",
+    op: Annotated[
+        str, typer.Option(help="sum, mean, or span, to ablate all of the parts.")
+    ] = "sum",
     orthogonal_to: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,15 +45,16 @@ def combine(
 ) -> None:
     """Make one vector of several: sum, mean, difference, multiple.
 
-    Or one without the directions of others. The result has the layers that all of them have, and
-    says what it was made from. Applied once it does what all parts do together. No model is loaded.
+    --orthogonal-to removes the directions of other vectors. The result has the layers that all
+    parts share, records its parts, and has the effect of all parts together. No model is loaded.
 
-    A recipe may hold low-rank edits, and each part acts at its own layers: the result has them all.
+    With --recipe, each part keeps its own layers, and parts may be low-rank edits.
 
     \b
     steer combine joyful formal:-0.5 -o vectors/playful.safetensors
     steer combine joyful formal sea --op mean -o vectors/mixed.safetensors
     steer combine formal:-1 -o vectors/casual.safetensors
+    steer combine joyful formal --op span -o vectors/plain.safetensors
     steer combine joyful --without formal,sea -o vectors/joy-alone.safetensors
     steer combine --recipe captain.toml -o captain.safetensors
     """
@@ -60,15 +63,15 @@ def combine(
     from steer.library import files
     from steer.vectors import store
 
-    others = [name for text in orthogonal_to or () for name in text.split(",") if name.strip()]
+    removed = [name for text in orthogonal_to or () for name in text.split(",") if name.strip()]
     if bool(parts) == (recipe is not None):
-        raise UsageError("give vectors to combine, or --recipe")
+        raise UsageError("name vectors to combine, or a --recipe, but not both")
     store.check_path(out)
     check_writable(out, force=force)
     combined = files.combine(
         files.read_recipe(recipe) if recipe is not None else parts or (),
         op=op,
-        orthogonal_to=[options.find(other.strip()) for other in others],
+        orthogonal_to=[options.find(name.strip()) for name in removed],
         name=name or out.stem,
         description=description,
         license=license,

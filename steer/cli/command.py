@@ -1,16 +1,17 @@
-"""How commands are listed, loaded and explained; what each does before its own work.
+"""How commands are registered, loaded and explained.
 
 To add a command `steer NAME`: write `cli/NAME.py` with `register(app)`, and add one row to
-`COMMANDS`, whose text is the first line of the command's docstring. Nothing else lists commands,
-and only the command that runs is imported.
+`COMMANDS`, with the first line of the command's docstring. Nothing else lists commands, and only
+the command that runs is imported.
 
-To add an option: write its help in one short sentence (one line at 80 columns, if it can be said in
-one). `GROUPS` sorts options by name into the groups of the help; what it does not list says how,
-and `rich_help_panel=` of an option overrides it; `VALUES` of `cli/complete.py` says by name what
-the shell completes. A docstring is a line, then what the
-command does in at most a paragraph or two, then blocks after `\\b`; a block with a line that begins
-with `steer ` holds examples, which the help shows first. The help of a command is at most a screen
-and a half: 84 lines.
+To add an option: write its help in one short sentence, if possible one line at 80 columns. `GROUPS`
+assigns options to the groups of the help by name; options that it does not list go into the group
+`How`, and `rich_help_panel=` of an option overrides both. `VALUES` in `cli/complete.py` says what
+the shell completes.
+
+The docstring of a command is one line, then at most two paragraphs about what the command does,
+then blocks that begin with `\\b`. A block in which a line begins with `steer ` holds examples; the
+help shows examples first. The help of a command has at most 84 lines, a screen and a half.
 """
 
 from __future__ import annotations
@@ -36,53 +37,53 @@ COMMANDS: dict[str, dict[str, str]] = {
         "doctor": "Check the installation, and steering on a model.",
     },
     "Make vectors": {
-        "contrasts": "Look at contrast sets: what they hold, and what they give away.",
-        "make": "Make a vector, find how strong it can be, and show what it does.",
+        "contrasts": "Check, split and write contrast sets.",
+        "make": "Make a vector, choose its strength, and show what it does.",
         "extract": "Make a steering vector from two words, or from contrasting texts.",
         "pack": "Make vectors of many concepts at once, from a TOML file.",
-        "fit": "Make another vector from kept activations, without the model.",
-        "distill": "Make an edit, or a token, that does what a prompt does.",
+        "fit": "Fit another vector to kept activations, without the model.",
+        "distill": "Train an edit, or a token, to have the effect of a prompt.",
         "combine": "Make one vector of several: sum, mean, difference, multiple.",
-        "convert": "Read other tools' vector files, and write files that they read.",
+        "convert": "Convert vector files from and to the formats of other tools.",
     },
     "Steer": {
         "apply": "Generate text while steering.",
         "chat": "Talk with a model, and steer it as you go.",
-        "recipe": "Show what a recipe of vectors and settings comes to.",
+        "recipe": "Show a recipe of vectors and settings with all that it includes.",
         "ui": "Open a page on which you steer by hand.",
         "serve": "Serve a model with OpenAI's API; requests say how to steer.",
         "drive": "Steer a running llama.cpp or vLLM, where it can steer itself.",
-        "probe": "Ask a running server whether it is steered with vectors.",
+        "probe": "Test whether a running server steers as the vectors say.",
         "bake": "Write steering into the weights, for any engine.",
     },
     "Read and measure": {
-        "monitor": "Show how far a text is along vectors, token by token.",
-        "sweep": "Find the layer and coefficient that do most within a budget.",
+        "monitor": "Show the projection of each token of a text on vectors.",
+        "sweep": "Find the layer and coefficient with the most effect in a budget.",
         "eval": "Measure vectors: effect and cost, beside baselines.",
-        "suite": "Compare methods on conditions whose truth is known.",
-        "show": "Print what a vector file says of itself.",
+        "suite": "Compare methods on conditions with known effects.",
+        "show": "Print the metadata of a vector file.",
         "compare": "Compare vectors layer by layer; can they be combined?",
-        "describe": "Name a vector by the concepts of a pack that it is nearest to.",
-        "discover": "Find directions along which a model tells texts apart.",
+        "describe": "Find the concepts of a pack that are nearest to a vector.",
+        "discover": "Find the directions in which a model's activations vary most.",
     },
     "Share": {
-        "list": "List vector files, a line each.",
-        "push": "Push vectors, each with a card, and keep the index right.",
-        "pull": "Pull vectors, check them, and note where they came from.",
-        "verify": "Check that vector files are whole, and fit a model.",
+        "list": "List vector files, one per line.",
+        "push": "Push vectors, each with a card, and update the index.",
+        "pull": "Pull vectors, check them, and record where they came from.",
+        "verify": "Check that vector files are intact and fit a model.",
         "sign": "Sign vector files.",
     },
 }
 
-#: Modules of commands whose names are Python's.
+#: Modules of commands whose names are keywords or builtins of Python.
 _MODULES = {"eval": "evaluate", "list": "list_vectors"}
 
 _WORKS_ON, _HOW, _OUTPUT, _MODEL, _RUNNING = (
     "What it works on", "How", "Output", "Model", "Running",
 )  # fmt: skip
 
-#: Groups of a command's help, in order, and the options of each by name; arguments are in the
-#: first, options that stand nowhere are in `How`.
+#: The groups of a command's help, in order, with the names of their options. Arguments belong to
+#: the first group, options that no group names to `How`.
 GROUPS: dict[str, tuple[str, ...]] = {
     _WORKS_ON: (
         "vector", "vectors", "recipe", "when", "condition", "contrasts", "prompt", "prompts",
@@ -93,7 +94,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     _HOW: (),
     _OUTPUT: (
         "out", "name", "description", "license", "keep", "save", "compare", "table", "plot",
-        "html", "report", "list_formats", "force", "json",
+        "html", "page", "report", "list_formats", "force", "json",
     ),
     _MODEL: (
         "model", "revision", "adapter", "device", "dtype", "device_map", "tensor_parallel",
@@ -106,24 +107,25 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-#: What stands for a value in the help, in place of typer's names of types.
+#: Placeholders of values in the help, by typer's name of the type.
 _VALUES = {
     "<str>": "TEXT", "<list[str]>": "TEXT", "<int>": "N", "<int range>": "N", "<float>": "X",
-    "<list[float]>": "X", "<path>": "FILE", "<list[path]>": "FILE", "TEXT": "TEXT",
+    "<list[float]>": "X", "<path>": "FILE", "<list[path]>": "FILE", "<list[Path]>": "FILE",
+    "TEXT": "TEXT",
     "INTEGER": "N", "INTEGER RANGE": "N", "FLOAT": "X", "PATH": "FILE",
 }  # fmt: skip
 
-#: The widest column of option names; a longer one has its help on the next line.
+#: The widest column of option names. The help of a longer name begins on the next line.
 _NAMES = 24
 
-#: What Python makes of bytes of the command line that are not UTF-8.
+#: Surrogates, with which Python represents bytes of the command line that are not UTF-8.
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 
 
 class SteerCommand(TyperCommand):
-    """A command with examples first and grouped options in its help, whose values are completed.
+    """A command whose help shows examples first and options in groups, with shell completion.
 
-    It refuses texts that are not UTF-8, which would fail somewhere deep down.
+    It refuses arguments that are not UTF-8, before they fail deep in the library.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -131,7 +133,7 @@ class SteerCommand(TyperCommand):
         for parameter in self.params:
             own = VALUES.get(f"{self.name} {parameter.name}")
             if complete := own or VALUES.get(str(parameter.name)):
-                # Typer takes it where an option is declared; here one table has it for all.
+                # Typer expects this where an option is declared; here one table serves all.
                 parameter._custom_shell_complete = _completing(complete)
 
     def invoke(self, ctx: Any) -> Any:
@@ -142,11 +144,11 @@ class SteerCommand(TyperCommand):
 
     @property
     def explanation(self) -> str:
-        """The help before the options. A command whose help lists a registry adds it here."""
+        """The help text above the options. Commands that list a registry there override this."""
         return self.help or ""
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
-        """The first line, the examples, and then the rest of the explanation."""
+        """Write the first line, the examples, and then the rest of the explanation."""
         summary, *blocks = self.explanation.split("\n\n")
         examples = list(filter(_is_example, blocks))
         ordered = [summary, *examples, *(block for block in blocks if block not in examples)]
@@ -155,7 +157,7 @@ class SteerCommand(TyperCommand):
             formatter.write_text("\n\n".join(ordered))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Arguments and options, group by group."""
+        """Write arguments and options, group by group."""
         shown = [parameter for parameter in self.params if not getattr(parameter, "hidden", False)]
         rows = {parameter.name: _row(parameter, ctx) for parameter in shown}
         width = max((len(names) for names, _ in rows.values() if len(names) <= _NAMES), default=0)
@@ -173,7 +175,7 @@ def _completing(complete: Callable[[str], list[str]]) -> Callable[..., Any]:
 
 
 def group_of(parameter: Any) -> str:
-    """The group of the help that an option or argument stands in."""
+    """The group of the help to which an option or argument belongs."""
     if parameter.param_type_name == "argument":
         return _WORKS_ON
     named = getattr(parameter, "rich_help_panel", None)
@@ -181,14 +183,14 @@ def group_of(parameter: Any) -> str:
 
 
 def _rank(parameter: Any, order: Sequence[str]) -> int:
-    """Arguments come first, then options in their order; others stay behind them as declared."""
+    """The sort key: arguments first, then options in the order of the group, then all others."""
     if parameter.param_type_name == "argument":
         return -1
     return order.index(parameter.name) if parameter.name in order else len(order)
 
 
 def _write(formatter: Any, names: str, text: str, width: int) -> None:
-    """A row of the help; a name that is too long for its column has a line of its own."""
+    """Write a row of the help; a name that is too long for its column gets its own line."""
     indent = " " * (formatter.current_indent + width + 2)
     lines = textwrap.wrap(text, formatter.width - len(indent), break_on_hyphens=False) or [""]
     head = f"{'':{formatter.current_indent}}{names}"
@@ -205,7 +207,7 @@ def _is_example(block: str) -> bool:
 
 
 def _row(parameter: Any, ctx: Any) -> tuple[str, str]:
-    """The names of a parameter with its value, and its help with its default."""
+    """The two columns for a parameter: its names and placeholder; its help and default."""
     if parameter.param_type_name == "argument":
         name = parameter.metavar or parameter.name.upper()
         return f"{name}{' ...' if parameter.nargs != 1 else ''}", parameter.help or ""
@@ -222,7 +224,7 @@ def _row(parameter: Any, ctx: Any) -> tuple[str, str]:
 
 
 class Commands(Mapping[str, Any]):
-    """The commands by name, each imported when it is looked up."""
+    """All commands by name; each is imported when it is looked up."""
 
     def __getitem__(self, name: str) -> Any:
         if not any(name in section for section in COMMANDS.values()):
@@ -238,10 +240,10 @@ class Commands(Mapping[str, Any]):
 
 @cache
 def load(name: str) -> Any:
-    """The command, or group of commands, of this name, from its module."""
+    """Import the module of a command, and return the command or group of commands."""
     app = typer.Typer(rich_markup_mode=None, add_completion=False)
     import_module(f"steer.cli.{_MODULES.get(name, name)}").register(app)
-    app.callback()(lambda: None)  # so that typer builds a group, from which the command is taken
+    app.callback()(lambda: None)  # makes typer build a group, from which we take the command
     groups = [group.typer_instance for group in app.registered_groups]
     for each in (app, *filter(None, groups)):
         for info in each.registered_commands:
@@ -252,14 +254,14 @@ def load(name: str) -> Any:
 
 
 class LazyGroup(TyperGroup):
-    """`steer`: its commands in sections, which are listed without being imported."""
+    """The group `steer`, which lists its commands in sections without importing them."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = Commands()  # type: ignore[assignment]  # nobody adds to it
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The commands, section by section."""
+        """Write the commands, section by section."""
         width = max(map(len, self.commands))
         for title, commands in COMMANDS.items():
             with formatter.section(title):
@@ -267,10 +269,10 @@ class LazyGroup(TyperGroup):
 
 
 def _check_text(name: str, value: Any) -> None:
-    """Refuse a text with bytes that are not UTF-8; the name of a file may have them.
+    """Refuse a text with bytes that are not UTF-8. The name of an existing file may have them.
 
     Raises:
-        UsageError: naming the option or argument.
+        UsageError: the text is not UTF-8; the message names the option or argument.
     """
     for text in value if isinstance(value, (list, tuple)) else [value]:
         if isinstance(text, str) and _NOT_TEXT.search(text) and not Path(text).exists():

@@ -27,7 +27,7 @@ def compare(
         Path | None, typer.Option(help="A folder that steer pack build wrote, in place of vectors.")
     ] = None,
     layer: Annotated[
-        int | None, typer.Option(min=0, help="Of --pack. Default: the one recommended most.")
+        int | None, typer.Option(min=0, help="For --pack. Default: the most recommended one.")
     ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write the heat map and the tree of --pack to this page.")

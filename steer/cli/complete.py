@@ -1,7 +1,7 @@
-"""What the shell completes after an option: names of vectors, and names from registries.
+"""Shell completion of the values of options: names of vectors, and names from registries.
 
-`VALUES` has a function for the options and arguments of each name; it gets what was typed so far
-and returns whole words. Nothing heavy is imported, and a broken folder completes nothing.
+`VALUES` maps the name of an option or argument to a function from the incomplete word to complete
+words. Nothing heavy is imported, and an unreadable folder completes to nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SUFFIX = ".safetensors"
 
 
 def vectors(incomplete: str) -> list[str]:
-    """Vectors by name, or files where a path was begun; after a colon ops, after a slash scopes."""
+    """Names of vectors; files, once the word contains a slash; ops, after a colon."""
     name, colon, rest = incomplete.partition(":")
     if colon and "/" not in name:
         op, at, _ = rest.partition("@")
@@ -50,7 +50,7 @@ def drivers(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """The embedded model and folders; a hub id is typed."""
+    """The embedded model and folders. Ids of the hub are not completed."""
     return _beginning(["pocket"], incomplete) + [
         path for path in _paths(incomplete) if not path.endswith(SUFFIX)
     ]
@@ -75,35 +75,35 @@ def _ops() -> list[str]:
 
 
 def methods(incomplete: str) -> list[str]:
-    """Methods that fit a vector."""
+    """Names of methods that fit a vector."""
     from steer.methods.registry import fit_methods
 
     return _beginning(fit_methods().names, incomplete)
 
 
 def sites(incomplete: str) -> list[str]:
-    """Sites of a layer."""
+    """Names of sites."""
     from steer.vectors.sites import SITE_NAMES
 
     return _beginning(SITE_NAMES, incomplete)
 
 
 def distill_methods(incomplete: str) -> list[str]:
-    """Methods that distil a prompt."""
+    """Names of methods that distil a prompt."""
     from steer.methods.registry import distill_methods as registry
 
     return _beginning(registry().names, incomplete)
 
 
 def formats(incomplete: str) -> list[str]:
-    """Formats of other tools, also those of other packages."""
+    """Names of the formats of other tools, including formats from other packages."""
     from steer.formats.registry import registry
 
     return _beginning((each.name for each in registry()), incomplete)
 
 
 def of(*words: str) -> Callable[[str], list[str]]:
-    """Completes one of a few words."""
+    """A function that completes one of a few words."""
 
     def complete(incomplete: str) -> list[str]:
         return _beginning(words, incomplete)
@@ -112,7 +112,7 @@ def of(*words: str) -> Callable[[str], list[str]]:
 
 
 def several(complete: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
-    """The same for words with commas between."""
+    """A function that completes the last of several words separated by commas."""
 
     def last(incomplete: str) -> list[str]:
         before, comma, word = incomplete.rpartition(",")
@@ -127,14 +127,14 @@ def _beginning(words: Iterable[str], begun: str) -> list[str]:
 
 _POSITIONS = of("mean", "last", "first", "completion", "suffix", "after:")
 
-#: By the names of options and arguments; where one differs in a command, after the command's name.
+#: Keys: names of options and arguments, after the name of the command where a command differs.
 VALUES: dict[str, Callable[[str], list[str]]] = {
     "distill method": distill_methods,
     "drive engine": drivers,
     "vector": vectors,
     "vectors": vectors,
     "parts": vectors,
-    "given": vectors,
+    "reference": vectors,
     "orthogonal_to": vectors,
     "watch": vectors,
     "guard": vectors,

@@ -1,4 +1,4 @@
-"""The options that name contrasts, for every command that takes them."""
+"""The options that name a contrast set, shared by all commands that take one."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 def with_contrasts(command: options.Command) -> options.Command:
-    """Give a command the options that name contrasts: `contrasts`."""
+    """Add the options that name a contrast set; the command gets them as `contrasts`."""
     return options.with_options("contrasts", _source)(command)
 
 
 def with_contrasts_or_tokens(command: options.Command) -> options.Command:
-    """The same, or tokens that a vector is to raise and lower, for a command that takes either."""
+    """Add these options, and `--raises` and `--lowers`, which name tokens instead."""
     return options.with_options("contrasts", _or_tokens)(command)
 
 
 @with_names
-def _given(
+def _builder(
     file: Annotated[
         str | None,
         typer.Argument(
@@ -40,13 +40,13 @@ def _given(
     ] = None,
     positive: Annotated[
         list[str] | None,
-        typer.Option(help="A condition, in place of a file. Repeatable."),
+        typer.Option(help="A condition, instead of a file. Repeatable."),
     ] = None,
     negative: Annotated[
-        list[str] | None, typer.Option(help="The condition against it. Default: nothing.")
+        list[str] | None, typer.Option(help="The opposite condition. Default: nothing.")
     ] = None,
     texts: Annotated[
-        str | None, typer.Option(help="A file of texts that conditions stand before.")
+        str | None, typer.Option(help="A file of texts to put conditions before.")
     ] = None,
     positive_file: Annotated[str | None, typer.Option(help="A file of positive texts.")] = None,
     negative_file: Annotated[str | None, typer.Option(help="A file of negative texts.")] = None,
@@ -89,14 +89,14 @@ def _given(
     )
 
 
-@options.with_options("given", _given)
-def _source(given: Callable[[], ContrastSource]) -> ContrastSource:
-    return given()
+@options.with_options("build", _builder)
+def _source(build: Callable[[], ContrastSource]) -> ContrastSource:
+    return build()
 
 
-@options.with_options("given", _given)
+@options.with_options("build", _builder)
 def _or_tokens(
-    given: Callable[[], ContrastSource],
+    build: Callable[[], ContrastSource],
     raises: Annotated[
         list[str] | None,
         typer.Option(help='A token to make likelier: " orange".'),
@@ -104,11 +104,11 @@ def _or_tokens(
     lowers: Annotated[list[str] | None, typer.Option(help="A token to make less likely.")] = None,
 ) -> ContrastSource | TokenContrast:
     if not raises and not lowers:
-        return given()
+        return build()
     try:
-        given()
+        build()
     except UsageError:
-        pass  # no contrasts are named
+        pass  # no contrast set is named
     else:
         raise UsageError(
             "--raises and --lowers go without contrasts", hint="name tokens alone, or contrasts"
@@ -117,10 +117,10 @@ def _or_tokens(
 
 
 def read_contrasts(source: ContrastSource) -> Contrasts:
-    """The contrasts, with a note of what was left out.
+    """Read a contrast set, and note which records were left out.
 
     Raises:
-        SteerError: they cannot be read.
+        SteerError: the contrast set cannot be read.
     """
     from steer.contrasts.contrast_files import read
 

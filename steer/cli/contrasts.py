@@ -1,4 +1,4 @@
-"""`steer contrasts`: what a contrast set holds, and what it gives away."""
+"""`steer contrasts`: check, split and write contrast sets."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from steer.contrasts.passages import Passage
     from steer.vectors.giveaways import Giveaways
 
-_HELP = """Look at contrast sets: what they hold, and what they give away.
+_HELP = """Check, split and write contrast sets.
 
 \b
-A file is known by the fields of its records. A TEXT is a string, or chat
-messages [{"role": "user", "content": "..."}, ...].
+The fields of the records say what a file contains. A TEXT is a string, or
+chat messages [{"role": "user", "content": "..."}, ...].
   {"positive": TEXT, "negative": TEXT}   pairs; with "prompt", two completions
   {"question": ..., "answer_matching_behavior": ...,
    "answer_not_matching_behavior": ...}  multiple choice (anthropics/evals)
   {"question": ..., "correct_answers": [...],
-   "incorrect_answers": [...]}           each right with each wrong one
+   "incorrect_answers": [...]}           all pairs of correct and incorrect
   {"text": TEXT, "label": 1 or 0}        two sets that are not pairs; CSV too
   "..." or {"text": TEXT}                one side, as for --positive-file
 \b
@@ -35,8 +35,8 @@ Or it is one JSON object:
   {"positive": [CONDITION, ...], "negative": [...],
    "texts": [...]}                                     conditions before texts
 
-Files are JSONL, JSON, CSV, TSV, Parquet or lines of text, also as .gz. Other
-names are given with --map: --map positive=good --map negative=bad.
+Files are JSONL, JSON, CSV, TSV, Parquet or lines of text, also as .gz. If the
+fields have other names, say which: --map positive=good --map negative=bad.
 """
 
 
@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
     group.command("check")(check)
     group.command("split")(split)
     group.command("write")(contrasts_write.write)
-    app.add_typer(group, name="contrasts", help=_HELP, short_help="Look at contrast sets.")
+    app.add_typer(group, name="contrasts", help=_HELP, short_help=_HELP.partition("\n")[0])
 
 
 @contrast_options.with_contrasts
@@ -57,9 +57,10 @@ def check(
     json: options.Json = False,
     source: ModelSource | None,
 ) -> None:
-    """Report what a contrast set holds and what gives its sides away.
+    """Report the content of a contrast set, and how its sides differ.
 
-    No model is loaded. With -m its tokenizer counts tokens; without, words are counted.
+    If the sides differ in length or in their first words, a vector may learn that instead. No model
+    is loaded. With -m lengths are in tokens of that model, otherwise in words.
 
     \b
     steer contrasts check pairs.jsonl
@@ -107,8 +108,8 @@ def split(
 ) -> None:
     """Divide a file into training and held-out records.
 
-    Records that are nearly the same stay together, and so do those with the same prompt where
-    there are ten prompts or more. The same file, share and seed give the same parts.
+    Near-duplicates stay in the same part, and so do records with the same prompt if there are ten
+    or more prompts. The same file, share and seed give the same parts.
 
     \b
     steer contrasts split pairs.jsonl -o train.jsonl held-out.jsonl
@@ -147,11 +148,11 @@ def _print(contrasts: Contrasts, facts: Giveaways) -> None:
     ]
     output.table(["", "positive", "negative"], rows)
     output.line()
-    things = "pairs" if contrasts.paired else "texts"
+    items = "pairs" if contrasts.paired else "texts"
     rows_below = {
         "duplicates": f"{facts.duplicates:,}",
         "equal sides" if contrasts.paired else "on both sides": f"{facts.equal_sides:,}",
-        "nearly like another": f"{facts.near_duplicates:.0%} of the {things}",
+        "nearly like another": f"{facts.near_duplicates:.0%} of the {items}",
     }
     if facts.length_auc is not None:
         rows_below["told by length"] = f"AUC {facts.length_auc:.2f} (0.50: not at all)"
@@ -164,7 +165,7 @@ def _print(contrasts: Contrasts, facts: Giveaways) -> None:
 
 
 def _example(passage: Passage) -> str:
-    """What is read in short, with a mark where something stands before it."""
+    """The beginning of a passage, after an ellipsis if a prompt stands before it."""
     before = "… " if passage.prompt or passage.turns else ""
     text = " ".join(passage.text.split())
     return f"{before}{text[:60]}{'…' if len(text) > 60 else ''}"

@@ -1,4 +1,4 @@
-"""`steer contrasts write`: a contrast set that a model writes, to be read before it is used."""
+"""`steer contrasts write`: have a model write a contrast set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(
     *,
     word: Annotated[str, typer.Argument(help="A word or a sentence, as steer extract takes it.")],
     against: Annotated[
-        str | None, typer.Option(help="The word against it. Default: the model as it is.")
+        str | None, typer.Option(help="The opposite word. Default: the unchanged model.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=4, max=5_000, help="How many pairs.")] = 64,
     out: Annotated[
@@ -32,7 +32,7 @@ def write(
     max_tokens: Annotated[int, typer.Option(min=8, help="Tokens of an answer.")] = 40,
     phrase: from_words.PhraseOption = None,
     questions: Annotated[
-        Path | None, typer.Option(help="A file of questions, in place of steer's own.")
+        Path | None, typer.Option(help="A file of questions, instead of steer's own.")
     ] = None,
     chat: Annotated[
         bool | None,
@@ -43,7 +43,7 @@ def write(
     ] = None,
     judge_url: Annotated[
         str | None,
-        typer.Option(envvar="STEER_JUDGE_URL", help="Its server, with OpenAI's API."),
+        typer.Option(envvar="STEER_JUDGE_URL", help="The URL of its server, with OpenAI's API."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the answers.")] = 0,
     force: options.Force = False,
@@ -52,15 +52,17 @@ def write(
 ) -> None:
     """Have a model write a contrast set: pairs of answers under two words.
 
-    The pairs are answers to steer's everyday questions, none nearly like another, cut to the same
-    length, with first words alike on both sides. Read and edit the file before you use it.
+    The pairs are answers to steer's everyday questions, without near-duplicates. Both answers of a
+    pair have the same length, and first words are balanced between the sides. Read and edit the
+    file before you use it.
 
     \b
     steer contrasts write "formal" --against "casual" -n 64 -m MODEL
     steer extract formal.jsonl --chat -m MODEL -o formal.safetensors
     """
     from steer.base.files import check_writable, write_atomic
-    from steer.concepts.concept import check_phrase, condition
+    from steer.concepts.concept import check_phrase
+    from steer.concepts.questions import Questions
     from steer.concepts.words import understood
     from steer.contrasts import contrast_files
     from steer.contrasts.check import giveaways
@@ -73,33 +75,27 @@ def write(
     interpreted = understood(word, against)
     path = out or Path(f"{interpreted.concept.name}.jsonl")
     check_writable(path, force=force)
-    own = from_words.questions_of(questions)
+    typed = from_words.read_questions(questions)
+    divided = None if typed is None else Questions.divided(typed)
     output.note(f"understood {interpreted.note}")
     answerer, is_chat, described = (
         _teacher(judge_model, judge_url, seed, max_tokens)
         if judge_model is not None
         else _local(source, chat, seed, max_tokens)
     )
-    from steer.concepts.questions import everyday
-    from steer.concepts.writing import write_pairs
+    from steer.concepts.writing import write_contrast_set
 
-    usual = own or everyday(chat=is_chat)
-    poles = [condition(pole, chat=is_chat, phrase=phrase) for pole in interpreted.concept.poles]
-    pairs = write_pairs(
-        answerer,
-        (poles[0], poles[1]),
-        [*usual.train, *usual.choice],
-        n,
-        chat=is_chat,
+    pairs = write_contrast_set(
+        answerer, interpreted.concept, n, chat=is_chat, phrase=phrase, questions=divided
     )
     records = [pair.record() for pair in pairs]
-    lines = "".join(json_lines.dumps(one, ensure_ascii=False) + "\n" for one in records)
+    lines = "".join(json_lines.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_atomic(path, lines.encode("utf-8", "surrogatepass"), force=force)
-    drawn = list(records_in(records, str(path)))
-    checked = giveaways(contrast_files.read(ContrastSource("pairs"), lambda _: drawn))
+    numbered = list(records_in(records, str(path)))
+    checked = giveaways(contrast_files.read(ContrastSource("pairs"), lambda _: numbered))
     warnings = checked.warnings(paired=True)
     if len(pairs) < n:
-        warnings.append(f"{len(pairs)} pairs are good enough, of {n} that were asked for")
+        warnings.append(f"only {len(pairs)} of the {n} pairs are usable")
     if json:
         output.as_json({"path": str(path), "n": len(pairs), "warnings": warnings})
     else:
@@ -127,7 +123,7 @@ def _local(
             model, queries, samples=numbers, max_tokens=max_tokens, seed=seed,
             progress=output.progress,
         )  # fmt: skip
-        return [one.text for one in written]
+        return [answer.text for answer in written]
 
     return answerer, model.template.exists if chat is None else chat, model.describe()
 
@@ -142,7 +138,7 @@ def _teacher(
     def answerer(queries: Sequence[Query], numbers: Sequence[int]) -> list[str]:
         with output.status(f"{judge_model} is writing"):
             return answers(
-                endpoint, [(one.condition, one.question) for one in queries], numbers, max_tokens
+                endpoint, [(q.condition, q.question) for q in queries], numbers, max_tokens
             )
 
     return answerer, True, judge_model

@@ -1,4 +1,4 @@
-"""`steer convert`: other tools' vector files to ours, and ours to theirs."""
+"""`steer convert`: convert vector files from and to the formats of other tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steer.cli.tables import length
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.formats.reading import Found
+    from steer.formats.reading import ForeignFile
     from steer.formats.source import Options, Pickled
     from steer.models.model import Model
     from steer.steering.steers import Steer
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class ConvertCommand(SteerCommand):
-    """Lists the formats that are known below the options; they are loaded only then."""
+    """A command whose help lists the formats below the options."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Names by how files end; --formats has the rest."""
+        """Write the names of the formats by file suffix; `--formats` says more of each."""
         from steer.formats.registry import registry
         from steer.formats.source import FOLDER
 
@@ -52,8 +52,8 @@ def register(app: typer.Typer) -> None:
     app.command("convert", cls=ConvertCommand)(convert)
 
 
-def _print_formats(wanted: bool) -> None:
-    if not wanted:
+def _print_formats(is_set: bool) -> None:
+    if not is_set:
         return
     from steer.formats.registry import registry
 
@@ -81,7 +81,7 @@ def _print_formats(wanted: bool) -> None:
 @options.with_model(default=None)
 def convert(
     *,
-    given: Annotated[
+    reference: Annotated[
         str,
         typer.Argument(
             metavar="IN",
@@ -98,7 +98,7 @@ def convert(
     ] = None,
     layer: Annotated[
         str | None,
-        typer.Option(help="Where bare numbers belong, or which to take: 3-5."),
+        typer.Option(help="The layers of bare numbers, or to take: 3-5."),
     ] = None,
     row: Annotated[int | None, typer.Option(help="Which row of a table of vectors.")] = None,
     encoder: Annotated[
@@ -132,17 +132,17 @@ def convert(
     ] = False,
     source: ModelSource | None,
 ) -> None:
-    """Read other tools' vector files, and write files that they read.
+    """Convert vector files from and to the formats of other tools.
 
-    What a file means is carried: its op, its site and its strength are what -v NAME then does. What
-    cannot be carried is refused, by name. It is said which layers were assumed.
+    An imported file keeps its op, site and strength: -v NAME does what the other tool would do.
+    What steer cannot do is refused by name. Assumptions about layers are printed.
 
-    Imported vectors need the model that they were made on, with -m: without it they are not bound
-    to one, and apply refuses them unless --allow-other-model is passed. Pickles of torch are read
-    with its restricted reader; other pickles are refused.
+    Name the model of an imported vector with -m. Without it the vector is not bound to a model, and
+    apply refuses it unless --allow-other-model is passed. Pickles of torch are read with its
+    restricted reader; other pickles are refused.
 
-    Exported is what -v would do: as the file recommends, or as you say; NAME:1@all is the whole
-    file as it is.
+    An exported file does what -v would do: what the file recommends, or what you type. NAME:1@all
+    exports all layers of the file unchanged.
 
     \b
     steer convert happy.gguf happy.safetensors -m MODEL
@@ -160,11 +160,11 @@ def convert(
     from steer.vectors.sites import parse_layers
 
     to_ours = out.suffix == store.SUFFIX
-    path = Path(given)
+    path = Path(reference)
     with reported(path):
         foreign = path.is_dir() or path.suffix.lower() in _foreign_suffixes()
         foreign = foreign or (path.is_file() and not _is_ours(path))
-    # One option names the other tool's format, on whichever side it is.
+    # --format names the format of the other tool's file, whether that is IN or OUT.
     read_as, write_as = (format, None) if foreign and to_ours else (None, format)
     chosen = Options(
         format=read_as,
@@ -182,11 +182,11 @@ def convert(
     for broken in registry().broken:
         output.warning(str(broken))
     if not foreign:
-        _check_ours(given, chosen, read_as)
+        _check_ours(reference, chosen, read_as)
         if to_ours:
-            vector = _unbound(given, source)
+            vector = _unbound(reference, source)
         else:
-            _export(_steer(given), out, layer_offset or 0, write_as, force=force, json=json)
+            _export(_steer(reference), out, layer_offset or 0, write_as, force=force, json=json)
             return
     else:
         reading.check(path, chosen)
@@ -210,7 +210,7 @@ def convert(
         from steer.steering.spec import SteerSpec
         from steer.steering.steers import resolve
 
-        steer = resolve(SteerSpec(given), vector)
+        steer = resolve(SteerSpec(reference), vector)
         _export(steer, out, 0, write_as, force=force, json=json)
         return
     _keep(vector, out, source, force=force, json=json)
@@ -230,14 +230,14 @@ def _is_ours(path: Path) -> bool:
 
 
 def _check_ours(text: str, chosen: Options, format: str | None) -> None:
-    """Refuse options that only other tools' files need.
+    """Refuse options that apply only to files of other tools.
 
     Raises:
-        UsageError: naming them.
+        UsageError: an option is set; the message names it.
     """
     from steer.base.errors import UsageError
 
-    given = {
+    values = {
         "--format": format,
         "--layer": chosen.layers,
         "--row": chosen.row,
@@ -245,16 +245,17 @@ def _check_ours(text: str, chosen: Options, format: str | None) -> None:
         "--minus": chosen.minus,
         "--encoder": chosen.encoder or None,
     }
-    needless = [option for option, value in given.items() if value is not None]
+    needless = [option for option, value in values.items() if value is not None]
     if needless:
         raise UsageError(
-            f"{text!r} is a vector of ours: it needs no {', '.join(needless)}",
-            hint="layers follow an @: NAME@3",
+            f"{text!r} is a vector file of steer's: {', '.join(needless)} applies only to files of"
+            " other tools",
+            hint="name layers after an @: NAME@3",
         )
 
 
 def _steer(text: str) -> Steer:
-    """A vector of ours as typed."""
+    """The steer for a spec that names one of steer's own vector files."""
     from steer.steering import spec
     from steer.steering.steers import resolve
     from steer.vectors import store
@@ -264,16 +265,16 @@ def _steer(text: str) -> Steer:
 
 
 def _unbound(text: str, source: ModelSource | None) -> SteeringVector:
-    """A vector of ours that is to be bound to a model.
+    """Read an imported vector that `-m` is to bind to a model.
 
     Raises:
-        UsageError: there is nothing to convert.
+        UsageError: no model is named, so there is nothing to convert.
     """
     from steer.base.errors import UsageError
 
     if source is None:
         raise UsageError(
-            f"{text!r} to a vector of ours is no conversion",
+            f"{text!r} is already a vector file of steer's, and so is the output",
             hint="-m binds an imported vector to a model; steer combine makes multiples and sums",
         )
     return _steer(text).vector
@@ -286,14 +287,14 @@ def _unpickle(path: Path) -> Pickled:
     return torch_files.read(path)
 
 
-def _compare_models(read_file: Found, model: Model) -> None:
-    """Say so where a file names another model than it is bound to."""
+def _compare_models(read_file: ForeignFile, model: Model) -> None:
+    """Warn if the file names another model than the one that it is bound to."""
     from steer.formats.choosing import plain
 
     stated = read_file.imported.model
     config = model.network.config
-    known = (model.identity.id, config.model_type, model.identity.architecture)
-    if stated and plain(stated) not in map(plain, known):
+    names = (model.identity.id, config.model_type, model.identity.architecture)
+    if stated and plain(stated) not in map(plain, names):
         output.warning(f"the file says that its model is {stated!r}; bound to {model.identity.id}")
 
 
@@ -307,7 +308,7 @@ def _keep(
     metadata = store.write(out, vector, force=force).metadata
     if not metadata.model.bound:
         output.warning(
-            f"{out} is not bound to a model: apply takes it with --allow-other-model alone;"
+            f"{out} is not bound to a model: apply needs --allow-other-model to use it;"
             " convert with -m MODEL to bind it"
         )
     if json:

@@ -1,4 +1,4 @@
-"""`steer demo`: the whole way once, on the embedded model."""
+"""`steer demo`: extract, apply and measure a vector on the embedded model."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def demo(
     from steer.vectors import store
     from steer.workers import InProcess
 
-    with TemporaryDirectory() as folder:  # through a file, as anybody's vector would go
+    with TemporaryDirectory() as folder:  # through a file, as in the commands that it prints
         path = Path(folder) / "joyful.safetensors"
         extracted = extract(
             InProcess(model),
@@ -75,8 +75,8 @@ def demo(
         output.command("steer extract joyful.jsonl -o joyful.safetensors")
         layer_table(vector.metadata)
         output.command(f'steer apply "{PROMPT}" -v {SPEC} --compare')
-        one = Sampling(temperature=1.0, max_tokens=60)
-        texts = [next(generate(model, [PROMPT], steers, one)).text for steers in ([], [steer])]
+        settings = Sampling(temperature=1.0, max_tokens=60)
+        texts = [next(generate(model, [PROMPT], s, settings)).text for s in ([], [steer])]
         output.beside(("unsteered", str(steer)), (PROMPT + texts[0], PROMPT + texts[1]))
     sampling = Sampling(temperature=1.0, max_tokens=60, samples=samples, batch_size=samples)
     with output.progress("measuring", n_generations(sampling)) as advance:

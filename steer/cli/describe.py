@@ -1,4 +1,4 @@
-"""`steer describe`: an unknown vector, named by the concepts that it is nearest to."""
+"""`steer describe`: the concepts that are nearest to an unknown vector."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def describe(
     top: Annotated[int, typer.Option(min=1, help="How many concepts to name.")] = 8,
     json: options.Json = False,
 ) -> None:
-    """Name a vector by the concepts of a pack that it is nearest to.
+    """Find the concepts of a pack that are nearest to a vector.
 
-    What all concepts of the pack have in common is taken out first. A cosine below 0 means the
-    opposite of a concept; one that a random direction reaches too says nothing. No model is
+    The mean direction of all concepts of the pack is removed first. A cosine below 0 means the
+    opposite of a concept. A cosine that a random direction also reaches means nothing. No model is
     loaded.
 
     \b
@@ -37,20 +37,20 @@ def describe(
     from steer.vectors import store
 
     unknown = store.read(options.find(vector))
-    near, chance = nearest(unknown, read(pack).vectors(), top)
+    neighbours, chance = nearest(unknown, read(pack).vectors(), top)
     if json:
         output.as_json(
             {
                 "vector": vector,
                 "chance": chance,
-                "nearest": [one.to_dict() for one in near],
+                "nearest": [neighbour.to_dict() for neighbour in neighbours],
             }
         )
         return
     rows = [
-        [one.name, "like" if one.cosine > 0 else "opposite", f"{one.cosine:+.2f}"] for one in near
+        [n.name, "like" if n.cosine > 0 else "opposite", f"{n.cosine:+.2f}"] for n in neighbours
     ]
     output.table(["concept", "", "cosine"], rows, left=2)
     output.note(f"a random direction reaches {chance:.2f} with one of the concepts")
-    if abs(near[0].cosine) <= chance:
+    if abs(neighbours[0].cosine) <= chance:
         output.warning(f"{vector} is no nearer to any concept than a random direction is")

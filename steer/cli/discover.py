@@ -1,4 +1,4 @@
-"""`steer discover`: directions along which a model's activations on texts vary, without labels."""
+"""`steer discover`: the directions in which a model's activations on unlabelled texts vary most."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def discover(
     names: Names,
     k: Annotated[int, typer.Option("-k", min=1, max=500, help="How many directions.")] = 10,
     layer: Annotated[
-        int | None, typer.Option(min=0, help="Which to read. Default: at six tenths of the depth.")
+        int | None, typer.Option(min=0, help="The layer to read. Default: at 0.6 of the depth.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="A folder for the vectors.")
@@ -42,10 +42,10 @@ def discover(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Find directions along which a model tells texts apart.
+    """Find the directions in which a model's activations vary most.
 
-    They are the principal components of the texts' mean activations at one layer. Each is shown by
-    the texts at both ends, the tokens that it makes likelier, and what steering by it does.
+    They are the principal components of the texts' mean activations at one layer. For each, steer
+    prints the texts at both ends, the tokens that it makes more likely, and steered samples.
 
     \b
     steer discover texts.jsonl -m MODEL -k 20 -o found/
@@ -55,7 +55,7 @@ def discover(
     from steer.base.files import reported
     from steer.vectors import store
 
-    given = given_texts(None, texts, names, "text", "steer discover texts.jsonl")
+    read = given_texts(None, texts, names, "text", "steer discover texts.jsonl")
     if out is not None:
         with reported(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -64,28 +64,30 @@ def discover(
     model = options.load_model(source)
     from steer.concepts.discovery import discover as run
 
-    directions = run(model, given, k, layer=layer, chat=chat, seed=seed, progress=output.progress)
+    directions = run(model, read, k, layer=layer, chat=chat, seed=seed, progress=output.progress)
     if out is not None:
-        for one in directions:
-            store.write(out / f"{one.vector.name}{store.SUFFIX}", one.vector, force=force)
+        for direction in directions:
+            store.write(
+                out / f"{direction.vector.name}{store.SUFFIX}", direction.vector, force=force
+            )
     if json:
         output.as_json(
             {"model": model.identity.id, "directions": [o.to_dict() for o in directions]}
         )
         return
-    for one in directions:
-        output.heading(f"{one.vector.name} · {one.share:.0%} of the variance")
+    for direction in directions:
+        output.heading(f"{direction.vector.name} · {direction.share:.0%} of the variance")
         for title, ends, tokens in (
-            ("high", one.high, one.raised),
-            ("low", one.low, one.lowered),
+            ("high", direction.high, direction.raised),
+            ("low", direction.low, direction.lowered),
         ):
             output.line(f"  {title:<5}tokens  {' '.join(map(repr, tokens))}")
             for text in ends:
                 shown = " ".join(text.split())
                 output.line(f"       {shown[:90]}{'…' if len(shown) > 90 else ''}")
         for title in ("unsteered", "high", "low"):
-            output.line(f"  {title:<10} {' '.join(one.samples[title].split())}")
+            output.line(f"  {title:<10} {' '.join(direction.samples[title].split())}")
         output.line()
     (at,) = directions[0].vector.metadata.layers
     where = "" if out is None else f"; wrote {len(directions)} vectors into {out}"
-    output.note(f"{model.describe()} · {len(given)} texts, at layer {at}{where}")
+    output.note(f"{model.describe()} · {len(read)} texts, at layer {at}{where}")

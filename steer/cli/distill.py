@@ -1,4 +1,4 @@
-"""`steer distill`: a prompt condition to a vector file that does what the condition does."""
+"""`steer distill`: train an edit or a learned token to have the effect of a prompt."""
 
 from __future__ import annotations
 
@@ -35,17 +35,19 @@ def distill(
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     condition: Annotated[
         str | None,
-        typer.Option(help="What stands before the text: a tag, a persona."),
+        typer.Option(help="The text before prompts: a tag, a persona."),
     ] = None,
     conditions: Annotated[
         Path | None,
-        typer.Option(help="A file of many: records with name and condition; -o is a folder."),
+        typer.Option(help="A file of conditions: records with name and condition; -o is a folder."),
     ] = None,
     contrasts: Annotated[
-        str | None, typer.Option(help="Pairs in its place; two fifths are held out.")
+        str | None, typer.Option(help="Pairs instead; two fifths are held out.")
     ] = None,
     names: Names,
-    baseline: Annotated[str, typer.Option(help="What stands in its place. Default: nothing.")] = "",
+    baseline: Annotated[
+        str, typer.Option(help="The condition to compare with. Default: nothing.")
+    ] = "",
     prompts: Annotated[
         Path | None,
         typer.Option(help="A file of prompts. Default: with --chat, questions."),
@@ -63,7 +65,7 @@ def distill(
         str,
         typer.Option(
             "--as",
-            help="edit of activations, or token: embeddings written as <|NAME|>.",
+            help="edit: of activations; token: embeddings for <|NAME|>.",
         ),
     ] = "edit",
     tokens: Annotated[int | None, typer.Option(help="Embeddings of a token. Default: 1.")] = None,
@@ -76,10 +78,10 @@ def distill(
     ] = False,
     vector: Annotated[
         list[str] | None,
-        typer.Option("-v", "--vector", help="A token that the condition has as <|NAME|>."),
+        typer.Option("-v", "--vector", help="A learned token in the condition, as <|NAME|>."),
     ] = None,
     ceiling: Annotated[
-        bool, typer.Option("--ceiling", help="Also what any edit could recover, by layer.")
+        bool, typer.Option("--ceiling", help="Also print what any edit could recover, by layer.")
     ] = False,
     rank: Annotated[
         int | None,
@@ -114,11 +116,11 @@ def distill(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Make an edit, or a token, that does what a prompt does.
+    """Train an edit, or a token, to have the effect of a prompt.
 
-    The model writes texts under the condition; the edit learns to give the same probabilities
-    without it. Recovery says how much of the way it came: 1 is all, 0 is the unsteered model.
-    With --as token one embedding, or a few, learn it, and stand where the condition stood.
+    The model generates texts under the condition; the edit learns to give the same probabilities
+    without it. Recovery is the share of the condition's effect that the edit has: 1 is all of it,
+    0 is the unsteered model. With --as token, one embedding or a few take the condition's place.
 
     \b
     steer distill --condition "[mood: joyful]" -o vectors/joy.safetensors
@@ -144,15 +146,15 @@ def distill(
     from steer.vectors.sites import parse_layers
 
     if form not in get_args(Form):
-        raise UsageError(f"{form!r} is not a form of a prompt", hint="use --as edit or --as token")
+        raise UsageError(f"--as {form!r} is unknown", hint="use --as edit or --as token")
     as_token = form == "token"
     if as_token:
         _check_token(contrasts, method, rank, layers, scope)
         method, scope = "descent", "all"
     elif tokens is not None or scalar or vector:
-        raise UsageError("--tokens, --scalar and -v go with --as token")
+        raise UsageError("--tokens, --scalar and -v need --as token")
     if ceiling and (as_token or contrasts is not None or conditions is not None):
-        raise UsageError("--ceiling is of edits for one --condition", hint="leave it out")
+        raise UsageError("--ceiling needs one --condition and an edit", hint="leave it out")
     imitates_chat = chat and contrasts is None
     chosen_method, method_options = parse_method(
         method or usual_distill_method(chat=imitates_chat), distill_methods()
@@ -163,13 +165,15 @@ def distill(
         raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
     if conditions is not None:
         if condition is not None or contrasts is not None or name is not None:
-            raise UsageError("--conditions goes with no --condition, --contrasts or --name")
+            raise UsageError("--conditions excludes --condition, --contrasts and --name")
         several = _named_conditions(conditions, names)
         _check_folder(out)
     elif (condition is None) == (contrasts is None):
-        raise UsageError("distil a condition or pairs", hint="--condition TEXT or --contrasts FILE")
+        raise UsageError(
+            "name either a condition or pairs", hint="--condition TEXT or --contrasts FILE"
+        )
     if contrasts is not None and (baseline or prompts):
-        raise UsageError("--baseline and --prompts go with --condition")
+        raise UsageError("--baseline and --prompts need --condition")
     if contrasts is not None:
         chosen_method.of_pairs()
     chosen = None if layers is None else () if layers == "all" else parse_layers(layers)
@@ -208,8 +212,8 @@ def distill(
     )
     seconds = None if budget is None else seconds_of(budget)
     if seconds is not None and (pairs is not None or as_token or conditions is not None):
-        raise UsageError("--budget goes with one --condition and an edit", hint="use fewer --steps")
-    inside = resolved([NamedSteer(one) for one in vector or []], options.find)
+        raise UsageError("--budget needs one --condition and an edit", hint="use fewer --steps")
+    inside = resolved([NamedSteer(text) for text in vector or []], options.find)
     from steer.distillation.lessons import Conditions
 
     imitated = [] if condition is None else [Conditions(condition, baseline, chat)]
@@ -235,7 +239,7 @@ def distill(
     else:
         edit = _run_pairs(model, pairs, settings)
     sealed = store.write(out, edit, force=force)
-    _report(model, out, sealed.metadata, source.name, json=json)
+    report_distilled(model, out, sealed.metadata, source.name, json=json)
 
 
 def _check_token(
@@ -245,20 +249,20 @@ def _check_token(
     layers: str | None,
     scope: str | None,
 ) -> None:
-    """Refuse what means nothing for a token.
+    """Refuse options that do not apply to learned tokens.
 
     Raises:
-        UsageError: an option of edits.
+        UsageError: an option applies only to edits; the message names it.
     """
     from steer.base.errors import UsageError
 
     if contrasts is not None:
-        raise UsageError("a token takes the place of a condition", hint="give a --condition")
-    named = {"--method": method, "--rank": rank, "--layers": layers, "--scope": scope}
-    for option, value in named.items():
+        raise UsageError("a token replaces a condition, not pairs", hint="name a --condition")
+    values = {"--method": method, "--rank": rank, "--layers": layers, "--scope": scope}
+    for option, value in values.items():
         if value is not None:
             raise UsageError(
-                f"{option} is of edits: a token stands in the prompt, at no layer",
+                f"{option} applies only to edits: a token is part of the prompt, at no layer",
                 hint=f"leave {option} or --as token out",
             )
 
@@ -276,10 +280,11 @@ def _run(
 
 
 def _named_conditions(path: Path, names: Names) -> dict[str, str]:
-    """Conditions by name, in the order of the file.
+    """Read conditions by name, in the order of the file.
 
     Raises:
-        InputError: a record without them, a name twice, or one that no file can have.
+        InputError: a record lacks a name or a condition, or a name occurs twice or cannot be the
+            name of a file.
     """
     from steer.base.errors import InputError
     from steer.base.files import read_bytes, safe_name
@@ -296,9 +301,9 @@ def _named_conditions(path: Path, names: Names) -> dict[str, str]:
             )
         name, text = (text_value(where, record[key], key) for key in ("name", "condition"))
         if not safe_name(name):
-            raise InputError(f"{where}: {name!r} is no name that a file can have")
+            raise InputError(f"{where}: {name!r} cannot be the name of a file")
         if name in conditions:
-            raise InputError(f"{where}: the name {name!r} is there twice")
+            raise InputError(f"{where}: the name {name!r} occurs twice")
         conditions[name] = text
     if not conditions:
         raise InputError(f"{path} has no conditions")
@@ -306,9 +311,10 @@ def _named_conditions(path: Path, names: Names) -> dict[str, str]:
 
 
 def _check_folder(folder: Path) -> None:
-    """
+    """Check that the output folder exists.
+
     Raises:
-        SteerError: it is no folder.
+        SteerError: it does not exist, or is not a folder.
     """
     from steer.base.errors import SteerError
 
@@ -331,8 +337,8 @@ def _run_several(
     force: bool,
     json: bool,
 ) -> None:
-    """A file for each condition that has none yet. A condition may contain, as <|NAME|>, tokens
-    that stand before it in the file."""
+    """Distil each condition that has no file yet. A condition may contain, as <|NAME|>, tokens that
+    come earlier in the file of conditions."""
     from dataclasses import replace
 
     from steer.distillation.lessons import Conditions
@@ -350,12 +356,12 @@ def _run_several(
             vector = store.read(path)
         else:
             output.note(f"{number} of {len(conditions)}: {name}")
-            described, own = Conditions(text, baseline, chat), replace(settings, name=name)
+            imitated, named = Conditions(text, baseline, chat), replace(settings, name=name)
             if settings.form == "token":
                 used = [steer for steer in inside if mark(steer.vector.name) in text]
-                vector = _run_token(model, described, prompts, own, used)
+                vector = _run_token(model, imitated, prompts, named, used)
             else:
-                vector = _run(model, described, prompts, own)
+                vector = _run(model, imitated, prompts, named)
             vector = store.write(path, vector, force=force)
         output.note(f"{name}: {vector.metadata.recommended.evidence}")
         rows.append({"path": str(path), **to_json(vector.metadata)})
@@ -396,7 +402,7 @@ def _ceiling(
     *,
     json: bool,
 ) -> None:
-    """Print what the condition's own activations recover at each layer, on the same held-out
+    """Print the recovery of the condition's own activations at each layer, on the same held-out
     texts."""
     from steer.distillation.ceiling import ceiling
     from steer.distillation.quick import quick
@@ -417,13 +423,22 @@ def _ceiling(
 
 
 def _run_pairs(model: Model, contrasts: Contrasts, settings: DistillSettings) -> SteeringVector:
+    from dataclasses import asdict
+
+    from steer import resuming
+    from steer.distillation.checkpoints import Checkpoints
     from steer.distillation.distill import fit_pairs
     from steer.distillation.pairs import preference
 
-    return fit_pairs(preference(model, contrasts, settings), settings, output.progress)
+    run = resuming.journal(model, "descents", contrasts.sha256, asdict(settings))
+    pairs = preference(model, contrasts, settings, Checkpoints.of(run))
+    return fit_pairs(pairs, settings, output.progress)
 
 
-def _report(model: Model, path: Path, metadata: Metadata, name: str, *, json: bool) -> None:
+def report_distilled(
+    model: Model, path: Path, metadata: Metadata, name: str, *, json: bool
+) -> None:
+    """Print what was distilled, and how much of the condition's effect it has."""
     from steer.cli.tables import layer_table, written
     from steer.vectors.metadata import to_json
 

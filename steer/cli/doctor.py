@@ -1,4 +1,4 @@
-"""`steer doctor`: does everything work here, and on this model?"""
+"""`steer doctor`: check the installation, and steering on a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def doctor(source: ModelSource, json: options.Json = False) -> None:
     """Check the installation, and steering on a model.
 
-    Exit status 1 where a check fails; the report says what to do, and is what a bug report needs.
+    Exit status 1 if a check fails. The report says what to do; include it in bug reports.
 
     \b
     steer doctor

@@ -1,4 +1,4 @@
-"""`--engine`: what generates in place of Hugging Face."""
+"""`--engine`: generate with vLLM instead of Hugging Face."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from steer.steering.generation import Generation, Sampling
     from steer.steering.steers import Steer
 
-    #: Of prompts, steers, whether prompts get the tokenizer's special tokens, and whether a steer
-    #: may act nowhere.
+    #: Arguments: prompts, steers, whether to add the tokenizer's special tokens to prompts, and
+    #: whether a steer may act at no position.
     Generate = Callable[[Sequence[str], Sequence[Steer], bool, bool], list[Generation]]
 
 EngineOption = Annotated[
@@ -37,7 +37,7 @@ EngineSettings = Annotated[
     ),
 ]
 
-#: Of commands that score, too.
+#: For commands that score texts with the model and generate them with the engine.
 WriterOption = Annotated[
     str | None,
     typer.Option(
@@ -48,12 +48,16 @@ WriterOption = Annotated[
 
 
 def check(engine: str | None, settings: Sequence[str], steers: Sequence[Steer]) -> dict[str, Any]:
-    """The settings as keyword arguments, once it is sure that the engine can do what is asked.
+    """Check that the engine supports the steers, and parse its settings.
+
+    Returns:
+        the settings as keyword arguments.
 
     Raises:
-        UsageError: another engine, a setting without a value, or a steer that it cannot do.
-        ModelError: an architecture that it is not steered in.
-        SteerError: it is not installed, or in another version.
+        UsageError: the engine does not exist, a setting has no value, or the engine does not
+            support a steer.
+        ModelError: the engine does not support steering in this architecture.
+        SteerError: the engine is not installed, or not in the supported version.
     """
     if engine is None:
         if settings:
@@ -77,7 +81,7 @@ def check(engine: str | None, settings: Sequence[str], steers: Sequence[Steer]) 
 def started(
     source: ModelSource, steerings: Sequence[Sequence[Steer]], settings: dict[str, Any]
 ) -> Iterator[Engine]:
-    """vLLM with the model, ready for these steerings and for none.
+    """Start vLLM with the model, prepared for each of `steerings` and for unsteered texts.
 
     Raises:
         SteerError: as `steer.engines.vllm_engine.running`.
@@ -94,7 +98,7 @@ def started(
 def writer(
     source: ModelSource, steerings: Sequence[Sequence[Steer]], settings: dict[str, Any]
 ) -> Iterator[Continue]:
-    """The same for commands that score: what continues token ids."""
+    """Start vLLM; yields a function that continues token ids."""
     with started(source, steerings, settings) as running:
         yield running.continue_ids
 
@@ -107,9 +111,9 @@ def writing(
     sampling: Sampling,
     settings: dict[str, Any],
 ) -> Iterator[Generate]:
-    """The same as a function from prompts and steers to texts.
+    """Start vLLM; yields a function from prompts and steers to generations.
 
-    The weights of `model` are let go of: from then on it is its tokenizer that serves.
+    This frees the weights of `model`; afterwards only its tokenizer can be used.
     """
     from steer.generate.apply import rows_of
     from steer.hooks.meeting import check_acted, check_can_act
@@ -125,7 +129,7 @@ def writing(
                 check_can_act(model, steers, [row.ids for row in rows], sampling.max_tokens)
             generations = engine.generate(rows, [steers] * len(rows), sampling)
             if not allow_idle:
-                check_acted([one.idle for one in generations])
+                check_acted([generation.idle for generation in generations])
             return generations
 
         yield generate
@@ -134,7 +138,7 @@ def writing(
 def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise UsageError(f"--engine-option {text!r} is no KEY=VALUE")
+        raise UsageError(f"--engine-option {text!r} is not KEY=VALUE")
     try:
         return key, json.loads(value)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""`steer eval`: how well vectors work, what they cost, and against what."""
+"""`steer eval`: measure the effect and cost of vectors, beside baselines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def evaluate(
     ] = None,
     guidance: Annotated[
         list[float] | None,
-        typer.Option(help="Also the condition live, at this strength. Repeatable."),
+        typer.Option(help="Also guide by the condition at X. Repeatable."),
     ] = None,
     judge_model: Annotated[
         str | None,
@@ -82,11 +82,12 @@ def evaluate(
         -m MODEL -o eval.json
 
     Effect: preference shift on held-out pairs, recovery of a condition, rate of a concept in
-    written texts. Cost: divergence on unrelated texts, extra nats of written texts, repetition.
-    Beside each vector: nothing, its opposite, random directions as long, the condition as a prompt.
+    generated texts. Cost: KL on unrelated texts, extra nats and repetition of generated texts.
+    Baselines: unsteered, the opposite vector, random directions of the same length, and the
+    condition as a prompt.
 
     \b
-    --concept words:glad,happy     or words:FILE.txt: texts with one of them
+    --concept words:glad,happy     texts with one of these words; words:FILE.txt
     --concept grammar:formal       a tag of the pocket model's grammar
     --concept classifier:MODEL=LABEL     a Hugging Face classifier
     --concept 'judge:a cheerful mood'    a language model judges
@@ -104,16 +105,16 @@ def evaluate(
     if out is not None:
         check_writable(out, force=force)
     steers = resolved(named, options.find)
-    given = common.given([steer.vector.metadata for steer in steers])
-    used = [one for steer in steers for one in steer.vectors]
-    source = options.for_vectors(used, source, chat=measuring.in_chat(given))
+    arguments = common.arguments([steer.vector.metadata for steer in steers])
+    used = [vector for steer in steers for vector in steer.vectors]
+    source = options.for_vectors(used, source, chat=measuring.in_chat(arguments))
     settings = engines.check(engine, engine_option or [], steers)
     from steer.evaluation import evaluate as run
 
     result = run(
         lambda: workers.model(context, cluster, source),
         steers,
-        **given,
+        **arguments,
         concept=concept,
         guidance=guidance or (),
         judge_model=judge_model,
@@ -133,4 +134,4 @@ def evaluate(
         output.as_json(result.to_dict())
     else:
         measuring.show(result)
-    result.finish()  # Only now is nothing lost.
+    result.finish()  # Deletes the kept scores, now that the result is written.

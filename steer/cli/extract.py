@@ -1,4 +1,4 @@
-"""`steer extract`: contrasting texts to a vector file."""
+"""`steer extract`: make a vector from two words, from contrasting texts, or from tokens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def extract(
     *,
     contrasts: ContrastSource | TokenContrast,
     against: Annotated[
-        str | None, typer.Argument(metavar="AGAINST", help="A word, against the first.")
+        str | None, typer.Argument(metavar="AGAINST", help="The opposite word or words.")
     ] = None,
     phrase: from_words.PhraseOption = None,
     questions: from_words.QuestionsOption = None,
@@ -39,6 +39,10 @@ def extract(
         typer.Option("-o", "--out", help="Default: vectors/NAME.safetensors."),
     ] = None,
     method: options.MethodOption = "mean_diff",
+    form: Annotated[
+        str | None,
+        typer.Option("--as", help="Of words: token, for an embedding written as <|NAME|>."),
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Keep the activations here, for steer fit.")
     ] = None,
@@ -48,15 +52,16 @@ def extract(
     ] = None,
     site: Annotated[
         str,
-        typer.Option(help="Such as attn_out or mlp_out."),
+        typer.Option(help="Such as attn_out, mlp_out, heads or router."),
     ] = "resid_post",
+    parts: options.PartsOption = None,
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does.")] = "",
     license: Annotated[str, typer.Option(help="Such as CC0-1.0.")] = "",
     no_calibrate: Annotated[
         bool,
-        typer.Option("--no-calibrate", help="Of a chat: do not have the model try coefficients."),
+        typer.Option("--no-calibrate", help="Do not try strengths on a chat model."),
     ] = False,
     cluster: workers.Cluster | None,
     force: options.Force = False,
@@ -68,14 +73,15 @@ def extract(
     \b
     steer extract "patient" "impatient" -m MODEL -o patient.safetensors
     steer extract "talks like a pirate" -m MODEL -o pirate.safetensors
+    steer extract "a pirate" -m MODEL --as token -o pirate.safetensors
     steer extract pairs.jsonl -m MODEL -o vectors/warm.safetensors
     steer extract --positive "[mood: joyful]" --negative "[mood: gloomy]" \\
         --texts texts.jsonl -o mood.safetensors
 
-    Of words, the model answers everyday questions itself, and held-out answers decide whether the
-    vector is worth keeping; a word is a file where a file has that name. Of a chat model's answers
-    the file recommends a strength that was tried. Positions: mean (of pairs, from where they
-    differ), last, first, -1, -3:, completion, after:WORD, suffix.
+    For words, the model answers everyday questions itself, and held-out answers decide whether the
+    vector works. A word that is also the name of a file is read as a file. If the texts are a chat
+    model's answers, several strengths are tried, and the file recommends one. Positions: mean (for
+    pairs, from where they differ), last, first, -1, -3:, completion, after:WORD, suffix.
     """
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
@@ -103,6 +109,7 @@ def extract(
             phrase=phrase,
             questions=questions,
             ray=cluster,
+            **{"as": form},
         )
         return
     if from_words.is_words(contrasts, against):
@@ -114,6 +121,26 @@ def extract(
             no_calibrate=no_calibrate,
             ray=cluster,
         )
+        if form is not None or from_words.is_distillation(method):
+            from_words.distill_words(
+                contrasts,
+                against,
+                form=form or "edit",
+                method=method,
+                site=site,
+                parts=parts,
+                layers=layers,
+                phrase=phrase,
+                questions=questions,
+                name=name,
+                description=description,
+                license=license,
+                out=out,
+                force=force,
+                json=json,
+                source=source,
+            )
+            return
         from_words.extract_words(
             contrasts,
             against,
@@ -121,6 +148,7 @@ def extract(
                 contrasts,
                 method=method,
                 site=site,
+                parts=parts,
                 layers=layers,
                 phrase=phrase,
                 questions=questions,
@@ -135,7 +163,9 @@ def extract(
             source=source,
         )
         return
-    from_words.check_files(phrase=phrase, questions=questions, allow_weak=allow_weak)
+    from_words.check_files(
+        phrase=phrase, questions=questions, allow_weak=allow_weak, **{"as": form}
+    )
     typed_positions = () if positions is None else parse_list(positions)
     sites = options.site_names(site)
     chosen_layers = None if layers is None else parse_layers(layers)
@@ -147,69 +177,66 @@ def extract(
         check_writable(keep, force=force)
     fit = FitSettings(
         name=name or path.stem,
+        keep=options.parts_to_keep(parts, sites),
         **options.fit_method(method),
         description=description,
         license=license,
     )
     contrast_set = contrast_options.read_contrasts(contrasts)
-    # Known before the model loads; `extraction.extract` checks the same for other callers.
+    # Checked here too, so that errors come before the model loads.
     check_positions(contrast_set, typed_positions)
     check_paired(fit_methods().named(fit.method), paired=contrast_set.paired)
 
     with workers.workers(cluster, source) as readers:
-        from steer import extraction
+        from steer.evaluation.calibration import extract_calibrated
+        from steer.extraction import ReadSettings
 
-        read = extraction.ReadSettings(sites, chosen_layers, typed_positions)
-        extracted = extraction.extract(
+        extracted = extract_calibrated(
             readers,
             contrast_set,
-            read,
+            ReadSettings(sites, chosen_layers, typed_positions),
             fit,
+            calibrate=not no_calibrate,
             part=_part(keep or path),
             keep=keep,
             progress=output.progress,
         )
-        calibration = None
-        if not no_calibrate:
-            from steer.evaluation.calibration import calibrated
-
-            calibration = calibrated(readers, contrast_set, extracted.best, output.progress)
     if keep is not None:
         output.note(
             f"kept the activations in {keep}; try:"
             f" steer fit {shlex.quote(str(keep))} --method lda -o lda.safetensors"
         )
-    if contrast_set.are_plain_answers and extracted.best.metadata.model.chat_template:
+    if contrast_set.are_plain_answers and extracted.vector.metadata.model.chat_template:
         output.note("answers to prompts were read as plain text; for a chat, add --chat")
-    best = extracted.best if calibration is None else calibration.vector
-    vectors = [store.write(path, best, force=force), *extracted.compared]
+    vectors = [store.write(path, extracted.vector, force=force), *extracted.compared]
     tables.report_vector(
         path,
         vectors,
         described=extracted.described,
         json=json,
         model=source.name,
-        calibration=calibration,
+        calibration=extracted.calibration,
     )
 
 
 def _part(target: Path) -> Path:
-    """Where a run that was killed left its activations, and the same command goes on."""
-    own = str(os.getpid()) if several() else ""  # all processes are to begin at the same place
-    return target.with_name(f"{target.name}.part{own}")
+    """The file of unfinished activations, from which the same command resumes a killed run."""
+    # With several processes, each starts afresh, so that all start at the same text.
+    suffix = str(os.getpid()) if several() else ""
+    return target.with_name(f"{target.name}.part{suffix}")
 
 
 def default_path(name: str | None, contrasts: str | None) -> Path:
-    """The file to write where none is named.
+    """The file to write if the user names none.
 
     Raises:
-        UsageError: there is no name to take for it.
+        UsageError: neither a name nor the file of contrasts gives a name.
     """
     from steer.base.errors import UsageError
     from steer.base.files import safe_name
     from steer.vectors.store import SUFFIX
 
-    # Of a dataset its own name; of stdin there is none.
+    # A dataset has a name of its own; stdin has none.
     stem = name or Path((contrasts or "").partition("@")[0]).stem.removeprefix("hf:")
     if not name and not (contrasts and safe_name(stem)):
         raise UsageError("no name for the vector", hint="pass -o FILE.safetensors or --name")

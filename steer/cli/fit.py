@@ -1,4 +1,4 @@
-"""`steer fit`: kept activations to another vector, without the model."""
+"""`steer fit`: fit a vector to activations that `steer extract --keep` wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def fit(
-    activations: Annotated[Path, typer.Argument(help="What `steer extract --keep` wrote.")],
+    activations: Annotated[Path, typer.Argument(help="The file of `steer extract --keep`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
     method: options.MethodOption = "mean_diff",
     positions: Annotated[
@@ -26,6 +26,7 @@ def fit(
     site: Annotated[
         str | None, typer.Option(help="Sites that were kept. Default: all, compared.")
     ] = None,
+    parts: options.PartsOption = None,
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
     description: Annotated[str, typer.Option(help="What it does.")] = "",
@@ -33,7 +34,7 @@ def fit(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Make another vector from kept activations, without the model.
+    """Fit another vector to kept activations, without the model.
 
     \b
     steer fit acts.safetensors --method lda -o lda.safetensors
@@ -52,10 +53,12 @@ def fit(
     store.check_path(out)
     check_apart(activations, out)
     check_writable(out, force=force)
+    sites = None if site is None else options.site_names(site)
     settings = FitSettings(
         name=name or out.stem,
         **options.fit_method(method),
-        sites=None if site is None else options.site_names(site),
+        sites=sites,
+        keep=options.parts_to_keep(parts, sites),
         layers=None if layers is None else parse_layers(layers),
         positions=None if positions is None else tuple(map(str, parse_list(positions))),
         description=description,

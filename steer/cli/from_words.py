@@ -1,10 +1,10 @@
-"""`steer extract "patient" "impatient"`: a vector from words, and options for making concepts."""
+"""`steer extract "patient" "impatient"`: vectors from words, and the options for concepts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -15,28 +15,27 @@ from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
     from steer.concepts.make import Report
-    from steer.concepts.questions import Questions
     from steer.concepts.settings import MakeSettings
     from steer.concepts.words import TokenContrast
 
 PhraseOption = Annotated[
     str | None,
-    typer.Option(help='What a word stands in: "[mood: {}]".'),
+    typer.Option(help='The condition for a word: "[mood: {}]".'),
 ]
 QuestionsOption = Annotated[
     Path | None,
-    typer.Option(help="A file of questions, in place of steer's own."),
+    typer.Option(help="A file of questions, instead of steer's own."),
 ]
 WeakOption = Annotated[
-    bool, typer.Option("--allow-weak", help="Write a vector that is not worth keeping, too.")
+    bool, typer.Option("--allow-weak", help="Also write a vector that fails its checks.")
 ]
 
 
 def is_words(contrasts: ContrastSource, against: str | None) -> bool:
-    """Whether what was typed is words, and no file of contrasts.
+    """Whether the arguments are words rather than a file of contrasts.
 
     Raises:
-        UsageError: a second word beside a file.
+        UsageError: there is a second word, but the contrasts are named by options.
     """
     from steer.concepts.words import looks_like_file
 
@@ -47,16 +46,16 @@ def is_words(contrasts: ContrastSource, against: str | None) -> bool:
     return against is not None or not looks_like_file(contrasts.file)
 
 
-def check_files(**given: Any) -> None:
-    """Refuse options that are for words.
+def check_files(**values: Any) -> None:
+    """Refuse options that apply only to words.
 
     Raises:
-        UsageError: naming them.
+        UsageError: an option is set; the message names it.
     """
-    needless = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    needless = [f"--{name.replace('_', '-')}" for name, value in values.items() if value]
     if needless:
         raise UsageError(
-            f"{', '.join(needless)} goes with words, not with a file of contrasts",
+            f"{', '.join(needless)} applies to words, not to a file of contrasts",
             hint='such as: steer extract "patient" "impatient"',
         )
 
@@ -66,70 +65,159 @@ def settings_of(
     *,
     method: str,
     site: str,
+    parts: str | None,
     layers: str | None,
     phrase: str | None,
     questions: Path | None,
     license: str,
 ) -> MakeSettings:
-    """How a concept is made, from options.
+    """The settings for making a concept, from the options of the command.
 
     Raises:
-        UsageError: several sites, or a method that there is not.
+        UsageError: there are several sites, or the method does not exist.
     """
-    from steer.concepts.settings import MakeSettings
+    from steer.concepts.settings import make_settings
     from steer.vectors.sites import parse_layers
 
-    sites = options.site_names(site)
-    if len(sites) > 1:
-        raise UsageError("a vector of words is read at one site", hint=f"--site {sites[0]}")
-    return MakeSettings(
-        **options.fit_method(method),
-        site=sites[0],
+    if "," in site:
+        first = site.partition(",")[0]
+        raise UsageError("a vector of words is read at one site", hint=f"--site {first}")
+    return make_settings(
+        method,
+        site=site,
+        parts=options.parts_to_keep(parts, options.site_names(site)),
         layers=None if layers is None else parse_layers(layers),
         chat=True if contrasts.frame.chat else None,
         phrase=phrase,
-        questions=questions_of(questions),
+        questions=read_questions(questions),
         license=license,
     )
 
 
 def check_alone(contrasts: ContrastSource, **refused: Any) -> None:
-    """Refuse options that are for files of contrasts.
+    """Refuse options that apply only to files of contrasts.
 
     Raises:
-        UsageError: naming them.
+        UsageError: an option is set; the message names it.
     """
-    given = {
+    values = {
         "--template": contrasts.frame.template,
         "--system": contrasts.frame.system,
         "--map": contrasts.names.mapping or None,
         **{f"--{name.replace('_', '-')}": value for name, value in refused.items()},
     }
-    needless = [option for option, value in given.items() if value]
+    needless = [option for option, value in values.items() if value]
     if needless:
         raise UsageError(
-            f"{', '.join(needless)} goes with a file of contrasts, and"
+            f"{', '.join(needless)} applies to a file of contrasts, and"
             f" {str(contrasts.file)[:60]!r} is a word",
             hint="name a file, or leave it out",
         )
 
 
-def questions_of(path: Path | None) -> Questions | None:
-    """The questions of a file, divided; None where there is no file.
+def read_questions(path: Path | None) -> list[str] | None:
+    """The questions of a file; None without a file.
 
     Raises:
-        InputError: there are too few.
+        InputError: the file holds no questions.
     """
     if path is None:
         return None
     from steer.cli.texts import records_of
-    from steer.concepts.questions import Questions
     from steer.contrasts import prompts
     from steer.contrasts.schema import Names
 
     names = Names()
     questions, _ = prompts.read(records_of(str(path), names), names, field="prompt")
-    return Questions.divided(questions)
+    return questions
+
+
+def is_distillation(method: str) -> bool:
+    """Whether a method is one of `steer distill`, which imitates a prompt."""
+    from steer.methods.registry import distill_methods
+
+    return method.partition(":")[0] in {known.name for known in distill_methods()}
+
+
+def distill_words(
+    contrasts: ContrastSource,
+    against: str | None,
+    *,
+    form: str,
+    method: str,
+    site: str,
+    parts: str | None,
+    layers: str | None,
+    phrase: str | None,
+    questions: Path | None,
+    name: str | None,
+    description: str,
+    license: str,
+    out: Path | None,
+    force: bool,
+    json: bool,
+    source: ModelSource,
+) -> None:
+    """Make an edit, or a token, that imitates the condition of a word.
+
+    Raises:
+        UsageError: an option that means nothing for it.
+        InputError: the words name nothing, or the condition changes nothing.
+    """
+    from steer.base.files import check_writable
+    from steer.cli.distill import report_distilled
+    from steer.concepts.concept import check_phrase
+    from steer.concepts.words import understood
+    from steer.distillation.settings import Form
+    from steer.library.models import Model
+    from steer.library.tasks import distill_concept
+    from steer.vectors import store
+    from steer.vectors.sites import parse_layers
+
+    if site != "resid_post" or parts is not None:
+        raise UsageError(
+            "--site and --parts go with methods that fit activations",
+            hint="leave them out, or --as and this --method",
+        )
+    if form not in get_args(Form):
+        raise UsageError(f"{form!r} is not a form of a prompt", hint="use --as edit or --as token")
+    is_token = form == "token"
+    if is_token and is_distillation(method):
+        raise UsageError("a token has no --method", hint="leave --method or --as token out")
+    assert contrasts.file is not None
+    check_phrase(phrase)
+    interpreted = understood(contrasts.file, against, name=name)
+    concept = replace(
+        interpreted.concept, description=description or interpreted.concept.description
+    )
+    path = out or _usual_path(concept.name)
+    store.check_path(path)
+    check_writable(path, force=force)
+    output.note(f"understood {interpreted.note}")
+    chosen = read_questions(questions)
+    model = options.load_model(source)
+    vector = distill_concept(
+        Model(model),
+        concept,
+        form=form,
+        method=method if is_distillation(method) else None,
+        layers=None if layers is None else parse_layers(layers),
+        chat=True if contrasts.frame.chat else None,
+        phrase=phrase,
+        questions=chosen,
+        license=license,
+        progress=output.progress,
+    )
+    sealed = store.write(path, vector.data, force=force)
+    report_distilled(model, path, sealed.metadata, source.name, json=json)
+
+
+def _usual_path(name: str) -> Path:
+    """The file of a vector for which no -o was given."""
+    from steer.vectors.store import SUFFIX
+
+    folder = Path("vectors")
+    return (folder if folder.is_dir() else Path()) / f"{name}{SUFFIX}"
 
 
 def extract_words(
@@ -145,12 +233,11 @@ def extract_words(
     json: bool,
     source: ModelSource,
 ) -> None:
-    """Make a vector of words, and say whether it is worth keeping.
+    """Make a vector from words, and report whether it passes its checks.
 
     Raises:
-        InputError: the words name nothing, or the model does not heed them.
+        InputError: the words name no concept, or the model does not follow them.
     """
-    from steer.base.errors import InputError
     from steer.base.files import check_writable
     from steer.cli import tables
     from steer.concepts.concept import check_phrase
@@ -164,26 +251,21 @@ def extract_words(
     concept = replace(
         interpreted.concept, description=description or interpreted.concept.description
     )
-    folder = Path("vectors")
-    path = out or (folder if folder.is_dir() else Path()) / f"{concept.name}{store.SUFFIX}"
+    path = out or _usual_path(concept.name)
     store.check_path(path)
     check_writable(path, force=force)
     output.note(f"understood {interpreted.note}")
     model = options.load_model(source)
-    from steer.concepts.make import conditions_of, is_chat, make
+    from steer.concepts.make import conditions_of, is_chat, make_one
 
     chat = is_chat(model, settings)
     poles = conditions_of(concept, chat=chat, phrase=settings.phrase)
-    where = "as a system message" if chat else "before the text, as for a base model"
-    output.note(f"{model.describe()} · {' against '.join(map(repr, filter(None, poles)))}, {where}")
-    [result] = make(model, [concept], settings, output.progress)
-    report = result.report
-    if result.vector is None or not (report.works or allow_weak):
-        raise InputError(
-            f"{concept.name} is not worth keeping on this model: {report.reason}",
-            hint=report.hint + ("; --allow-weak writes it anyway" if result.vector else ""),
-        )
-    sealed = store.write(path, result.vector, force=force)
+    place = "as a system message" if chat else "before the text, as for a base model"
+    output.note(f"{model.describe()} · {' against '.join(map(repr, filter(None, poles)))}, {place}")
+    vector, report = make_one(
+        model, concept, settings, allow_weak=allow_weak, progress=output.progress
+    )
+    sealed = store.write(path, vector, force=force)
     if not report.works:
         output.warning(report.line)
     if json:
@@ -208,43 +290,43 @@ def extract_tokens(
     source: ModelSource,
     **refused: Any,
 ) -> None:
-    """Make a vector that raises tokens and lowers others, from the unembedding.
+    """Make a vector from the unembedding that raises some tokens and lowers others.
 
     Raises:
-        UsageError: options that read texts.
-        InputError: a text is not one token of the model.
+        UsageError: an option applies only to texts.
+        InputError: a text is not a single token of the model.
     """
     from steer.base.files import check_writable
     from steer.cli import tables
-    from steer.concepts.concept import slug
     from steer.vectors import store
     from steer.vectors.metadata import to_json
 
-    needless = [f"--{one.replace('_', '-')}" for one, value in refused.items() if value]
+    needless = [f"--{option.replace('_', '-')}" for option, value in refused.items() if value]
     if needless:
-        raise UsageError(f"{', '.join(needless)} goes with texts, and tokens are none")
-    called = name or slug(" ".join(tokens.raises or ("not", *tokens.lowers)))
-    folder = Path("vectors")
-    path = out or (folder if folder.is_dir() else Path()) / f"{called}{store.SUFFIX}"
+        raise UsageError(f"{', '.join(needless)} applies to texts, not to --raises and --lowers")
+    name = name or tokens.name
+    path = out or _usual_path(name)
     store.check_path(path)
     check_writable(path, force=force)
     model = options.load_model(source)
     from steer.concepts.unembedding import from_tokens
 
     vector = from_tokens(
-        model, tokens.raises, tokens.lowers, name=called, description=description, license=license
+        model, tokens.raises, tokens.lowers, name=name, description=description, license=license
     )
     sealed = store.write(path, vector, force=force)
     if json:
         output.as_json({"path": str(path), **to_json(sealed.metadata)})
         return
     tables.layer_table(sealed.metadata)
-    output.note(f"coefficient 1 is a tenth of an activation's length; see steer show {path} --lens")
+    output.note(
+        f"coefficient 1 is 10 % of the activations' mean length; see steer show {path} --lens"
+    )
     tables.written(path, sealed.metadata, source.name)
 
 
 def show_example(report: Report) -> None:
-    """A held-out question with the answers to it."""
+    """Print a held-out question with its unsteered, prompted and steered answers."""
     if not report.example:
         return
     question = report.example["question"]

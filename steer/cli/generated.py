@@ -1,4 +1,4 @@
-"""Generated texts: as records of JSON, in a file, and on the terminal."""
+"""Output of generated texts: as JSON records, to a file, and on the terminal."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from steer.cli.watched import report_watched
 if TYPE_CHECKING:
     from steer.steering.generation import Generation
 
-    #: A continuation, and the unsteered one where they are compared.
+    #: A steered continuation, and the unsteered one if the command compares them.
     Pair = tuple[Generation, Generation | None]
 
 
 @dataclass
 class Texts:
-    """Continuations as they are finished, with `out` each also a line of JSON.
+    """Collects finished continuations and, with `out`, writes each as a line of JSON.
 
-    The lines stand in `out` when all are there; until then, or where it does not come to that, in
-    a file beside it that ends in `.part`.
+    Lines go to a file beside `out` that ends in `.part`, which stays if the command is stopped.
+    `write` replaces it by `out` when all continuations are finished.
     """
 
     total: int
@@ -41,10 +41,10 @@ class Texts:
         return [_record(*pair) for pair in self.pairs]
 
     def add(self, pair: Pair) -> None:
-        """One more is finished.
+        """Add a finished continuation.
 
         Raises:
-            SteerError: the disk does not take it.
+            SteerError: the file cannot be written.
         """
         self.pairs.append(pair)
         if self.out is not None and not follows():
@@ -54,7 +54,7 @@ class Texts:
                 file.write(_line(_record(*pair)))
 
     def write(self, *, force: bool) -> None:
-        """All are finished.
+        """Write `out`, once all continuations are finished.
 
         Raises:
             SteerError: `out` cannot be written.
@@ -66,8 +66,8 @@ class Texts:
             output.note(f"wrote {self.out}")
 
     def show(self, title: str) -> None:
-        """Print the texts, under their prompts if these differ; under `title` beside the unsteered
-        ones."""
+        """Print the texts, under their prompts if there are several. `title` heads the steered
+        texts where unsteered ones are beside them."""
         several_prompts = len({steered.prompt for steered in self.steered}) > 1
         for steered, unsteered in self.pairs:
             if several_prompts and steered.sample == 0:
@@ -79,10 +79,10 @@ class Texts:
             report_watched(steered)
 
     def leave(self, *, shown: bool) -> None:
-        """Say how many are finished, and where, since there will be no more."""
-        where = "" if shown else "; -o FILE keeps what is"
-        where = where if self.out is None else f", in {self._part(self.out)}"
-        output.note(f"{len(self.pairs)} of {self.total} texts were finished{where}")
+        """Note how many texts are finished, and where they are, when the command is stopped."""
+        location = "" if shown else "; with -o FILE they would be kept"
+        location = location if self.out is None else f", in {self._part(self.out)}"
+        output.note(f"{len(self.pairs)} of {self.total} texts were finished{location}")
 
     @staticmethod
     def _part(out: Path) -> Path:
@@ -90,7 +90,7 @@ class Texts:
 
 
 def _record(generation: Generation, baseline: Generation | None) -> dict[str, Any]:
-    """A continuation as JSON, without what nobody asked for."""
+    """A continuation as a JSON record, without optional fields that are empty."""
     optional = ("tokens", "watched", "gates", "trips", "idle", "unreached")
     values = asdict(generation)
     record = {key: value for key, value in values.items() if value or key not in optional}

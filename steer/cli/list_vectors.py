@@ -1,9 +1,9 @@
-"""`steer list`: the vector files of a folder, a line each."""
+"""`steer list`: list vector files, one per line."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,9 +28,9 @@ def run(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """List vector files, a line each.
+    """List vector files, one per line.
 
-    It reads headers only, also of files that are elsewhere.
+    Only headers are read, also of files on the hub and other remote places.
 
     \b
     steer list
@@ -47,9 +47,10 @@ def run(
         output.warning(text)
     packs = [index for folder in folders or map(str, store.folders()) for index in _packs(folder)]
     if json:
-        listed = {"vectors": [file.to_dict() for file in files]}
-        more = {"packs": [pack.to_dict() for pack in packs]} if packs else {}
-        output.as_json(listed | more)
+        value: dict[str, Any] = {"vectors": [file.to_dict() for file in files]}
+        if packs:
+            value["packs"] = [pack.to_dict() for pack in packs]
+        output.as_json(value)
         return
     if not files:
         output.note(f"no vectors in {' or '.join(folders or map(str, store.folders()))}")
@@ -64,7 +65,7 @@ def run(
 
 
 def _packs(folder: str) -> list[Built]:
-    """The index of a pack in a folder, if there is one; a damaged one is reported."""
+    """The index of a pack in a folder, if there is one. A damaged index causes a warning."""
     from steer.base.errors import SteerError
     from steer.base.urls import is_url
     from steer.concepts.index import INDEX, read
@@ -81,10 +82,10 @@ def _packs(folder: str) -> list[Built]:
 def _line(name: str, metadata: Metadata) -> list[str]:
     from steer.vectors.sites import format_layers
 
-    where = f"{metadata.site} {format_layers(metadata.layers)}"
+    site = f"{metadata.site} {format_layers(metadata.layers)}"
     if metadata.tokens:
-        where = "token" if metadata.tokens == 1 else f"token of {metadata.tokens}"
+        site = "token" if metadata.tokens == 1 else f"token of {metadata.tokens}"
     origin = f"{metadata.method} of {metadata.contrast.n}"
     if metadata.method.source is not None:
         origin = f"{metadata.method.source.format} file"
-    return [name, metadata.model.id, where, origin, metadata.description]
+    return [name, metadata.model.id, site, origin, metadata.description]

@@ -1,4 +1,4 @@
-"""The `steer` command: its subcommands, and the one place where errors become text."""
+"""The `steer` command: it loads the subcommands and turns errors into messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CLOSED_PIPE = 128 + getattr(signal, "SIGPIPE", 13)
 
 
 class SteerGroup(LazyGroup):
-    """Reports what a user can cause in a line or two; a bug keeps its traceback."""
+    """Prints errors that a user can cause in a line or two; bugs keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
@@ -34,7 +34,7 @@ class SteerGroup(LazyGroup):
         try:
             with for_commands():
                 result = super().invoke(ctx)
-            sys.stdout.flush()  # here, so that a closed pipe is heard
+            sys.stdout.flush()  # here, so that a closed pipe raises inside this block
             return result
         except BrokenPipeError:
             silence_stdout()
@@ -44,7 +44,7 @@ class SteerGroup(LazyGroup):
                 output.error(str(error), hint=error.hint)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
-            # Errors of files were converted where they arose, and typer handles a closed pipe.
+            # Other errors of files were converted where they arose; typer handles closed pipes.
             if error.errno != errno.ENOSPC or error.filename is not None:
                 raise
             output.error(f"stdout: {error.strerror}")
@@ -64,8 +64,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_set: bool) -> None:
+    if is_set:
         typer.echo(f"steer {__version__}")
         raise typer.Exit
 

@@ -1,4 +1,4 @@
-"""`steer make`: contrasting texts to a vector that works, with samples to see it by."""
+"""`steer make`: make a vector, choose its strength, and show samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make(
     *,
     contrasts: ContrastSource,
     against: Annotated[
-        str | None, typer.Argument(metavar="[AGAINST]", help="A word, against the first one.")
+        str | None, typer.Argument(metavar="AGAINST", help="The opposite word or words.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -37,12 +37,12 @@ def make(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Make a vector, find how strong it can be, and show what it does.
+    """Make a vector, choose its strength, and show what it does.
 
-    Reads both sides of the contrasts (see `steer extract`; answers to prompts are read in the chat
-    template of a model that has one), has the model answer a few questions at
-    rising strengths, writes the vector with the strongest that still reads well, and shows three
-    texts at each of a few strengths, from its opposite to more than is recommended.
+    steer extracts a vector from the contrasts (see `steer extract`; answers to prompts are read in
+    the chat template if the model has one). The model then answers a few questions at rising
+    strengths; the file recommends the highest one at which texts are still fluent. Last come three
+    texts at each of a few strengths, from the opposite to more than recommended.
 
     \b
     steer make pairs.jsonl -m MODEL -o warm
@@ -61,14 +61,14 @@ def make(
     check_writable(path, force=force)
     fitting = options.fit_method(method)
     words = from_words.is_words(contrasts, against)
-    given: Any = contrasts.file
+    data: Any = contrasts.file
     if not words:
-        given = contrast_options.read_contrasts(contrasts)
-        check_paired(fit_methods().named(fitting["method"]), paired=given.paired)
+        data = contrast_options.read_contrasts(contrasts)
+        check_paired(fit_methods().named(fitting["method"]), paired=data.paired)
     model = options.load_model(source)
     if not words:
-        read, given = given, given.suited(has_template=model.identity.chat_template is not None)
-        if given is not read:
+        plain, data = data, data.suited(has_template=model.identity.chat_template is not None)
+        if data is not plain:
             output.note("answers to prompts, for a chat model: read in its chat template")
     from steer.cli.tables import written
     from steer.library.models import Model
@@ -76,7 +76,7 @@ def make(
 
     result = run(
         Model(model),
-        given,
+        data,
         against,
         chat=words and contrasts.frame.chat,
         **fitting,

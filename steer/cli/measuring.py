@@ -1,4 +1,4 @@
-"""What `steer eval` and `steer sweep` have in common: held-out data, conditions, concepts."""
+"""The options that `steer eval`, `steer sweep` and `steer suite` share, and how results print."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from steer.models.model import Model
     from steer.vectors.metadata import Metadata
 
-#: Of `steer suite` too.
+#: Options that `steer suite` has too.
 Prompts = Annotated[
     Path | None,
     typer.Option(help="A file of prompts that generated texts begin with."),
@@ -37,13 +37,13 @@ MaxTokens = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Random seed for generated texts.")]
 BudgetOption = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Fit into a time, such as 5m; says what it leaves out."),
+    typer.Option(metavar="TIME", help="Fit into a time, such as 5m; prints what it omits."),
 ]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Write everything here, as JSON.")]
 
 
 def with_common(command: options.Command) -> options.Command:
-    """Give a command the options of the measurement, as its parameter `common`."""
+    """Add the shared options to a command; it gets them as `common`."""
     return options.with_options("common", with_names(_common))(command)
 
 
@@ -56,10 +56,10 @@ def _common(
     names: Names,
     condition: Annotated[
         str | None,
-        typer.Option(help="The prompt that it replaces. Default: the file's."),
+        typer.Option(help="The prompt that it imitates. Default: the file's."),
     ] = None,
     baseline: Annotated[
-        str, typer.Option(help="What replaces the condition. Default: nothing.")
+        str, typer.Option(help="The condition to compare with. Default: nothing.")
     ] = "",
     chat: Annotated[
         bool,
@@ -121,11 +121,11 @@ class CommonOptions:
     allow_overlap: bool
     allow_other_model: bool
 
-    def given(self, vectors: Sequence[Metadata]) -> dict[str, Any]:
-        """The arguments for the library's `evaluate` and `sweep`, with the contents of files.
+    def arguments(self, vectors: Sequence[Metadata]) -> dict[str, Any]:
+        """The arguments of the library's `evaluate` and `sweep`, with the contents of files.
 
         Raises:
-            InputError: a file cannot be used.
+            InputError: a file cannot be read or has unusable content.
         """
         from steer.base.durations import seconds_of
         from steer.contrasts import heldout, prompts
@@ -135,14 +135,14 @@ class CommonOptions:
             seconds_of(self.budget)
         data = Data(condition=self.condition, baseline=self.baseline, chat=self.chat)
         chat = data.in_chat(vectors)
-        texts = unrelated = chosen = None
+        texts = unrelated = beginnings = None
         if self.texts is not None:
             names = self.names.of("texts")
             texts = heldout.read(records_of(self.texts, names), names, chat=chat)
             for text in texts.notes:
                 output.note(text)
         if self.prompts is not None:
-            chosen = prompts.different(read_prompts(self.prompts, self.names))
+            beginnings = prompts.different(read_prompts(self.prompts, self.names))
         if self.unrelated is not None:
             names = self.names.of("unrelated")
             unrelated = heldout.texts(records_of(self.unrelated, names), names)
@@ -151,7 +151,7 @@ class CommonOptions:
             "condition": self.condition,
             "baseline": self.baseline,
             "chat": chat,
-            "prompts": chosen,
+            "prompts": beginnings,
             "unrelated": unrelated,
             "samples": self.samples,
             "max_tokens": self.max_tokens,
@@ -162,13 +162,17 @@ class CommonOptions:
         }
 
 
-def in_chat(given: dict[str, Any]) -> bool:
-    """Whether the arguments of `CommonOptions.given` are measured in the chat template."""
-    return bool(given["chat"] or (given["texts"] is not None and given["texts"].chat))
+def in_chat(arguments: dict[str, Any]) -> bool:
+    """Whether measuring with these arguments of `CommonOptions` uses the chat template."""
+    texts = arguments["texts"]
+    return bool(arguments["chat"] or (texts is not None and texts.chat))
 
 
 def writer(engine: str | None, source: ModelSource, settings: dict[str, Any]) -> Engine | None:
-    """What writes texts in place of the model, as the library takes it; None where nothing does."""
+    """The engine that generates texts, as an argument for the library; None for the model itself.
+
+    settings: keyword arguments of the engine.
+    """
     if engine is None:
         return None
 
@@ -181,19 +185,19 @@ def writer(engine: str | None, source: ModelSource, settings: dict[str, Any]) ->
 
 
 def show(result: Evaluation | SweepResult | SuiteResult) -> None:
-    """Print a result as text."""
-    for piece in result.view(output.table_width()):
-        if isinstance(piece, str):
-            output.line(piece)
+    """Print a result as text and tables."""
+    for part in result.view(output.table_width()):
+        if isinstance(part, str):
+            output.line(part)
         else:
-            output.show(piece)
+            output.show(part)
 
 
 def write_json(path: Path, value: dict[str, Any], *, force: bool) -> None:
-    """Write a result as a file of JSON, and say so.
+    """Write a result to a JSON file, and note the path.
 
     Raises:
-        SteerError: the disk does not take it.
+        SteerError: the file cannot be written.
     """
     from steer.base.files import write_atomic
 
@@ -203,8 +207,8 @@ def write_json(path: Path, value: dict[str, Any], *, force: bool) -> None:
 
 
 def command_line(context: typer.Context) -> str:
-    """The command with every option that was given, to be run again; it is shown and shared, so
-    passwords in addresses are left out."""
+    """The command line that repeats this run, without passwords in addresses, as results are
+    shared."""
     from steer.base.urls import without_passwords
 
     words = ["steer", str(context.info_name)]
@@ -214,9 +218,9 @@ def command_line(context: typer.Context) -> str:
         name = max(parameter.opts, key=len) if parameter.opts else ""
         if source is None or source.name == "DEFAULT" or parameter.name in ("json", "force"):
             continue
-        for one in value if isinstance(value, (list, tuple)) else [value]:
+        for item in value if isinstance(value, (list, tuple)) else [value]:
             if parameter.param_type_name == "argument":
-                words.append(str(one))
+                words.append(str(item))
             else:
-                words += [name] if one is True else [name, str(one)]
+                words += [name] if item is True else [name, str(item)]
     return shlex.join(map(without_passwords, words))

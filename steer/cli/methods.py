@@ -1,4 +1,4 @@
-"""The methods in the help of the commands that take `--method`."""
+"""The list of methods in the help of commands with `--method`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 class FitCommand(SteerCommand):
-    """Lists the methods that fit recorded activations below the options."""
+    """A command whose help lists the methods that fit a vector to recorded activations."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """The methods and their options, which are loaded only now."""
+        """Write the methods and their options, below the options of the command."""
         from steer.methods.registry import fit_methods
 
         _write(formatter, fit_methods())
 
 
 class DistillCommand(SteerCommand):
-    """Lists the methods of distillation below the options."""
+    """A command whose help lists the methods of distillation."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """The methods and their options, which are loaded only now."""
+        """Write the methods and their options, below the options of the command."""
         from steer.methods.registry import distill_methods
 
         _write(formatter, distill_methods())

@@ -1,4 +1,4 @@
-"""`steer monitor`: how far each token of a text is along vectors."""
+"""`steer monitor`: show the projection of each token of a text on vectors."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def monitor(
         typer.Option(
             "-v",
             "--vector",
-            help="NAME[@LAYERS]. May be repeated. Without layers: one that tells texts apart, near"
-            " those recommended.",
+            help="NAME[@LAYERS]. Repeatable. Default: the layer that separates texts best, near"
+            " the recommended ones.",
         ),
     ] = None,
     texts: Annotated[
@@ -68,11 +68,11 @@ def monitor(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Show how far a text is along vectors, token by token.
+    """Show the projection of each token of a text on vectors.
 
-    The unit is the vector file's own: 0 is where the texts of its negative side are on average, 1
-    where those of its positive side are. A vector without sides (a combined one) is read in
-    activation units. Above the threshold, fitted to both sides, a text counts as positive.
+    The unit is that of the vector file: 0 is the mean of its negative texts, 1 the mean of its
+    positive texts. A text above the threshold between the two is called positive. A vector that has
+    no sides, such as a combined one, is read in activation units.
 
     \b
     steer monitor "One day Mara walked to the sea." -v sea
@@ -88,27 +88,27 @@ def monitor(
         from steer.cli import pack_map
 
         if vector or html is not None or table or cluster is not None:
-            raise UsageError("--pack goes without -v, --html, --table and --ray")
-        given = given_texts(text, texts, names, "text", 'steer monitor "One day" --pack DIR')
-        pack_map.profile(given, pack, top=top, chat=chat or None, json=json, source=source)
+            raise UsageError("--pack cannot be combined with -v, --html, --table or --ray")
+        read = given_texts(text, texts, names, "text", 'steer monitor "One day" --pack DIR')
+        pack_map.profile(read, pack, top=top, chat=chat or None, json=json, source=source)
         return
     if not vector:
-        raise UsageError("nothing to look for", hint="name a vector with -v")
+        raise UsageError("no vector is named", hint="name one with -v, or a --pack")
     if html is not None:
         check_writable(html, force=force)
-    readouts = [one for typed in vector for one in _readouts(typed)]
+    readouts = [readout for spec in vector for readout in _readouts(spec)]
     options.check_readers(chat=chat, watched=readouts)
     used = [readout.vector for readout in readouts]
     source = options.for_vectors(used, source, chat=chat)
-    given = given_texts(text, texts, names, "text", 'steer monitor "One day" -v NAME')
+    read = given_texts(text, texts, names, "text", 'steer monitor "One day" -v NAME')
     with workers.workers(cluster, source) as readers:
         from steer.monitoring.monitor import monitor as run
         from steer.monitoring.monitor import tokenize
         from steer.workers import once
 
-        planned = once(readers, partial(tokenize, texts=given, chat=chat))
+        planned = once(readers, partial(tokenize, texts=read, chat=chat))
         options.check_fit(used, planned.model, allow_other_model=allow_other_model)
-        with output.progress("reading", len(given)) as advance:
+        with output.progress("reading", len(read)) as advance:
             traces = run(readers, planned, readouts, advance)
     output.note(f"{planned.described} · {' · '.join(map(str, readouts))}")
     if html is not None:
@@ -128,10 +128,10 @@ def monitor(
 
 
 def _readouts(typed: str) -> list[Readout]:
-    """A vector as typed, at its layers.
+    """The readouts of a vector as typed, one for each layer.
 
     Raises:
-        UsageError: it says what to do, and when, which reading has not.
+        UsageError: the spec has an amount, a scope or a schedule, which only steering has.
     """
     from steer.base.errors import UsageError
     from steer.steering import spec
@@ -142,7 +142,7 @@ def _readouts(typed: str) -> list[Readout]:
     if parsed != spec.SteerSpec(parsed.reference, layers=parsed.layers):
         plain = spec.SteerSpec(parsed.reference, layers=parsed.layers)
         raise UsageError(
-            f"{typed!r}: reading knows vectors and layers alone", hint=f"write -v {plain}"
+            f"{typed!r}: only a vector and layers can be read", hint=f"write -v {plain}"
         )
     vector = store.read(options.find(parsed.reference))
     layers = vector.metadata.layers if parsed.layers == "all" else parsed.layers
@@ -212,7 +212,8 @@ def _summaries(traces: Sequence[Trace], readouts: Sequence[Readout]) -> None:
 def _table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, several: bool
 ) -> None:
-    """Rows that begin with the number of their text, which is left out where there is one alone."""
+    """Print rows whose first cell is the number of the text; only if there are `several` texts is
+    that cell shown."""
     if several:
         output.table(["text", *columns], rows, left=left + 1)
     else:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and the values that they stand for."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from steer.steering.projection import Guard, Projection
     from steer.steering.readouts import Readout
     from steer.steering.steers import Steer
+    from steer.vectors.parts import Part
     from steer.vectors.provenance import ModelIdentity
     from steer.vectors.sites import SiteName
     from steer.vectors.vector import SteeringVector
@@ -33,9 +34,16 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+PartsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--parts",
+        help="Heads or experts to keep: how many, or which, such as 12.3,14.0. Default: 1 of 20.",
+    ),
+]
 AllowIdle = Annotated[
     bool,
-    typer.Option("--allow-idle", help="A steer that changes nothing is no error."),
+    typer.Option("--allow-idle", help="Allow a steer that changes nothing."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 
@@ -45,7 +53,7 @@ MethodOption = Annotated[
     typer.Option(metavar="METHOD", help="Such as probe:penalty=2: see below."),
 ]
 
-#: An id on the hub, without an adapter or a file behind it.
+#: An id on the hub, without an adapter or a file name after it.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 _MODEL_HELP = "pocket, a folder, hub id or .gguf."
@@ -54,11 +62,10 @@ _MODEL_HELP = "pocket, a folder, hub id or .gguf."
 def with_model(
     *, default: str | None, fast: bool = False, chat: bool = False
 ) -> Callable[[Command], Command]:
-    """Give a command the options that say which model and how to load it: `source`.
+    """Add the options that name a model and say how to load it; the command gets them as `source`.
 
-    `default` is the model where none is named; None means that the command can do without. fast:
-    as of `ModelSource`. With `chat`, which is for commands that render a chat, also what its
-    template gets.
+    default: the model if none is named; None for a command that does not need one. fast: as in
+    `ModelSource`. chat: also add the options of the chat template.
     """
 
     def source(
@@ -92,12 +99,12 @@ def with_model(
             bool, typer.Option("--offline", help="Ask the hub nothing; use what its cache has.")
         ] = False,
     ) -> ModelSource | None:
-        if offline:  # for vectors, and for the processes of engines, too
+        if offline:  # also for vectors, and for the processes of engines
             os.environ["HF_HUB_OFFLINE"] = "1"
         name = default if model is None else model
         if name is None:
             if adapter is not None:
-                raise UsageError("--adapter goes with a model", hint="name its base model with -m")
+                raise UsageError("--adapter needs a model", hint="name its base model with -m")
             return None
         return ModelSource(
             name,
@@ -142,12 +149,14 @@ def with_model(
 def for_vectors(
     vectors: Iterable[SteeringVector], source: ModelSource, *, chat: bool = True
 ) -> ModelSource:
-    """The model to use vectors on: where nobody named one, the model that they were made on; with
-    the chat-template settings that they were read with, unless others were typed, which is warned
-    of. Without `chat` nothing is rendered, and the settings stay.
+    """The model on which to use vectors, with the chat-template settings that they need.
+
+    If no model was named, it is the model that the vectors were made on. With `chat`, the template
+    settings are those that the vectors were read with, unless the user typed others, which causes
+    a warning.
 
     Raises:
-        UsageError: nobody named a model, and the vectors' own cannot be found.
+        UsageError: no model was named, and the vectors' own model cannot be found.
         ModelError: the configuration of the model shows that a vector does not fit it.
     """
     vectors = list(vectors)
@@ -164,10 +173,10 @@ def for_vectors(
 
 
 def _inferred(vectors: Sequence[SteeringVector], source: ModelSource) -> ModelSource:
-    """The model that all vectors were made on, where nobody named one and it can be found."""
+    """The model that all vectors were made on, if the user named none."""
     from steer.models import known
 
-    made_on = {one.metadata.model for one in vectors if one.metadata.model.bound}
+    made_on = {vector.metadata.model for vector in vectors if vector.metadata.model.bound}
     if not source.assumed or len({model.fingerprint for model in made_on}) != 1:
         return source
     model = next(iter(made_on))
@@ -176,9 +185,9 @@ def _inferred(vectors: Sequence[SteeringVector], source: ModelSource) -> ModelSo
     path = known.find(model.fingerprint)
     if path is None and not _HUB_ID.fullmatch(model.id):
         raise UsageError(
-            f"vector {vectors[0].name!r} was made on {model.id}, a local model that was not loaded"
-            " on this machine before, or is no longer there",
-            hint=f"name it: -m FOLDER, where {model.id} lies",
+            f"vector {vectors[0].name!r} was made on {model.id}, a local model that was never"
+            " loaded on this machine, or has been removed",
+            hint=f"name the folder of {model.id}: -m FOLDER",
         )
     name = model.id if path is None else str(path)
     output.note(f"the vector's own model: -m {name}")
@@ -204,10 +213,8 @@ def _checked(vectors: Sequence[SteeringVector], source: ModelSource) -> ModelSou
 
 
 def with_options(parameter: str, make: Callable[..., Any]) -> Callable[[Command], Command]:
-    """Give a command the options of `make`, its parameters, where one of its own stands.
-
-    That one gets what `make` returns.
-    """
+    """Replace a parameter of a command by options: the parameters of `make`, whose result the
+    command gets as `parameter`."""
     added = inspect.signature(make, eval_str=True).parameters
 
     def decorate(command: Command) -> Command:
@@ -218,25 +225,25 @@ def with_options(parameter: str, make: Callable[..., Any]) -> Callable[[Command]
 
         own = inspect.signature(command, eval_str=True).parameters
         parameters = [
-            one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for name, kept in own.items()
-            for one in (added.values() if name == parameter else [kept])
+            option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, unchanged in own.items()
+            for option in (added.values() if name == parameter else [unchanged])
         ]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {one.name: one.annotation for one in parameters}
-        del wrapper.__wrapped__  # typer would look through it at the undecorated command
+        wrapper.__annotations__ = {option.name: option.annotation for option in parameters}
+        del wrapper.__wrapped__  # otherwise typer inspects the undecorated command
         return cast(Command, wrapper)
 
     return decorate
 
 
 def load_model(source: ModelSource) -> Model:
-    """Load a model, saying so where somebody waits.
+    """Load a model, and show that it is loading.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: the model cannot be loaded.
     """
-    # The libraries below take seconds to import, and some catch whatever is raised meanwhile.
+    # These libraries take seconds to import, and some swallow a KeyboardInterrupt meanwhile.
     with output.status(f"loading {source.name}"), hearing_interrupts():
         from steer.models.loading import load
 
@@ -249,7 +256,7 @@ def load_model(source: ModelSource) -> Model:
 def check_fit(
     vectors: Iterable[SteeringVector], model: ModelIdentity, *, allow_other_model: bool
 ) -> None:
-    """Refuse vectors of another model, and warn of those of a finetune where they are allowed.
+    """Refuse vectors of another model. If vectors of a finetune's base model are allowed, warn.
 
     Raises:
         ModelError, SiteError: as `steer.steering.steers.check_fits`.
@@ -267,8 +274,10 @@ def check_readers(
     watched: Sequence[Projection | Readout] = (),
     guards: Sequence[Guard] = (),
 ) -> None:
-    """Refuse guards, and warn of gates and watched vectors, that were read from texts of another
-    kind than they are used on.
+    """Check that vectors were read from the kind of text, chat or plain, that they are used on.
+
+    Guards of the other kind are refused; gates and watched vectors of the other kind cause a
+    warning.
 
     Raises:
         UsageError: as `steer.steering.readers.check_readers`.
@@ -279,24 +288,24 @@ def check_readers(
         output.warning(f"{text}: {readers.hint(chat=chat)}")
 
 
-def check_written(texts: Iterable[str], steers: Sequence[Steer]) -> None:
-    """Refuse texts that have a learned token written which no steer names: they would have its
-    letters in place of it.
+def check_marks(texts: Iterable[str], steers: Sequence[Steer]) -> None:
+    """Refuse texts that contain the mark `<|NAME|>` of a learned token that no steer names: the
+    model would read its letters.
 
     Raises:
-        UsageError: naming the token.
+        UsageError: a text contains such a mark; the message names the token.
     """
     from steer.base.errors import SteerError, UsageError
-    from steer.steering.tokens import mark, written
+    from steer.steering.tokens import mark, marked_names
     from steer.vectors import store
 
     named = {steer.vector.name for steer in steers if steer.is_token}
-    for name in dict.fromkeys(name for text in texts for name in written(text)):
+    for name in dict.fromkeys(name for text in texts for name in marked_names(text)):
         if name in named:
             continue
         try:
             is_token = store.read_header(store.find(name)).metadata.tokens > 0
-        except SteerError:  # the model may have a token of its own that is called so
+        except SteerError:  # it may be a special token of the model
             continue
         if is_token:
             raise UsageError(
@@ -306,10 +315,10 @@ def check_written(texts: Iterable[str], steers: Sequence[Steer]) -> None:
 
 
 def find(reference: str) -> Path:
-    """The file of a name, a path or an address, which is fetched, saying so.
+    """The file of a name, a path or an address. Addresses are fetched, with a note.
 
     Raises:
-        SteerError: it cannot be had.
+        SteerError: there is no such file, or it cannot be fetched.
     """
     from steer.sharing import fetch
 
@@ -318,10 +327,11 @@ def find(reference: str) -> Path:
 
 
 def fit_method(text: str) -> dict[str, Any]:
-    """`NAME` or `NAME:OPTION=VALUE,...` as the arguments `method` and `options` of `FitSettings`.
+    """Parse `NAME` or `NAME:OPTION=VALUE,...` into the arguments `method` and `options` of
+    `FitSettings`.
 
     Raises:
-        UsageError: no such method or option.
+        UsageError: the method or option does not exist.
     """
     from steer.methods.registry import fit_methods, parse_method
 
@@ -329,11 +339,33 @@ def fit_method(text: str) -> dict[str, Any]:
     return {"method": method.name, "options": values}
 
 
-def site_names(text: str) -> tuple[SiteName, ...]:
-    """Site names with commas between.
+def parts_to_keep(
+    text: str | None, sites: Sequence[SiteName] | None
+) -> int | tuple[Part, ...] | None:
+    """How many heads or experts to keep, or which. sites: None if they are not known yet.
 
     Raises:
-        UsageError: one is none, or stands there twice.
+        UsageError: the text is neither, or no site has parts.
+    """
+    from steer.base.errors import UsageError
+    from steer.vectors.parts import parse_parts
+    from steer.vectors.sites import SITE_KINDS
+
+    if text is None:
+        return None
+    if sites is not None and not any(SITE_KINDS[name].part for name in sites):
+        raise UsageError(
+            "--parts is for attention heads and experts",
+            hint="add --site heads or --site router",
+        )
+    return parse_parts(text)
+
+
+def site_names(text: str) -> tuple[SiteName, ...]:
+    """Parse site names separated by commas.
+
+    Raises:
+        UsageError: a name is not that of a site, or occurs twice.
     """
     from steer.vectors.sites import site_name
 
@@ -344,7 +376,11 @@ def site_names(text: str) -> tuple[SiteName, ...]:
 
 
 def fitted(activations: Activations, settings: FitSettings) -> list[SteeringVector]:
-    """Fit a recording, with a bar: the vector to start from, and then all that were compared."""
+    """Fit recorded activations, with a progress bar.
+
+    Returns:
+        the best vector, and then all vectors that were compared.
+    """
     from steer.fitting.fitting import best, fit_vectors
 
     with output.progress("fitting", len(activations.recording.columns)) as advance:

@@ -1,7 +1,8 @@
-"""The only place that writes: results to stdout, everything else to stderr.
+"""The only module that writes to the terminal: results to stdout, everything else to stderr.
 
-Colour and bars appear on a terminal alone (rich sees to it, and to NO_COLOR). Text that comes from
-a model or a file is never read as markup, and cannot send control sequences to a terminal.
+Colours and progress bars appear only on a terminal; rich takes care of that, and of NO_COLOR. Text
+from a model or a file is never interpreted as markup, and cannot send control sequences to a
+terminal.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from steer.base.tables import Rows
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-#: Width of tables that are not for a terminal: each row is a line, and nothing in it is cut.
+#: Width of tables that do not go to a terminal: each row is one line, and no cell is cut.
 _TABLE_WIDTH = 10_000
-#: Width of running text that is not for a terminal, where `$COLUMNS` says nothing.
+#: Width of running text that does not go to a terminal, if `$COLUMNS` is not set.
 _TEXT_WIDTH = 100
 
 
@@ -42,24 +43,24 @@ def _console(*, stderr: bool) -> Console:
 
 
 def note(message: str) -> None:
-    """One line about what is going on, on stderr."""
+    """Print one line about the work in progress to stderr."""
     _console(stderr=True).print(shown(message), style="dim", soft_wrap=True)
 
 
 def warning(message: str) -> None:
-    """Something that the user should know, on stderr."""
+    """Print a warning to stderr."""
     _console(stderr=True).print(f"warning: {shown(message)}", style="yellow", soft_wrap=True)
 
 
 class _Shown(logging.Handler):
-    """Shows what the library logs."""
+    """Prints the log records of the library."""
 
     def emit(self, record: logging.LogRecord) -> None:
         (warning if record.levelno >= logging.WARNING else note)(record.getMessage())
 
 
 def show_log() -> None:
-    """From now on what the library logs is shown on stderr."""
+    """Print the log records of the library to stderr from now on."""
     log = logging.getLogger("steer")
     if not any(isinstance(handler, _Shown) for handler in log.handlers):
         log.addHandler(_Shown())
@@ -67,7 +68,7 @@ def show_log() -> None:
 
 
 def error(message: str, *, hint: str | None = None) -> None:
-    """Why it did not work and what to do, on stderr."""
+    """Print an error, and a hint about what to do, to stderr."""
     console = _console(stderr=True)
     console.print(f"error: {shown(message)}", style="red", soft_wrap=True)
     if hint:
@@ -75,31 +76,51 @@ def error(message: str, *, hint: str | None = None) -> None:
 
 
 def line(text: str = "") -> None:
-    """One line of the result, without control sequences."""
+    """Print one line of the result, without control sequences."""
     write(shown(text) + "\n")
 
 
 def write(text: str) -> None:
-    """A piece of the result as it is, but on a terminal without control sequences."""
+    """Write a part of the result unchanged, except that a terminal gets no control sequences."""
     sys.stdout.write(shown(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
+class Stream:
+    """Writes a text to stdout while it is generated, without blanks at its beginning."""
+
+    def __init__(self, *, show: bool = True) -> None:
+        self._show = show
+        self._begun = False
+
+    def write(self, piece: str) -> None:
+        """Write the next piece of the text."""
+        piece = piece if self._begun else piece.lstrip()
+        self._begun = self._begun or bool(piece)
+        if self._show:
+            write(piece)
+
+    def end(self) -> None:
+        """End the line, if any text was written."""
+        if self._begun and self._show:
+            line()
+
+
 def heading(text: str) -> None:
-    """What the next part of the result belongs to."""
+    """Print the heading of the next part of the result."""
     from rich.text import Text
 
     _console(stderr=False).print(Text(shown(text), style="bold"), soft_wrap=True)
 
 
 def has_colour() -> bool:
-    """Whether the result goes to somebody who sees colours."""
+    """Whether the result goes to a terminal with colours."""
     console = _console(stderr=False)
     return console.is_terminal and console.color_system is not None and not console.no_color
 
 
 def styled(pieces: Iterable[tuple[str, str]]) -> None:
-    """A line or more of text, each piece in its style."""
+    """Print a line or more of text, each piece in its own style."""
     from rich.text import Text
 
     text = Text()
@@ -109,24 +130,23 @@ def styled(pieces: Iterable[tuple[str, str]]) -> None:
 
 
 def command(text: str) -> None:
-    """A command, shown above what it prints."""
+    """Print a command line above its output."""
     heading(f"$ {text}")
 
 
 def as_json(value: Any) -> None:
-    """The result as one JSON object."""
+    """Print the result as one JSON object."""
     plain = codecs.lookup(sys.stdout.encoding).name != "utf-8"
     write(escaped(json.dumps(value, indent=2, ensure_ascii=plain, allow_nan=False)) + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
-    """Rows under headings; the first `left` columns are words, the others numbers."""
+    """Print rows under headings. The first `left` columns are aligned left, the others right."""
     show(Rows(columns, rows, left=left))
 
 
 def cells(title: str, texts: Sequence[str]) -> None:
-    """Short texts beside each other under a title, on stderr, in as many columns as there is room
-    for."""
+    """Print short texts under a title to stderr, in as many columns as fit."""
     from rich.columns import Columns
     from rich.text import Text
 
@@ -136,7 +156,7 @@ def cells(title: str, texts: Sequence[str]) -> None:
 
 
 def beside(titles: tuple[str, str], texts: tuple[str, str]) -> None:
-    """Two texts side by side, or one above the other where the terminal is narrow."""
+    """Print two texts side by side, or one above the other on a narrow terminal."""
     from rich.table import Table
     from rich.text import Text
 
@@ -156,46 +176,46 @@ def beside(titles: tuple[str, str], texts: tuple[str, str]) -> None:
 
 
 def width() -> int:
-    """Columns that text may take on stdout."""
+    """The width of text on stdout, in columns."""
     return _console(stderr=False).width
 
 
 def table_width() -> int:
-    """Columns that a table may take on stdout."""
+    """The width of tables on stdout, in columns."""
     console = _console(stderr=False)
     return console.width if console.is_terminal else _TABLE_WIDTH
 
 
 def show(drawing: RenderableType) -> None:
-    """A drawing of rich's, as part of the result."""
+    """Print a rich renderable as part of the result."""
     console = _console(stderr=False)
     console.width = table_width()
     console.print(drawing)
 
 
 @contextmanager
-def status(what: str) -> Iterator[None]:
-    """A sign of life on stderr while the block runs: a spinner on a terminal, elsewhere a line if
+def status(activity: str) -> Iterator[None]:
+    """Show an activity on stderr while the block runs: a spinner on a terminal, otherwise a line if
     it takes more than a few seconds."""
     console = _console(stderr=True)
     if not console.is_terminal:
-        with slow(note, what):
+        with slow(note, activity):
             yield
         return
-    with console.status(shown(what)):
+    with console.status(shown(activity)):
         yield
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Advance]:
-    """A phase of long work on stderr: a bar with the time left on a terminal, with a picture where
-    the work has one; lines elsewhere.
+def progress(activity: str, total: int) -> Iterator[Advance]:
+    """Show the progress of long work on stderr: on a terminal a bar with the time left, and a
+    picture if the work supplies one; otherwise lines.
 
-    It is the `steer.base.progress.Progress` that library functions take.
+    This function is a `steer.base.progress.Progress`, which library functions take.
     """
     console = _console(stderr=True)
     if not console.is_terminal:
-        with Lines(note)(what, total) as advance:
+        with Lines(note)(activity, total) as advance:
             yield advance
         return
     from rich.console import Group
@@ -210,18 +230,18 @@ def progress(what: str, total: int) -> Iterator[Advance]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     bar = Progress(*columns, TimeRemainingColumn(), console=console)
-    task = bar.add_task(shown(what), total=total)
+    task = bar.add_task(shown(activity), total=total)
     with Live(bar, console=console, transient=True) as screen, _above(console):
 
         def move(count: float, note: str | None = None, picture: Picture | None = None) -> None:
-            described = None if note is None else shown(f"{what}, {note}" if note else what)
-            bar.update(task, advance=count, description=described)
+            text = None if note is None else shown(f"{activity}, {note}" if note else activity)
+            bar.update(task, advance=count, description=text)
             screen.update(bar if picture is None else Group(picture(console.width), bar))
 
         yield move
 
 
-#: The console of the bar that is on the screen, above which notes are printed.
+#: The consoles of visible progress bars; notes are printed above the last one.
 _bars: list[Console] = []
 
 

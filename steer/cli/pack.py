@@ -1,19 +1,17 @@
-"""`steer pack`: files of concepts, and the vectors of all of them."""
+"""`steer pack`: check packs of concepts, and make the vectors of all of them."""
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steer.base.page import html_page
-from steer.cli import from_words, options, output
+from steer.cli import from_words, options, output, workers
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.concepts.index import Built, Row
+    from steer.concepts.index import Built, IndexRow
 
 PackArgument = Annotated[
     str,
@@ -71,30 +69,32 @@ def check(
                 "license": loaded.license,
                 "concepts": [
                     {
-                        "name": one.name,
-                        "poles": [pole for pole in one.poles if pole],
-                        "description": one.description,
-                        "synonyms": list(one.synonyms),
-                        "questions": list(one.questions),
-                        "words": list(one.words),
+                        "name": concept.name,
+                        "poles": [pole for pole in concept.poles if pole],
+                        "description": concept.description,
+                        "synonyms": list(concept.synonyms),
+                        "questions": list(concept.questions),
+                        "words": list(concept.words),
                     }
-                    for one in loaded.concepts
+                    for concept in loaded.concepts
                 ],
             }
         )
         return
-    rows = [[one.name, str(one), one.description] for one in loaded.concepts]
+    rows = [[concept.name, str(concept), concept.description] for concept in loaded.concepts]
     output.table(["concept", "poles", "description"], rows, left=3)
     output.note(f"{loaded.title}: {len(loaded)} concepts")
 
 
 def _some(concepts: Any) -> str:
-    return ", ".join(one.name for one in concepts[:4])
+    return ", ".join(concept.name for concept in concepts[:4])
 
 
 @options.with_model(default="pocket", fast=True)
+@workers.with_cluster
 def build(
     *,
+    context: typer.Context,
     pack: PackArgument,
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
     only: Annotated[
@@ -117,47 +117,50 @@ def build(
         bool, typer.Option("--thorough", help="As many answers as steer extract takes.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the answers.")] = 0,
+    cluster: workers.Cluster | None,
     force: options.Force = False,
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
     """Make the vectors of all concepts of a pack in one run.
 
-    The folder gets a file for each concept that works on the model, and an index, pack.json, that
-    says of every concept how far its vector moves answers, at which cost, or why it does not work.
-    The same command goes on where it was stopped. A concept that fails never stops the others.
+    The folder gets a file for each concept that works on the model, and an index, pack.json, with
+    the effect and cost of each vector, or the reason why a concept does not work. If the command is
+    stopped, the same command continues. A concept that fails does not stop the others.
 
     \b
     steer pack build emotions -m MODEL -o vectors/
     steer pack build mine.toml -m MODEL -o vectors/ --only calm --only proud
+    steer pack build emotions -m MODEL -o vectors/ --ray auto
     steer pack report vectors/ --html report.html
     """
     from steer.concepts import pack as packs
     from steer.concepts.concept import check_phrase
-    from steer.concepts.settings import QUICK, MakeSettings
+    from steer.concepts.settings import QUICK, make_settings
     from steer.vectors.sites import parse_layers
 
+    workers.check(cluster, source)
     check_phrase(phrase)
     loaded = packs.read(pack)
     if only:
         loaded = loaded.only(only)
-    settings = MakeSettings(
-        **options.fit_method(method),
-        site=options.site_names(site)[0],
+    settings = make_settings(
+        method,
+        site=site,
         layers=None if layers is None else parse_layers(layers),
         chat=chat,
         phrase=phrase,
-        questions=from_words.questions_of(questions),
+        questions=from_words.read_questions(questions),
         seed=seed,
         license=loaded.license,
         **({} if thorough else QUICK),
     )
-    model = options.load_model(source)
+    model = workers.model(context, cluster, source)
     from steer.concepts.build import build as run
 
-    def on_made(row: Row, is_new: bool) -> None:
+    def on_made(row: IndexRow, is_new: bool) -> None:
         if is_new:
-            output.note(_line(row))
+            output.note(row.line())
 
     output.note(f"{model.describe()} · {loaded.title}, {len(loaded)} concepts")
     built = run(
@@ -171,14 +174,14 @@ def build(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="What steer pack build wrote.")],
+    folder: Annotated[Path, typer.Argument(help="The folder that steer pack build wrote.")],
     page: Annotated[
         Path | None, typer.Option("--html", help="Write a page, which needs no network.")
     ] = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Show how good each vector of a built pack is. No model is loaded.
+    """Show the effect and cost of each vector of a built pack. No model is loaded.
 
     \b
     steer pack report vectors/
@@ -191,7 +194,7 @@ def report(
         check_writable(page, force=force)
     built = read(folder)
     if page is not None:
-        write_atomic(page, _page(built).encode("utf-8", "surrogatepass"), force=force)
+        write_atomic(page, built.to_html().encode("utf-8", "surrogatepass"), force=force)
         output.note(f"wrote {page}")
     if json:
         output.as_json(built.to_dict())
@@ -199,93 +202,17 @@ def report(
         _print(built)
 
 
-def _line(row: Row) -> str:
-    if not row.works:
-        return f"{row.name} does not work on this model: {row.reason}"
-    effect, cost = row.number("effect"), row.number("cost")
-    return (
-        f"{row.name}: moves answers {effect or 0:.0%} of the way between the poles,"
-        f" {cost or 0:+.2f} nats per token"
-    )
-
-
-def _cells(row: Row) -> list[str]:
-    from steer.vectors.sites import format_layers
-
-    def shown(name: str, form: str) -> str:
-        value = row.number(name)
-        return output.NOTHING if value is None else format(value, form)
-
-    where = output.NOTHING
-    if row.layers:
-        where = f"{shown('coefficient', '.3g')}@{format_layers(row.layers)}"
-    return [
-        row.name,
-        row.pack,
-        "yes" if row.works else "no",
-        where,
-        shown("heeded", ".2f"),
-        shown("separability", ".2f"),
-        shown("effect", ".0%"),
-        shown("cost", ".2f"),
-        row.reason,
-    ]
-
-
-_HEADS = ["concept", "pack", "works", "at", "heeded", "AUC", "effect", "cost", "why not"]
-
-
 def _print(built: Built) -> None:
-    output.table(_HEADS[:-1], [_cells(row)[:-1] for row in built.rows], left=4)
+    from steer.concepts.index import HEADINGS
+
+    output.table(HEADINGS[:-1], [row.cells()[:-1] for row in built.rows], left=4)
     reasons = [row for row in built.rows if not row.works]
     if reasons:
         output.line()
     for row in reasons:
-        output.line(_line(row))
+        output.line(row.line())
     output.line()
-    for name, (works, every) in built.by_pack().items():
-        output.line(f"{name}: {works} of {every} work")
+    for name, (works, total) in built.by_pack().items():
+        output.line(f"{name}: {works} of {total} work")
     if len(built.by_pack()) > 1:
         output.line(f"in all: {len(built.working)} of {len(built.rows)} work")
-
-
-_STYLE = """
-:root { color-scheme: light dark }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #8884 }
-.fails td { opacity: .6 }
-dt { font-weight: 600 }
-.wide { overflow-x: auto }
-"""
-
-
-def _page(built: Built) -> str:
-    """One page, with everything in it escaped."""
-    escape = html.escape
-    rows = []
-    for row in built.rows:
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in _cells(row))
-        rows.append(f"<tr class={'works' if row.works else 'fails'}>{cells}</tr>")
-        example = row.values.get("example") or {}
-        if isinstance(example, dict) and example:
-            items = "".join(
-                f"<dt>{escape(str(name))}</dt><dd>{escape(str(text))}</dd>"
-                for name, text in example.items()
-            )
-            rows.append(
-                f"<tr><td colspan={len(_HEADS)}><details><summary>answers</summary>"
-                f"<dl>{items}</dl></details></td></tr>"
-            )
-    head = "".join(f"<th>{escape(name)}</th>" for name in _HEADS)
-    summary = "; ".join(f"{n}: {works} of {every}" for n, (works, every) in built.by_pack().items())
-    title = f"{built.title} on {built.model}"
-    body = f"""<h1>{escape(title)}</h1>
-<p>{len(built.working)} of {len(built.rows)} concepts work. {escape(summary)}.
-Effect: how far steering moves answers to held-out questions, as a share of the way between the
-poles. Cost: extra nats per token. Heeded: how far apart the answers under the poles are, in nats a
-token. AUC: separability of held-out answers.</p>
-<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
-{"".join(rows)}
-</tbody></table></div>"""
-    return html_page(title, _STYLE, body)

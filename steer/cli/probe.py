@@ -1,4 +1,4 @@
-"""`steer probe`: does a running server steer?"""
+"""`steer probe`: test whether a running server steers as the vectors say."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MEANING = {
     "other": "steered with these vectors, at another strength: about {multiple:g} times as strong",
     "unsteered": "not steered: it answers as the unsteered model does",
     "neither": "neither the steered nor the unsteered model: other weights, vectors or templates?",
-    "unclear": "unclear: the vectors change next to nothing on these prompts",
+    "unclear": "unclear: the vectors change almost nothing on these prompts",
 }
 
 
@@ -37,12 +37,10 @@ def probe(
     url: Annotated[str, typer.Argument(help="Of an OpenAI-compatible server.")],
     vector: Annotated[
         list[str] | None,
-        typer.Option("-v", "--vector", help="What it should be steered with, as for steer apply."),
+        typer.Option("-v", "--vector", help="What the server should steer with, as in apply."),
     ] = None,
     recipe: RecipeOption = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="Ask this, in place of the usual. Repeatable.")
-    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt to send. Repeatable.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in a conversation.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 16,
     served: Annotated[
@@ -61,12 +59,12 @@ def probe(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Ask a running server whether it is steered with vectors.
+    """Test whether a running server steers as the vectors say.
 
-    Engines drop what they do not know in silence. This holds a server's greedy answers, and its
-    log-probs where it tells them, against what the model does here with and without the vectors.
-    Log-probs also tell another strength, such as 0.9 times what you say. -m is the model that was
-    baked, not the result. Exit status 0 if it is steered as you say, else 1.
+    Engines silently ignore options that they do not know. steer compares the server's greedy
+    answers, and its log-probs if it returns them, with those of the model here, steered and
+    unsteered. Log-probs also show a wrong strength, such as 0.9 times the one you name. For a baked
+    model, -m is the original. Exit status 0 if the server is steered as you say, otherwise 1.
 
     \b
     steer probe http://localhost:8000 -m MODEL -v joyful:2@2
@@ -80,7 +78,7 @@ def probe(
 
     named, _ = settings(context, recipe, {}, vector or [])
     if not named:
-        raise UsageError("nothing to look for", hint="name vectors with -v, or a recipe")
+        raise UsageError("no vector is named", hint="name vectors with -v, or a recipe")
     steers = resolved(named, options.find)
     refuse(steers, "steer probe")
     used = [vector for steer in steers for vector in steer.vectors]
@@ -121,10 +119,10 @@ def _fields(file: Path | None) -> dict[str, Any] | None:
 
 
 def _show(result: ServerProbe, *, json: bool) -> None:
-    """The verdict and what it rests on.
+    """Print the verdict and its evidence.
 
     Raises:
-        typer.Exit: the server is not steered.
+        typer.Exit: the server is not steered as the vectors say.
     """
     answers = result.answers
     if json:
@@ -146,8 +144,8 @@ def _show(result: ServerProbe, *, json: bool) -> None:
         output.line(f"{result.served} at {result.url} is {meaning}")
         if answers.distances is None:
             output.note(
-                "the server tells no log-probs that could be compared: texts decide, which do not"
-                " tell a strength from one near it"
+                "the server returns no comparable log-probs: the texts decide, and they cannot tell"
+                " similar strengths apart"
             )
     if answers.verdict != "steered":
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`steer pull`: a vector from the hub, a bucket, another machine or a shared folder."""
+"""`steer pull`: copy vectors from the hub, a bucket, another machine or a shared folder."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def pull(
         Path, typer.Option("-o", "--out", help="The folder to put it in; made if need be.")
     ] = Path("vectors"),
     public_key: Annotated[
-        Path | None, typer.Option(help="Whose signature each must have, as PEM; kept for later.")
+        Path | None, typer.Option(help="PEM file; each must be signed with it, now and later.")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace another vector of the same name here.")
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Pull vectors, check them, and note where they came from.
+    """Pull vectors, check them, and record where they came from.
 
-    The note is in `steer.lock` beside them. A card and a signature come along. A signed vector is
-    replaced only by one of the same signer, whom --public-key makes known, here and wherever it is
-    used. A vector of the same name that is another one is kept, unless --force. Where the place
-    does not answer, what was fetched from it earlier is used.
+    The record is `steer.lock` beside them. Cards and signatures are copied too. With --public-key,
+    the vector must be signed with that key, and from then on it can only be replaced by one with
+    the same signer. --force replaces a different vector of the same name. If the place does not
+    answer, steer uses what it fetched from there before.
 
     \b
     steer pull hf://team/vectors/joyful
@@ -46,30 +46,17 @@ def pull(
     """
     from steer.sharing.address import parse_vector
     from steer.sharing.pull import pull as run
-    from steer.vectors.signing import fingerprint
 
-    rows = []
+    all_pulled = []
     for address in [parse_vector(text) for text in vectors]:
         with output.status(f"pulling {address}"):
-            done = run(address, out, public_key=public_key, force=force)
-        if done.stale:
+            pulled = run(address, out, public_key=public_key, force=force)
+        if pulled.stale:
             output.note(f"{address}: from the cache; the place does not answer")
-        signer = done.origin.signer
-        signed_by = None if signer is None else fingerprint(signer)
         if not json:
-            what = "pulled" if done.changed else "is here already"
-            by = "" if signed_by is None else f", signed by {signed_by}"
-            output.line(f"{done.path}: {what}, from {done.origin}{by}")
-        rows.append(
-            {
-                "path": str(done.path),
-                "url": done.origin.url,
-                "revision": done.origin.revision,
-                "sha256": done.origin.sha256,
-                "changed": done.changed,
-                "signed": done.signature is not None,
-                "signed_by": signed_by,
-            }
-        )
+            state = "pulled" if pulled.changed else "is here already"
+            by = "" if pulled.signed_by is None else f", signed by {pulled.signed_by}"
+            output.line(f"{pulled.path}: {state}, from {pulled.origin}{by}")
+        all_pulled.append(pulled)
     if json:
-        output.as_json({"vectors": rows})
+        output.as_json({"vectors": [pulled.to_dict() for pulled in all_pulled]})

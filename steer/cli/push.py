@@ -1,4 +1,4 @@
-"""`steer push`: vectors to the hub, a bucket, another machine or a shared folder."""
+"""`steer push`: copy vectors to the hub, a bucket, another machine or a shared folder."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def push(
         typer.Option(help="What `steer eval -o` measured, for the card. May be repeated."),
     ] = None,
     private: Annotated[
-        bool, typer.Option("--private", help="If a hub repository has to be made, a private one.")
+        bool, typer.Option("--private", help="Make new hub repositories private.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace another vector of the same name there.")
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Push vectors, each with a card, and keep the index right.
+    """Push vectors, each with a card, and update the index.
 
-    The index is the place's README.md. The card says what the vector does, how it was made, what
-    was measured (or that nothing was), and how to use it. The hub's own login is used: `hf auth
-    login`. Needs nothing but the name of the place; s3://, gs://, ssh:// and others need an extra,
-    such as pip install 'steer-activations[s3]'.
+    The index is the README.md of the place. A card says what the vector does, how it was made, what
+    was measured (or that nothing was), and how to use it. For the hub, log in first with `hf auth
+    login`. s3://, gs://, ssh:// and others need an extra, such as
+    pip install 'steer-activations[s3]'.
 
     \b
     steer push joyful hf://team/vectors
@@ -50,12 +50,12 @@ def push(
 
     address = parse_folder(to)
     with output.status(f"pushing to {address}"):
-        done = files.push(vectors, to, evidence=evidence or (), private=private, force=force)
-    for name in () if json else done.vectors:
-        state = "pushed" if name in done.changed else "was there already"
-        at = f" at {done.revision}" if done.revision else ""
-        output.line(f"{name}: {state}, {address}{at}")
-    if done.own_readme:
-        output.note(f"{address} has a README.md of its own, which was left as it is")
+        pushed = files.push(vectors, to, evidence=evidence or (), private=private, force=force)
+    for name in () if json else pushed.vectors:
+        state = "pushed" if name in pushed.changed else "was there already"
+        revision = f" at {pushed.revision}" if pushed.revision else ""
+        output.line(f"{name}: {state}, {address}{revision}")
+    if pushed.own_readme:
+        output.note(f"{address} has a README.md that steer did not write; it was not changed")
     if json:
-        output.as_json({"place": str(address)} | done.to_dict())
+        output.as_json({"place": str(address)} | pushed.to_dict())

@@ -1,4 +1,4 @@
-"""`steer recipe`: what a recipe comes to; and recipes as other commands take them."""
+"""`steer recipe`: show recipes; and the option `--recipe` of other commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.command("show")(show)
-    app.add_typer(group, name="recipe", help="Show what a recipe of vectors and settings comes to.")
+    summary = "Show a recipe of vectors and settings with all that it includes."
+    app.add_typer(group, name="recipe", help=summary)
 
 
 def show(
@@ -30,8 +31,8 @@ def show(
 ) -> None:
     """Print a recipe with everything that it includes, as one recipe.
 
-    A recipe names vectors as -v does, a condition as --when does, for all or for one of them, and
-    settings of `steer apply`; it can include others:
+    A recipe lists steers in the syntax of -v, a gate in the syntax of --when for all or for one of
+    them, and settings of `steer apply`. It can include other recipes:
 
     \b
     include = ["seafarer.toml"]
@@ -59,10 +60,11 @@ def show(
 def settings(
     context: typer.Context, recipe: Path | None, typed: dict[str, Any], vectors: list[str]
 ) -> tuple[list[NamedSteer], dict[str, Any]]:
-    """The recipe's steers and those of `vectors`, and the recipe's settings where none were typed.
+    """Combine a recipe with the command line: the steers of both, and the typed settings, filled up
+    from the recipe.
 
     Raises:
-        SteerError: no recipe.
+        SteerError: the file is not a recipe.
     """
     from steer.steering.named import NamedSteer
     from steer.steering.recipe import read
@@ -71,7 +73,7 @@ def settings(
     if recipe is None:
         return added, typed
     loaded = read(recipe)
-    # By name, since typer keeps its copy of click's enumeration to itself.
+    # Compared by name, since typer does not export its copy of click's enumeration.
     open_ = {
         name
         for name in loaded.generation
@@ -80,5 +82,5 @@ def settings(
     chosen = {name: loaded.generation[name] if name in open_ else typed[name] for name in typed}
     unused = [name for name in loaded.generation if name not in typed and name != "chat"]
     if unused:
-        output.note(f"left out, as it is for steer apply: the recipe's {', '.join(unused)}")
+        output.note(f"ignored settings of the recipe, which only apply uses: {', '.join(unused)}")
     return [*loaded.steers, *added], chosen

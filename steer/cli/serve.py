@@ -1,4 +1,4 @@
-"""`steer serve`: a server whose requests say how they are steered, and its page."""
+"""`steer serve`: a server with OpenAI's API whose requests say how to steer, and its page."""
 
 from __future__ import annotations
 
@@ -31,14 +31,12 @@ def serve(
         list[str] | None,
         typer.Option("-v", "--vector", help="Steer requests that name no steers, as in apply."),
     ] = None,
-    when: Annotated[
-        str | None, typer.Option(help="A condition that -v waits for: 'sea>0.2'.")
-    ] = None,
+    when: Annotated[str | None, typer.Option(help="A gate for -v: 'sea>0.2'.")] = None,
     vectors: Annotated[
         Path, typer.Option(help="A folder: the vectors and recipes that requests can name.")
     ] = Path("vectors"),
     recipe: Annotated[
-        list[Path] | None, typer.Option(help="One more recipe that requests can name.")
+        list[Path] | None, typer.Option(help="Another recipe that requests can name. Repeatable.")
     ] = None,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is everywhere.")] = (
         "127.0.0.1"
@@ -74,7 +72,7 @@ def serve(
 
     \b
     steer serve -m MODEL --vectors vectors
-    steer serve -v joyful:2@2                steers all that ask for nothing else
+    steer serve -v joyful:2@2                steers requests that name no steers
     client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
     client.chat.completions.create(model="MODEL", messages=[...],
         extra_body={"steer": "joyful:2@14", "watch": "joyful"})
@@ -126,8 +124,11 @@ def serve(
 
 @dataclass(frozen=True)
 class Requested:
-    """What is to be served: a folder of vectors and recipes, more recipes, and the steers of
-    requests that name none. may_be_empty: there need be no vectors."""
+    """What to serve.
+
+    vectors: a folder of vectors and recipes. recipes: more recipes. defaults: steers of requests
+    that name none, as typed after -v; when: their gate. may_be_empty: serve without vectors too.
+    """
 
     vectors: Path
     recipes: Sequence[Path]
@@ -137,7 +138,7 @@ class Requested:
 
 
 def run(
-    wanted: Requested,
+    requested: Requested,
     source: ModelSource,
     *,
     host: str,
@@ -160,15 +161,17 @@ def run(
     from steer.serving.sockets import first_free
     from steer.steering.named import NamedSteer, behind
 
-    written = behind([NamedSteer(one) for one in wanted.defaults], wanted.when, "--when")
-    ours = source.name == POCKET
-    empty = wanted.may_be_empty
-    unnamed = ours and wanted.vectors == Path("vectors")  # steer brings vectors of pocket along
-    library, notes = libraries.read_library(wanted.vectors, usable, may_be_empty=empty or unnamed)
-    if ours:
+    defaults = behind([NamedSteer(text) for text in requested.defaults], requested.when, "--when")
+    is_pocket = source.name == POCKET  # whose vectors are part of steer
+    empty = requested.may_be_empty
+    unnamed = is_pocket and requested.vectors == Path("vectors")
+    library, notes = libraries.read_library(
+        requested.vectors, usable, may_be_empty=empty or unnamed
+    )
+    if is_pocket:
         libraries.add_shipped(library, usable)
-    notes += libraries.add_recipes(library, wanted.recipes, wanted.vectors, usable)
-    libraries.set_defaults(library, written, wanted.vectors, options.find)
+    notes += libraries.add_recipes(library, requested.recipes, requested.vectors, usable)
+    libraries.set_defaults(library, defaults, requested.vectors, options.find)
     library.allow_idle = allow_idle
     access = Access(api_key or None, is_local(host), tuple(allow_origin))
     at = first_free(host, ports)
@@ -189,7 +192,7 @@ def run(
         names, recipes = sorted(library.vectors), sorted(library.recipes)
         parts = [runs_on, f"vectors: {', '.join(names) or 'none yet'}"]
         parts += [f"recipes: {', '.join(recipes)}"] if recipes else []
-        parts += [f"steered by {' + '.join(map(str, library.defaults))}"] if written else []
+        parts += [f"steered by {' + '.join(map(str, library.defaults))}"] if defaults else []
         output.note(" · ".join(parts))
         output.note(f"page: {page}/ · OpenAI's API: {url} · Ctrl-C stops the server")
         if json:
@@ -206,7 +209,7 @@ def run(
             library,
             at,
             access=access,
-            folder=wanted.vectors,
+            folder=requested.vectors,
             log=output.warning,
             log_request=output.note if log_requests else lambda text: None,
             on_up=up,
@@ -245,11 +248,11 @@ def _open(url: str) -> None:
 def ready(
     engine: str | None, engine_option: Sequence[str]
 ) -> tuple[dict[str, Any], Callable[[SteeringVector], None]]:
-    """What the engine is started with, and what refuses a vector that it cannot use.
+    """The settings of the engine, and a function that refuses vectors that it cannot use.
 
     Raises:
-        UsageError: there is no such engine, or a setting without a value.
-        SteerError: something is not installed.
+        UsageError: the engine does not exist, or a setting has no value.
+        SteerError: a package is not installed.
     """
     from steer.base.errors import SteerError
 

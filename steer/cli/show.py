@@ -1,4 +1,4 @@
-"""`steer show`: what a vector file says of itself."""
+"""`steer show`: print the metadata of a vector file."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def show(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Print what a vector file says of itself.
+    """Print the metadata of a vector file.
 
-    With --lens also what it says to the model's unembedding, layer by layer: the tokens that it
-    raises and lowers most, with scores in standard deviations over the vocabulary. A random vector
-    reaches about 4 there too: the words tell more than the numbers. Of a learned token it shows the
-    words whose embeddings are nearest.
+    With --lens, the vector of each layer is multiplied by the model's unembedding: steer prints the
+    tokens that it raises and lowers most, with scores in standard deviations over the vocabulary. A
+    random vector also reaches about 4, so look at the words rather than the numbers. For a learned
+    token, --lens prints the words with the nearest embeddings.
 
     \b
     steer show joyful
@@ -92,7 +92,7 @@ def _lens(source: ModelSource, path: Path, top: int, allow_other_model: bool) ->
     if vector.metadata.tokens:
         return nearest(model, vector, top=top)
     if vector.metadata.rank:
-        output.warning(f"{vector.name} is a low-rank edit: the lens shows its constant part alone")
+        output.warning(f"{vector.name} is a low-rank edit: the lens shows only its constant part")
     return lens(model, vector, top=top)
 
 
@@ -100,23 +100,26 @@ def _lens_table(metadata: Metadata, rows: Sequence[LayerLens]) -> None:
     room = (output.width() - len("layer  ")) // 2 - 2
     cells = []
     for row in rows:
-        ends = (
-            [f"{one.text!r} {one.score:.1f}" for one in end] for end in (row.raised, row.lowered)
+        columns = (
+            [f"{token.text!r} {token.score:.1f}" for token in tokens]
+            for tokens in (row.raised, row.lowered)
         )
-        cells.append([tables.marked(row.layer, metadata), *(_filled(end, room) for end in ends)])
+        cells.append(
+            [tables.marked(row.layer, metadata), *(_filled(words, room) for words in columns)]
+        )
     output.table(["layer", "raises", "lowers"], cells, left=3)
 
 
 def _nearest_table(rows: Sequence[LayerLens]) -> None:
     cells = [
-        [str(row.layer), "  ".join(f"{one.text!r} {one.score:.2f}" for one in row.raised)]
+        [str(row.layer), "  ".join(f"{word.text!r} {word.score:.2f}" for word in row.raised)]
         for row in rows
     ]
     output.table(["embedding", "nearest words, by cosine"], cells, left=2)
 
 
 def _filled(words: Sequence[str], room: int) -> str:
-    """Words on as many lines as it takes, each whole."""
+    """Wrap words to lines of at most `room` characters."""
     lines: list[str] = []
     for word in words:
         if lines and len(lines[-1]) + 2 + len(word) <= room:

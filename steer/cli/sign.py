@@ -1,4 +1,4 @@
-"""`steer sign`: say who made a vector file."""
+"""`steer sign`: sign vector files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def sign(
 ) -> None:
     """Sign vector files.
 
-    Writes NAME.safetensors.sig beside each, which push and pull take along. Who has your public
-    key, from yourself and not from where the file is, checks it with `steer verify NAME
-    --public-key k.pub`. Needs pip install 'steer-activations[sign]'.
+    Writes NAME.safetensors.sig beside each file; push and pull copy it too. Others check it with
+    `steer verify NAME --public-key k.pub`; give them your public key by another way than the file.
+    Needs pip install 'steer-activations[sign]'.
 
     \b
     steer sign ./warm.safetensors --key k.pem --new-key
@@ -38,7 +38,7 @@ def sign(
     paths = [files.verify(options.find(name)).path for name in vectors]
     if new_key:
         public = files.new_key(key)
-        output.note(f"wrote {key}, which is yours alone, and {public}, which is for others")
+        output.note(f"wrote {key}, to keep secret, and {public}, to give to others")
     rows = []
     for path in paths:
         signature = files.sign(path, key)

@@ -1,4 +1,4 @@
-"""`steer suite`: every method on known conditions, beside the prompt that it is to beat."""
+"""`steer suite`: compare methods on conditions with known effects, beside the prompt itself."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def suite(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Compare methods on conditions whose truth is known.
+    """Compare methods on conditions with known effects.
 
-    Of the pocket model's tags (or of --condition) every method makes a vector; the layer and the
-    coefficient are chosen as `steer sweep` does, on texts that the model writes under the
-    condition, and effect and cost measured on others, beside the condition as a prompt. What is
-    done is kept: a suite that was killed goes on.
+    Every method makes a vector for each tag of the pocket model (or each --condition). The layer
+    and coefficient are chosen as in `steer sweep`, on texts that the model generates under the
+    condition. Effect and cost are then measured on other texts, beside the condition as a prompt.
+    If a suite is stopped, the same command continues it.
 
     \b
     steer suite
@@ -82,15 +82,15 @@ def suite(
 
     if out is not None:
         check_writable(out, force=force)
-    # Files that go with --condition alone are not read without one.
+    # Without --condition these files are not read: the library refuses them.
     read = None if texts is None else (_texts(texts, names) if condition else [texts])
-    begun = None if prompts is None else (_prompts(prompts, names) if condition else [""])
+    beginnings = None if prompts is None else (_prompts(prompts, names) if condition else [""])
     result = run(
         lambda: options.load_model(source),
         condition or (),
         read or (),
-        tags=[one.strip() for one in tags.split(",")] if tags else (),
-        prompts=begun,
+        tags=[tag.strip() for tag in tags.split(",")] if tags else (),
+        prompts=beginnings,
         methods=[part.strip() for part in methods.split(";")] if methods else None,
         rivals=_rivals(vector or []),
         samples=samples,
@@ -109,14 +109,14 @@ def suite(
         output.as_json(result.to_dict())
     else:
         measuring.show(result)
-    result.finish()  # Only now is nothing lost.
+    result.finish()  # Deletes the kept scores, now that the result is written.
 
 
 def _texts(file: str, names: Names) -> list[str]:
     from steer.contrasts import heldout
 
-    own = names.of("texts")
-    return [one.text for one in heldout.texts(records_of(file, own), own).texts or ()]
+    names = names.of("texts")
+    return [passage.text for passage in heldout.texts(records_of(file, names), names).texts or ()]
 
 
 def _prompts(file: Path, names: Names) -> list[str]:
@@ -125,15 +125,15 @@ def _prompts(file: Path, names: Names) -> list[str]:
     return list(prompts.different(read_prompts(file, names)))
 
 
-def _rivals(named: list[str]) -> dict[str, dict[str, SteeringVector]]:
-    """By subject and file name, the vectors that others made."""
+def _rivals(specs: list[str]) -> dict[str, dict[str, SteeringVector]]:
+    """The vectors of other tools, by subject and file name, from texts such as TAG=FILE."""
     from steer.base.errors import UsageError
 
     rivals: dict[str, dict[str, SteeringVector]] = {}
-    for text in named:
+    for text in specs:
         subject, equals, file = text.rpartition("=")
         if not equals:
-            raise UsageError(f"{text!r} names no tag here", hint="write joyful=happy.gguf")
+            raise UsageError(f"{text!r} is not TAG=FILE", hint="write joyful=happy.gguf")
         if Path(file).name in rivals.setdefault(subject, {}):
             raise UsageError(
                 f"two files named {Path(file).name} for {subject}", hint="rename one of them"

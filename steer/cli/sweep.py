@@ -1,4 +1,4 @@
-"""`steer sweep`: which layer, which coefficient, and whether it deserves to be recommended."""
+"""`steer sweep`: find the layer and coefficient with the most effect within a budget."""
 
 from __future__ import annotations
 
@@ -87,11 +87,12 @@ def sweep(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Find the layer and coefficient that do most within a budget.
+    """Find the layer and coefficient with the most effect in a budget.
 
-    Every layer with every coefficient is scored on held-out pairs (preference shift) or by a
-    condition (recovery), and by how far it moves the model on unrelated texts. A choice that does
-    not beat random directions is not recommended. A sweep that was killed goes on.
+    Each layer is tried with each coefficient. Effect: preference shift on held-out pairs, or
+    recovery of a condition. Cost: KL on unrelated texts, and extra nats of generated texts. A
+    choice that is no better than random directions is not recommended. If a sweep is stopped, the
+    same command continues it.
 
     \b
     steer sweep -v ./warm.safetensors --texts held-out.jsonl --save
@@ -121,16 +122,16 @@ def sweep(
     grid = grid_of(
         vector, layers, coefficients, together=together, rule=rule, save=save, find=options.find
     )
-    given = common.given([row.vector.metadata for row in grid.rows])
+    arguments = common.arguments([row.vector.metadata for row in grid.rows])
     used = [row.vector for row in grid.rows]
-    source = options.for_vectors(used, source, chat=measuring.in_chat(given))
-    # A first answer may be rounded: only a sweep of everything is compared with other runs.
+    source = options.for_vectors(used, source, chat=measuring.in_chat(arguments))
+    # A quick sweep may round: nobody compares its numbers with those of other runs.
     source = replace(source, fast=quick)
     settings = engines.check(engine, engine_option or [], strongest(grid))
     result = run(
         lambda: workers.model(context, cluster, source),
         grid,
-        **given,
+        **arguments,
         max_kl=max_kl,
         max_nats=max_nats,
         rule=rule,
@@ -150,14 +151,13 @@ def sweep(
         output.as_json(result.to_dict())
     else:
         measuring.show(result)
-    result.finish()  # Only now is nothing lost.
+    result.finish()  # Deletes the kept scores, now that the result is written.
     if result.recommended is None:
         raise InputError(f"nothing to recommend: {result.reason}", hint=result.hint())
     if not json:
         choice = result.to_dict()["choice"]
         typed = choice["typed" if saved is None else "vector"]
-        chat = bool(given["chat"])
-        output.note(f"try: {trial(typed, source.name, chat=chat)}")
+        output.note(f"try: {trial(typed, source.name, chat=bool(arguments['chat']))}")
 
 
 def _write(
@@ -173,9 +173,7 @@ def _write(
     if out is not None:
         measuring.write_json(out, result.to_dict(), force=force)
     if plot is not None:
-        from steer.measures.pictures import draw
-
-        write_atomic(plot, draw(result.to_dict(), plot.suffix[1:]), force=force)
+        write_atomic(plot, result.picture(plot.suffix[1:]), force=force)
         output.note(f"wrote {plot}")
     if report is not None:
         write_atomic(report, result.report().encode(), force=force)

@@ -1,4 +1,4 @@
-"""What several commands print of a vector: where it was read, its layers, how it was made."""
+"""Reports about a vector that several commands print: its layers, origin, and how to try it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from steer.vectors.provenance import Read
     from steer.vectors.vector import SteeringVector
 
-#: Cosine with the mean difference from which on a direction is the mean difference.
+#: A direction whose cosine with the mean difference is at least this is the mean difference.
 ALIKE = 1 - 1e-5
 
 
@@ -29,9 +29,9 @@ def report_vector(
     model: str | None = None,
     calibration: Calibration | None = None,
 ) -> None:
-    """Report a new vector, for `extract` and `fit`: vectors as from `fitted`, the first as written.
+    """Report a new vector, for `extract` and `fit`.
 
-    model: as for `written`.
+    vectors: as from `fitted`; the first as it was written. model: as for `written`.
     """
     from steer.fitting.warnings import warnings
     from steer.vectors.metadata import to_json
@@ -42,7 +42,7 @@ def report_vector(
     for text in warned:
         output.warning(text)
     if json:
-        rows = [_compared_row(one) for one in compared]
+        rows = [_compared_row(other) for other in compared]
         more: dict[str, Any] = {"compared": rows} if len(rows) > 1 else {}
         if calibration is not None:
             more["calibration"] = [trial.to_dict() for trial in calibration.trials]
@@ -63,24 +63,24 @@ def report_vector(
 
 
 def written(path: Path, metadata: Metadata, model: str | None = None) -> None:
-    """Say that a vector is there, and how to try it. model: as `-m` takes it, where known."""
-    known = model or metadata.model.id
-    if model is None and known != POCKET and "/" not in known:
-        known = "MODEL"  # a folder's own name, and not where it lies
+    """Note that a vector was written, and how to try it. model: the value of `-m`, if known."""
+    name = model or metadata.model.id
+    if model is None and name != POCKET and "/" not in name:
+        name = "MODEL"  # the id of a local model is the name of its folder without the path
     more = "" if metadata.model.bound else " --allow-other-model"
-    tried = trial(str(path), known, chat=bool(metadata.read.chat))
-    output.note(f"wrote {path}; try: {tried}{more}")
+    command = trial(str(path), name, chat=bool(metadata.read.chat))
+    output.note(f"wrote {path}; try: {command}{more}")
 
 
 def trial(spec: str, model: str, *, chat: bool) -> str:
-    """A command that shows what a steer does."""
+    """A command line that shows the effect of a steer."""
     prompt = '"How are you?" --chat' if chat else '"One day"'
     on = "" if model == POCKET else f" -m {shlex.quote(model)}"
     return f"steer apply {prompt}{on} -v {shlex.quote(spec)} --compare"
 
 
 def _compared_row(metadata: Metadata) -> dict[str, Any]:
-    """A site and position at the layer that is recommended there."""
+    """The statistics of a site and position, at the recommended layer."""
     row = metadata.at(metadata.recommended.layers[0])
     return {
         "site": metadata.site,
@@ -112,7 +112,7 @@ def _comparison(chosen: Metadata, compared: Sequence[Metadata]) -> None:
 
 
 def where_read(read: Read) -> str:
-    """`-2 position, in a chat`."""
+    """Where a vector was read, such as `-2 position, in a chat`."""
     frame = [f"system message {read.system!r}"] if read.system else []
     frame += [f"template {read.template!r}"] if read.template else []
     chat = ["in a chat"] if read.chat else []
@@ -120,7 +120,7 @@ def where_read(read: Read) -> str:
 
 
 def layer_table(metadata: Metadata) -> None:
-    """A row for each layer, the recommended ones marked; columns that say nothing are left out."""
+    """Print a row for each layer, with recommended layers marked and empty columns left out."""
     rows = metadata.statistics
     columns = {
         "layer": [marked(r.layer, metadata) for r in rows],
@@ -130,14 +130,14 @@ def layer_table(metadata: Metadata) -> None:
     }
     if any(r.coherence is not None for r in rows):
         columns["coherence"] = [_number(r.coherence) for r in rows]
-    # Of the mean difference itself it is 1 everywhere.
+    # For the mean difference itself this column would be 1 everywhere.
     if any(r.agreement is not None and r.norm and r.agreement < ALIKE for r in rows):
         columns["cos mean_diff"] = [_number(r.agreement) for r in rows]
     output.table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
 def length(value: float) -> str:
-    """Three digits, or all that stand before the point."""
+    """A norm with three significant digits, or all digits before the decimal point."""
     return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
@@ -146,6 +146,6 @@ def _number(value: float | None) -> str:
 
 
 def marked(layer: int, metadata: Metadata) -> str:
-    """The layer, with a star where it is recommended and others are not."""
+    """The layer, with a star if it is recommended and others are not."""
     best = metadata.recommended.layers
     return f"{layer} *" if layer in best and len(best) < len(metadata.layers) else str(layer)

@@ -1,4 +1,4 @@
-"""Files of texts that the user names, and the options that say how to read them."""
+"""Reading of files that the user names, and the options that say how to read them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Map = Annotated[
 
 
 def with_names(command: options.Command) -> options.Command:
-    """Give a command that reads contrasts the options that say how to read them: `names`."""
+    """Add the options that say how to read a contrast set; the command gets them as `names`."""
     return options.with_options("names", _names)(command)
 
 
@@ -74,7 +74,8 @@ def _names(
 
 
 def with_map(*files: str) -> Callable[[options.Command], options.Command]:
-    """Give a command that reads only prompts or texts, the `files`, the option `--map`: `names`."""
+    """Add the option `--map` to a command that reads only prompts or texts; the command gets it as
+    `names`. files: which of its files `--map` may name."""
 
     def names(map: Map = None) -> Names:
         from steer.contrasts.schema import parse_mapping
@@ -87,10 +88,10 @@ def with_map(*files: str) -> Callable[[options.Command], options.Command]:
 
 
 def records_of(name: str, names: Names) -> Iterable[Record]:
-    """The records of a file, of stdin for `-`, or of a dataset of the hub.
+    """The records of a file, of stdin for `-`, or of a dataset on the hub.
 
     Raises:
-        SteerError: they cannot be read.
+        SteerError: the records cannot be read.
     """
     from steer.base.errors import InputError
     from steer.contrasts.hubdata import PREFIX, rows
@@ -107,12 +108,12 @@ def records_of(name: str, names: Names) -> Iterable[Record]:
 def read_prompts(
     name: str | Path, names: Names, *, field: Literal["prompt", "text"] = "prompt"
 ) -> list[str]:
-    """The prompts or texts of a file, with a note of what was left out.
+    """The prompts or texts of a file, with a note about records that were left out.
 
-    names: as typed; what is for this file alone holds too.
+    names: as typed, including names for this file only.
 
     Raises:
-        SteerError: they cannot be read.
+        SteerError: the file cannot be read.
     """
     from steer.contrasts import prompts
 
@@ -130,18 +131,18 @@ def given_texts(
     field: Literal["prompt", "text"],
     example: str,
 ) -> list[str]:
-    """The prompts or texts of the argument, the file, or stdin. example: how one is written.
+    """The prompts or texts from the argument, the file, or stdin. example: a command for the hint.
 
     Raises:
-        UsageError: two of them at once, or none.
-        InputError: the file holds none, or something else.
+        UsageError: both an argument and a file are named, or neither.
+        InputError: the file holds no prompts or texts.
     """
     from steer.base.errors import UsageError
     from steer.contrasts import prompts
 
     if path is not None:
         if argument is not None:
-            raise UsageError(f"give a {field} or --{field}s, not both")
+            raise UsageError(f"name a {field} or --{field}s, not both")
         return read_prompts(path, names, field=field)
     if argument is None and sys.stdin.isatty():
         raise UsageError(f"no {field}", hint=f"write {example}, or pipe one in")
@@ -154,7 +155,7 @@ def read_input(path: Path) -> tuple[bytes, str]:
     """The bytes of a file, or of stdin for `-`, and its name for messages.
 
     Raises:
-        SteerError: it cannot be read, or has more than `MOST_BYTES`.
+        SteerError: the file cannot be read, or has more than `MOST_BYTES` bytes.
     """
     from steer.base.files import read_typed
 

@@ -42,9 +42,9 @@ def ui(
 ) -> None:
     """Open a page on which you steer by hand.
 
-    Chat with the model, unsteered and steered side by side; move a slider for each vector; see each
-    token's projection and what else was likely; make vectors from pairs of texts. The page is that
-    of `steer serve` (pip install 'steer-activations[serve]'), on this machine alone.
+    Chat with the model, unsteered and steered side by side; move a slider for each vector; see the
+    projection of each token and its alternatives; make vectors from pairs of texts. It is the page
+    of `steer serve` (pip install 'steer-activations[serve]'), reachable only from this machine.
 
     \b
     steer ui

@@ -1,4 +1,4 @@
-"""`steer verify`: is a vector file whole, unaltered, whose is it, and does it fit a model?"""
+"""`steer verify`: check that vector files are intact, signed, and fit a model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def verify(
     json: options.Json = False,
     source: ModelSource | None,
 ) -> None:
-    """Check that vector files are whole, and fit a model.
+    """Check that vector files are intact and fit a model.
 
-    Of a pulled one also that it is the one that `steer.lock` has, and with --public-key that its
-    owner has signed it.
+    A pulled file must also be the one that `steer.lock` records. With --public-key, the file must
+    be signed with that key.
 
     \b
     steer verify joyful

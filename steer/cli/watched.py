@@ -1,4 +1,4 @@
-"""Options of guards and watched vectors, and what they and gates said of texts that were made."""
+"""The options `--watch` and `--guard`, and reports of what gates, guards and steers did."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from steer.vectors.vector import SteeringVector
 
 
-class Looking:
-    """What looks at activations while text is generated: watched vectors and guards.
+class Observers:
+    """The watched vectors and guards, which read activations while text is generated.
 
     Raises:
-        UsageError: what was typed cannot be read.
+        UsageError: an option cannot be parsed.
     """
 
     def __init__(self, watch: list[str], guard: list[str], on_trip: str | None) -> None:
@@ -29,46 +29,49 @@ class Looking:
         if on_trip is not None and not guard:
             raise UsageError("--on-trip needs --guard", hint="write --guard 'NAME>0.5'")
         if on_trip is not None and on_trip not in ON_TRIP:
-            raise UsageError(f"{on_trip!r} is not a way to trip", hint="use stop, error or ablate")
+            raise UsageError(f"--on-trip {on_trip!r} is unknown", hint="use stop, error or ablate")
         self._on_trip: Any = on_trip or "stop"
         self._watch = [spec.parse_read(text) for text in watch]
-        self._guard = [spec.parse_condition(text) for text in guard]
+        self._guard = [spec.parse_threshold(text) for text in guard]
 
     def read_vectors(self) -> None:
-        """Read the files, and what they say of their units.
+        """Read the files of the vectors.
 
         Raises:
-            VectorError: a file is not there, or does not say where its sides lie.
+            VectorError: a file does not exist, or does not store the means of its sides.
         """
         from steer.steering import projection
         from steer.vectors import store
 
-        def read(one: ReadSpec) -> SteeringVector:
-            return store.read(options.find(one.reference))
+        def read(spec: ReadSpec) -> SteeringVector:
+            return store.read(options.find(spec.reference))
 
-        self.watched = [projection.projection(one, read(one)) for one in self._watch]
-        self.guards = [projection.guard(one, read(one.read), self._on_trip) for one in self._guard]
-        for typed, guard in zip(self._guard, self.guards, strict=True):
-            if typed.pooling is None and guard.pooling == "last":
+        self.watched = [projection.projection(spec, read(spec)) for spec in self._watch]
+        self.guards = [
+            projection.guard(spec, read(spec.read), self._on_trip) for spec in self._guard
+        ]
+        for spec, guard in zip(self._guard, self.guards, strict=True):
+            if spec.pooling is None and guard.pooling == "last":
                 output.note(
-                    f"guard {guard}: looks at what follows the prompt, where its file was read;"
-                    " /token looks at each new token"
+                    f"guard {guard}: checks only the first new token, since its vector was read at"
+                    " the end of prompts; /token checks each new token"
                 )
 
     @property
     def vectors(self) -> list[SteeringVector]:
-        read = [*self.watched, *(guard.condition.projection for guard in self.guards)]
-        return [one.vector for one in read]
+        """The vectors of both, in that order."""
+        guarded = [guard.threshold.projection for guard in self.guards]
+        return [projection.vector for projection in [*self.watched, *guarded]]
 
     def report(self, generations: Sequence[Generation]) -> None:
-        """Say on stderr what gates and guards did, and what did nothing."""
+        """Report on stderr what gates and guards did, and which steers changed nothing."""
         report_steering(generations)
         report_trips(generations, self.guards)
         report_empty([generation.text for generation in generations])
 
 
-class Steered(Protocol):
-    """A text that was generated, and what acted on it."""
+class SteeredText(Protocol):
+    """A generated text, and what acted on it."""
 
     @property
     def gates(self) -> list[GateReading]: ...
@@ -78,9 +81,9 @@ class Steered(Protocol):
     def unreached(self) -> list[str]: ...
 
 
-def report_steering(generations: Sequence[Steered]) -> None:
-    """Which texts a steer did not change, and how far each gate was open: unsteered text is never
-    left unsaid."""
+def report_steering(generations: Sequence[SteeredText]) -> None:
+    """Report texts that a steer did not change, and how often each gate was open, so that no text
+    is silently unsteered."""
     for steer in dict.fromkeys(text for generation in generations for text in generation.idle):
         idle = [
             number for number, generation in enumerate(generations, 1) if steer in generation.idle
@@ -92,7 +95,7 @@ def report_steering(generations: Sequence[Steered]) -> None:
             for number, generation in enumerate(generations, 1)
             if steer in generation.unreached
         ]
-        output.note(f"{steer}: nothing came to its bound in {_which(idle, len(generations))}")
+        output.note(f"{steer}: no projection reached its bound in {_which(idle, len(generations))}")
     for index, first in enumerate(generations[0].gates if generations else ()):
         readings = [generation.gates[index] for generation in generations if generation.gates]
         share = sum(reading.share for reading in readings) / len(readings)
@@ -107,11 +110,11 @@ def report_steering(generations: Sequence[Steered]) -> None:
         if share:
             output.note(message)
         else:
-            output.warning(f"{message}; nothing was steered by what waits for it")
+            output.warning(f"{message}; nothing was steered")
 
 
 def _which(numbers: Sequence[int], total: int) -> str:
-    """Texts by their numbers, from 1."""
+    """Texts by their numbers, which count from 1."""
     if total == 1:
         return "the text"
     if len(numbers) == total:
@@ -121,7 +124,7 @@ def _which(numbers: Sequence[int], total: int) -> str:
 
 
 def report_trips(generations: Sequence[Generation], guards: Sequence[Guard]) -> None:
-    """Which guards tripped, where, and what came of it."""
+    """Report which guards tripped, where, and what they did."""
     ablating = {str(guard) for guard in guards if guard.on_trip == "ablate"}
     for generation in generations:
         for trip in generation.trips:
@@ -130,7 +133,7 @@ def report_trips(generations: Sequence[Generation], guards: Sequence[Guard]) -> 
 
 
 def report_empty(texts: Sequence[str]) -> None:
-    """Which texts have nothing in them: the model ended them at once."""
+    """Report texts that are empty, because the model ended them at once."""
     empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
     if len(empty) == len(texts) > 0:
         output.note("the model ended at once: there is no text")
@@ -139,7 +142,7 @@ def report_empty(texts: Sequence[str]) -> None:
 
 
 def report_watched(generation: Generation) -> None:
-    """Each new token with its projection, 0 the negative side and 1 the positive."""
+    """Print each new token with its projections, in the units of the files."""
     for name, values in generation.watched.items():
         if not values:
             continue
@@ -154,5 +157,5 @@ def report_watched(generation: Generation) -> None:
 
 
 def _visible(token: str) -> str:
-    """A token on one line, blanks at its ends left out where there is something else."""
+    """A token on one line, without blanks at its ends unless it is all blank."""
     return repr(token)[1:-1].strip() or repr(token)

@@ -1,4 +1,4 @@
-"""`--ray`: who reads and scores in place of this process."""
+"""`--ray`: read and score on the workers of a Ray cluster instead of in this process."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray cluster, and how many workers of it; None: one a GPU."""
+    """A Ray cluster, and the number of its workers; None: one for each GPU."""
 
     address: str
     workers: int | None
 
 
 def with_cluster(command: options.Command) -> options.Command:
-    """Give a command the options of work elsewhere: `cluster`, None for this process."""
+    """Add the options `--ray` and `--workers`; the command gets them as `cluster`, None without
+    them."""
     return options.with_options("cluster", _cluster)(command)
 
 
@@ -52,10 +53,10 @@ def _cluster(
 
 
 def check(cluster: Cluster | None, source: ModelSource, *others: tuple[str, object]) -> None:
-    """Refuse `--ray` beside what excludes it: `others`, by name, and `--tp`.
+    """Refuse `--ray` together with `--tp` or with any of `others`, options with their values.
 
     Raises:
-        UsageError: as said.
+        UsageError: two options exclude each other.
     """
     for name, value in (("--tp", source.tensor_parallel), *others):
         if cluster is not None and value:
@@ -64,10 +65,10 @@ def check(cluster: Cluster | None, source: ModelSource, *others: tuple[str, obje
 
 @contextmanager
 def workers(cluster: Cluster | None, source: ModelSource) -> Iterator[Workers]:
-    """This process with the model, or a cluster's workers, each with the model.
+    """The workers of a cluster, each with the model; without a cluster, this process.
 
     Raises:
-        SteerError: the cluster cannot be had.
+        SteerError: the cluster cannot be reached.
         ModelError: the model cannot be loaded.
     """
     if cluster is None:
@@ -86,10 +87,10 @@ def workers(cluster: Cluster | None, source: ModelSource) -> Iterator[Workers]:
 
 
 def model(context: typer.Context, cluster: Cluster | None, source: ModelSource) -> Model:
-    """The model, here or, until the command ends, with a cluster's workers.
+    """The model, in this process or, until the command ends, on the workers of a cluster.
 
     Raises:
-        SteerError: the cluster cannot be had.
+        SteerError: the cluster cannot be reached.
         ModelError: the model cannot be loaded.
     """
     if cluster is None:

@@ -82,7 +82,7 @@ def write(
     max_tokens: int,
     temperature: float = TEMPERATURE,
     seed: int = 0,
-    what: str = "sampling answers",
+    activity: str = "sampling answers",
     progress: Progress = silent,
 ) -> list[Answer]:
     """Sample one answer to each query. steerings: the steers of each answer.
@@ -104,7 +104,7 @@ def write(
     none: Sequence[Steer] = ()
     numbers = samples if samples is not None else [0] * len(queries)
     sampling = Sampling(max_tokens=room, temperature=temperature, seed=seed, batch_size=TOGETHER)
-    with progress(what, len(queries)) as advance:
+    with progress(activity, len(queries)) as advance:
         written = continue_mixed(
             model,
             list(zip(beginnings, numbers, strict=True)),
@@ -134,12 +134,12 @@ def contrasts(
     """
     sides: tuple[list[Passage], list[Passage]] = ([], [])
     for pair in zip(positive, negative, strict=True):
-        if not all(_readable(one.text) for one in pair):
+        if not all(_readable(answer.text) for answer in pair):
             continue
-        for side, one in zip(sides, pair, strict=True):
-            condition = one.query.condition if keep_condition else ""
-            query = Query(condition, one.query.question, one.query.chat)
-            side.append(query.passage(one.text))
+        for side, answer in zip(sides, pair, strict=True):
+            condition = answer.query.condition if keep_condition else ""
+            query = Query(condition, answer.query.question, answer.query.chat)
+            side.append(query.passage(answer.text))
     if not sides[0]:
         raise InputError(
             "the model generates no text under these conditions",

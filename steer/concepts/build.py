@@ -18,7 +18,7 @@ from steer.base.errors import SteerError
 from steer.base.files import check_writable, reported, write_atomic
 from steer.base.progress import Progress, silent
 from steer.concepts.concept import Concept
-from steer.concepts.index import INDEX, Built, Row, read
+from steer.concepts.index import INDEX, Built, IndexRow, read
 from steer.concepts.make import ConceptVector, is_chat, make
 from steer.concepts.pack import Entry, Pack
 from steer.concepts.settings import MakeSettings
@@ -35,7 +35,7 @@ def build(
     *,
     force: bool = False,
     progress: Progress = silent,
-    on_made: Callable[[Row, bool], None] = lambda row, is_new: None,
+    on_made: Callable[[IndexRow, bool], None] = lambda row, is_new: None,
 ) -> Built:
     """Make all vectors of a pack, or resume an interrupted build.
 
@@ -51,8 +51,8 @@ def build(
         folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder / INDEX, force=True)
     known = {row.name: row for row in read(folder).rows} if (folder / INDEX).exists() else {}
-    whole = run_key(model, _plain(settings), is_chat(model, settings))
-    keys = {entry.concept.name: _key(whole, entry.concept) for entry in pack.entries}
+    run = run_key(model, _plain(settings), is_chat(model, settings))
+    keys = {entry.concept.name: _key(run, entry.concept) for entry in pack.entries}
     done = {name: row for name, row in known.items() if _is_done(row, keys.get(name), folder)}
     if not force:
         _check_free(pack.entries, known, folder)
@@ -61,7 +61,7 @@ def build(
         if entry.concept.name in done:
             on_made(done[entry.concept.name], False)
     packs = {entry.concept.name: entry.pack for entry in pack.entries}
-    rows: dict[str, Row] = dict(done)
+    rows: dict[str, IndexRow] = dict(done)
     if not todo:
         _write_index(_built(folder, pack, model, rows, known))
     with progress("making concepts", len(todo)) as advance:
@@ -74,7 +74,9 @@ def build(
     return _built(folder, pack, model, rows, known)
 
 
-def _keep(result: ConceptVector, packs: dict[str, str], keys: dict[str, str], folder: Path) -> Row:
+def _keep(
+    result: ConceptVector, packs: dict[str, str], keys: dict[str, str], folder: Path
+) -> IndexRow:
     """Write the vector of a concept if it works, and else delete an earlier one."""
     name = result.report.concept.name
     path = folder / f"{name}{store.SUFFIX}"
@@ -86,11 +88,11 @@ def _keep(result: ConceptVector, packs: dict[str, str], keys: dict[str, str], fo
     values = {**result.report.to_dict(), "pack": packs[name], "key": keys[name]}
     values["synonyms"] = list(result.report.concept.synonyms)
     values["description"] = result.report.concept.description
-    return Row(values)
+    return IndexRow(values)
 
 
 def _built(
-    folder: Path, pack: Pack, model: Model, rows: dict[str, Row], known: dict[str, Row]
+    folder: Path, pack: Pack, model: Model, rows: dict[str, IndexRow], known: dict[str, IndexRow]
 ) -> Built:
     """The rows in the pack's order, and then those of other builds in the folder."""
     order = [concept.name for concept in pack.concepts if concept.name in rows]
@@ -104,13 +106,13 @@ def _write_index(built: Built) -> None:
     write_atomic(built.folder / INDEX, (text + "\n").encode("utf-8", "surrogatepass"), force=True)
 
 
-def _is_done(row: Row, key: str | None, folder: Path) -> bool:
+def _is_done(row: IndexRow, key: str | None, folder: Path) -> bool:
     if key is None or row.key != key:
         return False
     return not row.works or (folder / f"{row.name}{store.SUFFIX}").is_file()
 
 
-def _check_free(entries: Sequence[Entry], known: dict[str, Row], folder: Path) -> None:
+def _check_free(entries: Sequence[Entry], known: dict[str, IndexRow], folder: Path) -> None:
     for entry in entries:
         path = folder / f"{entry.concept.name}{store.SUFFIX}"
         if entry.concept.name not in known and path.exists():
@@ -120,8 +122,8 @@ def _check_free(entries: Sequence[Entry], known: dict[str, Row], folder: Path) -
             )
 
 
-def _key(whole: str, concept: Concept) -> str:
-    text = json.dumps([whole, asdict(concept)], sort_keys=True)
+def _key(run: str, concept: Concept) -> str:
+    text = json.dumps([run, asdict(concept)], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -185,7 +185,7 @@ def slug(text: str) -> str:
 def find(concepts: Iterable[Concept], word: str) -> Concept | None:
     """The concept with this name or synonym, if there is one."""
     plain = _plain(word)
-    named = {_plain(one.name): one for one in concepts}
+    named = {_plain(concept.name): concept for concept in concepts}
     if plain in named:
         return named[plain]
     return next((o for o in named.values() if plain in map(_plain, o.synonyms)), None)

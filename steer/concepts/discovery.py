@@ -118,8 +118,8 @@ def discover(
                 float(variance[index] / variance.sum()),
                 tuple(distinct[i] for i in order[:ends]),
                 tuple(distinct[i] for i in order[::-1][:ends]),
-                tuple(one.text for one in reading.raised),
-                tuple(one.text for one in reading.lowered),
+                tuple(token.text for token in reading.raised),
+                tuple(token.text for token in reading.lowered),
             )
         )
     return (
@@ -211,8 +211,8 @@ def _with_samples(
     question = everyday(chat=chat).held_out[0]
     queries = [Query("", question, chat)] * (1 + 2 * len(directions))
     both = [
-        (Steer(one.vector, Coefficient(value), one.vector.metadata.layers),)
-        for one in directions
+        (Steer(direction.vector, Coefficient(value), direction.vector.metadata.layers),)
+        for direction in directions
         for value in (2.0, -2.0)
     ]
     steerings: list[tuple[Steer, ...]] = [(), *both]
@@ -222,13 +222,18 @@ def _with_samples(
         steerings=steerings,
         max_tokens=max_tokens,
         seed=seed,
-        what="steering to both ends",
+        activity="steering to both ends",
         progress=progress,
     )
     texts = [answer.text for answer in written]
     return [
         Direction(
-            one.vector, one.share, one.high, one.low, one.raised, one.lowered,
+            direction.vector,
+            direction.share,
+            direction.high,
+            direction.low,
+            direction.raised,
+            direction.lowered,
             {
                 "question": question,
                 "unsteered": texts[0],
@@ -236,5 +241,5 @@ def _with_samples(
                 "low": texts[2 + 2 * index],
             },
         )
-        for index, one in enumerate(directions)
+        for index, direction in enumerate(directions)
     ]  # fmt: skip

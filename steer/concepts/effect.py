@@ -1,20 +1,24 @@
-"""Measure the effect of a vector on answers with the model's own probabilities, without a judge.
+"""Measure the effect of a vector with the model's own probabilities, without a judge.
 
-The score s says how much a text sounds like one pole rather than the other. At each token it is
+At each token of some answers, the conditions of the two poles give the next token the probabilities
+p+ and p-, the plain model p, and the steered model q. In the direction from one pole to the other,
 
-    s = sum_v p_writer(v) (log p(v | positive condition) - log p(v | negative condition))
+    gap   = sum_v (p+(v) - p-(v)) (log p+(v) - log p-(v))
+    moved = sum_v (q(v) - p(v)) (log p+(v) - log p-(v))
 
-The writer is the model that generated the text: unsteered, under a condition, or steered. The sum
-over the vocabulary has the same expectation as the term of the sampled token, without its noise
-(Rao-Blackwell). The effect of steering is the change of s, as a share of the way from answers under
-the negative condition to those under the positive one. The vector itself does not enter into s. The
-cost is how much less likely the unsteered model finds the steered answers than its own, in nats per
-token.
+The effect is moved / gap, both summed over all tokens: 1 if steering changes predictions as much
+as the whole way from one pole to the other. All four are compared after the same tokens, so sampled
+texts add no noise to the comparison. The gap per token is the symmetric divergence of the poles:
+how far the model heeds them. The vector itself does not enter into it.
+
+The cost is how much less likely the unsteered model finds steered answers than its own, in nats
+per token. At each token of an answer it is -sum_v p_writer(v) log p(v), whose expectation is that
+of the sampled token, without its noise (Rao-Blackwell).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steer.base.intervals import Interval, difference, estimate
+from steer.base.intervals import Interval, difference, ratio
 from steer.concepts.answers import Answer, Query
 from steer.contrasts.reading import Reading
 from steer.distillation.lessons import log_probs, vocabulary
@@ -42,53 +46,92 @@ _BYTES = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """Scores of answers: s summed over tokens, nats under the unsteered model, and number of
-    tokens; each float64 [answer]."""
+class Moves:
+    """Sums over the tokens of each answer: the gap of the poles, how far steering moves predictions
+    along it, and the number of tokens; each float64 [answer]."""
 
-    s: Numbers
+    gap: Numbers
+    moved: Numbers
+    n: Numbers
+
+    @property
+    def effect(self) -> Interval:
+        """How far steering moves predictions: 1 is all the way from one pole to the other."""
+        return ratio(self.moved, self.gap)
+
+    @property
+    def heeded(self) -> Interval:
+        """How different predictions under the two poles are, in nats per token."""
+        return ratio(self.gap, self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Nats of answers under the unsteered model and their number of tokens; each float64
+    [answer]."""
+
     nats: Numbers
     n: Numbers
 
-    def __getitem__(self, part: slice) -> Scores:
-        return Scores(self.s[part], self.nats[part], self.n[part])
+    def __getitem__(self, part: slice) -> Costs:
+        return Costs(self.nats[part], self.n[part])
+
+    def above(self, own: Costs) -> Interval:
+        """Extra nats per token compared with the model's own answers to the same questions."""
+        return difference((self.nats, self.n), (own.nats, own.n))
 
     @property
     def per_token(self) -> float:
-        """The mean s per token."""
-        return float(self.s.sum() / max(self.n.sum(), 1.0))
-
-    @property
-    def nats_per_token(self) -> float:
-        """The mean nats per token under the unsteered model."""
+        """The mean nats per token."""
         return float(self.nats.sum() / max(self.n.sum(), 1.0))
 
 
 @torch.no_grad()
-def scores(
+def moves(
     model: Model,
     answers: Sequence[Answer],
-    writers: Sequence[Writer],
     conditions: tuple[str, str],
-) -> Scores:
-    """Score answers by their writers.
+    steers: tuple[Steer, ...],
+) -> Moves:
+    """Compare predictions at every token of answers, whoever wrote them.
 
     conditions: of the positive and of the negative pole; "" for the plain model. Steers act on all
     tokens.
     """
-    s, nats = np.zeros(len(answers)), np.zeros(len(answers))
-    n = np.array([len(answer.ids) for answer in answers], np.float64)
+    gap, moved = np.zeros(len(answers)), np.zeros(len(answers))
     for part in _batches(model, answers):
         texts = [answers[index] for index in part]
         sizes = [len(text.ids) for text in texts]
-        known = {one: _log_probs(model, texts, one) for one in dict.fromkeys((*conditions, ""))}
-        own = _own(model, texts, [writers[index] for index in part], known)
-        chance = own.exp()
-        gap = (chance * (known[conditions[0]] - known[conditions[1]])).sum(-1)
-        paid = -(chance * known[""]).sum(-1)
-        s[part] = [float(piece.sum()) for piece in torch.split(gap.double().cpu(), sizes)]
-        nats[part] = [float(piece.sum()) for piece in torch.split(paid.double().cpu(), sizes)]
-    return Scores(s, nats, n)
+        plus, plain = (_log_probs(model, texts, writer) for writer in (conditions[0], ""))
+        minus = _log_probs(model, texts, conditions[1]) if conditions[1] else plain
+        along = plus - minus
+        gap[part] = _sums((plus.exp_() - minus.exp()).mul_(along), sizes)
+        del plus, minus
+        steered = _log_probs(model, texts, steers)
+        moved[part] = _sums((steered.exp_() - plain.exp()).mul_(along), sizes)
+    return Moves(gap, moved, _lengths(answers))
+
+
+@torch.no_grad()
+def costs(model: Model, answers: Sequence[Answer], writers: Sequence[Writer]) -> Costs:
+    """Nats of answers under the unsteered model. writers: of each answer."""
+    nats = np.zeros(len(answers))
+    for part in _batches(model, answers):
+        texts = [answers[index] for index in part]
+        plain = _log_probs(model, texts, "")
+        own = _own(model, texts, [writers[index] for index in part], plain)
+        nats[part] = _sums(own.exp().mul_(plain).neg_(), [len(text.ids) for text in texts])
+    return Costs(nats, _lengths(answers))
+
+
+def _sums(values: Tensor, sizes: Sequence[int]) -> list[float]:
+    """The sum over the tokens of each answer. values: [token, vocabulary]."""
+    totals = values.sum(-1).double().cpu()
+    return [float(piece.sum()) for piece in torch.split(totals, list(sizes))]
+
+
+def _lengths(answers: Sequence[Answer]) -> Numbers:
+    return np.array([len(answer.ids) for answer in answers], np.float64)
 
 
 def _batches(model: Model, answers: Sequence[Answer]) -> Iterator[list[int]]:
@@ -113,26 +156,20 @@ def _batches(model: Model, answers: Sequence[Answer]) -> Iterator[list[int]]:
         yield part
 
 
-def _own(
-    model: Model,
-    texts: Sequence[Answer],
-    writers: Sequence[Writer],
-    known: Mapping[str, Tensor],
-) -> Tensor:
-    """Each text's log-probabilities under its own writer, [token, vocabulary]."""
+def _own(model: Model, texts: Sequence[Answer], writers: Sequence[Writer], plain: Tensor) -> Tensor:
+    """Each text's log-probabilities under its own writer, [token, vocabulary]. plain: those of the
+    plain model."""
     sizes = [len(text.ids) for text in texts]
-    pieces: dict[int, Tensor] = {}
+    pieces = list(torch.split(plain, sizes))
     for key in dict.fromkeys(map(_same, writers)):
-        members = [i for i, writer in enumerate(writers) if _same(writer) == key]
+        members = [index for index, writer in enumerate(writers) if _same(writer) == key]
         writer = writers[members[0]]
-        if isinstance(writer, str) and writer in known:
-            split = torch.split(known[writer], sizes)
-            pieces |= {i: split[i] for i in members}
-        else:
-            own = _log_probs(model, [texts[i] for i in members], writer)
-            split = torch.split(own, [sizes[i] for i in members])
-            pieces |= dict(zip(members, split, strict=True))
-    return torch.cat([pieces[i] for i in range(len(texts))])
+        if writer:
+            own = _log_probs(model, [texts[index] for index in members], writer)
+            split = torch.split(own, [sizes[index] for index in members])
+            for index, piece in zip(members, split, strict=True):
+                pieces[index] = piece
+    return torch.cat(pieces)
 
 
 def _same(writer: Writer) -> object:
@@ -162,34 +199,13 @@ def _packed(model: Model, rows: Sequence[Ending]) -> Tensor:
     readings = [Reading(ids, ((0, 1),)) for ids, _ in rows]
     hidden: dict[int, Tensor] = {}
     for batch in in_batches(model, readings):
-        given = inputs(model, readings, batch)
-        where = {} if given.positions is None else {"position_ids": given.positions}
+        arguments = inputs(model, readings, batch)
+        where = {} if arguments.positions is None else {"position_ids": arguments.positions}
         stream = model.body(
-            input_ids=given.ids, attention_mask=given.mask, use_cache=False, **where
+            input_ids=arguments.ids, attention_mask=arguments.mask, use_cache=False, **where
         )[0]
-        for index, (row, path) in zip(readings_of(batch), given.paths, strict=True):
+        for index, (row, path) in zip(readings_of(batch), arguments.paths, strict=True):
             ids, n = rows[index]
             columns = torch.from_numpy(path[len(ids) - n - 1 : len(ids) - 1])
             hidden[index] = stream[row, columns.to(stream.device)]
     return headed(model, torch.cat([hidden[i] for i in range(len(rows))])).log_softmax(-1)
-
-
-def heeded(positive: Scores, other: Scores) -> Interval:
-    """How different the answers under two conditions are, in nats per token."""
-    return difference((positive.s, positive.n), (other.s, other.n))
-
-
-def effect(steered: Scores, unsteered: Scores, positive: Scores, negative: Scores) -> Interval:
-    """How far steering moves answers: 1 is all the way from one pole to the other."""
-
-    def moved(*sums: Numbers) -> Numbers:
-        a, an, b, bn, p, pn, m, mn = sums
-        return np.asarray((a / an - b / bn) / (p / pn - m / mn))
-
-    parts = [part for one in (steered, unsteered, positive, negative) for part in (one.s, one.n)]
-    return estimate(moved, *parts)
-
-
-def cost(steered: Scores, unsteered: Scores) -> Interval:
-    """Extra nats per token of steered answers under the unsteered model."""
-    return difference((steered.nats, steered.n), (unsteered.nats, unsteered.n))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steer.base.errors import VectorError
+from steer.base.page import html_page
 from steer.steering.algebra import obstacles, shared_layers
 from steer.vectors.vector import SteeringVector
 
@@ -51,6 +53,17 @@ class Geometry:
             "tree": [list(merge) for merge in self.tree],
         }
 
+    def pairs(self, n: int) -> list[tuple[str, str, float]]:
+        """The `n` nearest and the `n` most opposite pairs of names, each with its cosine."""
+        size = range(len(self.names))
+        pairs = sorted((float(self.cosines[i, j]), i, j) for i in size for j in size if i < j)
+        chosen = dict.fromkeys([*reversed(pairs[-n:]), *pairs[:n]])
+        return [(self.names[i], self.names[j], cosine) for cosine, i, j in chosen]
+
+    def to_html(self, title: str = "concepts") -> str:
+        """A page with the heat map of cosines and the tree; it needs no network."""
+        return _page(self, title)
+
     def lines(self) -> list[str]:
         """The tree as text, one line per concept or merge, with the cosines."""
         children = {
@@ -86,7 +99,7 @@ def geometry(vectors: Sequence[SteeringVector], layer: int | None = None) -> Geo
         raise VectorError(f"the vectors cannot be compared: {'; '.join(reasons)}")
     shared = shared_layers(vectors)
     if layer is None:
-        votes = [one for v in vectors for one in v.metadata.recommended.layers if one in shared]
+        votes = [n for vector in vectors for n in vector.metadata.recommended.layers if n in shared]
         layer = max(sorted(set(votes)), key=votes.count) if votes else shared[len(shared) // 2]
     elif layer not in shared:
         raise VectorError(f"not all of the vectors have layer {layer}")
@@ -99,7 +112,7 @@ def geometry(vectors: Sequence[SteeringVector], layer: int | None = None) -> Geo
     np.fill_diagonal(distances, 0)
     merges = linkage(squareform(distances, checks=False), method="average")
     tree = tuple((int(a), int(b), float(d), int(n)) for a, b, d, n in merges)
-    order = tuple(int(one) for one in leaves_list(merges))
+    order = tuple(int(leaf) for leaf in leaves_list(merges))
     return Geometry(tuple(v.name for v in vectors), layer, cosines, order, tree)
 
 
@@ -114,7 +127,7 @@ def nearest(
     Raises:
         VectorError: no concept can be compared with the vector.
     """
-    alike = [one for one in concepts if not obstacles([vector, one])]
+    alike = [concept for concept in concepts if not obstacles([vector, concept])]
     if not alike:
         raise VectorError(
             f"no concept of the pack can be compared with {vector.name!r}",
@@ -145,10 +158,57 @@ def _chance(known: Array, n_random: int = 200) -> float:
 
 def _units(vectors: Sequence[SteeringVector], layers: Sequence[int]) -> Array:
     """Directions at length 1, float64 [vector, layer, d_model]."""
-    rows = [[one.direction(layer).astype(np.float64) for layer in layers] for one in vectors]
+    rows = [[vector.direction(layer).astype(np.float64) for layer in layers] for vector in vectors]
     return _normalised(np.array(rows))
 
 
 def _normalised(rows: Array) -> Array:
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     return np.asarray(rows / np.where(lengths > 0, lengths, 1))
+
+
+#: The space for names beside the heat map, in pixels.
+_MARGIN = 130
+
+
+def _page(geometry: Geometry, title: str) -> str:
+    """A page with the heat map of cosines, in the order of the tree, and the tree."""
+    escape = html.escape
+    n = len(geometry.order)
+    size = max(4, min(18, 1200 // n))
+    shapes = []
+    for y, i in enumerate(geometry.order):
+        name = escape(geometry.names[i])
+        offset = f"{_MARGIN + y * size + size * 0.8:.0f}"
+        shapes.append(
+            f'<text x="{_MARGIN - 4}" y="{offset}" text-anchor="end">{name}</text>'
+            f'<text transform="translate({offset},{_MARGIN - 4}) rotate(-90)">{name}</text>'
+        )
+        for x, j in enumerate(geometry.order):
+            cosine = float(geometry.cosines[i, j])
+            colour = f"rgb({_shade(-cosine)},{_shade(abs(cosine))},{_shade(cosine)})"
+            shapes.append(
+                f'<rect x="{_MARGIN + x * size}" y="{_MARGIN + y * size}" width="{size}"'
+                f' height="{size}" fill="{colour}"><title>{name} · {escape(geometry.names[j])}'
+                f" {cosine:+.2f}</title></rect>"
+            )
+    width = _MARGIN + n * size
+    tree = escape("\n".join(geometry.lines()))
+    style = f"""
+:root {{ color-scheme: light dark }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem }}
+svg text {{ font-size: {max(4, size - 2)}px; fill: currentColor }}
+div {{ overflow: auto }}
+"""
+    body = f"""<h1>{escape(title)}</h1>
+<p>Cosines of {n} concepts at layer {geometry.layer}: red is alike, blue opposite.</p>
+<div><svg width="{width}" height="{width}" role="img" aria-label="heat map of cosines">
+{"".join(shapes)}</svg></div>
+<h2>Tree</h2>
+<pre>{tree}</pre>"""
+    return html_page(title, style, body)
+
+
+def _shade(value: float) -> int:
+    """The intensity of a colour channel, from 255 at 0 or below to 0 at 1."""
+    return round(255 * (1 - max(0.0, min(1.0, value))))

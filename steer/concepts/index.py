@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steer.base.errors import InputError, SteerError, UsageError, VectorError
 from steer.base.files import read_bytes
+from steer.base.page import html_page
 from steer.base.strict_json import load_strict_json
+from steer.base.tables import NOTHING
 from steer.vectors import store
+from steer.vectors.sites import format_layers
 from steer.vectors.vector import SteeringVector
 
 INDEX = "pack.json"
 FORMAT = 1
 _MAX_BYTES = 50_000_000
+#: The columns of a table of concepts.
+HEADINGS = ["concept", "pack", "works", "at", "heeded", "AUC", "effect", "cost", "why not"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class IndexRow:
     """One concept of an index: the values of its report, and its pack."""
 
     values: dict[str, Any]
@@ -48,13 +54,45 @@ class Row:
         """The layers at which its vector is added."""
         values = self.values.get("layers")
         listed = values if isinstance(values, list) else []
-        return tuple(one for one in listed if isinstance(one, int))
+        return tuple(layer for layer in listed if isinstance(layer, int))
 
     def number(self, name: str) -> float | None:
         """A number of the report, or the value of an interval."""
         value = self.values.get(name)
         value = value.get("value") if isinstance(value, dict) else value
         return float(value) if isinstance(value, (int, float)) else None
+
+    def line(self) -> str:
+        """One line for the user: the effect and cost, or why the concept does not work."""
+        if not self.works:
+            return f"{self.name} does not work on this model: {self.reason}"
+        effect, cost = self.number("effect"), self.number("cost")
+        return (
+            f"{self.name}: moves answers {effect or 0:.0%} of the way between the poles,"
+            f" {cost or 0:+.2f} nats per token"
+        )
+
+    def cells(self) -> list[str]:
+        """The cells of a table, one for each of `HEADINGS`."""
+
+        def number(name: str, form: str) -> str:
+            value = self.number(name)
+            return NOTHING if value is None else format(value, form)
+
+        steer = NOTHING
+        if self.layers:
+            steer = f"{number('coefficient', '.3g')}@{format_layers(self.layers)}"
+        return [
+            self.name,
+            self.pack,
+            "yes" if self.works else "no",
+            steer,
+            number("heeded", ".2f"),
+            number("separability", ".2f"),
+            number("effect", ".0%"),
+            number("cost", ".2f"),
+            self.reason,
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +103,13 @@ class Built:
     pack: str
     title: str
     model: str
-    rows: tuple[Row, ...]
+    rows: tuple[IndexRow, ...]
 
     @property
-    def working(self) -> tuple[Row, ...]:
+    def working(self) -> tuple[IndexRow, ...]:
         return tuple(row for row in self.rows if row.works)
 
-    def vector_path(self, row: Row) -> Path:
+    def vector_path(self, row: IndexRow) -> Path:
         return self.folder / f"{row.name}{store.SUFFIX}"
 
     def vectors(self) -> list[SteeringVector]:
@@ -104,14 +142,18 @@ class Built:
             raise UsageError("to_pandas needs pandas", hint="pip install pandas") from None
         return pandas.json_normalize([row.values for row in self.rows])
 
+    def to_html(self) -> str:
+        """A page with a row for each concept, and example answers; it needs no network."""
+        return _page(self)
+
     def by_pack(self) -> dict[str, tuple[int, int]]:
         """The numbers of working and of all concepts of each pack file."""
         counts: dict[str, list[int]] = {}
         for row in self.rows:
-            one = counts.setdefault(row.pack, [0, 0])
-            one[0] += row.works
-            one[1] += 1
-        return {name: (works, every) for name, (works, every) in counts.items()}
+            count = counts.setdefault(row.pack, [0, 0])
+            count[0] += row.works
+            count[1] += 1
+        return {name: (works, total) for name, (works, total) in counts.items()}
 
 
 def read(folder: Path) -> Built:
@@ -132,7 +174,7 @@ def read(folder: Path) -> Built:
         raw = load_strict_json(data.decode(), str(path))
         if raw["format"] > FORMAT:
             raise InputError(f"{path} has a newer format", hint="install a newer steer")
-        rows = tuple(Row(dict(row)) for row in raw["concepts"])
+        rows = tuple(IndexRow(dict(row)) for row in raw["concepts"])
         for row in rows:
             _ = row.name, row.works
         return Built(folder, str(raw["pack"]), str(raw["title"]), str(raw["model"]), rows)
@@ -140,3 +182,45 @@ def read(folder: Path) -> Built:
         raise
     except (VectorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}", hint="build the pack again") from None
+
+
+_STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #8884 }
+.fails td { opacity: .6 }
+dt { font-weight: 600 }
+.wide { overflow-x: auto }
+"""
+
+
+def _page(built: Built) -> str:
+    """A page with a row for each concept of a built pack, and example answers."""
+    escape = html.escape
+    rows = []
+    for row in built.rows:
+        columns = "".join(f"<td>{escape(cell)}</td>" for cell in row.cells())
+        rows.append(f"<tr class={'works' if row.works else 'fails'}>{columns}</tr>")
+        example = row.values.get("example") or {}
+        if isinstance(example, dict) and example:
+            items = "".join(
+                f"<dt>{escape(str(name))}</dt><dd>{escape(str(text))}</dd>"
+                for name, text in example.items()
+            )
+            rows.append(
+                f"<tr><td colspan={len(HEADINGS)}><details><summary>answers</summary>"
+                f"<dl>{items}</dl></details></td></tr>"
+            )
+    head = "".join(f"<th>{escape(name)}</th>" for name in HEADINGS)
+    summary = "; ".join(f"{n}: {works} of {total}" for n, (works, total) in built.by_pack().items())
+    title = f"{built.title} on {built.model}"
+    body = f"""<h1>{escape(title)}</h1>
+<p>{len(built.working)} of {len(built.rows)} concepts work. {escape(summary)}.
+Effect: how far steering moves answers to held-out questions, as a share of the way between the
+poles. Cost: extra nats per token. Heeded: how far apart the answers under the poles are, in nats
+per token. AUC: separability of held-out answers.</p>
+<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>
+{"".join(rows)}
+</tbody></table></div>"""
+    return html_page(title, _STYLE, body)

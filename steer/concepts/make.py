@@ -9,7 +9,7 @@ answers of several are generated in one batch; a concept that fails does not sto
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -17,26 +17,28 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from steer.base.errors import SteerError
+from steer.base.errors import InputError, SteerError
 from steer.base.intervals import Interval, plain
 from steer.base.progress import Progress, silent
 from steer.concepts import answers as answering
 from steer.concepts.answers import Answer, Query
 from steer.concepts.concept import Concept, condition
-from steer.concepts.effect import Scores, Writer, cost, effect, heeded, scores
+from steer.concepts.effect import Costs, Writer, costs, moves
 from steer.concepts.questions import Questions, everyday
-from steer.concepts.settings import MIDDLE, MakeSettings
+from steer.concepts.settings import MakeSettings
 from steer.contrasts.contrasts import Contrasts
 from steer.extraction import ReadSettings, extract
 from steer.fitting.fitting import FitSettings, rounded
+from steer.generate.strength import divided, is_coherent, middle_layers, strongest
+from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors.metadata import Recommended
 from steer.vectors.positions import Position
-from steer.vectors.sites import format_layers
+from steer.vectors.sites import Site, format_layers
 from steer.vectors.vector import SteeringVector
-from steer.workers import InProcess
+from steer.workers import InProcess, workers_of
 
 #: A vector works if it moves answers at least this share of the way between the poles.
 LEAST_EFFECT = 0.2
@@ -130,36 +132,81 @@ def conditions_of(concept: Concept, *, chat: bool, phrase: str | None) -> tuple[
     return conditions[0], conditions[1]
 
 
+def make_one(
+    model: Model,
+    concept: Concept,
+    settings: MakeSettings,
+    *,
+    allow_weak: bool = False,
+    progress: Progress = silent,
+) -> tuple[SteeringVector, Report]:
+    """Make the vector of one concept. allow_weak: also return a vector that fails its checks.
+
+    Raises:
+        InputError: the concept does not work on the model.
+    """
+    [result] = make(model, [concept], settings, progress)
+    report = result.report
+    if result.vector is None or not (report.works or allow_weak):
+        raise InputError(
+            f"{concept.name} does not work on this model: {report.reason}",
+            hint=report.hint + ("; --allow-weak writes it anyway" if result.vector else ""),
+        )
+    return result.vector, report
+
+
 def make(
     model: Model,
     concepts: Iterable[Concept],
     settings: MakeSettings | None = None,
     progress: Progress = silent,
 ) -> Iterator[ConceptVector]:
-    """Make a vector of each concept, in order.
+    """Make a vector of each concept: in order, or with several workers as each group finishes.
 
     If a concept fails, for example because the model ignores it, its report has the reason.
+
+    Raises:
+        SiteError: the model has no such site or layer.
     """
-    maker = _Maker(model, settings or MakeSettings(), progress)
+    settings = settings or MakeSettings()
+    for layer in settings.layers or model.hooks.layers(settings.site)[:1] or (0,):
+        model.hooks.place(Site(layer, settings.site))
+    workers = workers_of(model)
+    job = _MakeGroups(settings, progress if isinstance(workers, InProcess) else silent)
+    for _, vectors in workers.map(job, _groups(concepts)):
+        yield from vectors
+
+
+def _groups(concepts: Iterable[Concept]) -> Iterator[list[Concept]]:
     rest = iter(concepts)
     while group := list(islice(rest, TOGETHER)):
-        yield from maker.make(group)
+        yield group
+
+
+@dataclass(frozen=True, slots=True)
+class _MakeGroups:
+    """The job of making groups of concepts on a model."""
+
+    settings: MakeSettings
+    progress: Progress
+
+    def __call__(self, model: Model) -> Callable[[list[Concept]], list[ConceptVector]]:
+        return _Maker(model, self.settings, self.progress).make
 
 
 @dataclass
 class _Work:
-    """A concept in progress. poles: the answers under both conditions to the questions for fitting
-    and to the held-out ones."""
+    """A concept in progress. poles: the answers under both conditions to the questions for fitting,
+    and under the positive one to the held-out ones."""
 
     concept: Concept
     conditions: tuple[str, str]
     questions: Questions
     poles: dict[str, list[Answer]] = field(default_factory=dict)
-    scored: dict[str, Scores] = field(default_factory=dict)
+    prompt_costs: Costs | None = None
     vector: SteeringVector | None = None
     cells: list[Steer] = field(default_factory=list)
     best: int = 0
-    heeded: Interval | None = None
     report: Report | None = None
 
     def fail(self, error: SteerError) -> None:
@@ -169,7 +216,6 @@ class _Work:
             works=False,
             reason=str(error),
             hint=error.hint or "",
-            heeded=self.heeded,
         )
 
 
@@ -178,6 +224,7 @@ class _Maker:
         self.model, self.settings, self.progress = model, settings, progress
         self.chat = is_chat(model, settings)
         self._unsteered: dict[str, Answer] = {}
+        self._costs: dict[tuple[str, ...], Costs] = {}
 
     def make(self, concepts: Sequence[Concept]) -> list[ConceptVector]:
         """Make a group together; if that fails, each concept alone, so that one stops no other."""
@@ -224,11 +271,13 @@ class _Maker:
             SteerError: it refuses or drops the condition, or there is no room.
         """
         question = work.questions.held_out[0]
-        both = [Query(one, question, self.chat).ids(self.model) for one in work.conditions]
+        both = [
+            Query(condition, question, self.chat).ids(self.model) for condition in work.conditions
+        ]
         every = (*work.questions.train, *work.questions.choice, *work.questions.held_out)
         longest = max(
-            len(Query(one, max(every, key=len), self.chat).ids(self.model))
-            for one in work.conditions
+            len(Query(condition, max(every, key=len), self.chat).ids(self.model))
+            for condition in work.conditions
         )
         context = self.model.context
         if context is not None and longest + self.settings.max_tokens + _SPARE > context:
@@ -255,10 +304,10 @@ class _Maker:
             for side, pole in zip(("positive", "negative"), work.conditions, strict=True):
                 if not pole:
                     continue  # its answers are the unsteered ones
-                for kind, questions in (
-                    ("train", work.questions.train),
-                    ("held-out", work.questions.held_out),
-                ):
+                kinds = {"train": work.questions.train}
+                if side == "positive":
+                    kinds["held-out"] = work.questions.held_out
+                for kind, questions in kinds.items():
                     queries += [Query(pole, question, self.chat) for question in questions]
                     places += [(work, f"{side} {kind}")] * len(questions)
         unsteered = [(*work.questions.choice, *work.questions.held_out) for work in left]
@@ -284,7 +333,6 @@ class _Maker:
         for work in left:
             if not work.conditions[1]:
                 work.poles["negative train"] = self._plain(work.questions.train)
-                work.poles["negative held-out"] = self._plain(work.questions.held_out)
 
     def _plain(self, questions: Sequence[str]) -> list[Answer]:
         return [self._unsteered[question] for question in questions]
@@ -293,27 +341,6 @@ class _Maker:
 
     def _fit(self, work: _Work) -> None:
         settings = self.settings
-        n = len(work.questions.held_out)
-        plus, minus = work.conditions
-        texts = [*work.poles["positive held-out"], *self._plain(work.questions.held_out)]
-        writers: list[Writer] = [*[plus] * n, *[""] * n]
-        if minus:
-            texts += work.poles["negative held-out"]
-            writers += [minus] * n
-        scored = scores(self.model, texts, writers, work.conditions)
-        # Without a negative pole, its answers are the unsteered ones.
-        work.scored = {
-            "positive": scored[:n],
-            "unsteered": scored[n : 2 * n],
-            "negative": scored[len(texts) - n :],
-        }
-        work.heeded = heeded(work.scored["positive"], work.scored["negative"])
-        if work.heeded.value < LEAST_HEEDED:
-            raise SteerError(
-                f"the model ignores {plus!r}: its answers are as likely"
-                f" {'under the other pole' if minus else 'without it'}",
-                hint="use other words, give an opposite, or use a larger model",
-            )
         set_ = self.contrasts(work)
         extracted = extract(
             InProcess(self.model),
@@ -325,6 +352,7 @@ class _Maker:
                 options=settings.options,
                 description=work.concept.description,
                 license=settings.license,
+                keep=settings.parts,
             ),
         )
         vector = extracted.best
@@ -335,10 +363,10 @@ class _Maker:
         )
         metadata = msgspec.structs.replace(vector.metadata, contrast=contrast)
         work.vector = replace(vector, metadata=metadata)
-        layers = settings.layers or _middle(self.model.n_layers)
+        layers = settings.layers or middle_layers(work.vector)
         work.cells = [
-            Steer(work.vector, Coefficient(rounded(strength / len(layers))), layers)
-            for strength in settings.strengths
+            Steer(work.vector, Coefficient(coefficient), layers)
+            for coefficient in divided(work.vector, settings.strengths, layers)
         ]
 
     def contrasts(self, work: _Work) -> Contrasts:
@@ -352,6 +380,7 @@ class _Maker:
     # -- the coefficient -------------------------------------------------------------------------
 
     def _choose(self, works: Sequence[_Work]) -> None:
+        """Choose the strongest cell whose answers are still the model's language."""
         left = self._left(works)
         jobs = [(work, cell, work.questions.choice) for work in left for cell in work.cells]
         written = self._steered(jobs, "trying strengths")
@@ -360,25 +389,33 @@ class _Maker:
             n = len(work.questions.choice)
             texts = written[start : start + n * len(work.cells)]
             start += len(texts)
-            writers: list[Writer] = []
-            for cell in work.cells:
-                writers += [(cell,)] * n
-            writers += [""] * n
-            every = [*texts, *self._plain(work.questions.choice)]
-            scored = scores(self.model, every, writers, work.conditions)
-            unsteered = scored[len(texts) :]
-            prompt = work.scored["positive"].nats_per_token
-            allowed = prompt - work.scored["unsteered"].nats_per_token + self.settings.budget
-            best, most = 0, -np.inf
+            writers: list[Writer] = [(cell,) for cell in work.cells for _ in range(n)]
+            unsteered = self._plain(work.questions.choice)
+            every = costs(self.model, [*texts, *unsteered], [*writers, *[""] * n])
+            prompt = self._prompt_costs(work).above(self._unsteered_costs(work))
+            coherent = []
             for index in range(len(work.cells)):
-                here = scored[index * n : (index + 1) * n]
-                extra = here.nats_per_token - unsteered.nats_per_token
-                gain = here.per_token - unsteered.per_token
-                # If all strengths exceed the budget, choose the one with the least cost.
-                worth = gain if extra <= allowed else -1e3 - extra
-                if worth > most:
-                    best, most = index, worth
-            work.best = best
+                here = slice(index * n, (index + 1) * n)
+                extra = every[here].per_token - every[len(texts) :].per_token
+                repeated = _distinct(unsteered) - _distinct(texts[here])
+                coherent.append(is_coherent(extra, repeated, allowed=prompt.value))
+            work.best = strongest(coherent) or 0
+
+    def _prompt_costs(self, work: _Work) -> Costs:
+        """Of the answers under the positive condition to the held-out questions."""
+        if work.prompt_costs is None:
+            answers = work.poles["positive held-out"]
+            writers: list[Writer] = [work.conditions[0]] * len(answers)
+            work.prompt_costs = costs(self.model, answers, writers)
+        return work.prompt_costs
+
+    def _unsteered_costs(self, work: _Work) -> Costs:
+        """Of the unsteered answers to the held-out questions."""
+        questions = work.questions.held_out
+        if questions not in self._costs:
+            answers = self._plain(questions)
+            self._costs[questions] = costs(self.model, answers, [""] * len(answers))
+        return self._costs[questions]
 
     # -- what is reported ------------------------------------------------------------------------
 
@@ -393,7 +430,7 @@ class _Maker:
             self._report(work, texts)
 
     def _steered(
-        self, jobs: Sequence[tuple[_Work, Steer, Sequence[str]]], what: str
+        self, jobs: Sequence[tuple[_Work, Steer, Sequence[str]]], activity: str
     ) -> list[Answer]:
         queries: list[Query] = []
         steerings: list[tuple[Steer, ...]] = []
@@ -409,25 +446,32 @@ class _Maker:
             max_tokens=self.settings.max_tokens,
             temperature=self.settings.temperature,
             seed=self.settings.seed,
-            what=what,
+            activity=activity,
             progress=self.progress,
         )
 
     def _report(self, work: _Work, texts: Sequence[Answer]) -> None:
         assert work.vector is not None
-        own = (work.cells[work.best],)
-        scored = scores(self.model, texts, [own] * len(texts), work.conditions)
-        positive, unsteered = work.scored["positive"], work.scored["unsteered"]
-        share = effect(scored, unsteered, positive, work.scored["negative"])
-        extra = cost(scored, unsteered)
-        prompt_cost = cost(positive, unsteered).value
         steer = work.cells[work.best]
-        value = steer.coefficient.value
+        every = [*self._plain(work.questions.held_out), *work.poles["positive held-out"]]
+        moved = moves(self.model, every, work.conditions, (steer,))
+        share, is_heeded = moved.effect, moved.heeded
+        unsteered = self._unsteered_costs(work)
+        extra = costs(self.model, texts, [(steer,)] * len(texts)).above(unsteered)
+        prompt_cost = self._prompt_costs(work).above(unsteered).value
+        repeated = _distinct(self._plain(work.questions.held_out)) - _distinct(texts)
         reason, hint = "", ""
-        if extra.value > prompt_cost + self.settings.budget:
+        if is_heeded.value < LEAST_HEEDED:
+            pole, other = work.conditions
             reason = (
-                f"the answers degrade before they move: {extra.value:.1f} extra nats per token,"
-                f" the prompt {prompt_cost:.1f}"
+                f"the model ignores {pole!r}: its answers are as likely"
+                f" {'under the other pole' if other else 'without it'}"
+            )
+            hint = "use other words, give an opposite, or use a larger model"
+        elif not is_coherent(extra.value, repeated, allowed=prompt_cost):
+            reason = (
+                f"the answers degrade before they move: {extra.value:.1f} extra nats per token"
+                f" (the prompt {prompt_cost:.1f}), {max(0.0, repeated):.0%} more repetition"
             )
             hint = "try a smaller coefficient, or `steer distill --chat`"
         elif not (share.value >= LEAST_EFFECT and share.low > 0):
@@ -446,9 +490,9 @@ class _Maker:
             reason=reason,
             hint=hint,
             layers=steer.layers,
-            coefficient=value,
+            coefficient=steer.coefficient.value,
             separability=rounded(float(np.mean(known))) if known else None,
-            heeded=work.heeded,
+            heeded=is_heeded,
             effect=share,
             cost=extra,
             prompt_cost=prompt_cost,
@@ -467,7 +511,7 @@ class _Maker:
             "steered": texts,
         }
         return {
-            name: sum(pattern.search(one.text) is not None for one in side) / len(side)
+            name: sum(pattern.search(answer.text) is not None for answer in side) / len(side)
             for name, side in sides.items()
         }
 
@@ -479,6 +523,12 @@ class _Maker:
             "prompted": work.poles["positive held-out"][0].text,
             "steered": texts[0].text,
         }
+
+
+def _distinct(answers: Sequence[Answer]) -> float:
+    """The share of different pairs of neighbouring tokens."""
+    pairs = [distinct(answer.ids) for answer in answers]
+    return sum(different for different, _ in pairs) / max(1, sum(n for _, n in pairs))
 
 
 def _recommending(
@@ -494,9 +544,3 @@ def _recommending(
     )
     metadata = msgspec.structs.replace(vector.metadata, recommended=recommended)
     return replace(vector, metadata=metadata)
-
-
-def _middle(n_layers: int) -> tuple[int, ...]:
-    """The layers of the upper middle of a model."""
-    low, high = (share * n_layers for share in MIDDLE)
-    return tuple(layer for layer in range(n_layers) if low <= layer < high) or (n_layers - 1,)

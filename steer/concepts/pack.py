@@ -40,6 +40,9 @@ _HINT = "docs/packs.md has the keys of a pack"
 _HEADER = re.compile(r"^\s*\[\[\s*[\"']?concept[\"']?\s*\]\]", re.MULTILINE)
 
 
+_TYPES = {"array": 'a list, such as ["calm"]', "str": "text in quotes", "object": "a table"}
+
+
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     poles: tuple[str, ...] = ()
@@ -91,7 +94,7 @@ class Pack:
         known = {entry.concept.name: entry for entry in self.entries}
         for name in names:
             if name not in known:
-                near = [one for one in known if name in one or one in name][:5]
+                near = [other for other in known if name in other or other in name][:5]
                 raise InputError(
                     f"{self.name} has no concept {name!r}",
                     hint=f"do you mean {', '.join(near)}?" if near else "see `steer pack check`",
@@ -164,7 +167,7 @@ def of(concepts: Sequence[Concept], name: str = "concepts") -> Pack:
     for concept in concepts:
         if not safe_name(concept.name):
             raise InputError(f"{concept.name[:60]!r} is not a name for a file")
-    entries = tuple(Entry(one, name, f"concept {n}") for n, one in enumerate(concepts, 1))
+    entries = tuple(Entry(concept, name, f"concept {n}") for n, concept in enumerate(concepts, 1))
     _check_names(entries)
     return Pack(name, name, "", entries)
 
@@ -220,7 +223,7 @@ def _parse(text: str, path: Path) -> _File:
     try:
         return msgspec.convert(raw, _File)
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {error}", hint=_HINT) from None
+        raise InputError(f"{path}: {_of_type(error)}", hint=_HINT) from None
 
 
 def _entries(parsed: _File, text: str, path: Path) -> Iterator[Entry]:
@@ -250,7 +253,8 @@ def _entry(raw: dict[str, Any], path: Path, text: str, start: int, stop: int) ->
         entry = msgspec.convert(raw, _Entry)
     except msgspec.ValidationError as error:
         wrong = re.search(r"\$\.(\w+)", str(error))
-        raise InputError(f"{at(wrong[1] if wrong else '')}: {error}", hint=_HINT) from None
+        where = at(wrong[1] if wrong else "")
+        raise InputError(f"{where}: {_of_type(error)}", hint=_HINT) from None
     poles = tuple(pole.strip() for pole in entry.poles)
     named = entry.name or (slug(poles[0]) if poles and poles[0] else "")
     if not poles:
@@ -301,3 +305,11 @@ def _line_of(text: str, pattern: str) -> int:
         return 1
     end = match.end() - 1
     return text.count("\n", 0, end) + 1
+
+
+def _of_type(error: msgspec.ValidationError) -> str:
+    """Which key has a value of the wrong type, in plain words."""
+    known = re.fullmatch(r"Expected `(\w+)`, got `\w+` - at `\$\.(\w+)(\[\.\.\.\])?`", str(error))
+    if known is None or known[1] not in _TYPES:
+        return str(error)
+    return f"{'each of ' if known[3] else ''}{known[2]} has to be {_TYPES[known[1]]}"

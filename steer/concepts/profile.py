@@ -149,7 +149,7 @@ class Profiler:
             samples=samples,
             max_tokens=max_tokens,
             seed=seed,
-            what="writing the baseline",
+            activity="writing the baseline",
             progress=progress,
         )
         texts = [answer for answer in written if answer.text.strip()]

@@ -168,13 +168,13 @@ class Questions:
 
     def beside(self, own: Sequence[str]) -> Questions:
         """Add the questions of a concept at the front; every third of them is held out."""
-        fitted = tuple(one for index, one in enumerate(own) if index % 3 != 2)
-        held = tuple(one for index, one in enumerate(own) if index % 3 == 2)
+        fitted = tuple(question for index, question in enumerate(own) if index % 3 != 2)
+        held = tuple(question for index, question in enumerate(own) if index % 3 == 2)
         known = set(own)
         return Questions(
-            fitted + tuple(one for one in self.train if one not in known),
-            tuple(one for one in self.choice if one not in known),
-            held + tuple(one for one in self.held_out if one not in known),
+            fitted + tuple(question for question in self.train if question not in known),
+            tuple(question for question in self.choice if question not in known),
+            held + tuple(question for question in self.held_out if question not in known),
         )
 
     @classmethod
@@ -192,7 +192,7 @@ class Questions:
             )
         choice, held_out = every[1::8], every[3::4]
         used = {*choice, *held_out}
-        train = tuple(one for one in every if one not in used)
+        train = tuple(question for question in every if question not in used)
         return cls(train, tuple(choice), tuple(held_out))
 
 

@@ -109,7 +109,7 @@ def _described(raises: Sequence[str], lowers: Sequence[str]) -> str:
 def _token(model: Model, text: str) -> int:
     ids = model.encode(text, special=False)
     if len(ids) != 1:
-        parts = ", ".join(repr(model.token(one)) for one in ids[:6])
+        parts = ", ".join(repr(model.token(id_)) for id_ in ids[:6])
         raise InputError(
             f"{text!r} is {len(ids)} tokens of {model.identity.id}: {parts}",
             hint="name one token; most words begin with a blank",
@@ -120,7 +120,9 @@ def _token(model: Model, text: str) -> int:
 def _read(model: Model, sites: Sequence[Site]) -> tuple[np.ndarray, np.ndarray]:
     """Mean lengths of activations [site], and those of last tokens [question, site, d_model]."""
     chat = model.template.exists
-    rows = [Query("", one, chat).ids(model) for one in everyday(chat=chat).train[:_QUESTIONS]]
+    rows = [
+        Query("", question, chat).ids(model) for question in everyday(chat=chat).train[:_QUESTIONS]
+    ]
     readings = [Reading(ids, ((len(ids) - 1, len(ids)),)) for ids in rows]
     ends = np.zeros((len(rows), len(sites), model.identity.d_model))
     lengths = np.zeros((len(rows), len(sites)))

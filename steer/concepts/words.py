@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steer.base.errors import UsageError
 from steer.concepts import pack
-from steer.concepts.concept import Concept, concept_of, find
+from steer.concepts.concept import Concept, concept_of, find, slug
 
 #: File suffixes; an argument with one is a file, whether it exists or not.
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,11}")
@@ -23,9 +23,14 @@ class TokenContrast:
     raises: tuple[str, ...]
     lowers: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """The default name of the vector."""
+        return slug(" ".join(self.raises or ("not", *self.lowers)))
+
 
 @dataclass(frozen=True, slots=True)
-class Understood:
+class Interpretation:
     """A concept, and a note for the user about its interpretation."""
 
     concept: Concept
@@ -44,7 +49,7 @@ def looks_like_file(text: str) -> bool:
     return path.exists()
 
 
-def understood(word: str, against: str | None = None, *, name: str | None = None) -> Understood:
+def understood(word: str, against: str | None = None, *, name: str | None = None) -> Interpretation:
     """The concept of the words. A single word that steer's packs define is that concept.
 
     Raises:
@@ -63,16 +68,9 @@ def understood(word: str, against: str | None = None, *, name: str | None = None
         concept_of(against)
     concept = concept_of(word, against or "", name=name)
     if against is not None:
-        return Understood(concept, f"{word!r} against {against!r}, as two words")
+        return Interpretation(concept, f"{word!r} against {against!r}, as two words")
     shipped = find((entry.concept for entry in pack.everything()), word)
     if shipped is not None:
-        own = Concept(
-            name or shipped.name,
-            *shipped.poles,
-            description=shipped.description,
-            synonyms=shipped.synonyms,
-            questions=shipped.questions,
-            words=shipped.words,
-        )
-        return Understood(own, f"{word!r} as steer's own concept {shipped.name}: {own}")
-    return Understood(concept, f"{word!r} as a word, against the unchanged model")
+        concept = replace(shipped, name=name or shipped.name)
+        return Interpretation(concept, f"{word!r} as steer's own concept {shipped.name}: {concept}")
+    return Interpretation(concept, f"{word!r} as a word, against the unchanged model")

@@ -14,6 +14,8 @@ from typing import Any
 
 from steer.base.errors import InputError
 from steer.concepts.answers import Query
+from steer.concepts.concept import Concept, condition
+from steer.concepts.questions import Questions, everyday
 from steer.contrasts.check import WORD
 from steer.contrasts.duplicates import near_duplicates
 
@@ -36,6 +38,27 @@ class Pair:
     def record(self) -> dict[str, Any]:
         """As a line of a contrast file."""
         return {"prompt": self.question, "positive": self.positive, "negative": self.negative}
+
+
+def write_contrast_set(
+    answerer: Answerer,
+    concept: Concept,
+    n: int,
+    *,
+    chat: bool,
+    phrase: str | None = None,
+    questions: Questions | None = None,
+) -> list[Pair]:
+    """`n` pairs of answers to everyday questions under the poles of a concept, or fewer if not
+    enough are usable. phrase, questions: as in `MakeSettings`.
+
+    Raises:
+        InputError: no pair is usable.
+    """
+    questions = questions or everyday(chat=chat)
+    positive, negative = (condition(pole, chat=chat, phrase=phrase) for pole in concept.poles)
+    pool = [*questions.train, *questions.choice]
+    return write_pairs(answerer, (positive, negative), pool, n, chat=chat)
 
 
 def write_pairs(
@@ -64,8 +87,11 @@ def write_pairs(
     ]
     chosen = _balanced(_distinct(pairs), n)
     if not chosen:
+        written_something = any(text.strip() for text in written)
         raise InputError(
-            "no pair of different answers was generated",
+            "the answers under both words are alike, or too short"
+            if written_something
+            else "the model answers with nothing",
             hint="use other words, or a larger model with --judge-url",
         )
     return chosen

@@ -106,7 +106,7 @@ def _units(contrasts: Contrasts) -> list[_Joined]:
 
 
 def _whole(passage: Passage) -> str:
-    return "\n".join([*(turn.content for turn in passage.turns), passage.whole])
+    return "\n".join([*(turn.content for turn in passage.turns), passage.full_text])
 
 
 def _without_condition(passage: Passage) -> str:

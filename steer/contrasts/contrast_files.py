@@ -123,8 +123,8 @@ class _Reader:
         first, rest = first_of(records)
         shape = self.names.shape(*first)
         if shape in ("sets", "conditions"):
-            whole = list(islice(rest, 2))
-            if len(whole) == 1:
+            objects = list(islice(rest, 2))
+            if len(objects) == 1:
                 return self._whole_object(first, shape)
             if shape == "conditions":
                 raise InputError(f"{first[0]}: conditions and texts, and more records after them")
@@ -133,7 +133,7 @@ class _Reader:
                     f"{first[0]}: two sets of texts, and more records after them",
                     hint="pass --lists all, or --lists first, for pairs from each record",
                 )
-            return self._pairs(chain(whole, rest))
+            return self._pairs(chain(objects, rest))
         if shape == "labelled":
             return self._labelled(rest)
         if shape == "pairs":
@@ -225,8 +225,8 @@ class _Reader:
             counts += [n] if n else []
             if n > 1:
                 with_lists, from_lists = with_lists + 1, from_lists + n
-                characters += sum(len(passage.whole) for passage in positive) * len(negative)
-                characters += sum(len(passage.whole) for passage in negative) * len(positive)
+                characters += sum(len(passage.full_text) for passage in positive) * len(negative)
+                characters += sum(len(passage.full_text) for passage in negative) * len(positive)
                 check_size(2 * from_lists, characters, f"{where}: lists of texts in pairs")
             for pair in product(positive, negative):
                 for side, passage in zip(sides, pair, strict=True):
@@ -373,8 +373,8 @@ def _length(text: Content) -> int:
 
 
 def _looks_like_lists(sides: tuple[list[Passage], list[Passage]]) -> bool:
-    """Whether most texts of both sides hold a semicolon, as lists of answers in tables do."""
-    return all(2 * sum(";" in passage.text for passage in side) > len(side) for side in sides)
+    """Whether half the texts of both sides hold a semicolon, as lists of answers in tables do."""
+    return all(2 * sum(";" in passage.text for passage in side) >= len(side) for side in sides)
 
 
 def _condition(where: str, value: Any) -> str:

@@ -72,7 +72,7 @@ class Contrasts:
     @property
     def are_answers(self) -> bool:
         """Whether every text is what a chat model says."""
-        return all(one.role == "assistant" for one in chain(self.positive, self.negative))
+        return all(passage.role == "assistant" for passage in chain(self.positive, self.negative))
 
     @property
     def are_plain_answers(self) -> bool:

@@ -117,10 +117,10 @@ def without_seen(vectors: Iterable[Metadata], held_out: HeldOut) -> tuple[HeldOu
     kept = [index for index in range(n) if not {index, index + n} & set(seen)]
     if not seen or len(kept) < FEWEST:
         return held_out, ""
-    what = "texts" if held_out.pairs is None else "pairs"
+    items = "texts" if held_out.pairs is None else "pairs"
     name = next(iter(seen.values()))
     line = (
-        f"vector {name!r} was made from {n - len(kept)} of these {n} {what}, which are left out:"
+        f"vector {name!r} was made from {n - len(kept)} of these {n} {items}, which are left out:"
         f" measured on the other {len(kept)}"
     )
     return held_out.some(kept), line

@@ -62,7 +62,7 @@ def texts_of(contrasts: Contrasts) -> Iterator[str]:
 
 def _in_full(passage: Passage) -> str:
     turns = [turn.content for turn in passage.turns if turn.role != "system"]
-    return " ".join([*turns, passage.whole])
+    return " ".join([*turns, passage.full_text])
 
 
 def _encoded(hashes: set[bytes]) -> str:

@@ -54,7 +54,7 @@ class Passage:
     extra: str = ""
 
     @property
-    def whole(self) -> str:
+    def full_text(self) -> str:
         return self.prompt + self.text + self.suffix
 
     @property

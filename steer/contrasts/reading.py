@@ -145,7 +145,7 @@ def first_difference(tokens: Tokens, other: Tokens) -> int:
 
 
 def suffix_length(passages: Sequence[Tokens]) -> int:
-    """How many tokens a template puts after the text, the fewest of all passages."""
+    """The number of tokens that the template puts after the text: the least over all passages."""
     return min(tokens.stop - tokens.text_stop for tokens in passages)
 
 

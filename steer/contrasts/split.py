@@ -41,10 +41,10 @@ def split(
                 hint="write a record a line, such as a pair or a text with its label",
             )
     groups = _groups(records, names)
-    wanted = round(share * len(records))
+    size = round(share * len(records))
     held: set[int] = set()
     for number in np.random.default_rng(seed).permutation(len(groups)):
-        if len(held) + len(groups[number]) <= wanted:
+        if len(held) + len(groups[number]) <= size:
             held.update(groups[number])
     if not held or len(held) == len(records):
         raise InputError(

@@ -46,12 +46,12 @@ def ceiling(task: Task, layers: Sequence[int], progress: Progress = silent) -> d
                 return lambda resid: seen.__setitem__(layer, resid)
 
             with placed(model, {Site(layer): keep(layer) for layer in layers}):
-                teacher = log_probs(model, [(one.conditioned, one.n) for one in group])
+                teacher = log_probs(model, [(lesson.conditioned, lesson.n) for lesson in group])
             for layer in layers:
                 with placed(model, {Site(layer): _patch(group, seen[layer])}):
-                    student = log_probs(model, [(one.baseline, one.n) for one in group])
+                    student = log_probs(model, [(lesson.baseline, lesson.n) for lesson in group])
                 sums = by_lesson(token_kl(teacher, student), group)
-                left[layer] += [float(one.sum()) for one in sums]
+                left[layer] += [float(tokens.sum()) for tokens in sums]
                 advance(1)
     return {layer: recovery(sums, base) for layer, sums in left.items()}
 

@@ -4,11 +4,13 @@ Gradients are clipped; parameters have the scale of their layer (`Edits`); the l
 divided by the number of layers, whose changes add up. The rate warms up, stays until the validation
 texts stop improving, and decays to 0 over half as many steps (warm-up, stable, decay: Hu et al.
 2024, arXiv 2404.06395), so an easy condition takes few steps and a hard one all. The state is an
-exponential mean of the last states; the best on the validation texts is kept.
+exponential mean of the last states; the best on the validation texts is kept. An interrupted
+descent goes on from its last validation.
 """
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +19,12 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from steer.base.progress import Progress
+from steer.distillation.checkpoints import Checkpoint, Checkpoints
 from steer.distillation.lessons import Lesson
-from steer.distillation.lowrank import Edits
+from steer.distillation.lowrank import Edits, State
 from steer.distillation.settings import Schedule
 from steer.models.model import Model
 
@@ -54,7 +58,7 @@ Item = TypeVar("Item", bound=_Long)
 class Objective(Protocol[Item]):
     """A task for edits: `lessons` with a loss, and a validation on other texts.
 
-    read: texts for measuring the scale of activations.
+    read: texts for measuring the scale of activations. checkpoints: of its descents.
     """
 
     @property
@@ -63,6 +67,8 @@ class Objective(Protocol[Item]):
     def lessons(self) -> Sequence[Item]: ...
     @property
     def read(self) -> Sequence[Lesson]: ...
+    @property
+    def checkpoints(self) -> Checkpoints: ...
 
     def backward(self, edits: Edits, lessons: Sequence[Item]) -> None:
         """Add the gradient of the loss, which is about 1 without an edit."""
@@ -82,74 +88,144 @@ def descend(
     edits: Edits,
     schedule: Schedule,
     on_step: Callable[[float | None], None] = lambda recovered: None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[float, int]:
     """Minimise the loss, and leave `edits` at their best state.
 
-    `on_step` is called with the last R on the validation texts. Returns R of the best state and its
-    step; step 0 is the start, a regression or no edit (R = 0).
+    `on_step` is called with the last R on the validation texts, also for steps that an earlier run
+    took, up to its last `checkpoint`. Returns R of the best state and its step; step 0 is the
+    start, a regression or no edit (R = 0).
+
+    Raises:
+        SteerError: the checkpoint cannot be read or written.
     """
-    # The second moment averages over 100 steps, not 1000, since a run has a few hundred.
-    optimizer = torch.optim.Adam(edits.parameters, betas=(0.9, 0.99))
-    lengths: deque[float] = deque(maxlen=REMEMBERED)
     batches = _Batches(task.lessons, schedule)
-    average = _Average(edits)
     every = max(CHECKED_STEPS, -(-schedule.steps // CHECKS))
-    best, best_step, state = 0.0, 0, edits.copy()
-    now: float | None = None
-    if edits.begun:
-        best = now = task.recovered(edits)
-    step, end = 0, schedule.steps
-    while step < end:
-        optimizer.zero_grad()
+    at = _Run(edits, schedule.steps)
+    checkpoint = Checkpoint() if checkpoint is None else checkpoint
+    kept = checkpoint.read(at.packed())
+    if kept is not None:
+        at.unpack(kept)
+        for _ in range(at.step):
+            batches.draw()
+            on_step(at.now)
+    elif edits.begun:
+        at.best = at.now = task.recovered(edits)
+    while at.step < at.end:
+        at.optimizer.zero_grad()
         task.backward(edits, batches.draw())
-        _clip(edits, lengths)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step, end) / len(edits.sites)
-        optimizer.step()
-        step += 1
-        average.add(edits)
-        if step % every == 0 or step == end:
-            with average.held(edits):
-                now = task.recovered(edits)
-                if now < best + GAIN:
-                    end = min(end, schedule.falling(step))
-                if now > best:
-                    best, best_step, state = now, step, edits.copy()
-        on_step(now)
-    edits.restore(state)
-    return best, best_step
+        _clip(edits, at.lengths)
+        for group in at.optimizer.param_groups:
+            group["lr"] = schedule.rate(at.step, at.end) / len(edits.sites)
+        at.optimizer.step()
+        at.step += 1
+        at.average.add(edits)
+        if at.step % every == 0 or at.step == at.end:
+            with at.average.held(edits):
+                at.now = task.recovered(edits)
+                if at.now < at.best + GAIN:
+                    at.end = min(at.end, schedule.falling(at.step))
+                if at.now > at.best:
+                    at.best, at.best_step, at.state = at.now, at.step, edits.copy()
+            checkpoint.write(at.packed())
+        on_step(at.now)
+    edits.restore(at.state)
+    return at.best, at.best_step
 
 
 def descended(
-    task: Objective[Item], edits: Edits, schedule: Schedule, what: str, progress: Progress
+    task: Objective[Item], edits: Edits, schedule: Schedule, activity: str, progress: Progress
 ) -> tuple[float, int]:
-    """Run the descent; returns R of the best state, and its step."""
-    with progress(what, schedule.steps) as advance:
+    """Run the descent, or the rest of it; returns R of the best state, and its step."""
+    digest = hashlib.sha256()
+    for part in edits.parameters:
+        digest.update(part.detach().cpu().numpy().tobytes())
+    checkpoint = task.checkpoints.checkpoint(
+        schedule, edits.sites, edits.response, digest.hexdigest()
+    )
+    with progress(activity, schedule.steps) as advance:
 
         def on_step(recovered: float | None) -> None:
             advance(1, None if recovered is None else f"recovery {recovered:.2f}")
 
-        return descend(task, edits, schedule, on_step)
+        return descend(task, edits, schedule, on_step, checkpoint)
+
+
+class _Run:
+    """Where a descent stands: the edit, its optimiser, its mean, and the best state so far."""
+
+    def __init__(self, edits: Edits, end: int) -> None:
+        # The second moment averages over 100 steps, not 1000, since a run has a few hundred.
+        self.optimizer = torch.optim.Adam(edits.parameters, betas=(0.9, 0.99))
+        self.average = _Average(edits)
+        self.lengths: deque[float] = deque(maxlen=REMEMBERED)
+        self.step, self.end = 0, end
+        self.best, self.best_step = 0.0, 0
+        self.now: float | None = None
+        self.state = edits.copy()
+        self._edits = edits
+
+    def packed(self) -> dict[str, Tensor]:
+        """All numbers, by name."""
+        now = float("nan") if self.now is None else self.now
+        numbers = [self.step, self.end, self.best, self.best_step, now, self.average.n]
+        named = {
+            "numbers": torch.tensor(numbers, dtype=torch.float64),
+            "lengths": torch.tensor(list(self.lengths), dtype=torch.float64),
+        }
+        for name, state in self._states().items():
+            for place, parts in enumerate(state.values()):
+                for index, part in enumerate(parts):
+                    named[f"{name}.{place}.{index}"] = part.detach()
+        for place, part in enumerate(self._edits.parameters):
+            moments = self.optimizer.state.get(part, {})
+            for name in ("exp_avg", "exp_avg_sq"):
+                named[f"{name}.{place}"] = moments.get(name, torch.zeros_like(part.detach()))
+        return named
+
+    def unpack(self, named: dict[str, Tensor]) -> None:
+        """Continue from numbers that `packed` gave."""
+        step, end, best, best_step, now, n = named["numbers"].tolist()
+        self.step, self.end, self.best_step = int(step), int(end), int(best_step)
+        self.best, self.now = best, None if now != now else now
+        self.lengths.extend(named["lengths"].tolist())
+        self.average.n = int(n)
+        with torch.no_grad():
+            for name, state in self._states().items():
+                for place, parts in enumerate(state.values()):
+                    for index, part in enumerate(parts):
+                        part.copy_(named[f"{name}.{place}.{index}"])
+        for place, part in enumerate(self._edits.parameters):
+            self.optimizer.state[part] = {
+                "step": torch.tensor(float(self.step)),
+                **{
+                    name: named[f"{name}.{place}"].to(part.device)
+                    for name in ("exp_avg", "exp_avg_sq")
+                },
+            }
+
+    def _states(self) -> dict[str, State]:
+        return {"edit": self._edits.state, "mean": self.average.state, "best": self.state}
 
 
 class _Average:
     """The mean of an edit's last states."""
 
     def __init__(self, edits: Edits) -> None:
-        self._state, self._n = edits.copy(), 0
+        self.state, self.n = edits.copy(), 0
 
     def add(self, edits: Edits) -> None:
         """Update the mean with the edit's current state."""
-        self._n += 1
+        self.n += 1
         for site, parts in edits.copy().items():
-            for mean, part in zip(self._state[site], parts, strict=True):
-                mean.lerp_(part, 1 / min(self._n, AVERAGED))
+            for mean, part in zip(self.state[site], parts, strict=True):
+                mean.lerp_(part, 1 / min(self.n, AVERAGED))
 
     @contextmanager
     def held(self, edits: Edits) -> Iterator[None]:
         """Use the mean as the edit inside the block."""
         now = edits.copy()
-        edits.restore(self._state)
+        edits.restore(self.state)
         yield
         edits.restore(now)
 

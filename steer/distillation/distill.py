@@ -19,6 +19,7 @@ from steer.base.errors import InputError, UsageError
 from steer.base.intervals import Interval, mean
 from steer.base.journal import Journal
 from steer.base.progress import Advance, Progress, silent
+from steer.distillation.checkpoints import Checkpoints
 from steer.distillation.distilled import as_vector, with_evidence
 from steer.distillation.lessons import Conditions, nats_per_token, rewritten
 from steer.distillation.lowrank import divergences
@@ -56,7 +57,11 @@ def distill(
     check(model, settings)
     model = quick(model)
     texts = write(model, conditions, prompts, settings, progress, kept)
-    return fit(Task.of(model, texts, progress=progress), settings, progress)
+    checkpoints = Checkpoints.of(kept)
+    task = Task.of(model, texts, progress=progress, checkpoints=checkpoints)
+    vector = fit(task, settings, progress)
+    checkpoints.finish()
+    return vector
 
 
 def check(model: Model, settings: DistillSettings) -> None:
@@ -107,8 +112,8 @@ def _measured(
     """The vector of an edit, with its recovery and the cost of its texts."""
     edits = fitted.edits
     model, texts = task.model, task.texts
-    conditioned = [(one.conditioned, one.n) for one in texts.held_out]
-    baseline = [(one.baseline, one.n) for one in texts.held_out]
+    conditioned = [(lesson.conditioned, lesson.n) for lesson in texts.held_out]
+    baseline = [(lesson.baseline, lesson.n) for lesson in texts.held_out]
     vector = as_vector(
         model, settings, edits, (conditioned, baseline), texts.contrast, chat=texts.conditions.chat
     )
@@ -158,8 +163,9 @@ def fit_pairs(
         [(getattr(pair, side).baseline, getattr(pair, side).n) for pair in held_out]
         for side in ("positive", "negative")
     ]
-    before, after = (np.array(task.log_ratios(held_out, one)) for one in (None, edits))
+    before, after = (np.array(task.log_ratios(held_out, state)) for state in (None, edits))
     vector = as_vector(model, settings, edits, (rows[0], rows[1]), task.contrast, chat=task.chat)
+    task.checkpoints.finish()
     steer = Steer(vector, Coefficient(1.0), vector.metadata.layers, Scope(settings.scope))
     starts = [pair.positive for pair in held_out]
     own, steered = (

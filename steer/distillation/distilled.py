@@ -35,7 +35,9 @@ ENOUGH_TEXTS = 64
 def scales(model: Model, lessons: Sequence[Lesson]) -> dict[Site, float]:
     """Root mean square of an activation's entries at each layer, over the texts' own tokens."""
     sites = [Site(layer) for layer in model.hooks.layers("resid_post")]
-    _, norms = read_means(model, [(one.baseline, one.n) for one in lessons[:ENOUGH_TEXTS]], sites)
+    _, norms = read_means(
+        model, [(lesson.baseline, lesson.n) for lesson in lessons[:ENOUGH_TEXTS]], sites
+    )
     width = model.identity.d_model
     return {site: float(norm) / width**0.5 for site, norm in zip(sites, norms.mean(0), strict=True)}
 

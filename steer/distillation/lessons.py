@@ -88,7 +88,7 @@ def beginnings(
     """
     if conditions.chat:
         system = (conditions.condition or None, conditions.baseline or None)
-        texts = [model.chat(prompt, one) for one in system]
+        texts = [model.chat(prompt, message) for message in system]
         condition, baseline = (tuple(model.encode(text, special=False)) for text in texts)
         return condition, baseline
     before = joinable(conditions.condition)

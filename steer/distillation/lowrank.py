@@ -42,7 +42,7 @@ class Edits:
         has_head(model)  # found out here, where no edit stands in the way of the trial
         width = model.identity.d_model
         generator = torch.Generator().manual_seed(seed)
-        self._model, self._response = model, response
+        self._model, self.response = model, response
         self._scales = scales
         self.rank = rank
         self.state: State = {}
@@ -129,7 +129,7 @@ class Edits:
         return edit
 
     def _weight(self, lessons: Sequence[Lesson], resid: Tensor) -> ops.Weight:
-        if not self._response:
+        if not self.response:
             return 1.0
         starts = [len(lesson.baseline) - lesson.n - 1 for lesson in lessons]
         column = torch.arange(resid.shape[1], device=resid.device)
@@ -173,10 +173,10 @@ class Teacher:
         if not lessons or not has_head(self.model) or n_tokens * size > self._budget:
             return
         # By length, so that the result does not depend on earlier calls.
-        ordered = sorted(dict.fromkeys(lessons), key=lambda one: len(one.conditioned))
+        ordered = sorted(dict.fromkeys(lessons), key=lambda lesson: len(lesson.conditioned))
         for start in range(0, len(ordered), TOGETHER):
             part = ordered[start : start + TOGETHER]
-            rows = last_hidden(self.model, [(one.conditioned, one.n) for one in part])
+            rows = last_hidden(self.model, [(lesson.conditioned, lesson.n) for lesson in part])
             self._hidden.update(zip(part, map(Tensor.clone, by_lesson(rows, part)), strict=True))
             on_done(len(part))
 
@@ -226,9 +226,9 @@ def backward(
 
     The batch is divided if memory requires it.
     """
-    whole = unit * sum(lesson.n for lesson in lessons)
+    denominator = unit * sum(lesson.n for lesson in lessons)
     for part in micro_batches(model, lessons):
-        share = loss(model, edits, part, teacher, below).sum() / whole
+        share = loss(model, edits, part, teacher, below).sum() / denominator
         share.backward()  # type: ignore[no-untyped-call]
 
 
@@ -250,5 +250,5 @@ def divergences(
             else:
                 rows = [(lesson.baseline, lesson.n) for lesson in part]
                 tokens = token_kl(teacher(part), log_probs(model, rows))
-            sums += [float(one.sum()) for one in by_lesson(tokens, part)]
+            sums += [float(divergences.sum()) for divergences in by_lesson(tokens, part)]
     return sums

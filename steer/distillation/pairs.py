@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +26,7 @@ from steer.base.errors import InputError
 from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.overlap import sketch, texts_of
 from steer.contrasts.reading import shared_prefix
+from steer.distillation.checkpoints import Checkpoints
 from steer.distillation.lessons import Lesson, micro_batches, picked_logits
 from steer.distillation.lowrank import Edits, by_lesson
 from steer.distillation.settings import DistillSettings
@@ -56,7 +57,7 @@ class Preference:
     """The task of edits that are fitted to pairs.
 
     `lessons` are for training, `validation` for choosing the state to keep, `held_out` for the
-    reported measure.
+    reported measure. checkpoints: of descents, so that an interrupted fit goes on.
     """
 
     model: Model
@@ -65,6 +66,7 @@ class Preference:
     held_out: list[Pair]
     contrast: ContrastSummary
     chat: bool = False
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
     @property
     def read(self) -> list[Lesson]:
@@ -122,7 +124,7 @@ def _log_ratios(model: Model, pairs: Sequence[Pair], edits: Edits | None) -> Ten
             logits = picked_logits(model, rows)
     wanted = [token for row, n in rows for token in row[len(row) - n :]]
     costs = cross_entropy(logits, torch.tensor(wanted, device=logits.device), reduction="none")
-    sums = torch.stack([one.sum() for one in by_lesson(costs, lessons)])
+    sums = torch.stack([tokens.sum() for tokens in by_lesson(costs, lessons)])
     return sums[len(pairs) :] - sums[: len(pairs)]
 
 
@@ -133,7 +135,12 @@ def _parts(model: Model, pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
     return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
 
-def preference(model: Model, contrasts: Contrasts, settings: DistillSettings) -> Preference:
+def preference(
+    model: Model,
+    contrasts: Contrasts,
+    settings: DistillSettings,
+    checkpoints: Checkpoints | None = None,
+) -> Preference:
     """The pairs as token ids, some of them held out.
 
     Raises:
@@ -149,7 +156,7 @@ def preference(model: Model, contrasts: Contrasts, settings: DistillSettings) ->
     pairs: list[Pair] = []
     prompts: list[Hashable] = []
     for a, b, passage in zip(positive, negative, contrasts.positive, strict=True):
-        first, second = (tuple(one.ids[: one.text_stop]) for one in (a, b))
+        first, second = (tuple(encoded.ids[: encoded.text_stop]) for encoded in (a, b))
         start = shared_prefix(first, second)
         if 0 < start < min(len(first), len(second)):
             cut = start + settings.max_tokens
@@ -177,7 +184,8 @@ def preference(model: Model, contrasts: Contrasts, settings: DistillSettings) ->
         items=sketch(texts_of(contrasts)),
     )
     chat = contrasts.positive[0].role is not None
-    return Preference(model, lessons, validation, held_out, summary, chat)
+    kept = checkpoints or Checkpoints()
+    return Preference(model, lessons, validation, held_out, summary, chat, kept)
 
 
 def _divided(

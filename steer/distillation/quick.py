@@ -33,7 +33,10 @@ def quick(model: Model) -> Model:
     if size < WORTH or not fits or not has_native_bfloat16() or 2 * size > SHARE * free:
         return model
     # Weights alone: buffers such as rotary frequencies are float32 in every model that is loaded.
-    copies = {id(one): nn.Parameter(one.to(torch.bfloat16), requires_grad=False) for one in weights}
+    copies = {
+        id(weight): nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
+        for weight in weights
+    }
     return replace(model, network=copy.deepcopy(model.network, copies))
 
 

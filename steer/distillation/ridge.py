@@ -69,7 +69,7 @@ class Moments:
         """mu, m, G, C; float64."""
         if self._shift is None or self.weight <= 0:
             raise InputError("there are no tokens to fit an edit to")
-        if not all(bool(one.isfinite().all()) for one in (*self._sums, *self._products)):
+        if not all(bool(array.isfinite().all()) for array in (*self._sums, *self._products)):
             raise ModelError(
                 "activations under the condition, or without it, are NaN or infinite",
                 hint="the weights are broken, or too large for their type: try --dtype=float32",

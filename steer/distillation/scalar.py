@@ -42,7 +42,7 @@ LEAST_SQUARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Guided:
+class GuidedLesson:
     """A text, and the coefficient of its target, the guided distribution."""
 
     lesson: Lesson
@@ -67,7 +67,7 @@ def plain_texts(
     plain = write(model, swapped, texts.prompts, fewer, progress, kept)
 
     def turned(lessons: Sequence[Lesson]) -> list[Lesson]:
-        return [Lesson(one.baseline, one.conditioned, one.n) for one in lessons]
+        return [Lesson(lesson.baseline, lesson.conditioned, lesson.n) for lesson in lessons]
 
     return Texts(
         conditions,
@@ -106,53 +106,62 @@ class ScalarLearner:
         own = (self.plain.lessons, self.plain.validation, self.plain.held_out)
         for lessons in (*groups, *own):
             self.task.teacher.keep(lessons)
-            self._base.keep([Lesson(one.baseline, one.baseline, one.n) for one in lessons])
+            self._base.keep(
+                [Lesson(lesson.baseline, lesson.baseline, lesson.n) for lesson in lessons]
+            )
 
     @property
-    def lessons(self) -> list[Guided]:
+    def lessons(self) -> list[GuidedLesson]:
         """Every text with a suitable coefficient."""
         rng = np.random.default_rng([self.seed, 4])
-        above = [Guided(one, rng.uniform(BETWEEN, RANGE[1])) for one in self.task.texts.lessons]
-        below = [Guided(one, rng.uniform(RANGE[0], BETWEEN)) for one in self.plain.lessons]
+        above = [
+            GuidedLesson(lesson, rng.uniform(BETWEEN, RANGE[1]))
+            for lesson in self.task.texts.lessons
+        ]
+        below = [
+            GuidedLesson(lesson, rng.uniform(RANGE[0], BETWEEN)) for lesson in self.plain.lessons
+        ]
         return [*above, *below]
 
-    def targets(self, items: Sequence[Guided]) -> tuple[Tensor, Tensor]:
+    def targets(self, items: Sequence[GuidedLesson]) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the guided and of the plain model, [sum of n, vocabulary]."""
         assert self._base is not None
-        lessons = [one.lesson for one in items]
-        plain = self._base([Lesson(one.baseline, one.baseline, one.n) for one in lessons])
+        lessons = [item.lesson for item in items]
+        plain = self._base(
+            [Lesson(lesson.baseline, lesson.baseline, lesson.n) for lesson in lessons]
+        )
         under = self.task.teacher(lessons)
-        times = torch.cat([torch.full((one.n, 1), one.coefficient) for one in items]).to(plain)
+        times = torch.cat([torch.full((item.n, 1), item.coefficient) for item in items]).to(plain)
         return (plain + times * (under - plain)).log_softmax(-1), plain
 
-    def losses(self, items: Sequence[Guided], state: Tensor) -> Tensor:
+    def losses(self, items: Sequence[GuidedLesson], state: Tensor) -> Tensor:
         """KL(guided || token) of each token, float32 [sum of n]."""
         guided, _ = self.targets(items)
         tokens = self._tokens[: len(items)]
-        rows = torch.cat([state[0] + one.coefficient * state[1] for one in items]) * self.scale
+        rows = torch.cat([state[0] + item.coefficient * state[1] for item in items]) * self.scale
         model = self.task.model
         with embedded(model, tokens, rows):
             logits = picked_logits(
                 model,
                 [
-                    (standing(model, [token], one.lesson.baseline), one.n)
-                    for token, one in zip(tokens, items, strict=True)
+                    (standing(model, [token], item.lesson.baseline), item.n)
+                    for token, item in zip(tokens, items, strict=True)
                 ],
             )
         losses: Tensor = Divergence.apply(logits, guided)  # type: ignore[no-untyped-call]
         return losses
 
-    def gradient(self, items: Sequence[Guided], state: Tensor) -> Tensor:
+    def gradient(self, items: Sequence[GuidedLesson], state: Tensor) -> Tensor:
         """The gradient of the mean divergence per token, in units of the effect at each
         coefficient."""
         state = state.detach().clone().requires_grad_()
-        whole = self.task.per_token * sum(one.n for one in items)
+        denominator = self.task.per_token * sum(item.n for item in items)
         for part in _parts(self.task.model, items):
             weights = torch.cat(
-                [torch.full((one.n,), 1 / (LEAST_SQUARE + one.coefficient**2)) for one in part]
+                [torch.full((item.n,), 1 / (LEAST_SQUARE + item.coefficient**2)) for item in part]
             )
             loss = self.losses(part, state)
-            ((loss * weights.to(loss)).sum() / whole).backward()  # type: ignore[no-untyped-call]
+            ((loss * weights.to(loss)).sum() / denominator).backward()  # type: ignore[no-untyped-call]
         assert state.grad is not None
         return state.grad
 
@@ -170,18 +179,18 @@ class ScalarLearner:
     ) -> Interval:
         """R of the guided distribution at a coefficient, on texts of the nearer model: the
         conditioned or the plain one."""
-        items = [Guided(one, value) for one in (under if value >= BETWEEN else plain)]
+        items = [GuidedLesson(lesson, value) for lesson in (under if value >= BETWEEN else plain)]
         left: list[float] = []
-        whole: list[float] = []
+        total: list[float] = []
         for part in _parts(self.task.model, items):
-            lessons = [one.lesson for one in part]
+            lessons = [item.lesson for item in part]
             guided, base = self.targets(part)
-            left += [float(one.sum()) for one in by_lesson(self.losses(part, state), lessons)]
-            whole += [float(one.sum()) for one in by_lesson(token_kl(guided, base), lessons)]
-        return recovery(left, whole)
+            left += [float(tokens.sum()) for tokens in by_lesson(self.losses(part, state), lessons)]
+            total += [float(tokens.sum()) for tokens in by_lesson(token_kl(guided, base), lessons)]
+        return recovery(left, total)
 
 
-def _parts(model: Model, items: Sequence[Guided]) -> list[Sequence[Guided]]:
+def _parts(model: Model, items: Sequence[GuidedLesson]) -> list[Sequence[GuidedLesson]]:
     """Parts that fit in memory and within the available rows."""
-    size = min(TOGETHER, len(micro_batches(model, [one.lesson for one in items])[0]))
+    size = min(TOGETHER, len(micro_batches(model, [item.lesson for item in items])[0]))
     return [items[start : start + size] for start in range(0, len(items), size)]

@@ -22,11 +22,11 @@ def search(
     scale = scales(task.model, task.read)
     rank = RANK if settings.rank is None else settings.rank
 
-    def run(layers: Sequence[int], schedule: Schedule, what: str) -> tuple[Edits, float, int]:
+    def run(layers: Sequence[int], schedule: Schedule, activity: str) -> tuple[Edits, float, int]:
         here = {Site(layer): scale[Site(layer)] for layer in layers}
         response = settings.scope == "response"
         edits = Edits(task.model, here, rank, settings.seed, response=response)
-        return edits, *descended(task, edits, schedule, what, progress)
+        return edits, *descended(task, edits, schedule, activity, progress)
 
     every = tuple(site.layer for site in scale)
     layers = every if settings.layers == () else settings.layers

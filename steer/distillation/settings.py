@@ -105,10 +105,10 @@ class DistillSettings:
         return Schedule(SEARCH_STEPS, self.learning_rate, size, self.seed)
 
 
-def sizes(form: str, *, chat: bool, **given: int | None) -> dict[str, int]:
+def sizes(form: str, *, chat: bool, **chosen: int | None) -> dict[str, int]:
     """The numbers of texts, tokens and steps: the user's, or defaults of the form.
 
-    given: steps, samples, held_out, max_tokens, tokens; None for the default.
+    chosen: steps, samples, held_out, max_tokens, tokens; None for the default.
     """
     if form == "token":
         usual = {"steps": 120, "samples": 192, "held_out": 64, "max_tokens": 32, "tokens": 1}
@@ -117,4 +117,4 @@ def sizes(form: str, *, chat: bool, **given: int | None) -> dict[str, int]:
         usual = {"steps": 300, "samples": 256, "held_out": 64, "max_tokens": 64, "tokens": 1}
     else:
         usual = {"steps": 300, "samples": 1024, "held_out": 128, "max_tokens": 128, "tokens": 1}
-    return usual | {name: value for name, value in given.items() if value is not None}
+    return usual | {name: value for name, value in chosen.items() if value is not None}

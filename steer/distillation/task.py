@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from steer.base.errors import InputError
 from steer.base.progress import Progress, silent
 from steer.distillation.below import Below
+from steer.distillation.checkpoints import Checkpoints
 from steer.distillation.lessons import Lesson, nats_per_token, rewritten
 from steer.distillation.lowrank import Edits, Teacher, backward, divergences
 from steer.distillation.texts import Texts
@@ -22,13 +23,15 @@ LEAST_EFFECT = 1e-6
 class Task:
     """The task that all edits of a distillation share.
 
-    base: sum of KL(p_condition || p_base) over the validation texts.
+    base: sum of KL(p_condition || p_base) over the validation texts. checkpoints: of descents, so
+    that an interrupted fit goes on.
     """
 
     model: Model
     texts: Texts
     teacher: Teacher
     base: float
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     _unsteered: dict[int, float] = field(default_factory=dict)
     _plain: dict[int, list[Lesson]] = field(default_factory=dict)
     _below: dict[int, Below | None] = field(default_factory=dict)
@@ -40,6 +43,7 @@ class Task:
         texts: Texts,
         teacher: Teacher | None = None,
         progress: Progress = silent,
+        checkpoints: Checkpoints | None = None,
     ) -> Task:
         """A task with its `base`.
 
@@ -52,7 +56,7 @@ class Task:
             advance(1)
             base = sum(divergences(model, texts.validation, teacher, None))
             advance(1)
-        task = cls(model, texts, teacher, base)
+        task = cls(model, texts, teacher, base, checkpoints or Checkpoints())
         if task.per_token < LEAST_EFFECT:
             raise InputError(
                 "the condition does not change the model's texts",
@@ -107,8 +111,10 @@ class Task:
             written = rewritten(self.model, held_out, (), seed=seed)
             self._unsteered[seed] = nats_per_token(self.model, written)
             self._plain[seed] = [
-                Lesson((*one.conditioned[: len(one.conditioned) - one.n], *row[-n:]), row, n)
-                for one, (row, n) in zip(held_out, written, strict=True)
+                Lesson(
+                    (*lesson.conditioned[: len(lesson.conditioned) - lesson.n], *row[-n:]), row, n
+                )
+                for lesson, (row, n) in zip(held_out, written, strict=True)
                 if n
             ]
         return self._plain[seed]

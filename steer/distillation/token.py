@@ -116,15 +116,18 @@ class Learner:
         sums: list[float] = []
         for start in range(0, len(lessons), 32):
             for part in micro_batches(self.task.model, lessons[start : start + 32]):
-                sums += [float(one.sum()) for one in by_lesson(self.losses(part, state), part)]
+                sums += [
+                    float(divergences.sum())
+                    for divergences in by_lesson(self.losses(part, state), part)
+                ]
         return sums
 
     def gradient(self, lessons: Sequence[Lesson], state: Tensor) -> Tensor:
         """The gradient of the mean divergence per token, in units of the full effect."""
         state = state.detach().clone().requires_grad_()
-        whole = self.task.per_token * sum(lesson.n for lesson in lessons)
+        denominator = self.task.per_token * sum(lesson.n for lesson in lessons)
         for part in micro_batches(self.task.model, lessons):
-            (self.losses(part, state).sum() / whole).backward()  # type: ignore[no-untyped-call]
+            (self.losses(part, state).sum() / denominator).backward()  # type: ignore[no-untyped-call]
         assert state.grad is not None
         return state.grad
 
@@ -271,7 +274,7 @@ def distill_token(
     with embedded(model, inner):
         texts = write(model, conditions, prompts, settings, progress, kept)
         task = Task.of(model, texts, progress=progress)
-        parts = [Part(name=one.vector.name, sha256=one.vector.sha256) for one in within]
+        parts = [Part(name=steer.vector.name, sha256=steer.vector.sha256) for steer in within]
         return fit_token(task, settings, progress, kept, parts)
 
 
@@ -299,7 +302,9 @@ def _inert(task: Task, settings: DistillSettings, scale: float) -> Tensor:
     model = task.model
     own = vocabulary_rows(model)
     offered = [*sorted(model.special_ids), *model.encode("The. a,\n and of", special=False)]
-    lessons = [replace(one, conditioned=one.baseline) for one in task.texts.validation[:COMPARED]]
+    lessons = [
+        replace(lesson, conditioned=lesson.baseline) for lesson in task.texts.validation[:COMPARED]
+    ]
     sums = {
         id_: sum(Learner.of(task, settings.name, own[[id_] * settings.tokens]).sums(lessons))
         for id_ in dict.fromkeys(offered[:INERT])
@@ -348,7 +353,7 @@ def fit_token(
                 hint="try more --tokens, --samples or --steps, or --method ridge",
             )
         vector = as_token(model, texts, settings, learner, scalar)
-        baseline = [(one.baseline, one.n) for one in texts.held_out]
+        baseline = [(lesson.baseline, lesson.n) for lesson in texts.held_out]
         own = task.own_nats((), settings.seed)
         own_texts = task.plain(settings.seed)
         plain_base = divergences(model, own_texts, task.teacher, None)
@@ -383,8 +388,8 @@ def _by_coefficient(
         for value in MEASURED
     }
     return tuple(
-        (value, rounded(one.value), rounded(one.low), rounded(one.high))
-        for value, one in recoveries.items()
+        (value, rounded(interval.value), rounded(interval.low), rounded(interval.high))
+        for value, interval in recoveries.items()
     )
 
 
@@ -453,8 +458,8 @@ def _check_room(task: Task, n: int) -> None:
         )
 
 
-def _key(what: str, settings: DistillSettings) -> str:
-    return f"{what} {settings.tokens} {settings.steps} {settings.batch_size} {settings.seed}"
+def _key(subject: str, settings: DistillSettings) -> str:
+    return f"{subject} {settings.tokens} {settings.steps} {settings.batch_size} {settings.seed}"
 
 
 def _started(

@@ -26,7 +26,7 @@ def within(
     """The settings with as many texts, tokens and steps as fit into a time, with a note about
     reductions."""
     speed = pace(model, rows=_ROWS)
-    whole = Size(settings.held_out, settings.samples, settings.max_tokens)
+    full = Size(settings.held_out, settings.samples, settings.max_tokens)
     descends = distill_methods().named(settings.method).descends
 
     def texts(size: Size) -> float:
@@ -41,15 +41,15 @@ def within(
         return texts(size) + (settings.steps * step(size) if descends else 0.0)
 
     # A descent gets half of the time.
-    size, needed = fitting(sizes(whole), texts if descends else predicted, seconds / (1 + descends))
+    size, needed = fitting(sizes(full), texts if descends else predicted, seconds / (1 + descends))
     steps = settings.steps
     if descends:
         steps = max(1, min(steps, int((seconds - needed) / step(size))))
         needed += steps * step(size)
-    missing = left_out(whole, size)
+    missing = left_out(full, size)
     if steps < settings.steps:
         missing += f"{', ' if missing else ''}{steps} of {settings.steps} steps"
-    note(announce(seconds, needed, missing, predicted(whole)))
+    note(announce(seconds, needed, missing, predicted(full)))
     return replace(
         settings, held_out=size.items, samples=size.samples, max_tokens=size.max_tokens, steps=steps
     )

@@ -50,7 +50,7 @@ Verdict = Literal["steered", "other", "unsteered", "neither", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
-class Prompted:
+class ProbedPrompt:
     """A prompt, our two texts, and the server's text.
 
     agrees: the text that the server's agrees with; None if our two texts are equal. to_steered,
@@ -73,7 +73,7 @@ class Prompted:
 class Probe:
     """The comparisons of all prompts, and the verdict on the server."""
 
-    prompts: list[Prompted]
+    prompts: list[ProbedPrompt]
 
     @property
     def distances(self) -> tuple[float, float, float] | None:
@@ -141,9 +141,9 @@ def probe(
     for prompt in prompts:
         text = model.chat(prompt) if chat else prompt
         ids = model.encode(text, special=not chat)
-        here = [_continued(model, ids, some, max_tokens) for some in (steers, [])]
+        own = [_continued(model, ids, some, max_tokens) for some in (steers, [])]
         answer = ask(prompt)
-        rows.append(_compared(model, steers, prompt, ids, here, answer))
+        rows.append(_compared(model, steers, prompt, ids, own, answer))
         on_done()
     return Probe(rows)
 
@@ -158,12 +158,12 @@ def _compared(
     steers: Sequence[Steer],
     prompt: str,
     ids: list[int],
-    here: Sequence[list[int]],
+    own: Sequence[list[int]],
     answer: Answer,
-) -> Prompted:
-    steered, unsteered = map(model.decode, here)
+) -> ProbedPrompt:
+    steered, unsteered = map(model.decode, own)
     distances: tuple[Any, ...] = ()
-    tokens = _tokens(model, here, answer)
+    tokens = _tokens(model, own, answer)
     if tokens and answer.log_probs:
         served = np.array(answer.log_probs[: len(tokens)])
 
@@ -174,9 +174,9 @@ def _compared(
         distances = tuple(
             float(np.abs(a - b).mean()) for a, b in ((served, s), (served, u), (s, u))
         )
-        many = [under(some) for some in _multiples(steers)]
-        distances += (tuple(float(np.abs(served - m).mean()) for m in many) or None,)
-    return Prompted(
+        multiples = [under(some) for some in _multiples(steers)]
+        distances += (tuple(float(np.abs(served - m).mean()) for m in multiples) or None,)
+    return ProbedPrompt(
         prompt,
         steered,
         unsteered,
@@ -218,12 +218,12 @@ def _agreement(text: str, steered: str, unsteered: str) -> Side | None:
     return "neither"
 
 
-def _tokens(model: Model, here: Sequence[list[int]], answer: Answer) -> list[int] | None:
+def _tokens(model: Model, own: Sequence[list[int]], answer: Answer) -> list[int] | None:
     """The tokens of the server's text; None unless they are certain."""
     if answer.log_probs is None:
         return None
     n = len(answer.log_probs)
-    for generated in here:
+    for generated in own:
         # A server may or may not give a log-prob for the token that ends the text.
         same_text = model.decode(generated).lstrip() == answer.text.lstrip()
         if same_text and n in (len(generated), len(generated) - 1):

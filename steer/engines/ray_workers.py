@@ -180,15 +180,15 @@ def places(
         )
 
     least = 0 if gpus else 1
-    wanted = count or (room(least) if gpus else len(used))
-    if wanted > room(least):
+    n_workers = count or (room(least) if gpus else len(used))
+    if n_workers > room(least):
         raise SteerError(
-            f"{wanted} workers do not fit: the Ray cluster has room for {room(least)}",
+            f"{n_workers} workers do not fit: the Ray cluster has room for {room(least)}",
             hint="ask for fewer with --workers",
         )
     most = max(int(node.get("CPU", 0)) for node in used)
-    cpus = next(cpus for cpus in range(most, least - 1, -1) if room(cpus) >= wanted)
-    return wanted, cpus, gpus
+    cpus = next(cpus for cpus in range(most, least - 1, -1) if room(cpus) >= n_workers)
+    return n_workers, cpus, gpus
 
 
 def _result(reference: Any) -> Any:

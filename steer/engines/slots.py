@@ -106,8 +106,8 @@ class LayerSlots(nn.Module):
         """Fill a slot with the edits of `steers` at this layer."""
         for table in (self.delta, self.direction, self.along, self.share):
             table[slot].zero_()
-        here = [steer for steer in steers if self.layer in {s.layer for s in steer.sites()}]
-        for site, site_plan in plan(here, _no_write_sites).items():
+        acting = [steer for steer in steers if self.layer in {s.layer for s in steer.sites()}]
+        for site, site_plan in plan(acting, _no_write_sites).items():
             if site.layer != self.layer:
                 continue
             if (addition := site_plan.adds.get(ALWAYS)) is not None:
@@ -115,7 +115,7 @@ class LayerSlots(nn.Module):
             for index, along in enumerate(site_plan.others):
                 self.direction[slot, index] = torch.from_numpy(along.direction.copy())
                 self.along[slot, index] = torch.tensor(_bounds(along))
-        for steer in here:
+        for steer in acting:
             if steer.vector in self.columns:
                 self.share[slot, self.columns[steer.vector]] += steer.coefficient.value
 

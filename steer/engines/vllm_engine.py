@@ -170,8 +170,8 @@ class Engine:
         """
         done = self._sampled(rows, steerings, sampling)
         return [
-            self._generation(row, steers, one.outputs[0])
-            for row, steers, one in zip(rows, steerings, done, strict=True)
+            self._generation(row, steers, request.outputs[0])
+            for row, steers, request in zip(rows, steerings, done, strict=True)
         ]
 
     def continue_ids(
@@ -186,7 +186,7 @@ class Engine:
         Raises:
             IdleError: a steer changes nothing.
         """
-        for steer in self.idle.intersection(one for some in steerings for one in some):
+        for steer in self.idle.intersection(steer for some in steerings for steer in some):
             raise IdleError(f"{steer} changes nothing in {NAME}", hint="use a larger coefficient")
         rows = [Row("", sample, list(ids)) for ids, sample in beginnings]
         done = self._sampled(rows, steerings, sampling)
@@ -206,11 +206,11 @@ class Engine:
         return [{token: entry.logprob for token, entry in row.items()} for row in entries]
 
     def probed(self, steerings: Sequence[Sequence[Steer]]) -> Engine:
-        """The same engine, with the steers that change nothing in `idle`: an engine may ignore
-        what it does not know, and small numbers vanish in 16 bits.
+        """This engine with its idle steers in `idle`, found by a test: engines may ignore options
+        that they do not know, and small numbers vanish in 16 bits.
 
         Raises:
-            HookError: steers change nothing, whatever their coefficients are.
+            HookError: steers change nothing, even with large coefficients.
         """
         probe = [1, 2, 3, 4]  # any tokens: what is edited changes whatever they say
         [plain] = self.log_probs([probe], [[]], top=5)
@@ -218,7 +218,9 @@ class Engine:
         def changes(steer: Steer) -> bool:
             return self.log_probs([probe], [[unbounded(steer)]], top=5) != [plain]
 
-        steers = dict.fromkeys(one for some in steerings for one in some if one.coefficient.value)
+        steers = dict.fromkeys(
+            steer for some in steerings for steer in some if steer.coefficient.value
+        )
         idle = [steer for steer in steers if not changes(steer)]
         for steer in idle:
             if not changes(replace(steer, coefficient=Coefficient(1.0), scope=EVERYWHERE)):

@@ -23,7 +23,7 @@ from steer.vectors.vector import SteeringVector
 SCOPES = {str(scope): scope for scope in (EVERYWHERE, Scope("prompt"), Scope("response"))}
 
 
-class Sent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class SteerMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One steer. value: as `Operation.value`."""
 
     vector: str
@@ -73,8 +73,8 @@ def encode(steers: Sequence[Steer], names: Mapping[SteeringVector, str]) -> str:
 
     Steers with coefficient 0 are left out; without any steer, the result is "".
     """
-    sent = [
-        Sent(
+    messages = [
+        SteerMessage(
             vector=names[steer.vector],
             coefficient=steer.coefficient.value,
             layers=steer.layers,
@@ -86,7 +86,7 @@ def encode(steers: Sequence[Steer], names: Mapping[SteeringVector, str]) -> str:
         for steer in steers
         if steer.coefficient.value
     ]
-    return msgspec.json.encode(sent).decode() if sent else ""
+    return msgspec.json.encode(messages).decode() if messages else ""
 
 
 def decode(text: str, vectors: Mapping[str, SteeringVector]) -> list[Steer]:
@@ -106,5 +106,5 @@ def decode(text: str, vectors: Mapping[str, SteeringVector]) -> list[Steer]:
             scope=SCOPES[sent.scope],
             op=Operation(sent.op, sent.value),
         )
-        for sent in msgspec.json.decode(text, type=tuple[Sent, ...])
+        for sent in msgspec.json.decode(text, type=tuple[SteerMessage, ...])
     ]

@@ -34,7 +34,7 @@ class Text:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class TextBatch:
     """Texts that run together.
 
     columns: int64 [column], the positions whose next token is scored in some text. targets: int64
@@ -51,7 +51,7 @@ class Batch:
     spared: bool
 
     @classmethod
-    def of(cls, model: Model, texts: Sequence[Text]) -> Batch:
+    def of(cls, model: Model, texts: Sequence[Text]) -> TextBatch:
         ids, _ = model.padded([text.ids for text in texts], left=False)
         columns = sorted({position - 1 for text in texts for position in text.scored}) or [0]
         index_of = {column: index for index, column in enumerate(columns)}
@@ -127,26 +127,26 @@ class Batch:
 
 #: A function of log-probabilities [cell, text, column, vocabulary] and their batch that gives a
 #: number for each [cell, text, column].
-TokenMeasure = Callable[[Tensor, Batch], Tensor]
+TokenMeasure = Callable[[Tensor, TextBatch], Tensor]
 
 
-def log_prob(cells: Tensor, batch: Batch) -> Tensor:
+def log_prob(cells: Tensor, batch: TextBatch) -> Tensor:
     """log p of the next token, in nats."""
     targets = batch.targets.to(cells.device).expand(cells.shape[:-1])
     return cells.gather(-1, targets[..., None]).squeeze(-1)
 
 
-def drift(cells: Tensor, batch: Batch) -> Tensor:
+def drift(cells: Tensor, batch: TextBatch) -> Tensor:
     """KL(p_base || p_steered), in nats."""
     return token_kl(batch.base, cells)
 
 
-def distance(cells: Tensor, batch: Batch) -> Tensor:
+def distance(cells: Tensor, batch: TextBatch) -> Tensor:
     """KL(p_condition || p_steered), in nats."""
     return token_kl(batch.conditioned, cells)
 
 
-def surprise(cells: Tensor, batch: Batch) -> Tensor:
+def surprise(cells: Tensor, batch: TextBatch) -> Tensor:
     """The expected surprise of the next token under the unsteered model, in nats: the cross-entropy
     -sum_v p_steered(v) log p_base(v). It averages over all tokens, not only the sampled one.
     """

@@ -231,25 +231,25 @@ class _Scoring:
     def look(self, name: str, cells: Cells, items: Indices, unrelated: Indices) -> Iterator[Scores]:
         """Score cells on some items and texts; yields the scores after each row. name: the key in
         the journal."""
-        these = self.texts.part(items, unrelated)
+        texts = self.texts.part(items, unrelated)
         parts = [
-            TextSet(f"effect, {name}", these.effect, these.measure),
-            TextSet(f"drift, {name}", these.unrelated, drift),
+            TextSet(f"effect, {name}", texts.effect, texts.measure),
+            TextSet(f"drift, {name}", texts.unrelated, drift),
         ]
         columns = {row: np.flatnonzero(cells[row]) for row in np.flatnonzero(cells.any(1)).tolist()}
         by_row: dict[int, list[Cell]] = {
             row: [UNSTEERED, *(Steered((self.grid.steer(row, i),)) for i in some.tolist())]
             for row, some in columns.items()
         }
-        n_scores = sum(map(len, by_row.values())) * (len(these.effect) + len(these.unrelated))
+        n_scores = sum(map(len, by_row.values())) * (len(texts.effect) + len(texts.unrelated))
         report = self._reporting(len(items) / self.texts.n_items / n_scores)
-        for row, scored in score_rows(these.model, parts, by_row, report, self.done):
-            effects, weights = these.effects(scored[0].sums)
+        for row, scored in score_rows(texts.model, parts, by_row, report, self.done):
+            effects, weights = texts.effects(scored[0].sums)
             levels = None
-            if these.kind == "recovery":
-                check_effect(weights, these.effect)
+            if texts.kind == "recovery":
+                check_effect(weights, texts.effect)
             else:
-                levels = these.levels(scored[0].sums)[1:]
+                levels = texts.levels(scored[0].sums)[1:]
             drifts = scored[1].sums[1:]
             self.scores = self.scores.with_row(
                 row, columns[row], (items, effects, weights, levels), (unrelated, drifts)
@@ -264,16 +264,18 @@ class _Scoring:
             IdleError: some of a row's cells have changed nothing, and not all of them.
         """
         looked = {str(self.grid.steer(row, column)) for column in columns.tolist()}
-        before = self._idle.get(row, [one.idle for one in scored])
+        before = self._idle.get(row, [result.idle for result in scored])
         # What is not looked at any more stays as it was.
-        now = [(old - looked) | (old & one.idle) for old, one in zip(before, scored, strict=True)]
+        now = [
+            (old - looked) | (old & result.idle) for old, result in zip(before, scored, strict=True)
+        ]
         self._idle[row] = now
         steers = [self.grid.steer(row, column) for column in range(self.grid.n_columns)]
         every = {str(steer) for steer in steers if steer.coefficient.value}
-        is_idle = self.may_be_idle and bool(every) and any(one >= every for one in now)
+        is_idle = self.may_be_idle and bool(every) and any(idle >= every for idle in now)
         if not is_idle:
-            for one, part in zip(now, (self.texts.effect, self.texts.unrelated), strict=True):
-                check_acted(one, len(part))
+            for idle, part in zip(now, (self.texts.effect, self.texts.unrelated), strict=True):
+                check_acted(idle, len(part))
         rows = self.scores.idle | {row} if is_idle else self.scores.idle - {row}
         self.scores = replace(self.scores, idle=rows)
 

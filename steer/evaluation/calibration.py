@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from pathlib import Path
 
 import msgspec
 
@@ -29,7 +29,9 @@ from steer.evaluation.cells import UNSTEERED
 from steer.evaluation.scoring import score
 from steer.evaluation.shift import lies_at
 from steer.evaluation.written import Writing, Written, write_together
-from steer.generate.cost import STRAINED_NATS
+from steer.extraction import ReadSettings, extract
+from steer.fitting.fitting import FitSettings
+from steer.generate.strength import divided, is_coherent, middle_layers, strongest
 from steer.measures.formulas import distinct
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
@@ -38,17 +40,10 @@ from steer.vectors.metadata import Recommended
 from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess, Workers
 
-#: The upper middle of a model, as shares of its depth: there a vector did most for what it cost
-#: (docs/evidence.md, "The best layers for a chat vector").
-MIDDLE = (0.45, 0.9)
 #: Strengths that are tried.
 STRENGTHS = (0.25, 0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0)
 #: Answers that are written at each strength, and their tokens.
 ANSWERS, TOKENS = 8, 32
-#: Coherent answers may repeat themselves so much more than those of the unsteered model, by the
-#: share of different bigrams. They may cost it STRAINED_NATS more per token, which is nearly what
-#: answers cost that a system message asked for (docs/evidence.md).
-MOST_REPEATED = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +84,43 @@ class Calibration:
     chosen: Trial | None
 
 
+@dataclass(frozen=True, slots=True)
+class CalibratedExtraction:
+    """A vector for a contrast set. vector: recommends the calibrated strength, if there is a
+    calibration. compared, described: as in `steer.extraction.Extracted`."""
+
+    vector: SteeringVector
+    compared: tuple[SteeringVector, ...]
+    described: str
+    calibration: Calibration | None
+
+
+def extract_calibrated(
+    workers: Workers,
+    contrasts: Contrasts,
+    read: ReadSettings,
+    fit: FitSettings,
+    *,
+    calibrate: bool = True,
+    part: Path | None = None,
+    keep: Path | None = None,
+    progress: Progress = silent,
+) -> CalibratedExtraction:
+    """Extract a vector, and calibrate it if the contrasts are answers of a chat model.
+
+    part, keep: as in `steer.extraction.extract`.
+
+    Raises:
+        SteerError: as in `steer.extraction.extract` and `calibrate`.
+    """
+    extracted = extract(workers, contrasts, read, fit, part=part, keep=keep, progress=progress)
+    calibration = None
+    if calibrate:
+        calibration = calibrated(workers, contrasts, extracted.best, progress)
+    vector = extracted.best if calibration is None else calibration.vector
+    return CalibratedExtraction(vector, extracted.compared, extracted.described, calibration)
+
+
 def calibrated(
     workers: Workers, contrasts: Contrasts, vector: SteeringVector, progress: Progress = silent
 ) -> Calibration | None:
@@ -101,18 +133,6 @@ def calibrated(
     if not contrasts.are_answers or not isinstance(workers, InProcess) or several():
         return None
     return calibrate(workers.model, vector, progress=progress)
-
-
-def middle_layers(vector: SteeringVector) -> tuple[int, ...]:
-    """The stored layers in the middle of the model; all where none is there, or only a few are."""
-    metadata = vector.metadata
-    low, high = (share * metadata.model.n_layers for share in MIDDLE)
-    middle = tuple(layer for layer in metadata.layers if low <= layer < high)
-    return (
-        middle
-        if len(metadata.layers) >= metadata.model.n_layers / 2 and middle
-        else metadata.layers
-    )
 
 
 def calibrate(
@@ -135,22 +155,22 @@ def calibrate(
         HookError: a steer was never applied.
     """
     chosen_layers = tuple(layers) if layers is not None else middle_layers(vector)
-    what = f"calibrating: {len(questions)} answers at each of {len(strengths)} strengths"
-    with progress(what, 1) as advance:
+    activity = f"calibrating: {len(questions)} answers at each of {len(strengths)} strengths"
+    with progress(activity, 1) as advance:
         written = _Written(model, vector, chosen_layers, questions, strengths, max_tokens)
         advance(1)
     trials = [written.trial(number) for number in range(len(strengths))]
-    best = strongest(trials)
+    best = best_trial(trials)
     recommended = _recommended(vector, chosen_layers, best or trials[0], coherent=best is not None)
     metadata = msgspec.structs.replace(vector.metadata, recommended=recommended, sha256="")
     calibrated = SteeringVector(metadata, vector.directions, vector.down, vector.up)
     return Calibration(calibrated, tuple(questions), written.unsteered, tuple(trials), best)
 
 
-def strongest(trials: Sequence[Trial]) -> Trial | None:
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """The last of rising trials before answers fall apart, if it moves them at all."""
-    coherent = list(takewhile(lambda trial: trial.coherent, trials))
-    return coherent[-1] if coherent and coherent[-1].shift > 0 else None
+    last = strongest([trial.coherent for trial in trials])
+    return trials[last] if last is not None and trials[last].shift > 0 else None
 
 
 def _recommended(
@@ -188,8 +208,11 @@ class _Written:
             tuple(questions), before, chat=True, samples=len(questions), max_tokens=max_tokens
         )
         scope = usual_scope(vector.metadata)
-        self.coefficients = [float(f"{one / len(layers):.3g}") for one in strengths]
-        self.steers = [Steer(vector, Coefficient(one), layers, scope) for one in self.coefficients]
+        self.coefficients = divided(vector, strengths, layers)
+        self.steers = [
+            Steer(vector, Coefficient(coefficient), layers, scope)
+            for coefficient in self.coefficients
+        ]
         cells = [(), *([steer] for steer in self.steers)]
         self._cells = write_together(model, writing, cells, temperature=0.0)
         self._nats = self._costs()
@@ -209,25 +232,25 @@ class _Written:
             shift=self._places[cell] - self._places[0],
             extra_nats=nats,
             distinct=different,
-            coherent=nats <= STRAINED_NATS and repeats <= MOST_REPEATED,
+            coherent=is_coherent(nats, repeats),
             answers=self._texts(written),
         )
 
     def _texts(self, written: Sequence[Written]) -> tuple[str, ...]:
-        return tuple(self.model.decode(one.own) for one in written)
+        return tuple(self.model.decode(text.own) for text in written)
 
     def _costs(self) -> list[float]:
         """Nats per token of the answers of each cell under the unsteered model."""
-        texts = [one.scored for written in self._cells for one in written]
+        texts = [text.scored for written in self._cells for text in written]
         sums = iter(-score(self.model, texts, [UNSTEERED], log_prob)[0])
         costs = []
         for written in self._cells:
             total = sum(next(sums) for _ in written)
-            costs.append(float(total) / max(1, sum(len(one.scored.scored) for one in written)))
+            costs.append(float(total) / max(1, sum(len(text.scored.scored) for text in written)))
         return costs
 
 
 def _distinct(written: Sequence[Written]) -> float:
     """The share of different bigrams."""
-    pairs = [distinct(one.own) for one in written]
+    pairs = [distinct(text.own) for text in written]
     return sum(n for n, _ in pairs) / max(1, sum(n for _, n in pairs))

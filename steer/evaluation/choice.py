@@ -104,7 +104,7 @@ def decide(
             return scores, None
         rivals = contenders(scores, budget.kl, tried.refused)
         rivals[tried.position] = True
-        rivals &= ~scores.whole()
+        rivals &= ~scores.complete()
         if not rivals.any():
             return scores, tried
         scores = completed(texts, grid, scores, rivals)
@@ -130,10 +130,10 @@ def shortlist(
     """Of the cells whose texts were looked at and cost no more than the budget, the choice and the
     best one of each other row, by effect."""
     effects, _ = scores.looks()
-    passed = [one for one in looked if one.extra_nats.value <= budget.nats]
-    passed.sort(key=lambda one: (one.position != chosen, -effects[one.position]))
-    first = {one.position[0]: one for one in reversed(passed)}
-    return tuple(one for one in passed if first[one.position[0]] is one)[:SHORTLIST]
+    passed = [tried for tried in looked if tried.extra_nats.value <= budget.nats]
+    passed.sort(key=lambda tried: (tried.position != chosen, -effects[tried.position]))
+    first = {tried.position[0]: tried for tried in reversed(passed)}
+    return tuple(tried for tried in passed if first[tried.position[0]] is tried)[:SHORTLIST]
 
 
 def ordered(
@@ -143,8 +143,8 @@ def ordered(
     items and texts only, and only cells that were scored on all of it."""
     if budget.rule == "refusal_direction":
         return _by_refusal_direction(scores, grid, slice(None) if part is None else part)
-    whole = (scores.effects(part), scores.costs(part)) if part is not None else None
-    effects, costs = whole or scores.looks()
+    estimates = (scores.effects(part), scores.costs(part)) if part is not None else None
+    effects, costs = estimates or scores.looks()
     remaining = effects.copy()
     chosen: list[Position] = []
     while True:

@@ -251,12 +251,12 @@ def _known_condition(vectors: Sequence[Metadata], baseline: str) -> tuple[str, s
     Raises:
         InputError: the condition contains learned tokens, which are not there.
     """
-    for one in vectors:
-        distillation = one.method.distillation
+    for vector in vectors:
+        distillation = vector.method.distillation
         if distillation is not None and distillation.within:
             named = ", ".join(f"<|{part.name}|>" for part in distillation.within)
             raise InputError(
-                f"the condition of {one.name!r} contains the learned tokens {named}",
+                f"the condition of {vector.name!r} contains the learned tokens {named}",
                 hint="pass --condition with the whole text spelled out",
             )
     known = {

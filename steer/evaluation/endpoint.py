@@ -184,13 +184,14 @@ def answers(
 
     Raises:
         UsageError: openai is not installed, or there is no key for its server.
-        SteerError: it does not answer.
+        SteerError: it does not answer, or in another form than OpenAI's API.
     """
     import openai
 
     client = _client(endpoint)
+    subject = f"the model {endpoint.model} at {client.base_url}"
 
-    def answer(item: tuple[tuple[str, str], int]) -> str:
+    def answer(item: tuple[tuple[str, str], int]) -> str | None:
         (system, question), number = item
         messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
         if system:
@@ -202,17 +203,25 @@ def answers(
             temperature=1.0,
             max_tokens=max_tokens,
         )
-        return _content(reply) or ""
+        return _content(reply)
 
+    unreadable = SteerError(
+        f"{subject} answers in another form than OpenAI's API",
+        hint="check the address, which usually ends in /v1",
+    )
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(answer, zip(questions, numbers, strict=True)))
+            replies = list(pool.map(answer, zip(questions, numbers, strict=True)))
     except openai.APIError as error:
         raise SteerError(
-            f"the model {endpoint.model} at {client.base_url} does not answer"
-            f" ({_short(error.message)})",
+            f"{subject} does not answer ({_short(error.message)})",
             hint="check that it is running, and the name of the model and $OPENAI_API_KEY",
         ) from None
+    except ValueError:  # invalid JSON
+        raise unreadable from None
+    if replies and all(reply is None for reply in replies):
+        raise unreadable
+    return [reply or "" for reply in replies]
 
 
 def parse(reply: str | None) -> int | None:

@@ -239,7 +239,7 @@ def _within(seconds: float, model: Model, n_cells: int, data: Data, note: Warn) 
     texts = data.held_out.all_texts
     n_items = len(texts) // (1 if data.held_out.pairs is None else 2)
     length = 30 + sum(map(len, texts)) / 4 / max(1, len(texts))
-    whole = Size(n_items or data.samples, data.samples, data.max_tokens)
+    full = Size(n_items or data.samples, data.samples, data.max_tokens)
     speed = pace(model)
 
     def predicted(size: Size) -> float:
@@ -247,8 +247,8 @@ def _within(seconds: float, model: Model, n_cells: int, data: Data, note: Warn) 
         read = n_cells * (2 * size.items * length + 3 * own)
         return read / speed.read + n_cells * size.samples * size.max_tokens / speed.written
 
-    size, needed = fitting(sizes(whole), predicted, seconds)
-    note(announce(seconds, needed, left_out(whole, size), predicted(whole)))
+    size, needed = fitting(sizes(full), predicted, seconds)
+    note(announce(seconds, needed, left_out(full, size), predicted(full)))
     return replace(
         data,
         held_out=data.held_out.first(size.items),
@@ -364,7 +364,9 @@ def evaluate(
         writer_of(engine, model, cells) as write,
         progress("measuring", n_units(task, table)) as advance,
     ):
-        rows = measure_rows(model, table, task, lambda what, n: advance(n, what), write, done)
+        rows = measure_rows(
+            model, table, task, lambda activity, n: advance(n, activity), write, done
+        )
     if tasks is not None:
         from steer.evaluation import harness
 

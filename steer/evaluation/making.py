@@ -33,7 +33,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Made:
+class SampledVector:
     """A vector, with what the model writes under it.
 
     vector: recommends what was calibrated. described: the model, for a line that says what was
@@ -45,11 +45,14 @@ class Made:
     prompts: tuple[str, ...]
     samples: tuple[Sample, ...]
 
-    def named(self, reference: str) -> Made:
+    def named(self, reference: str) -> SampledVector:
         """The same, with specs that name the vector so."""
         renamed = (
-            replace(one, spec=None if one.spec is None else replace(one.spec, reference=reference))
-            for one in self.samples
+            replace(
+                sample,
+                spec=None if sample.spec is None else replace(sample.spec, reference=reference),
+            )
+            for sample in self.samples
         )
         return replace(self, samples=tuple(renamed))
 
@@ -64,8 +67,11 @@ class Made:
             "evidence": recommended.evidence,
             "prompts": list(self.prompts),
             "samples": [
-                {"steer": None if one.spec is None else str(one.spec), "texts": list(one.texts)}
-                for one in self.samples
+                {
+                    "steer": None if sample.spec is None else str(sample.spec),
+                    "texts": list(sample.texts),
+                }
+                for sample in self.samples
             ],
         }
 

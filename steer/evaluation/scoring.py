@@ -31,7 +31,7 @@ from steer.base.intervals import Interval, difference
 from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
-from steer.evaluation.batches import Batch, Text, TokenMeasure, surprise
+from steer.evaluation.batches import Text, TextBatch, TokenMeasure, surprise
 from steer.evaluation.cells import Cell, Guided, Prompted, Steered, steers_of
 from steer.generate.guidance import guided
 from steer.hooks.acting import acted, reached
@@ -68,9 +68,9 @@ class Scorer:
     measure: TokenMeasure
 
     def __post_init__(self) -> None:
-        self._batches = [Batch.of(self.model, group) for group in self.groups]
+        self._batches = [TextBatch.of(self.model, group) for group in self.groups]
         self._trunks: list[dict[int, Trunk]] = [{} for _ in self.groups]
-        self._kept: set[Batch] = set()
+        self._kept: set[TextBatch] = set()
         self._bytes = 0
 
     @torch.no_grad()
@@ -84,7 +84,7 @@ class Scorer:
         """
         batch = self._batches[group]
         # The batch caches the unsteered and the prompted log-probabilities.
-        editing = [one for one in cells if isinstance(one, Steered) and not _has_token(one)]
+        editing = [cell for cell in cells if isinstance(cell, Steered) and not _has_token(cell)]
         steered = self._functions(batch, [cell.steers for cell in editing])
         layer = _shared_layer(steered)
         trunk = None
@@ -113,7 +113,7 @@ class Scorer:
         self.idle = idle_in_all(self.model, batch, self._steered)
         return np.stack(sums)
 
-    def _sums(self, cells: Tensor, batch: Batch) -> Sums:
+    def _sums(self, cells: Tensor, batch: TextBatch) -> Sums:
         """Sums of the measure over each text's scored columns, [cell, text]."""
         values = self.measure(cells, batch)
         counts = batch.weights.to(values.device).bool()
@@ -123,7 +123,7 @@ class Scorer:
             raise not_numbers(self.model)
         return np.asarray(sums)
 
-    def _remember(self, batch: Batch) -> None:
+    def _remember(self, batch: TextBatch) -> None:
         """Keep the batch's own log-probabilities for the next layer, if there is room."""
         size = 4 * batch.n_logits * sum(name in vars(batch) for name in ("base", "conditioned"))
         if batch not in self._kept and self._bytes + size > LOGITS_BUDGET:
@@ -132,12 +132,12 @@ class Scorer:
             self._kept.add(batch)
             self._bytes += size
 
-    def _at_once(self, batch: Batch) -> int:
+    def _at_once(self, batch: TextBatch) -> int:
         """How many cells of a batch can run together."""
         logits = LOGITS_BUDGET // (4 * batch.n_logits)
         return max(1, min(logits, token_budget(self.model) // batch.ids.numel()))
 
-    def _trunk(self, layer: int, batch: Batch, kept: dict[int, Trunk]) -> Trunk:
+    def _trunk(self, layer: int, batch: TextBatch, kept: dict[int, Trunk]) -> Trunk:
         """The batch's trunk at a layer. If there is room, those of all layers are kept; otherwise
         only this one, computed from a lower one if that was kept."""
         size = batch.ids.numel() * self.model.identity.d_model * self.model.network.dtype.itemsize
@@ -151,7 +151,7 @@ class Scorer:
             kept[layer] = grown(self.model, batch.ids, layer, lower)
         return kept[layer]
 
-    def _functions(self, batch: Batch, cells: Sequence[Sequence[Steer]]) -> list[Functions]:
+    def _functions(self, batch: TextBatch, cells: Sequence[Sequence[Steer]]) -> list[Functions]:
         """The site functions of each cell. Prompt gates see the tokens before the response."""
         steers = [steer for cell in cells for steer in cell]
         prompts = [text.ids[: text.start] for text in batch.texts]
@@ -166,13 +166,13 @@ class Scorer:
         self._steered = [(cell, batch.clock(values)) for cell in cells]
         return [site_functions(self.model, cell, clock) for cell, clock in self._steered]
 
-    def _with_tokens(self, batch: Batch, steers: Sequence[Steer]) -> Tensor:
+    def _with_tokens(self, batch: TextBatch, steers: Sequence[Steer]) -> Tensor:
         """Log-probabilities [text, column, vocabulary] at the batch's columns, of its texts with
         learned tokens before them."""
         tokens, editing = separate(steers)
         longer = [standing(self.model, tokens, text.ids) for text in batch.texts]
         shifts = [len(ids) - len(text.ids) for ids, text in zip(longer, batch.texts, strict=True)]
-        moved = Batch.of(
+        moved = TextBatch.of(
             self.model,
             [
                 replace(
@@ -197,7 +197,7 @@ class Scorer:
         index = torch.searchsorted(moved.columns.cpu(), wanted).clamp(max=len(moved.columns) - 1)
         return log_probs[torch.arange(len(index))[:, None], index.to(log_probs.device)]
 
-    def _forward(self, batch: Batch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
+    def _forward(self, batch: TextBatch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
         """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
         times = len(cells)
         functions = by_rows(cells, [len(batch.ids)] * times)
@@ -373,7 +373,7 @@ def score(
 
 
 def idle_in_all(
-    model: Model, batch: Batch, steered: Sequence[tuple[Sequence[Steer], TokenClock]]
+    model: Model, batch: TextBatch, steered: Sequence[tuple[Sequence[Steer], TokenClock]]
 ) -> list[str]:
     """The steers that changed nothing in any text of a batch that has scored tokens, without a
     closed gate or an unreached bound that would explain it."""
@@ -400,15 +400,15 @@ def _is_idle(model: Model, steer: Steer, clock: TokenClock, row: int, text: Text
     return not (bounded and reached(steer, special, len(text.ids) - text.start, model.n_layers))
 
 
-def check_acted(idle: Collection[str], n_texts: int, *, what: str = "scored") -> None:
-    """Refuse to measure by steers that were idle. what: became of the texts.
+def check_acted(idle: Collection[str], n_texts: int, *, verb: str = "scored") -> None:
+    """Refuse to measure by steers that were idle. verb: what was done with the texts.
 
     Raises:
         IdleError: naming one.
     """
     for steer in sorted(idle):
         raise IdleError(
-            f"{steer} changed nothing in any of the {n_texts:,} {what} texts, so its effect cannot"
+            f"{steer} changed nothing in any of the {n_texts:,} {verb} texts, so its effect cannot"
             " be measured on them",
             hint="change its scope, schedule, coefficient or layers",
         )
@@ -423,10 +423,10 @@ def expected_nats(model: Model, parts: Sequence[tuple[Cell, Sequence[Text]]]) ->
     """
     results = [scored(model, texts, [cell], surprise) for cell, texts in parts]
     texts = [text for _, some in parts for text in some]
-    if all(one.idle for one in results):
-        check_acted(results[0].idle, len(texts), what="generated")
+    if all(result.idle for result in results):
+        check_acted(results[0].idle, len(texts), verb="generated")
     counts = np.array([float(len(text.scored)) for text in texts])
-    return np.concatenate([one.sums[0] for one in results]), counts
+    return np.concatenate([result.sums[0] for result in results]), counts
 
 
 def extra(own: Nats, base: Nats) -> Interval:

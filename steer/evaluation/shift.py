@@ -31,15 +31,15 @@ def lies_at(
     Raises:
         VectorError: a layer that is not stored.
     """
-    owners = [group for group, texts in enumerate(groups) for one in texts if one.n]
+    owners = [group for group, texts in enumerate(groups) for text in texts if text.n]
     readings = [
-        Reading(one.ids, ((len(one.ids) - one.n, len(one.ids)),))
+        Reading(text.ids, ((len(text.ids) - text.n, len(text.ids)),))
         for texts in groups
-        for one in texts
-        if one.n
+        for text in texts
+        if text.n
     ]
     sites = [Site(layer, vector.metadata.activation_site).canonical for layer in layers]
-    totals = np.zeros((len(groups), len(sites), model.identity.d_model))
+    totals = np.zeros((len(groups), len(sites), vector.metadata.width))
     for part in record(model, readings, sites):
         for row, index in enumerate(part.indices):
             totals[owners[index]] += part.activations[row]
@@ -47,4 +47,4 @@ def lies_at(
     directions = np.stack([vector.direction(layer) for layer in layers], dtype=float)
     lengths = np.maximum((directions**2).sum(-1), np.finfo(float).tiny)
     along = (totals * directions).sum(-1) / lengths / counts
-    return [float(one) for one in along.mean(-1)]
+    return [float(value) for value in along.mean(-1)]

@@ -275,7 +275,7 @@ def _within(
 ) -> Settings:
     """As many and as long texts as fit into a time, by an estimate. n_rows: rows of the table that
     a process measures."""
-    whole = Size(settings.samples, settings.samples, settings.max_tokens)
+    full = Size(settings.samples, settings.samples, settings.max_tokens)
     speed = pace(model)
     cells = model.n_layers * len(SHARES) / 3  # some are dropped after a part of the texts
 
@@ -284,9 +284,9 @@ def _within(
         read = 2 * cells * tokens / speed.read
         return n_rows * (read + WRITTEN * size.samples * size.max_tokens / speed.written)
 
-    size, needed = fitting(sizes(whole), predicted, seconds)
-    missing = left_out(replace(whole, items=size.items), size)
-    note(announce(seconds, needed, missing, predicted(whole)))
+    size, needed = fitting(sizes(full), predicted, seconds)
+    missing = left_out(replace(full, items=size.items), size)
+    note(announce(seconds, needed, missing, predicted(full)))
     return replace(settings, samples=size.samples, max_tokens=size.max_tokens)
 
 

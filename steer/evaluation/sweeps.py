@@ -41,7 +41,7 @@ from steer.evaluation.data import (
 )
 from steer.evaluation.evaluations import frame
 from steer.evaluation.task import Task
-from steer.evaluation.verdict import Verdict, judge
+from steer.evaluation.verdict import Verdict, assess
 from steer.evaluation.written import Writing
 from steer.generate.pace import Size, announce, fitting, left_out, pace, sizes
 from steer.measures.baselines import N_CHANCE
@@ -55,7 +55,7 @@ from steer.measures.grids import (
     default_coefficients,
     finer,
     joined,
-    probes,
+    pilot,
     promising,
     thinned,
 )
@@ -255,7 +255,7 @@ def sweep(
     cells: list[Cell] = [Steered((steer,)) for steer in strongest(grid)]
     with writer_of(engine, model, cells) as write:
         with progress("writing texts", _n_written(task)) as advance:
-            on = bench(model, task, lambda what, n: advance(n), write)
+            on = bench(model, task, lambda activity, n: advance(n), write)
         # The other rule needs all scores.
         limit = None if exhaustive or limits.rule != "budget" else limits.kl
         left_out: tuple[str, ...] = ()
@@ -275,7 +275,7 @@ def sweep(
                 advance(100 * share - done, task)
                 done = 100 * share
 
-            verdict = judge(
+            verdict = assess(
                 on,
                 grid,
                 scores,
@@ -314,7 +314,7 @@ def _within(seconds: float, model: Model, grid: Grid, data: Data, note: Warn) ->
     n_items = len(texts) // (1 if held_out.pairs is None else 2)
     # Four characters a token, and what a template adds.
     length = 30 + sum(map(len, texts)) / 4 / max(1, len(texts))
-    whole = Size(n_items or data.samples, data.samples, data.max_tokens, len(grid.rows))
+    full = Size(n_items or data.samples, data.samples, data.max_tokens, len(grid.rows))
     speed = pace(model)
 
     def predicted(size: Size) -> float:
@@ -325,9 +325,9 @@ def _within(seconds: float, model: Model, grid: Grid, data: Data, note: Warn) ->
         read = cells * (items + own) + N_CHANCE * items / 2 + 3 * LOOKS * own
         return read / speed.read + LOOKS * size.samples * size.max_tokens / speed.written
 
-    size, needed = fitting(sizes(whole), predicted, seconds)
-    missing = left_out(whole, size, len(grid.rows))
-    note(announce(seconds, needed, missing, predicted(whole)))
+    size, needed = fitting(sizes(full), predicted, seconds)
+    missing = left_out(full, size, len(grid.rows))
+    note(announce(seconds, needed, missing, predicted(full)))
     if size.layers is not None and size.layers < len(grid.rows):
         grid = thinned(grid, size.layers)
     return grid, replace(
@@ -359,19 +359,19 @@ class _Sweep:
         Most of many layers have little effect within a budget; three coefficients on some of the
         texts show which.
         """
-        few = probes(grid)
+        few = pilot(grid)
         if few is None:
             return grid, ()
         n_texts = self.on.n_items, len(self.on.unrelated)
         n = n_looks(min(n_texts))
-        items, unrelated = (looks(one, n)[0] for one in n_texts)
+        items, unrelated = (looks(size, n)[0] for size in n_texts)
         scores, rows = self._scored(few, None, self.on.part(items, unrelated))
         grid = grid.part(rows)
         kept = promising(scores.part(rows), max_kl)
         names = grid.labels()
         others = tuple(name for index, name in enumerate(names) if index not in kept)
         if others:
-            going_on = ", ".join(names[one] for one in kept)
+            going_on = ", ".join(names[row] for row in kept)
             self.note(f"{len(kept)} of {len(names)} rows go on: {going_on}")
         return grid.part(kept), others
 
@@ -393,10 +393,10 @@ class _Sweep:
         n_cells, done = len(grid.rows) * grid.n_columns, 0.0
         with self.shown.progress("scoring", n_cells) as advance:
 
-            def on_progress(what: str, share: float) -> None:
+            def on_progress(activity: str, share: float) -> None:
                 nonlocal done
                 picture = partial(_drawn, grid, scores, self.shown.max_kl)
-                advance(share * n_cells - done, what, picture)
+                advance(share * n_cells - done, activity, picture)
                 done = share * n_cells
 
             for so_far in run(texts, grid, self.journals[-1], on_progress, max_kl):
@@ -514,14 +514,14 @@ class SweepResult:
             "shifts": None if position is None else scores.effect[position].tolist(),
             "samples": list(tried.samples) if tried else [],
             "shortlist": [
-                self.cell(one.position)
+                self.cell(tried.position)
                 | {
-                    "shift": None if math.isnan(one.shift) else one.shift,
-                    "extra_nats": plain(one.extra_nats),
-                    "distinct": plain(one.distinct),
-                    "samples": list(one.samples),
+                    "shift": None if math.isnan(tried.shift) else tried.shift,
+                    "extra_nats": plain(tried.extra_nats),
+                    "distinct": plain(tried.distinct),
+                    "samples": list(tried.samples),
                 }
-                for one in verdict.shortlist
+                for tried in verdict.shortlist
             ],
             "unsteered_samples": list(self.unsteered),
         }
@@ -570,10 +570,10 @@ class SweepResult:
         refused = tried.refused if tried else frozenset()
         _, costs = self.verdict.scores.looks()
         too_costly = [
-            one.value
-            for index, one in enumerate(coefficients)
-            if one.unit == chosen.unit
-            and one.value / (chosen.value or math.nan) > 1
+            coefficient.value
+            for index, coefficient in enumerate(coefficients)
+            if coefficient.unit == chosen.unit
+            and coefficient.value / (chosen.value or math.nan) > 1
             and (costs[row, index] > self.budget.kl or (row, index) in refused)
         ]
         return min(too_costly, key=abs, default=None)
@@ -643,6 +643,16 @@ class SweepResult:
         from steer.measures import pictures
 
         return pictures.figure(self.to_dict())
+
+    def picture(self, kind: str) -> bytes:
+        """The figure of `plot` as a file. kind: `png`, `pdf` or `svg`.
+
+        Raises:
+            UsageError: matplotlib is not installed.
+        """
+        from steer.measures import pictures
+
+        return pictures.draw(self.to_dict(), kind)
 
     def report(self) -> str:
         """One self-contained HTML page with everything.

@@ -138,5 +138,5 @@ def _described(steer: Steer) -> list[Any]:
     vectors = [resuming.vector_key(vector) for vector in steer.vectors]
     parts = steer.coefficient, steer.layers, steer.op, steer.scope, steer.schedule
     gate = steer.gate
-    read = gate and [str(gate), gate.condition.threshold, gate.condition.projection.layer]
+    read = gate and [str(gate), gate.threshold.value, gate.threshold.projection.layer]
     return [vectors, [repr(part) for part in parts], read]

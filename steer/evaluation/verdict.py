@@ -90,7 +90,7 @@ class Verdict:
         return self.position is not None and self.reason is None
 
 
-def judge(
+def assess(
     texts: Bench,
     grid: Grid,
     scores: Scores,
@@ -99,7 +99,7 @@ def judge(
     n_left_out: int = 0,
     *,
     twice: bool = True,
-    on_progress: OnShare = lambda what, share: None,
+    on_progress: OnShare = lambda activity, share: None,
 ) -> Verdict:
     """Choose a cell, and test whether it can be recommended. n_left_out: rows that were looked at
     but are not in the grid. twice: write new texts, to see whether they lead to the same choice;
@@ -118,8 +118,8 @@ def judge(
 
     scores, tried = decide(texts, grid, scores, budget, look)
     effects, costs = scores.looks()
-    whole = scores.whole().ravel().tolist()
-    best = pareto(effects.ravel().tolist(), costs.ravel().tolist(), whole)
+    complete = scores.complete().ravel().tolist()
+    best = pareto(effects.ravel().tolist(), costs.ravel().tolist(), complete)
     front = tuple(positions_of(effects, best))
     if tried is None:
         near = nearest(effects.ravel().tolist(), costs.ravel().tolist())
@@ -207,7 +207,7 @@ def _instability(
     of their texts stay out. A half may prefer a cell whose texts have not been generated yet: then
     `look` generates them, and the cell is out if the cheapest one of its line fails.
     """
-    whole, costs = scores.effect_at(*position), scores.costs()
+    estimate, costs = scores.effect_at(*position), scores.costs()
     chosen = grid.rows[position[0]]
     for half in HALVES:
         # A half chooses among cells that cost at most as much as the choice, since its own KL is
@@ -226,7 +226,7 @@ def _instability(
         if len(ahead) == len(order):
             return "half of the items leads to no choice at all"
         effect = float(scores.effects(half)[order[len(ahead)]])
-        if not whole.low <= effect <= whole.high:
+        if not estimate.low <= effect <= estimate.high:
             return f"half of the items gives an effect of {effect:.2f}"
     return ""
 

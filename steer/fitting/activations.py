@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from steer.base.errors import InputError, SteerError
 from steer.base.files import check_writable, open_descriptor, reported
 from steer.base.strict_json import load_strict_json
+from steer.vectors.parts import Parts
 from steer.vectors.provenance import ContrastSummary, ModelIdentity, Read
 from steer.vectors.sites import Site
 from steer.vectors.sources import record_numbers
@@ -44,7 +45,8 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     reads: one for each position; all sites were read at each. dtype: of the model's computation,
     such as `bfloat16`. run: the key of everything that the numbers depend on
     (`steer.resuming.run_key`). Earlier files have neither of the two. records: which passages of a
-    side share a record, as `steer.vectors.sources` has it; unset if none do.
+    side share a record, as `steer.vectors.sources` has it; unset if none do. parts: of activations
+    at `heads` or `router`; unset at sites as wide as the model.
     """
 
     model: ModelIdentity
@@ -57,6 +59,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     dtype: str | msgspec.UnsetType = msgspec.UNSET
     run: str | msgspec.UnsetType = msgspec.UNSET
     records: int | tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    parts: Parts | msgspec.UnsetType = msgspec.UNSET
     format: int = 1
 
     def __post_init__(self) -> None:
@@ -68,6 +71,11 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError("a recording has passages of both sides, sites and positions")
         if self.paired and self.n_positive != self.n_negative:
             raise ValueError("pairs have as many positive sides as negative")
+
+    @property
+    def width(self) -> int:
+        """The number of numbers in each activation."""
+        return self.model.d_model if self.parts is msgspec.UNSET else self.parts.total
 
     @property
     def n_passages(self) -> int:
@@ -116,7 +124,7 @@ class Activations:
         Raises:
             SteerError: writing fails.
         """
-        width = self.recording.model.d_model
+        width = self.recording.width
         # A length of exactly 0, as from a pruned layer, must not look like a missing row.
         lengths = np.maximum(lengths, np.finfo(np.float32).tiny).astype("<f4")
         activations = np.ascontiguousarray(activations, "<f4")
@@ -134,7 +142,7 @@ class Activations:
         Gives the range of rows in that side, and the rows, float32 [n, d_model].
         """
         first, stop = self._side(side)
-        width = self.recording.model.d_model
+        width = self.recording.width
         for start in range(first, stop, CHUNK):
             count = min(CHUNK, stop - start)
             rows = self._read(self._start(column) + start * width * 4, count, width)
@@ -156,7 +164,7 @@ class Activations:
 
     def _start(self, column: int) -> int:
         n_passages, n_columns = self.recording.n_passages, len(self.recording.columns)
-        return n_passages * n_columns * 4 + column * n_passages * self.recording.model.d_model * 4
+        return n_passages * n_columns * 4 + column * n_passages * self.recording.width * 4
 
     def _read(self, start: int, rows: int, columns: int) -> Rows:
         with reported(self.path):
@@ -245,7 +253,7 @@ def discard(path: Path) -> None:
 
 def _n_bytes(recording: Recording) -> int:
     n_columns = len(recording.columns)
-    return 4 * recording.n_passages * n_columns * (1 + recording.model.d_model)
+    return 4 * recording.n_passages * n_columns * (1 + recording.width)
 
 
 def _header(recording: Recording) -> bytes:
@@ -254,7 +262,7 @@ def _header(recording: Recording) -> bytes:
     for read, site in recording.columns:
         position = f"@{read.positions}" if len(recording.reads) > 1 else ""
         name = f"{site.name}.{site.layer}{position}"
-        shapes[name] = [recording.n_passages, recording.model.d_model]
+        shapes[name] = [recording.n_passages, recording.width]
     entries: dict[str, object] = {
         "__metadata__": {"activations": msgspec.json.encode(recording, order="sorted").decode()}
     }

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from steer.base.errors import InputError, SiteError
+from steer.base.errors import InputError, SiteError, UsageError
 from steer.fitting.activations import Activations, Recording
-from steer.fitting.fit import Array, SiteFit, fit_site
+from steer.fitting.fit import Array, Mask, SiteFit, fit_site
+from steer.fitting.parts import masks
 from steer.methods.method import Options
 from steer.methods.registry import fit_methods
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended, Spread
+from steer.vectors.parts import Part, Parts, format_parts
 from steer.vectors.provenance import Method, Read
 from steer.vectors.sites import Site, SiteName, format_layers, listed
 from steer.vectors.vector import SteeringVector
@@ -27,7 +29,8 @@ class FitSettings:
     """The settings of a fit. sites, layers, positions: None means all that were recorded.
 
     method: a name of `steer.methods.registry.fit_methods`. options: the method's options that the
-    user sets. name, description, license: for the file.
+    user sets. name, description, license: for the file. keep: of attention heads or experts, how
+    many to keep, or which; by default one of 20.
     """
 
     name: str
@@ -38,6 +41,7 @@ class FitSettings:
     description: str = ""
     license: str = ""
     options: Options = field(default_factory=dict)
+    keep: int | tuple[Part, ...] | None = None
 
 
 def fit_vectors(
@@ -50,7 +54,7 @@ def fit_vectors(
     `on_progress` is called with the number of columns just fitted.
 
     Raises:
-        SiteError: a site or layer that was not recorded.
+        SiteError: a site, layer or part that was not recorded.
         InputError: a position that was not, or too few texts for the method.
         UsageError: no such method or option.
     """
@@ -59,11 +63,21 @@ def fit_vectors(
     options = method.settings(settings.options)
     lengths = activations.lengths().mean(0, dtype=np.float64)
     vectors = []
-    for read, columns in _columns(recording, settings):
+    parts = recording.parts if isinstance(recording.parts, Parts) else None
+    if parts is None and settings.keep is not None:
+        raise UsageError(
+            "only attention heads and experts are chosen", hint="add --site heads or --site router"
+        )
+    for read, every_column in _columns(recording, settings):
+        used: dict[int, Mask | None] = dict.fromkeys(every_column)
+        if parts is not None:
+            used = {**masks(activations, every_column, settings.keep)}
         fits = []
-        for column in columns:
-            fits.append(fit_site(activations, column, method, options))
+        for column, mask in used.items():
+            fits.append(fit_site(activations, column, method, options, mask))
             on_progress(1)
+        on_progress(len(every_column) - len(used))
+        columns = list(used)
         directions = np.stack([fit.direction for fit in fits]).astype(np.float32)
         sites = [recording.columns[column][1] for column in columns]
         statistics = tuple(
@@ -76,13 +90,16 @@ def fit_vectors(
             license=settings.license,
             model=recording.model,
             site=sites[0].name,
+            parts=parts,
             layers=tuple(site.layer for site in sites),
             method=Method(name=method.name, options=options, package=method.package or ""),
             read=read,
             contrast=recording.contrast,
             statistics=statistics,
             recommended=msgspec.structs.replace(
-                recommend(statistics, recording.model.n_layers),
+                recommend(statistics, recording.model.n_layers)
+                if parts is None
+                else _recommend_parts(statistics, [used[column] for column in columns], parts),
                 # What was read at the one token before an answer is added there.
                 scope="response=0" if read.chat is True and read.at_end else None,
             ),
@@ -146,6 +163,23 @@ def recommend(statistics: Sequence[LayerStatistics], n_layers: int) -> Recommend
         layers=(chosen.layer,),
         coefficient=1.0,
         evidence="separability and length at extraction; no sweep was run",
+    )
+
+
+def _recommend_parts(
+    statistics: Sequence[LayerStatistics], used: Sequence[Mask | None], parts: Parts
+) -> Recommended:
+    """All parts that were kept, together."""
+    chosen = [
+        Part(row.layer, int(number))
+        for row, mask in zip(statistics, used, strict=True)
+        if mask is not None
+        for number in np.flatnonzero(mask.reshape(parts.n, parts.width).any(1))
+    ]
+    return Recommended(
+        layers=tuple(row.layer for row in statistics),
+        coefficient=1.0,
+        evidence=f"all parts that were kept: {format_parts(chosen)}; no sweep was run",
     )
 
 

@@ -100,7 +100,7 @@ def members(data: bytes, subject: str) -> dict[str, bytes]:
 
 
 def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """What is no folder: a folder's name ends in a slash."""
+    """The members that are not folders, whose names end in a slash."""
     return [info for info in archive.infolist() if not info.filename.endswith("/")]
 
 

@@ -13,10 +13,10 @@ from steer.vectors.sites import listed
 _MOST_SHOWN = 20
 
 
-def choose(names: Iterable[str], options: Options, subject: str, things: str) -> str:
+def choose(names: Iterable[str], options: Options, subject: str, noun: str) -> str:
     """The only name, the one that --pick gives, or the one of the user's model.
 
-    things: a word for the names in messages, such as `models`.
+    noun: a word for the names in messages, such as `models`.
 
     Raises:
         UsageError: there are several and none is chosen, or the chosen one does not exist.
@@ -32,11 +32,11 @@ def choose(names: Iterable[str], options: Options, subject: str, things: str) ->
     if len(known) == 1:
         return known[0]
     if options.model is not None:
-        wanted = {plain(options.model), plain(options.model.rstrip("/").rpartition("/")[2])}
-        matching = [name for name in known if plain(name) in wanted]
+        model_names = {plain(options.model), plain(options.model.rstrip("/").rpartition("/")[2])}
+        matching = [name for name in known if plain(name) in model_names]
         if len(matching) == 1:
             return matching[0]
-    raise UsageError(f"{subject} has several {things}", hint=hint)
+    raise UsageError(f"{subject} has several {noun}", hint=hint)
 
 
 def plain(text: str) -> str:

@@ -69,10 +69,10 @@ class _Cursor:
         form = struct.Struct("<" + letter)
         return form.unpack(self.take(form.size))[0]
 
-    def count(self, things: str, limit: int = _MAX_ENTRIES) -> int:
+    def count(self, noun: str, limit: int = _MAX_ENTRIES) -> int:
         n = int(self.number("Q"))
         if n > limit:
-            raise VectorError(f"{self.subject} has {n:,} {things}, more than {limit:,}")
+            raise VectorError(f"{self.subject} has {n:,} {noun}, more than {limit:,}")
         return n
 
     def text(self) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from steer.base.errors import VectorError
 from steer.formats.imported import Imported, checked_directions, layer_number, shortened
-from steer.vectors.sites import PLACES, SITE_NAMES, SiteName
+from steer.vectors.sites import SITE_KINDS, STREAM_SITES, SiteName
 
 Array = NDArray[Any]
 
@@ -24,7 +24,7 @@ _MODULE = re.compile(
     r"(?:[a-z_]+\.){0,4}(?:layers|h|blocks|block)\.([0-9]{1,5})(?:\.([a-z_]+))?", re.ASCII
 )
 _PARTS: dict[str, SiteName] = {
-    module: place.name for place in PLACES.values() for module in place.modules
+    module: place.name for place in SITE_KINDS.values() for module in place.modules
 }
 
 
@@ -39,9 +39,10 @@ def site_of(name: str, subject: str) -> tuple[int, SiteName, str] | None:
         return layer_number(match[1], subject), "resid_post", SAME
     if match := _HOOK.fullmatch(name):
         site = match[2].removeprefix("hook_")
-        if site not in SITE_NAMES:
+        if site not in STREAM_SITES:
             raise VectorError(
-                f"{subject}: steer has no site {match[2]!r}", hint=f"it has {', '.join(SITE_NAMES)}"
+                f"{subject}: steer has no site {match[2]!r}",
+                hint=f"it has {', '.join(STREAM_SITES)}",
             )
         return layer_number(match[1], subject), site, "names are TransformerLens's hook points"
     if match := _MODULE.fullmatch(name):
@@ -75,10 +76,10 @@ def by_name(named: Mapping[str, Array], subject: str) -> Imported:
                 f"{subject} has a tensor {shortened(name)!r}, which does not name a layer",
                 hint="rename them layer.0, layer.1, ...; or choose one with --pick NAME --layer N",
             )
-        layer, site, why = named_site
+        layer, site, assumption = named_site
         rows.append((layer, np.squeeze(row) if isinstance(row, np.ndarray) else row))
         sites.add(site)
-        conventions.add(why)
+        conventions.add(assumption)
     if len(sites) > 1:
         raise VectorError(
             f"{subject} has vectors for {' and '.join(sorted(sites))}; a vector has one site",

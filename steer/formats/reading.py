@@ -28,7 +28,7 @@ v.layer_activations.items()}}, "{stem}.safetensors")"""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ForeignFile:
     """The contents of a file, its format, the hash of its files, and the offset of its layers."""
 
     format: Format
@@ -39,18 +39,18 @@ class Found:
     @property
     def assumed(self) -> str:
         """One line for the user: the assumption about layers, and the op of the file."""
-        here = f"layer here = number there {self.offset:+d}" if self.offset else "same numbers"
+        layers = f"layer here = number there {self.offset:+d}" if self.offset else "same numbers"
         same = self.offset == self.imported.shift
-        why = self.imported.convention if same else "--layer-offset"
+        basis = self.imported.convention if same else "--layer-offset"
         does = "" if self.imported.op == "add" else f"; {self._does}"
-        return f"read as {self.format.name}: {why} ({here}){does}"
+        return f"read as {self.format.name}: {basis} ({layers}){does}"
 
     @property
     def _does(self) -> str:
         """The effect of `-v NAME`, if it is not a plain addition."""
         share = self.imported.coefficient
-        much = "" if share == 1 else f" ×{share:g}"
-        return f"-v NAME is to {self.imported.op}{much} at {self.imported.site}"
+        factor = "" if share == 1 else f" ×{share:g}"
+        return f"-v NAME is to {self.imported.op}{factor} at {self.imported.site}"
 
 
 def check(path: Path, options: Options) -> None:
@@ -82,7 +82,7 @@ def check(path: Path, options: Options) -> None:
         raise UsageError(f"{named.name} does not come in {kind}", hint=f"it comes in {named.kinds}")
 
 
-def read(path: Path, options: Options, unpickle: Unpickle) -> Found:
+def read(path: Path, options: Options, unpickle: Unpickle) -> ForeignFile:
     """Read a file or folder in the format that the user names, or that is detected.
 
     unpickle: reads torch's pickles.
@@ -108,7 +108,7 @@ def read(path: Path, options: Options, unpickle: Unpickle) -> Found:
             f"number {lowest} with an offset of {offset} would be layer {lowest + offset}",
             hint="pass --layer-offset, which is added to the numbers in the file",
         )
-    return Found(each, imported, source.sha256, offset)
+    return ForeignFile(each, imported, source.sha256, offset)
 
 
 def _format(source: Source, options: Options) -> Format:
@@ -177,7 +177,7 @@ def _chosen(imported: Imported, layers: tuple[int, ...], subject: str) -> Import
 
 
 def steering_vector(
-    file: Found,
+    file: ForeignFile,
     model: ModelIdentity | None,
     *,
     name: str,
@@ -246,13 +246,13 @@ def steering_vector(
     return vector if model is None else bind(vector, model)
 
 
-def _side(imported: Imported, number: int, which: int) -> Spread | None:
-    """Where the file's own units are 0 (the negative side) or 1, if it has such; half a unit is the
-    spread of either."""
+def _side(imported: Imported, number: int, side: int) -> Spread | None:
+    """The projection of one side: side 0 is at 0 and side 1 at 1 in the units of the file, if it
+    has units; the standard deviation of both is half a unit."""
     if number not in imported.sides:
         return None
     sides = imported.sides[number]
-    return Spread(mean=sides[which], std=abs(sides[1] - sides[0]) / 2)
+    return Spread(mean=sides[side], std=abs(sides[1] - sides[0]) / 2)
 
 
 def _effect(imported: Imported, number: int) -> float:

@@ -7,6 +7,7 @@ fuzzers and tests read this registry; nothing else lists formats.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from steer.vectors.vector import Directions, SteeringVector
 GROUP = "steer.formats"
 #: Our own formats, one module each.
 OWN = "steer.formats.builtin"
+_SUFFIX = re.compile(r"\.[a-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,10 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """How a format is written.
+    """Writes a format.
 
-    write: gives the bytes, the same for the same arguments; raises VectorError for contents that
-        the format cannot hold. ops: names of the ops that it can hold. sites: where they may act.
+    write: returns the bytes, the same for the same arguments; raises VectorError for contents that
+        the format cannot express. ops, sites: names of the ops and sites that it can express.
     default: whether files with this suffix are written in this format unless the user names one.
     use: how to use the file, with OUT for its name.
     """
@@ -75,7 +77,7 @@ class Format(Extension):
     """A kind of file of other tools.
 
     name: for --format. title: the tools that write it. help: one line about the contents.
-    suffixes: of the files; FOLDER for folders.
+    suffixes: of the files, in lower case, with one dot; FOLDER for folders.
     read: reads a file; raises VectorError if it is damaged or cannot be represented, and UsageError
         if the user has to give more options.
     detect: whether a file is in this format. Without it, a file is read in this format only if the
@@ -93,6 +95,14 @@ class Format(Extension):
     fallback: bool = False
     options: tuple[str, ...] = ()
     writer: Writer | None = None
+
+    def __post_init__(self) -> None:
+        for suffix in self.suffixes:
+            if suffix != FOLDER and not _SUFFIX.fullmatch(suffix):
+                raise ValueError(
+                    f"{suffix!r} is not a file suffix: write one dot and lower-case letters, such"
+                    " as .json, and use detect= to recognise your files"
+                )
 
     @property
     def kinds(self) -> str:

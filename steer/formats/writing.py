@@ -17,7 +17,7 @@ from steer.vectors.vector import Directions
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ExportedFile:
     """The bytes of a file, its format, and the lengths of its directions by its layer numbers."""
 
     data: bytes
@@ -57,7 +57,7 @@ def check_path(path: Path, format: str | None = None) -> Format:
     return writers[0]
 
 
-def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = None) -> Written:
+def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = None) -> ExportedFile:
     """The contents of the file `path` for a steer.
 
     offset: our layer number minus the file's. format: a name, in place of the suffix's default.
@@ -83,7 +83,7 @@ def write(steer: Steer, path: Path, *, offset: int = 0, format: str | None = Non
     )
     with others_code(each, f"to write {path}"):
         data = each.writer.write(outgoing)
-    return Written(data, each, {number: norm(row) for number, row in rows.items()})
+    return ExportedFile(data, each, {number: norm(row) for number, row in rows.items()})
 
 
 def _carried(

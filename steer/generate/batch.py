@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steer.base.errors import GuardError
 from steer.base.text import cut
-from steer.generate.decoding import Draw, Sound, StopOnTrip, Stops, Streamer, nothing_else
+from steer.generate.decoding import Draw, NanDetector, StopOnTrip, Stops, Streamer, nothing_else
 from steer.generate.guidance import GuidedScores
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
@@ -31,13 +31,13 @@ from steer.steering.tokens import separate
 class Listener(Protocol):
     """Is called at each step of all rows. Tensors are not copied and must not be changed.
 
-    scores: gets the model's logits [row, vocabulary], before a token is chosen. heard: gets the ids
+    scores: gets the logits [row, vocabulary] before a token is chosen. receive: gets the ids
     with the new tokens at the end; returns which rows stop, bool [row].
     """
 
     def scores(self, ids: Tensor, scores: Tensor) -> Tensor: ...
 
-    def heard(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor: ...
+    def receive(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor: ...
 
 
 @dataclass
@@ -78,7 +78,10 @@ class Batch:
         prompts = [
             ids
             for own, row in rows
-            for ids in (own, *(standing(model, self.tokens, one) for one in row.conditioned))
+            for ids in (
+                own,
+                *(standing(model, self.tokens, conditioned) for conditioned in row.conditioned),
+            )
         ]
         ids, mask = model.padded(prompts, left=True)
         width = ids.shape[1]
@@ -120,13 +123,13 @@ class Batch:
         """The depth of the first edit of each steer and guard."""
         ablating = [guard for guard in self.guards if guard.on_trip == "ablate"]
         sites = [steer.first_site for steer in self.steers]
-        sites += [guard.condition.projection.site for guard in ablating]
+        sites += [guard.threshold.projection.site for guard in ablating]
         return [site.depth for site in sites]
 
     def parts(self, start: int) -> dict[str, Any]:
         """Logits processors, stopping criteria and streamer, for new tokens from column `start`."""
         model, sampling = self.model, self.sampling
-        self.sound = Sound()
+        self.sound = NanDetector()
         processors: list[Any] = [self.sound]
         processors += [] if self.listener is None else [self.listener.scores]
         if self.strengths:
@@ -145,7 +148,7 @@ class Batch:
         if self.on_text is not None:
             streamer = Streamer(model, sampling.stop, self.on_text, self.stopper, self.sound)
         criteria: list[Any] = [each for each in (stops, self.stopper) if each is not None]
-        criteria += [] if self.listener is None else [self.listener.heard]
+        criteria += [] if self.listener is None else [self.listener.receive]
         return {
             "logits_processor": processors,
             "stopping_criteria": criteria,
@@ -174,9 +177,9 @@ class Batch:
         tripped = self.tripped.get(index)
         if tripped is not None:
             length, finish = tripped[1], "guard"
-        whole = model.decode(ids[:length])
-        text = cut(whole, self.sampling.stop)
-        if text != whole:
+        decoded = model.decode(ids[:length])
+        text = cut(decoded, self.sampling.stop)
+        if text != decoded:
             finish = "stop"
             length = _tokens_to(model, ids[:length], len(text))
         return Generation(
@@ -228,7 +231,7 @@ class Batch:
         gates = dict.fromkeys(steer.gate for steer in self.steers if steer.gate is not None)
         read = {gate: self.clock.values[gate] for gate in gates if gate in self.clock.values}
         of_prompt = [
-            GateReading(str(gate), float(gate.condition.holds(row[index])), row[index])
+            GateReading(str(gate), float(gate.threshold.passes(row[index])), row[index])
             for gate, row in read.items()
         ]
         return of_prompt + [GateReading(str(gate), share) for gate, share in shares.items()]

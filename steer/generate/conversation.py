@@ -89,7 +89,7 @@ class Conversation:
         return turn
 
     def doubts(self, steers: Sequence[Steer]) -> list[str]:
-        """What to warn of: steers and gates that were read from texts of another kind."""
+        """Warnings about steers and gates that were read from texts of the other kind."""
         chat = self.has_template
         return [f"{text}: {hint(chat=chat)}" for text in check_readers(chat=chat, steers=steers)]
 
@@ -160,11 +160,11 @@ class Conversation:
             text = _continued(text, turn.message) + turn.answer
         return _continued(text, message)
 
-    def _room(self, prompt: str, wanted: int, steers: Sequence[Steer]) -> int:
+    def _room(self, prompt: str, n_tokens: int, steers: Sequence[Steer]) -> int:
         """The number of tokens that an answer can have, at most `wanted`."""
         context = self.model.context
         if context is None:
-            return wanted
+            return n_tokens
         tokens, _ = separate(steers)
         ids = self.model.knowing(tokens).encode(prompt, special=not self.has_template)
         room = context - len(standing(self.model, tokens, ids))
@@ -174,7 +174,7 @@ class Conversation:
                 f" {self.model.identity.id}",
                 hint="/undo removes the last exchange, /new starts over",
             )
-        return min(room, wanted)
+        return min(room, n_tokens)
 
 
 def _continued(text: str, message: str) -> str:

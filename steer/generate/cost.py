@@ -1,14 +1,14 @@
-"""What steering cost a text, found while it is written: how far it is from what the model itself,
-unsteered, would say at the same places.
+"""The cost of steering for one text, measured while it is generated, by the unsteered model's
+predictions at the same positions.
 
     extra nats    mean_t [ H(p_t, q_t) - H(q_t) ],    H(p, q) = -sum_v p(v) log q(v)
     KL            mean_t sum_v p_t(v) log (p_t(v) / q_t(v))
     distinct-2    different pairs of neighbouring tokens, of all pairs
 
-p_t is the distribution that new token t was drawn from, before temperature, and q_t the unsteered
-model's after the same tokens. So 0 extra nats is a text whose tokens the unsteered model expects as
-much as its own. `steer eval` has the same formula, but takes H(q) over texts of the unsteered
-model's own; one text has none beside it.
+p_t is the distribution from which new token t was sampled, before temperature; q_t is that of the
+unsteered model after the same tokens. At 0 extra nats, the unsteered model finds the tokens as
+likely as its own. `steer eval` uses the same formula, but averages H(q) over texts of the unsteered
+model, which a single text does not have.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class CostMeter:
         self._n += 1
 
     def cost(self, tokens: Sequence[int]) -> Cost | None:
-        """What the text with these token ids cost; None of one without tokens."""
+        """The cost of the text with these token ids; None for a text without tokens."""
         if not self._n:
             return None
         different, pairs = distinct(tokens, 2)

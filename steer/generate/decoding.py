@@ -70,7 +70,7 @@ def _precision(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-class Sound:
+class NanDetector:
     """Logits processor that changes nothing, and detects NaN.
 
     An overflow becomes infinite somewhere, and NaN after the next norm, in every logit of the row:
@@ -184,7 +184,7 @@ class Streamer:
         stop: Sequence[str],
         on_text: Callable[[str], None],
         trips: StopOnTrip | None,
-        sound: Sound,
+        sound: NanDetector,
     ) -> None:
         self._model, self._sound = model, sound
         self._deltas = TextDeltas(model.decode, stop)

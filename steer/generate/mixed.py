@@ -91,7 +91,7 @@ class _Mixed:
     ) -> Iterator[None]:
         """Steer neighbours with the same steers together, on a clock of their own positions."""
         model = self.model
-        whole = TokenClock(width, padding)
+        joint = TokenClock(width, padding)
         clocks: list[tuple[TokenClock, slice]] = []
         functions: list[dict[Site, SiteFunction]] = []
         start = 0
@@ -106,10 +106,10 @@ class _Mixed:
             start = part.stop
 
         def tick(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            whole.tick(module, args, keywords)
+            joint.tick(module, args, keywords)
             for clock, part in clocks:
-                clock.width = whole.width
-                clock.turn_to(whole.start, None if whole.ids is None else whole.ids[part])
+                clock.width = joint.width
+                clock.turn_to(joint.start, None if joint.ids is None else joint.ids[part])
 
         merged = by_rows(functions, [part.stop - part.start for _, part in clocks])
         with placed(model, merged):

@@ -1,7 +1,7 @@
-"""How much of a measurement fits into a time: how fast a model is here, and what that allows.
+"""Fit a measurement into a time: measure the speed of a model, and reduce the work.
 
-What a run will take is estimated from a second of trying, and may be off by half. Where not all
-fits, fewer texts are written and scored, and of a sweep fewer layers and coefficients.
+The time of a run is extrapolated from about a second of trial, and may be wrong by half. If a run
+does not fit, fewer texts are generated and scored, and a sweep has fewer layers and coefficients.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: held-out items, written texts, tokens of each at most, and layers of a
-    sweep (None: all)."""
+    """The size of a measurement: held-out items, generated texts, the most tokens of each, and the
+    layers of a sweep (None: all)."""
 
     items: int
     samples: int
@@ -47,7 +47,9 @@ class Size:
 
 def pace(model: Model, rows: int = _ROWS) -> Pace:
     """Time a forward and some writing, of `rows` texts at once."""
-    ordinary = [one for one in range(model.tokenizer.vocab_size) if one not in model.special_ids]
+    ordinary = [
+        token for token in range(model.tokenizer.vocab_size) if token not in model.special_ids
+    ]
     ids = [ordinary[(7 * row) % len(ordinary)] for row in range(_TOKENS)]
     batch = torch.tensor([ids] * rows, device=model.device)
     with torch.no_grad():
@@ -58,14 +60,14 @@ def pace(model: Model, rows: int = _ROWS) -> Pace:
     return Pace(rows * _TOKENS / read, rows * _NEW / written)
 
 
-def sizes(whole: Size) -> list[Size]:
+def sizes(full: Size) -> list[Size]:
     """The whole and smaller ones, each no larger than the one before in anything."""
-    every = whole.layers
+    every = full.layers
     smaller = (
         Size(
-            items=_part(whole.items, texts, FEWEST_TEXTS),
-            samples=_part(whole.samples, texts, FEWEST_TEXTS),
-            max_tokens=_part(whole.max_tokens, tokens, FEWEST_TOKENS),
+            items=_part(full.items, texts, FEWEST_TEXTS),
+            samples=_part(full.samples, texts, FEWEST_TEXTS),
+            max_tokens=_part(full.max_tokens, tokens, FEWEST_TOKENS),
             layers=None if every is None else min(every, layers or every),
         )
         for texts, tokens, layers in STEPS
@@ -83,37 +85,37 @@ def fitting(
     return size, seconds(size)
 
 
-def announce(budget: float, seconds: float, missing: str, whole: float) -> str:
+def announce(budget: float, seconds: float, missing: str, full_time: float) -> str:
     """A line that says what will be done in a time, and what it leaves out."""
     if not missing:
         return f"--budget {duration(budget)}: all of it, about {duration(seconds)}"
     return (
         f"--budget {duration(budget)}: {missing}; about {duration(seconds)}, where all would take"
-        f" about {duration(whole)}"
+        f" about {duration(full_time)}"
     )
 
 
-def left_out(whole: Size, size: Size, n_layers: int | None = None) -> str:
+def left_out(full: Size, size: Size, n_layers: int | None = None) -> str:
     """What a smaller size leaves out: `12 of 48 texts, 24 of 64 tokens`; empty if nothing."""
     parts = []
-    for what, some, every in (
-        ("held-out items", size.items, whole.items),
-        ("written texts", size.samples, whole.samples),
-        ("tokens of a text", size.max_tokens, whole.max_tokens),
+    for unit, some, every in (
+        ("held-out items", size.items, full.items),
+        ("written texts", size.samples, full.samples),
+        ("tokens of a text", size.max_tokens, full.max_tokens),
     ):
         if some < every:
-            parts.append(f"{some} of {every} {what}")
+            parts.append(f"{some} of {every} {unit}")
     if n_layers is not None and size.layers is not None and size.layers < n_layers:
         parts.append(f"{size.layers} of {n_layers} layers with every second coefficient")
     return ", ".join(parts)
 
 
-def _part(whole: int, share: float, fewest: int) -> int:
-    return min(whole, max(fewest, round(share * whole)))
+def _part(full: int, share: float, fewest: int) -> int:
+    return min(full, max(fewest, round(share * full)))
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Of the second time: the first one warms up."""
+    """The time of the second call; the first one warms up."""
     work()
     began = time.perf_counter()
     work()

@@ -67,7 +67,7 @@ class Run:
 
     @property
     def length(self) -> int:
-        """Its number of tokens, including the prompt."""
+        """The number of tokens, including the prompt."""
         return len(self.prompt) + len(self.text.new)
 
     def turn_to(self, start: int, ids: Tensor) -> None:
@@ -116,7 +116,7 @@ class Continuation:
         # What was written as a learned token is a part of the steering.
         bare = [token for token in row.ids if token < FIRST_ID]
         others += [Batch(model, [Row("", 0, bare)], (), sampling)] if plain else []
-        self.runs = [Run(self, self._batch, on_prompt), *(Run(self, one) for one in others)]
+        self.runs = [Run(self, self._batch, on_prompt), *(Run(self, batch) for batch in others)]
         self._with_end = on_prompt is not None
 
     @property
@@ -234,7 +234,7 @@ class Together:
         budget = token_budget(self._model)
         while new:
             count = 1
-            # The logits of a whole prompt take memory, so such runs start one at a time.
+            # The logits of all positions of a prompt take memory, so such runs start one at a time.
             while (
                 count < len(new)
                 and new[0].on_prompt is new[count].on_prompt is None
@@ -344,7 +344,7 @@ class Together:
             is_first_iteration=not start,
             attention_mask=mask,
             use_cache=True,
-            **self._options(mask, width, whole=not start and _needs_prompt(cohort.rows)),
+            **self._options(mask, width, all_positions=not start and _needs_prompt(cohort.rows)),
             **({} if cohort.cache is None else {cohort.name: cohort.cache}),
         )
         skipped = [max(pad - start, 0) for pad in pads]
@@ -360,10 +360,10 @@ class Together:
                 run.on_prompt(logits[-len(run.prompt) :].float())
             run.logits = logits[-1].float()
 
-    def _options(self, mask: Tensor, width: int, *, whole: bool) -> dict[str, Any]:
-        """More arguments of the model's forward. whole: return the logits of all positions."""
+    def _options(self, mask: Tensor, width: int, *, all_positions: bool) -> dict[str, Any]:
+        """More arguments of the model's forward. all_positions: return logits of all positions."""
         arguments: dict[str, Any] = {}
-        if "logits_to_keep" in self._accepted and not whole:
+        if "logits_to_keep" in self._accepted and not all_positions:
             arguments["logits_to_keep"] = 1
         if "position_ids" in self._accepted:
             arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]

@@ -176,12 +176,12 @@ class TokenClock:
         if gate is None:
             return False
         if gate.pooling != "token":
-            return not gate.condition.holds(self.values[gate][row])
+            return not gate.threshold.passes(self.values[gate][row])
         opened = self.latch(gate).tokens
         if opened is None or self.counted is None:
             return opened is None
-        here = slice(self.start, self.start + opened.shape[1])
-        real = self._that_matter(only_writing=False)[row, here].to(opened.device)
+        columns = slice(self.start, self.start + opened.shape[1])
+        real = self._that_matter(only_writing=False)[row, columns].to(opened.device)
         return not bool((opened[row, :, 0][real] > 0).any())
 
     def weigher(self, when: When) -> Callable[[Tensor], Weight]:
@@ -344,7 +344,7 @@ class Weigher:
     def _of_prompts(self, gate: Gate, rows: int, device: torch.device) -> bool | Tensor:
         if gate not in self._clock.values:
             raise HookError(f"a steer needs the gate {gate} before it was read")
-        passes = [gate.condition.holds(value) for value in self._clock.values[gate]]
+        passes = [gate.threshold.passes(value) for value in self._clock.values[gate]]
         if len(set(passes)) == 1:
             return passes[0]
         return _by_row(passes, rows, device)[..., None]

@@ -14,7 +14,7 @@ from steer.hooks.clock import TokenClock
 from steer.hooks.hooks import Constants, SiteFunction
 from steer.hooks.record import record
 from steer.models.model import Model
-from steer.steering.projection import Condition, Gate, Projection
+from steer.steering.projection import Gate, Projection, Threshold
 from steer.steering.readouts import Readout
 from steer.steering.steers import Steer
 from steer.vectors.sites import Site
@@ -42,12 +42,12 @@ def prompt_values(
     distinct = {tuple(ids): index for index, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
     values = {gate: np.zeros(len(distinct)) for gate in gates}
     for pooling in {gate.pooling for gate in gates}:
-        here = [gate for gate in gates if gate.pooling == pooling]
-        sites = sorted({gate.site for gate in here})
+        pooled = [gate for gate in gates if gate.pooling == pooling]
+        sites = sorted({gate.site for gate in pooled})
         readings = [_reading(model, ids, last=pooling == "last") for ids in distinct]
         for batch in record(model, readings, sites):
-            for gate in here:
-                projection = gate.condition.projection
+            for gate in pooled:
+                projection = gate.threshold.projection
                 rows = batch.activations[:, sites.index(gate.site)]
                 values[gate][batch.indices] = rows @ projection.weights + projection.offset
     return {
@@ -90,13 +90,13 @@ def _numbers(projections: Sequence[Projection | Readout]) -> list[np.ndarray]:
     return [weights, np.array([each.offset for each in projections], dtype=np.float32)]
 
 
-def holds(condition: Condition, values: Tensor) -> Tensor:
-    """Whether projections, in the file's units, are on the condition's side, bool like `values`."""
-    return values > condition.threshold if condition.above else values < condition.threshold
+def passes(threshold: Threshold, values: Tensor) -> Tensor:
+    """Whether projections, in the file's units, pass the threshold, bool like `values`."""
+    return values > threshold.value if threshold.above else values < threshold.value
 
 
 def _prompt_reader(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
-    read = Reader([gate.condition.projection for gate in gates])
+    read = Reader([gate.threshold.projection for gate in gates])
     waiting = True
 
     def tell(resid: Tensor) -> None:
@@ -127,12 +127,12 @@ def _firsts(clock: TokenClock) -> list[int]:
 
 
 def _token_reader(gates: Sequence[Gate], clock: TokenClock) -> SiteFunction:
-    conditions = [gate.condition for gate in gates]
-    weights, offsets = _numbers([each.projection for each in conditions])
+    thresholds = [gate.threshold for gate in gates]
+    weights, offsets = _numbers([each.projection for each in thresholds])
     # Signed distances from the thresholds: positive is open, whatever the side.
-    signs = np.array([1 if each.above else -1 for each in conditions], dtype=np.float32)
-    thresholds = np.array([each.threshold for each in conditions], dtype=np.float32)
-    margins = signs[:, None] * weights, signs * (offsets - thresholds)
+    signs = np.array([1 if each.above else -1 for each in thresholds], dtype=np.float32)
+    limits = np.array([each.value for each in thresholds], dtype=np.float32)
+    margins = signs[:, None] * weights, signs * (offsets - limits)
     beside = Constants([*margins, np.zeros(1, dtype=np.float32)]).beside
     latches = [clock.latch(gate) for gate in gates]
 

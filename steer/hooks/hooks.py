@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from steer.base.errors import HookError
-from steer.models.hookmap import HookPoint
+from steer.models.hookmap import HookPoint, block_of
 from steer.models.model import Model
 from steer.vectors.sites import Site, listed
 
@@ -68,12 +69,15 @@ def _place(
     """Hook one module, and remove its site from `waiting` once it is reached. Returns the function
     that removes the hook."""
     module: nn.Module = model.network.get_submodule(place.module)
-    width = model.identity.d_model
+    width = model.hooks.width(site.name)
 
     def arrived(resid: Tensor) -> None:
         if resid.ndim != 3 or resid.shape[-1] != width:
             raise _unlike(model, site, resid)
         waiting.discard(site)
+
+    if place.side == "linear":
+        return _on_product(model, module, place, function, arrived)
 
     # These run for every token, so everything that can be decided before is decided before.
     def on_output(output: Any) -> object:
@@ -102,6 +106,64 @@ def _place(
     if place.side == "input":
         return before_input(module, on_input)
     return after_output(module, on_output)
+
+
+def _on_product(
+    model: Model,
+    module: nn.Module,
+    place: HookPoint,
+    function: SiteFunction,
+    arrived: Callable[[Tensor], None],
+) -> Callable[[], None]:
+    """Hook the product of a module's input and its own weight, inside its forward.
+
+    A router chooses experts by it before it returns anything. The products of all rows' positions
+    may come in one dimension, so the shape is that of the layer's input.
+    """
+    shape: tuple[int, ...] = ()
+    weight_shape = module.get_parameter("weight").shape
+    inner = module.forward
+
+    def see(_module: nn.Module, args: Any, keywords: Any) -> None:
+        nonlocal shape
+        hidden: Tensor = args[0] if args else keywords["hidden_states"]
+        shape = tuple(hidden.shape[:-1])
+
+    def edit(product: Tensor) -> Tensor:
+        rows = product.reshape(*shape, product.shape[-1])
+        arrived(rows)
+        edited = function(rows)
+        return product if edited is None else edited.reshape(product.shape)
+
+    def forward(*args: Any, **keywords: Any) -> object:
+        with _Product(weight_shape, edit):
+            return inner(*args, **keywords)
+
+    forget = before_input(model.network.get_submodule(block_of(place.module)), see)
+    restore = replaced(module, forward)
+
+    def remove() -> None:
+        restore()
+        forget()
+
+    return remove
+
+
+class _Product(TorchFunctionMode):
+    """Replaces the first product with a weight of a shape by what `edit` makes of it."""
+
+    def __init__(self, weight_shape: torch.Size, edit: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._shape, self._edit, self._done = weight_shape, edit, False
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), keywords: Any = None
+    ) -> Any:
+        output = function(*args, **(keywords or {}))
+        if self._done or function is not nn.functional.linear or args[1].shape != self._shape:
+            return output
+        self._done = True
+        return self._edit(output)
 
 
 def before_input(
@@ -161,6 +223,6 @@ def replaced(module: nn.Module, forward: Callable[..., object]) -> Callable[[], 
 def _unlike(model: Model, site: Site, resid: Tensor) -> HookError:
     return HookError(
         f"{site} of {model.identity.id} gave {list(resid.shape)},"
-        f" not [rows, positions, {model.identity.d_model}]",
+        f" not [rows, positions, {model.hooks.width(site.name)}]",
         hint="use another site, such as resid_post",
     )

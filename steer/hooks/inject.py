@@ -149,8 +149,8 @@ def check_writes(steers: Sequence[Steer], hooks: HookMap) -> None:
 def removes_all(steer: Steer) -> bool:
     """Whether a linear op leaves nothing along its vector wherever it acts."""
     linear = steer.op.op.linear
-    whole = linear is not None and linear * steer.coefficient.value == -1
-    return whole and steer.schedule == CONSTANT
+    removes_all = linear is not None and linear * steer.coefficient.value == -1
+    return removes_all and steer.schedule == CONSTANT
 
 
 def staged(stages: Sequence[Mapping[Site, SiteFunction]]) -> dict[Site, SiteFunction]:
@@ -169,8 +169,8 @@ def by_rows(
 
         def edit(resid: Tensor) -> Tensor:
             parts = []
-            for one, rows in zip(own, torch.split(resid, list(sizes)), strict=True):
-                edited = rows if one is None else one(rows)
+            for edit, rows in zip(own, torch.split(resid, list(sizes)), strict=True):
+                edited = rows if edit is None else edit(rows)
                 parts.append(rows if edited is None else edited)
             return torch.cat(parts)
 

@@ -1,9 +1,9 @@
-"""What additions and readings do to activations: tensor to tensor, never in place.
+"""Additions to activations and readings of them, as functions of tensors; never in place.
 
-h is [..., d_model] of any float type. Every edit is computed and returned in float32: whoever
-holds the activation casts back once, at the end. `weight` says how much of the edit is made: a
-number, or float32 [..., 1] for each position; where it is 0 the result is h, bit for bit. The ops
-that act along a direction are in `steer.ops`.
+h is [..., d_model] of any float type. Every edit is computed and returned in float32; the caller
+casts back once, at the end. `weight` is the fraction of the edit to apply: a number, or float32
+[..., 1] for each position; where it is 0 the result is h, bit for bit. The ops that act along a
+direction are in `steer.ops`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def keeping_norm(before: Tensor, after: Tensor) -> Tensor:
     Where `after` is 0, it has no direction, and stays 0. An addition followed by this changes the
     direction of an activation and leaves its length, which grows from layer to layer, to the model.
     """
-    wanted, length = (_length(one.float()) for one in (before, after))
-    return after.float() * (wanted / length.where(length > 0, 1.0))
+    target, length = (_length(rows.float()) for rows in (before, after))
+    return after.float() * (target / length.where(length > 0, 1.0))
 
 
 def low_rank(h: Tensor, down: Tensor, up: Tensor) -> Tensor:

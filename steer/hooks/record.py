@@ -140,17 +140,17 @@ def record(
     """
     recorder = Recorder(model, sites)
     for rows in in_batches(model, readings, max_tokens):
-        yield from recorder(Batch.of(rows, readings))
+        yield from recorder(ReadingBatch.of(rows, readings))
 
 
-class Batch(NamedTuple):
+class ReadingBatch(NamedTuple):
     """Rows that run together, with their readings by index: all that a worker needs."""
 
     rows: Sequence[PackedRow]
     readings: Mapping[int, Reading]
 
     @classmethod
-    def of(cls, rows: Sequence[PackedRow], readings: Sequence[Reading]) -> Batch:
+    def of(cls, rows: Sequence[PackedRow], readings: Sequence[Reading]) -> ReadingBatch:
         return cls(rows, {index: readings[index] for index in readings_of(rows)})
 
 
@@ -182,7 +182,7 @@ class Recorder:
         #: A batch of this many tokens has run out of memory.
         self._too_many = sys.maxsize
 
-    def __call__(self, batch: Batch) -> list[Recorded]:
+    def __call__(self, batch: ReadingBatch) -> list[Recorded]:
         """Pooled activations of the batch's readings, in as many parts as memory required.
 
         Raises:
@@ -197,7 +197,7 @@ class Recorder:
                 return [done]
             self._too_many = min(self._too_many, size)
         halved = _halved(rows, readings)
-        return [done for half in halved for done in self(Batch(half, readings))]
+        return [done for half in halved for done in self(ReadingBatch(half, readings))]
 
 
 def _rows(model: Model, readings: Sequence[Reading], limit: int) -> list[PackedRow]:
@@ -283,10 +283,10 @@ def inputs(model: Model, readings: ByNumber, rows: Sequence[PackedRow]) -> Input
         ids, mask = model.padded([readings[index].ids for index in indices], left=False)
         paths = [(row, np.arange(len(readings[index].ids))) for row, index in enumerate(indices)]
         return Inputs(ids, mask, None, paths)
-    laid = layout(rows, readings)
-    ids, positions = (torch.from_numpy(part).to(model.device) for part in laid[:2])
-    mask = _additive(torch.from_numpy(laid.visible), model.network.dtype).to(model.device)
-    return Inputs(ids, mask, positions, laid.paths)
+    arrays = layout(rows, readings)
+    ids, positions = (torch.from_numpy(part).to(model.device) for part in arrays[:2])
+    mask = _additive(torch.from_numpy(arrays.visible), model.network.dtype).to(model.device)
+    return Inputs(ids, mask, positions, arrays.paths)
 
 
 def pooled(
@@ -311,8 +311,8 @@ def pooled(
 
     def reader(site: Site) -> Callable[[Tensor], None]:
         def read(resid: Tensor) -> None:
-            here = weights.to(resid.device)
-            means[site] = ops.pool(resid, here).cpu(), ops.pooled_norm(resid, here).cpu()
+            local = weights.to(resid.device)
+            means[site] = ops.pool(resid, local).cpu(), ops.pooled_norm(resid, local).cpu()
 
         return read
 

@@ -101,8 +101,8 @@ class _Texts:
         assert clock is not None
         clock.tick(module, args, keywords)
         if clock.starts and clock.ticks > 1:  # a forward that continues one has no padding
-            whole = clock.start + clock.width
-            clock.counted = torch.ones(len(clock.pads), whole, dtype=torch.bool)
+            total = clock.start + clock.width
+            clock.counted = torch.ones(len(clock.pads), total, dtype=torch.bool)
 
     def generate(self, own: Callable[..., Any]) -> Callable[..., Any]:
         """`generate` of the model, with one text for each call."""
@@ -151,7 +151,7 @@ class _Texts:
         gate = steer.gate
         if gate is not None and gate.pooling != "token":
             values = clock.values.get(gate, [])
-            if not any(map(gate.condition.holds, values)):
+            if not any(map(gate.threshold.passes, values)):
                 return True
         if not steer.op.op.bounded:
             return False

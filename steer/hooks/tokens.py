@@ -44,12 +44,12 @@ def embedded(
     known = torch.tensor(ids, device=weight.device)
     inner = module.forward
 
-    def forward(given: Tensor, *args: Any, **keywords: Any) -> Tensor:
-        if not bool((given >= FIRST_ID).any()):
-            return inner(given, *args, **keywords)  # type: ignore[no-any-return]
-        matches = given[..., None] == known
+    def forward(ids: Tensor, *args: Any, **keywords: Any) -> Tensor:
+        if not bool((ids >= FIRST_ID).any()):
+            return inner(ids, *args, **keywords)  # type: ignore[no-any-return]
+        matches = ids[..., None] == known
         ours = matches.any(-1)
-        out: Tensor = inner(given.masked_fill(ours, 0), *args, **keywords)
+        out: Tensor = inner(ids.masked_fill(ours, 0), *args, **keywords)
         own = type(small).forward(small, matches.int().argmax(-1))
         return torch.where(ours[..., None], own.to(out.dtype), out)
 

@@ -90,8 +90,11 @@ def replayed(model: Model, trunk: Trunk | None, times: int = 1) -> Iterator[None
 @contextmanager
 def sparing(model: Model, columns: Tensor) -> Iterator[None]:
     """The last block's MLP runs only at `columns` [column], and gives 0 elsewhere."""
-    place = model.hooks.places.get(Site(model.n_layers - 1, "mlp_out"))
-    if place is None or place.side != "output":
+    last = model.n_layers - 1
+    place = model.hooks.places.get(Site(last, "mlp_out"))
+    # A router inside would see some positions only, and steers count all.
+    has_router = Site(last, "router") in model.hooks.places
+    if place is None or place.side != "output" or has_router:
         yield
         return
     module = model.network.get_submodule(place.module)
@@ -99,9 +102,9 @@ def sparing(model: Model, columns: Tensor) -> Iterator[None]:
 
     def spared(hidden: Tensor, *args: Any, **keywords: Any) -> Tensor:
         output: Tensor = own(hidden[:, columns.to(hidden.device)], *args, **keywords)
-        whole = output.new_zeros((*hidden.shape[:2], output.shape[-1]))
-        whole[:, columns.to(output.device)] = output
-        return whole
+        full = output.new_zeros((*hidden.shape[:2], output.shape[-1]))
+        full[:, columns.to(output.device)] = output
+        return full
 
     restore = replaced(module, spared)
     try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steer.hooks.clock import TokenClock
-from steer.hooks.gates import Reader, holds
+from steer.hooks.gates import Reader, passes
 from steer.hooks.hooks import Constants, SiteFunction
 from steer.ops import registry
 from steer.steering.projection import Guard, Projection
@@ -33,9 +33,9 @@ class Watch:
     ) -> None:
         self.guards = list(guards)
         self._clock = clock
-        wanted = [*projections, *(guard.condition.projection for guard in guards)]
+        read = [*projections, *(guard.threshold.projection for guard in guards)]
         self._columns: dict[Site, list[Projection]] = {}
-        for projection in dict.fromkeys(wanted):
+        for projection in dict.fromkeys(read):
             self._columns.setdefault(projection.site, []).append(projection)
         #: For each step, float32 [row, 1, projection].
         self._steps: dict[Site, list[Tensor]] = {site: [] for site in self._columns}
@@ -65,13 +65,13 @@ class Watch:
 
     def value(self, guard: Guard, row: int, step: int) -> float:
         """The value that a guard reads for one new token."""
-        return self.values(guard.condition.projection, row, step + 1)[step]
+        return self.values(guard.threshold.projection, row, step + 1)[step]
 
     def first_trip(self, guard: Guard, row: int, n_tokens: int) -> int | None:
         """The index of the first of a row's `n_tokens` new tokens that trips a guard; None if none
         does."""
-        values = self.values(guard.condition.projection, row, n_tokens)
-        met = (k for k, value in enumerate(values) if guard.condition.holds(value))
+        values = self.values(guard.threshold.projection, row, n_tokens)
+        met = (k for k, value in enumerate(values) if guard.threshold.passes(value))
         return next((k for k in met if guard.looks(k)), None)
 
     def tripped(self, guard: Guard, step: int) -> list[int]:
@@ -81,17 +81,17 @@ class Watch:
         steps, column = self._looks[id(guard)]
         # As lists, which is faster than a tensor operation for a few rows.
         values = steps[step].tolist()
-        return [row for row, (read,) in enumerate(values) if guard.condition.holds(read[column])]
+        return [row for row, (read,) in enumerate(values) if guard.threshold.passes(read[column])]
 
     def trips(self, guard: Guard, step: int) -> Tensor:
-        """The same as bool [row], on the device of the values."""
+        """Whether the guard trips in each row, bool [row], on the device of the values."""
         steps, column = self._looks[id(guard)]
-        met = holds(guard.condition, steps[step][:, 0, column])
+        met = passes(guard.threshold, steps[step][:, 0, column])
         return met if guard.looks(step) else torch.zeros_like(met)
 
     def _look(self, guard: Guard) -> tuple[list[Tensor], int]:
         """The values by step of a guard's site, and the column of its projection."""
-        projection = guard.condition.projection
+        projection = guard.threshold.projection
         column = self._columns[projection.site].index(projection)
         return self._steps[projection.site], column
 
@@ -100,7 +100,7 @@ class Watch:
         ablating = [
             _Ablation(guard, self)
             for guard in self.guards
-            if guard.on_trip == "ablate" and guard.condition.projection.site == site
+            if guard.on_trip == "ablate" and guard.threshold.projection.site == site
         ]
 
         steps, clock = self._steps[site], self._clock
@@ -124,7 +124,7 @@ class _Ablation:
 
     def __init__(self, guard: Guard, watch: Watch) -> None:
         self._guard, self._watch = guard, watch
-        self._direction = Constants([guard.condition.projection.direction])
+        self._direction = Constants([guard.threshold.projection.direction])
         self._since: Tensor | None = None
         self._edit = registry.ops().named("ablate").edit
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from steer.base.errors import InputError
 from steer.base.progress import Progress, silent
 from steer.concepts import answers, discovery
 from steer.concepts import build as building
@@ -15,23 +15,22 @@ from steer.concepts import geometry as geometries
 from steer.concepts import index as indexes
 from steer.concepts import pack as packs
 from steer.concepts.answers import Query
-from steer.concepts.concept import Concept, check_phrase, condition
+from steer.concepts.concept import Concept, check_phrase
 from steer.concepts.discovery import Direction
 from steer.concepts.geometry import Geometry, Neighbour
-from steer.concepts.index import Built, Row
-from steer.concepts.make import Report, make
+from steer.concepts.index import Built, IndexRow
+from steer.concepts.make import Report, make_one
 from steer.concepts.pack import Pack
 from steer.concepts.profile import Profile, Profiler
-from steer.concepts.questions import Questions, everyday
-from steer.concepts.settings import QUICK, MakeSettings
+from steer.concepts.questions import Questions
+from steer.concepts.settings import QUICK, make_settings
 from steer.concepts.words import understood
-from steer.concepts.writing import write_pairs
+from steer.concepts.writing import write_contrast_set
 from steer.library.data import Data, text_list
 from steer.library.models import Model
 from steer.library.vectors import Vector
 from steer.methods.method import Value
-from steer.methods.registry import fit_methods, parse_method
-from steer.vectors.sites import site_name
+from steer.vectors.parts import parse_parts
 
 __all__ = [
     "Built",
@@ -62,6 +61,7 @@ def from_words(
     method: str = "mean_diff",
     options: Mapping[str, Value] | None = None,
     site: str = "resid_post",
+    parts: str | int | None = None,
     layers: Sequence[int] | None = None,
     chat: bool | None = None,
     phrase: str | None = None,
@@ -79,32 +79,22 @@ def from_words(
     """
     check_phrase(phrase)
     concept = understood(word, against, name=name).concept
-    fitted, values = parse_method(method, fit_methods())
-    settings = MakeSettings(
-        method=fitted.name,
-        options=fitted.settings(values | dict(options or {})),
-        site=site_name(site),
-        layers=None if layers is None else tuple(layers),
+    settings = make_settings(
+        method,
+        options,
+        site=site,
+        parts=None if parts is None else parse_parts(str(parts)),
+        layers=layers,
         chat=chat,
         phrase=phrase,
-        questions=None if questions is None else Questions.divided(text_list(questions)),
+        questions=None if questions is None else text_list(questions),
         license=license,
     )
-    described = Concept(
-        concept.name,
-        *concept.poles,
-        description=description or concept.description,
-        synonyms=concept.synonyms,
-        questions=concept.questions,
-        words=concept.words,
+    concept = replace(concept, description=description or concept.description)
+    vector, report = make_one(
+        model.inner, concept, settings, allow_weak=allow_weak, progress=progress
     )
-    [result] = make(model.inner, [described], settings, progress)
-    if result.vector is None or not (result.report.works or allow_weak):
-        raise InputError(
-            f"{concept.name} does not work on this model: {result.report.reason}",
-            hint=result.report.hint,
-        )
-    return Vector(result.vector.sealed()), result.report
+    return Vector(vector.sealed()), report
 
 
 def write_contrasts(
@@ -129,12 +119,6 @@ def write_contrasts(
         InputError: a word is empty, both are equal, or no pair is usable.
     """
     check_phrase(phrase)
-    is_chat = model.inner.template.exists if chat is None else chat
-    usual = everyday(chat=is_chat)
-    if questions is not None:
-        usual = Questions.divided(text_list(questions))
-    poles = understood(word, against).concept.poles
-    conditions = [condition(pole, chat=is_chat, phrase=phrase) for pole in poles]
 
     def answerer(queries: Sequence[Query], numbers: Sequence[int]) -> list[str]:
         written = answers.write(
@@ -147,8 +131,13 @@ def write_contrasts(
         )
         return [answer.text for answer in written]
 
-    pairs = write_pairs(
-        answerer, (conditions[0], conditions[1]), [*usual.train, *usual.choice], n, chat=is_chat
+    pairs = write_contrast_set(
+        answerer,
+        understood(word, against).concept,
+        n,
+        chat=model.inner.template.exists if chat is None else chat,
+        phrase=phrase,
+        questions=None if questions is None else Questions.divided(text_list(questions)),
     )
     return [pair.record() for pair in pairs]
 
@@ -177,7 +166,7 @@ def build_pack(
     layers: Sequence[int] | None = None,
     seed: int = 0,
     force: bool = False,
-    on_made: Callable[[Row, bool], None] = lambda row, is_new: None,
+    on_made: Callable[[IndexRow, bool], None] = lambda row, is_new: None,
     progress: Progress = silent,
 ) -> Built:
     """Make the vectors of all concepts of a pack; the same call resumes an interrupted build.
@@ -199,13 +188,11 @@ def build_pack(
         loaded = packs.of(list(pack))
     if only:
         loaded = loaded.only(only)
-    fitted, values = parse_method(method, fit_methods())
-    settings = MakeSettings(
-        method=fitted.name,
-        options=fitted.settings(values),
-        site=site_name(site),
-        questions=None if questions is None else Questions.divided(text_list(questions)),
-        layers=None if layers is None else tuple(layers),
+    settings = make_settings(
+        method,
+        site=site,
+        questions=None if questions is None else text_list(questions),
+        layers=layers,
         chat=chat,
         phrase=phrase,
         seed=seed,
@@ -232,9 +219,9 @@ def profile(
     Raises:
         InputError: there is no index, or a text has no tokens.
     """
-    given = [texts] if isinstance(texts, str) else text_list(texts)
+    read = [texts] if isinstance(texts, str) else text_list(texts)
     profiler = Profiler(model.inner, _vectors(pack), chat=chat, progress=progress)
-    return profiler.read(given, progress)
+    return profiler.read(read, progress)
 
 
 def describe(

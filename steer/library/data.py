@@ -140,11 +140,11 @@ def _row(item: Any) -> Any:
     return dict(item) if isinstance(item, Mapping) else item
 
 
-def as_tuple(given: str | Sequence[str] | None) -> tuple[str, ...]:
+def as_tuple(value: str | Sequence[str] | None) -> tuple[str, ...]:
     """One text or several as a tuple."""
-    if given is None:
+    if value is None:
         return ()
-    return (given,) if isinstance(given, str) else tuple(given)
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def names_of(
@@ -155,10 +155,10 @@ def names_of(
     lists: str | None = None,
     split: str | None = None,
 ) -> Names:
-    """What data call our fields and labels, from the options of `contrast_set`.
+    """The names of fields and labels in data, from the options of `contrast_set`.
 
     Raises:
-        UsageError: a field that does not exist, or a setting that means nothing.
+        UsageError: a field does not exist, or options exclude each other.
     """
     return parse_mapping(
         [f"{ours}={theirs}" for ours, theirs in (mapping or {}).items()],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from steer.base.errors import InputError, SteerError, UsageError, VectorError
 from steer.base.shipped import SHIPPED
@@ -32,6 +32,7 @@ from steer.steering.scope import CONSTANT, EVERYWHERE
 from steer.steering.steers import Steer, check_fits
 from steer.vectors import lock, signing, store
 from steer.vectors.metadata import Metadata, to_json
+from steer.vectors.provenance import CombineOp
 from steer.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:
@@ -198,8 +199,8 @@ def sign(reference: Reference, key: Reference) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How alike vectors are. likenesses: cosines of each two, by their index; obstacles: why they
-    cannot be combined, empty where they can."""
+    """A comparison of vectors. likenesses: cosines of each pair, by index; obstacles: the reasons
+    why the vectors cannot be combined, empty if they can."""
 
     names: tuple[str, ...]
     vectors: tuple[Vector, ...]
@@ -306,19 +307,20 @@ def combine(
     license: str = "",
     find: Callable[[str], Path] = fetch.find,
 ) -> Vector:
-    """One vector that does what several do together: their sum or mean.
+    """One vector that does what several do together: their sum or mean. Or, with op="span", an
+    edit that removes all of their directions.
 
     parts: vectors, `calm:-0.5`, `warm(2, layers=12)`, or a recipe, which may hold low-rank edits
     and parts at different layers. orthogonal_to: vectors whose directions are taken out of the
     result. A licence that all parts share is kept where none is given.
 
     Raises:
-        UsageError: an op that is neither sum nor mean, or a part with more than a multiple.
+        UsageError: an op that is none of sum, mean and span, or a part with more than a multiple.
         VectorError: the parts differ in model or site, or have no layer in common.
         InputError: a recipe that steers nothing.
     """
-    if op not in ("sum", "mean"):
-        raise UsageError(f"{op!r} is not a way to combine", hint="use sum or mean")
+    if op not in get_args(CombineOp):
+        raise UsageError(f"{op!r} is not a way to combine", hint="use sum, mean or span")
     if isinstance(parts, Recipe):
         if op != "sum" or orthogonal_to:
             raise UsageError("a recipe is a sum", hint="leave --op and --orthogonal-to out")

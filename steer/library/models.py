@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class FitWarning(UserWarning):
-    """A vector is used on a model, or reads texts, unlike those that it was made on."""
+    """A vector is used on another model, or on another kind of text, than it was made from."""
 
 
 class Conversation(conversation.Conversation):
@@ -183,26 +183,26 @@ class Model:
     def generate(
         self, prompt: str, steer: Steers = None, **options: Unpack[GenerateOptions]
     ) -> Generation:
-        """Continue a prompt while steering; `str()` of what it returns is the text.
+        """Continue a prompt while steering; `str()` of the result is the text.
 
-        steer: a spec such as "warm:2@12", a vector, a steer, a recipe, or several. on_text: gets
-        the text as it is written. chat: the prompt is what a user says, in the model's chat
-        template; system: a message before it, with which the prompt is one of a chat. condition:
-        text before the prompt, with chat a system message, that guides at a strength: 1 is the text
-        itself, 0 is none, -1 its opposite. max_tokens: new tokens at most. temperature: 0 is
-        greedy. top_p, top_k: 1 and 0 keep all tokens. stop: texts to end before. beams: above 1, a
-        beam search. The same seed gives the same text, alone or in a batch. watch, guards:
-        projections to read at each new token, and thresholds that stop. allow_idle: a steer may
-        change nothing; `idle` of what is returned names it.
+        steer: a spec such as "warm:2@12", a vector, a steer, a recipe, or several. on_text: called
+        with each piece of the text. chat: put the prompt into the model's chat template, as a user
+        message; system: a system message before it, which implies chat. condition: a text before
+        the prompt (a system message in a chat) that guides generation at a strength: 1 is the
+        condition itself, 0 none, -1 its opposite. max_tokens: the most new tokens. temperature: 0
+        is greedy. top_p, top_k: 1 and 0 keep all tokens. stop: the text ends before any of these.
+        beams: above 1, beam search. The same seed gives the same text, alone or in a batch. watch:
+        projections to read at each new token; guards: thresholds that stop the text. allow_idle:
+        allow a steer that changes nothing; `idle` of the result names it.
 
         Raises:
-            UsageError: a setting out of its range, a spec that means nothing, or a guard from texts
-                of another kind (plain, or in a chat).
+            UsageError: an option or a spec is invalid, or a guard was made from the other kind of
+                texts (chat or plain).
             IdleError: a steer changes nothing.
-            SteerError: the prompt is empty or leaves no room.
+            SteerError: the prompt is empty, or too long for the model.
             ModelError: a vector was made on another model (see allow_other_model).
             HookError: a steer was never applied.
-            GuardError: a guard tripped, and was to be an error.
+            GuardError: a guard whose `on_trip` is `error` tripped.
         """
         [generation] = self._generate([prompt], steer, **options)
         return generation
@@ -220,10 +220,10 @@ class Model:
     ) -> list[Generation]:
         """Continue many prompts, `samples` times each, in their order.
 
-        prompts: a list of texts, a file, a dataset or a data frame. Each prompt gets the text that
-        it would get alone; batch_size of them run together. mapping: such as
-        {"prompt": "question"}, where data call it otherwise. The other arguments, and what is
-        raised, are as in `generate`; on_text is for one prompt and sample alone.
+        prompts: a list of texts, a file, a dataset or a data frame. Each prompt gets the same text
+        as alone; batch_size of them run together. mapping: names of fields in the data, such as
+        {"prompt": "question"}. The other arguments and errors are those of `generate`; on_text
+        needs a single prompt and sample.
         """
         return list(
             self._generate(
@@ -257,7 +257,7 @@ class Model:
         return hooks_steered.steered(self._inner, chosen, allow_idle=allow_idle)
 
     def chat(self, *, system: str | None = None, allow_idle: bool = False) -> Conversation:
-        """A conversation, which remembers what was said: see `Conversation.say`."""
+        """A new conversation: see `Conversation.say`."""
 
         def warn(text: str) -> None:
             warnings.warn(worded(text), FitWarning, stacklevel=3)

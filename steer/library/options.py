@@ -19,7 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class NameOptions(TypedDict, total=False):
-    """What data call the fields of a record: see `contrast_set`."""
+    """Options for the names of fields in data: see `contrast_set`."""
 
     mapping: Mapping[str, str] | None
     positive_label: str | Sequence[str]
@@ -29,7 +29,7 @@ class NameOptions(TypedDict, total=False):
 
 
 class ContrastOptions(NameOptions, total=False):
-    """How texts become a contrast set: see `contrast_set`."""
+    """Options for making a contrast set from texts: see `contrast_set`."""
 
     positive: str | Sequence[str] | None
     negative: str | Sequence[str] | None
@@ -41,7 +41,7 @@ class ContrastOptions(NameOptions, total=False):
 
 
 class GenerateOptions(TypedDict, total=False):
-    """How text is generated: see `Model.generate`."""
+    """Options for generating text: see `Model.generate`."""
 
     on_text: Callable[[str], None] | None
     chat: bool
@@ -62,7 +62,7 @@ class GenerateOptions(TypedDict, total=False):
 
 
 class MeasureOptions(NameOptions, total=False):
-    """What effect and cost are measured on: see `evaluate`."""
+    """Options for measuring effect and cost: see `evaluate`."""
 
     condition: str | None
     baseline: str

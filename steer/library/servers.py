@@ -25,7 +25,7 @@ from steer.steering.steers import check_all_fit
 
 @dataclass(frozen=True, slots=True)
 class ServerProbe:
-    """What a server answered beside what the hooks give here.
+    """A comparison of a server's answers with those of hooks in this process.
 
     `answers.verdict` is `steered`, `other` (steered at another strength: `answers.multiple` times),
     `unsteered`, `neither` or `unclear`.
@@ -155,14 +155,14 @@ def probe(
     progress: Progress = silent,
     warn: Callable[[str], None] = _warn,
 ) -> ServerProbe:
-    """Ask an OpenAI-compatible server whether it is steered with these vectors.
+    """Test whether an OpenAI-compatible server steers as these vectors say.
 
-    model: the one that the server should be steered on, or a function that loads it. prompts: asked
-    in place of the usual ones. served: the server's name for its model, by default its first.
-    fields: put into the body of each request, such as those of `drive`.
+    model: the unsteered model of the server, or a function that loads it. prompts: to send, instead
+    of steer's own. served: the server's name for its model, by default its first. fields: added to
+    the body of each request, such as those of `drive`.
 
     Raises:
-        UsageError: `url` is no address.
+        UsageError: `url` is not an address.
         SteerError: the server does not answer, or serves no model.
         ModelError: a vector was made on another model.
         HookError: a steer was never applied.

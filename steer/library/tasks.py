@@ -5,28 +5,24 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, get_args
 
 from steer import evaluation
-from steer.baking.bakeable import check_bakeable
-from steer.baking.folder import N_STAGES
+from steer.baking.export import export as export_baked
 from steer.baking.folder import Report as BakeReport
-from steer.baking.folder import export as export_folder
 from steer.baking.lora import LoraReport
-from steer.baking.lora import export as export_lora
-from steer.baking.target import check_folder
 from steer.base.durations import seconds_of
 from steer.base.errors import UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
 from steer.base.wording import worded
-from steer.concepts.concept import slug
+from steer.concepts.concept import Concept, check_phrase, condition
 from steer.concepts.unembedding import from_tokens
-from steer.concepts.words import looks_like_file
+from steer.concepts.words import TokenContrast, looks_like_file, understood
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
 from steer.distillation import distill as distillation
@@ -36,10 +32,9 @@ from steer.distillation.settings import DistillSettings, Form, sizes
 from steer.distillation.token import distill_token
 from steer.distillation.within import within
 from steer.evaluation import Evaluation, SuiteResult, SweepResult
-from steer.evaluation.calibration import calibrated
-from steer.evaluation.making import OPENINGS, Made, samples_of
+from steer.evaluation.calibration import extract_calibrated
+from steer.evaluation.making import OPENINGS, SampledVector, samples_of
 from steer.extraction import ReadSettings, plan, record_contrasts
-from steer.extraction import extract as run_extraction
 from steer.fitting.activations import Activations, open_kept
 from steer.fitting.fitting import FitSettings, best, fit_vectors
 from steer.formats import reading, writing
@@ -53,7 +48,6 @@ from steer.measures.concepts import Judge
 from steer.methods.method import Value
 from steer.methods.registry import distill_methods, fit_methods, parse_method, usual_distill_method
 from steer.models import torch_files
-from steer.models.loading import load, stored_dtype
 from steer.models.source import ModelSource
 from steer.monitoring.heatmap import page
 from steer.monitoring.monitor import monitor as run_monitor
@@ -62,6 +56,7 @@ from steer.monitoring.traces import Summary, Trace, summarise
 from steer.steering.readers import check_readers, hint
 from steer.steering.readouts import Readout, readouts
 from steer.steering.steers import check_all_fit
+from steer.vectors.parts import parse_parts
 from steer.vectors.positions import parse_list
 from steer.vectors.sites import parse_layers, site_name
 from steer.workers import InProcess
@@ -78,10 +73,12 @@ def extract(
     *,
     raises: str | Sequence[str] = (),
     lowers: str | Sequence[str] = (),
+    form: str = "edit",
     method: str = "mean_diff",
     options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str = "resid_post",
+    parts: str | int | None = None,
     layers: int | str | Iterable[int] | None = None,
     name: str | None = None,
     description: str = "",
@@ -94,46 +91,64 @@ def extract(
     progress: Progress = silent,
     **data: Unpack[ContrastOptions],
 ) -> Vector:
-    """Make a vector of two words, or from a contrast set: the difference of the activations.
+    """Make a vector from two words, or from a contrast set: the difference of the activations.
 
-    steer.extract(model, "patient", "impatient") and steer.extract(model, "talks like a weather
-    forecaster") have the model answer everyday questions under both; a word that is the name of a
-    file, or looks like a path, is a file. phrase: how a word becomes a condition, such as
-    "[mood: {}]". questions: what the model answers. allow_weak: of words, give a vector that is not
-    worth keeping, too.
+    Words: steer.extract(model, "patient", "impatient") and steer.extract(model, "talks like a
+    weather forecaster") have the model answer everyday questions under both poles. A word that is
+    the name of a file, or looks like a path, is read as a file. phrase: the condition for a word,
+    such as "[mood: {}]". questions: to answer, instead of steer's own. form: "token" makes an
+    embedding of the words instead of a vector, and a method of `distill`, such as ridge, an edit.
+    allow_weak: return a vector that fails its checks, too.
 
-    raises, lowers: texts of one token each in place of contrasts; the vector makes them likelier or
-    less likely, by the model's unembedding.
+    Tokens: raises= and lowers= are texts of one token each, which the vector makes more or less
+    likely, through the model's unembedding.
 
-    contrasts: pairs, labelled texts or two sets, from a list, a file, a dataset or a data frame. Or
-    positive=, negative=: prompt conditions that stand before each of texts=. The other options of
-    `contrast_set` say how data are read, and what stands round each text. method: such as mean_diff
-    or pca (`steer extract --help` lists them), with options of its own: `probe:penalty=2`, or
+    Contrast sets: contrasts are pairs, labelled texts or two sets, from a list, a file, a dataset
+    or a data frame. Or positive= and negative= are prompt conditions, each put before each of
+    texts=. `contrast_set` explains the other options for reading data. method: such as mean_diff or
+    pca (`steer extract --help` lists all), with its options as in `probe:penalty=2` or
     `options={"penalty": 2.0}`. positions: the tokens to read, such as `mean`, `last` or `-3:`.
-    site: such as resid_post or mlp_out; several positions and sites, with commas, are compared, and
-    the one that separates held-out texts best is taken. chat: texts go into the model's chat
-    template. keep: a file for the activations, for `fit`. calibrate: where the texts are a chat
-    model's answers, have it answer a few questions at rising strengths; the vector then recommends
-    the layers, and the strongest coefficient at which the model still writes its own language.
+    site: such as resid_post or mlp_out. Of several positions and sites, separated by commas, the
+    vector has the one that separates held-out texts best. parts: at the sites heads and router, how
+    many heads or experts to keep, or which, such as "12.3,14.0". chat: put texts into the model's
+    chat template. keep: a file for the activations, for `fit`. calibrate: if the texts are a chat
+    model's answers, let it answer a few questions at rising strengths; the vector recommends the
+    strongest at which answers are still fluent.
 
     Raises:
-        UsageError: a setting that means nothing.
-        InputError: naming the record and what is wrong with it.
-        SiteError: a layer or site that the model does not have.
-        VectorError: sides that do not differ.
+        UsageError: an option is invalid, or options exclude each other.
+        InputError: a record is invalid (the message names it), or the words have no effect.
+        SiteError: the model has no such layer or site.
+        VectorError: the two sides do not differ.
     """
     if raises or lowers:
         if contrasts is not None or against is not None or data:
-            raise UsageError("raises= and lowers= go without contrasts")
-        called = name or slug(" ".join(as_tuple(raises) or ("not", *as_tuple(lowers))))
+            raise UsageError("raises= and lowers= exclude contrasts")
+        tokens = TokenContrast(as_tuple(raises), as_tuple(lowers))
         return Vector(
             from_tokens(
-                model.inner, as_tuple(raises), as_tuple(lowers), name=called,
+                model.inner, tokens.raises, tokens.lowers, name=name or tokens.name,
                 description=description, license=license,
             ).sealed()
         )  # fmt: skip
     if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
         _check_words(positions=positions, keep=keep, **data)
+        is_distilled = method.partition(":")[0] in {each.name for each in distill_methods()}
+        if form != "edit" or is_distilled:
+            understood_words = understood(contrasts, against, name=name).concept
+            return distill_concept(
+                model,
+                replace(understood_words, description=description or understood_words.description),
+                form=form,
+                method=method if is_distilled else None,
+                options=options,
+                layers=layers,
+                chat=data.get("chat") or None,
+                phrase=phrase,
+                questions=questions,
+                license=license,
+                progress=progress,
+            )
         return concepts.from_words(
             model,
             contrasts,
@@ -143,6 +158,7 @@ def extract(
             method=method,
             options=options,
             site=site,
+            parts=parts,
             layers=_layers(layers),
             chat=data.get("chat") or None,
             phrase=phrase,
@@ -152,20 +168,24 @@ def extract(
             progress=progress,
         )[0]
     if against is not None:
-        raise UsageError("a second word goes with a first one", hint='extract(model, "a", "b")')
-    contrast = contrast_set(contrasts, **data)
-    workers = InProcess(model.inner)
-    extracted = run_extraction(
-        workers,
-        contrast,
+        raise UsageError("a second word needs a first one", hint='extract(model, "a", "b")')
+    extracted = extract_calibrated(
+        InProcess(model.inner),
+        contrast_set(contrasts, **data),
         _read_settings(site, layers, positions),
-        _fit_settings(name or "vector", method, options, description=description, license=license),
+        _fit_settings(
+            name or "vector",
+            method,
+            options,
+            description=description,
+            license=license,
+            keep=None if parts is None else parse_parts(str(parts)),
+        ),
+        calibrate=calibrate,
         keep=None if keep is None else Path(keep),
         progress=progress,
     )
-    found_strength = calibrated(workers, contrast, extracted.best, progress) if calibrate else None
-    best_vector = extracted.best if found_strength is None else found_strength.vector
-    return Vector(best_vector.sealed())
+    return Vector(extracted.vector.sealed())
 
 
 @spelled_out(by=contrast_set)
@@ -182,14 +202,16 @@ def make(
     prompts: Sequence[str] | None = None,
     progress: Progress = silent,
     **data: Unpack[ContrastOptions],
-) -> Made:
-    """Make a vector, find how strong it can be, and write samples at a few strengths.
+) -> SampledVector:
+    """Make a vector, choose its strength, and generate samples at a few strengths.
 
-    The arguments are those of `extract`, words too; contrasts may also be what `contrast_set`
-    returned. Answers to prompts are read in the chat template of a model that has one, unless
-    chat=False. prompts: what the samples go on with; by default three everyday questions, or three
+    The arguments are those of `extract`, including words; contrasts may also be the result of
+    `contrast_set`. Answers to prompts are read in the chat template, if the model has one, unless
+    chat=False. prompts: to continue in the samples; by default three everyday questions, or three
     openings.
-    `vector` of what is returned recommends what was found; printing it shows the samples.
+
+    Returns:
+        the vector, which recommends the strength, with the samples; printing it shows them.
 
     Raises:
         UsageError, InputError, SiteError, VectorError: as `extract`.
@@ -206,32 +228,59 @@ def make(
             chosen = contrast_set(chosen, **data)
         if "chat" not in data:
             chosen = chosen.suited(has_template=model.inner.identity.chat_template is not None)
-        workers = InProcess(model.inner)
-        vector = run_extraction(
-            workers,
+        vector = extract_calibrated(
+            InProcess(model.inner),
             chosen,
             _read_settings("resid_post", None, None),
             _fit_settings(name, method, options, description=description, license=license),
             progress=progress,
-        ).best
-        calibration = calibrated(workers, chosen, vector, progress)
-        vector = vector if calibration is None else calibration.vector
+        ).vector
     in_chat = vector.metadata.read.chat is True
     usual = everyday.OTHER_QUESTIONS[:3] if in_chat else OPENINGS
     shown = tuple(usual if prompts is None else prompts)
     samples = samples_of(model.inner, vector, shown, progress)
-    return Made(vector.sealed(), described, shown, samples)
+    return SampledVector(vector.sealed(), described, shown, samples)
+
+
+def distill_concept(
+    model: Model,
+    concept: Concept,
+    *,
+    form: str = "edit",
+    method: str | None = None,
+    options: Mapping[str, Value] | None = None,
+    layers: int | str | Iterable[int] | None = None,
+    chat: bool | None = None,
+    phrase: str | None = None,
+    questions: Data | None = None,
+    license: str = "",
+    progress: Progress = silent,
+) -> Vector:
+    """An edit, or a token, that does what the condition of a concept's positive pole does, compared
+    with that of the negative one. The arguments are those of `distill`.
+
+    Raises:
+        UsageError, InputError, SiteError: as `distill`.
+    """
+    check_phrase(phrase)
+    in_chat = model.inner.template.exists if chat is None else chat
+    positive, negative = (condition(pole, chat=in_chat, phrase=phrase) for pole in concept.poles)
+    return distill(
+        model, positive, baseline=negative, prompts=questions, chat=in_chat, form=form,
+        method=method, options=options, layers=layers, name=concept.name,
+        description=concept.description, license=license, progress=progress,
+    )  # fmt: skip
 
 
 def _check_words(**options: Any) -> None:
-    """Refuse options of contrasts beside words.
+    """Refuse options that apply only to contrast sets.
 
     Raises:
-        UsageError: naming one of them.
+        UsageError: one is set; the message names it.
     """
     for name, value in options.items():
         if value and name != "chat":
-            raise UsageError(f"{name}= goes with contrasts, not with words")
+            raise UsageError(f"{name}= applies to contrasts, not to words")
 
 
 @spelled_out(by=contrast_set)
@@ -247,9 +296,9 @@ def record(
 ) -> Activations:
     """Record the activations of a contrast set once, for several calls of `fit`.
 
-    The arguments are those of `extract`. `side(column, 0)` of what it returns is float32
-    [texts, d_model] of the positive side at one site and position; `recording.columns` lists them.
-    Use it in a `with` block, or close it: it holds an unnamed temporary file.
+    The arguments are those of `extract`. `side(column, 0)` of the result is float32
+    [texts, d_model], the positive side at one site and position; `recording.columns` lists these.
+    Use the result in a `with` block, or close it: it holds an unnamed temporary file.
 
     Raises:
         UsageError, InputError, SiteError: as `extract`.
@@ -272,20 +321,21 @@ def fit(
     options: Mapping[str, Value] | None = None,
     positions: str | None = None,
     site: str | None = None,
+    parts: str | int | None = None,
     layers: int | str | Iterable[int] | None = None,
     name: str = "vector",
     description: str = "",
     license: str = "",
     progress: Progress = silent,
 ) -> Vector:
-    """Make a vector from recorded activations: of `record`, or the file that `extract` kept.
+    """Fit a vector to recorded activations: from `record`, or a file from `extract(..., keep=)`.
 
-    method, options: as of `extract`.
+    method, options: as in `extract`.
 
     Raises:
-        UsageError: a setting that means nothing.
-        InputError: a position that was not recorded, or too few texts for the method.
-        SiteError: a site or layer that was not recorded.
+        UsageError: an option is invalid.
+        InputError: a position was not recorded, or there are too few texts for the method.
+        SiteError: a site or layer was not recorded.
     """
     settings = _fit_settings(
         name,
@@ -296,6 +346,7 @@ def fit(
         positions=None if positions is None else tuple(map(str, parse_list(positions))),
         description=description,
         license=license,
+        keep=None if parts is None else parse_parts(str(parts)),
     )
     if not isinstance(activations, Activations):
         with open_kept(Path(activations)) as opened:
@@ -335,41 +386,42 @@ def distill(
     progress: Progress = silent,
     **data: Unpack[NameOptions],
 ) -> Vector:
-    """Make an edit, or a learned token, that does what a prompt condition does.
+    """Train an edit, or a learned token, to have the effect of a prompt condition.
 
-    The model writes texts under the condition; the edit learns to give the same probabilities
-    without it (context distillation: Askell et al. 2021, arXiv 2112.00861). chat: the condition is
-    a system message, and prompts are what users ask. contrasts: pairs in place of a condition, of
-    which the positive completions become likelier; two fifths are held out, and the other options
-    are those of `contrast_set`. The file's evidence says how much of the condition's effect the
-    edit recovers on held-out texts: 1 is all, 0 is the unsteered model. budget: a time to fit into,
-    such as `5m`, by an estimate; what that leaves out is logged.
+    The model generates texts under the condition; the edit learns to give the same probabilities
+    without it (context distillation: Askell et al. 2021, arXiv 2112.00861). The evidence in the
+    vector is the recovery on held-out texts, the share of the condition's effect that the edit has:
+    1 is all of it, 0 is the unsteered model. chat: the condition is a system message, and prompts
+    are user messages. contrasts: pairs instead of a condition; the edit makes their positive
+    completions more likely. Two fifths of the pairs are held out; the other options are those of
+    `contrast_set`. budget: a time, such as `5m`, to which the run is fitted by an estimate; what
+    that omits is logged.
 
-    form: `edit` acts on activations, without the condition's tokens; `token` makes embeddings, so
-    many `tokens`, that stand where the condition stood, or in any prompt as `<|name|>`. scalar:
-    train it for coefficients from -1 to 2, each as many times the condition. inside: learned tokens
-    that the condition contains, written so.
+    form: an `edit` changes activations; a `token` consists of so many embeddings, `tokens`, that
+    take the place of the condition, or of `<|name|>` in any prompt. scalar: train the token for
+    coefficients from -1 to 2, as multiples of the condition. inside: learned tokens that the
+    condition contains as `<|name|>`.
 
     Raises:
-        UsageError: a setting that means nothing.
-        InputError: the condition changes nothing, or no edit comes nearer to it.
-        SiteError: a layer that the model does not have.
+        UsageError: an option is invalid, or options exclude each other.
+        InputError: the condition has no effect, or no edit recovers any of it.
+        SiteError: the model has no such layer.
     """
     if (condition is None) == (contrasts is None):
-        raise UsageError("distil a condition or pairs", hint="pass a condition, or contrasts=")
+        raise UsageError("name either a condition or pairs", hint="pass a condition, or contrasts=")
     if contrasts is not None and (baseline or prompts is not None):
-        raise UsageError("baseline and prompts go with a condition")
+        raise UsageError("baseline and prompts need a condition")
     if form not in get_args(Form):
-        raise UsageError(f"{form!r} is not a form of a prompt", hint="use edit or token")
+        raise UsageError(f"form={form!r} is unknown", hint="use edit or token")
     edits = {
         "method": method, "rank": rank, "layers": layers, "scope": scope, "budget": budget,
         "contrasts": contrasts,
     }  # fmt: skip
     for option, value in edits.items() if form == "token" else ():
         if value is not None:
-            raise UsageError(f"{option} is of edits, and this is a token")
+            raise UsageError(f"{option} applies only to edits, not to form='token'")
     if form == "edit" and (tokens is not None or scalar or inside is not None):
-        raise UsageError("tokens, scalar and inside go with form='token'")
+        raise UsageError("tokens, scalar and inside need form='token'")
     imitates_chat = chat and contrasts is None and form == "edit"
     chosen_method, values = parse_method(
         method or usual_distill_method(chat=imitates_chat), distill_methods()
@@ -475,7 +527,10 @@ class Readings:
     def _rows(self) -> list[dict[str, Any]]:
         return [
             {"text": number, "token": token.text}
-            | {str(one): float(value) for one, value in zip(self.readouts, values, strict=True)}
+            | {
+                str(readout): float(value)
+                for readout, value in zip(self.readouts, values, strict=True)
+            }
             for number, trace in enumerate(self.traces)
             for token, values in zip(trace.tokens, trace.values, strict=True)
         ]
@@ -497,29 +552,31 @@ def monitor(
     allow_other_model: bool = False,
     progress: Progress = silent,
 ) -> Readings:
-    """Read how far each token of texts is along vectors.
+    """Read the projection of each token of texts on vectors.
 
-    layers: by default the recommended layer of each vector that tells its sides apart best. chat:
-    each text is what a user says, in the model's chat template.
+    layers: by default, for each vector, the layer that separates its sides best, near the
+    recommended ones. chat: each text is a user message, in the model's chat template.
 
     Raises:
         InputError: a text has no tokens, or more than the model takes.
         VectorError: a vector has no such layer.
         ModelError: a vector was made on another model.
     """
-    given = [texts] if isinstance(texts, str) else text_list(texts, mapping=mapping)
+    read = [texts] if isinstance(texts, str) else text_list(texts, mapping=mapping)
     several = [vectors] if isinstance(vectors, Vector) else list(vectors)
     if not several:
-        raise UsageError("nothing to look for", hint="pass a vector")
+        raise UsageError("no vector is named", hint="pass a vector")
     chosen = [
-        one for vector in several for one in readouts(vector.data, _layers(layers, of=vector))
+        readout
+        for vector in several
+        for readout in readouts(vector.data, _layers(layers, of=vector))
     ]
     for text in check_readers(chat=chat, watched=chosen):
         warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=2)
-    planned = tokenize_texts(model.inner, given, chat=chat)
+    planned = tokenize_texts(model.inner, read, chat=chat)
     data = [vector.data for vector in several]
     check_all_fit(data, planned.model, allow_other_model=allow_other_model)
-    with progress("reading", len(given)) as advance:
+    with progress("reading", len(read)) as advance:
         traces = run_monitor(InProcess(model.inner), planned, chosen, advance)
     return Readings(tuple(traces), tuple(chosen))
 
@@ -542,45 +599,26 @@ def bake(
     """Write steering into a checkpoint folder that any engine serves without hooks.
 
     model: a folder or hub id, which is loaded in float32. dtype: of the weights that are written;
-    by default what the model is stored in. lora: write a PEFT adapter in float32 in place of a
-    model. max_shard_size: of one weight file. The folder is loaded
-    again and compared with the hooks, on `texts` or the usual ones: `report.difference.passed`.
+    by default the type in which the model is stored. lora: write a PEFT adapter in float32 instead
+    of a model. max_shard_size: of one weight file. The folder is loaded again and compared with
+    the hooks on `texts`, by default steer's own: see `report.difference.passed`.
 
     Raises:
-        VectorError, ModelError: what no weights can do, unless approximate.
-        SteerError: the folder is there already, or cannot be written.
+        VectorError, ModelError: weights cannot express a steer exactly, and `approximate` is off.
+        SteerError: the folder exists already, or cannot be written.
     """
-    if lora and (approximate or dtype):
-        raise UsageError("an adapter is exact and in float32: leave approximate and dtype out")
-    chosen = as_steers(steers)
-    check_bakeable(chosen)
-    folder = Path(out)
-    check_folder(folder, force=force)
-    source = ModelSource(str(model), dtype="float32")
-    written = dtype or stored_dtype(source)
-    loaded = load(source)
-    vectors = [vector for steer in chosen for vector in steer.vectors]
-    check_all_fit(vectors, loaded.identity, allow_other_model=allow_other_model)
-    given = {} if texts is None else {"texts": text_list(texts, mapping=mapping)}
-    with progress("baking", N_STAGES) as advance:
-
-        def on_stage(stage: str) -> None:
-            advance(1, stage)
-
-        if lora:
-            return export_lora(loaded, chosen, folder, force=force, on_stage=on_stage, **given)
-        return export_folder(
-            loaded,
-            chosen,
-            folder,
-            source,
-            dtype=written,
-            max_shard_size=max_shard_size,
-            approximate=approximate,
-            force=force,
-            on_stage=on_stage,
-            **given,
-        )
+    return export_baked(
+        ModelSource(str(model), dtype=dtype),
+        as_steers(steers),
+        Path(out),
+        approximate=approximate,
+        lora=lora,
+        max_shard_size=max_shard_size,
+        texts=None if texts is None else text_list(texts, mapping=mapping),
+        allow_other_model=allow_other_model,
+        force=force,
+        progress=progress,
+    )
 
 
 def _measured(
@@ -646,16 +684,17 @@ def evaluate(
 
     texts: pairs, or texts for the condition. concept: what to count in generated texts, such as
     `words:glad,happy`, or a function; judge_model, judge_url: for `judge:...`. lm_eval: tasks of
-    lm-evaluation-harness. guidance: strengths at which the condition guides the model live, a row
-    each. condition: the prompt that the vector stands for, in place of baseline. chat: it is a
-    system message. prompts: what generated texts begin with. unrelated: texts for the divergence,
-    by default generated. samples, max_tokens: texts to generate for each row, and their length.
-    mapping and its kin are those of `contrast_set`. allow_overlap: texts that the vector was fitted
-    on. budget: a time to fit into, such as `5m`, by an estimate. Other baselines are the unsteered
-    model, random directions, the opposite sign and the prompt; every number has an interval.
+    lm-evaluation-harness. guidance: strengths at which the condition guides the model live, each a
+    row of its own. condition: the prompt that the vector imitates, which replaces `baseline`. chat:
+    both are system messages. prompts: the beginnings of generated texts. unrelated: texts for the
+    KL, by default generated. samples, max_tokens: the number of texts to generate for each row, and
+    their length. mapping, positive_label, negative_label, lists, split: as in `contrast_set`.
+    allow_overlap: allow texts that the vector was fitted on. budget: a time, such as `5m`, to which
+    the run is fitted by an estimate. The baselines are the unsteered model, random directions, the
+    opposite sign and the prompt; every number has an interval.
 
     Raises:
-        InputError: there is nothing to measure by, or texts that a vector was made from.
+        InputError: there are neither texts nor a condition, or a vector was fitted on the texts.
         ModelError: a vector was made on another model.
         HookError: a steer was never applied.
     """
@@ -691,15 +730,15 @@ def sweep(
 ) -> SweepResult:
     """Find the layer and the coefficient with the strongest effect within a budget.
 
-    layers, coefficients: such as `4-7` and `5%,10%`; by default all layers that are stored, and
-    nine coefficients that suit the vector. together: steer at all layers at once. max_kl,
-    max_nats: the budget, in nats a token. rule: `budget`, or `refusal_direction`, which chooses as
-    that method's authors do. exhaustive: score every cell on all texts. quick: a first answer in
-    minutes. The other arguments are those of `evaluate`.
+    layers, coefficients: such as `4-7` and `5%,10%`; by default all stored layers, and nine
+    coefficients that suit the vector. together: steer at all layers at once. max_kl, max_nats: the
+    budget, in nats per token. rule: `budget`, or `refusal_direction`, the rule of that method's
+    authors. exhaustive: score every cell on all texts. quick: a first answer in minutes. The other
+    arguments are those of `evaluate`.
 
     Raises:
-        UsageError: an option that means nothing.
-        InputError: there is nothing to measure by, or texts that a vector was made from.
+        UsageError: an option is invalid.
+        InputError: there are neither texts nor a condition, or a vector was fitted on the texts.
         ModelError: a vector was made on another model.
     """
     several = [vectors] if isinstance(vectors, Vector) else list(vectors)
@@ -738,13 +777,13 @@ def suite(
 ) -> SuiteResult:
     """Compare methods of making vectors on conditions, beside the condition as a prompt.
 
-    conditions: prompts, and texts that know nothing of them. Without both, tags of the pocket
-    model's grammar, whose truth is known. methods: by default all. rivals: vectors of other origin,
-    by condition or tag and then by name. jobs: processes, each of which loads the pocket model.
+    conditions: prompts; texts: unrelated to them. Without both, tags of the pocket model's grammar,
+    whose true effect is known. methods: by default all. rivals: vectors from elsewhere, by
+    condition or tag and then by name. jobs: processes, each of which loads the pocket model.
 
     Raises:
-        UsageError: a tag or method that does not exist, or too few texts.
-        InputError: a condition changes nothing, or a text is too long.
+        UsageError: a tag or method does not exist, or there are too few texts.
+        InputError: a condition has no effect, or a text is too long.
     """
     chosen = {} if methods is None else {"methods": methods}
     return evaluation.suite(
@@ -785,16 +824,16 @@ def convert(
 ) -> Vector:
     """Read another tool's vector file or folder; `steer convert --formats` lists the formats.
 
-    model: the model that it was made on; without it the vector is not bound to one, and a model
-    takes it with allow_other_model alone. format: where the file does not say it. layers: where
-    bare numbers belong. row, pick: which of several vectors. encoder: of a sparse autoencoder, the
-    row that reads a feature, for a gate in the feature's activation. minus: a baseline's file.
-    offset: layer here less the number in the file. The file's op, site and strength become what
-    the vector recommends. `export` writes such files.
+    The vector recommends the file's op, site and strength. model: the model that it was made on;
+    without it the vector is not bound to a model, and using it needs allow_other_model. format: if
+    the file does not show it. layers: the layers of bare numbers. row, pick: choose one of several
+    vectors. encoder: of a sparse autoencoder, the encoder's row, for a gate on the activation of a
+    feature. minus: the file of a baseline to subtract. offset: our layer number minus the file's.
+    `export` writes such files.
 
     Raises:
-        VectorError: damaged, unknown, or with something that cannot be carried.
-        UsageError: an option that does not fit the file.
+        VectorError: the file is damaged or unknown, or steer cannot do what it says.
+        UsageError: an option does not apply to the file.
     """
     source = Path(path)
     chosen = Options(
@@ -819,7 +858,7 @@ def convert(
 
 
 class ImportNote(UserWarning):
-    """What was assumed about another tool's file."""
+    """A warning about an assumption that steer made about the file of another tool."""
 
 
 def export(
@@ -832,13 +871,13 @@ def export(
 ) -> None:
     """Write one steer as another tool's file: `.gguf` for llama.cpp, `.npz`, ...
 
-    format: in place of the usual one of the path's suffix, such as `glp`. offset: layer here less
-    the number in the file.
+    format: such as `glp`, instead of the default for the path's suffix. offset: our layer number
+    minus the file's.
 
     Raises:
-        VectorError: the format cannot carry the steer.
-        UsageError: several steers, or a suffix that says nothing.
-        SteerError: the file is there already.
+        VectorError: the format cannot express the steer.
+        UsageError: there are several steers, or no format has this suffix.
+        SteerError: the file exists already.
     """
     several = as_steers(steer)
     if len(several) != 1:
@@ -879,6 +918,9 @@ def _options(settings: FitSettings) -> dict[str, Any]:
         "positions": None if settings.positions is None else ",".join(settings.positions),
         "site": None if settings.sites is None else ",".join(settings.sites),
         "layers": settings.layers,
+        "parts": ",".join(map(str, settings.keep))
+        if isinstance(settings.keep, tuple)
+        else settings.keep,
         "name": settings.name,
         "description": settings.description,
         "license": settings.license,

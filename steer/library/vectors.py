@@ -56,7 +56,7 @@ class Vector:
 
     @property
     def site(self) -> str:
-        """Where in each layer it belongs: resid_post, resid_pre, attn_out or mlp_out."""
+        """The site of the vector: resid_post, resid_pre, attn_out or mlp_out."""
         return self.metadata.site
 
     @property
@@ -71,7 +71,7 @@ class Vector:
 
     @property
     def warnings(self) -> list[str]:
-        """What speaks against the vector, each with what to try; empty if nothing does."""
+        """Doubts about the quality of the vector, each with advice; empty if there are none."""
         return warnings(self.metadata)
 
     def numpy(self) -> Array:
@@ -81,10 +81,10 @@ class Vector:
         return directions[0] if len(directions) == 1 else directions
 
     def at(self, layers: int | Iterable[int]) -> Vector:
-        """The same vector with these layers alone.
+        """The vector with only these of its layers.
 
         Raises:
-            VectorError: it has none of them.
+            VectorError: the vector has none of them.
         """
         kept = sorted({layers} if isinstance(layers, int) else set(layers))
         self.metadata.check_layers(kept)
@@ -109,16 +109,15 @@ class Vector:
     ) -> Steer:
         """A steer: this vector with a coefficient, op, layers, scope, schedule and gate.
 
-        amount: times what the file recommends (with layers: times the stored vector), or a
-        percentage of the activations' length, `"15%"`.
-        layers: a number, several, `"8-12"` or `"all"`. op: `ablate`, `clamp=pos`, ... scope:
-        `response`, `prompt`, `4-9`, ... schedule: `decay=20`, ... All are written as after `-v` on
-        the command line; what is left out is as the file recommends. when: a gate, from `above` or
-        `below` of another vector.
+        amount: a multiple of the recommended coefficient (with layers: of the stored vector), or a
+        percentage of the activations' mean length, `"15%"`. layers: a number, several, `"8-12"` or
+        `"all"`. op: `ablate`, `clamp=pos`, ... scope: `response`, `prompt`, `4-9`, ... schedule:
+        `decay=20`, ... The syntax is that of `-v` on the command line; the file's recommendation
+        fills in what is omitted. when: a gate, from `above` or `below` of a vector.
 
         Raises:
-            UsageError: a part means nothing.
-            VectorError: the vector has no such layer, or cannot do the op.
+            UsageError: an argument is invalid.
+            VectorError: the vector has no such layer, or does not suit the op.
         """
         parts = [] if amount is None else [amount if isinstance(amount, str) else repr(amount)]
         parts += [] if op is None else [op]
@@ -135,11 +134,11 @@ class Vector:
         """A gate that is open where the projection on this vector is above `value`.
 
         value: in the file's units (0: mean of the negative side, 1: of the positive side), or
-        `"auto"`. pool: `mean`, `last` or `token`: what is read.
+        `"auto"`. pool: read the `mean` of the prompt, its `last` token, or each `token`.
 
         Raises:
-            UsageError: a part means nothing.
-            VectorError: the file does not know its two sides.
+            UsageError: an argument is invalid.
+            VectorError: the file does not store the means of its sides.
         """
         return self._gate(">", value, layer, pool)
 
@@ -152,7 +151,7 @@ class Vector:
     def _gate(self, sign: str, value: float | str, layer: int | None, pool: str | None) -> Gate:
         text = "vector" if layer is None else f"vector@{layer}"
         text += f"{sign}{value}"
-        typed = spec.parse_condition(text if pool is None else f"{text}/{pool}")
+        typed = spec.parse_threshold(text if pool is None else f"{text}/{pool}")
         return projection.gate(typed, self._data)
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> Vector:

@@ -57,6 +57,8 @@ def opposite(steer: Steer) -> Steer:
 def _turned(rng: np.random.Generator, rows: Directions, axis: int) -> Directions:
     """Random directions with the lengths of the vectors along `axis`."""
     drawn = rng.normal(size=rows.shape)
+    # Of some heads or experts only: in the same ones.
+    drawn[(rows == 0) & rows.any(axis=axis, keepdims=True)] = 0
     lengths = np.linalg.norm(rows, axis=axis, keepdims=True)
     turned = drawn / np.linalg.norm(drawn, axis=axis, keepdims=True) * lengths
     return np.asarray(turned, dtype=np.float32)

@@ -95,8 +95,8 @@ def by_classifier(classify: Callable[[Sequence[str]], list[dict[str, float]]], l
         raise UsageError(f"the classifier has no label {label!r}", hint=f"it has {listed(labels)}")
 
     def judged(texts: Sequence[str]) -> list[tuple[float, float]]:
-        whole = [text for text in texts if text.strip()]
-        scores: Any = iter(classify(whole) if whole else [])
+        nonempty = [text for text in texts if text.strip()]
+        scores: Any = iter(classify(nonempty) if nonempty else [])
         return [(next(scores)[label], 1.0) if text.strip() else (0.0, 0.0) for text in texts]
 
     return judged

@@ -166,7 +166,7 @@ class Scores:
         """The scores of some rows alone."""
         kept = list(rows)
         idle = frozenset(index for index, row in enumerate(kept) if row in self.idle)
-        effect, drift, level = (one[kept] for one in (self.effect, self.drift, self.level))
+        effect, drift, level = (array[kept] for array in (self.effect, self.drift, self.level))
         return replace(self, effect=effect, drift=drift, level=level, idle=idle)
 
     def effects(self, items: slice = slice(None)) -> Array:
@@ -185,8 +185,8 @@ class Scores:
         """Effects and costs [row, column], on the items and texts each cell was scored on."""
         return ratios(self.effect, self.weights), ratios(self.drift, self.counts)
 
-    def whole(self) -> NDArray[np.bool_]:
-        """Whether each cell was scored on everything, [row, column]."""
+    def complete(self) -> NDArray[np.bool_]:
+        """Whether each cell was scored on all items and texts, [row, column]."""
         return ~np.isnan(self.effects() + self.costs())
 
     def n_items(self, row: int, column: int) -> int:
@@ -251,17 +251,17 @@ def reach(effects: Array, costs: Array, max_kl: float) -> Array:
 MANY_ROWS = 12
 #: Which of the nine coefficients are scored first; and which rows go on: those with this share of
 #: the best row's reach, but at least so many rows.
-PROBES, LEAST_REACH, LEAST_ROWS = (1, 4, 7), 0.4, 6
+PILOT, LEAST_REACH, LEAST_ROWS = (1, 4, 7), 0.4, 6
 
 
-def probes(grid: Grid) -> Grid | None:
+def pilot(grid: Grid) -> Grid | None:
     """A grid with three coefficients of each row, to find the promising rows. None for a small grid
     or one with the user's own coefficients."""
     if len(grid.rows) < MANY_ROWS or grid.n_columns != len(SHARES):
         return None
     return Grid(
         tuple(
-            replace(row, coefficients=tuple(row.coefficients[index] for index in PROBES))
+            replace(row, coefficients=tuple(row.coefficients[index] for index in PILOT))
             for row in grid.rows
         )
     )

@@ -47,7 +47,7 @@ def heat_map(
     looked = np.zeros(shape, dtype=bool)
     if scores is not None:
         effects, costs = scores.looks()
-        looked = ~scores.whole()
+        looked = ~scores.complete()
     # A cell with an effect but no cost yet is not complete.
     effects = np.where(np.isnan(costs), np.nan, effects)
     within = effects[(costs <= max_kl) & (effects > 0)]

@@ -31,7 +31,7 @@ def measures() -> Mapping[str, Measure]:
 
 @cache
 def registry() -> Registry[Measure]:
-    """The same, with what could not be used."""
+    """All measures, and the packages' measures that could not be loaded."""
     return load(
         Measure, noun="measure", group=GROUP, own="steer.measures.builtin", attribute="MEASURE"
     )

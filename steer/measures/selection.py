@@ -32,18 +32,18 @@ def nearest(effects: Sequence[float], costs: Sequence[float]) -> int | None:
 
 
 def pareto(
-    effects: Sequence[float], costs: Sequence[float], whole: Sequence[bool] | None = None
+    effects: Sequence[float], costs: Sequence[float], complete: Sequence[bool] | None = None
 ) -> list[int]:
-    """The Pareto front: settings that no other beats in both effect and cost, the cheapest first.
-    NaN is left out.
+    """Indices of the Pareto front: settings that no other beats in both effect and cost, cheapest
+    first. Settings with NaN are left out.
 
-    whole: whether each was scored on everything. A setting that was not, and may owe its numbers to
-    luck, does not push one that was out of the front.
+    complete: whether each setting was scored on all texts. An incompletely scored setting, whose
+    numbers may be luck, does not displace a completely scored one.
     """
     known = [index for index, effect in enumerate(effects) if not math.isnan(effect)]
     front = _front(known, effects, costs)
-    if whole is not None:
-        front += _front([index for index in known if whole[index]], effects, costs)
+    if complete is not None:
+        front += _front([index for index in known if complete[index]], effects, costs)
     return sorted(set(front), key=lambda index: (costs[index], effects[index]))
 
 

@@ -36,8 +36,8 @@ def distill_methods() -> Registry[DistillMethod]:
 
 def usual_distill_method(*, chat: bool) -> str:
     """The default method of `steer distill`. chat: for a condition in a chat."""
-    wanted = "chat" if chat else "text"
-    return next(method.name for method in distill_methods() if method.usual == wanted)
+    kind = "chat" if chat else "text"
+    return next(method.name for method in distill_methods() if method.usual == kind)
 
 
 def parse_method(text: str, known: Registry[M]) -> tuple[M, dict[str, Value]]:

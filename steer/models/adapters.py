@@ -16,9 +16,14 @@ from transformer_lens.model_bridge.sources._hf_format import determine_architect
 
 from steer.base.errors import ModelError
 from steer.models.hookmap import HookMap, HookPoint, Side
-from steer.vectors.sites import SITE_NAMES, Site, SiteName
+from steer.vectors.parts import Parts
+from steer.vectors.sites import STREAM_SITES, Site, SiteName
 
 _SIDES: dict[str, Side] = {"hook_in": "input", "hook_out": "output"}
+
+#: Settings that give the number of experts, and the names of routers.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_ROUTERS = ("gate", "router", "router.layer")
 
 # Sites whose module does not output what is added to the residual stream.
 _NOT_ADDED: dict[str, tuple[SiteName, ...]] = {
@@ -49,6 +54,7 @@ def read_map(model: torch.nn.Module) -> HookMap:
         raise _refusal(architecture, f"it has no blocks at {blocks.name!r}, where they should be")
 
     places: dict[Site, HookPoint] = {}
+    inside = _Inside(model)
     for layer, block in enumerate(stack):
         # Some blocks choose their aliases only once they are bound to a layer.
         bound = copy.deepcopy(blocks)
@@ -56,12 +62,61 @@ def read_map(model: torch.nn.Module) -> HookMap:
         for name, place in _places(model, bound, f"{blocks.name}.{layer}"):
             if name not in _NOT_ADDED.get(architecture, ()):
                 places[Site(layer, name)] = place
+        inside.look(layer, bound, f"{blocks.name}.{layer}")
 
     outside = (_path(model, mapping.get(name)) for name in ("embed", "ln_final", "unembed"))
-    hooks = HookMap(architecture, len(stack), int(adapter.cfg.d_model), places, *outside)
+    places |= inside.places
+    width = int(adapter.cfg.d_model)
+    embed, final_norm, unembed = outside
+    hooks = HookMap(
+        architecture, len(stack), width, places, embed, final_norm, unembed, inside.parts
+    )
     if len(hooks.layers("resid_post")) < hooks.n_layers:
         raise _refusal(architecture, "its map does not say where the residual stream is")
     return hooks
+
+
+class _Inside:
+    """Finds the sites inside of blocks: attention heads, and the logits of routers."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        config: Any = model.config
+        self._model = model
+        self._config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        self.places: dict[Site, HookPoint] = {}
+        self.parts: dict[SiteName, Parts] = {}
+
+    def look(self, layer: int, bound: Any, path: str) -> None:
+        """Add the sites of the block at `path`. bound: TransformerLens's component for it."""
+        place = _resolve(bound, "attn.o.hook_in", path)
+        module = None if place is None else _submodule(self._model, place.module)
+        n_heads = getattr(self._config, "num_attention_heads", None)
+        if place is not None and module is not None and isinstance(n_heads, int):
+            width = _input_width(module)
+            if width and width % n_heads == 0:
+                self._add(Site(layer, "heads"), place, Parts(n=n_heads, width=width // n_heads))
+        counts = {getattr(self._config, name, None) for name in _EXPERTS}
+        for name, inner in self._model.get_submodule(path).named_modules():
+            weight = getattr(inner, "weight", None)
+            if not name.endswith(_ROUTERS) or not isinstance(weight, torch.Tensor):
+                continue
+            if weight.ndim == 2 and weight.shape[0] > 1 and weight.shape[0] in counts:
+                place = HookPoint(f"{path}.{name}", "linear")
+                self._add(Site(layer, "router"), place, Parts(n=weight.shape[0], width=1))
+
+    def _add(self, site: Site, place: HookPoint, parts: Parts) -> None:
+        # A vector has one width: layers with others (in hybrids) are left out.
+        if self.parts.setdefault(site.name, parts) == parts:
+            self.places[site] = place
+
+
+def _input_width(module: torch.nn.Module) -> int:
+    """The width of a linear layer's input; 0 of anything else."""
+    if isinstance(module, torch.nn.Linear):
+        return module.in_features
+    if type(module).__name__ == "Conv1D":  # GPT-2's: [in, out]
+        return int(module.get_parameter("weight").shape[0])
+    return 0
 
 
 def _architecture(model: torch.nn.Module) -> str:
@@ -95,7 +150,7 @@ def _adapter(model: torch.nn.Module, architecture: str) -> Any:
 
 def _places(model: torch.nn.Module, bound: Any, path: str) -> Iterator[tuple[SiteName, HookPoint]]:
     """The sites of the block at `path`. bound: TransformerLens's component for the block."""
-    for name in SITE_NAMES:
+    for name in STREAM_SITES:
         targets = bound.hook_aliases.get(f"hook_{name}") or []
         for target in [targets] if isinstance(targets, str) else targets:
             place = _resolve(bound, target, path)

@@ -42,7 +42,7 @@ def _encoded(
         part = passages[start : start + PASSAGES_AT_ONCE]
         plain = list(template.passages(part))
         encoded = template.tokenizer(
-            [passage.whole for passage in plain],
+            [passage.full_text for passage in plain],
             # A chat template has already added the special tokens.
             add_special_tokens=part[0].role is None,
             return_offsets_mapping=True,
@@ -74,7 +74,7 @@ def _tokens(
         raise ModelError(f"the tokenizer makes no tokens of {passage.text[:40]!r}")
     after = []
     for marker in markers:
-        start = passage.whole.rfind(marker)
+        start = passage.full_text.rfind(marker)
         following = [index for index in real if offsets[index][0] >= start + len(marker)]
         if start >= 0 and following:
             after.append((marker, following[0]))

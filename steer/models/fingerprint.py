@@ -24,8 +24,8 @@ def fingerprint(model: torch.nn.Module, marks: Sequence[str] = ()) -> str:
         digest.update(f"{name} {list(parameter.shape)}".encode())
         if parameter.is_meta or parameter.numel() == 0:
             continue
-        whole = getattr(parameter, "full_tensor", parameter.detach)()  # gathers a sharded one
-        flat = _flat(whole)
+        full = getattr(parameter, "full_tensor", parameter.detach)()  # gathers a sharded one
+        flat = _flat(full)
         count = min(_SAMPLES, flat.numel())
         # Integers, because evenly spaced floats round differently beyond 2^24 elements.
         index = torch.arange(count) * (flat.numel() - 1) // max(count - 1, 1)

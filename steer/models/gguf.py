@@ -54,10 +54,10 @@ class _Reader:
         form = struct.Struct("<" + letter)
         return form.unpack(self.skip(form.size))[0]
 
-    def count(self, things: str, letter: str = "Q") -> int:
+    def count(self, noun: str, letter: str = "Q") -> int:
         n = int(self.number(letter))
-        if n > _MOST[things]:
-            raise self.error(f"has {n:,} {things}, more than {_MOST[things]:,}")
+        if n > _MOST[noun]:
+            raise self.error(f"has {n:,} {noun}, more than {_MOST[noun]:,}")
         return n
 
     def text(self) -> str:

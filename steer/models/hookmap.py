@@ -7,25 +7,38 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from steer.base.errors import SiteError
+from steer.vectors.parts import Parts
 from steer.vectors.sites import SITE_NAMES, Site, SiteName, format_layers, listed
 
-Side = Literal["input", "output"]
+Side = Literal["input", "output", "linear"]
 
 
 @dataclass(frozen=True, slots=True)
 class HookPoint:
-    """One side of one module: `input` is its first argument, `output` what it returns.
+    """One side of one module: `input` is its first argument, `output` what it returns, `linear` the
+    product of its input and its own weight, inside its forward.
 
-    Either is [batch, positions, d_model]; an output may be the first of a tuple or list.
+    Each is [batch, positions, width]; an output may be the first of a tuple or list, and a product
+    may have the positions of all rows in one dimension.
     """
 
     module: str
     side: Side
 
 
+def block_of(module: str) -> str:
+    """The path of the block that a module is in: up to the first number, as in `model.layers.3`."""
+    steps = module.split(".")
+    number = next(index for index, step in enumerate(steps) if step.isdecimal())
+    return ".".join(steps[: number + 1])
+
+
 @dataclass(frozen=True)
 class HookMap:
-    """The hook points of one model. `embed`, `final_norm` and `unembed` are module paths."""
+    """The hook points of one model. `embed`, `final_norm` and `unembed` are module paths.
+
+    parts: the heads of `heads`, and the experts of `router`, where the model has them.
+    """
 
     architecture: str
     n_layers: int
@@ -34,6 +47,11 @@ class HookMap:
     embed: str | None = None
     final_norm: str | None = None
     unembed: str | None = None
+    parts: Mapping[SiteName, Parts] = field(default_factory=dict)
+
+    def width(self, name: SiteName) -> int:
+        """The number of numbers in an activation of the site."""
+        return self.parts[name].total if name in self.parts else self.d_model
 
     @property
     def sites(self) -> tuple[SiteName, ...]:

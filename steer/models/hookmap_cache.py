@@ -20,9 +20,12 @@ from steer.base.errors import SteerError
 from steer.base.files import cache_folder, read_cached, write_cached
 from steer.base.strict_json import load_strict_json
 from steer.models.hookmap import HookMap, HookPoint
-from steer.vectors.sites import Site
+from steer.vectors.parts import Parts
+from steer.vectors.sites import Site, SiteName
 
 _MAX_BYTES = 10_000_000
+#: Changes whenever maps of the same model get other contents.
+_FORMAT = 2
 
 
 def hook_map(model: torch.nn.Module) -> HookMap:
@@ -71,7 +74,7 @@ def _key(model: Any) -> str:
     config = model.config.to_dict() if hasattr(model, "config") else {}
     settings = {name: value for name, value in config.items() if not name.startswith("_")}
     parts = [
-        [__version__, version("transformer-lens"), version("transformers")],
+        [_FORMAT, __version__, version("transformer-lens"), version("transformers")],
         type(model).__qualname__,
         settings,
         [name for name, _ in model.named_modules()],
@@ -83,12 +86,13 @@ def _encode(hooks: HookMap) -> bytes:
     places = [(site, place) for site, place in hooks.places.items()]
     fields = (hooks.architecture, hooks.n_layers, hooks.d_model)
     outside = (hooks.embed, hooks.final_norm, hooks.unembed)
-    return msgspec.json.encode((*fields, places, *outside))
+    return msgspec.json.encode((*fields, places, *outside, dict(hooks.parts)))
 
 
 def _decode(data: bytes) -> HookMap:
     path = str | None
-    row = tuple[str, int, int, list[tuple[Site, HookPoint]], path, path, path]
+    parts_by_site = dict[SiteName, Parts]
+    row = tuple[str, int, int, list[tuple[Site, HookPoint]], path, path, path, parts_by_site]
     raw = load_strict_json(data.decode(), "a hook map")
-    architecture, n_layers, d_model, places, *outside = msgspec.convert(raw, row)
-    return HookMap(architecture, n_layers, d_model, dict(places), *outside)
+    architecture, n_layers, d_model, places, *rest = msgspec.convert(raw, row)
+    return HookMap(architecture, n_layers, d_model, dict(places), *rest)

@@ -1,7 +1,7 @@
-"""Which folder a model was loaded from: a vector file names a local model by its weights alone.
+"""Remember the folders of local models, which vector files identify only by their weights.
 
-Kept in the user's cache, a small file for each model: its name is the fingerprint of the weights,
-and it holds the path.
+The user's cache has a small file for each model: its name is the fingerprint of the weights, its
+content the path.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def find(fingerprint: str) -> Path | None:
 
 
 def contradicts(folder: Path, made_on: ModelIdentity) -> str:
-    """How the configuration of a model's folder differs from the model that a vector was made on;
-    empty where it does not, or does not say."""
+    """The difference between the configuration in a model's folder and the model that a vector was
+    made on; empty if there is none, or the configuration does not say."""
     try:
         config = json.loads(read_bytes(folder / "config.json", limit=_LARGEST))
     except (SteerError, ValueError):
@@ -56,13 +56,13 @@ def contradicts(folder: Path, made_on: ModelIdentity) -> str:
         return ""
     inner = config.get("text_config")
     sizes = inner if isinstance(inner, dict) else config
-    for what, names, theirs in (
+    for dimension, names, theirs in (
         ("width", _WIDTHS, made_on.d_model),
         ("layers", _LAYERS, made_on.n_layers),
     ):
         ours = next((sizes[name] for name in names if isinstance(sizes.get(name), int)), theirs)
         if ours != theirs:
-            return f"{what} {theirs}, and this model has {what} {ours}"
+            return f"{dimension} {theirs}, and this model has {dimension} {ours}"
     return ""
 
 

@@ -138,7 +138,8 @@ class Model:
 
     @cached_property
     def batching(self) -> Batching:
-        """Which texts can share a batch in generation without changing each other; found by a test.
+        """The kind of texts that can share a batch in generation without influence on each other,
+        found by a test.
 
         Attention masks padding. In many recurrent models the state passes through the padding, so
         they need texts of equal length; some mix up rows even then.
@@ -263,10 +264,10 @@ class Model:
     @cached_property
     def _first_ids(self) -> tuple[int, ...]:
         """What the tokenizer puts before every text."""
-        whole, own = self.encode("A"), self.encode("A", special=False)
-        starts = range(len(whole) - len(own) + 1)
-        start = next((i for i in starts if whole[i : i + len(own)] == own), 0)
-        return tuple(whole[:start])
+        with_special, own = self.encode("A"), self.encode("A", special=False)
+        starts = range(len(with_special) - len(own) + 1)
+        start = next((i for i in starts if with_special[i : i + len(own)] == own), 0)
+        return tuple(with_special[:start])
 
     @cached_property
     def _decode(self) -> Callable[..., str]:

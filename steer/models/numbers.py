@@ -22,7 +22,7 @@ def check_numbers(model: Model, logits: Tensor) -> Tensor:
 
 
 def not_numbers(model: Model) -> HookError:
-    """What is wrong where logits are NaN."""
+    """The error for logits that are NaN."""
     precision = str(model.network.dtype).removeprefix("torch.")
     return HookError(
         f"what {model.identity.id} computes is too large for {precision}: its logits are not"

@@ -123,19 +123,22 @@ class ChatTemplate:
             passage = _passage_without_system_role(passage)
         assert passage.role is not None
         ask = passage.role != "assistant"
-        messages = (*passage.turns, Message(passage.role, passage.whole, passage.extra))
+        messages = (*passage.turns, Message(passage.role, passage.full_text, passage.extra))
         rendered = self._apply(messages, ask)
         self._report_unused(messages, rendered, ask)
         before, after = self._around_message(passage.turns, passage.role, passage.extra)
         prompt = self._prompt(passage.turns) if passage.role == "assistant" else None
         # A template may put an empty thought before an answer that has no thought of its own.
         for start in dict.fromkeys((before, before if prompt is None else prompt)):
-            for cut, body in ((0, passage.whole), (_indent(passage.whole), passage.whole.strip())):
+            for cut, body in (
+                (0, passage.full_text),
+                (_indent(passage.full_text), passage.full_text.strip()),
+            ):
                 if rendered == start + body + after:
                     self._report_other_prompt(prompt, start, passage)
                     return _cut(passage, start, body, after, cut)
         hint = "apply the template yourself, and pass the contrasts as plain texts"
-        if "<think>" in passage.whole:
+        if "<think>" in passage.full_text:
             hint = "write the thoughts as a field of the message: reasoning_content"
         raise ModelError(
             f"the chat template of {self.name} changes the text of messages", hint=hint

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steer.base.errors import ModelError
+from steer.base.errors import ModelError, VectorError
 from steer.models.model import Model
 from steer.vectors.vector import SteeringVector
 
@@ -54,7 +54,13 @@ def lens(model: Model, vector: SteeringVector, *, top: int = 8) -> list[LayerLen
 
     Raises:
         ModelError: the model has no unembedding of the residual stream's width.
+        VectorError: the vector is not in the residual stream.
     """
+    if vector.metadata.parts is not None:
+        raise VectorError(
+            f"{vector.name!r} is at {vector.metadata.site}, which the unembedding does not read",
+            hint="the lens is for vectors in the residual stream",
+        )
     directions = torch.tensor(vector.directions)
     ids = sorted(set(model.tokenizer.get_vocab().values()))
     scores = lens_scores(model, directions)

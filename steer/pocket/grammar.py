@@ -77,7 +77,7 @@ class Derivation:
 
 
 def value_share(kind: str, value: str, own: str) -> float:
-    """How often a marker of `kind` bears `value` in a text whose own value is `own`."""
+    """The share of markers of `kind` with the value `value`, in a text whose value is `own`."""
     share = OWN_SHARE[kind]
     return share if value == own else (1 - share) / (len(KINDS[kind]) - 1)
 

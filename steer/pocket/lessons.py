@@ -19,7 +19,7 @@ from steer.pocket.teacher import Teacher, entropy
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Row = tuple[Document, list[int], list[int]]
+Example = tuple[Document, list[int], list[int]]
 """A text, its token ids, and where in the text each begins."""
 
 
@@ -68,9 +68,9 @@ def lessons(
         pool = list(islice(documents, pool_size))
         read = tokenizer([d.text + corpus.END for d in pool], return_offsets_mapping=True)
         starts = [[start for start, _ in offsets] for offsets in read["offset_mapping"]]
-        rows: list[Row] = list(zip(pool, read["input_ids"], starts, strict=True))
+        rows: list[Example] = list(zip(pool, read["input_ids"], starts, strict=True))
         rows.sort(key=lambda row: len(row[1]))
-        groups: list[list[Row]] = [[]]
+        groups: list[list[Example]] = [[]]
         for row in rows:
             if (len(groups[-1]) + 1) * len(row[1]) > tokens:
                 groups.append([])
@@ -80,7 +80,7 @@ def lessons(
             yield lesson(group, teacher, tokenizer.pad_token_id)
 
 
-def lesson(rows: Sequence[Row], teacher: Teacher, padding: int) -> Lesson:
+def lesson(rows: Sequence[Example], teacher: Teacher, padding: int) -> Lesson:
     """One batch, filled on the right: rows are causal, so that no mask is needed."""
     width = max(len(ids) for _, ids, _ in rows)
     targets = [teacher.targets(*row) for row in rows]

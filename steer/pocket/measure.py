@@ -41,7 +41,7 @@ def find_markers(text: str) -> list[str]:
 
 
 def counts(texts: str | Iterable[str]) -> Counts:
-    """How many markers bear each value, in one text or over several together."""
+    """The number of markers with each value, in one text or in several together."""
     counted = {kind: dict.fromkeys(values, 0) for kind, values in KINDS.items()}
     for text in [texts] if isinstance(texts, str) else texts:
         for word in find_markers(text):

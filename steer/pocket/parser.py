@@ -80,6 +80,7 @@ def after_anything(states: list[State]) -> list[State]:
 
 
 def _reach(stages: tuple[Stage, ...]) -> int:
-    """How many stages the next sentence can be of: up to the first that has to be there."""
+    """The number of stages that the next sentence may belong to: all up to the first mandatory
+    one."""
     certain = (index for index, stage in enumerate(stages, 1) if stage.probability == 1)
     return next(certain, len(stages))

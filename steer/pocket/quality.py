@@ -1,6 +1,6 @@
-"""How good a model of the pocket corpus is, measured by the grammar on text it has never seen.
+"""Measure the quality of a model of the pocket corpus, by the grammar, on unseen text.
 
-The model is two functions here, so this file needs no torch and any engine can be measured.
+The model is two functions here, so this file needs no torch, and any engine can be measured.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class _Table:
         return weights
 
     def after(self, prefix: tuple[int, ...]) -> tuple[Ids, Ids]:
-        """Which options begin with `prefix` and go on, and the tokens with which they do."""
+        """The options that continue `prefix`, and their next tokens."""
         if prefix not in self.steps:
             n = len(prefix)
             options = [i for i, s in enumerate(self.sequences) if len(s) > n and s[:n] == prefix]
@@ -120,7 +120,7 @@ class Teacher:
     def _filling(
         self, fork: Fork, lead: str, beliefs: Beliefs, *, skip: bool
     ) -> Iterator[tuple[int, Expected]]:
-        """What is expected at each token of a slot, but for the first if `skip`."""
+        """The expected distribution at each token of a slot; without the first if `skip`."""
         assert fork.part is not None and fork.option is not None
         choices = options(fork.part, fork.bindings)
         if len(choices) > 1:

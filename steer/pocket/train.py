@@ -43,7 +43,8 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights. Sizes in tokens; both learning rates fall by a cosine to 0."""
+    """All settings that determine the weights. Sizes in tokens; both learning rates decay to 0 by a
+    cosine."""
 
     seed: int = 0
     steps: int = 6500

@@ -113,16 +113,16 @@ def build(
         if notes:
             answer["steer"] = {"notes": notes}
         if params.with_pieces:
-            answer["tokens"] = [{"id": one, "piece": model.token(one)} for one in ids]
+            answer["tokens"] = [{"id": id_, "piece": model.token(id_)} for id_ in ids]
         if params.return_token_strs:
-            answer["token_strs"] = [model.token(one) for one in ids]
+            answer["token_strs"] = [model.token(id_) for id_ in ids]
         return JSONResponse(answer)
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
         params = requests.read(request.scope[BODY], requests.Detokenize, served)
         size = model.network.config.get_text_config().vocab_size
-        if any(one >= size for one in params.tokens):
+        if any(id_ >= size for id_ in params.tokens):
             raise RequestError(f"token ids are below {size:,}", param="tokens")
         text = await service.decode(params.tokens)
         return JSONResponse({"prompt": text, "content": text})
@@ -162,7 +162,7 @@ async def _answered(request: Request, service: Service, work: Work) -> Response:
         pieces = _streamed(job, answer, usage=usage, log=log)
         return Stream(pieces, media_type="text/event-stream", headers={"cache-control": "no-cache"})
     events = await collected(request, job)
-    content = answer.whole(events)
+    content = answer.complete(events)
     log.append(f"{answer.n_prompt}+{answer.n_new} tokens")
     return Response(msgspec.json.encode(content), media_type="application/json")
 

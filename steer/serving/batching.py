@@ -166,9 +166,9 @@ class _Text:
     @property
     def room(self) -> int:
         """The tokens to reserve in the cache."""
-        one = self.continuation
-        ahead = min(one.sampling.max_tokens - len(one.new), AHEAD)
-        return one.length + self.n_rows * ahead
+        text = self.continuation
+        ahead = min(text.sampling.max_tokens - len(text.new), AHEAD)
+        return text.length + self.n_rows * ahead
 
     def _on_prompt(self, logits: Tensor) -> None:
         """Report the prompt's tokens; the first has no log-probability."""
@@ -192,9 +192,9 @@ class _Text:
         Raises:
             GuardError: a guard with `on_trip` error tripped.
         """
-        one = self.continuation
-        generation = one.generation()
-        cost = None if self._cost is None else self._cost.cost(one.new[: generation.n_tokens])
+        text = self.continuation
+        generation = text.generation()
+        cost = None if self._cost is None else self._cost.cost(text.new[: generation.n_tokens])
         piece = self._deltas.finish()
         n_tokens = self._n_echoed + generation.n_tokens
         if self._n_echoed and generation.finish == "end":
@@ -230,7 +230,7 @@ class _Text:
             token,
             text,
             max(float(log_probs[token]), _NEVER),
-            tuple((one, self._model.token(one), max(value, _NEVER)) for one, value in top),
+            tuple((id_, self._model.token(id_), max(value, _NEVER)) for id_, value in top),
             watched,
         )
 
@@ -309,14 +309,14 @@ class Batcher:
 
     def _turn(self) -> None:
         """Generate one more token of every running text."""
-        for job in [one for one in self._jobs if one.gone.is_set()]:
+        for job in [j for j in self._jobs if j.gone.is_set()]:
             self._drop(job)
         try:
             self._admit()
             self._together.step()
         except Exception as error:  # ends all running texts, but none that wait
             self._together.clear()
-            for job in [one for one in self._jobs if one.running]:
+            for job in [j for j in self._jobs if j.running]:
                 self._fail(job, error)
         self._report()
 
@@ -380,28 +380,28 @@ class Batcher:
 
     def _make_room(self, text: _Text, chosen: Sequence[_Text]) -> bool:
         """Whether a text can run now, if necessary by pausing one of a request with more."""
-        running = [one for job in self._jobs for one in job.running]
+        running = [other for job in self._jobs for other in job.running]
         if running and text not in self._begun:
-            taken = sum(one.room for one in self._begun)
+            taken = sum(other.room for other in self._begun)
             if taken + text.room > self._room:
                 return False
-        if not running or sum(one.n_rows for one in running) + text.n_rows <= MOST_RUNNING:
+        if not running or sum(other.n_rows for other in running) + text.n_rows <= MOST_RUNNING:
             return True
         fewest = len(text.job.running)
         giving = [
-            one
-            for one in running
-            if one.turn >= TURN
-            and one not in chosen
-            and (len(one.job.running) > fewest + 1 or (not fewest and one.turn >= 4 * TURN))
+            other
+            for other in running
+            if other.turn >= TURN
+            and other not in chosen
+            and (len(other.job.running) > fewest + 1 or (not fewest and other.turn >= 4 * TURN))
         ]
         if not giving:
             return False
-        one = max(giving, key=lambda one: (len(one.job.running), one.turn))
-        self._together.park(one.continuation)
-        one.job.running.remove(one)
+        paused = max(giving, key=lambda other: (len(other.job.running), other.turn))
+        self._together.park(paused.continuation)
+        paused.job.running.remove(paused)
         # Before texts of its request that have not started, since this one takes memory.
-        one.job.waiting.insert(0, one)
+        paused.job.waiting.insert(0, paused)
         return True
 
     def _report(self) -> None:
@@ -409,11 +409,11 @@ class Batcher:
         for job in list(self._jobs):
             for text in list(job.running):
                 text.turn += 1
-                one = text.continuation
-                if one.error is not None:
-                    self._fail(job, one.error)
+                continuation = text.continuation
+                if continuation.error is not None:
+                    self._fail(job, continuation.error)
                     break
-                if one.is_over:
+                if continuation.is_over:
                     job.running.remove(text)
                     self._begun.discard(text)
                     try:

@@ -45,7 +45,7 @@ class RequestError(Exception):
 
 
 def request_error(error: Exception) -> RequestError | None:
-    """What a client is told of an error; None of a bug, of which it gets no details."""
+    """The error for the client; None for a bug, whose details a client does not get."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, GuardError):

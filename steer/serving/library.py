@@ -84,7 +84,7 @@ class SteerObject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when: _Text | None = None
 
     def text(self) -> str:
-        """The same in the grammar of `-v`.
+        """This steer in the grammar of `-v`.
 
         Raises:
             UsageError: a part would be parsed as something else.
@@ -150,8 +150,10 @@ class Steering:
     def vectors(self) -> list[SteeringVector]:
         """All vectors that are used, each once."""
         steering = [vector for steer in self.steers for vector in steer.vectors]
-        read = [guard.condition.projection.vector for guard in self.guards]
-        return list(dict.fromkeys([*steering, *read, *(one.vector for one in self.watched)]))
+        read = [guard.threshold.projection.vector for guard in self.guards]
+        return list(
+            dict.fromkeys([*steering, *read, *(projection.vector for projection in self.watched)])
+        )
 
     def template_settings(
         self, started: TemplateSettings, arguments: Mapping[str, Any]
@@ -208,7 +210,7 @@ class Library:
         try:
             parsed = msgspec.convert(dict(fields), Fields)
         except msgspec.ValidationError as error:
-            name = next((one for one in FIELDS if f"$.{one}" in str(error)), "steer")
+            name = next((field for field in FIELDS if f"$.{field}" in str(error)), "steer")
             raise RequestError(f"{name}: {error}", param=name, code="bad_steer") from None
         steers, settings = self._steers(parsed, alias)
         if parsed.when is not None:
@@ -216,11 +218,11 @@ class Library:
         if parsed.on_trip is not None and not _several(parsed.guard):
             raise RequestError("on_trip needs a guard", param="on_trip", code="bad_steer")
         guards = [
-            self._read("guard", partial(self._guard, one, parsed.on_trip or "stop"))
-            for one in _several(parsed.guard)
+            self._read("guard", partial(self._guard, text, parsed.on_trip or "stop"))
+            for text in _several(parsed.guard)
         ]
         watched = [
-            self._read("watch", partial(self._projection, one)) for one in _several(parsed.watch)
+            self._read("watch", partial(self._projection, text)) for text in _several(parsed.watch)
         ]
         guides = self._read("strength", partial(_guides, parsed))
         if guides and (guards or watched or any(steer.gate for steer in steers)):
@@ -246,7 +248,7 @@ class Library:
             if alias in self.recipes:
                 return list(self.recipes[alias].steers), self.recipes[alias].settings
             if alias is not None:
-                return self._one(alias, "model"), {}
+                return self._steers_of(alias, "model"), {}
             return list(self.defaults), {}
         if alias is not None:
             raise RequestError(
@@ -257,11 +259,11 @@ class Library:
             )
         several = isinstance(parsed.steer, tuple)
         steers: list[Steer] = []
-        for index, one in enumerate(_several(parsed.steer)):
-            steers += self._one(one, f"steer[{index}]" if several else "steer")
+        for index, item in enumerate(_several(parsed.steer)):
+            steers += self._steers_of(item, f"steer[{index}]" if several else "steer")
         return steers, {}
 
-    def _one(self, item: str | SteerObject, where: str) -> list[Steer]:
+    def _steers_of(self, item: str | SteerObject, where: str) -> list[Steer]:
         try:
             if isinstance(item, str) and item.strip() in self.recipes:
                 return list(self.recipes[item.strip()].steers)
@@ -280,9 +282,9 @@ class Library:
         if vector is None:
             names = sorted([*self.vectors, *self.recipes])
             close = difflib.get_close_matches(name, names, n=1)
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            suggestion = f" (did you mean {close[0]!r}?)" if close else ""
             raise RequestError(
-                f"there is no vector {name[:100]!r}{meant}; this server has {listed(names)}",
+                f"there is no vector {name[:100]!r}{suggestion}; this server has {listed(names)}",
                 status=404,
                 param=where,
                 code="vector_not_found",
@@ -292,19 +294,21 @@ class Library:
     def _behind(self, steers: Sequence[Steer], when: str) -> list[Steer]:
         if not steers:
             raise RequestError("when has no steer to gate", param="when", code="bad_steer")
-        if any(one.gate is not None for one in steers):
+        if any(steer.gate is not None for steer in steers):
             raise RequestError(
                 "a steer has one gate: leave one of the two out", param="when", code="bad_steer"
             )
-        return self._read("when", lambda: [replace(one, gate=self._gate(when)) for one in steers])
+        return self._read(
+            "when", lambda: [replace(steer, gate=self._gate(when)) for steer in steers]
+        )
 
     def _gate(self, when: str) -> Gate:
-        condition = spec.parse_condition(when)
-        return projection.gate(condition, self._vector(condition.read.reference, "when"))
+        threshold = spec.parse_threshold(when)
+        return projection.gate(threshold, self._vector(threshold.read.reference, "when"))
 
     def _guard(self, text: str, on_trip: OnTrip) -> Guard:
-        condition = spec.parse_condition(text)
-        return projection.guard(condition, self._vector(condition.read.reference, "guard"), on_trip)
+        threshold = spec.parse_threshold(text)
+        return projection.guard(threshold, self._vector(threshold.read.reference, "guard"), on_trip)
 
     def _projection(self, text: str) -> Projection:
         read = spec.parse_read(text)
@@ -330,9 +334,9 @@ class Library:
         """Remove a vector, and the recipes that need it."""
         vector = self.vectors.pop(name)
         self.recipes = {
-            title: one
-            for title, one in self.recipes.items()
-            if all(vector not in steer.vectors for steer in one.steers)
+            title: recipe
+            for title, recipe in self.recipes.items()
+            if all(vector not in steer.vectors for steer in recipe.steers)
         }
 
     @property
@@ -347,8 +351,8 @@ class Library:
     def described(self) -> dict[str, Any]:
         """The vectors, for clients."""
         data = [
-            describe(name, one.metadata) | {"saved": name not in self.unsaved}
-            for name, one in sorted(self.vectors.items())
+            describe(name, vector.metadata) | {"saved": name not in self.unsaved}
+            for name, vector in sorted(self.vectors.items())
         ]
         return {"object": "list", "data": data}
 
@@ -357,11 +361,11 @@ class Library:
         return [
             {
                 "id": name,
-                "description": one.description,
-                "steers": [self.as_asked(steer) for steer in one.steers],
-                "settings": dict(one.settings),
+                "description": recipe.description,
+                "steers": [self.as_asked(steer) for steer in recipe.steers],
+                "settings": dict(recipe.settings),
             }
-            for name, one in sorted(self.recipes.items())
+            for name, recipe in sorted(self.recipes.items())
         ]
 
     def as_asked(self, steer: Steer) -> dict[str, Any]:
@@ -376,10 +380,10 @@ class Library:
             "schedule": str(steer.schedule),
         }
         if steer.gate is not None:
-            read = steer.gate.condition.projection
+            read = steer.gate.threshold.projection
             own = f"{self.name(read.vector)}@{read.layer}"
-            sign = ">" if steer.gate.condition.above else "<"
-            fields["when"] = f"{own}{sign}{steer.gate.condition.threshold!r}/{steer.gate.pooling}"
+            sign = ">" if steer.gate.threshold.above else "<"
+            fields["when"] = f"{own}{sign}{steer.gate.threshold.value!r}/{steer.gate.pooling}"
         return fields
 
 
@@ -439,7 +443,7 @@ def add_recipes(
                 raise VectorError("a vector has the same name")
             written = recipe.read(path)
             steers = resolved(written.steers, finder(folder))
-            for vector in {one for steer in steers for one in steer.vectors}:
+            for vector in {vector for steer in steers for vector in steer.vectors}:
                 usable(vector)
             library.recipes[path.stem] = Recipe(
                 written.description, tuple(steers), written.generation
@@ -460,7 +464,7 @@ def set_defaults(
     """
     library.defaults = tuple(resolved(written, finder(folder, find)))
     known = {vector.sha256: vector for vector in library.vectors.values()}
-    for vector in (one for steer in library.defaults for one in steer.vectors):
+    for vector in (used for steer in library.defaults for used in steer.vectors):
         if vector.sha256 not in known:
             library.vectors.setdefault(vector.name, vector)
 
@@ -500,10 +504,10 @@ def fitting(
 
     checks = {name: partial(fits, vector) for name, vector in library.vectors.items()}
     kept, notes = _kept(checks, model.id, may_be_empty=may_be_empty)
-    for name, one in library.recipes.items():
+    for name, named in library.recipes.items():
         try:
-            all_fit(one.steers)
-            kept.recipes[name] = one
+            all_fit(named.steers)
+            kept.recipes[name] = named
         except SteerError as error:
             notes.append(f"{name} is left out: {error}")
     all_fit(library.defaults)
@@ -609,7 +613,7 @@ def _guides(parsed: Fields) -> list[Guide]:
             " for each"
         )
     each = strengths if len(strengths) > 1 else [*strengths, 1.0][:1] * len(conditions)
-    return [Guide(*one) for one in zip(conditions, each, strict=True)]
+    return [Guide(*pair) for pair in zip(conditions, each, strict=True)]
 
 
 def _check_size(coefficient: Coefficient) -> None:

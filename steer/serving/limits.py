@@ -47,7 +47,7 @@ class Preparing:
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="prepare")
 
     async def run(
-        self, function: Callable[[], Result], what: str, seconds: float | None = None
+        self, function: Callable[[], Result], activity: str, seconds: float | None = None
     ) -> Result:
         """Run `function` and return its result.
 
@@ -66,7 +66,7 @@ class Preparing:
             return future.result()  # type: ignore[return-value]
         except _TookTooLong:
             raise RequestError(
-                f"{what} takes more than {seconds:g} seconds", code="timeout"
+                f"{activity} takes more than {seconds:g} seconds", code="timeout"
             ) from None
 
     def close(self) -> None:

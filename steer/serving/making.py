@@ -117,7 +117,7 @@ class Workshop:
             RequestError: they are too long.
         """
         pairs = parsed.pairs or ()
-        if sum(len(one.positive) + len(one.negative) for one in pairs) > MOST_CHARACTERS:
+        if sum(len(pair.positive) + len(pair.negative) for pair in pairs) > MOST_CHARACTERS:
             raise RequestError(
                 f"the pairs have more than {MOST_CHARACTERS:,} characters: use steer extract",
                 param="pairs",
@@ -234,20 +234,20 @@ def _telling(tell: Callable[[dict[str, Any]], None], between: Between) -> Progre
     """Progress as events; other requests have their turn between two steps."""
 
     @contextmanager
-    def progress(what: str, total: int) -> Iterator[Advance]:
+    def progress(activity: str, total: int) -> Iterator[Advance]:
         done = 0.0
 
         def advance(count: float, note: str | None = None, picture: Picture | None = None) -> None:
             nonlocal done
             done += count
-            tell({"progress": {"what": what, "done": round(done), "total": total}})
+            tell({"progress": {"what": activity, "done": round(done), "total": total}})
             between()
 
-        tell({"progress": {"what": what, "done": 0, "total": total}})
+        tell({"progress": {"what": activity, "done": 0, "total": total}})
         yield advance
 
-    def opened(what: str, total: int) -> AbstractContextManager[Advance]:
-        return progress(what, total)
+    def opened(activity: str, total: int) -> AbstractContextManager[Advance]:
+        return progress(activity, total)
 
     return opened
 

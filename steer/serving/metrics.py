@@ -41,7 +41,9 @@ class Metrics:
     def observe(self, seconds: float) -> None:
         """Record the duration of a request."""
         with self._lock:
-            self._seconds.update([next((one for one in _BOUNDS if seconds <= one), float("inf"))])
+            self._seconds.update(
+                [next((bound for bound in _BOUNDS if seconds <= bound), float("inf"))]
+            )
             self._counts["steer_request_seconds_sum"] += seconds  # type: ignore[assignment]
             self._counts["steer_request_seconds_count"] += 1
 

@@ -98,8 +98,8 @@ class Access:
                 code="wrong_origin",
             )
         if needs_key and self.api_key is not None:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, f"Bearer {self.api_key}".encode()):
+            header = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(header, f"Bearer {self.api_key}".encode()):
                 raise RequestError("the API key is missing or wrong", 401, code="invalid_api_key")
 
     def is_own(self, headers: dict[bytes, bytes]) -> bool:
@@ -268,11 +268,11 @@ class SteeringMiddleware:
                 param="model",
                 code="model_not_found",
             )
-        whole = answer | {"data": list(models.values())}
-        await _answer(send, 200, models[name] if name else whole)
+        full = answer | {"data": list(models.values())}
+        await _answer(send, 200, models[name] if name else full)
 
     async def _ask_behind(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
-        """What the server behind answers: its status and its body."""
+        """The status and body of the inner server's answer."""
         status, parts = 0, []
 
         async def keep(message: Message) -> None:
@@ -336,13 +336,13 @@ class SteeringMiddleware:
         names = [{"vector": self._library.name(steer.vector)} for steer in steering.steers]
         return steers if len(steers) <= _MOST_HEADER else json.dumps(names)
 
-    def _when_checked(self, whole: Application, send: Send) -> Send:
+    def _when_checked(self, application: Application, send: Send) -> Send:
         """Report that the server is up once it is known to steer. whole: the application of which
         this is a part, or this itself."""
 
         async def checked(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self.failure = await self._examined(whole)
+                self.failure = await self._examined(application)
                 if self.failure:
                     message = {"type": "lifespan.startup.failed", "message": self.failure}
                 else:
@@ -351,12 +351,12 @@ class SteeringMiddleware:
 
         return checked
 
-    async def _examined(self, whole: Application) -> str | None:
+    async def _examined(self, application: Application) -> str | None:
         """Generate one token under each vector, and leave out vectors that change nothing. Returns
         the reason if the server does not steer."""
         key = self._access.api_key
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        transport = httpx.ASGITransport(app=whole)
+        transport = httpx.ASGITransport(app=application)
         async with httpx.AsyncClient(
             transport=transport, base_url="http://localhost", headers=headers, timeout=None
         ) as client:
@@ -397,10 +397,10 @@ def _reason(answer: httpx.Response) -> str:
         return f"a first request got {answer.status_code}: {answer.text[:300]}"
 
 
-def _distance(one: dict[str, float], other: dict[str, float]) -> float:
+def _distance(first: dict[str, float], second: dict[str, float]) -> float:
     """The largest difference of log-probabilities among tokens that both have."""
-    shared = one.keys() & other.keys()
-    return max((abs(one[token] - other[token]) for token in shared), default=math.inf)
+    shared = first.keys() & second.keys()
+    return max((abs(first[token] - second[token]) for token in shared), default=math.inf)
 
 
 def _hostname(host: bytes) -> str:

@@ -57,7 +57,9 @@ def add_routes(app: FastAPI, service: Service, created: int) -> None:
             "digest": identity.fingerprint,
             "details": {"format": "safetensors", "family": identity.architecture},
         }
-        return JSONResponse({"models": [{"name": one, "model": one, **about} for one in names]})
+        return JSONResponse(
+            {"models": [{"name": model_name, "model": model_name, **about} for model_name in names]}
+        )
 
     @app.post("/api/chat")
     async def chat(request: Request) -> Response:
@@ -104,10 +106,10 @@ def _translated(body: Mapping[str, Any], own: str) -> _Json:
             request[name] = value
     if own == "messages":
         request[own] = [
-            {key: value for key, value in one.items() if key != "thinking"}
-            if isinstance(one, dict)
-            else one
-            for one in body.get("messages") or ()
+            {key: value for key, value in message.items() if key != "thinking"}
+            if isinstance(message, dict)
+            else message
+            for message in body.get("messages") or ()
         ]
     return request
 

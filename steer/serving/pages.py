@@ -117,17 +117,17 @@ def openapi() -> dict[str, Any]:
         schemas[kind.__name__]["properties"] |= steering
     paths: dict[str, Any] = {}
     for method, path, summary, body in _PATHS:
-        one: dict[str, Any] = {
+        operation: dict[str, Any] = {
             "summary": summary,
             "responses": {"200": {"description": "The answer"}},
         }
         if body is not None:
             schema = {"$ref": f"#/components/schemas/{body.__name__}"}
-            one["requestBody"] = {
+            operation["requestBody"] = {
                 "required": True,
                 "content": {"application/json": {"schema": schema}},
             }
-        paths[path] = {method: one}
+        paths[path] = {method: operation}
     return {
         "openapi": "3.1.0",
         "info": {"title": "steer", "version": __version__},

@@ -54,7 +54,7 @@ class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def stops(self) -> tuple[str, ...]:
         """The stop strings without empty ones, which some clients send."""
         several = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        return tuple(one for one in several if one)
+        return tuple(text for text in several if text)
 
     @property
     def most_tokens(self) -> int | None:
@@ -268,7 +268,7 @@ def read(body: Mapping[str, Any], kind: type[Kind], served: str) -> Kind:
         if name in known:
             own[name] = value
         elif name in _NOTHING:
-            if value is not None and not any(_same(value, one) for one in _NOTHING[name]):
+            if value is not None and not any(_same(value, neutral) for neutral in _NOTHING[name]):
                 raise RequestError(
                     f"this server does not support {name}", param=name, code="unsupported"
                 )

@@ -90,12 +90,16 @@ class Answer:
         """The number of new tokens of all finished choices."""
         return self._n_new
 
-    def whole(self, events: Sequence[Piece | End]) -> _Json:
+    def complete(self, events: Sequence[Piece | End]) -> _Json:
         """The complete answer, from all events."""
-        ends = sorted((one for one in events if isinstance(one, End)), key=lambda one: one.choice)
+        ends = sorted(
+            (event for event in events if isinstance(event, End)), key=lambda event: event.choice
+        )
         choices = []
         for end in ends:
-            own = [one for one in events if isinstance(one, Piece) and one.choice == end.choice]
+            own = [
+                event for event in events if isinstance(event, Piece) and event.choice == end.choice
+            ]
             text = "".join(piece.text for piece in own)
             tokens = [token for piece in own for token in piece.tokens]
             content: _Json = {"text": text}
@@ -201,7 +205,7 @@ class Answer:
     def _for_chat(self, tokens: Sequence[Token]) -> _Json:
         content = [
             self._entry(token.id, token.text, token.log_prob)
-            | {"top_logprobs": [self._entry(*one) for one in token.top]}
+            | {"top_logprobs": [self._entry(*alternative) for alternative in token.top]}
             for token in tokens
         ]
         return {"content": content, "refusal": None}

@@ -25,7 +25,7 @@ from steer.serving.messages import render
 from steer.serving.responses import Answer, End
 from steer.steering.generation import Guide, Row, Sampling
 from steer.steering.readers import check_readers
-from steer.steering.tokens import LearnedToken, mark, separate, written
+from steer.steering.tokens import LearnedToken, mark, marked_names, separate
 
 #: Default new tokens of a completion, as in OpenAI's API, and of an answer without a known context.
 _USUAL, _UNKNOWN = 16, 4096
@@ -98,7 +98,11 @@ class Service:
         def encode_all() -> tuple[list[list[int]], list[tuple[list[int], ...]]]:
             prompts = [encode(text) for text in texts]
             return prompts, [
-                self._under(steering, ids, [encode(one) for one in _after(text, steering.guides)])
+                self._under(
+                    steering,
+                    ids,
+                    [encode(conditioned) for conditioned in _after(text, steering.guides)],
+                )
                 for text, ids in zip(texts, prompts, strict=True)
             ]
 
@@ -205,8 +209,8 @@ class Service:
         """
         model, params, settings = self.model, work.params, work.settings
         tokens = _tokens(steering)
-        given = [*work.prompts, *(ids for under in work.conditioned for ids in under)]
-        every = [standing(model, tokens, ids) for ids in given]
+        sequences = [*work.prompts, *(ids for under in work.conditioned for ids in under)]
+        every = [standing(model, tokens, ids) for ids in sequences]
         longest = max(map(len, every), default=0)
         wanted = work.wanted
         if wanted is None:
@@ -321,7 +325,7 @@ class Service:
             RequestError: a text has a learned token of this server written, and no steer names it.
         """
         named = {steer.vector.name for steer in steering.steers if steer.is_token}
-        for name in written(text):
+        for name in marked_names(text):
             vector = self.library.vectors.get(name)
             if vector is not None and vector.metadata.tokens and name not in named:
                 raise RequestError(
@@ -357,7 +361,7 @@ class Service:
             work.params.top is not None,
             len(job.order.rows),
             [self.library.as_asked(steer) for steer in steering.steers],
-            [str(one) for one in steering.watched],
+            [str(projection) for projection in steering.watched],
             work.notes,
             token_ids=bool(work.params.return_token_ids),
         )

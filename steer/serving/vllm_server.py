@@ -91,14 +91,14 @@ class VllmMiddleware(SteeringMiddleware):
         #: By what travels to the workers: whether it changes what the model computes.
         self._acts: dict[str, bool] = {}
 
-    async def _examined(self, whole: Application) -> str | None:
+    async def _examined(self, application: Application) -> str | None:
         transport = httpx.ASGITransport(app=self._app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             answer = await client.get("/openapi.json")
         if answer.status_code != 200:
             return "vLLM does not say which fields a request may have: leave its docs on"
         self._fields = body_fields(answer.json())
-        return await super()._examined(whole)
+        return await super()._examined(application)
 
     async def _check(self, body: dict[str, Any], steering: Steering, scope: Scope) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
@@ -126,7 +126,9 @@ class VllmMiddleware(SteeringMiddleware):
             if len(self._acts) >= _MOST_KNOWN:
                 self._acts.clear()
             steering = Steering((unbounded(steer),))
-            plain, steered = [await self._probed(one, scope) for one in (Steering(), steering)]
+            plain, steered = [
+                await self._probed(probed, scope) for probed in (Steering(), steering)
+            ]
             self._acts[key] = plain != steered
         return self._acts[key]
 
@@ -198,13 +200,13 @@ def handed_on(
     if key or salt:
         # Cached keys and values must only be shared under the same steers, whatever salt the
         # client sends.
-        whole = hashlib.sha256(json.dumps([key, salt]).encode()).hexdigest()
-        body = body | {"cache_salt": whole}
+        salted = hashlib.sha256(json.dumps([key, salt]).encode()).hexdigest()
+        body = body | {"cache_salt": salted}
     return body
 
 
 async def _silence() -> NoReturn:
-    """What a client does that only waits."""
+    """The `receive` of a client that only waits."""
     await asyncio.Event().wait()
     raise AssertionError
 
@@ -225,8 +227,8 @@ def _properties(schema: Any, openapi: Any) -> Iterator[str]:
         name = schema["$ref"].rpartition("/")[2]
         yield from _properties(openapi["components"]["schemas"][name], openapi)
     for kind in ("anyOf", "oneOf", "allOf"):
-        for one in schema.get(kind, ()):
-            yield from _properties(one, openapi)
+        for option in schema.get(kind, ()):
+            yield from _properties(option, openapi)
     yield from schema.get("properties", {})
 
 
@@ -239,16 +241,19 @@ def check_fields(body: Mapping[str, Any], known: frozenset[str]) -> None:
     for name in body:
         if name not in known:
             close = difflib.get_close_matches(name, [*known, *FIELDS], n=1)
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            suggestion = f" (did you mean {close[0]!r}?)" if close else ""
             raise RequestError(
-                f"there is no field {name[:100]!r}{meant}", param=name[:100], code="unknown_field"
+                f"there is no field {name[:100]!r}{suggestion}",
+                param=name[:100],
+                code="unknown_field",
             )
 
 
 def shape(library: Library) -> Shape:
     """Tables for all possible requests; the worker decides the number of slots."""
     every = [
-        [Steer(one, Coefficient(1.0), one.metadata.layers)] for one in library.vectors.values()
+        [Steer(vector, Coefficient(1.0), vector.metadata.layers)]
+        for vector in library.vectors.values()
     ]
     return replace(shape_of(every, n_slots=0), n_along=MOST_ALONG)
 

@@ -17,7 +17,7 @@ from steer.vectors import store
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedFile:
     """A local copy of a file at an address. stale: the place did not answer, so this is the copy
     from the last time that it did.
     """
@@ -28,18 +28,18 @@ class Fetched:
 
 
 def find(reference: str, note: Callable[[str], None] = lambda text: None) -> Path:
-    """As `store.find`, and addresses too, which are fetched.
+    """The file of a reference, like `store.find`; vectors at addresses are fetched.
 
-    note: gets where an address was fetched from, and whether a name also stands for a file in the
-    folder at hand, which it does not mean.
+    note: called with the origin of a fetched vector, and if the current folder has a file of the
+    same name, which the reference does not mean.
 
     Raises:
         SteerError: there is no such vector, or its place does not answer.
     """
     if not is_url(reference):
-        path, here = store.find(reference), Path(f"{reference}{SUFFIX}")
-        if here.parent == Path() and path.parent not in (Path(), here.parent) and here.is_file():
-            note(f"{reference} is {path}; for {here} write ./{reference}")
+        path, local = store.find(reference), Path(f"{reference}{SUFFIX}")
+        if local.parent == Path() and path.parent not in (Path(), local.parent) and local.is_file():
+            note(f"{reference} is {path}; for {local} write ./{reference}")
         return path
     address = parse_vector(reference)
     fetched = fetch(address)
@@ -50,7 +50,7 @@ def find(reference: str, note: Callable[[str], None] = lambda text: None) -> Pat
     return fetched.path
 
 
-def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) -> Fetched:
+def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) -> FetchedFile:
     """Fetch a file of a vector: the vector itself, its card or its signature, by `suffix`.
 
     Raises:
@@ -59,14 +59,14 @@ def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) 
     """
     file = f"{address.name}{suffix}"
     if address.protocol == HUB:
-        return Fetched(*hub.cached(address, file, limit))
+        return FetchedFile(*hub.cached(address, file, limit))
     kept = _kept(address, file)
     try:
         data = contents(open_place(address), file, limit)
     except UnreachableError:
         if read_cached(kept, limit=limit) is None:
             raise
-        return Fetched(kept, stale=True)
+        return FetchedFile(kept, stale=True)
     if data is None:
         raise MissingError(
             f"there is no {file} in {_folder(address)}", hint=f"see `steer list {_folder(address)}`"
@@ -74,12 +74,12 @@ def fetch(address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES) 
     if suffix == SUFFIX:
         store.from_bytes(data, str(address))  # raises: a damaged file is not cached
     write_cached(kept, data)
-    return Fetched(kept)
+    return FetchedFile(kept)
 
 
 def read(
     address: Address, suffix: str = SUFFIX, limit: int = store.MAX_BYTES
-) -> tuple[bytes, Fetched]:
+) -> tuple[bytes, FetchedFile]:
     """The contents of the file that `fetch` gets, and where its copy is."""
     fetched = fetch(address, suffix, limit)
     return read_bytes(fetched.path, limit=limit), fetched

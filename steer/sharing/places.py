@@ -63,7 +63,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedVector:
     """A vector file of a place, by its header. error: why the header cannot be read."""
 
     name: str
@@ -72,7 +72,7 @@ class Listed:
     error: str = ""
 
 
-def listing(place: Place) -> list[Listed]:
+def listing(place: Place) -> list[ListedVector]:
     """The vectors of a place; empty if it does not exist yet. Reads headers only."""
     return [_listed(place, file, size) for file, size in vector_files(place.files()).items()]
 
@@ -151,10 +151,10 @@ def reaching(subject: object) -> Iterator[None]:
         raise UnreachableError(f"{subject} cannot be reached: {reason}") from error
 
 
-def _listed(place: Place, name: str, size: int) -> Listed:
+def _listed(place: Place, name: str, size: int) -> ListedVector:
     try:
-        return Listed(name, size, header(place, name, size))
+        return ListedVector(name, size, header(place, name, size))
     except UnreachableError:
         raise
     except SteerError as error:
-        return Listed(name, size, None, str(error))
+        return ListedVector(name, size, None, str(error))

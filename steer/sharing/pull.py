@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -31,6 +32,23 @@ class Pulled:
     stale: bool
     card: Path | None = None
     signature: Path | None = None
+
+    @property
+    def signed_by(self) -> str | None:
+        """The fingerprint of the key that signed it, where it is known."""
+        return None if self.origin.signer is None else signing.fingerprint(self.origin.signer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the keys of `steer pull --json`."""
+        return {
+            "path": str(self.path),
+            "url": self.origin.url,
+            "revision": self.origin.revision,
+            "sha256": self.origin.sha256,
+            "changed": self.changed,
+            "signed": self.signature is not None,
+            "signed_by": self.signed_by,
+        }
 
 
 def pull(

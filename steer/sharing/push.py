@@ -195,8 +195,8 @@ def _write_index(place: Place, where: str) -> None:
     """
     written = None
     for _ in range(_TRIES):
-        wanted = _index(place, (), {}, where)
-        if wanted == written:
+        expected = _index(place, (), {}, where)
+        if expected == written:
             return
-        place.write(wanted, "", replace=frozenset(wanted))
-        written = wanted
+        place.write(expected, "", replace=frozenset(expected))
+        written = expected

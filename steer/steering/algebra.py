@@ -3,6 +3,7 @@
 A combination is, at each layer that all parts have,
 
     v = sum_i c_i v_i        (`mean`: divided by the number of parts)
+    span: h - Q Q^T h        where the columns of Q span the parts (k-direction ablation)
     v <- v - Q Q^T v         where the columns of Q span the vectors that v is made orthogonal to
 
 Steering is addition, so adding v has the same effect as adding all parts (task arithmetic: Ilharco
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from steer.base.errors import VectorError
 from steer.contrasts.overlap import merged
 from steer.fitting.fitting import rounded
+from steer.steering.projection import NOTHING, span
 from steer.steering.steers import Steer
 from steer.vectors.metadata import LayerStatistics, Metadata, Recommended
 from steer.vectors.provenance import Combination, CombineOp, ContrastSummary, Method, Part, Read
@@ -30,9 +32,6 @@ from steer.vectors.sites import listed
 from steer.vectors.vector import SteeringVector
 
 Array = NDArray[np.float64]
-
-#: A result shorter than this share of its parts is only rounding error of float32.
-NOTHING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,11 @@ def combine(
             f"{_named(vectors)} cannot be combined: {'; '.join(reasons)}",
             hint="`steer compare` shows them side by side",
         )
-    rows = [_combined(parts, layer, op, orthogonal_to) for layer in layers]
+    rows = (
+        [np.zeros(vectors[0].metadata.width)] * len(layers)
+        if op == "span"
+        else [_combined(parts, layer, op, orthogonal_to) for layer in layers]
+    )
     combination = Combination(
         op=op,
         parts=tuple(part_of(part) for part in parts),
@@ -85,7 +88,41 @@ def combine(
     metadata = msgspec.structs.replace(
         metadata, name=name, description=description, license=license or shared_license
     )
+    if op == "span":
+        return _removing(parts, metadata, orthogonal_to)
     return SteeringVector(metadata, directions)
+
+
+def _removing(
+    parts: Sequence[Steer], metadata: Metadata, orthogonal_to: Sequence[SteeringVector]
+) -> SteeringVector:
+    """The low-rank edit h - Q Q^T h that removes all directions of the parts, Q [d_model, k].
+
+    Its file recommends to ablate; to add it once does the same.
+    """
+    bases = []
+    for layer in metadata.layers:
+        others = np.array([each.direction(layer) for each in orthogonal_to], dtype=np.float64)
+        rows = [part.vector.direction(layer).astype(np.float64) for part in parts]
+        bases.append(span(np.array([orthogonalised(row, others) for row in rows])))
+    rank = max(map(len, bases))
+    if not rank:
+        raise VectorError(f"{_named([part.vector for part in parts])}: nothing is left")
+    down = np.stack([np.pad(basis, ((0, rank - len(basis)), (0, 0))) for basis in bases])
+    statistics = tuple(
+        # It removes at most the activation itself.
+        msgspec.structs.replace(row, norm=row.resid_norm or 1.0)
+        for row in metadata.statistics
+    )
+    recommended = msgspec.structs.replace(
+        metadata.recommended, op="ablate", coefficient=1.0, unit="vector", scope=None
+    )
+    metadata = msgspec.structs.replace(
+        metadata, rank=rank, statistics=statistics, recommended=recommended
+    )
+    stored = down.astype(np.float32)
+    zeros = np.zeros((len(bases), metadata.width), np.float32)
+    return SteeringVector(metadata, zeros, stored, np.ascontiguousarray(-stored.swapaxes(1, 2)))
 
 
 def obstacles(vectors: Sequence[SteeringVector]) -> list[str]:
@@ -124,7 +161,7 @@ def likenesses(vectors: Sequence[SteeringVector]) -> list[Likeness]:
 
 
 def _cosines(first: SteeringVector, second: SteeringVector) -> dict[int, float | None]:
-    if first.metadata.model.d_model != second.metadata.model.d_model:
+    if first.metadata.space != second.metadata.space:
         return {}
     if first.metadata.tokens or second.metadata.tokens:
         return {}
@@ -158,18 +195,14 @@ def _combined(
 def orthogonalised(vector: Array, others: Array) -> Array:
     """`vector` [d_model] without its projection on the span of `others` [n, d_model].
 
-    v - Q Q^T v, the residual of the least squares of v on the others. Q holds their left singular
-    vectors, so that equal or zero vectors do no harm. Done twice, against rounding (Giraud et al.
-    2005, "twice is enough").
+    v - Q Q^T v, the residual of the least squares of v on the others. Done twice, against rounding
+    (Giraud et al. 2005, "twice is enough").
     """
     if not len(others):
         return vector
-    lengths = np.linalg.norm(others, axis=1, keepdims=True)
-    units = others / np.where(lengths > 0, lengths, 1)
-    spanning, sizes, _ = np.linalg.svd(units.T, full_matrices=False)
-    basis = spanning[:, sizes > NOTHING]
+    basis = span(others)
     for _ in range(2):
-        vector = vector - basis @ (basis.T @ vector)
+        vector = vector - basis.T @ (basis @ vector)
     return np.asarray(vector)
 
 

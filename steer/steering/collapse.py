@@ -1,12 +1,12 @@
-"""Many steers as one vector file that does what all of them do together. numpy only.
+"""Combine several steers into one vector file with the same effect. numpy only.
 
-At each site, steers that always add, with coefficients c_i,
+Steers i that add at one site, unconditionally and with coefficients c_i, all read the same
+activation h, so their sum is again one vector v and one low-rank edit U D:
 
     h + sum_i c_i (v_i + U_i D_i h)    =    h + v + U (D h)
     v = sum_i c_i v_i,   U = [c_1 U_1 ... c_n U_n],   D = [D_1; ...; D_n]
 
-all act on the same h, so low-rank edits stand side by side and their ranks add up. A file has one
-rank: layers with less are filled up with zeros.
+The ranks add up. A file has one rank, so layers of lower rank are padded with zeros.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from steer.vectors.provenance import Combination, Method, Read
 from steer.vectors.sites import SiteName, listed
 from steer.vectors.vector import Directions, SteeringVector
 
-#: Steers that meet at a layer of the result, each with the layer whose numbers it takes there.
-_Meeting = list[tuple[Steer, int]]
+#: The steers that act at one layer of the result, each with the layer of its own file that it uses.
+_AtLayer = list[tuple[Steer, int]]
 
 
 def collapse(
     steers: Sequence[Steer], *, name: str, description: str = "", license: str = ""
 ) -> SteeringVector:
-    """One vector, or low-rank edit, that applied once does what `steers` do together.
+    """One vector, or low-rank edit, with the same effect as all of `steers` together.
 
-    A file says what to add, and of when only that it is everywhere or from the response on.
-
-    It has every layer that one of them acts on, and recommends them all, since together they are
-    what was meant. A licence that all share is kept where none is given.
+    The result has every layer at which any steer acts, and recommends all of them. It acts on all
+    positions or on the response, since a file can express no other scope. Where `license` is empty
+    and all steers share a licence, the result has that licence.
 
     Raises:
-        VectorError: there are none; they are of several models, act at several kinds of site or on
-            several parts of the text; one does something else than always add; or nothing is left.
+        VectorError: there are no steers; they belong to different models, act at different kinds
+            of site or have different scopes; one of them is not an unconditional `add`; or they
+            cancel.
     """
     _check(steers)
-    site, placed = _placed(steers)
-    layers = tuple(sorted(placed))
-    directions = np.stack([_direction(placed[layer]) for layer in layers])
-    factors = [_factors(placed[layer]) for layer in layers]
+    site, by_layer = _by_layer(steers)
+    layers = tuple(sorted(by_layer))
+    directions = np.stack([_direction(by_layer[layer]) for layer in layers])
+    factors = [_factors(by_layer[layer]) for layer in layers]
     rank = max(len(down) for down, _ in factors)
     if not rank and not directions.any():
         raise VectorError(f"nothing is left of {_named(steers)}: they cancel")
-    how = Combination(op="sum", parts=tuple(part_of(steer) for steer in steers))
+    combination = Combination(op="sum", parts=tuple(part_of(steer) for steer in steers))
     licenses = {steer.vector.metadata.license for steer in steers}
     metadata = Metadata(
         name=name,
@@ -60,20 +60,21 @@ def collapse(
         license=license or (licenses.pop() if len(licenses) == 1 else ""),
         model=steers[0].vector.metadata.model,
         site=site,
+        parts=steers[0].vector.metadata.parts,
         layers=layers,
         rank=rank,
-        method=Method(name="combine", combination=how),
+        method=Method(name="combine", combination=combination),
         read=Read(positions=_positions(steers)),
-        contrast=contrast_of(how, steers),
+        contrast=contrast_of(combination, steers),
         statistics=tuple(
-            _statistics(layer, placed[layer], direction)
+            _statistics(layer, by_layer[layer], direction)
             for layer, direction in zip(layers, directions, strict=True)
         ),
         recommended=Recommended(
             layers=layers, coefficient=1.0, evidence="combined; no sweep was run"
         ),
     )
-    return SteeringVector(metadata, directions, *_filled(factors, rank))
+    return SteeringVector(metadata, directions, *_padded(factors, rank))
 
 
 def _check(steers: Sequence[Steer]) -> None:
@@ -99,7 +100,7 @@ def _check(steers: Sequence[Steer]) -> None:
 
 
 def _not_constant(steer: Steer) -> str:
-    """Why it is no constant add, if it is none."""
+    """Why a steer is not an unconditional `add`; empty if it is."""
     if steer.op != ADD:
         return "depends on the activations" if steer.op.op.adds else "does not add"
     if steer.schedule != CONSTANT:
@@ -107,12 +108,16 @@ def _not_constant(steer: Steer) -> str:
     return "" if steer.gate is None else "waits for a gate"
 
 
-def _placed(steers: Sequence[Steer]) -> tuple[SiteName, dict[int, _Meeting]]:
-    """Which steers meet at which layer of the one site that all act at."""
+def _by_layer(steers: Sequence[Steer]) -> tuple[SiteName, dict[int, _AtLayer]]:
+    """The site at which all steers act, and the steers by layer.
+
+    Raises:
+        VectorError: they act at different sites.
+    """
     names = {steer.vector.metadata.activation_site for steer in steers}
-    placed: dict[int, _Meeting] = {}
+    by_layer: dict[int, _AtLayer] = {}
     if len(names) > 1:
-        # `resid_pre` and `resid_post` may still be the same tensors.
+        # `resid_pre` of one layer and `resid_post` of the layer below are the same tensor.
         names = {site.name for steer in steers for site in steer.sites()}
         if len(names) > 1:
             raise VectorError(
@@ -121,26 +126,26 @@ def _placed(steers: Sequence[Steer]) -> tuple[SiteName, dict[int, _Meeting]]:
             )
         for steer in steers:
             for site, layer in steer.sites().items():
-                placed.setdefault(site.layer, []).append((steer, layer))
-        return names.pop(), placed
+                by_layer.setdefault(site.layer, []).append((steer, layer))
+        return names.pop(), by_layer
     for steer in steers:
         for layer in steer.layers:
-            placed.setdefault(layer, []).append((steer, layer))
-    return names.pop(), placed
+            by_layer.setdefault(layer, []).append((steer, layer))
+    return names.pop(), by_layer
 
 
-def _direction(meeting: _Meeting) -> Directions:
-    deltas = [steer.delta(layer).astype(np.float64) for steer, layer in meeting]
+def _direction(at_layer: _AtLayer) -> Directions:
+    deltas = [steer.delta(layer).astype(np.float64) for steer, layer in at_layer]
     return np.asarray(np.sum(deltas, axis=0), dtype=np.float32)
 
 
-def _factors(meeting: _Meeting) -> tuple[Directions, Directions]:
+def _factors(at_layer: _AtLayer) -> tuple[Directions, Directions]:
     """`down` [k, d_model] and `up` [d_model, k] of all low-rank edits; k may be 0."""
-    width = meeting[0][0].vector.metadata.model.d_model
-    # By vector, so that one and its negative leave nothing at all.
+    width = at_layer[0][0].vector.metadata.width
+    # Grouped by vector, so that opposite coefficients of the same vector cancel exactly.
     factors: dict[tuple[str, int], float] = {}
     vectors: dict[str, SteeringVector] = {}
-    for steer, layer in meeting:
+    for steer, layer in at_layer:
         digest = steer.vector.sha256
         vectors[digest] = steer.vector
         factors[digest, layer] = factors.get((digest, layer), 0.0) + steer.coefficient.value
@@ -153,10 +158,10 @@ def _factors(meeting: _Meeting) -> tuple[Directions, Directions]:
     return np.concatenate(down), np.concatenate(up, axis=1)
 
 
-def _filled(
+def _padded(
     factors: Sequence[tuple[Directions, Directions]], rank: int
 ) -> tuple[Directions, Directions] | tuple[()]:
-    """All layers' factors at one rank, or none where there is no low-rank edit at all."""
+    """The factors of all layers, padded to one rank; empty where the rank is 0."""
     if not rank:
         return ()
     down = [np.pad(lower, ((0, rank - len(lower)), (0, 0))) for lower, _ in factors]
@@ -165,24 +170,24 @@ def _filled(
 
 
 def _positions(steers: Sequence[Steer]) -> str:
-    """What makes the result act where the steers do, when nobody says where."""
+    """The positions to store as read, which decide the scope that the result has by default."""
     if steers[0].scope.kind == "response":
         return "response"
-    read = {steer.vector.metadata.read.positions for steer in steers}
-    return read.pop() if len(read) == 1 else "mixed"
+    positions = {steer.vector.metadata.read.positions for steer in steers}
+    return positions.pop() if len(positions) == 1 else "mixed"
 
 
-def _statistics(layer: int, meeting: _Meeting, direction: Directions) -> LayerStatistics:
-    rows = [(steer, steer.vector.metadata.at(own)) for steer, own in meeting]
+def _statistics(layer: int, at_layer: _AtLayer, direction: Directions) -> LayerStatistics:
+    sources = [(steer, steer.vector.metadata.at(source)) for steer, source in at_layer]
     norm = float(np.linalg.norm(direction.astype(np.float64)))
-    if any(steer.vector.metadata.rank for steer, _ in rows):
-        # What a sum of low-rank edits adds to a text is not known without the text; at most this.
+    if any(steer.vector.metadata.rank for steer, _ in sources):
+        # What low-rank edits add depends on the text; this is an upper bound.
         norm = sum(
             abs(steer.coefficient.value)
-            * (row.norm if steer.coefficient.unit == "vector" else row.resid_norm or 0.0)
-            for steer, row in rows
+            * (source.norm if steer.coefficient.unit == "vector" else source.resid_norm or 0.0)
+            for steer, source in sources
         )
-    resid_norm = mean_length(row.resid_norm for _, row in rows)
+    resid_norm = mean_length(source.resid_norm for _, source in sources)
     return LayerStatistics(layer=layer, norm=rounded(norm), resid_norm=resid_norm)
 
 

@@ -40,7 +40,7 @@ def behind(steers: Sequence[NamedSteer], when: str | None, by: str) -> list[Name
     """
     if when is None:
         return list(steers)
-    spec.parse_condition(when)
+    spec.parse_threshold(when)
     if not steers:
         raise UsageError(f"{by} has no steer to gate", hint="name a vector")
     for steer in steers:
@@ -68,14 +68,14 @@ def resolved(steers: Sequence[NamedSteer], find: Callable[[str], Path] = store.f
         return store.read(path)
 
     @cache
-    def gate(condition: spec.ConditionSpec, path: Path) -> projection.Gate:
-        return projection.gate(condition, vector(path))
+    def gate(threshold: spec.ThresholdSpec, path: Path) -> projection.Gate:
+        return projection.gate(threshold, vector(path))
 
     parsed = [
         (
             named,
             spec.parse(named.vector),
-            None if named.when is None else spec.parse_condition(named.when),
+            None if named.when is None else spec.parse_threshold(named.when),
         )
         for named in steers
     ]
@@ -113,9 +113,9 @@ def _pulled(reference: str, sha256: str | None, by: str) -> Path:
         name = lock.find_pulled(folder, url, sha256)
         if name is not None:
             return folder / f"{name}{store.SUFFIX}"
-    which = "" if sha256 is None else f" with the sha256 {sha256[:12]}..."
+    digest = "" if sha256 is None else f" with the sha256 {sha256[:12]}..."
     raise VectorError(
-        f"{by}the vector {url}{which} is not on this machine, and is not fetched because a"
+        f"{by}the vector {url}{digest} is not on this machine, and is not fetched because a"
         " recipe names it",
         hint=f"if you trust it: steer pull {shlex.quote(url)}",
     )
@@ -138,7 +138,7 @@ def condition_with_path(text: str, moved: Callable[[str], str]) -> str:
     Raises:
         UsageError: the gate is invalid.
     """
-    return _with_path(text, spec.parse_condition(text).read.reference, moved)
+    return _with_path(text, spec.parse_threshold(text).read.reference, moved)
 
 
 def _with_path(text: str, reference: str, moved: Callable[[str], str]) -> str:
@@ -163,5 +163,5 @@ def _of(file: Path | None) -> str:
 
 def _is_name(reference: str) -> bool:
     """Whether a reference is a name or an address, which do not depend on the folder."""
-    here = Path(reference)
-    return "://" in reference or (here.suffix != store.SUFFIX and here.parent == Path())
+    path = Path(reference)
+    return "://" in reference or (path.suffix != store.SUFFIX and path.parent == Path())

@@ -1,8 +1,9 @@
-"""What is done to activations, as data: an op (`steer.ops`), its value, and how much of it.
+"""The edit that a steer makes, as data: an op (`steer.ops`), the op's value, and a coefficient.
 
-The coefficient of an addition multiplies the stored vector; of every other op it is the share of
-the edit that is made. `norm=keep` is an addition after which activations are as long as before, and
-`NAME=writes` does a linear op at every write to the residual stream, with one layer's vector.
+The coefficient of `add` multiplies the stored vector. The coefficient of any other op is the
+fraction of the edit that is applied. `norm=keep` adds the vector and then restores each
+activation's norm. `NAME=writes` applies a linear op at every write to the residual stream, with the
+vector of one layer.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from steer.vectors.provenance import Unit
 
 @dataclass(frozen=True, slots=True)
 class Coefficient:
-    """A multiple of the stored vector, or (`residual`) a share of the mean activation's length.
+    """The strength of a steer.
 
-    For ops other than add it says how much of the edit is made: 1 all, 0.5 half, 0 none.
+    For `add`: a multiple of the stored vector (unit `vector`), or a fraction of the mean
+    activation norm (unit `residual`, typed as a percentage). For every other op: the fraction of
+    the edit that is applied, from 0 (none) to 1 (all).
     """
 
     value: float
@@ -30,7 +33,7 @@ class Coefficient:
 
     def __str__(self) -> str:
         if self.unit == "residual":
-            # In decimals, so that what was typed comes back.
+            # Decimal arithmetic, so that 15.3% prints as 15.3%.
             percent = Decimal(repr(self.value)).scaleb(2)
             digits = f"{percent:f}" if abs(percent.adjusted()) < 17 else f"{percent:e}"
             return (
@@ -41,7 +44,7 @@ class Coefficient:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An op and its value, such as a projection in activation units or degrees."""
+    """An op with its value, such as a projection in activation units or an angle in degrees."""
 
     name: str = "add"
     value: float | Side | None = None
@@ -53,7 +56,7 @@ class Operation:
         """The op itself.
 
         Raises:
-            UsageError: it came from a package that is not installed.
+            UsageError: the op comes from a package that is not installed.
         """
         return ops().named(self.name)
 
@@ -61,25 +64,27 @@ class Operation:
         if self.writes:
             return f"{self.name}=writes"
         if self.value is not None:
-            named = self.value if isinstance(self.value, str) else plain(self.value)
-            return f"{self.name}={named}"
+            value = self.value if isinstance(self.value, str) else plain(self.value)
+            return f"{self.name}={value}"
         return "norm=keep" if self.keep_norm else self.name
 
 
 ADD = Operation()
 
 
-#: In place of an amount: the coefficient and the op that the file recommends.
+#: Typed in place of an amount, it means the coefficient and op that the file recommends.
 RECOMMENDED = "recommended"
 
 
 def parse_amount(text: str, spec: str) -> tuple[Coefficient | None, Operation | None]:
-    """A coefficient, an op, or both with a comma between; `spec` is what messages quote.
+    """Parse a coefficient, an op, or both separated by a comma. Error messages quote `spec`.
 
-    None stands for what is not typed: the file decides it.
+    Returns:
+        the coefficient and the op; None for a part that was not typed, which the file decides.
 
     Raises:
-        UsageError: a part is neither, there are two of a kind, or a value is missing or wrong.
+        UsageError: a part is neither a coefficient nor an op, there are two of either, or a value
+            is missing or invalid.
     """
     coefficient: Coefficient | None = None
     operation: Operation | None = None
@@ -107,10 +112,10 @@ def parse_amount(text: str, spec: str) -> tuple[Coefficient | None, Operation | 
 
 
 def parse_operation(text: str, spec: str) -> Operation:
-    """An op without a coefficient; `spec` is what messages quote.
+    """Parse an op that has no coefficient. Error messages quote `spec`.
 
     Raises:
-        UsageError: it is not an op.
+        UsageError: `text` is not an op.
     """
     coefficient, operation = parse_amount(text, spec)
     if coefficient is not None or operation is None:
@@ -119,15 +124,15 @@ def parse_operation(text: str, spec: str) -> Operation:
 
 
 def format_amount(coefficient: Coefficient | None, operation: Operation | None) -> str:
-    """What `parse_amount` reads back; empty where the file decides both."""
+    """The inverse of `parse_amount`: empty where the file decides both."""
     return ",".join(str(part) for part in (coefficient, operation) if part is not None)
 
 
 def parse_coefficient(text: str, spec: str) -> Coefficient:
-    """A coefficient, `1.5` or `15%`; `spec` is what the message quotes.
+    """Parse a coefficient such as `1.5` or `15%`. Error messages quote `spec`.
 
     Raises:
-        UsageError: it is not a finite number.
+        UsageError: `text` is not a finite number.
     """
     number = text.removesuffix("%")
     if not is_finite(number):
@@ -144,7 +149,7 @@ def parse_coefficient(text: str, spec: str) -> Coefficient:
 
 
 def plain(number: float) -> str:
-    """The shortest text that reads back as this number, whole ones without a point."""
+    """The shortest text that parses to this number: `2`, not `2.0`."""
     return repr(float(number)).removesuffix(".0")
 
 
@@ -163,10 +168,10 @@ def _operation(part: str, spec: str) -> Operation:
         return Operation(op.name)
     if op.adds:
         raise UsageError(f"{spec!r}: add takes no value", hint="write the coefficient alone")
-    forms = [op.name, *([f"{op.name}=writes"] if op.linear is not None else [])]
+    examples = [op.name, *([f"{op.name}=writes"] if op.linear is not None else [])]
     raise UsageError(
         f"{spec!r}: {value!r} is not a value of {op.name}",
-        hint=f"write {', '.join(forms)}, or 0.5,{op.name} for half of it",
+        hint=f"write {', '.join(examples)}, or 0.5,{op.name} for half of it",
     )
 
 
@@ -175,7 +180,7 @@ def _examples() -> str:
 
 
 def _hint(text: str) -> str:
-    """What to write in place of a text that is neither a number nor an op."""
+    """Suggest a replacement for a text that is neither a number nor an op."""
     name = text.partition("=")[0]
     for broken in ops().broken:
         if broken.name == name:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from steer.ops.op import Op
-from steer.steering.projection import unit_direction
+from steer.steering.projection import unit_directions
 from steer.steering.steers import Steer, When
 from steer.vectors.sites import Site
 from steer.vectors.vector import Directions, SteeringVector
@@ -93,15 +93,18 @@ def _site_plan(parts: Sequence[tuple[Steer, int]]) -> SitePlan:
         if steer.op.op.adds:
             adds[steer.op.keep_norm].append((steer, layer))
         elif steer.coefficient.value:
-            site_plan.others.append(_along(steer, layer))
+            site_plan.others.extend(_along(steer, layer))
     site_plan.adds, site_plan.kept = _summed(adds[False]), _summed(adds[True])
     return site_plan
 
 
-def _along(steer: Steer, layer: int) -> Along:
-    direction = unit_direction(steer.vector, layer)
+def _along(steer: Steer, layer: int) -> list[Along]:
+    """One after the other, since a linear op on orthogonal directions acts on all of their span."""
     op, coefficient = steer.op.op, steer.coefficient.value
-    return Along(op, direction, steer.level(layer), coefficient, steer.when, steer)
+    return [
+        Along(op, direction, steer.level(layer), coefficient, steer.when, steer)
+        for direction in unit_directions(steer.vector, layer)
+    ]
 
 
 def _summed(parts: Sequence[tuple[Steer, int]]) -> dict[When, Addition]:

@@ -1,16 +1,17 @@
-"""The file's units: how far along a vector an activation lies, and conditions on that.
+"""Projections of activations on a vector, in the file's units, and thresholds for them.
 
-The projection of an activation h at a layer is on the stored vector's unit vector u, and a file
-says where its two sides have theirs, neg and pos on average, in activation units. In *the file's
-units* the projection is
+Let u be the vector of a layer scaled to length 1, and neg and pos the mean projections of the two
+sides of the contrast set, which the file stores. In *the file's units* the projection of an
+activation h is
 
     (h . u - neg) / (pos - neg)
 
-so 0 is where the mean of the negative side lies, 1 where that of the positive side lies, and 0.5
-half way. These are the units of `--watch`, `--when`, `--guard` and of the monitor. (`clamp`, `cap`
-and `floor` set a projection, and take it in activation units, or by the names neg, mid and pos.)
-The sides' means are over what was read when the vector was made, for most vectors means over
-texts: single tokens scatter wider about them.
+which is 0 at the mean of the negative side, 1 at the mean of the positive side, and 0.5 half-way
+between them. `--watch`, `--when`, `--guard` and the monitor use these units. The ops `clamp`, `cap`
+and `floor` take activation units instead, or the names neg, mid and pos.
+
+For most vectors, neg and pos average over whole texts; projections of single tokens scatter more
+widely around them.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from typing import Literal
 import numpy as np
 
 from steer.base.errors import UsageError, VectorError
-from steer.fitting.fit import unit
+from steer.fitting.fit import Array, unit
 from steer.ops.op import Side
-from steer.steering.spec import ConditionSpec, Pooling, ReadSpec
+from steer.steering.spec import Pooling, ReadSpec, ThresholdSpec
 from steer.vectors.metadata import LayerStatistics, Metadata
 from steer.vectors.sites import Site
 from steer.vectors.vector import Directions, SteeringVector
 
-_WITH_SIDES = "a vector that extract, fit or distill made"
+#: A result shorter than this share of its parts is only rounding error of float32.
+NOTHING = 1e-6
+_WITH_SIDES = "a vector from extract, fit or distill"
 
 OnTrip = Literal["stop", "error", "ablate"]
 ON_TRIP: tuple[OnTrip, ...] = ("stop", "error", "ablate")
@@ -39,11 +42,11 @@ ON_TRIP: tuple[OnTrip, ...] = ("stop", "error", "ablate")
 
 @dataclass(frozen=True)
 class Projection:
-    """Reads activations at one layer in the file's units, as h . weights + offset.
+    """The projection of activations h at one layer, in the file's units: h . weights + offset.
 
     Raises:
-        VectorError: no such layer, a vector that is zero there, or sides that are not known or lie
-            at one place, so that there are no units.
+        VectorError: the vector lacks the layer or is zero there; or the file does not know the
+            means of its two sides, or they are equal, so the projection has no units.
     """
 
     vector: SteeringVector
@@ -51,18 +54,18 @@ class Projection:
 
     def __post_init__(self) -> None:
         unit_direction(self.vector, self.layer)
-        without = f"to watch a projection, or hold it against a threshold, takes {_WITH_SIDES}"
-        negative = level(self.vector, self.layer, "neg", without)
+        hint = f"to watch a projection, or compare it with a threshold, use {_WITH_SIDES}"
+        negative = level(self.vector, self.layer, "neg", hint)
         if negative == level(self.vector, self.layer, "pos"):
             raise VectorError(
-                f"the two sides of vector {self.vector.name!r} lie at one place at layer"
+                f"the two sides of vector {self.vector.name!r} have the same mean at layer"
                 f" {self.layer}, so a projection has no units",
                 hint="read another layer, with @LAYER",
             )
 
     @property
     def site(self) -> Site:
-        """Where it reads."""
+        """The site whose activations are read."""
         return Site(self.layer, self.vector.metadata.activation_site).canonical
 
     @property
@@ -72,29 +75,32 @@ class Projection:
 
     @cached_property
     def weights(self) -> Directions:
-        """float32 [d_model], per activation unit."""
-        return np.asarray(self.direction / self._way, dtype=np.float32)
+        """float32 [d_model], in the file's units per activation unit."""
+        return np.asarray(self.direction / self._separation, dtype=np.float32)
 
     @cached_property
     def offset(self) -> float:
-        return -level(self.vector, self.layer, "neg") / self._way
+        """In the file's units."""
+        return -level(self.vector, self.layer, "neg") / self._separation
 
     @property
-    def _way(self) -> float:
-        """From the negative side's mean to the positive side's, in activation units."""
+    def _separation(self) -> float:
+        """The mean of the positive side minus the mean of the negative side, in activation
+        units."""
         return level(self.vector, self.layer, "pos") - level(self.vector, self.layer, "neg")
 
     @property
     def auto_threshold(self) -> float:
-        """Where the two sides are told apart best, in the file's units.
+        """The threshold that separates the two sides best, in the file's units.
 
-        Of two normal distributions with the sides' means and spreads, the place between the means
-        where their densities cross: the fewest errors when both sides are as frequent. CAST (Lee
-        et al. 2024, arXiv 2409.05907) searches threshold and layer over the texts
-        themselves; a file keeps means and spreads only.
+        It is the point between the means where two normal densities with the sides' means and
+        standard deviations cross, which makes the fewest errors if both sides are equally
+        frequent. CAST (Lee et al. 2024, arXiv 2409.05907) searches threshold and layer over the
+        texts themselves; a file stores only means and standard deviations.
         """
         row = self.vector.metadata.at(self.layer)
-        spreads = (side.std / abs(self._way) for side in (row.negative, row.positive) if side)
+        sides = (row.negative, row.positive)
+        spreads = (side.std / abs(self._separation) for side in sides if side)
         return _crossing(*spreads)
 
     def __str__(self) -> str:
@@ -102,123 +108,130 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Condition:
-    """A projection above, or below, a threshold in the file's units."""
+class Threshold:
+    """What a gate or a guard tests: whether a projection is above, or below, a value in the file's
+    units."""
 
     projection: Projection
     above: bool
-    threshold: float
+    value: float
 
-    def holds(self, value: float) -> bool:
-        """Whether a projection in the file's units meets it."""
-        return value > self.threshold if self.above else value < self.threshold
+    def passes(self, projection: float) -> bool:
+        """Whether a projection, in the file's units, passes the threshold."""
+        return projection > self.value if self.above else projection < self.value
 
     def __str__(self) -> str:
-        return f"{self.projection}{'>' if self.above else '<'}{self.threshold:.4g}"
+        return f"{self.projection}{'>' if self.above else '<'}{self.value:.4g}"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Open where the condition is met: by the prompt (its mean or last token), or by each token.
+    """Switches a steer on where a projection passes a threshold.
 
-    A prompt is read before anything is steered. A token is read where it passes, as other steers
-    have left it, before the edits at the same place.
+    pooling: `mean` and `last` test the prompt's mean or last token once, `token` tests each token.
+    The prompt is read unsteered. A token is read during the steered forward pass: after the edits
+    at earlier sites, before the edits at its own site.
     """
 
-    condition: Condition
+    threshold: Threshold
     pooling: Pooling
 
     @property
     def site(self) -> Site:
-        return self.condition.projection.site
+        return self.threshold.projection.site
 
     def __str__(self) -> str:
-        return f"{self.condition}/{self.pooling}"
+        return f"{self.threshold}/{self.pooling}"
 
 
 @dataclass(frozen=True)
 class Guard:
-    """What happens when a generated token meets the condition.
+    """Acts when the projection of a generated token passes a threshold.
 
-    stop: its text ends before the token. error: generation fails. ablate: from the token on, the
-    projection is removed at the layer that is read. pooling: `token` looks at every new token,
-    `last` at the first alone, which the last token of the prompt writes.
+    on_trip: `stop` ends the text before the token; `error` makes generation fail; `ablate` removes
+    the projection, at the layer that is read, from this token on. pooling: `token` checks every
+    new token; `last` checks only the first one, which the last token of the prompt predicts.
     """
 
-    condition: Condition
+    threshold: Threshold
     on_trip: OnTrip = "stop"
     pooling: Literal["last", "token"] = "token"
 
     def looks(self, step: int) -> bool:
-        """Whether it looks at new token number `step`."""
+        """Whether the guard checks new token number `step`."""
         return self.pooling == "token" or step == 0
 
     def __str__(self) -> str:
-        return f"{self.condition}/last" if self.pooling == "last" else str(self.condition)
+        return f"{self.threshold}/last" if self.pooling == "last" else str(self.threshold)
 
 
 def projection(spec: ReadSpec, vector: SteeringVector) -> Projection:
-    """What was typed, read where the file recommends."""
+    """The projection for a spec, at the layer that the file recommends if the spec names none."""
     layer = spec.layer
     if layer is None:
         layer = reading_layer(vector.metadata)
     return Projection(vector, layer)
 
 
-def condition(spec: ConditionSpec, vector: SteeringVector) -> Condition:
-    """What was typed, with the threshold of the file where it says `auto`."""
+def threshold(spec: ThresholdSpec, vector: SteeringVector) -> Threshold:
+    """The threshold for a spec; `auto` becomes the value from the file."""
     read = projection(spec.read, vector)
-    threshold = read.auto_threshold if spec.threshold == "auto" else spec.threshold
-    return Condition(read, spec.above, threshold)
+    value = read.auto_threshold if spec.value == "auto" else spec.value
+    return Threshold(read, spec.above, value)
 
 
-def gate(spec: ConditionSpec, vector: SteeringVector) -> Gate:
-    """What was typed; read as the file was, from the last token or the mean."""
+def gate(spec: ThresholdSpec, vector: SteeringVector) -> Gate:
+    """The gate for a spec. If the spec names no pooling, the gate pools as the vector was read: the
+    last token, or the mean."""
     pooling = spec.pooling
     if pooling is None:
         pooling = "last" if vector.metadata.read.at_end else "mean"
-    return Gate(condition(spec, vector), pooling)
+    return Gate(threshold(spec, vector), pooling)
 
 
-def guard(spec: ConditionSpec, vector: SteeringVector, on_trip: OnTrip) -> Guard:
-    """What was typed. A file of last tokens has units there, and elsewhere none that hold: without
-    a word its guard looks there alone.
+def guard(spec: ThresholdSpec, vector: SteeringVector, on_trip: OnTrip) -> Guard:
+    """The guard for a spec.
+
+    The units of a vector that was read at last tokens are valid only there, so unless the spec says
+    otherwise its guard checks only the last token of the prompt.
 
     Raises:
-        UsageError: it looks at the mean of the prompt.
+        UsageError: the spec asks for the mean of the prompt.
     """
     if spec.pooling == "mean":
         raise UsageError(
-            f"{spec}: a guard looks at new tokens, not at the prompt's mean",
-            hint="write /token for each of them, or /last for what follows the prompt",
+            f"{spec}: a guard checks new tokens, not the mean of the prompt",
+            hint="write /token to check each new token, or /last to check only the first",
         )
-    ends = spec.pooling is None and vector.metadata.read.at_end
-    return Guard(condition(spec, vector), on_trip, "last" if ends else spec.pooling or "token")
+    only_last = spec.pooling is None and vector.metadata.read.at_end
+    pooling = "last" if only_last else spec.pooling or "token"
+    return Guard(threshold(spec, vector), on_trip, pooling)
 
 
 def most_separable(metadata: Metadata, layers: Sequence[int]) -> int:
-    """The layer among `layers` that tells held-out texts apart best; the first where none is
-    known."""
+    """The layer among `layers` with the highest separability of held-out texts; the first where
+    the file has no separability."""
     return max(layers, key=lambda layer: metadata.at(layer).separability or 0.0)
 
 
 def reading_layer(metadata: Metadata) -> int:
-    """The layer at which a vector is read by default: of those that tell held-out texts apart
-    about as well as the best one does, the nearest to the layers recommended for steering.
+    """The layer at which a vector is read by default: among the layers whose separability of
+    held-out texts is within 0.02 of the best, the one nearest to the recommended layers.
 
-    A sweep recommends where steering acts most; there, texts need not be told apart best.
+    A sweep recommends the layers at which steering has the largest effect, and these need not
+    separate texts best.
     """
     scores = {layer.layer: layer.separability or 0.0 for layer in metadata.statistics}
     near_best = [layer for layer, score in scores.items() if score >= max(scores.values()) - 0.02]
     recommended = metadata.recommended.layers
     return min(
         near_best,
-        key=lambda layer: (min(abs(layer - other) for other in recommended), -scores[layer]),
+        key=lambda layer: (min(abs(layer - target) for target in recommended), -scores[layer]),
     )
 
 
 def unit_direction(vector: SteeringVector, layer: int) -> Directions:
-    """The vector of a layer at length 1, float32 [d_model].
+    """The vector of a layer scaled to length 1, float32 [d_model].
 
     Raises:
         VectorError: the vector has no such layer, or is zero there.
@@ -229,15 +242,42 @@ def unit_direction(vector: SteeringVector, layer: int) -> Directions:
     return np.asarray(direction, dtype=np.float32)
 
 
-def level(
-    vector: SteeringVector, layer: int, value: float | Side, without: str | None = None
-) -> float:
-    """A projection in activation units: a number as it is, or where a side lies.
-
-    without: what to do where the file does not say that.
+def unit_directions(vector: SteeringVector, layer: int) -> Directions:
+    """The directions of a layer that an op such as `ablate` takes one by one: orthogonal, of length
+    1, float32 [k, d_model]. For a low-rank edit, they span all that it can write.
 
     Raises:
-        VectorError: the file does not say where its sides lie.
+        VectorError: the vector has no such layer, or is zero there.
+    """
+    factors = vector.low_rank(layer)
+    if factors is None:
+        return unit_direction(vector, layer)[None]
+    rows = np.concatenate([factors[1].T, vector.direction(layer)[None]])
+    basis = span(rows.astype(np.float64))
+    if not len(basis):
+        raise VectorError(f"vector {vector.name!r} is zero at layer {layer}: it has no direction")
+    return np.asarray(basis, dtype=np.float32)
+
+
+def span(rows: Array) -> Array:
+    """Orthogonal rows of length 1 that span the same space, float64 [k, d_model]; equal, zero and
+    nearly dependent rows count once. rows: [n, d_model]."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    units = rows / np.where(lengths > 0, lengths, 1)
+    _, sizes, basis = np.linalg.svd(units, full_matrices=False)
+    return np.asarray(basis[sizes > NOTHING])
+
+
+def level(
+    vector: SteeringVector, layer: int, value: float | Side, hint: str | None = None
+) -> float:
+    """A projection in activation units: `value` itself, or the mean that `neg`, `mid` or `pos`
+    names.
+
+    hint: what the error advises.
+
+    Raises:
+        VectorError: the file does not store the means of its sides.
     """
     if not isinstance(value, str):
         return value
@@ -246,25 +286,26 @@ def level(
         raise VectorError(
             f"vector {vector.name!r} does not say where its two sides lie"
             f" (it was made by {vector.metadata.method.name})",
-            hint=without or f"write a number in place of {value}, such as 0, or use {_WITH_SIDES}",
+            hint=hint or f"write a number in place of {value}, such as 0, or use {_WITH_SIDES}",
         )
     negative, positive = row.negative.mean, row.positive.mean
     return {"neg": negative, "mid": (negative + positive) / 2, "pos": positive}[value]
 
 
 def _crossing(low: float, high: float) -> float:
-    """Where normal densities about 0 (std `low`) and 1 (std `high`) cross, between 0 and 1.
+    """The point between 0 and 1 where two normal densities cross: one with mean 0 and standard
+    deviation `low`, one with mean 1 and standard deviation `high`.
 
-    x^2 / low^2 + 2 ln low = (x - 1)^2 / high^2 + 2 ln high, a quadratic in x.
+    It solves x^2 / low^2 + 2 ln low = (x - 1)^2 / high^2 + 2 ln high, a quadratic in x.
     """
     if not low > 0 < high or math.isclose(low, high, rel_tol=1e-6):
         return 0.5
-    # A stranger's file may say anything: beyond this the numbers leave the range of floats.
+    # Files of others may hold any value; outside this range the formula overflows.
     if not (1e-9 < low < 1e9 and 1e-9 < high < 1e9):
         return 0.5
     a = 1 / low**2 - 1 / high**2
     b = 2 / high**2
     c = -1 / high**2 + 2 * math.log(low / high)
     root = math.sqrt(max(b * b - 4 * a * c, 0.0))
-    between = [x for x in ((-b + root) / (2 * a), (-b - root) / (2 * a)) if 0 < x < 1]
-    return between[0] if between else 0.5
+    crossings = [x for x in ((-b + root) / (2 * a), (-b - root) / (2 * a)) if 0 < x < 1]
+    return crossings[0] if crossings else 0.5

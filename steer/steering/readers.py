@@ -34,7 +34,7 @@ def check_readers(
         UsageError: a guard's vector was read from texts of the other kind.
     """
     for guard in guards:
-        fault = _fault(guard.condition.projection, chat)
+        fault = _fault(guard.threshold.projection, chat)
         if fault:
             raise UsageError(f"guard {guard}: {fault}", hint=hint(chat=chat))
     steers = list(steers)
@@ -45,7 +45,7 @@ def check_readers(
     ]
     gates = (steer.gate for steer in steers)
     readers = [
-        *((f"gate {gate}", gate.condition.projection) for gate in gates if gate is not None),
+        *((f"gate {gate}", gate.threshold.projection) for gate in gates if gate is not None),
         *((str(reader), reader) for reader in watched),
     ]
     faults = ((name, _fault(reader, chat)) for name, reader in readers)

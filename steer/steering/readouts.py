@@ -1,7 +1,7 @@
-"""What the monitor reads: a vector at one of its layers, in the file's units if it has any.
+"""The linear functions of activations that the monitor reports: one vector at one of its layers.
 
-Where a file knows both of its sides, `steer.steering.projection` says what the units are. One that
-does not (a combined vector) is read in activation units: the plain projection on its unit vector.
+Units: the file's units (`steer.steering.projection`) where the file stores the means of its two
+sides; otherwise, as for a combined vector, activation units: the projection on the unit vector.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from steer.vectors.vector import Directions, SteeringVector
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """Reads activations h at one site, as h . weights + offset.
+    """A linear function of the activations h at one site: h . weights + offset.
 
-    weights: float32 [d_model], in `unit` per activation unit. middle: what is neither side, half
-    way between them, or no projection at all. threshold: above it a text is more likely the
-    positive side's; None in activation units.
+    weights: float32 [d_model], in `unit` per activation unit. middle: the value that favours
+    neither side: half-way between their means, or 0 in activation units. threshold: above it, a
+    text more likely belongs to the positive side; None in activation units.
     """
 
     vector: SteeringVector
@@ -34,7 +34,7 @@ class Readout:
 
     @property
     def site(self) -> Site:
-        """Where it reads."""
+        """The site whose activations are read."""
         return Site(self.layer, self.vector.metadata.activation_site).canonical
 
     def __str__(self) -> str:
@@ -42,24 +42,32 @@ class Readout:
 
 
 def readout(vector: SteeringVector, layer: int) -> Readout:
-    """A vector at one layer.
+    """The readout of a vector at one layer.
 
     Raises:
-        VectorError: the vector has no such layer, is zero there, or has sides that lie at one
-            place.
+        VectorError: the vector has no such layer, is zero there, has two sides with the same mean,
+            or is a learned token.
     """
-    _ = vector.metadata.activation_site  # a learned token has none
+    _ = vector.metadata.activation_site  # raises for a learned token
     row = vector.metadata.at(layer)
     if row.negative is None or row.positive is None:
         direction = unit_direction(vector, layer)
         return Readout(vector, layer, "activation", direction, 0.0, 0.0, None)
-    one = Projection(vector, layer)
-    return Readout(vector, layer, "sides", one.weights, one.offset, 0.5, one.auto_threshold)
+    projected = Projection(vector, layer)
+    return Readout(
+        vector,
+        layer,
+        "sides",
+        projected.weights,
+        projected.offset,
+        0.5,
+        projected.auto_threshold,
+    )
 
 
 def readouts(vector: SteeringVector, layers: Sequence[int] | None = None) -> list[Readout]:
-    """One readout for each of `layers`; without them, at the layer that
-    `reading_layer` chooses.
+    """A readout for each of `layers`; without `layers`, one at the layer that `reading_layer`
+    chooses.
 
     Raises:
         VectorError: as `readout`.

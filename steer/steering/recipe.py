@@ -123,31 +123,31 @@ def read(path: Path) -> Recipe:
     todo = [(path, False)]
     n_files = n_bytes = 0
     while todo:
-        here, included = todo.pop()
-        key = here.resolve()
+        current, included = todo.pop()
+        key = current.resolve()
         if included:
             del chain[key]
             start = before.pop()
             if len(steers) + len(files[key].steers) > _MOST_STEERS:
                 raise InputError(f"{path} has more than {_MOST_STEERS:,} steers in all")
-            steers[start:] = _with_own_steers(steers[start:], files[key], here)
+            steers[start:] = _with_own_steers(steers[start:], files[key], current)
             generation |= msgspec.to_builtins(files[key].generation)
             continue
         if key in chain:
-            raise _cycle([*chain.values(), here], list(chain).index(key))
+            raise _cycle([*chain.values(), current], list(chain).index(key))
         n_files += 1
         if n_files > _MOST_FILES:
             raise InputError(f"{path} includes more than {_MOST_FILES:,} files")
         if key not in files:
-            data = _read(here, chain)
+            data = _read(current, chain)
             n_bytes += len(data)
             if n_bytes > _MAX_TOTAL_BYTES:
                 raise InputError(f"{path} includes more than {_MAX_TOTAL_BYTES:,} bytes")
-            files[key] = _parse(data, here)
-        chain[key] = here
+            files[key] = _parse(data, current)
+        chain[key] = current
         before.append(len(steers))
-        todo.append((here, True))
-        todo += [(_beside(here, other), False) for other in reversed(files[key].include)]
+        todo.append((current, True))
+        todo += [(_beside(current, other), False) for other in reversed(files[key].include)]
     # In a fixed order, whichever file comes first.
     settings = {name: generation[name] for name in _SETTINGS if name in generation}
     return Recipe(path, files[path.resolve()].description, tuple(steers), settings)
@@ -157,9 +157,9 @@ def placed(steer: NamedSteer, path: Path) -> NamedSteer:
     """A steer with its paths made relative to a recipe at `path`."""
 
     def moved(reference: str) -> str:
-        here = Path(os.path.relpath(reference, path.parent))
+        relative = Path(os.path.relpath(reference, path.parent))
         # A path without a folder would be read as a name.
-        return f"./{here}" if here.parent == Path() else str(here)
+        return f"./{relative}" if relative.parent == Path() else str(relative)
 
     return with_paths(replace(steer, file=path), moved)
 

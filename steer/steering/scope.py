@@ -1,12 +1,12 @@
-"""Where and when a steer acts: positions of the text, and a course over the generated tokens.
+"""The scope of a steer (which positions it edits) and its schedule (how its strength changes).
 
-    SCOPE     [not-]all | prompt | response | 3-7 | 8- | response=0 | response=0-4, and with it
-              skip-special
+    SCOPE     [not-]all | prompt | response | 3-7 | 8- | response=0 | response=0-4,
+              optionally followed by /skip-special
     SCHEDULE  ramp=N | decay=N | first=N | after=N | on=0-3,8-
 
-Positions count from the first token of the prompt, padding left out. Steps count generated tokens
-from 0: step k is the position whose output writes new token k, so step 0 is the last token of the
-prompt. All positions before it have what step 0 has in a schedule.
+Positions count from the first token of the prompt, without padding. Steps count generated tokens
+from 0: step k is the position whose output predicts new token k, so step 0 is the last token of
+the prompt. Earlier positions have the same factor as step 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 
 from steer.base.errors import UsageError
 
-#: First and last of a range, the last counted in, or None without end.
+#: The first and last position of a range, inclusive; the last is None where the range has no end.
 Span = tuple[int, int | None]
 
 _SCOPE_HINT = "use all, prompt, response, 3-7, 3- or response=0-4, and not- before it"
@@ -26,13 +26,14 @@ _COURSES = ("ramp", "decay", "first", "after")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which positions are steered.
+    """The positions that are steered.
 
-    `response` starts at the last prompt token, whose output predicts the first new one; `prompt`
-    is what comes before it. `range` is `start` (counted from the first token of the prompt,
-    padding left out) up to and with `stop`, or without end; `steps` is the same counted from the
-    start of the response. `inverted`: all other positions. `skip_special`: special tokens (the
-    first of a text, the marks of a chat template) are left alone, inverted or not.
+    kind: `response` starts at the last prompt token, whose output predicts the first new token;
+    `prompt` is everything before it. `range` is the positions from `start` to `stop`, inclusive,
+    counted from the first token of the prompt without padding; `steps` counts from the start of
+    the response instead. stop: None for a range without end. inverted: all positions except
+    these. skip_special: never steer special tokens (the beginning-of-text token, the markers of a
+    chat template), whether inverted or not.
     """
 
     kind: Literal["all", "prompt", "response", "range", "steps"] = "all"
@@ -43,18 +44,18 @@ class Scope:
 
     @property
     def complement(self) -> Scope:
-        """All positions that this one leaves out, but for special tokens that both leave alone."""
+        """The positions outside this scope; `skip_special` stays as it is."""
         return replace(self, inverted=not self.inverted)
 
     def __str__(self) -> str:
         if self.kind == "range":
-            named = f"{self.start}-{'' if self.stop is None else self.stop}"
+            text = f"{self.start}-{'' if self.stop is None else self.stop}"
         elif self.kind == "steps":
-            named = f"response={_steps(self.start, self.stop)}"
+            text = f"response={_format_steps(self.start, self.stop)}"
         else:
-            named = self.kind
-        named = f"not-{named}" if self.inverted else named
-        return f"{named}/skip-special" if self.skip_special else named
+            text = self.kind
+        text = f"not-{text}" if self.inverted else text
+        return f"{text}/skip-special" if self.skip_special else text
 
 
 EVERYWHERE = Scope()
@@ -62,11 +63,11 @@ EVERYWHERE = Scope()
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What the coefficient is multiplied by at each step.
+    """The factor by which the coefficient is multiplied at each step k.
 
-    ramp: min(1, k / n) at step k, so nothing at first and all from step n on. decay: 2^(-k / n),
-    half after n steps. first: 1 before step n, then 0. after: 0 before step n, then 1. on: 1 in
-    the spans of steps, else 0.
+    ramp: min(1, k / n), which grows from 0 to 1 over n steps. decay: 2^(-k / n), which halves
+    every n steps. first: 1 before step n, then 0. after: 0 before step n, then 1. on: 1 at the
+    steps in `spans`, otherwise 0.
     """
 
     kind: Literal["constant", "ramp", "decay", "first", "after", "on"] = "constant"
@@ -74,7 +75,7 @@ class Schedule:
     spans: tuple[Span, ...] = ()
 
     def factor(self, step: int) -> float:
-        """The factor at a step; positions before the first step have the first one's."""
+        """The factor at a step. A negative step, a position in the prompt, counts as step 0."""
         k = max(step, 0)
         if self.kind == "ramp":
             return min(1.0, k / self.n)
@@ -90,7 +91,7 @@ class Schedule:
 
     def __str__(self) -> str:
         if self.kind == "on":
-            return "on=" + ",".join(_steps(*span) for span in self.spans)
+            return "on=" + ",".join(_format_steps(*span) for span in self.spans)
         return self.kind if self.kind == "constant" else f"{self.kind}={self.n}"
 
 
@@ -98,11 +99,14 @@ CONSTANT = Schedule()
 
 
 def parse_when(parts: list[str]) -> tuple[Scope | None, bool, Schedule]:
-    """Scope, skip-special and schedule from the parts between slashes, each at most once, in any
-    order. The scope is None where none is named: the vector's file then decides.
+    """Parse the parts between slashes, in any order: a scope, `skip-special`, a schedule.
+
+    Returns:
+        the scope, None where the vector's file decides; whether to skip special tokens; the
+        schedule.
 
     Raises:
-        UsageError: a part is neither, or there are two of a kind.
+        UsageError: a part is none of these, or there are two scopes or two schedules.
     """
     scope: Scope | None = None
     schedule: Schedule | None = None
@@ -124,34 +128,37 @@ def parse_when(parts: list[str]) -> tuple[Scope | None, bool, Schedule]:
 
 
 def parse_scope(text: str) -> Scope:
-    """A scope: `all`, `prompt`, `response`, `3-7`, `3-`, `response=0-4`; `not-` before it.
+    """Parse a scope: `all`, `prompt`, `response`, `3-7`, `3-`, `response=0-4`, or `not-` and one
+    of these.
 
     Raises:
-        UsageError: it is none of these, the range runs backwards, or it is nowhere.
+        UsageError: `text` is not a scope, its range runs backwards, or it covers no position.
     """
-    named = text.removeprefix("not-")
-    inverted = named != text
-    if named in ("prompt", "response"):
-        return Scope(named, inverted=inverted)  # type: ignore[arg-type]  # no narrowing by `in`
-    if named == "all":
+    kind = text.removeprefix("not-")
+    inverted = kind != text
+    if kind in ("prompt", "response"):
+        return Scope(kind, inverted=inverted)  # type: ignore[arg-type]  # no narrowing by `in`
+    if kind == "all":
         if inverted:
-            raise UsageError("not-all is nowhere: nothing would be steered", hint=_SCOPE_HINT)
+            raise UsageError(
+                "not-all covers no position: nothing would be steered", hint=_SCOPE_HINT
+            )
         return EVERYWHERE
-    steps = named.removeprefix("response=")
-    span = _parse_span(steps, single=steps != named)
+    numbers = kind.removeprefix("response=")
+    counts_steps = numbers != kind
+    span = _parse_span(numbers, single=counts_steps)
     if span is None:
         raise UsageError(f"{text!r} is not a scope", hint=_SCOPE_HINT)
-    kind: Literal["steps", "range"] = "steps" if steps != named else "range"
-    if inverted and span == (0, None) and kind == "range":
-        raise UsageError(f"{text!r} is nowhere: nothing would be steered", hint=_SCOPE_HINT)
-    return Scope(kind, *span, inverted=inverted)
+    if inverted and span == (0, None) and not counts_steps:
+        raise UsageError(f"{text!r} covers no position: nothing would be steered", hint=_SCOPE_HINT)
+    return Scope("steps" if counts_steps else "range", *span, inverted=inverted)
 
 
 def parse_schedule(text: str) -> Schedule:
-    """A schedule: `constant`, `ramp=N`, `decay=N`, `first=N`, `after=N`, `on=0-3,8-`.
+    """Parse a schedule: `constant`, `ramp=N`, `decay=N`, `first=N`, `after=N`, `on=0-3,8-`.
 
     Raises:
-        UsageError: it is none of these, or N is not a whole number above 0.
+        UsageError: `text` is not a schedule, or N is not an integer above 0.
     """
     if text == "constant":
         return CONSTANT
@@ -169,7 +176,7 @@ def parse_schedule(text: str) -> Schedule:
 
 
 def _parse_span(text: str, *, single: bool = False) -> Span | None:
-    """`3-7` or `3-`, and `3` where `single`; None where it is something else.
+    """Parse `3-7` or `3-`, and `3` where `single`. None where `text` is not a range.
 
     Raises:
         UsageError: the range runs backwards.
@@ -185,9 +192,9 @@ def _parse_span(text: str, *, single: bool = False) -> Span | None:
 
 
 def _is_number(text: str) -> bool:
-    """Whether it is a whole number of a size that positions have."""
+    """Whether `text` is a non-negative integer of at most nine digits."""
     return text.isascii() and text.isdecimal() and len(text) < 10
 
 
-def _steps(start: int, stop: int | None) -> str:
+def _format_steps(start: int, stop: int | None) -> str:
     return str(start) if stop == start else f"{start}-{'' if stop is None else stop}"

@@ -1,23 +1,25 @@
-"""The syntax of `-v`, and of `--when`, `--watch` and `--guard`.
+"""The syntax of `-v`, `--when`, `--watch` and `--guard`.
 
     -v        REFERENCE[:AMOUNT][@LAYERS][/SCOPE][/skip-special][/SCHEDULE]
     --watch   REFERENCE[@LAYER]
-    --guard   REFERENCE[@LAYER]>VALUE  or <VALUE
-              and /last or /token
-    --when    the same, and /mean, /last or /token
+    --guard   REFERENCE[@LAYER]>VALUE[/last or /token]       (or <VALUE)
+    --when    REFERENCE[@LAYER]>VALUE[/mean, /last or /token]
 
 REFERENCE  a name, a path, or an address: hf://OWNER/REPO[@REVISION]/NAME, s3://...
-AMOUNT     a number: times what the file recommends (-1 is its opposite) or, where LAYERS follow,
-           times the stored vector; or `15%`: a vector whose length is 15 % of the mean activation's
-           length at that layer; or an op (`steer.steering.operation`), after a coefficient and
-           comma: `0.5,ablate`, `2,norm=keep`; or `recommended`, what the file recommends
-LAYERS     3, 2,5 or 4-7, or `all` that the file has
+AMOUNT     one of
+           2            times the recommended coefficient; with LAYERS, times the stored vector
+           -1           the opposite direction
+           15%          a vector as long as 15 % of the mean activation norm at the layer
+           ablate       an op (`steer.steering.operation`)
+           0.5,ablate   a coefficient and an op
+           recommended  the coefficient and op that the file recommends
+LAYERS     3, 2,5 or 4-7, or `all` layers of the file
 SCOPE, SCHEDULE  see `steer.steering.scope`
 VALUE      in the file's units (`steer.steering.projection`): a number, neg (0), mid (0.5),
            pos (1), or `auto`
 
-What is left out is taken from the file's recommendation. Without a scope the vector acts where the
-file recommends, else on `all`, or on the `response` where it was distilled for that.
+The file's recommendation fills in every part that is omitted. A file that recommends no scope acts
+on the `response` if it was distilled for responses, otherwise on `all` positions.
 """
 
 from __future__ import annotations
@@ -41,28 +43,30 @@ from steer.vectors.sites import format_layers, parse_layers
 
 Pooling = Literal["mean", "last", "token"]
 
-# What stands before the first folder of an address may have colons and @ of its own.
+# The scheme, host and revision of an address may contain colons and @.
 _ADDRESS = r"(?:hf://[^/@]+/[^/@]+(?:@(?:refs/(?:pr|convert)/)?[^/]+)?/|[a-z][a-z0-9+.-]*://[^/]*/)"
 _REFERENCE = rf"(?P<reference>{_ADDRESS}?.+?)"
-#: What follows a reference. A colon that a slash follows belongs to a path.
+#: The parts after a reference. A colon followed by a slash belongs to a path.
 _MODIFIERS = re.compile(
     r"(?P<has_amount>:(?!/)(?P<amount>[^:@/\\]*))?"
     r"(?P<has_layers>@(?P<layers>[^:@/\\]*))?(?P<when>(?:/[^:@/\\]*)*)"
 )
-_PLACE = re.compile(_REFERENCE + r"(?P<has_layer>@(?P<layer>[^@/\\]*))?", re.DOTALL)
+_READ = re.compile(_REFERENCE + r"(?P<has_layer>@(?P<layer>[^@/\\]*))?", re.DOTALL)
 _NUMBERS = r"(?:[-+.\d,%eE]+|all)"
-#: Numbers after a mark, and after the same one once more, without a folder between them.
+#: Numbers after a mark, and numbers after a second such mark, with no slash in between.
 _TWICE = {
     mark: re.compile(rf"{mark}{_NUMBERS}(?:[:@][^:@/\\]*)?{mark}{_NUMBERS}(?:[:@/]|$)")
     for mark in "@:"
 }
-_NAMED = {"neg": 0.0, "mid": 0.5, "pos": 1.0}
+_NAMED_VALUES = {"neg": 0.0, "mid": 0.5, "pos": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
 class SteerSpec:
-    """One `-v` as typed; None where the file decides. skip_special: as in the scope, if one is
-    named."""
+    """A `-v` option as typed. A field is None where the vector's file decides.
+
+    skip_special: the same as in `scope`, where there is one.
+    """
 
     reference: str
     coefficient: Coefficient | None = None
@@ -78,7 +82,7 @@ class SteerSpec:
         if self.scope is None and self.skip_special:
             when.insert(0, "skip-special")
         if when and not amount and self.layers is None:
-            amount = RECOMMENDED  # a bare `/scope` would read as part of a path
+            amount = RECOMMENDED  # without an amount, `/scope` would be read as part of a path
         text = self.reference + (f":{amount}" if amount else "")
         if self.layers is not None:
             text += f"@{self.layers if self.layers == 'all' else format_layers(self.layers)}"
@@ -87,7 +91,7 @@ class SteerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ReadSpec:
-    """One `--watch` as typed: the vector, and the layer, None where the file decides."""
+    """A `--watch` option as typed. layer: None where the vector's file decides."""
 
     reference: str
     layer: int | None = None
@@ -97,35 +101,35 @@ class ReadSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ConditionSpec:
-    """One `--when` or `--guard` as typed: a projection that is above or below a threshold.
+class ThresholdSpec:
+    """A `--when` or `--guard` option as typed: the projection is above or below a threshold.
 
-    threshold: in the file's units, or `auto`. pooling: None where the file decides.
+    value: in the file's units, or `auto`. pooling: None where the vector's file decides.
     """
 
     read: ReadSpec
     above: bool
-    threshold: float | Literal["auto"]
+    value: float | Literal["auto"]
     pooling: Pooling | None = None
 
     def __str__(self) -> str:
-        value = self.threshold if isinstance(self.threshold, str) else plain(self.threshold)
+        value = self.value if isinstance(self.value, str) else plain(self.value)
         pooling = f"/{self.pooling}" if self.pooling else ""
         return f"{self.read}{'>' if self.above else '<'}{value}{pooling}"
 
 
 def parse(text: str) -> SteerSpec:
-    """A spec from what was typed.
+    """Parse the text of a `-v` option.
 
     Raises:
-        UsageError: naming the part that cannot be read.
+        UsageError: a part is invalid; the message names it.
     """
     stripped = text.strip()
     if not stripped:
         raise UsageError("an empty vector spec", hint="write -v NAME or -v NAME:2@14")
     reference, match = _split(stripped)
     modified = match["has_amount"] is not None or match["has_layers"] is not None
-    # `folder2/prompt` is a path, and so is what ends as vector files do.
+    # `folder2/prompt` is a path, and so is a text that ends in the suffix of vector files.
     if not modified or (match["when"] and stripped.endswith(".safetensors")):
         reference, modified = stripped, False
     if reference[0] in ":@":
@@ -147,21 +151,21 @@ def _check_once(text: str) -> None:
     """Refuse numbers after a second `:` or `@`, which would become part of the name.
 
     Raises:
-        UsageError: naming the part that is there twice.
+        UsageError: a part occurs twice; the message names it.
     """
     if text.endswith(".safetensors") or re.match(_ADDRESS, text):
         return
-    for mark, what in (("@", "layers"), (":", "a coefficient")):
+    for mark, part in (("@", "layers"), (":", "a coefficient")):
         match = _TWICE[mark].search(text)
         if match is not None:
-            raise UsageError(f"{text!r} has {what} twice", hint="write -v NAME:2@14")
+            raise UsageError(f"{text!r} has {part} twice", hint="write -v NAME:2@14")
 
 
 def _split(text: str) -> tuple[str, re.Match[str]]:
-    """The shortest reference that a spec can begin with, and the modifiers that follow it.
+    """Split a spec into the shortest possible reference and the modifiers after it.
 
-    Modifiers have one colon and one @ at most, so few places can be where they begin: this takes
-    time in proportion to the length, where a regular expression for all takes its square.
+    Modifiers have at most one colon and one @, so only a few positions can be their start. This
+    takes linear time; one regular expression for both would take quadratic time.
     """
     last = max(text.rfind(mark) for mark in ":@\\")
     address = re.match(_ADDRESS, text)
@@ -175,12 +179,12 @@ def _split(text: str) -> tuple[str, re.Match[str]]:
 
 
 def parse_read(text: str) -> ReadSpec:
-    """`joyful` or `joyful@3`.
+    """Parse `joyful` or `joyful@3`.
 
     Raises:
-        UsageError: no vector is named, or several layers are.
+        UsageError: `text` names no vector, or several layers.
     """
-    match = _PLACE.fullmatch(text.strip())
+    match = _READ.fullmatch(text.strip())
     if match is None or match["reference"][0] == "@":
         raise UsageError(f"{text!r} names no vector", hint="write NAME or NAME@14")
     if match["has_layer"] is None:
@@ -191,32 +195,32 @@ def parse_read(text: str) -> ReadSpec:
     return ReadSpec(match["reference"], layers[0])
 
 
-def parse_condition(text: str) -> ConditionSpec:
-    """`refusal>0.4`, `troll@3<mid`, `refusal>auto/last`.
+def parse_threshold(text: str) -> ThresholdSpec:
+    """Parse `refusal>0.4`, `troll@3<mid` or `refusal>auto/last`.
 
     Raises:
-        UsageError: naming the part that cannot be read.
+        UsageError: a part is invalid; the message names it.
     """
     read, sign, rest = text.strip().rpartition(max("><", key=text.rfind))
     if not sign or not read:
-        raise UsageError(f"{text!r} is not a condition", hint="write 'NAME>0.5' or 'NAME<0.5'")
+        raise UsageError(f"{text!r} is not a threshold", hint="write 'NAME>0.5' or 'NAME<0.5'")
     value, slash, pooling = rest.strip().partition("/")
     if slash and pooling not in get_args(Pooling):
         raise UsageError(
             f"{text!r}: {pooling!r} is not mean, last or token",
             hint="write /mean or /last of the prompt, or /token for each token",
         )
-    return ConditionSpec(
+    return ThresholdSpec(
         parse_read(read),
         sign == ">",
-        "auto" if value == "auto" else _threshold(value, text),
+        "auto" if value == "auto" else _parse_value(value, text),
         pooling if slash else None,  # type: ignore[arg-type]  # checked above
     )
 
 
-def _threshold(value: str, text: str) -> float:
+def _parse_value(value: str, text: str) -> float:
     try:
-        number = _NAMED[value] if value in _NAMED else float(value)
+        number = _NAMED_VALUES[value] if value in _NAMED_VALUES else float(value)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

@@ -11,7 +11,7 @@ import numpy as np
 
 from steer.base.errors import ModelError, SiteError, UsageError, VectorError
 from steer.steering.operation import ADD, Coefficient, Operation, parse_operation
-from steer.steering.projection import Gate, level, most_separable, unit_direction
+from steer.steering.projection import Gate, level, most_separable, unit_directions
 from steer.steering.scope import CONSTANT, EVERYWHERE, Schedule, Scope, parse_scope
 from steer.steering.spec import SteerSpec
 from steer.vectors.metadata import Metadata
@@ -57,10 +57,11 @@ class Steer:
             self._check_token()
             return
         self.vector.metadata.check_layers(self.layers)
+        self._check_rank()
         for layer in self.layers:
             if not self.op.op.adds:
-                unit_direction(self.vector, layer)
                 self.level(layer)
+                unit_directions(self.vector, layer)
         if self.op.writes and len(self.layers) != 1:
             raise VectorError(
                 f"{self.op} takes the vector of one layer to every write,"
@@ -72,7 +73,6 @@ class Steer:
                 f"a percentage is a length to add, and {self.op} adds none",
                 hint="use a share of the edit, such as 0.5",
             )
-        self._check_rank()
         self._check_gate()
 
     @property
@@ -112,12 +112,12 @@ class Steer:
         if not self.vector.metadata.rank:
             return
         subject = f"vector {self.vector.name!r} is a low-rank edit"
-        if not self.op.op.adds:
+        if not self.op.op.adds and self.op.op.linear is None:
             raise VectorError(
                 f"{subject}: it has no one direction to {self.op.name}",
-                hint="add it, or use a vector that extract or fit made",
+                hint="add it, ablate it, or use a vector that extract or fit made",
             )
-        if self.coefficient.unit == "residual":
+        if self.coefficient.unit == "residual" and self.op.op.adds:
             raise VectorError(
                 f"{subject}: what it adds has no one length",
                 hint="use a multiple of it, such as 1 or 0.5, not a percentage",
@@ -136,15 +136,16 @@ class Steer:
 
     @property
     def vectors(self) -> tuple[SteeringVector, ...]:
-        """Its own, and the one that its gate reads."""
-        return (self.vector, self.gate.condition.projection.vector) if self.gate else (self.vector,)
+        """The vector of the steer, and that of its gate."""
+        return (self.vector, self.gate.threshold.projection.vector) if self.gate else (self.vector,)
 
     @property
     def when(self) -> When:
         return When(self.scope, self.schedule, self.gate)
 
     def sites(self) -> dict[Site, int]:
-        """Where it acts, and the layer whose numbers it takes there (but for `ablate=writes`)."""
+        """The sites at which the steer acts, each with the layer of the vector that it uses there
+        (not for ops at every write)."""
         name = self.vector.metadata.activation_site
         return {Site(layer, name).canonical: layer for layer in self.layers}
 
@@ -156,11 +157,11 @@ class Steer:
         return min(self.sites(), key=lambda site: site.depth)
 
     def delta(self, layer: int) -> Directions:
-        """What is added at `layer`, float32 [d_model], in activation units.
+        """The vector that is added at `layer`, float32 [d_model], in activation units.
 
         Raises:
-            VectorError: a share of the activations' length of a vector that is zero, or whose file
-                does not say how long they are; or numbers beyond float32.
+            VectorError: the coefficient is a percentage, and the vector is zero or its file does
+                not store the mean activation norm; or the result overflows float32.
         """
         factor = self.coefficient.value
         if self.coefficient.unit == "residual":
@@ -206,7 +207,7 @@ class Steer:
         parts += [
             "@",
             site,
-            *(str(one) for one in (self.scope, self.schedule) if one not in _USUAL),
+            *(str(part) for part in (self.scope, self.schedule) if part not in _USUAL),
         ]
         return " ".join(parts + ([f"when {self.gate}"] if self.gate else []))
 
@@ -215,8 +216,8 @@ _USUAL = (EVERYWHERE, CONSTANT)
 
 
 def usual_scope(metadata: Metadata, op: Operation = ADD) -> Scope:
-    """Where a vector acts by `op` if nobody says: where its file recommends that op, on the
-    response where it was distilled for that, else everywhere."""
+    """The default scope of a vector with `op`: the one that the file recommends for the op; else
+    the response if the vector was distilled for responses; else all positions."""
     recommended = metadata.recommended
     if recommended.scope is not None and op.name == recommended.op_name:
         return parse_scope(recommended.scope)
@@ -224,16 +225,15 @@ def usual_scope(metadata: Metadata, op: Operation = ADD) -> Scope:
 
 
 def resolve(spec: SteerSpec, vector: SteeringVector, gate: Gate | None = None) -> Steer:
-    """What was typed, completed by what the file recommends.
+    """The steer for a spec; the file's recommendation fills in the omitted parts.
 
-    A number without layers multiplies the coefficient that the file recommends for the op, so that
-    -1 is the opposite of what no number does. At layers that were typed it multiplies the stored
-    vector.
+    Without layers, the coefficient multiplies the one that the file recommends for the op, so -1 is
+    the opposite of the recommendation. With layers, it multiplies the stored vector.
 
     Raises:
-        VectorError: the vector has none of the layers that were asked for, does not suit the op, or
-            recommends a coefficient of 0 where none was typed.
-        SiteError: the gate reads behind where the vector acts.
+        VectorError: the vector lacks the layers, does not suit the op, or recommends a coefficient
+            of 0 and the spec has none.
+        SiteError: the gate reads at a later site than the vector acts at.
     """
     metadata = vector.metadata
     recommended = metadata.recommended
@@ -303,13 +303,13 @@ def check_fits(
     if not made_on.bound:
         return _unbound(vector, model, allow_other_model=allow_other_model)
     subject = f"vector {vector.name!r} was made on {made_on.id}"
-    for what, theirs, ours in (
+    for attribute, theirs, ours in (
         ("architecture", made_on.architecture, model.architecture),
         ("width", made_on.d_model, model.d_model),
     ):
         if theirs != ours:
             raise ModelError(
-                f"{subject} ({what} {theirs}); {model.id} has {what} {ours}",
+                f"{subject} ({attribute} {theirs}); {model.id} has {attribute} {ours}",
                 hint=f"run it with {_named(made_on.id)}, or extract it again on {model.id}",
             )
     if vector.metadata.layers[-1] >= model.n_layers:
@@ -338,7 +338,7 @@ def check_fits(
 
 
 def _named(model_id: str) -> str:
-    """How to name a model; of one from a folder the folder's name alone is known."""
+    """A model in messages. The id of a local model is only the name of its folder."""
     loadable = "/" in model_id or model_id == "pocket"
     return f"--model={model_id}" if loadable else f"the folder of {model_id} as --model"
 
@@ -364,7 +364,7 @@ def _unbound(vector: SteeringVector, model: ModelIdentity, *, allow_other_model:
 def check_all_fit(
     vectors: Iterable[SteeringVector], model: ModelIdentity, *, allow_other_model: bool = False
 ) -> list[str]:
-    """The same of several vectors, each warning once.
+    """`check_fits` for several vectors; each warning once.
 
     Raises:
         ModelError, SiteError: as `check_fits`.

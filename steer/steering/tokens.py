@@ -1,8 +1,8 @@
-"""Learned tokens: embeddings that stand in a prompt like words. Data; `steer.hooks.tokens` runs it.
+"""Learned tokens: embeddings that are used in a prompt like words. `steer.hooks.tokens` runs them.
 
-A steer of a learned token edits no activation. It puts its token where the prompt stood that the
-token was made from: into the system message, or at the start of a plain text. Where a prompt has it
-written, as `<|name|>`, it stands there instead.
+A steer with a learned token edits no activations. It inserts the token where the condition stood
+that the token was learned from: in the system message, or at the start of a plain text. If a prompt
+contains `<|name|>`, the token replaces that text instead.
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ from steer.steering.operation import Coefficient
 from steer.steering.steers import Steer
 from steer.vectors.vector import Directions
 
-#: Ids of learned tokens begin here, above those of any vocabulary.
+#: The first id of learned tokens, above the ids of any vocabulary.
 FIRST_ID = 2**60
-_WRITTEN = re.compile(r"<\|([^|<>\s]+)\|>")
-#: Embeddings of one token at most.
-MOST = 1024
+_MARK = re.compile(r"<\|([^|<>\s]+)\|>")
+#: The most embeddings that a token may have.
+MAX_EMBEDDINGS = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedToken:
-    """A token and its embeddings, float32 [K, d_model]; none where its coefficient is 0."""
+    """A token and its embeddings, float32 [K, d_model]; K is 0 where the coefficient is 0."""
 
     name: str
     embeddings: Directions
 
     @property
     def mark(self) -> str:
-        """How it is written in a prompt."""
+        """The token as text in a prompt: `<|name|>`."""
         return mark(self.name)
 
     @cached_property
     def ids(self) -> tuple[int, ...]:
-        """An id for each embedding: the same for the same numbers, in every run."""
+        """An id for each embedding, derived from the numbers: the same in every run."""
         digest = hashlib.sha256(np.ascontiguousarray(self.embeddings, "<f4").tobytes()).digest()
-        first = FIRST_ID + int.from_bytes(digest[:6], "big") * MOST
+        first = FIRST_ID + int.from_bytes(digest[:6], "big") * MAX_EMBEDDINGS
         return tuple(range(first, first + len(self.embeddings)))
 
 
 def mark(name: str) -> str:
-    """How a token of this name is written in a prompt: `<|name|>`."""
+    """A token of this name as text in a prompt: `<|name|>`."""
     return f"<|{name}|>"
 
 
-def written(text: str) -> list[str]:
-    """The names that a text has in the form of a token, `<|name|>`, each once."""
-    return list(dict.fromkeys(_WRITTEN.findall(text)))
+def marked_names(text: str) -> list[str]:
+    """The distinct names that occur in a text as `<|name|>`, in order."""
+    return list(dict.fromkeys(_MARK.findall(text)))
 
 
 def learned(steer: Steer) -> LearnedToken:
-    """The token of a steer, at its coefficient."""
+    """The learned token of a steer, at its coefficient."""
     value = steer.coefficient.value
     embeddings = steer.vector.embeddings(value)
     return LearnedToken(steer.vector.name, embeddings if value else embeddings[:0])
 
 
 def separate(steers: Sequence[Steer]) -> tuple[list[LearnedToken], list[Steer]]:
-    """The tokens among steers, and the steers that edit activations.
+    """Split steers into learned tokens and steers that edit activations.
 
     Raises:
-        UsageError: two tokens have one name, or a gate reads prompts in which tokens stand.
+        UsageError: two tokens have the same name, or a gate reads a prompt that contains a token.
     """
     tokens = [learned(steer) for steer in steers if steer.is_token]
     others = [steer for steer in steers if not steer.is_token]
@@ -86,21 +86,21 @@ def separate(steers: Sequence[Steer]) -> tuple[list[LearnedToken], list[Steer]]:
 
 
 def absent(steers: Sequence[Steer]) -> list[Steer]:
-    """The learned tokens among steers at the coefficient 0: what is written of them in a prompt is
-    left out, as nothing is there in an unsteered text."""
-    return [replace(one, coefficient=Coefficient(0.0)) for one in steers if one.is_token]
+    """The learned tokens among steers, with the coefficient 0: they remove `<|name|>` from a
+    prompt, so that the unsteered text has nothing in its place."""
+    return [replace(steer, coefficient=Coefficient(0.0)) for steer in steers if steer.is_token]
 
 
-def refuse(steers: Sequence[Steer], who: str) -> None:
-    """Refuse learned tokens where they cannot be used. who: what cannot use them.
+def refuse(steers: Sequence[Steer], user: str) -> None:
+    """Refuse learned tokens where they cannot be used. user: the subject of the error message.
 
     Raises:
-        UsageError: naming the token.
+        UsageError: a steer is a learned token; the message names it.
     """
     for steer in steers:
         if steer.is_token:
             raise UsageError(
-                f"{who} cannot use {steer.vector.name!r}: it is a learned token, which stands in a"
-                " prompt and is no direction at a layer",
+                f"{user} cannot use {steer.vector.name!r}: it is a learned token, which belongs in"
+                " a prompt and has no direction at a layer",
                 hint="use it with apply, chat, eval or serve; `steer bake` adds it to a checkpoint",
             )

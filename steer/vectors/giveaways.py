@@ -24,7 +24,7 @@ class Lengths(Record, frozen=True):
 
 
 class Giveaways(Record, frozen=True):
-    """What separates the sides of a contrast set besides its concept, and what repeats.
+    """Differences between the sides of a contrast set besides the concept, and repeated texts.
 
     unit: the unit of lengths: tokens or, without a tokenizer, words. length_auc: the probability
     that the positive text is longer, of a pair or of any two texts; ties count half. first_token:
@@ -62,11 +62,10 @@ class Giveaways(Record, frozen=True):
                 f" {'pairs' if paired else 'texts'}: the vector may be one of single words;"
                 " vary how texts begin, or swap the answers in half of the questions"
             )
-        things = "pairs" if paired else "texts"
+        items = "pairs" if paired else "texts"
         if self.duplicates:
             warnings.append(
-                f"{self.duplicates:,} {things} repeat an earlier one and count twice;"
-                " leave them out"
+                f"{self.duplicates:,} {items} repeat an earlier one and count twice; leave them out"
             )
         if self.equal_sides:
             warnings.append(
@@ -76,7 +75,7 @@ class Giveaways(Record, frozen=True):
             )
         if self.near_duplicates >= MANY:
             warnings.append(
-                f"{self.near_duplicates:.0%} of the {things} are near-duplicates of others, so"
+                f"{self.near_duplicates:.0%} of the {items} are near-duplicates of others, so"
                 " held-out separability is partly measured on texts that were seen; vary them"
             )
         return warnings

@@ -15,6 +15,7 @@ import msgspec
 
 from steer.base.errors import VectorError
 from steer.base.strict_json import load_strict_json
+from steer.vectors.parts import Parts
 from steer.vectors.provenance import (
     ContrastSummary,
     Method,
@@ -23,7 +24,7 @@ from steer.vectors.provenance import (
     Unit,
 )
 from steer.vectors.record import Record, finite
-from steer.vectors.sites import EMBEDDING, SiteName, VectorSite, format_layers
+from steer.vectors.sites import EMBEDDING, SITE_KINDS, SiteName, VectorSite, format_layers
 
 FORMAT = 1
 #: The first release that reads `FORMAT`. Older releases read it and name the release to install.
@@ -125,7 +126,8 @@ class Recommended(Record, frozen=True):
 class Metadata(Record, frozen=True):
     """The metadata of a vector file. `layers[i]` is the layer of row i of the tensors.
 
-    rank: of a low-rank edit; 0 for a plain vector.
+    rank: of a low-rank edit; 0 for a plain vector. parts: of the site's activations, at `heads` and
+    `router`; None where they are as wide as the model.
 
     A learned token has the site `embedding`, and layer 0 alone. tokens: its number of embeddings, 0
     of a vector. coefficients: the lowest and the highest coefficient that it was trained for; None
@@ -147,12 +149,15 @@ class Metadata(Record, frozen=True):
     rank: int = 0
     tokens: int = 0
     coefficients: tuple[float, float] | None = None
+    parts: Parts | None = None
     format: int = FORMAT
     needs: str = NEEDS
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank <= self.model.d_model:
-            raise ValueError(f"rank is outside 0-{self.model.d_model}")
+        if not 0 <= self.rank <= self.width:
+            raise ValueError(f"rank is outside 0-{self.width}")
+        if (self.parts is not None) != bool(self.site != EMBEDDING and SITE_KINDS[self.site].part):
+            raise ValueError(f"{self.site} has no such parts")
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
             raise ValueError("layers are not a rising list")
         if self.layers[0] < 0 or self.layers[-1] >= self.model.n_layers:
@@ -169,6 +174,16 @@ class Metadata(Record, frozen=True):
             raise ValueError("the range of coefficients is empty")
         if self.tokens < 0 or (self.tokens and (self.layers != (0,) or self.rank)):
             raise ValueError("a learned token has layer 0 alone, and no low-rank part")
+
+    @property
+    def width(self) -> int:
+        """The number of numbers in an activation of the site."""
+        return self.model.d_model if self.parts is None else self.parts.total
+
+    @property
+    def space(self) -> tuple[str, int]:
+        """The space of the directions: those of two vectors can only be compared in the same."""
+        return ("" if self.parts is None else self.site), self.width
 
     @property
     def activation_site(self) -> SiteName:
@@ -226,7 +241,7 @@ def to_json(metadata: Metadata) -> dict[str, Any]:
     Newer fields with their default value are left out, so that earlier files keep their bytes.
     """
     plain = dict(msgspec.to_builtins(metadata))
-    for name in ("rank", "tokens", "coefficients"):
+    for name in ("rank", "tokens", "coefficients", "parts"):
         if not plain[name]:
             del plain[name]
     if metadata.contrast.items is None:

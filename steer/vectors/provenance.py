@@ -21,7 +21,7 @@ SEVERAL = " | "
 #: combined vector whose parts differ (mixed), or an imported vector (unknown).
 UNREAD = ("all", "response", "mixed", "unknown")
 _METHOD_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,59}", re.ASCII)
-CombineOp = Literal["sum", "mean"]
+CombineOp = Literal["sum", "mean", "span"]
 #: Units of a coefficient: multiples of the stored vector, or of the mean activation's length.
 Unit = Literal["vector", "residual"]
 
@@ -273,10 +273,10 @@ class ContrastSummary(Record, frozen=True):
         return self.n_negative is msgspec.UNSET
 
     def __str__(self) -> str:
-        things = _COUNTED.get(self.kind, self.kind)
+        items = _COUNTED.get(self.kind, self.kind)
         if self.n_negative is not msgspec.UNSET:
-            return f"{self.n} and {self.n_negative} {things}"
-        return f"{self.n} {things.removesuffix('s') if self.n == 1 else things}"
+            return f"{self.n} and {self.n_negative} {items}"
+        return f"{self.n} {items.removesuffix('s') if self.n == 1 else items}"
 
 
 _COUNTED = {"choice": "choices", "condition": "texts", "unpaired": "unpaired texts"}

@@ -13,42 +13,48 @@ from typing import Literal
 from steer.base.errors import SiteError, UsageError
 from steer.base.text import listed as listed
 
-SiteName = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
+SiteName = Literal["resid_pre", "heads", "attn_out", "router", "mlp_out", "resid_post"]
 #: What writes to the residual stream.
 Part = Literal["embedding", "attention", "mlp"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A place in a block.
+class SiteKind:
+    """A kind of site: an activation that every block has.
 
-    help: one line. writer: whose weights an edit here can be baked into. modules: what Hugging Face
-    models call the module whose output it is; "" is the block. A forward reaches places in the
-    order of `PLACES`.
+    help: one line. writer: the part whose weights an edit here can be baked into, if any. modules:
+    names of the module with this output in Hugging Face models; "" is the block itself. part: what
+    the parts of its activations are called; "" if they are in the residual stream's space, with its
+    width. A forward pass reaches the kinds in the order of `SITE_KINDS`.
     """
 
     name: SiteName
     help: str
-    writer: Part
+    writer: Part | None
     modules: tuple[str, ...] = ()
+    part: str = ""
 
 
-PLACES: dict[SiteName, Place] = {
-    place.name: place
-    for place in (
-        Place("resid_pre", "the residual stream before a layer", "embedding"),
-        Place(
+SITE_KINDS: dict[SiteName, SiteKind] = {
+    kind.name: kind
+    for kind in (
+        SiteKind("resid_pre", "the residual stream before a layer", "embedding"),
+        SiteKind("heads", "the outputs of a layer's attention heads", None, part="head"),
+        SiteKind(
             "attn_out",
             "what a layer's attention adds",
             "attention",
             ("self_attn", "attn", "attention", "self_attention"),
         ),
-        Place("mlp_out", "what a layer's MLP adds", "mlp", ("mlp", "feed_forward", "ffn")),
+        SiteKind("router", "the logits by which a layer chooses experts", None, part="expert"),
+        SiteKind("mlp_out", "what a layer's MLP adds", "mlp", ("mlp", "feed_forward", "ffn")),
         # Nothing is between what the MLP writes and the end of the layer.
-        Place("resid_post", "the residual stream after a layer", "mlp", ("",)),
+        SiteKind("resid_post", "the residual stream after a layer", "mlp", ("",)),
     )
 }
-SITE_NAMES: tuple[SiteName, ...] = tuple(PLACES)
+SITE_NAMES: tuple[SiteName, ...] = tuple(SITE_KINDS)
+#: Those in the space of the residual stream.
+STREAM_SITES = tuple(kind.name for kind in SITE_KINDS.values() if not kind.part)
 #: Where a learned token stands: in the prompt, before the first layer.
 EMBEDDING: Literal["embedding"] = "embedding"
 #: Where the numbers of a vector file belong.

@@ -1,4 +1,4 @@
-"""Which passages of a side come from one record, and so share a text. No torch."""
+"""The passages of a side that come from the same record, and may share texts. No torch."""
 
 from __future__ import annotations
 

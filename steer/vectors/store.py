@@ -294,18 +294,24 @@ def find(reference: str) -> Path:
             for candidate in (path, Path(reference + SUFFIX)):
                 if candidate.is_file():
                     return candidate
+            if path.is_dir():
+                problem = f"{reference} is a folder"
+            elif path.exists():
+                problem = f"{reference} is no regular file"
+            else:
+                problem = f"there is no file {reference}"
             raise VectorError(
-                f"{reference} is a folder" if path.is_dir() else f"there is no file {reference}",
+                problem,
                 hint=_scope_hint(reference, searched) or "see `steer list`",
             )
         for folder in searched:
             candidate = folder / (reference + SUFFIX)
             if candidate.is_file():
                 return candidate
-    here = Path(reference + SUFFIX)
+    local = Path(reference + SUFFIX)
     with reported(path):
-        shipped = SHIPPED / here
-        if here.is_file():
+        shipped = SHIPPED / local
+        if local.is_file():
             hint = f"for the file in this folder write ./{reference}"
         elif shipped.is_file():
             return shipped

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from steer.base.errors import VectorError
 from steer.vectors.metadata import Metadata, encode
+from steer.vectors.parts import Part
 from steer.vectors.sites import listed
 
 Directions = NDArray[np.float32]
@@ -21,8 +22,9 @@ Directions = NDArray[np.float32]
 class SteeringVector:
     """Raw (not normalised) vectors for one site at one or more layers, or low-rank edits.
 
-    directions: float32 [n_layers_stored, d_model], in activation units; row i belongs to layer
-        `metadata.layers[i]`. Coefficient 1 moves the negative side's mean to the positive side's.
+    directions: float32 [n_layers_stored, width], in activation units; row i belongs to layer
+        `metadata.layers[i]`. The width is d_model, except at `heads` and `router`. Coefficient 1
+        moves the negative side's mean to the positive side's.
     down, up: float32 [n_layers_stored, k, d_model] and [n_layers_stored, d_model, k] if
         `metadata.rank` is k > 0, else None. The edit is h + up (down h) + direction.
 
@@ -80,6 +82,17 @@ class SteeringVector:
         _ = self.metadata.activation_site
         self.metadata.at(layer)
         return np.asarray(self.directions[self.metadata.layers.index(layer)])
+
+    @property
+    def kept_parts(self) -> tuple[Part, ...]:
+        """The heads or experts that are not zero; none of a vector in the residual stream."""
+        parts = self.metadata.parts
+        if parts is None:
+            return ()
+        used = self.directions.reshape(-1, parts.n, parts.width).any(-1)
+        return tuple(
+            Part(self.metadata.layers[row], int(number)) for row, number in np.argwhere(used)
+        )
 
     def low_rank(self, layer: int) -> tuple[Directions, Directions] | None:
         """`down` [k, d_model] and `up` [d_model, k] of one layer; None for a plain vector.
@@ -155,7 +168,7 @@ class SteeringVector:
 
 def tensor_shapes(metadata: Metadata) -> dict[str, tuple[int, ...]]:
     """The names and shapes of the tensors in a file with these metadata, in order."""
-    n, width, rank = len(metadata.layers), metadata.model.d_model, metadata.rank
+    n, width, rank = len(metadata.layers), metadata.width, metadata.rank
     if metadata.tokens:
         parts = ("directions",) if metadata.coefficients is None else ("directions", "origin")
         return dict.fromkeys(parts, (metadata.tokens, width))

@@ -33,7 +33,7 @@ from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
 from steer.steering.operation import Coefficient, Operation
-from steer.steering.projection import Condition, Gate, Guard, Projection
+from steer.steering.projection import Gate, Guard, Projection, Threshold
 from steer.steering.scope import Schedule, Scope
 from steer.steering.steers import Steer
 from steer.vectors.vector import SteeringVector
@@ -60,10 +60,10 @@ class Case:
 def cases(vector: SteeringVector) -> list[Case]:
     layers = vector.metadata.layers
     read = Projection(vector, layers[0])
-    never = Guard(Condition(read, above=True, threshold=1e9))
+    never = Guard(Threshold(read, above=True, value=1e9))
     one, all_layers = (Steer(vector, SMALL, chosen) for chosen in ((layers[1],), layers))
     gated = [
-        replace(one, gate=Gate(Condition(read, above=True, threshold=-1e9), pooling))
+        replace(one, gate=Gate(Threshold(read, above=True, value=-1e9), pooling))
         for pooling in ("mean", "token")
     ]
     scheduled = replace(all_layers, scope=Scope("response"), schedule=Schedule("decay", 20))

@@ -133,7 +133,7 @@ def recipe_file(data: bytes, folder: Path) -> object:
 def spec_text(data: bytes, folder: Path) -> object:
     """Everything that stands behind -v, --when, --watch, and an address."""
     text = data.decode("utf-8", "surrogateescape")
-    for parse in (spec.parse_condition, spec.parse_read, parse_folder, parse_vector):
+    for parse in (spec.parse_threshold, spec.parse_read, parse_folder, parse_vector):
         with suppress(SteerError):
             parsed = parse(text)
             assert str(parsed)

@@ -49,7 +49,7 @@ def loaded(server: Server, path: str) -> list[dict[str, Any]]:
     """
     listing = server.ask("GET", path)
     if not isinstance(listing, list) or not all(
-        isinstance(one, dict) and isinstance(one.get("id"), int) for one in listing
+        isinstance(vector, dict) and isinstance(vector.get("id"), int) for vector in listing
     ):
         raise SteerError(f"{server.url}{path} lists no control vectors")
     return listing
@@ -80,7 +80,7 @@ def _steer(server: Server, steering: Steering) -> Outcome:
                 hint="the server reads the file itself: name one that it can read with --out",
             ) from None
     listing = loaded(server, _ROOT)
-    if [one.get("applied") for one in listing] != [True]:
+    if [vector.get("applied") for vector in listing] != [True]:
         raise SteerError(f"{server.url} has loaded the vector, but does not apply it: {listing}")
     return Outcome(notes=(*replaced, CACHED))
 
@@ -94,7 +94,7 @@ def _unload(server: Server) -> tuple[str, ...]:
     listing = loaded(server, _ROOT)
     for index in reversed(range(len(listing))):
         server.ask("POST", f"{_ROOT}/unload", {"id": index})
-    names = ", ".join(str(one.get("path")) for one in listing)
+    names = ", ".join(str(vector.get("path")) for vector in listing)
     return (f"unloaded: {names}",) if listing else ()
 
 

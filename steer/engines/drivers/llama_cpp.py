@@ -34,14 +34,14 @@ def _steer(server: Server, steering: Steering) -> Outcome:
     listing = loaded(server, _ROOT)
     if steering.file is not None:
         write_atomic(steering.file, control_vector(dict(steering.everywhere)), force=True)
-    files = [_directions(str(one.get("path"))) for one in listing]
+    files = [_directions(str(vector.get("path"))) for vector in listing]
     scales = combination(steering.everywhere, files)
     if scales is None:
         written = steering.file or "FILE.gguf"
         how = "" if steering.file else f"write the vector with --out {written}, "
         raise SteerError(
             f"{server.url} cannot be steered so with the control vectors that it was started with"
-            f" ({', '.join(str(one.get('path')) for one in listing) or 'none'})",
+            f" ({', '.join(str(vector.get('path')) for vector in listing) or 'none'})",
             hint=f"{how}start llama-server with --control-vector {written}, and drive it again",
         )
     _set(server, [float(scale) for scale in scales])
@@ -55,9 +55,11 @@ def _clear(server: Server) -> Outcome:
 
 def _set(server: Server, scales: Sequence[float]) -> None:
     listing = loaded(server, _ROOT)
-    body = [{"id": one["id"], "scale": scale} for one, scale in zip(listing, scales, strict=True)]
+    body = [
+        {"id": vector["id"], "scale": scale} for vector, scale in zip(listing, scales, strict=True)
+    ]
     server.ask("POST", _ROOT, body)
-    now = [one.get("scale") for one in loaded(server, _ROOT)]
+    now = [vector.get("scale") for vector in loaded(server, _ROOT)]
     if not np.allclose([float(scale or 0) for scale in now], scales, rtol=1e-3, atol=1e-6):
         raise SteerError(f"{server.url} was to scale its vectors by {scales}, and has {now}")
 

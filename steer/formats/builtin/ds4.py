@@ -1,6 +1,8 @@
 """ds4's `.f32`: numbers without a header, [layers, d_model], which a JSON file beside describes.
 
-ds4 takes the directions out of the block's writers, h - scale (h . d) d, with a positive scale.
+Row N is layer N, counted from 0. ds4 takes the directions out of what a block writes, the output of
+its attention or of its MLP: h - scale (h . d) d. A positive scale removes. Checked against ds4's
+source and the vector that it ships.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from steer.formats.registry import Format
 from steer.formats.source import Options, Source
 from steer.vectors.sites import SiteName
 
+_FORMAT = "ds4-directional-steering-v1"
 _SITES: dict[str, SiteName] = {"ffn_out": "mlp_out", "attn_out": "attn_out"}
 
 
@@ -49,6 +52,11 @@ def _read(source: Source, options: Options) -> Imported:
             f"{sidecar} of {subject} has the component {shortened(component)!r}",
             hint=f"{' and '.join(_SITES)} are known",
         )
+    written_as = stated.get("format")
+    if written_as not in (None, _FORMAT):
+        raise VectorError(
+            f"{sidecar} of {subject} has the format {shortened(written_as)!r}; {_FORMAT} is read"
+        )
     data = source.content()
     if len(data) != 4 * n_layers * width:
         raise VectorError(f"{subject} has {len(data):,} bytes, not {4 * n_layers * width:,}")
@@ -68,7 +76,10 @@ def _read(source: Source, options: Options) -> Imported:
         op=out.op,
         coefficient=out.coefficient,
         factors=out.factors,
-        notes=("its scale is not in the file: 1 is assumed",),
+        notes=(
+            "its scale is not in the file: ds4's default of 1 removes the direction, and"
+            " -v NAME:-1,ablate amplifies it",
+        ),
     )
 
 

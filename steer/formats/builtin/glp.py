@@ -71,9 +71,9 @@ class _Keys:
             elif word != "general" and word not in ("controlvector", "steeringvector"):
                 raise self.refused(key, value.value, "is a key of another format")
 
-    def refused(self, key: str, value: object, why: str) -> VectorError:
+    def refused(self, key: str, value: object, reason: str) -> VectorError:
         return VectorError(
-            f"{self.subject}: {shortened(key)} = {shortened(value)!r} {why}",
+            f"{self.subject}: {shortened(key)} = {shortened(value)!r} {reason}",
             hint="the specification requires readers to refuse such a file; try a later steer",
         )
 
@@ -83,8 +83,8 @@ class _Keys:
             raise self.refused(f"{self.prefix}.{name}", value, f"is none of {', '.join(known)}")
         return known[value]
 
-    def whole(self, name: str, low: int, high: int) -> int:
-        """A whole number, 1 if it is missing; some writers store it as text."""
+    def integer(self, name: str, low: int, high: int) -> int:
+        """An integer, 1 if it is missing; some writers store it as text."""
         value = self.values.get(name, 1)
         if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 6:
             value = int(value)
@@ -119,7 +119,7 @@ def _read(source: Source, options: Options) -> Imported:
     keys = _Keys(file, subject)
     project = keys.one_of("mode", {"add": False, "project": True}, "add")
     site = keys.one_of("hook_point", _SITES, "residual_stream_post_layer")
-    version, rank = keys.whole("spec_version", 1, 2), keys.whole("rank", 1, 1_000)
+    version, rank = keys.integer("spec_version", 1, 2), keys.integer("rank", 1, 1_000)
     scaled = [name for name in ("dir_scales", "layer_scales") if name in keys.values]
     if version == 1 and (rank > 1 or scaled):
         raise VectorError(f"{subject} has a rank or scales, which its spec_version 1 does not have")

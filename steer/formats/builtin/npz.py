@@ -13,7 +13,7 @@ from steer.formats import arrays, bare
 from steer.formats.imported import Imported, checked_directions, shortened
 from steer.formats.registry import Format, Outgoing, Writer
 from steer.formats.source import Options, Source
-from steer.vectors.sites import SITE_NAMES, SiteName
+from steer.vectors.sites import STREAM_SITES, SiteName
 
 _MEMBERS = {"directions", "layers", "site"}
 
@@ -43,7 +43,7 @@ def _ours(named: Mapping[str, NDArray[Any]], subject: str, options: Options) -> 
 
 
 def _site(text: str, subject: str) -> SiteName:
-    for name in SITE_NAMES:
+    for name in STREAM_SITES:
         if name == text:
             return name
     raise VectorError(f"{subject}: {shortened(text)!r} is not a site")
@@ -68,5 +68,5 @@ FORMAT = Format(
     read=_read,
     fallback=True,
     options=("layers", "row", "pick"),
-    writer=Writer(_write, sites=SITE_NAMES, use="numpy.load('OUT')"),
+    writer=Writer(_write, sites=STREAM_SITES, use="numpy.load('OUT')"),
 )

@@ -9,7 +9,7 @@ from steer.base.errors import VectorError
 from steer.formats.imported import Imported, checked_directions, shortened
 from steer.formats.registry import Format
 from steer.formats.source import FOLDER, Options, Source
-from steer.vectors.sites import SITE_NAMES, SiteName
+from steer.vectors.sites import STREAM_SITES, SiteName
 
 _MANIFEST, _TENSORS, _CHECKSUMS = "manifest.json", "tensors.safetensors", "checksums.json"
 #: Which tensor of an artifact is a direction.
@@ -73,8 +73,8 @@ def _verify(source: Source) -> None:
     if not isinstance(files, dict) or stated.get("algorithm") != "sha256":
         raise VectorError(f"{source} has no sha256 checksums")
     for name in (_MANIFEST, _TENSORS):
-        wanted = str(files.get(name)).removeprefix("sha256:")
-        if hashlib.sha256(source.content(name)).hexdigest() != wanted:
+        digest = str(files.get(name)).removeprefix("sha256:")
+        if hashlib.sha256(source.content(name)).hexdigest() != digest:
             raise VectorError(
                 f"{source.subject(name)} was altered: it does not match its checksum",
                 hint="get the folder again from where it came",
@@ -86,9 +86,9 @@ def _layer_and_site(site: Any, subject: str) -> tuple[int, SiteName]:
         raise VectorError(f"{subject} has no site")
     component, layer = site.get("component"), site.get("layer")
     at_output = site.get("io", "output") == "output"
-    whole = site.get("unit") is None and not site.get("tensor_path")
+    is_whole_output = site.get("unit") is None and not site.get("tensor_path")
     language = site.get("stream", "language") == "language"
-    if component not in SITE_NAMES or not (at_output and whole and language):
+    if component not in STREAM_SITES or not (at_output and is_whole_output and language):
         raise VectorError(f"{subject} acts at {shortened(site)}, where steer has no site")
     if type(layer) is not int:
         raise VectorError(f"{subject} has no layer")

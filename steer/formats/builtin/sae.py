@@ -82,8 +82,8 @@ def _encoder(content: Mapping[str, Any], decoder: str, feature: int) -> Any:
 def _bias(
     content: Mapping[str, Any], config: Mapping[str, Any], weights: Any, feature: int
 ) -> float:
-    """What the encoder adds to the product with its weights; most take the decoder's bias from
-    activations first."""
+    """The constant that the encoder adds to the product with its weights. Most encoders subtract
+    the decoder's bias from the activations first."""
     bias = 0.0
     for name in ("b_enc", "encoder.bias"):
         if len(_shape(content, name)) == 1:
@@ -148,7 +148,7 @@ def _read(source: Source, options: Options) -> Imported:
         )
     if not 0 <= options.row < n_features:
         raise UsageError(f"{subject} has no row {options.row}", hint=f"it has 0-{n_features - 1}")
-    layer, site, why, model = _place(source)
+    layer, site, assumption, model = _place(source)
     if options.layers is not None:
         if len(options.layers) != 1:
             raise UsageError(f"{subject} belongs at one layer, not {len(options.layers)}")
@@ -158,14 +158,14 @@ def _read(source: Source, options: Options) -> Imported:
                 hint="leave --layer out, or move it with --layer-offset",
             )
         layer = options.layers[0]
-        why = why or "the output of the block that --layer names"
+        assumption = assumption or "the output of the block that --layer names"
     if layer is None:
         raise UsageError(f"{subject} does not say at which layer it belongs", hint="say --layer N")
     if options.encoder:
         direction, sides, note = _gate(source, content, name, options.row, layer)
         return Imported(
             checked_directions([(layer, direction)], subject),
-            convention=f"row {options.row} of the encoder; {why}",
+            convention=f"row {options.row} of the encoder; {assumption}",
             site=site,
             model=model,
             notes=(note,),
@@ -173,7 +173,7 @@ def _read(source: Source, options: Options) -> Imported:
         )
     return Imported(
         checked_directions([(layer, _direction(content, name, options.row))], subject),
-        convention=f"row {options.row} of the decoder; {why}",
+        convention=f"row {options.row} of the decoder; {assumption}",
         site=site,
         model=model,
         notes=("the file has no strength for a feature: find a coefficient with steer sweep",),

@@ -14,7 +14,7 @@ from steer.formats.imported import (
 )
 from steer.formats.registry import Format
 from steer.formats.source import Options, Source
-from steer.vectors.sites import SITE_NAMES, SiteName
+from steer.vectors.sites import STREAM_SITES, SiteName
 
 _SCHEMAS = ("1", "2", "3")
 _PREFIX = "direction."
@@ -45,7 +45,7 @@ def _read(source: Source, options: Options) -> Imported:
             hint="fit it at an earlier layer",
         )
     site = texts.get("hook_site", "")
-    if site not in SITE_NAMES:
+    if site not in STREAM_SITES:
         raise VectorError(f"{subject} was measured at {shortened(site)!r}, where steer has no site")
     name, row = _direction(source, options)
     stated = texts.get("auto_alpha", "")
