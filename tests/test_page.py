@@ -344,7 +344,7 @@ def test_an_echoed_prompt_has_its_log_probabilities(fields: dict[str, Any]) -> N
 
 
 def test_words_are_those_of_the_documented_thresholds() -> None:
-    assert [word(nats, None) for nats in (0.0, 0.45, 0.5, 1.1, 1.2)] == [
+    assert [word(nats, None) for nats in (0.0, 0.5, 0.6, 1.1, 1.2)] == [
         *["coherent"] * 2,
         *["strained"] * 2,
         "broken",

@@ -30,7 +30,7 @@ Word = Literal["coherent", "strained", "broken"]
 #: in a loop: all had a distinct-2 below 0.56, and no other text one below 0.74. Of the others, 28
 #: made no sense and 94 did: these numbers call 24 and 13 of them broken; 2 nats in place of 1.1
 #: would call 7 and 1 so.
-STRAINED_NATS, BROKEN_NATS = 0.45, 1.1
+STRAINED_NATS, BROKEN_NATS = 0.5, 1.1
 STRAINED_DISTINCT, BROKEN_DISTINCT, ENOUGH = 0.75, 0.6, 16
 
 
