@@ -199,16 +199,18 @@ def test_each_phase_says_how_far_it_is(method: str) -> None:
     phases: list[Phase] = []
 
     @contextmanager
-    def progress(what: str, total: int) -> Iterator[Advance]:
-        phases.append(Phase(what, total, 0.0))
+    def progress(activity: str, total: int) -> Iterator[Advance]:
+        phases.append(Phase(activity, total, 0.0))
         yield phases[-1].advance
 
     settings = replace(SMALL, steps=10, layers=None, method=method, scope="response")
     distill(tiny.model("llama"), CONDITIONS, PROMPTS, settings, progress)
-    assert phases[0].what == "sampling texts"
-    assert phases[-1].what == "measuring on held-out texts"
+    assert phases[0].activity == "sampling texts"
+    assert phases[-1].activity == "measuring on held-out texts"
     for phase in phases:
-        ended_early = phase.what in ("fitting", "descending") or phase.what.startswith("trying")
+        ended_early = phase.activity in ("fitting", "descending") or phase.activity.startswith(
+            "trying"
+        )
         assert phase.done == phase.total or (ended_early and 0 < phase.done < phase.total)
 
 

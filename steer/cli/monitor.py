@@ -71,11 +71,12 @@ def monitor(
     """Show the projection of each token of a text on vectors.
 
     The unit is that of the vector file: 0 is the mean of its negative texts, 1 the mean of its
-    positive texts. A text above the threshold between the two is called positive. A vector that has
-    no sides, such as a combined one, is read in activation units.
+    positive texts. A text above the threshold between the two is called positive; the mean of a few
+    tokens varies widely, so do not trust the side of a short text. A vector that has no sides, such
+    as a combined one, is read in activation units.
 
     \b
-    steer monitor "One day Mara walked to the sea." -v sea
+    steer monitor "Mara rowed to the harbour and found a starfish." -v sea
     steer monitor --texts stories.jsonl -v sea@2 -v formal@2 --html stories.html
     steer apply "One day" -v sea | steer monitor -v sea --json
     steer monitor --texts stories.jsonl --pack vectors/
