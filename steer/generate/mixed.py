@@ -32,10 +32,14 @@ def continue_mixed(
     steerings: Sequence[Sequence[Steer]],
     sampling: Sampling,
     on_done: Callable[[int], None] = lambda n_texts: None,
+    on_token: Callable[[int], None] = lambda n_tokens: None,
 ) -> list[list[int]]:
     """New token ids after each beginning, each under steers of its own, `sampling.batch_size` rows
     at a time, whatever steers they have. As `steer.generate.apply.continue_ids`, random numbers
     belong to (seed, beginning, sample).
+
+    on_done: called with the number of texts that are finished. on_token: called at each new token
+    with its number, from 1; it runs within the hooks, so it may not run the model.
 
     Raises:
         HookError: a steer was never applied.
@@ -44,7 +48,7 @@ def continue_mixed(
     written: list[list[int]] = []
     for part in runs(model, rows, sampling.batch_size):
         own = steerings[len(written) : len(written) + len(part)]
-        for ids in _Mixed(model, part, own, sampling).run():
+        for ids in _Mixed(model, part, own, sampling, on_token).run():
             stop = next((n for n, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
             written.append(ids[:stop])
         on_done(len(part))
@@ -57,6 +61,7 @@ class _Mixed:
     rows: Sequence[Row]
     steerings: Sequence[Sequence[Steer]]
     sampling: Sampling
+    on_token: Callable[[int], None]
 
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has."""
@@ -73,6 +78,13 @@ class _Mixed:
         batch = Batch(model, self.rows, (), self.sampling)
         steered = self._steered(width, width - mask.sum(1), prompts)
         known = embedded(model, list(every.values()))
+        parts = batch.parts(width)
+
+        def count(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            self.on_token(ids.shape[1] - width + 1)
+            return scores
+
+        parts["logits_processor"].append(count)
         with torch.no_grad(), nothing_else(model), known, steered, model.contiguous_head():
             output = model.network.generate(
                 input_ids=ids,
@@ -80,7 +92,7 @@ class _Mixed:
                 max_new_tokens=self.sampling.max_tokens,
                 do_sample=False,  # the batch's processor has drawn already
                 pad_token_id=model.pad_id,
-                **batch.parts(width),
+                **parts,
             )
         batch.sound.check(model)
         return list(output[:, width:].tolist())

@@ -240,8 +240,10 @@ def _telling(tell: Callable[[dict[str, Any]], None], between: Between) -> Progre
         def advance(count: float, note: str | None = None, picture: Picture | None = None) -> None:
             nonlocal done
             done += count
-            tell({"progress": {"what": activity, "done": round(done), "total": total}})
-            between()
+            event = {"what": activity, "done": round(done), "total": total, "note": note or ""}
+            tell({"progress": event})
+            if count:  # otherwise a step is under way, perhaps within hooks
+                between()
 
         tell({"progress": {"what": activity, "done": 0, "total": total}})
         yield advance

@@ -99,9 +99,10 @@ export function showMaking(made) {
         : { pairs: first.map((text, index) => ({ positive: text, negative: second[index] })), chat: chat.checked };
       for await (const told of stream("/page/vectors", { name: name.value.trim(), ...asked }, controller.signal)) {
         if (told.progress) {
-          const { what, done, total } = told.progress;
-          progress.value = total ? done / total : 0;
-          doing.textContent = total ? `${what}: ${done} of ${total}` : what;
+          const { what, done, total, note } = told.progress;
+          if (done) progress.value = done / total;
+          else progress.removeAttribute("value"); // the browser then shows that work is under way
+          doing.textContent = `${what}: ${done} of ${total}${note ? `, ${note}` : ""}`;
           submit.textContent = "Making…";
         }
         if (told.vector) {
