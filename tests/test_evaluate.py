@@ -22,7 +22,7 @@ from steer.contrasts.contrasts import Contrasts
 from steer.contrasts.heldout import HeldOut
 from steer.contrasts.passages import Passage
 from steer.distillation.lessons import Conditions
-from steer.evaluation.batches import TextBatch, surprise
+from steer.evaluation.batches import Part, surprise
 from steer.evaluation.cells import Steered
 from steer.evaluation.evaluations import EvaluationRow, measure_rows
 from steer.evaluation.scoring import extra
@@ -115,11 +115,11 @@ def test_random_directions_are_as_long_and_point_elsewhere() -> None:
 def test_extra_nats_by_hand() -> None:
     base = torch.tensor([[[0.25, 0.75, 0.0], [0.5, 0.25, 0.25]]]).log()
     steered = torch.tensor([[[[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]]]).log()
-    batch = cast("TextBatch", SimpleNamespace(base=base))
+    part = cast("Part", SimpleNamespace(base=base))
     first = 0.5 * np.log(4) + 0.5 * np.log(4 / 3)  # of what the model excludes nothing is written
-    np.testing.assert_allclose(surprise(steered, batch), [[[first, np.log(4)]]], rtol=1e-6)
+    np.testing.assert_allclose(surprise(steered, part), [[[first, np.log(4)]]], rtol=1e-6)
     entropies = [0.25 * np.log(4) + 0.75 * np.log(4 / 3), 0.5 * np.log(2) + 0.5 * np.log(4)]
-    np.testing.assert_allclose(surprise(base[None], batch), [[entropies]], rtol=1e-6)
+    np.testing.assert_allclose(surprise(base[None], part), [[entropies]], rtol=1e-6)
     # (3 + 5) / (2 + 2) - (1 + 2) / (1 + 3) nats a token; the third text has no partner.
     own = np.array([3.0, 5.0, 99.0]), np.array([2.0, 2.0, 1.0])
     assert extra(own, (np.array([1.0, 2.0]), np.array([1.0, 3.0]))).value == pytest.approx(1.25)

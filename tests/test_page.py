@@ -26,7 +26,6 @@ from steer.fitting.fitting import FitSettings
 from steer.generate.apply import generate
 from steer.generate.cost import word
 from steer.generate.guidance import guidance
-from steer.generate.mixed import continue_mixed
 from steer.hooks.clock import TokenClock
 from steer.hooks.inject import injected
 from steer.library.data import contrast_set
@@ -500,15 +499,3 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
             assert other.getsockname()[1] != port
         with pytest.raises(SteerError, match=str(port)):
             first_free("127.0.0.1", [port])
-
-
-def test_progress_is_told_at_each_token_of_texts_that_are_written_together() -> None:
-    model = load(ModelSource("pocket", device="cpu"))
-    beginnings = [(model.encode("One day"), sample) for sample in range(3)]
-    told: list[int] = []
-    sampling = Sampling(max_tokens=4, seed=1, batch_size=2)
-    texts = continue_mixed(
-        model, beginnings, [()] * 3, sampling, lambda n: told.append(-n), told.append
-    )
-    assert told == [1, 2, 3, 4, -2, 1, 2, 3, 4, -1]
-    assert texts == continue_mixed(model, beginnings, [()] * 3, sampling)

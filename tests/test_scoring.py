@@ -16,7 +16,15 @@ from torch import Tensor
 from steer.base.errors import HookError, InputError
 from steer.distillation.recovery import token_kl
 from steer.evaluation import scoring
-from steer.evaluation.batches import Text, TokenMeasure, distance, drift, log_prob, surprise
+from steer.evaluation.batches import (
+    Text,
+    TokenMeasure,
+    distance,
+    drift,
+    log_prob,
+    packed,
+    surprise,
+)
 from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Prompted, Steered, Unsteered
 from steer.evaluation.scoring import Sums
 from steer.hooks import trunk
@@ -56,7 +64,24 @@ def text(length: int, start: int, seed: int) -> Text:
     return Text(ids, tuple(range(start, length)), start, (1, 40, 41, *ids))
 
 
-TEXTS = [text(9, 3, 0), text(5, 2, 1), text(12, 6, 2), text(9, 2, 3)]
+def branch(first: Text, n_shared: int, length: int, start: int, seed: int) -> Text:
+    """A text that begins like another one."""
+    own = text(length, start, seed)
+    ids = (*first.ids[:n_shared], *own.ids[n_shared:])
+    return replace(own, ids=ids, conditioned=(1, 40, 41, *ids))
+
+
+#: Two answers to one prompt, a shorter prompt that begins alike, and texts with nothing in common.
+PROMPT = text(14, 8, 4)
+TEXTS = [
+    text(9, 3, 0),
+    branch(PROMPT, 5, 11, 6, 5),
+    text(5, 2, 1),
+    PROMPT,
+    text(12, 6, 2),
+    branch(PROMPT, 10, 16, 8, 6),
+    text(9, 2, 3),
+]
 
 
 def logits(model: Model, one: Text, cell: Way) -> Tensor:
@@ -110,6 +135,28 @@ def test_cells_in_a_batch_are_cells_alone(family: str) -> None:
             (low_rank,),
         ],
     )
+
+
+def test_tokens_that_texts_share_run_once() -> None:
+    model = tiny.model("llama")
+    widths: list[int] = []
+    embedding = model.network.get_input_embeddings()
+    with embedding.register_forward_hook(
+        lambda module, args, output: widths.append(args[0].numel())
+    ):
+        score(model, [TEXTS[3], TEXTS[5]], [UNSTEERED], log_prob)
+    assert widths[-1] == 14 + 16 - 10
+
+
+def test_a_token_is_shared_only_where_it_is_steered_alike() -> None:
+    """The last token of a prompt is steered as its response, and those before it as the prompt."""
+    model = tiny.model("llama")
+    start = TEXTS[3].start
+    alike = replace(TEXTS[3], start=start + 3, scored=TEXTS[3].scored[3:])
+    [row] = packed(model, [TEXTS[3], alike], 99)
+    assert row.shared == (0, start - 1)
+    rows = packed(model, [TEXTS[3], TEXTS[1], TEXTS[5]], 99, by_prompt=True)
+    assert sorted(one.shared for one in rows) == [(0,), (0, 10)]
 
 
 @each_family
@@ -195,7 +242,9 @@ def test_gates_open_as_they_do_for_each_text_alone(family: str, pooling: Pooling
     (values,) = prompt_values(model, [replace(tiny.steer(model), gate=probe)], prompts).values()
     cells: list[Way] = []
     for above in (True, False):
-        gate = Gate(Threshold(reading, above, float(np.median(values))), pooling)
+        # Halfway between two of six prompts, so that rounding decides nothing.
+        middle = float(np.median(np.unique(values)))
+        gate = Gate(Threshold(reading, above, middle), pooling)
         cells.append((replace(tiny.steer(model, 4, layers=(2,)), gate=gate),))
     agree(model, cells)
     sums = score(model, TEXTS, cells, drift)
@@ -216,8 +265,13 @@ def test_a_gate_of_prompts_needs_a_prompt() -> None:
 
 @pytest.mark.parametrize("site", ["attn_out", "mlp_out", "resid_pre"])
 def test_other_sites(site: str) -> None:
+    """Also where a scope begins, in the last layer too, whose MLP runs at some positions only."""
     model = tiny.model("llama")
-    agree(model, [(tiny.steer(model, 2, layers=(layer,), site=site),) for layer in range(3)])
+    for scope in (EVERYWHERE, Scope("response")):
+        agree(
+            model,
+            [(tiny.steer(model, 2, scope, layers=(layer,), site=site),) for layer in range(3)],
+        )
 
 
 def test_what_is_nothing_is_exactly_nothing() -> None:

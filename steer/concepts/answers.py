@@ -111,7 +111,6 @@ def write(
             [none] * len(queries) if steerings is None else steerings,
             sampling,
             advance,
-            lambda n: advance(0, note=f"token {n} of {room}"),
         )
     return [_answer(model, query, ids) for query, ids in zip(queries, written, strict=True)]
 

@@ -101,7 +101,7 @@ class Bench:
 def bench(
     model: Model,
     task: Task,
-    on_progress: Callable[[str, int], None],
+    on_progress: Callable[[str, float], None],
     engine: Continue | None = None,
 ) -> Bench:
     """The texts to score on; the model generates those that it has to.

@@ -13,7 +13,7 @@ Strength 1 adds the vector once in all: at each of n layers, 1/n of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +41,13 @@ from steer.vectors.vector import SteeringVector
 from steer.workers import InProcess, Workers
 
 #: Strengths that are tried.
-STRENGTHS = (0.25, 0.35, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0)
+STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.25, 1.5)
 #: Answers that are written at each strength, and their tokens.
 ANSWERS, TOKENS = 8, 32
+#: An answer may cost the unsteered model so many nats per token more than its own do. They are
+#: greedy, and so its cheapest: any other answer costs about 0.1 more, and most that a system
+#: message asks for 0.15 to 0.5 (docs/evidence.md).
+MOST_NATS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +159,7 @@ def calibrate(
         HookError: a steer was never applied.
     """
     chosen_layers = tuple(layers) if layers is not None else middle_layers(vector)
-    activity = f"calibrating: {len(questions)} answers at each of {len(strengths)} strengths"
-    with progress(activity, 1) as advance:
-        written = _Written(model, vector, chosen_layers, questions, strengths, max_tokens)
-        advance(1)
+    written = _Written(model, vector, chosen_layers, questions, strengths, max_tokens, progress)
     trials = [written.trial(number) for number in range(len(strengths))]
     best = best_trial(trials)
     recommended = _recommended(vector, chosen_layers, best or trials[0], coherent=best is not None)
@@ -200,6 +201,7 @@ class _Written:
         questions: Sequence[str],
         strengths: Sequence[float],
         max_tokens: int,
+        progress: Progress,
     ) -> None:
         self.model, self.vector, self.layers, self.strengths = model, vector, layers, strengths
         system = vector.metadata.read.system
@@ -214,9 +216,13 @@ class _Written:
             for coefficient in self.coefficients
         ]
         cells = [(), *([steer] for steer in self.steers)]
-        self._cells = write_together(model, writing, cells, temperature=0.0)
-        self._nats = self._costs()
-        self._places = lies_at(model, vector, layers, self._cells)
+        n_answers = len(questions) * len(cells)
+        activity = f"calibrating: {len(questions)} answers at each of {len(strengths)} strengths"
+        with progress(activity, n_answers) as advance:
+            self._cells = write_together(model, writing, cells, advance, temperature=0.0)
+        with progress("calibrating: reading the answers", 2 * n_answers) as advance:
+            self._nats = self._costs(advance)
+            self._places = lies_at(model, vector, layers, self._cells, advance)
         self.unsteered = self._texts(self._cells[0])
 
     def trial(self, number: int) -> Trial:
@@ -232,17 +238,17 @@ class _Written:
             shift=self._places[cell] - self._places[0],
             extra_nats=nats,
             distinct=different,
-            coherent=is_coherent(nats, repeats),
+            coherent=is_coherent(nats, repeats, most=MOST_NATS),
             answers=self._texts(written),
         )
 
     def _texts(self, written: Sequence[Written]) -> tuple[str, ...]:
         return tuple(self.model.decode(text.own) for text in written)
 
-    def _costs(self) -> list[float]:
+    def _costs(self, on_done: Callable[[int], None]) -> list[float]:
         """Nats per token of the answers of each cell under the unsteered model."""
         texts = [text.scored for written in self._cells for text in written]
-        sums = iter(-score(self.model, texts, [UNSTEERED], log_prob)[0])
+        sums = iter(-score(self.model, texts, [UNSTEERED], log_prob, on_done)[0])
         costs = []
         for written in self._cells:
             total = sum(next(sums) for _ in written)

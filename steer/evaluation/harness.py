@@ -26,7 +26,7 @@ from steer.base.intervals import Interval
 from steer.contrasts.frame import joinable
 from steer.contrasts.passages import Message
 from steer.distillation.lessons import Conditions
-from steer.evaluation.batches import Text, TextBatch, log_prob
+from steer.evaluation.batches import Part, Text, log_prob
 from steer.evaluation.cells import Cell, Prompted, Unsteered, steers_of
 from steer.evaluation.scoring import check_acted, scored
 from steer.generate.apply import Sampling, generate
@@ -214,9 +214,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         return Text(ids, tuple(range(start, len(ids))), start)
 
 
-def _likeliest(cells: Tensor, batch: TextBatch) -> Tensor:
+def _likeliest(cells: Tensor, part: Part) -> Tensor:
     """1 where the next token is the most probable one."""
-    targets = batch.targets.to(cells.device).expand(cells.shape[:-1])
+    targets = part.targets.to(cells.device).expand(cells.shape[:-1])
     return (cells.argmax(-1) == targets).to(torch.float32)
 
 

@@ -1,7 +1,7 @@
 """Score texts under many cells at once, with teacher forcing: no text is generated.
 
-A batch holds each of its texts once for every cell (`steer.evaluation.cells`), and each cell edits
-its own rows. Layers below the lowest edited layer run once for all cells (`steer.hooks.trunk`).
+A batch runs its texts once for every cell (`steer.evaluation.cells`), and each cell edits its own
+rows. Layers below the lowest edited layer run once for all cells (`steer.hooks.trunk`).
 
 Extra nats: how much less likely steered texts are under the unsteered model than its own texts.
 
@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -31,14 +32,16 @@ from steer.base.intervals import Interval, difference
 from steer.base.journal import Journal
 from steer.distillation.lessons import LOGITS_BUDGET, vocabulary
 from steer.distillation.task import LEAST_EFFECT
-from steer.evaluation.batches import Text, TextBatch, TokenMeasure, surprise
-from steer.evaluation.cells import Cell, Guided, Prompted, Steered, steers_of
+from steer.evaluation.batches import Part, Room, Text, TextBatch, TokenMeasure, packed, surprise
+from steer.evaluation.cells import Cell, Guided, Prompted, Steered, Unsteered, steers_of
 from steer.generate.guidance import guided
 from steer.hooks.acting import acted, reached
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
-from steer.hooks.hooks import SiteFunction, placed
+from steer.hooks.head import has_head
+from steer.hooks.hooks import SiteFunction
 from steer.hooks.inject import by_rows, site_functions
+from steer.hooks.packing import batches
 from steer.hooks.tokens import embedded, standing
 from steer.hooks.trunk import Trunk, grown, replayed, takes_trunks
 from steer.models.memory import token_budget
@@ -54,8 +57,20 @@ Functions = dict[Site, SiteFunction]
 #: For each text, the expected nats of its tokens, and the number of tokens.
 Nats = tuple[Sums, Sums]
 
-#: Bytes of logits in one batch, so that they fit into a CPU's caches.
+#: Bytes of log-probabilities at once, so that they fit into a CPU's caches.
 LOGITS_BYTES = {"cpu": 16_000_000, "cuda": 1_000_000_000}
+#: A group of texts is so small that this many cells run together.
+CELLS_TOGETHER = 4
+
+
+@dataclass
+class _Group:
+    """A group of texts as it runs, and what all cells share. sums: of the unsteered and the
+    prompted model."""
+
+    batch: TextBatch
+    trunks: dict[int, Trunk] = field(default_factory=dict)
+    sums: dict[Cell, Sums] = field(default_factory=dict)
 
 
 @dataclass
@@ -68,10 +83,8 @@ class Scorer:
     measure: TokenMeasure
 
     def __post_init__(self) -> None:
-        self._batches = [TextBatch.of(self.model, group) for group in self.groups]
-        self._trunks: list[dict[int, Trunk]] = [{} for _ in self.groups]
-        self._kept: set[TextBatch] = set()
-        self._bytes = 0
+        self._groups: dict[tuple[int, bool], _Group] = {}
+        self._room = Room(LOGITS_BUDGET)
 
     @torch.no_grad()
     def score(self, group: int, cells: Sequence[Cell]) -> Sums:
@@ -82,73 +95,107 @@ class Scorer:
             HookError: a cell was never applied, or the model's logits are not numbers.
             InputError: a text has no prompt, which a gate needs.
         """
-        batch = self._batches[group]
-        # The batch caches the unsteered and the prompted log-probabilities.
+        shared = self._group(group, cells)
+        batch = shared.batch
         editing = [cell for cell in cells if isinstance(cell, Steered) and not _has_token(cell)]
         steered = self._functions(batch, [cell.steers for cell in editing])
+        if not len(batch):
+            self.idle = sorted(_names(cells))
+            return np.zeros((len(cells), len(batch.texts)))
         layer = _shared_layer(steered)
         trunk = None
         if layer is not None and takes_trunks(self.model):
-            trunk = self._trunk(layer, batch, self._trunks[group])
-        most = self._at_once(batch)
-        parts = [
-            self._sums(self._forward(batch, steered[start : start + most], trunk), batch)
-            for start in range(0, len(steered), most)
-        ]
-        of_steered = iter(np.concatenate(parts) if parts else ())
+            trunk = self._trunk(layer, shared)
+        of_steered = iter(
+            np.concatenate(
+                [
+                    self._sums(self._states(batch, part, trunk), batch)
+                    for part in _evenly(steered, self._at_once(batch))
+                ]
+            )
+            if steered
+            else ()
+        )
         sums: list[Sums] = []
         for cell in cells:
             if isinstance(cell, Steered) and _has_token(cell):
                 sums.append(self._sums(self._with_tokens(batch, cell.steers)[None], batch)[0])
             elif isinstance(cell, Steered):
                 sums.append(next(of_steered))
-            elif isinstance(cell, Guided):
-                both = torch.stack([batch.base, batch.conditioned], -2)
-                own = guided(both, (cell.strength,)).log_softmax(-1)
-                sums.append(self._sums(own[None], batch)[0])
             else:
-                own = batch.conditioned if isinstance(cell, Prompted) else batch.base
-                sums.append(self._sums(own[None], batch)[0])
-        self._remember(batch)
+                if cell not in shared.sums:
+                    shared.sums[cell] = self._unsteered(cell, batch)
+                sums.append(shared.sums[cell])
         self.idle = idle_in_all(self.model, batch, self._steered)
         return np.stack(sums)
 
-    def _sums(self, cells: Tensor, batch: TextBatch) -> Sums:
-        """Sums of the measure over each text's scored columns, [cell, text]."""
-        values = self.measure(cells, batch)
-        counts = batch.weights.to(values.device).bool()
-        # On the CPU, since not every device has float64.
-        sums = values.masked_fill(~counts, 0.0).cpu().double().sum(-1).numpy()
-        if np.isnan(sums).any():
-            raise not_numbers(self.model)
-        return np.asarray(sums)
+    def _group(self, group: int, cells: Sequence[Cell]) -> _Group:
+        by_prompt = any(
+            steer.gate is not None and steer.gate.pooling != "token"
+            for cell in cells
+            for steer in steers_of(cell)
+        )
+        if (group, by_prompt) not in self._groups:
+            texts = self.groups[group]
+            batch = TextBatch.of(self.model, texts, self._room, by_prompt=by_prompt)
+            self._groups[group, by_prompt] = _Group(batch)
+        return self._groups[group, by_prompt]
 
-    def _remember(self, batch: TextBatch) -> None:
-        """Keep the batch's own log-probabilities for the next layer, if there is room."""
-        size = 4 * batch.n_logits * sum(name in vars(batch) for name in ("base", "conditioned"))
-        if batch not in self._kept and self._bytes + size > LOGITS_BUDGET:
-            batch.forget()
-        elif batch not in self._kept:
-            self._kept.add(batch)
-            self._bytes += size
+    def _sums(self, states: Tensor, batch: TextBatch) -> Sums:
+        """Sums of the measure over each text's scored tokens, [cell, text]. states: [cell, token,
+        ...]."""
+        parts = [
+            self.measure(batch.plain.log_probs(states[:, part.where]), part)
+            for part in batch.parts(self._logits_at_once(len(states)))
+        ]
+        return self._added(parts, batch)
+
+    def _unsteered(self, cell: Unsteered | Prompted | Guided, batch: TextBatch) -> Sums:
+        """The same of a model that nothing steers, [text]."""
+
+        def log_probs(part: Part) -> Tensor:
+            if isinstance(cell, Guided):
+                both = torch.stack([part.base, part.conditioned], -2)
+                return guided(both, (cell.strength,)).log_softmax(-1)
+            return part.conditioned if isinstance(cell, Prompted) else part.base
+
+        parts = batch.parts(self._logits_at_once(1))
+        sums = self._added([self.measure(log_probs(part)[None], part) for part in parts], batch)
+        return np.asarray(sums[0])
+
+    def _added(self, parts: Sequence[Tensor], batch: TextBatch) -> Sums:
+        """Values [cell, token] in parts, added up over each text: [cell, text]."""
+        # On the CPU, since not every device has float64.
+        values = torch.cat([part.cpu().double() for part in parts], 1).numpy()
+        if np.isnan(values).any():
+            raise not_numbers(self.model)
+        n_texts = len(batch.texts)
+        return np.stack([np.bincount(batch.owners, row, n_texts) for row in values])
+
+    def _logits_at_once(self, n_cells: int) -> int:
+        """For how many tokens log-probabilities of so many cells are computed at once."""
+        size = LOGITS_BYTES.get(self.model.device.type, LOGITS_BYTES["cuda"])
+        return max(1, size // (4 * vocabulary(self.model) * n_cells))
 
     def _at_once(self, batch: TextBatch) -> int:
         """How many cells of a batch can run together."""
-        logits = LOGITS_BUDGET // (4 * batch.n_logits)
-        return max(1, min(logits, token_budget(self.model) // batch.ids.numel()))
+        fits = token_budget(self.model) // batch.n_tokens
+        if not has_head(self.model):  # all logits are held
+            fits = min(fits, LOGITS_BUDGET // (4 * vocabulary(self.model) * len(batch)))
+        return max(1, fits)
 
-    def _trunk(self, layer: int, batch: TextBatch, kept: dict[int, Trunk]) -> Trunk:
+    def _trunk(self, layer: int, group: _Group) -> Trunk:
         """The batch's trunk at a layer. If there is room, those of all layers are kept; otherwise
         only this one, computed from a lower one if that was kept."""
-        size = batch.ids.numel() * self.model.identity.d_model * self.model.network.dtype.itemsize
-        every = self.model.n_layers * size
-        if not kept and self._bytes + every <= LOGITS_BUDGET:
-            self._bytes += every
+        batch, kept = group.batch, group.trunks
+        size = batch.n_tokens * self.model.identity.d_model * self.model.network.dtype.itemsize
+        if not kept and self._room.take(self.model.n_layers * size):
             kept.update(batch.grow())
         if layer not in kept:
             lower = next((trunk for trunk in kept.values() if trunk.layer < layer), None)
             kept.clear()
-            kept[layer] = grown(self.model, batch.ids, layer, lower)
+            inputs = batch.plain.inputs
+            kept[layer] = grown(self.model, inputs.ids, layer, lower, batch.plain.arguments())
         return kept[layer]
 
     def _functions(self, batch: TextBatch, cells: Sequence[Sequence[Steer]]) -> list[Functions]:
@@ -167,43 +214,41 @@ class Scorer:
         return [site_functions(self.model, cell, clock) for cell, clock in self._steered]
 
     def _with_tokens(self, batch: TextBatch, steers: Sequence[Steer]) -> Tensor:
-        """Log-probabilities [text, column, vocabulary] at the batch's columns, of its texts with
-        learned tokens before them."""
+        """States [token, ...] of the batch's texts with learned tokens before them."""
         tokens, editing = separate(steers)
         longer = [standing(self.model, tokens, text.ids) for text in batch.texts]
         shifts = [len(ids) - len(text.ids) for ids, text in zip(longer, batch.texts, strict=True)]
-        moved = TextBatch.of(
-            self.model,
-            [
-                replace(
-                    text,
-                    ids=tuple(ids),
-                    scored=tuple(position + shift for position in text.scored),
-                    start=text.start + shift,
-                )
-                for ids, shift, text in zip(longer, shifts, batch.texts, strict=True)
-            ],
-        )
+        moved = [
+            replace(
+                text,
+                ids=tuple(ids),
+                scored=tuple(position + shift for position in text.scored),
+                start=text.start + shift,
+            )
+            for ids, shift, text in zip(longer, shifts, batch.texts, strict=True)
+        ]
         with embedded(self.model, tokens):
-            if editing:
-                clock = moved.clock({})
-                self._steered.append((editing, clock))
-                functions = site_functions(self.model, editing, clock)
-                log_probs = self._forward(moved, [functions], None)[0]
-            else:
-                log_probs = moved.base
-        wanted = batch.columns.cpu()[None] + torch.tensor(shifts)[:, None]
-        # What a text does not score is as good as anything.
-        index = torch.searchsorted(moved.columns.cpu(), wanted).clamp(max=len(moved.columns) - 1)
-        return log_probs[torch.arange(len(index))[:, None], index.to(log_probs.device)]
+            alike = TextBatch.of(self.model, moved, Room(0))
+            if not editing:
+                return alike.base_states
+            clock = alike.clock({})
+            self._steered.append((editing, clock))
+            return self._states(alike, [site_functions(self.model, editing, clock)], None)[0]
 
-    def _forward(self, batch: TextBatch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
-        """Log-probabilities of steered cells, [cell, text, column, vocabulary]."""
+    def _states(self, batch: TextBatch, cells: Sequence[Functions], trunk: Trunk | None) -> Tensor:
+        """States of steered cells, [cell, token, ...] (`Run.states`)."""
         times = len(cells)
-        functions = by_rows(cells, [len(batch.ids)] * times)
-        with replayed(self.model, trunk, times), placed(self.model, functions):
-            log_probs = batch.log_probs(batch.ids.repeat(times, 1), batch.columns)
-        return log_probs.view(times, len(batch.ids), *log_probs.shape[1:])
+        functions = by_rows(cells, [len(batch.plain.inputs.ids)] * times)
+        with replayed(self.model, trunk, times):
+            return batch.plain.states(times, functions)
+
+
+def _evenly(cells: Sequence[Functions], most: int) -> Iterator[Sequence[Functions]]:
+    """The cells in as few parts of at most `most` as possible, of about the same size."""
+    n_parts = -(-len(cells) // most)
+    edges = [len(cells) * number // n_parts for number in range(n_parts + 1)] if n_parts else []
+    for start, stop in pairwise(edges):
+        yield cells[start:stop]
 
 
 def _has_token(cell: Steered) -> bool:
@@ -453,20 +498,14 @@ def check_effect(base: Sums, texts: Sequence[Text]) -> None:
 
 
 def in_groups(model: Model, texts: Sequence[Text], n_cells: int) -> list[list[int]]:
-    """Groups of indices of texts with similar lengths, as many as fit with all their cells."""
-    tokens = token_budget(model)
-    logits = LOGITS_BYTES.get(model.device.type, LOGITS_BYTES["cuda"]) // (4 * vocabulary(model))
-    groups: list[list[int]] = []
-    for number in sorted(range(len(texts)), key=lambda index: len(texts[index].ids)):
-        here = [*(groups[-1] if groups else []), number]
-        columns = len({position for index in here for position in texts[index].scored})
-        rows = len(here) * n_cells
-        fits = rows * len(texts[number].ids) <= tokens and rows * columns <= logits
-        if groups and fits:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return groups
+    """Groups of indices of texts: those that share tokens, and those of similar lengths. So many
+    that some of the cells fit at once."""
+    limit = token_budget(model) // min(n_cells, CELLS_TOGETHER)
+    rows = packed(model, texts, limit)
+    return [
+        sorted(index for row in together for index in rows[row].readings)
+        for together in batches([row.length for row in rows], limit)
+    ]
 
 
 def _shared_layer(cells: Sequence[Functions]) -> int | None:

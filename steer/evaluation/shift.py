@@ -6,7 +6,7 @@ were written under it are read without it, so that what is seen is in the texts 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,6 +23,7 @@ def lies_at(
     vector: SteeringVector,
     layers: Sequence[int],
     groups: Sequence[Sequence[Written]],
+    on_done: Callable[[int], None] = lambda n_texts: None,
 ) -> list[float]:
     """Where the texts of each group lie along a vector: the mean over texts and layers of h . v /
     |v|^2, h being the mean activation over a text's own tokens. A difference of 1 is the distance
@@ -43,6 +44,7 @@ def lies_at(
     for part in record(model, readings, sites):
         for row, index in enumerate(part.indices):
             totals[owners[index]] += part.activations[row]
+        on_done(len(part.indices))
     counts = np.maximum(1, np.bincount(owners, minlength=len(groups)))[:, None]
     directions = np.stack([vector.direction(layer) for layer in layers], dtype=float)
     lengths = np.maximum((directions**2).sum(-1), np.finfo(float).tiny)

@@ -71,7 +71,7 @@ def write(
     model: Model,
     writing: Writing,
     steers: Sequence[Steer],
-    on_done: Callable[[int], None] = lambda n_texts: None,
+    on_done: Callable[[float], None] = lambda n_texts: None,
     engine: Continue | None = None,
 ) -> list[Written]:
     """Generate all texts under the same steers (`write_cells`)."""
@@ -82,7 +82,7 @@ def write_cells(
     model: Model,
     writing: Writing,
     cells: Sequence[tuple[Sequence[Steer], range]],
-    on_done: Callable[[int], None] = lambda n_texts: None,
+    on_done: Callable[[float], None] = lambda n_texts: None,
     engine: Continue | None = None,
 ) -> list[list[Written]]:
     """Sample texts at temperature 1. cells: the steers and the text indices of each cell.
@@ -120,7 +120,7 @@ def write_guided(
     writing: Writing,
     strength: float,
     numbers: range,
-    on_done: Callable[[int], None] = lambda n_texts: None,
+    on_done: Callable[[float], None] = lambda n_texts: None,
 ) -> list[Written]:
     """Texts at temperature 1 in the guided distribution of the condition, as `write_cells`.
 
@@ -155,10 +155,13 @@ def write_together(
     model: Model,
     writing: Writing,
     cells: Sequence[Sequence[Steer]],
+    on_done: Callable[[float], None] = lambda n_texts: None,
     *,
     temperature: float = 1.0,
 ) -> list[list[Written]]:
     """The same texts under each cell's steers, [cell][text], of a few cells in one batch.
+
+    on_done: called with the number of texts that are done since the last call, also parts of one.
 
     Raises:
         InputError: a prompt that is empty for this model, or leaves no room.
@@ -173,7 +176,7 @@ def write_together(
         max_tokens=room, temperature=temperature, seed=writing.seed, batch_size=TOGETHER
     )
     steerings = [steers for steers in cells for _ in order]
-    new = iter(continue_mixed(model, order * len(cells), steerings, sampling))
+    new = iter(continue_mixed(model, order * len(cells), steerings, sampling, on_done))
     return [[_written(start, next(new)) for start, _ in order] for _ in cells]
 
 
@@ -184,7 +187,7 @@ def _written(start: Sequence[int], new: Sequence[int]) -> Written:
 def write_conditioned(
     model: Model,
     writing: Writing,
-    on_done: Callable[[int], None] = lambda n_texts: None,
+    on_done: Callable[[float], None] = lambda n_texts: None,
     kept: Journal | None = None,
 ) -> list[Lesson]:
     """Generate texts under the condition, as lessons: after the condition and after the baseline.

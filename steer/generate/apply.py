@@ -9,7 +9,7 @@ from functools import partial
 from itertools import groupby, takewhile
 
 from steer.base.errors import SteerError, UsageError
-from steer.generate.batch import Batch
+from steer.generate.batch import Batch, TextsDone
 from steer.hooks.meeting import check_acted, check_can_act
 from steer.hooks.tokens import standing
 from steer.models.memory import ran_out
@@ -18,7 +18,7 @@ from steer.steering.generation import Generation, Guidance, Row, Sampling, check
 from steer.steering.projection import Guard, Projection
 from steer.steering.steers import Steer
 from steer.steering.tokens import LearnedToken, separate
-from steer.workers import Workers, workers_of
+from steer.workers import InProcess, Workers, workers_of
 
 __all__ = [
     "Generation",
@@ -111,9 +111,11 @@ def continue_ids(
     beginnings: Sequence[Beginning],
     steers: Sequence[Steer],
     sampling: Sampling,
-    on_done: Callable[[int], None] = lambda n_texts: None,
+    on_done: Callable[[float], None] = lambda n_texts: None,
 ) -> list[list[int]]:
     """New token ids after each beginning (its token ids, and the number of the sample).
+
+    on_done: called with the number of texts that are done since the last call, also parts of one.
 
     They include the end token, if the model generated one. Stop strings are ignored. As in
     `generate`, random numbers depend on (seed, beginning, sample). A batch that does not fit in
@@ -154,13 +156,17 @@ def _continued(
     workers: Workers,
     items: Sequence[_Item],
     sampling: Sampling,
-    on_done: Callable[[int], None] = lambda n_texts: None,
+    on_done: Callable[[float], None] = lambda n_texts: None,
 ) -> list[list[int]]:
     """The continuations of all beginnings, in order."""
     by_item: dict[int, list[list[int]]] = {}
-    for number, continuations in workers.map(partial(_Writer, sampling=sampling), items):
+    # Another process reports only what is complete.
+    is_here = isinstance(workers, InProcess)
+    writer = partial(_Writer, sampling=sampling, on_done=on_done if is_here else None)
+    for number, continuations in workers.map(writer, items):
         by_item[number] = continuations
-        on_done(len(continuations))
+        if not is_here:
+            on_done(len(continuations))
     return [ids for number in range(len(items)) for ids in by_item[number]]
 
 
@@ -170,6 +176,7 @@ class _Writer:
 
     model: Model
     sampling: Sampling
+    on_done: Callable[[float], None] | None = None
 
     def __post_init__(self) -> None:
         self._most = sys.maxsize
@@ -180,13 +187,17 @@ class _Writer:
         continuations: list[list[int]] = []
         while len(continuations) < len(rows):
             part = runs(self.model, rows[len(continuations) :], min(self._most, len(rows)))[0]
+            report = self.on_done or (lambda n_texts: None)
+            done = TextsDone(len(part), self.sampling.max_tokens, report)
             try:
-                batch = Batch(self.model, part, steers, self.sampling).run()
+                batch = Batch(self.model, part, steers, self.sampling, listener=done).run()
             except RuntimeError as error:
                 if len(part) == 1 or not ran_out(error):
                     raise
                 self._most = len(part) // 2
+                done.take_back()
                 continue
+            done.finish()
             continuations += [up_to_end(self.model, ids) for ids in batch]
         return continuations
 

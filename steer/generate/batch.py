@@ -40,6 +40,36 @@ class Listener(Protocol):
     def receive(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor: ...
 
 
+class TextsDone:
+    """A listener that reports how many of a batch's texts are done, each in as many parts as it has
+    tokens."""
+
+    def __init__(self, n_texts: int, max_tokens: int, on_done: Callable[[float], None]) -> None:
+        self._n_texts, self._left = n_texts, float(n_texts)
+        self._step, self._on_done = n_texts / max_tokens, on_done
+
+    def scores(self, ids: Tensor, scores: Tensor) -> Tensor:
+        """Report one more token of each text."""
+        self._report(min(self._left, self._step))
+        return scores
+
+    def receive(self, ids: Tensor, scores: Tensor, **keywords: object) -> Tensor:
+        """Stop nothing."""
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+    def finish(self) -> None:
+        """Report the rest, of texts that ended early."""
+        self._report(self._left)
+
+    def take_back(self) -> None:
+        """Report that none is done, after a failure."""
+        self._report(self._left - self._n_texts)
+
+    def _report(self, n_texts: float) -> None:
+        self._left -= n_texts
+        self._on_done(n_texts)
+
+
 @dataclass
 class Batch:
     """One run of `generate`: its rows, and everything that observes it."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from steer.generate.apply import Beginning, runs
-from steer.generate.batch import Batch
+from steer.generate.batch import Batch, TextsDone
 from steer.generate.decoding import nothing_else
 from steer.hooks.clock import TokenClock
 from steer.hooks.gates import prompt_values
@@ -31,15 +31,11 @@ def continue_mixed(
     beginnings: Sequence[Beginning],
     steerings: Sequence[Sequence[Steer]],
     sampling: Sampling,
-    on_done: Callable[[int], None] = lambda n_texts: None,
-    on_token: Callable[[int], None] = lambda n_tokens: None,
+    on_done: Callable[[float], None] = lambda n_texts: None,
 ) -> list[list[int]]:
     """New token ids after each beginning, each under steers of its own, `sampling.batch_size` rows
     at a time, whatever steers they have. As `steer.generate.apply.continue_ids`, random numbers
-    belong to (seed, beginning, sample).
-
-    on_done: called with the number of texts that are finished. on_token: called at each new token
-    with its number, from 1; it runs within the hooks, so it may not run the model.
+    belong to (seed, beginning, sample). on_done: as of `continue_ids`.
 
     Raises:
         HookError: a steer was never applied.
@@ -48,10 +44,11 @@ def continue_mixed(
     written: list[list[int]] = []
     for part in runs(model, rows, sampling.batch_size):
         own = steerings[len(written) : len(written) + len(part)]
-        for ids in _Mixed(model, part, own, sampling, on_token).run():
+        done = TextsDone(len(part), sampling.max_tokens, on_done)
+        for ids in _Mixed(model, part, own, sampling, done).run():
             stop = next((n for n, token in enumerate(ids, 1) if token in model.end_ids), len(ids))
             written.append(ids[:stop])
-        on_done(len(part))
+        done.finish()
     return written
 
 
@@ -61,7 +58,7 @@ class _Mixed:
     rows: Sequence[Row]
     steerings: Sequence[Sequence[Steer]]
     sampling: Sampling
-    on_token: Callable[[int], None]
+    done: TextsDone
 
     def run(self) -> list[list[int]]:
         """New token ids of each row, as many as the longest has."""
@@ -75,16 +72,9 @@ class _Mixed:
         ]
         ids, mask = model.padded(prompts, left=True)
         width = ids.shape[1]
-        batch = Batch(model, self.rows, (), self.sampling)
+        batch = Batch(model, self.rows, (), self.sampling, listener=self.done)
         steered = self._steered(width, width - mask.sum(1), prompts)
         known = embedded(model, list(every.values()))
-        parts = batch.parts(width)
-
-        def count(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            self.on_token(ids.shape[1] - width + 1)
-            return scores
-
-        parts["logits_processor"].append(count)
         with torch.no_grad(), nothing_else(model), known, steered, model.contiguous_head():
             output = model.network.generate(
                 input_ids=ids,
@@ -92,7 +82,7 @@ class _Mixed:
                 max_new_tokens=self.sampling.max_tokens,
                 do_sample=False,  # the batch's processor has drawn already
                 pad_token_id=model.pad_id,
-                **parts,
+                **batch.parts(width),
             )
         batch.sound.check(model)
         return list(output[:, width:].tolist())

@@ -20,14 +20,16 @@ MIDDLE = (0.45, 0.9)
 MOST_NATS, MOST_REPEATED = STRAINED_NATS, 0.15
 
 
-def is_coherent(extra_nats: float, repeated: float, *, allowed: float = 0.0) -> bool:
+def is_coherent(
+    extra_nats: float, repeated: float, *, allowed: float = 0.0, most: float = MOST_NATS
+) -> bool:
     """Whether steered texts are still the model's language.
 
     extra_nats: how many nats per token more they cost the unsteered model than its own texts.
     repeated: by how much their share of different bigrams is lower. allowed: extra nats per token
-    of texts that a prompt asks for, where they are known.
+    of texts that a prompt asks for, where they are known. most: extra nats per token besides.
     """
-    return extra_nats <= max(0.0, allowed) + MOST_NATS and repeated <= MOST_REPEATED
+    return extra_nats <= max(0.0, allowed) + most and repeated <= MOST_REPEATED
 
 
 def strongest(coherent: Sequence[bool]) -> int | None:

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from steer.base.errors import HookError
 from steer.hooks.acting import NEVER, FirstChanges
+from steer.hooks.courses import Courses
+from steer.hooks.folding import Folding
 from steer.hooks.ops import Weight
+from steer.models.thoughts import Stage
 from steer.steering.projection import Gate
 from steer.steering.scope import Schedule, Scope
 from steer.steering.steers import ALWAYS, Steer, When
@@ -53,12 +56,15 @@ class TokenClock:
     prompt_length: tokens of the longest prompt; the response begins there in all rows, since
     prompts are padded on the left. padding: int64 [prompt], pad tokens before each. values: the
     readings of prompt gates for each prompt; missing ones are read during the forward of the
-    prompts (`steer.hooks.gates`). special: ids of special tokens, set by `injected`. Positions are
+    prompts (`steer.hooks.gates`). special: ids of special tokens, and courses: the thoughts of each
+    row, set by `injected`. Positions are
     counted from the cache that the model gets, so that they are right in a forward of one token, of
     a chunk, or of the whole text without a cache.
 
     starts: for whole texts that are padded on the right, the column of each one's first response
-    token; prompt_length is then unused.
+    token; prompt_length is then unused. folding: where their tokens are, if they run in packed
+    rows; everything else counts by texts. Texts share no token that has another weight in another
+    text.
 
     Rows of the same prompt (its samples or beams) are adjacent, so that values of a prompt hold for
     them however beams are reordered.
@@ -68,7 +74,9 @@ class TokenClock:
     padding: Tensor
     values: dict[Gate, list[float]] = field(default_factory=dict)
     starts: Sequence[int] = ()
+    folding: Folding | None = None
     special: frozenset[int] = field(default=frozenset(), init=False)
+    courses: Courses | None = field(default=None, init=False)
     start: int = field(default=0, init=False)
     ids: Tensor | None = field(default=None, init=False)
     ticks: int = field(default=0, init=False)
@@ -180,6 +188,7 @@ class TokenClock:
         opened = self.latch(gate).tokens
         if opened is None or self.counted is None:
             return opened is None
+        opened = self._of_texts(opened)
         columns = slice(self.start, self.start + opened.shape[1])
         real = self._that_matter(only_writing=False)[row, columns].to(opened.device)
         return not bool((opened[row, :, 0][real] > 0).any())
@@ -223,6 +232,7 @@ class TokenClock:
         positions that predict a token matter. n_before: the number of earlier looks, which counts
         steps if the clock does not tick.
         """
+        changes = self._of_texts(changes)
         width, device = changes.shape[1], changes.device
         if width == 1 and self.ticks and not self.starts and self.start >= self.prompt_length:
             first = torch.where(changes[:, 0], self.step(1), NEVER)  # this may run for every token
@@ -246,6 +256,10 @@ class TokenClock:
         if real is not None:
             changes = changes & real
         return self._of_prompts(torch.where(changes, steps, NEVER).amin(1))
+
+    def _of_texts(self, values: Tensor) -> Tensor:
+        """Values [row, position, ...] of a forward, by texts where they run in packed rows."""
+        return values if self.folding is None else self.folding.unfolded(values)
 
     def _of_prompts(self, first: Tensor) -> Tensor:
         """The minimum over the beams of each prompt."""
@@ -271,7 +285,8 @@ class Weigher:
         #: The last column at which the scope begins or ends, and whether it is on after that.
         self._last_edge = max(edge for edge in (0, *self._begins, *self._ends) if edge < _FOREVER)
         self._at_last = (max(self._ends) == _FOREVER) != when.scope.inverted
-        changes = self._tokens or when.scope.skip_special or when.schedule.kind != "constant"
+        by_tokens = when.scope.skip_special or when.scope.by_thoughts
+        changes = self._tokens or by_tokens or when.schedule.kind != "constant"
         #: The column from which the weight is constant.
         self._settled = _FOREVER if changes else self._last_edge
         self._known: Weight = 0.0
@@ -290,10 +305,16 @@ class Weigher:
         return self._known
 
     def _weigh(self, resid: Tensor) -> Weight:
-        (rows, width), device = resid.shape[:2], resid.device
+        (n_rows, n_columns), device = resid.shape[:2], resid.device
+        folding = self._clock.folding
+        rows, width = (n_rows, n_columns) if folding is None else folding.shape
         # Each part is computed only if it matters, since this runs for every token.
         when, settled = self._when, self._clock.start >= self._last_edge
-        inside = self._at_last if settled else self._inside(rows, width, device)
+        inside: bool | Tensor
+        if when.scope.by_thoughts:
+            inside = self._in_thoughts(device)
+        else:
+            inside = self._at_last if settled else self._inside(rows, width, device)
         if inside is False:
             return 0.0
         total: Weight = 1.0
@@ -301,12 +322,15 @@ class Weigher:
             total = self._scheduled(rows, width, device)
         if inside is not True:
             total = _times(total, inside)
+        if when.gate is not None and self._tokens is None:
+            total = _times(total, self._of_prompts(when.gate, rows, device))
+        if folding is not None and isinstance(total, Tensor):
+            total = folding.folded(total)
+        # These are read from the tokens that run, packed or not.
         if when.scope.skip_special:
-            total = _times(total, self._is_not_special(width, device))
+            total = _times(total, self._is_not_special(n_columns, device))
         if self._tokens is not None:
             total = _times(total, self._tokens(resid))
-        elif when.gate is not None:
-            total = _times(total, self._of_prompts(when.gate, rows, device))
         return total
 
     def _scheduled(self, rows: int, width: int, device: torch.device) -> Weight:
@@ -333,6 +357,17 @@ class Weigher:
         column = torch.arange(start, stop, device=device)
         low, high = (_by_row(edge, rows, device) for edge in (begins, ends))
         return ((column >= low) & (column < high))[..., None] ^ inverted
+
+    def _in_thoughts(self, device: torch.device) -> Tensor:
+        """Whether positions are in a scope by thoughts, bool [row, position, 1]."""
+        clock, scope = self._clock, self._when.scope
+        if clock.courses is None or clock.ids is None:
+            raise HookError("the model gets no token ids, so thoughts cannot be recognised")
+        stage = Stage.THINKING if scope.kind == "thinking" else Stage.ANSWER
+        inside = clock.courses.at(
+            stage, clock.ids, clock.folding, clock.start, clock.pads, clock.zeros
+        )
+        return inside[..., None].to(device) ^ scope.inverted
 
     def _is_not_special(self, width: int, device: torch.device) -> Tensor:
         ids = self._clock.ids
@@ -436,7 +471,7 @@ def _times(weight: Weight, part: bool | Tensor) -> Weight:
 
 def _columns(scope: Scope, clock: TokenClock) -> tuple[list[int], list[int]]:
     """The first column of a scope, and the first one after it, for each prompt or for all."""
-    if scope.kind == "all":
+    if scope.kind == "all" or scope.by_thoughts:
         return [0], [_FOREVER]
     if scope.kind == "prompt":
         return [0], clock.zeros

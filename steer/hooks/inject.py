@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steer.base.errors import SiteError, VectorError
+from steer.base.errors import ModelError, SiteError, VectorError
 from steer.hooks import ops
 from steer.hooks.acting import Lookout, changed, is_behind_attention
 from steer.hooks.clock import TokenClock
+from steer.hooks.courses import Courses
 from steer.hooks.gates import prompt_readers, token_gates
 from steer.hooks.hooks import Constants, SiteFunction, before_input, placed
 from steer.models.hookmap import HookMap
@@ -20,6 +22,7 @@ from steer.models.model import Model
 from steer.steering.plan import Addition, Along, SitePlan, plan
 from steer.steering.scope import CONSTANT
 from steer.steering.steers import ALWAYS, Steer
+from steer.steering.tokens import FIRST_ID
 from steer.vectors.sites import Site
 
 #: The largest float32, in which models compute norms.
@@ -61,9 +64,14 @@ def site_functions(
 
     Raises:
         SiteError: the model does not expose a write to the residual stream.
+        ModelError: a scope by thoughts, of which the model has none.
         VectorError: an edit is so large that norms overflow.
     """
     clock.special = model.special_ids
+    if any(steer.scope.by_thoughts for steer in steers):
+        check_thoughts(model, steers)
+        assert model.thoughts is not None
+        clock.courses = Courses(model.thoughts, partial(_shown, model))
     check_writes(steers, model.hooks)
     plans = plan(steers, lambda: write_sites(model.hooks))
     check_size(plans, model.network.dtype)
@@ -72,6 +80,31 @@ def site_functions(
         for site, site_plan in plans.items()
     }
     return staged([prompt_readers(steers, clock), token_gates(steers, clock), edits])
+
+
+def _shown(model: Model, ids: Sequence[int]) -> list[str]:
+    """Tokens as the tokenizer shows them; learned ones are empty."""
+    known = [id_ if id_ < FIRST_ID else 0 for id_ in ids]
+    names = model.tokenizer.convert_ids_to_tokens(known)
+    return [
+        str(name) if name is not None and id_ < FIRST_ID else ""
+        for name, id_ in zip(names, ids, strict=True)
+    ]
+
+
+def check_thoughts(model: Model, steers: Sequence[Steer]) -> None:
+    """Refuse scopes by thoughts on a model that has none.
+
+    Raises:
+        ModelError: naming the steer.
+    """
+    for steer in steers:
+        if steer.scope.by_thoughts and model.thoughts is None:
+            raise ModelError(
+                f"the chat template of {model.identity.id} has no tags of thoughts, so {steer} has"
+                " no place",
+                hint="use the scope response",
+            )
 
 
 def check_size(plans: Mapping[Site, SitePlan], dtype: torch.dtype) -> None:

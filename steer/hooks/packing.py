@@ -8,7 +8,7 @@ forward and without a cache.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -60,20 +60,28 @@ def alone(readings: Sequence[Reading]) -> list[PackedRow]:
 
 
 def pack(
-    readings: Sequence[Reading], d_model: int, max_tokens: int, window: int | None = None
+    readings: Sequence[Reading],
+    d_model: int,
+    max_tokens: int,
+    window: int | None = None,
+    may_share: Callable[[int, int, int], int] = lambda first, second, shared: shared,
 ) -> list[PackedRow]:
     """Pack readings into rows of at most `max_tokens` (or of one reading); shared tokens run once.
 
     A reading joins a row if the saved tokens outweigh the attention over a longer row. A reading
     longer than `window`, the smallest attention window of a layer, stays alone, since layers would
-    then see different tokens.
+    then see different tokens. may_share: gives the number of tokens to share, from the indices of
+    two readings and the length of their common prefix.
     """
     keys = [np.asarray(reading.ids, ">u4").tobytes() for reading in readings]
     rows: list[PackedRow] = []
     row = _Growing([], [], 0)
     for index in sorted(range(len(keys)), key=keys.__getitem__):
         length = len(keys[index]) // 4
-        shared = _shared(keys[row.readings[-1]], keys[index]) if row.readings else 0
+        shared = 0
+        if row.readings:
+            last = row.readings[-1]
+            shared = may_share(last, index, _shared(keys[last], keys[index]))
         new = row.length + length - shared
         longer = (new**2 - row.length**2 - length**2) / (ATTENTION * d_model)
         joins = shared > longer and new <= max_tokens and (window is None or length <= window)

@@ -161,7 +161,7 @@ def in_batches(
     None takes what the memory allows. All readings have the same number of spans.
     """
     limit = token_budget(model) if max_tokens is None else max_tokens
-    rows = _rows(model, readings, limit)
+    rows = in_rows(model, readings, limit)
     divided = batches([row.length for row in rows], limit)
     return [[rows[index] for index in batch] for batch in divided]
 
@@ -200,11 +200,17 @@ class Recorder:
         return [done for half in halved for done in self(ReadingBatch(half, readings))]
 
 
-def _rows(model: Model, readings: Sequence[Reading], limit: int) -> list[PackedRow]:
-    """Rows of readings, packed if that saves tokens and a test shows that the model supports it."""
+def in_rows(
+    model: Model,
+    readings: Sequence[Reading],
+    limit: int,
+    may_share: Callable[[int, int, int], int] = lambda first, second, shared: shared,
+) -> list[PackedRow]:
+    """Rows of readings of at most `limit` tokens (or of one reading), packed if that saves tokens
+    and a test shows that the model supports it. may_share: as of `pack`."""
     # A row is at most as long as the model's context, since some models keep a mask of that size.
     longest = min(limit, model.context or limit)
-    rows = pack(readings, model.identity.d_model, longest, model.window)
+    rows = pack(readings, model.identity.d_model, longest, model.window, may_share)
     packed = [row for row in rows if len(row.readings) > 1]
     if not packed:
         return rows
@@ -212,8 +218,18 @@ def _rows(model: Model, readings: Sequence[Reading], limit: int) -> list[PackedR
     length = max(row.length for row in packed)
     known = _tried.get(model.network)
     if known is None or depth > known[0] or length > known[1]:
+        # Longer ones too, so that the next batch needs no test of its own.
+        before = known[:2] if known is not None else (0, 0)
+        most = min(model.window or _power(depth), model.context or _power(depth))
+        depth = max(depth, min(_power(depth), most), before[0])
+        length = max(length, min(_power(length), longest), before[1])
         _tried[model.network] = depth, length, _takes_packed(model, depth, length)
     return rows if _tried[model.network][2] else alone(readings)
+
+
+def _power(n: int) -> int:
+    """The next power of two."""
+    return 1 << (n - 1).bit_length()
 
 
 def _takes_packed(model: Model, depth: int, length: int) -> bool:

@@ -9,7 +9,7 @@ scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -42,8 +42,18 @@ class _SeenError(Exception):
 
 
 @torch.no_grad()
-def grown(model: Model, ids: Tensor, layer: int, lower: Trunk | None) -> Trunk:
-    """The trunk of unsteered texts at `layer`, computed from one of a lower layer if given."""
+def grown(
+    model: Model,
+    ids: Tensor,
+    layer: int,
+    lower: Trunk | None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Trunk:
+    """The trunk of unsteered texts at `layer`, computed from one of a lower layer if given.
+
+    arguments: of the body's forward, for packed rows; by default every token attends to all before.
+    """
+    inputs = arguments or {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     kept: list[Any] = []
 
     def keep(_module: nn.Module, _args: object, output: Any) -> None:
@@ -53,7 +63,7 @@ def grown(model: Model, ids: Tensor, layer: int, lower: Trunk | None) -> Trunk:
     handle = _block(model, layer).register_forward_hook(keep)
     try:
         with replayed(model, lower), suppress(_SeenError):
-            model.body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+            model.body(**{**inputs, "use_cache": False})
     finally:
         handle.remove()
     return Trunk(layer, kept[0])
@@ -88,8 +98,9 @@ def replayed(model: Model, trunk: Trunk | None, times: int = 1) -> Iterator[None
 
 
 @contextmanager
-def sparing(model: Model, columns: Tensor) -> Iterator[None]:
-    """The last block's MLP runs only at `columns` [column], and gives 0 elsewhere."""
+def sparing(model: Model, where: Tensor) -> Iterator[None]:
+    """The last block's MLP runs only at some positions, and gives 0 elsewhere. where: int64 [n],
+    indices into the forward's rows one after another."""
     last = model.n_layers - 1
     place = model.hooks.places.get(Site(last, "mlp_out"))
     # A router inside would see some positions only, and steers count all.
@@ -101,10 +112,11 @@ def sparing(model: Model, columns: Tensor) -> Iterator[None]:
     own = module.forward
 
     def spared(hidden: Tensor, *args: Any, **keywords: Any) -> Tensor:
-        output: Tensor = own(hidden[:, columns.to(hidden.device)], *args, **keywords)
-        full = output.new_zeros((*hidden.shape[:2], output.shape[-1]))
-        full[:, columns.to(output.device)] = output
-        return full
+        rows, width = hidden.shape[:2]
+        output: Tensor = own(hidden.flatten(0, 1)[where.to(hidden.device)][None], *args, **keywords)
+        full = output.new_zeros((rows * width, output.shape[-1]))
+        full[where.to(output.device)] = output[0]
+        return full.view(rows, width, -1)
 
     restore = replaced(module, spared)
     try:
@@ -155,11 +167,11 @@ def _same_from_trunks(model: Model) -> bool:
 @torch.no_grad()
 def _same_where_scored(model: Model) -> bool:
     ids, expected = _trial(model)
-    columns = torch.tensor([1, 4], device=ids.device)
-    with sparing(model, columns):
+    where = torch.tensor([1, 4, 8], device=ids.device)
+    with sparing(model, where):
         logits = _logits(model, ids)
-    where = columns.to(logits.device)
-    return _alike(model, logits[:, where], expected[:, where])
+    at = where.to(logits.device)
+    return _alike(model, logits.flatten(0, 1)[at], expected.flatten(0, 1)[at])
 
 
 def _trial(model: Model) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ from steer.models.fingerprint import fingerprint
 from steer.models.hookmap import HookMap
 from steer.models.hookmap_cache import hook_map
 from steer.models.templates import ChatTemplate
+from steer.models.thoughts import Thoughts
 from steer.models.tokenizers import with_tokens
 from steer.steering.tokens import LearnedToken
 from steer.vectors.provenance import ModelIdentity
@@ -117,6 +118,11 @@ class Model:
     def special_ids(self) -> frozenset[int]:
         """Special tokens, such as BOS and the markers of a chat template."""
         return frozenset(self.tokenizer.all_special_ids)
+
+    @cached_property
+    def thoughts(self) -> Thoughts | None:
+        """The tags of thoughts in the chat template; None if it has none."""
+        return Thoughts.of(getattr(self.tokenizer, "chat_template", None))
 
     @cached_property
     def context(self) -> int | None:

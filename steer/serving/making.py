@@ -240,10 +240,10 @@ def _telling(tell: Callable[[dict[str, Any]], None], between: Between) -> Progre
         def advance(count: float, note: str | None = None, picture: Picture | None = None) -> None:
             nonlocal done
             done += count
-            event = {"what": activity, "done": round(done), "total": total, "note": note or ""}
+            share = done / total if total else 0.0
+            event = {"what": activity, "done": int(done), "total": total, "share": share}
             tell({"progress": event})
-            if count:  # otherwise a step is under way, perhaps within hooks
-                between()
+            between()
 
         tell({"progress": {"what": activity, "done": 0, "total": total}})
         yield advance

@@ -74,12 +74,18 @@ class Sampling:
 
 
 def check_gates(sampling: Sampling, steers: Sequence[Steer]) -> None:
-    """Refuse token gates together with beams, since beams are discarded.
+    """Refuse token gates and scopes by thoughts together with beams, which are discarded and change
+    places.
 
     Raises:
-        UsageError: there are beams and a token gate.
+        UsageError: there are beams and one of these.
     """
     for steer in steers:
+        if sampling.beams > 1 and steer.scope.by_thoughts:
+            raise UsageError(
+                f"--beams excludes the scope {steer.scope}, which depends on what is written",
+                hint="use the scope response, or leave --beams out",
+            )
         if sampling.beams > 1 and steer.gate is not None and steer.gate.pooling == "token":
             raise UsageError(
                 f"--beams excludes gates that read each token ({steer.gate})",

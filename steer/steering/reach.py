@@ -47,17 +47,18 @@ def meets(
 
 
 def _inside(scope: Scope, first: int) -> list[Run]:
-    """The positions of a scope. first: the position of step 0."""
-    if scope.kind == "all":
+    """The positions of a scope; for one by thoughts, those where it may be. first: the position of
+    step 0."""
+    if scope.kind == "all" or (scope.by_thoughts and scope.inverted):
         runs = [(0, _END)]
     elif scope.kind == "prompt":
         runs = [(0, first)]
-    elif scope.kind == "response":
+    elif scope.kind == "response" or (scope.by_thoughts and not scope.inverted):
         runs = [(first, _END)]
     else:
         zero = first if scope.kind == "steps" else 0
         runs = [(zero + scope.start, _END if scope.stop is None else zero + scope.stop + 1)]
-    if not scope.inverted:
+    if not scope.inverted or scope.by_thoughts:
         return runs
     [(start, stop)] = runs
     return [(0, start), (stop, _END)]

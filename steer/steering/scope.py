@@ -1,7 +1,7 @@
 """The scope of a steer (which positions it edits) and its schedule (how its strength changes).
 
-    SCOPE     [not-]all | prompt | response | 3-7 | 8- | response=0 | response=0-4,
-              optionally followed by /skip-special
+    SCOPE     [not-]all | prompt | response | thinking | answer | 3-7 | 8- | response=0 |
+              response=0-4, optionally followed by /skip-special
     SCHEDULE  ramp=N | decay=N | first=N | after=N | on=0-3,8-
 
 Positions count from the first token of the prompt, without padding. Steps count generated tokens
@@ -19,7 +19,9 @@ from steer.base.errors import UsageError
 #: The first and last position of a range, inclusive; the last is None where the range has no end.
 Span = tuple[int, int | None]
 
-_SCOPE_HINT = "use all, prompt, response, 3-7, 3- or response=0-4, and not- before it"
+_SCOPE_HINT = (
+    "use all, prompt, response, thinking, answer, 3-7, 3- or response=0-4, and not- before it"
+)
 _SCHEDULE_HINT = "use ramp=N, decay=N, first=N, after=N or on=0-3,8-"
 _COURSES = ("ramp", "decay", "first", "after")
 
@@ -29,18 +31,25 @@ class Scope:
     """The positions that are steered.
 
     kind: `response` starts at the last prompt token, whose output predicts the first new token;
-    `prompt` is everything before it. `range` is the positions from `start` to `stop`, inclusive,
-    counted from the first token of the prompt without padding; `steps` counts from the start of
-    the response instead. stop: None for a range without end. inverted: all positions except
-    these. skip_special: never steer special tokens (the beginning-of-text token, the markers of a
-    chat template), whether inverted or not.
+    `prompt` is everything before it. `thinking` is the positions of the response that predict a
+    token of a thought, from the tag that opens it on; `answer` is those after the thought, or after
+    the first token of a response that begins without one. `range` is the positions from `start` to
+    `stop`, inclusive, counted from the first token of the prompt without padding; `steps` counts
+    from the start of the response instead. stop: None for a range without end. inverted: all
+    positions except these. skip_special: never steer special tokens (the beginning-of-text token,
+    the markers of a chat template), whether inverted or not.
     """
 
-    kind: Literal["all", "prompt", "response", "range", "steps"] = "all"
+    kind: Literal["all", "prompt", "response", "thinking", "answer", "range", "steps"] = "all"
     start: int = 0
     stop: int | None = None
     inverted: bool = False
     skip_special: bool = False
+
+    @property
+    def by_thoughts(self) -> bool:
+        """Whether it depends on the tokens of each text."""
+        return self.kind in ("thinking", "answer")
 
     @property
     def complement(self) -> Scope:
@@ -128,15 +137,15 @@ def parse_when(parts: list[str]) -> tuple[Scope | None, bool, Schedule]:
 
 
 def parse_scope(text: str) -> Scope:
-    """Parse a scope: `all`, `prompt`, `response`, `3-7`, `3-`, `response=0-4`, or `not-` and one
-    of these.
+    """Parse a scope: `all`, `prompt`, `response`, `thinking`, `answer`, `3-7`, `3-`,
+    `response=0-4`, or `not-` and one of these.
 
     Raises:
         UsageError: `text` is not a scope, its range runs backwards, or it covers no position.
     """
     kind = text.removeprefix("not-")
     inverted = kind != text
-    if kind in ("prompt", "response"):
+    if kind in ("prompt", "response", "thinking", "answer"):
         return Scope(kind, inverted=inverted)  # type: ignore[arg-type]  # no narrowing by `in`
     if kind == "all":
         if inverted:

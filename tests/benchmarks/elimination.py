@@ -1,10 +1,15 @@
-"""What a sweep leaves out: `python tests/benchmarks/elimination.py [VALUE]`.
+"""What a sweep leaves out: `python tests/benchmarks/elimination.py [VALUE]`, or on a chat model
+`elimination.py MODEL VECTOR PAIRS.jsonl [REPLAYS]`.
 
 For each mood, style and topic of the pocket grammar vectors by four methods at all five layers, 20
 rows of nine cells, are scored on everything. Elimination is then played back over these scores with
 the items and texts in many orders, on the rows of each method and on all of them: how often the
 strongest cell within the budget is kept, how much of its effect is at least, and which share of the
 scores was needed.
+
+On a chat model all layers of one vector are scored on everything; what is played back is the whole
+sweep but for its finer coefficients: three coefficients of each layer on some of the texts, the
+layers that are left out, and the elimination among the others. A run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -21,13 +26,21 @@ from unnumbered import HELD_OUT, SWEEPING_SEED, TRAINED, TRAINING_SEED, steer, w
 
 from steer.base.journal import Journal
 from steer.contrasts import heldout
-from steer.contrasts.prompts import OPENINGS
+from steer.contrasts.prompts import OPENINGS, QUESTIONS
 from steer.contrasts.records import records
-from steer.evaluation.bench import bench, run
+from steer.evaluation.bench import bench, journal, run
 from steer.evaluation.task import Task
 from steer.evaluation.written import Writing
 from steer.measures.elimination import contenders, looks, n_looks
-from steer.measures.grids import Array, Grid, GridRow, Scores, default_coefficients
+from steer.measures.grids import (
+    PILOT,
+    Array,
+    Grid,
+    GridRow,
+    Scores,
+    default_coefficients,
+    promising,
+)
 from steer.models.loading import load
 from steer.models.model import Model
 from steer.models.source import ModelSource
@@ -71,6 +84,52 @@ def played(scores: Scores) -> tuple[float, float]:
     return best(seen) / best(scores), n_scored / (cells.size * n)
 
 
+def played_with_layers(scores: Scores) -> tuple[float, float]:
+    """The same as `played`, after layers have been left out as a sweep does it."""
+    n, n_texts = scores.effect.shape[-1], scores.drift.shape[-1]
+    parts = n_looks(min(n, n_texts))
+    items, texts = looks(n, parts)[0], looks(n_texts, parts)[0]
+    first = replace(
+        scores,
+        effect=scores.effect[:, PILOT][..., items],
+        weights=scores.weights[items],
+        drift=scores.drift[:, PILOT][..., texts],
+        counts=scores.counts[texts],
+        level=scores.level[:, PILOT][..., items],
+    )
+    rows = promising(first, MAX_KL)
+    share, n_scored = played(rows_of(scores, rows))
+    kept = share * best(rows_of(scores, rows)) / best(scores)
+    n_cells = scores.effect.shape[0] * scores.effect.shape[1]
+    probed = len(scores.effect) * len(PILOT) * len(items)
+    return kept, (probed / n + n_scored * len(rows) * scores.effect.shape[1]) / n_cells
+
+
+def on_a_chat_model(path: str, vector_path: str, pairs: str, n_replays: int) -> None:
+    """Score every cell of a vector, and play the sweep back so many times."""
+    model = load(ModelSource(path, fast=True))
+    vector = store.read(vector_path)
+    columns = default_coefficients(vector)
+    rows = [GridRow(vector, (one,), columns, "vector") for one in vector.metadata.layers]
+    held_out = heldout.read(records(Path(pairs).read_bytes(), pairs), chat=True)
+    n = len(held_out.all_texts) // 2
+    writing = Writing(QUESTIONS, chat=True, samples=n, max_tokens=32)
+    texts = bench(model, Task(held_out, writing), lambda what, n: None)
+    grid = Grid(tuple(rows))
+    kept = journal(model, grid, texts)
+    *_, scores = run(texts, grid, kept, lambda what, share: print(f"{share:.0%} {what}"))
+    rng = np.random.default_rng(0)
+    found = np.array([played_with_layers(shuffled(scores, rng)) for _ in range(n_replays)])
+    told("the strongest cell", found)
+    cell = np.unravel_index(
+        np.where(scores.costs() <= MAX_KL, scores.effects(), -np.inf).argmax(),
+        scores.effects().shape,
+    )
+    interval = scores.effect_at(int(cell[0]), int(cell[1]))
+    within = (found[:, 0] * interval.value >= interval.low).mean()
+    print(f"layer {cell[0]}, {columns[cell[1]]}: {interval}; within its interval: {within:.0%}")
+
+
 def best(scores: Scores) -> float:
     """The strongest effect within the budget of what was scored on everything."""
     return float(np.nanmax(np.where(scores.costs() <= MAX_KL, scores.effects(), np.nan)))
@@ -84,6 +143,7 @@ def shuffled(scores: Scores, rng: np.random.Generator) -> Scores:
         weights=scores.weights[items],
         drift=scores.drift[..., texts],
         counts=scores.counts[texts],
+        level=scores.level[..., items],
     )
 
 
@@ -100,8 +160,11 @@ def replayed(scores: Scores) -> Array:
 
 
 def main() -> None:
-    model = load(ModelSource("pocket"))
     asked = sys.argv[1:]
+    if len(asked) > 2:
+        on_a_chat_model(*asked[:3], n_replays=int(asked[3]) if len(asked) > 3 else 200)
+        return
+    model = load(ModelSource("pocket"))
     every: dict[str, list[Array]] = {"five rows": [], "twenty rows": []}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

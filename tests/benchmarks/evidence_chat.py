@@ -12,6 +12,8 @@ KL          nats per token by which the unsteered model's own answers are read o
 extra nats  nats per token of the answers under the unsteered model, more than of its own
 distinct-2  share of different bigrams in an answer
 
+Answers are sampled at temperature 0.7, as `steer apply` does.
+
 Each row is written to a file of its own as it is done, and a run that was stopped goes on.
 """
 
@@ -21,6 +23,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +34,16 @@ import steer
 from steer.base.intervals import Interval, mean, plain, rate, ratio, share_of_gap
 from steer.contrasts.prompts import OTHER_QUESTIONS
 from steer.distillation.lessons import Conditions
-from steer.evaluation.batches import Text, distance, drift, surprise
+from steer.evaluation.batches import Text, distance, drift, log_prob
 from steer.evaluation.cells import PROMPTED, UNSTEERED, Cell, Steered
-from steer.evaluation.scoring import Nats, expected_nats, extra, score
+from steer.evaluation.scoring import Nats, extra, score, scored
 from steer.evaluation.written import (
     Writing,
     Written,
     lesson_text,
     own_texts,
-    write,
     write_conditioned,
+    write_together,
 )
 from steer.generate.apply import Sampling, generate
 from steer.generate.guidance import guidance
@@ -55,6 +58,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples/chat"
 METHODS = ("mean_diff", "pca", "lda", "probe")
 ROWS = ("unsteered", "random", "prompt", "guidance 1.5", *METHODS, "ridge", "distill")
 QUICK_ROWS = ("unsteered", "random", "prompt", "mean_diff", "pca", "lda")
+TEMPERATURE = 0.7
 COLUMNS = ("trait", "of prompt", "recovery", "KL", "extra nats", "distinct-2")
 STRENGTH = 1.5
 
@@ -69,28 +73,35 @@ class Bench:
             questions, Conditions(CONDITIONS[trait], "", chat=True), chat=True, samples=samples,
             max_tokens=max_tokens,
         )  # fmt: skip
-        self.written = write(self.inner, self.writing, ())
+        self.written = self.answers()
         self.own = own_texts(self.inner, self.writing, self.written)
         self.lessons = write_conditioned(self.inner, self.writing)
         self.conditioned = [lesson_text(lesson) for lesson in self.lessons]
-        self.base_nats = self.nats([one.scored for one in self.written], UNSTEERED)
+        self.base_nats = self.nats(self.written)
         self.base_distance = self._sums(self.conditioned, UNSTEERED, distance)
 
-    def nats(self, texts: Sequence[Text], cell: Cell) -> Nats:
-        return expected_nats(self.inner, [(cell, texts)])
+    def answers(self, *steers: Steer) -> list[Written]:
+        [written] = write_together(self.inner, self.writing, [steers], temperature=TEMPERATURE)
+        return written
+
+    def nats(self, written: Sequence[Written]) -> Nats:
+        """Nats of each answer's tokens under the unsteered model, and their number."""
+        texts = [one.scored for one in written]
+        counts = np.array([float(len(text.scored)) for text in texts])
+        return -score(self.inner, texts, [UNSTEERED], log_prob)[0], counts
 
     def traits(self, texts: Sequence[str]) -> list[float]:
         return [MEASURES[self.trait](text) for text in texts]
 
     def steered(self, steer: Steer) -> dict[str, Any]:
         """The numbers of a row under a steer."""
-        written = write(self.inner, self.writing, [steer])
+        written = self.answers(steer)
         cell = Steered((steer,))
         found = self.of_texts(self._decoded(written), [one.own for one in written])
         left = self._sums(self.conditioned, cell, distance)
         drifts = self._sums(self.own, cell, drift)
         counts = np.array([float(len(text.scored)) for text in self.own])
-        nats = extra(self.nats([one.scored for one in written], cell), self.base_nats)
+        nats = extra(self.nats(written), self.base_nats)
         return found | {
             "recovery": plain(ratio(self.base_distance - left, self.base_distance)),
             "KL": plain(ratio(drifts, counts)),
@@ -103,21 +114,29 @@ class Bench:
 
     def prompted(self) -> dict[str, Any]:
         """The numbers of the system message itself."""
-        own = [lesson.baseline[len(lesson.baseline) - lesson.n :] for lesson in self.lessons]
-        found = self.of_texts([self.inner.decode(ids) for ids in own], own)
+        system = Conditions("", CONDITIONS[self.trait], chat=True)
+        asked = replace(self.writing, conditions=system)
+        [written] = write_together(self.inner, asked, [()], temperature=TEMPERATURE)
+        # The same answers after the questions alone.
+        bare = [
+            Written((*before.ids[: len(before.ids) - before.n], *one.own), one.n)
+            for before, one in zip(self.written, written, strict=True)
+        ]
+        found = self.of_texts(self._decoded(written), [one.own for one in written])
         drifts = self._sums(self.own, PROMPTED, drift)
         counts = np.array([float(len(text.scored)) for text in self.own])
-        nats = self._prompt_nats()
         return found | {
             "recovery": {"value": 1.0, "low": 1.0, "high": 1.0},
             "KL": plain(ratio(drifts, counts)),
-            "extra nats": plain(extra(nats, self.base_nats)),
+            "extra nats": plain(extra(self.nats(bare), self.base_nats)),
         }
 
     def guided(self) -> dict[str, Any]:
         """The system message by guidance, which writes and is not scored."""
         questions = self.writing.prompts
-        sampling = Sampling(max_tokens=self.writing.max_tokens, temperature=1.0, batch_size=32)
+        sampling = Sampling(
+            max_tokens=self.writing.max_tokens, temperature=TEMPERATURE, batch_size=32
+        )
         guides = [Guide(CONDITIONS[self.trait], STRENGTH)]
         made = guidance(self.inner, questions, guides, chat=True)
         prompts = [self.inner.chat(question) for question in questions]
@@ -136,13 +155,8 @@ class Bench:
             "texts": list(texts[:6]),
         }
 
-    def _prompt_nats(self) -> Nats:
-        counts = np.array([float(len(text.scored)) for text in self.conditioned])
-        sums = score(self.inner, self.conditioned, [PROMPTED], surprise, allow_idle=True)[0]
-        return sums, counts
-
     def _sums(self, texts: Sequence[Text], cell: Cell, measure: Any) -> Any:
-        return score(self.inner, texts, [cell], measure, allow_idle=True)[0]
+        return scored(self.inner, texts, [cell], measure).sums[0]
 
     def _decoded(self, written: Sequence[Written]) -> list[str]:
         return [self.inner.decode(one.own) for one in written]
@@ -244,7 +258,7 @@ def main() -> None:
     parser.add_argument("--traits", default=",".join(CONDITIONS))
     parser.add_argument("--samples", type=int)
     parser.add_argument("--max-tokens", type=int)
-    parser.add_argument("--dtype", help="of the model; default: float32 on a CPU")
+    parser.add_argument("--dtype", default="bfloat16", help="of the model; default: bfloat16")
     parser.add_argument("--out", type=Path, default=Path("evidence-chat"))
     parser.add_argument("--show", action="store_true", help="print what is there, and stop")
     asked = parser.parse_args()

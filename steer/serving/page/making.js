@@ -99,10 +99,9 @@ export function showMaking(made) {
         : { pairs: first.map((text, index) => ({ positive: text, negative: second[index] })), chat: chat.checked };
       for await (const told of stream("/page/vectors", { name: name.value.trim(), ...asked }, controller.signal)) {
         if (told.progress) {
-          const { what, done, total, note } = told.progress;
-          if (done) progress.value = done / total;
-          else progress.removeAttribute("value"); // the browser then shows that work is under way
-          doing.textContent = `${what}: ${done} of ${total}${note ? `, ${note}` : ""}`;
+          const { what, done, total, share } = told.progress;
+          progress.value = share ?? 0;
+          doing.textContent = `${what}: ${done} of ${total}`;
           submit.textContent = "Making…";
         }
         if (told.vector) {
