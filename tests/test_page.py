@@ -499,3 +499,23 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
             assert other.getsockname()[1] != port
         with pytest.raises(SteerError, match=str(port)):
             first_free("127.0.0.1", [port])
+
+
+def test_other_requests_do_not_run_under_the_hooks_of_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = load(ModelSource("pocket", device="cpu"))
+    turns: list[int] = []
+
+    def work(between: Between) -> tuple[int, int]:
+        turns.clear()
+        handle = model.network.register_forward_hook(lambda *_: None)
+        between()
+        under_hooks = len(turns)
+        handle.remove()
+        between()
+        return under_hooks, len(turns)
+
+    with Batcher(model, print) as batcher:
+        monkeypatch.setattr(batcher, "_turn", lambda: turns.append(1))
+        assert batcher.run(work).result(60) == (0, 1)
