@@ -160,7 +160,7 @@ def apply(
     -v joyful:2/response        from the last prompt token on; /prompt: before it
     -v joyful:2/response=0-4    the first five new tokens; /4-9 or /4-: positions;
                                 /not-4-9: all others; /skip-special: no special
-    -v joyful:2/answer          after a thinking model's thoughts; /thinking: those
+    -v joyful:2/answer          what follows a model's thoughts; /thinking: those
     -v joyful:2/decay=20        halves every 20 new tokens; ramp=20: grows for 20
     -v joyful:2/first=20        the first 20 new tokens; after=20: the others;
                                 on=0-3,8-: these

@@ -420,14 +420,21 @@ class _Maker:
     # -- what is reported ------------------------------------------------------------------------
 
     def _measure(self, works: Sequence[_Work]) -> None:
+        """Measure each vector on the held-out questions. If its answers to them degrade, although
+        those to the few questions for choosing did not, take the next weaker strength."""
         left = self._left(works)
-        jobs = [(work, work.cells[work.best], work.questions.held_out) for work in left]
-        written = self._steered(jobs, "measuring on held-out questions")
-        start = 0
-        for work in left:
-            texts = written[start : start + len(work.questions.held_out)]
-            start += len(texts)
-            self._report(work, texts)
+        while left:
+            jobs = [(work, work.cells[work.best], work.questions.held_out) for work in left]
+            written = self._steered(jobs, "measuring on held-out questions")
+            weaker = []
+            start = 0
+            for work in left:
+                texts = written[start : start + len(work.questions.held_out)]
+                start += len(texts)
+                if not self._report(work, texts) and work.best > 0:
+                    work.best -= 1
+                    weaker.append(work)
+            left = weaker
 
     def _steered(
         self, jobs: Sequence[tuple[_Work, Steer, Sequence[str]]], activity: str
@@ -450,16 +457,22 @@ class _Maker:
             progress=self.progress,
         )
 
-    def _report(self, work: _Work, texts: Sequence[Answer]) -> None:
+    def _report(self, work: _Work, texts: Sequence[Answer]) -> bool:
+        """Report on the chosen strength; returns whether the answers to the held-out questions are
+        still the model's language."""
         assert work.vector is not None
         steer = work.cells[work.best]
-        every = [*self._plain(work.questions.held_out), *work.poles["positive held-out"]]
-        moved = moves(self.model, every, work.conditions, (steer,))
-        share, is_heeded = moved.effect, moved.heeded
+        plain_answers = self._plain(work.questions.held_out)
         unsteered = self._unsteered_costs(work)
         extra = costs(self.model, texts, [(steer,)] * len(texts)).above(unsteered)
         prompt_cost = self._prompt_costs(work).above(unsteered).value
-        repeated = _distinct(self._plain(work.questions.held_out)) - _distinct(texts)
+        repeated = _distinct(plain_answers) - _distinct(texts)
+        coherent = is_coherent(extra.value, repeated, allowed=prompt_cost)
+        if not coherent and work.best > 0:
+            return False
+        every = [*plain_answers, *work.poles["positive held-out"]]
+        moved = moves(self.model, every, work.conditions, (steer,))
+        share, is_heeded = moved.effect, moved.heeded
         reason, hint = "", ""
         if is_heeded.value < LEAST_HEEDED:
             pole, other = work.conditions
@@ -468,7 +481,7 @@ class _Maker:
                 f" {'under the other pole' if other else 'without it'}"
             )
             hint = "use other words, give an opposite, or use a larger model"
-        elif not is_coherent(extra.value, repeated, allowed=prompt_cost):
+        elif not coherent:
             reason = (
                 f"the answers degrade before they move: {extra.value:.1f} extra nats per token"
                 f" (the prompt {prompt_cost:.1f}), {max(0.0, repeated):.0%} more repetition"
@@ -499,6 +512,7 @@ class _Maker:
             example=self._example(work, texts),
             words=self._words(work, texts),
         )
+        return coherent
 
     def _words(self, work: _Work, texts: Sequence[Answer]) -> dict[str, float]:
         words = work.concept.words
