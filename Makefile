@@ -13,7 +13,7 @@ LAWS := tests/test_injection.py tests/test_watch.py tests/test_serving.py tests/
 	tests/test_hookmap.py tests/test_scoring.py tests/test_doctor.py
 NEWEST ?= transformers torch transformer-lens
 
-.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray test-page test-clients fuzz kills \
+.PHONY: demo test test-llama test-repeng check install lint bench clean test-vllm test-ray browser test-page test-clients fuzz kills \
 	test-newest test-newest-quick chat-model bench-chat evidence-chat
 
 # Made again when what it is made from changes.
@@ -123,8 +123,13 @@ test-vllm:
 	.venv-page/bin/python -m pip install --quiet --disable-pip-version-check playwright
 	touch $@
 
-test-page: .venv-page/installed
-	command -v chromium chromium-browser google-chrome chrome || .venv-page/bin/playwright install chromium
+# A browser: there already, or from playwright, or (as root) from the system's packages.
+browser: .venv-page/installed
+	command -v chromium || command -v chromium-browser || command -v google-chrome || command -v chrome || \
+		.venv-page/bin/playwright install chromium || \
+		{ [ "$$(id -u)" = 0 ] && apt-get install --yes --quiet chromium; }
+
+test-page: browser
 	STEER_CHROMIUM="$${STEER_CHROMIUM:-$$(command -v chromium || command -v chromium-browser || \
 		command -v google-chrome || .venv-page/bin/python -c 'from playwright.sync_api import sync_playwright as s; \
 		p = s().start(); print(p.chromium.executable_path); p.stop()')}" \

@@ -120,7 +120,8 @@ def lm_eval(url: str, model: str, alias: str) -> Texts:
     (plain, scores), (steered, steered_scores) = texts(model), texts(alias)
     assert scores[0][0] > scores[1][0]
     assert scores != steered_scores
-    return {"plain": plain, "steered": steered}
+    # It sends token ids, without the token that begins texts.
+    return {"bare": plain, "bare_steered": steered}
 
 
 @client

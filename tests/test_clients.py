@@ -39,7 +39,10 @@ def url() -> Iterator[str]:
     )
     try:
         assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["url"].removesuffix("/v1")
+        lines = [process.stdout.readline()]
+        while lines[-1] not in ("}\n", ""):
+            lines.append(process.stdout.readline())
+        yield json.loads("".join(lines))["url"].removesuffix("/v1")
     finally:
         process.terminate()
         process.wait(30)
@@ -51,12 +54,13 @@ def expected() -> dict[str, str]:
     model = load(ModelSource())
     steer = resolve(spec.parse("joyful"), store.read(ROOT / "vectors/joyful.safetensors"))
     greedy = Sampling(max_tokens=clients.MOST, temperature=0)
-    prompts = {"plain": clients.TEXT, "chat": model.chat(clients.QUESTION)}
+    chat = model.chat(clients.QUESTION)
+    prompts = {"plain": clients.TEXT, "bare": clients.TEXT, "chat": chat}
     texts = {}
     for name, prompt in prompts.items():
-        for steers in ([], [steer]):
+        steered_name = "steered" if name == "plain" else f"{name}_steered"
+        for key, steers in ((name, []), (steered_name, [steer])):
             (written,) = generate(model, [prompt], steers, greedy, special=name == "plain")
-            key = {"plain": "steered", "chat": "chat_steered"}[name] if steers else name
             texts[key] = written.text
     return texts | {"streamed": texts["plain"], "chat_streamed": texts["chat"]}
 

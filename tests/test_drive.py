@@ -78,7 +78,7 @@ def run(*words: str) -> Any:
 
 def verdict(url: str, *words: str) -> str:
     """What `steer probe` finds."""
-    found = run("probe", url, *(words or ("-v", SPEC)), "--json")
+    found = run("probe", url, *(words or ("-v", SPEC)), "--json", "--max-tokens", "8")
     assert found.stdout, found.output
     answer = json.loads(found.stdout)
     assert found.exit_code == (answer["verdict"] != "steered")

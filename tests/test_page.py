@@ -344,12 +344,12 @@ def test_an_echoed_prompt_has_its_log_probabilities(fields: dict[str, Any]) -> N
 
 
 def test_words_are_those_of_the_documented_thresholds() -> None:
-    assert [word(nats, None) for nats in (0.0, 0.5, 0.6, 2.0, 2.1)] == [
+    assert [word(nats, None) for nats in (0.0, 0.5, 0.6, 1.1, 1.2)] == [
         *["coherent"] * 2,
         *["strained"] * 2,
         "broken",
     ]
-    assert [word(0.0, share) for share in (1.0, 0.75, 0.7, 0.5, 0.4)] == [
+    assert [word(0.0, share) for share in (1.0, 0.75, 0.7, 0.6, 0.5)] == [
         *["coherent"] * 2,
         *["strained"] * 2,
         "broken",
@@ -499,3 +499,23 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
             assert other.getsockname()[1] != port
         with pytest.raises(SteerError, match=str(port)):
             first_free("127.0.0.1", [port])
+
+
+def test_other_requests_do_not_run_under_the_hooks_of_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = load(ModelSource("pocket", device="cpu"))
+    turns: list[int] = []
+
+    def work(between: Between) -> tuple[int, int]:
+        turns.clear()
+        handle = model.network.register_forward_hook(lambda *_: None)
+        between()
+        under_hooks = len(turns)
+        handle.remove()
+        between()
+        return under_hooks, len(turns)
+
+    with Batcher(model, print) as batcher:
+        monkeypatch.setattr(batcher, "_turn", lambda: turns.append(1))
+        assert batcher.run(work).result(60) == (0, 1)

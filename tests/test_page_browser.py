@@ -113,7 +113,7 @@ class Tab:
         return str(self.page.locator(".turn").last.locator(f".{column} .text").inner_text())
 
     def settings(self, **values: float) -> None:
-        self.page.click("text=How texts are drawn")
+        self.page.click("text=Sampling")
         for label, value in values.items():
             self.page.get_by_label(label.capitalize().replace("_", " "), exact=True).fill(
                 str(value)

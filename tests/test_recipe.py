@@ -406,7 +406,7 @@ def test_recipes_that_cannot_be_applied_fail_before_the_model_loads(
     failed(
         steer("apply", "w3", "--recipe", "f.toml", "-t", 0, "-v", "joyful", "--watch", "joyful"),
         2,
-        "no --watch",
+        "--watch or --guard",
     )
     write("c.toml", include=["c.toml"])
     failed(steer("recipe", "show", "c.toml"), 1, "c.toml -> c.toml")

@@ -190,11 +190,11 @@ def run(
 
     def up() -> None:
         names, recipes = sorted(library.vectors), sorted(library.recipes)
-        parts = [runs_on, url, f"vectors: {', '.join(names) or 'none yet'}"]
+        parts = [runs_on, f"vectors: {', '.join(names) or 'none yet'}"]
         parts += [f"recipes: {', '.join(recipes)}"] if recipes else []
         parts += [f"steered by {' + '.join(map(str, library.defaults))}"] if defaults else []
         output.note(" · ".join(parts))
-        output.note(f"page: {page}/")
+        output.note(f"page: {page}/ · OpenAI's API: {url} · Ctrl-C stops the server")
         if json:
             served = {"url": url, "model": identity.id, "vectors": names, "recipes": recipes}
             output.as_json(served | {"page": f"{page}/"})

@@ -48,7 +48,7 @@ class Column:
         """All activations of a side (0 is positive), float64 [n, width]."""
         return np.concatenate([rows for _, rows in self.chunks(side)]).astype(np.float64)
 
-    def whole(self, direction: Array) -> Array:
+    def expand(self, direction: Array) -> Array:
         """A direction [width] with zeros for the numbers that are not used."""
         if self.mask is None:
             return direction
@@ -173,7 +173,7 @@ def _site_fit(column: Column, directions: list[Array], difference: Array) -> Sit
         every = [folds(column.activations, side) for side in range(2)]
         separability = float(np.mean([_fold_auc(scores, every, fold) for fold in range(N_FOLDS)]))
     return SiteFit(
-        column.whole(direction),
+        column.expand(direction),
         (scores[0][:, 0], scores[1][:, 0]),
         separability,
         _coherence(column, axes[0]),

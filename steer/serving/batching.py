@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from steer.base.text import TextDeltas
 from steer.generate.cost import CostMeter
@@ -324,6 +324,8 @@ class Batcher:
         def between() -> None:
             if self._closed.is_set() or future.cancelled():
                 raise Abandoned
+            if _is_hooked(self._model.network):  # its hooks would steer the texts of others
+                return
             self._receive(wait=False)
             self._turn()
 
@@ -449,3 +451,8 @@ class Batcher:
         for text in [*job.running, *job.waiting]:
             self._begun.discard(text)
             self._together.remove(text.continuation)
+
+
+def _is_hooked(network: nn.Module) -> bool:
+    """Whether hooks are on a network, which another forward would run too."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())

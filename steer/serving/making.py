@@ -240,7 +240,9 @@ def _telling(tell: Callable[[dict[str, Any]], None], between: Between) -> Progre
         def advance(count: float, note: str | None = None, picture: Picture | None = None) -> None:
             nonlocal done
             done += count
-            tell({"progress": {"what": activity, "done": round(done), "total": total}})
+            share = done / total if total else 0.0
+            event = {"what": activity, "done": int(done), "total": total, "share": share}
+            tell({"progress": event})
             between()
 
         tell({"progress": {"what": activity, "done": 0, "total": total}})

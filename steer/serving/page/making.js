@@ -28,6 +28,7 @@ export function showMaking(made) {
   const chat = h("input", { type: "checkbox", checked: false, disabled: !about.chat });
   const problem = h("p", { class: "problem", role: "alert" });
   const progress = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Progress" });
+  const doing = h("p", { class: "hint progress-text" });
   const report = h("div", { class: "stack" });
   const submit = h("button", { type: "submit", class: "primary" }, "Make the vector");
   const example = h("button", { type: "button", class: "quiet", on: { click: () => {
@@ -57,7 +58,7 @@ export function showMaking(made) {
   const against = h("input", { type: "text", autocomplete: "off", placeholder: "impatient" });
   const fromWords = h("div", { class: "stack" },
     h("div", { class: "pair" }, field("A word, or what it does", word), field("Its opposite, if it has one", against)),
-    h("p", { class: "hint" }, "The model answers everyday questions in both ways, and the vector is the difference. It takes a minute or more."));
+    h("p", { class: "hint" }, "The model answers everyday questions in both ways, and the vector is the difference. That takes a minute or more, and a chat model: the small one inside steer does not know the words, but learns from pairs of texts."));
   const fromPairs = h("div", { class: "stack", hidden: true },
     h("p", { class: "muted" }, "The vector is the direction in the model from the second kind of text to the first. Texts that differ in nothing else make the best ones."),
     h("div", { class: "pair" }, field("Texts that show it", positive), field("Texts that do not", negative)),
@@ -67,9 +68,11 @@ export function showMaking(made) {
   const show = (own) => { words = own; fromWords.hidden = !own; fromPairs.hidden = own; problem.textContent = ""; };
   const ways = [["From words", true], ["From pairs of texts", false]].map(([label, own]) =>
     h("label", {}, h("input", { type: "radio", name: "way", checked: own, on: { change: () => show(own) } }), h("span", {}, label)));
-  word.addEventListener("change", () => { name.value ||= word.value.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 40); });
+  let named = false;
+  name.addEventListener("input", () => { named = Boolean(name.value); });
+  word.addEventListener("input", () => { if (!named) name.value = word.value.trim().toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, 40); });
   const form = h("form", { class: "stack" }, h("fieldset", { class: "segments" }, h("legend", { class: "hidden" }, "How it is made"), ...ways),
-    fromWords, fromPairs, field("Name", name), progress, problem, h("div", { class: "row end" }, submit));
+    fromWords, fromPairs, field("Name", name), progress, doing, problem, h("div", { class: "row end" }, submit));
   const controller = new AbortController();
   const shown = dialog("New vector", form, report);
   shown.addEventListener("close", () => controller.abort());
@@ -96,8 +99,10 @@ export function showMaking(made) {
         : { pairs: first.map((text, index) => ({ positive: text, negative: second[index] })), chat: chat.checked };
       for await (const told of stream("/page/vectors", { name: name.value.trim(), ...asked }, controller.signal)) {
         if (told.progress) {
-          progress.value = told.progress.total ? told.progress.done / told.progress.total : 0;
-          submit.textContent = told.progress.what;
+          const { what, done, total, share } = told.progress;
+          progress.value = share ?? 0;
+          doing.textContent = `${what}: ${done} of ${total}`;
+          submit.textContent = "Making…";
         }
         if (told.vector) {
           await made(told.vector.id);
@@ -111,6 +116,7 @@ export function showMaking(made) {
     }
     submit.disabled = false;
     submit.textContent = "Make the vector";
+    doing.textContent = "";
     progress.hidden = true;
   });
 }

@@ -77,9 +77,9 @@ function card(one) {
     touch();
   }
   function show() {
-    const layers = chosen.layers.trim() ? chosen.layers : one.recommended.layers.join(", ");
+    const layers = chosen.layers.trim() ? chosen.layers : ranges(one.recommended.layers);
     const verb = { add: "adds", "norm=keep": "adds", ablate: "removes" }[opOf(one.id)] ?? `${opOf(one.id)},`;
-    const where = `at layer${/[,-]|all/.test(layers) ? "s" : ""} ${layers}`;
+    const where = `at layer${/[,–-]|all/.test(layers) ? "s" : ""} ${layers}`;
     const value = String(coefficient(one.id));
     amount.textContent = `${verb} ${value.endsWith("%") ? `${value} of the activation's length` : value} ${where}`;
     const share = (value) => (100 * (Math.max(low, Math.min(high, value)) - low)) / (high - low);
@@ -88,7 +88,7 @@ function card(one) {
     const beyond = limit !== null && Math.abs(chosen.times) >= limit;
     item.classList.toggle("beyond", beyond);
     if (beyond) amount.textContent += " · too much, the sweep found";
-    else if (!one.swept) amount.textContent += " · strength not measured";
+    else if (!one.swept) amount.textContent += " · no sweep was run";
     slider.setAttribute("aria-valuetext", `${short(chosen.times)} times recommended${beyond ? ", where the sweep found it too costly" : ""}`);
   }
   function set(value) {
@@ -112,6 +112,17 @@ function card(one) {
     h("div", { class: "body" }, h("div", { class: "slider" }, h("div", { class: "track" }, ...zones, fill), slider, ticks), amount, more(one, chosen, show)));
   show();
   return item;
+}
+
+/** Layers as ranges: 2, 14–26. */
+function ranges(layers) {
+  const parts = [];
+  for (const layer of layers) {
+    const last = parts.at(-1);
+    if (last && layer === last[1] + 1) last[1] = layer;
+    else parts.push([layer, layer]);
+  }
+  return parts.map(([first, last]) => (first === last ? first : `${first}–${last}`)).join(", ");
 }
 
 /** From where to where a slider goes: further where the file's own zone lies further out. */
@@ -202,13 +213,13 @@ function numberInput(name, props) {
 }
 
 function drawing() {
-  return h("details", { class: "group" }, h("summary", {}, "How texts are drawn"),
+  return h("details", { class: "group" }, h("summary", {}, "Sampling"),
     h("div", { class: "grid" },
       field("Temperature", numberInput("temperature", { min: 0, max: 5, step: 0.1 })),
       field("Tokens", numberInput("max_tokens", { min: 1, max: about.context ?? 100000, step: 1 })),
       field("Top p", numberInput("top_p", { min: 0.01, max: 1, step: 0.05 })),
       field("Seed", numberInput("seed", { min: 0, step: 1 }))),
-    h("p", { class: "hint" }, "All columns draw with the same random numbers, so what differs is the steering's doing."));
+    h("p", { class: "hint" }, "All columns use the same random numbers, so the steering alone makes the difference."));
 }
 
 function system() {

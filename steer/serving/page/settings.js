@@ -155,15 +155,15 @@ export function recipe() {
 /** The settings as Python. */
 export function pythonCode(prompt) {
   const objects = steers().filter((one) => typeof one !== "string");
-  const gated = objects.some((one) => one.when);
-  const specs = objects.map((one) => python(spec(one)));
+  const recipes = activeRecipes().map((name) => `steer.read_recipe(${python(`vectors/${name}.toml`)})`);
+  const specs = [...recipes, ...objects.map((one) => (one.when ? `steer.parse(${python(spec(one))}, when=${python(one.when)})` : python(spec(one))))];
   const options = [python(prompt || "Your prompt"), `steer=[${specs.join(", ")}]`];
   if (settings.mode === "chat") options.push("chat=True");
   if (settings.mode === "chat" && settings.system) options.push(`system=${python(settings.system)}`);
   options.push(`temperature=${settings.temperature}`, `max_tokens=${settings.max_tokens}`, `seed=${settings.seed}`);
   if (settings.top_p < 1) options.push(`top_p=${settings.top_p}`);
   const notes = [];
-  if (gated || settings.guard || activeRecipes().length) notes.push("# Gates, guards and recipes are not in this code: see the other forms.");
+  if (settings.guard) notes.push("# The guard is not in this code: see the other forms.");
   return ["import steer", "", `model = steer.load(${python(about.model)})`, ...notes,
     `print(model.generate(\n    ${options.join(",\n    ")},\n))`, ""].join("\n");
 }
