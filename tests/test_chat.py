@@ -319,7 +319,7 @@ def test_gates_of_a_recipe_are_told_of_and_saved(joyful: Path, folder: Path) -> 
     words = ["chat", "-m", folder, "--recipe", "a.toml"]
     result = steer(*words, stdin="w3\n/list\n/save b.toml\n")
     assert result.exit_code == 0, result.stderr
-    assert "the recipe's beams" in result.stderr
+    assert "ignored settings of the recipe, which only apply uses: beams" in result.stderr
     assert "gate joyful@0>99/mean: closed" in result.stderr
     assert "* joyful:9@1 when joyful@0>99" in result.stdout
     (saved,) = read(Path("b.toml")).steers

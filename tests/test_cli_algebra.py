@@ -78,7 +78,7 @@ def test_combine_gives_the_same_bytes_and_one_json_object(vectors: Path) -> None
         (["combine", "calm:1/ramp=9", "-o", "x.safetensors"], 2, "leave /ramp=9 out"),
         (["combine", "calm:ablate", "-o", "x.safetensors"], 2, "depends on the activations"),
         (["combine", "calm:x", "-o", "x.safetensors"], 2, "not a number"),
-        (["combine", "calm", "--op", "max", "-o", "x.safetensors"], 2, "use sum or mean"),
+        (["combine", "calm", "--op", "max", "-o", "x.safetensors"], 2, "use sum, mean or span"),
         (["combine", "clam", "-o", "x.safetensors"], 1, "did you mean 'calm'?"),
         (["combine", "calm", "-o", "vectors/warm.safetensors"], 1, "--force"),
         (["combine", "calm", "-o", "x.bin"], 1, "end in .safetensors"),

@@ -187,7 +187,7 @@ def test_what_is_not_worth_keeping_is_refused_with_a_next_step(
     assert kept.exit_code == 0 and "does not work on this model" in kept.stderr
     assert store.read(Path("x.safetensors")).name
     monkeypatch.setattr("steer.concepts.make.LEAST_HEEDED", 100.0)
-    result = steer(*words, "--force", "--allow-weak")
+    result = steer(*words, "--force")
     assert result.exit_code == 1
     assert "ignores" in result.stderr and "hint:" in result.stderr
 

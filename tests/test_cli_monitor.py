@@ -65,7 +65,7 @@ def test_monitor_watch_and_gates_read_the_same(joyful: Path, folder: Path) -> No
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["w3"], 2, "name a vector with -v"),
+        (["w3"], 2, "name one with -v"),
         (["w3", "-v", "joyful:2"], 2, "write -v joyful"),
         (["w3", "-v", "joyful@1/prompt"], 2, "write -v joyful@1"),
         (["w3", "-v", "joyfull"], 1, "did you mean 'joyful'?"),

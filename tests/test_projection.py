@@ -156,7 +156,7 @@ def test_levels_by_name_are_those_of_the_file() -> None:
     Steer(without_sides(), Coefficient(1), (0,), op=Operation("cap", 3.0))
 
 
-@pytest.mark.parametrize("text", ["x:ablate", "x:clamp=0", "x:15%,norm=keep", "x:rotate=9"])
+@pytest.mark.parametrize("text", ["x:clamp=0", "x:15%,norm=keep", "x:rotate=9"])
 def test_low_rank_edits_are_only_added(text: str) -> None:
     vector = tiny.low_rank_steer(tiny.model("llama")).vector
     with pytest.raises(VectorError, match="low-rank edit"):

@@ -171,7 +171,7 @@ def test_a_readme_by_hand_is_left_alone(team: Team) -> None:
     steer("push", written(), team.url)
     place = open_place(parse_folder(team.url))
     place.write({"README.md": b"ours\n"}, "by hand", replace=frozenset(["README.md"]))
-    assert "left as it is" in run("push", written("warm"), team.url).stderr
+    assert "was not changed" in run("push", written("warm"), team.url).stderr
     assert open_place(parse_folder(team.url)).read("README.md", 0, 99) == b"ours\n"
 
 

@@ -169,4 +169,4 @@ def test_what_cannot_be_compared_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     failed(steer("suite", "--condition", "x"), 2, "needs --texts")
     failed(steer("suite", "--texts", "x.jsonl"), 2, "go with --condition")
     failed(steer("suite", "-v", "sea=no.gguf"), 1, "no file no.gguf")
-    failed(steer("suite", "-v", "no.gguf"), 2, "names no tag")
+    failed(steer("suite", "-v", "no.gguf"), 2, "is not TAG=FILE")

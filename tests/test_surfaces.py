@@ -25,6 +25,7 @@ SURFACE: dict[str, tuple[str, ...]] = {
     "chat": ("Model.chat", "Conversation.say"),
     "combine": ("combine", "read_recipe"),
     "compare": ("compare", "geometry"),
+    "compile": ("compile",),
     "contrasts check": ("check_contrasts",),
     "contrasts split": ("split",),
     "contrasts write": ("write_contrasts",),
@@ -85,6 +86,7 @@ RENAMED = {
     "task": "lm_eval",
     "task_limit": "lm_eval_limit",
     ("apply", "prompt"): "prompt",
+    ("compile", "prompt"): "prompt",
     ("bake", "vector"): "steers",
     ("bake", "recipe"): "steers",
     ("chat", "vector"): "steer",
@@ -151,6 +153,7 @@ PARAMETERS = {
 }  # fmt: skip
 #: Parameters that a command has as a part of another option.
 WITHIN = {
+    ("compile", "name"): "the name of --out",
     ("monitor", "layers"): "-v NAME@LAYERS",
     ("extract", "calibrate"): "--no-calibrate",
     ("make", "options"): "--method NAME:OPTION=VALUE",

@@ -20,6 +20,7 @@ from steer.base.wording import COMMAND_ONLY, FLAGS, VALUES, for_commands, in_pyt
 ROOT = Path(api.__file__).parent
 #: What other programs are started with, or are said to take.
 OTHERS = {"merge", "control-vector", "head", "middleware", "host", "upgrade", "force-reinstall"}
+OTHERS |= {"enable-steer-vector", "steer-algorithms"}
 #: Names of style sheets.
 OTHERS |= {"ink", "line", "page", "soft"}
 

@@ -18,15 +18,15 @@ from contextlib import contextmanager
 FLAGS = frozenset(
     [
         "allow-idle", "allow-other-model", "allow-overlap", "allow-weak", "approximate", "chat",
-        "encoder", "exhaustive", "force", "offline", "private", "quick", "scalar", "together",
-        "trust-remote-code",
+        "clear", "encoder", "exhaustive", "force", "offline", "private", "quick", "scalar",
+        "together", "trust-remote-code",
     ]
 )
 _SAME = [
     "adapter", "baseline", "beams", "budget", "coefficients", "concept", "condition",
     "description", "device", "device-map", "dtype", "evidence", "format", "held-out", "keep",
     "layer", "layers", "license", "max-kl", "max-nats", "max-tokens", "method", "methods",
-    "minus", "model", "name", "negative", "pick", "positions", "positive", "prompts", "rank",
+    "minus", "model", "name", "negative", "out", "pick", "positions", "positive", "prompts", "rank",
     "revision", "row", "samples", "seed", "site", "steps", "stop", "strength", "system", "tags",
     "temperature", "template", "texts", "tokens", "top-k", "top-p", "unrelated", "watch", "when",
 ]

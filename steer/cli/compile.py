@@ -53,7 +53,7 @@ def compile(
     json: options.Json = False,
     source: ModelSource,
 ) -> None:
-    """Compile a system prompt: a short text, and an edit or a token for the rest.
+    """Compile a system prompt to a short text and an edit or a token.
 
     The prompt is divided into clauses. Those that an edit or a token cannot carry stay text, one
     after another, until both together recover enough of the prompt's effect on answers that were

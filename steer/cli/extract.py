@@ -41,7 +41,7 @@ def extract(
     method: options.MethodOption = "mean_diff",
     form: Annotated[
         str | None,
-        typer.Option("--as", help="Of words: token, for an embedding written as <|NAME|>."),
+        typer.Option("--as", help="For words: token, an embedding for <|NAME|>."),
     ] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Keep the activations here, for steer fit.")
@@ -52,7 +52,7 @@ def extract(
     ] = None,
     site: Annotated[
         str,
-        typer.Option(help="Such as attn_out, mlp_out, heads or router."),
+        typer.Option(help="attn_out, mlp_out, heads, router."),
     ] = "resid_post",
     parts: options.PartsOption = None,
     layers: Annotated[str | None, typer.Option(help="Such as 3, 2,5 or 4-7. Default: all.")] = None,

@@ -39,7 +39,7 @@ def make(
 ) -> None:
     """Make a vector, choose its strength, and show what it does.
 
-    steer extracts a vector from the contrasts (see `steer extract`; answers to prompts are read in
+    The vector is extracted from the contrasts (see `steer extract`; answers to prompts are read in
     the chat template if the model has one). The model then answers a few questions at rising
     strengths; the file recommends the highest one at which texts are still fluent. Last come three
     texts at each of a few strengths, from the opposite to more than recommended.

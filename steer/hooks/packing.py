@@ -73,11 +73,11 @@ def pack(
     then see different tokens. may_share: gives the number of tokens to share, from the indices of
     two readings and the length of their common prefix.
     """
-    keys = [np.asarray(reading.ids, ">u4").tobytes() for reading in readings]
+    keys = [np.asarray(reading.ids, ">u8").tobytes() for reading in readings]
     rows: list[PackedRow] = []
     row = _Growing([], [], 0)
     for index in sorted(range(len(keys)), key=keys.__getitem__):
-        length = len(keys[index]) // 4
+        length = len(keys[index]) // 8
         shared = 0
         if row.readings:
             last = row.readings[-1]
@@ -94,7 +94,7 @@ def pack(
         row.length = new
     if row.readings:
         rows.append(row.done())
-    total = sum(map(len, keys)) // 4
+    total = sum(map(len, keys)) // 8
     worth = total - sum(row.length for row in rows) >= LEAST_SAVED * total
     return rows if worth else alone(readings)
 
@@ -110,9 +110,9 @@ class _Growing:
 
 
 def _shared(first: bytes, second: bytes) -> int:
-    """The length of the common prefix of two strings, in numbers of four bytes."""
-    n = min(len(first), len(second)) // 4
-    differ = np.frombuffer(first, ">u4", n) != np.frombuffer(second, ">u4", n)
+    """The length of the common prefix of two strings, in numbers of eight bytes."""
+    n = min(len(first), len(second)) // 8
+    differ = np.frombuffer(first, ">u8", n) != np.frombuffer(second, ">u8", n)
     return int(differ.argmax()) if differ.any() else n
 
 

@@ -482,6 +482,7 @@ def compile(
     tokens: int = 1,
     steps: int = 120,
     prompts: Data | None = None,
+    mapping: Mapping[str, str] | None = None,
     samples: int = 192,
     held_out: int = 64,
     max_tokens: int = 48,
@@ -491,12 +492,12 @@ def compile(
     license: str = "",
     progress: Progress = silent,
 ) -> Compiled:
-    """Compile a system prompt: a short text, and an edit or a token for the rest.
+    """Compile a system prompt to a short text and an edit or a token.
 
     Clauses stay text, one after another, until text and vector recover so much of the prompt's
     effect on validation texts. `text` and `vector` of the result are the recipe, which `save`
     writes; `rows` have the whole prompt and each form alone beside it. form: edit, token, or both,
-    of which the one that saves more is chosen. prompts: what users ask.
+    of which the one that saves more is chosen. prompts: what users ask; mapping: their fields.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -517,7 +518,7 @@ def compile(
         license=license,
     )
     usual = list(everyday.QUESTIONS)
-    chosen = usual if prompts is None else everyday.different(text_list(prompts))
+    chosen = usual if prompts is None else everyday.different(text_list(prompts, mapping=mapping))
     return compile_prompt(model.inner, prompt, chosen, settings, progress)
 
 
