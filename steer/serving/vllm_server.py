@@ -85,7 +85,8 @@ class VllmMiddleware(SteeringMiddleware):
         access = Access(
             os.environ.get(_KEY), settings.get("local", True), tuple(settings.get("origins", ()))
         )
-        super().__init__(app, library, hand_on, access=access, about=settings.get("about"))
+        about = settings.get("about")
+        super().__init__(app, library, hand_on, access=access, about=about, log=_warn)
         #: By path, the names of the fields that a body may have there.
         self._fields: dict[str, frozenset[str]] = {}
         #: By what travels to the workers: whether it changes what the model computes.
@@ -271,7 +272,8 @@ def serve(
 ) -> None:
     """Run vLLM's server until the process is interrupted. options: of vLLM.
 
-    about: the model's description for the page.
+    library: once `on_up` is called, without the vectors that change nothing there. about: the
+    model's description for the page.
 
     Raises:
         SteerError: the server ended by itself.
@@ -307,7 +309,14 @@ def serve(
             "defaults": [library.as_asked(steer) for steer in library.defaults],
         }
         variables[_ACCESS] = json.dumps(settings)
-        _run(command, variables, f"http://{_reached(host)}:{port}/health", on_up)
+        url = f"http://{_reached(host)}:{port}"
+
+        def when_up() -> None:
+            for name in set(library.vectors) - _served(url, access):
+                library.leave_out(name)
+            on_up()
+
+        _run(command, variables, f"{url}/health", when_up)
 
 
 def arguments(options: Mapping[str, Any]) -> list[str]:
@@ -342,6 +351,25 @@ def _run(
         signal.signal(signal.SIGTERM, before)
         _end(process)
     raise SteerError(f"vLLM's server ended with status {status}", hint="see its messages above")
+
+
+def _warn(text: str) -> None:
+    """Report in vLLM's process, whose stderr is that of the command."""
+    sys.stderr.write(f"warning: {text}\n")
+
+
+def _served(url: str, access: Access) -> set[str]:
+    """The names of the vectors that a server serves.
+
+    Raises:
+        SteerError: it does not list them.
+    """
+    headers = {"authorization": f"Bearer {access.api_key}"} if access.api_key else {}
+    try:
+        answer = httpx.get(f"{url}/v1/vectors", headers=headers, timeout=60, trust_env=False)
+        return {vector["id"] for vector in answer.raise_for_status().json()["data"]}
+    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        raise SteerError(f"vLLM's server does not list its vectors: {error}") from None
 
 
 def _is_up(health: str) -> bool:
