@@ -13,6 +13,9 @@ import hub_server
 import pytest
 from test_cli import steer
 
+from steer.base.errors import InputError
+from steer.contrasts import hubdata
+
 ROWS = [{"question": f"Is it {i}?", "yes": f"It is {i}.", "no": "It is not."} for i in range(12)]
 CARD = """---
 configs:
@@ -89,3 +92,13 @@ def test_what_the_hub_does_not_have_is_said(
     code, printed, told = answers[name]
     assert (code, printed) == (1, "")
     assert message in told and "Traceback" not in told
+
+
+def test_a_hub_that_cannot_be_reached_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(hubdata, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(hubdata, "hub_answers", lambda: False)
+    with pytest.raises(InputError, match="cannot be reached") as caught:
+        list(hubdata.rows("hf:owner/name"))
+    assert caught.value.hint is not None and "HF_HUB_OFFLINE" in caught.value.hint

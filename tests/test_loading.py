@@ -20,6 +20,7 @@ from families import RECURRENT, WRAPPERS, build, build_recurrent, build_wrapper
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from steer.base import hub
 from steer.base.errors import ModelError, UsageError
 from steer.base.processes import hearing_interrupts
 from steer.cli.main import app
@@ -195,7 +196,7 @@ def test_a_hub_that_cannot_be_reached_is_reported_at_once(
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(loading, "getproxies", dict)
+    monkeypatch.setattr(hub, "getproxies", dict)
     started = time.monotonic()
     with pytest.raises(ModelError, match="hub cannot be reached"):
         load(ModelSource("nobody/nothing"))
@@ -203,7 +204,7 @@ def test_a_hub_that_cannot_be_reached_is_reported_at_once(
 
 
 def test_offline_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_hub_answers", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(loading, "hub_answers", lambda: pytest.fail("asked"))
     with pytest.raises(ModelError, match=r"offline=True.* nobody/nothing is not in its cache"):
         load(ModelSource("nobody/nothing", offline=True))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from steer.base.errors import InputError, UsageError
+from steer.base.hub import hub_answers, is_offline_mode
 from steer.contrasts.records import Record
 from steer.vectors.sites import listed
 
@@ -22,7 +23,8 @@ def rows(name: str) -> Iterator[Record]:
 
     Raises:
         UsageError: the name is not of that form.
-        InputError: the library is missing, the dataset cannot be loaded, or it has no such split.
+        InputError: the library is missing, the hub cannot be reached, the dataset cannot be loaded,
+            or it has no such split.
     """
     match = _NAME.fullmatch(name)
     if not match:
@@ -39,6 +41,11 @@ def _load(dataset: str, config: str | None, split: str | None) -> Any:
             "datasets of the hub need the `datasets` library",
             hint="pip install 'steer-activations[datasets]'",
         ) from None
+    if not is_offline_mode() and not hub_answers():
+        raise InputError(
+            f"the hub cannot be reached: the dataset {dataset} is not loaded",
+            hint="use a file, or set HF_HUB_OFFLINE=1 for the copy in the library's cache",
+        )
     datasets.disable_progress_bars()
     # Silences the library's own report of each retry; the failure is reported below.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)

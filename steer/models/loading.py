@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import torch
 import transformers
@@ -28,13 +25,12 @@ from transformers.utils import cached_file
 
 from steer.base.errors import ModelError, SteerError
 from steer.base.files import at_home, read_bytes
+from steer.base.hub import hub_answers, is_offline_mode
 from steer.models import adapter, gguf, known, tokenizers
 from steer.models.memory import keep_freed
 from steer.models.model import Model, wrap
 from steer.models.source import POCKET, ModelSource
 
-#: Seconds to wait for the hub before it counts as unreachable.
-HUB_TIMEOUT = 4.0
 #: Upper bounds for the number of layers and for a tensor's size along one axis.
 MOST_LAYERS, LARGEST_SIZE = 10_000, 1 << 28
 #: The most parameters per byte of a weight file: each takes at least one bit.
@@ -176,8 +172,8 @@ class _Files:
         source = self.source
         if not source.on_hub:
             return True
-        offline = source.offline or _is_offline_mode()
-        if not offline and _hub_answers():
+        offline = source.offline or is_offline_mode()
+        if not offline and hub_answers():
             return False
         if self._in_cache(source.gguf or "config.json"):
             return True
@@ -235,7 +231,7 @@ class _Files:
     def notes(self) -> list[str]:
         """Notes for the user about the origin of the model."""
         source, notes = self.source, []
-        if source.on_hub and self.offline and not (source.offline or _is_offline_mode()):
+        if source.on_hub and self.offline and not (source.offline or is_offline_mode()):
             notes.append(f"the hub cannot be reached: {source.name} is the copy in its cache here")
         if self._kind == "pickle":
             notes.append(
@@ -447,28 +443,6 @@ def _read_json(path: Path) -> Any:
         return json.loads(read_bytes(path, limit=_MAX_JSON))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path.name} is not JSON: {error}") from None
-
-
-def _is_offline_mode() -> bool:
-    from huggingface_hub.constants import is_offline_mode
-
-    return bool(is_offline_mode())
-
-
-def _hub_answers() -> bool:
-    """Whether the hub, or the proxy before it, accepts a connection."""
-    from huggingface_hub.constants import ENDPOINT
-
-    hub = urlsplit(ENDPOINT)
-    proxy = getproxies().get(hub.scheme)
-    if proxy and not proxy_bypass(hub.hostname or ""):
-        hub = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme=hub.scheme)
-    port = hub.port or (80 if hub.scheme == "http" else 443)
-    try:
-        socket.create_connection((hub.hostname or "", port), HUB_TIMEOUT).close()
-    except OSError:
-        return False
-    return True
 
 
 @contextlib.contextmanager
