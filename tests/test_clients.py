@@ -45,7 +45,7 @@ def url() -> Iterator[str]:
         yield json.loads("".join(lines))["url"].removesuffix("/v1")
     finally:
         process.terminate()
-        process.wait(30)
+        process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="module")
