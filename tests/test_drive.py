@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import fake_engines as fake
 import numpy as np
 import pytest
+from answering import answering
 from typer.testing import CliRunner
 
 import steer
@@ -41,35 +39,14 @@ def pocket() -> Model:
     return load(ModelSource())
 
 
-@contextmanager
-def running(engine: fake.Engine) -> Iterator[str]:
+def running(engine: fake.Engine) -> AbstractContextManager[str]:
     """The address of an engine."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            content = json.loads(self.rfile.read(length) or b"null")
-            status, answer = engine(self.command, self.path, content)
-            data = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def reply(method: str, path: str, content: Any) -> tuple[int, bytes]:
+        status, answer = engine(method, path, content)
+        return status, json.dumps(answer).encode()
 
-        do_GET = do_POST = _answer  # noqa: N815  # http.server's names
-
-        def log_message(self, *words: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return answering(reply)
 
 
 def run(*words: str) -> Any:

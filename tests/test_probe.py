@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
+from answering import answering
 from typer.testing import CliRunner
 
 from steer.baking.bake import bake
@@ -42,34 +41,9 @@ def _vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steer.cli.options.load_model", lambda source: pocket())
 
 
-@contextmanager
-def served(reply: Reply) -> Iterator[str]:
+def served(reply: Reply) -> AbstractContextManager[str]:
     """The address of a server that answers so."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length) or b"{}")
-            status, data = reply(self.path, body)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = _answer  # noqa: N815  # http.server's names
-
-        def log_message(self, *words: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return answering(lambda method, path, body: reply(path, body or {}))
 
 
 @cache

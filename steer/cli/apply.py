@@ -308,7 +308,7 @@ class _Run:
     def pairs(
         self, steers: Sequence[Steer], advance: Advance, *, compare: bool
     ) -> Iterator[generated.Pair]:
-        """Each continuation as soon as it is finished, with an unsteered one if `compare`."""
+        """Yield each continuation when it is finished; with `compare`, beside an unsteered one."""
         from steer.steering.tokens import absent
 
         unguided = replace(self, guides=())

@@ -86,7 +86,7 @@ def extract(
     from steer.base.files import check_apart, check_writable
     from steer.contrasts.reading import check_positions
     from steer.fitting.fitting import FitSettings
-    from steer.methods.registry import check_paired, fit_methods
+    from steer.methods.registry import check_paired, fit_methods, is_distill_method
     from steer.vectors import store
     from steer.vectors.positions import parse_list
     from steer.vectors.sites import parse_layers
@@ -121,7 +121,7 @@ def extract(
             no_calibrate=no_calibrate,
             ray=cluster,
         )
-        if form is not None or from_words.is_distillation(method):
+        if form is not None or is_distill_method(method):
             from_words.distill_words(
                 contrasts,
                 against,

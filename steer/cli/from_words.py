@@ -132,13 +132,6 @@ def read_questions(path: Path | None) -> list[str] | None:
     return questions
 
 
-def is_distillation(method: str) -> bool:
-    """Whether a method is one of `steer distill`, which imitates a prompt."""
-    from steer.methods.registry import distill_methods
-
-    return method.partition(":")[0] in {known.name for known in distill_methods()}
-
-
 def distill_words(
     contrasts: ContrastSource,
     against: str | None,
@@ -171,6 +164,7 @@ def distill_words(
     from steer.distillation.settings import Form
     from steer.library.models import Model
     from steer.library.tasks import distill_concept
+    from steer.methods.registry import is_distill_method
     from steer.vectors import store
     from steer.vectors.sites import parse_layers
 
@@ -182,7 +176,7 @@ def distill_words(
     if form not in get_args(Form):
         raise UsageError(f"{form!r} is not a form of a prompt", hint="use --as edit or --as token")
     is_token = form == "token"
-    if is_token and is_distillation(method):
+    if is_token and is_distill_method(method):
         raise UsageError("a token has no --method", hint="leave --method or --as token out")
     assert contrasts.file is not None
     check_phrase(phrase)
@@ -200,7 +194,7 @@ def distill_words(
         Model(model),
         concept,
         form=form,
-        method=method if is_distillation(method) else None,
+        method=method if is_distill_method(method) else None,
         layers=None if layers is None else parse_layers(layers),
         chat=True if contrasts.frame.chat else None,
         phrase=phrase,

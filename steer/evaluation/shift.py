@@ -6,7 +6,6 @@ were written under it are read without it, so that what is seen is in the texts 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,14 +27,11 @@ def lies_at(
 ) -> list[float]:
     """Where the texts of each group lie along a vector: the mean over texts and layers of h . v /
     |v|^2, h being the mean activation over a text's own tokens. A difference of 1 is the distance
-    of the two sides that the vector was made from; only differences mean anything. NaN for a
-    learned token, which has no direction in activations.
+    of the two sides that the vector was made from; only differences mean anything.
 
     Raises:
         VectorError: a layer that is not stored.
     """
-    if vector.metadata.tokens:
-        return [math.nan] * len(groups)
     owners = [group for group, texts in enumerate(groups) for text in texts if text.n]
     readings = [
         Reading(text.ids, ((len(text.ids) - text.n, len(text.ids)),))

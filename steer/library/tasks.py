@@ -48,7 +48,13 @@ from steer.library.options import ContrastOptions, MeasureOptions, NameOptions, 
 from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
 from steer.measures.concepts import Judge
 from steer.methods.method import Value
-from steer.methods.registry import distill_methods, fit_methods, parse_method, usual_distill_method
+from steer.methods.registry import (
+    distill_methods,
+    fit_methods,
+    is_distill_method,
+    parse_method,
+    usual_distill_method,
+)
 from steer.models import torch_files
 from steer.models.source import ModelSource
 from steer.monitoring.heatmap import page
@@ -135,7 +141,7 @@ def extract(
         )  # fmt: skip
     if isinstance(contrasts, str) and (against is not None or not looks_like_file(contrasts)):
         _check_words(positions=positions, keep=keep, **data)
-        is_distilled = method.partition(":")[0] in {each.name for each in distill_methods()}
+        is_distilled = is_distill_method(method)
         if form != "edit" or is_distilled:
             understood_words = understood(contrasts, against, name=name).concept
             return distill_concept(

@@ -53,9 +53,8 @@ class GridRow:
     def typed(self, column: int) -> str:
         """This cell in the grammar of `-v`."""
         coefficient = self.coefficients[column]
-        layers = None if self.vector.metadata.tokens else self.layers
         return str(
-            SteerSpec(self.reference, coefficient, layers, self._typed_scope, self._typed_op)
+            SteerSpec(self.reference, coefficient, self.layers, self._typed_scope, self._typed_op)
         )
 
     def __str__(self) -> str:
@@ -93,10 +92,7 @@ class Grid:
     def labels(self) -> list[str]:
         """The rows' names: their layers, with vector, op and scope where rows differ in them."""
         several = len({str(row) for row in self.rows}) > 1
-        layers = [
-            "in the prompt" if row.vector.metadata.tokens else f"layer {format_layers(row.layers)}"
-            for row in self.rows
-        ]
+        layers = [f"layer {format_layers(row.layers)}" for row in self.rows]
         if not several:
             return layers
         return [f"{row} {layer}" for row, layer in zip(self.rows, layers, strict=True)]
@@ -104,10 +100,6 @@ class Grid:
 
 def default_coefficients(vector: SteeringVector, op: Operation = ADD) -> tuple[Coefficient, ...]:
     """The coefficients to sweep where the user gives none."""
-    if vector.metadata.coefficients is not None:  # a token that was trained for a range
-        low, high = vector.metadata.coefficients
-        steps = np.linspace(low, high, len(SHARES) + 1)
-        return tuple(Coefficient(float(f"{value:.3g}")) for value in steps if abs(value) > 1e-9)
     if not op.op.adds:
         return tuple(Coefficient(value) for value in PARTS)
     if vector.metadata.rank:

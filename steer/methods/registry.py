@@ -34,6 +34,11 @@ def distill_methods() -> Registry[DistillMethod]:
     return methods().of_kind(DistillMethod)
 
 
+def is_distill_method(text: str) -> bool:
+    """Whether `NAME` or `NAME:OPTION=VALUE,...` names a method of `steer distill`."""
+    return text.partition(":")[0] in distill_methods().names
+
+
 def usual_distill_method(*, chat: bool) -> str:
     """The default method of `steer distill`. chat: for a condition in a chat."""
     kind = "chat" if chat else "text"

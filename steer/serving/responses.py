@@ -216,7 +216,7 @@ class Answer:
 
 
 def choice_steering(watched: Sequence[str], tokens: Sequence[Token], end: End | None) -> _Json:
-    """What is told of the steering of a choice: the projections of its tokens, and at its end what
+    """How a choice was steered, for its JSON: the projections of its tokens. At its end also what
     gates and guards did, which steers were idle, and the cost. watched: names of the projections.
     """
     content: _Json = {}

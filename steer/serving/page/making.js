@@ -144,30 +144,35 @@ function jsonl(text) {
 }
 
 function diagnostics(one, warnings, report, shown) {
+  const save = h("button", { type: "button", class: "primary", on: { click: () => saveVector(one, save) } }, "Save to a file");
+  return [
+    h("h3", {}, `${one.id} is made, and on`),
+    // A vector of words is judged by what it does to held-out answers; one of pairs by how well it separates held-out texts.
+    ...(report?.effect ? [effect(report)] : separation(one, warnings)),
+    h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", on: { click: () => shown.close() } }, "Try it"), save),
+  ];
+}
+
+function effect({ effect: { value, low, high }, cost, prompt_cost }) {
+  const [share, from, to] = [value, low, high].map((part) => Math.round(100 * part));
+  return h("p", {}, `On held-out questions it moves answers ${share} % [${from}, ${to}] of the way between the words, and costs ${short(cost.value)} nats a token; the words in a prompt cost ${short(prompt_cost)}.`);
+}
+
+function separation(one, warnings) {
   const best = one.recommended.layers[0];
+  const noted = warnings.map((text) => h("p", { class: "warning" }, text));
+  const { separability } = one.statistics.find((row) => row.layer === best);
+  if (separability === null) return [h("p", {}, `It acts at layer ${best}. There were too few pairs to say how well it separates new texts.`), ...noted];
   const bars = one.statistics.map((row) => {
     const value = row.separability;
     const bar = h("span", { class: `column${row.layer === best ? " best" : ""}`, title: `Layer ${row.layer}: ${value === null ? "unknown" : short(value)}` });
     bar.style.height = `${value === null ? 0 : Math.max(4, 100 * Math.max(0, (value - 0.5) * 2))}%`;
     return bar;
   });
-  const row = one.statistics.find((entry) => entry.layer === best);
-  const known = row.separability !== null;
-  // A vector of words is judged by what it does to held-out answers; one of pairs by how well it separates held-out texts.
-  const effect = report?.effect;
-  const percent = (value) => Math.round(100 * value);
-  const save = h("button", { type: "button", class: "primary", on: { click: () => saveVector(one, save) } }, "Save to a file");
   return [
-    h("h3", {}, `${one.id} is made, and on`),
-    ...(effect ? [
-      h("p", {}, `On held-out questions it moves answers ${percent(effect.value)} % [${percent(effect.low)}, ${percent(effect.high)}] of the way between the words, and costs ${short(report.cost.value)} nats a token; the words in a prompt cost ${short(report.prompt_cost)}.`),
-    ] : [
-      h("p", {}, known ? `At layer ${best} it puts ${short(100 * row.separability, 1)} % of pairs of texts that it had not seen in the right order (50 % is chance).`
-        : `It acts at layer ${best}. There were too few pairs to say how well it separates new texts.`),
-      known ? h("div", { class: "chart", role: "img", "aria-label": `Separability by layer: ${one.statistics.map((entry) => `${entry.layer}: ${entry.separability === null ? "unknown" : short(entry.separability)}`).join(", ")}` }, ...bars) : "",
-      known ? h("p", { class: "hint" }, `How well each of the ${one.statistics.length} layers separates them; the chosen one is marked.`) : "",
-      ...warnings.map((text) => h("p", { class: "warning" }, text)),
-    ]),
-    h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", on: { click: () => shown.close() } }, "Try it"), save),
+    h("p", {}, `At layer ${best} it puts ${short(100 * separability, 1)} % of pairs of texts that it had not seen in the right order (50 % is chance).`),
+    h("div", { class: "chart", role: "img", "aria-label": `Separability by layer: ${one.statistics.map((entry) => `${entry.layer}: ${entry.separability === null ? "unknown" : short(entry.separability)}`).join(", ")}` }, ...bars),
+    h("p", { class: "hint" }, `How well each of the ${one.statistics.length} layers separates them; the chosen one is marked.`),
+    ...noted,
   ];
 }
