@@ -23,12 +23,13 @@ FLAGS = frozenset(
     ]
 )
 _SAME = [
-    "adapter", "baseline", "beams", "budget", "coefficients", "concept", "condition",
+    "adapter", "baseline", "beams", "budget", "coefficients", "concept", "condition", "contrasts",
     "description", "device", "device-map", "dtype", "evidence", "format", "held-out", "keep",
     "layer", "layers", "license", "max-kl", "max-nats", "max-tokens", "method", "methods",
-    "minus", "model", "name", "negative", "out", "pick", "positions", "positive", "prompts", "rank",
-    "revision", "row", "samples", "seed", "site", "steps", "stop", "strength", "system", "tags",
-    "temperature", "template", "texts", "tokens", "top-k", "top-p", "unrelated", "watch", "when",
+    "minus", "model", "name", "negative", "out", "pick", "positions", "positive", "prompts",
+    "rank", "revision", "row", "samples", "scope", "seed", "site", "steps", "stop", "strength",
+    "system", "tags", "temperature", "template", "texts", "tokens", "top-k", "top-p", "unrelated",
+    "watch", "when",
 ]
 VALUES = {name: name.replace("-", "_") for name in _SAME} | {
     "as": "form",

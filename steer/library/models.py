@@ -8,11 +8,10 @@ from contextlib import AbstractContextManager
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from steer.base.errors import UsageError
 from steer.base.wording import worded
-from steer.generate import apply, conversation
+from steer.generate import conversation
 from steer.generate.conversation import Turn
-from steer.generate.guidance import guidance
+from steer.generate.prompts import generate_from
 from steer.hooks import steered as hooks_steered
 from steer.library.data import Data, as_tuple, text_list
 from steer.library.options import GenerateOptions, spelled_out
@@ -176,24 +175,19 @@ class Model:
         self._check_fit(vectors, allow_other_model=allow_other_model)
         for text in check_readers(chat=chat, steers=steers, watched=watched, guards=guarding):
             warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=3)
-        guided = None
-        if guides := guides_of(as_tuple(condition), strength):
-            guided = guidance(self._inner, prompts, guides, chat=chat, layer=live_layer)
-        elif live_layer is not None:
-            raise UsageError("a live layer needs a condition")
-        if chat:
-            prompts = [self._inner.chat(prompt, system) for prompt in prompts]
-        return apply.generate(
+        return generate_from(
             self._inner,
             prompts,
             steers,
             sampling,
-            special=not chat,
+            chat=chat,
+            system=system,
+            guides=guides_of(as_tuple(condition), strength),
+            live_layer=live_layer,
             watched=watched,
             guards=guarding,
             on_text=on_text,
             allow_idle=allow_idle,
-            guidance=guided,
         )
 
     @spelled_out(by=_generate)
