@@ -302,12 +302,13 @@ def as_projections(watch: str | Projection | Iterable[str | Projection]) -> list
         UsageError: a text means nothing.
         VectorError: a vector is missing, or does not store the means of its sides.
     """
-    every = [watch] if isinstance(watch, str | Projection) else watch
+    watched = [watch] if isinstance(watch, str | Projection) else watch
+    parsed = [spec.parse_read(item) if isinstance(item, str) else item for item in watched]
     return [
-        projection.projection(typed, read(typed.reference).data)
-        if isinstance(typed, spec.ReadSpec)
-        else typed
-        for typed in [spec.parse_read(one) if isinstance(one, str) else one for one in every]
+        projection.projection(item, read(item.reference).data)
+        if isinstance(item, spec.ReadSpec)
+        else item
+        for item in parsed
     ]
 
 
@@ -323,11 +324,12 @@ def as_guards(guards: str | Guard | Iterable[str | Guard], on_trip: OnTrip) -> l
     if on_trip not in ON_TRIP:
         raise UsageError(f"on_trip={on_trip!r} is unknown", hint="use stop, error or ablate")
     every = [guards] if isinstance(guards, str | Guard) else guards
+    parsed = [spec.parse_threshold(item) if isinstance(item, str) else item for item in every]
     return [
-        projection.guard(typed, read(typed.read.reference).data, on_trip)
-        if isinstance(typed, spec.ThresholdSpec)
-        else typed
-        for typed in [spec.parse_threshold(one) if isinstance(one, str) else one for one in every]
+        projection.guard(item, read(item.read.reference).data, on_trip)
+        if isinstance(item, spec.ThresholdSpec)
+        else item
+        for item in parsed
     ]
 
 
