@@ -90,7 +90,7 @@ def test_vllm_with_vllm_lens(tmp_path: Path) -> None:
     joyful = str(ROOT / "vectors/joyful.safetensors")
     engine = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--dtype", "float32"]
     with served(*engine, "--model", str(pocket.path()), "--max-model-len", "256") as url:
-        unsteered = text(url, cache_salt="alone")
+        alone = text(url, cache_salt="alone")
         fields = {}
         for amount in ("2", "-2"):
             file = tmp_path / f"{amount}.json"
@@ -104,9 +104,9 @@ def test_vllm_with_vllm_lens(tmp_path: Path) -> None:
         assert distances(url, "pocket", f"{joyful}:2@1,3")[1] < 1e-4
         # One prompt, steered in each way and not: none gets what another has left in the cache.
         texts = [text(url, **fields[amount]) for amount in ("2", "-2", "2")]
-        assert text(url) == unsteered
+        assert text(url) == alone
         assert texts[0] == texts[2]
-        assert len({unsteered, *texts}) == 3
+        assert len({alone, *texts}) == 3
 
 
 def test_ik_llama_cpp(tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ def serve(
     """Answer requests until the process is interrupted.
 
     source: the model as commands name it. folder: where vectors are saved that are made on the
-    page. Only clients on this machine learn of both, and make vectors. log: gets the traceback of a bug, and which vectors are left out. log_request: gets
-    a line for each request, without its texts.
+    page. Only clients on this machine learn of both, and make vectors. log: gets the traceback of a
+    bug, and which vectors are left out. log_request: gets a line for each request, without its
+    texts.
 
     Raises:
         HookError: steers change nothing in what it answers.
