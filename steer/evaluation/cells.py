@@ -25,7 +25,7 @@ class SteeredCell:
 
     def __post_init__(self) -> None:
         if not self.steers:
-            raise ValueError("a cell without steers is Unsteered")
+            raise ValueError("a cell without steers is an UnsteeredCell")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,3 +10,6 @@ from steer.methods.method import DistillMethod as DistillMethod
 from steer.methods.method import FitMethod as FitMethod
 from steer.methods.method import FittedEdit as FittedEdit
 from steer.methods.method import Option as Option
+
+#: The former name.
+Fitted = FittedEdit

@@ -246,7 +246,8 @@ class DistillMethod(Method):
             fitted = compute(task, settings, progress, **options)
         if not isinstance(fitted, FittedEdit):
             raise InputError(
-                f"the method {self.name} gave a {type(fitted).__name__}, not a Fitted", hint=hint
+                f"the method {self.name} gave a {type(fitted).__name__}, not a FittedEdit",
+                hint=hint,
             )
         return fitted
 
