@@ -222,6 +222,18 @@ def test_a_combination_is_exact_or_none() -> None:
     assert combination(wanted, []) is None
 
 
+@pytest.mark.parametrize("name", ["vllm-lens", "hotwire"])
+def test_requests_that_are_steered_otherwise_share_no_cached_prompts(
+    name: str, tmp_path: Path
+) -> None:
+    with running(engine_named(name, tmp_path)) as url:
+        one, same, other = (
+            steer.drive(url, steer.parse(spec), engine=name).fields["cache_salt"]
+            for spec in ("joyful:2@2", "joyful:2@2", "joyful:3@2")
+        )
+    assert one == same != other
+
+
 def test_only_engines_that_read_files_or_get_fields_have_an_out(tmp_path: Path) -> None:
     out = tmp_path / "x"
     with running(fake.RhizoNymph(pocket())) as url, pytest.raises(UsageError, match="no file"):
