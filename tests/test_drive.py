@@ -1,4 +1,4 @@
-"""`steer drive` on small servers with the APIs of engines, which `steer probe` finds steered."""
+"""`steer drive` on small servers with the APIs of engines; `steer check-server` tests them."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def run(*words: str) -> Any:
 
 
 def verdict(url: str, *words: str) -> str:
-    """What `steer probe` finds."""
-    found = run("probe", url, *(words or ("-v", SPEC)), "--json", "--max-tokens", "8")
+    """What `steer check-server` finds."""
+    found = run("check-server", url, *(words or ("-v", SPEC)), "--json", "--max-tokens", "8")
     assert found.stdout, found.output
     answer = json.loads(found.stdout)
     assert found.exit_code == (answer["verdict"] != "steered")
@@ -220,6 +220,18 @@ def test_a_combination_is_exact_or_none() -> None:
     assert combination(wanted, [one]) is None
     assert combination(wanted, [{1: wanted[1]}]) is None
     assert combination(wanted, []) is None
+
+
+@pytest.mark.parametrize("name", ["vllm-lens", "hotwire"])
+def test_requests_that_are_steered_otherwise_share_no_cached_prompts(
+    name: str, tmp_path: Path
+) -> None:
+    with running(engine_named(name, tmp_path)) as url:
+        one, same, other = (
+            steer.drive(url, steer.parse(spec), engine=name).fields["cache_salt"]
+            for spec in ("joyful:2@2", "joyful:2@2", "joyful:3@2")
+        )
+    assert one == same != other
 
 
 def test_only_engines_that_read_files_or_get_fields_have_an_out(tmp_path: Path) -> None:

@@ -56,6 +56,12 @@ def test_importing_loads_nothing_heavy() -> None:
     assert run.returncode == 0, run.stderr
 
 
+def test_former_names_are_the_present_ones() -> None:
+    for former, present in steer._FORMER.items():
+        assert getattr(steer, former) is getattr(steer, present)
+        assert former not in steer.__all__
+
+
 def test_every_public_name_is_there_and_documented() -> None:
     assert set(steer.__all__) == set(dir(steer))
     assert set(steer._PUBLIC) == set(steer.__all__) - {"__version__"}
@@ -276,9 +282,32 @@ def test_a_gate_from_another_vector(model: Model, warm: steer.Vector) -> None:
     assert steered.text == model.generate("One day", warm(8, layers=2), max_tokens=6).text
 
 
+def test_guards_and_watched_vectors_are_those_of_the_command_line(
+    model: Model, warm: steer.Vector, tmp_path: Path
+) -> None:
+    path = f"{tmp_path}/warm.safetensors"
+    warm.save(path)
+    spec, command = f"{path}:8@2", ["apply", "One day", "--max-tokens", "12", "--json"]
+    steered = model.generate("One day", spec, max_tokens=12, watch=f"{path}@2")
+    [values] = steered.watched.values()
+    guard = f"{path}@2>{sorted(values)[-2]}"
+    for outcome in ("stop", "ablate"):
+        made = model.generate("One day", spec, max_tokens=12, guards=guard, on_trip=outcome)
+        shown = run(*command, "-v", spec, "--guard", guard, "--on-trip", outcome)
+        assert made.text == json.loads(shown.stdout)["results"][0]["text"]
+        assert made.trips
+    with pytest.raises(steer.GuardError):
+        model.generate("One day", spec, max_tokens=12, guards=[guard], on_trip="error")
+    with pytest.raises(UsageError, match="on_trip"):
+        model.generate("One day", guards=guard, on_trip="halt")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [
+        (lambda model: model.generate("x", guards="joyful"), UsageError),
+        (lambda model: model.generate("x", guards="no-such-vector>1"), VectorError),
+        (lambda model: model.generate("x", watch=["no-such-vector"]), VectorError),
         (lambda model: steer.extract(model), UsageError),
         (lambda model: steer.extract(model, 3), InputError),
         (lambda model: steer.extract(model, []), InputError),

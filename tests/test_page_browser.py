@@ -229,8 +229,12 @@ def test_what_is_exported_writes_the_same_text(
     sea = tab.page.locator("#vectors .vector", has_text="sea <img")
     sea.locator("[role=switch]").click()
     sea.locator("input[type=number]").fill("-1.5")
+    tab.page.click("summary >> text=Guard")
+    tab.page.get_by_label("When a new token has").fill("joyful>5.1")
     tab.send()
+    assert "tripped" in tab.page.locator(".steered").inner_text()
     expected = tab.text("steered").split()
+    assert 4 < len(expected) < 16
     tab.page.fill("#message", PROMPT)
     tab.page.click("#export")
     forms = {}
@@ -241,7 +245,9 @@ def test_what_is_exported_writes_the_same_text(
     assert steer(*command[1:]).stdout.split() == expected
     recipe = tmp_path / "own.toml"
     recipe.write_text(forms["Recipe"])
-    result = steer("apply", PROMPT, "-m", "pocket", "--recipe", recipe)
+    note = forms["Recipe"].splitlines()[0]
+    guard = shlex.split(note.partition("add ")[2].partition(" to ")[0])
+    result = steer("apply", PROMPT, "-m", "pocket", "--recipe", recipe, *guard)
     assert result.stdout.split() == expected, result.output
     code = tmp_path / "own.py"
     code.write_text(forms["Python"])

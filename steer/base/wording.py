@@ -23,12 +23,13 @@ FLAGS = frozenset(
     ]
 )
 _SAME = [
-    "adapter", "baseline", "beams", "budget", "coefficients", "concept", "condition",
+    "adapter", "baseline", "beams", "budget", "coefficients", "concept", "condition", "contrasts",
     "description", "device", "device-map", "dtype", "evidence", "format", "held-out", "keep",
     "layer", "layers", "license", "max-kl", "max-nats", "max-tokens", "method", "methods",
-    "minus", "model", "name", "negative", "out", "pick", "positions", "positive", "prompts", "rank",
-    "revision", "row", "samples", "seed", "site", "steps", "stop", "strength", "system", "tags",
-    "temperature", "template", "texts", "tokens", "top-k", "top-p", "unrelated", "watch", "when",
+    "minus", "model", "name", "negative", "out", "pick", "positions", "positive", "prompts",
+    "rank", "revision", "row", "samples", "scope", "seed", "site", "steps", "stop", "strength",
+    "system", "tags", "temperature", "template", "texts", "tokens", "top-k", "top-p", "unrelated",
+    "watch", "when",
 ]
 VALUES = {name: name.replace("-", "_") for name in _SAME} | {
     "as": "form",
@@ -56,7 +57,8 @@ _OPTION = re.compile(
 #: A command with its options, as in "steer pull URL --force; or ...".
 _COMMAND = re.compile(
     r"(`steer [^`]*`"
-    r"|\bsteer (?:apply|convert|distill|doctor|extract|list|pull|push|serve|sign|show)\b[^;`]*)"
+    r"|\bsteer (?:apply|check-server|convert|distill|doctor|extract|list|pull|push|serve|sign|show)"
+    r"\b[^;`]*)"
 )
 _n_commands = 0
 

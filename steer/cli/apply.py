@@ -335,29 +335,25 @@ class _Run:
         guarded: bool = True,
         on_text: Callable[[str], None] | None = None,
     ) -> Iterator[Generation]:
-        from steer.generate.apply import generate
-        from steer.generate.guidance import guidance
+        from steer.generate.prompts import as_given, generate_from
 
-        texts = list(self.prompts)
-        guided = None
-        if self.guides:
-            guided = guidance(self.model, texts, self.guides, chat=self.chat, layer=self.live_layer)
-        if self.chat:
-            texts = [self.model.chat(prompt, self.system) for prompt in texts]
         if self.engine is not None:
+            texts = self.prompts
+            if self.chat:
+                texts = [self.model.chat(prompt, self.system) for prompt in texts]
             generations = iter(self.engine(texts, steers, not self.chat, self.allow_idle))
-        else:
-            generations = generate(
-                self.model,
-                texts,
-                steers,
-                self.sampling,
-                special=not self.chat,
-                watched=self.looking.watched,
-                guards=self.looking.guards if guarded else (),
-                on_text=on_text,
-                allow_idle=self.allow_idle,
-                guidance=guided,
-            )
-        for index, generation in enumerate(generations):
-            yield replace(generation, prompt=self.prompts[index // self.sampling.samples])
+            return as_given(generations, self.prompts, self.sampling)
+        return generate_from(
+            self.model,
+            self.prompts,
+            steers,
+            self.sampling,
+            chat=self.chat,
+            system=self.system,
+            guides=self.guides,
+            live_layer=self.live_layer if self.guides else None,
+            watched=self.looking.watched,
+            guards=self.looking.guards if guarded else (),
+            on_text=on_text,
+            allow_idle=self.allow_idle,
+        )

@@ -59,7 +59,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "ui": "Open a page on which you steer by hand.",
         "serve": "Serve a model with OpenAI's API; requests say how to steer.",
         "drive": "Steer a running engine with the steering that it has of its own.",
-        "probe": "Test whether a running server steers as the vectors say.",
+        "check-server": "Test whether a running server steers as the vectors say.",
         "bake": "Write steering into the weights, for any engine.",
     },
     "Read and measure": {
@@ -84,8 +84,11 @@ COMMANDS: dict[str, dict[str, str]] = {
 #: Commands that read nothing from the hub, and have no option `--offline`.
 LOCAL = frozenset({"demo", "fit", "pack check", "pack report", "push", "recipe"})
 
-#: Modules of commands whose names are keywords or builtins of Python.
-_MODULES = {"eval": "evaluate", "list": "list_vectors"}
+#: Modules of commands whose names cannot be names of modules, or are builtins of Python.
+_MODULES = {"check-server": "check_server", "eval": "evaluate", "list": "list_vectors"}
+
+#: Former names of commands, which still work and are not listed.
+FORMER = {"probe": "check-server"}
 
 _WORKS_ON, _HOW, _OUTPUT, _MODEL, _RUNNING = (
     "What it works on", "How", "Output", "Model", "Running",
@@ -236,6 +239,7 @@ class Commands(Mapping[str, Any]):
     """All commands by name; each is imported when it is looked up."""
 
     def __getitem__(self, name: str) -> Any:
+        name = FORMER.get(name, name)
         if not any(name in section for section in COMMANDS.values()):
             raise KeyError(name)
         return load(name)

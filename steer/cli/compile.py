@@ -68,18 +68,13 @@ def compile(
     from steer.base.errors import UsageError
     from steer.base.files import check_writable
     from steer.cli.texts import given_texts
-    from steer.contrasts import prompts as prompts_library
     from steer.distillation.compiled import paths_of
-    from steer.distillation.hybrid import CompileSettings, compile_prompt, journals_of
+    from steer.distillation.hybrid import CompileSettings, compile_prompt
 
     for path in paths_of(out):
         check_writable(path, force=force)
     (text,) = given_texts(prompt, None, names, "prompt", 'steer compile "You are a pirate."')
-    if form == "edit" and (tokens is not None or steps is not None):
-        raise UsageError("--tokens and --steps go with --as token or --as both")
-    questions = list(prompts_library.QUESTIONS)
-    if prompts is not None:
-        questions = prompts_library.different(read_prompts(prompts, names))
+    questions = None if prompts is None else read_prompts(prompts, names)
     settings = CompileSettings(
         name=out.stem,
         goal=recovery,
@@ -87,8 +82,8 @@ def compile(
         samples=samples,
         held_out=held_out,
         max_tokens=max_tokens,
-        tokens=tokens or 1,
-        steps=steps or 120,
+        tokens=tokens,
+        steps=steps,
         seed=seed,
         description=description,
         license=license,
@@ -96,8 +91,7 @@ def compile(
     if not text.strip():
         raise UsageError("the prompt is empty")
     model = options.load_model(source)
-    journals = journals_of(model, questions)
-    result = compile_prompt(model, text, questions, settings, output.progress, journals)
+    result = compile_prompt(model, text, questions, settings, output.progress, resumable=True)
     saved = result.save(out, force=force)
     output.note(f"{model.describe()} · {samples} answers")
     if json:

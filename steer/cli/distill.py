@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,9 +15,7 @@ from steer.contrasts.schema import Names
 from steer.models.source import ModelSource
 
 if TYPE_CHECKING:
-    from steer.contrasts.contrasts import Contrasts
-    from steer.distillation.lessons import Conditions
-    from steer.distillation.settings import DistillSettings
+    from steer.distillation.request import DistillRequest
     from steer.models.model import Model
     from steer.steering.steers import Steer
     from steer.vectors.metadata import Metadata
@@ -132,151 +131,76 @@ def distill(
         --as token -o pirate.safetensors
     steer distill --contrasts pairs.jsonl -m MODEL -o x.safetensors
     """
-    from steer.base.durations import seconds_of
     from steer.base.errors import UsageError
     from steer.base.files import check_writable
     from steer.cli.contrast_options import read_contrasts
-    from steer.contrasts import prompts as prompts_library
     from steer.contrasts.contrasts import ContrastSource
     from steer.contrasts.frame import Frame
-    from steer.distillation.settings import DistillSettings, Form, sizes
-    from steer.methods.registry import distill_methods, parse_method, usual_distill_method
+    from steer.distillation.request import distill_request
     from steer.steering.named import NamedSteer, resolved
     from steer.vectors import store
     from steer.vectors.sites import parse_layers
 
-    if form not in get_args(Form):
-        raise UsageError(f"--as {form!r} is unknown", hint="use --as edit or --as token")
-    as_token = form == "token"
-    if as_token:
-        _check_token(contrasts, method, rank, layers, scope)
-        method, scope = "descent", "all"
-    elif tokens is not None or scalar or vector:
-        raise UsageError("--tokens, --scalar and -v need --as token")
-    if ceiling and (as_token or contrasts is not None or conditions is not None):
+    if ceiling and (form != "edit" or contrasts is not None or conditions is not None):
         raise UsageError("--ceiling needs one --condition and an edit", hint="leave it out")
-    imitates_chat = chat and contrasts is None
-    chosen_method, method_options = parse_method(
-        method or usual_distill_method(chat=imitates_chat), distill_methods()
-    )
-    if scope is None:
-        scope = "response" if imitates_chat or chosen_method.response_only else "all"
-    if scope not in ("all", "response"):
-        raise UsageError(f"{scope!r} is not a scope to distil into", hint="use all or response")
-    if conditions is not None:
-        if condition is not None or contrasts is not None or name is not None:
-            raise UsageError("--conditions excludes --condition, --contrasts and --name")
-        several = _named_conditions(conditions, names)
-        _check_folder(out)
-    elif (condition is None) == (contrasts is None):
-        raise UsageError(
-            "name either a condition or pairs", hint="--condition TEXT or --contrasts FILE"
-        )
-    if contrasts is not None and (baseline or prompts):
-        raise UsageError("--baseline and --prompts need --condition")
-    if contrasts is not None:
-        chosen_method.of_pairs()
-    chosen = None if layers is None else () if layers == "all" else parse_layers(layers)
-    if conditions is None:
-        store.check_path(out)
-        check_writable(out, force=force)
-    pairs = None
-    if contrasts is not None:
-        frame = Frame(chat=chat)
-        pairs = read_contrasts(ContrastSource(file=contrasts, names=names, frame=frame))
-    texts = list(prompts_library.QUESTIONS if chat else prompts_library.OPENINGS)
+    if conditions is not None and (
+        condition is not None or contrasts is not None or name is not None
+    ):
+        raise UsageError("--conditions excludes --condition, --contrasts and --name")
+    if conditions is not None and budget is not None:
+        raise UsageError("--budget needs one --condition and an edit", hint="use fewer --steps")
     if prompts is not None:
         names.check_files("prompts")
-        texts = prompts_library.different(read_prompts(prompts, names))
-    settings = DistillSettings(
-        name=name or out.stem,
-        method=chosen_method.name,
-        options=method_options,
+    request_of = partial(
+        distill_request,
+        baseline=baseline,
+        prompts=None if prompts is None else read_prompts(prompts, names),
+        chat=chat,
+        form=form,
+        tokens=tokens,
+        scalar=scalar,
+        inside=resolved([NamedSteer(text) for text in vector or []], options.find),
+        method=method,
         rank=rank,
-        layers=chosen,
-        scope=scope,  # type: ignore[arg-type]  # checked above
+        layers=None if layers is None else () if layers == "all" else parse_layers(layers),
+        scope=scope,
+        steps=steps,
+        samples=samples,
+        held_out=held_out,
+        max_tokens=max_tokens,
+        budget=budget,
         seed=seed,
         description=description,
         license=license,
-        scalar=scalar,
-        form=form,  # type: ignore[arg-type]  # checked above
-        **sizes(
-            form,
-            chat=chat,
-            steps=steps,
-            samples=samples,
-            held_out=held_out,
-            max_tokens=max_tokens,
-            tokens=tokens,
-        ),
     )
-    seconds = None if budget is None else seconds_of(budget)
-    if seconds is not None and (pairs is not None or as_token or conditions is not None):
-        raise UsageError("--budget needs one --condition and an edit", hint="use fewer --steps")
-    inside = resolved([NamedSteer(text) for text in vector or []], options.find)
-    from steer.distillation.lessons import Conditions
-
-    imitated = [] if condition is None else [Conditions(condition, baseline, chat)]
-    model = options.load_model(source)
-    used = [steer.vector for steer in inside]
-    options.check_fit(used, model.identity, allow_other_model=False)
-    if seconds is not None:
-        from steer.distillation.within import within
-
-        settings = within(seconds, model, settings, output.note)
     if conditions is not None:
-        _run_several(
-            model, several, out, baseline, chat=chat, prompts=texts, settings=settings,
-            inside=inside, force=force, json=json,
-        )  # fmt: skip
+        requests = {
+            out / f"{key}{store.SUFFIX}": request_of(name=key, condition=text)
+            for key, text in _named_conditions(conditions, names).items()
+        }
+        _check_folder(out)
+        _run_several(options.load_model(source), requests, force=force, json=json)
         return
-    if as_token:
-        edit = _run_token(model, imitated[0], texts, settings, inside)
-    elif pairs is None:
-        edit = _run(model, imitated[0], texts, settings)
-        if ceiling:
-            _ceiling(model, imitated[0], texts, settings, json=json)
-    else:
-        edit = _run_pairs(model, pairs, settings)
+    store.check_path(out)
+    check_writable(out, force=force)
+    reader = None
+    if contrasts is not None:
+        pairs = ContrastSource(file=contrasts, names=names, frame=Frame(chat=chat))
+        reader = partial(read_contrasts, pairs)
+    request = request_of(name=name or out.stem, condition=condition, contrasts=reader)
+    model = options.load_model(source)
+    request = request.in_time(model, output.note)
+    edit = _run(model, request)
+    if ceiling:
+        _ceiling(model, request, json=json)
     sealed = store.write(out, edit, force=force)
     report_distilled(model, out, sealed.metadata, source.name, json=json)
 
 
-def _check_token(
-    contrasts: str | None,
-    method: str | None,
-    rank: int | None,
-    layers: str | None,
-    scope: str | None,
-) -> None:
-    """Refuse options that do not apply to learned tokens.
-
-    Raises:
-        UsageError: an option applies only to edits; the message names it.
-    """
-    from steer.base.errors import UsageError
-
-    if contrasts is not None:
-        raise UsageError("a token replaces a condition, not pairs", hint="name a --condition")
-    values = {"--method": method, "--rank": rank, "--layers": layers, "--scope": scope}
-    for option, value in values.items():
-        if value is not None:
-            raise UsageError(
-                f"{option} applies only to edits: a token is part of the prompt, at no layer",
-                hint=f"leave {option} or --as token out",
-            )
-
-
-def _run(
-    model: Model, conditions: Conditions, prompts: list[str], settings: DistillSettings
-) -> SteeringVector:
-    from steer.distillation.distill import distill as run
-    from steer.distillation.texts import journal
-
-    kept = journal(model, conditions, prompts, settings)
-    if len(kept):
-        output.note("texts of this condition were kept from an earlier run")
-    return run(model, conditions, prompts, settings, output.progress, kept)
+def _run(model: Model, request: DistillRequest) -> SteeringVector:
+    return request.run(
+        model, output.progress, resumable=True, note=output.note, warn=output.warning
+    )
 
 
 def _named_conditions(path: Path, names: Names) -> dict[str, str]:
@@ -325,48 +249,31 @@ def _check_folder(folder: Path) -> None:
 
 
 def _run_several(
-    model: Model,
-    conditions: dict[str, str],
-    folder: Path,
-    baseline: str,
-    *,
-    chat: bool,
-    prompts: list[str],
-    settings: DistillSettings,
-    inside: list[Steer],
-    force: bool,
-    json: bool,
+    model: Model, requests: dict[Path, DistillRequest], *, force: bool, json: bool
 ) -> None:
     """Distil each condition that has no file yet. A condition may contain, as <|NAME|>, tokens that
     come earlier in the file of conditions."""
-    from dataclasses import replace
-
-    from steer.distillation.lessons import Conditions
     from steer.steering.spec import SteerSpec
     from steer.steering.steers import resolve
-    from steer.steering.tokens import mark
     from steer.vectors import store
     from steer.vectors.metadata import to_json
 
     rows = []
-    for number, (name, text) in enumerate(conditions.items(), 1):
-        path = folder / f"{name}{store.SUFFIX}"
+    tokens: list[Steer] = []
+    for number, (path, request) in enumerate(requests.items(), 1):
+        name = request.settings.name
         if path.exists() and not force:
             output.note(f"{path} is there already")
             vector = store.read(path)
         else:
-            output.note(f"{number} of {len(conditions)}: {name}")
-            imitated, named = Conditions(text, baseline, chat), replace(settings, name=name)
-            if settings.form == "token":
-                used = [steer for steer in inside if mark(steer.vector.name) in text]
-                vector = _run_token(model, imitated, prompts, named, used)
-            else:
-                vector = _run(model, imitated, prompts, named)
-            vector = store.write(path, vector, force=force)
+            output.note(f"{number} of {len(requests)}: {name}")
+            if request.settings.form == "token":
+                request = request.with_tokens([*request.inside, *tokens])
+            vector = store.write(path, _run(model, request), force=force)
         output.note(f"{name}: {vector.metadata.recommended.evidence}")
         rows.append({"path": str(path), **to_json(vector.metadata)})
-        if settings.form == "token":
-            inside = [*inside, resolve(SteerSpec(name), vector)]
+        if request.settings.form == "token":
+            tokens.append(resolve(SteerSpec(name), vector))
     if json:
         output.as_json(rows)
         return
@@ -377,42 +284,9 @@ def _run_several(
     )
 
 
-def _run_token(
-    model: Model,
-    conditions: Conditions,
-    prompts: list[str],
-    settings: DistillSettings,
-    inside: list[Steer],
-) -> SteeringVector:
-    from steer.distillation.texts import journal
-    from steer.distillation.token import distill_token
-    from steer.steering.tokens import separate
-
-    kept = journal(model.knowing(separate(inside)[0]), conditions, prompts, settings)
-    if len(kept):
-        output.note("texts of this condition were kept from an earlier run")
-    return distill_token(model, conditions, prompts, settings, output.progress, kept, inside)
-
-
-def _ceiling(
-    model: Model,
-    conditions: Conditions,
-    prompts: list[str],
-    settings: DistillSettings,
-    *,
-    json: bool,
-) -> None:
-    """Print the recovery of the condition's own activations at each layer, on the same held-out
-    texts."""
-    from steer.distillation.ceiling import ceiling
-    from steer.distillation.quick import quick
-    from steer.distillation.task import Task
-    from steer.distillation.texts import journal, write
-
-    kept = journal(model, conditions, prompts, settings)
-    model = quick(model)
-    task = Task.of(model, write(model, conditions, prompts, settings, kept=kept))
-    reached = ceiling(task, model.hooks.layers("resid_post"), output.progress)
+def _ceiling(model: Model, request: DistillRequest, *, json: bool) -> None:
+    """Print the recovery of the condition's own activations at each layer."""
+    reached = request.ceiling(model, output.progress)
     if json:  # stdout is one object
         for layer, interval in reached.items():
             output.note(f"layer {layer}: recovery at best {interval}")
@@ -420,19 +294,6 @@ def _ceiling(
     rows = [[str(layer), str(interval)] for layer, interval in reached.items()]
     output.table(["layer", "recovery at best"], rows)
     output.line()
-
-
-def _run_pairs(model: Model, contrasts: Contrasts, settings: DistillSettings) -> SteeringVector:
-    from dataclasses import asdict
-
-    from steer import resuming
-    from steer.distillation.checkpoints import Checkpoints
-    from steer.distillation.distill import fit_pairs
-    from steer.distillation.pairs import preference
-
-    run = resuming.journal(model, "descents", contrasts.sha256, asdict(settings))
-    pairs = preference(model, contrasts, settings, Checkpoints.of(run))
-    return fit_pairs(pairs, settings, output.progress)
 
 
 def report_distilled(

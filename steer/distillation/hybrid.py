@@ -18,8 +18,9 @@ import torch
 from steer.base.errors import InputError, UsageError
 from steer.base.journal import Journal
 from steer.base.progress import Progress, silent
+from steer.contrasts import prompts as everyday
 from steer.distillation.clauses import clauses, kept_text
-from steer.distillation.compiled import Compiled, FormRow, Kept, Kind
+from steer.distillation.compiled import CompiledPrompt, FormRow, Kept, Kind
 from steer.distillation.distill import measured
 from steer.distillation.distilled import scales
 from steer.distillation.lessons import Conditions, Lesson, beginnings, nats_per_token, rewritten
@@ -31,8 +32,8 @@ from steer.distillation.settings import DistillSettings, sizes
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, journal, write
 from steer.distillation.token import Learner, check_name, fit_token
-from steer.distillation.unrelated import Unrelated
-from steer.methods.method import Fitted
+from steer.distillation.unrelated import UnrelatedTexts
+from steer.methods.method import FittedEdit
 from steer.models.model import Model
 from steer.steering.operation import Coefficient
 from steer.steering.scope import Scope
@@ -56,10 +57,10 @@ class CompileSettings:
 
     goal: the recovery on validation texts at which no more clauses stay text. samples, held_out:
     numbers of texts, of max_tokens at most. tokens, steps: embeddings of a token, and the steps of
-    its descent.
+    its descent; by default those of `sizes`.
 
     Raises:
-        UsageError: a number is out of range.
+        UsageError: a number is out of range, or an edit has tokens or steps.
     """
 
     name: str
@@ -68,13 +69,15 @@ class CompileSettings:
     samples: int = 192
     held_out: int = 64
     max_tokens: int = 48
-    tokens: int = 1
-    steps: int = 120
+    tokens: int | None = None
+    steps: int | None = None
     seed: int = 0
     description: str = ""
     license: str = ""
 
     def __post_init__(self) -> None:
+        if self.forms == "edit" and (self.tokens is not None or self.steps is not None):
+            raise UsageError("--tokens and --steps go with --as token or --as both")
         if self.forms not in get_args(Forms):
             raise UsageError(f"{self.forms!r} is not a form", hint="use edit, token or both")
         if not 0 < self.goal <= 1:
@@ -128,12 +131,17 @@ class CompileSettings:
 def compile_prompt(
     model: Model,
     prompt: str,
-    questions: Sequence[str],
+    questions: Sequence[str] | None,
     settings: CompileSettings,
     progress: Progress = silent,
     journals: Journals = lambda conditions, settings: Journal(None),
-) -> Compiled:
+    *,
+    resumable: bool = False,
+) -> CompiledPrompt:
     """The shortest text that, with an edit or a token, recovers the goal of a system prompt.
+
+    questions: what users ask; None for everyday questions. journals: where finished work is kept;
+    with `resumable`, on disk, so that the same compilation continues it.
 
     Raises:
         InputError: the prompt is empty, or changes nothing.
@@ -144,6 +152,9 @@ def compile_prompt(
         raise InputError("the prompt is empty")
     if settings.forms != "edit":
         check_name(model, settings.name)
+    questions = list(everyday.QUESTIONS) if questions is None else everyday.different(questions)
+    if resumable:
+        journals = journals_of(model, questions)
     model = quick(model)
     conditions = Conditions(prompt, chat=True)
     kept = journals(conditions, settings.edit)
@@ -186,7 +197,7 @@ class _Compiler:
         self.pieces = clauses(self.prompt)
         self.scales = scales(self.model, self.task.read)
 
-    def compiled(self) -> Compiled:
+    def compiled(self) -> CompiledPrompt:
         """Search each form, choose one, and measure everything on held-out texts."""
         forms, goal = self.settings.forms, self.settings.goal
         kinds: tuple[Kind, ...] = get_args(Kind) if forms == "both" else (forms,)
@@ -214,7 +225,7 @@ class _Compiler:
             for pair in shown:
                 rows.append(self._row(*pair))
                 advance(1)
-        return Compiled(
+        return CompiledPrompt(
             prompt=self.prompt,
             clauses=tuple(self.pieces),
             kept=kept,
@@ -311,7 +322,7 @@ class _Compiler:
             held_out = part.texts.held_out
             base = divergences(self.model, held_out, teacher, None)
             recovered = recovery(sums(held_out), base)
-            fitted = Fitted(edits, ridge=RIDGE)
+            fitted = FittedEdit(edits, ridge=RIDGE)
             with self.progress("measuring the edit", 4) as advance:
                 return measured(part, self.settings.edit, fitted, recovered, advance)
 
@@ -379,7 +390,7 @@ class _Compiler:
         """Tokens of the system message, including the embeddings of a token."""
         text = self._text(kept)
         n = len(self.model.encode(text, special=False)) if text else 0
-        return n + (self.settings.tokens if form is not None and form.kind == "token" else 0)
+        return n + (self.settings.token.tokens if form is not None and form.kind == "token" else 0)
 
     def _row(self, kept: Kept, form: _Form | None) -> FormRow:
         """Measure some clauses as text, alone or beside a form, on held-out texts."""
@@ -390,7 +401,7 @@ class _Compiler:
             return divergences(model, lessons, task.teacher, None)
 
         sums = alone if form is None else form.sums
-        own = Unrelated.of(model, Conditions(text or self.prompt, chat=True))
+        own = UnrelatedTexts.of(model, Conditions(text or self.prompt, chat=True))
         unrelated = [
             Lesson(lesson.baseline, lesson.conditioned if text else lesson.baseline, lesson.n)
             for lesson in own.lessons

@@ -8,25 +8,33 @@ from contextlib import AbstractContextManager
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from steer.base.errors import UsageError
 from steer.base.wording import worded
-from steer.generate import apply, conversation
+from steer.generate import conversation
 from steer.generate.conversation import Turn
-from steer.generate.guidance import guidance
+from steer.generate.prompts import generate_from
 from steer.hooks import steered as hooks_steered
 from steer.library.data import Data, as_tuple, text_list
 from steer.library.options import GenerateOptions, spelled_out
-from steer.library.vectors import Steers, Vector, as_steers, html_table, read
+from steer.library.vectors import (
+    Steers,
+    Vector,
+    as_guards,
+    as_projections,
+    as_steers,
+    html_table,
+    read,
+)
 from steer.models import loading
 from steer.models import model as models
 from steer.models.source import ModelSource
 from steer.monitoring.lens import LayerLens
 from steer.monitoring.lens import lens as run_lens
 from steer.steering.generation import Generation, Sampling, guides_of
-from steer.steering.projection import Guard, Projection
+from steer.steering.projection import Guard, OnTrip, Projection
 from steer.steering.readers import check_readers, hint
 from steer.steering.steers import Steer, check_all_fit
 from steer.vectors.rendering import parse_settings, with_arguments
+from steer.vectors.vector import SteeringVector
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -62,9 +70,8 @@ class Conversation(conversation.Conversation):
             SteerError: there is no room left.
         """
         steers = as_steers(steer)
-        vectors = [vector for each in steers for vector in each.vectors]
         identity = self.model.identity
-        for text in check_all_fit(vectors, identity, allow_other_model=allow_other_model):
+        for text in check_all_fit(_vectors(steers), identity, allow_other_model=allow_other_model):
             warnings.warn(worded(text), FitWarning, stacklevel=2)
         sampling = Sampling(
             max_tokens=max_tokens,
@@ -142,8 +149,9 @@ class Model:
         stop: str | Sequence[str] = (),
         beams: int = 1,
         seed: int = 0,
-        watch: Sequence[Projection] = (),
-        guards: Sequence[Guard] = (),
+        watch: str | Projection | Sequence[str | Projection] = (),
+        guards: str | Guard | Sequence[str | Guard] = (),
+        on_trip: OnTrip = "stop",
         allow_other_model: bool = False,
         allow_idle: bool = False,
     ) -> Iterator[Generation]:
@@ -158,29 +166,28 @@ class Model:
             batch_size=batch_size,
             beams=beams,
         )
-        steers = as_steers(steer)
-        self._check_fit(steers, allow_other_model=allow_other_model)
         chat = chat or system is not None
-        for text in check_readers(chat=chat, steers=steers, watched=watch, guards=guards):
+        steers = as_steers(steer)
+        watched = as_projections(watch)
+        guarding = as_guards(guards, on_trip)
+        readers = [*watched, *(guard.threshold.projection for guard in guarding)]
+        vectors = [*_vectors(steers), *(reader.vector for reader in readers)]
+        self._check_fit(vectors, allow_other_model=allow_other_model)
+        for text in check_readers(chat=chat, steers=steers, watched=watched, guards=guarding):
             warnings.warn(worded(f"{text}: {hint(chat=chat)}"), FitWarning, stacklevel=3)
-        guided = None
-        if guides := guides_of(as_tuple(condition), strength):
-            guided = guidance(self._inner, prompts, guides, chat=chat, layer=live_layer)
-        elif live_layer is not None:
-            raise UsageError("a live layer needs a condition")
-        if chat:
-            prompts = [self._inner.chat(prompt, system) for prompt in prompts]
-        return apply.generate(
+        return generate_from(
             self._inner,
             prompts,
             steers,
             sampling,
-            special=not chat,
-            watched=watch,
-            guards=guards,
+            chat=chat,
+            system=system,
+            guides=guides_of(as_tuple(condition), strength),
+            live_layer=live_layer,
+            watched=watched,
+            guards=guarding,
             on_text=on_text,
             allow_idle=allow_idle,
-            guidance=guided,
         )
 
     @spelled_out(by=_generate)
@@ -197,7 +204,9 @@ class Model:
         activations, in place of the next token's distribution. max_tokens: the most new tokens.
         temperature: 0 is greedy. top_p, top_k: 1 and 0 keep all tokens. stop: the text ends before
         any of these. beams: above 1, beam search. The same seed gives the same text, alone or in a
-        batch. watch: projections to read at each new token; guards: thresholds that stop the text.
+        batch. watch: vectors whose projections are read at each new token, such as "warm" or
+        "warm@2". guards: thresholds such as "warm>0.9"; on_trip says what happens when a token
+        passes one: `stop` ends the text before it, `error` raises, `ablate` removes the projection.
         allow_idle: allow a steer that changes nothing; `idle` of the result names it.
 
         Raises:
@@ -258,7 +267,7 @@ class Model:
             IdleError: when the block ends: a steer changed nothing (see allow_idle).
         """
         chosen = as_steers(steers)  # type: ignore[arg-type]  # a tuple of what it takes
-        self._check_fit(chosen, allow_other_model=allow_other_model)
+        self._check_fit(_vectors(chosen), allow_other_model=allow_other_model)
         return hooks_steered.steered(self._inner, chosen, allow_idle=allow_idle)
 
     def chat(self, *, system: str | None = None, allow_idle: bool = False) -> Conversation:
@@ -285,11 +294,15 @@ class Model:
             warnings.warn(worded(text), FitWarning, stacklevel=2)
         return run_lens(self._inner, data, top=top)
 
-    def _check_fit(self, steers: Sequence[Steer], *, allow_other_model: bool) -> None:
-        vectors = [vector for steer in steers for vector in steer.vectors]
+    def _check_fit(self, vectors: Sequence[SteeringVector], *, allow_other_model: bool) -> None:
         identity = self._inner.identity
         for text in check_all_fit(vectors, identity, allow_other_model=allow_other_model):
             warnings.warn(worded(text), FitWarning, stacklevel=4)
+
+
+def _vectors(steers: Sequence[Steer]) -> list[SteeringVector]:
+    """All vectors of the steers: those that steer, and those of gates."""
+    return [vector for steer in steers for vector in steer.vectors]
 
 
 def load(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 if TYPE_CHECKING:
     from steer.base.progress import Progress
     from steer.library.data import Data
-    from steer.steering.projection import Guard, Projection
+    from steer.steering.projection import Guard, OnTrip, Projection
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -56,8 +56,9 @@ class GenerateOptions(TypedDict, total=False):
     stop: str | Sequence[str]
     beams: int
     seed: int
-    watch: Sequence[Projection]
-    guards: Sequence[Guard]
+    watch: str | Projection | Sequence[str | Projection]
+    guards: str | Guard | Sequence[str | Guard]
+    on_trip: OnTrip
     allow_other_model: bool
     allow_idle: bool
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from steer import evaluation
 from steer.baking.export import export as export_baked
 from steer.baking.folder import Report as BakeReport
 from steer.baking.lora import LoraReport
-from steer.base.durations import seconds_of
 from steer.base.errors import UsageError
 from steer.base.files import safe_name, write_atomic
 from steer.base.progress import Progress, silent
@@ -25,14 +24,9 @@ from steer.concepts.unembedding import from_tokens
 from steer.concepts.words import TokenContrast, looks_like_file, understood
 from steer.contrasts import prompts as everyday
 from steer.contrasts.contrasts import Contrasts
-from steer.distillation import distill as distillation
-from steer.distillation.compiled import Compiled
+from steer.distillation.compiled import CompiledPrompt
 from steer.distillation.hybrid import CompileSettings, compile_prompt
-from steer.distillation.lessons import Conditions
-from steer.distillation.pairs import preference
-from steer.distillation.settings import DistillSettings, Form, sizes
-from steer.distillation.token import distill_token
-from steer.distillation.within import within
+from steer.distillation.request import distill_request
 from steer.evaluation import Evaluation, SuiteResult, SweepResult
 from steer.evaluation.calibration import extract_calibrated
 from steer.evaluation.making import OPENINGS, SampledVector, samples_of
@@ -49,11 +43,9 @@ from steer.library.vectors import Steers, Vector, as_steers, frame, html_table
 from steer.measures.concepts import Judge
 from steer.methods.method import Value
 from steer.methods.registry import (
-    distill_methods,
     fit_methods,
     is_distill_method,
     parse_method,
-    usual_distill_method,
 )
 from steer.models import torch_files
 from steer.models.source import ModelSource
@@ -415,68 +407,37 @@ def distill(
         InputError: the condition has no effect, or no edit recovers any of it.
         SiteError: the model has no such layer.
     """
-    if (condition is None) == (contrasts is None):
-        raise UsageError("name either a condition or pairs", hint="pass a condition, or contrasts=")
-    if contrasts is not None and (baseline or prompts is not None):
-        raise UsageError("baseline and prompts need a condition")
-    if form not in get_args(Form):
-        raise UsageError(f"form={form!r} is unknown", hint="use edit or token")
-    edits = {
-        "method": method, "rank": rank, "layers": layers, "scope": scope, "budget": budget,
-        "contrasts": contrasts,
-    }  # fmt: skip
-    for option, value in edits.items() if form == "token" else ():
-        if value is not None:
-            raise UsageError(f"{option} applies only to edits, not to form='token'")
-    if form == "edit" and (tokens is not None or scalar or inside is not None):
-        raise UsageError("tokens, scalar and inside need form='token'")
-    imitates_chat = chat and contrasts is None and form == "edit"
-    chosen_method, values = parse_method(
-        method or usual_distill_method(chat=imitates_chat), distill_methods()
-    )
-    if contrasts is not None:
-        chosen_method.of_pairs()
-    usual = list(everyday.QUESTIONS if chat else everyday.OPENINGS)
-    chosen = usual if prompts is None else everyday.different(text_list(prompts))
-    every: tuple[int, ...] | None = () if layers == "all" else _layers(layers)
-    settings = DistillSettings(
-        name=name,
+    request = distill_request(
+        condition=condition,
+        contrasts=None if contrasts is None else lambda: contrast_set(contrasts, chat=chat, **data),
+        baseline=baseline,
+        prompts=None if prompts is None else text_list(prompts),
+        chat=chat,
+        form=form,
+        tokens=tokens,
+        scalar=scalar,
+        inside=as_steers(inside),
+        method=method,
+        options=options,
         rank=rank,
-        layers=every,
-        scope=scope or ("response" if imitates_chat or chosen_method.response_only else "all"),  # type: ignore[arg-type]
+        layers=() if layers == "all" else _layers(layers),
+        scope=scope,
+        steps=steps,
+        samples=samples,
+        held_out=held_out,
+        max_tokens=max_tokens,
+        budget=budget,
         seed=seed,
+        name=name,
         description=description,
         license=license,
-        scalar=scalar,
-        form=form,  # type: ignore[arg-type]  # checked above
-        method=chosen_method.name,
-        options=values | dict(options or {}),
-        **sizes(
-            form,
-            chat=chat,
-            steps=steps,
-            samples=samples,
-            held_out=held_out,
-            max_tokens=max_tokens,
-            tokens=tokens,
-        ),
     )
-    if contrasts is not None:
-        pairs = contrast_set(contrasts, chat=chat, **data)
-        known = preference(model.inner, pairs, settings)
-        return Vector(distillation.fit_pairs(known, settings, progress).sealed())
-    assert condition is not None
-    conditions = Conditions(condition, baseline, chat)
-    if form == "token":
-        used = as_steers(inside)
-        check_all_fit([steer.vector for steer in used], model.inner.identity)
-        token = distill_token(model.inner, conditions, chosen, settings, progress, within=used)
-        return Vector(token.sealed())
-    if budget is not None:
-        log = logging.getLogger("steer").info
-        settings = within(seconds_of(budget), model.inner, settings, log)
-    edit = distillation.distill(model.inner, conditions, chosen, settings, progress)
-    return Vector(edit.sealed())
+
+    def warn(text: str) -> None:
+        warnings.warn(worded(text), FitWarning, stacklevel=4)
+
+    note = logging.getLogger("steer").info
+    return Vector(request.run(model.inner, progress, note=note, warn=warn).sealed())
 
 
 def compile(
@@ -485,8 +446,8 @@ def compile(
     *,
     form: str = "edit",
     recovery: float = 0.9,
-    tokens: int = 1,
-    steps: int = 120,
+    tokens: int | None = None,
+    steps: int | None = None,
     prompts: Data | None = None,
     mapping: Mapping[str, str] | None = None,
     samples: int = 192,
@@ -497,13 +458,14 @@ def compile(
     description: str = "",
     license: str = "",
     progress: Progress = silent,
-) -> Compiled:
+) -> CompiledPrompt:
     """Compile a system prompt to a short text and an edit or a token.
 
     Clauses stay text, one after another, until text and vector recover so much of the prompt's
     effect on validation texts. `text` and `vector` of the result are the recipe, which `save`
     writes; `rows` have the whole prompt and each form alone beside it. form: edit, token, or both,
-    of which the one that saves more is chosen. prompts: what users ask; mapping: their fields.
+    of which the one that saves more is chosen. tokens, steps: of a token, as in `distill`. prompts:
+    what users ask; mapping: their fields.
 
     Raises:
         UsageError: a setting that means nothing.
@@ -523,9 +485,8 @@ def compile(
         description=description,
         license=license,
     )
-    usual = list(everyday.QUESTIONS)
-    chosen = usual if prompts is None else everyday.different(text_list(prompts, mapping=mapping))
-    return compile_prompt(model.inner, prompt, chosen, settings, progress)
+    questions = None if prompts is None else text_list(prompts, mapping=mapping)
+    return compile_prompt(model.inner, prompt, questions, settings, progress)
 
 
 @dataclass(frozen=True, slots=True)

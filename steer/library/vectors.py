@@ -18,7 +18,7 @@ from steer.steering import projection, spec
 from steer.steering.algebra import combine, likenesses
 from steer.steering.named import NamedSteer, resolved
 from steer.steering.operation import RECOMMENDED, Coefficient
-from steer.steering.projection import Gate
+from steer.steering.projection import ON_TRIP, Gate, Guard, OnTrip, Projection
 from steer.steering.recipe import Recipe
 from steer.steering.steers import Steer, resolve
 from steer.vectors import store
@@ -293,6 +293,44 @@ def as_steers(steers: Steers) -> list[Steer]:
             hint='pass "warm:2@12", a vector, warm(2, layers=12), or a list of them',
         )
     return [steer for part in steers for steer in as_steers(part)]
+
+
+def as_projections(watch: str | Projection | Iterable[str | Projection]) -> list[Projection]:
+    """Projections of watched vectors: a text is a vector as after `--watch`, such as `warm@2`.
+
+    Raises:
+        UsageError: a text means nothing.
+        VectorError: a vector is missing, or does not store the means of its sides.
+    """
+    watched = [watch] if isinstance(watch, str | Projection) else watch
+    parsed = [spec.parse_read(item) if isinstance(item, str) else item for item in watched]
+    return [
+        projection.projection(item, read(item.reference).data)
+        if isinstance(item, spec.ReadSpec)
+        else item
+        for item in parsed
+    ]
+
+
+def as_guards(guards: str | Guard | Iterable[str | Guard], on_trip: OnTrip) -> list[Guard]:
+    """Guards: a text is a threshold as after `--guard`, such as `warm>0.9`.
+
+    on_trip: what the guards do that are given as texts.
+
+    Raises:
+        UsageError: a text or `on_trip` means nothing.
+        VectorError: a vector is missing, or does not store the means of its sides.
+    """
+    if on_trip not in ON_TRIP:
+        raise UsageError(f"on_trip={on_trip!r} is unknown", hint="use stop, error or ablate")
+    every = [guards] if isinstance(guards, str | Guard) else guards
+    parsed = [spec.parse_threshold(item) if isinstance(item, str) else item for item in every]
+    return [
+        projection.guard(item, read(item.read.reference).data, on_trip)
+        if isinstance(item, spec.ThresholdSpec)
+        else item
+        for item in parsed
+    ]
 
 
 def _layers(layers: int | str | Iterable[int]) -> str:

@@ -1,13 +1,17 @@
 """vllm-lens: a plugin of vLLM that adds the vectors of a request.
 
-    {"vllm_xargs": {"apply_steering_vectors": "[VECTOR]"}}    in the body; the list is JSON as text
+    {"vllm_xargs": {"apply_steering_vectors": "[VECTOR]"},    in the body; the list is JSON as text
+     "cache_salt": TEXT}
 
-The engine holds no steering. (Its hooks for all requests are pickled code, which is not sent.)
+The engine holds no steering. (Its hooks for all requests are pickled code, which is not sent.) It
+reads a steered prompt afresh, but lets vLLM keep what it has read, and a later request without
+steering would get it: requests with another salt do not.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 
 from steer.engines.driving import Driver, Outcome, Steering, packed
@@ -28,7 +32,14 @@ def _steer(server: Server, steering: Steering) -> Outcome:
         "norm_match": False,
         "position_indices": None,
     }
-    return Outcome({"vllm_xargs": {"apply_steering_vectors": json.dumps([vector])}})
+    vectors = json.dumps([vector])
+    return Outcome({"vllm_xargs": {"apply_steering_vectors": vectors}, "cache_salt": salt(vectors)})
+
+
+def salt(steering: str) -> str:
+    """A text that requests share only if they are steered alike, so that vLLM keeps their prompts
+    apart from others in its cache."""
+    return hashlib.sha256(steering.encode()).hexdigest()
 
 
 def _detect(server: Server) -> bool:

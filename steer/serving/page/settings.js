@@ -117,6 +117,8 @@ export function watched() {
 const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 const python = (text) => JSON.stringify(text);
 
+const guardOptions = () => `--guard ${quoted(settings.guard)} --on-trip ${settings.on_trip}`;
+
 /** The settings as a line for a shell. */
 export function applyLine(prompt) {
   const list = steers();
@@ -129,7 +131,7 @@ export function applyLine(prompt) {
   for (const one of recipes) parts.push(`--recipe vectors/${quoted(`${one}.toml`)}`);
   for (const one of objects) parts.push(`-v ${quoted(spec(one))}`);
   if (gates.size === 1 && objects.every((one) => one.when)) parts.push(`--when ${quoted([...gates][0])}`);
-  if (settings.guard) parts.push(`--guard ${quoted(settings.guard)} --on-trip ${settings.on_trip}`);
+  if (settings.guard) parts.push(guardOptions());
   parts.push(`-t ${settings.temperature} --max-tokens ${settings.max_tokens} --seed ${settings.seed}`);
   if (settings.top_p < 1) parts.push(`--top-p ${settings.top_p}`);
   const mixed = gates.size > 1 || (gates.size === 1 && !objects.every((one) => one.when));
@@ -142,7 +144,8 @@ export function recipe() {
   const objects = steers().filter((one) => typeof one !== "string");
   const text = JSON.stringify;
   const entry = (one) => (one.when ? `{ vector = ${text(spec(one))}, when = ${text(one.when)} }` : text(spec(one)));
-  const lines = [`description = ${text(summary() || "unsteered")}`];
+  const lines = settings.guard ? [`# A recipe has no guards: add ${guardOptions()} to steer apply.`] : [];
+  lines.push(`description = ${text(summary() || "unsteered")}`);
   if (activeRecipes().length) lines.push(`include = [${activeRecipes().map((name) => text(`${name}.toml`)).join(", ")}]`);
   lines.push(`steers = [${objects.map(entry).join(", ")}]`, "", "[generation]");
   lines.push(`temperature = ${settings.temperature}`, `max_tokens = ${settings.max_tokens}`, `seed = ${settings.seed}`);
@@ -162,9 +165,8 @@ export function pythonCode(prompt) {
   if (settings.mode === "chat" && settings.system) options.push(`system=${python(settings.system)}`);
   options.push(`temperature=${settings.temperature}`, `max_tokens=${settings.max_tokens}`, `seed=${settings.seed}`);
   if (settings.top_p < 1) options.push(`top_p=${settings.top_p}`);
-  const notes = [];
-  if (settings.guard) notes.push("# The guard is not in this code: see the other forms.");
-  return ["import steer", "", `model = steer.load(${python(about.model)})`, ...notes,
+  if (settings.guard) options.push(`guards=${python(settings.guard)}`, `on_trip=${python(settings.on_trip)}`);
+  return ["import steer", "", `model = steer.load(${python(about.model)})`,
     `print(model.generate(\n    ${options.join(",\n    ")},\n))`, ""].join("\n");
 }
 
