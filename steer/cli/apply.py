@@ -263,10 +263,9 @@ def apply(
         lines.write(force=force)
     except (KeyboardInterrupt, SteerError):
         if lines.pairs:
+            lines.leave(steered, json=json)
             if out is None and not json:
-                lines.show(steered)
                 looking.report(lines.steered)
-            lines.leave(shown=not json)
         raise
     if json:
         output.as_json(

@@ -106,7 +106,7 @@ def serve(
         )
     settings, usable = ready(engine, engine_option or [])
     run(
-        Requested(vectors, recipe or [], vector or [], when),
+        ServedContent(vectors, recipe or [], vector or [], when),
         source,
         host=host,
         ports=[port],
@@ -123,7 +123,7 @@ def serve(
 
 
 @dataclass(frozen=True)
-class Requested:
+class ServedContent:
     """What to serve.
 
     vectors: a folder of vectors and recipes. recipes: more recipes. defaults: steers of requests
@@ -138,7 +138,7 @@ class Requested:
 
 
 def run(
-    requested: Requested,
+    requested: ServedContent,
     source: ModelSource,
     *,
     host: str,

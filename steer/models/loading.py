@@ -80,7 +80,9 @@ def load(source: ModelSource) -> Model:
             gguf.forget_quantisation(network)
         marks: list[str] = []
         if source.adapter is not None:
-            network, mark = adapter.merged(network, source.adapter, offline=files.offline)
+            network, mark = adapter.merged(
+                network, source.adapter, offline=source.offline or is_offline_mode()
+            )
             marks.append(mark)
         if source.device_map is None and not source.tensor_parallel:
             network.to(device(source))
