@@ -47,16 +47,18 @@ def serve(
     """
     metrics = Metrics()
     with Batcher(model, log, metrics) as batcher:
-        makes = access.local
-        app = build(model, batcher, library, metrics, int(time.time()), folder if makes else None)
-        own = {"source": source, "folder": folder} if access.local else {}
+        makes_in = folder if access.local else None
+        app = build(model, batcher, library, metrics, int(time.time()), makes_in)
+        about = pages.about(model)
+        if access.local:
+            about = pages.about(model, makes=True, source=source, folder=folder)
         front = SteeringMiddleware(
             app,
             library,
             hand_on,
             access=access,
             served=model.identity.id,
-            about=pages.about(model, makes=makes, **own),
+            about=about,
             metrics=metrics,
             log=log,
             log_request=log_request,
