@@ -268,6 +268,7 @@ def test_a_vector_is_made_used_and_saved(tab: Tab, folder: Path) -> None:
     tab.page.click("text=New vector")
     tab.page.click("text=From pairs of texts")
     tab.page.click("text=Fill in an example")
+    assert tab.page.get_by_label("Name", exact=True).input_value() == "cheerful"
     tab.page.get_by_label("Name", exact=True).fill("joyful")
     tab.page.click("dialog button.primary")
     tab.page.wait_for_selector("dialog .problem:has-text('already')")
@@ -281,6 +282,19 @@ def test_a_vector_is_made_used_and_saved(tab: Tab, folder: Path) -> None:
     tab.send()
     assert "merry" in tab.page.locator(".steered h3").inner_text()
     tab.problems.clear()  # the browser logs each answer that is no success
+
+
+def test_words_that_are_a_name_already_make_a_vector_of_another_name(tab: Tab) -> None:
+    tab.settings(tokens=8)
+    tab.page.click("text=New vector")
+    tab.page.get_by_label("A word, or what it does").fill("joyful")
+    tab.page.get_by_label("Its opposite, if it has one").fill("gloomy")
+    tab.page.click("dialog button.primary")
+    tab.page.wait_for_selector("text=joyful-2 is made")
+    assert "from “gloomy” to “joyful”" in tab.page.locator("dialog").inner_text()
+    tab.page.keyboard.press("Enter")  # the focus is on "Try it"
+    tab.page.click("#export")
+    assert "Save first" in tab.page.locator("dialog textarea").input_value()
 
 
 def test_nine_strengths_are_written_and_one_is_taken(tab: Tab) -> None:
@@ -308,8 +322,12 @@ def test_mistakes_are_said_where_they_are_made(tab: Tab) -> None:
 @pytest.mark.parametrize("width", [360, 1280])
 def test_all_is_named_and_legible(browser: Any, address: str, scheme: str, width: int) -> None:
     tab = Tab(browser, address, viewport={"width": width, "height": 740}, color_scheme=scheme)
-    tab.send("The boat")
+    for _ in range(2):
+        tab.send("The boat")
     page = tab.page
+    first, second = (turn.bounding_box() for turn in page.locator(".turn").all())
+    answers = page.locator(".turn").first.locator(".answer").last.bounding_box()
+    assert answers["y"] + answers["height"] <= first["y"] + first["height"] <= second["y"]
     if width < 500:
         page.click("#toggle")
     closed = page.locator("details:not([open]) > summary:visible")

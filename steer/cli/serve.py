@@ -209,6 +209,7 @@ def run(
             library,
             at,
             access=access,
+            source=source.name,
             folder=requested.vectors,
             log=output.warning,
             log_request=output.note if log_requests else lambda text: None,

@@ -45,6 +45,7 @@ async function start() {
 async function refresh() {
   Object.assign(about, await get("/page/state"));
   if (!about.model) about.model = (await get("/v1/models")).data[0].id;
+  about.source ||= about.model;
   byId("model").textContent = about.model;
   byId("model").title = about.runs_on ?? about.model;
   document.title = `${about.model} · steer`;
