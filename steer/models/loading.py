@@ -281,8 +281,8 @@ class _Files:
             ModelError: the index of the files is not JSON.
             SteerError: a file cannot be read.
         """
-        whole, index = map(self._path, _SAFE)
-        names = {_SAFE[0]} if whole else set()
+        single, index = map(self._path, _SAFE)
+        names = {_SAFE[0]} if single else set()
         if index is not None:
             names = set(_read_json(index)["weight_map"].values())
         paths = filter(None, map(self._path, sorted(names)))
