@@ -278,7 +278,7 @@ def test_a_vector_is_made_used_and_saved(tab: Tab, folder: Path) -> None:
     tab.page.click("dialog >> text=Save to a file")
     tab.page.wait_for_selector("text=Saved as vectors/merry.safetensors")
     assert store.read(folder / "vectors/merry.safetensors").name == "merry"
-    tab.page.click("text=Try it")
+    tab.page.click("dialog >> text=Try it")
     tab.send()
     assert "merry" in tab.page.locator(".steered h3").inner_text()
     tab.problems.clear()  # the browser logs each answer that is no success
@@ -291,10 +291,23 @@ def test_words_that_are_a_name_already_make_a_vector_of_another_name(tab: Tab) -
     tab.page.get_by_label("Its opposite, if it has one").fill("gloomy")
     tab.page.click("dialog button.primary")
     tab.page.wait_for_selector("text=joyful-2 is made")
-    assert "from “gloomy” to “joyful”" in tab.page.locator("dialog").inner_text()
     tab.page.keyboard.press("Enter")  # the focus is on "Try it"
+    # Answers of a chat made it: it is tried in a chat, and alone.
+    assert tab.page.locator("#mode input[value=chat]").is_checked()
+    tab.page.keyboard.type("How was your day?")
+    tab.page.keyboard.press("Enter")
+    tab.wait()
+    assert tab.page.locator(".steered h3").inner_text().endswith(" joyful-2 ×1")
+    assert not tab.page.locator(".note").count()
     tab.page.click("#export")
     assert "Save first" in tab.page.locator("dialog textarea").input_value()
+    tab.page.keyboard.press("Escape")
+    card = tab.page.locator(".vector.on")
+    card.locator("summary").click()
+    card.get_by_text("Save to a file").click()
+    card.get_by_text("Saved as vectors/joyful-2.safetensors").wait_for()
+    tab.page.click("#export")
+    assert "Save first" not in tab.page.locator("dialog textarea").input_value()
 
 
 def test_nine_strengths_are_written_and_one_is_taken(tab: Tab) -> None:

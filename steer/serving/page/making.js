@@ -2,7 +2,8 @@
 
 import { post, Refused, stream } from "./api.js";
 import { announce, dialog, field, h, short } from "./dom.js";
-import { about } from "./settings.js";
+import { draw } from "./panel.js";
+import { about, vector } from "./settings.js";
 
 const EXAMPLE = [
   ["What a wonderful morning! I could sing.", "What a dreary morning. I could weep."],
@@ -29,8 +30,8 @@ function freeName(text) {
 
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 
-/** Open the dialog; `made` is called with the name of a vector that is there. */
-export function showMaking(made) {
+/** Open the dialog. made: called with the name of a vector that is there; tryIt: when it is to be tried. */
+export function showMaking(made, tryIt) {
   const name = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false", placeholder: "cheerful" });
   const positive = h("textarea", { rows: 8, placeholder: "One text a line" });
   const negative = h("textarea", { rows: 8, placeholder: "Its counterpart, line by line" });
@@ -118,7 +119,7 @@ export function showMaking(made) {
         if (told.vector) {
           await made(told.vector.id);
           const again = () => { report.replaceChildren(); form.hidden = false; named = false; name.value = ""; word.focus(); };
-          report.replaceChildren(...diagnostics(told.vector, told.warnings, told.report, asked, shown, again));
+          report.replaceChildren(...diagnostics(told.vector, told.warnings, told.report, asked, () => { shown.close(); tryIt(); }, again));
           form.hidden = true;
           report.querySelector(".primary").focus();
           announce(`${told.vector.id} is made and on.`);
@@ -139,7 +140,7 @@ export async function saveVector(one, button) {
   button.disabled = true;
   try {
     const { file } = await post("/page/save", { name: one.id });
-    one.saved = true;
+    vector(one.id).saved = true;
     button.textContent = `Saved as ${file}`;
   } catch (error) {
     button.disabled = false;
@@ -156,15 +157,15 @@ function jsonl(text) {
   } catch { return null; }
 }
 
-function diagnostics(one, warnings, report, asked, shown, again) {
-  const save = h("button", { type: "button", on: { click: () => saveVector(one, save) } }, "Save to a file");
+function diagnostics(one, warnings, report, asked, tryIt, again) {
+  const save = h("button", { type: "button", on: { click: async () => { await saveVector(one, save); draw(); } } }, "Save to a file");
   return [
-    h("h3", {}, `${one.id} is made, and on`),
+    h("h3", {}, `${one.id} is made, and it alone is on`),
     // A vector of words is judged by what it does to held-out answers; one of pairs by how well it separates held-out texts.
     ...(report?.effect ? effect(report, asked) : separation(one, warnings)),
     h("p", { class: "hint" }, "It is there until the server stops, or for good once it is saved."),
     h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", on: { click: again } }, "Make another"), save,
-      h("button", { type: "button", class: "primary", on: { click: () => shown.close() } }, "Try it")),
+      h("button", { type: "button", class: "primary", on: { click: tryIt } }, "Try it")),
   ];
 }
 
@@ -172,9 +173,9 @@ function effect({ effect: { value, low, high }, cost, prompt_cost, works, reason
   const [share, from, to] = [value, low, high].map((part) => Math.round(100 * part));
   const way = against ? `from “${against}” to “${word}”` : `to “${word}”`;
   return [
-    h("p", {}, `On questions that it was not made from, it moves answers ${share} % of the way ${way} (95 % interval: ${from} to ${to} %).`),
+    works ? h("p", {}, `On questions that it was not made from, it moves answers ${share} % of the way ${way} (95 % interval: ${from} to ${to} %).`)
+      : h("p", { class: "warning" }, `It is hardly worth keeping: ${reason}.`),
     h("p", {}, `It makes them ${short(cost.value)} nats a token less likely to the unsteered model; saying so in a prompt, ${short(prompt_cost)}.`),
-    works ? "" : h("p", { class: "warning" }, `It is hardly worth keeping: ${reason}.`),
   ];
 }
 
