@@ -1,7 +1,8 @@
-"""`steer drive` on engines themselves, whose log-probs are then ours: `make test-drive`.
+"""`steer drive` on engines themselves: `make test-drive`.
 
 vLLM with the plugin vllm-lens runs where both are installed. ik_llama.cpp runs where
-STEER_IK_LLAMA names its `llama-server` and STEER_CHAT_GGUF a Llama as a GGUF file.
+STEER_IK_LLAMA names its `llama-server` and STEER_CHAT_GGUF a Llama as a GGUF file; its log-probs are
+not compared, since a quantised model is calculated otherwise there than in torch.
 """
 
 from __future__ import annotations
@@ -28,9 +29,6 @@ from steer.cli.main import app
 ROOT = Path(__file__).parents[1]
 #: Long enough that vLLM keeps what it has read: it keeps whole blocks, of 128 tokens on a CPU.
 LONG = "One day Mara woke up. The sea was calm and the boat was near the pier. " * 8
-
-#: Nats per token of rounding between a quantised model in ik_llama.cpp and its weights in torch.
-CLOSE = 0.02
 
 
 def run(*words: str) -> Any:
@@ -119,19 +117,14 @@ def test_ik_llama_cpp(tmp_path: Path) -> None:
     pairs = ROOT / "examples/contrasts/joyful.jsonl"
     made = run("extract", str(pairs), "-m", model, "-o", vector, "--layers", "10-14")
     assert made.exit_code == 0, made.output
-    fields = tmp_path / "fields.json"
-    fields.write_text('{"cache_prompt": false}')
-    command = [server, "-m", model, "-c", "512", "-t", "1", "-ctk", "f32", "-ctv", "f32"]
-    with served(*command) as url:
+    with served(server, "-m", model, "-c", "512", "-t", "1") as url:
 
-        def found(layers: str) -> tuple[float, float]:
-            return distances(url, model, f"{vector}:2@{layers}", "--fields", str(fields))
+        def driven(spec: str) -> str:
+            drive(url, *(("-v", f"{vector}:{spec}") if spec else ("--clear",)))
+            return text(url, prompt="I went outside and", cache_prompt=False)
 
-        assert found("12")[1] < CLOSE
-        # Driven again, the new steers take the place of the old ones.
-        for driven in ("12", "10,14"):
-            drive(url, "-v", f"{vector}:2@{driven}")
-            for layers in ("12", "11", "13", "10,14"):
-                assert (found(layers)[0] < CLOSE) == (layers == driven)
-        drive(url, "--clear")
-        assert found("12")[1] < CLOSE
+        alone, first, opposite = map(driven, ("", "2@12", "-2@12"))
+        assert len({alone, first, opposite}) == 3
+        # What is driven takes the place of what was.
+        assert driven("2@12") == first
+        assert driven("") == alone
