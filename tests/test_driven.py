@@ -1,8 +1,8 @@
 """`steer drive` on engines themselves: `make test-drive`.
 
 vLLM with the plugin vllm-lens runs where both are installed. ik_llama.cpp runs where
-STEER_IK_LLAMA names its `llama-server` and STEER_CHAT_GGUF a Llama as a GGUF file; its log-probs are
-not compared, since a quantised model is calculated otherwise there than in torch.
+STEER_IK_LLAMA names its `llama-server` and STEER_CHAT_GGUF a Llama as a GGUF file; log-probs are not
+compared there, since it calculates with a quantised model otherwise than torch.
 """
 
 from __future__ import annotations
