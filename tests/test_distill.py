@@ -99,7 +99,7 @@ class PlantedTeacher(Teacher):
     @torch.no_grad()
     def __call__(self, taught: Sequence[Lesson]) -> Tensor:
         with self._edits.acting(taught):
-            return log_probs(self.model, [(one.baseline, one.n) for one in taught])
+            return log_probs(self.model, [(lesson.baseline, lesson.n) for lesson in taught])
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -141,10 +141,10 @@ def test_a_wild_descent_ends_no_worse_than_it_began() -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_distilled_edit_does_part_of_what_the_condition_does(family: str) -> None:
     vector = distilled(family)
-    told = vector.metadata.method.distillation
-    assert told is not None
-    assert 0 < told.recovery <= 1
-    assert told.interval[0] <= told.recovery <= told.interval[1]
+    distillation = vector.metadata.method.distillation
+    assert distillation is not None
+    assert 0 < distillation.recovery <= 1
+    assert distillation.interval[0] <= distillation.recovery <= distillation.interval[1]
     assert "held-out" in vector.metadata.recommended.evidence
 
 
@@ -347,13 +347,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_command_writes_a_file_that_the_others_read(folder: Path) -> None:
     Path("prompts.txt").write_text("w4 w7\nw60 w3\n")
     few = ("--steps", 20, "--samples", 32, "--held-out", 16, "--max-tokens", 12, "--rank", 2)
-    made = steer(
+    result = steer(
         *("distill", "--condition", "w5 w9 w33", "-m", folder, "-o", "x.safetensors"),
         *("--prompts", "prompts.txt", "--layers", "all", *few),
     )
-    assert made.exit_code == 0, made.output + repr(made.exception)
-    assert "held-out texts" in made.stdout
-    assert "nats per token" in made.stdout
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    assert "held-out texts" in result.stdout
+    assert "nats per token" in result.stdout
     shown = steer("show", "x.safetensors").stdout
     for fact in (
         "low-rank edit, rank 2",
@@ -407,7 +407,7 @@ def test_what_is_kept_is_what_would_be_written() -> None:
     settings = replace(SMALL, samples=20, held_out=16, max_tokens=6)
     kept = Journal(None)
     fresh, first, again = (
-        write(model, CONDITIONS, prompts, settings, kept=one) for one in (None, kept, kept)
+        write(model, CONDITIONS, prompts, settings, kept=journal) for journal in (None, kept, kept)
     )
     assert fresh == first == again
 
@@ -415,7 +415,7 @@ def test_what_is_kept_is_what_would_be_written() -> None:
 def test_what_a_teacher_remembers_is_what_it_would_say() -> None:
     model = tiny.model("llama")
     taught = lessons(model, 70)
-    room = 4 * 64 * sum(one.n for one in taught[:50])
+    room = 4 * 64 * sum(lesson.n for lesson in taught[:50])
     some, none = Teacher(model, taught, budget=room), Teacher(model)
     torch.testing.assert_close(some(taught), none(taught), rtol=1e-4, atol=1e-5)
     assert torch.equal(some(taught[3:9]), Teacher(model, taught[:50])(taught[3:9]))
@@ -444,19 +444,19 @@ def test_an_interrupted_descent_goes_on_from_its_last_validation(
         edits = Edits(model, {Site(1): 1.0}, 3, seed=0, response=False)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Task, "backward", lambda self, *arguments: counted(*arguments))
-            found = descend(task, edits, Schedule(100, 0.02, 8, seed=0), checkpoint=checkpoint)
-        return (*found, [part.tolist() for part in edits.parameters])
+            descended = descend(task, edits, Schedule(100, 0.02, 8, seed=0), checkpoint=checkpoint)
+        return (*descended, [part.tolist() for part in edits.parameters])
 
-    whole, n_whole = run(None), taken
+    expected, n_whole = run(None), taken
     checkpoints = Checkpoints(tmp_path / "run")
     kept = checkpoints.checkpoint("a descent")
     with pytest.raises(KeyboardInterrupt):
         run(kept, stopped)
-    assert run(kept) == whole
+    assert run(kept) == expected
     assert n_whole > stopped
     assert taken == n_whole - stopped // 25 * 25
-    assert run(kept) == whole and not taken, "what is done is not done again"
-    assert run(checkpoints.checkpoint("another")) == whole and taken == n_whole
+    assert run(kept) == expected and not taken, "what is done is not done again"
+    assert run(checkpoints.checkpoint("another")) == expected and taken == n_whole
     checkpoints.finish()
     assert not (tmp_path / "run").exists()
 
@@ -465,10 +465,12 @@ def test_an_interrupted_descent_goes_on_from_its_last_validation(
 def test_kill_9_at_any_moment_leaves_no_trace(tmp_path: Path) -> None:
     rounds = killing.rounds_of("killed_distill.py", tmp_path, 3)
     assert all(kept == sorted(kept) for kept in rounds), "what was written was lost"
-    assert any(kept > 0 for found in rounds for kept in found), "no run was killed in its midst"
-    whole = (tmp_path / "whole.safetensors").read_bytes()
+    assert any(kept > 0 for log_likelihood in rounds for kept in log_likelihood), (
+        "no run was killed in its midst"
+    )
+    expected = (tmp_path / "whole.safetensors").read_bytes()
     killed = (tmp_path / f"killed-{number}.safetensors" for number in range(3))
-    assert all(one.read_bytes() == whole for one in killed)
+    assert all(run_killed.read_bytes() == expected for run_killed in killed)
 
 
 @pytest.mark.parametrize("steps", [1, 25, 300])
@@ -501,6 +503,6 @@ def test_the_ceiling_of_the_last_layer_is_all_and_rises_from_the_first() -> None
     model = load(ModelSource("pocket", device="cpu"))
     settings = DistillSettings(name="x", samples=8, held_out=8, max_tokens=12)
     texts = write(model, Conditions("[mood: joyful]"), ["One day", "The boat"], settings)
-    found = ceiling(Task.of(model, texts), range(model.n_layers))
-    assert abs(found[model.n_layers - 1].value - 1) < 1e-4
-    assert found[0].value < found[model.n_layers - 1].value
+    ceilings = ceiling(Task.of(model, texts), range(model.n_layers))
+    assert abs(ceilings[model.n_layers - 1].value - 1) < 1e-4
+    assert ceilings[0].value < ceilings[model.n_layers - 1].value
