@@ -201,7 +201,9 @@ def test_every_position_is_what_one_passage_alone_gives(family: str, data: st.Da
             (span, site) for span in reading.spans for site in recording.sites
         ):
             alone = expected[site][0, slice(*span)].mean(0)
-            np.testing.assert_allclose(activations[index, column], alone, rtol=1e-5, atol=1e-5)
+            # Rounding is that of the largest entries, from which the small ones are left.
+            rounding = 1e-5 * max(1.0, float(np.abs(alone).max()))
+            np.testing.assert_allclose(activations[index, column], alone, rtol=1e-5, atol=rounding)
 
 
 SOME = pairs(*[(f"w{i} w{i + 7} w{i + 9}", f"w{i} w{i + 20} w{i + 3}") for i in range(3, 19)])
