@@ -248,6 +248,17 @@ def load_model(source: ModelSource) -> Model:
     return model
 
 
+def load_identity(source: ModelSource) -> Model:
+    """Load a model for its identity and tokenizer only, without a copy of its weights in memory.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
+    from steer.models.loading import mapped
+
+    return load_model(mapped(source))
+
+
 def check_fit(
     vectors: Iterable[SteeringVector], model: ModelIdentity, *, allow_other_model: bool
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -175,7 +175,7 @@ def run(
     library.allow_idle = allow_idle
     access = Access(api_key or None, is_local(host), tuple(allow_origin))
     at = first_free(host, ports)
-    model = options.load_model(replace(source, device="cpu") if engine else source)
+    model = options.load_identity(source) if engine else options.load_model(source)
     identity = model.identity
     runs_on = f"{identity.id} · {engine}" if engine else model.describe()
     library, more = libraries.fitting(
@@ -209,6 +209,7 @@ def run(
             library,
             at,
             access=access,
+            source=source.name,
             folder=requested.vectors,
             log=output.warning,
             log_request=output.note if log_requests else lambda text: None,

@@ -171,7 +171,7 @@ class SteeringMiddleware:
             await self._pass(scope, headers, receive, out)
         except RequestError as refusal:
             if not status:
-                await _answer(out, refusal.status, refusal.body)
+                await _answer(out, refusal.status, refusal.body_at(scope["path"]))
         except asyncio.TimeoutError:
             if not status:
                 raise
