@@ -202,7 +202,7 @@ def test_every_position_is_what_one_passage_alone_gives(family: str, data: st.Da
         ):
             alone = expected[site][0, slice(*span)].mean(0)
             # Rounding is that of the largest entries, from which the small ones are left.
-            rounding = 1e-5 * max(1.0, float(np.abs(alone).max()))
+            rounding = 1e-5 * max(1.0, float(alone.abs().max()))
             np.testing.assert_allclose(activations[index, column], alone, rtol=1e-5, atol=rounding)
 
 
