@@ -1,4 +1,4 @@
-"""`steer drive` on engines themselves, which `steer check-server` tests: `make test-drive`.
+"""`steer drive` on engines themselves, whose log-probs are then ours: `make test-drive`.
 
 vLLM with the plugin vllm-lens runs where both are installed. ik_llama.cpp runs where
 STEER_IK_LLAMA names its `llama-server` and STEER_CHAT_GGUF a Llama as a GGUF file.
