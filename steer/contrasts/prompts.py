@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.resources import files
 from typing import Any, Literal
 
 from steer.base.errors import InputError
@@ -134,6 +135,13 @@ OTHER_QUESTIONS = (
     "What is the best way to travel?",
     "Describe a perfect meal.",
 )
+
+
+def training_messages() -> list[str]:
+    """Messages of users whose answers a distillation learns from: `QUESTIONS`, and 223 more of many
+    kinds. Edits that are trained after 40 questions carry over less well to others."""
+    text = files("steer.contrasts").joinpath("messages.txt").read_text("utf-8")
+    return [*QUESTIONS, *text.splitlines()]
 
 
 def read(

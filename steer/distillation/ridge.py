@@ -22,7 +22,10 @@ from steer.base.errors import InputError, ModelError
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """y = bias + up (down x): bias float32 [d_model], down [k, d_model], up [d_model, k]."""
+    """y = bias + up (down x): bias float32 [d_model], down [k, d_model], up [d_model, k].
+
+    The entries of `down x` of a regression have a variance of 1 over the tokens it was fitted to.
+    """
 
     bias: Tensor
     down: Tensor
@@ -125,6 +128,11 @@ class Spectrum:
         scaled = self.cross / roots[:, None]
         _, vectors = torch.linalg.eigh(scaled.T @ scaled)
         up = vectors[:, -rank:].flip(1)
-        down = (self.vectors @ ((scaled @ up) / roots[:, None])).T
+        coordinates = (scaled @ up) / roots[:, None]  # of down, in the eigenvectors of G
+        down = (self.vectors @ coordinates).T
+        # Each entry of down x gets a variance of 1; its size is then in `up`.
+        deviations = (self.values[:, None] * coordinates.square()).sum(0).sqrt()
+        deviations = deviations.clamp_min(torch.finfo(torch.float32).tiny)
+        down, up = down / deviations[:, None], up * deviations
         bias = self.m - up @ (down @ self.mu)
         return Affine(bias.float(), down.float().contiguous(), up.float().contiguous())
