@@ -28,8 +28,9 @@ from steer.distillation.checkpoints import Checkpoint, Checkpoints
 from steer.distillation.descent import candidates, descend
 from steer.distillation.distill import distill, fit
 from steer.distillation.lessons import Conditions, Lesson, beginnings, log_probs, write_lessons
-from steer.distillation.lowrank import Edits, Spread, Teacher, divergences
+from steer.distillation.lowrank import Edits, Teacher, divergences
 from steer.distillation.recovery import recovery
+from steer.distillation.ridge import Spread
 from steer.distillation.settings import DistillSettings, Schedule
 from steer.distillation.task import Task
 from steer.distillation.texts import Texts, write

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_distill import unspread
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -22,9 +21,9 @@ from steer.distillation import sequence
 from steer.distillation.below import Below, spilled
 from steer.distillation.distill import distill
 from steer.distillation.lessons import Conditions, Lesson, log_probs, write_lessons
-from steer.distillation.lowrank import Edits, Spread, Teacher, divergences
+from steer.distillation.lowrank import Edits, Teacher, divergences
 from steer.distillation.quick import quick
-from steer.distillation.ridge import Moments
+from steer.distillation.ridge import Moments, Spread
 from steer.distillation.sequence import Sequential
 from steer.distillation.settings import DistillSettings
 from steer.hooks import head
@@ -169,8 +168,8 @@ def test_an_edit_in_any_units_does_what_its_regression_does(lessons: list[Lesson
     affine = Sequential(model, lessons, (1,), response=True).fit((1,), 4, 1e-2)[Site(1)]
     x = torch.randn(50, width)
     for deviation in (torch.ones(width), torch.logspace(-2, 2, width)):
-        spread = {Site(1): Spread(torch.randn(width), deviation)}
-        edits = Edits.of(model, spread, {Site(1): affine}, response=True)
+        other = replace(affine, spread=Spread(torch.randn(width), deviation))
+        edits = Edits.of(model, {Site(1): other}, response=True)
         direction, down, up = map(torch.from_numpy, edits.arrays(Site(1)))
         assert torch.allclose(direction + x @ down.T @ up.T, affine(x), rtol=1e-3, atol=1e-4)
 
@@ -181,8 +180,7 @@ def test_forwards_from_the_stream_below_are_whole_forwards(
 ) -> None:
     model = tiny.model("llama")
     regressions = Sequential(model, lessons, (1, 2), response=response)
-    spread = unspread(Site(1), Site(2))
-    edits = Edits.of(model, spread, regressions.fit((1, 2), 4, 1e-2), response=response)
+    edits = Edits.of(model, regressions.fit((1, 2), 4, 1e-2), response=response)
     below = Below.of(model, lessons, 1)
     assert below is not None
     teacher = Teacher(model, lessons)

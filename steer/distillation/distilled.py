@@ -15,7 +15,8 @@ from steer.base.intervals import Interval
 from steer.contrasts.reading import Reading
 from steer.distillation.below import by_length
 from steer.distillation.lessons import Lesson
-from steer.distillation.lowrank import Edits, Spread
+from steer.distillation.lowrank import Edits
+from steer.distillation.ridge import Spread
 from steer.distillation.settings import DistillSettings
 from steer.fitting import fit
 from steer.fitting.fitting import rounded, spread
@@ -34,8 +35,6 @@ Rows = Sequence[tuple[tuple[int, ...], int]]
 
 #: Texts for measuring the mean length of activations.
 ENOUGH_TEXTS = 64
-#: The least deviation of an entry of an activation, as a share of that of all entries.
-LEAST_DEVIATION = 0.03
 
 
 def spreads(model: Model, lessons: Sequence[Lesson], *, response: bool) -> dict[Site, Spread]:
@@ -54,7 +53,7 @@ def spreads(model: Model, lessons: Sequence[Lesson], *, response: bool) -> dict[
         ]
         n_tokens += sum(n for _, n in rows)
 
-        def reader(site: Site, rows: list[Ending] = rows) -> Callable[[Tensor], None]:
+        def reader(site: Site, rows: Sequence[Ending] = rows) -> Callable[[Tensor], None]:
             def read(resid: Tensor) -> None:
                 x = picked(resid, rows).double()
                 sums[site] += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
@@ -64,14 +63,10 @@ def spreads(model: Model, lessons: Sequence[Lesson], *, response: bool) -> dict[
         ids, mask = model.padded([row for row, _ in rows], left=False)
         with torch.no_grad():
             run(model, ids, mask, {site: reader(site) for site in sums})
-    spreads = {}
-    for site, (total, squares) in sums.items():
-        mean = total / n_tokens
-        deviation = (squares / n_tokens - mean.square()).clamp_min(0).sqrt()
-        # An entry that hardly varies says little of how far an edit may move it.
-        least = LEAST_DEVIATION * deviation.square().mean().sqrt()
-        spreads[site] = Spread(mean.float(), deviation.clamp_min(least).float())
-    return spreads
+    return {
+        site: Spread.of(total / n_tokens, squares / n_tokens - (total / n_tokens).square())
+        for site, (total, squares) in sums.items()
+    }
 
 
 def read_means(model: Model, rows: Rows, sites: Sequence[Site]) -> tuple[fit.Array, fit.Array]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from steer.distillation.below import TOGETHER, Below
 from steer.distillation.lessons import Lesson, log_probs, micro_batches, picked_logits
 from steer.distillation.recovery import Divergence, token_kl
-from steer.distillation.ridge import Affine
+from steer.distillation.ridge import Affine, Spread
 from steer.hooks import ops
 from steer.hooks.head import has_head, headed, last_hidden
 from steer.hooks.hooks import SiteFunction, placed
@@ -28,14 +27,6 @@ State = dict[Site, tuple[Tensor, ...]]
 HIDDEN_BUDGET = 1_000_000_000
 #: Steps from a regression, which is nearly right, are smaller.
 REFINING = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Mean and standard deviation of each entry of the activations at a site, [d_model]."""
-
-    mean: Tensor
-    deviation: Tensor
 
 
 class Edits:
@@ -73,30 +64,26 @@ class Edits:
             self.units[site] = (1 / len(spreads),) * len(parts)
 
     @classmethod
-    def of(
-        cls,
-        model: Model,
-        spreads: dict[Site, Spread],
-        affines: dict[Site, Affine],
-        *,
-        response: bool,
-    ) -> Edits:
+    def of(cls, model: Model, affines: dict[Site, Affine], *, response: bool) -> Edits:
         """Edits that start from a regression.
 
         A step is a share of the regression's own size at the layer, since its edits at the lowest
         layers are a tenth of those at the highest.
         """
         (rank,) = {affine.rank for affine in affines.values()}
-        edits = cls(model, {site: spreads[site] for site in affines}, rank, 0, response=response)
+        spreads = {site: affine.spread for site, affine in affines.items()}
+        edits = cls(model, spreads, rank, 0, response=response)
         state: State = {}
         for site, affine in affines.items():
-            mean, deviation = spreads[site].mean, spreads[site].deviation
-            bias = affine(mean) / deviation
-            down, up = affine.down * deviation, affine.up / deviation[:, None]
-            size = float(torch.cat([bias[:, None], up], 1).square().sum(1).mean().sqrt())
-            sizes = (size, float(down.square().mean().sqrt()), size) if rank else (size,)
-            state[site] = (bias, down, up) if rank else (bias,)
-            edits.units[site] = tuple(REFINING * size for size in sizes)
+            mean, deviation = affine.spread.mean, affine.spread.deviation
+            parts = [affine(mean) / deviation]
+            if rank:
+                parts += [affine.down * deviation, affine.up / deviation[:, None]]
+            state[site] = tuple(parts)
+            changed = torch.cat([parts[0][:, None], *parts[2:]], 1).square().sum(1)
+            size = float(changed.mean().sqrt())
+            units = [size, *(float(part.square().mean().sqrt()) for part in parts[1:])]
+            edits.units[site] = tuple(REFINING * unit for unit in units)
         edits.restore(state)
         return edits
 

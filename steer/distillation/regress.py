@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steer.base.progress import Progress
-from steer.distillation.distilled import spreads
 from steer.distillation.lowrank import Edits
 from steer.distillation.sequence import Sequential
 from steer.distillation.settings import DistillSettings
@@ -43,8 +42,7 @@ def regress(
     """
     model, response = task.model, settings.scope == "response"
     width = model.identity.d_model
-    spread = spreads(model, task.read, response=response)
-    every = tuple(site.layer for site in spread)
+    every = tuple(model.hooks.layers("resid_post"))
     sets = ladders(every) if settings.layers is None else [settings.layers or every]
     ranks = [min(rank, width) for rank in ranks] if settings.rank is None else [settings.rank]
     # A mean difference has no ridge.
@@ -65,7 +63,7 @@ def regress(
             if choice in tried:
                 return
             affines = regressions.fit(choice.layers, choice.rank, choice.ridge, lambda: advance(1))
-            edits = Edits.of(model, spread, affines, response=response)
+            edits = Edits.of(model, affines, response=response)
             tried[choice] = task.recovered(edits), edits
             advance(0, f"recovery {tried[best()][0]:.2f}")
 
